@@ -1,0 +1,27 @@
+//! One version of one key, as readers see it.
+
+use bytes::Bytes;
+
+use crate::Revision;
+
+/// One version of a key: what a put or a delete left behind at its revision.
+///
+/// A tombstone has only `key` and `revision`; its other numbers are 0 and its value is empty (etcd's stored form).
+/// The bytes are shared with the log entry or the block that brought them: cloning a record copies nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    /// The key, never empty.
+    pub key: Bytes,
+    /// The value; empty for a tombstone.
+    pub value: Bytes,
+    /// Main revision of the put that began this generation of the key; 0 for a tombstone.
+    pub create_revision: i64,
+    /// Where this version stands; `main` is etcd's `mod_revision`.
+    pub revision: Revision,
+    /// Puts in this generation, from 1; 0 for a tombstone.
+    pub version: i64,
+    /// Lease id the version is attached to; 0 for none.
+    pub lease: i64,
+    /// Whether this version ends the generation.
+    pub is_tombstone: bool,
+}
