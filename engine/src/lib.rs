@@ -4,10 +4,13 @@
 
 pub mod disk;
 mod error;
+pub mod extent;
+pub mod page;
 mod record;
 mod revision;
 pub mod wal;
 
 pub use error::Error;
+pub use page::{Fault, Place};
 pub use record::Record;
 pub use revision::Revision;

@@ -1,0 +1,246 @@
+//! Where bytes lie in the page store, the envelope around every page and block, and what is said when one of them is
+//! not in memory.
+//!
+//! Invariants:
+//! - The number of a segment (`Place::segment`) is used once in the life of a store: a recycled file gets a new number. So a
+//!   `Place` names the same bytes for ever, and a cached page never has to be invalidated.
+//! - The CRC of an envelope covers its kind, its length, its payload **and the place it was written for**: a page that lies
+//!   where another belongs (misdirected write), or that stayed from before the file was recycled (lost write), does
+//!   not pass.
+//! - `open` never panics, whatever the bytes are; what it gives back is exactly what `seal` was given.
+//!
+//! It does not read or write files, and does not know what a payload means: `node` and `extent` do.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::Error;
+use crate::extent::BlockCache;
+use crate::node::{Node, Slot};
+
+/// Where bytes lie in the page store: `len` bytes at `offset` of segment file `segment`, their envelope included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    /// Number of the segment file, from 1; never used twice.
+    pub segment: u32,
+    /// First byte of the envelope in the file. **Units** bytes.
+    pub offset: u32,
+    /// Length of the envelope with its payload. **Units** bytes.
+    pub len: u32,
+}
+
+impl Place {
+    /// Length of its encoded form in tables, superblock and tree pages.
+    pub const ENCODED_LEN: usize = 12;
+
+    /// Three little-endian words: segment, offset, length.
+    pub fn to_bytes(self) -> [u8; Self::ENCODED_LEN] {
+        let mut bytes = [0; Self::ENCODED_LEN];
+        bytes[0..4].copy_from_slice(&self.segment.to_le_bytes());
+        bytes[4..8].copy_from_slice(&self.offset.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.len.to_le_bytes());
+        bytes
+    }
+
+    /// The inverse of [`Place::to_bytes`]; `None` if the bytes cannot be a place: segment 0, shorter than an envelope, or
+    /// its end past what 32 bits address.
+    pub fn from_bytes(bytes: [u8; Self::ENCODED_LEN]) -> Option<Self> {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let place = Self { segment: word(0), offset: word(4), len: word(8) };
+        let is_sound =
+            place.segment != 0 && place.len as usize >= HEADER_LEN && place.offset.checked_add(place.len).is_some();
+        is_sound.then_some(place)
+    }
+
+    /// Offset of the first byte behind it.
+    pub fn end(self) -> u32 {
+        self.offset.checked_add(self.len).expect("a place ends inside its segment")
+    }
+
+    /// Path of its segment file below the data directory.
+    pub fn path(self) -> PathBuf {
+        segment_path(self.segment)
+    }
+}
+
+/// Path of a segment file below the data directory.
+pub fn segment_path(segment: u32) -> PathBuf {
+    PathBuf::from(format!("{PAGES_DIR}/{segment:08}.seg"))
+}
+
+/// Directory of the segment files below the data directory.
+pub const PAGES_DIR: &str = "pages";
+
+/// What a payload is; part of the checksum, so that a page is never taken for one of another kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// A node of the key tree or the meta tree.
+    Node = 1,
+    /// Records of an extent.
+    Block = 2,
+    /// Where the blocks of an extent lie.
+    ExtentIndex = 3,
+    /// A run of the extent directory.
+    DirectoryChunk = 4,
+    /// Where the directory chunks lie.
+    DirectoryRoot = 5,
+    /// The segments with their live bytes.
+    SegmentTable = 6,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Node => "tree page",
+            Self::Block => "record block",
+            Self::ExtentIndex => "extent index",
+            Self::DirectoryChunk => "directory chunk",
+            Self::DirectoryRoot => "directory root",
+            Self::SegmentTable => "segment table",
+        }
+    }
+}
+
+// Envelope: offset constants are a chain, each the previous plus its size.
+const CRC_AT: usize = 0;
+const LEN_AT: usize = CRC_AT + 4;
+const KIND_AT: usize = LEN_AT + 4;
+const ZERO_AT: usize = KIND_AT + 1;
+/// Length of the envelope in front of every payload. **Units** bytes.
+pub const HEADER_LEN: usize = ZERO_AT + 3;
+
+/// Appends to `out` the envelope of `kind` for `place`, whose payload is written by `payload`; `place` gets the length.
+///
+/// **Bounds** the payload must stay below 4 GiB together with the offset; the writer of segments asserts it.
+pub fn seal(kind: Kind, segment: u32, offset: u32, payload: &[u8], out: &mut Vec<u8>) -> Place {
+    let len = u32::try_from(HEADER_LEN + payload.len()).expect("a page is smaller than 4 GiB");
+    let place = Place { segment, offset, len };
+    assert!(segment != 0, "segment numbers start at 1");
+    assert!(offset.checked_add(len).is_some(), "a page ends inside its segment");
+    out.extend_from_slice(&checksum(kind, place, payload).to_le_bytes());
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(&[kind as u8, 0, 0, 0]);
+    out.extend_from_slice(payload);
+    place
+}
+
+/// The payload of the envelope read from `place`.
+///
+/// **Errors** `Corrupt` unless every byte is what `seal` wrote for this kind and this place.
+pub fn open(kind: Kind, place: Place, envelope: &[u8]) -> Result<&[u8], Error> {
+    let damaged = || corrupt(place, kind.name());
+    if envelope.len() != place.len as usize || envelope.len() < HEADER_LEN {
+        return Err(damaged());
+    }
+    let (header, payload) = envelope.split_at(HEADER_LEN);
+    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let is_intact = word(LEN_AT) == place.len
+        && header[KIND_AT] == kind as u8
+        && header[ZERO_AT..] == [0, 0, 0]
+        && word(CRC_AT) == checksum(kind, place, payload);
+    if is_intact { Ok(payload) } else { Err(damaged()) }
+}
+
+/// The error for a page whose bytes are not what was written.
+pub(crate) fn corrupt(place: Place, what: &'static str) -> Error {
+    Error::Corrupt { path: place.path(), offset: u64::from(place.offset), what: what.into() }
+}
+
+fn checksum(kind: Kind, place: Place, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&place.to_bytes());
+    hasher.update(&[kind as u8]);
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+/// What must be read before an operation on a tree or on records can go on.
+///
+/// The caller reads [`Fault::place`], hands the bytes to [`Fault::resolve`] and tries the operation again. Resolving is
+/// idempotent: two readers may fault on the same page and both resolve it.
+#[derive(Clone)]
+pub struct Fault(Missing);
+
+#[derive(Clone)]
+enum Missing {
+    Node(Arc<Slot>, Place),
+    Block(Kind, Place, Arc<BlockCache>),
+}
+
+impl Fault {
+    /// The tree page of `slot`, which lies at `place`, is not in memory.
+    pub fn node(slot: Arc<Slot>, place: Place) -> Self {
+        Self(Missing::Node(slot, place))
+    }
+
+    /// The record block or extent index at `place` is not in `cache`.
+    pub(crate) fn block(kind: Kind, place: Place, cache: Arc<BlockCache>) -> Self {
+        assert!(matches!(kind, Kind::Block | Kind::ExtentIndex), "only these are cached");
+        Self(Missing::Block(kind, place, cache))
+    }
+
+    /// What to read.
+    pub fn place(&self) -> Place {
+        match &self.0 {
+            Missing::Node(_, place) | Missing::Block(_, place, _) => *place,
+        }
+    }
+
+    /// Checks and decodes the bytes read from [`Fault::place`] and puts the page where the operation will find it.
+    ///
+    /// **Errors** `Corrupt`, with the segment file (relative to the data directory) and the offset.
+    pub fn resolve(self, envelope: &[u8]) -> Result<(), Error> {
+        match self.0 {
+            Missing::Node(slot, place) => {
+                slot.install(Node::decode(open(Kind::Node, place, envelope)?)?);
+                Ok(())
+            }
+            Missing::Block(kind, place, cache) => cache.install(kind, place, open(kind, place, envelope)?),
+        }
+    }
+}
+
+impl std::fmt::Debug for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Fault").field(&self.place()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_flipped_bit_and_any_other_place_is_refused() {
+        let payload = b"some payload of a page";
+        let mut bytes = Vec::new();
+        let place = seal(Kind::Block, 7, 4096, payload, &mut bytes);
+        assert_eq!(open(Kind::Block, place, &bytes).unwrap(), payload);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(open(Kind::Block, place, &damaged).is_err(), "bit {bit}");
+        }
+        for other in [
+            Place { segment: 8, ..place },
+            Place { offset: 8192, ..place },
+            Place { len: place.len - 1, ..place },
+            Place { len: place.len + 1, ..place },
+        ] {
+            assert!(open(Kind::Block, other, &bytes).is_err());
+        }
+        assert!(open(Kind::Node, place, &bytes).is_err());
+        assert!(open(Kind::Block, place, &bytes[..HEADER_LEN - 1]).is_err());
+        assert!(open(Kind::Block, place, &[]).is_err());
+    }
+
+    #[test]
+    fn place_survives_its_encoding_and_unsound_ones_are_refused() {
+        let place = Place { segment: 1, offset: 4096, len: 17 };
+        assert_eq!(Place::from_bytes(place.to_bytes()), Some(place));
+        assert_eq!(Place::from_bytes(Place { segment: 0, ..place }.to_bytes()), None);
+        assert_eq!(Place::from_bytes(Place { len: 11, ..place }.to_bytes()), None);
+        assert_eq!(Place::from_bytes(Place { offset: u32::MAX, ..place }.to_bytes()), None);
+    }
+}
