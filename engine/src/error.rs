@@ -1,0 +1,84 @@
+//! What can go wrong between bytes and durable bytes: one enum for the whole crate.
+//!
+//! Owns no policy. A variant exists where the caller does something different: `NoSpace` of a checkpoint can be tried
+//! again, `Corrupt` needs an operator, `Io` and `Stopped` end the member. Nothing here is ever retried by the engine.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::disk::FileOp;
+
+/// Why an operation of the engine failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The operating system refused an operation. After a failed write or sync the owner stops.
+    #[error("{op} of {} failed: {source}", path.display())]
+    Io {
+        /// File or directory the operation named.
+        path: PathBuf,
+        /// What was asked of it.
+        op: FileOp,
+        /// The system's own error.
+        source: io::Error,
+    },
+    /// The file system is full, or a quota on it is.
+    #[error("no space left on device: {op} of {}", path.display())]
+    NoSpace {
+        /// File that could not grow.
+        path: PathBuf,
+        /// What was asked of it.
+        op: FileOp,
+    },
+    /// Bytes that were durable once are not what was written.
+    #[error("{} is damaged at offset {offset}: {what}", path.display())]
+    Corrupt {
+        /// Damaged file; empty where only the reader of the file knows it.
+        path: PathBuf,
+        /// First byte that cannot be trusted.
+        offset: u64,
+        /// Which check failed.
+        what: &'static str,
+    },
+    /// Another process uses the directory.
+    #[error("{} is in use by another process", path.display())]
+    Locked {
+        /// Directory whose lock is held.
+        path: PathBuf,
+    },
+    /// A file of a format that this release does not read.
+    #[error("{} has format {found}, this release reads {supported}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// Version that stands in it.
+        found: u32,
+        /// Newest version this release reads.
+        supported: u32,
+    },
+    /// An entry that no segment can hold.
+    #[error("log entry of {bytes} bytes exceeds the bound of {bytes_max}")]
+    EntryTooLarge {
+        /// Size of the entry.
+        bytes: usize,
+        /// Largest size that fits.
+        bytes_max: usize,
+    },
+    /// An earlier failure stopped this part; nothing is done any more until the member is started again.
+    #[error("stopped by an earlier failure")]
+    Stopped,
+}
+
+impl Error {
+    /// The error for `source`, which `op` on `path` met: a full disk is told apart.
+    pub fn io(path: &Path, op: FileOp, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path: path.to_path_buf(), op },
+            _ => Self::Io { path: path.to_path_buf(), op, source },
+        }
+    }
+
+    /// The error for bytes of `path` at `offset` that fail the check `what`.
+    pub fn corrupt(path: &Path, offset: u64, what: &'static str) -> Self {
+        Self::Corrupt { path: path.to_path_buf(), offset, what }
+    }
+}
