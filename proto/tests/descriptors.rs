@@ -4,7 +4,7 @@
 //! etcd's custom options (HTTP mappings, "since release") do not change the wire: the files that declare them are stood in for below, and
 //! options are not compared. `etcdserver.proto` (one message of etcd's WAL) is not part of our schema.
 
-use std::{collections::BTreeSet, fs, path::PathBuf, process::Command};
+use std::{collections::BTreeSet, path::PathBuf, process::Command};
 
 use prost_reflect::{Cardinality, DescriptorPool, FieldDescriptor, Kind};
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
@@ -63,7 +63,7 @@ fn etcd_dir() -> PathBuf {
     );
     let module: serde_json::Value = serde_json::from_slice(&output.stdout).expect("go prints JSON");
     let dir = PathBuf::from(module["Dir"].as_str().expect("go names the module's directory"));
-    assert!(fs::exists(dir.join("etcdserverpb/rpc.proto")).unwrap(), "no rpc.proto in {}", dir.display());
+    assert!(dir.join("etcdserverpb/rpc.proto").is_file(), "no rpc.proto in {}", dir.display());
     dir
 }
 
@@ -72,7 +72,7 @@ fn etcd_pool() -> DescriptorPool {
     resolver.add(EtcdFiles(etcd_dir()));
     resolver.add(GoogleFileResolver::new());
     let mut compiler = protox::Compiler::with_file_resolver(resolver);
-    compiler.include_imports(true).open_files(["rpc.proto", "raft_internal.proto"]).unwrap();
+    compiler.include_imports(true).open_files(["rpc.proto", "raft_internal.proto"]).expect("etcd's files compile");
     compiler.descriptor_pool()
 }
 
