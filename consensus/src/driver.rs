@@ -1,0 +1,689 @@
+//! The driver: raft-rs on one side, the write-ahead log on the other, and one durable order of entries as the result.
+//!
+//! Lives on the raft core and is sans-io: it is handed proposals, ticks, messages and completions, and asks the WAL to write. Asynchronous
+//! persistence: a ready's entries go to the WAL and raft-rs goes on at once; when the WAL says that they are durable, raft-rs is told, and only then
+//! can they commit here. So one write is in flight while the next group gathers, and the own write runs beside the peers'.
+//!
+//! Invariants:
+//! - `ticket` numbers what was handed to the WAL; `unpersisted` holds one record per ready that raft-rs has not been told of, in order, each with
+//!   the ticket it waits for. Messages that promise something (votes, acknowledgements) wait in that record.
+//! - `delivered` <= commit; entries are queued in `committed`, contiguous after `delivered`; `taken` = last index the caller has taken;
+//!   applied <= taken <= delivered. Term, commit and applied never decrease (asserted where they are read and where they are set).
+//! - A hard state that moves only the commit index is kept in `hard_state_due` and rides with the next entries: losing it is legal, because
+//!   recovery takes the larger of it and the applied index, and the rest commits again in the new term.
+//! - After an error `stopped` is set: nothing is written, handed out or answered any more.
+//!
+//! Deliberately not here: what an entry means, request timeouts, the transport, snapshots.
+
+use std::collections::VecDeque;
+use std::path::Path;
+
+use bytes::Bytes;
+use engine::disk::{Completion, Disk};
+use engine::wal::{self, Wal};
+use raft::eraftpb;
+use raft::{RawNode, SoftState, StateRole};
+
+use crate::log::{ENTRY_OVERHEAD_BYTES, Log, entry_cost_bytes};
+use crate::message::raft_entry;
+use crate::proposals::Backlog;
+use crate::read_index::ReadIndex;
+use crate::recovery;
+use crate::{ConfChange, ConfState, ConfirmedRead, EntryKind, Error, Message};
+
+/// Who this member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Own id, never 0.
+    pub member_id: u64,
+    /// The cluster's id.
+    pub cluster_id: u64,
+}
+
+/// Place in the log up to which the state machine has applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applied {
+    /// Log position; 0 for an empty state.
+    pub index: u64,
+    /// Term of the entry there.
+    pub term: u64,
+}
+
+/// What the state machine knows when the driver is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// How far the stored state is.
+    pub applied: Applied,
+    /// The configuration at that place; empty for an empty state.
+    pub conf_state: ConfState,
+    /// The members a new cluster starts with, as `ConfChange::bootstrap` makes them, ascending by id. Used only when the log is empty;
+    /// empty for a member that joins.
+    pub bootstrap: Vec<ConfChange>,
+}
+
+/// Bounds and timing. All come from `tuning`; this crate has no figures of its own.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Ticks without a leader before a member campaigns; the real figure is drawn from [n, 2n).
+    pub election_ticks: usize,
+    /// Ticks between a leader's heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Ask before campaigning.
+    pub pre_vote: bool,
+    /// Entries in one append message. **Units**: bytes.
+    pub message_bytes_max: u64,
+    /// Append messages in flight per peer.
+    pub messages_in_flight_max: usize,
+    /// All entries between proposal and apply. **Units**: bytes.
+    pub proposals_bytes_max: u64,
+    /// Committed entries that are not applied; beyond this proposals are refused (etcd: 5000).
+    pub backlog_entries_max: u64,
+    /// Committed entries queued for the caller; beyond this no more are fetched until some are taken. **Units**: bytes.
+    pub committed_bytes_max: u64,
+    /// Applied entries kept in memory for followers that are a little behind. **Units**: bytes.
+    pub tail_bytes_max: u64,
+    /// Applied entries kept in the log for followers when it is trimmed (etcd: 5000).
+    pub catch_up_entries: u64,
+    /// Reads waiting for confirmation.
+    pub reads_max: usize,
+    /// Ticks after which a read's unanswered round is asked again (etcd: 500 ms).
+    pub read_retry_ticks: usize,
+    /// Draws election timeouts; members of one cluster should differ.
+    pub seed: u64,
+    /// The log's own.
+    pub wal: wal::Options,
+}
+
+/// A committed entry, durable on a quorum.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Log position.
+    pub index: u64,
+    /// Term it was proposed in.
+    pub term: u64,
+    /// What `data` is.
+    pub kind: EntryKind,
+    /// A request, empty for a leader's first entry; or an encoded `ConfChange`.
+    pub data: Bytes,
+}
+
+/// Where this member stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Status {
+    /// Current term.
+    pub term: u64,
+    /// The leader's id; 0 if none is known.
+    pub leader_id: u64,
+    /// Highest index known to be committed and durable here.
+    pub commit: u64,
+    /// What the caller reported as applied.
+    pub applied: u64,
+    /// Last index of the log, durable or not.
+    pub last_index: u64,
+    /// This member leads.
+    pub is_leader: bool,
+    /// This member only listens.
+    pub is_learner: bool,
+    /// Set while reads need no round: on a single voter that leads. A state machine that has applied this index has applied everything that was
+    /// acknowledged before this member started, and what it acknowledges later it has applied itself. Constant within a term.
+    pub read_floor: Option<u64>,
+    /// Entries committed but not applied.
+    pub backlog_entries: u64,
+    /// Bytes of all entries that are not applied.
+    pub backlog_bytes: u64,
+}
+
+/// A ready that raft-rs was not told to be durable yet.
+#[derive(Debug)]
+struct Unpersisted {
+    number: u64,
+    ticket: u64,
+    messages: Vec<Message>,
+}
+
+/// See the head of this file.
+pub struct Driver {
+    raw: RawNode<Log>,
+    wal: Wal,
+    identity: Identity,
+    options: Options,
+    /// Last number handed to the WAL.
+    ticket: u64,
+    unpersisted: VecDeque<Unpersisted>,
+    hard_state_due: Option<wal::HardState>,
+    /// Last hard state raft-rs gave; pair to the asserts on it.
+    hard_state: wal::HardState,
+    soft_state: SoftState,
+    committed: VecDeque<Committed>,
+    committed_bytes: u64,
+    delivered: u64,
+    taken: u64,
+    applied: u64,
+    reads: ReadIndex,
+    messages: Vec<Message>,
+    conf_state: ConfState,
+    /// First index of the current term, if this member leads it.
+    term_start: Option<u64>,
+    truncated_tail: Option<(std::path::PathBuf, u64)>,
+    /// Reused between steps.
+    entries: Vec<wal::Entry>,
+    stopped: Option<String>,
+}
+
+impl Driver {
+    /// Opens the log in `dir` and restores raft's state. Blocks. A single voter leads when this returns, unless configuration changes wait to be applied.
+    ///
+    /// **Errors**: `Engine` if the log cannot be read; `LogBehindState`, `LogAheadOfState`, `TermMismatch`, `LogBroken` if log and state do not
+    /// belong together; `InvalidOptions`.
+    pub fn open(
+        disk: &mut dyn Disk,
+        dir: &Path,
+        identity: Identity,
+        options: Options,
+        start: Start,
+    ) -> Result<Driver, Error> {
+        let restored = recovery::restore(disk, dir, &options, &start)?;
+        let config = raft_config(identity, &options, start.applied.index);
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&config, restored.log, &logger)
+            .map_err(|source| Error::InvalidOptions { what: source.to_string() })?;
+        let applied = start.applied.index;
+        let mut driver = Driver {
+            soft_state: raw.raft.soft_state(),
+            raw,
+            wal: restored.wal,
+            identity,
+            reads: ReadIndex::new(options.reads_max),
+            options,
+            ticket: restored.ticket,
+            unpersisted: VecDeque::new(),
+            hard_state_due: None,
+            hard_state: restored.hard_state,
+            committed: VecDeque::new(),
+            committed_bytes: 0,
+            delivered: applied,
+            taken: applied,
+            applied,
+            messages: Vec::new(),
+            conf_state: start.conf_state,
+            term_start: None,
+            truncated_tail: restored.truncated_tail,
+            entries: Vec::new(),
+            stopped: None,
+        };
+        driver.campaign_alone();
+        driver.step(disk)?;
+        Ok(driver)
+    }
+
+    /// Proposes a request. The caller then calls `step`.
+    ///
+    /// **Bounds**: refused beyond `backlog_entries_max` and `proposals_bytes_max`.
+    /// **Errors**: `TooManyRequests`, `NoLeader`, `TooLarge` (more than the log can hold), `Stopped`. An accepted proposal may still be lost with
+    /// its leader: then it is never handed out, and the proposer's timeout answers.
+    pub fn propose(&mut self, data: Bytes) -> Result<(), Error> {
+        self.propose_entry(EntryKind::Normal, data)
+    }
+
+    /// Proposes a configuration change. At most one may be between proposal and apply: another one becomes an empty entry, and its proposer's
+    /// timeout answers, as in etcd.
+    ///
+    /// **Errors**: as `propose`.
+    pub fn propose_conf_change(&mut self, change: &ConfChange) -> Result<(), Error> {
+        // raft-rs's leader parses these bytes with its own enum. With this codec etcd's number 3 reads as AddNode there, and only whether the
+        // change is empty is looked at, which V1 never is.
+        self.propose_entry(EntryKind::ConfChange, change.encode())
+    }
+
+    fn propose_entry(&mut self, kind: EntryKind, data: Bytes) -> Result<(), Error> {
+        self.check_running()?;
+        let bytes_max = self.wal.entry_bytes_max();
+        if data.len() > bytes_max {
+            return Err(Error::TooLarge { bytes: data.len(), bytes_max });
+        }
+        let raft = &self.raw.raft;
+        if raft.leader_id == raft::INVALID_ID || raft.lead_transferee.is_some() {
+            return Err(Error::NoLeader);
+        }
+        let backlog = self.backlog();
+        let (entries_max, bytes_max) = (self.options.backlog_entries_max, self.options.proposals_bytes_max);
+        backlog.admit(entry_cost_bytes(&data), entries_max, bytes_max)?;
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(eraftpb::MessageType::MsgPropose);
+        message.from = self.identity.member_id;
+        message.set_entries(vec![raft_entry(0, 0, kind, data)].into());
+        match self.raw.raft.step(message) {
+            Ok(()) => Ok(()),
+            // The leader was checked: what remains is raft-rs's own bound on uncommitted bytes.
+            Err(raft::Error::ProposalDropped) => {
+                Err(Error::TooManyRequests { waiting_entries: backlog.entries, waiting_bytes: backlog.bytes })
+            }
+            Err(source) => Err(self.stop(&source.to_string())),
+        }
+    }
+
+    fn backlog(&self) -> Backlog {
+        let raft_log = &self.raw.raft.raft_log;
+        let unstable = &raft_log.unstable;
+        let unstable_bytes = unstable.entries_size as u64 + unstable.entries.len() as u64 * ENTRY_OVERHEAD_BYTES;
+        Backlog { entries: self.commit() - self.applied, bytes: self.raw.store().unapplied_bytes() + unstable_bytes }
+    }
+
+    /// One heartbeat interval has passed.
+    pub fn tick(&mut self) {
+        if self.stopped.is_some() {
+            return;
+        }
+        let raft = &mut self.raw.raft;
+        if raft.state == StateRole::Follower && self.conf_state.voters == [self.identity.member_id] {
+            // The only voter does not wait for a timeout; and raft-rs would stop the process if it won before its log is durable.
+            self.campaign_alone();
+            return;
+        }
+        // raft-rs draws the timeout from a thread's generator; drawn from the seed instead, a simulation repeats itself.
+        let ticks = self.options.election_ticks as u64;
+        let drawn = mix(self.options.seed ^ mix(self.identity.member_id) ^ raft.term) % ticks;
+        let timeout = self.options.election_ticks + usize::try_from(drawn).expect("below election_ticks");
+        raft.set_randomized_election_timeout(timeout);
+        self.reads.tick(self.options.read_retry_ticks);
+        self.raw.tick();
+    }
+
+    /// Takes a peer's message. The caller then calls `step`.
+    ///
+    /// **Errors**: `Malformed`; `Stopped`.
+    pub fn receive(&mut self, message: Message) -> Result<(), Error> {
+        self.check_running()?;
+        if message.to != self.identity.member_id {
+            return Err(Error::Malformed { what: "message for another member" });
+        }
+        if message.kind == crate::MessageKind::TransferLeader && !self.is_leader() {
+            // A follower of either library stops when it forwards one that has a term already.
+            return Ok(());
+        }
+        match self.raw.step(message.into_raft()?) {
+            // Answers of strangers and proposals without a leader are dropped, as every lost message is.
+            Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped) => Ok(()),
+            Err(source) => Err(self.stop(&source.to_string())),
+        }
+    }
+
+    /// Moves everything that can move: collects what raft-rs has ready, hands it to the WAL, starts writes. The caller then kicks the disk.
+    ///
+    /// **Errors**: `Engine` when the WAL fails, then `Stopped`.
+    pub fn step(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+        self.check_running()?;
+        self.pump()?;
+        self.wal.step(disk).map_err(|error| self.stop_with(error))
+    }
+
+    /// Takes the end of one of the WAL's operations, and moves on as `step` does.
+    ///
+    /// **Errors**: `Engine` when a write failed: the member must stop. Then `Stopped`.
+    pub fn on_completion(&mut self, completion: Completion, disk: &mut dyn Disk) -> Result<(), Error> {
+        self.check_running()?;
+        self.wal.on_completion(completion, disk).map_err(|error| self.stop_with(error))?;
+        self.step(disk)
+    }
+
+    /// Committed entries in log order, each exactly once, at most `bytes_max` of data but at least one where there is one.
+    pub fn take_committed(&mut self, bytes_max: u64) -> Vec<Committed> {
+        if self.stopped.is_some() {
+            return Vec::new();
+        }
+        let mut count = 0;
+        let mut taken_bytes = 0u64;
+        for entry in &self.committed {
+            taken_bytes = taken_bytes.saturating_add(entry_cost_bytes(&entry.data));
+            if taken_bytes > bytes_max && count > 0 {
+                break;
+            }
+            count += 1;
+        }
+        let entries: Vec<Committed> = self.committed.drain(..count).collect();
+        for entry in &entries {
+            assert_eq!(entry.index, self.taken + 1, "committed entries are contiguous");
+            self.taken = entry.index;
+            self.committed_bytes -= entry_cost_bytes(&entry.data);
+        }
+        assert!(self.taken <= self.delivered && self.delivered <= self.commit());
+        entries
+    }
+
+    /// The state machine has applied everything up to `index`, which must have been taken.
+    pub fn applied(&mut self, index: u64) {
+        assert!(index >= self.applied, "applied {index} after {}", self.applied);
+        assert!(index <= self.taken, "applied {index}, but only {} was handed out", self.taken);
+        if self.stopped.is_some() || index == self.applied {
+            return;
+        }
+        self.applied = index;
+        self.raw.advance_apply_to(index);
+        self.raw.mut_store().applied_to(index);
+        assert_eq!(self.raw.raft.raft_log.applied, self.applied);
+        self.campaign_alone();
+    }
+
+    /// A committed configuration change takes effect, in log order, before later entries are applied. Not called for a change that
+    /// apply refuses. Returns the new configuration, which the caller stores with its state.
+    ///
+    /// **Errors**: `ConfChangeRefused`, e.g. when no voter would be left; `Stopped`.
+    pub fn apply_conf_change(&mut self, change: &ConfChange) -> Result<ConfState, Error> {
+        self.check_running()?;
+        if let Some(raft_change) = change.to_raft() {
+            let state = self
+                .raw
+                .apply_conf_change(&raft_change)
+                .map_err(|source| Error::ConfChangeRefused { reason: source.to_string() })?;
+            self.conf_state = ConfState::from_raft(&state);
+            if self.is_leader() && !self.conf_state.voters.contains(&self.identity.member_id) {
+                // A leader that is no longer a member looks up its own progress at the next commit and stops the process there.
+                let term = self.raw.raft.term;
+                self.raw.raft.become_follower(term, raft::INVALID_ID);
+            }
+        }
+        Ok(self.conf_state.clone())
+    }
+
+    /// Asks from which index on a linearizable read may be answered; `take_reads` gives the answer, after `step`. `context` is the caller's name for the read
+    /// (or for all reads that wait). On a single voter the answer is there at once.
+    ///
+    /// **Errors**: `NoLeader`, `TooManyRequests` (beyond `reads_max`), `Stopped`.
+    pub fn read_index(&mut self, context: u64) -> Result<(), Error> {
+        self.check_running()?;
+        if self.read_floor().is_some() {
+            self.reads.confirm_at_once(context, self.commit());
+            return Ok(());
+        }
+        if self.raw.raft.leader_id == raft::INVALID_ID {
+            return Err(Error::NoLeader);
+        }
+        self.reads.wait(context)
+    }
+
+    /// Reads confirmed since the last call.
+    pub fn take_reads(&mut self) -> Vec<ConfirmedRead> {
+        self.reads.take_confirmed()
+    }
+
+    /// Messages to other members, in order. Those that promise something are here only once that is durable. Empty for a single member.
+    pub fn take_messages(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.messages)
+    }
+
+    /// Hands leadership to `member_id`, if this member leads; proposals are refused meanwhile.
+    pub fn transfer_leader(&mut self, member_id: u64) {
+        if self.stopped.is_none() && self.is_leader() {
+            self.raw.transfer_leader(member_id);
+        }
+    }
+
+    /// A message to `member_id` was lost.
+    pub fn report_unreachable(&mut self, member_id: u64) {
+        if self.stopped.is_none() {
+            self.raw.report_unreachable(member_id);
+        }
+    }
+
+    /// Where this member stands.
+    pub fn status(&self) -> Status {
+        let raft = &self.raw.raft;
+        let backlog = self.backlog();
+        Status {
+            term: raft.term,
+            leader_id: raft.leader_id,
+            commit: self.commit(),
+            applied: self.applied,
+            last_index: raft.raft_log.last_index(),
+            is_leader: self.is_leader(),
+            is_learner: self.conf_state.learners.contains(&self.identity.member_id),
+            read_floor: self.read_floor(),
+            backlog_entries: backlog.entries,
+            backlog_bytes: backlog.bytes,
+        }
+    }
+
+    /// Who this member is.
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// The configuration as of the last `apply_conf_change`.
+    pub fn conf_state(&self) -> &ConfState {
+        &self.conf_state
+    }
+
+    /// File and offset where recovery cut off an unfinished group, for the log line at start.
+    pub fn truncated_tail(&self) -> Option<&(std::path::PathBuf, u64)> {
+        self.truncated_tail.as_ref()
+    }
+
+    /// A checkpoint holds everything up to `applied`: the log behind it may go, but for what slow followers may still ask for.
+    ///
+    /// **Errors**: `Engine`, then `Stopped`.
+    pub fn trim(&mut self, applied: Applied) -> Result<(), Error> {
+        self.check_running()?;
+        assert!(applied.index <= self.applied, "trim to {} beyond applied {}", applied.index, self.applied);
+        let alone = self.conf_state.voters.len() + self.conf_state.learners.len() <= 1;
+        let mut mark = applied;
+        if !alone {
+            // Cheap to keep is what memory holds: that is bounded by bytes.
+            let kept_from = applied.index.saturating_sub(self.options.catch_up_entries);
+            let index = kept_from.max(self.raw.store().first() - 1).min(applied.index);
+            let Some(term) = self.raw.store().term_of(index) else { return Ok(()) };
+            mark = Applied { index, term };
+        }
+        if mark.index <= self.wal.mark().0 {
+            return Ok(());
+        }
+        self.wal.trim(mark.index, mark.term).map_err(|error| self.stop_with(error))
+    }
+
+    /// Bytes of log behind the last trim: when to make a checkpoint.
+    pub fn log_bytes(&self) -> u64 {
+        self.wal.len_bytes()
+    }
+
+    /// Bytes handed to the log that are not durable yet.
+    pub fn queued_bytes(&self) -> usize {
+        self.wal.queued_bytes()
+    }
+
+    fn is_leader(&self) -> bool {
+        self.raw.raft.state == StateRole::Leader
+    }
+
+    /// Committed and durable here: raft-rs hands out nothing beyond, and a follower may know of a commit before it has the entries on disk.
+    fn commit(&self) -> u64 {
+        let log = &self.raw.raft.raft_log;
+        log.committed.min(log.persisted).max(self.applied)
+    }
+
+    fn read_floor(&self) -> Option<u64> {
+        let alone = self.conf_state.voters == [self.identity.member_id];
+        self.term_start.filter(|start| alone && self.is_leader() && *start <= self.commit())
+    }
+
+    fn check_running(&self) -> Result<(), Error> {
+        match &self.stopped {
+            None => Ok(()),
+            Some(reason) => Err(Error::Stopped { reason: reason.clone() }),
+        }
+    }
+
+    fn stop(&mut self, reason: &str) -> Error {
+        self.stopped = Some(reason.to_owned());
+        self.committed.clear();
+        self.committed_bytes = 0;
+        self.messages.clear();
+        self.unpersisted.clear();
+        self.reads.clear();
+        Error::Stopped { reason: reason.to_owned() }
+    }
+
+    fn stop_with(&mut self, error: engine::Error) -> Error {
+        self.stop(&error.to_string());
+        Error::Engine(error)
+    }
+
+    /// The only voter leads without waiting for a timeout, once its log is durable and no configuration change waits to be applied
+    /// (raft-rs refuses to campaign before that).
+    fn campaign_alone(&mut self) {
+        let raft = &self.raw.raft;
+        let alone = self.conf_state.voters == [self.identity.member_id];
+        let durable = raft.raft_log.persisted == raft.raft_log.last_index();
+        if alone && raft.state == StateRole::Follower && durable && self.stopped.is_none() {
+            // Refusals are silent in raft-rs; the next `applied` or tick tries again.
+            if let Err(source) = self.raw.campaign() {
+                self.stop(&source.to_string());
+            }
+        }
+    }
+
+    /// Until nothing moves: raft-rs's readies go to the WAL and the queues, and what is durable is reported back.
+    fn pump(&mut self) -> Result<(), Error> {
+        loop {
+            self.ask_for_reads();
+            while self.wants_ready() {
+                self.take_ready()?;
+            }
+            if !self.report_durable() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether raft-rs has something for us. Committed entries alone do not count while the caller has enough of them.
+    fn wants_ready(&self) -> bool {
+        let raft = &self.raw.raft;
+        !raft.raft_log.unstable_entries().is_empty()
+            || !raft.msgs.is_empty()
+            || !raft.read_states.is_empty()
+            || (raft.term, raft.vote) != (self.hard_state.term, self.hard_state.vote)
+            || raft.soft_state() != self.soft_state
+            || (self.committed_bytes < self.options.committed_bytes_max
+                && raft.raft_log.has_next_entries_since(self.delivered))
+    }
+
+    fn take_ready(&mut self) -> Result<(), Error> {
+        let mut ready = self.raw.ready();
+        assert!(ready.snapshot().is_empty(), "no snapshot message is ever translated");
+        if let Some(soft_state) = ready.ss() {
+            self.soft_state = SoftState { leader_id: soft_state.leader_id, raft_state: soft_state.raft_state };
+            self.reads.restart_rounds();
+        }
+        if let Some(hard_state) = ready.hs() {
+            self.note_hard_state(wal::HardState {
+                term: hard_state.term,
+                vote: hard_state.vote,
+                commit: hard_state.commit,
+            });
+        }
+        let must_sync = ready.must_sync();
+        for mut entry in ready.take_entries() {
+            let kind = EntryKind::from_raft(entry.get_entry_type());
+            let data = entry.take_data();
+            self.raw.mut_store().append(entry.index, entry.term, kind, data.clone());
+            self.entries.push(wal::Entry { index: entry.index, term: entry.term, kind: kind as u8, data });
+        }
+        if must_sync {
+            self.ticket += 1;
+            let appended = self.wal.append(&self.entries, self.hard_state_due.take(), self.ticket);
+            self.entries.clear();
+            appended.map_err(|error| self.stop_with(error))?;
+        }
+        assert!(self.entries.is_empty(), "entries always want a sync");
+        self.messages.extend(ready.take_messages().into_iter().filter_map(Message::from_raft));
+        let messages = ready.take_persisted_messages().into_iter().filter_map(Message::from_raft).collect();
+        self.unpersisted.push_back(Unpersisted { number: ready.number(), ticket: self.ticket, messages });
+        for read in ready.take_read_states() {
+            self.reads.confirm_round(&read.request_ctx, read.index);
+        }
+        self.queue_committed(ready.take_committed_entries());
+        self.raw.advance_append_async(ready);
+        Ok(())
+    }
+
+    fn note_hard_state(&mut self, new: wal::HardState) {
+        let old = self.hard_state;
+        assert!(new.term >= old.term, "term {} after {}", new.term, old.term);
+        assert!(new.commit >= old.commit, "commit {} after {}", new.commit, old.commit);
+        assert!(new.term > old.term || old.vote == 0 || new.vote == old.vote, "a vote is cast once per term");
+        if new.term > old.term {
+            self.term_start = None;
+        }
+        if self.is_leader() && self.term_start.is_none() {
+            // The first entry of a leader follows its log at once; that log is durable, so nothing of it is in `unstable`.
+            self.term_start = Some(self.raw.raft.raft_log.persisted + 1);
+        }
+        self.hard_state = new;
+        self.hard_state_due = Some(new);
+    }
+
+    fn queue_committed(&mut self, entries: Vec<eraftpb::Entry>) {
+        for mut entry in entries {
+            assert_eq!(entry.index, self.delivered + 1, "committed entries are contiguous");
+            self.delivered = entry.index;
+            let kind = EntryKind::from_raft(entry.get_entry_type());
+            let data = entry.take_data();
+            self.committed_bytes += entry_cost_bytes(&data);
+            self.committed.push_back(Committed { index: entry.index, term: entry.term, kind, data });
+        }
+    }
+
+    /// Tells raft-rs which readies are durable; true if there were any.
+    fn report_durable(&mut self) -> bool {
+        let durable = self.wal.durable();
+        assert!(durable <= self.ticket, "the log reports ticket {durable}, only {} were given", self.ticket);
+        let mut number = None;
+        while self.unpersisted.front().is_some_and(|ready| ready.ticket <= durable) {
+            let Some(ready) = self.unpersisted.pop_front() else { break };
+            self.messages.extend(ready.messages);
+            number = Some(ready.number);
+        }
+        if let Some(number) = number {
+            self.raw.on_persist_ready(number);
+        }
+        number.is_some()
+    }
+
+    fn ask_for_reads(&mut self) {
+        if self.read_floor().is_some() {
+            self.reads.confirm_all(self.commit());
+        } else if self.reads.has_waiting() && self.raw.raft.leader_id != raft::INVALID_ID {
+            let leads_untried = self.is_leader() && !self.raw.raft.commit_to_current_term();
+            // raft-rs drops a read that comes before the leader's first commit: it waits here instead.
+            if !leads_untried {
+                let token = self.reads.start_round(self.raw.raft.term);
+                self.raw.read_index(token.to_vec());
+            }
+        }
+    }
+}
+
+/// Spreads a seed over all bits (SplitMix64's finalizer).
+fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn raft_config(identity: Identity, options: &Options, applied: u64) -> raft::Config {
+    raft::Config {
+        id: identity.member_id,
+        election_tick: options.election_ticks,
+        heartbeat_tick: options.heartbeat_ticks,
+        applied,
+        max_size_per_msg: options.message_bytes_max,
+        max_inflight_msgs: options.messages_in_flight_max,
+        check_quorum: true,
+        pre_vote: options.pre_vote,
+        read_only_option: raft::ReadOnlyOption::Safe,
+        priority: 0,
+        max_uncommitted_size: options.proposals_bytes_max.max(options.message_bytes_max),
+        max_committed_size_per_ready: options.committed_bytes_max,
+        ..raft::Config::default()
+    }
+}

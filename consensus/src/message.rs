@@ -1,0 +1,207 @@
+//! Messages between members, as plain data, and their translation to and from raft-rs.
+//!
+//! etcd's raftpb and raft-rs's eraftpb share numbers up to message type 18 and field 12; what lies beyond differs and is cleared here in both
+//! directions. Does not frame, encode or send: that is the transport's. Bytes of peers never reach raft-rs's codec.
+//!
+//! **Source**: etcd `raft/v3 raftpb/raft.proto` beside `raft-proto` 0.7 `eraftpb.proto`.
+
+use bytes::Bytes;
+use raft::eraftpb::{self, MessageType};
+
+use crate::{ConfChange, EntryKind, Error};
+
+/// One log entry on its way to or from a peer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Log position; 0 in a forwarded proposal.
+    pub index: u64,
+    /// Term of the leader that made it; 0 in a forwarded proposal.
+    pub term: u64,
+    /// What `data` is.
+    pub kind: EntryKind,
+    /// Opaque bytes.
+    pub data: Bytes,
+}
+
+/// The message types that may pass between members, with raftpb's numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MessageKind {
+    /// A proposal, forwarded to the leader.
+    Propose = 2,
+    /// Entries from the leader.
+    Append = 3,
+    /// Answer to `Append`.
+    AppendResponse = 4,
+    /// A candidate asks for a vote.
+    Vote = 5,
+    /// Answer to `Vote`.
+    VoteResponse = 6,
+    /// The leader is alive, and how far it has committed.
+    Heartbeat = 8,
+    /// Answer to `Heartbeat`.
+    HeartbeatResponse = 9,
+    /// Hand over leadership to `from`.
+    TransferLeader = 13,
+    /// Campaign now.
+    TimeoutNow = 14,
+    /// A follower asks for the commit index.
+    ReadIndex = 15,
+    /// Answer to `ReadIndex`.
+    ReadIndexResponse = 16,
+    /// Would you vote for me?
+    PreVote = 17,
+    /// Answer to `PreVote`.
+    PreVoteResponse = 18,
+}
+
+impl MessageKind {
+    /// The kind with raftpb's number; none for types that never pass between members, or need a snapshot.
+    pub fn from_number(number: u64) -> Option<MessageKind> {
+        use MessageKind::*;
+        [
+            Propose,
+            Append,
+            AppendResponse,
+            Vote,
+            VoteResponse,
+            Heartbeat,
+            HeartbeatResponse,
+            TransferLeader,
+            TimeoutNow,
+            ReadIndex,
+            ReadIndexResponse,
+            PreVote,
+            PreVoteResponse,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u64 == number)
+    }
+
+    fn from_raft(kind: MessageType) -> Option<MessageKind> {
+        u64::try_from(kind as i32).ok().and_then(MessageKind::from_number)
+    }
+
+    fn to_raft(self) -> MessageType {
+        match self {
+            MessageKind::Propose => MessageType::MsgPropose,
+            MessageKind::Append => MessageType::MsgAppend,
+            MessageKind::AppendResponse => MessageType::MsgAppendResponse,
+            MessageKind::Vote => MessageType::MsgRequestVote,
+            MessageKind::VoteResponse => MessageType::MsgRequestVoteResponse,
+            MessageKind::Heartbeat => MessageType::MsgHeartbeat,
+            MessageKind::HeartbeatResponse => MessageType::MsgHeartbeatResponse,
+            MessageKind::TransferLeader => MessageType::MsgTransferLeader,
+            MessageKind::TimeoutNow => MessageType::MsgTimeoutNow,
+            MessageKind::ReadIndex => MessageType::MsgReadIndex,
+            MessageKind::ReadIndexResponse => MessageType::MsgReadIndexResp,
+            MessageKind::PreVote => MessageType::MsgRequestPreVote,
+            MessageKind::PreVoteResponse => MessageType::MsgRequestPreVoteResponse,
+        }
+    }
+}
+
+/// A message between members, with raftpb's meaning of each field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// What it says.
+    pub kind: MessageKind,
+    /// Receiver's member id.
+    pub to: u64,
+    /// Sender's member id.
+    pub from: u64,
+    /// Sender's term; 0 for proposals and read requests.
+    pub term: u64,
+    /// Term of the entry at `index`.
+    pub log_term: u64,
+    /// Log position the message is about.
+    pub index: u64,
+    /// Entries after `index`, a proposal, or a read's context.
+    pub entries: Vec<Entry>,
+    /// Commit index, in `Append` and `Heartbeat`.
+    pub commit: u64,
+    /// The receiver's request is refused.
+    pub reject: bool,
+    /// Where the refuser's log may match.
+    pub reject_hint: u64,
+    /// Echoed bytes of a heartbeat, or the mark of a campaign by transfer.
+    pub context: Bytes,
+}
+
+impl Message {
+    /// None for what must not be sent: local types, and snapshots, which the transport does not carry yet.
+    pub(crate) fn from_raft(mut message: eraftpb::Message) -> Option<Message> {
+        let kind = MessageKind::from_raft(message.get_msg_type())?;
+        let entries = message.take_entries().into_iter().map(Entry::from_raft).collect();
+        // raft-rs also fills the commit of responses and votes; etcd sends 0 there.
+        let has_commit = matches!(kind, MessageKind::Append | MessageKind::Heartbeat);
+        Some(Message {
+            kind,
+            to: message.to,
+            from: message.from,
+            term: message.term,
+            log_term: message.log_term,
+            index: message.index,
+            entries,
+            commit: if has_commit { message.commit } else { 0 },
+            reject: message.reject,
+            reject_hint: message.reject_hint,
+            context: message.take_context(),
+        })
+    }
+
+    /// **Errors**: `Malformed` for entries raft-rs's parser must not see.
+    pub(crate) fn into_raft(self) -> Result<eraftpb::Message, Error> {
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(self.kind.to_raft());
+        message.to = self.to;
+        message.from = self.from;
+        message.term = self.term;
+        message.log_term = self.log_term;
+        message.index = self.index;
+        message.commit = self.commit;
+        message.reject = self.reject;
+        message.reject_hint = self.reject_hint;
+        message.context = self.context;
+        if self.kind == MessageKind::Append && !is_contiguous(self.index, &self.entries) {
+            return Err(Error::Malformed { what: "append: entries do not follow each other" });
+        }
+        if matches!(self.kind, MessageKind::Propose | MessageKind::ReadIndex) && self.entries.is_empty() {
+            return Err(Error::Malformed { what: "proposal or read request without an entry" });
+        }
+        let entries = self.entries.into_iter().map(Entry::into_raft).collect::<Result<Vec<_>, Error>>()?;
+        message.set_entries(entries.into());
+        Ok(message)
+    }
+}
+
+/// raft-rs trusts the positions in an append and stops the process where they are wrong.
+fn is_contiguous(index: u64, entries: &[Entry]) -> bool {
+    entries.iter().zip(1..).all(|(entry, offset)| index.checked_add(offset) == Some(entry.index))
+        && entries.windows(2).all(|pair| pair[0].term <= pair[1].term)
+}
+
+impl Entry {
+    pub(crate) fn from_raft(mut entry: eraftpb::Entry) -> Entry {
+        let kind = EntryKind::from_raft(entry.get_entry_type());
+        Entry { index: entry.index, term: entry.term, kind, data: entry.take_data() }
+    }
+
+    /// **Errors**: `Malformed` for a configuration change that is not etcd's.
+    pub(crate) fn into_raft(self) -> Result<eraftpb::Entry, Error> {
+        if self.kind == EntryKind::ConfChange {
+            // raft-rs's leader parses a proposed change with its own codec: it sees only what our strict reader has passed.
+            ConfChange::decode(&self.data)?;
+        }
+        Ok(raft_entry(self.index, self.term, self.kind, self.data))
+    }
+}
+
+/// Fields 5 and 6 do not exist for etcd and stay empty.
+pub(crate) fn raft_entry(index: u64, term: u64, kind: EntryKind, data: Bytes) -> eraftpb::Entry {
+    let mut entry = eraftpb::Entry::default();
+    entry.set_entry_type(kind.to_raft());
+    entry.index = index;
+    entry.term = term;
+    entry.data = data;
+    entry
+}

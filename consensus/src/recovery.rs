@@ -1,0 +1,132 @@
+//! From a log directory and a stored state to the state raft starts with.
+//!
+//! Owns the checks that both belong together, and the first entries of a new cluster's log. Runs once, at start, and blocks.
+//!
+//! What is restored: term = the larger of the hard state's and the last entry's (a torn group may end between an entry and its hard state); commit =
+//! the larger of the hard state's and the applied index, because commit-only hard states are not written at once; at most the last index,
+//! because a torn group may also end after its hard state. Everything durable beyond commit is decided by the next leader; a single voter commits all of it.
+
+use std::path::{Path, PathBuf};
+
+use engine::disk::Disk;
+use engine::wal::{self, HardState, Wal};
+use raft::eraftpb;
+
+use crate::log::Log;
+use crate::{EntryKind, Error, Options, Start};
+
+/// What a driver starts from.
+pub(crate) struct Restored {
+    pub(crate) wal: Wal,
+    pub(crate) log: Log,
+    pub(crate) hard_state: HardState,
+    /// Last number handed to the WAL.
+    pub(crate) ticket: u64,
+    pub(crate) truncated_tail: Option<(PathBuf, u64)>,
+}
+
+pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start: &Start) -> Result<Restored, Error> {
+    let (mut wal, recovered) = Wal::open(disk, dir, options.wal)?;
+    let wal::Recovered { mark, mut entries, mut hard_state, truncated_tail } = recovered;
+    let mut ticket = 0;
+    if is_fresh(mark, &entries, hard_state, start) {
+        ticket = 1;
+        (entries, hard_state) = first_entries(start);
+        wal.append(&entries, Some(hard_state), ticket)?;
+        wait_durable(&mut wal, disk, ticket)?;
+    }
+    let mut log = Log::new(mark, start.applied.index, options.tail_bytes_max)
+        .ok_or_else(|| Error::LogAheadOfState { dir: dir.to_path_buf(), mark: mark.0, applied: start.applied.index })?;
+    let hard_state = load(dir, &mut log, mark, entries, hard_state, start)?;
+    let HardState { term, vote, commit } = hard_state;
+    let raft_state = eraftpb::HardState { term, vote, commit, ..eraftpb::HardState::default() };
+    log.set_initial_state(raft_state, start.conf_state.to_raft());
+    Ok(Restored { wal, log, hard_state, ticket, truncated_tail })
+}
+
+/// Nothing was ever acknowledged by this log: empty, or a torn rest of the first group itself.
+fn is_fresh(mark: (u64, u64), entries: &[wal::Entry], hard_state: HardState, start: &Start) -> bool {
+    let first = start.bootstrap.len() as u64;
+    let first_hard_state = HardState { term: 1, vote: 0, commit: first };
+    mark == (0, 0)
+        && start.applied.index == 0
+        && first > 0
+        && (hard_state == HardState::default() || hard_state == first_hard_state)
+        && (entries.len() as u64) < first
+        && entries.iter().all(|entry| entry.term == 1 && entry.kind == EntryKind::ConfChange as u8)
+}
+
+/// etcd's first entries: one AddNode per member, term 1, committed.
+fn first_entries(start: &Start) -> (Vec<wal::Entry>, HardState) {
+    assert!(start.bootstrap.is_sorted_by(|a, b| a.member_id < b.member_id), "bootstrap members ascend by id");
+    let entries: Vec<wal::Entry> = start
+        .bootstrap
+        .iter()
+        .zip(1..)
+        .map(|(change, index)| wal::Entry { index, term: 1, kind: EntryKind::ConfChange as u8, data: change.encode() })
+        .collect();
+    let commit = entries.len() as u64;
+    (entries, HardState { term: 1, vote: 0, commit })
+}
+
+fn wait_durable(wal: &mut Wal, disk: &mut dyn Disk, ticket: u64) -> Result<(), Error> {
+    let mut completions = Vec::new();
+    wal.step(disk)?;
+    while wal.durable() < ticket {
+        disk.wait()?;
+        disk.completions(&mut completions);
+        for completion in completions.drain(..) {
+            wal.on_completion(completion, disk)?;
+        }
+        wal.step(disk)?;
+    }
+    Ok(())
+}
+
+fn load(
+    dir: &Path,
+    log: &mut Log,
+    mark: (u64, u64),
+    entries: Vec<wal::Entry>,
+    recovered: HardState,
+    start: &Start,
+) -> Result<HardState, Error> {
+    let broken = |index, what| Error::LogBroken { dir: dir.to_path_buf(), index, what };
+    let (mut last_index, mut last_term) = mark;
+    for entry in entries {
+        if entry.index != last_index + 1 {
+            return Err(broken(entry.index, "its index does not follow"));
+        }
+        if entry.term < last_term {
+            return Err(broken(entry.index, "its term is smaller than its predecessor's"));
+        }
+        let Some(kind) = EntryKind::from_number(u64::from(entry.kind)) else {
+            return Err(broken(entry.index, "its kind is unknown"));
+        };
+        (last_index, last_term) = (entry.index, entry.term);
+        log.restore(entry.index, entry.term, kind, entry.data);
+    }
+    let applied = start.applied;
+    if last_index < applied.index {
+        return Err(Error::LogBehindState { dir: dir.to_path_buf(), last_index, applied: applied.index });
+    }
+    match log.term_of(applied.index) {
+        Some(log_term) if log_term != applied.term => Err(Error::TermMismatch {
+            dir: dir.to_path_buf(),
+            index: applied.index,
+            log_term,
+            state_term: applied.term,
+        }),
+        _ => {
+            // A larger term in the entries than in the hard state: no vote was cast in it, or it would have been durable before it was sent.
+            let newer = last_term > recovered.term;
+            let hard_state = HardState {
+                term: recovered.term.max(last_term),
+                vote: if newer { 0 } else { recovered.vote },
+                commit: recovered.commit.max(applied.index).min(last_index),
+            };
+            assert!(hard_state.commit >= applied.index && hard_state.term >= applied.term);
+            Ok(hard_state)
+        }
+    }
+}
