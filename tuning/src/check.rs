@@ -1,0 +1,191 @@
+//! What knobs must be to one another, and to the host.
+//!
+//! Each rule stands with its reason; a problem names every knob that could be changed to solve it. Only what would break
+//! or mislead is a problem: a merely unwise setting is the operator's business.
+
+use crate::{Host, KIB, Knobs, MIB, REGISTRY};
+use std::fmt;
+
+/// A setting, or a combination of settings, that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Names of the knobs involved, the most likely culprit first.
+    pub knobs: Vec<String>,
+    /// What is wrong, with the values and the reason.
+    pub text: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.knobs.join(", "), self.text)
+    }
+}
+
+/// An entry is the request plus a header and its record's framing; this is generous for both.
+const ENTRY_OVERHEAD_BYTES: u64 = 64 * KIB;
+
+/// Memory that a process needs beside its budgets: code, stacks, allocator slack, the tree's inner nodes.
+const MEMORY_BASE_BYTES: u64 = 64 * MIB;
+
+impl Knobs {
+    /// Checks bounds and the relations between knobs.
+    ///
+    /// **Errors**: every problem found, not only the first.
+    pub fn check(&self) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        for row in REGISTRY.iter().filter(|row| !row.is_in_bounds(self)) {
+            let (min, max) = row.bounds();
+            let text = format!("{} of {} is out of bounds ({min} to {max})", row.get(self), row.name());
+            problems.push(Problem { knobs: vec![row.name()], text });
+        }
+        let mut rule = |holds: bool, knobs: &[&'static str], text: String| {
+            if !holds {
+                problems.push(Problem { knobs: names(knobs), text });
+            }
+        };
+        let request = widen(self.server.max_request_bytes);
+        let entry = request.saturating_add(ENTRY_OVERHEAD_BYTES);
+        rule(
+            self.consensus.election_ms >= self.consensus.heartbeat_ms.saturating_mul(5),
+            &["consensus-election-ms", "consensus-heartbeat-ms"],
+            format!(
+                "{} ms is less than five heartbeats of {} ms: a single late heartbeat would cause an election",
+                self.consensus.election_ms, self.consensus.heartbeat_ms
+            ),
+        );
+        rule(
+            self.wal.segment_bytes >= entry && self.wal.segment_bytes >= widen(self.wal.group_bytes_max) + MIB,
+            &["wal-segment-bytes", "wal-group-bytes-max", "server-max-request-bytes"],
+            "a log segment must hold the largest group and the largest request's entry, with its framing".into(),
+        );
+        rule(
+            self.store.segment_bytes >= entry && self.store.segment_bytes >= widen(self.store.write_bytes),
+            &["store-segment-bytes", "store-write-bytes", "server-max-request-bytes"],
+            "a page-store segment must hold one write and the largest record".into(),
+        );
+        rule(
+            self.store.write_bytes >= self.store.record_block_bytes,
+            &["store-write-bytes", "store-record-block-bytes"],
+            "a write must hold one block of records".into(),
+        );
+        rule(
+            self.store.checkpoint_wal_bytes >= self.wal.segment_bytes,
+            &["store-checkpoint-wal-bytes", "wal-segment-bytes"],
+            "a checkpoint must let go of at least one log segment, or it only costs".into(),
+        );
+        rule(
+            widen(self.store.recent_bytes_max) >= self.store.checkpoint_wal_bytes.saturating_mul(2),
+            &["store-recent-bytes-max", "store-checkpoint-wal-bytes"],
+            "while one checkpoint writes its records the next one's gather: memory for both is needed".into(),
+        );
+        rule(
+            widen(self.consensus.proposals_bytes_max) >= entry,
+            &["consensus-proposals-bytes-max", "server-max-request-bytes"],
+            "the largest request could never be proposed".into(),
+        );
+        rule(
+            self.server.connection_window_bytes >= self.server.stream_window_bytes,
+            &["server-connection-window-bytes", "server-stream-window-bytes"],
+            "a stream cannot use a window larger than its connection's".into(),
+        );
+        rule(
+            self.server.quota_backend_bytes >= self.store.segment_bytes,
+            &["server-quota-backend-bytes", "store-segment-bytes"],
+            "one segment would already exceed the quota".into(),
+        );
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Checks the knobs against the machine they will run on.
+    ///
+    /// **Errors**: every problem found. None of them stops a server; they are for a warning and for `orlop tune`.
+    pub fn check_host(&self, host: &Host) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        if self.server.cores > host.cpus {
+            let text = format!("{} serving threads on {} CPUs", self.server.cores, host.cpus);
+            problems.push(Problem { knobs: names(&["server-cores"]), text });
+        }
+        let budget = self.memory_bytes();
+        if budget > host.memory_bytes {
+            let text = format!(
+                "the memory budgets add up to {} MiB, this host has {} MiB",
+                budget / MIB,
+                host.memory_bytes / MIB
+            );
+            let knobs = names(&["store-recent-bytes-max", "store-block-cache-bytes", "consensus-proposals-bytes-max"]);
+            problems.push(Problem { knobs, text });
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Sum of the memory budgets that do not depend on the number of clients.
+    ///
+    /// **Units**: bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let budgets = [
+            self.store.block_cache_bytes,
+            self.store.recent_bytes_max,
+            self.consensus.proposals_bytes_max,
+            self.consensus.tail_bytes_max,
+        ];
+        budgets.into_iter().map(widen).fold(MEMORY_BASE_BYTES, u64::saturating_add)
+    }
+}
+
+fn names(knobs: &[&str]) -> Vec<String> {
+    knobs.iter().map(|&name| name.to_owned()).collect()
+}
+
+fn widen(size: usize) -> u64 {
+    u64::try_from(size).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Breaks one rule at a time; the problem must name the knob that was turned.
+    #[test]
+    fn each_rule_catches_its_violation_and_names_the_knob() {
+        let rows: [(&str, &str); 9] = [
+            ("consensus-election-ms", "499"),
+            ("wal-segment-bytes", "1MiB"),
+            ("wal-group-bytes-max", "64MiB"),
+            ("server-max-request-bytes", "16MiB"),
+            ("store-record-block-bytes", "1MiB"),
+            ("store-checkpoint-wal-bytes", "4MiB"),
+            ("store-recent-bytes-max", "511MiB"),
+            ("server-stream-window-bytes", "16MiB"),
+            ("server-quota-backend-bytes", "1MiB"),
+        ];
+        for (name, text) in rows {
+            let mut knobs = Knobs::default();
+            if name == "store-record-block-bytes" {
+                knobs.store.write_bytes = 64 << 10;
+            }
+            crate::knob(name).unwrap().set(&mut knobs, text).unwrap();
+            let problems = knobs.check().unwrap_err();
+            assert!(problems.iter().any(|p| p.knobs.iter().any(|knob| knob == name)), "{name}={text}: {problems:?}");
+        }
+        assert_eq!(Knobs::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_field_assigned_out_of_bounds_is_found() {
+        let mut knobs = Knobs::default();
+        knobs.wal.writes_in_flight_max = 0;
+        let problems = knobs.check().unwrap_err();
+        assert_eq!(problems.len(), 1);
+        assert_eq!(problems[0].knobs, ["wal-writes-in-flight-max"]);
+    }
+
+    #[test]
+    fn a_host_too_small_is_named() {
+        let host = Host { cpus: 2, memory_bytes: 512 * MIB, open_files_max: 1024 };
+        let mut knobs = Knobs::default();
+        knobs.server.cores = 3;
+        let problems = knobs.check_host(&host).unwrap_err();
+        assert_eq!(problems[0].text, "3 serving threads on 2 CPUs");
+        assert!(problems[1].knobs.iter().any(|knob| knob == "store-recent-bytes-max"));
+    }
+}
