@@ -19,6 +19,7 @@
 //! what it has in flight. It deliberately knows no format, no retry and no clock.
 
 mod buffer;
+pub mod sim;
 
 use std::fmt;
 use std::io;
@@ -32,6 +33,11 @@ use crate::Error;
 /// Unit of every offset and length on the data plane, in bytes: what O_DIRECT asks for everywhere, and what the
 /// checksummed structures are aligned to.
 pub const BLOCK: usize = 4096;
+
+/// What the medium writes whole or not at all, in bytes.
+pub const SECTOR: usize = 512;
+
+const _: () = assert!(BLOCK.is_multiple_of(SECTOR));
 
 /// A file that one `Disk` instance has open; meaningless to any other instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -135,6 +141,33 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// The file it works on.
+    pub const fn file(&self) -> FileId {
+        match self {
+            Self::WriteDurable { file, .. }
+            | Self::Write { file, .. }
+            | Self::Sync { file }
+            | Self::Read { file, .. } => *file,
+        }
+    }
+
+    fn assert_valid(&self) {
+        match self {
+            Self::WriteDurable { offset, buf, .. } | Self::Write { offset, buf, .. } => {
+                assert_aligned(*offset, buf.len())
+            }
+            Self::Read { offset, len, .. } => assert_aligned(*offset, *len),
+            Self::Sync { .. } => {}
+        }
+    }
+}
+
+fn assert_aligned(offset: u64, len: usize) {
+    assert!(offset.is_multiple_of(BLOCK as u64), "offset {offset} is not at a block");
+    assert!(len > 0 && len.is_multiple_of(BLOCK), "length {len} is not of whole blocks");
+}
+
 /// Names an operation in flight, and in its top byte the user it belongs to. Chosen by the user, unique while in flight.
 pub type Token = u64;
 
@@ -183,6 +216,12 @@ pub struct Completion {
 /// Keeps a directory locked against other processes until it is dropped.
 pub struct DirLock {
     _held: Box<dyn Send + Sync>,
+}
+
+impl DirLock {
+    fn holding(held: impl Send + Sync + 'static) -> Self {
+        Self { _held: Box::new(held) }
+    }
 }
 
 impl fmt::Debug for DirLock {

@@ -1,0 +1,258 @@
+//! One simulated file: what it reads as now (*live*), what survives power loss (*durable*), and what lies between.
+//!
+//! Invariants:
+//! - `volatile` holds, per sector, the completed writes that no sync covers yet, oldest first; every other sector of
+//!   `live` equals `durable`, apart from damage done on purpose.
+//! - Sectors are atomic: after power loss each holds its durable content, or that of one write that was volatile or in
+//!   flight. Which one is free for each sector: this covers torn, lost and reordered writes.
+//!
+//! Deliberately knows no names and no faults; those are the storage's.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::random::Random;
+use crate::disk::{BLOCK, SECTOR};
+
+const SECTOR_LEN: usize = SECTOR;
+
+pub(super) type Sector = [u8; SECTOR_LEN];
+
+/// Sparse bytes; what is absent reads as zeros.
+#[derive(Clone, Default)]
+pub(super) struct Bytes {
+    sectors: BTreeMap<u64, Arc<Sector>>,
+}
+
+impl Bytes {
+    pub(super) fn sector(&self, number: u64) -> Sector {
+        self.sectors.get(&number).map_or([0; SECTOR_LEN], |sector| **sector)
+    }
+
+    pub(super) fn set(&mut self, number: u64, sector: Arc<Sector>) {
+        if sector.iter().all(|byte| *byte == 0) {
+            self.sectors.remove(&number);
+        } else {
+            self.sectors.insert(number, sector);
+        }
+    }
+
+    fn truncate(&mut self, len: u64) {
+        self.sectors.split_off(&len.div_ceil(SECTOR_LEN as u64));
+    }
+}
+
+/// A write, cut into sectors.
+#[derive(Clone)]
+pub(super) struct Written {
+    pub(super) first: u64,
+    pub(super) sectors: Vec<Arc<Sector>>,
+}
+
+impl Written {
+    pub(super) fn new(offset: u64, bytes: &[u8]) -> Self {
+        assert!(offset.is_multiple_of(BLOCK as u64) && bytes.len().is_multiple_of(BLOCK));
+        let (sectors, rest) = bytes.as_chunks::<SECTOR_LEN>();
+        assert!(rest.is_empty());
+        Self { first: offset / SECTOR_LEN as u64, sectors: sectors.iter().map(|sector| Arc::new(*sector)).collect() }
+    }
+
+    fn end(&self) -> u64 {
+        self.first + self.sectors.len() as u64
+    }
+
+    fn get(&self, number: u64) -> Option<&Arc<Sector>> {
+        let position = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        self.sectors.get(position)
+    }
+}
+
+/// A file's images.
+#[derive(Clone, Default)]
+pub(super) struct File {
+    pub(super) len: u64,
+    durable_len: u64,
+    pub(super) live: Bytes,
+    durable: Bytes,
+    volatile: BTreeMap<u64, Vec<(u64, Arc<Sector>)>>,
+}
+
+impl File {
+    /// A new file of `len` zeros, none of it durable.
+    pub(super) fn created(len: u64) -> Self {
+        Self { len, ..Self::default() }
+    }
+
+    pub(super) fn read(&self, offset: u64, len: usize) -> Vec<u8> {
+        let end = self.len.min(offset.saturating_add(len as u64));
+        let mut out = Vec::with_capacity(len);
+        let mut number = offset / SECTOR_LEN as u64;
+        while number * (SECTOR_LEN as u64) < end {
+            out.extend_from_slice(&self.live.sector(number));
+            number += 1;
+        }
+        out.truncate(usize::try_from(end.saturating_sub(offset)).expect("at most `len`"));
+        out
+    }
+
+    /// A completed write; durable with the next sync that is submitted after `sequence`.
+    pub(super) fn write(&mut self, written: &Written, sequence: u64) {
+        self.len = self.len.max(written.end() * SECTOR_LEN as u64);
+        for (number, sector) in (written.first..).zip(&written.sectors) {
+            self.live.set(number, Arc::clone(sector));
+            self.volatile.entry(number).or_default().push((sequence, Arc::clone(sector)));
+        }
+    }
+
+    /// A completed durable write.
+    pub(super) fn write_durable(&mut self, written: &Written) {
+        self.len = self.len.max(written.end() * SECTOR_LEN as u64);
+        self.durable_len = self.len;
+        for (number, sector) in (written.first..).zip(&written.sectors) {
+            self.live.set(number, Arc::clone(sector));
+            self.durable.set(number, Arc::clone(sector));
+            self.volatile.remove(&number);
+        }
+    }
+
+    /// A completed sync, submitted when the storage stood at `sequence`.
+    pub(super) fn sync(&mut self, sequence: u64) {
+        self.durable_len = self.len;
+        let durable = &mut self.durable;
+        self.volatile.retain(|number, versions| {
+            let covered = versions.iter().take_while(|(at, _)| *at <= sequence).count();
+            if let Some((_, sector)) = versions.drain(..covered).next_back() {
+                durable.set(*number, sector);
+            }
+            !versions.is_empty()
+        });
+    }
+
+    /// Damage to the medium: bytes change in both images.
+    pub(super) fn damage(&mut self, number: u64, sector: Sector) {
+        let sector = Arc::new(sector);
+        self.live.set(number, Arc::clone(&sector));
+        self.durable.set(number, sector);
+        self.volatile.remove(&number);
+    }
+
+    /// The choices that power loss leaves open, given the writes in flight.
+    pub(super) fn choices(&self, in_flight: &[Written]) -> Choices {
+        let mut sectors: BTreeMap<u64, Vec<Arc<Sector>>> = BTreeMap::new();
+        for (number, versions) in &self.volatile {
+            sectors.entry(*number).or_default().extend(versions.iter().map(|(_, sector)| Arc::clone(sector)));
+        }
+        for written in in_flight {
+            for (number, sector) in (written.first..).zip(&written.sectors) {
+                sectors.entry(number).or_default().push(Arc::clone(sector));
+            }
+        }
+        sectors.retain(|number, versions| {
+            let durable = self.durable.sector(*number);
+            let mut seen = vec![durable];
+            versions.retain(|sector| {
+                let is_new = !seen.contains(sector);
+                if is_new {
+                    seen.push(**sector);
+                }
+                is_new
+            });
+            !versions.is_empty()
+        });
+        Choices { sectors: sectors.into_iter().collect(), has_len_choice: self.len != self.durable_len }
+    }
+
+    /// The file after power loss, when every open choice fell as `pick` says (0 keeps what was durable).
+    pub(super) fn after_loss(&self, choices: &Choices, mut pick: impl FnMut(u64, usize) -> usize) -> Self {
+        let mut bytes = self.durable.clone();
+        for (number, versions) in &choices.sectors {
+            if let Some(position) = pick(*number, versions.len() + 1).checked_sub(1) {
+                bytes.set(*number, Arc::clone(&versions[position]));
+            }
+        }
+        let len = if choices.has_len_choice && pick(u64::MAX, 2) == 0 { self.durable_len } else { self.len };
+        bytes.truncate(len);
+        Self { len, durable_len: len, live: bytes.clone(), durable: bytes, volatile: BTreeMap::new() }
+    }
+
+    /// The file when the process ended and the machine did not: what had completed stays, and stays volatile.
+    pub(super) fn after_kill(&self, in_flight: &[Written], sequence: u64, random: &mut Random) -> Self {
+        let mut file = self.clone();
+        for written in in_flight {
+            if random.chance(1, 2) {
+                file.write(written, sequence);
+            }
+        }
+        file
+    }
+}
+
+/// What power loss may choose from: for each sector the versions beside the durable one.
+pub(super) struct Choices {
+    pub(super) sectors: Vec<(u64, Vec<Arc<Sector>>)>,
+    pub(super) has_len_choice: bool,
+}
+
+impl Choices {
+    /// Number of images, saturating.
+    pub(super) fn count(&self) -> u64 {
+        let of_sectors =
+            self.sectors.iter().fold(1_u64, |count, (_, versions)| count.saturating_mul(versions.len() as u64 + 1));
+        of_sectors.saturating_mul(1 + u64::from(self.has_len_choice))
+    }
+}
+
+/// How one write fares in a sampled power loss.
+#[derive(Clone, Copy)]
+pub(super) enum Fate {
+    Absent,
+    Whole,
+    Before(u64),
+    From(u64),
+    Scattered,
+}
+
+impl Fate {
+    pub(super) fn sample(written: &Written, random: &mut Random) -> Self {
+        let cut = written.first + random.below(written.sectors.len() as u64 + 1);
+        match random.below(6) {
+            0 => Self::Absent,
+            1 => Self::Whole,
+            2 | 3 => Self::Before(cut),
+            4 => Self::From(cut),
+            _ => Self::Scattered,
+        }
+    }
+
+    pub(super) fn keeps(self, number: u64, random: &mut Random) -> bool {
+        match self {
+            Self::Absent => false,
+            Self::Whole => true,
+            Self::Before(cut) => number < cut,
+            Self::From(cut) => number >= cut,
+            Self::Scattered => random.chance(1, 2),
+        }
+    }
+}
+
+/// The position in `versions` (counted from 1; 0 is the durable one) of what `fates` leave in sector `number`.
+pub(super) fn sampled(
+    number: u64,
+    versions: &[Arc<Sector>],
+    in_flight: &[Written],
+    fates: &[Fate],
+    random: &mut Random,
+) -> usize {
+    let mut position = if random.chance(1, 2) { 0 } else { usize::try_from(random.below(versions.len() as u64 + 1)).unwrap_or(0) };
+    let is_covered = in_flight.iter().any(|written| written.get(number).is_some());
+    if is_covered && in_flight.len() == fates.len() {
+        position = 0;
+        for (written, fate) in in_flight.iter().zip(fates) {
+            let Some(sector) = written.get(number) else { continue };
+            if fate.keeps(number, random) {
+                position = versions.iter().position(|version| version == sector).map_or(0, |at| at + 1);
+            }
+        }
+    }
+    position
+}
