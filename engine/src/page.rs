@@ -144,7 +144,7 @@ pub fn open(kind: Kind, place: Place, envelope: &[u8]) -> Result<&[u8], Error> {
 
 /// The error for a page whose bytes are not what was written.
 pub(crate) fn corrupt(place: Place, what: &'static str) -> Error {
-    Error::Corrupt { path: place.path(), offset: u64::from(place.offset), what: what.into() }
+    Error::Corrupt { path: place.path(), offset: u64::from(place.offset), what }
 }
 
 fn checksum(kind: Kind, place: Place, payload: &[u8]) -> u32 {
