@@ -1,0 +1,116 @@
+// Differential plays one random sequence of requests to stock etcd and to Orlop and compares every answer whole.
+//
+//	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S]
+//	differential -kill9 5 -orlop target/release/orlop
+//
+// Both servers start empty, with the same flags, on loopback. Requests go one at a time through one connection to each server; watches
+// run beside them. Compared are all fields of all responses, and of errors the code and the exact text. Not compared: the values of
+// cluster, member and raft term ids, sizes, log positions, ports, and the order of equals where etcd's own sort leaves it open.
+//
+// The sequence follows from the seed and from etcd's answers alone, so a seed repeats a run. The seeds in seeds.txt, which once found
+// something, run first. The first difference ends the run with status 1; it is printed with seed, step, request and both answers.
+package main
+
+import (
+	_ "embed"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+//go:embed seeds.txt
+var keptSeeds string
+
+type options struct {
+	etcd, orlop           string
+	etcdFlags, orlopFlags string
+	dataDir               string
+	requests              int
+	restarts              int
+	alarms                bool
+	verbose               bool
+}
+
+func main() {
+	var opt options
+	flag.StringVar(&opt.etcd, "etcd", "", "stock etcd 3.7.1")
+	flag.StringVar(&opt.orlop, "orlop", "", "the server under test")
+	flag.StringVar(&opt.etcdFlags, "etcd-flags", "", "more flags for etcd, separated by spaces")
+	flag.StringVar(&opt.orlopFlags, "orlop-flags", "", "more flags for the server under test, separated by spaces")
+	flag.StringVar(&opt.dataDir, "data", os.TempDir(), "where data directories are made")
+	flag.IntVar(&opt.requests, "requests", 20000, "requests of a run")
+	flag.IntVar(&opt.restarts, "restarts", 3, "how often both servers are killed and started again during a run")
+	flag.BoolVar(&opt.alarms, "alarms", false, "raise and clear the NOSPACE alarm, too")
+	flag.BoolVar(&opt.verbose, "v", false, "print every request")
+	seed := flag.Uint64("seed", 0, "0 draws one")
+	workers := flag.Int("workers", 1, "pairs of servers that share the requests; each has a seed of its own")
+	kept := flag.Bool("kept", true, "first run the seeds of seeds.txt")
+	kill9 := flag.Int("kill9", 0, "instead: this many rounds of SIGKILL under load, checking that acknowledged writes survive")
+	flag.Parse()
+
+	if opt.orlop == "" || (opt.etcd == "" && *kill9 == 0) || flag.NArg() > 0 || *workers < 1 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	if *seed == 0 {
+		*seed = rand.Uint64()
+	}
+	if *kill9 > 0 {
+		fmt.Printf("seed %d\n", *seed)
+		if err := runKills(opt, *seed, *kill9); err != nil {
+			fmt.Printf("FAIL seed %d: %v\n", *seed, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *kept {
+		for _, line := range strings.Split(keptSeeds, "\n") {
+			line, _, _ = strings.Cut(line, "#")
+			fields := strings.Fields(line)
+			if len(fields) == 0 {
+				continue
+			}
+			old := opt
+			keptSeed, err := strconv.ParseUint(fields[0], 10, 64)
+			if err == nil && len(fields) > 1 {
+				old.requests, err = strconv.Atoi(fields[1])
+			}
+			if err != nil {
+				fmt.Printf("seeds.txt: %v\n", err)
+				os.Exit(2)
+			}
+			if !play(old, keptSeed) {
+				os.Exit(1)
+			}
+		}
+	}
+	opt.requests /= *workers
+	var all sync.WaitGroup
+	passed := make([]bool, *workers)
+	for worker := range *workers {
+		all.Go(func() { passed[worker] = play(opt, *seed+uint64(worker)) })
+	}
+	all.Wait()
+	for _, pass := range passed {
+		if !pass {
+			os.Exit(1)
+		}
+	}
+}
+
+func play(opt options, seed uint64) bool {
+	fmt.Printf("seed %d: %d requests\n", seed, opt.requests)
+	began := time.Now()
+	report, err := runSeed(opt, seed)
+	if err != nil {
+		fmt.Printf("\nFAIL seed %d (differential -seed %d -requests %d)\n%v\n", seed, seed, opt.requests, err)
+		return false
+	}
+	fmt.Printf("seed %d: equal after %s, %.0f s\n", seed, report, time.Since(began).Seconds())
+	return true
+}
