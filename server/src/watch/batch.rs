@@ -1,0 +1,145 @@
+//! Runs on: connection core.
+//!
+//! What one publish of apply did to the keys, as watchers are told of it. Made by the apply core, shared by all connection cores.
+//!
+//! Invariants:
+//! - Immutable but for the encoded forms, which are filled in by whichever core needs them first and never change then.
+//! - `events` are in revision order, all with `first_main <= main <= last_main`.
+//! - `Event::encoded` is made at most once per event and core, whatever the number of watchers; a copy is all a watcher costs.
+//!
+//! It does not say who is told; that is [`super::hub`].
+
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use engine::{Record, Revision};
+
+use super::encode;
+use super::history::History;
+
+/// The events of one publish.
+#[derive(Debug)]
+pub struct Batch {
+    /// First main revision the batch covers: one behind the store's revision before it.
+    pub first_main: i64,
+    /// The store's revision after it; `first_main - 1` if it changed no key.
+    pub last_main: i64,
+    /// What happened, in revision order.
+    pub events: Vec<Event>,
+}
+
+impl Batch {
+    /// A batch of the revisions `first_main..=last_main`.
+    pub fn new(first_main: i64, last_main: i64, events: Vec<Event>) -> Self {
+        assert!(last_main >= first_main - 1, "a batch does not go back");
+        debug_assert!(events.is_sorted_by(|a, b| a.record.revision < b.record.revision), "events in revision order");
+        assert!(events.first().is_none_or(|event| event.main() >= first_main), "events belong to the batch");
+        assert!(events.last().is_none_or(|event| event.main() <= last_main), "events belong to the batch");
+        Self { first_main, last_main, events }
+    }
+}
+
+/// One change of one key.
+#[derive(Debug)]
+pub struct Event {
+    record: Record,
+    prev: Prev,
+    plain: OnceLock<Bytes>,
+    with_prev: OnceLock<Bytes>,
+}
+
+/// What is known of the version that was live before the event's main revision.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Prev {
+    /// There is none.
+    Absent,
+    /// Its revision.
+    At(Revision),
+    /// Only a look at the key tells.
+    Unknown,
+}
+
+impl Event {
+    /// A change that has just happened. `prev` is the version it replaced or deleted, if one was live.
+    pub fn new(record: Record, prev: Option<Revision>) -> Self {
+        let prev = match prev {
+            // `prev_kv` is what was live before the whole revision, never what an earlier change of the same revision wrote.
+            Some(prev) if prev.main == record.revision.main => Prev::Unknown,
+            Some(prev) => {
+                assert!(prev < record.revision, "a version replaces an older one");
+                Prev::At(prev)
+            }
+            None => Prev::Absent,
+        };
+        Self::with(record, prev)
+    }
+
+    /// A change read from the past.
+    pub(super) fn past(record: Record) -> Self {
+        Self::with(record, Prev::Unknown)
+    }
+
+    fn with(record: Record, prev: Prev) -> Self {
+        Self { record, prev, plain: OnceLock::new(), with_prev: OnceLock::new() }
+    }
+
+    /// The version it left behind.
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Main revision it happened at.
+    pub fn main(&self) -> i64 {
+        self.record.revision.main
+    }
+
+    /// **Source** etcd v3.7.1 `v3rpc/watch.go` `IsCreateEvent`.
+    fn is_create(&self) -> bool {
+        !self.record.is_tombstone && self.record.create_revision == self.main()
+    }
+
+    /// The encoded field `events` of a response, without `prev_kv`.
+    pub(super) fn encoded(&self) -> &Bytes {
+        // Two cores may both encode; none waits for the other's work, and the results are equal.
+        match self.plain.get() {
+            Some(bytes) => bytes,
+            None => {
+                let bytes = encode::event(&self.record, None);
+                self.plain.get_or_init(|| bytes)
+            }
+        }
+    }
+
+    /// The same with `prev_kv`, as far as there is one: none for a create, none if the revision before is compacted.
+    ///
+    /// **Errors** what must be read to know the previous version.
+    pub(super) fn encoded_with_prev<H: History>(&self, view: &H) -> Result<&Bytes, H::Fault> {
+        if let Some(bytes) = self.with_prev.get() {
+            return Ok(bytes);
+        }
+        let bytes = match self.previous(view)? {
+            Some(prev) => encode::event(&self.record, Some(&prev)),
+            None => self.encoded().clone(),
+        };
+        Ok(self.with_prev.get_or_init(|| bytes))
+    }
+
+    /// The form with `prev_kv` if [`Event::encoded_with_prev`] has made it.
+    pub(super) fn resolved_with_prev(&self) -> Option<&Bytes> {
+        self.with_prev.get()
+    }
+
+    fn previous<H: History>(&self, view: &H) -> Result<Option<Record>, H::Fault> {
+        let before = self.main() - 1;
+        if self.is_create() || before < view.compact_revision() {
+            return Ok(None);
+        }
+        let prev = match self.prev {
+            Prev::Absent => None,
+            Prev::At(revision) => view.record(revision)?,
+            Prev::Unknown => view.get(&self.record.key, before)?,
+        };
+        debug_assert!(prev.as_ref().is_none_or(|prev| prev.key == self.record.key && !prev.is_tombstone));
+        Ok(prev)
+    }
+}

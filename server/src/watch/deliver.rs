@@ -1,0 +1,197 @@
+//! Runs on: connection core.
+//!
+//! From events to responses: who is concerned, and the bytes for each.
+//!
+//! Invariants:
+//! - A synced watcher gets one response per main revision, whose header names that revision.
+//! - Events of one main revision are given to a watcher all at once, or the watcher is cut off in front of them.
+//! - `Scratch::pairs` is empty between steps.
+//!
+//! Watchers that are cut off are moved by the caller, once nothing walks over an index any more.
+
+use bytes::Bytes;
+
+use super::batch::Event;
+use super::encode::{Head, MESSAGE_BYTES_MAX, Response};
+use super::history::History;
+use super::hub::Hub;
+use super::interval::WatcherSlot;
+
+/// Which watchers events are gathered for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Synced,
+    Unsynced,
+}
+
+/// Pairs of watcher and event that one step gathers before it hands out responses; one watcher's events of one revision
+/// may exceed it. **Units** pairs of 8 bytes.
+pub(super) const PAIRS_MAX: usize = 1 << 20;
+
+impl Hub {
+    /// Gives the events of one main revision to the synced watchers they concern.
+    pub(super) fn deliver(&mut self, events: &[Event], view: &impl History) {
+        let main = events[0].main();
+        let head = Head::new(&self.responder, main);
+        if let [event] = events {
+            self.deliver_one(event, &head, view);
+            return;
+        }
+        assert!(self.scratch.pairs.is_empty(), "a step leaves no pairs behind");
+        self.gather(Side::Synced, events, 0);
+        let mut pairs = std::mem::take(&mut self.scratch.pairs);
+        pairs.sort_unstable();
+        for run in pairs.chunk_by(|a, b| a >> 32 == b >> 32) {
+            let slot = slot_of(run[0]);
+            let watcher = &self.watchers[slot as usize];
+            let is_resolved = !watcher.wants_prev_kv
+                || run.iter().all(|&pair| events[event_of(pair)].encoded_with_prev(view).is_ok());
+            if self.is_full(watcher.stream) || !is_resolved {
+                self.stall(slot, main);
+            } else {
+                self.send(slot, run, events, &head);
+            }
+        }
+        pairs.clear();
+        self.scratch.pairs = pairs;
+        self.trim_scratch();
+    }
+
+    /// The usual case of [`Hub::deliver`]: a few fields and a copy for each watcher, and nothing is allocated.
+    fn deliver_one(&mut self, event: &Event, head: &Head, view: &impl History) {
+        let mut groups = std::mem::take(&mut self.scratch.groups);
+        self.synced.find(&event.record().key, &mut groups);
+        for &group in &groups {
+            for &slot in self.synced.members(group) {
+                let watcher = &mut self.watchers[slot as usize];
+                if !watcher.wants(event.record()) {
+                    continue;
+                }
+                let stream = &mut self.streams[watcher.stream as usize];
+                let encoded = if stream.outbox.len() > self.bounds.stream_buffer_bytes_max {
+                    None
+                } else if watcher.wants_prev_kv {
+                    // What must be read first is read by catching up.
+                    event.encoded_with_prev(view).ok()
+                } else {
+                    Some(event.encoded())
+                };
+                match encoded {
+                    Some(encoded) => {
+                        stream.outbox.put(&Response::new(head, watcher.id), encoded.len(), [encoded]);
+                        watcher.is_idle = false;
+                        self.counters.events_sent += 1;
+                        if !stream.is_listed {
+                            stream.is_listed = true;
+                            self.ready.push_back(watcher.stream);
+                        }
+                    }
+                    None => {
+                        watcher.cut = event.main();
+                        self.scratch.stalled.push(slot);
+                    }
+                }
+            }
+        }
+        groups.clear();
+        self.scratch.groups = groups;
+    }
+
+    /// Adds to `scratch.pairs` which of `events`, all of one main revision, go to which watchers; `offset` is the position of the
+    /// first event. Watchers for whom there is no more room in this step are cut off here.
+    pub(super) fn gather(&mut self, side: Side, events: &[Event], offset: usize) {
+        let main = events[0].main();
+        let room = self.pairs_max.saturating_sub(self.scratch.pairs.len()) / events.len();
+        // A single watcher is always served, or a revision with very many events would never be.
+        let mut admissible = if self.scratch.pairs.is_empty() { room.max(1) } else { room };
+        self.mark += 1;
+        let index = if side == Side::Synced { &self.synced } else { &self.unsynced };
+        let mut groups = std::mem::take(&mut self.scratch.groups);
+        for (event, position) in events.iter().zip(offset as u64..) {
+            index.find(&event.record().key, &mut groups);
+            for &slot in groups.iter().flat_map(|&group| index.members(group)) {
+                let watcher = &mut self.watchers[slot as usize];
+                if !watcher.wants(event.record()) {
+                    continue;
+                }
+                if watcher.mark != self.mark {
+                    if admissible == 0 {
+                        watcher.cut = main;
+                        if side == Side::Synced {
+                            self.scratch.stalled.push(slot);
+                        }
+                        continue;
+                    }
+                    admissible -= 1;
+                    watcher.mark = self.mark;
+                }
+                self.scratch.pairs.push(u64::from(slot) << 32 | position);
+            }
+            groups.clear();
+        }
+        self.scratch.groups = groups;
+    }
+
+    /// Puts the response for one watcher into its stream's outbox: the events that `run` names, in fragments if they are
+    /// long and it may be so.
+    pub(super) fn send(&mut self, slot: WatcherSlot, run: &[u64], events: &[Event], head: &Head) {
+        let watcher = &mut self.watchers[slot as usize];
+        let outbox = &mut self.streams[watcher.stream as usize].outbox;
+        let wants_prev_kv = watcher.wants_prev_kv;
+        let encoded = |pair: &u64| -> &Bytes {
+            let event = &events[event_of(*pair)];
+            if wants_prev_kv { event.resolved_with_prev().expect("resolved before") } else { event.encoded() }
+        };
+        let whole = Response::new(head, watcher.id);
+        let bytes_max = if watcher.wants_fragments {
+            self.bounds.fragment_bytes_max.min(MESSAGE_BYTES_MAX)
+        } else {
+            MESSAGE_BYTES_MAX
+        };
+        let events_len: usize = run.iter().map(|pair| encoded(pair).len()).sum();
+        if whole.len() + events_len < bytes_max || run.len() < 2 {
+            outbox.put(&whole, events_len, run.iter().map(encoded));
+        } else {
+            let piece = Response { is_fragment: true, ..whole };
+            let mut rest = run;
+            while !rest.is_empty() {
+                let mut len = piece.len() + encoded(&rest[0]).len();
+                let mut count = 1;
+                while count < rest.len() && len + encoded(&rest[count]).len() < bytes_max {
+                    len += encoded(&rest[count]).len();
+                    count += 1;
+                }
+                let (now, later) = rest.split_at(count);
+                let response = if later.is_empty() { whole } else { piece };
+                outbox.put(&response, len - piece.len(), now.iter().map(encoded));
+                rest = later;
+            }
+        }
+        watcher.is_idle = false;
+        self.counters.events_sent += run.len() as u64;
+        let stream = watcher.stream;
+        self.list(stream);
+    }
+
+    /// Gives back memory that an unusually large step has taken.
+    pub(super) fn trim_scratch(&mut self) {
+        const PAIRS_KEPT: usize = 1 << 14;
+        debug_assert!(self.scratch.pairs.is_empty());
+        self.scratch.pairs.shrink_to(PAIRS_KEPT);
+    }
+
+    fn stall(&mut self, slot: WatcherSlot, main: i64) {
+        self.watchers[slot as usize].cut = main;
+        self.scratch.stalled.push(slot);
+    }
+}
+
+/// The watcher of a pair.
+pub(super) fn slot_of(pair: u64) -> WatcherSlot {
+    u32::try_from(pair >> 32).expect("the high half")
+}
+
+/// The position of a pair's event.
+pub(super) fn event_of(pair: u64) -> usize {
+    usize::try_from(pair & u64::from(u32::MAX)).expect("the low half")
+}

@@ -1,0 +1,317 @@
+//! Runs on: connection core.
+//!
+//! `WatchResponse` and `mvccpb.Event` as bytes. Written by hand because an event goes to many watchers: its bytes are made once,
+//! tag and length included, and a response is a few fields in front of a copy of them.
+//!
+//! Invariants: fields are written in number order and zero values are left out, as prost and Go's protobuf do, so the bytes equal
+//! theirs (a test compares). Every `*_len` equals what its `put_*` appends.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use engine::Record;
+
+use super::hub::Responder;
+
+/// Watch id of a response that concerns no single watcher.
+pub(super) const NO_WATCH_ID: i64 = -1;
+
+/// gRPC's frame in front of a message: a flag (uncompressed) and the length.
+pub(super) const FRAME_LEN: usize = 5;
+
+/// Longest gRPC message a client accepts at all. **Source** grpc-go `MaxCallRecvMsgSize(math.MaxInt32)` as etcd's client sets it.
+pub(super) const MESSAGE_BYTES_MAX: usize = (1 << 31) - 1;
+
+const HEADER_TAG: u8 = 1 << 3 | 2;
+const WATCH_ID_TAG: u8 = 2 << 3;
+const CREATED_TAG: u8 = 3 << 3;
+const CANCELED_TAG: u8 = 4 << 3;
+const COMPACT_REVISION_TAG: u8 = 5 << 3;
+const CANCEL_REASON_TAG: u8 = 6 << 3 | 2;
+const FRAGMENT_TAG: u8 = 7 << 3;
+const EVENTS_TAG: u8 = 11 << 3 | 2;
+
+/// Field tag, length, and four fields of at most a tag and ten bytes.
+const HEAD_LEN_MAX: usize = 2 + 4 * 11;
+const _: () = assert!(HEAD_LEN_MAX - 2 < 0x80, "the header's length fits one byte");
+
+/// An encoded response header with its field tag: equal for all watchers that are told of one revision.
+#[derive(Clone, Copy)]
+pub(super) struct Head {
+    bytes: [u8; HEAD_LEN_MAX],
+    len: u8,
+}
+
+impl Head {
+    /// The header of `responder` at `revision`.
+    pub(super) fn new(responder: &Responder, revision: i64) -> Self {
+        let fields = [responder.cluster_id, responder.member_id, revision.cast_unsigned(), responder.raft_term];
+        let mut bytes = [0; HEAD_LEN_MAX];
+        let mut rest = &mut bytes[2..];
+        for (number, value) in (1u8..).zip(fields) {
+            if value != 0 {
+                rest.put_u8(number << 3);
+                put_varint(&mut rest, value);
+            }
+        }
+        let body_len = u8::try_from(HEAD_LEN_MAX - 2 - rest.len()).expect("at most HEAD_LEN_MAX");
+        bytes[0] = HEADER_TAG;
+        bytes[1] = body_len;
+        Self { bytes, len: body_len + 2 }
+    }
+
+    fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+/// A response without its events.
+#[derive(Clone, Copy)]
+pub(super) struct Response<'a> {
+    pub(super) head: &'a Head,
+    pub(super) watch_id: i64,
+    pub(super) is_created: bool,
+    pub(super) is_canceled: bool,
+    pub(super) compact_revision: i64,
+    pub(super) cancel_reason: &'a str,
+    pub(super) is_fragment: bool,
+}
+
+impl<'a> Response<'a> {
+    /// A response with nothing but a header and whom it concerns.
+    pub(super) fn new(head: &'a Head, watch_id: i64) -> Self {
+        Self {
+            head,
+            watch_id,
+            is_created: false,
+            is_canceled: false,
+            compact_revision: 0,
+            cancel_reason: "",
+            is_fragment: false,
+        }
+    }
+
+    /// **Units** bytes.
+    pub(super) fn len(&self) -> usize {
+        let reason = match self.cancel_reason.len() {
+            0 => 0,
+            len => 1 + varint_len(len as u64) + len,
+        };
+        self.head.as_slice().len()
+            + field_len(self.watch_id)
+            + 2 * (usize::from(self.is_created) + usize::from(self.is_canceled) + usize::from(self.is_fragment))
+            + field_len(self.compact_revision)
+            + reason
+    }
+
+    /// Appends the fields, events excluded: they have the highest number and follow.
+    pub(super) fn put(&self, out: &mut BytesMut) {
+        out.put_slice(self.head.as_slice());
+        put_field(out, WATCH_ID_TAG, self.watch_id);
+        if self.is_created {
+            out.put_slice(&[CREATED_TAG, 1]);
+        }
+        if self.is_canceled {
+            out.put_slice(&[CANCELED_TAG, 1]);
+        }
+        put_field(out, COMPACT_REVISION_TAG, self.compact_revision);
+        if !self.cancel_reason.is_empty() {
+            put_bytes(out, CANCEL_REASON_TAG, self.cancel_reason.as_bytes());
+        }
+        if self.is_fragment {
+            out.put_slice(&[FRAGMENT_TAG, 1]);
+        }
+    }
+}
+
+/// The field `events` of a response with one event in it: several of them, one after the other, are a response's list of events.
+pub(super) fn event(record: &Record, prev: Option<&Record>) -> Bytes {
+    let kv_len = key_value_len(record);
+    let prev_len = prev.map(key_value_len);
+    let type_len = if record.is_tombstone { 2 } else { 0 };
+    let body_len = type_len + nested_len(kv_len) + prev_len.map_or(0, nested_len);
+    let mut out = BytesMut::with_capacity(nested_len(body_len));
+    out.put_u8(EVENTS_TAG);
+    put_varint(&mut out, body_len as u64);
+    if record.is_tombstone {
+        out.put_slice(&[1 << 3, 1]);
+    }
+    out.put_u8(2 << 3 | 2);
+    put_varint(&mut out, kv_len as u64);
+    put_key_value(&mut out, record);
+    if let (Some(prev), Some(len)) = (prev, prev_len) {
+        out.put_u8(3 << 3 | 2);
+        put_varint(&mut out, len as u64);
+        put_key_value(&mut out, prev);
+    }
+    debug_assert_eq!(out.len(), nested_len(body_len), "the length in front of an event is its own");
+    out.freeze()
+}
+
+fn key_value_len(record: &Record) -> usize {
+    bytes_len(&record.key)
+        + field_len(record.create_revision)
+        + field_len(record.revision.main)
+        + field_len(record.version)
+        + bytes_len(&record.value)
+        + field_len(record.lease)
+}
+
+/// An `mvccpb.KeyValue`. A tombstone's is its key and the revision of the deletion: its other fields are zero.
+fn put_key_value(out: &mut BytesMut, record: &Record) {
+    if !record.key.is_empty() {
+        put_bytes(out, 1 << 3 | 2, &record.key);
+    }
+    put_field(out, 2 << 3, record.create_revision);
+    put_field(out, 3 << 3, record.revision.main);
+    put_field(out, 4 << 3, record.version);
+    if !record.value.is_empty() {
+        put_bytes(out, 5 << 3 | 2, &record.value);
+    }
+    put_field(out, 6 << 3, record.lease);
+}
+
+fn nested_len(len: usize) -> usize {
+    1 + varint_len(len as u64) + len
+}
+
+fn bytes_len(bytes: &[u8]) -> usize {
+    if bytes.is_empty() { 0 } else { nested_len(bytes.len()) }
+}
+
+fn field_len(value: i64) -> usize {
+    if value == 0 { 0 } else { 1 + varint_len(value.cast_unsigned()) }
+}
+
+fn put_field(out: &mut BytesMut, tag: u8, value: i64) {
+    if value != 0 {
+        out.put_u8(tag);
+        put_varint(out, value.cast_unsigned());
+    }
+}
+
+fn put_bytes(out: &mut BytesMut, tag: u8, bytes: &[u8]) {
+    out.put_u8(tag);
+    put_varint(out, bytes.len() as u64);
+    out.put_slice(bytes);
+}
+
+fn varint_len(value: u64) -> usize {
+    // Seven bits a byte; zero takes one.
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
+}
+
+fn put_varint(out: &mut impl BufMut, mut value: u64) {
+    while value >= 0x80 {
+        out.put_u8(low_bits(value) | 0x80);
+        value >>= 7;
+    }
+    out.put_u8(low_bits(value));
+}
+
+fn low_bits(value: u64) -> u8 {
+    u8::try_from(value & 0x7f).expect("seven bits")
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::Revision;
+    use prost::Message;
+    use proto::etcdserverpb::{ResponseHeader, WatchResponse};
+    use proto::mvccpb::{Event, KeyValue};
+    use rand::rngs::SmallRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    fn number(rng: &mut SmallRng) -> i64 {
+        let bits = rng.random_range(0..=64u32);
+        if bits == 0 { 0 } else { rng.random::<i64>() >> (64 - bits) }
+    }
+
+    fn record(rng: &mut SmallRng) -> Record {
+        let bytes = |rng: &mut SmallRng, min: usize| {
+            let len = [min, 1, 127, 128, 300, 20_000][rng.random_range(0..6)];
+            Bytes::from(vec![rng.random::<u8>(); len])
+        };
+        let is_tombstone = rng.random();
+        let key = bytes(rng, 1);
+        let revision = Revision::new(number(rng), number(rng));
+        if is_tombstone {
+            return Record {
+                key,
+                value: Bytes::new(),
+                create_revision: 0,
+                revision,
+                version: 0,
+                lease: 0,
+                is_tombstone,
+            };
+        }
+        let value = bytes(rng, 0);
+        let (create_revision, version, lease) = (number(rng), number(rng), number(rng));
+        Record { key, value, create_revision, revision, version, lease, is_tombstone }
+    }
+
+    fn key_value(record: &Record) -> KeyValue {
+        KeyValue {
+            key: record.key.clone(),
+            create_revision: record.create_revision,
+            mod_revision: record.revision.main,
+            version: record.version,
+            value: record.value.clone(),
+            lease: record.lease,
+        }
+    }
+
+    #[test]
+    fn bytes_equal_those_of_prost() {
+        let mut rng = SmallRng::seed_from_u64(1);
+        for _ in 0..2_000 {
+            let responder = Responder {
+                cluster_id: number(&mut rng).cast_unsigned(),
+                member_id: number(&mut rng).cast_unsigned(),
+                raft_term: number(&mut rng).cast_unsigned(),
+            };
+            let revision = number(&mut rng);
+            let head = Head::new(&responder, revision);
+            let response = Response {
+                head: &head,
+                watch_id: number(&mut rng),
+                is_created: rng.random(),
+                is_canceled: rng.random(),
+                compact_revision: number(&mut rng),
+                cancel_reason: ["", "because"][rng.random_range(0..2)],
+                is_fragment: rng.random(),
+            };
+            let mut out = BytesMut::new();
+            response.put(&mut out);
+            assert_eq!(out.len(), response.len());
+            let mut events = vec![];
+            for _ in 0..rng.random_range(0..4) {
+                let record = record(&mut rng);
+                let prev = rng.random::<bool>().then(|| self::record(&mut rng));
+                out.put_slice(&event(&record, prev.as_ref()));
+                events.push(Event {
+                    r#type: i32::from(record.is_tombstone),
+                    kv: Some(key_value(&record)),
+                    prev_kv: prev.as_ref().map(key_value),
+                });
+            }
+            let expected = WatchResponse {
+                header: Some(ResponseHeader {
+                    cluster_id: responder.cluster_id,
+                    member_id: responder.member_id,
+                    revision,
+                    raft_term: responder.raft_term,
+                }),
+                watch_id: response.watch_id,
+                created: response.is_created,
+                canceled: response.is_canceled,
+                compact_revision: response.compact_revision,
+                cancel_reason: response.cancel_reason.to_owned(),
+                fragment: response.is_fragment,
+                events,
+            };
+            assert_eq!(out, expected.encode_to_vec());
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! Runs on: connection core.
+//!
+//! The part of a `ReadView` that watching needs, as a trait: so the hub cannot reach for more, and a test can put a small
+//! model with injected faults in its place.
+//!
+//! Invariants an implementation keeps:
+//! - What it shows at a revision never changes; `revision` and `compact_revision` never decrease from one view to the next.
+//! - A fault says what must be read; the same call succeeds once that is resident. No call changes anything.
+
+use engine::{Record, Revision};
+
+/// An immutable view on the store's revisions.
+pub trait History {
+    /// What must be read before a call can go on.
+    type Fault;
+    /// Versions in revision order.
+    type Records<'a>: Records<Fault = Self::Fault>
+    where
+        Self: 'a;
+
+    /// Newest revision in the view.
+    fn revision(&self) -> i64;
+
+    /// Revision of the last compaction, -1 if there was none.
+    fn compact_revision(&self) -> i64;
+
+    /// The version of `key` that was live at main revision `at`.
+    ///
+    /// **Errors** the page or block that is not resident.
+    fn get(&self, key: &[u8], at: i64) -> Result<Option<Record>, Self::Fault>;
+
+    /// The version written at `revision`.
+    ///
+    /// **Errors** the page or block that is not resident.
+    fn record(&self, revision: Revision) -> Result<Option<Record>, Self::Fault>;
+
+    /// All stored versions from `from` on, tombstones included.
+    fn records_from(&self, from: Revision) -> Self::Records<'_>;
+}
+
+/// A walk over versions in revision order.
+pub trait Records {
+    /// What must be read before the walk can go on.
+    type Fault;
+
+    /// The next version; `None` behind the newest.
+    ///
+    /// **Errors** the block that is not resident; the same call may be repeated once it is.
+    fn next(&mut self) -> Result<Option<Record>, Self::Fault>;
+}

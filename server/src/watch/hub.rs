@@ -1,0 +1,431 @@
+//! Runs on: connection core.
+//!
+//! All watch streams of one connection core, as a state machine: requests, batches of events and the time go in, bytes
+//! for each stream come out.
+//!
+//! A watcher is *synced* while every event of its keys is put into its stream's outbox as it happens. When the outbox has
+//! no room, when the previous value is not in memory, or when it asks for the past, it is *unsynced* and served by
+//! [`Hub::catch_up`] from a view, in order, until it has reached the hub's revision; it misses nothing and gets nothing twice.
+//!
+//! Invariants:
+//! - `revision` is the revision up to which batches were taken in; a synced watcher has everything at or below it, or
+//!   asked for later (`Watcher::next`). It never decreases, and no view handed in is older.
+//! - A synced watcher sits in `synced`, a running one in `unsynced` and in `running`, a parked one in its stream's queue.
+//! - A stream's outbox exceeds `stream_buffer_bytes_max` by at most one response and the replies to its client's requests.
+//! - `ready` lists each stream with output that has not been handed out since, once.
+//!
+//! Requests are answered in `request`, events become responses in `deliver`, the past is read in `catch_up`.
+//! It does not know who may watch what (the caller says if a create is refused), and it makes no views.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use proto::etcdserverpb::WatchRequest;
+use proto::etcdserverpb::watch_request::RequestUnion;
+use slab::Slab;
+
+use super::batch::Batch;
+use super::deliver::{PAIRS_MAX, Side};
+use super::encode::{Head, Response};
+use super::history::History;
+use super::interval::{Index, Seat, WatcherSlot};
+use super::stream::{Stream, StreamId};
+use super::watcher::{State, Watcher};
+
+/// Who answers: the part of a response header that is not a revision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Responder {
+    /// Id of the cluster.
+    pub cluster_id: u64,
+    /// Id of this member.
+    pub member_id: u64,
+    /// Term this member is in.
+    pub raft_term: u64,
+}
+
+/// Bounds of a hub.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Above this a stream's watchers get no more events until it has drained. **Units** bytes.
+    pub stream_buffer_bytes_max: usize,
+    /// Where the responses of a watcher that allows fragments are split: etcd's max-request-bytes + 512 KiB. **Units** bytes.
+    pub fragment_bytes_max: usize,
+    /// Watchers of this core; a create beyond it is refused.
+    pub watchers_max: usize,
+}
+
+/// What the hub holds and has done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Open streams.
+    pub streams: usize,
+    /// Watchers, cancelled ones excluded.
+    pub watchers: usize,
+    /// Watchers that are behind.
+    pub watchers_unsynced: usize,
+    /// Events put into outboxes so far.
+    pub events_sent: u64,
+}
+
+/// Watchers of one stream that take part in catching up at a time; the others of it wait.
+/// **Source** etcd v3.7.1 `mvcc/watchable_store.go` `maxWatchersPerSync`, which is for all streams together.
+const RUNNING_PER_STREAM_MAX: usize = 512;
+
+/// The watch streams of one core.
+pub struct Hub {
+    pub(super) bounds: Bounds,
+    pub(super) responder: Responder,
+    pub(super) revision: i64,
+    pub(super) streams: Slab<Stream>,
+    pub(super) watchers: Slab<Watcher>,
+    pub(super) synced: Index,
+    pub(super) unsynced: Index,
+    pub(super) running: Vec<WatcherSlot>,
+    pub(super) ready: VecDeque<u32>,
+    progress_timers: BTreeSet<(Duration, u32)>,
+    /// Streams with `progress_due`; may name closed ones.
+    pub(super) progress_due: Vec<u32>,
+    next_ticket: u64,
+    /// Counts the calls of `gather`; see `Watcher::mark`.
+    pub(super) mark: u64,
+    /// [`PAIRS_MAX`]; less in tests.
+    pub(super) pairs_max: usize,
+    /// Revision behind what the last step of catching up has read.
+    pub(super) read_to: i64,
+    pub(super) counters: Counters,
+    pub(super) scratch: Scratch,
+}
+
+/// Memory that steps use and leave empty.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) groups: Vec<u32>,
+    /// Watcher in the high half, position of the event in the low one: sorted, they are each watcher's events in order.
+    pub(super) pairs: Vec<u64>,
+    /// Synced watchers that could not be given an event.
+    pub(super) stalled: Vec<WatcherSlot>,
+    pub(super) touched: Vec<u32>,
+}
+
+impl Hub {
+    /// A hub without streams, at the store's `revision`.
+    pub fn new(bounds: Bounds, responder: Responder, revision: i64) -> Self {
+        assert!(bounds.fragment_bytes_max > 0 && bounds.watchers_max < u32::MAX as usize);
+        Self {
+            bounds,
+            responder,
+            revision,
+            streams: Slab::new(),
+            watchers: Slab::new(),
+            synced: Index::default(),
+            unsynced: Index::default(),
+            running: Vec::new(),
+            ready: VecDeque::new(),
+            progress_timers: BTreeSet::new(),
+            progress_due: Vec::new(),
+            next_ticket: 0,
+            mark: 0,
+            pairs_max: PAIRS_MAX,
+            read_to: 0,
+            counters: Counters::default(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// A new stream. `progress_interval` is the configured interval with this stream's jitter added.
+    pub fn open_stream(&mut self, now: Duration, progress_interval: Duration) -> StreamId {
+        let stream = Stream::new(now, progress_interval);
+        let progress_at = stream.progress_at;
+        let id = u32::try_from(self.streams.insert(stream)).expect("streams of a core are bounded below 2^32");
+        self.progress_timers.insert((progress_at, id));
+        self.counters.streams += 1;
+        StreamId(id)
+    }
+
+    /// Ends a stream with all its watchers; what it still had to send is dropped.
+    pub fn close_stream(&mut self, stream: StreamId) {
+        let slots: Vec<_> = self.stream(stream.0).watchers.values().copied().collect();
+        for slot in slots {
+            self.drop_watcher(slot);
+        }
+        let closed = self.streams.remove(stream.0 as usize);
+        assert!(closed.watchers.is_empty() && closed.parked.is_empty() && closed.running == 0 && closed.unsynced == 0);
+        let had_timer = self.progress_timers.remove(&(closed.progress_at, stream.0));
+        assert!(had_timer, "an open stream has a timer");
+        self.counters.streams -= 1;
+    }
+
+    /// Takes in a client's request. `denied` is the reason, in etcd's words, why a create is not permitted.
+    pub fn on_request(&mut self, stream: StreamId, request: WatchRequest, denied: Option<&str>, view: &impl History) {
+        self.check_view(view);
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(request)) => self.create(stream.0, request, denied, view.revision()),
+            Some(RequestUnion::CancelRequest(request)) => self.cancel(stream.0, request.watch_id, view.revision()),
+            Some(RequestUnion::ProgressRequest(_)) => self.request_progress(stream.0, view.revision()),
+            // etcd ignores it too.
+            None => {}
+        }
+    }
+
+    /// Takes in what a publish has changed. The batches follow each other; when some are missing (the core was not listening),
+    /// watchers read what they missed from the past.
+    ///
+    /// **Bounds** work is proportional to the events and to the watchers they concern.
+    pub fn on_batch(&mut self, batch: &Arc<Batch>, view: &impl History) {
+        assert!(view.revision() >= batch.last_main, "a view shows what its batch tells");
+        self.check_view(view);
+        if batch.first_main > self.revision + 1 {
+            self.skip_to(batch.first_main - 1);
+        }
+        let known = batch.events.partition_point(|event| event.main() <= self.revision);
+        if self.synced.len() > 0 {
+            for events in batch.events[known..].chunk_by(|a, b| a.main() == b.main()) {
+                self.deliver(events, view);
+            }
+        }
+        self.revision = self.revision.max(batch.last_main);
+        self.settle_stalled();
+        self.send_due_progress();
+    }
+
+    /// Says that batches up to the view's revision may never come: watchers read them from the past.
+    ///
+    /// For when this core starts to be sent batches (then: a view loaded after that), and after the store was replaced.
+    pub fn resync(&mut self, view: &impl History) {
+        self.check_view(view);
+        self.skip_to(view.revision());
+        self.send_due_progress();
+    }
+
+    /// Tells automatic progress where it is time.
+    pub fn on_tick(&mut self, now: Duration) {
+        while let Some(&(progress_at, stream)) = self.progress_timers.first() {
+            if progress_at > now {
+                break;
+            }
+            self.progress_timers.pop_first();
+            let state = &mut self.streams[stream as usize];
+            // Ticks that were missed are not made up for.
+            state.progress_at = (progress_at + state.progress_interval).max(now + Duration::from_millis(1));
+            self.progress_timers.insert((state.progress_at, stream));
+            self.send_progress(stream);
+        }
+    }
+
+    /// When [`Hub::on_tick`] has something to do.
+    pub fn next_wake(&self) -> Option<Duration> {
+        self.progress_timers.first().map(|&(progress_at, _)| progress_at)
+    }
+
+    /// A stream that has got output since it was last named here. It may have been taken meanwhile.
+    pub fn next_ready(&mut self) -> Option<StreamId> {
+        while let Some(stream) = self.ready.pop_front() {
+            // The stream may be closed, and even its number used again.
+            if let Some(state) = self.streams.get_mut(stream as usize)
+                && state.is_listed
+            {
+                state.is_listed = false;
+                return Some(StreamId(stream));
+            }
+        }
+        None
+    }
+
+    /// The next bytes of a stream, in the order to send them; to be asked for only when the stream can take them. That the
+    /// stream's watchers may go on, [`Hub::wants_catch_up`] tells.
+    pub fn take_output(&mut self, stream: StreamId) -> Option<Bytes> {
+        let chunk = self.streams[stream.0 as usize].outbox.take()?;
+        self.unpark(stream.0);
+        Some(chunk)
+    }
+
+    /// Bytes that wait to be sent on a stream.
+    pub fn output_bytes(&self, stream: StreamId) -> usize {
+        self.stream(stream.0).outbox.len()
+    }
+
+    /// Whether no more requests should be read from the stream's client until it has taken its answers.
+    pub fn is_congested(&self, stream: StreamId) -> bool {
+        self.is_full(stream.0)
+    }
+
+    /// Whether [`Hub::catch_up`] has something to do.
+    pub fn wants_catch_up(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    /// The term to name from now on.
+    pub fn set_raft_term(&mut self, raft_term: u64) {
+        self.responder.raft_term = raft_term;
+    }
+
+    /// What the hub holds and has done.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn check_view(&self, view: &impl History) {
+        assert!(view.revision() >= self.revision, "views are not older than the batches taken in");
+    }
+
+    pub(super) fn stream(&self, stream: u32) -> &Stream {
+        &self.streams[stream as usize]
+    }
+
+    pub(super) fn is_full(&self, stream: u32) -> bool {
+        self.stream(stream).outbox.len() > self.bounds.stream_buffer_bytes_max
+    }
+}
+
+/// Synced, running, parked.
+impl Hub {
+    /// Moves the hub ahead over revisions whose batches it does not get: what synced watchers want of them they read.
+    fn skip_to(&mut self, revision: i64) {
+        assert!(revision >= self.revision, "the hub's revision does not decrease");
+        let next = self.revision + 1;
+        self.revision = revision;
+        let behind: Vec<WatcherSlot> = self
+            .watchers
+            .iter_mut()
+            .filter(|(_, watcher)| watcher.is_synced() && watcher.next <= revision)
+            .filter_map(|(slot, watcher)| {
+                watcher.next = watcher.next.max(next);
+                (watcher.next <= revision).then(|| u32::try_from(slot).expect("watchers_max fits 32 bits"))
+            })
+            .collect();
+        for slot in behind {
+            self.unsync(slot);
+        }
+    }
+
+    /// Takes the synced watchers that could not be given an event out of the synced ones.
+    fn settle_stalled(&mut self) {
+        let mut stalled = std::mem::take(&mut self.scratch.stalled);
+        for slot in stalled.drain(..) {
+            let watcher = &mut self.watchers[slot as usize];
+            assert!(watcher.next <= watcher.cut && watcher.cut <= self.revision, "a position does not decrease");
+            watcher.next = watcher.cut;
+            watcher.cut = i64::MAX;
+            self.unsync(slot);
+        }
+        self.scratch.stalled = stalled;
+    }
+
+    fn unsync(&mut self, slot: WatcherSlot) {
+        let State::Synced(seat) = self.watchers[slot as usize].state else {
+            unreachable!("it is synced");
+        };
+        self.leave(Side::Synced, seat);
+        let stream = self.watchers[slot as usize].stream;
+        self.streams[stream as usize].unsynced += 1;
+        self.counters.watchers_unsynced += 1;
+        self.park(slot);
+        self.unpark(stream);
+    }
+
+    /// Makes a watcher that is held nowhere a synced one.
+    pub(super) fn sync(&mut self, slot: WatcherSlot) {
+        let watcher = &mut self.watchers[slot as usize];
+        assert!(watcher.next > self.revision, "a synced watcher has all there is");
+        watcher.state = State::Synced(self.synced.insert(&watcher.range, slot));
+        self.streams[watcher.stream as usize].unsynced -= 1;
+        self.counters.watchers_unsynced -= 1;
+    }
+
+    /// Puts a watcher that is held nowhere at the end of its stream's queue.
+    pub(super) fn park(&mut self, slot: WatcherSlot) {
+        let watcher = &mut self.watchers[slot as usize];
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        watcher.state = State::Parked { ticket };
+        self.streams[watcher.stream as usize].parked.insert(ticket, slot);
+    }
+
+    /// Lets waiting watchers of a stream take part in catching up, as far as it has room.
+    pub(super) fn unpark(&mut self, stream: u32) {
+        let state = &mut self.streams[stream as usize];
+        while state.running < RUNNING_PER_STREAM_MAX
+            && state.outbox.len() <= self.bounds.stream_buffer_bytes_max / 2
+            && let Some((_, slot)) = state.parked.pop_first()
+        {
+            let watcher = &mut self.watchers[slot as usize];
+            assert!(watcher.next <= self.revision, "an unsynced watcher is behind");
+            let seat = self.unsynced.insert(&watcher.range, slot);
+            let position = u32::try_from(self.running.len()).expect("watchers_max fits 32 bits");
+            watcher.state = State::Running { seat, position };
+            self.running.push(slot);
+            state.running += 1;
+        }
+    }
+
+    /// Takes a watcher out of those that take part in catching up; it is held nowhere then.
+    pub(super) fn stop_running(&mut self, slot: WatcherSlot) {
+        let watcher = &self.watchers[slot as usize];
+        let State::Running { seat, position } = watcher.state else {
+            unreachable!("it is running");
+        };
+        self.streams[watcher.stream as usize].running -= 1;
+        let removed = self.running.swap_remove(position as usize);
+        assert_eq!(removed, slot, "a running watcher knows its place");
+        if let Some(&moved) = self.running.get(position as usize)
+            && let State::Running { position: place, .. } = &mut self.watchers[moved as usize].state
+        {
+            *place = position;
+        }
+        self.leave(Side::Unsynced, seat);
+    }
+
+    /// Cancels a running watcher because what it needs is compacted. It stays known until the client cancels it.
+    pub(super) fn cancel_compacted(&mut self, slot: WatcherSlot, compact_revision: i64) {
+        self.stop_running(slot);
+        let watcher = &mut self.watchers[slot as usize];
+        watcher.state = State::Compacted;
+        let (stream, id) = (watcher.stream, watcher.id);
+        self.counters.watchers -= 1;
+        self.counters.watchers_unsynced -= 1;
+        let head = Head::new(&self.responder, 0);
+        self.reply(stream, &Response { is_canceled: true, compact_revision, ..Response::new(&head, id) });
+        self.scratch.touched.push(stream);
+    }
+
+    /// Forgets a watcher, wherever it is held.
+    pub(super) fn drop_watcher(&mut self, slot: WatcherSlot) {
+        let watcher = &self.watchers[slot as usize];
+        let (stream, id, state) = (watcher.stream, watcher.id, watcher.state);
+        match state {
+            State::Synced(seat) => self.leave(Side::Synced, seat),
+            State::Running { .. } => self.stop_running(slot),
+            State::Parked { ticket } => {
+                let parked = self.streams[stream as usize].parked.remove(&ticket);
+                assert_eq!(parked, Some(slot), "a parked watcher stands in its stream's queue");
+            }
+            State::Compacted => {}
+            State::New => unreachable!("a watcher is held somewhere"),
+        }
+        let state_of_stream = &mut self.streams[stream as usize];
+        if state != State::Compacted {
+            self.counters.watchers -= 1;
+        }
+        if !matches!(state, State::Synced(_)) {
+            state_of_stream.unsynced -= 1;
+            self.counters.watchers_unsynced -= usize::from(state != State::Compacted);
+        }
+        state_of_stream.notified.remove(&slot);
+        let known = state_of_stream.watchers.remove(&id);
+        assert_eq!(known, Some(slot), "a stream knows its watchers");
+        self.watchers.remove(slot as usize);
+    }
+
+    fn leave(&mut self, side: Side, seat: Seat) {
+        let index = if side == Side::Synced { &mut self.synced } else { &mut self.unsynced };
+        if let Some(moved) = index.remove(seat) {
+            match (&mut self.watchers[moved as usize].state, side) {
+                (State::Synced(place), Side::Synced) => *place = seat,
+                (State::Running { seat: place, .. }, Side::Unsynced) => *place = seat,
+                _ => unreachable!("a seated watcher is on the side of its index"),
+            }
+        }
+    }
+}

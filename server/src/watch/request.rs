@@ -1,0 +1,184 @@
+//! Runs on: connection core.
+//!
+//! What clients of a hub's streams ask for: create, cancel, progress; and the progress they are told unasked.
+//!
+//! Invariants:
+//! - A create is answered by exactly one response, in the order of the requests; an event of a watcher never precedes it.
+//! - Progress at a revision is told only when every event at or below it has been put into the outbox before, of the
+//!   watcher or of all watchers of the stream.
+//!
+//! Refusing a create for lack of permission is the caller's decision.
+
+use bytes::Bytes;
+use proto::etcdserverpb::WatchCreateRequest;
+use proto::key_range::KeyRange;
+
+use super::encode::{Head, NO_WATCH_ID, Response};
+use super::hub::Hub;
+use super::interval::WatcherSlot;
+use super::watcher::Watcher;
+
+/// Texts of refused creates. **Source** etcd v3.7.1 `mvcc/watcher.go`, `api/v3rpc/rpctypes/error.go`.
+const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
+const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
+const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
+const TOO_MANY: &str = "etcdserver: too many requests";
+
+/// Requests.
+impl Hub {
+    pub(super) fn create(&mut self, stream: u32, mut request: WatchCreateRequest, denied: Option<&str>, revision: i64) {
+        if request.key.is_empty() {
+            request.key = Bytes::from_static(b"\0");
+        }
+        let range = KeyRange::new(request.key.clone(), request.range_end.clone());
+        let is_duplicate = request.watch_id != 0 && self.stream(stream).watchers.contains_key(&request.watch_id);
+        let refusal = if request.start_revision < 0 {
+            Some(COMPACTED)
+        } else if denied.is_some() {
+            denied
+        } else if range.is_empty() {
+            Some(EMPTY_RANGE)
+        } else if is_duplicate {
+            Some(DUPLICATE_ID)
+        } else if self.watchers.len() >= self.bounds.watchers_max {
+            Some(TOO_MANY)
+        } else {
+            None
+        };
+        let head = Head::new(&self.responder, revision);
+        if let Some(reason) = refusal {
+            let response = Response {
+                is_created: true,
+                is_canceled: true,
+                cancel_reason: reason,
+                ..Response::new(&head, NO_WATCH_ID)
+            };
+            self.reply(stream, &response);
+            return;
+        }
+        let state = &mut self.streams[stream as usize];
+        let id = if request.watch_id == 0 { state.free_id() } else { request.watch_id };
+        self.reply(stream, &Response { is_created: true, ..Response::new(&head, id) });
+        self.add_watcher(Watcher::new(range, stream, id, revision, &request), revision);
+    }
+
+    fn add_watcher(&mut self, watcher: Watcher, revision: i64) {
+        if self.synced.len() == 0 {
+            // No watcher depends on the batches in between.
+            self.revision = self.revision.max(revision);
+        }
+        let (stream, id) = (watcher.stream, watcher.id);
+        let is_synced = watcher.next > self.revision;
+        let wants_progress = watcher.wants_progress;
+        let progress_from = watcher.progress_from;
+        let slot = u32::try_from(self.watchers.insert(watcher)).expect("watchers_max fits 32 bits");
+        let state = &mut self.streams[stream as usize];
+        let former = state.watchers.insert(id, slot);
+        assert_eq!(former, None, "an id is used once on a stream");
+        if wants_progress {
+            state.notified.insert(slot);
+        }
+        state.progress_from_max = state.progress_from_max.max(progress_from);
+        state.unsynced += 1;
+        self.counters.watchers += 1;
+        self.counters.watchers_unsynced += 1;
+        if is_synced {
+            self.sync(slot);
+        } else {
+            self.park(slot);
+            self.unpark(stream);
+        }
+    }
+
+    pub(super) fn cancel(&mut self, stream: u32, id: i64, revision: i64) {
+        let Some(&slot) = self.stream(stream).watchers.get(&id) else {
+            return;
+        };
+        self.drop_watcher(slot);
+        let head = Head::new(&self.responder, revision);
+        self.reply(stream, &Response { is_canceled: true, ..Response::new(&head, id) });
+        self.unpark(stream);
+    }
+
+    pub(super) fn request_progress(&mut self, stream: u32, revision: i64) {
+        if revision <= self.revision {
+            self.send_stream_progress(stream);
+            return;
+        }
+        // The client may have read at `revision`: an answer below it would tell it nothing.
+        let state = &mut self.streams[stream as usize];
+        if state.progress_due.replace(revision).is_none() {
+            self.progress_due.push(stream);
+        }
+    }
+
+    pub(super) fn reply(&mut self, stream: u32, response: &Response<'_>) {
+        self.streams[stream as usize].outbox.put(response, 0, []);
+        self.list(stream);
+    }
+
+    /// Notes that the stream has output.
+    pub(super) fn list(&mut self, stream: u32) {
+        let state = &mut self.streams[stream as usize];
+        if !state.is_listed {
+            state.is_listed = true;
+            self.ready.push_back(stream);
+        }
+    }
+}
+
+/// Progress.
+impl Hub {
+    /// Progress of the whole stream, if it has watchers and none of them is behind.
+    fn send_stream_progress(&mut self, stream: u32) {
+        let state = self.stream(stream);
+        if state.watchers.is_empty() || state.unsynced > 0 || self.is_full(stream) {
+            return;
+        }
+        let is_early = |slot: &WatcherSlot| self.watchers[*slot as usize].progress_from > self.revision;
+        if state.progress_from_max > self.revision && state.watchers.values().any(is_early) {
+            return;
+        }
+        let head = Head::new(&self.responder, self.revision);
+        self.reply(stream, &Response::new(&head, NO_WATCH_ID));
+    }
+
+    pub(super) fn send_due_progress(&mut self) {
+        if self.progress_due.is_empty() {
+            return;
+        }
+        let mut due = std::mem::take(&mut self.progress_due);
+        due.retain(|&stream| {
+            // A stream that was closed is no longer due; nor is another one that has got its number.
+            let Some(state) = self.streams.get_mut(stream as usize) else {
+                return false;
+            };
+            let is_reached = state.progress_due.is_some_and(|revision| revision <= self.revision);
+            if is_reached {
+                state.progress_due = None;
+                self.send_stream_progress(stream);
+            }
+            self.stream(stream).progress_due.is_some()
+        });
+        self.progress_due = due;
+    }
+
+    /// Automatic progress of a stream's watchers that asked for it and had no event since the last time.
+    pub(super) fn send_progress(&mut self, stream: u32) {
+        let head = Head::new(&self.responder, self.revision);
+        let is_full = self.is_full(stream);
+        let state = &mut self.streams[stream as usize];
+        let mut is_told = false;
+        for &slot in &state.notified {
+            let watcher = &mut self.watchers[slot as usize];
+            if watcher.is_idle && watcher.is_synced() && watcher.progress_from <= self.revision && !is_full {
+                state.outbox.put(&Response::new(&head, watcher.id), 0, []);
+                is_told = true;
+            }
+            watcher.is_idle = true;
+        }
+        if is_told {
+            self.list(stream);
+        }
+    }
+}

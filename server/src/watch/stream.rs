@@ -1,0 +1,146 @@
+//! Runs on: connection core.
+//!
+//! One watch stream: its watchers by id, those of them that wait, and the bytes that wait to be sent.
+//!
+//! Invariants:
+//! - `outbox.bytes` is the sum of what `sealed` and `tail` hold; a message may lie in several chunks, chunks are in order.
+//! - `unsynced` counts the watchers that are not synced, `running` those that take part in catching up,
+//!   `parked` holds the ones that wait, oldest ticket first.
+//! - `progress_from_max` is at least every watcher's `progress_from`.
+//!
+//! Whether events may still be put into the outbox is decided by the hub; replies to requests always may, and
+//! whoever reads requests stops while the stream is congested.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::{BufMut, Bytes, BytesMut};
+
+use super::encode::{FRAME_LEN, Response};
+use super::interval::WatcherSlot;
+
+/// A watch stream of one hub. The number is used again after the stream is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StreamId(pub u32);
+
+/// A stream's state.
+pub(super) struct Stream {
+    pub(super) watchers: BTreeMap<i64, WatcherSlot>,
+    /// First id to try when the client leaves the choice.
+    pub(super) next_id: i64,
+    /// Watchers that asked for automatic progress.
+    pub(super) notified: BTreeSet<WatcherSlot>,
+    pub(super) unsynced: usize,
+    pub(super) running: usize,
+    pub(super) parked: BTreeMap<u64, WatcherSlot>,
+    pub(super) progress_from_max: i64,
+    /// Progress was requested when the store was at this revision, which the hub has not reached.
+    pub(super) progress_due: Option<i64>,
+    pub(super) progress_interval: Duration,
+    /// When automatic progress is told next.
+    pub(super) progress_at: Duration,
+    pub(super) outbox: Outbox,
+    /// Whether it stands in the hub's list of streams with output.
+    pub(super) is_listed: bool,
+}
+
+impl Stream {
+    pub(super) fn new(now: Duration, progress_interval: Duration) -> Self {
+        Self {
+            watchers: BTreeMap::new(),
+            next_id: 0,
+            notified: BTreeSet::new(),
+            unsynced: 0,
+            running: 0,
+            parked: BTreeMap::new(),
+            progress_from_max: 0,
+            progress_due: None,
+            progress_interval,
+            progress_at: now.saturating_add(progress_interval),
+            outbox: Outbox::default(),
+            is_listed: false,
+        }
+    }
+
+    /// The id of a new watcher that left the choice to the server.
+    pub(super) fn free_id(&mut self) -> i64 {
+        while self.watchers.contains_key(&self.next_id) {
+            self.next_id += 1;
+        }
+        let id = self.next_id;
+        self.next_id += 1;
+        id
+    }
+}
+
+/// From here on event bytes are passed on by reference instead of being copied. **Units** bytes.
+const SHARED_BYTES_MIN: usize = 16 * 1024;
+
+/// A chunk is closed when it has grown to this. **Units** bytes.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Framed messages that wait to be sent.
+#[derive(Default)]
+pub(super) struct Outbox {
+    sealed: VecDeque<Bytes>,
+    tail: BytesMut,
+    bytes: usize,
+    /// How much the last chunk held: a hint for the next one.
+    chunk_bytes_hint: usize,
+}
+
+impl Outbox {
+    /// **Units** bytes.
+    pub(super) fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Appends one framed message: `response` with `events`, whose lengths sum up to `events_len`.
+    pub(super) fn put<'e>(
+        &mut self,
+        response: &Response<'_>,
+        events_len: usize,
+        events: impl IntoIterator<Item = &'e Bytes>,
+    ) {
+        let message_len = response.len() + events_len;
+        let expected = self.bytes + FRAME_LEN + message_len;
+        if self.tail.capacity() == 0 {
+            self.tail.reserve(self.chunk_bytes_hint.max((FRAME_LEN + message_len).min(CHUNK_BYTES)));
+        }
+        let before = self.tail.len();
+        self.tail.put_u8(0);
+        self.tail.put_u32(u32::try_from(message_len).expect("longer responses are fragmented"));
+        response.put(&mut self.tail);
+        self.bytes += self.tail.len() - before;
+        for event in events {
+            self.bytes += event.len();
+            if event.len() < SHARED_BYTES_MIN {
+                self.tail.put_slice(event);
+            } else {
+                self.seal();
+                self.sealed.push_back(event.clone());
+            }
+        }
+        assert_eq!(self.bytes, expected, "a message is as long as its frame says");
+        if self.tail.len() >= CHUNK_BYTES {
+            self.seal();
+        }
+    }
+
+    /// The next bytes to send.
+    pub(super) fn take(&mut self) -> Option<Bytes> {
+        if self.sealed.is_empty() {
+            self.seal();
+        }
+        let chunk = self.sealed.pop_front()?;
+        self.bytes -= chunk.len();
+        Some(chunk)
+    }
+
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunk_bytes_hint = self.tail.len().min(CHUNK_BYTES);
+            self.sealed.push_back(std::mem::take(&mut self.tail).freeze());
+        }
+    }
+}

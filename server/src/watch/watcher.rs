@@ -1,0 +1,94 @@
+//! Runs on: connection core.
+//!
+//! One watcher: what it asked for and how far it is.
+//!
+//! Invariants:
+//! - Everything it wants with a main revision below `next` has been put into its stream's outbox, or is older than it asked
+//!   for; nothing at or above `next` has, unless it is synced: then the hub's revision counts when it is greater.
+//! - Nothing at or above `cut` is given to it in the current step; outside a step `cut` is `i64::MAX`.
+//! - Positions are main revisions: events of one main revision are given all at once or not at all.
+
+use engine::Record;
+use proto::etcdserverpb::WatchCreateRequest;
+use proto::etcdserverpb::watch_create_request::FilterType;
+use proto::key_range::KeyRange;
+
+use super::interval::Seat;
+
+/// A watcher on a stream of this core.
+pub(super) struct Watcher {
+    pub(super) range: KeyRange,
+    /// Position of its stream.
+    pub(super) stream: u32,
+    /// The id its client knows it by; unique on its stream.
+    pub(super) id: i64,
+    pub(super) state: State,
+    /// First main revision it still wants.
+    pub(super) next: i64,
+    pub(super) cut: i64,
+    /// Its stream had no room for an event of it in this step.
+    pub(super) is_stalled: bool,
+    /// No progress is told below this revision: where it started.
+    pub(super) progress_from: i64,
+    /// The last call of `Hub::gather` that had room for it.
+    pub(super) mark: u64,
+    /// No event was sent since the last automatic progress.
+    pub(super) is_idle: bool,
+    pub(super) wants_prev_kv: bool,
+    pub(super) wants_fragments: bool,
+    pub(super) wants_progress: bool,
+    pub(super) has_no_puts: bool,
+    pub(super) has_no_deletes: bool,
+}
+
+/// Where a watcher is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// Nowhere yet.
+    New,
+    /// It gets events as they happen.
+    Synced(Seat),
+    /// Unsynced, and served by each step of catching up; `position` is its place in the hub's list of such watchers.
+    Running { seat: Seat, position: u32 },
+    /// Unsynced, and waiting in its stream's queue for room.
+    Parked { ticket: u64 },
+    /// Cancelled by compaction: it keeps its id until the client cancels it too.
+    Compacted,
+}
+
+impl Watcher {
+    /// A watcher as `request` asks for it, not yet held anywhere.
+    pub(super) fn new(range: KeyRange, stream: u32, id: i64, revision: i64, request: &WatchCreateRequest) -> Self {
+        let start = request.start_revision;
+        assert!(start >= 0, "a negative start is refused before");
+        let has_filter = |filter: FilterType| request.filters.contains(&i32::from(filter));
+        Self {
+            range,
+            stream,
+            id,
+            state: State::New,
+            next: if start == 0 { revision + 1 } else { start },
+            cut: i64::MAX,
+            is_stalled: false,
+            progress_from: if start == 0 { revision } else { start },
+            mark: 0,
+            is_idle: true,
+            wants_prev_kv: request.prev_kv,
+            wants_fragments: request.fragment,
+            wants_progress: request.progress_notify,
+            has_no_puts: has_filter(FilterType::Noput),
+            has_no_deletes: has_filter(FilterType::Nodelete),
+        }
+    }
+
+    /// Whether an event of a key in its range, at this point of a step, is for it.
+    pub(super) fn wants(&self, record: &Record) -> bool {
+        let main = record.revision.main;
+        let is_filtered = if record.is_tombstone { self.has_no_deletes } else { self.has_no_puts };
+        self.next <= main && main < self.cut && !is_filtered
+    }
+
+    pub(super) fn is_synced(&self) -> bool {
+        matches!(self.state, State::Synced(_))
+    }
+}
