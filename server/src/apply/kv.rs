@@ -1,0 +1,236 @@
+//! Runs on: commit core.
+//!
+//! Put, DeleteRange and Txn inside an entry.
+//!
+//! Three walks over the same requests: `touch` brings pages and records into memory, `check` decides whether the entry is
+//! refused, `execute` changes and cannot fail. Reads inside a txn see what the txn wrote before them.
+//! **Source** etcd v3.7.1 `server/etcdserver/txn/{put,delete,txn}.go`.
+
+use std::slice::Iter;
+
+use bytes::Bytes;
+use engine::{Fault, Mvcc, ReadView, Version, Write};
+use proto::{
+    etcdserverpb as pb,
+    etcdserverpb::{request_op::Request, response_op::Response},
+    mvccpb,
+};
+
+use super::{Pinned, next_branch, operation, resident};
+use crate::{
+    error::Error,
+    kv::{key_value, keys, range, txn},
+    lease::{self, Lessor},
+};
+
+/// The version of `key` that a put or delete now would replace.
+fn live_version(view: &ReadView, key: &[u8]) -> Result<Option<Version>, Fault> {
+    Ok(view.version_of(key, view.revision())?.filter(|version| !version.is_tombstone))
+}
+
+fn touch_key(mvcc: &Mvcc, key: &Bytes, version: Option<&Version>, lease: i64) -> Result<(), Fault> {
+    mvcc.touch(key)?;
+    if lease != 0 {
+        mvcc.touch_meta(&lease::attachment_key(lease, key))?;
+    }
+    match version {
+        Some(version) if version.lease != 0 => mvcc.touch_meta(&lease::attachment_key(version.lease, key)),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn touch_put(mvcc: &Mvcc, request: &pb::PutRequest, pinned: &mut Pinned) -> Result<(), Fault> {
+    let version = live_version(mvcc.live(), &request.key)?;
+    touch_key(mvcc, &request.key, version.as_ref(), request.lease)?;
+    match &version {
+        Some(version) if request.prev_kv || request.ignore_value => pinned.pin(mvcc.live(), version),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn touch_delete(mvcc: &Mvcc, request: &pb::DeleteRangeRequest, pinned: &mut Pinned) -> Result<(), Fault> {
+    let range = keys(&request.key, &request.range_end);
+    mvcc.touch_range(&range)?;
+    let mut cursor = mvcc.live().cursor(&range, mvcc.live().revision());
+    while let Some(version) = cursor.next()? {
+        touch_key(mvcc, &version.key, Some(&version), 0)?;
+        if request.prev_kv {
+            pinned.pin(mvcc.live(), &version)?;
+        }
+    }
+    Ok(())
+}
+
+fn touch_read(view: &ReadView, request: &pb::RangeRequest, pinned: &mut Pinned) -> Result<(), Fault> {
+    let Ok(at) = range::read_at(view, request.revision) else { return Ok(()) };
+    let mut cursor = view.cursor(&keys(&request.key, &request.range_end), at);
+    while let Some(version) = cursor.next()? {
+        pinned.pin(view, &version)?;
+    }
+    Ok(())
+}
+
+pub(super) fn touch_txn(
+    mvcc: &Mvcc,
+    request: &pb::TxnRequest,
+    path: &mut Iter<'_, bool>,
+    pinned: &mut Pinned,
+) -> Result<(), Fault> {
+    let (_, ops) = next_branch(request, path);
+    for op in ops {
+        match operation(op) {
+            Some(Request::RequestPut(put)) => touch_put(mvcc, put, pinned)?,
+            Some(Request::RequestDeleteRange(delete)) => touch_delete(mvcc, delete, pinned)?,
+            Some(Request::RequestRange(range)) => touch_read(mvcc.live(), range, pinned)?,
+            Some(Request::RequestTxn(nested)) => touch_txn(mvcc, nested, path, pinned)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Keys attached to a lease, in order.
+pub(super) fn attached(view: &ReadView, lease: i64) -> Result<Vec<Bytes>, Fault> {
+    let prefix = lease::attachment_prefix(lease);
+    let mut keys = Vec::new();
+    let mut cursor = view.meta_cursor(&prefix);
+    while let Some((key, _)) = cursor.next()? {
+        keys.push(key.slice(prefix.len()..));
+    }
+    Ok(keys)
+}
+
+pub(super) fn touch_revoke(mvcc: &Mvcc, lease: i64) -> Result<(), Fault> {
+    mvcc.touch_meta(&lease::grant_key(lease))?;
+    for key in attached(mvcc.live(), lease)? {
+        mvcc.touch(&key)?;
+        mvcc.touch_meta(&lease::attachment_key(lease, &key))?;
+    }
+    Ok(())
+}
+
+pub(super) fn check_put(view: &ReadView, lessor: &Lessor, request: &pb::PutRequest) -> Result<(), Error> {
+    if request.lease != 0 && !lessor.contains(request.lease) {
+        return Err(Error::LeaseNotFound);
+    }
+    if (request.ignore_value || request.ignore_lease) && resident(live_version(view, &request.key)).is_none() {
+        return Err(Error::KeyNotFound);
+    }
+    Ok(())
+}
+
+pub(super) fn check_txn(
+    view: &ReadView,
+    lessor: &Lessor,
+    request: &pb::TxnRequest,
+    path: &mut Iter<'_, bool>,
+) -> Result<(), Error> {
+    let (_, ops) = next_branch(request, path);
+    for op in ops {
+        match operation(op) {
+            Some(Request::RequestPut(put)) => check_put(view, lessor, put)?,
+            Some(Request::RequestRange(range)) => txn::check_range(view, range)?,
+            Some(Request::RequestTxn(nested)) => check_txn(view, lessor, nested, path)?,
+            Some(Request::RequestDeleteRange(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn put(write: &mut Write<'_>, request: pb::PutRequest, pinned: &Pinned) -> pb::PutResponse {
+    let needs_previous = request.prev_kv || request.ignore_value || request.ignore_lease;
+    let current = if needs_previous { resident(live_version(write, &request.key)) } else { None };
+    let previous: Option<mvccpb::KeyValue> = match &current {
+        Some(version) if request.prev_kv || request.ignore_value => Some(key_value(pinned.record(write, version))),
+        _ => None,
+    };
+    let mut value = request.value;
+    let mut lease = request.lease;
+    if request.ignore_value {
+        value = previous.as_ref().expect("checked: the key is there").value.clone();
+    }
+    if request.ignore_lease {
+        lease = current.as_ref().expect("checked: the key is there").lease;
+    }
+    let replaced = resident(write.put(request.key.clone(), value, lease));
+    let lease_before = replaced.map_or(0, |version| version.lease);
+    if lease_before != lease {
+        if lease_before != 0 {
+            resident(write.meta_delete(&lease::attachment_key(lease_before, &request.key)));
+        }
+        if lease != 0 {
+            resident(write.meta_put(&lease::attachment_key(lease, &request.key), &[]));
+        }
+    }
+    pb::PutResponse { header: None, prev_kv: previous.filter(|_| request.prev_kv) }
+}
+
+pub(super) fn delete_range(
+    write: &mut Write<'_>,
+    request: &pb::DeleteRangeRequest,
+    pinned: &Pinned,
+) -> pb::DeleteRangeResponse {
+    let mut doomed = Vec::new();
+    let mut cursor = write.cursor(&keys(&request.key, &request.range_end), write.revision());
+    while let Some(version) = resident(cursor.next()) {
+        doomed.push(version);
+    }
+    drop(cursor);
+    let mut response = pb::DeleteRangeResponse::default();
+    for version in doomed {
+        if request.prev_kv {
+            response.prev_kvs.push(key_value(pinned.record(write, &version)));
+        }
+        let ended = resident(write.delete(&version.key));
+        assert!(ended.is_some(), "a live key is deleted");
+        if version.lease != 0 {
+            resident(write.meta_delete(&lease::attachment_key(version.lease, &version.key)));
+        }
+        response.deleted += 1;
+    }
+    response
+}
+
+fn read(write: &Write<'_>, request: &pb::RangeRequest, pinned: &Pinned) -> pb::RangeResponse {
+    let mut job = range::Job::new(write, request.clone()).expect("checked: the revision can be read");
+    let lookup = |view: &ReadView, version: &Version| Ok(pinned.record(view, version));
+    loop {
+        if let Some(mut response) = resident(job.step_with(write, usize::MAX, lookup)) {
+            response.header = Some(txn::inner_header(job.header_revision));
+            return response;
+        }
+    }
+}
+
+pub(super) fn execute_txn(
+    write: &mut Write<'_>,
+    request: &pb::TxnRequest,
+    path: &mut Iter<'_, bool>,
+    pinned: &Pinned,
+) -> pb::TxnResponse {
+    let (succeeded, ops) = next_branch(request, path);
+    let mut responses = Vec::with_capacity(ops.len());
+    for op in ops {
+        let response = match operation(op) {
+            Some(Request::RequestRange(range)) => Response::ResponseRange(read(write, range, pinned)),
+            Some(Request::RequestPut(request)) => {
+                let mut response = put(write, request.clone(), pinned);
+                response.header = Some(txn::inner_header(write.revision()));
+                Response::ResponsePut(response)
+            }
+            Some(Request::RequestDeleteRange(request)) => {
+                let mut response = delete_range(write, request, pinned);
+                response.header = Some(txn::inner_header(write.revision()));
+                Response::ResponseDeleteRange(response)
+            }
+            Some(Request::RequestTxn(nested)) => {
+                let mut response = execute_txn(write, nested, path, pinned);
+                response.header = Some(pb::ResponseHeader::default());
+                Response::ResponseTxn(response)
+            }
+            None => continue,
+        };
+        responses.push(pb::ResponseOp { response: Some(response) });
+    }
+    pb::TxnResponse { header: None, succeeded, responses }
+}

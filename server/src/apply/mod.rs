@@ -1,0 +1,277 @@
+//! Runs on: commit core.
+//!
+//! Apply: the one place where committed entries change state.
+//!
+//! Invariants:
+//! - Every change of keys, leases, members and alarms comes from an entry, in log order; the same entries give the same
+//!   state on every member: no clock, no randomness, no hash order, no setting of this member decides a result.
+//! - A refused entry changes nothing and consumes no revision.
+//! - What an entry needs is brought into memory before it begins ([`Applier::touch`]), so that it never stops half-way.
+//!
+//! Does not know who waits for an entry, and does not publish: its caller does, once per batch.
+
+use std::{collections::HashMap, time::Duration};
+
+use consensus::{ConfChange, ConfChangeKind, Member};
+use engine::{Fault, Mvcc, ReadView, Record, Revision, Version, Write};
+use proto::{
+    etcdserverpb as pb,
+    etcdserverpb::request_op,
+    internal::Request,
+    membershippb,
+};
+
+use crate::{
+    core::{Cluster, Outcome},
+    error::Error,
+    kv::txn,
+    lease::{self, Lessor},
+    watch::batch::Event,
+};
+
+mod kv;
+pub mod table;
+
+/// Records that the entry at hand needs, held from the moment they were read until it was applied.
+#[derive(Default)]
+pub struct Pinned(HashMap<Revision, Record>);
+
+impl Pinned {
+    fn pin(&mut self, view: &ReadView, version: &Version) -> Result<(), Fault> {
+        if !self.0.contains_key(&version.revision)
+            && let Some(record) = view.record(version.revision)?
+        {
+            self.0.insert(version.revision, record);
+        }
+        Ok(())
+    }
+
+    /// The record of `version`, which is in memory: pinned, or written a moment ago.
+    fn record(&self, view: &ReadView, version: &Version) -> Record {
+        if let Some(record) = self.0.get(&version.revision) {
+            return record.clone();
+        }
+        let record = view.record(version.revision).unwrap_or_else(|fault| panic!("{fault:?} was not touched"));
+        record.expect("a live version has its record")
+    }
+}
+
+/// The state machine beside the key trees.
+pub struct Applier {
+    /// Leases and their expiry.
+    pub lessor: Lessor,
+    /// Members, alarms, version.
+    pub cluster: Cluster,
+}
+
+/// What applying one entry gave.
+pub struct Applied {
+    /// Its request id; 0 for a configuration change.
+    pub id: u64,
+    /// Its result.
+    pub result: Result<Outcome, Error>,
+}
+
+impl Applier {
+    /// Brings into memory what `request` will need; called again after each fault, it goes on with what is missing.
+    ///
+    /// **Errors** a page that is not resident.
+    pub fn touch(&self, mvcc: &Mvcc, request: &Request, pinned: &mut Pinned) -> Result<(), Fault> {
+        match request {
+            Request::Put(put) => kv::touch_put(mvcc, put, pinned),
+            Request::DeleteRange(delete) => kv::touch_delete(mvcc, delete, pinned),
+            Request::Txn(request) => {
+                let view = mvcc.live();
+                let path = txn::decide(view, request)?;
+                kv::touch_txn(mvcc, request, &mut path.iter(), pinned)
+            }
+            Request::LeaseGrant(grant) => mvcc.touch_meta(&lease::grant_key(grant.id)),
+            Request::LeaseRevoke(revoke) => kv::touch_revoke(mvcc, revoke.id),
+            _ => Ok(()),
+        }
+    }
+
+    /// Executes one request. Its events are appended to `events`.
+    ///
+    /// **Errors** what the client is told; nothing was changed then.
+    pub fn apply(
+        &mut self,
+        mvcc: &mut Mvcc,
+        request: Request,
+        pinned: &Pinned,
+        now: Duration,
+        events: &mut Vec<Event>,
+    ) -> Result<Outcome, Error> {
+        match request {
+            Request::Put(request) => {
+                kv::check_put(mvcc.live(), &self.lessor, &request)?;
+                let mut write = mvcc.begin();
+                let mut response = kv::put(&mut write, request, pinned);
+                response.header = Some(finish(write, events));
+                Ok(Outcome::Put(response))
+            }
+            Request::DeleteRange(request) => {
+                let mut write = mvcc.begin();
+                let mut response = kv::delete_range(&mut write, &request, pinned);
+                response.header = Some(finish(write, events));
+                Ok(Outcome::DeleteRange(response))
+            }
+            Request::Txn(request) => {
+                let path = txn::decide(mvcc.live(), &request).expect("the compares were touched");
+                kv::check_txn(mvcc.live(), &self.lessor, &request, &mut path.iter())?;
+                let mut write = mvcc.begin();
+                let mut response = kv::execute_txn(&mut write, &request, &mut path.iter(), pinned);
+                response.header = Some(finish(write, events));
+                Ok(Outcome::Txn(response))
+            }
+            Request::Compaction(request) => compact(mvcc, &request),
+            Request::LeaseGrant(request) => self.grant(mvcc, &request, now),
+            Request::LeaseRevoke(request) => self.revoke(mvcc, &request, events),
+            Request::ClusterMemberAttrSet(request) => Ok(self.set_attributes(mvcc, request)),
+            Request::ClusterVersionSet(request) => {
+                let mut write = mvcc.begin();
+                resident(write.meta_put(table::CLUSTER_VERSION, request.ver.as_bytes()));
+                drop(write.finish());
+                self.cluster.version = Some(request.ver);
+                Ok(Outcome::Internal)
+            }
+            other => {
+                tracing::warn!(kind = ?other.kind(), "an entry of a kind that this release does not apply");
+                Ok(Outcome::Internal)
+            }
+        }
+    }
+
+    fn grant(&mut self, mvcc: &mut Mvcc, request: &pb::LeaseGrantRequest, now: Duration) -> Result<Outcome, Error> {
+        if request.ttl > lease::TTL_MAX_S {
+            return Err(Error::LeaseTtlTooLarge);
+        }
+        let ttl = self.lessor.grant(request.id, request.ttl, now).ok_or(Error::LeaseExists)?;
+        let mut write = mvcc.begin();
+        resident(write.meta_put(&lease::grant_key(request.id), &lease::encode_grant(ttl)));
+        let revision = write.finish().revision;
+        let header = Some(txn::inner_header(revision));
+        Ok(Outcome::LeaseGrant(pb::LeaseGrantResponse { header, id: request.id, ttl, error: String::new() }))
+    }
+
+    fn revoke(
+        &mut self,
+        mvcc: &mut Mvcc,
+        request: &pb::LeaseRevokeRequest,
+        events: &mut Vec<Event>,
+    ) -> Result<Outcome, Error> {
+        if !self.lessor.revoke(request.id) {
+            return Err(Error::LeaseNotFound);
+        }
+        let keys = resident(kv::attached(mvcc.live(), request.id));
+        let mut write = mvcc.begin();
+        for key in &keys {
+            resident(write.delete(key));
+            resident(write.meta_delete(&lease::attachment_key(request.id, key)));
+        }
+        resident(write.meta_delete(&lease::grant_key(request.id)));
+        Ok(Outcome::LeaseRevoke(pb::LeaseRevokeResponse { header: Some(finish(write, events)) }))
+    }
+
+    fn set_attributes(&mut self, mvcc: &mut Mvcc, request: membershippb::ClusterMemberAttrSetRequest) -> Outcome {
+        let Some(member) = self.cluster.members.iter_mut().find(|member| member.id == request.member_id) else {
+            tracing::warn!(member = request.member_id, "attributes of a member that is not there");
+            return Outcome::Internal;
+        };
+        if let Some(attributes) = request.member_attributes {
+            member.name = attributes.name;
+            member.client_urls = attributes.client_urls;
+        }
+        let mut write = mvcc.begin();
+        resident(write.meta_put(&table::member_key(member.id), &member.to_json()));
+        drop(write.finish());
+        Outcome::Internal
+    }
+
+    /// A configuration change as the members table sees it; `false` if it is refused and must not reach raft.
+    pub fn apply_conf_change(&mut self, mvcc: &mut Mvcc, change: &ConfChange) -> bool {
+        if change.kind != ConfChangeKind::AddNode || self.cluster.members.iter().any(|m| m.id == change.member_id) {
+            return false;
+        }
+        let member = match Member::from_json(&change.context) {
+            Ok(member) if member.id == change.member_id => member,
+            _ => return false,
+        };
+        let mut write = mvcc.begin();
+        resident(write.meta_put(&table::member_key(member.id), &member.to_json()));
+        drop(write.finish());
+        self.cluster.members.push(member);
+        self.cluster.members.sort_by_key(|member| member.id);
+        true
+    }
+}
+
+fn compact(mvcc: &mut Mvcc, request: &pb::CompactionRequest) -> Result<Outcome, Error> {
+    if request.revision <= mvcc.live().compact_revision() {
+        return Err(Error::Compacted);
+    }
+    if request.revision > mvcc.live().revision() {
+        return Err(Error::FutureRevision);
+    }
+    mvcc.compact(request.revision);
+    let header = Some(txn::inner_header(mvcc.live().revision()));
+    Ok(Outcome::Compaction(pb::CompactionResponse { header }))
+}
+
+/// Ends a write: its events, and the header of its response (the revision; the rest is filled where it is sent).
+fn finish(write: Write<'_>, events: &mut Vec<Event>) -> pb::ResponseHeader {
+    let changes = write.finish();
+    let revision = changes.revision;
+    events.extend(changes.records.into_iter().map(|change| {
+        let previous = change.previous.map(|version| version.revision);
+        Event::new(change.record, previous)
+    }));
+    txn::inner_header(revision)
+}
+
+/// What was touched is resident; a fault here would be a defect of `touch`, and half an entry.
+fn resident<T>(result: Result<T, Fault>) -> T {
+    result.unwrap_or_else(|fault| panic!("{fault:?} was not touched"))
+}
+
+/// Fills what a header lacks that was made by apply.
+pub fn complete(outcome: &mut Outcome, fill: impl Fn(&mut pb::ResponseHeader)) {
+    let header = match outcome {
+        Outcome::Put(response) => &mut response.header,
+        Outcome::DeleteRange(response) => &mut response.header,
+        Outcome::Txn(response) => &mut response.header,
+        Outcome::Compaction(response) => &mut response.header,
+        Outcome::LeaseGrant(response) => &mut response.header,
+        Outcome::LeaseRevoke(response) => &mut response.header,
+        Outcome::Alarm(response) => &mut response.header,
+        Outcome::Internal => return,
+    };
+    fill(header.as_mut().expect("apply made the header"));
+}
+
+/// Restores what lies in the meta tree beside the keys.
+///
+/// **Errors** a page that is not resident.
+pub fn restore_cluster(view: &ReadView) -> Result<Cluster, Fault> {
+    let mut cluster = Cluster::default();
+    let mut members = view.meta_cursor(table::MEMBER_PREFIX);
+    while let Some((_, json)) = members.next()? {
+        match Member::from_json(&json) {
+            Ok(member) => cluster.members.push(member),
+            Err(error) => tracing::error!(%error, "a member in the meta tree cannot be read"),
+        }
+    }
+    cluster.version = view.meta_get(table::CLUSTER_VERSION)?.and_then(|text| String::from_utf8(text.to_vec()).ok());
+    Ok(cluster)
+}
+
+/// The branch an iterator over a txn's path says next.
+fn next_branch<'a>(request: &'a pb::TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> (bool, &'a [pb::RequestOp]) {
+    let succeeded = *path.next().expect("a path has a decision for each txn");
+    (succeeded, txn::branch(request, succeeded))
+}
+
+/// Shared by the txn walks: what an operation is; an unset one was refused before it was proposed.
+fn operation(op: &pb::RequestOp) -> Option<&request_op::Request> {
+    op.request.as_ref()
+}

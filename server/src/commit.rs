@@ -1,0 +1,540 @@
+//! Runs on: commit core.
+//!
+//! The raft core and the apply core in one loop's turn: proposals in, one durable order, state, answers and events out.
+//!
+//! A turn: take what waits in the mailbox, hand finished writes to the log, let raft move, apply what is committed in log
+//! order, publish one view for all of it, and only then hand out answers and events. So a reply never leaves before its
+//! entry is durable and visible.
+//!
+//! Invariants:
+//! - `queue` holds committed entries in log order; its front is the next to apply; `applied_index` never decreases.
+//! - `waiters` has an entry for each proposal whose client still may wait; it is bounded by the reply slots of all cores.
+//! - At most one checkpoint and one fault are under way.
+//!
+//! A plain state machine: time comes in with each call, the disk is the only thing it drives. It does not know threads,
+//! sockets or the runtime; `cores` moves its inputs and outputs.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use consensus::{Applied as Place, Committed, ConfChange, Driver, EntryKind};
+use engine::{
+    Fault, Mvcc,
+    disk::{Completion, Disk, Owner},
+    store::{Checkpoint, CheckpointDone, Store},
+};
+use prost::Message;
+use proto::{
+    etcdserverpb as pb,
+    internal::{self, Kind, Request, RequestHeader},
+    membershippb,
+};
+
+use crate::{
+    apply::{self, Applier, Pinned, table},
+    compactor::Compactor,
+    core::{Answer, Outcome, ReplyTo, Shared},
+    cores::slots::SlotId,
+    error::Error,
+    watch::batch::{Batch, Event},
+};
+
+/// Messages to the commit core.
+pub enum ToCommit {
+    /// Propose an entry and answer with its result.
+    Propose {
+        /// Who waits; `None` for an entry of the server's own.
+        reply: Option<ReplyTo>,
+        /// Its request id.
+        id: u64,
+        /// The marshalled `InternalRaftRequest`.
+        entry: Bytes,
+    },
+    /// Renew a lease.
+    Renew {
+        /// Who waits.
+        reply: ReplyTo,
+        /// Lease id.
+        lease: i64,
+    },
+    /// How long a lease lasts.
+    TimeToLive {
+        /// Who waits.
+        reply: ReplyTo,
+        /// Lease id.
+        lease: i64,
+    },
+    /// All leases.
+    Leases {
+        /// Who waits.
+        reply: ReplyTo,
+    },
+    /// Answer once the sweep has passed `revision`.
+    AwaitSweep {
+        /// Who waits.
+        reply: ReplyTo,
+        /// Compacted revision.
+        revision: i64,
+    },
+    /// A checkpoint ended.
+    Checkpointed(Result<CheckpointDone, engine::Error>),
+    /// A fault of apply was resolved.
+    Loaded(Result<(), engine::Error>),
+}
+
+/// What a turn hands to the cores.
+#[derive(Default)]
+pub struct Turn {
+    /// Answers, by core.
+    pub answers: Vec<Vec<(SlotId, Answer)>>,
+    /// Events of this turn's publish.
+    pub batch: Option<Arc<Batch>>,
+    /// A page that apply needs before it goes on.
+    pub fault: Option<Fault>,
+    /// A checkpoint to run.
+    pub checkpoint: Option<Checkpoint>,
+    /// Whether there is work that need not wait for an input.
+    pub more: bool,
+}
+
+/// Why the member stops.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The log or raft failed.
+    #[error(transparent)]
+    Consensus(#[from] consensus::Error),
+    /// The store failed.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// An entry that cannot be understood was committed.
+    #[error("entry {index} cannot be applied: {source}")]
+    Entry {
+        /// Its index.
+        index: u64,
+        /// What is wrong with it.
+        source: internal::Error,
+    },
+}
+
+/// Settings of the commit core.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// **Units** bytes of log after which a checkpoint begins.
+    pub checkpoint_wal_bytes: u64,
+    /// **Units** bytes of entries applied before one publish.
+    pub apply_batch_bytes_max: u64,
+    /// Versions a sweep step looks at.
+    pub sweep_entries_per_step: usize,
+    /// Own name, published to the members table.
+    pub name: String,
+    /// Own client URLs, likewise.
+    pub client_urls: Vec<String>,
+}
+
+/// See the head of this file.
+pub struct Commit {
+    shared: Arc<Shared>,
+    options: Options,
+    driver: Driver,
+    store: Store,
+    applier: Applier,
+    compactor: Compactor,
+    queue: VecDeque<Committed>,
+    front: Option<(RequestHeader, Request)>,
+    pinned: Pinned,
+    waiters: HashMap<u64, ReplyTo>,
+    /// When each proposal came, in order; what has been answered meanwhile is only here.
+    proposed: VecDeque<(Duration, u64)>,
+    answers: Vec<Vec<(SlotId, Answer)>>,
+    events: Vec<Event>,
+    completions: Vec<Completion>,
+    applied: Place,
+    is_faulted: bool,
+    is_checkpointing: bool,
+    is_sweeping: bool,
+    is_published: bool,
+    published_attributes: bool,
+    sweep_waiters: Vec<(i64, ReplyTo)>,
+}
+
+impl Commit {
+    /// A commit core over recovered state.
+    pub fn new(
+        shared: Arc<Shared>,
+        options: Options,
+        driver: Driver,
+        store: Store,
+        applier: Applier,
+        compactor: Compactor,
+    ) -> Self {
+        let view = store.mvcc().view();
+        let applied = Place { index: view.applied_index(), term: view.applied_term() };
+        let answers = vec![Vec::new(); shared.connections.len()];
+        let mut commit = Self {
+            shared,
+            options,
+            driver,
+            store,
+            applier,
+            compactor,
+            queue: VecDeque::new(),
+            front: None,
+            pinned: Pinned::default(),
+            waiters: HashMap::new(),
+            proposed: VecDeque::new(),
+            answers,
+            events: Vec::new(),
+            completions: Vec::new(),
+            applied,
+            is_faulted: false,
+            is_checkpointing: false,
+            is_sweeping: true,
+            is_published: true,
+            published_attributes: false,
+            sweep_waiters: Vec::new(),
+        };
+        commit.publish_cluster();
+        commit.publish_status();
+        commit
+    }
+
+    /// Takes one message.
+    ///
+    /// **Errors** the member must stop.
+    pub fn receive(&mut self, message: ToCommit, now: Duration) -> Result<(), Fatal> {
+        match message {
+            ToCommit::Propose { reply, id, entry } => self.propose(reply, id, entry, now),
+            ToCommit::Renew { reply, lease } => {
+                let ttl = self.applier.lessor.renew(lease, now).unwrap_or(0);
+                self.answer(reply, Answer::Renewed(ttl));
+            }
+            ToCommit::TimeToLive { reply, lease } => {
+                let answer = Answer::TimeToLive(self.applier.lessor.time_to_live(lease, now));
+                self.answer(reply, answer);
+            }
+            ToCommit::Leases { reply } => {
+                let leases = self.applier.lessor.list();
+                self.answer(reply, Answer::Leases(leases));
+            }
+            ToCommit::AwaitSweep { reply, revision } => self.sweep_waiters.push((revision, reply)),
+            ToCommit::Checkpointed(done) => self.checkpointed(done)?,
+            ToCommit::Loaded(loaded) => {
+                loaded?;
+                self.is_faulted = false;
+            }
+        }
+        Ok(())
+    }
+
+    fn propose(&mut self, reply: Option<ReplyTo>, id: u64, entry: Bytes, now: Duration) {
+        match self.driver.propose(entry) {
+            Ok(()) => {
+                if let Some(reply) = reply {
+                    let taken = self.waiters.insert(id, reply);
+                    assert!(taken.is_none(), "request ids are unique");
+                    self.proposed.push_back((now, id));
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a proposal was refused");
+                if let Some(reply) = reply {
+                    self.answer(reply, Answer::Applied(Err(refusal(&error))));
+                }
+            }
+        }
+    }
+
+    /// Proposes a request of the server's own.
+    fn propose_own(&mut self, kind: Kind, message: &impl Message) {
+        let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
+        let header = RequestHeader { id, ..Default::default() };
+        let mut entry = Vec::new();
+        internal::encode(&header, kind, &message.encode_to_vec(), &mut entry);
+        self.propose(None, id, entry.into(), Duration::ZERO);
+    }
+
+    fn answer(&mut self, reply: ReplyTo, answer: Answer) {
+        self.answers[reply.core].push((reply.slot, answer));
+    }
+
+    /// A heartbeat interval has passed.
+    pub fn tick(&mut self, now: Duration) {
+        self.driver.tick();
+        self.forget_lost(now);
+        let leads = self.driver.status().is_leader;
+        if !leads {
+            return;
+        }
+        let mut expired = Vec::new();
+        self.applier.lessor.expired(now, &mut expired);
+        for id in expired {
+            self.propose_own(Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id });
+        }
+        let view = self.store.mvcc().view();
+        if let Some(revision) = self.compactor.due(now, view.revision(), view.compact_revision()) {
+            tracing::info!(revision, "starting auto compaction");
+            self.propose_own(Kind::Compaction, &pb::CompactionRequest { revision, physical: false });
+        }
+        self.publish_attributes();
+    }
+
+    /// Lets a new member's name, URLs and version be known, as etcd does, until the table has them.
+    fn publish_attributes(&mut self) {
+        if self.published_attributes {
+            return;
+        }
+        let member_id = self.shared.identity.member_id;
+        let Some(own) = self.applier.cluster.members.iter().find(|member| member.id == member_id) else { return };
+        self.published_attributes = true;
+        if own.name != self.options.name || own.client_urls != self.options.client_urls {
+            let attributes = membershippb::Attributes {
+                name: self.options.name.clone(),
+                client_urls: self.options.client_urls.clone(),
+            };
+            let request =
+                membershippb::ClusterMemberAttrSetRequest { member_id, member_attributes: Some(attributes) };
+            self.propose_own(Kind::ClusterMemberAttrSet, &request);
+        }
+        if self.applier.cluster.version.as_deref() != Some(crate::CLUSTER_VERSION) {
+            let request = membershippb::ClusterVersionSetRequest { ver: crate::CLUSTER_VERSION.to_owned() };
+            self.propose_own(Kind::ClusterVersionSet, &request);
+        }
+    }
+
+    /// Whether the member has published itself, so that clients may be served.
+    pub fn is_ready(&self) -> bool {
+        let member_id = self.shared.identity.member_id;
+        let own = self.applier.cluster.members.iter().find(|member| member.id == member_id);
+        self.driver.status().is_leader
+            && self.applier.cluster.version.is_some()
+            && own.is_some_and(|own| !own.name.is_empty())
+            && self.queue.is_empty()
+    }
+
+    /// One turn; see the head of this file.
+    ///
+    /// **Errors** the member must stop.
+    pub fn turn(&mut self, disk: &mut dyn Disk, now: Duration) -> Result<Turn, Fatal> {
+        self.collect(disk)?;
+        self.driver.step(disk)?;
+        disk.kick()?;
+        self.take_committed();
+        let fault = if self.is_faulted { None } else { self.apply_queue(now)? };
+        if self.applied.index > self.store.mvcc().view().applied_index() {
+            self.publish()?;
+            self.driver.step(disk)?;
+            disk.kick()?;
+        }
+        let sweep_fault = self.sweep()?;
+        let fault = fault.or(sweep_fault);
+        self.is_faulted |= fault.is_some();
+        let checkpoint = self.begin_checkpoint()?;
+        self.publish_status();
+        let empty = vec![Vec::new(); self.answers.len()];
+        let answers = std::mem::replace(&mut self.answers, empty);
+        let batch = self.take_batch();
+        let more = !self.is_faulted && (self.is_sweeping || !self.queue.is_empty());
+        Ok(Turn { answers, batch, fault, checkpoint, more })
+    }
+
+    fn collect(&mut self, disk: &mut dyn Disk) -> Result<(), Fatal> {
+        let mut completions = std::mem::take(&mut self.completions);
+        disk.completions(&mut completions);
+        for completion in completions.drain(..) {
+            assert_eq!(Owner::of(completion.token), Owner::Wal, "the commit core's disk serves the log alone");
+            self.driver.on_completion(completion, disk)?;
+        }
+        self.completions = completions;
+        Ok(())
+    }
+
+    fn take_committed(&mut self) {
+        if self.queue.is_empty() {
+            self.queue.extend(self.driver.take_committed(self.options.apply_batch_bytes_max));
+        }
+    }
+
+    /// Applies what is committed, in log order, until the queue is empty or a page is missing.
+    fn apply_queue(&mut self, now: Duration) -> Result<Option<Fault>, Fatal> {
+        while let Some(entry) = self.queue.front() {
+            assert!(entry.index > self.applied.index, "each entry is applied once, in order");
+            if entry.kind != EntryKind::Normal {
+                self.apply_conf_change()?;
+            } else if !entry.data.is_empty() {
+                if self.front.is_none() {
+                    let index = entry.index;
+                    let decoded = internal::decode(entry.data.clone());
+                    self.front = Some(decoded.map_err(|source| Fatal::Entry { index, source })?);
+                }
+                let (header, request) = self.front.as_ref().expect("decoded above");
+                if let Err(fault) = self.applier.touch(self.store.mvcc(), request, &mut self.pinned) {
+                    return Ok(Some(fault));
+                }
+                let id = header.id;
+                self.execute(id, now);
+            }
+            let entry = self.queue.pop_front().expect("the front was there");
+            self.applied = Place { index: entry.index, term: entry.term };
+        }
+        Ok(None)
+    }
+
+    fn execute(&mut self, id: u64, now: Duration) {
+        let (_, request) = self.front.take().expect("decoded before");
+        let pinned = std::mem::take(&mut self.pinned);
+        let is_compaction = matches!(request, Request::Compaction(_));
+        let is_cluster = matches!(request, Request::ClusterMemberAttrSet(_) | Request::ClusterVersionSet(_));
+        let mvcc = self.store.mvcc_mut();
+        let mut result = self.applier.apply(mvcc, request, &pinned, now, &mut self.events);
+        self.is_sweeping |= is_compaction && result.is_ok();
+        if is_cluster {
+            self.publish_cluster();
+        }
+        let Some(reply) = self.waiters.remove(&id) else { return };
+        // Entries are applied in the order in which they were proposed: its own time is at the front, unless one was lost.
+        if self.proposed.front().is_some_and(|(_, front)| *front == id) {
+            self.proposed.pop_front();
+        }
+        if let Ok(outcome) = &mut result {
+            let identity = &self.shared.identity;
+            let raft_term = self.driver.status().term;
+            apply::complete(outcome, |header| {
+                header.cluster_id = identity.cluster_id;
+                header.member_id = identity.member_id;
+                header.raft_term = raft_term;
+            });
+        }
+        self.answer(reply, Answer::Applied(result));
+    }
+
+    fn apply_conf_change(&mut self) -> Result<(), Fatal> {
+        let entry = self.queue.front().expect("the caller looked");
+        let change = ConfChange::decode(&entry.data)?;
+        if self.applier.apply_conf_change(self.store.mvcc_mut(), &change) {
+            let state = self.driver.apply_conf_change(&change)?;
+            let mut write = self.store.mvcc_mut().begin();
+            let stored = write.meta_put(table::CONF_STATE, &table::encode_conf_state(&state));
+            stored.unwrap_or_else(|fault| panic!("{fault:?}: the small tables are resident from the start"));
+            drop(write.finish());
+        }
+        self.publish_cluster();
+        Ok(())
+    }
+
+    fn publish(&mut self) -> Result<(), Fatal> {
+        let Place { index, term } = self.applied;
+        drop(self.store.mvcc_mut().publish(index, term));
+        self.driver.applied(index);
+        Ok(())
+    }
+
+    fn take_batch(&mut self) -> Option<Arc<Batch>> {
+        if self.events.is_empty() {
+            return None;
+        }
+        assert!(self.applied.index == self.store.mvcc().view().applied_index(), "events follow their publish");
+        Some(Arc::new(Batch::new(std::mem::take(&mut self.events))))
+    }
+
+    fn sweep(&mut self) -> Result<Option<Fault>, Fatal> {
+        if self.is_sweeping && !self.is_faulted {
+            let progress = match self.store.mvcc_mut().sweep(self.options.sweep_entries_per_step) {
+                Ok(progress) => progress,
+                Err(fault) => return Ok(Some(fault)),
+            };
+            if progress.is_done {
+                self.is_sweeping = false;
+                let swept = self.store.mvcc().live().compact_revision();
+                self.shared.swept_revision.store(swept, Ordering::Release);
+                tracing::info!(revision = swept, "finished scheduled compaction");
+            }
+        }
+        let swept = self.shared.swept_revision.load(Ordering::Acquire);
+        let mut done = Vec::new();
+        self.sweep_waiters.retain(|(revision, reply)| {
+            let is_done = *revision <= swept;
+            if is_done {
+                done.push(*reply);
+            }
+            !is_done
+        });
+        for reply in done {
+            self.answer(reply, Answer::Swept);
+        }
+        Ok(None)
+    }
+
+    fn begin_checkpoint(&mut self) -> Result<Option<Checkpoint>, Fatal> {
+        if self.is_checkpointing || self.driver.log_bytes() < self.options.checkpoint_wal_bytes {
+            return Ok(None);
+        }
+        self.is_checkpointing = true;
+        Ok(Some(self.store.checkpoint_begin()?))
+    }
+
+    fn checkpointed(&mut self, done: Result<CheckpointDone, engine::Error>) -> Result<(), Fatal> {
+        self.is_checkpointing = false;
+        match done {
+            Ok(done) => {
+                self.store.checkpoint_end(done);
+                let (index, term) = self.store.trimmable();
+                self.driver.trim(Place { index, term })?;
+                Ok(())
+            }
+            Err(error @ engine::Error::NoSpace { .. }) => {
+                tracing::error!(%error, "no space for a checkpoint; it is tried again");
+                self.store.checkpoint_failed();
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn publish_cluster(&mut self) {
+        self.shared.cluster.store(Arc::new(self.applier.cluster.clone()));
+    }
+
+    fn publish_status(&mut self) {
+        let status = self.driver.status();
+        let raft = &self.shared.raft;
+        assert!(status.term >= raft.term.load(Ordering::Relaxed), "the term never decreases");
+        raft.term.store(status.term, Ordering::Release);
+        raft.leader.store(status.leader_id, Ordering::Release);
+        raft.commit.store(status.commit, Ordering::Release);
+        raft.applied.store(self.applied.index, Ordering::Release);
+        raft.pending.store(self.waiters.len(), Ordering::Release);
+        let sizes = self.store.sizes();
+        self.shared.sizes.allocated.store(sizes.allocated, Ordering::Release);
+        self.shared.sizes.in_use.store(sizes.in_use, Ordering::Release);
+    }
+
+    /// Forgets proposals that were never applied and whose clients were timed out long ago.
+    fn forget_lost(&mut self, now: Duration) {
+        while let Some((proposed, id)) = self.proposed.front().copied() {
+            if now.saturating_sub(proposed) < 2 * self.shared.limits.request_timeout {
+                break;
+            }
+            self.proposed.pop_front();
+            self.waiters.remove(&id);
+        }
+    }
+
+    /// The keys, for what runs on this core.
+    pub fn mvcc(&self) -> &Mvcc {
+        self.store.mvcc()
+    }
+}
+
+/// What a client is told when raft refuses its proposal.
+fn refusal(error: &consensus::Error) -> Error {
+    match error {
+        consensus::Error::TooManyRequests { .. } => Error::TooManyRequests,
+        consensus::Error::NoLeader => Error::NoLeader,
+        consensus::Error::TooLarge { .. } => Error::RequestTooLarge,
+        _ => Error::Stopped,
+    }
+}

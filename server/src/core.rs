@@ -1,0 +1,374 @@
+//! Runs on: connection core.
+//!
+//! What a core has at hand to answer a request: the published state, its way to the commit core, its reply slots.
+//!
+//! Invariants:
+//! - `Shared` is written by one owner a field (the commit core publishes `view`, `cluster` and `raft`), read by all.
+//! - What a view shows was durable before it was published, and a reply leaves after the view that holds its write was
+//!   published. So on a single voter any view loaded after a request arrived answers it linearizably.
+//! - A core never waits for another while it holds a borrow.
+//!
+//! Knows no HTTP/2: `wire` and `rpc` bring decoded requests and take answers away.
+
+use std::{
+    collections::BTreeSet,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use consensus::Member;
+use engine::{Fault, Published, ReadView};
+use proto::{
+    etcdserverpb as pb,
+    internal::{self, Kind, RequestHeader},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    commit::ToCommit,
+    cores::{
+        Clock,
+        loader::Loader,
+        slots::{SlotId, Slots},
+    },
+    error::Error,
+    metrics::Counters,
+    watch_rpc::WatchCore,
+    wire::grpc::framed,
+};
+
+pub use pb::AlarmType as Alarm;
+
+/// Who this member is.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Cluster id, in every response header.
+    pub cluster_id: u64,
+    /// Member id, likewise.
+    pub member_id: u64,
+}
+
+/// Bounds a request is held against.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// **Units** bytes of a marshalled entry.
+    pub request_bytes_max: usize,
+    /// **Units** bytes of a gRPC message.
+    pub receive_bytes_max: usize,
+    /// Operations in one level of a txn.
+    pub txn_ops_max: usize,
+    /// Entries a scan visits before its core turns to others.
+    pub scan_entries_per_turn: usize,
+    /// How long a proposal may take: 5 s and two election timeouts.
+    pub request_timeout: Duration,
+    /// Quota on the size of the store, as Status reports it. **Units** bytes.
+    pub quota_bytes: u64,
+}
+
+/// The small replicated tables beside the keys.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// Members by id.
+    pub members: Vec<Member>,
+    /// Active alarms: member id and type, by its number.
+    pub alarms: BTreeSet<(u64, i32)>,
+    /// Decided cluster version, such as `3.7.0`.
+    pub version: Option<String>,
+}
+
+/// Where raft stands, for headers and status.
+#[derive(Debug, Default)]
+pub struct Raft {
+    /// Current term.
+    pub term: AtomicU64,
+    /// Leader id, 0 if none.
+    pub leader: AtomicU64,
+    /// Committed index.
+    pub commit: AtomicU64,
+    /// Applied index.
+    pub applied: AtomicU64,
+    /// Entries proposed and not yet answered.
+    pub pending: AtomicUsize,
+}
+
+/// Sizes of the store. **Units** bytes.
+#[derive(Debug, Default)]
+pub struct Sizes {
+    /// Allocated, and what is not checkpointed yet; never 0.
+    pub allocated: AtomicU64,
+    /// Reachable.
+    pub in_use: AtomicU64,
+}
+
+/// What all cores of this process share: immutable, atomic, or replaced whole.
+pub struct Shared {
+    /// Who we are.
+    pub identity: Identity,
+    /// Bounds.
+    pub limits: Limits,
+    /// The newest view.
+    pub view: Published,
+    /// Members, alarms, version.
+    pub cluster: ArcSwap<Cluster>,
+    /// Raft's place.
+    pub raft: Raft,
+    /// Store sizes.
+    pub sizes: Sizes,
+    /// Revision up to which the sweep is done.
+    pub swept_revision: AtomicI64,
+    /// Source of request ids: etcd's scheme, one counter for the process.
+    pub request_ids: AtomicU64,
+    /// Live leases, and connections by core.
+    pub connections: Vec<AtomicUsize>,
+    /// Set once: the process ends.
+    pub is_stopping: AtomicBool,
+    /// Counters of every core.
+    pub counters: Vec<Arc<Counters>>,
+}
+
+/// Where an answer has to go.
+#[derive(Clone, Copy, Debug)]
+pub struct ReplyTo {
+    /// Position of the core.
+    pub core: usize,
+    /// Slot on it.
+    pub slot: SlotId,
+}
+
+/// The result of an applied entry, as the client will see it.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// Answer to a Put.
+    Put(pb::PutResponse),
+    /// Answer to a DeleteRange.
+    DeleteRange(pb::DeleteRangeResponse),
+    /// Answer to a Txn.
+    Txn(pb::TxnResponse),
+    /// Answer to a Compact.
+    Compaction(pb::CompactionResponse),
+    /// Answer to a LeaseGrant.
+    LeaseGrant(pb::LeaseGrantResponse),
+    /// Answer to a LeaseRevoke.
+    LeaseRevoke(pb::LeaseRevokeResponse),
+    /// Answer to an Alarm.
+    Alarm(pb::AlarmResponse),
+    /// An entry that no client sent.
+    Internal,
+}
+
+impl Outcome {
+    /// The gRPC message for the client.
+    ///
+    /// **Errors** none today; shaped like its callers.
+    pub fn framed(&self) -> Result<Bytes, Error> {
+        Ok(match self {
+            Self::Put(response) => framed(response),
+            Self::DeleteRange(response) => framed(response),
+            Self::Txn(response) => framed(response),
+            Self::Compaction(response) => framed(response),
+            Self::LeaseGrant(response) => framed(response),
+            Self::LeaseRevoke(response) => framed(response),
+            Self::Alarm(response) => framed(response),
+            Self::Internal => unreachable!("nobody waits for an entry of the server's own"),
+        })
+    }
+}
+
+/// What comes back into a reply slot.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// An entry was applied, or never will be.
+    Applied(Result<Outcome, Error>),
+    /// A lease was renewed; 0 for an unknown one. **Units** seconds.
+    Renewed(i64),
+    /// What is left of a lease, and what it was granted; `None` for an unknown one. **Units** seconds.
+    TimeToLive(Option<(i64, i64)>),
+    /// Lease ids by remaining time.
+    Leases(Vec<i64>),
+    /// The sweep has passed the revision asked for.
+    Swept,
+    /// The commit core did not answer in time.
+    TimedOut,
+}
+
+/// A connection core.
+pub struct Core {
+    /// Position among the cores.
+    pub id: usize,
+    /// What is shared with the others.
+    pub shared: Arc<Shared>,
+    /// Its counters.
+    pub counters: Arc<Counters>,
+    /// Time.
+    pub clock: Clock,
+    /// Its watchers.
+    pub watch: WatchCore,
+    commit: mpsc::Sender<ToCommit>,
+    slots: Slots<Answer>,
+    loader: Loader,
+}
+
+impl Core {
+    /// A core whose requests to the commit core go through `commit`, and whose faults through `loader`.
+    pub fn new(
+        id: usize,
+        shared: Arc<Shared>,
+        clock: Clock,
+        watch: WatchCore,
+        commit: mpsc::Sender<ToCommit>,
+        loader: Loader,
+    ) -> Rc<Self> {
+        let counters = Arc::clone(&shared.counters[id]);
+        let slots = Slots::new(SLOTS_MAX);
+        Rc::new(Self { id, shared, counters, clock, watch, commit, slots, loader })
+    }
+
+    /// The newest view.
+    pub fn view(&self) -> Arc<ReadView> {
+        self.shared.view.load()
+    }
+
+    /// Whether a leader is known.
+    pub fn has_leader(&self) -> bool {
+        self.shared.raft.leader.load(Ordering::Acquire) != 0
+    }
+
+    /// Active alarms.
+    pub fn alarms(&self) -> Vec<(u64, Alarm)> {
+        let cluster = self.shared.cluster.load();
+        cluster.alarms.iter().map(|(member, alarm)| (*member, Alarm::try_from(*alarm).unwrap_or(Alarm::None))).collect()
+    }
+
+    /// Decided cluster version.
+    pub fn cluster_version(&self) -> Option<String> {
+        self.shared.cluster.load().version.clone()
+    }
+
+    /// Counts an answer of /health.
+    pub fn count_health(&self, is_healthy: bool) {
+        let counter = if is_healthy { &self.counters.health_ok } else { &self.counters.health_failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A response header at `revision`.
+    pub fn header(&self, revision: i64) -> pb::ResponseHeader {
+        pb::ResponseHeader {
+            cluster_id: self.shared.identity.cluster_id,
+            member_id: self.shared.identity.member_id,
+            revision,
+            raft_term: self.shared.raft.term.load(Ordering::Acquire),
+        }
+    }
+
+    /// Makes sure that a view loaded from now on answers linearizably.
+    ///
+    /// On a single voter that leads this holds by the order of publish and reply (see the head of this file), so it
+    /// costs nothing; with more members this is where the round to the raft core goes.
+    ///
+    /// **Errors** no leader.
+    pub fn read_index(&self) -> Result<(), Error> {
+        if self.has_leader() { Ok(()) } else { Err(Error::NoLeader) }
+    }
+
+    /// Sends a client's request through the log and waits for its result. `raw` is embedded as it came.
+    ///
+    /// **Errors** the entry's own; too large; too many requests; no answer in time.
+    pub async fn propose(&self, kind: Kind, raw: &[u8]) -> Result<Outcome, Error> {
+        let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
+        let header = RequestHeader { id, ..Default::default() };
+        let len = internal::encoded_len(&header, kind, raw.len());
+        if len > self.shared.limits.request_bytes_max {
+            return Err(Error::RequestTooLarge);
+        }
+        let mut entry = Vec::with_capacity(len);
+        internal::encode(&header, kind, raw, &mut entry);
+        let answer = self.ask(|reply| ToCommit::Propose { reply: Some(reply), id, entry: entry.into() }).await?;
+        match answer {
+            Answer::Applied(result) => result,
+            other => unreachable!("a proposal is answered by its result, not {other:?}"),
+        }
+    }
+
+    /// Sends a message to the commit core and waits for its answer.
+    ///
+    /// **Errors** the mailbox or the slots are full; the member stops; no answer within the request timeout.
+    pub async fn ask(&self, message: impl FnOnce(ReplyTo) -> ToCommit) -> Result<Answer, Error> {
+        let deadline = self.clock.now() + self.shared.limits.request_timeout;
+        let waiting = self.slots.open(deadline).ok_or(Error::TooManyRequests)?;
+        let reply = ReplyTo { core: self.id, slot: waiting.id() };
+        self.commit.try_send(message(reply)).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Error::TooManyRequests,
+            mpsc::error::TrySendError::Closed(_) => Error::Stopped,
+        })?;
+        match waiting.await {
+            Answer::TimedOut => Err(Error::Timeout),
+            answer => Ok(answer),
+        }
+    }
+
+    /// Waits until the sweep has passed `revision`.
+    ///
+    /// **Errors** as [`Core::ask`].
+    pub async fn swept(&self, revision: i64) -> Result<(), Error> {
+        while self.shared.swept_revision.load(Ordering::Acquire) < revision {
+            match self.ask(|reply| ToCommit::AwaitSweep { reply, revision }).await {
+                Ok(_) | Err(Error::Timeout) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands answers to the requests that wait for them.
+    pub fn deliver(&self, answers: impl IntoIterator<Item = (SlotId, Answer)>) {
+        for (slot, answer) in answers {
+            self.slots.answer(slot, answer);
+        }
+    }
+
+    /// Times out what waited too long.
+    pub fn expire(&self) {
+        self.slots.expire(self.clock.now(), || Answer::TimedOut);
+    }
+
+    /// Requests that wait for the commit core.
+    pub fn waiting(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Runs a job in bounded steps on `view`: other requests run between them, faults are loaded and the step retried.
+    ///
+    /// **Errors** damaged data.
+    pub async fn step_through<T>(
+        &self,
+        view: &ReadView,
+        mut step: impl FnMut(&ReadView, usize) -> Result<Option<T>, Fault>,
+    ) -> Result<T, Error> {
+        loop {
+            match step(view, self.shared.limits.scan_entries_per_turn) {
+                Ok(Some(done)) => return Ok(done),
+                Ok(None) => tokio::task::yield_now().await,
+                Err(fault) => self.load(fault).await?,
+            }
+        }
+    }
+
+    /// Brings what `fault` names into memory.
+    ///
+    /// **Errors** damaged data; it is logged here, and the member goes on serving what is sound.
+    pub async fn load(&self, fault: Fault) -> Result<(), Error> {
+        self.loader.load(fault).await.map_err(|error| {
+            tracing::error!(%error, "a page cannot be read");
+            Error::Corrupt
+        })
+    }
+}
+
+/// Requests of one core that may wait for the commit core.
+const SLOTS_MAX: usize = 1 << 20;

@@ -1,0 +1,377 @@
+//! Runs on: every core.
+//!
+//! Where threads, clocks and randomness come from, and the thin loops that move inputs and outputs between the state
+//! machines and the runtime. Everything else is handed time and messages.
+//!
+//! Threads: core 0 runs the commit core and serves connections; further cores serve connections; one thread runs
+//! checkpoints. Each core has a runtime of its own and shares nothing but what `core::Shared` names.
+//!
+//! Invariants: answers and events of one turn reach a core in one message, in the order of turns; a mailbox that is full
+//! keeps answers back (they are bounded by the reply slots) and lets events go, which watchers then read from the past.
+
+#![expect(unsafe_code, reason = "ends the process by the signal it was sent, as etcd does")]
+
+use std::{
+    io,
+    net::SocketAddr,
+    os::fd::{AsRawFd, RawFd},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use engine::{disk::Disk, store::Checkpoint};
+use tokio::{
+    io::unix::AsyncFd,
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::{LocalSet, spawn_local},
+    time::MissedTickBehavior,
+};
+
+use crate::{
+    commit::{Commit, Fatal, ToCommit, Turn},
+    core::{Answer, Core, Shared},
+    cores::slots::SlotId,
+    watch::batch::Batch,
+    wire,
+};
+
+pub mod loader;
+pub mod slots;
+pub mod start;
+
+/// Monotonic time since the process began, the same for every core.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock(Instant);
+
+impl Clock {
+    /// A clock that starts now.
+    #[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Time since the start.
+    pub fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+
+    /// **Units** microseconds since 1970.
+    #[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
+    pub fn unix_us() -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// A random number in 0..1, for spreading timers.
+    pub fn jitter(&self) -> f64 {
+        rand::random()
+    }
+}
+
+/// Messages to a connection core.
+enum ToCore {
+    /// What a turn of the commit core has for it.
+    Turn { answers: Vec<(SlotId, Answer)>, batch: Option<Arc<Batch>> },
+    /// A connection to serve.
+    Accept(std::net::TcpStream),
+}
+
+/// How often slots expire and automatic progress is looked at.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// Messages taken from a mailbox before the loop looks elsewhere.
+const INBOX_MAX: usize = 4096;
+
+/// What every connection core's loops need.
+#[derive(Clone)]
+struct Serving {
+    wire: wire::Options,
+    stop: watch::Receiver<bool>,
+}
+
+/// An eventfd of a disk, watched by the runtime.
+struct Wake(Option<AsyncFd<RawFd>>);
+
+impl Wake {
+    fn new(fd: Option<RawFd>) -> io::Result<Self> {
+        Ok(Self(fd.map(AsyncFd::new).transpose()?))
+    }
+
+    /// Resolves when operations have ended.
+    async fn ready(&self) -> io::Result<()> {
+        let Some(fd) = &self.0 else { return std::future::pending().await };
+        let mut guard = fd.readable().await?;
+        let mut count = [0; 8];
+        // SAFETY: the disk that owns the descriptor lives as long as its loop; `count` has the 8 bytes an eventfd gives.
+        let read = unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+        // Nothing to read means that somebody cleared it already: completions are looked for all the same.
+        drop(read);
+        guard.clear_ready();
+        Ok(())
+    }
+}
+
+/// The loops of a connection core that run besides its connections.
+fn spawn_core_loops(core: &Rc<Core>) {
+    spawn_local(crate::watch_rpc::catch_up(Rc::clone(core)));
+    spawn_local(housekeeping(Rc::clone(core)));
+    spawn_local(collect_reads(Rc::clone(core)));
+}
+
+async fn housekeeping(core: Rc<Core>) {
+    let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        core.expire();
+        core.watch.on_tick(core.clock.now(), core.shared.raft.term.load(Ordering::Acquire));
+    }
+}
+
+async fn collect_reads(core: Rc<Core>) {
+    let wake = match Wake::new(core.loader().wake_fd()) {
+        Ok(wake) => wake,
+        Err(error) => return tracing::error!(%error, "page reads cannot be waited for"),
+    };
+    while wake.ready().await.is_ok() {
+        core.loader().collect();
+    }
+}
+
+fn take_turn(core: &Core, answers: Vec<(SlotId, Answer)>, batch: Option<&Arc<Batch>>) {
+    core.deliver(answers);
+    if let Some(batch) = batch {
+        core.watch.on_batch(batch, &core.view());
+    }
+}
+
+/// Runs a connection core other than the first until the process ends.
+async fn connection_core(core: Rc<Core>, mut inbox: mpsc::Receiver<ToCore>, serving: Serving) {
+    spawn_core_loops(&core);
+    while let Some(message) = inbox.recv().await {
+        match message {
+            ToCore::Turn { answers, batch } => take_turn(&core, answers, batch.as_ref()),
+            ToCore::Accept(socket) => accept(&core, socket, &serving),
+        }
+    }
+}
+
+fn accept(core: &Rc<Core>, socket: std::net::TcpStream, serving: &Serving) {
+    match tokio::net::TcpStream::from_std(socket) {
+        Ok(socket) => {
+            let (options, stop) = (serving.wire.clone(), serving.stop.clone());
+            spawn_local(wire::serve(Rc::clone(core), socket, options, stop));
+        }
+        Err(error) => tracing::warn!(%error, "an accepted connection cannot be served"),
+    }
+}
+
+/// What the commit core sends to the others, kept back while their mailboxes are full.
+struct Outbox {
+    senders: Vec<mpsc::Sender<ToCore>>,
+    kept: Vec<Vec<(SlotId, Answer)>>,
+}
+
+impl Outbox {
+    fn new(senders: Vec<mpsc::Sender<ToCore>>) -> Self {
+        let kept = senders.iter().map(|_| Vec::new()).collect();
+        Self { senders, kept }
+    }
+
+    fn send(&mut self, position: usize, mut answers: Vec<(SlotId, Answer)>, batch: Option<&Arc<Batch>>) {
+        let kept = &mut self.kept[position];
+        kept.append(&mut answers);
+        if kept.is_empty() && batch.is_none() {
+            return;
+        }
+        let message = ToCore::Turn { answers: std::mem::take(kept), batch: batch.cloned() };
+        if let Err(mpsc::error::TrySendError::Full(ToCore::Turn { answers, .. })) =
+            self.senders[position].try_send(message)
+        {
+            *kept = answers;
+        }
+    }
+
+    fn has_kept(&self) -> bool {
+        self.kept.iter().any(|kept| !kept.is_empty())
+    }
+}
+
+/// What the loop of the commit core works with.
+struct CommitLoop {
+    commit: Commit,
+    disk: Box<dyn Disk>,
+    inbox: mpsc::Receiver<ToCommit>,
+    to_self: mpsc::Sender<ToCommit>,
+    core: Rc<Core>,
+    outbox: Outbox,
+    checkpoints: std::sync::mpsc::Sender<Checkpoint>,
+    ready: watch::Sender<bool>,
+    heartbeat: Duration,
+}
+
+impl CommitLoop {
+    /// Runs until the mailbox closes.
+    ///
+    /// **Errors** the member must stop.
+    async fn run(mut self) -> Result<(), Fatal> {
+        let wake = Wake::new(self.disk.wake_fd()).map_err(|source| engine::Error::Setup { source })?;
+        let mut ticks = tokio::time::interval(self.heartbeat);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut messages = Vec::with_capacity(INBOX_MAX);
+        loop {
+            let turn = self.commit.turn(self.disk.as_mut(), self.core.clock.now())?;
+            let more = turn.more || self.outbox.has_kept();
+            self.hand_out(turn);
+            if more {
+                tokio::task::yield_now().await;
+            }
+            let now = tokio::select! {
+                biased;
+                taken = self.inbox.recv_many(&mut messages, INBOX_MAX) => {
+                    if taken == 0 {
+                        return Ok(());
+                    }
+                    self.core.clock.now()
+                }
+                woken = wake.ready() => {
+                    woken.map_err(|source| engine::Error::Setup { source })?;
+                    self.core.clock.now()
+                }
+                _ = ticks.tick() => {
+                    let now = self.core.clock.now();
+                    self.commit.tick(now);
+                    now
+                }
+                () = std::future::ready(()), if more => self.core.clock.now(),
+            };
+            for message in messages.drain(..) {
+                self.commit.receive(message, now)?;
+            }
+        }
+    }
+
+    fn hand_out(&mut self, turn: Turn) {
+        let mut answers = turn.answers.into_iter();
+        if let Some(own) = answers.next() {
+            take_turn(&self.core, own, turn.batch.as_ref());
+        }
+        for (position, answers) in answers.enumerate() {
+            self.outbox.send(position, answers, turn.batch.as_ref());
+        }
+        if let Some(fault) = turn.fault {
+            let (loader, to_self) = (self.core.loader().clone(), self.to_self.clone());
+            spawn_local(async move {
+                let loaded = loader.load(fault).await;
+                // The loop that would hear of it may have ended.
+                drop(to_self.send(ToCommit::Loaded(loaded)).await);
+            });
+        }
+        if let Some(checkpoint) = turn.checkpoint
+            && self.checkpoints.send(checkpoint).is_err()
+        {
+            tracing::error!("the checkpoint thread is gone");
+        }
+        if !*self.ready.borrow() && self.commit.is_ready() {
+            self.ready.send_replace(true);
+        }
+    }
+}
+
+/// Runs checkpoints, one at a time, until the process ends.
+fn checkpoint_thread(
+    mut disk: Box<dyn Disk>,
+    jobs: &std::sync::mpsc::Receiver<Checkpoint>,
+    done: &mpsc::Sender<ToCommit>,
+) {
+    while let Ok(mut checkpoint) = jobs.recv() {
+        let result = loop {
+            match checkpoint.step(disk.as_mut()) {
+                Ok(engine::store::Progress::Done(done)) => break Ok(done),
+                Ok(engine::store::Progress::Pending) => {
+                    if let Err(error) = disk.wait() {
+                        break Err(error);
+                    }
+                }
+                Err(error) => break Err(error),
+            }
+        };
+        if done.blocking_send(ToCommit::Checkpointed(result)).is_err() {
+            return;
+        }
+    }
+}
+
+/// Accepts connections and gives each to the core with the fewest.
+async fn accept_loop(listener: TcpListener, core: Rc<Core>, outbox: Vec<mpsc::Sender<ToCore>>, serving: Serving) {
+    loop {
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        let loads = core.shared.connections.iter().map(|load| load.load(Ordering::Relaxed));
+        let total: usize = loads.clone().sum();
+        if total >= core.shared.limits.connections_max {
+            tracing::warn!(connections = total, "no more connections are accepted");
+            continue;
+        }
+        let least = loads.enumerate().min_by_key(|(_, load)| *load).map_or(0, |(position, _)| position);
+        if least == 0 {
+            let (options, stop) = (serving.wire.clone(), serving.stop.clone());
+            spawn_local(wire::serve(Rc::clone(&core), socket, options, stop));
+            continue;
+        }
+        match socket.into_std() {
+            Ok(socket) => {
+                if outbox[least - 1].try_send(ToCore::Accept(socket)).is_err() {
+                    tracing::warn!(core = least, "a core is too busy to take a connection");
+                }
+            }
+            Err(error) => tracing::warn!(%error, "an accepted connection cannot be moved"),
+        }
+    }
+}
+
+/// Binds a client address.
+///
+/// **Errors** the socket's.
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(4096)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Runs `future` and everything it spawns on this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(LocalSet::new().block_on(&runtime, future))
+}
+
+/// Binds the calling thread to one CPU.
+fn pin(position: usize) {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut set = rustix::thread::CpuSet::new();
+    set.set(position % cpus);
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        tracing::warn!(%error, position, "a core's thread cannot be pinned");
+    }
+}
+
+/// Ends the process by `signal`, as etcd does after a clean stop.
+fn end_by(signal: i32) -> ! {
+    // SAFETY: restoring the default action and sending the signal to ourselves touch no memory of ours.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: as above.
+    unsafe { libc::raise(signal) };
+    std::process::exit(128 + signal)
+}
+

@@ -1,0 +1,452 @@
+//! Runs on: the main thread, which becomes core 0.
+//!
+//! From a configuration to a serving member, and from SIGTERM to a clean end.
+//!
+//! Order: lock and open the store, open the log, apply what the log has beyond the store, bind, then serve once the member
+//! has published itself. Nothing is answered before that. Bootstrap settings count only for a directory without data:
+//! who a member is lies in its store.
+
+use std::{
+    path::Path,
+    process::ExitCode,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use consensus::{Applied, ConfChange, ConfState, Driver, Member};
+use engine::{
+    Fault,
+    disk::{Disk, IoPath},
+    store::{PageReader, Progress, Store},
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{mpsc, watch},
+};
+
+use super::{
+    CommitLoop, Outbox, Serving, ToCore, accept_loop, bind, block_on, checkpoint_thread, connection_core, end_by,
+    loader::Loader, pin, spawn_core_loops,
+};
+use crate::{
+    apply::{self, Applier, table},
+    commit::{self, Commit, ToCommit},
+    compactor::Compactor,
+    config::Config,
+    core::{Core, Identity, Limits, Raft, Shared, Sizes},
+    cores::Clock,
+    lease::Lessor,
+    metrics::Counters,
+    watch::hub::{Bounds, Responder},
+    watch_rpc::WatchCore,
+    wire,
+};
+
+/// Why the member does not start, or stops.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Storage.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The log, or raft.
+    #[error(transparent)]
+    Consensus(#[from] consensus::Error),
+    /// It ran, and cannot go on.
+    #[error(transparent)]
+    Fatal(#[from] commit::Fatal),
+    /// A socket or thread.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The data directory belongs to another program.
+    #[error("{path} holds data of etcd; Orlop does not read it yet, and leaves it untouched")]
+    EtcdData {
+        /// The directory.
+        path: String,
+    },
+    /// More members than this release has.
+    #[error("initial-cluster names {members} members; this release of Orlop runs one")]
+    SeveralMembers {
+        /// How many.
+        members: usize,
+    },
+    /// Small tables that do not decode.
+    #[error("the store's table of {what} is damaged")]
+    Table {
+        /// Which.
+        what: &'static str,
+    },
+}
+
+fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
+    let what = what.into();
+    move |source| Error::System { what, source }
+}
+
+/// Blocks until `read` needs nothing more from disk.
+fn resident<T>(
+    store: &mut Store,
+    disk: &mut dyn Disk,
+    read: impl Fn(&engine::ReadView) -> Result<T, Fault>,
+) -> Result<T, Error> {
+    loop {
+        let view = store.mvcc().view();
+        match read(&view) {
+            Ok(value) => return Ok(value),
+            Err(fault) => store.load(disk, fault)?,
+        }
+    }
+}
+
+struct Opened {
+    store: Store,
+    disk: Box<dyn Disk>,
+    io: IoPath,
+    identity: Identity,
+    driver: Driver,
+    applier: Applier,
+}
+
+fn bootstrap_member(config: &Config) -> Result<Member, Error> {
+    let own: Vec<String> = config.initial_advertise_peer_urls();
+    let members = config.initial_cluster_len();
+    if members > 1 {
+        return Err(Error::SeveralMembers { members });
+    }
+    let id = consensus::member_id(&own, &config.initial_cluster_token, None);
+    Ok(Member { id, peer_urls: own, name: config.name.clone(), ..Member::default() })
+}
+
+/// Writes down who the member is before anything else is.
+fn first_checkpoint(store: &mut Store, disk: &mut dyn Disk, identity: &Identity) -> Result<(), Error> {
+    let bytes = [identity.cluster_id.to_be_bytes(), identity.member_id.to_be_bytes()].concat();
+    let mut write = store.mvcc_mut().begin();
+    write.meta_put(table::IDENTITY, &bytes).unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
+    drop(write.finish());
+    drop(store.mvcc_mut().publish(0, 0));
+    let mut checkpoint = store.checkpoint_begin()?;
+    let done = loop {
+        match checkpoint.step(disk)? {
+            Progress::Done(done) => break done,
+            Progress::Pending => disk.wait()?,
+        }
+    };
+    store.checkpoint_end(done);
+    Ok(())
+}
+
+fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Result<Identity, Error> {
+    match resident(store, disk, |view| view.meta_get(table::IDENTITY))? {
+        Some(bytes) => {
+            let ids: [u8; 16] = bytes.as_ref().try_into().map_err(|_short| Error::Table { what: "identity" })?;
+            let id = |at: usize| ids[at..].first_chunk().map_or(0, |id| u64::from_be_bytes(*id));
+            Ok(Identity { cluster_id: id(0), member_id: id(8) })
+        }
+        None => {
+            let identity = Identity { cluster_id: consensus::cluster_id(&[member.id]), member_id: member.id };
+            first_checkpoint(store, disk, &identity)?;
+            Ok(identity)
+        }
+    }
+}
+
+fn open(config: &Config, clock: Clock) -> Result<Opened, Error> {
+    let dir = Path::new(&config.data_dir);
+    if dir.join("member").exists() {
+        return Err(Error::EtcdData { path: dir.display().to_string() });
+    }
+    let knobs = &config.knobs;
+    let (mut disk, io) = engine::disk::open_disk(config.io_preference(), dir)?;
+    let mut store = Store::open(disk.as_mut(), dir, config.store_options())?;
+    let member = bootstrap_member(config)?;
+    let identity = identity_of(&mut store, disk.as_mut(), &member)?;
+    let conf_state = match resident(&mut store, disk.as_mut(), |view| view.meta_get(table::CONF_STATE))? {
+        Some(bytes) => table::decode_conf_state(&bytes).ok_or(Error::Table { what: "configuration" })?,
+        None => ConfState::default(),
+    };
+    let cluster = resident(&mut store, disk.as_mut(), apply::restore_cluster)?;
+    let grants = resident(&mut store, disk.as_mut(), crate::lease::restore_grants)?;
+    let mut lessor = Lessor::new(config.lessor_options());
+    lessor.restore(grants, clock.now());
+    lessor.promote(clock.now(), Duration::from_millis(knobs.consensus.election_ms));
+    let view = store.mvcc().view();
+    let start = consensus::Start {
+        applied: Applied { index: view.applied_index(), term: view.applied_term() },
+        conf_state,
+        bootstrap: vec![ConfChange::bootstrap(&member)],
+    };
+    let ids = consensus::Identity { member_id: identity.member_id, cluster_id: identity.cluster_id };
+    let driver = Driver::open(disk.as_mut(), &config.wal_path(), ids, config.consensus_options(rand::random()), start)?;
+    let applier = Applier { lessor, cluster };
+    Ok(Opened { store, disk, io, identity, driver, applier })
+}
+
+fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
+    let knobs = &config.knobs;
+    let first_id = consensus::RequestIds::new(opened.identity.member_id, Clock::unix_us() / 1000).next_id();
+    Arc::new(Shared {
+        identity: opened.identity.clone(),
+        limits: Limits {
+            request_bytes_max: knobs.server.max_request_bytes,
+            receive_bytes_max: knobs.server.max_request_bytes + GRPC_OVERHEAD_BYTES,
+            txn_ops_max: knobs.server.max_txn_ops,
+            scan_entries_per_turn: knobs.server.scan_entries_per_turn,
+            request_timeout: Duration::from_secs(5) + Duration::from_millis(2 * knobs.consensus.election_ms),
+            quota_bytes: knobs.server.quota_backend_bytes,
+            connections_max: config.connections_max(),
+        },
+        view: opened.store.mvcc().published(),
+        cluster: ArcSwap::default(),
+        raft: Raft::default(),
+        sizes: Sizes::default(),
+        swept_revision: AtomicI64::new(-1),
+        request_ids: AtomicU64::new(first_id),
+        connections: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
+        is_stopping: AtomicBool::new(false),
+        counters: (0..cores).map(|_| Arc::new(Counters::new())).collect(),
+    })
+}
+
+/// etcd's allowance for gRPC above the largest request.
+const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
+
+/// Threads that serve: all CPUs but one, which is left to the kernel's side of sockets and disk; never none.
+fn core_count(config: &Config) -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    match config.knobs.server.cores {
+        0 => cpus.saturating_sub(1).max(1),
+        cores => cores,
+    }
+}
+
+fn make_core(
+    id: usize,
+    config: &Config,
+    shared: &Arc<Shared>,
+    clock: Clock,
+    to_commit: &mpsc::Sender<ToCommit>,
+) -> Result<Rc<Core>, Error> {
+    let knobs = &config.knobs;
+    let dir = Path::new(&config.data_dir);
+    let (disk, _) = engine::disk::open_disk(config.io_preference(), dir)?;
+    let loader = Loader::new(disk, PageReader::new(dir, knobs.store.open_segments_max));
+    let bounds = Bounds {
+        stream_buffer_bytes_max: knobs.server.stream_buffer_bytes_max,
+        fragment_bytes_max: knobs.server.max_request_bytes + GRPC_OVERHEAD_BYTES,
+        watchers_max: WATCHERS_MAX,
+    };
+    let identity = &shared.identity;
+    let responder = Responder { cluster_id: identity.cluster_id, member_id: identity.member_id, raft_term: 0 };
+    let watch = WatchCore::new(
+        bounds,
+        responder,
+        shared.view.load().revision(),
+        Duration::from_millis(knobs.server.watch_progress_interval_ms),
+        knobs.server.catch_up_bytes_per_turn,
+    );
+    Ok(Core::new(id, Arc::clone(shared), clock, watch, to_commit.clone(), loader))
+}
+
+/// Watchers of one core.
+const WATCHERS_MAX: usize = 1 << 20;
+
+/// Starts the cores after the first, each on a thread of its own.
+#[expect(clippy::disallowed_methods, reason = "this is where threads come from")]
+fn spawn_cores(
+    count: usize,
+    config: &Arc<Config>,
+    shared: &Arc<Shared>,
+    clock: Clock,
+    to_commit: &mpsc::Sender<ToCommit>,
+    serving: &Serving,
+) -> Vec<mpsc::Sender<ToCore>> {
+    let mut senders = Vec::new();
+    for id in 1..count {
+        let (sender, inbox) = mpsc::channel(config.knobs.server.mailbox_messages_max);
+        senders.push(sender);
+        let (config, shared) = (Arc::clone(config), Arc::clone(shared));
+        let (to_commit, serving) = (to_commit.clone(), serving.clone());
+        std::thread::spawn(move || {
+            if config.knobs.server.pin_cores {
+                pin(id);
+            }
+            let served = block_on(async {
+                match make_core(id, &config, &shared, clock, &to_commit) {
+                    Ok(core) => connection_core(core, inbox, serving).await,
+                    Err(error) => stop_member(&error),
+                }
+            });
+            if let Err(source) = served {
+                stop_member(&Error::System { what: "a core's runtime".into(), source });
+            }
+        });
+    }
+    senders
+}
+
+/// A member that cannot be sure of itself stops.
+fn stop_member(error: &Error) -> ! {
+    tracing::error!(%error, "the member stops");
+    std::process::exit(1)
+}
+
+/// Runs the member until it is told to stop.
+pub fn run(config: Config) -> ExitCode {
+    let clock = Clock::start();
+    match block_on(serve(Arc::new(config), clock)) {
+        Ok(Ok(signal)) => {
+            if std::process::id() == 1 {
+                return ExitCode::SUCCESS;
+            }
+            end_by(signal)
+        }
+        Ok(Err(error)) => stop_member(&error),
+        Err(source) => stop_member(&Error::System { what: "the runtime".into(), source }),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is where threads come from")]
+fn spawn_checkpoints(
+    config: &Config,
+    to_commit: &mpsc::Sender<ToCommit>,
+) -> Result<std::sync::mpsc::Sender<engine::store::Checkpoint>, Error> {
+    let (jobs, inbox) = std::sync::mpsc::channel();
+    let (disk, _) = engine::disk::open_disk(config.io_preference(), Path::new(&config.data_dir))?;
+    let done = to_commit.clone();
+    std::thread::spawn(move || checkpoint_thread(disk, &inbox, &done));
+    Ok(jobs)
+}
+
+async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
+    let knobs = &config.knobs;
+    let cores = core_count(&config);
+    if knobs.server.pin_cores {
+        pin(0);
+    }
+    let opened = open(&config, clock)?;
+    log_start(&config, &opened, cores);
+    let shared = shared(&config, &opened, cores);
+    let (to_commit, inbox) = mpsc::channel(knobs.server.mailbox_messages_max.max(cores));
+    let (stop, stopping) = watch::channel(false);
+    let (ready, mut is_ready) = watch::channel(false);
+    let serving = Serving { wire: wire_options(&config), stop: stopping };
+    let senders = spawn_cores(cores, &config, &shared, clock, &to_commit, &serving);
+    let checkpoints = spawn_checkpoints(&config, &to_commit)?;
+    let core = make_core(0, &config, &shared, clock, &to_commit)?;
+    spawn_core_loops(&core);
+    let mut listeners = Vec::new();
+    for address in config.client_addresses() {
+        listeners.push(bind(address).map_err(system(format!("listen on {address}")))?);
+    }
+    let Opened { store, disk, driver, applier, .. } = opened;
+    let compactor = Compactor::new(config.compaction_mode(), clock.now());
+    let options = commit_options(&config);
+    let commit_loop = CommitLoop {
+        commit: Commit::new(Arc::clone(&shared), options, driver, store, applier, compactor),
+        disk,
+        inbox,
+        to_self: to_commit.clone(),
+        core: Rc::clone(&core),
+        outbox: Outbox::new(senders.clone()),
+        checkpoints,
+        ready,
+        heartbeat: Duration::from_millis(knobs.consensus.heartbeat_ms),
+    };
+    let mut running = tokio::task::spawn_local(commit_loop.run());
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
+    tokio::select! {
+        ended = &mut running => return Err(ended_early(ended)),
+        _ = is_ready.wait_for(|ready| *ready) => {}
+        _ = terminate.recv() => return Ok(libc::SIGTERM),
+        _ = interrupt.recv() => return Ok(libc::SIGINT),
+    }
+    tracing::info!("ready to serve client requests");
+    for listener in listeners {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
+        }
+        tokio::task::spawn_local(accept_loop(listener, Rc::clone(&core), senders.clone(), serving.clone()));
+    }
+    let signal = tokio::select! {
+        ended = &mut running => return Err(ended_early(ended)),
+        _ = terminate.recv() => libc::SIGTERM,
+        _ = interrupt.recv() => libc::SIGINT,
+    };
+    tracing::info!(signal, "received signal; shutting down...");
+    drain(&core, &stop, Duration::from_millis(knobs.server.drain_ms)).await;
+    Ok(signal)
+}
+
+fn ended_early(ended: Result<Result<(), commit::Fatal>, tokio::task::JoinError>) -> Error {
+    match ended {
+        Ok(Err(fatal)) => fatal.into(),
+        Ok(Ok(())) => Error::Engine(engine::Error::Stopped),
+        Err(error) => Error::System { what: "the commit core".into(), source: std::io::Error::other(error) },
+    }
+}
+
+/// Lets requests under way finish: connections are told to go away, and waited for within a bound.
+async fn drain(core: &Core, stop: &watch::Sender<bool>, bound: Duration) {
+    core.shared.is_stopping.store(true, std::sync::atomic::Ordering::Release);
+    stop.send_replace(true);
+    let until = core.clock.now() + bound;
+    let open = || {
+        let connections = core.shared.connections.iter();
+        connections.map(|count| count.load(std::sync::atomic::Ordering::Relaxed)).sum::<usize>()
+    };
+    while open() > 0 && core.clock.now() < until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn wire_options(config: &Config) -> wire::Options {
+    let server = &config.knobs.server;
+    wire::Options {
+        streams_max: server.max_concurrent_streams,
+        stream_window_bytes: server.stream_window_bytes,
+        connection_window_bytes: server.connection_window_bytes,
+    }
+}
+
+fn commit_options(config: &Config) -> commit::Options {
+    let knobs = &config.knobs;
+    commit::Options {
+        checkpoint_wal_bytes: knobs.store.checkpoint_wal_bytes,
+        apply_batch_bytes_max: knobs.consensus.apply_batch_bytes_max as u64,
+        sweep_entries_per_step: knobs.store.sweep_entries_per_step,
+        name: config.name.clone(),
+        client_urls: config.advertise_client_urls(),
+    }
+}
+
+fn log_start(config: &Config, opened: &Opened, cores: usize) {
+    let view = opened.store.mvcc().view();
+    tracing::info!(release = crate::RELEASE, etcd = crate::ETCD_VERSION, "starting Orlop");
+    tracing::info!(path = %config.data_dir, revision = view.revision(), index = view.applied_index(), "data directory");
+    tracing::info!(path = %opened.io.kind, why = %opened.io.why, "I/O path");
+    if let Some((file, offset)) = opened.driver.truncated_tail() {
+        tracing::warn!(file = %file.display(), offset, "the log's torn tail was cut off");
+    }
+    let urls = config.advertise_client_urls().join(",");
+    let (member, cluster) = (opened.identity.member_id, opened.identity.cluster_id);
+    let catch_up = config.knobs.consensus.snapshot_catchup_entries;
+    tracing::info!(
+        name = %config.name,
+        "member-id" = %format!("{member:x}"),
+        "cluster-id" = %format!("{cluster:x}"),
+        "client-urls" = %urls,
+        cores,
+        "snapshot-catchup-entries" = catch_up,
+        "starting an etcd server"
+    );
+}

@@ -1,0 +1,111 @@
+//! Runs on: connection core.
+//!
+//! The plain HTTP endpoints: /health, /livez, /readyz, /version, /metrics.
+//!
+//! Answers are etcd's, byte for byte; a check reads published state only and never waits for the disk.
+//! **Source** etcd v3.7.1 `server/etcdserver/api/etcdhttp/{health,version}.go`.
+
+use std::fmt::Write as _;
+
+use crate::{
+    core::{Alarm, Core},
+    wire::http1::{Request, Response},
+};
+
+const LIVEZ: &[&str] = &["serializable_read"];
+const READYZ: &[&str] = &["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
+
+/// Answers one request.
+pub fn answer(core: &Core, request: &Request) -> Response {
+    let path = request.path.as_str();
+    let known = matches!(path, "/health" | "/version" | "/metrics")
+        || ["/livez", "/readyz"].iter().any(|base| path == *base || path.starts_with(&format!("{base}/")));
+    if !known {
+        return Response::text(404, "404 page not found\n");
+    }
+    if !matches!(request.method.as_str(), "GET" | "HEAD") {
+        return Response::method_not_allowed();
+    }
+    match path {
+        "/health" => health(core, &request.query),
+        "/version" => version(core),
+        "/metrics" => Response {
+            status: 200,
+            content_type: "text/plain; version=0.0.4; charset=utf-8; escaping=underscores",
+            headers: &[],
+            body: crate::metrics::render(core),
+        },
+        _ if path.starts_with("/livez") => checks(core, path, "/livez", LIVEZ, &request.query),
+        _ => checks(core, path, "/readyz", READYZ, &request.query),
+    }
+}
+
+fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
+    query.split('&').filter_map(move |pair| match pair.split_once('=') {
+        Some((key, value)) if key == name => Some(value),
+        None if pair == name => Some(""),
+        _ => None,
+    })
+}
+
+fn health(core: &Core, query: &str) -> Response {
+    let excluded: Vec<&str> = values(query, "exclude").collect();
+    let serializable = values(query, "serializable").any(|value| value == "true");
+    let reason = core.alarms().iter().find_map(|(_, alarm)| match alarm {
+        Alarm::NoSpace if !excluded.contains(&"NOSPACE") => Some("ALARM NOSPACE"),
+        Alarm::Corrupt if !excluded.contains(&"CORRUPT") => Some("ALARM CORRUPT"),
+        Alarm::None | Alarm::NoSpace | Alarm::Corrupt => None,
+    });
+    let reason = reason.or((!serializable && !core.has_leader()).then_some("RAFT NO LEADER"));
+    core.count_health(reason.is_none());
+    match reason {
+        None => Response::json(200, r#"{"health":"true","reason":""}"#),
+        Some(reason) => Response::json(503, format!(r#"{{"health":"false","reason":"{reason}"}}"#)),
+    }
+}
+
+fn version(core: &Core) -> Response {
+    let cluster = core.cluster_version().unwrap_or_else(|| "not_decided".to_owned());
+    let server = crate::ETCD_VERSION;
+    let storage = crate::STORAGE_VERSION;
+    Response::json(200, format!(r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}","storage":"{storage}"}}"#))
+}
+
+fn check(core: &Core, name: &str) -> Result<(), &'static str> {
+    match name {
+        "data_corruption" if core.alarms().iter().any(|(_, alarm)| *alarm == Alarm::Corrupt) => {
+            Err("alarm activated: CORRUPT")
+        }
+        "linearizable_read" if !core.has_leader() => Err("etcdserver: no leader"),
+        _ => Ok(()),
+    }
+}
+
+fn checks(core: &Core, path: &str, base: &str, names: &[&str], query: &str) -> Response {
+    let excluded: Vec<&str> = values(query, "exclude").collect();
+    let verbose = values(query, "verbose").next().is_some();
+    let one = path.strip_prefix(base).and_then(|rest| rest.strip_prefix('/')).filter(|name| !name.is_empty());
+    if one.is_some_and(|name| !names.contains(&name)) {
+        return Response::text(404, "404 page not found\n");
+    }
+    let mut lines = String::new();
+    let mut failed = false;
+    for name in names.iter().filter(|name| one.is_none_or(|one| one == **name)) {
+        if excluded.contains(name) {
+            continue;
+        }
+        // Writing to a String cannot fail.
+        match check(core, name) {
+            Ok(()) => writeln!(lines, "[+]{name} ok").expect("a String takes every write"),
+            Err(error) => {
+                failed = true;
+                writeln!(lines, "[-]{name} failed: {error}").expect("a String takes every write");
+            }
+        }
+    }
+    match (failed, verbose) {
+        (true, _) => Response::text(503, lines),
+        (false, true) => Response::text(200, format!("{lines}ok\n")),
+        (false, false) => Response::text(200, "ok\n"),
+    }
+}

@@ -1,0 +1,180 @@
+//! Runs on: every core.
+//!
+//! The one table from what can go wrong to what a client sees: gRPC code and etcd's exact text.
+//!
+//! Owns no state. An error is made where it is found, travels as a value, and becomes a status only at the wire.
+//! Texts are etcd's, byte for byte: clients map errors by text.
+//! **Source** etcd v3.7.1 `api/v3rpc/rpctypes/error.go`, `server/etcdserver/api/v3rpc/util.go`.
+
+use std::borrow::Cow;
+
+/// gRPC status codes, by their wire numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// The call succeeded.
+    Ok = 0,
+    /// The caller went away.
+    Canceled = 1,
+    /// Anything etcd itself leaves unmapped.
+    Unknown = 2,
+    /// The request can never succeed as it is.
+    InvalidArgument = 3,
+    /// The thing named does not exist.
+    NotFound = 5,
+    /// A quota or size is exhausted.
+    ResourceExhausted = 8,
+    /// The state of the system forbids it.
+    FailedPrecondition = 9,
+    /// A revision or number is outside what exists.
+    OutOfRange = 11,
+    /// The method or option is not there.
+    Unimplemented = 12,
+    /// A defect or an unreadable message.
+    Internal = 13,
+    /// Try again.
+    Unavailable = 14,
+    /// Data is damaged.
+    DataLoss = 15,
+}
+
+/// What a client is told: a code and a text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// gRPC code.
+    pub code: Code,
+    /// gRPC message, etcd's words.
+    pub message: Cow<'static, str>,
+}
+
+/// Everything the server refuses or fails with, by what the caller can do about it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Empty key in a request that needs one.
+    #[error("etcdserver: key is not provided")]
+    EmptyKey,
+    /// `ignore_value`/`ignore_lease` on an absent key, or an unset operation in a txn.
+    #[error("etcdserver: key not found")]
+    KeyNotFound,
+    /// A value beside `ignore_value`.
+    #[error("etcdserver: value is provided")]
+    ValueProvided,
+    /// A lease beside `ignore_lease`.
+    #[error("etcdserver: lease is provided")]
+    LeaseProvided,
+    /// More operations than `max-txn-ops`.
+    #[error("etcdserver: too many operations in txn request")]
+    TooManyOps,
+    /// Two writes of one key in one txn.
+    #[error("etcdserver: duplicate key given in txn request")]
+    DuplicateKey,
+    /// An unknown sort order or target.
+    #[error("etcdserver: invalid sort option")]
+    InvalidSortOption,
+    /// Metadata that is not text.
+    #[error("etcdserver: invalid client api version")]
+    InvalidClientApiVersion,
+    /// A revision below the compacted one.
+    #[error("etcdserver: mvcc: required revision has been compacted")]
+    Compacted,
+    /// A revision that does not exist yet.
+    #[error("etcdserver: mvcc: required revision is a future revision")]
+    FutureRevision,
+    /// Unknown lease.
+    #[error("etcdserver: requested lease not found")]
+    LeaseNotFound,
+    /// A lease id in use.
+    #[error("etcdserver: lease already exists")]
+    LeaseExists,
+    /// A lease time to live above 9,000,000,000 s.
+    #[error("etcdserver: too large lease TTL")]
+    LeaseTtlTooLarge,
+    /// A proposal above `max-request-bytes`.
+    #[error("etcdserver: request is too large")]
+    RequestTooLarge,
+    /// Too many entries between committed and applied, or a mailbox at its bound.
+    #[error("etcdserver: too many requests")]
+    TooManyRequests,
+    /// No leader is known.
+    #[error("etcdserver: no leader")]
+    NoLeader,
+    /// The member stops.
+    #[error("etcdserver: server stopped")]
+    Stopped,
+    /// No answer within etcd's proposal timeout.
+    #[error("etcdserver: request timed out")]
+    Timeout,
+    /// The stream's client went away.
+    #[error("etcdserver: watch canceled")]
+    WatchCanceled,
+    /// RangeStream with an order.
+    #[error("RangeStream does not support custom sort orders")]
+    StreamSort,
+    /// RangeStream with a revision filter.
+    #[error("RangeStream does not support revision filters")]
+    StreamFilter,
+    /// Damaged data was met; the member stops.
+    #[error("etcdserver: corrupt cluster")]
+    Corrupt,
+    /// A health check of a service that is not tracked.
+    #[error("unknown service")]
+    UnknownService,
+    /// A method that this release does not have.
+    #[error("{0} is not implemented by this release of Orlop")]
+    NotImplemented(&'static str),
+    /// A method nobody has.
+    #[error("{0}")]
+    UnknownMethod(String),
+    /// A message above the receive limit; sizes in bytes.
+    #[error("grpc: received message larger than max ({len} vs. {max})")]
+    MessageTooLarge {
+        /// Announced length.
+        len: usize,
+        /// Limit.
+        max: usize,
+    },
+    /// A message that does not decode.
+    #[error("grpc: error unmarshalling request: {0}")]
+    Undecodable(String),
+    /// A compressed message without a decompressor for it.
+    #[error("grpc: Decompressor is not installed for grpc-encoding \"{0}\"")]
+    Compressed(String),
+}
+
+impl Error {
+    /// The gRPC code of this error.
+    pub fn code(&self) -> Code {
+        use Error as E;
+        match self {
+            E::EmptyKey
+            | E::KeyNotFound
+            | E::ValueProvided
+            | E::LeaseProvided
+            | E::TooManyOps
+            | E::DuplicateKey
+            | E::InvalidSortOption
+            | E::InvalidClientApiVersion
+            | E::RequestTooLarge => Code::InvalidArgument,
+            E::Compacted | E::FutureRevision | E::LeaseTtlTooLarge => Code::OutOfRange,
+            E::LeaseNotFound | E::UnknownService => Code::NotFound,
+            E::LeaseExists => Code::FailedPrecondition,
+            E::MessageTooLarge { .. } => Code::ResourceExhausted,
+            // etcd's table points this one at a value without a code, so that Unknown goes over the wire.
+            E::TooManyRequests => Code::Unknown,
+            E::NoLeader | E::Stopped | E::Timeout => Code::Unavailable,
+            E::WatchCanceled => Code::Canceled,
+            E::StreamSort | E::StreamFilter | E::NotImplemented(_) | E::UnknownMethod(_) | E::Compressed(_) => {
+                Code::Unimplemented
+            }
+            E::Corrupt => Code::DataLoss,
+            E::Undecodable(_) => Code::Internal,
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let code = error.code();
+        Self { code, message: Cow::Owned(error.to_string()) }
+    }
+}

@@ -1,0 +1,47 @@
+//! Runs on: connection core (reads, checks) and apply core (the same code inside an entry).
+//!
+//! The meaning of Range, Put, DeleteRange and Txn: checked by `check`, read by `range` and `stream`, decided by `txn`.
+//!
+//! Nothing here writes: that is `apply`'s. A read names a view and gets either an answer or a fault.
+
+use bytes::Bytes;
+use engine::{KeyRange, RangeEnd, Record, Version};
+use proto::{key_range, mvccpb};
+
+pub mod check;
+pub mod range;
+pub mod stream;
+pub mod txn;
+
+/// What a request's `key` and `range_end` mean, in the engine's words.
+pub fn keys(key: &Bytes, range_end: &Bytes) -> KeyRange {
+    match key_range::KeyRange::new(key.clone(), range_end.clone()) {
+        key_range::KeyRange::Single(start) => KeyRange { start, end: RangeEnd::Single },
+        key_range::KeyRange::From(start) => KeyRange { start, end: RangeEnd::Open },
+        key_range::KeyRange::Bounded { start, end } => KeyRange { start, end: RangeEnd::Before(end) },
+    }
+}
+
+/// A record as etcd's message; keys and values share its memory.
+pub fn key_value(record: Record) -> mvccpb::KeyValue {
+    mvccpb::KeyValue {
+        key: record.key,
+        create_revision: record.create_revision,
+        mod_revision: record.revision.main,
+        version: record.version,
+        value: record.value,
+        lease: record.lease,
+    }
+}
+
+/// A version without its value and, as etcd's index-only path has it, without its lease.
+fn key_only(version: &Version) -> mvccpb::KeyValue {
+    mvccpb::KeyValue {
+        key: version.key.clone(),
+        create_revision: version.create_revision,
+        mod_revision: version.revision.main,
+        version: version.version,
+        value: Bytes::new(),
+        lease: 0,
+    }
+}

@@ -1,0 +1,219 @@
+//! Runs on: connection core, and apply core inside a txn.
+//!
+//! Range: a job that reads one view in bounded steps and ends in a response.
+//!
+//! Invariants: `at` and `header_revision` are fixed when the job begins, so every step answers for the same revision;
+//! after a fault the next step goes on where the last one stopped, never from the start.
+//! **Source** etcd v3.7.1 `server/etcdserver/txn/range.go`.
+
+use bytes::Bytes;
+use engine::{Count, Cursor, Fault, KeyRange, ReadView, Record, Version};
+use proto::{
+    etcdserverpb as pb,
+    etcdserverpb::range_request::{SortOrder, SortTarget},
+    mvccpb::KeyValue,
+};
+
+use super::{check, key_only, key_value, keys};
+use crate::{core::Core, error::Error, wire::grpc::framed};
+
+/// Answers a Range call.
+///
+/// **Errors** the static checks; a compacted or a future revision.
+pub async fn serve(core: &Core, request: pb::RangeRequest) -> Result<Bytes, Error> {
+    check::range(&request)?;
+    if !request.serializable {
+        core.read_index()?;
+    }
+    let view = core.view();
+    let mut job = Job::new(&view, request)?;
+    let mut response = core.step_through(&view, |view, budget| job.step(view, budget)).await?;
+    response.header = Some(core.header(job.header_revision));
+    Ok(framed(&response))
+}
+
+/// The revision a request reads at.
+///
+/// **Errors** one that does not exist yet, or no more.
+pub fn read_at(view: &ReadView, revision: i64) -> Result<i64, Error> {
+    match revision {
+        ..=0 => Ok(view.revision()),
+        _ if revision > view.revision() => Err(Error::FutureRevision),
+        _ if revision < view.compact_revision() => Err(Error::Compacted),
+        _ => Ok(revision),
+    }
+}
+
+/// Whether the request asks for an order or a filter, so that its limit cannot bound the scan.
+pub fn is_filtered(request: &pb::RangeRequest) -> bool {
+    let filters = [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ];
+    filters.iter().any(|bound| *bound != 0)
+}
+
+enum Total {
+    /// The scan itself sees every key.
+    OfScan,
+    Counting(Count),
+    Known(u64),
+}
+
+/// One Range under way.
+pub struct Job {
+    request: pb::RangeRequest,
+    range: KeyRange,
+    at: i64,
+    /// Revision for the response's header: the store's when the job began.
+    pub header_revision: i64,
+    cursor: Cursor,
+    total: Total,
+    seen: u64,
+    found: Vec<KeyValue>,
+    /// A version whose record was not resident.
+    waiting: Option<Version>,
+    /// **Units** keys. The scan stops here; `None` scans the whole range.
+    fetch_max: Option<usize>,
+}
+
+impl Job {
+    /// A job for `request`, which passed [`check::range`].
+    ///
+    /// **Errors** as [`read_at`].
+    pub fn new(view: &ReadView, request: pb::RangeRequest) -> Result<Self, Error> {
+        let at = read_at(view, request.revision)?;
+        let range = keys(&request.key, &request.range_end);
+        let sorts = request.sort_order != SortOrder::None as i32;
+        let limit = usize::try_from(request.limit).unwrap_or(0);
+        let fetch_max = (limit > 0 && !sorts && !is_filtered(&request)).then(|| limit.saturating_add(1));
+        let single = request.range_end.is_empty();
+        let total = if (fetch_max.is_some() && !single) || request.count_only {
+            Total::Counting(view.counter(&range, at))
+        } else {
+            Total::OfScan
+        };
+        let cursor = view.cursor(&range, at);
+        let header_revision = view.revision();
+        let (seen, found, waiting) = (0, Vec::new(), None);
+        Ok(Self { request, range, at, header_revision, cursor, total, seen, found, waiting, fetch_max })
+    }
+
+    /// Reads on for about `budget` keys; the response (its header still empty) once complete.
+    ///
+    /// **Errors** a page that is not resident; resolve it and call again.
+    pub fn step(&mut self, view: &ReadView, budget: usize) -> Result<Option<pb::RangeResponse>, Fault> {
+        self.step_with(view, budget, |view, version| {
+            Ok(view.record(version.revision)?.expect("a live version has its record"))
+        })
+    }
+
+    /// [`Job::step`] with records found by `record`.
+    ///
+    /// **Errors** as [`Job::step`].
+    pub fn step_with(
+        &mut self,
+        view: &ReadView,
+        budget: usize,
+        record: impl Fn(&ReadView, &Version) -> Result<Record, Fault>,
+    ) -> Result<Option<pb::RangeResponse>, Fault> {
+        if let Total::Counting(count) = &mut self.total {
+            if self.at == view.revision() {
+                self.total = Total::Known(view.count(&self.range, self.at)?);
+            } else {
+                let Some(total) = count.step(budget)? else { return Ok(None) };
+                self.total = Total::Known(total);
+            }
+        }
+        if !self.request.count_only && !self.scan(view, budget, record)? {
+            return Ok(None);
+        }
+        Ok(Some(self.finish()))
+    }
+
+    /// Whether the scan is complete.
+    fn scan(
+        &mut self,
+        view: &ReadView,
+        budget: usize,
+        record: impl Fn(&ReadView, &Version) -> Result<Record, Fault>,
+    ) -> Result<bool, Fault> {
+        for _ in 0..budget {
+            let version = match self.waiting.take() {
+                Some(version) => version,
+                None if self.fetch_max.is_some_and(|max| self.found.len() >= max) => return Ok(true),
+                None => match self.cursor.next()? {
+                    Some(version) => {
+                        self.seen += 1;
+                        version
+                    }
+                    None => return Ok(true),
+                },
+            };
+            if !self.passes(&version) {
+                continue;
+            }
+            // The one beyond the limit only says that there is more: its value is never read.
+            let is_beyond = self.fetch_max.is_some_and(|max| self.found.len() + 1 == max);
+            if is_beyond || (self.request.keys_only && self.request.sort_target != SortTarget::Value as i32) {
+                self.found.push(key_only(&version));
+                continue;
+            }
+            match record(view, &version) {
+                Ok(record) => self.found.push(key_value(record)),
+                Err(fault) => {
+                    self.waiting = Some(version);
+                    return Err(fault);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn passes(&self, version: &Version) -> bool {
+        let request = &self.request;
+        let within = |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
+        within(version.revision.main, request.min_mod_revision, request.max_mod_revision)
+            && within(version.create_revision, request.min_create_revision, request.max_create_revision)
+    }
+
+    fn finish(&mut self) -> pb::RangeResponse {
+        let mut kvs = std::mem::take(&mut self.found);
+        sort(&mut kvs, &self.request);
+        let limit = usize::try_from(self.request.limit).unwrap_or(0);
+        let more = limit > 0 && kvs.len() > limit;
+        if more {
+            kvs.truncate(limit);
+        }
+        if self.request.keys_only {
+            kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
+        }
+        let total = match self.total {
+            Total::Known(total) => total,
+            Total::OfScan | Total::Counting(_) => self.seen,
+        };
+        pb::RangeResponse { header: None, kvs, more, count: i64::try_from(total).expect("counts fit") }
+    }
+}
+
+/// etcd's orders; ties keep key order, which etcd leaves open.
+fn sort(kvs: &mut [KeyValue], request: &pb::RangeRequest) {
+    let target = SortTarget::try_from(request.sort_target).unwrap_or(SortTarget::Key);
+    let order = match SortOrder::try_from(request.sort_order).unwrap_or(SortOrder::None) {
+        SortOrder::None if target == SortTarget::Key => return,
+        SortOrder::None | SortOrder::Ascend => SortOrder::Ascend,
+        SortOrder::Descend => SortOrder::Descend,
+    };
+    kvs.sort_by(|a, b| {
+        let (a, b) = if order == SortOrder::Descend { (b, a) } else { (a, b) };
+        match target {
+            SortTarget::Key => a.key.cmp(&b.key),
+            SortTarget::Version => a.version.cmp(&b.version),
+            SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+            SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+            SortTarget::Value => a.value.cmp(&b.value),
+        }
+    });
+}

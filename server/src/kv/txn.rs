@@ -1,0 +1,184 @@
+//! Runs on: connection core (txns that only read), and apply core (compares inside an entry).
+//!
+//! Txn: its compares, the path they choose, and the checks on that path. What writes is in `apply`.
+//!
+//! Invariants: all compares, nested ones included, see the store before the txn; `Path` holds one decision per txn in
+//! the order in which execution meets them.
+//! **Source** etcd v3.7.1 `server/etcdserver/txn/txn.go`.
+
+use std::cmp::Ordering;
+
+use bytes::Bytes;
+use engine::{Fault, ReadView};
+use proto::{
+    etcdserverpb as pb,
+    etcdserverpb::{
+        compare::{CompareResult, CompareTarget, TargetUnion},
+        request_op::Request,
+        response_op::Response,
+    },
+    internal::Kind,
+};
+
+use super::{check, keys, range};
+use crate::{core::Core, error::Error, rpc, wire::grpc::framed};
+
+/// The branch each txn takes, in execution order.
+pub type Path = Vec<bool>;
+
+/// Answers a Txn call: a txn of ranges alone is read here, any other goes through the log.
+///
+/// **Errors** the static checks, and those of its operations.
+pub async fn serve(core: &Core, body: Bytes) -> Result<Bytes, Error> {
+    let request: pb::TxnRequest = rpc::decode(body.clone())?;
+    check::txn(&request, core.shared.limits.txn_ops_max)?;
+    if !is_read_only(&request) {
+        return core.propose(Kind::Txn, &body).await?.framed();
+    }
+    if !is_serializable(&request) {
+        core.read_index()?;
+    }
+    let view = core.view();
+    let path = core.step_through(&view, |view, _| decide(view, &request).map(Some)).await?;
+    let succeeded = path[0];
+    let ops = branch(&request, succeeded);
+    for op in ops {
+        if let Some(Request::RequestRange(request)) = &op.request {
+            check_range(&view, request)?;
+        }
+    }
+    let mut responses = Vec::with_capacity(ops.len());
+    for op in ops {
+        let Some(Request::RequestRange(request)) = &op.request else { unreachable!("the txn only reads") };
+        let mut job = range::Job::new(&view, request.clone())?;
+        let mut response = core.step_through(&view, |view, budget| job.step(view, budget)).await?;
+        response.header = Some(inner_header(job.header_revision));
+        responses.push(pb::ResponseOp { response: Some(Response::ResponseRange(response)) });
+    }
+    Ok(framed(&pb::TxnResponse { header: Some(core.header(view.revision())), succeeded, responses }))
+}
+
+/// Headers inside a txn carry the revision alone.
+pub fn inner_header(revision: i64) -> pb::ResponseHeader {
+    pb::ResponseHeader { revision, ..Default::default() }
+}
+
+/// The operations of the branch taken.
+pub fn branch(request: &pb::TxnRequest, succeeded: bool) -> &[pb::RequestOp] {
+    if succeeded { &request.success } else { &request.failure }
+}
+
+fn all_ops(request: &pb::TxnRequest) -> impl Iterator<Item = &pb::RequestOp> {
+    request.success.iter().chain(&request.failure)
+}
+
+fn is_read_only(request: &pb::TxnRequest) -> bool {
+    all_ops(request).all(|op| matches!(op.request, Some(Request::RequestRange(_))))
+}
+
+fn is_serializable(request: &pb::TxnRequest) -> bool {
+    all_ops(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
+}
+
+/// Which branch each txn takes.
+///
+/// **Errors** a page that is not resident.
+pub fn decide(view: &ReadView, request: &pb::TxnRequest) -> Result<Path, Fault> {
+    let mut path = Vec::new();
+    decide_into(view, request, &mut path)?;
+    Ok(path)
+}
+
+fn decide_into(view: &ReadView, request: &pb::TxnRequest, path: &mut Path) -> Result<(), Fault> {
+    let mut succeeded = true;
+    for compare in &request.compare {
+        if !holds(view, compare)? {
+            succeeded = false;
+            break;
+        }
+    }
+    path.push(succeeded);
+    for op in branch(request, succeeded) {
+        if let Some(Request::RequestTxn(nested)) = &op.request {
+            decide_into(view, nested, path)?;
+        }
+    }
+    Ok(())
+}
+
+/// A key as compares see it; an absent key is all zero.
+#[derive(Default)]
+struct Compared {
+    create_revision: i64,
+    mod_revision: i64,
+    version: i64,
+    lease: i64,
+    value: Bytes,
+}
+
+fn holds(view: &ReadView, compare: &pb::Compare) -> Result<bool, Fault> {
+    let needs_value = compare.target == CompareTarget::Value as i32;
+    let mut cursor = view.cursor(&keys(&compare.key, &compare.range_end), view.revision());
+    let mut any = false;
+    while let Some(version) = cursor.next()? {
+        any = true;
+        let value = if needs_value {
+            view.record(version.revision)?.expect("a live version has its record").value
+        } else {
+            Bytes::new()
+        };
+        let compared = Compared {
+            create_revision: version.create_revision,
+            mod_revision: version.revision.main,
+            version: version.version,
+            lease: version.lease,
+            value,
+        };
+        if !matches(compare, &compared) {
+            return Ok(false);
+        }
+    }
+    // A value that does not exist equals nothing and differs from nothing.
+    Ok(any || (!needs_value && matches(compare, &Compared::default())))
+}
+
+fn matches(compare: &pb::Compare, key: &Compared) -> bool {
+    let number = |found: i64, wanted: i64| found.cmp(&wanted);
+    let union = &compare.target_union;
+    let ordering = match CompareTarget::try_from(compare.target) {
+        Ok(CompareTarget::Value) => {
+            let wanted: &[u8] = if let Some(TargetUnion::Value(value)) = union { value } else { &[] };
+            key.value.as_ref().cmp(wanted)
+        }
+        Ok(CompareTarget::Create) => {
+            number(key.create_revision, if let Some(TargetUnion::CreateRevision(n)) = union { *n } else { 0 })
+        }
+        Ok(CompareTarget::Mod) => {
+            number(key.mod_revision, if let Some(TargetUnion::ModRevision(n)) = union { *n } else { 0 })
+        }
+        Ok(CompareTarget::Version) => {
+            number(key.version, if let Some(TargetUnion::Version(n)) = union { *n } else { 0 })
+        }
+        Ok(CompareTarget::Lease) => number(key.lease, if let Some(TargetUnion::Lease(n)) = union { *n } else { 0 }),
+        Err(_) => Ordering::Equal,
+    };
+    match CompareResult::try_from(compare.result) {
+        Ok(CompareResult::Equal) => ordering.is_eq(),
+        Ok(CompareResult::NotEqual) => ordering.is_ne(),
+        Ok(CompareResult::Greater) => ordering.is_gt(),
+        Ok(CompareResult::Less) => ordering.is_lt(),
+        Err(_) => true,
+    }
+}
+
+/// The check of a Range on the chosen path. Unlike a Range of its own, a negative revision is one that was compacted.
+///
+/// **Errors** a revision that does not exist yet, or no more.
+pub fn check_range(view: &ReadView, request: &pb::RangeRequest) -> Result<(), Error> {
+    match request.revision {
+        0 => Ok(()),
+        revision if revision > view.revision() => Err(Error::FutureRevision),
+        revision if revision < view.compact_revision() => Err(Error::Compacted),
+        _ => Ok(()),
+    }
+}

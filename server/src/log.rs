@@ -1,0 +1,125 @@
+//! Runs on: every core.
+//!
+//! Log lines as etcd writes them: one JSON object a line, with `level`, `ts`, `caller`, `msg` and the fields.
+//!
+//! Owns no state. **Source** etcd v3.7.1 `client/pkg/logutil/zap.go`.
+
+use std::fmt::{self, Write as _};
+
+use tracing::{
+    Event, Level, Subscriber,
+    field::{Field, Visit},
+};
+use tracing_subscriber::{
+    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    registry::LookupSpan,
+};
+
+use crate::cores::Clock;
+
+/// The format.
+pub struct Json;
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: String,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, json: &str) {
+        write!(self.rest, ",{}:{json}", quoted(field.name())).expect("a String takes every write");
+    }
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let text = format!("{value:?}");
+        if field.name() == "message" { self.message = text } else { self.put(field, &quoted(&text)) }
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "message" { value.clone_into(&mut self.message) } else { self.put(field, &quoted(value)) }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, &value.to_string());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, &value.to_string());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, if value { "true" } else { "false" });
+    }
+}
+
+fn level(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "error",
+        Level::WARN => "warn",
+        Level::INFO => "info",
+        Level::DEBUG | Level::TRACE => "debug",
+    }
+}
+
+/// Civil date of a day since 1970-01-01. **Source** H. Hinnant, "chrono-compatible low-level date algorithms".
+fn civil(days: u64) -> (u64, u64, u64) {
+    let shifted = days + 719_468;
+    let era = shifted / 146_097;
+    let day_of_era = shifted % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
+}
+
+/// `2006-01-02T15:04:05.000000Z`.
+fn timestamp(unix_us: u64) -> String {
+    let seconds = unix_us / 1_000_000;
+    let (year, month, day) = civil(seconds / 86_400);
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    let micros = unix_us % 1_000_000;
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
+}
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let metadata = event.metadata();
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let file = metadata.file().unwrap_or("").rsplit_once("src/").map_or("", |(_, file)| file);
+        writeln!(
+            writer,
+            r#"{{"level":"{}","ts":"{}","caller":"{file}:{}","msg":{}{}}}"#,
+            level(*metadata.level()),
+            timestamp(Clock::unix_us()),
+            metadata.line().unwrap_or(0),
+            quoted(&fields.message),
+            fields.rest,
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_are_civil_dates() {
+        assert_eq!(timestamp(0), "1970-01-01T00:00:00.000000Z");
+        assert_eq!(timestamp(951_782_400_000_001), "2000-02-29T00:00:00.000001Z");
+        assert_eq!(timestamp(1_795_651_199_999_999), "2026-11-25T23:59:59.999999Z");
+    }
+}

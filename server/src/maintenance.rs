@@ -1,0 +1,149 @@
+//! Runs on: connection core.
+//!
+//! Maintenance, Cluster and health, as far as they read published state.
+//! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/{maintenance,member,health}.go`.
+
+use std::{rc::Rc, sync::atomic::Ordering};
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use proto::{etcdserverpb as pb, health};
+
+use crate::{
+    core::{Alarm, Core},
+    error::{Code, Error, Status},
+    rpc,
+    wire::{
+        grpc::{Messages, framed},
+        method::Method,
+    },
+};
+
+/// Answers MemberList; its header has no revision, as etcd's.
+pub fn member_list(core: &Core) -> pb::MemberListResponse {
+    let cluster = core.shared.cluster.load();
+    let members = cluster.members.iter().map(|member| pb::Member {
+        id: member.id,
+        name: member.name.clone(),
+        peer_ur_ls: member.peer_urls.clone(),
+        client_ur_ls: member.client_urls.clone(),
+        is_learner: member.is_learner,
+    });
+    pb::MemberListResponse { header: Some(core.header(0)), members: members.collect() }
+}
+
+/// Answers Status.
+pub fn status(core: &Core) -> pb::StatusResponse {
+    let shared = &core.shared;
+    let load = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Acquire);
+    let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let leader = load(&shared.raft.leader);
+    let mut errors = Vec::new();
+    if leader == 0 {
+        errors.push(Error::NoLeader.to_string());
+    }
+    for (member, alarm) in core.alarms() {
+        errors.push(format!("memberID:{member} alarm:{} ", alarm.as_str_name()));
+    }
+    // The applied index first: it must not be seen ahead of the committed one.
+    let applied = load(&shared.raft.applied);
+    pb::StatusResponse {
+        header: Some(core.header(core.view().revision())),
+        version: crate::ETCD_VERSION.to_owned(),
+        db_size: signed(load(&shared.sizes.allocated)).max(1),
+        db_size_in_use: signed(load(&shared.sizes.in_use)),
+        leader,
+        raft_index: load(&shared.raft.commit).max(applied),
+        raft_term: load(&shared.raft.term),
+        raft_applied_index: applied,
+        errors,
+        is_learner: false,
+        storage_version: crate::STORAGE_VERSION.to_owned(),
+        db_size_quota: signed(shared.limits.quota_bytes),
+        downgrade_info: Some(pb::DowngradeInfo::default()),
+    }
+}
+
+/// Answers Alarm: listing only, so far.
+///
+/// **Errors** no leader; activating and deactivating are not there yet.
+pub async fn alarm(core: &Core, body: Bytes) -> Result<Bytes, Error> {
+    let request: pb::AlarmRequest = rpc::decode(body)?;
+    if request.action != pb::alarm_request::AlarmAction::Get as i32 {
+        return Err(Error::NotImplemented("Alarm other than GET"));
+    }
+    core.read_index()?;
+    let wanted = |alarm: Alarm| request.alarm == Alarm::None as i32 || request.alarm == alarm as i32;
+    let alarms = core.alarms().into_iter().filter(|(_, alarm)| wanted(*alarm));
+    let alarms = alarms.map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm: alarm as i32 }).collect();
+    Ok(framed(&pb::AlarmResponse { header: Some(core.header(core.view().revision())), alarms }))
+}
+
+async fn hash_at(core: &Core, revision: i64) -> Result<(u32, i64, i64), Error> {
+    let view = core.view();
+    let at = if revision == 0 { view.revision() } else { revision };
+    if at > view.revision() {
+        return Err(Error::FutureRevision);
+    }
+    if at < view.compact_revision() {
+        return Err(Error::Compacted);
+    }
+    let mut hash = view.hash_kv(at);
+    let (hash, compact_revision) = core.step_through(&view, |view, budget| hash.step(view, budget)).await?;
+    Ok((hash, compact_revision, at))
+}
+
+/// Answers HashKV.
+///
+/// **Errors** a compacted or a future revision.
+pub async fn hash_kv(core: &Core, request: pb::HashKvRequest) -> Result<Bytes, Error> {
+    let (hash, compact_revision, hash_revision) = hash_at(core, request.revision).await?;
+    let header = Some(core.header(core.view().revision()));
+    Ok(framed(&pb::HashKvResponse { header, hash, compact_revision, hash_revision }))
+}
+
+/// Answers Hash: a checksum of this member's own data. etcd's covers its file's buckets, so it differs between members
+/// of different storage by nature; nothing compares it.
+///
+/// **Errors** damaged data.
+pub async fn hash(core: &Core) -> Result<Bytes, Error> {
+    let (hash, _, _) = hash_at(core, 0).await?;
+    Ok(framed(&pb::HashResponse { header: Some(core.header(core.view().revision())), hash }))
+}
+
+/// Answers health Check: the server as a whole serves once it answers at all.
+///
+/// **Errors** a service that is not tracked.
+pub fn health_check(request: health::HealthCheckRequest) -> Result<Bytes, Error> {
+    if !request.service.is_empty() {
+        return Err(Error::UnknownService);
+    }
+    let status = health::health_check_response::ServingStatus::Serving as i32;
+    Ok(framed(&health::HealthCheckResponse { status }))
+}
+
+/// Serves health Watch: the state now, and nothing more until the client leaves, as it never changes.
+pub async fn health_watch(core: Rc<Core>, mut messages: Messages, reply: SendResponse<Bytes>) {
+    let Some(mut sender) = rpc::start(reply) else { return };
+    let request = match messages.next().await {
+        Ok(Some(body)) => rpc::decode::<health::HealthCheckRequest>(body),
+        Ok(None) => Err(Error::Undecodable("unexpected EOF".into())),
+        Err(error) => Err(error),
+    };
+    let result = match request {
+        Ok(request) => {
+            use health::health_check_response::ServingStatus;
+            let known = request.service.is_empty();
+            let status = if known { ServingStatus::Serving } else { ServingStatus::ServiceUnknown } as i32;
+            let sent = sender.send(framed(&health::HealthCheckResponse { status })).await;
+            if sent.is_ok() {
+                sender.closed().await;
+            }
+            Err(Error::WatchCanceled)
+        }
+        Err(error) => Err::<(), _>(error),
+    };
+    let status = result.err().map(Status::from);
+    core.counters.handled(Method::HealthWatch, status.as_ref().map_or(Code::Ok, |status| status.code));
+    rpc::drop_gone(sender.finish(status.as_ref()));
+}

@@ -1,0 +1,162 @@
+//! Runs on: connection core.
+//!
+//! One stream in, one answer out: the one place every gRPC request passes, for its limits, its accounting and (with the
+//! users' issue) its authorisation.
+//!
+//! Knows the shapes of calls (unary, server stream, bidi) and who handles which method; handlers get decoded requests
+//! and know nothing of HTTP/2.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::Request;
+use prost::Message;
+use proto::{etcdserverpb as pb, health, internal::Kind};
+
+use crate::{
+    core::Core,
+    error::{Error, Status},
+    kv, lease_rpc, maintenance, watch_rpc,
+    wire::{
+        grpc::{self, Messages, Sender, framed},
+        method::{self, Method},
+    },
+};
+
+/// Serves one stream from its head to its last byte.
+pub async fn serve(core: Rc<Core>, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
+    let Some(method) = Method::at(request.uri().path()) else {
+        let text = method::unknown(request.uri().path());
+        return drop_gone(grpc::refuse(reply, &Error::UnknownMethod(text).into()));
+    };
+    core.counters.started(method);
+    if let Err(error) = admit(&core, method, &request) {
+        let status = Status::from(error);
+        core.counters.handled(method, status.code);
+        return drop_gone(grpc::refuse(reply, &status));
+    }
+    let messages = Messages::new(request.into_body(), core.shared.limits.receive_bytes_max);
+    match method {
+        Method::Watch => watch_rpc::serve(core, messages, reply).await,
+        Method::LeaseKeepAlive => lease_rpc::keep_alive(core, messages, reply).await,
+        Method::RangeStream => kv::stream::serve(core, messages, reply).await,
+        Method::HealthWatch => maintenance::health_watch(core, messages, reply).await,
+        _ => serve_unary(core, method, messages, reply).await,
+    }
+}
+
+/// Answers that find their client gone are dropped: nobody is left to be told.
+pub fn drop_gone(sent: Result<(), h2::Error>) {
+    if let Err(error) = sent {
+        tracing::debug!(%error, "client went away before its answer");
+    }
+}
+
+/// What every call must satisfy, whatever it asks.
+fn admit(core: &Core, method: Method, request: &Request<RecvStream>) -> Result<(), Error> {
+    let headers = request.headers();
+    if let Some(version) = headers.get("client-api-version")
+        && std::str::from_utf8(version.as_bytes()).is_err()
+    {
+        return Err(Error::InvalidClientApiVersion);
+    }
+    if !method.is_served() {
+        return Err(Error::NotImplemented(method.name()));
+    }
+    let wants_leader = headers.get("hasleader").is_some_and(|value| value.as_bytes() == b"true");
+    if wants_leader && !core.has_leader() {
+        return Err(Error::NoLeader);
+    }
+    Ok(())
+}
+
+async fn serve_unary(core: Rc<Core>, method: Method, mut messages: Messages, mut reply: SendResponse<Bytes>) {
+    let body = match messages.next().await {
+        Ok(Some(body)) => Ok(body),
+        Ok(None) => Err(Error::Undecodable("unexpected EOF".into())),
+        Err(error) => Err(error),
+    };
+    let result = match body {
+        Ok(body) => {
+            core.counters.received(method, body.len());
+            tokio::select! {
+                biased;
+                result = unary(&core, method, body) => result,
+                _ = std::future::poll_fn(|cx| reply.poll_reset(cx)) => {
+                    core.counters.handled(method, crate::error::Code::Canceled);
+                    return;
+                }
+            }
+        }
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(message) => {
+            core.counters.handled(method, crate::error::Code::Ok);
+            core.counters.sent(method, message.len());
+            drop_gone(grpc::respond(reply, message));
+        }
+        Err(error) => {
+            let status = Status::from(error);
+            core.counters.handled(method, status.code);
+            drop_gone(grpc::refuse(reply, &status));
+        }
+    }
+}
+
+/// Decodes a request.
+///
+/// **Errors** bytes that are not this message.
+pub fn decode<M: Message + Default>(body: Bytes) -> Result<M, Error> {
+    M::decode(body).map_err(|error| Error::Undecodable(error.to_string()))
+}
+
+async fn unary(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error> {
+    match method {
+        Method::Put => {
+            kv::check::put(&decode(body.clone())?)?;
+            core.propose(Kind::Put, &body).await?.framed()
+        }
+        Method::Range => kv::range::serve(core, decode(body)?).await,
+        Method::Txn => kv::txn::serve(core, body).await,
+        Method::DeleteRange => {
+            kv::check::delete(&decode(body.clone())?)?;
+            core.propose(Kind::DeleteRange, &body).await?.framed()
+        }
+        Method::Compact => {
+            let request: pb::CompactionRequest = decode(body.clone())?;
+            let answer = core.propose(Kind::Compaction, &body).await?;
+            if request.physical {
+                core.swept(request.revision).await?;
+            }
+            answer.framed()
+        }
+        Method::LeaseGrant => lease_rpc::grant(core, decode(body)?).await,
+        Method::LeaseRevoke => {
+            drop::<pb::LeaseRevokeRequest>(decode(body.clone())?);
+            core.propose(Kind::LeaseRevoke, &body).await?.framed()
+        }
+        Method::LeaseTimeToLive => lease_rpc::time_to_live(core, decode(body)?).await,
+        Method::LeaseLeases => lease_rpc::leases(core).await,
+        Method::MemberList => Ok(framed(&maintenance::member_list(core))),
+        Method::Alarm => maintenance::alarm(core, body).await,
+        Method::Status => Ok(framed(&maintenance::status(core))),
+        Method::Defragment => Ok(framed(&pb::DefragmentResponse { header: None })),
+        Method::Hash => maintenance::hash(core).await,
+        Method::HashKv => maintenance::hash_kv(core, decode(body)?).await,
+        Method::HealthCheck => maintenance::health_check(decode::<health::HealthCheckRequest>(body)?),
+        _ => Err(Error::NotImplemented(method.name())),
+    }
+}
+
+/// Starts a streaming answer; `None` when the client is gone already.
+pub fn start(reply: SendResponse<Bytes>) -> Option<Sender> {
+    match Sender::start(reply) {
+        Ok(sender) => Some(sender),
+        Err(error) => {
+            tracing::debug!(%error, "client went away before its answer");
+            None
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Runs on: connection core.
+//!
+//! Sockets: from an accepted connection to decoded streams. The only place of this crate that touches one.
+//!
+//! A connection's first bytes tell HTTP/2 from HTTP/1.1. HTTP/2 streams go to `rpc`, one task each; what all of them
+//! answer within a turn leaves in one write. Bounds: connections by their count, streams by the advertised maximum,
+//! request bytes by the windows, unsent bytes by the writer.
+
+use std::{
+    future::{Future, poll_fn},
+    io,
+    rc::Rc,
+    sync::atomic::Ordering,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use tokio::{net::TcpStream, sync::watch};
+
+use crate::{core::Core, endpoints, rpc};
+
+pub mod coalesce;
+pub mod grpc;
+pub mod http1;
+pub mod method;
+
+/// How HTTP/2 connections are run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Streams a client may have open on one connection.
+    pub streams_max: u32,
+    /// **Units** bytes a client may send on a stream before it is read.
+    pub stream_window_bytes: u32,
+    /// **Units** bytes a client may send on a connection before it is read.
+    pub connection_window_bytes: u32,
+}
+
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+const RESETS_PENDING_MAX: usize = 1000;
+const SNIFF_TIMEOUT: Duration = Duration::from_secs(10);
+const PREFACE: &[u8; 4] = b"PRI ";
+
+/// Serves one connection until it ends.
+pub async fn serve(core: Rc<Core>, socket: TcpStream, options: Options, stop: watch::Receiver<bool>) {
+    core.shared.connections[core.id].fetch_add(1, Ordering::Relaxed);
+    let result = match tokio::time::timeout(SNIFF_TIMEOUT, is_http2(&socket)).await {
+        Ok(Ok(true)) => http2(Rc::clone(&core), socket, &options, stop).await,
+        Ok(Ok(false)) => {
+            let endpoint = |request| {
+                let response = endpoints::answer(&core, &request);
+                async move { response }
+            };
+            http1::serve(socket, endpoint).await
+        }
+        Ok(Err(error)) => Err(error),
+        Err(_) => Ok(()),
+    };
+    if let Err(error) = result {
+        tracing::debug!(%error, "a connection ended");
+    }
+    core.shared.connections[core.id].fetch_sub(1, Ordering::Relaxed);
+}
+
+async fn is_http2(socket: &TcpStream) -> io::Result<bool> {
+    socket.set_nodelay(true)?;
+    let mut head = [0; PREFACE.len()];
+    loop {
+        let len = socket.peek(&mut head).await?;
+        if len == 0 || head[..len] != PREFACE[..len] {
+            return Ok(false);
+        }
+        if len == PREFACE.len() {
+            return Ok(true);
+        }
+        // The rest of the four bytes is on its way; peeking does not wait for more than there is.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+async fn http2(
+    core: Rc<Core>,
+    socket: TcpStream,
+    options: &Options,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let (io, output) = coalesce::Coalesced::new(socket);
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(options.streams_max)
+        .initial_window_size(options.stream_window_bytes)
+        .initial_connection_window_size(options.connection_window_bytes)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX);
+    let mut handshake = Box::pin(builder.handshake::<_, Bytes>(io));
+    let mut connection = poll_fn(|cx| {
+        let polled = handshake.as_mut().poll(cx);
+        match output.borrow_mut().poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => polled.map_err(io::Error::other),
+        }
+    })
+    .await?;
+    drop(handshake);
+    let mut is_stopping = false;
+    loop {
+        let turn = poll_fn(|cx| {
+            let polled = connection.poll_accept(cx);
+            if matches!(polled, Poll::Ready(Some(_))) {
+                return polled.map_err(io::Error::other);
+            }
+            match output.borrow_mut().poll_drain(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
+                _ => polled.map_err(io::Error::other),
+            }
+        });
+        let accepted = tokio::select! {
+            biased;
+            accepted = turn => Some(accepted),
+            _ = stop.changed(), if !is_stopping => None,
+        };
+        let Some(accepted) = accepted else {
+            is_stopping = true;
+            connection.graceful_shutdown();
+            continue;
+        };
+        match accepted {
+            Some(Ok((request, reply))) => {
+                tokio::task::spawn_local(rpc::serve(Rc::clone(&core), request, reply));
+            }
+            Some(Err(error)) => return Err(error),
+            None => return Ok(()),
+        }
+    }
+}
