@@ -1,16 +1,20 @@
 //! The driver: raft-rs on one side, the write-ahead log on the other, and one durable order of entries as the result.
 //!
-//! Lives on the raft core and is sans-io: it is handed proposals, ticks, messages and completions, and asks the WAL to write. Asynchronous
-//! persistence: a ready's entries go to the WAL and raft-rs goes on at once; when the WAL says that they are durable, raft-rs is told, and only then
-//! can they commit here. So one write is in flight while the next group gathers, and the own write runs beside the peers'.
+//! Lives on the raft core and is sans-io: it is handed proposals, ticks, messages and completions, and asks the WAL to
+//! write. Asynchronous persistence: a ready's entries go to the WAL and raft-rs goes on at once; when the WAL says that
+//! they are durable, raft-rs is told, and only then can they commit here. So one write is in flight while the next
+//! group gathers, and the own write runs beside the peers'.
 //!
 //! Invariants:
-//! - `ticket` numbers what was handed to the WAL; `unpersisted` holds one record per ready that raft-rs has not been told of, in order, each with
-//!   the ticket it waits for. Messages that promise something (votes, acknowledgements) wait in that record.
-//! - `delivered` <= commit; entries are queued in `committed`, contiguous after `delivered`; `taken` = last index the caller has taken;
-//!   applied <= taken <= delivered. Term, commit and applied never decrease (asserted where they are read and where they are set).
-//! - A hard state that moves only the commit index is kept in `hard_state_due` and rides with the next entries: losing it is legal, because
-//!   recovery takes the larger of it and the applied index, and the rest commits again in the new term.
+//! - `ticket` numbers what was handed to the WAL; `unpersisted` holds one record per ready that raft-rs has not been
+//!   told of, in order, each with the ticket it waits for. Messages that promise something (votes, acknowledgements)
+//!   wait in that record.
+//! - `delivered` <= commit; entries are queued in `committed`, contiguous after `delivered`; `taken` = last index the
+//!   caller has taken; applied <= taken <= delivered. Term, commit and applied never decrease (asserted where they are
+//!   read and where they are set).
+//! - A hard state that moves only the commit index is kept in `hard_state_due` and rides with the next entries: losing
+//!   it is legal, because recovery takes the larger of it and the applied index, and the rest commits again in the new
+//!   term.
 //! - After an error `stopped` is set: nothing is written, handed out or answered any more.
 //!
 //! Deliberately not here: what an entry means, request timeouts, the transport, snapshots.
@@ -29,7 +33,7 @@ use crate::message::raft_entry;
 use crate::proposals::Backlog;
 use crate::read_index::ReadIndex;
 use crate::recovery;
-use crate::{ConfChange, ConfState, ConfirmedRead, EntryKind, Error, Message};
+use crate::{ConfChange, ConfState, ConfirmedRead, Entry, EntryKind, Error, Message};
 
 /// Who this member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +60,8 @@ pub struct Start {
     pub applied: Applied,
     /// The configuration at that place; empty for an empty state.
     pub conf_state: ConfState,
-    /// The members a new cluster starts with, as `ConfChange::bootstrap` makes them, ascending by id. Used only when the log is empty;
-    /// empty for a member that joins.
+    /// The members a new cluster starts with, as `ConfChange::bootstrap` makes them, ascending by id. Used only when
+    /// the log is empty; empty for a member that joins.
     pub bootstrap: Vec<ConfChange>,
 }
 
@@ -124,8 +128,9 @@ pub struct Status {
     pub is_leader: bool,
     /// This member only listens.
     pub is_learner: bool,
-    /// Set while reads need no round: on a single voter that leads. A state machine that has applied this index has applied everything that was
-    /// acknowledged before this member started, and what it acknowledges later it has applied itself. Constant within a term.
+    /// Set while reads need no round: on a single voter that leads. A state machine that has applied this index has
+    /// applied everything that was acknowledged before this member started, and what it acknowledges later it has
+    /// applied itself. Constant within a term.
     pub read_floor: Option<u64>,
     /// Entries committed but not applied.
     pub backlog_entries: u64,
@@ -171,10 +176,11 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// Opens the log in `dir` and restores raft's state. Blocks. A single voter leads when this returns, unless configuration changes wait to be applied.
+    /// Opens the log in `dir` and restores raft's state. Blocks. A single voter leads when this returns, unless
+    /// configuration changes wait to be applied.
     ///
-    /// **Errors**: `Engine` if the log cannot be read; `LogBehindState`, `LogAheadOfState`, `TermMismatch`, `LogBroken` if log and state do not
-    /// belong together; `InvalidOptions`.
+    /// **Errors**: `Engine` if the log cannot be read; `LogBehindState`, `LogAheadOfState`, `TermMismatch`, `LogBroken`
+    /// if log and state do not belong together; `InvalidOptions`.
     pub fn open(
         disk: &mut dyn Disk,
         dir: &Path,
@@ -219,19 +225,17 @@ impl Driver {
     /// Proposes a request. The caller then calls `step`.
     ///
     /// **Bounds**: refused beyond `backlog_entries_max` and `proposals_bytes_max`.
-    /// **Errors**: `TooManyRequests`, `NoLeader`, `TooLarge` (more than the log can hold), `Stopped`. An accepted proposal may still be lost with
-    /// its leader: then it is never handed out, and the proposer's timeout answers.
+    /// **Errors**: `TooManyRequests`, `NoLeader`, `TooLarge` (more than the log can hold), `Stopped`. An accepted
+    /// proposal may still be lost with its leader: then it is never handed out, and the proposer's timeout answers.
     pub fn propose(&mut self, data: Bytes) -> Result<(), Error> {
         self.propose_entry(EntryKind::Normal, data)
     }
 
-    /// Proposes a configuration change. At most one may be between proposal and apply: another one becomes an empty entry, and its proposer's
-    /// timeout answers, as in etcd.
+    /// Proposes a configuration change. At most one may be between proposal and apply: another one becomes an empty
+    /// entry, and its proposer's timeout answers, as in etcd.
     ///
     /// **Errors**: as `propose`.
     pub fn propose_conf_change(&mut self, change: &ConfChange) -> Result<(), Error> {
-        // raft-rs's leader parses these bytes with its own enum. With this codec etcd's number 3 reads as AddNode there, and only whether the
-        // change is empty is looked at, which V1 never is.
         self.propose_entry(EntryKind::ConfChange, change.encode())
     }
 
@@ -276,11 +280,13 @@ impl Driver {
         }
         let raft = &mut self.raw.raft;
         if raft.state == StateRole::Follower && self.conf_state.voters == [self.identity.member_id] {
-            // The only voter does not wait for a timeout; and raft-rs would stop the process if it won before its log is durable.
+            // The only voter does not wait for a timeout; and raft-rs would stop the process if it won before its log
+            // is durable.
             self.campaign_alone();
             return;
         }
-        // raft-rs draws the timeout from a thread's generator; drawn from the seed instead, a simulation repeats itself.
+        // raft-rs draws the timeout from a thread's generator; drawn from the seed instead, a simulation repeats
+        // itself.
         let ticks = self.options.election_ticks as u64;
         let drawn = mix(self.options.seed ^ mix(self.identity.member_id) ^ raft.term) % ticks;
         let timeout = self.options.election_ticks + usize::try_from(drawn).expect("below election_ticks");
@@ -308,7 +314,8 @@ impl Driver {
         }
     }
 
-    /// Moves everything that can move: collects what raft-rs has ready, hands it to the WAL, starts writes. The caller then kicks the disk.
+    /// Moves everything that can move: collects what raft-rs has ready, hands it to the WAL, starts writes. The caller
+    /// then kicks the disk.
     ///
     /// **Errors**: `Engine` when the WAL fails, then `Stopped`.
     pub fn step(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
@@ -326,7 +333,8 @@ impl Driver {
         self.step(disk)
     }
 
-    /// Committed entries in log order, each exactly once, at most `bytes_max` of data but at least one where there is one.
+    /// Committed entries in log order, each exactly once, at most `bytes_max` of data but at least one where there is
+    /// one.
     pub fn take_committed(&mut self, bytes_max: u64) -> Vec<Committed> {
         if self.stopped.is_some() {
             return Vec::new();
@@ -364,8 +372,8 @@ impl Driver {
         self.campaign_alone();
     }
 
-    /// A committed configuration change takes effect, in log order, before later entries are applied. Not called for a change that
-    /// apply refuses. Returns the new configuration, which the caller stores with its state.
+    /// A committed configuration change takes effect, in log order, before later entries are applied. Not called for a
+    /// change that apply refuses. Returns the new configuration, which the caller stores with its state.
     ///
     /// **Errors**: `ConfChangeRefused`, e.g. when no voter would be left; `Stopped`.
     pub fn apply_conf_change(&mut self, change: &ConfChange) -> Result<ConfState, Error> {
@@ -377,7 +385,8 @@ impl Driver {
                 .map_err(|source| Error::ConfChangeRefused { reason: source.to_string() })?;
             self.conf_state = ConfState::from_raft(&state);
             if self.is_leader() && !self.conf_state.voters.contains(&self.identity.member_id) {
-                // A leader that is no longer a member looks up its own progress at the next commit and stops the process there.
+                // A leader that is no longer a member looks up its own progress at the next commit and stops the
+                // process there.
                 let term = self.raw.raft.term;
                 self.raw.raft.become_follower(term, raft::INVALID_ID);
             }
@@ -385,8 +394,9 @@ impl Driver {
         Ok(self.conf_state.clone())
     }
 
-    /// Asks from which index on a linearizable read may be answered; `take_reads` gives the answer, after `step`. `context` is the caller's name for the read
-    /// (or for all reads that wait). On a single voter the answer is there at once.
+    /// Asks from which index on a linearizable read may be answered; `take_reads` gives the answer, after `step`.
+    /// `context` is the caller's name for the read (or for all reads that wait). On a single voter the answer is there
+    /// at once.
     ///
     /// **Errors**: `NoLeader`, `TooManyRequests` (beyond `reads_max`), `Stopped`.
     pub fn read_index(&mut self, context: u64) -> Result<(), Error> {
@@ -406,7 +416,8 @@ impl Driver {
         self.reads.take_confirmed()
     }
 
-    /// Messages to other members, in order. Those that promise something are here only once that is durable. Empty for a single member.
+    /// Messages to other members, in order. Those that promise something are here only once that is durable. Empty for
+    /// a single member.
     pub fn take_messages(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.messages)
     }
@@ -458,7 +469,8 @@ impl Driver {
         self.truncated_tail.as_ref()
     }
 
-    /// A checkpoint holds everything up to `applied`: the log behind it may go, but for what slow followers may still ask for.
+    /// A checkpoint holds everything up to `applied`: the log behind it may go, but for what slow followers may still
+    /// ask for.
     ///
     /// **Errors**: `Engine`, then `Stopped`.
     pub fn trim(&mut self, applied: Applied) -> Result<(), Error> {
@@ -493,7 +505,8 @@ impl Driver {
         self.raw.raft.state == StateRole::Leader
     }
 
-    /// Committed and durable here: raft-rs hands out nothing beyond, and a follower may know of a commit before it has the entries on disk.
+    /// Committed and durable here: raft-rs hands out nothing beyond, and a follower may know of a commit before it has
+    /// the entries on disk.
     fn commit(&self) -> u64 {
         let log = &self.raw.raft.raft_log;
         log.committed.min(log.persisted).max(self.applied)
@@ -526,8 +539,8 @@ impl Driver {
         Error::Engine(error)
     }
 
-    /// The only voter leads without waiting for a timeout, once its log is durable and no configuration change waits to be applied
-    /// (raft-rs refuses to campaign before that).
+    /// The only voter leads without waiting for a timeout, once its log is durable and no configuration change waits to
+    /// be applied (raft-rs refuses to campaign before that).
     fn campaign_alone(&mut self) {
         let raft = &self.raw.raft;
         let alone = self.conf_state.voters == [self.identity.member_id];
@@ -572,6 +585,8 @@ impl Driver {
         if let Some(soft_state) = ready.ss() {
             self.soft_state = SoftState { leader_id: soft_state.leader_id, raft_state: soft_state.raft_state };
             self.reads.restart_rounds();
+            // A leader's log is durable when it is elected, and its first entry is in this ready at the earliest.
+            self.term_start = self.is_leader().then(|| self.raw.raft.raft_log.persisted + 1);
         }
         if let Some(hard_state) = ready.hs() {
             self.note_hard_state(wal::HardState {
@@ -581,11 +596,10 @@ impl Driver {
             });
         }
         let must_sync = ready.must_sync();
-        for mut entry in ready.take_entries() {
-            let kind = EntryKind::from_raft(entry.get_entry_type());
-            let data = entry.take_data();
-            self.raw.mut_store().append(entry.index, entry.term, kind, data.clone());
-            self.entries.push(wal::Entry { index: entry.index, term: entry.term, kind: kind as u8, data });
+        for entry in ready.take_entries() {
+            let Entry { index, term, kind, data } = Entry::from_raft(entry);
+            self.raw.mut_store().append(index, term, kind, data.clone());
+            self.entries.push(wal::Entry { index, term, kind: kind as u8, data });
         }
         if must_sync {
             self.ticket += 1;
@@ -610,25 +624,17 @@ impl Driver {
         assert!(new.term >= old.term, "term {} after {}", new.term, old.term);
         assert!(new.commit >= old.commit, "commit {} after {}", new.commit, old.commit);
         assert!(new.term > old.term || old.vote == 0 || new.vote == old.vote, "a vote is cast once per term");
-        if new.term > old.term {
-            self.term_start = None;
-        }
-        if self.is_leader() && self.term_start.is_none() {
-            // The first entry of a leader follows its log at once; that log is durable, so nothing of it is in `unstable`.
-            self.term_start = Some(self.raw.raft.raft_log.persisted + 1);
-        }
         self.hard_state = new;
         self.hard_state_due = Some(new);
     }
 
     fn queue_committed(&mut self, entries: Vec<eraftpb::Entry>) {
-        for mut entry in entries {
-            assert_eq!(entry.index, self.delivered + 1, "committed entries are contiguous");
-            self.delivered = entry.index;
-            let kind = EntryKind::from_raft(entry.get_entry_type());
-            let data = entry.take_data();
+        for entry in entries {
+            let Entry { index, term, kind, data } = Entry::from_raft(entry);
+            assert_eq!(index, self.delivered + 1, "committed entries are contiguous");
+            self.delivered = index;
             self.committed_bytes += entry_cost_bytes(&data);
-            self.committed.push_back(Committed { index: entry.index, term: entry.term, kind, data });
+            self.committed.push_back(Committed { index, term, kind, data });
         }
     }
 

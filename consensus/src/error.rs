@@ -1,6 +1,7 @@
 //! What can go wrong between a proposal and its durable place in the log.
 //!
-//! Variants differ by what the caller does: answer the client, wait for a leader, or stop the member. No raft-rs type is in here.
+//! Variants differ by what the caller does: answer the client, wait for a leader, or stop the member. No raft-rs type
+//! is in here.
 
 use std::path::PathBuf;
 

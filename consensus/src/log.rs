@@ -1,10 +1,12 @@
 //! The log as raft-rs sees it: its newest part in memory, with the counts that bound what waits.
 //!
-//! Owns the entries that were handed to the WAL, durable or not, from `first_index` on; everything older is only in the WAL.
+//! Owns the entries that were handed to the WAL, durable or not, from `first_index` on; everything older is only in the
+//! WAL.
 //!
-//! Invariants: `entries` is contiguous: position i holds index `first_index + i`; `before` = (first_index - 1, its term); an entry above `applied` is
-//! never evicted; `unapplied_bytes` is the cost of exactly the entries above `applied`; `bytes` of all; `applied` never decreases.
-//! Does not write: the driver hands the same entries to the WAL, and tells raft-rs when they are durable.
+//! Invariants: `entries` is contiguous: position i holds index `first_index + i`; `before` = (first_index - 1, its
+//! term); an entry above `applied` is never evicted; `unapplied_bytes` is the cost of exactly the entries above
+//! `applied`; `bytes` of all; `applied` never decreases. Does not write: the driver hands the same entries to the WAL,
+//! and tells raft-rs when they are durable.
 
 use std::collections::VecDeque;
 
@@ -30,23 +32,6 @@ impl EntryKind {
             0 => Some(EntryKind::Normal),
             1 => Some(EntryKind::ConfChange),
             _ => None,
-        }
-    }
-
-    pub(crate) fn from_raft(kind: eraftpb::EntryType) -> EntryKind {
-        match kind {
-            eraftpb::EntryType::EntryNormal => EntryKind::Normal,
-            eraftpb::EntryType::EntryConfChange => EntryKind::ConfChange,
-            eraftpb::EntryType::EntryConfChangeV2 => {
-                unreachable!("no joint change is proposed, translated or recovered")
-            }
-        }
-    }
-
-    pub(crate) fn to_raft(self) -> eraftpb::EntryType {
-        match self {
-            EntryKind::Normal => eraftpb::EntryType::EntryNormal,
-            EntryKind::ConfChange => eraftpb::EntryType::EntryConfChange,
         }
     }
 }
@@ -164,6 +149,10 @@ impl Log {
             let Some(evicted) = self.entries.pop_front() else { break };
             self.bytes -= entry_cost_bytes(&evicted.data);
             self.before = (self.before.0 + 1, evicted.term);
+        }
+        // A long replay leaves room for many entries behind; geometric, so that its cost is spread.
+        if self.entries.capacity() > 4096 && self.entries.capacity() / 8 > self.entries.len() {
+            self.entries.shrink_to(self.entries.len() * 2);
         }
         assert!(self.before.0 <= self.applied);
     }

@@ -1,11 +1,12 @@
 //! Members: their ids, their place in a configuration, and etcd's form of a configuration change.
 //!
-//! Owns the one place where configuration changes are turned into bytes and back. The log holds etcd's bytes (`ConfChange` of raftpb: id 1,
-//! type 2, node_id 3, context 4), because etcd members parse them; raft-rs numbers the same enum differently, so its own codec never
-//! sees them except for the harmless check described in `driver::propose_conf_change`. The context is a member as JSON, as Go writes it.
-//! Does not decide whether a change is allowed: apply validates against the member list.
+//! Owns the one place where configuration changes are turned into bytes and back. The log holds etcd's bytes
+//! (`ConfChange` of raftpb: id 1, type 2, node_id 3, context 4), because etcd members parse them; raft-rs numbers the
+//! same enum differently, so its codec never sees them (see `message::raft_entry`). The context is a member as JSON, as
+//! Go writes it. Does not decide whether a change is allowed: apply validates against the member list.
 //!
-//! **Source**: etcd v3.7.1 `server/etcdserver/api/membership/member.go`, `raft/v3 raftpb/raft.proto`, `raft/v3 bootstrap.go`.
+//! **Source**: etcd v3.7.1 `server/etcdserver/api/membership/member.go`, `raft/v3 raftpb/raft.proto`, `raft/v3
+//! bootstrap.go`.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use raft::eraftpb;
@@ -67,8 +68,8 @@ impl Member {
     }
 }
 
-/// Member id: etcd's hash of the sorted peer URLs and the cluster token; for a member added later, of the time (**Units**: seconds since 1970)
-/// with an empty token.
+/// Member id: etcd's hash of the sorted peer URLs and the cluster token; for a member added later, of the time
+/// (**Units**: seconds since 1970) with an empty token.
 pub fn member_id(peer_urls: &[String], token: &str, added_unix_s: Option<i64>) -> u64 {
     let mut urls: Vec<&str> = peer_urls.iter().map(String::as_str).collect();
     urls.sort_unstable();
@@ -153,8 +154,8 @@ impl ConfChange {
         out.freeze()
     }
 
-    /// Reads etcd's bytes. Strict, because the same bytes reach raft-rs's parser and etcd's: a field twice, an unknown field or an unknown
-    /// kind is refused.
+    /// Reads etcd's bytes. Strict, because etcd's parser must read the same from them: a field twice, an unknown field
+    /// or an unknown kind is refused.
     ///
     /// **Errors**: `Malformed`.
     pub fn decode(data: &Bytes) -> Result<ConfChange, Error> {

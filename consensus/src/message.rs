@@ -1,7 +1,8 @@
 //! Messages between members, as plain data, and their translation to and from raft-rs.
 //!
-//! etcd's raftpb and raft-rs's eraftpb share numbers up to message type 18 and field 12; what lies beyond differs and is cleared here in both
-//! directions. Does not frame, encode or send: that is the transport's. Bytes of peers never reach raft-rs's codec.
+//! etcd's raftpb and raft-rs's eraftpb share numbers up to message type 18 and field 12; what lies beyond differs and
+//! is cleared here in both directions. Does not frame, encode or send: that is the transport's. Bytes of peers never
+//! reach raft-rs's codec.
 //!
 //! **Source**: etcd `raft/v3 raftpb/raft.proto` beside `raft-proto` 0.7 `eraftpb.proto`.
 
@@ -181,27 +182,48 @@ fn is_contiguous(index: u64, entries: &[Entry]) -> bool {
 }
 
 impl Entry {
-    pub(crate) fn from_raft(mut entry: eraftpb::Entry) -> Entry {
-        let kind = EntryKind::from_raft(entry.get_entry_type());
-        Entry { index: entry.index, term: entry.term, kind, data: entry.take_data() }
+    pub(crate) fn from_raft(entry: eraftpb::Entry) -> Entry {
+        let (kind, data) = raft_entry_data(entry.get_entry_type(), entry.data, entry.context);
+        Entry { index: entry.index, term: entry.term, kind, data }
     }
 
-    /// **Errors**: `Malformed` for a configuration change that is not etcd's.
+    /// **Errors**: `Malformed` for a configuration change that is not etcd's: it must not enter the log.
     pub(crate) fn into_raft(self) -> Result<eraftpb::Entry, Error> {
         if self.kind == EntryKind::ConfChange {
-            // raft-rs's leader parses a proposed change with its own codec: it sees only what our strict reader has passed.
             ConfChange::decode(&self.data)?;
         }
         Ok(raft_entry(self.index, self.term, self.kind, self.data))
     }
 }
 
-/// Fields 5 and 6 do not exist for etcd and stay empty.
-pub(crate) fn raft_entry(index: u64, term: u64, kind: EntryKind, data: Bytes) -> eraftpb::Entry {
-    let mut entry = eraftpb::Entry::default();
-    entry.set_entry_type(kind.to_raft());
-    entry.index = index;
-    entry.term = term;
-    entry.data = data;
+/// An entry as raft-rs holds it.
+///
+/// The bytes of a configuration change lie in `context`, a field that etcd does not know and raft-rs does not read.
+/// raft-rs's leader parses the `data` of every proposed change with its own enum, and drops the proposal when it meets
+/// etcd's number 3 (AddLearnerNode). Empty data parses as a change that adds nobody, which is all it looks at.
+pub(crate) fn raft_entry(index: u64, term: u64, kind: EntryKind, bytes: Bytes) -> eraftpb::Entry {
+    let mut entry = eraftpb::Entry { index, term, ..eraftpb::Entry::default() };
+    match kind {
+        EntryKind::Normal => entry.data = bytes,
+        EntryKind::ConfChange => {
+            entry.set_entry_type(eraftpb::EntryType::EntryConfChange);
+            entry.context = bytes;
+        }
+    }
     entry
+}
+
+/// The pair of `raft_entry`.
+pub(crate) fn raft_entry_data(kind: eraftpb::EntryType, data: Bytes, context: Bytes) -> (EntryKind, Bytes) {
+    match kind {
+        eraftpb::EntryType::EntryNormal => {
+            assert!(context.is_empty(), "a request has no context");
+            (EntryKind::Normal, data)
+        }
+        eraftpb::EntryType::EntryConfChange => {
+            assert!(data.is_empty() && !context.is_empty(), "a configuration change lies in the context");
+            (EntryKind::ConfChange, context)
+        }
+        eraftpb::EntryType::EntryConfChangeV2 => unreachable!("no joint change is proposed, translated or recovered"),
+    }
 }

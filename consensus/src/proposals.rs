@@ -1,7 +1,8 @@
 //! Request ids in etcd's scheme, and the bound on what may wait between proposal and apply.
 //!
-//! Owns the rule, not the counts: those are the log's. Ids must be unique over members, because every member looks up its waiters by
-//! them: 16 bits of the member id, then 48 bits of a counter that starts at the wall clock. No clock is read here: the time is passed in.
+//! Owns the rule, not the counts: those are the log's. Ids must be unique over members, because every member looks up
+//! its waiters by them: 16 bits of the member id, then 48 bits of a counter that starts at the wall clock. No clock is
+//! read here: the time is passed in.
 //!
 //! **Source**: etcd v3.7.1 `pkg/idutil/id.go`, `server/etcdserver/util.go exceedsRequestLimit`.
 
@@ -12,8 +13,8 @@ const CLOCK_BITS: u32 = 40;
 const COUNTER_MASK: u64 = (1 << COUNTER_BITS) - 1;
 const CLOCK_MASK: u64 = (1 << CLOCK_BITS) - 1;
 
-// 40 bits of milliseconds (34 years) and 8 bits for ids made within one: a restart within 34 years that made fewer than 256 ids per
-// millisecond since its last start never gives an id twice.
+// 40 bits of milliseconds (34 years) and 8 bits for ids made within one: a restart within 34 years that made fewer than
+// 256 ids per millisecond since its last start never gives an id twice.
 const _: () = assert!(COUNTER_BITS - CLOCK_BITS == 8);
 
 /// Generator of request ids; also of ids for leases that the server chooses.

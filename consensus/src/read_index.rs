@@ -1,12 +1,13 @@
 //! Linearizable reads: which index must be applied before a read may be answered.
 //!
-//! Owns the reads that wait for a confirmation. One round confirms all that wait (a batch per turn of the core), so the cost is per round, not per
-//! read. Each round gets an own token (term, counter) that is never used twice: raft-rs matches acknowledgements by this token, and a
-//! reused one could confirm a read by an old acknowledgement (etcd-io/raft issue 397).
+//! Owns the reads that wait for a confirmation. One round confirms all that wait (a batch per turn of the core), so the
+//! cost is per round, not per read. Each round gets an own token (term, counter) that is never used twice: raft-rs
+//! matches acknowledgements by this token, and a reused one could confirm a read by an old acknowledgement
+//! (etcd-io/raft issue 397).
 //!
-//! Invariants: a read is in `waiting` or in one of `rounds`, never both; `waiting` plus the reads in `rounds` never exceed `reads_max`.
-//! With a single voter no round is needed once an entry of the own term is committed: before that, a restarted member does not know yet which of its
-//! durable entries it acknowledged.
+//! Invariants: a read is in `waiting` or in one of `rounds`, never both; `waiting` plus the reads in `rounds` never
+//! exceed `reads_max`. With a single voter no round is needed once an entry of the own term is committed: before that,
+//! a restarted member does not know yet which of its durable entries it acknowledged.
 
 use std::collections::VecDeque;
 

@@ -1,10 +1,12 @@
 //! From a log directory and a stored state to the state raft starts with.
 //!
-//! Owns the checks that both belong together, and the first entries of a new cluster's log. Runs once, at start, and blocks.
+//! Owns the checks that both belong together, and the first entries of a new cluster's log. Runs once, at start, and
+//! blocks.
 //!
-//! What is restored: term = the larger of the hard state's and the last entry's (a torn group may end between an entry and its hard state); commit =
-//! the larger of the hard state's and the applied index, because commit-only hard states are not written at once; at most the last index,
-//! because a torn group may also end after its hard state. Everything durable beyond commit is decided by the next leader; a single voter commits all of it.
+//! What is restored: term = the larger of the hard state's and the last entry's (a torn group may end between an entry
+//! and its hard state); commit = the larger of the hard state's and the applied index, because commit-only hard states
+//! are not written at once; at most the last index, because a torn group may also end after its hard state. Everything
+//! durable beyond commit is decided by the next leader; a single voter commits all of it.
 
 use std::path::{Path, PathBuf};
 
@@ -118,7 +120,8 @@ fn load(
             state_term: applied.term,
         }),
         _ => {
-            // A larger term in the entries than in the hard state: no vote was cast in it, or it would have been durable before it was sent.
+            // A larger term in the entries than in the hard state: no vote was cast in it, or it would have been
+            // durable before it was sent.
             let newer = last_term > recovered.term;
             let hard_state = HardState {
                 term: recovered.term.max(last_term),

@@ -1,0 +1,205 @@
+//! Three members, a network that loses, doubles and reorders, power loss: one order for all, and nothing acknowledged
+//! is lost.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod world;
+
+use std::collections::BTreeMap;
+
+use consensus::{Committed, EntryKind, Error, Message};
+use engine::disk::sim::{Order, Random};
+
+use world::{Machine, World, options, seeded};
+
+const MEMBERS: u64 = 3;
+
+struct Cluster {
+    random: Random,
+    members: Vec<Option<World>>,
+    /// What a stopped member left: its medium, its state and how many of its applied entries a checkpoint holds.
+    wire: Vec<Message>,
+    /// What any member has applied, by index.
+    truth: BTreeMap<u64, Committed>,
+    leaders: BTreeMap<u64, u64>,
+    acknowledged: u64,
+    proposed: u64,
+}
+
+impl Cluster {
+    fn new(seed: u64) -> Cluster {
+        let members = (1..=MEMBERS)
+            .map(|id| {
+                Some(World::open(id, MEMBERS, seeded(seed * 10 + id), Machine::new(), member_options(id)).unwrap())
+            })
+            .collect();
+        Cluster {
+            random: Random::new(seed),
+            members,
+            wire: Vec::new(),
+            truth: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            acknowledged: 0,
+            proposed: 0,
+        }
+    }
+
+    /// One round: ticks, messages, disk, and the checks. `trouble` = chance in 100 for a message to be lost.
+    fn round(&mut self, trouble: u64) {
+        for position in 0..self.members.len() {
+            let Some(world) = &mut self.members[position] else { continue };
+            if self.random.chance(1, 4) {
+                world.driver.tick();
+            }
+            world.turn().unwrap();
+            self.wire.append(&mut world.outbox);
+        }
+        let mut kept = Vec::new();
+        for message in std::mem::take(&mut self.wire) {
+            if self.random.chance(1, 3) {
+                kept.push(message);
+                continue;
+            }
+            if self.random.below(100) < trouble {
+                continue;
+            }
+            if self.random.below(100) < trouble {
+                kept.push(message.clone());
+            }
+            let position = usize::try_from(message.to - 1).unwrap();
+            if let Some(world) = &mut self.members[position] {
+                world.driver.receive(message).unwrap();
+            }
+        }
+        self.wire = kept;
+        self.check();
+    }
+
+    fn check(&mut self) {
+        for world in self.members.iter().flatten() {
+            let status = world.driver.status();
+            if status.is_leader {
+                let leader = *self.leaders.entry(status.term).or_insert(world.id);
+                assert_eq!(leader, world.id, "two leaders in term {}", status.term);
+            }
+            for entry in world.machine.log.values().rev() {
+                match self.truth.get(&entry.index) {
+                    Some(known) if known == entry => break,
+                    Some(known) => panic!("member {} applied {entry:?}, another {known:?}", world.id),
+                    None => {
+                        self.truth.insert(entry.index, entry.clone());
+                    }
+                }
+            }
+        }
+        for index in 1..=self.truth.len() as u64 {
+            assert!(self.truth.contains_key(&index));
+        }
+    }
+
+    fn propose_somewhere(&mut self) {
+        let position = usize::try_from(self.random.below(MEMBERS)).unwrap();
+        let Some(world) = &mut self.members[position] else { return };
+        match world.propose(&format!("{:06}", self.proposed)) {
+            Ok(()) => self.proposed += 1,
+            Err(Error::NoLeader | Error::TooManyRequests { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    fn crash(&mut self, position: usize) {
+        let Some(world) = self.members[position].take() else { return };
+        // The proposer's replies: whatever it applied may have been acknowledged.
+        self.acknowledged = self.acknowledged.max(world.machine.last().applied.index);
+        let (id, storage, mut machine) = (world.id, world.storage.crash(), world.machine);
+        storage.set_order(Order::Seeded);
+        let checkpoint = self.random.below(machine.last().applied.index + 1);
+        machine.rewind(checkpoint);
+        drop(world.driver);
+        self.members[position] = Some(World::open(id, MEMBERS, storage, machine, member_options(id)).unwrap());
+    }
+
+    fn leader(&self) -> Option<&World> {
+        self.members.iter().flatten().find(|world| world.driver.status().is_leader)
+    }
+
+    /// A quiet network until all have applied the same.
+    fn heal(&mut self) {
+        for _ in 0..20_000 {
+            self.round(0);
+            let indexes: Vec<u64> =
+                self.members.iter().flatten().map(|world| world.machine.last().applied.index).collect();
+            let last = self.leader().map(|world| world.driver.status().last_index);
+            if indexes.iter().all(|index| Some(*index) == last) && indexes[0] >= self.acknowledged {
+                return;
+            }
+        }
+        panic!("the members never agree");
+    }
+}
+
+fn member_options(id: u64) -> consensus::Options {
+    consensus::Options { seed: id, ..options() }
+}
+
+#[test]
+fn three_members_agree_through_loss_reorder_and_power_loss() {
+    for seed in 1..=12 {
+        let mut cluster = Cluster::new(seed);
+        for _ in 0..1500 {
+            cluster.round(5);
+            if cluster.random.chance(1, 3) {
+                cluster.propose_somewhere();
+            }
+            if cluster.random.chance(1, 150) {
+                let position = usize::try_from(cluster.random.below(MEMBERS)).unwrap();
+                cluster.crash(position);
+            }
+        }
+        cluster.heal();
+        let requests = cluster.truth.values().filter(|entry| entry.kind == EntryKind::Normal && !entry.data.is_empty());
+        assert!(requests.count() > 50, "seed {seed}: nothing got through");
+        assert!(cluster.leaders.len() > 1, "seed {seed}: no leader ever fell");
+    }
+}
+
+#[test]
+fn a_confirmed_read_sees_what_any_member_applied_before_it() {
+    for seed in 1..=6 {
+        let mut cluster = Cluster::new(seed);
+        let mut asked: BTreeMap<(usize, u64), u64> = BTreeMap::new();
+        let mut confirmed = 0;
+        for number in 0..1500 {
+            cluster.round(3);
+            cluster.propose_somewhere();
+            let position = usize::try_from(cluster.random.below(MEMBERS)).unwrap();
+            let applied_anywhere = cluster.truth.len() as u64;
+            let world = cluster.members[position].as_mut().unwrap();
+            if world.driver.read_index(number).is_ok() {
+                asked.insert((position, number), applied_anywhere);
+            }
+            for (position, world) in cluster.members.iter_mut().enumerate() {
+                for read in world.as_mut().unwrap().driver.take_reads() {
+                    let floor = asked[&(position, read.context)];
+                    assert!(read.index >= floor, "seed {seed}: read at {}, {floor} was applied before", read.index);
+                    confirmed += 1;
+                }
+            }
+        }
+        assert!(confirmed > 300, "seed {seed}: only {confirmed} reads were answered");
+    }
+}
+
+#[test]
+fn leadership_is_handed_over_on_request() {
+    let mut cluster = Cluster::new(3);
+    cluster.heal();
+    let old = cluster.leader().unwrap().id;
+    let new = old % MEMBERS + 1;
+    let position = usize::try_from(old - 1).unwrap();
+    cluster.members[position].as_mut().unwrap().driver.transfer_leader(new);
+    for _ in 0..200 {
+        cluster.round(0);
+    }
+    assert_eq!(cluster.leader().unwrap().id, new);
+}

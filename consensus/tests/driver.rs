@@ -1,0 +1,386 @@
+//! A single member over the simulated disk: what was acknowledged survives, and is handed out once, in order.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod world;
+
+use std::io;
+use std::path::Path;
+
+use bytes::Bytes;
+use consensus::{
+    Applied, Committed, ConfChange, ConfChangeKind, ConfState, ConfirmedRead, Driver, EntryKind, Error, Identity, Start,
+};
+use engine::disk::sim::{Order, Random, SimStorage};
+
+use world::{DIR, Machine, World, member, options, seeded};
+
+#[test]
+fn a_single_voter_leads_without_waiting() {
+    let mut world = World::alone(1);
+    world.settle().unwrap();
+    let status = world.driver.status();
+    assert!(status.is_leader);
+    assert_eq!((status.leader_id, status.term), (1, 2));
+    assert_eq!(status.read_floor, Some(2));
+    // Again after a restart, before anything is applied or any time passes.
+    let storage = world.storage.clone();
+    let world = world.reopen(storage, 2, options()).unwrap();
+    assert!(world.driver.status().is_leader);
+}
+
+#[test]
+fn a_new_log_starts_with_etcds_entries() {
+    let mut world = World::alone(1);
+    world.settle().unwrap();
+    let first = &world.machine.log[&1];
+    assert_eq!((first.term, first.kind), (1, EntryKind::ConfChange));
+    assert_eq!(first.data, ConfChange::bootstrap(&member(1)).encode());
+    assert_eq!(world.driver.conf_state(), &ConfState { voters: vec![1], learners: vec![] });
+    assert_eq!(world.machine.log[&2].data.len(), 0, "then the leader's own first entry");
+}
+
+#[test]
+fn each_lone_proposal_costs_one_write_and_idling_costs_none() {
+    let mut world = World::alone(1);
+    world.settle().unwrap();
+    // Recycled and zero-filled segments cost steps of their own, far apart: a big segment keeps them out of this test.
+    for round in 0..20 {
+        let before = world.storage.steps();
+        world.propose(&format!("p{round}")).unwrap();
+        world.settle().unwrap();
+        assert_eq!(world.storage.steps() - before, 1, "round {round}");
+        for _ in 0..50 {
+            world.driver.tick();
+            world.settle().unwrap();
+        }
+        assert_eq!(world.storage.steps() - before, 1, "idle after round {round}");
+    }
+}
+
+#[test]
+fn proposals_gather_while_a_write_is_in_flight() {
+    let mut world = World::alone(1);
+    world.settle().unwrap();
+    world.storage.set_order(Order::Manual);
+    let before = world.storage.steps();
+    for burst in 0..50 {
+        world.propose(&format!("b{burst}")).unwrap();
+        assert!(!world.turn().unwrap(), "nothing is handed out before it is durable");
+    }
+    while let Some(write) = world.storage.in_flight().first() {
+        world.storage.complete(write.number);
+        world.turn().unwrap();
+    }
+    assert_eq!(world.machine.requests().len(), 50);
+    assert!(world.storage.steps() - before <= 3, "{} writes for 50 entries", world.storage.steps() - before);
+}
+
+/// Proposes `count` requests in bursts drawn from the seed; returns how many were acknowledged when the storage
+/// stopped.
+fn workload(world: &mut World, random: &mut Random, count: u64) -> usize {
+    let mut proposed = 0;
+    let mut run = || -> Result<(), Error> {
+        while proposed < count {
+            for _ in 0..=random.below(4) {
+                let pad = "x".repeat(usize::try_from(random.below(3000)).unwrap());
+                world.propose(&format!("{proposed:06}{pad}"))?;
+                proposed += 1;
+            }
+            world.turn()?;
+            if random.chance(1, 8) {
+                let applied = world.machine.last().applied;
+                world.driver.trim(applied)?;
+            }
+        }
+        world.settle()
+    };
+    match run() {
+        Ok(()) => {}
+        Err(Error::Engine(_) | Error::Stopped { .. }) => {}
+        Err(other) => panic!("{other}"),
+    }
+    world.machine.requests().len()
+}
+
+/// Requests are numbered: what is committed must be 0, 1, 2, .. without a gap.
+fn assert_numbered(requests: &[Bytes], context: &str) {
+    for (number, request) in requests.iter().enumerate() {
+        assert_eq!(&request[..6], format!("{number:06}").as_bytes(), "{context}");
+    }
+}
+
+#[test]
+fn acknowledged_entries_survive_power_loss_after_every_write() {
+    const COUNT: u64 = 40;
+    let run = |stop_after: Option<u64>| {
+        let storage = SimStorage::new(5);
+        if let Some(steps) = stop_after {
+            storage.stop_after(steps);
+        }
+        let world = World::open(1, 1, storage.clone(), Machine::new(), options());
+        let mut world = match world {
+            Ok(world) => world,
+            Err(_stopped_too_early) => return (storage, Machine::new(), 0),
+        };
+        let acked = match world.settle() {
+            Ok(()) => workload(&mut world, &mut Random::new(7), COUNT),
+            Err(_stopped_too_early) => 0,
+        };
+        (storage, world.machine, acked)
+    };
+    let (storage, _, acked) = run(None);
+    assert!(acked as u64 >= COUNT);
+    let steps = storage.steps();
+    assert!(steps > 20);
+    for stop in 0..steps {
+        let (storage, machine, acked) = run(Some(stop));
+        for (number, image) in storage.crash_images(12).into_iter().enumerate() {
+            let context = format!("stopped after {stop} of {steps} steps, image {number}");
+            // The state is as old as the last trim allows, here: as new as it was.
+            let opened = World::open(1, 1, image, machine.clone(), options());
+            let mut world = opened.unwrap_or_else(|error| panic!("{context}: {error}"));
+            world.settle().unwrap();
+            assert!(world.driver.status().is_leader, "{context}");
+            let recovered = world.machine.requests();
+            assert!(recovered.len() >= acked, "{context}: {acked} acknowledged, {} recovered", recovered.len());
+            assert_numbered(&recovered, &context);
+            // And it goes on.
+            let next = format!("{:06}", recovered.len());
+            world.propose(&next).unwrap();
+            world.settle().unwrap();
+            assert_numbered(&world.machine.requests(), &context);
+            assert_eq!(world.machine.requests().len(), recovered.len() + 1, "{context}");
+        }
+    }
+}
+
+#[test]
+fn entries_are_handed_out_once_in_order_across_restarts_from_any_state() {
+    for seed in 0..20 {
+        let mut random = Random::new(seed);
+        let mut world = World::open(1, 1, seeded(seed), Machine::new(), options()).unwrap();
+        world.settle().unwrap();
+        let mut trimmed = 0;
+        let mut truth: Vec<Committed> = Vec::new();
+        for _ in 0..8 {
+            for _ in 0..random.below(30) {
+                world.propose(&format!("{:06}", random.below(1_000_000))).unwrap();
+                if random.chance(1, 2) {
+                    world.turn().unwrap();
+                }
+            }
+            // What was handed out before the crash is the truth for ever.
+            for entry in world.machine.log.values() {
+                match truth.get(usize::try_from(entry.index - 1).unwrap()) {
+                    Some(known) => assert_eq!(entry, known, "seed {seed}"),
+                    None => truth.push(entry.clone()),
+                }
+            }
+            let applied = world.machine.last().applied;
+            if random.chance(1, 2) && applied.index > trimmed {
+                trimmed += random.below(applied.index - trimmed + 1);
+                let at = usize::try_from(trimmed).unwrap();
+                world.driver.trim(world.machine.states[at].applied).unwrap();
+            }
+            let index = trimmed + random.below(applied.index - trimmed + 1);
+            let storage = if random.chance(1, 2) { world.storage.crash() } else { world.storage.kill() };
+            storage.set_order(Order::Seeded);
+            world = world.reopen(storage, index, options()).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+            world.settle().unwrap();
+            for known in &truth {
+                assert_eq!(&world.machine.log[&known.index], known, "seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failed_write_stops_the_driver_for_good() {
+    let mut world = World::alone(3);
+    world.settle().unwrap();
+    world.storage.set_order(Order::Manual);
+    world.propose("lost").unwrap();
+    world.turn().unwrap();
+    let write = world.storage.in_flight()[0].clone();
+    world.storage.fail(write.number, io::ErrorKind::Other);
+    assert!(matches!(world.turn(), Err(Error::Engine(_))));
+    world.storage.set_order(Order::Submission);
+    let stopped = |result: Result<(), Error>| assert!(matches!(result, Err(Error::Stopped { .. })), "{result:?}");
+    stopped(world.propose("after"));
+    stopped(world.driver.step(&mut world.disk));
+    stopped(world.driver.read_index(1));
+    stopped(world.driver.trim(Applied::default()));
+    stopped(world.driver.propose_conf_change(&ConfChange::bootstrap(&member(2))));
+    assert!(world.driver.take_committed(u64::MAX).is_empty());
+    assert!(world.driver.take_reads().is_empty());
+    world.driver.tick();
+    assert!(world.machine.requests().is_empty());
+}
+
+#[test]
+fn waiting_entries_are_bounded_and_flow_again_when_applied() {
+    let bounded = consensus::Options { backlog_entries_max: 10, ..options() };
+    let mut world = World::open(1, 1, SimStorage::new(1), Machine::new(), bounded).unwrap();
+    world.settle().unwrap();
+    // Committed, but the state machine does not take them.
+    let mut accepted = 0;
+    let refused = loop {
+        match world.propose("x") {
+            Ok(()) => accepted += 1,
+            Err(error) => break error,
+        }
+        drive_without_apply(&mut world);
+    };
+    assert!(matches!(refused, Error::TooManyRequests { waiting_entries: 11, .. }), "{refused}");
+    assert_eq!(accepted, 11, "as etcd: refused once more than the bound wait");
+    world.settle().unwrap();
+    world.propose("y").unwrap();
+}
+
+#[test]
+fn waiting_bytes_are_bounded_and_flow_again_when_applied() {
+    let bounded = consensus::Options { proposals_bytes_max: 10_000, message_bytes_max: 1000, ..options() };
+    let mut world = World::open(1, 1, SimStorage::new(1), Machine::new(), bounded).unwrap();
+    world.settle().unwrap();
+    let big = "b".repeat(12_000);
+    world.propose(&big).unwrap();
+    assert!(matches!(world.propose("x"), Err(Error::TooManyRequests { .. })), "one big entry is let through, alone");
+    drive_without_apply(&mut world);
+    assert!(matches!(world.propose("x"), Err(Error::TooManyRequests { .. })), "also while it waits to be applied");
+    world.settle().unwrap();
+    world.propose("x").unwrap();
+    let status = world.driver.status();
+    assert!(status.backlog_bytes > 0);
+    world.settle().unwrap();
+    assert_eq!(world.driver.status().backlog_bytes, 0);
+}
+
+fn drive_without_apply(world: &mut World) {
+    use engine::disk::Disk;
+    for _ in 0..4 {
+        world.driver.step(&mut world.disk).unwrap();
+        world.disk.kick().unwrap();
+        let mut completions = Vec::new();
+        world.disk.completions(&mut completions);
+        for completion in completions {
+            world.driver.on_completion(completion, &mut world.disk).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_long_replay_is_fetched_in_bounded_pieces() {
+    let mut world = World::alone(1);
+    world.settle().unwrap();
+    for number in 0..500 {
+        world.propose(&format!("{number:06}{}", "x".repeat(200))).unwrap();
+        world.settle().unwrap();
+    }
+    let storage = world.storage.clone();
+    let bounded = consensus::Options { committed_bytes_max: 4000, ..options() };
+    let mut world = world.reopen(storage, 0, bounded).unwrap();
+    let piece = world.driver.take_committed(u64::MAX);
+    let bytes: usize = piece.iter().map(|entry| entry.data.len()).sum();
+    assert!(!piece.is_empty() && bytes < 3 * 4000, "{bytes} bytes queued at once");
+    for entry in piece {
+        if entry.kind == EntryKind::ConfChange {
+            let conf_state = world.driver.apply_conf_change(&ConfChange::decode(&entry.data).unwrap()).unwrap();
+            world.machine.states[0].conf_state = conf_state;
+        }
+        world.driver.applied(entry.index);
+        let mut state = world.machine.last().clone();
+        state.applied = Applied { index: entry.index, term: entry.term };
+        world.machine.states.push(state);
+        world.machine.log.insert(entry.index, entry);
+    }
+    world.settle().unwrap();
+    assert_eq!(world.machine.requests().len(), 500);
+    assert_numbered(&world.machine.requests(), "after the replay");
+}
+
+#[test]
+fn reads_wait_until_the_restarted_member_knows_what_it_acknowledged() {
+    let mut world = World::alone(1);
+    world.settle().unwrap();
+    world.propose("a").unwrap();
+    world.propose("b").unwrap();
+    world.settle().unwrap();
+    world.driver.read_index(7).unwrap();
+    assert_eq!(world.driver.take_reads(), [ConfirmedRead { context: 7, index: 4 }], "at once on a single voter");
+
+    let storage = world.storage.clone();
+    let mut world = world.reopen(storage, 4, options()).unwrap();
+    let status = world.driver.status();
+    assert!(status.is_leader && status.read_floor.is_none());
+    world.driver.read_index(8).unwrap();
+    world.driver.step(&mut world.disk).unwrap();
+    assert!(world.driver.take_reads().is_empty(), "its own first entry is not durable yet");
+    world.settle().unwrap();
+    assert_eq!(world.driver.take_reads(), [ConfirmedRead { context: 8, index: 5 }]);
+    assert_eq!(world.driver.status().read_floor, Some(5));
+}
+
+#[test]
+fn configuration_changes_keep_etcds_meaning() {
+    let mut world = World::alone(1);
+    world.settle().unwrap();
+    let change = |kind, member_id| ConfChange { id: 5, kind, member_id, context: Bytes::from_static(b"{}") };
+    world.driver.propose_conf_change(&change(ConfChangeKind::AddLearnerNode, 2)).unwrap();
+    // A second one while the first is not applied becomes an empty entry.
+    world.driver.propose_conf_change(&change(ConfChangeKind::AddLearnerNode, 3)).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.driver.conf_state(), &ConfState { voters: vec![1], learners: vec![2] });
+    assert_eq!(world.machine.log[&3].data, change(ConfChangeKind::AddLearnerNode, 2).encode());
+    assert_eq!((world.machine.log[&4].kind, world.machine.log[&4].data.len()), (EntryKind::Normal, 0));
+
+    world.driver.propose_conf_change(&change(ConfChangeKind::UpdateNode, 2)).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.driver.conf_state(), &ConfState { voters: vec![1], learners: vec![2] });
+    world.driver.propose_conf_change(&change(ConfChangeKind::RemoveNode, 2)).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.driver.conf_state(), &ConfState { voters: vec![1], learners: vec![] });
+    let refused = world.driver.apply_conf_change(&change(ConfChangeKind::RemoveNode, 1));
+    assert!(matches!(refused, Err(Error::ConfChangeRefused { .. })), "the last voter stays");
+    world.propose("still here").unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.machine.requests().len(), 1);
+}
+
+#[test]
+fn a_log_that_does_not_belong_to_the_state_is_refused() {
+    let mut world = World::alone(1);
+    world.settle().unwrap();
+    for _ in 0..5 {
+        world.propose("x").unwrap();
+    }
+    world.settle().unwrap();
+    let conf_state = world.driver.conf_state().clone();
+    let last = world.machine.last().applied;
+    world.driver.trim(world.machine.states[4].applied).unwrap();
+    world.propose("carries the trim").unwrap();
+    world.settle().unwrap();
+    let storage = world.storage.clone();
+    drop(world);
+    let open = |index, term| {
+        let applied = Applied { index, term };
+        let start = Start { applied, conf_state: conf_state.clone(), bootstrap: Vec::new() };
+        let identity = Identity { member_id: 1, cluster_id: 1 };
+        Driver::open(&mut storage.disk(), Path::new(DIR), identity, options(), start).map(|_driver| ())
+    };
+    assert!(matches!(open(100, 2), Err(Error::LogBehindState { applied: 100, .. })));
+    assert!(matches!(open(3, 2), Err(Error::LogAheadOfState { mark: 4, applied: 3, .. })));
+    assert!(matches!(open(last.index, last.term + 1), Err(Error::TermMismatch { .. })));
+    open(last.index, last.term).unwrap();
+}
+
+#[test]
+fn an_entry_too_large_for_the_log_is_refused_and_stops_nothing() {
+    let mut world = World::alone(1);
+    world.settle().unwrap();
+    let huge = Bytes::from(vec![0; 128 << 20]);
+    assert!(matches!(world.driver.propose(huge), Err(Error::TooLarge { .. })));
+    world.propose("small").unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.machine.requests().len(), 1);
+}
