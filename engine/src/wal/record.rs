@@ -1,0 +1,427 @@
+//! What a segment is made of: its header block, and the frames behind it. Byte tables stand in `FORMAT.md`.
+//!
+//! Invariants:
+//! - A frame's CRC covers its length and body and starts from the CRC of the frame before it (`chain`); the chain of a
+//!   segment starts from its header's CRC. A frame is therefore valid only behind exactly the frames it was written behind.
+//! - A group head and a segment header also carry a check of their own, so that a scan can trust one it meets behind a
+//!   bad spot, where no chain leads.
+//! - A header fits in one sector: it is there whole or not at all.
+//!
+//! Decoding takes hostile bytes: it answers `None` and never panics. Deliberately knows no files and no order of entries.
+
+use bytes::Bytes;
+
+use super::{Entry, HardState};
+use crate::disk::{BLOCK, Buffer, SECTOR};
+
+/// Version of the format that is written and read.
+pub(super) const VERSION: u32 = 1;
+
+const HEADER_MAGIC: [u8; 8] = *b"ORLOPWAL";
+const GROUP_MAGIC: [u8; 8] = [0xd7, 0x1a, b'g', b'r', b'o', b'u', b'p', 0xe3];
+
+/// First byte behind the header block.
+pub(super) const BODY: u32 = 4096;
+const _: () = assert!(BODY as usize == BLOCK);
+
+/// Length and CRC.
+pub(super) const FRAME: usize = 8;
+
+const KIND_GROUP: u8 = 1;
+const KIND_ENTRY: u8 = 2;
+const KIND_HARD_STATE: u8 = 3;
+const KIND_MARK: u8 = 4;
+const KIND_LIFE: u8 = 5;
+
+const GROUP_BODY: usize = 1 + 8 + 8 + 5 * 4 + 4;
+const ENTRY_BODY: usize = 1 + 8 + 8 + 1;
+const HARD_STATE_BODY: usize = 1 + 3 * 8;
+const MARK_BODY: usize = 1 + 2 * 8 + 1;
+const LIFE_BODY: usize = 1 + 4;
+
+/// Size of a group head's frame.
+pub(super) const GROUP_FRAME: usize = FRAME + GROUP_BODY;
+/// Size of a hard state's frame.
+pub(super) const HARD_STATE_FRAME: usize = FRAME + HARD_STATE_BODY;
+/// Size of an entry's frame beside its payload.
+pub(super) const ENTRY_FRAME: usize = FRAME + ENTRY_BODY;
+
+/// Opens every group, and says what was durable when the group was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Group {
+    /// Identity of the log.
+    pub(super) id: u64,
+    /// Opening of the log it was written in.
+    pub(super) life: u32,
+    /// Segment it was written to.
+    pub(super) sequence: u32,
+    /// Where its frame starts in that segment.
+    pub(super) offset: u32,
+    /// Everything in the segment before this offset was durable.
+    pub(super) durable: u32,
+    /// Bytes of the group, this frame included, padding not.
+    pub(super) len: u32,
+}
+
+/// One frame's content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Record {
+    Group(Group),
+    Entry(Entry),
+    HardState(HardState),
+    Mark { index: u64, term: u64, is_restart: bool },
+    Life(u32),
+}
+
+impl Record {
+    /// Bytes of the frame.
+    pub(super) fn frame_len(&self) -> usize {
+        FRAME
+            + match self {
+                Self::Group(_) => GROUP_BODY,
+                Self::Entry(entry) => ENTRY_BODY + entry.data.len(),
+                Self::HardState(_) => HARD_STATE_BODY,
+                Self::Mark { .. } => MARK_BODY,
+                Self::Life(_) => LIFE_BODY,
+            }
+    }
+
+    /// Appends the frame behind `chain`; returns its CRC, the chain for the next.
+    pub(super) fn encode(&self, chain: u32, out: &mut Buffer) -> u32 {
+        let start = out.len();
+        out.extend_from_slice(&[0; FRAME]);
+        match self {
+            Self::Group(group) => encode_group(group, out),
+            Self::Entry(entry) => {
+                out.extend_from_slice(&[KIND_ENTRY]);
+                put_numbers(out, &[entry.index, entry.term]);
+                out.extend_from_slice(&[entry.kind]);
+                out.extend_from_slice(&entry.data);
+            }
+            Self::HardState(state) => {
+                out.extend_from_slice(&[KIND_HARD_STATE]);
+                put_numbers(out, &[state.term, state.vote, state.commit]);
+            }
+            Self::Mark { index, term, is_restart } => {
+                out.extend_from_slice(&[KIND_MARK]);
+                put_numbers(out, &[*index, *term]);
+                out.extend_from_slice(&[u8::from(*is_restart)]);
+            }
+            Self::Life(number) => {
+                out.extend_from_slice(&[KIND_LIFE]);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+        assert_eq!(out.len() - start, self.frame_len());
+        let len = u32::try_from(out.len() - start - FRAME).expect("a frame fits in a segment");
+        let frame = &mut out[start..];
+        frame[..4].copy_from_slice(&len.to_le_bytes());
+        let crc = frame_crc(chain, &frame[..4], &frame[FRAME..]);
+        frame[4..FRAME].copy_from_slice(&crc.to_le_bytes());
+        crc
+    }
+
+    /// The record in `body`; `None` when `body` is none. The payload of an entry shares `body`'s memory.
+    pub(super) fn decode(body: &Bytes) -> Option<Self> {
+        let (kind, mut rest) = body.split_first()?;
+        let rest = &mut rest;
+        let record = match *kind {
+            KIND_GROUP => Self::Group(Group::decode(body)?),
+            KIND_ENTRY => {
+                let entry = Entry { index: take_u64(rest)?, term: take_u64(rest)?, kind: take(rest)?, data: Bytes::new() };
+                return Some(Self::Entry(Entry { data: body.slice(ENTRY_BODY..), ..entry }));
+            }
+            KIND_HARD_STATE => {
+                Self::HardState(HardState { term: take_u64(rest)?, vote: take_u64(rest)?, commit: take_u64(rest)? })
+            }
+            KIND_MARK => {
+                let (index, term) = (take_u64(rest)?, take_u64(rest)?);
+                Self::Mark { index, term, is_restart: take_bool(rest)? }
+            }
+            KIND_LIFE => Self::Life(take_u32(rest)?),
+            _ => return None,
+        };
+        (body.len() + FRAME == record.frame_len()).then_some(record)
+    }
+}
+
+impl Group {
+    /// The group head in `body` (of a frame, or met in a scan), if its own check holds.
+    pub(super) fn decode(body: &[u8]) -> Option<Self> {
+        let body = body.get(..GROUP_BODY)?;
+        let (checked, check) = body.split_at(GROUP_BODY - 4);
+        let rest = &mut checked.strip_prefix(&[KIND_GROUP])?.strip_prefix(&GROUP_MAGIC)?;
+        let group = Self {
+            id: take_u64(rest)?,
+            life: take_u32(rest)?,
+            sequence: take_u32(rest)?,
+            offset: take_u32(rest)?,
+            durable: take_u32(rest)?,
+            len: take_u32(rest)?,
+        };
+        (check == crc32fast::hash(checked).to_le_bytes()).then_some(group)
+    }
+
+    /// The group heads in `bytes`, each with the position its frame would start at (which may lie before `bytes`).
+    pub(super) fn search(bytes: &[u8]) -> impl Iterator<Item = (i64, Self)> {
+        let last = bytes.len().saturating_sub(GROUP_BODY - 1);
+        let mut from = 0;
+        std::iter::from_fn(move || {
+            while from < last {
+                let found = bytes[from + 1..].iter().position(|byte| *byte == GROUP_MAGIC[0])?;
+                let at = from + found;
+                from = at + 1;
+                if let Some(group) = bytes.get(at..).and_then(Self::decode) {
+                    let start = i64::try_from(at).ok()? - FRAME as i64;
+                    return Some((start, group));
+                }
+            }
+            None
+        })
+    }
+}
+
+fn encode_group(group: &Group, out: &mut Buffer) {
+    let start = out.len();
+    out.extend_from_slice(&[KIND_GROUP]);
+    out.extend_from_slice(&GROUP_MAGIC);
+    put_numbers(out, &[group.id]);
+    for number in [group.life, group.sequence, group.offset, group.durable, group.len] {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+    let check = crc32fast::hash(&out[start..]);
+    out.extend_from_slice(&check.to_le_bytes());
+}
+
+/// The CRC of a frame with these bytes behind `chain`.
+pub(super) fn frame_crc(chain: u32, len: &[u8], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(chain);
+    hasher.update(len);
+    hasher.update(body);
+    hasher.finalize()
+}
+
+/// Length and CRC of the frame that starts with `bytes`.
+pub(super) fn frame_head(bytes: &[u8]) -> Option<(u32, u32)> {
+    let rest = &mut &bytes[..];
+    Some((take_u32(rest)?, take_u32(rest)?))
+}
+
+/// What a segment says of itself in its first sector.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    /// Identity of the log.
+    pub(super) id: u64,
+    /// Place of the segment in the log, from 1.
+    pub(super) sequence: u32,
+    /// Times the log had been opened.
+    pub(super) life: u32,
+    /// Where the segment before this one ends; 0 for the first.
+    pub(super) previous_end: u32,
+    /// CRC of the last frame there; 0 for the first.
+    pub(super) previous_chain: u32,
+    /// One more than the last index of the log when this segment was begun.
+    pub(super) first_index: u64,
+    /// Mark of the log then: index, term.
+    pub(super) mark: (u64, u64),
+    /// Hard state of the log then.
+    pub(super) hard_state: HardState,
+}
+
+const HEADER_CHECKED: usize = 8 + 4 + 4 + 8 + 4 + 4 + 4 + 8 + 16 + 24;
+const _: () = assert!(HEADER_CHECKED + 4 <= SECTOR);
+
+/// What the first sector of a file turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum HeaderSector {
+    /// Nothing was ever written.
+    Blank,
+    /// A header and its CRC.
+    Valid(Header, u32),
+    /// A header of another format version.
+    Foreign(u32),
+    /// Neither: no power loss leaves this.
+    Damaged,
+}
+
+impl Header {
+    /// Appends the header block to `out`; returns the chain the segment's first frame starts from.
+    pub(super) fn encode(&self, out: &mut Buffer) -> u32 {
+        let start = out.len();
+        out.extend_from_slice(&HEADER_MAGIC);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.sequence.to_le_bytes());
+        put_numbers(out, &[self.id]);
+        for number in [self.life, self.previous_end, self.previous_chain] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        put_numbers(out, &[self.first_index, self.mark.0, self.mark.1]);
+        put_numbers(out, &[self.hard_state.term, self.hard_state.vote, self.hard_state.commit]);
+        assert_eq!(out.len() - start, HEADER_CHECKED);
+        let crc = crc32fast::hash(&out[start..]);
+        out.extend_from_slice(&crc.to_le_bytes());
+        out.resize(start + BLOCK);
+        crc
+    }
+
+    /// What `block`, the first bytes of a file, is.
+    pub(super) fn decode(block: &[u8]) -> HeaderSector {
+        let Some(sector) = block.get(..SECTOR) else { return HeaderSector::Damaged };
+        if sector.iter().all(|byte| *byte == 0) {
+            return HeaderSector::Blank;
+        }
+        Self::decode_written(sector).unwrap_or(HeaderSector::Damaged)
+    }
+
+    fn decode_written(sector: &[u8]) -> Option<HeaderSector> {
+        let (checked, mut stored) = sector.split_at(HEADER_CHECKED);
+        let rest = &mut checked.strip_prefix(&HEADER_MAGIC)?;
+        let version = take_u32(rest)?;
+        if version != VERSION {
+            return Some(HeaderSector::Foreign(version));
+        }
+        let crc = take_u32(&mut stored)?;
+        if crc != crc32fast::hash(checked) {
+            return None;
+        }
+        let sequence = take_u32(rest)?;
+        let (id, life) = (take_u64(rest)?, take_u32(rest)?);
+        let (previous_end, previous_chain) = (take_u32(rest)?, take_u32(rest)?);
+        let first_index = take_u64(rest)?;
+        let mark = (take_u64(rest)?, take_u64(rest)?);
+        let hard_state = HardState { term: take_u64(rest)?, vote: take_u64(rest)?, commit: take_u64(rest)? };
+        let header = Self { id, sequence, life, previous_end, previous_chain, first_index, mark, hard_state };
+        Some(HeaderSector::Valid(header, crc))
+    }
+}
+
+fn put_numbers(out: &mut Buffer, numbers: &[u64]) {
+    for number in numbers {
+        out.extend_from_slice(&number.to_le_bytes());
+    }
+}
+
+fn take(from: &mut &[u8]) -> Option<u8> {
+    let (byte, rest) = from.split_first()?;
+    *from = rest;
+    Some(*byte)
+}
+
+fn take_bool(from: &mut &[u8]) -> Option<bool> {
+    match take(from)? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+fn take_u32(from: &mut &[u8]) -> Option<u32> {
+    let (bytes, rest) = from.split_first_chunk()?;
+    *from = rest;
+    Some(u32::from_le_bytes(*bytes))
+}
+
+fn take_u64(from: &mut &[u8]) -> Option<u64> {
+    let (bytes, rest) = from.split_first_chunk()?;
+    *from = rest;
+    Some(u64::from_le_bytes(*bytes))
+}
+
+/// Decodes `bytes` as everything a segment may hold there; what the fuzz target calls. True if anything was valid.
+#[doc(hidden)]
+pub fn decode_hostile(bytes: &[u8]) -> bool {
+    let is_header = matches!(Header::decode(bytes), HeaderSector::Valid(..));
+    let record = Record::decode(&Bytes::copy_from_slice(bytes));
+    if let Some(record) = &record {
+        let mut out = Buffer::new();
+        record.encode(0, &mut out);
+        assert_eq!(&out[FRAME..], bytes, "what decodes encodes to the same bytes");
+    }
+    let is_head = Group::search(bytes).next().is_some();
+    is_header || record.is_some() || is_head || frame_head(bytes).is_some_and(|(len, _)| len == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::Random;
+
+    fn records() -> Vec<Record> {
+        let group = Group { id: 7, life: 1, sequence: 3, offset: 4096, durable: 4096, len: 99 };
+        vec![
+            Record::Group(group),
+            Record::Entry(Entry { index: 5, term: 2, kind: 1, data: Bytes::from_static(b"payload") }),
+            Record::Entry(Entry { index: 6, term: 2, kind: 0, data: Bytes::new() }),
+            Record::HardState(HardState { term: 2, vote: 1, commit: 5 }),
+            Record::Mark { index: 4, term: 1, is_restart: true },
+            Record::Life(9),
+        ]
+    }
+
+    #[test]
+    fn record_decodes_to_what_was_encoded() {
+        let mut out = Buffer::new();
+        let mut chain = 17;
+        for record in records() {
+            let start = out.len();
+            let next = record.encode(chain, &mut out);
+            let (len, crc) = frame_head(&out[start..]).unwrap();
+            assert_eq!(crc, next);
+            let body = &out[start + FRAME..];
+            assert_eq!(body.len(), len as usize);
+            assert_eq!(crc, frame_crc(chain, &out[start..start + 4], body));
+            assert_eq!(Record::decode(&Bytes::copy_from_slice(body)), Some(record));
+            chain = next;
+        }
+        let (start, group) = Group::search(&out).next().unwrap();
+        assert_eq!((start, Record::Group(group)), (0, records()[0].clone()));
+    }
+
+    #[test]
+    fn flipped_bit_never_yields_a_valid_header_or_head() {
+        let header = Header {
+            id: 1,
+            sequence: 2,
+            life: 3,
+            previous_end: 4,
+            previous_chain: 5,
+            first_index: 6,
+            mark: (7, 8),
+            hard_state: HardState { term: 9, vote: 10, commit: 11 },
+        };
+        let mut out = Buffer::new();
+        let crc = header.encode(&mut out);
+        assert_eq!(Header::decode(&out), HeaderSector::Valid(header, crc));
+        let mut head = Buffer::new();
+        records()[0].encode(0, &mut head);
+        for bit in 0..(HEADER_CHECKED + 4) * 8 {
+            out[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(Header::decode(&out), HeaderSector::Damaged | HeaderSector::Foreign(_)), "bit {bit}");
+            out[bit / 8] ^= 1 << (bit % 8);
+        }
+        for bit in FRAME * 8..GROUP_FRAME * 8 {
+            head[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(Group::search(&head).next(), None, "bit {bit}");
+            head[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn hostile_bytes_never_panic() {
+        let mut random = Random::new(11);
+        let mut valid = 0_usize;
+        for round in 0..20_000 {
+            let mut out = Buffer::new();
+            let record = &records()[round % records().len()];
+            record.encode(0, &mut out);
+            let mut bytes = out[FRAME..].to_vec();
+            for _ in 0..random.below(4) {
+                let at = usize::try_from(random.below(bytes.len() as u64)).unwrap();
+                bytes[at] = u8::try_from(random.below(256)).unwrap();
+            }
+            bytes.truncate(usize::try_from(random.below(bytes.len() as u64 + 1)).unwrap());
+            valid += usize::from(decode_hostile(&bytes));
+        }
+        assert!(valid > 0 && valid < 20_000);
+    }
+}

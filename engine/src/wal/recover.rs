@@ -1,0 +1,590 @@
+//! Opening a log: what is valid, where it ends, and whether that end is a torn tail or damage.
+//!
+//! The segments of the log are the run of consecutive sequences that ends in the newest valid header. Reading begins at
+//! the newest of them that was begun with nothing live behind the newest header's mark, and follows the chain.
+//!
+//! - A segment that has a successor must be valid exactly up to where the successor's header says it ends.
+//! - The last one ends at its first frame that does not chain. Behind that, every byte is searched for group heads of
+//!   this log: one that states more to be durable than what was found valid proves damage, one that stands where it was
+//!   not written to proves a misdirected write. Both refuse to start. Others are groups that nobody acknowledged: cut.
+//! - What was read may still be in a volatile cache when only the process died, so it is synced before it counts.
+//!
+//! Deliberately repairs nothing: damaged bytes stay as they are for whoever looks at them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::positions::{Position, Positions, Terms};
+use super::record::{
+    BODY, FRAME, GROUP_FRAME, Group, Header, HeaderSector, Record, VERSION, frame_crc, frame_head,
+};
+use super::segment::{Segment, Spares, name, sequence_of};
+use super::{Active, Entry, GROUP_BYTES_MAX, HardState, Options, Recovered, SEGMENT_BYTES_MIN, Wal};
+use crate::Error;
+use crate::disk::{BLOCK, Buffer, Disk, Op, OpenKind, Owner};
+
+/// Bytes read at once while recovering; also how much memory one recovered payload may keep alive.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// Opens the log in `dir`, or creates it.
+pub(super) fn open(disk: &mut dyn Disk, dir: &Path, options: Options) -> Result<(Wal, Recovered), Error> {
+    assert!(options.segment_bytes >= SEGMENT_BYTES_MIN && options.segment_bytes.is_multiple_of(BODY));
+    assert!(options.writes_in_flight_max > 0 && options.group_bytes_max <= GROUP_BYTES_MAX);
+    disk.create_dir_all(dir)?;
+    let lock = disk.lock(dir)?;
+    let mut spares = Spares::new(disk, dir, options.segment_bytes, options.spare_segments_max)?;
+    let found = Found::read(disk, dir)?;
+    let log = match found.last() {
+        Some(last) => Log::read(disk, dir, found, last, &mut spares)?,
+        None => Log::create(disk, dir, found, &options, &mut spares)?,
+    };
+    let Log { id, replay, segments, active, torn } = log;
+    spares.expect(active.segment.sequence + 1);
+    let life = replay.life.checked_add(1).expect("2^32 openings outlast the hardware");
+    let (mark, hard_state) = (replay.mark, replay.hard_state);
+    let mut terms = Terms::starting_after(mark);
+    for entry in &replay.entries {
+        terms.put(entry.index, entry.term);
+    }
+    let mut wal = Wal {
+        _lock: lock,
+        options,
+        id,
+        life,
+        terms,
+        hard_state,
+        positions: replay.positions,
+        written_mark: mark,
+        written_hard_state: hard_state,
+        queue: VecDeque::new(),
+        queue_bytes: 0,
+        in_flight: VecDeque::new(),
+        ticket: 0,
+        durable: 0,
+        segments,
+        active,
+        spares,
+        buffers: Vec::new(),
+        is_opening: true,
+        is_failed: false,
+    };
+    wal.begin_life(disk)?;
+    Ok((wal, Recovered { mark, entries: replay.entries, hard_state, truncated_tail: torn, life }))
+}
+
+impl Wal {
+    /// Writes the life record and waits until it is durable.
+    fn begin_life(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+        self.enqueue(Record::Life(self.life), 0);
+        self.step(disk)?;
+        let mut ended = Vec::new();
+        while !self.queue.is_empty() || !self.in_flight.is_empty() {
+            disk.wait()?;
+            disk.completions(&mut ended);
+            for completion in ended.drain(..) {
+                self.on_completion(completion, disk)?;
+            }
+        }
+        self.is_opening = false;
+        Ok(())
+    }
+}
+
+/// A segment file, and what its first sector is.
+struct Candidate {
+    segment: Segment,
+    header: HeaderSector,
+}
+
+/// All segment files of a directory.
+struct Found {
+    files: BTreeMap<u32, Candidate>,
+}
+
+impl Found {
+    fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Self, Error> {
+        let mut files = BTreeMap::new();
+        for sequence in disk.list(dir)?.iter().filter_map(|name| sequence_of(name)) {
+            let path = dir.join(name(sequence));
+            let file = disk.open(&path, OpenKind::Write)?;
+            let len = disk.len(file)?;
+            let len = u32::try_from(len - len % BLOCK as u64).unwrap_or(u32::MAX - (u32::MAX % BODY));
+            let segment = Segment { sequence, file, len };
+            let mut block = Buffer::new();
+            if len >= BODY {
+                disk.read_blocking(file, 0, BLOCK, &mut block)?;
+            }
+            let header = if block.is_empty() { HeaderSector::Blank } else { Header::decode(&block) };
+            if let HeaderSector::Foreign(found) = header {
+                return Err(Error::Format { path, found, supported: VERSION });
+            }
+            files.insert(sequence, Candidate { segment, header });
+        }
+        Ok(Self { files })
+    }
+
+    /// The header of segment `sequence`, with its CRC, if that file is a segment of this sequence.
+    fn header(&self, sequence: u32) -> Option<(Header, u32)> {
+        match self.files.get(&sequence)?.header {
+            HeaderSector::Valid(header, crc) if header.sequence == sequence => Some((header, crc)),
+            _ => None,
+        }
+    }
+
+    /// The newest segment with a header of its own.
+    fn last(&self) -> Option<u32> {
+        self.files.keys().rev().copied().find(|sequence| self.header(*sequence).is_some())
+    }
+
+    /// Refuses when segment `sequence`, which has no header of its own, was used nevertheless: its header was lost.
+    fn assert_unused(&self, disk: &mut dyn Disk, dir: &Path, sequence: u32, id: Option<u64>) -> Result<(), Error> {
+        let Some(Candidate { segment, header }) = self.files.get(&sequence) else { return Ok(()) };
+        let path = dir.join(name(sequence));
+        if *header == HeaderSector::Damaged {
+            return Err(Error::corrupt(&path, 0, "segment header"));
+        }
+        if segment.len <= BODY {
+            return Ok(());
+        }
+        let len = WINDOW_BYTES.min(usize::try_from(segment.len - BODY).expect("a segment fits in memory"));
+        let mut buf = Buffer::new();
+        disk.read_blocking(segment.file, u64::from(BODY), len, &mut buf)?;
+        let is_of_this = |group: &Group| group.sequence == sequence && id.is_none_or(|id| group.id == id);
+        let was_durable = |(start, group): (i64, Group)| {
+            is_of_this(&group) && start + i64::from(BODY) == i64::from(group.offset) && group.durable > BODY
+        };
+        if Group::search(&buf).any(was_durable) {
+            return Err(Error::corrupt(&path, 0, "the segment is in use and has no header"));
+        }
+        Ok(())
+    }
+}
+
+/// What was found valid.
+struct Log {
+    id: u64,
+    replay: Replay,
+    segments: VecDeque<Segment>,
+    active: Active,
+    torn: Option<(PathBuf, u64)>,
+}
+
+impl Log {
+    /// A new log, with its first segment filled and its name durable; nothing of it counts before its first group is.
+    fn create(
+        disk: &mut dyn Disk,
+        dir: &Path,
+        found: Found,
+        options: &Options,
+        spares: &mut Spares,
+    ) -> Result<Self, Error> {
+        for sequence in found.files.keys() {
+            found.assert_unused(disk, dir, *sequence, None)?;
+        }
+        for (sequence, candidate) in found.files {
+            disk.close(candidate.segment.file);
+            disk.remove(&dir.join(name(sequence)))?;
+        }
+        let len = options.segment_bytes;
+        let file = disk.open(&dir.join(name(1)), OpenKind::Create { len: u64::from(len) })?;
+        let mut filled = 0;
+        while filled < len {
+            let chunk = (len - filled).min(1 << 20);
+            let buf = Buffer::zeroed(usize::try_from(chunk).expect("a chunk fits in memory"));
+            run(disk, spares, Op::Write { file, offset: u64::from(filled), buf })?;
+            filled += chunk;
+        }
+        run(disk, spares, Op::Sync { file })?;
+        disk.sync_dir(dir)?;
+        let segment = Segment { sequence: 1, file, len };
+        let header = Header {
+            id: options.fresh_id,
+            sequence: 1,
+            life: 0,
+            previous_end: 0,
+            previous_chain: 0,
+            first_index: 1,
+            mark: (0, 0),
+            hard_state: HardState::default(),
+        };
+        Ok(Self {
+            id: header.id,
+            replay: Replay::starting_with(&header),
+            segments: VecDeque::from([segment]),
+            active: Active::beginning(segment, &header),
+            torn: None,
+        })
+    }
+
+    /// The log whose newest segment is `last`.
+    fn read(
+        disk: &mut dyn Disk,
+        dir: &Path,
+        mut found: Found,
+        last: u32,
+        spares: &mut Spares,
+    ) -> Result<Self, Error> {
+        let (newest, _) = found.header(last).expect("`last` has a header");
+        found.assert_unused(disk, dir, last.saturating_add(1), Some(newest.id))?;
+        let first = found.start(dir, &newest)?;
+        let (header, chain) = found.header(first).expect("the run has headers");
+        let mut replay = Replay::starting_with(&header);
+        replay.life = newest.life;
+        let mut segments = VecDeque::new();
+        let mut reader = Reader { id: newest.id, chain, window: Window::default() };
+        for sequence in first..last {
+            let segment = found.files[&sequence].segment;
+            let (next, next_chain) = found.header(sequence + 1).expect("the run has headers");
+            reader.read_complete(disk, &segment, &next, &mut replay)?;
+            reader.chain = next_chain;
+            segments.push_back(segment);
+        }
+        let segment = found.files[&last].segment;
+        let tail = reader.read_last(disk, &segment, &mut replay)?;
+        segments.push_back(segment);
+        replay.check_complete(&dir.join(name(first)), &dir.join(name(last)), tail.end)?;
+        run(disk, spares, Op::Sync { file: segment.file })?;
+        disk.sync_dir(dir)?;
+        let active = tail.resume(disk, segment, reader.chain)?;
+        found.files.retain(|sequence, _| !(first..=last).contains(sequence));
+        for (sequence, candidate) in found.files {
+            disk.close(candidate.segment.file);
+            spares.recycle(disk, dir.join(name(sequence)), candidate.segment.len)?;
+        }
+        let torn = tail.is_torn.then(|| (dir.join(name(last)), u64::from(tail.end)));
+        Ok(Self { id: newest.id, replay, segments, active, torn })
+    }
+}
+
+impl Found {
+    /// The segment reading has to begin with: the newest in the run up to `newest` that was begun with nothing live
+    /// behind the mark, else the oldest of the run.
+    fn start(&self, dir: &Path, newest: &Header) -> Result<u32, Error> {
+        let mut first = newest.sequence;
+        loop {
+            let (header, _) = self.header(first).expect("the loop stops before a gap");
+            if header.id != newest.id {
+                return Err(Error::corrupt(&dir.join(name(first)), 0, "the segment belongs to another log"));
+            }
+            if header.first_index <= newest.mark.0 + 1 {
+                return Ok(first);
+            }
+            let before = first - 1;
+            if self.files.get(&before).is_some_and(|file| file.header == HeaderSector::Damaged) {
+                return Err(Error::corrupt(&dir.join(name(before)), 0, "segment header"));
+            }
+            if self.header(before).is_none() {
+                return Ok(first);
+            }
+            first = before;
+        }
+    }
+}
+
+/// Submits `op` and waits for its end. For start-up, when nothing else is in flight.
+fn run(disk: &mut dyn Disk, spares: &mut Spares, op: Op) -> Result<(), Error> {
+    let (file, is_sync) = (op.file(), matches!(op, Op::Sync { .. }));
+    disk.submit(op, Owner::Wal.token(spares.operation()));
+    let mut ended = Vec::new();
+    disk.wait()?;
+    disk.completions(&mut ended);
+    assert_eq!(ended.len(), 1, "nothing else is in flight");
+    let failed = if is_sync { crate::disk::FileOp::Sync } else { crate::disk::FileOp::Write };
+    for completion in ended {
+        completion.result.map_err(|source| Error::io(disk.path(file), failed, source))?;
+    }
+    Ok(())
+}
+
+/// The log's state, as the records read so far make it.
+struct Replay {
+    entries: Vec<Entry>,
+    positions: Positions,
+    mark: (u64, u64),
+    hard_state: HardState,
+    life: u32,
+}
+
+impl Replay {
+    fn starting_with(header: &Header) -> Self {
+        Self {
+            entries: Vec::new(),
+            positions: Positions::starting_at(header.first_index),
+            mark: header.mark,
+            hard_state: header.hard_state,
+            life: header.life,
+        }
+    }
+
+    /// Takes the next record; what was written by this program never fails here.
+    fn apply(&mut self, record: Record, position: Position) -> Result<(), &'static str> {
+        match record {
+            Record::Entry(entry) => {
+                if entry.index > self.positions.next() || entry.index <= self.mark.0 {
+                    return Err("an entry does not follow the log");
+                }
+                let kept = usize::try_from(entry.index.saturating_sub(self.positions.first()));
+                self.entries.truncate(kept.map_err(|_overflow| "an entry does not follow the log")?);
+                let before = self.entries.last().map_or(self.mark.1, |last| last.term);
+                if entry.term < before {
+                    return Err("a term decreases");
+                }
+                self.positions.put(entry.index, position);
+                self.entries.push(entry);
+            }
+            Record::HardState(state) => self.hard_state = state,
+            Record::Mark { index, term, is_restart } => {
+                if index < self.mark.0 || (!is_restart && index >= self.positions.next()) {
+                    return Err("a mark does not follow the log");
+                }
+                self.mark = (index, term);
+                if is_restart {
+                    self.entries.clear();
+                    self.positions.restart(index + 1);
+                } else {
+                    self.positions.trim(index);
+                    let kept = self.positions.next() - self.positions.first();
+                    let dropped = self.entries.len() as u64 - kept;
+                    self.entries.drain(..usize::try_from(dropped).expect("at most the length"));
+                }
+            }
+            Record::Life(life) => self.life = self.life.max(life),
+            Record::Group(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Refuses a log that lacks its beginning, or entries it says are committed.
+    fn check_complete(&mut self, first: &Path, last: &Path, end: u32) -> Result<(), Error> {
+        if self.positions.first() != self.mark.0 + 1 {
+            return Err(Error::corrupt(first, 0, "segments before this one are missing"));
+        }
+        assert_eq!(self.positions.next(), self.mark.0 + 1 + self.entries.len() as u64);
+        if self.hard_state.commit >= self.positions.next() {
+            return Err(Error::corrupt(last, end.into(), "committed entries are missing"));
+        }
+        // What a mark covers was applied, so it was committed, even if the commit itself was never written.
+        self.hard_state.commit = self.hard_state.commit.max(self.mark.0);
+        Ok(())
+    }
+}
+
+/// Follows the chain through the segments.
+struct Reader {
+    id: u64,
+    /// CRC of the last valid frame, or of the header.
+    chain: u32,
+    window: Window,
+}
+
+/// How the last segment ends.
+struct Tail {
+    end: u32,
+    is_torn: bool,
+}
+
+impl Reader {
+    /// Reads a segment that has a successor, whose header is `next`.
+    fn read_complete(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: &Segment,
+        next: &Header,
+        replay: &mut Replay,
+    ) -> Result<(), Error> {
+        let (end, _) = self.follow(disk, segment, Some((next.previous_end, next.previous_chain)), replay)?;
+        if (end, self.chain) == (next.previous_end, next.previous_chain) {
+            return Ok(());
+        }
+        Err(Error::corrupt(disk.path(segment.file), end.into(), "a frame before the end of the segment"))
+    }
+
+    /// Reads the newest segment, and decides whether what stands behind its valid part was ever acknowledged.
+    fn read_last(&mut self, disk: &mut dyn Disk, segment: &Segment, replay: &mut Replay) -> Result<Tail, Error> {
+        let (end, group_end) = self.follow(disk, segment, None, replay)?;
+        let mut tail = Tail { end, is_torn: end < group_end };
+        let mut buf = Buffer::new();
+        let mut from = end - end % BODY;
+        while from < segment.len {
+            let len = (segment.len - from).min(u32::try_from(WINDOW_BYTES).expect("1 MiB fits"));
+            disk.read_blocking(segment.file, from.into(), usize::try_from(len).expect("1 MiB fits"), &mut buf)?;
+            for (start, group) in Group::search(&buf) {
+                let start = i64::from(from) + start;
+                if start < i64::from(end) || group.id != self.id || group.sequence != segment.sequence {
+                    continue;
+                }
+                if start != i64::from(group.offset) {
+                    let at = u64::try_from(start).expect("behind the end of the valid part");
+                    return Err(Error::corrupt(disk.path(segment.file), at, "a group stands where it was not written"));
+                }
+                if group.durable > end {
+                    let what = "a frame before the durable end of the log";
+                    return Err(Error::corrupt(disk.path(segment.file), end.into(), what));
+                }
+                tail.is_torn |= group.life == replay.life;
+            }
+            // The next window overlaps by a block: no head is missed at the seam.
+            from += if from + len < segment.len { len - BODY } else { len };
+        }
+        Ok(tail)
+    }
+
+    /// Applies the valid frames of a segment from its beginning, up to `until` (offset and chain) if they lead there.
+    /// Returns where they end, and where the last group should have ended.
+    fn follow(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: &Segment,
+        until: Option<(u32, u32)>,
+        replay: &mut Replay,
+    ) -> Result<(u32, u32), Error> {
+        let mut position = Position { sequence: segment.sequence, offset: BODY, chain: self.chain };
+        let mut group_end = BODY;
+        while until != Some((position.offset, position.chain)) {
+            let Some((at, frame)) = self.next_frame(disk, segment, position)? else { break };
+            if let Record::Group(group) = &frame.record {
+                group_end = at.offset.saturating_add(group.len);
+            }
+            let failed = |what| Error::corrupt(disk.path(segment.file), at.offset.into(), what);
+            replay.apply(frame.record, at).map_err(failed)?;
+            position = Position { offset: at.offset + frame.len, chain: frame.crc, ..at };
+        }
+        self.chain = position.chain;
+        Ok((position.offset, group_end))
+    }
+
+    /// The frame that follows `position`: there, or, over a gap of zeros, at the next block boundary.
+    fn next_frame(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: &Segment,
+        position: Position,
+    ) -> Result<Option<(Position, Frame)>, Error> {
+        let mut at = position;
+        let mut found = self.window.frame(disk, segment, at, WINDOW_BYTES)?;
+        if matches!(found, Met::Gap) && !at.offset.is_multiple_of(BODY) {
+            at.offset = at.offset.next_multiple_of(BODY);
+            found = self.window.frame(disk, segment, at, WINDOW_BYTES)?;
+            if !matches!(&found, Met::Frame(Frame { record: Record::Group(_), .. })) {
+                return Ok(None);
+            }
+        }
+        let Met::Frame(frame) = found else { return Ok(None) };
+        if let Record::Group(group) = &frame.record {
+            let place = (group.id, group.sequence, group.offset);
+            if place != (self.id, segment.sequence, at.offset) {
+                return Ok(None);
+            }
+        }
+        Ok(Some((at, frame)))
+    }
+}
+
+impl Tail {
+    /// The segment to go on writing, behind what is valid.
+    fn resume(&self, disk: &mut dyn Disk, segment: Segment, chain: u32) -> Result<Active, Error> {
+        let tail_len = usize::try_from(self.end % BODY).expect("less than a block");
+        let mut tail = Vec::with_capacity(BLOCK);
+        if tail_len > 0 {
+            let mut block = Buffer::new();
+            disk.read_blocking(segment.file, u64::from(self.end - self.end % BODY), BLOCK, &mut block)?;
+            tail.extend_from_slice(&block[..tail_len]);
+        }
+        Ok(Active { segment, end: self.end, durable_end: self.end, chain, tail, header: None })
+    }
+}
+
+/// A valid frame.
+pub(super) struct Frame {
+    record: Record,
+    len: u32,
+    crc: u32,
+}
+
+/// What stands at a position.
+enum Met {
+    Frame(Frame),
+    /// A length of 0, or no room for a frame.
+    Gap,
+    /// Anything else.
+    Invalid,
+}
+
+/// The part of a segment that was read last.
+#[derive(Default)]
+pub(super) struct Window {
+    sequence: u32,
+    start: u32,
+    bytes: Bytes,
+}
+
+impl Window {
+    /// `len` bytes of `segment` at `offset`; `None` beyond its end.
+    fn bytes(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: &Segment,
+        offset: u32,
+        len: usize,
+        read_bytes: usize,
+    ) -> Result<Option<Bytes>, Error> {
+        let Some(end) = u32::try_from(len).ok().and_then(|len| offset.checked_add(len)) else { return Ok(None) };
+        if end > segment.len {
+            return Ok(None);
+        }
+        let held = usize::try_from(offset.wrapping_sub(self.start)).expect("an offset fits in memory");
+        let is_held = self.sequence == segment.sequence && offset >= self.start && held + len <= self.bytes.len();
+        if !is_held {
+            let start = offset - offset % BODY;
+            let wanted = usize::try_from(end.next_multiple_of(BODY) - start).expect("a segment fits in memory");
+            let rest = usize::try_from(segment.len - start).expect("a segment fits in memory");
+            let mut buf = Buffer::new();
+            disk.read_blocking(segment.file, start.into(), wanted.max(read_bytes).min(rest), &mut buf)?;
+            *self = Self { sequence: segment.sequence, start, bytes: Bytes::from_owner(buf) };
+        }
+        let held = usize::try_from(offset - self.start).expect("an offset fits in memory");
+        Ok((held + len <= self.bytes.len()).then(|| self.bytes.slice(held..held + len)))
+    }
+
+    fn frame(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: &Segment,
+        at: Position,
+        read_bytes: usize,
+    ) -> Result<Met, Error> {
+        let Some(head) = self.bytes(disk, segment, at.offset, FRAME, read_bytes)? else { return Ok(Met::Gap) };
+        let (len, crc) = frame_head(&head).expect("a frame's head was read");
+        if len == 0 {
+            return Ok(Met::Gap);
+        }
+        let Ok(len) = usize::try_from(len) else { return Ok(Met::Invalid) };
+        let Some(frame) = self.bytes(disk, segment, at.offset, FRAME.saturating_add(len), read_bytes)? else {
+            return Ok(Met::Invalid);
+        };
+        if crc != frame_crc(at.chain, &frame[..4], &frame[FRAME..]) {
+            return Ok(Met::Invalid);
+        }
+        let len = u32::try_from(frame.len()).expect("inside a segment");
+        let record = Record::decode(&frame.slice(FRAME..));
+        Ok(record.map_or(Met::Invalid, |record| Met::Frame(Frame { record, len, crc })))
+    }
+
+    /// The entry at `position`, which was durable once.
+    pub(super) fn entry(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: &Segment,
+        position: Position,
+        read_bytes: usize,
+    ) -> Result<Entry, Error> {
+        match self.frame(disk, segment, position, read_bytes)? {
+            Met::Frame(Frame { record: Record::Entry(entry), .. }) => Ok(entry),
+            _ => Err(Error::corrupt(disk.path(segment.file), position.offset.into(), "an entry that was durable")),
+        }
+    }
+}
+
+const _: () = assert!(WINDOW_BYTES > BLOCK && GROUP_FRAME < BLOCK);

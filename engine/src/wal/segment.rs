@@ -1,0 +1,209 @@
+//! The segment files: their names, the one that is made ready ahead, and the trimmed ones that wait for reuse.
+//!
+//! A segment is used only once its space is written (zero-filled, or full of an older segment's bytes) and its name is
+//! durable, so that a durable write into it is one write and nothing else. `Spares` makes the next one ready while the
+//! active one fills: a trimmed segment is renamed; without one a file is created and zero-filled in chunks, one in
+//! flight at a time, paced by the bytes of the log so that it is done when half of the active segment is used.
+//!
+//! Invariants:
+//! - `next` carries the name of the sequence after the active one, and that sequence only.
+//! - Every file in `pool` has `segment_bytes` and holds nothing that recovery could still need.
+//! - No write of a filling is in flight once `next` is ready.
+//!
+//! What a reused file holds is never mistaken: no frame of it chains to the header that it gets.
+
+use std::path::{Path, PathBuf};
+
+use crate::Error;
+use crate::disk::{Buffer, Disk, FileId, FileOp, Op, OpenKind, Owner};
+
+/// Bytes of one zero-filling write. Small enough that a commit behind it waits little.
+const FILL_BYTES: u32 = 256 << 10;
+
+/// Bytes filled for each byte of log that is written.
+const FILL_PER_BYTE: usize = 2;
+
+/// The name of the segment `sequence`.
+pub(super) fn name(sequence: u32) -> String {
+    format!("{sequence:08x}.wal")
+}
+
+/// The sequence in a segment's name.
+pub(super) fn sequence_of(name: &str) -> Option<u32> {
+    let digits = name.strip_suffix(".wal")?;
+    (digits.len() == 8).then(|| u32::from_str_radix(digits, 16).ok()).flatten()
+}
+
+/// An open segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Segment {
+    pub(super) sequence: u32,
+    pub(super) file: FileId,
+    pub(super) len: u32,
+}
+
+#[derive(Debug)]
+enum Next {
+    None,
+    Filling { file: FileId, filled: u32, in_flight: Option<u64> },
+    Syncing { file: FileId, in_flight: Vec<u64> },
+    Ready { file: FileId },
+}
+
+/// Segments that are not part of the log, or not yet.
+#[derive(Debug)]
+pub(super) struct Spares {
+    dir: PathBuf,
+    dir_file: FileId,
+    segment_bytes: u32,
+    pool_max: usize,
+    pool: Vec<PathBuf>,
+    next: Next,
+    sequence: u32,
+    /// Bytes of filling that the log's own writes allow.
+    credit: usize,
+    /// A full disk refused the next segment; asked again only when it is needed.
+    is_refused: bool,
+    /// Numbers the operations; shared with the log's groups.
+    operations: u64,
+}
+
+impl Spares {
+    /// Spares in `dir` for a log whose next segment is `sequence`.
+    pub(super) fn new(disk: &mut dyn Disk, dir: &Path, segment_bytes: u32, pool_max: usize) -> Result<Self, Error> {
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            dir_file: disk.open(dir, OpenKind::Directory)?,
+            segment_bytes,
+            pool_max,
+            pool: Vec::new(),
+            next: Next::None,
+            sequence: 1,
+            credit: 0,
+            is_refused: false,
+            operations: 0,
+        })
+    }
+
+    /// The next segment to make ready is `sequence`.
+    pub(super) fn expect(&mut self, sequence: u32) {
+        assert!(matches!(self.next, Next::None), "the segment made ready has one name");
+        self.sequence = sequence;
+    }
+
+    pub(super) fn path(&self, sequence: u32) -> PathBuf {
+        self.dir.join(name(sequence))
+    }
+
+    /// The next number for an operation of this log.
+    pub(super) const fn operation(&mut self) -> u64 {
+        self.operations += 1;
+        self.operations
+    }
+
+    /// Takes a file of `len` bytes that the log no longer needs; nothing of it is open.
+    pub(super) fn recycle(&mut self, disk: &mut dyn Disk, path: PathBuf, len: u32) -> Result<(), Error> {
+        if len == self.segment_bytes && self.pool.len() < self.pool_max {
+            self.is_refused = false;
+            self.pool.push(path);
+            return Ok(());
+        }
+        disk.remove(&path)?;
+        self.is_refused = false;
+        Ok(())
+    }
+
+    /// Allows filling for `bytes` of log that were written.
+    pub(super) const fn earn(&mut self, bytes: usize) {
+        self.credit = self.credit.saturating_add(bytes.saturating_mul(FILL_PER_BYTE));
+    }
+
+    /// Takes the next segment if it is ready, and turns to the one after it.
+    pub(super) fn take(&mut self) -> Option<Segment> {
+        let Next::Ready { file } = self.next else { return None };
+        let segment = Segment { sequence: self.sequence, file, len: self.segment_bytes };
+        self.next = Next::None;
+        self.sequence = self.sequence.checked_add(1).expect("2^32 segments outlast the hardware");
+        self.credit = 0;
+        Some(segment)
+    }
+
+    /// Goes on making the next segment ready. `is_idle`: the log has nothing to write; `is_needed`: it waits for this
+    /// segment, so that what is filled has to do.
+    pub(super) fn step(&mut self, disk: &mut dyn Disk, is_idle: bool, is_needed: bool) -> Result<(), Error> {
+        if matches!(self.next, Next::None) && (is_needed || !self.is_refused) {
+            match self.begin(disk) {
+                Err(Error::NoSpace { .. }) if !is_needed => self.is_refused = true,
+                result => result?,
+            }
+        }
+        if let Next::Filling { file, filled, in_flight: None } = self.next {
+            let chunk = FILL_BYTES.min(self.segment_bytes - filled);
+            let cost = usize::try_from(chunk).expect("a chunk fits in memory");
+            if chunk == 0 || is_needed {
+                self.sync(disk, file, true);
+            } else if is_idle || self.credit >= cost {
+                self.credit = self.credit.saturating_sub(cost);
+                let number = self.operation();
+                let op = Op::Write { file, offset: u64::from(filled), buf: Buffer::zeroed(cost) };
+                disk.submit(op, Owner::Wal.token(number));
+                self.next = Next::Filling { file, filled: filled + chunk, in_flight: Some(number) };
+            }
+        }
+        Ok(())
+    }
+
+    /// Chooses a file for the next segment and gives it its name.
+    fn begin(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+        let path = self.path(self.sequence);
+        let named = self.pool.iter().position(|spare| *spare == path);
+        match named.or_else(|| self.pool.len().checked_sub(1)) {
+            Some(position) => {
+                let spare = self.pool.swap_remove(position);
+                if spare != path {
+                    disk.rename(&spare, &path)?;
+                }
+                let file = disk.open(&path, OpenKind::Write)?;
+                self.sync(disk, file, false);
+            }
+            None => {
+                let file = disk.open(&path, OpenKind::Create { len: u64::from(self.segment_bytes) })?;
+                self.next = Next::Filling { file, filled: 0, in_flight: None };
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self, disk: &mut dyn Disk, file: FileId, is_new: bool) {
+        let mut in_flight = Vec::new();
+        for target in [is_new.then_some(file), Some(self.dir_file)].into_iter().flatten() {
+            let number = self.operation();
+            disk.submit(Op::Sync { file: target }, Owner::Wal.token(number));
+            in_flight.push(number);
+        }
+        self.next = Next::Syncing { file, in_flight };
+    }
+
+    /// What operation `number` does to which file, if it is one of the spares'.
+    pub(super) fn op_of(&self, number: u64) -> Option<(FileId, FileOp)> {
+        match &self.next {
+            Next::Filling { file, in_flight, .. } if *in_flight == Some(number) => Some((*file, FileOp::Write)),
+            Next::Syncing { file, in_flight } if in_flight.contains(&number) => Some((*file, FileOp::Sync)),
+            _ => None,
+        }
+    }
+
+    /// Operation `number`, one of the spares', has ended well.
+    pub(super) fn on_done(&mut self, number: u64) {
+        match &mut self.next {
+            Next::Filling { in_flight, .. } => *in_flight = None,
+            Next::Syncing { file, in_flight } => {
+                in_flight.retain(|other| *other != number);
+                if in_flight.is_empty() {
+                    self.next = Next::Ready { file: *file };
+                }
+            }
+            Next::None | Next::Ready { .. } => unreachable!("`op_of` knew the operation"),
+        }
+    }
+}
