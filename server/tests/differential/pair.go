@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,6 +45,7 @@ func (o outcome) String() string {
 func show(message proto.Message) string {
 	const most = 6000
 	text := prototext.MarshalOptions{Multiline: true}.Format(message)
+	text = strings.ReplaceAll(text, strings.Repeat(`\x00`, 100), `(100 x \x00)`)
 	if len(text) > most {
 		text = text[:most] + fmt.Sprintf("... (%d bytes)", len(text))
 	}

@@ -40,6 +40,13 @@ func runSeed(opt options, seed uint64) (report string, err error) {
 	if err := r.startBoth(); err != nil {
 		return "", err
 	}
+	defer func() {
+		for _, server := range r.servers {
+			if err != nil && server.hasDied() {
+				err = fmt.Errorf("%w\n%s has died:\n%s", err, server.name, server.logTail())
+			}
+		}
+	}()
 	actions, total := r.actions(), 0.0
 	for _, action := range actions {
 		total += action.weight

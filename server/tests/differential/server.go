@@ -140,6 +140,19 @@ func (s *server) stop(signal syscall.Signal) error {
 	}
 }
 
+// hasDied says whether the process has ended unasked.
+func (s *server) hasDied() bool {
+	if s.child == nil {
+		return false
+	}
+	select {
+	case <-s.exited:
+		return true
+	case <-time.After(100 * time.Millisecond):
+		return false
+	}
+}
+
 // discard ends the process and removes its data.
 func (s *server) discard() {
 	if s.child != nil {
@@ -153,5 +166,5 @@ func (s *server) discard() {
 
 func (s *server) logTail() string {
 	log, _ := os.ReadFile(filepath.Join(s.dir, "log"))
-	return string(log[max(0, len(log)-4000):])
+	return string(log[max(0, len(log)-6000):])
 }
