@@ -88,12 +88,31 @@ impl Knobs {
             &["server-connection-window-bytes", "server-stream-window-bytes"],
             "a stream cannot use a window larger than its connection's".into(),
         );
-        rule(
-            self.server.quota_backend_bytes >= self.store.segment_bytes,
-            &["server-quota-backend-bytes", "store-segment-bytes"],
-            "one segment would already exceed the quota".into(),
-        );
         if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Raises what must hold the largest request's entry to the next power of two, where it is smaller; gives the names.
+    ///
+    /// For a `max_request_bytes` that comes from etcd's flag, whose user knows nothing of segments.
+    pub fn make_room_for_requests(&mut self, request_bytes: u64) -> Vec<String> {
+        let room = request_bytes.saturating_add(ENTRY_OVERHEAD_BYTES).checked_next_power_of_two().unwrap_or(u64::MAX);
+        let mut raised = Vec::new();
+        for (name, size) in
+            [("wal-segment-bytes", &mut self.wal.segment_bytes), ("store-segment-bytes", &mut self.store.segment_bytes)]
+        {
+            if *size < room {
+                *size = room;
+                raised.push(name.to_owned());
+            }
+        }
+        if widen(self.consensus.proposals_bytes_max) < room {
+            self.consensus.proposals_bytes_max = usize::try_from(room).unwrap_or(usize::MAX);
+            raised.push("consensus-proposals-bytes-max".to_owned());
+        }
+        self.store.checkpoint_wal_bytes = self.store.checkpoint_wal_bytes.max(self.wal.segment_bytes);
+        let recent = usize::try_from(self.store.checkpoint_wal_bytes.saturating_mul(2)).unwrap_or(usize::MAX);
+        self.store.recent_bytes_max = self.store.recent_bytes_max.max(recent);
+        raised
     }
 
     /// Checks the knobs against the machine they will run on.
@@ -147,7 +166,7 @@ mod tests {
     /// Breaks one rule at a time; the problem must name the knob that was turned.
     #[test]
     fn each_rule_catches_its_violation_and_names_the_knob() {
-        let rows: [(&str, &str); 9] = [
+        let rows: [(&str, &str); 8] = [
             ("consensus-election-ms", "499"),
             ("wal-segment-bytes", "1MiB"),
             ("wal-group-bytes-max", "64MiB"),
@@ -156,7 +175,6 @@ mod tests {
             ("store-checkpoint-wal-bytes", "4MiB"),
             ("store-recent-bytes-max", "511MiB"),
             ("server-stream-window-bytes", "16MiB"),
-            ("server-quota-backend-bytes", "1MiB"),
         ];
         for (name, text) in rows {
             let mut knobs = Knobs::default();
@@ -168,6 +186,17 @@ mod tests {
             assert!(problems.iter().any(|p| p.knobs.iter().any(|knob| knob == name)), "{name}={text}: {problems:?}");
         }
         assert_eq!(Knobs::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn room_is_made_for_any_request_that_the_bounds_allow() {
+        for bytes in [1, 1 << 20, 15 << 20, 16 << 20, 33 << 20, 500 << 20] {
+            let mut knobs = Knobs::default();
+            let raised = knobs.make_room_for_requests(bytes);
+            knobs.server.max_request_bytes = usize::try_from(bytes).unwrap();
+            assert_eq!(knobs.check(), Ok(()), "{bytes}");
+            assert_eq!(raised.is_empty(), bytes <= 15 << 20, "{bytes}: {raised:?}");
+        }
     }
 
     #[test]

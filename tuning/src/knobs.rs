@@ -172,7 +172,7 @@ knobs! {
     /// The page store: tree, records, checkpoints (`engine::store`).
     store: Store {
         /// Length of a page-store segment file, the grain in which space is recycled.
-        segment_bytes: u64 = 16 * MIB, 4 * MIB => GIB, Bytes;
+        segment_bytes: u64 = 16 * MIB, 4 * MIB => 4 * GIB, Bytes;
         /// Size of the writes that a checkpoint assembles.
         write_bytes: usize = MIB_, 64 * KIB_ => 16 * MIB_, Bytes;
         /// Writes of one checkpoint under way at once, for each shard.
@@ -225,7 +225,7 @@ knobs! {
         /// Binds each of those threads to one CPU. For hosts where nothing else runs.
         pin_cores: bool = false, false => true, Switch;
         /// Largest client request, compared with its entry; gRPC refuses 512 KiB above.
-        max_request_bytes: usize = 1536 * KIB_, 1 => GIB_, Bytes, etcd "max-request-bytes";
+        max_request_bytes: usize = 1536 * KIB_, 1 => 512 * MIB_, Bytes, etcd "max-request-bytes";
         /// Operations in one level of a transaction.
         max_txn_ops: usize = 128, 0 => 1_000_000, Count, etcd "max-txn-ops";
         /// Streams that a client may have open on one connection.
@@ -233,7 +233,7 @@ knobs! {
         /// Client connections; at the bound, or at the limit of open files less 150, no more are accepted.
         connections_max: usize = 65_536, 1 => 16_777_216, Count;
         /// Database size at which writes are refused and the NOSPACE alarm is raised.
-        quota_backend_bytes: u64 = 2 * GIB, MIB => u64::MAX, Bytes, etcd "quota-backend-bytes";
+        quota_backend_bytes: u64 = 2 * GIB, 1 => u64::MAX, Bytes, etcd "quota-backend-bytes";
         /// A client that pings more often is sent away ("too_many_pings").
         keepalive_min_ms: u64 = 5_000, 0 => u64::MAX, Milliseconds, etcd "grpc-keepalive-min-time";
         /// Silence on a connection after which the server pings; 0 never.

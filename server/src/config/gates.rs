@@ -1,0 +1,112 @@
+//! Runs on: main thread, before any core is started.
+//!
+//! etcd's feature gates: the names and defaults of 3.7, and the syntax of `--feature-gates`.
+//!
+//! Invariant: every gate etcd 3.7 knows is known here and none else, whether or not the feature exists yet: a manifest that
+//! names a gate must start, and the metric that lists them must list all.
+
+use super::go;
+use std::collections::BTreeMap;
+
+/// Maturity of a feature, as etcd's metric names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Off unless asked for.
+    Alpha,
+    /// On unless refused.
+    Beta,
+}
+
+/// A gate: name, stage, default.
+pub const GATES: [(&str, Stage, bool); 11] = [
+    ("AllAlpha", Stage::Alpha, false),
+    ("AllBeta", Stage::Beta, false),
+    ("CompactHashCheck", Stage::Alpha, false),
+    ("FastLeaseKeepAlive", Stage::Beta, true),
+    ("InitialCorruptCheck", Stage::Alpha, false),
+    ("LeaseCheckpoint", Stage::Alpha, false),
+    ("LeaseCheckpointPersist", Stage::Alpha, false),
+    ("PriorityRequest", Stage::Alpha, false),
+    ("SetMemberLocalAddr", Stage::Alpha, false),
+    ("StopGRPCServiceOnDefrag", Stage::Alpha, false),
+    ("TxnModeWriteWithSharedBuffer", Stage::Beta, true),
+];
+
+/// `A=true,B=false`.
+///
+/// **Errors**: etcd's text.
+pub(super) fn parse(text: &str) -> Result<BTreeMap<String, bool>, String> {
+    let mut set = BTreeMap::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (name, value) = match part.split_once('=') {
+            Some((name, value)) => (name.trim(), value.trim()),
+            None => return Err(format!("missing bool value for {}", part.trim())),
+        };
+        let value = go::parse_bool(value).ok_or_else(|| {
+            format!("invalid value of {name}={value}, err: strconv.ParseBool: parsing {value:?}: invalid syntax")
+        })?;
+        set.insert(name.to_owned(), value);
+    }
+    match set.keys().find(|name| GATES.iter().all(|(known, ..)| known != name)) {
+        Some(unknown) => Err(format!("unrecognized feature gate: {unknown}")),
+        None => Ok(set),
+    }
+}
+
+/// All gates with their values: a gate set by name beats `AllAlpha` and `AllBeta`, which beat the defaults.
+pub(super) fn resolve(set: &BTreeMap<String, bool>) -> BTreeMap<&'static str, bool> {
+    let value_of = |&(name, stage, default): &(&'static str, Stage, bool)| {
+        let all = match stage {
+            Stage::Alpha => "AllAlpha",
+            Stage::Beta => "AllBeta",
+        };
+        (name, set.get(name).or_else(|| set.get(all)).copied().unwrap_or(default))
+    };
+    GATES.iter().map(value_of).collect()
+}
+
+/// What the gates must be to one another.
+///
+/// **Errors**: etcd's text.
+pub(super) fn check(gates: &BTreeMap<&'static str, bool>) -> Result<(), String> {
+    if gates["LeaseCheckpointPersist"] && !gates["LeaseCheckpoint"] {
+        return Err(
+            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint".into()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gates_parse_as_in_etcd() {
+        let rows = [
+            ("", Ok(0)),
+            ("InitialCorruptCheck=true", Ok(1)),
+            (" PriorityRequest = T ,AllBeta=0,", Ok(2)),
+            ("Foo=true", Err("unrecognized feature gate: Foo")),
+            ("PriorityRequest", Err("missing bool value for PriorityRequest")),
+            (
+                "PriorityRequest=x",
+                Err("invalid value of PriorityRequest=x, err: strconv.ParseBool: parsing \"x\": invalid syntax"),
+            ),
+        ];
+        for (text, want) in rows {
+            assert_eq!(parse(text).map(|set| set.len()), want.map_err(str::to_owned), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_gate_by_name_beats_its_stage_which_beats_the_default() {
+        let gates = resolve(&parse("AllAlpha=true,PriorityRequest=false,AllBeta=false").unwrap());
+        assert!(gates["LeaseCheckpoint"] && gates["AllAlpha"]);
+        assert!(!gates["PriorityRequest"] && !gates["FastLeaseKeepAlive"]);
+        let gates = resolve(&BTreeMap::new());
+        assert!(gates["FastLeaseKeepAlive"] && !gates["InitialCorruptCheck"]);
+        assert_eq!(check(&gates), Ok(()));
+        assert!(check(&resolve(&parse("LeaseCheckpointPersist=true").unwrap())).is_err());
+    }
+}

@@ -1,0 +1,215 @@
+//! Runs on: main thread, before any core is started.
+//!
+//! The URLs of etcd's flags: lists of `scheme://host:port`, checked and refused in etcd's words.
+//!
+//! Invariants: an http or https `Url` has a host and a port, no path. Lists are sorted by text and free of repetitions, as etcd
+//! keeps them. A name is never resolved here: nothing at start waits for DNS.
+//!
+//! **Source**: etcd v3.7.1 `client/pkg/types/urls.go`, `server/embed/config.go`; Go's `net/url`.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// What is spoken behind a URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scheme {
+    /// Plaintext over TCP.
+    Http,
+    /// TLS over TCP.
+    Https,
+    /// Plaintext over a Unix socket.
+    Unix,
+    /// TLS over a Unix socket.
+    Unixs,
+}
+
+/// One checked URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Url {
+    /// What is spoken.
+    pub scheme: Scheme,
+    /// Host name or address, without brackets; for a Unix socket its path.
+    pub host: String,
+    /// Port as written; empty for a Unix socket.
+    pub port: String,
+    text: String,
+}
+
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Url {
+    /// One URL.
+    ///
+    /// **Errors**: etcd's or Go's text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let (scheme, rest) = split_scheme(text)?;
+        let scheme = match scheme.to_ascii_lowercase().as_str() {
+            "http" => Scheme::Http,
+            "https" => Scheme::Https,
+            "unix" => Scheme::Unix,
+            "unixs" => Scheme::Unixs,
+            _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {text}")),
+        };
+        if matches!(scheme, Scheme::Unix | Scheme::Unixs) {
+            let host = rest.strip_prefix("//").unwrap_or(rest).to_owned();
+            return Ok(Self { scheme, host, port: String::new(), text: text.to_owned() });
+        }
+        let no_address = || format!("URL address does not have the form \"host:port\": {text}");
+        let after = rest.strip_prefix("//").ok_or_else(no_address)?;
+        let end = after.find(['/', '?', '#']).unwrap_or(after.len());
+        let (authority, tail) = after.split_at(end);
+        let address = authority.rsplit_once('@').map_or(authority, |(_user, address)| address);
+        check_authority(text, address)?;
+        let (host, port) = split_host_port(address).ok_or_else(no_address)?;
+        if tail.starts_with('/') {
+            return Err(format!("URL must not contain a path: {text}"));
+        }
+        Ok(Self { scheme, host: host.to_owned(), port: port.to_owned(), text: text.to_owned() })
+    }
+
+    /// A comma-separated list, sorted, without repetitions.
+    ///
+    /// **Errors**: of the first URL refused.
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
+        let mut urls = text.split(',').map(Self::parse).collect::<Result<Vec<_>, _>>()?;
+        urls.sort_by(|a, b| a.text.cmp(&b.text));
+        urls.dedup();
+        Ok(urls)
+    }
+
+    /// The URL as text.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Where to listen: `localhost` is 127.0.0.1, an empty port is any.
+    ///
+    /// **Errors**: etcd's text; names are refused, since what they stand for may change.
+    pub fn bind_address(&self) -> Result<SocketAddr, String> {
+        let ip = match self.host.as_str() {
+            "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            host => {
+                host.parse().map_err(|_not_an_address| format!("expected IP in URL for binding ({})", self.text))?
+            }
+        };
+        let port = if self.port.is_empty() { Ok(0) } else { self.port.parse() };
+        let port = port.map_err(|_too_large| format!("listen tcp: address {}: invalid port", self.port))?;
+        Ok(SocketAddr::new(ip, port))
+    }
+}
+
+/// Texts of a list, comma separated.
+pub fn join(urls: &[Url]) -> String {
+    urls.iter().map(Url::as_str).collect::<Vec<_>>().join(",")
+}
+
+/// Scheme (perhaps empty) and what follows its colon, by the rules of Go's `url.Parse`.
+fn split_scheme(text: &str) -> Result<(&str, &str), String> {
+    if text.bytes().any(|b| b.is_ascii_control()) {
+        return Err(format!("parse {text:?}: net/url: invalid control character in URL"));
+    }
+    for (at, c) in text.char_indices() {
+        match c {
+            'a'..='z' | 'A'..='Z' => {}
+            '0'..='9' | '+' | '-' | '.' if at > 0 => {}
+            ':' if at == 0 => return Err(format!("parse {text:?}: missing protocol scheme")),
+            ':' => return Ok((&text[..at], &text[at + 1..])),
+            _ => break,
+        }
+    }
+    let first_segment = text.split('/').next().unwrap_or(text);
+    if first_segment.contains(':') {
+        return Err(format!("parse {text:?}: first path segment in URL cannot contain colon"));
+    }
+    Ok(("", text))
+}
+
+/// Go's checks of the host part.
+fn check_authority(text: &str, address: &str) -> Result<(), String> {
+    let refused = |why: String| Err(format!("parse {text:?}: {why}"));
+    if let Some(bad) = address.chars().find(|c| c.is_ascii() && " <>\"\\^`{|}".contains(*c)) {
+        return refused(format!("invalid character \"{bad}\" in host name"));
+    }
+    let after_host = match address.strip_prefix('[') {
+        Some(rest) => match rest.rsplit_once(']') {
+            Some((_, after)) => after,
+            None => return refused("missing ']' in host".into()),
+        },
+        None => address.rfind(':').map_or("", |colon| &address[colon..]),
+    };
+    let is_port = after_host.is_empty()
+        || after_host.strip_prefix(':').is_some_and(|port| port.bytes().all(|b| b.is_ascii_digit()));
+    if is_port { Ok(()) } else { refused(format!("invalid port {after_host:?} after host")) }
+}
+
+/// Go's `net.SplitHostPort`; its errors are all told as one by the caller.
+fn split_host_port(address: &str) -> Option<(&str, &str)> {
+    let (host, port) = address.rsplit_once(':')?;
+    match host.strip_prefix('[') {
+        Some(inner) => inner.strip_suffix(']').map(|host| (host, port)),
+        None if host.contains([':', '[', ']']) => None,
+        None => Some((host, port)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_and_refused_in_the_words_of_etcd() {
+        let rows = [
+            ("http://localhost:2379", Ok(("localhost", "2379"))),
+            (" http://127.0.0.1:2379 ", Ok(("127.0.0.1", "2379"))),
+            ("https://[::1]:2379", Ok(("::1", "2379"))),
+            ("HTTP://h:1", Ok(("h", "1"))),
+            ("http://user@1.2.3.4:1", Ok(("1.2.3.4", "1"))),
+            ("http://1.2.3.4:1?x=1", Ok(("1.2.3.4", "1"))),
+            ("http://localhost:", Ok(("localhost", ""))),
+            ("unix://foo", Ok(("foo", ""))),
+            ("localhost:2379", Err("URL scheme must be http, https, unix, or unixs: localhost:2379")),
+            ("ftp://localhost:2379", Err("URL scheme must be http, https, unix, or unixs: ftp://localhost:2379")),
+            ("", Err("URL scheme must be http, https, unix, or unixs: ")),
+            ("foo", Err("URL scheme must be http, https, unix, or unixs: foo")),
+            ("http://localhost", Err("URL address does not have the form \"host:port\": http://localhost")),
+            ("http://::1:2379", Err("URL address does not have the form \"host:port\": http://::1:2379")),
+            ("http://localhost:2379/path", Err("URL must not contain a path: http://localhost:2379/path")),
+            ("http://localhost:2379/", Err("URL must not contain a path: http://localhost:2379/")),
+            ("http://[::1:2379", Err("parse \"http://[::1:2379\": missing ']' in host")),
+            ("http://a b:1", Err("parse \"http://a b:1\": invalid character \" \" in host name")),
+            ("http://localhost:x", Err("parse \"http://localhost:x\": invalid port \":x\" after host")),
+            ("://a", Err("parse \"://a\": missing protocol scheme")),
+            ("1.2.3.4:80", Err("parse \"1.2.3.4:80\": first path segment in URL cannot contain colon")),
+        ];
+        for (text, want) in rows {
+            let got = Url::parse(text).map(|url| (url.host, url.port));
+            let want = want.map(|(h, p)| (h.to_owned(), p.to_owned())).map_err(str::to_owned);
+            assert_eq!(got, want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn lists_are_sorted_without_repetitions_and_name_their_first_fault() {
+        let urls = Url::parse_list("http://b:1,http://a:1,http://b:1").unwrap();
+        assert_eq!(join(&urls), "http://a:1,http://b:1");
+        assert!(Url::parse_list("http://a:1,,").is_err());
+    }
+
+    #[test]
+    fn only_addresses_and_localhost_are_bound() {
+        let bind = |text| Url::parse(text).unwrap().bind_address();
+        assert_eq!(bind("http://localhost:2379").unwrap().to_string(), "127.0.0.1:2379");
+        assert_eq!(bind("http://[::]:1").unwrap().to_string(), "[::]:1");
+        assert_eq!(bind("http://0.0.0.0:").unwrap().to_string(), "0.0.0.0:0");
+        assert_eq!(
+            bind("http://example.com:2379").unwrap_err(),
+            "expected IP in URL for binding (http://example.com:2379)"
+        );
+        assert_eq!(bind("http://localhost:99999").unwrap_err(), "listen tcp: address 99999: invalid port");
+    }
+}
