@@ -27,6 +27,7 @@ mod recover;
 mod segment;
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -104,7 +105,6 @@ impl Default for Options {
 }
 
 /// What a log held when it was opened.
-#[derive(Debug)]
 pub struct Recovered {
     /// Index and term of the entry the log starts after; (0, 0) for a log never trimmed.
     pub mark: (u64, u64),
@@ -116,6 +116,18 @@ pub struct Recovered {
     pub truncated_tail: Option<(PathBuf, u64)>,
     /// Times this log was opened, this one included.
     pub life: u32,
+}
+
+impl fmt::Debug for Recovered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recovered")
+            .field("mark", &self.mark)
+            .field("entries", &self.entries.len())
+            .field("hard_state", &self.hard_state)
+            .field("truncated_tail", &self.truncated_tail)
+            .field("life", &self.life)
+            .finish()
+    }
 }
 
 /// A record that waits for its group, and what `durable` may become once it and all before it are durable.
@@ -281,6 +293,7 @@ impl Wal {
             mark: self.written_mark,
             hard_state: self.written_hard_state,
         };
+        self.segments.back_mut().expect("the active segment is there").end = self.active.end;
         self.active = Active::beginning(segment, &header);
         self.segments.push_back(segment);
     }
@@ -494,12 +507,15 @@ impl Wal {
 
     /// Bytes of log behind the mark; drives checkpoints.
     pub fn len_bytes(&self) -> u64 {
-        let Some(first) = self.positions.front() else { return self.queue_bytes as u64 };
-        let held = self.segments.iter().filter(|segment| segment.sequence >= first.sequence);
-        let held: u64 = held.map(|segment| u64::from(segment.len)).sum();
-        let unused = u64::from(first.offset) + u64::from(self.active.segment.len - self.active.end);
-        assert!(unused <= held, "the first entry lies before the end");
-        held - unused + self.queue_bytes as u64
+        let Some(first) = self.positions.get(self.mark().0 + 1) else { return self.queue_bytes as u64 };
+        let mut bytes = self.queue_bytes as u64;
+        for segment in self.segments.iter().filter(|segment| segment.sequence >= first.sequence) {
+            let start = if segment.sequence == first.sequence { first.offset } else { BODY };
+            let end = if segment.sequence == self.active.segment.sequence { self.active.end } else { segment.end };
+            assert!(start <= end, "the first entry lies before the end");
+            bytes += u64::from(end - start);
+        }
+        bytes
     }
 
     /// Index and term of the entry the log starts after.

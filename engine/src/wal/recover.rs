@@ -111,7 +111,7 @@ impl Found {
             let file = disk.open(&path, OpenKind::Write)?;
             let len = disk.len(file)?;
             let len = u32::try_from(len - len % BLOCK as u64).unwrap_or(u32::MAX - (u32::MAX % BODY));
-            let segment = Segment { sequence, file, len };
+            let segment = Segment { sequence, file, len, end: BODY };
             let mut block = Buffer::new();
             if len >= BODY {
                 disk.read_blocking(file, 0, BLOCK, &mut block)?;
@@ -198,7 +198,7 @@ impl Log {
         }
         run(disk, spares, Op::Sync { file })?;
         disk.sync_dir(dir)?;
-        let segment = Segment { sequence: 1, file, len };
+        let segment = Segment { sequence: 1, file, len, end: BODY };
         let header = Header {
             id: options.fresh_id,
             sequence: 1,
@@ -239,7 +239,7 @@ impl Log {
             let (next, next_chain) = found.header(sequence + 1).expect("the run has headers");
             reader.read_complete(disk, &segment, &next, &mut replay)?;
             reader.chain = next_chain;
-            segments.push_back(segment);
+            segments.push_back(Segment { end: next.previous_end, ..segment });
         }
         let segment = found.files[&last].segment;
         let tail = reader.read_last(disk, &segment, &mut replay)?;
@@ -455,7 +455,8 @@ impl Reader {
         Ok((position.offset, group_end))
     }
 
-    /// The frame that follows `position`: there, or, over a gap of zeros, at the next block boundary.
+    /// The frame that follows `position`: there or, when none is valid there, at the next block boundary if a group
+    /// starts there. Its chain proves that nothing lay between.
     fn next_frame(
         &mut self,
         disk: &mut dyn Disk,
@@ -464,21 +465,17 @@ impl Reader {
     ) -> Result<Option<(Position, Frame)>, Error> {
         let mut at = position;
         let mut found = self.window.frame(disk, segment, at, WINDOW_BYTES)?;
-        if matches!(found, Met::Gap) && !at.offset.is_multiple_of(BODY) {
+        if found.is_none() && !at.offset.is_multiple_of(BODY) {
             at.offset = at.offset.next_multiple_of(BODY);
             found = self.window.frame(disk, segment, at, WINDOW_BYTES)?;
-            if !matches!(&found, Met::Frame(Frame { record: Record::Group(_), .. })) {
-                return Ok(None);
-            }
+            found = found.filter(|frame| matches!(frame.record, Record::Group(_)));
         }
-        let Met::Frame(frame) = found else { return Ok(None) };
-        if let Record::Group(group) = &frame.record {
-            let place = (group.id, group.sequence, group.offset);
-            if place != (self.id, segment.sequence, at.offset) {
-                return Ok(None);
-            }
-        }
-        Ok(Some((at, frame)))
+        let place = (self.id, segment.sequence, at.offset);
+        let found = found.filter(|frame| match &frame.record {
+            Record::Group(group) => (group.id, group.sequence, group.offset) == place,
+            _ => true,
+        });
+        Ok(found.map(|frame| (at, frame)))
     }
 }
 
@@ -501,15 +498,6 @@ pub(super) struct Frame {
     record: Record,
     len: u32,
     crc: u32,
-}
-
-/// What stands at a position.
-enum Met {
-    Frame(Frame),
-    /// A length of 0, or no room for a frame.
-    Gap,
-    /// Anything else.
-    Invalid,
 }
 
 /// The part of a segment that was read last.
@@ -548,28 +536,25 @@ impl Window {
         Ok((held + len <= self.bytes.len()).then(|| self.bytes.slice(held..held + len)))
     }
 
+    /// The frame at `at`, if one is there that chains on.
     fn frame(
         &mut self,
         disk: &mut dyn Disk,
         segment: &Segment,
         at: Position,
         read_bytes: usize,
-    ) -> Result<Met, Error> {
-        let Some(head) = self.bytes(disk, segment, at.offset, FRAME, read_bytes)? else { return Ok(Met::Gap) };
+    ) -> Result<Option<Frame>, Error> {
+        let Some(head) = self.bytes(disk, segment, at.offset, FRAME, read_bytes)? else { return Ok(None) };
         let (len, crc) = frame_head(&head).expect("a frame's head was read");
-        if len == 0 {
-            return Ok(Met::Gap);
-        }
-        let Ok(len) = usize::try_from(len) else { return Ok(Met::Invalid) };
+        let Some(len) = usize::try_from(len).ok().filter(|len| *len > 0) else { return Ok(None) };
         let Some(frame) = self.bytes(disk, segment, at.offset, FRAME.saturating_add(len), read_bytes)? else {
-            return Ok(Met::Invalid);
+            return Ok(None);
         };
         if crc != frame_crc(at.chain, &frame[..4], &frame[FRAME..]) {
-            return Ok(Met::Invalid);
+            return Ok(None);
         }
         let len = u32::try_from(frame.len()).expect("inside a segment");
-        let record = Record::decode(&frame.slice(FRAME..));
-        Ok(record.map_or(Met::Invalid, |record| Met::Frame(Frame { record, len, crc })))
+        Ok(Record::decode(&frame.slice(FRAME..)).map(|record| Frame { record, len, crc }))
     }
 
     /// The entry at `position`, which was durable once.
@@ -581,7 +566,7 @@ impl Window {
         read_bytes: usize,
     ) -> Result<Entry, Error> {
         match self.frame(disk, segment, position, read_bytes)? {
-            Met::Frame(Frame { record: Record::Entry(entry), .. }) => Ok(entry),
+            Some(Frame { record: Record::Entry(entry), .. }) => Ok(entry),
             _ => Err(Error::corrupt(disk.path(segment.file), position.offset.into(), "an entry that was durable")),
         }
     }

@@ -14,6 +14,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::record::BODY;
 use crate::Error;
 use crate::disk::{Buffer, Disk, FileId, FileOp, Op, OpenKind, Owner};
 
@@ -40,6 +41,8 @@ pub(super) struct Segment {
     pub(super) sequence: u32,
     pub(super) file: FileId,
     pub(super) len: u32,
+    /// Behind its last frame, once a successor is begun.
+    pub(super) end: u32,
 }
 
 #[derive(Debug)]
@@ -121,7 +124,7 @@ impl Spares {
     /// Takes the next segment if it is ready, and turns to the one after it.
     pub(super) fn take(&mut self) -> Option<Segment> {
         let Next::Ready { file } = self.next else { return None };
-        let segment = Segment { sequence: self.sequence, file, len: self.segment_bytes };
+        let segment = Segment { sequence: self.sequence, file, len: self.segment_bytes, end: BODY };
         self.next = Next::None;
         self.sequence = self.sequence.checked_add(1).expect("2^32 segments outlast the hardware");
         self.credit = 0;

@@ -1,0 +1,626 @@
+//! The log over the simulated medium: whatever a crash leaves, nothing acknowledged is missing and nothing is invented.
+//!
+//! `History` is the checker: it knows every record that was ever handed to the log and how far the log acknowledged it.
+//! A recovered log has to equal the state after some prefix of those records, at least the acknowledged one. Workloads
+//! run until the medium stops, after every single step in turn; each legal image is opened, checked, written to and
+//! crashed once more.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use engine::Error;
+use engine::disk::sim::{Fault, Faults, Order, Random, SimDisk, SimStorage};
+use engine::disk::{Completion, Disk};
+use engine::wal::{Entry, HardState, Options, Recovered, Wal};
+
+const DIR: &str = "data/wal";
+
+/// Seeds that failed once.
+const KEPT_SEEDS: [u64; 1] = [345];
+
+fn options(segment_blocks: u32, writes_in_flight_max: usize) -> Options {
+    Options {
+        segment_bytes: segment_blocks * 4096,
+        group_bytes_max: 6000,
+        writes_in_flight_max,
+        spare_segments_max: 2,
+        fresh_id: 0x0123_4567_89ab_cdef,
+    }
+}
+
+/// What a log holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    mark: (u64, u64),
+    entries: Vec<Entry>,
+    hard_state: HardState,
+}
+
+impl State {
+    fn new() -> Self {
+        Self { mark: (0, 0), entries: Vec::new(), hard_state: HardState::default() }
+    }
+
+    fn of(recovered: &Recovered) -> Self {
+        Self { mark: recovered.mark, entries: recovered.entries.clone(), hard_state: recovered.hard_state }
+    }
+
+    fn last_index(&self) -> u64 {
+        self.mark.0 + self.entries.len() as u64
+    }
+
+    fn last_term(&self) -> u64 {
+        self.entries.last().map_or(self.mark.1, |entry| entry.term)
+    }
+
+    fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Put(entry) => {
+                self.entries.truncate(usize::try_from(entry.index - self.mark.0 - 1).expect("small"));
+                self.entries.push(entry.clone());
+            }
+            Change::Vote(state) => self.hard_state = *state,
+            Change::Mark(index, term) => {
+                let is_held = self.entries.iter().any(|entry| (entry.index, entry.term) == (*index, *term));
+                self.entries.retain(|entry| is_held && entry.index > *index);
+                self.mark = (*index, *term);
+            }
+        }
+    }
+
+    /// Equal but for the commit, which may be lost; it never runs ahead of the log.
+    fn is_like(&self, recovered: &Self) -> bool {
+        let (mine, theirs) = (self.hard_state, recovered.hard_state);
+        (self.mark, &self.entries, mine.term, mine.vote)
+            == (recovered.mark, &recovered.entries, theirs.term, theirs.vote)
+            && theirs.commit >= recovered.mark.0
+            && theirs.commit <= recovered.last_index()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Put(Entry),
+    Vote(HardState),
+    Mark(u64, u64),
+}
+
+/// Every change handed to the log since it was opened with `base`, and the ticket each belongs to.
+struct History {
+    base: State,
+    now: State,
+    changes: Vec<(u64, Change)>,
+    ticket: u64,
+}
+
+impl History {
+    fn starting_at(base: State) -> Self {
+        Self { now: base.clone(), base, changes: Vec::new(), ticket: 0 }
+    }
+
+    fn add(&mut self, change: Change) {
+        self.now.apply(&change);
+        self.changes.push((self.ticket, change));
+    }
+
+    /// Panics unless `recovered` is the state after a prefix that covers everything up to ticket `durable`.
+    fn check(&self, recovered: &State, durable: u64, context: &str) {
+        let brief = |state: &State| {
+            let of_entry = |entry: &Entry| (entry.index, entry.term, entry.data.len());
+            (state.mark, state.hard_state, state.entries.iter().map(of_entry).collect::<Vec<_>>())
+        };
+        let mut state = self.base.clone();
+        let acknowledged = self.changes.iter().take_while(|(ticket, _)| *ticket <= durable).count();
+        for (position, (_, change)) in self.changes.iter().enumerate() {
+            if position >= acknowledged && state.is_like(recovered) {
+                return;
+            }
+            state.apply(change);
+        }
+        assert!(
+            state.is_like(recovered),
+            "{context}: no prefix with all of ticket {durable} gives {:?}, the whole gives {:?}",
+            brief(recovered),
+            brief(&state)
+        );
+    }
+}
+
+/// A log at work on a simulated disk.
+struct Bench {
+    disk: SimDisk,
+    wal: Wal,
+    history: History,
+    ended: Vec<Completion>,
+}
+
+impl Bench {
+    fn open(storage: &SimStorage, options: Options) -> Result<(Self, Recovered), Error> {
+        let mut disk = storage.disk();
+        let (wal, recovered) = Wal::open(&mut disk, Path::new(DIR), options)?;
+        let history = History::starting_at(State::of(&recovered));
+        Ok((Self { disk, wal, history, ended: Vec::new() }, recovered))
+    }
+
+    fn pump(&mut self) -> Result<(), Error> {
+        self.wal.step(&mut self.disk)?;
+        self.disk.kick()?;
+        self.disk.completions(&mut self.ended);
+        for completion in self.ended.drain(..) {
+            self.wal.on_completion(completion, &mut self.disk)?;
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self) -> Result<(), Error> {
+        while self.wal.durable() < self.history.ticket {
+            self.pump()?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, entries: Vec<Entry>, hard_state: Option<HardState>) -> Result<(), Error> {
+        self.history.ticket += 1;
+        self.wal.append(&entries, hard_state, self.history.ticket)?;
+        for entry in entries {
+            self.history.add(Change::Put(entry));
+        }
+        let former = self.history.now.hard_state;
+        if let Some(state) = hard_state {
+            if (state.term, state.vote) == (former.term, former.vote) {
+                self.history.now.hard_state.commit = state.commit;
+            } else {
+                self.history.add(Change::Vote(state));
+            }
+        }
+        assert_eq!(self.wal.last_index(), self.history.now.last_index());
+        Ok(())
+    }
+
+    fn trim(&mut self, index: u64, term: u64) -> Result<(), Error> {
+        self.wal.trim(index, term)?;
+        self.history.ticket += 1;
+        self.history.add(Change::Mark(index, term));
+        // The mark has the ticket of what was appended before it; an empty append makes it visible to `settle`.
+        self.wal.append(&[], None, self.history.ticket)
+    }
+
+    /// One random action.
+    fn act(&mut self, random: &mut Random, entry_len_max: u64) -> Result<(), Error> {
+        let now = self.history.now.clone();
+        let term = now.last_term().max(now.hard_state.term).max(1);
+        match random.below(20) {
+            0..=10 => {
+                let count = random.below(3) + 1;
+                let entries = fresh_entries(random, now.last_index() + 1, term, count, entry_len_max);
+                let commit = now.hard_state.commit.max(now.last_index());
+                let state = HardState { commit, ..now.hard_state };
+                self.append(entries, random.chance(1, 2).then_some(state))
+            }
+            11..=12 if now.last_index() > now.hard_state.commit => {
+                let room = now.last_index() - now.hard_state.commit;
+                let from = now.hard_state.commit.max(now.mark.0) + 1 + random.below(room);
+                let count = random.below(2) + 1;
+                let entries = fresh_entries(random, from, term + 1, count, entry_len_max);
+                let state = HardState { term: term + 1, vote: random.below(3) + 1, ..now.hard_state };
+                self.append(entries, Some(state))
+            }
+            13 => {
+                let state = HardState { term: term + 1, vote: random.below(3), ..now.hard_state };
+                self.append(Vec::new(), Some(state))
+            }
+            14..=15 if now.hard_state.commit > now.mark.0 => {
+                let span = now.hard_state.commit - now.mark.0;
+                let kept = usize::try_from(random.below(span)).expect("small");
+                let entry = now.entries[kept].clone();
+                self.trim(entry.index, entry.term)
+            }
+            16 if random.chance(1, 6) => {
+                self.trim(now.last_index() + 1 + random.below(20), term + 1)?;
+                let mark = self.history.now.mark;
+                let state = HardState { term: mark.1, vote: 0, commit: mark.0 };
+                self.append(Vec::new(), Some(state))
+            }
+            17 => self.settle(),
+            _ => self.pump(),
+        }
+    }
+
+    fn work(&mut self, random: &mut Random, actions: usize, entry_len_max: u64) -> Result<(), Error> {
+        for _ in 0..actions {
+            self.act(random, entry_len_max)?;
+            if random.chance(1, 2) {
+                self.pump()?;
+            }
+        }
+        self.settle()
+    }
+}
+
+fn fresh_entries(random: &mut Random, from: u64, term: u64, count: u64, len_max: u64) -> Vec<Entry> {
+    let entry = |index| {
+        let len = usize::try_from(random.below(len_max + 1)).expect("small");
+        // Half of the payloads are zeros: they look like what was never written.
+        let byte = if random.chance(1, 2) { 0 } else { u8::try_from(random.below(256)).expect("a byte") };
+        Entry { index, term, kind: u8::try_from(index % 3).expect("small"), data: Bytes::from(vec![byte; len]) }
+    };
+    (from..from + count).map(entry).collect()
+}
+
+/// Opens `image`, checks it against `history`, appends, and crashes again.
+fn check_image(image: &SimStorage, options: Options, history: &History, durable: u64, context: &str) {
+    let opened = Bench::open(image, options);
+    let (mut bench, recovered) = opened.unwrap_or_else(|error| panic!("{context}: refused: {error}"));
+    let first = State::of(&recovered);
+    history.check(&first, durable, context);
+    // What was recovered counts as acknowledged from now on; what was lost is appended once more, and must not bring
+    // back what stood behind it.
+    for again in image.crash_images(2) {
+        let (_, recovered) = Bench::open(&again, options).unwrap_or_else(|error| panic!("{context}: again: {error}"));
+        assert!(State::of(&recovered) == first, "{context}: what was recovered is durable");
+    }
+    let lost = history.changes.iter().filter_map(|(_, change)| match change {
+        Change::Put(entry) if entry.index == first.last_index() + 1 && entry.term >= first.last_term() => Some(entry),
+        _ => None,
+    });
+    if let Some(entry) = lost.last() {
+        bench.append(vec![entry.clone()], None).expect("the log runs");
+    }
+    let term = bench.history.now.last_term().max(bench.history.now.hard_state.term) + 1;
+    let next = bench.history.now.last_index() + 1;
+    let entry = Entry { index: next, term, kind: 7, data: Bytes::from_static(b"after the crash") };
+    bench.append(vec![entry], Some(HardState { term, vote: 2, commit: next - 1 })).expect("the log runs");
+    bench.settle().unwrap_or_else(|error| panic!("{context}: {error}"));
+    let expected = &bench.history.now;
+    for again in image.crash_images(2) {
+        let (_, recovered) = Bench::open(&again, options).unwrap_or_else(|error| panic!("{context}: last: {error}"));
+        let found = State::of(&recovered);
+        assert!(
+            expected.is_like(&found),
+            "{context}: {} entries became {}",
+            expected.entries.len(),
+            found.entries.len()
+        );
+    }
+}
+
+/// Runs a workload of `actions`, stopped after `steps`, and checks what every image (at most `images`) recovers to.
+/// Returns whether the workload ended by itself.
+fn stop_and_check(seed: u64, steps: u64, options: Options, actions: usize, len_max: u64, images: usize) -> bool {
+    let storage = SimStorage::new(seed);
+    storage.set_order(Order::Seeded);
+    storage.stop_after(steps);
+    let mut random = Random::new(seed);
+    let (history, durable) = match Bench::open(&storage, options) {
+        Ok((mut bench, _)) => {
+            let result = bench.work(&mut random, actions, len_max);
+            assert!(result.is_ok() || storage.is_stopped(), "seed {seed}: {result:?}");
+            (bench.history, bench.wal.durable())
+        }
+        Err(error) => {
+            assert!(storage.is_stopped(), "seed {seed}: {error}");
+            (History::starting_at(State::new()), 0)
+        }
+    };
+    let is_whole = !storage.is_stopped();
+    for (number, image) in storage.crash_images(images).into_iter().enumerate() {
+        let context = format!("seed {seed}, stopped after {steps}, image {number}");
+        check_image(&image, options, &history, durable, &context);
+    }
+    let killed = storage.kill();
+    check_image(&killed, options, &history, durable, &format!("seed {seed}, killed after {steps}"));
+    is_whole
+}
+
+#[test]
+fn nothing_acknowledged_is_missing_after_any_step_in_every_image() {
+    // One write in flight and tiny entries: few sectors differ, so that nearly every legal image is opened.
+    for steps in 0.. {
+        if stop_and_check(1, steps, options(4, 1), 150, 60, 120) {
+            assert!(steps > 30, "the workload is worth its name");
+            return;
+        }
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_missing_with_writes_in_flight_at_once() {
+    for (seed, in_flight) in [(2, 2), (3, 3)] {
+        for steps in 0.. {
+            if stop_and_check(seed, steps, options(8, in_flight), 120, 2500, 24) {
+                assert!(steps > 60, "the workload is worth its name");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn random_workloads_survive_a_crash_at_a_random_step() {
+    for seed in KEPT_SEEDS.into_iter().chain(100..400) {
+        let mut random = Random::new(seed ^ 0xabcd);
+        let in_flight = usize::try_from(random.below(3)).expect("small") + 1;
+        let blocks = u32::try_from(4 + random.below(12)).expect("small");
+        let steps = random.below(250);
+        stop_and_check(seed, steps, options(blocks, in_flight), 200, 200 + random.below(6000), 6);
+    }
+}
+
+/// A log with `groups` durable groups of one entry each, crashed cleanly.
+fn written(seed: u64, groups: u64, len: u64, in_flight: usize) -> (SimStorage, Options) {
+    let storage = SimStorage::new(seed);
+    let options = options(64, in_flight);
+    let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+    let mut random = Random::new(seed);
+    for index in 1..=groups {
+        bench.append(fresh_entries(&mut random, index, 1, 1, len), None).expect("the log runs");
+        bench.settle().expect("the log runs");
+    }
+    (storage.crash(), options)
+}
+
+#[test]
+fn damage_before_the_tail_is_refused_with_file_and_offset() {
+    let (clean, options) = written(5, 60, 700, 2);
+    let path = clean.paths().into_iter().find(|path| path.ends_with("00000001.wal")).expect("the first segment");
+    let content = clean.content(&path).expect("it exists");
+    let end = content.iter().rposition(|byte| *byte != 0).expect("it was written");
+    // The last group may be taken for one that was never acknowledged; everything before it may not.
+    let last_group = content.windows(5).rposition(|bytes| bytes == b"group").expect("groups have heads") - 11;
+    assert!(last_group > 3 * 4096 && end > last_group);
+    for offset in (0..last_group).step_by(97) {
+        let image = clean.crash();
+        let sector = u64::try_from(offset).expect("small");
+        image.damage(&path, sector, |bytes| bytes[offset % 512] ^= 0x40);
+        match Bench::open(&image, options) {
+            Err(Error::Corrupt { path: named, offset: at, .. }) => {
+                assert_eq!(named, path);
+                assert!(at <= sector, "offset {offset} is reported as {at}");
+            }
+            Err(error) => panic!("offset {offset}: {error}"),
+            // A byte between the header's fields and the first frame, or in the padding behind a group, means nothing.
+            Ok((_, recovered)) => {
+                assert_eq!(recovered.entries.len(), 60, "offset {offset}");
+                assert_eq!(content[offset], 0, "offset {offset}");
+            }
+        }
+    }
+}
+
+#[test]
+fn damage_in_the_last_group_cuts_nothing_before_it() {
+    let (clean, options) = written(6, 9, 700, 1);
+    let path = clean.paths().into_iter().find(|path| path.ends_with("00000001.wal")).expect("the first segment");
+    let content = clean.content(&path).expect("it exists");
+    let last_group = content.windows(5).rposition(|bytes| bytes == b"group").expect("groups have heads") - 11;
+    clean.damage(&path, last_group as u64 + 60, |bytes| bytes[(last_group + 60) % 512] ^= 1);
+    let (_, recovered) = Bench::open(&clean, options).expect("an unfinished group is cut");
+    assert_eq!(recovered.entries.len(), 8);
+    let (torn, offset) = recovered.truncated_tail.expect("the cut is reported");
+    assert_eq!(torn, path);
+    assert!(offset >= last_group as u64);
+}
+
+#[test]
+fn damaged_bytes_in_any_segment_are_refused_or_harmless() {
+    let storage = SimStorage::new(8);
+    let options = options(4, 2);
+    let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+    let mut random = Random::new(8);
+    for index in 1..=120 {
+        bench.append(fresh_entries(&mut random, index, 1, 1, 900), None).expect("the log runs");
+        bench.settle().expect("the log runs");
+    }
+    let expected = bench.history.now.clone();
+    let segments: Vec<PathBuf> = storage.paths();
+    assert!(segments.len() > 3);
+    let mut refused = 0;
+    for path in &segments {
+        for block in 0..4_u64 {
+            let image = storage.crash();
+            let offset = block * 4096 + random.below(4096);
+            image.damage(path, offset, |bytes| bytes.fill(0));
+            match Bench::open(&image, options) {
+                Err(Error::Corrupt { .. }) => refused += 1,
+                Err(error) => panic!("{} at {offset}: {error}", path.display()),
+                Ok((_, recovered)) => {
+                    // Only what the last group held may be missing.
+                    let found = State::of(&recovered);
+                    let kept = expected.entries.len() - 1;
+                    assert!(found.entries.len() >= kept, "{} at {offset}: {}", path.display(), found.entries.len());
+                    assert!(found.entries[..kept] == expected.entries[..kept]);
+                }
+            }
+        }
+    }
+    assert!(refused > 4, "only {refused} refused");
+}
+
+#[test]
+fn missing_segment_is_refused() {
+    let storage = SimStorage::new(9);
+    let options = options(4, 1);
+    let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+    let mut random = Random::new(9);
+    for index in 1..=120 {
+        bench.append(fresh_entries(&mut random, index, 1, 1, 900), None).expect("the log runs");
+        bench.settle().expect("the log runs");
+    }
+    let image = storage.crash();
+    let mut disk = image.disk();
+    disk.remove(&Path::new(DIR).join("00000002.wal")).expect("it is there");
+    drop(disk);
+    match Bench::open(&image, options) {
+        Err(Error::Corrupt { path, .. }) => assert!(path.ends_with("00000003.wal"), "{}", path.display()),
+        other => panic!("{:?}", other.map(|(_, recovered)| recovered)),
+    }
+}
+
+#[test]
+fn failing_medium_stops_the_log_and_loses_nothing_acknowledged() {
+    let mut failed = 0;
+    for seed in KEPT_SEEDS.into_iter().chain(0..300) {
+        let storage = SimStorage::new(seed);
+        storage.set_order(Order::Seeded);
+        let options = options(8, 2);
+        let mut random = Random::new(seed);
+        let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+        storage.set_faults(Faults { write_error: 15, sync_error: 15, ..Faults::default() });
+        let result = bench.work(&mut random, 100, 3000);
+        if let Err(error) = result {
+            failed += 1;
+            assert!(matches!(error, Error::Io { .. }), "seed {seed}: {error}");
+            assert!(!storage.injected().is_empty(), "seed {seed}: {error}");
+            let durable = bench.wal.durable();
+            assert!(matches!(bench.wal.append(&[], None, u64::MAX), Err(Error::Stopped)), "seed {seed}");
+            assert!(matches!(bench.wal.step(&mut bench.disk), Err(Error::Stopped)), "seed {seed}");
+            assert_eq!(bench.wal.durable(), durable, "seed {seed}");
+        }
+        storage.set_faults(Faults::default());
+        for (number, image) in storage.crash_images(4).into_iter().enumerate() {
+            let context = format!("seed {seed}, failed, image {number}");
+            check_image(&image, options, &bench.history, bench.wal.durable(), &context);
+        }
+    }
+    assert!(failed > 100, "faults were met in {failed} runs");
+}
+
+#[test]
+fn full_disk_stops_the_log_before_it_loses_anything() {
+    for (seed, segments) in [(1, 1), (2, 2), (3, 5)] {
+        let storage = SimStorage::new(seed);
+        let options = options(4, 2);
+        storage.set_capacity(Some(segments * u64::from(options.segment_bytes)));
+        let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+        let mut random = Random::new(seed);
+        let error = loop {
+            let next = bench.history.now.last_index() + 1;
+            let entries = fresh_entries(&mut random, next, 1, 1, 900);
+            if let Err(error) = bench.append(entries, None).and_then(|()| bench.settle()) {
+                break error;
+            }
+            assert!(next < 1000, "the disk is full by now");
+        };
+        assert!(matches!(error, Error::NoSpace { .. }), "seed {seed}: {error}");
+        assert!(bench.history.ticket > 5 * segments, "seed {seed}: the space there is was used");
+        let durable = bench.wal.durable();
+        let image = storage.crash();
+        image.set_capacity(None);
+        check_image(&image, options, &bench.history, durable, &format!("seed {seed}, full"));
+    }
+}
+
+#[test]
+fn trimmed_segments_are_reused_within_a_full_disk() {
+    let storage = SimStorage::new(4);
+    let options = options(4, 2);
+    storage.set_capacity(Some(4 * u64::from(options.segment_bytes)));
+    let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+    let mut random = Random::new(4);
+    for index in 1..=400 {
+        bench.append(fresh_entries(&mut random, index, 1, 1, 900), None).expect("the log runs");
+        bench.settle().expect("the space is reused");
+        if index % 10 == 0 {
+            bench.trim(index - 3, 1).expect("the log runs");
+            assert!(bench.wal.len_bytes() < 5 * 1000 + 4096, "{} bytes of log", bench.wal.len_bytes());
+        }
+    }
+    assert!(storage.paths().len() <= 4);
+    check_image(&storage.crash(), options, &bench.history, bench.wal.durable(), "reused");
+}
+
+#[test]
+fn lying_medium_is_refused_or_costs_only_the_last_groups() {
+    let (mut refused, mut injected) = (0, 0);
+    for seed in KEPT_SEEDS.into_iter().chain(0..400) {
+        let storage = SimStorage::new(seed);
+        let in_flight = 2;
+        let options = options(8, in_flight);
+        let mut random = Random::new(seed);
+        let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+        let per_mille = 25;
+        storage.set_faults(match seed % 3 {
+            0 => Faults { lost: per_mille, ..Faults::default() },
+            1 => Faults { misdirected: per_mille, ..Faults::default() },
+            _ => Faults { corrupt: per_mille, ..Faults::default() },
+        });
+        // No trims: then every byte of the log still counts.
+        let mut groups = Vec::new();
+        for _ in 0..20 {
+            let next = bench.history.now.last_index() + 1;
+            bench.append(fresh_entries(&mut random, next, 1, 1, 1200), None).expect("the medium reports no error");
+            bench.settle().expect("the medium reports no error");
+            groups.push(next);
+        }
+        let faults: Vec<_> = storage.injected();
+        storage.set_faults(Faults::default());
+        let image = storage.crash();
+        match Bench::open(&image, options) {
+            Err(Error::Corrupt { .. }) => {
+                refused += 1;
+                assert!(!faults.is_empty(), "seed {seed}: refused without cause");
+            }
+            Err(error) => panic!("seed {seed}: {error}"),
+            Ok((_, recovered)) => {
+                let found = State::of(&recovered);
+                let kept = found.entries.len();
+                assert!(found.entries[..] == bench.history.now.entries[..kept], "seed {seed}: {faults:?}");
+                assert!(groups.len() - kept <= in_flight, "seed {seed}: {kept} entries left after {faults:?}");
+            }
+        }
+        injected += usize::from(faults.iter().any(|fault| fault.fault != Fault::ReadError));
+    }
+    assert!(injected > 100 && refused > 50, "{injected} runs had faults, {refused} were refused");
+}
+
+#[test]
+fn entries_read_back_are_what_was_appended() {
+    for seed in 0..20 {
+        let storage = SimStorage::new(seed);
+        storage.set_order(Order::Seeded);
+        let mut random = Random::new(seed);
+        let (mut bench, _) = Bench::open(&storage, options(16, 2)).expect("a fresh log opens");
+        for _ in 0..60 {
+            bench.work(&mut random, 5, 3000).expect("the log runs");
+            let State { mark, entries, .. } = bench.history.now.clone();
+            let Some(skipped) = random.bits().checked_rem(entries.len() as u64) else { continue };
+            let bytes_max = usize::try_from(random.below(20_000)).expect("small");
+            let from = mark.0 + 1 + skipped;
+            let read = bench.wal.read(&mut bench.disk, from, bytes_max).expect("it is all there");
+            assert!(!read.is_empty(), "seed {seed}");
+            let skipped = usize::try_from(skipped).expect("small");
+            assert!(read[..] == entries[skipped..skipped + read.len()], "seed {seed}");
+            assert_eq!(bench.wal.term(from), Some(entries[skipped].term), "seed {seed}");
+        }
+    }
+}
+
+#[test]
+fn second_opening_of_a_log_in_use_is_refused() {
+    let storage = SimStorage::new(1);
+    let (_bench, _) = Bench::open(&storage, options(4, 1)).expect("a fresh log opens");
+    assert!(matches!(Bench::open(&storage, options(4, 1)), Err(Error::Locked { .. })));
+}
+
+#[test]
+fn commit_alone_causes_no_write_and_rides_along() {
+    let storage = SimStorage::new(1);
+    let (mut bench, _) = Bench::open(&storage, options(16, 2)).expect("a fresh log opens");
+    let mut random = Random::new(1);
+    let vote = HardState { term: 1, vote: 1, commit: 0 };
+    bench.append(fresh_entries(&mut random, 1, 1, 2, 100), Some(vote)).expect("the log runs");
+    bench.settle().expect("the log runs");
+    for _ in 0..10 {
+        bench.pump().expect("the log runs");
+    }
+    let before = storage.steps();
+    bench.append(Vec::new(), Some(HardState { commit: 2, ..vote })).expect("the log runs");
+    assert_eq!(bench.wal.durable(), bench.history.ticket, "a commit has nothing to wait for");
+    bench.pump().expect("the log runs");
+    assert_eq!(storage.steps(), before, "a commit alone is not written");
+    bench.append(fresh_entries(&mut random, 3, 1, 1, 100), None).expect("the log runs");
+    bench.settle().expect("the log runs");
+    assert_eq!(storage.steps(), before + 1, "one group, one write");
+    let (_, recovered) = Bench::open(&storage.crash(), options(16, 2)).expect("it opens");
+    assert_eq!(recovered.hard_state.commit, 2);
+}
