@@ -169,8 +169,9 @@ impl Hub {
         }
     }
 
-    /// Takes in what a publish has changed. The batches follow each other; when some are missing (the core was not listening),
-    /// watchers read what they missed from the past.
+    /// Takes in what a publish has changed. The batches follow each other; when some are missing (the core was not listening, the
+    /// store was replaced), watchers read what they missed from the past. A batch without events that begins behind the
+    /// store's revision says just that: for a core that begins to listen.
     ///
     /// **Bounds** work is proportional to the events and to the watchers they concern.
     pub fn on_batch(&mut self, batch: &Arc<Batch>, view: &impl History) {
@@ -187,15 +188,6 @@ impl Hub {
         }
         self.revision = self.revision.max(batch.last_main);
         self.settle_stalled();
-        self.send_due_progress();
-    }
-
-    /// Says that batches up to the view's revision may never come: watchers read them from the past.
-    ///
-    /// For when this core starts to be sent batches (then: a view loaded after that), and after the store was replaced.
-    pub fn resync(&mut self, view: &impl History) {
-        self.check_view(view);
-        self.skip_to(view.revision());
         self.send_due_progress();
     }
 
@@ -233,22 +225,13 @@ impl Hub {
         None
     }
 
-    /// The next bytes of a stream, in the order to send them; to be asked for only when the stream can take them. That the
-    /// stream's watchers may go on, [`Hub::wants_catch_up`] tells.
+    /// The next bytes of a stream, in the order to send them; to be asked for only when the stream can take them. Requests are
+    /// read only from a stream that has nothing left here, so their answers do not pile up. Whether taking has let
+    /// watchers go on, [`Hub::wants_catch_up`] tells.
     pub fn take_output(&mut self, stream: StreamId) -> Option<Bytes> {
         let chunk = self.streams[stream.0 as usize].outbox.take()?;
         self.unpark(stream.0);
         Some(chunk)
-    }
-
-    /// Bytes that wait to be sent on a stream.
-    pub fn output_bytes(&self, stream: StreamId) -> usize {
-        self.stream(stream.0).outbox.len()
-    }
-
-    /// Whether no more requests should be read from the stream's client until it has taken its answers.
-    pub fn is_congested(&self, stream: StreamId) -> bool {
-        self.is_full(stream.0)
     }
 
     /// Whether [`Hub::catch_up`] has something to do.
