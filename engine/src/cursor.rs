@@ -1,7 +1,23 @@
-//! Ranges of keys and the cursors over them.
+//! Ranges of keys, and what walks over them: live versions at a revision, their number, entries of the meta tree, records in
+//! revision order.
+//!
+//! Invariants:
+//! - A cursor owns the state it reads: it may outlive its view, and what is written later does not change it. It pins the pages of
+//!   that state, so it lives for one turn of a loop; what takes longer goes on from `Cursor::position` on a newer view.
+//! - After a `Fault`, `Cursor::step` still names the step that faulted: the same call goes on exactly there.
+//! - At the newest revision a step costs O(1) amortised, whatever lies between live keys: subtrees without any are not entered. At
+//!   an older revision each key met costs O(1), or O(log n) where its versions must be skipped.
+//!
+//! It fetches no records: a `Version` names the revision of its own.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::extent::ExtentCursor;
+use crate::node::{EntryMeta, NEWEST, Slot};
+use crate::recent::Recent;
+use crate::tree::{AFTER, Walk, rank, total};
 use crate::{Fault, Record, Revision};
 
 /// Keys from `start` on, up to `end`. A range may be empty; it matches nothing then.
@@ -35,6 +51,34 @@ impl KeyRange {
         Self { start: Bytes::new(), end: RangeEnd::Open }
     }
 
+    /// Every key that begins with `prefix`.
+    pub fn prefix(prefix: &[u8]) -> Self {
+        let mut end = prefix.to_vec();
+        while end.pop_if(|last| *last == u8::MAX).is_some() {}
+        let end = match end.last_mut() {
+            None => RangeEnd::Open,
+            Some(last) => {
+                *last += 1;
+                RangeEnd::Before(end.into())
+            }
+        };
+        Self { start: Bytes::copy_from_slice(prefix), end }
+    }
+
+    /// Whether no key can lie in it.
+    pub fn is_empty(&self) -> bool {
+        matches!(&self.end, RangeEnd::Before(end) if *end <= self.start)
+    }
+
+    /// The first key behind it; `None` if it is open.
+    fn end_key(&self) -> Option<Bytes> {
+        match &self.end {
+            RangeEnd::Single => Some([&self.start[..], &[0]].concat().into()),
+            RangeEnd::Open => None,
+            RangeEnd::Before(end) => Some(end.clone()),
+        }
+    }
+
     /// Whether `key` lies in it.
     pub fn contains(&self, key: &[u8]) -> bool {
         match &self.end {
@@ -64,56 +108,330 @@ pub struct Version {
     pub bytes: u32,
 }
 
+impl Version {
+    pub(crate) fn new(key: Bytes, meta: &EntryMeta) -> Self {
+        Self {
+            key,
+            revision: meta.revision,
+            create_revision: meta.create_revision,
+            version: meta.version,
+            lease: meta.lease,
+            is_tombstone: meta.is_tombstone(),
+            bytes: meta.bytes,
+        }
+    }
+}
+
 /// Live versions of a range at one revision, in key order.
 #[derive(Debug)]
-pub struct Cursor {}
+pub struct Cursor {
+    root: Arc<Slot>,
+    at: i64,
+    /// `at` is not below the state's revision: the marks and sums of the newest versions hold.
+    is_newest: bool,
+    end: Option<Bytes>,
+    walk: Walk,
+    step: Step,
+    last: Option<Bytes>,
+}
+
+#[derive(Debug)]
+enum Step {
+    /// Go to the first entry from here on; it is the newest of its key.
+    Seek(Bytes, Revision),
+    /// Go on from the walk's position.
+    Here,
+    /// Go to the version of this key at `at`.
+    Within(Bytes),
+    Done,
+}
+
+/// Where [`Cursor::advance`] stopped.
+enum Stop {
+    /// At a live version, at this position of the walk's leaf.
+    Live(usize),
+    End,
+    /// The budget is spent.
+    Paused,
+}
 
 impl Cursor {
+    pub(crate) fn new(root: Arc<Slot>, range: &KeyRange, at: i64, is_newest: bool) -> Self {
+        let step = if range.is_empty() { Step::Done } else { Step::Seek(range.start.clone(), Revision::MAX) };
+        Self { root, at, is_newest, end: range.end_key(), walk: Walk::default(), step, last: None }
+    }
+
+    /// Goes on behind `last_key`.
+    pub(crate) fn after(mut self, last_key: &[u8]) -> Self {
+        let last_key = Bytes::copy_from_slice(last_key);
+        if let Step::Seek(start, _) = &self.step
+            && last_key >= *start
+        {
+            self.step = Step::Seek(last_key.clone(), AFTER);
+            self.last = Some(last_key);
+        }
+        self
+    }
+
     /// The next live version. After a [`Fault`] is resolved the same call goes on exactly where it was.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<Version>, Fault> {
-        unimplemented!()
+        match self.advance(&mut usize::MAX.clone())? {
+            Stop::Live(position) => {
+                let leaf = self.walk.leaf();
+                let version = Version::new(leaf.key(position), &leaf.meta(position));
+                self.last = Some(version.key.clone());
+                Ok(Some(version))
+            }
+            Stop::End => Ok(None),
+            Stop::Paused => unreachable!("the budget has no end"),
+        }
     }
 
     /// The key returned last: [`crate::ReadView::cursor_after`] goes on from here on a newer view.
     pub fn position(&self) -> Option<&Bytes> {
-        unimplemented!()
+        self.last.as_ref()
+    }
+
+    fn advance(&mut self, budget: &mut usize) -> Result<Stop, Fault> {
+        loop {
+            let Some(left) = budget.checked_sub(1) else { return Ok(Stop::Paused) };
+            *budget = left;
+            match &self.step {
+                Step::Done => return Ok(Stop::End),
+                Step::Seek(key, revision) => {
+                    self.walk.seek(&self.root, key, *revision)?;
+                    self.step = Step::Here;
+                }
+                Step::Within(key) => {
+                    let at = Revision::new(self.at, i64::MAX);
+                    self.walk.seek(&self.root, key, at)?;
+                    if self.walk.position == self.walk.leaf().len() && !self.walk.next_leaf(false, None)? {
+                        self.step = Step::Done;
+                        continue;
+                    }
+                    let position = self.walk.position;
+                    let is_there = self.walk.leaf().is_of(position, key);
+                    self.step = Step::Here;
+                    if is_there && self.take(position) {
+                        return Ok(Stop::Live(position));
+                    }
+                }
+                Step::Here if self.is_newest => {
+                    let leaf = self.walk.leaf();
+                    let Some(position) = (self.walk.position..leaf.len()).find(|position| leaf.is_live(*position))
+                    else {
+                        self.turn_leaf()?;
+                        continue;
+                    };
+                    if !self.ends_before(position) && self.take(position) {
+                        return Ok(Stop::Live(position));
+                    }
+                }
+                Step::Here => {
+                    if let Some(position) = self.older()? {
+                        return Ok(Stop::Live(position));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at the next key of the leaf at a revision in the past: the position of its version then, if it was live.
+    fn older(&mut self) -> Result<Option<usize>, Fault> {
+        let leaf = self.walk.leaf();
+        let begins = |position: usize| leaf.flags(position) & NEWEST != 0;
+        let Some(position) = (self.walk.position..leaf.len()).find(|position| begins(*position)) else {
+            self.turn_leaf()?;
+            return Ok(None);
+        };
+        if self.ends_before(position) {
+            return Ok(None);
+        }
+        let leaf = self.walk.leaf();
+        if leaf.meta(position).revision.main <= self.at {
+            return Ok(self.take(position).then_some(position));
+        }
+        let key = leaf.key(position);
+        let older = leaf.lower_bound(&key, Revision::new(self.at, i64::MAX));
+        if older == leaf.len() {
+            self.step = Step::Within(key);
+            return Ok(None);
+        }
+        if leaf.flags(older) & NEWEST != 0 {
+            // Another key's: this one had no version yet.
+            self.walk.position = older;
+            return Ok(None);
+        }
+        Ok(self.take(older).then_some(older))
+    }
+
+    /// Leaves the entry at `position` behind; whether it is live.
+    fn take(&mut self, position: usize) -> bool {
+        self.walk.position = position + 1;
+        !self.walk.leaf().meta(position).is_tombstone()
+    }
+
+    /// Whether the entry at `position` lies behind the range; the walk is over then.
+    fn ends_before(&mut self, position: usize) -> bool {
+        let is_behind = self.end.as_ref().is_some_and(|end| self.walk.leaf().cmp_key(position, end).is_ge());
+        if is_behind {
+            self.step = Step::Done;
+        }
+        is_behind
+    }
+
+    fn turn_leaf(&mut self) -> Result<(), Fault> {
+        if !self.walk.next_leaf(self.is_newest, self.end.as_deref())? {
+            self.step = Step::Done;
+            return Ok(());
+        }
+        let leaf = self.walk.leaf();
+        // A run of versions of one key that fills leaves is left in one step.
+        let has_next_key = || (0..leaf.len()).any(|position| leaf.flags(position) & NEWEST != 0);
+        if !self.is_newest && leaf.superseded_at() != i64::MAX && !has_next_key() {
+            self.step = Step::Seek(leaf.key(0), AFTER);
+        }
+        Ok(())
     }
 }
 
 /// Counts the live keys of a range at one revision in bounded steps.
 #[derive(Debug)]
-pub struct Count {}
+pub struct Count {
+    cursor: Cursor,
+    range: KeyRange,
+    counted: u64,
+}
 
 impl Count {
-    /// Counts on for at most about `budget` keys; the count once it is complete.
-    pub fn step(&mut self, _budget: usize) -> Result<Option<u64>, Fault> {
-        unimplemented!()
+    pub(crate) fn new(root: Arc<Slot>, range: &KeyRange, at: i64, is_newest: bool) -> Self {
+        Self { cursor: Cursor::new(root, range, at, is_newest), range: range.clone(), counted: 0 }
+    }
+
+    /// Counts on for at most about `budget` keys; the count once it is complete. After a [`Fault`] is resolved the same call
+    /// goes on where it was.
+    pub fn step(&mut self, budget: usize) -> Result<Option<u64>, Fault> {
+        if self.cursor.is_newest {
+            return Ok(Some(sums(&self.cursor.root, &self.range, false)?.0));
+        }
+        let mut budget = budget.max(1);
+        loop {
+            match self.cursor.advance(&mut budget)? {
+                Stop::Live(_) => self.counted += 1,
+                Stop::End => return Ok(Some(self.counted)),
+                Stop::Paused => return Ok(None),
+            }
+        }
+    }
+
+    /// Keys counted so far at an older revision.
+    pub(crate) fn counted(&self) -> u64 {
+        self.counted
+    }
+}
+
+/// Live newest versions in a range and their bytes, from the sums.
+pub(crate) fn sums(root: &Arc<Slot>, range: &KeyRange, with_bytes: bool) -> Result<(u64, u64), Fault> {
+    if range.is_empty() {
+        return Ok((0, 0));
+    }
+    let to = match range.end_key() {
+        Some(end) => rank(root, &end, with_bytes)?,
+        None => total(root)?,
+    };
+    let from = if range.start.is_empty() { (0, 0) } else { rank(root, &range.start, with_bytes)? };
+    assert!(from.0 <= to.0, "ranks ascend");
+    Ok((to.0 - from.0, if with_bytes { to.1 - from.1 } else { 0 }))
+}
+
+/// Brings the leaves with live keys of a range into memory, one fault after the other.
+#[derive(Debug)]
+pub struct Touch {
+    cursor: Cursor,
+}
+
+impl Touch {
+    pub(crate) fn new(root: Arc<Slot>, range: &KeyRange) -> Self {
+        Self { cursor: Cursor::new(root, range, i64::MAX, true) }
+    }
+
+    /// Goes on until the next fault, or to the end.
+    pub fn step(&mut self) -> Result<(), Fault> {
+        loop {
+            match &self.cursor.step {
+                Step::Done => return Ok(()),
+                Step::Seek(..) => match self.cursor.advance(&mut 1)? {
+                    Stop::Paused | Stop::End | Stop::Live(_) => {}
+                },
+                Step::Here | Step::Within(_) => self.cursor.turn_leaf()?,
+            }
+        }
     }
 }
 
 /// Entries of the meta tree with one prefix, in key order.
 #[derive(Debug)]
-pub struct MetaCursor {}
+pub struct MetaCursor {
+    cursor: Cursor,
+}
 
 impl MetaCursor {
+    pub(crate) fn new(root: Arc<Slot>, prefix: &[u8]) -> Self {
+        Self { cursor: Cursor::new(root, &KeyRange::prefix(prefix), i64::MAX, true) }
+    }
+
+    /// Goes on behind `last_key`.
+    pub(crate) fn after(self, last_key: &[u8]) -> Self {
+        Self { cursor: self.cursor.after(last_key) }
+    }
+
     /// The next key and value. After a [`Fault`] is resolved the same call goes on exactly where it was.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, Fault> {
-        unimplemented!()
+        match self.cursor.advance(&mut usize::MAX.clone())? {
+            Stop::Live(position) => {
+                let leaf = self.cursor.walk.leaf();
+                Ok(Some((leaf.key(position), Bytes::copy_from_slice(leaf.value(position)))))
+            }
+            Stop::End => Ok(None),
+            Stop::Paused => unreachable!("the budget has no end"),
+        }
     }
 }
 
-/// Stored records in revision order.
+/// Stored records in revision order: those of the extents, then the recent ones.
 #[derive(Debug)]
 pub struct RevisionCursor {
-    _next: Revision,
+    extents: Option<ExtentCursor>,
+    recent: Recent,
+    position: usize,
+    main_max: i64,
 }
 
 impl RevisionCursor {
+    /// `extents` begins where `recent` does not reach back to; neither goes past the main revision `main_max`.
+    pub(crate) fn new(extents: Option<ExtentCursor>, recent: Recent, from: Revision, main_max: i64) -> Self {
+        let position = recent.lower_bound(from);
+        Self { extents, recent, position, main_max }
+    }
+
     /// The next record, tombstones included. After a [`Fault`] is resolved the same call goes on exactly where it was.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<Record>, Fault> {
-        unimplemented!()
+        if let Some(extents) = &mut self.extents {
+            let first_recent = self.recent.first().unwrap_or(Revision::MAX);
+            match extents.next()? {
+                Some(record) if record.revision < first_recent => {
+                    return Ok((record.revision.main <= self.main_max).then_some(record));
+                }
+                _ => self.extents = None,
+            }
+        }
+        let Some(record) = self.recent.at(self.position).filter(|record| record.revision.main <= self.main_max) else {
+            return Ok(None);
+        };
+        self.position += 1;
+        Ok(Some(record.clone()))
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Knows no Raft, gRPC or lease. Only `disk` touches a file.
 
+mod checkpoint;
 pub mod cursor;
 pub mod disk;
 mod error;
@@ -9,14 +10,25 @@ pub mod extent;
 pub mod mvcc;
 pub mod node;
 pub mod page;
+mod reader;
 pub mod recent;
 mod record;
 mod revision;
+mod shard;
+mod space;
+pub mod store;
+mod superblock;
+mod tree;
 pub mod wal;
 
-pub use cursor::{Count, Cursor, KeyRange, MetaCursor, RangeEnd, RevisionCursor, Version};
+pub use checkpoint::{Checkpoint, CheckpointDone, Progress};
+pub use cursor::{Count, Cursor, KeyRange, MetaCursor, RangeEnd, RevisionCursor, Touch, Version};
 pub use error::Error;
 pub use mvcc::{Change, Changes, HashKv, Mvcc, Published, ReadView, Roots, Sealed, SweepProgress, Write};
 pub use page::{Fault, Place};
+pub use reader::{PageReader, load, load_for};
 pub use record::Record;
 pub use revision::Revision;
+pub use shard::{ShardJob, ShardProgress};
+pub use store::Store;
+pub use tree::Profile;

@@ -1,247 +1,197 @@
-//! etcd's MVCC over the two trees: the writer, and the views it publishes.
+//! etcd's MVCC over the two trees: the one writer, and the views it publishes.
+//!
+//! The writer works on `Mvcc::live`, a [`ReadView`] like those it publishes: publishing clones a few references. A [`Write`] is one
+//! writing request; its changes get one main revision and the sub revisions 0, 1, 2 ...; reads through it see them.
+//!
+//! Invariants:
+//! - `Roots::revision`, `compact_revision` and `applied_index` never decrease.
+//! - Every version in the key tree has its record in `ReadView::recent` or in `Roots::directory`, under its revision.
+//! - What compaction at C drops is invisible from `compact` on, whether or not the sweep came by: of each key the newest version
+//!   with main <= C is kept, a tombstone only if it stands exactly at C.
+//! - Key tree and meta tree change in one publish and are sealed in one piece.
+//!
+//! It checks no revision that a caller asks for (the server answers "compacted" and "future revision" itself), expires no lease
+//! and reads no file.
 
+mod hash;
+mod view;
+
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use crate::cursor::{Count, Cursor, KeyRange, MetaCursor, RevisionCursor, Version};
+pub use hash::HashKv;
+pub use view::{ReadView, Roots};
+
+use crate::cursor::{KeyRange, Touch, Version};
 use crate::extent::Directory;
-use crate::node::Slot;
+use crate::node::{EntryMeta, NEWEST, TOMBSTONE, VALUE, varint};
 use crate::recent::Recent;
+use crate::tree::{self, Ledger};
 use crate::{Fault, Place, Record, Revision};
 
-/// What [`Mvcc::new`] starts from: what the newest superblock says, or [`Roots::fresh`].
-#[derive(Clone, Debug)]
-pub struct Roots {
-    /// Root of the key tree.
-    pub key_root: Arc<Slot>,
-    /// Root of the meta tree.
-    pub meta_root: Arc<Slot>,
-    /// Current main revision, 1 for a fresh store.
-    pub revision: i64,
-    /// Compacted main revision, -1 if never.
-    pub compact_revision: i64,
-    /// Raft index of the last entry that is in the trees.
-    pub applied_index: u64,
-    /// Its term.
-    pub applied_term: u64,
-    /// The checkpointed records.
-    pub directory: Arc<Directory>,
-}
-
-impl Roots {
-    /// Roots of an empty store.
-    pub fn fresh(_directory: Arc<Directory>) -> Self {
-        unimplemented!()
-    }
-}
-
-/// One immutable state of the store, published once per batch. Any thread reads it, for one turn of its loop.
-#[derive(Clone, Debug)]
-pub struct ReadView {
-    roots: Roots,
-}
-
-#[expect(unused_variables, reason = "signatures")]
-impl ReadView {
-    /// Current main revision.
-    pub fn revision(&self) -> i64 {
-        self.roots.revision
-    }
-
-    /// Compacted main revision; -1 if there never was a compaction.
-    pub fn compact_revision(&self) -> i64 {
-        self.roots.compact_revision
-    }
-
-    /// Raft index of the last entry it holds.
-    pub fn applied_index(&self) -> u64 {
-        self.roots.applied_index
-    }
-
-    /// Term of that entry.
-    pub fn applied_term(&self) -> u64 {
-        self.roots.applied_term
-    }
-
-    /// The newest version of `key` with main revision <= `at`, tombstones included (unless compaction dropped it).
-    pub fn version_of(&self, key: &[u8], at: i64) -> Result<Option<Version>, Fault> {
-        unimplemented!()
-    }
-
-    /// The record of `key` at revision `at`; `None` if absent or deleted.
-    pub fn get(&self, key: &[u8], at: i64) -> Result<Option<Record>, Fault> {
-        unimplemented!()
-    }
-
-    /// The record written at `revision`, if it is stored.
-    pub fn record(&self, revision: Revision) -> Result<Option<Record>, Fault> {
-        unimplemented!()
-    }
-
-    /// Number of live keys of `range` at revision `at`: O(log n) at the current revision, else a walk over the keys
-    /// (for a large range prefer [`ReadView::counter`]).
-    pub fn count(&self, range: &KeyRange, at: i64) -> Result<u64, Fault> {
-        unimplemented!()
-    }
-
-    /// Counts like [`ReadView::count`] in bounded steps.
-    pub fn counter(&self, range: &KeyRange, at: i64) -> Count {
-        unimplemented!()
-    }
-
-    /// Live keys of `range` at the current revision and the sum of their encoded lengths, in O(log n).
-    pub fn sums(&self, range: &KeyRange) -> Result<(u64, u64), Fault> {
-        unimplemented!()
-    }
-
-    /// The live versions of `range` at revision `at`.
-    pub fn cursor(&self, range: &KeyRange, at: i64) -> Cursor {
-        unimplemented!()
-    }
-
-    /// Like [`ReadView::cursor`], from behind `last_key` on.
-    pub fn cursor_after(&self, range: &KeyRange, at: i64, last_key: &[u8]) -> Cursor {
-        unimplemented!()
-    }
-
-    /// Every stored record from `from` on, in revision order.
-    pub fn records_from(&self, from: Revision) -> RevisionCursor {
-        unimplemented!()
-    }
-
-    /// The value of `key` in the meta tree.
-    pub fn meta_get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-        unimplemented!()
-    }
-
-    /// The entries of the meta tree whose keys begin with `prefix`.
-    pub fn meta_cursor(&self, prefix: &[u8]) -> MetaCursor {
-        unimplemented!()
-    }
-
-    /// The HashKV of this store at `revision`, computed in steps on this or any newer view.
-    pub fn hash_kv(&self, revision: i64) -> HashKv {
-        unimplemented!()
-    }
-
-    /// The hash etcd takes while compacting to `revision`, where `previous` was the compact revision before (-1: none).
-    pub fn hash_compaction(&self, previous: i64, revision: i64) -> HashKv {
-        unimplemented!()
-    }
-
-    /// Walks both trees and panics where an invariant does not hold; for tests.
-    pub fn verify(&self) -> Result<(), Fault> {
-        unimplemented!()
-    }
-}
-
-/// A HashKV under way.
-#[derive(Debug)]
-pub struct HashKv {}
-
-#[expect(unused_variables, reason = "signatures")]
-impl HashKv {
-    /// Hashes on, about `budget` records; the hash and the compact revision it was computed with, once complete.
-    pub fn step(&mut self, view: &ReadView, budget: usize) -> Result<Option<(u32, i64)>, Fault> {
-        unimplemented!()
-    }
-}
-
 /// Where other threads get the newest [`ReadView`].
-#[derive(Clone, Debug)]
-pub struct Published {}
+#[derive(Clone)]
+pub struct Published(Arc<ArcSwap<ReadView>>);
 
 impl Published {
     /// The newest view.
     pub fn load(&self) -> Arc<ReadView> {
-        unimplemented!()
+        self.0.load_full()
+    }
+}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Published").field(&self.0.load().revision()).finish()
     }
 }
 
 /// The writer: owned by the apply core.
 #[derive(Debug)]
 pub struct Mvcc {
-    _live: ReadView,
+    live: ReadView,
+    published: Published,
+    ledger: Ledger,
+    /// What the checkpoint under way writes; held so that places it sets are not missed.
+    sealed: Option<Sealed>,
+    /// Whether a request wrote since the last publish.
+    is_ahead: bool,
+    /// The sweep drops nothing that is visible at or above it.
+    sweep_floor: i64,
 }
 
-#[expect(unused_variables, reason = "signatures")]
 impl Mvcc {
     /// A writer over recovered roots.
     pub fn new(recovered: Roots) -> Self {
-        unimplemented!()
+        assert!(recovered.revision >= 1, "a fresh store stands at revision 1");
+        assert!(recovered.compact_revision <= recovered.revision, "nothing to come is compacted");
+        let live = ReadView::new(recovered);
+        let published = Published(Arc::new(ArcSwap::from_pointee(live.clone())));
+        let ledger = Ledger::default();
+        Self { live, published, ledger, sealed: None, is_ahead: false, sweep_floor: i64::MAX }
     }
 
     /// The view published last.
     pub fn view(&self) -> Arc<ReadView> {
-        unimplemented!()
+        self.published.load()
     }
 
     /// The cell every other thread loads views from.
     pub fn published(&self) -> Published {
-        unimplemented!()
+        self.published.clone()
     }
 
     /// Begins one writing request: all its changes get the next main revision.
     pub fn begin(&mut self) -> Write<'_> {
-        unimplemented!()
+        Write { mvcc: self, changes: Vec::new() }
     }
 
     /// Moves the compact revision; what becomes droppable is invisible at once and removed by [`Mvcc::sweep`].
     pub fn compact(&mut self, revision: i64) {
-        unimplemented!()
+        assert!(revision > self.live.compact_revision(), "compaction goes forward");
+        assert!(revision <= self.live.revision(), "nothing to come is compacted");
+        self.live.roots.compact_revision = revision;
     }
 
-    /// Drops versions below the compact revision, about `budget` entries.
+    /// Holds the sweep back to what is visible at no revision from `floor` on, whatever is compacted; `None` lets it go. For
+    /// whoever walks over a revision for longer than a view lives.
+    pub fn hold_sweep(&mut self, floor: Option<i64>) {
+        self.sweep_floor = floor.unwrap_or(i64::MAX);
+    }
+
+    /// Drops versions that compaction made invisible, looking at about `budget` entries.
+    ///
+    /// A fault leaves what was done so far; the same call goes on.
     pub fn sweep(&mut self, budget: usize) -> Result<SweepProgress, Fault> {
-        unimplemented!()
+        let up_to = self.live.compact_revision().min(self.sweep_floor);
+        let mut progress = SweepProgress { dropped: 0, is_done: false };
+        let mut examined = 0;
+        while examined < budget.max(1) {
+            let Some(step) = tree::sweep(&mut self.live.roots.key_root, &mut self.ledger, up_to)? else {
+                progress.is_done = true;
+                break;
+            };
+            examined += step.0.max(1);
+            progress.dropped += u64::try_from(step.1).expect("a leaf is small");
+        }
+        Ok(progress)
     }
 
     /// Makes everything so far visible to readers, as of the applied entry; O(1), once per batch.
     pub fn publish(&mut self, applied_index: u64, applied_term: u64) -> Arc<ReadView> {
-        unimplemented!()
+        assert!(applied_index >= self.live.applied_index(), "entries are applied in log order");
+        assert!(applied_term >= self.live.applied_term(), "terms ascend along the log");
+        self.live.roots.applied_index = applied_index;
+        self.live.roots.applied_term = applied_term;
+        self.is_ahead = false;
+        let view = Arc::new(self.live.clone());
+        let before = self.published.0.swap(Arc::clone(&view));
+        assert!(before.revision() <= view.revision(), "revisions ascend");
+        assert!(before.compact_revision() <= view.compact_revision(), "compaction goes forward");
+        view
     }
 
     /// Faults in what a put or delete of `key` needs.
     pub fn touch(&self, key: &[u8]) -> Result<(), Fault> {
-        unimplemented!()
+        tree::find(&self.live.roots.key_root, key, Revision::MAX).map(drop)
     }
 
-    /// Faults in what reads and deletes of the live keys in `range` need.
+    /// Faults in what counts, cursors and deletes of the live keys in `range` need. Starts over with each call: for ranges that
+    /// fault often use [`Mvcc::toucher`].
     pub fn touch_range(&self, range: &KeyRange) -> Result<(), Fault> {
-        unimplemented!()
+        self.toucher(range).step()
+    }
+
+    /// Like [`Mvcc::touch_range`], going on where it was after each fault.
+    pub fn toucher(&self, range: &KeyRange) -> Touch {
+        Touch::new(Arc::clone(&self.live.roots.key_root), range)
     }
 
     /// Faults in what a put or delete of `key` in the meta tree needs.
     pub fn touch_meta(&self, key: &[u8]) -> Result<(), Fault> {
-        unimplemented!()
+        tree::find(&self.live.roots.meta_root, key, Revision::MAX).map(drop)
     }
 
     /// Freezes the state published last for a checkpoint. Until [`Mvcc::checkpoint_done`] or
     /// [`Mvcc::checkpoint_failed`] there is no second one.
     pub fn seal_for_checkpoint(&mut self) -> Sealed {
-        unimplemented!()
+        assert!(!self.is_ahead, "what a request wrote is sealed with its applied index");
+        self.ledger.seal();
+        let sealed = Sealed { roots: self.live.roots.clone(), recent: self.live.recent.clone() };
+        self.sealed = Some(sealed.clone());
+        sealed
     }
 
-    /// The sealed state is durable: `directory` now holds every record up to `up_to`; they leave memory.
+    /// The sealed state is durable: `directory` now holds every record up to `up_to`; they leave memory. Readers get the new
+    /// directory with the next publish.
     pub fn checkpoint_done(&mut self, directory: Arc<Directory>, up_to: Revision) {
-        unimplemented!()
+        let sealed = self.sealed.take().expect("a checkpoint was sealed");
+        assert!(sealed.recent.last().is_none_or(|last| up_to <= last), "only what was sealed was written");
+        assert!(!sealed.roots.key_root.is_dirty() && !sealed.roots.meta_root.is_dirty(), "the roots were written");
+        self.ledger.unseal();
+        self.live.roots.directory = directory;
+        self.live.recent.drop_up_to(up_to, |record| encoded_len(record));
     }
 
-    /// The sealed state did not become durable. Places it has set stay set.
+    /// The sealed state did not become durable. Places that were set stay set.
     pub fn checkpoint_failed(&mut self) {
-        unimplemented!()
+        assert!(self.sealed.take().is_some(), "a checkpoint was sealed");
+        self.ledger.unseal();
     }
 
-    /// Pages the live trees no longer reach. What is taken right before [`Mvcc::seal_for_checkpoint`] is not reached by
-    /// the sealed trees either.
+    /// Pages the unpublished trees no longer reach. What is taken right before [`Mvcc::seal_for_checkpoint`] is not reached by
+    /// the sealed trees either; what comes up later may be.
     pub fn take_dead_places(&mut self) -> Vec<Place> {
-        unimplemented!()
+        std::mem::take(&mut self.ledger.dead_places)
     }
 
     /// Versions dropped by the sweep, with the lengths of their encoded records; to be taken like the places.
     pub fn take_dead_records(&mut self) -> Vec<(Revision, u32)> {
-        unimplemented!()
+        std::mem::take(&mut self.ledger.dead_records)
     }
 }
 
@@ -250,7 +200,7 @@ impl Mvcc {
 pub struct Sealed {
     /// Roots, revisions and applied entry, and the directory the new one is built upon.
     pub roots: Roots,
-    /// Records that may not be in the directory yet: skip those up to `Directory::last`.
+    /// Records that are not in the directory yet.
     pub recent: Recent,
 }
 
@@ -259,7 +209,7 @@ pub struct Sealed {
 pub struct SweepProgress {
     /// Versions this step dropped.
     pub dropped: u64,
-    /// Whether nothing below the compact revision is left to drop.
+    /// Whether nothing is left to drop.
     pub is_done: bool,
 }
 
@@ -267,43 +217,100 @@ pub struct SweepProgress {
 #[derive(Debug)]
 pub struct Write<'a> {
     mvcc: &'a mut Mvcc,
+    changes: Vec<Change>,
 }
 
-#[expect(unused_variables, reason = "signatures")]
+impl Deref for Write<'_> {
+    type Target = ReadView;
+
+    fn deref(&self) -> &ReadView {
+        &self.mvcc.live
+    }
+}
+
 impl Write<'_> {
     /// Appends a version of `key`; the version it replaces, if the key was live.
     ///
     /// A fault leaves this one change undone, and only this one.
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<Option<Version>, Fault> {
-        unimplemented!()
+        let previous = self.live_version(&key)?;
+        let revision = self.next_revision();
+        let record = Record {
+            create_revision: previous.as_ref().map_or(revision.main, |previous| previous.create_revision),
+            version: previous.as_ref().map_or(1, |previous| previous.version + 1),
+            key,
+            value,
+            revision,
+            lease,
+            is_tombstone: false,
+        };
+        self.append(record, previous)
     }
 
     /// Appends a tombstone if `key` is live; the version it ends.
+    ///
+    /// A fault leaves this one change undone, and only this one.
     pub fn delete(&mut self, key: &[u8]) -> Result<Option<Version>, Fault> {
-        unimplemented!()
+        let Some(previous) = self.live_version(key)? else { return Ok(None) };
+        let record = Record {
+            key: Bytes::copy_from_slice(key),
+            value: Bytes::new(),
+            create_revision: 0,
+            revision: self.next_revision(),
+            version: 0,
+            lease: 0,
+            is_tombstone: true,
+        };
+        self.append(record, Some(previous))
     }
 
     /// Sets `key` in the meta tree.
     pub fn meta_put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
-        unimplemented!()
+        let bytes = u32::try_from(value.len()).expect("a value is smaller than 4 GiB");
+        let flags = NEWEST | VALUE;
+        let meta = EntryMeta { flags, revision: Revision::MIN, create_revision: 0, version: 0, lease: 0, bytes };
+        self.mvcc.is_ahead = true;
+        tree::put(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, key, meta, value)
     }
 
     /// Removes `key` from the meta tree; whether it was there.
     pub fn meta_delete(&mut self, key: &[u8]) -> Result<bool, Fault> {
-        unimplemented!()
+        self.mvcc.is_ahead = true;
+        tree::remove(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, key)
     }
 
     /// What changed. The revision has moved iff a record was written.
     pub fn finish(self) -> Changes {
-        unimplemented!()
+        Changes { revision: self.mvcc.live.revision(), records: self.changes }
     }
-}
 
-impl std::ops::Deref for Write<'_> {
-    type Target = ReadView;
+    fn live_version(&self, key: &[u8]) -> Result<Option<EntryMeta>, Fault> {
+        let newest = tree::find(&self.roots.key_root, key, Revision::MAX)?;
+        Ok(newest.filter(|newest| !newest.is_tombstone()))
+    }
 
-    fn deref(&self) -> &ReadView {
-        &self.mvcc._live
+    fn next_revision(&self) -> Revision {
+        let written = i64::try_from(self.changes.len()).expect("a request is bounded");
+        // The first change of a request moves the revision, so that reads through the request see it.
+        let main = self.mvcc.live.revision() + i64::from(written == 0);
+        Revision::new(main, written)
+    }
+
+    fn append(&mut self, record: Record, previous: Option<EntryMeta>) -> Result<Option<Version>, Fault> {
+        assert!(!record.key.is_empty(), "a key is not empty");
+        let bytes = encoded_len(&record);
+        let Record { revision, create_revision, version, lease, .. } = record;
+        let flags = if record.is_tombstone { NEWEST | TOMBSTONE } else { NEWEST };
+        let meta = EntryMeta { flags, revision, create_revision, version, lease, bytes };
+        let live = &mut self.mvcc.live;
+        tree::put(&mut live.roots.key_root, &mut self.mvcc.ledger, &record.key, meta, &[])?;
+        assert!(revision.main >= live.roots.revision, "revisions ascend");
+        live.roots.revision = revision.main;
+        live.recent.push(record.clone(), bytes);
+        self.mvcc.is_ahead = true;
+        let previous = previous.map(|previous| Version::new(record.key.clone(), &previous));
+        self.changes.push(Change { record, previous: previous.clone() });
+        Ok(previous)
     }
 }
 
@@ -323,4 +330,16 @@ pub struct Change {
     pub record: Record,
     /// The version it replaced, if the key was live.
     pub previous: Option<Version>,
+}
+
+/// Length of a record as an encoded `mvccpb.KeyValue`. **Units** bytes.
+pub fn encoded_len(record: &Record) -> u32 {
+    let slice = |len: usize| if len == 0 { 0 } else { 1 + varint::len(u64::try_from(len).unwrap_or(u64::MAX)) + len };
+    let number = |number: i64| if number == 0 { 0 } else { 1 + varint::len(number.cast_unsigned()) };
+    let mut len = slice(record.key.len());
+    if !record.is_tombstone {
+        len += number(record.create_revision) + number(record.revision.main) + number(record.version);
+        len += slice(record.value.len()) + number(record.lease);
+    }
+    u32::try_from(len).expect("a record is smaller than 4 GiB")
 }

@@ -1,29 +1,57 @@
-//! Tree nodes and the slots that hold them.
+//! Tree nodes, their page form, and the slots that hold them.
+//!
+//! A [`Slot`] is what a parent holds for a child: the node in memory, its place on disk, or both.
+//!
+//! Invariants:
+//! - `Slot::place` unset (dirty): `Slot::node` is there and stays. `Slot::place` set (clean): the node is what lies there, and may be
+//!   absent.
+//! - A node is changed only through `Slot::unshared`, that is while one owner holds the only way to it: what a reader or a
+//!   checkpoint can reach never changes, except that `place` is set once and a clean node comes and goes.
+//! - A slot belongs to one parent of the unpublished tree; older trees may share it.
+//! - `Slot::born` tells whether a slot is older than the last seal (`tree::Ledger`).
+//!
+//! It does not read files (a `Fault` says what to read) and knows no order between nodes: `tree` does.
 
+mod inner;
+mod leaf;
+pub(crate) mod varint;
+
+use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwapOption, Guard};
+
+pub use inner::Inner;
+pub(crate) use inner::{Child, INNER_CHILDREN_MAX, Separator, Separators};
+pub use leaf::Leaf;
+pub(crate) use leaf::{ENTRY_BYTES_MAX, EntryMeta, NEWEST, TOMBSTONE, VALUE};
 
 use crate::{Error, Fault, Place};
 
 /// One node of a tree as its parent holds it: resident, on disk, or both.
 ///
 /// A dirty slot (no place yet) is always resident. A clean one (it has a place) may have to be read first.
-#[derive(Debug)]
 pub struct Slot {
     place: OnceLock<Place>,
     node: ArcSwapOption<Node>,
+    born: u32,
 }
 
 impl Slot {
     /// A slot whose node was not written yet.
     pub fn new_dirty(node: Node) -> Arc<Self> {
-        Arc::new(Self { place: OnceLock::new(), node: ArcSwapOption::from_pointee(node) })
+        Self::born_in(node, 0)
+    }
+
+    /// A dirty slot made in the `born`th checkpoint interval; 0 counts as older than every checkpoint.
+    pub(crate) fn born_in(node: Node, born: u32) -> Arc<Self> {
+        Arc::new(Self { place: OnceLock::new(), node: ArcSwapOption::from_pointee(node), born })
     }
 
     /// A slot whose node lies at `place` and was not read yet.
     pub fn on_disk(place: Place) -> Arc<Self> {
-        Arc::new(Self { place: OnceLock::from(place), node: ArcSwapOption::empty() })
+        Arc::new(Self { place: OnceLock::from(place), node: ArcSwapOption::empty(), born: 0 })
     }
 
     /// Whether the node has no place on disk.
@@ -36,24 +64,80 @@ impl Slot {
         self.place.get().copied()
     }
 
-    /// Says where the checkpoint wrote the node. Called once for a dirty slot.
+    /// Says where the checkpoint wrote the node: once, for a dirty slot.
     pub fn set_place(&self, place: Place) {
+        assert!(self.node.load().is_some(), "what was written is resident");
         assert!(self.place.set(place).is_ok(), "a node is written once");
     }
 
     /// The node, or what must be read to have it.
     pub fn node(self: &Arc<Self>) -> Result<Arc<Node>, Fault> {
-        self.node.load_full().ok_or_else(|| Fault::node(Arc::clone(self), self.place().expect("absent means clean")))
+        self.node.load_full().ok_or_else(|| self.fault())
     }
 
     /// Puts the node read from [`Slot::place`] into the slot; a node that is already there stays.
     pub fn install(&self, node: Node) {
+        assert!(!self.is_dirty(), "only a node that lies on disk is installed");
         self.node.compare_and_swap(&None::<Arc<Node>>, Some(Arc::new(node)));
+    }
+
+    /// The node without a reference count taken, for the length of one look.
+    #[inline]
+    pub(crate) fn load(self: &Arc<Self>) -> Result<Resident, Fault> {
+        let guard = self.node.load();
+        if guard.is_some() { Ok(Resident(guard)) } else { Err(self.fault()) }
+    }
+
+    /// The node, if it is in memory.
+    pub(crate) fn resident(&self) -> Option<Arc<Node>> {
+        self.node.load_full()
+    }
+
+    pub(crate) fn born(&self) -> u32 {
+        self.born
+    }
+
+    /// Takes the node and its place out of a slot that nobody else can reach, to be changed and put back with [`Slot::refill`].
+    pub(crate) fn unshared(slot: &mut Arc<Self>) -> Option<(Arc<Node>, Option<Place>)> {
+        let slot = Arc::get_mut(slot)?;
+        let node = std::mem::take(&mut slot.node).into_inner()?;
+        Some((node, slot.place.take()))
+    }
+
+    /// Puts the changed node back, as a dirty one made in the `born`th checkpoint interval.
+    pub(crate) fn refill(slot: &mut Arc<Self>, node: Arc<Node>, born: u32) {
+        let slot = Arc::get_mut(slot).expect("nobody reached the slot meanwhile");
+        assert!(slot.place.get().is_none(), "a changed node lies nowhere");
+        slot.node = ArcSwapOption::new(Some(node));
+        slot.born = born;
+    }
+
+    #[cold]
+    fn fault(self: &Arc<Self>) -> Fault {
+        Fault::node(Arc::clone(self), self.place().expect("a dirty node is resident"))
+    }
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").field("place", &self.place()).field("resident", &self.node.load().is_some()).finish()
+    }
+}
+
+/// A node that is in memory.
+pub(crate) struct Resident(Guard<Option<Arc<Node>>>);
+
+impl Deref for Resident {
+    type Target = Node;
+
+    #[inline]
+    fn deref(&self) -> &Node {
+        self.0.as_deref().expect("only made of a present node")
     }
 }
 
 /// A node of the key tree or of the meta tree. Immutable once published.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Node {
     /// Entries.
     Leaf(Leaf),
@@ -61,34 +145,90 @@ pub enum Node {
     Inner(Inner),
 }
 
-/// Entries of a tree, packed.
-#[derive(Debug)]
-pub struct Leaf {}
+/// What a parent knows of everything below a child.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sums {
+    /// Keys whose newest version is live; in the meta tree: entries.
+    pub live: u64,
+    /// Encoded lengths of the records of those versions. **Units** bytes.
+    pub live_bytes: u64,
+    /// All versions.
+    pub versions: u64,
+    /// Smallest compact revision at which something below can be dropped; `i64::MAX` for never.
+    pub droppable_at: i64,
+}
 
-/// Children of a node, with separators and sums.
-#[derive(Debug)]
-pub struct Inner {
-    children: Vec<Arc<Slot>>,
+impl Sums {
+    pub(crate) const ZERO: Self = Self { live: 0, live_bytes: 0, versions: 0, droppable_at: i64::MAX };
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.live += other.live;
+        self.live_bytes += other.live_bytes;
+        self.versions += other.versions;
+        self.droppable_at = self.droppable_at.min(other.droppable_at);
+    }
 }
 
 impl Node {
-    /// Appends the page form (FORMAT.md, "Tree pages"). Every child must have a place.
-    pub fn encode(&self, _out: &mut Vec<u8>) {
-        unimplemented!()
+    /// A leaf without entries: the root of an empty tree.
+    pub fn empty() -> Self {
+        Self::Leaf(Leaf::default())
     }
 
-    /// The node in `bytes`, every bound checked.
+    /// Appends the page form (`FORMAT.md`, "Tree pages"). Every child must have a place.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Leaf(leaf) => leaf.encode(out),
+            Self::Inner(inner) => inner.encode(out),
+        }
+    }
+
+    /// The node in `bytes`, every bound and the order of the keys checked.
     ///
-    /// **Errors** a malformed page.
-    pub fn decode(_bytes: &[u8]) -> Result<Self, Error> {
-        unimplemented!()
+    /// **Errors** `Corrupt` with an empty path and the offset in `bytes`.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        match bytes.first() {
+            Some(&leaf::PAGE_KIND) => Leaf::decode(bytes).map(Self::Leaf),
+            Some(&inner::PAGE_KIND) => Inner::decode(bytes).map(Self::Inner),
+            _ => Err(malformed(0, "kind of tree page")),
+        }
     }
 
     /// The slots of the children, in key order; none for a leaf.
     pub fn children(&self) -> impl Iterator<Item = &Arc<Slot>> {
+        let children = match self {
+            Self::Leaf(_) => &[],
+            Self::Inner(inner) => inner.children(),
+        };
+        children.iter().map(|child| &child.slot)
+    }
+
+    /// What a parent would hold for it.
+    pub fn sums(&self) -> Sums {
         match self {
-            Self::Leaf(_) => [].iter(),
-            Self::Inner(inner) => inner.children.iter(),
+            Self::Leaf(leaf) => leaf.sums(),
+            Self::Inner(inner) => inner.sums(),
         }
     }
+}
+
+/// The error for a page that is intact but does not hold a node.
+fn malformed(at: usize, what: &'static str) -> Error {
+    Error::Corrupt { path: PathBuf::new(), offset: u64::try_from(at).unwrap_or(u64::MAX), what }
+}
+
+/// Length of what `a` and `b` begin with in common.
+pub(crate) fn common_prefix_len(a: &[u8], b: &[u8]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
+/// First four bytes as a number that orders as they do; shorter ones are filled with zeros, so equal heads decide nothing.
+#[inline]
+fn head_of(bytes: &[u8]) -> u32 {
+    if let Some(head) = bytes.first_chunk::<4>() {
+        return u32::from_be_bytes(*head);
+    }
+    let mut head = [0; 4];
+    head[..bytes.len()].copy_from_slice(bytes);
+    u32::from_be_bytes(head)
 }

@@ -1,39 +1,126 @@
-//! Records that no checkpoint has written yet, by revision.
+//! Records that no checkpoint has written yet, in revision order.
+//!
+//! An append-only list of chunks. A clone shares the chunks and sees what was there when it was made; the writer goes on filling
+//! the last chunk behind every clone's `end`, which nobody reads.
+//!
+//! Invariants:
+//! - Revisions ascend strictly. All chunks but the last are full; records stand at positions `start..end` of the chunks.
+//! - A record once set never changes; its bytes are shared with the log entry that brought it.
+//!
+//! It is not bounded by itself: a checkpoint is due by WAL bytes, which these are.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::{Record, Revision};
 
-/// The records above the last checkpoint, in revision order; cheap to clone, a clone does not grow.
+const CHUNK_LEN: usize = 1024;
+
+#[derive(Clone, Debug)]
+struct Chunk {
+    first: Revision,
+    records: Arc<[OnceLock<Record>]>,
+}
+
+/// The records above the last checkpoint; cheap to clone, a clone does not grow.
 #[derive(Clone, Debug, Default)]
 pub struct Recent {
-    chunks: Arc<Vec<Record>>,
+    chunks: Arc<Vec<Chunk>>,
+    /// Positions before it were dropped with the checkpoint that wrote them.
+    start: usize,
+    end: usize,
+    bytes: u64,
 }
 
 impl Recent {
+    /// Appends a record above all others.
+    pub(crate) fn push(&mut self, record: Record, bytes: u32) {
+        assert!(self.last().is_none_or(|last| last < record.revision), "revisions ascend");
+        let position = self.end % CHUNK_LEN;
+        if position == 0 {
+            let records = std::iter::repeat_with(OnceLock::new).take(CHUNK_LEN).collect();
+            Arc::make_mut(&mut self.chunks).push(Chunk { first: record.revision, records });
+        }
+        let chunk = self.chunks.last().expect("a chunk was made");
+        assert!(chunk.records[position].set(record).is_ok(), "there is one writer");
+        self.end += 1;
+        self.bytes += u64::from(bytes);
+    }
+
+    /// The record at a position of this clone.
+    pub(crate) fn at(&self, position: usize) -> Option<&Record> {
+        if position < self.start || position >= self.end {
+            return None;
+        }
+        self.chunks[position / CHUNK_LEN].records[position % CHUNK_LEN].get()
+    }
+
+    /// Position of the first record not below `revision`.
+    pub(crate) fn lower_bound(&self, revision: Revision) -> usize {
+        let Some(chunk) = self.chunks.partition_point(|chunk| chunk.first <= revision).checked_sub(1) else {
+            return self.start;
+        };
+        let base = chunk * CHUNK_LEN;
+        let (mut low, mut high) = (base.max(self.start), (base + CHUNK_LEN).min(self.end));
+        // Each main revision has at least one record, and mostly just one: look there first.
+        let first = self.chunks[chunk].first;
+        let distance = (revision.main - first.main).saturating_add(revision.sub);
+        let guess = base.saturating_add(usize::try_from(distance).unwrap_or(usize::MAX));
+        if (low..high).contains(&guess) && self.at(guess).is_some_and(|record| record.revision == revision) {
+            return guess;
+        }
+        while low < high {
+            let middle = low.midpoint(high);
+            if self.at(middle).is_some_and(|record| record.revision < revision) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        low
+    }
+
+    /// The record at `revision`.
+    pub(crate) fn find(&self, revision: Revision) -> Option<&Record> {
+        self.at(self.lower_bound(revision)).filter(|record| record.revision == revision)
+    }
+
+    /// Drops what is not above `up_to`, which a checkpoint has written; `bytes_of` a record is what it was pushed with.
+    pub(crate) fn drop_up_to(&mut self, up_to: Revision, bytes_of: impl Fn(&Record) -> u32) {
+        let start = self.lower_bound(Revision::new(up_to.main, up_to.sub.saturating_add(1)));
+        let dropped: u64 =
+            (self.start..start).filter_map(|at| self.at(at)).map(|record| u64::from(bytes_of(record))).sum();
+        self.bytes -= dropped;
+        let gone = start / CHUNK_LEN;
+        if gone > 0 {
+            self.chunks = Arc::new(self.chunks[gone..].to_vec());
+        }
+        self.start = start - gone * CHUNK_LEN;
+        self.end -= gone * CHUNK_LEN;
+    }
+
     /// The records in revision order.
     pub fn iter(&self) -> impl Iterator<Item = &Record> {
-        self.chunks.iter()
+        (self.start..self.end).filter_map(|position| self.at(position))
     }
 
     /// The records from `from` on, in revision order.
-    pub fn iter_from(&self, _from: Revision) -> impl Iterator<Item = &Record> {
-        self.chunks.iter()
+    pub fn iter_from(&self, from: Revision) -> impl Iterator<Item = &Record> {
+        (self.lower_bound(from)..self.end).filter_map(|position| self.at(position))
     }
 
     /// Revision of the first record.
     pub fn first(&self) -> Option<Revision> {
-        unimplemented!()
+        self.at(self.start).map(|record| record.revision)
     }
 
     /// Revision of the last record.
     pub fn last(&self) -> Option<Revision> {
-        unimplemented!()
+        self.at(self.end.checked_sub(1)?).map(|record| record.revision)
     }
 
     /// Number of records.
     pub fn len(&self) -> usize {
-        unimplemented!()
+        self.end - self.start
     }
 
     /// Whether there is none.
@@ -43,6 +130,54 @@ impl Recent {
 
     /// Sum of the lengths of the encoded records. **Units** bytes.
     pub fn bytes(&self) -> u64 {
-        unimplemented!()
+        self.bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn record(main: i64, sub: i64) -> Record {
+        Record {
+            key: Bytes::from_static(b"k"),
+            value: Bytes::new(),
+            create_revision: main,
+            revision: Revision::new(main, sub),
+            version: 1,
+            lease: 0,
+            is_tombstone: false,
+        }
+    }
+
+    #[test]
+    fn every_record_is_found_and_a_clone_does_not_grow() {
+        let mut recent = Recent::default();
+        let mut all = Vec::new();
+        for main in 2..2500 {
+            for sub in 0..=(main % 3) {
+                recent.push(record(main, sub), 1);
+                all.push(Revision::new(main, sub));
+            }
+        }
+        let clone = recent.clone();
+        recent.push(record(9999, 0), 1);
+        assert_eq!(clone.last(), all.last().copied());
+        assert_eq!(clone.iter().map(|record| record.revision).collect::<Vec<_>>(), all);
+        for revision in &all {
+            assert_eq!(clone.find(*revision).map(|record| record.revision), Some(*revision));
+            assert_eq!(clone.find(Revision::new(revision.main, 7)), None);
+        }
+        for (position, revision) in all.iter().enumerate().step_by(97) {
+            let mut rest = clone.clone();
+            rest.drop_up_to(*revision, |_| 1);
+            assert!(rest.iter().map(|record| record.revision).eq(all[position + 1..].iter().copied()));
+            assert_eq!(rest.bytes(), rest.len() as u64);
+            assert_eq!(rest.find(*revision), None);
+            rest.push(record(9999, 0), 1);
+            assert!(rest.iter_from(Revision::new(9999, 0)).count() == 1 && rest.find(Revision::new(9999, 0)).is_some());
+        }
     }
 }

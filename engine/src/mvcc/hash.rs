@@ -1,0 +1,178 @@
+//! etcd's HashKV, in bounded steps and bounded memory.
+//!
+//! etcd hashes every stored record up to a revision R in revision order and leaves out, of those up to the compact revision C, what
+//! is not in a *keep set* of the newest live versions at R; it builds that set for all keys first. Here membership is a look-up
+//! in the key tree per record.
+//!
+//! Invariants:
+//! - `next` is above every record that `crc` has taken in, and not above any it has not.
+//! - The answer does not depend on how far the sweep is, nor on dead records that extents still hold: where etcd would hash whatever is
+//!   stored (its keep set is empty), here that is what compaction at C keeps.
+//!
+//! **Source** etcd 3.7.1 `server/storage/mvcc/hash.go`, `kvstore.go` (`hashByRev`), `kvstore_compaction.go`, `key_index.go` (`keep`).
+
+use super::ReadView;
+use crate::cursor::{Count, KeyRange};
+use crate::node::varint;
+use crate::{Fault, Record, Revision};
+
+/// A hash of the store under way.
+#[derive(Debug)]
+pub struct HashKv {
+    /// R: nothing above it is hashed.
+    revision: i64,
+    /// C: the compact revision the hash is taken with; -1 for none.
+    compact_revision: i64,
+    /// Whether this is the hash of a compaction at R: its keep set holds tombstones exactly at R too.
+    is_compaction: bool,
+    next: Revision,
+    crc: u32,
+    keep: Keep,
+    record_bytes: Vec<u8>,
+}
+
+/// What is known of the keep set.
+#[derive(Debug)]
+enum Keep {
+    Unknown,
+    /// Looking for a first member.
+    Counting(Count),
+    Empty,
+    Filled,
+}
+
+impl HashKv {
+    pub(super) fn new(revision: i64, compact_revision: i64, is_compaction: bool) -> Self {
+        assert!(compact_revision <= revision, "what is compacted is not hashed");
+        let (next, keep) = (Revision::MIN, Keep::Unknown);
+        let crc = crc32c::crc32c(b"key");
+        Self { revision, compact_revision, is_compaction, next, crc, keep, record_bytes: Vec::new() }
+    }
+
+    /// Hashes on, about `budget` records; the hash and the compact revision it was taken with, once complete. `view` is the view it
+    /// was made from or a newer one. After a [`Fault`] is resolved the same call goes on where it was.
+    pub fn step(&mut self, view: &ReadView, budget: usize) -> Result<Option<(u32, i64)>, Fault> {
+        let mut records = view.records_from(self.next);
+        let mut left = budget.max(1);
+        while let Some(record) = records.next()?.filter(|record| record.revision.main <= self.revision) {
+            let Some(is_hashed) = self.is_hashed(view, &record, &mut left)? else { return Ok(None) };
+            assert!(record.revision >= self.next, "records come in revision order");
+            self.next = Revision::new(record.revision.main, record.revision.sub + 1);
+            if is_hashed {
+                self.take(&record);
+            }
+            left = left.saturating_sub(1);
+            if left == 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some((self.crc, self.compact_revision)))
+    }
+
+    /// Whether a record is part of the hash; `None` if the budget ended before that was known.
+    fn is_hashed(&mut self, view: &ReadView, record: &Record, left: &mut usize) -> Result<Option<bool>, Fault> {
+        let main = record.revision.main;
+        if main > self.compact_revision {
+            return Ok(Some(true));
+        }
+        // Older etcds drop this tombstone, newer ones do not: their hashes are to be equal.
+        if main == self.compact_revision && record.is_tombstone {
+            return Ok(Some(false));
+        }
+        let newest = view.find(&record.key, self.revision)?;
+        if newest.is_some_and(|newest| newest.revision == record.revision && !newest.is_tombstone()) {
+            self.keep = Keep::Filled;
+            return Ok(Some(true));
+        }
+        match self.is_keep_empty(view, left)? {
+            None => Ok(None),
+            Some(false) => Ok(Some(false)),
+            Some(true) => {
+                let kept = view.find(&record.key, self.compact_revision)?;
+                Ok(Some(kept.is_some_and(|kept| kept.revision == record.revision) && !record.is_tombstone))
+            }
+        }
+    }
+
+    /// Whether no key is live at R (and none deleted exactly at it, for a compaction's hash).
+    fn is_keep_empty(&mut self, view: &ReadView, left: &mut usize) -> Result<Option<bool>, Fault> {
+        loop {
+            match &mut self.keep {
+                Keep::Filled => return Ok(Some(false)),
+                Keep::Empty => return Ok(Some(true)),
+                Keep::Unknown => {
+                    let is_filled = self.is_compaction && self.has_tombstone_at_revision(view)?;
+                    self.keep = if is_filled {
+                        Keep::Filled
+                    } else {
+                        Keep::Counting(view.counter(&KeyRange::all(), self.revision))
+                    };
+                }
+                Keep::Counting(count) => {
+                    let budget = (*left).min(COUNT_BUDGET);
+                    let done = count.step(budget)?;
+                    if done.unwrap_or(0) > 0 || count.counted() > 0 {
+                        self.keep = Keep::Filled;
+                    } else if done.is_some() {
+                        self.keep = Keep::Empty;
+                    } else {
+                        *left = left.saturating_sub(budget);
+                    }
+                    if *left == 0 {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    fn has_tombstone_at_revision(&self, view: &ReadView) -> Result<bool, Fault> {
+        let mut records = view.records_from(Revision::new(self.revision, 0));
+        while let Some(record) = records.next()?.filter(|record| record.revision.main == self.revision) {
+            let newest = view.find(&record.key, self.revision)?;
+            if record.is_tombstone && newest.is_some_and(|newest| newest.revision == record.revision) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Hashes a record as etcd stores it: its revision as the key, the message with its fields in number order as the value.
+    fn take(&mut self, record: &Record) {
+        let bytes = &mut self.record_bytes;
+        bytes.clear();
+        bytes.extend_from_slice(&record.revision.main.to_be_bytes());
+        bytes.push(b'_');
+        bytes.extend_from_slice(&record.revision.sub.to_be_bytes());
+        if record.is_tombstone {
+            bytes.push(b't');
+        }
+        write_slice(bytes, 1, &record.key);
+        if !record.is_tombstone {
+            write_number(bytes, 2, record.create_revision);
+            write_number(bytes, 3, record.revision.main);
+            write_number(bytes, 4, record.version);
+            write_slice(bytes, 5, &record.value);
+            write_number(bytes, 6, record.lease);
+        }
+        self.crc = crc32c::crc32c_append(self.crc, bytes);
+    }
+}
+
+/// Keys looked at before the budget is consulted again.
+const COUNT_BUDGET: usize = 1024;
+
+fn write_number(out: &mut Vec<u8>, field: u8, number: i64) {
+    if number != 0 {
+        out.push(field << 3);
+        varint::write(out, number.cast_unsigned());
+    }
+}
+
+fn write_slice(out: &mut Vec<u8>, field: u8, slice: &[u8]) {
+    if !slice.is_empty() {
+        out.push(field << 3 | 2);
+        varint::write(out, u64::try_from(slice.len()).expect("a slice is smaller than 4 GiB"));
+        out.extend_from_slice(slice);
+    }
+}

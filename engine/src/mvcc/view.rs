@@ -1,0 +1,192 @@
+//! One immutable state of the store, and every read of it.
+//!
+//! Any thread reads a view, for one turn of its loop. All reads are synchronous over resident pages; a `Fault` says which page to
+//! bring in before the same read is tried again.
+//!
+//! It does not check that a revision asked for is between `compact_revision` and `revision`: below, answers are those of no
+//! revision; above, those of the newest.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::hash::HashKv;
+use crate::cursor::{self, Count, Cursor, KeyRange, MetaCursor, RevisionCursor, Version};
+use crate::extent::Directory;
+use crate::node::{EntryMeta, Node, Slot};
+use crate::recent::Recent;
+use crate::tree::{self, Profile};
+use crate::{Fault, Record, Revision};
+
+/// What [`crate::Mvcc::new`] starts from: what the newest superblock says, or [`Roots::fresh`].
+#[derive(Clone, Debug)]
+pub struct Roots {
+    /// Root of the key tree.
+    pub key_root: Arc<Slot>,
+    /// Root of the meta tree.
+    pub meta_root: Arc<Slot>,
+    /// Current main revision, 1 for a fresh store.
+    pub revision: i64,
+    /// Compacted main revision, -1 if never.
+    pub compact_revision: i64,
+    /// Raft index of the last entry that is in the trees.
+    pub applied_index: u64,
+    /// Its term.
+    pub applied_term: u64,
+    /// The checkpointed records.
+    pub directory: Arc<Directory>,
+}
+
+impl Roots {
+    /// Roots of an empty store.
+    pub fn fresh(directory: Arc<Directory>) -> Self {
+        Self {
+            key_root: Slot::new_dirty(Node::empty()),
+            meta_root: Slot::new_dirty(Node::empty()),
+            revision: 1,
+            compact_revision: -1,
+            applied_index: 0,
+            applied_term: 0,
+            directory,
+        }
+    }
+}
+
+/// One immutable state of the store, published once per batch.
+#[derive(Clone, Debug)]
+pub struct ReadView {
+    pub(super) roots: Roots,
+    pub(super) recent: Recent,
+}
+
+impl ReadView {
+    pub(super) fn new(roots: Roots) -> Self {
+        Self { roots, recent: Recent::default() }
+    }
+
+    /// Current main revision.
+    pub fn revision(&self) -> i64 {
+        self.roots.revision
+    }
+
+    /// Compacted main revision; -1 if there never was a compaction.
+    pub fn compact_revision(&self) -> i64 {
+        self.roots.compact_revision
+    }
+
+    /// Raft index of the last entry it holds.
+    pub fn applied_index(&self) -> u64 {
+        self.roots.applied_index
+    }
+
+    /// Term of that entry.
+    pub fn applied_term(&self) -> u64 {
+        self.roots.applied_term
+    }
+
+    /// Records that no checkpoint has written: how many, and their encoded bytes.
+    pub fn recent(&self) -> &Recent {
+        &self.recent
+    }
+
+    /// The newest version of `key` with main revision <= `at`, tombstones included, unless compaction dropped it.
+    pub fn version_of(&self, key: &[u8], at: i64) -> Result<Option<Version>, Fault> {
+        let meta = self.find(key, at)?;
+        let is_dropped = |meta: &EntryMeta| meta.is_tombstone() && meta.revision.main < self.compact_revision();
+        Ok(meta.filter(|meta| !is_dropped(meta)).map(|meta| Version::new(Bytes::copy_from_slice(key), &meta)))
+    }
+
+    /// The record of `key` at revision `at`; `None` if absent or deleted.
+    pub fn get(&self, key: &[u8], at: i64) -> Result<Option<Record>, Fault> {
+        let Some(meta) = self.find(key, at)?.filter(|meta| !meta.is_tombstone()) else { return Ok(None) };
+        let record = self.record(meta.revision)?;
+        assert!(record.as_ref().is_some_and(|record| record.key == key), "every version has its record");
+        Ok(record)
+    }
+
+    /// The record written at `revision`, if it is stored.
+    pub fn record(&self, revision: Revision) -> Result<Option<Record>, Fault> {
+        match self.recent.find(revision) {
+            Some(record) => Ok(Some(record.clone())),
+            None => self.roots.directory.record(revision),
+        }
+    }
+
+    /// Number of live keys of `range` at revision `at`: O(log n) at the current revision, else a walk over the keys (where that may
+    /// be long, use [`ReadView::counter`]).
+    pub fn count(&self, range: &KeyRange, at: i64) -> Result<u64, Fault> {
+        let count = self.counter(range, at).step(usize::MAX)?;
+        Ok(count.expect("the budget has no end"))
+    }
+
+    /// Counts like [`ReadView::count`], in bounded steps.
+    pub fn counter(&self, range: &KeyRange, at: i64) -> Count {
+        Count::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
+    }
+
+    /// Live keys of `range` at the current revision and the sum of their encoded lengths, in O(log n).
+    pub fn sums(&self, range: &KeyRange) -> Result<(u64, u64), Fault> {
+        cursor::sums(&self.roots.key_root, range, true)
+    }
+
+    /// The live versions of `range` at revision `at`.
+    pub fn cursor(&self, range: &KeyRange, at: i64) -> Cursor {
+        Cursor::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
+    }
+
+    /// Like [`ReadView::cursor`], from behind `last_key` on.
+    pub fn cursor_after(&self, range: &KeyRange, at: i64, last_key: &[u8]) -> Cursor {
+        self.cursor(range, at).after(last_key)
+    }
+
+    /// Every stored record from `from` on up to this view's revision, in revision order. Up to the compact revision it may or may
+    /// not meet versions that compaction dropped.
+    pub fn records_from(&self, from: Revision) -> RevisionCursor {
+        let is_recent = self.recent.first().is_some_and(|first| first <= from);
+        let extents = (!is_recent).then(|| self.roots.directory.records_from(from));
+        RevisionCursor::new(extents, self.recent.clone(), from, self.revision())
+    }
+
+    /// The value of `key` in the meta tree.
+    pub fn meta_get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+        tree::value_of(&self.roots.meta_root, key)
+    }
+
+    /// The entries of the meta tree whose keys begin with `prefix`.
+    pub fn meta_cursor(&self, prefix: &[u8]) -> MetaCursor {
+        MetaCursor::new(Arc::clone(&self.roots.meta_root), prefix)
+    }
+
+    /// Like [`ReadView::meta_cursor`], from behind `last_key` on.
+    pub fn meta_cursor_after(&self, prefix: &[u8], last_key: &[u8]) -> MetaCursor {
+        self.meta_cursor(prefix).after(last_key)
+    }
+
+    /// Number of entries in the meta tree and their bytes, keys and values.
+    pub fn meta_sums(&self) -> Result<(u64, u64), Fault> {
+        tree::total(&self.roots.meta_root)
+    }
+
+    /// The HashKV of this store at `revision`, computed in steps on this or newer views whose sweep is held at
+    /// this view's compact revision.
+    pub fn hash_kv(&self, revision: i64) -> HashKv {
+        HashKv::new(revision, self.compact_revision(), false)
+    }
+
+    /// The hash etcd takes while compacting to `revision`, where `previous` was the compact revision before (-1: none). Exact as long
+    /// as the sweep has dropped nothing for this compaction.
+    pub fn hash_compaction(&self, previous: i64, revision: i64) -> HashKv {
+        HashKv::new(revision, previous, true)
+    }
+
+    /// Walks both trees and panics where an invariant does not hold; for tests. What the key tree looks like.
+    pub fn verify(&self) -> Result<Profile, Fault> {
+        tree::verify(&self.roots.meta_root)?;
+        tree::verify(&self.roots.key_root)
+    }
+
+    /// The newest version with main revision <= `at`, whatever compaction says.
+    pub(super) fn find(&self, key: &[u8], at: i64) -> Result<Option<EntryMeta>, Fault> {
+        tree::find(&self.roots.key_root, key, Revision::new(at, i64::MAX))
+    }
+}
