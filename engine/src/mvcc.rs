@@ -80,9 +80,19 @@ impl Mvcc {
         self.published.load()
     }
 
+    /// The state with everything written so far, published or not; what the next request will see.
+    pub fn live(&self) -> &ReadView {
+        &self.live
+    }
+
     /// The cell every other thread loads views from.
     pub fn published(&self) -> Published {
         self.published.clone()
+    }
+
+    /// Encoded length of the records that no checkpoint has written. **Units** bytes.
+    pub fn recent_bytes(&self) -> u64 {
+        self.live.recent().bytes()
     }
 
     /// Begins one writing request: all its changes get the next main revision.
