@@ -1,14 +1,16 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! What the operator wants: etcd's flags and `ETCD_` variables, Orlop's profile, knobs file and knob flags, as one checked `Config`.
+//! What the operator wants: etcd's flags and `ETCD_` variables, Orlop's profile, knobs file and knob flags, as one
+//! checked `Config`.
 //!
 //! Invariants:
-//! - A `Config` that exists can be started: combinations that etcd refuses are refused, in etcd's words and with its exit codes.
+//! - A `Config` that exists can be started: combinations that etcd refuses are refused, in etcd's words and with its
+//!   exit codes.
 //! - Nothing the user wrote is dropped without a word: unknown or unsupported is refused, without effect is a warning.
 //! - Later beats earlier: defaults, profile, knobs file, flags and variables.
 //!
-//! It opens no socket, resolves no name, creates no directory; files are read through the function passed in. Not done as in
-//! etcd: the default route's address in place of `0.0.0.0` in advertised defaults.
+//! It opens no socket, resolves no name, creates no directory; files are read through the function passed in. Not done
+//! as in etcd: the default route's address in place of `0.0.0.0` in advertised defaults.
 //!
 //! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/config/config.go`, and the answers of a running one.
 
@@ -389,7 +391,8 @@ fn cluster_text(cluster: &BTreeMap<String, Vec<Url>>) -> String {
     pairs.join(",")
 }
 
-/// An integer is hours or revisions by mode; anything else is a duration, whose nanoseconds etcd takes as revisions too.
+/// An integer is hours or revisions by mode; anything else is a duration, whose nanoseconds etcd takes as revisions
+/// too.
 fn auto_compaction(values: &Values) -> Result<AutoCompaction, String> {
     let is_periodic = values.text("auto-compaction-mode") == "periodic";
     let text = values.text("auto-compaction-retention");

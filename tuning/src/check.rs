@@ -1,7 +1,7 @@
 //! What knobs must be to one another, and to the host.
 //!
-//! Each rule stands with its reason; a problem names every knob that could be changed to solve it. Only what would break
-//! or mislead is a problem: a merely unwise setting is the operator's business.
+//! Each rule stands with its reason; a problem names every knob that could be changed to solve it. Only what would
+//! break or mislead is a problem: a merely unwise setting is the operator's business.
 
 use crate::{Host, KIB, Knobs, MIB, REGISTRY};
 use std::fmt;
@@ -91,7 +91,8 @@ impl Knobs {
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
-    /// Raises what must hold the largest request's entry to the next power of two, where it is smaller; gives the names.
+    /// Raises what must hold the largest request's entry to the next power of two, where it is smaller; gives the
+    /// names.
     ///
     /// For a `max_request_bytes` that comes from etcd's flag, whose user knows nothing of segments.
     pub fn make_room_for_requests(&mut self, request_bytes: u64) -> Vec<String> {

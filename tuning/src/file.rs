@@ -1,7 +1,8 @@
 //! A knobs file: `knob = value` lines, `#` comments, and `[group]` headings for those who like TOML.
 //!
 //! Under `[wal]`, `segment_bytes = "64MiB"` means `wal-segment-bytes`; without a heading the full name is written.
-//! Dashes and underscores are the same, quotes are optional. Nothing is skipped: an odd line is an error with its number.
+//! Dashes and underscores are the same, quotes are optional. Nothing is skipped: an odd line is an error with its
+//! number.
 
 use crate::{Error, Knobs, knob};
 use std::collections::BTreeSet;

@@ -15,7 +15,8 @@ pub struct Host {
 }
 
 impl Host {
-    /// From `/proc/self/status`, `/proc/meminfo`, `/proc/self/limits` and, if there is one, the control group's `memory.max`.
+    /// From `/proc/self/status`, `/proc/meminfo`, `/proc/self/limits` and, if there is one, the control group's
+    /// `memory.max`.
     pub fn parse(status: &str, meminfo: &str, limits: &str, memory_max: Option<&str>) -> Self {
         let physical = field(meminfo, "MemTotal:").and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok());
         let physical_bytes = physical.unwrap_or(0).saturating_mul(crate::KIB);

@@ -1,8 +1,8 @@
 //! The knobs, grouped by who reads them. One declaration gives the field, its documentation and its registry row.
 //!
 //! Invariants:
-//! - A name is `group-field` with dashes (`wal-segment-bytes`), unique, and the flag that sets it, unless etcd has a flag
-//!   for the same thing: then that flag, with etcd's spelling and text, sets it on the command line.
+//! - A name is `group-field` with dashes (`wal-segment-bytes`), unique, and the flag that sets it, unless etcd has a
+//!   flag for the same thing: then that flag, with etcd's spelling and text, sets it on the command line.
 //! - Every default lies within its bounds. Bounds are inclusive.
 //! - `_max` is inclusive; a unit stands last in a name.
 //!
@@ -182,7 +182,8 @@ knobs! {
         /// Log written since the last checkpoint that starts the next one.
         /// More means fewer page writes for each put, and a longer replay after a crash.
         checkpoint_wal_bytes: u64 = 256 * MIB, 4 * MIB => 64 * GIB, Bytes;
-        /// Records not yet on their pages that may be held in memory; at the bound proposals are refused until a checkpoint ends.
+        /// Records not yet on their pages that may be held in memory; at the bound proposals are refused until a
+        /// checkpoint ends.
         recent_bytes_max: usize = GIB_, 8 * MIB_ => 64 * GIB_, Bytes;
         /// Memory for record blocks read back from disk.
         block_cache_bytes: usize = 128 * MIB_, MIB_ => 256 * GIB_, Bytes;
@@ -250,7 +251,8 @@ knobs! {
         mailbox_messages_max: usize = 4096, 64 => 1_048_576, Count;
         /// Entries that one range visits before its core turns to other requests.
         scan_entries_per_turn: usize = 2048, 64 => 1_000_000, Count;
-        /// Answers not yet taken by one watch stream, by bytes; past it the stream's watchers become unsynced and lose nothing.
+        /// Answers not yet taken by one watch stream, by bytes; past it the stream's watchers become unsynced and lose
+        /// nothing.
         stream_buffer_bytes_max: usize = MIB_, 16 * KIB_ => GIB_, Bytes;
         /// Records that unsynced watchers of one core read in a turn, by bytes.
         catch_up_bytes_per_turn: usize = MIB_, 16 * KIB_ => 64 * MIB_, Bytes;

@@ -1,7 +1,8 @@
 //! Every number of Orlop that somebody may want to change: plain data, and checks on it.
 //!
 //! A knob is declared once, in `knobs`, with its unit, bounds, default and reason; the struct field, the registry row
-//! (hence the flag, the line in a knobs file, the line in `--help`) and its documentation all come from that declaration.
+//! (hence the flag, the line in a knobs file, the line in `--help`) and its documentation all come from that
+//! declaration.
 //!
 //! Invariants:
 //! - `Knobs::default()` and every profile on top of it pass `Knobs::check`.

@@ -4,8 +4,8 @@
 //!
 //! Invariants:
 //! - Every flag of etcd 3.7.1 has a row, with etcd's default; a name stands once.
-//! - A flag is never silently ignored: set to other than its default it is read (`Used`, `Knob`), warned of (`Idle`, `Legacy`)
-//!   or refused with the reason (`Missing`).
+//! - A flag is never silently ignored: set to other than its default it is read (`Used`, `Knob`), warned of (`Idle`,
+//!   `Legacy`) or refused with the reason (`Missing`).
 //! - Knobs without a flag of etcd's have no row: `tuning`'s registry is their table.
 //!
 //! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/etcdmain/{config,help}.go`.

@@ -2,8 +2,8 @@
 //!
 //! etcd's feature gates: the names and defaults of 3.7, and the syntax of `--feature-gates`.
 //!
-//! Invariant: every gate etcd 3.7 knows is known here and none else, whether or not the feature exists yet: a manifest that
-//! names a gate must start, and the metric that lists them must list all.
+//! Invariant: every gate etcd 3.7 knows is known here and none else, whether or not the feature exists yet: a manifest
+//! that names a gate must start, and the metric that lists them must list all.
 
 use super::go;
 use std::collections::BTreeMap;

@@ -2,8 +2,8 @@
 //!
 //! Go's text syntax, as etcd's users know it: arguments, booleans, integers, durations.
 //!
-//! Invariant: what Go's `flag`, `strconv` and `time` packages accept or refuse is accepted or refused here, in their words.
-//! Not copied: Go's own limits beyond 64 bits (there are none in etcd's flags).
+//! Invariant: what Go's `flag`, `strconv` and `time` packages accept or refuse is accepted or refused here, in their
+//! words. Not copied: Go's own limits beyond 64 bits (there are none in etcd's flags).
 
 /// One argument of a command line.
 #[derive(Debug, PartialEq, Eq)]

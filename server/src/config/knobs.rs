@@ -2,8 +2,8 @@
 //!
 //! From profile, knobs file and flags to the knobs.
 //!
-//! Invariant: later beats earlier - defaults, profile, room for the largest request, knobs file, etcd's flags, knob flags - and only
-//! what the user set is applied, so that a profile's value survives a flag's default.
+//! Invariant: later beats earlier - defaults, profile, room for the largest request, knobs file, etcd's flags, knob
+//! flags - and only what the user set is applied, so that a profile's value survives a flag's default.
 
 use super::flags::{self, Fate, Value};
 use super::parse::Values;

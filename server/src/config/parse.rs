@@ -5,8 +5,8 @@
 //! Invariants:
 //! - A flag given twice has its last value; gates add up.
 //! - A flag and its variable together are refused, as in etcd, even with equal values.
-//! - An empty variable is not set. An unknown `ETCD_` or `ORLOP_` variable is a warning: Kubernetes makes such variables
-//!   for a service named etcd. Its value is not repeated, it may be a secret.
+//! - An empty variable is not set. An unknown `ETCD_` or `ORLOP_` variable is a warning: Kubernetes makes such
+//!   variables for a service named etcd. Its value is not repeated, it may be a secret.
 
 use super::flags::{self, Fate, Flag, Kind, Renamed, Value};
 use super::{Stop, Warning, go};

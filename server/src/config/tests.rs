@@ -1,6 +1,7 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! Whole command lines and environments, each with the outcome that stock etcd 3.7.1 had for it, or the reason to differ.
+//! Whole command lines and environments, each with the outcome that stock etcd 3.7.1 had for it, or the reason to
+//! differ.
 
 use super::*;
 

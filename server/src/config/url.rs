@@ -2,8 +2,8 @@
 //!
 //! The URLs of etcd's flags: lists of `scheme://host:port`, checked and refused in etcd's words.
 //!
-//! Invariants: an http or https `Url` has a host and a port, no path. Lists are sorted by text and free of repetitions, as etcd
-//! keeps them. A name is never resolved here: nothing at start waits for DNS.
+//! Invariants: an http or https `Url` has a host and a port, no path. Lists are sorted by text and free of repetitions,
+//! as etcd keeps them. A name is never resolved here: nothing at start waits for DNS.
 //!
 //! **Source**: etcd v3.7.1 `client/pkg/types/urls.go`, `server/embed/config.go`; Go's `net/url`.
 
