@@ -177,13 +177,13 @@ pub(crate) struct BlockBuilder {
 }
 
 impl BlockBuilder {
+    /// Payload bytes of a block without records.
+    pub(crate) const HEADER_LEN: usize = 4;
+    /// Payload bytes a record takes besides its own.
+    pub(crate) const SLOT_LEN: usize = 4;
+
     pub(crate) fn is_empty(&self) -> bool {
         self.starts.is_empty()
-    }
-
-    /// Length of the payload so far. **Units** bytes.
-    pub(crate) fn bytes(&self) -> usize {
-        4 + 4 * self.starts.len() + self.records.len()
     }
 
     pub(crate) fn push(&mut self, record: &Record) {
@@ -282,8 +282,6 @@ pub(crate) struct IndexEntry {
     pub(crate) len: u32,
 }
 
-const INDEX_ENTRY_LEN: usize = 24;
-
 /// Where the blocks of one extent lie, all in the segment of the index itself.
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -291,6 +289,9 @@ pub(crate) struct Index {
 }
 
 impl Index {
+    /// Length of a block's entry.
+    pub(crate) const ENTRY_LEN: usize = 24;
+
     pub(crate) fn encode(blocks: &[IndexEntry], out: &mut Vec<u8>) {
         assert!(blocks.is_sorted_by(|a, b| a.first < b.first), "blocks are in revision order");
         for block in blocks {
@@ -302,7 +303,7 @@ impl Index {
     }
 
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
-        let (entries, rest) = payload.as_chunks::<INDEX_ENTRY_LEN>();
+        let (entries, rest) = payload.as_chunks::<{ Self::ENTRY_LEN }>();
         let blocks: Box<[IndexEntry]> = entries
             .iter()
             .map(|entry| IndexEntry {
@@ -374,10 +375,10 @@ mod tests {
     fn records_come_back_from_a_block_as_they_went_in() {
         let mut builder = BlockBuilder::default();
         records().iter().for_each(|record| builder.push(record));
-        let bytes = builder.bytes();
         let mut payload = Vec::new();
         builder.finish(&mut payload);
-        assert_eq!(payload.len(), bytes);
+        let told: usize = records().iter().map(|record| record_bytes(record) + BlockBuilder::SLOT_LEN).sum();
+        assert_eq!(payload.len(), BlockBuilder::HEADER_LEN + told);
         let block = Block::decode(&payload).unwrap();
         for (position, record) in records().iter().enumerate() {
             assert_eq!(&block.record(position), record);

@@ -1,7 +1,7 @@
 //! Records on disk: extents of records in revision order, their blocks and indexes, and the directory that finds one by
 //! its revision.
 //!
-//! A checkpoint packs the records it writes, in revision order, into blocks of about [`BLOCK_BYTES`], and the blocks into
+//! A checkpoint packs the records it writes, in revision order, into blocks of about 16 KiB, and the blocks into
 //! extents. An extent is its blocks followed by an index, all in one segment. Leaves of the key tree name a record by its
 //! revision, never by a place, so neither a checkpoint nor reclaim rewrites leaves because records moved.
 //!
@@ -19,6 +19,3 @@ pub use cache::BlockCache;
 pub use cursor::ExtentCursor;
 pub use directory::Directory;
 pub(crate) use directory::{Chunk, Dead, Edit, Entry};
-
-/// Payload of a block at which it is closed; a record that is bigger has a block of its own.
-pub(crate) const BLOCK_BYTES: usize = 16 << 10;
