@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use engine::Error;
 use engine::disk::sim::{Fault, Faults, Order, Random, SimDisk, SimStorage};
-use engine::disk::{Completion, Disk};
+use engine::disk::{Completion, Disk, IoKind, IoPath, Preference, open_disk};
 use engine::wal::{Entry, HardState, Options, Recovered, Wal};
 
 const DIR: &str = "data/wal";
@@ -623,4 +623,62 @@ fn commit_alone_causes_no_write_and_rides_along() {
     assert_eq!(storage.steps(), before + 1, "one group, one write");
     let (_, recovered) = Bench::open(&storage.crash(), options(16, 2)).expect("it opens");
     assert_eq!(recovered.hard_state.commit, 2);
+}
+
+/// Appends, replaces, trims, reopens and reads back on a real file system.
+fn work_on(preference: Preference, dir: &Path) -> IoPath {
+    let options = Options { segment_bytes: 1 << 20, ..options(0, 2) };
+    let dir = dir.join("wal");
+    let (mut disk, path) = open_disk(preference, &dir).expect("some path works");
+    let mut random = Random::new(3);
+    let mut state = State::new();
+    for life in 1..=3 {
+        let (mut wal, recovered) = Wal::open(&mut *disk, &dir, options).expect("the log opens");
+        assert_eq!((recovered.life, recovered.truncated_tail.is_some()), (life, false), "{path}");
+        assert!(state.is_like(&State::of(&recovered)), "{path}");
+        let mut ended = Vec::new();
+        for ticket in 1..=300 {
+            let from = if ticket == 7 { state.last_index() } else { state.last_index() + 1 };
+            let count = random.below(9) + 1;
+            let entries = fresh_entries(&mut random, from, u64::from(life), count, 3000);
+            let hard_state = HardState { term: u64::from(life), vote: 1, commit: from - 1 };
+            wal.append(&entries, Some(hard_state), ticket).expect("the log runs");
+            entries.into_iter().for_each(|entry| state.apply(&Change::Put(entry)));
+            state.hard_state = hard_state;
+            if ticket == 200 {
+                let kept = &state.entries[state.entries.len() / 2];
+                let mark = (kept.index, kept.term);
+                wal.trim(mark.0, mark.1).expect("the log runs");
+                state.apply(&Change::Mark(mark.0, mark.1));
+            }
+            wal.step(&mut *disk).expect("the medium works");
+            while wal.durable() + 2 < ticket || (ticket == 300 && wal.durable() < ticket) {
+                disk.wait().expect("the medium works");
+                disk.completions(&mut ended);
+                for completion in ended.drain(..) {
+                    wal.on_completion(completion, &mut *disk).expect("the medium works");
+                }
+            }
+        }
+        let read = wal.read(&mut *disk, state.mark.0 + 1, usize::MAX).expect("it is all there");
+        assert!(read == state.entries, "{path}");
+        assert!(matches!(Wal::open(&mut *disk, &dir, options), Err(Error::Locked { .. })), "{path}");
+        drop(wal);
+        (disk, _) = open_disk(preference, &dir).expect("some path works");
+    }
+    path
+}
+
+#[test]
+fn every_real_path_holds_what_was_appended() {
+    let temp = tempfile::tempdir().expect("a temporary directory");
+    let auto = work_on(Preference::Auto, &temp.path().join("auto"));
+    assert!(auto.kind == IoKind::Uring || !auto.why.is_empty());
+    let portable = work_on(Preference::Portable, &temp.path().join("portable"));
+    assert_eq!(portable.kind, IoKind::Portable);
+    // A file system in memory, where there is one: it takes O_DIRECT or refuses it, by kernel version.
+    if let Ok(memory) = tempfile::tempdir_in("/dev/shm") {
+        work_on(Preference::Auto, &memory.path().join("auto"));
+        work_on(Preference::Portable, &memory.path().join("portable"));
+    }
 }

@@ -19,7 +19,13 @@
 //! what it has in flight. It deliberately knows no format, no retry and no clock.
 
 mod buffer;
+mod files;
+mod portable;
+mod probe;
 pub mod sim;
+#[cfg(test)]
+mod tests;
+mod uring;
 
 use std::fmt;
 use std::io;
@@ -27,6 +33,7 @@ use std::os::fd::RawFd;
 use std::path::Path;
 
 pub use buffer::Buffer;
+pub use probe::{IoKind, IoPath, Preference, open_disk};
 
 use crate::Error;
 
@@ -264,6 +271,7 @@ pub trait Disk: Send {
     fn completions(&mut self, out: &mut Vec<Completion>);
     /// Kicks, then blocks until `completions` has something to give. Something has to be in flight.
     fn wait(&mut self) -> Result<(), Error>;
-    /// An eventfd that becomes readable when an operation ends; the runtime clears it by reading it.
+    /// An eventfd that becomes readable when an operation ends. A level-triggered poller reads it to clear it; an
+    /// edge-triggered one need not. It may be readable with nothing to give.
     fn wake_fd(&self) -> Option<RawFd>;
 }

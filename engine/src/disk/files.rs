@@ -1,0 +1,197 @@
+//! The control plane on a real file system, shared by every implementation that has one.
+//!
+//! Invariants: a handle stays valid until `close`; directories and files it makes are for their owner only (0700, 0600).
+//! Deliberately does nothing off the caller's thread; what may be slow on the way of a request goes through `Op`.
+
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+
+use super::{BLOCK, Buffer, DirLock, FileId, FileOp, OpenKind, assert_aligned};
+use crate::Error;
+
+/// An open file or directory.
+pub(super) struct Handle {
+    pub(super) path: PathBuf,
+    pub(super) file: Arc<File>,
+    pub(super) is_dir: bool,
+}
+
+/// The open files of one `Disk`.
+pub(super) struct Files {
+    handles: Vec<Option<Handle>>,
+    is_direct: bool,
+}
+
+impl Files {
+    /// No files; those opened use O_DIRECT where `is_direct`.
+    pub(super) const fn new(is_direct: bool) -> Self {
+        Self { handles: Vec::new(), is_direct }
+    }
+
+    pub(super) fn handle(&self, file: FileId) -> &Handle {
+        let handle = usize::try_from(file.0).ok().and_then(|at| self.handles.get(at));
+        handle.and_then(Option::as_ref).expect("the file is open in this instance")
+    }
+
+    pub(super) fn create_dir_all(dir: &Path) -> Result<(), Error> {
+        let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+        created.map_err(|source| Error::io(dir, FileOp::Create, source))?;
+        // Every level: an earlier start may have made a directory and died before its name was durable.
+        for parent in dir.ancestors().skip(1) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            match Self::sync_dir(parent) {
+                // A directory above ours that we may not open is not one that we made.
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => break,
+                result => result?,
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn open(&mut self, path: &Path, kind: OpenKind) -> Result<FileId, Error> {
+        let mut options = OpenOptions::new();
+        options.read(true).mode(0o600);
+        let mut op = FileOp::Open;
+        match kind {
+            OpenKind::Read | OpenKind::Directory => {}
+            OpenKind::Write => {
+                options.write(true);
+            }
+            OpenKind::Create { .. } => {
+                options.write(true).create_new(true);
+                op = FileOp::Create;
+            }
+        }
+        let is_dir = kind == OpenKind::Directory;
+        if self.is_direct && !is_dir {
+            options.custom_flags(libc::O_DIRECT);
+        }
+        let file = options.open(path).map_err(|source| Error::io(path, op, source))?;
+        match kind {
+            OpenKind::Create { len } => reserve(path, &file, len)?,
+            // After a failed write-back the page cache may show bytes that the medium never got: what an earlier process
+            // left there is not trusted.
+            OpenKind::Read | OpenKind::Write if !self.is_direct => {
+                let dropped = fadvise(&file, 0, None, Advice::DontNeed);
+                dropped.map_err(|source| Error::io(path, op, source.into()))?;
+            }
+            OpenKind::Read | OpenKind::Write | OpenKind::Directory => {}
+        }
+        let handle = Some(Handle { path: path.to_path_buf(), file: Arc::new(file), is_dir });
+        let position = self.handles.iter().position(Option::is_none).unwrap_or(self.handles.len());
+        if position == self.handles.len() {
+            self.handles.push(handle);
+        } else {
+            self.handles[position] = handle;
+        }
+        Ok(FileId(u32::try_from(position).expect("far fewer than 2^32 files are open")))
+    }
+
+    pub(super) fn close(&mut self, file: FileId) {
+        self.handle(file);
+        self.handles[usize::try_from(file.0).expect("checked by `handle`")] = None;
+    }
+
+    pub(super) fn len(&self, file: FileId) -> Result<u64, Error> {
+        let handle = self.handle(file);
+        let metadata = handle.file.metadata().map_err(|source| Error::io(&handle.path, FileOp::Open, source))?;
+        Ok(metadata.len())
+    }
+
+    pub(super) fn list(dir: &Path) -> Result<Vec<String>, Error> {
+        let failed = |source| Error::io(dir, FileOp::List, source);
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(dir).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_type().map_err(failed)?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+            {
+                names.push(name);
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    pub(super) fn remove(path: &Path) -> Result<(), Error> {
+        std::fs::remove_file(path).map_err(|source| Error::io(path, FileOp::Remove, source))
+    }
+
+    pub(super) fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+        std::fs::rename(from, to).map_err(|source| Error::io(from, FileOp::Rename, source))
+    }
+
+    pub(super) fn sync_dir(dir: &Path) -> Result<(), Error> {
+        let synced = File::open(dir).and_then(|dir| dir.sync_all());
+        synced.map_err(|source| Error::io(dir, FileOp::Sync, source))
+    }
+
+    pub(super) fn lock(dir: &Path) -> Result<DirLock, Error> {
+        let file = File::open(dir).map_err(|source| Error::io(dir, FileOp::Lock, source))?;
+        match file.try_lock() {
+            Ok(()) => Ok(DirLock::holding(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::Locked { path: dir.to_path_buf() }),
+            Err(TryLockError::Error(source)) => Err(Error::io(dir, FileOp::Lock, source)),
+        }
+    }
+
+    pub(super) fn read_blocking(
+        &self,
+        file: FileId,
+        offset: u64,
+        len: usize,
+        buf: &mut Buffer,
+    ) -> Result<(), Error> {
+        assert_aligned(offset, len);
+        let handle = self.handle(file);
+        buf.resize(len);
+        let read = read_all(&handle.file, offset, buf);
+        buf.resize(read.map_err(|source| Error::io(&handle.path, FileOp::Read, source))?);
+        Ok(())
+    }
+}
+
+/// Gives a new file its size and its space; takes it away again when there is none.
+fn reserve(path: &Path, file: &File, len: u64) -> Result<(), Error> {
+    assert!(len.is_multiple_of(BLOCK as u64));
+    if len == 0 {
+        return Ok(());
+    }
+    let reserved = match fallocate(file, FallocateFlags::empty(), 0, len) {
+        // Not every file system can reserve; there a full disk shows at the write.
+        Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(len),
+        result => result.map_err(io::Error::from),
+    };
+    reserved.map_err(|source| {
+        let error = Error::io(path, FileOp::Create, source);
+        match Files::remove(path) {
+            Ok(()) => error,
+            Err(removal) => removal,
+        }
+    })
+}
+
+/// Reads until `buf` is full or the file ends; returns the bytes read.
+pub(super) fn read_all(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => {
+                done += count;
+                // With O_DIRECT only the end of the file cuts a block, and what follows could not be read unaligned.
+                if !done.is_multiple_of(BLOCK) {
+                    break;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}

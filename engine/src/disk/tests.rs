@@ -1,0 +1,167 @@
+//! Every implementation against the promises in the head of the module, on real files.
+
+#![expect(unsafe_code, reason = "a raw descriptor is polled")]
+
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::portable::Portable;
+use super::uring::Uring;
+use super::{BLOCK, Buffer, Completion, Disk, Op, OpenKind, Owner};
+use crate::Error;
+
+/// The disks this machine allows for `dir`; the portable one with the page cache works everywhere.
+fn disks() -> Vec<(&'static str, Box<dyn Disk>)> {
+    let mut disks: Vec<(&'static str, Box<dyn Disk>)> =
+        vec![("portable, page cache", Box::new(Portable::start(false).unwrap()))];
+    disks.push(("portable, O_DIRECT", Box::new(Portable::start(true).unwrap())));
+    if let Ok(uring) = Uring::start(true) {
+        disks.push(("io_uring", Box::new(uring)));
+    }
+    disks
+}
+
+fn drain(disk: &mut dyn Disk, count: usize) -> Vec<Completion> {
+    let mut ended = Vec::new();
+    while ended.len() < count {
+        disk.wait().unwrap();
+        disk.completions(&mut ended);
+    }
+    assert_eq!(ended.len(), count);
+    ended.sort_by_key(|completion| completion.token);
+    ended
+}
+
+fn filled(byte: u8, blocks: usize) -> Buffer {
+    let mut buf = Buffer::zeroed(blocks * BLOCK);
+    buf.fill(byte);
+    buf
+}
+
+#[test]
+fn every_operation_completes_once_with_its_token_and_bytes() {
+    for (name, mut disk) in disks() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        let blocks = 700_u64;
+        let file = disk.open(&path, OpenKind::Create { len: blocks * BLOCK as u64 }).unwrap();
+        // More than a ring or a thread's queue holds.
+        for block in 0..blocks {
+            let buf = filled(u8::try_from(block % 251).unwrap(), 1);
+            let offset = block * BLOCK as u64;
+            let op = if block % 2 == 0 { Op::Write { file, offset, buf } } else { Op::WriteDurable { file, offset, buf } };
+            disk.submit(op, Owner::Other.token(block));
+        }
+        disk.kick().unwrap();
+        for (block, completion) in (0..).zip(drain(&mut *disk, 700)) {
+            assert_eq!(completion.token, Owner::Other.token(block), "{name}");
+            assert_eq!(completion.result.unwrap(), BLOCK, "{name}");
+            assert_eq!(completion.buf.len(), BLOCK, "{name}");
+        }
+        disk.submit(Op::Sync { file }, 0);
+        assert_eq!(drain(&mut *disk, 1)[0].result.as_ref().unwrap(), &0, "{name}");
+        for block in 0..blocks {
+            let op = Op::Read { file, offset: block * BLOCK as u64, len: BLOCK, buf: Buffer::new() };
+            disk.submit(op, Owner::Other.token(block));
+        }
+        for (block, completion) in (0..blocks).zip(drain(&mut *disk, 700)) {
+            let expected = u8::try_from(block % 251).unwrap();
+            assert!(completion.buf.len() == BLOCK && completion.buf.iter().all(|byte| *byte == expected), "{name}");
+        }
+    }
+}
+
+#[test]
+fn read_past_the_end_is_short_and_a_failure_keeps_the_buffer() {
+    for (name, mut disk) in disks() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("file");
+        let file = disk.open(&path, OpenKind::Create { len: 2 * BLOCK as u64 }).unwrap();
+        disk.submit(Op::Read { file, offset: BLOCK as u64, len: 4 * BLOCK, buf: Buffer::new() }, 1);
+        disk.submit(Op::Read { file, offset: 8 * BLOCK as u64, len: BLOCK, buf: Buffer::new() }, 2);
+        let ended = drain(&mut *disk, 2);
+        assert_eq!((ended[0].result.as_ref().unwrap(), ended[0].buf.len()), (&BLOCK, BLOCK), "{name}");
+        assert_eq!((ended[1].result.as_ref().unwrap(), ended[1].buf.len()), (&0, 0), "{name}");
+        let read_only = disk.open(&path, OpenKind::Read).unwrap();
+        disk.submit(Op::WriteDurable { file: read_only, offset: 0, buf: filled(1, 1) }, 3);
+        let failed = drain(&mut *disk, 1).remove(0);
+        assert!(failed.result.is_err() && failed.buf.len() == BLOCK, "{name}");
+        let mut buf = Buffer::new();
+        disk.read_blocking(file, 0, 4 * BLOCK, &mut buf).unwrap();
+        assert_eq!(&buf[..], &[0; 2 * BLOCK][..], "{name}");
+    }
+}
+
+#[test]
+fn names_are_listed_changed_and_locked() {
+    for (name, mut disk) in disks() {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path().join("a/b");
+        disk.create_dir_all(&dir).unwrap();
+        disk.create_dir_all(&dir).unwrap();
+        let file = disk.open(&dir.join("two"), OpenKind::Create { len: 0 }).unwrap();
+        assert_eq!(disk.len(file).unwrap(), 0, "{name}");
+        assert_eq!(disk.path(file), dir.join("two"), "{name}");
+        assert!(matches!(disk.open(&dir.join("two"), OpenKind::Create { len: 0 }), Err(Error::Io { .. })), "{name}");
+        assert!(matches!(disk.open(&dir.join("none"), OpenKind::Read), Err(Error::Io { .. })), "{name}");
+        disk.close(file);
+        disk.rename(&dir.join("two"), &dir.join("one")).unwrap();
+        let third = disk.open(&dir.join("three"), OpenKind::Create { len: BLOCK as u64 }).unwrap();
+        assert_eq!(disk.len(third).unwrap(), BLOCK as u64, "{name}");
+        assert_eq!(disk.list(&dir).unwrap(), ["one", "three"], "{name}");
+        disk.remove(&dir.join("one")).unwrap();
+        assert_eq!(disk.list(&dir).unwrap(), ["three"], "{name}");
+        let names = disk.open(&dir, OpenKind::Directory).unwrap();
+        disk.submit(Op::Sync { file: names }, 9);
+        assert!(drain(&mut *disk, 1)[0].result.is_ok(), "{name}");
+        let lock = disk.lock(&dir).unwrap();
+        assert!(matches!(disk.lock(&dir), Err(Error::Locked { .. })), "{name}");
+        drop(lock);
+        disk.lock(&dir).unwrap();
+    }
+}
+
+#[test]
+fn wake_is_readable_once_something_has_ended() {
+    for (name, mut disk) in disks() {
+        let temp = tempfile::tempdir().unwrap();
+        let file = disk.open(&temp.path().join("file"), OpenKind::Create { len: 1 << 20 }).unwrap();
+        let wake = disk.wake_fd().unwrap();
+        // SAFETY: the disk keeps the descriptor open, and outlives this use of it.
+        let wake = unsafe { BorrowedFd::borrow_raw(wake) };
+        for round in 0..50 {
+            disk.submit(Op::WriteDurable { file, offset: 0, buf: filled(round, 3) }, round.into());
+            disk.kick().unwrap();
+            let polled = poll(&mut [PollFd::new(&wake, PollFlags::IN)], None).unwrap();
+            assert_eq!(polled, 1, "{name}");
+            let mut count = [0; 8];
+            rustix::io::read(wake, &mut count).unwrap();
+            assert_eq!(u64::from_ne_bytes(count), 1, "{name}");
+            let mut ended = Vec::new();
+            disk.completions(&mut ended);
+            assert_eq!(ended.len(), 1, "{name}");
+        }
+    }
+}
+
+#[test]
+fn dropping_a_disk_waits_for_what_is_in_flight() {
+    for (name, mut disk) in disks() {
+        let temp = tempfile::tempdir().unwrap();
+        let path: &Path = &temp.path().join("file");
+        let file = disk.open(path, OpenKind::Create { len: 64 << 20 }).unwrap();
+        for number in 0..8_u8 {
+            let op = Op::WriteDurable { file, offset: u64::from(number) << 22, buf: filled(number, 1024) };
+            disk.submit(op, number.into());
+        }
+        disk.kick().unwrap();
+        drop(disk);
+        let content = std::fs::read(path).unwrap();
+        for number in 0..8_u8 {
+            let at = usize::from(number) << 22;
+            assert!(content[at..at + (4 << 20)].iter().all(|byte| *byte == number), "{name}");
+        }
+    }
+}

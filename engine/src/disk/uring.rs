@@ -1,0 +1,299 @@
+//! `Disk` with io_uring: the kernel works, no thread of ours does.
+//!
+//! Invariants:
+//! - Every operation the kernel has is in `slots`, with its buffer: the buffer moves (it is a pointer), its memory does
+//!   not, and it is given back only after the kernel's completion. `drop` waits for all of them.
+//! - At most `RING_OPS_MAX` operations are with the kernel, half of what the completion queue holds, so it never overflows;
+//!   what exceeds that waits in `queue`.
+//!
+//! A completion may come in parts: what is left of a write or read is submitted again under the same slot. Deliberately
+//! uses no registered buffers or files: one write per group commit does not pay for their bookkeeping.
+
+#![expect(unsafe_code, reason = "the kernel is handed pointers into buffers that the slots keep alive")]
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use io_uring::{IoUring, opcode, squeue, types};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::files::Files;
+use super::{BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token};
+use crate::Error;
+
+/// Operations with the kernel at once.
+const RING_OPS_MAX: u32 = 256;
+
+/// The io_uring implementation.
+pub(super) struct Uring {
+    files: Files,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    queue: VecDeque<Job>,
+    ended: Vec<Completion>,
+    /// Why the ring itself cannot go on.
+    broken: Option<io::Error>,
+    wake: OwnedFd,
+    ring: IoUring,
+}
+
+/// An operation, and how far it got.
+struct Job {
+    op: Op,
+    token: Token,
+    /// Kept open while the kernel works on it.
+    file: Arc<File>,
+    is_dir: bool,
+    done: usize,
+}
+
+/// The place of an operation the kernel has.
+type Slot = Option<Job>;
+
+impl Uring {
+    /// Sets up a ring; fails where the kernel refuses one.
+    pub(super) fn start(is_direct: bool) -> io::Result<Self> {
+        let ring = match IoUring::builder().setup_coop_taskrun().build(RING_OPS_MAX) {
+            // Kernels before 5.19 do not know the flag.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(RING_OPS_MAX)?,
+            result => result?,
+        };
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        ring.submitter().register_eventfd(wake.as_raw_fd())?;
+        Ok(Self {
+            files: Files::new(is_direct),
+            slots: Vec::new(),
+            free: Vec::new(),
+            queue: VecDeque::new(),
+            ended: Vec::new(),
+            broken: None,
+            wake,
+            ring,
+        })
+    }
+
+    fn with_kernel(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// Moves queued operations to the ring as far as it has room, and enters the kernel if there is anything new.
+    fn push(&mut self) -> io::Result<()> {
+        let mut is_new = false;
+        while self.with_kernel() < RING_OPS_MAX as usize {
+            let Some(job) = self.queue.pop_front() else { break };
+            let at = self.free.pop().unwrap_or(self.slots.len());
+            if at == self.slots.len() {
+                self.slots.push(None);
+            }
+            let entry = self.slots[at].insert(job).entry().user_data(at as u64);
+            // SAFETY: the buffer and the file the entry points to are owned by the slot, which is emptied only after the
+            // kernel completed this entry (`reap`), and `drop` waits for that.
+            let pushed = unsafe { self.ring.submission().push(&entry) };
+            pushed.expect("the queue holds RING_OPS_MAX entries and was emptied by the last submit");
+            is_new = true;
+        }
+        if is_new { self.enter(0) } else { Ok(()) }
+    }
+
+    /// Submits what is in the ring, and waits until `completions_min` have come.
+    fn enter(&self, completions_min: usize) -> io::Result<()> {
+        loop {
+            match self.ring.submit_and_wait(completions_min) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(_) => return Ok(()),
+            }
+        }
+    }
+
+    /// Takes what the kernel completed.
+    fn reap(&mut self) {
+        let Self { ring, slots, free, queue, ended, .. } = self;
+        for completed in ring.completion() {
+            let at = usize::try_from(completed.user_data()).expect("a slot's position");
+            let mut job = slots[at].take().expect("the kernel completes what it has, once");
+            free.push(at);
+            match job.advance(completed.result()) {
+                None => queue.push_front(job),
+                Some(result) => ended.push(job.end(result)),
+            }
+        }
+        if !self.queue.is_empty()
+            && self.broken.is_none()
+            && let Err(error) = self.push()
+        {
+            self.broken = Some(error);
+        }
+    }
+
+    fn check(&mut self, result: io::Result<()>) -> Result<(), Error> {
+        let failed = result.err().or_else(|| self.broken.take());
+        failed.map_or(Ok(()), |source| Err(Error::io(Path::new("io_uring"), FileOp::Setup, source)))
+    }
+}
+
+impl Job {
+    /// What the kernel has to do next for this operation.
+    fn entry(&mut self) -> squeue::Entry {
+        let fd = types::Fd(self.file.as_raw_fd());
+        let done = self.done;
+        match &mut self.op {
+            Op::WriteDurable { offset, buf, .. } => {
+                let (rest, offset) = (&buf[done..], *offset + done as u64);
+                let write = opcode::Write::new(fd, rest.as_ptr(), len_of(rest)).offset(offset);
+                write.rw_flags(libc::RWF_DSYNC).build()
+            }
+            Op::Write { offset, buf, .. } => {
+                let (rest, offset) = (&buf[done..], *offset + done as u64);
+                opcode::Write::new(fd, rest.as_ptr(), len_of(rest)).offset(offset).build()
+            }
+            Op::Sync { .. } => {
+                let flags = if self.is_dir { types::FsyncFlags::empty() } else { types::FsyncFlags::DATASYNC };
+                opcode::Fsync::new(fd).flags(flags).build()
+            }
+            Op::Read { offset, len, buf, .. } => {
+                buf.resize(*len);
+                let offset = *offset + done as u64;
+                let rest = &mut buf[done..];
+                opcode::Read::new(fd, rest.as_mut_ptr(), len_of(rest)).offset(offset).build()
+            }
+        }
+    }
+
+    /// Takes the kernel's answer; `None` when there is more to do.
+    fn advance(&mut self, answer: i32) -> Option<io::Result<usize>> {
+        let Ok(count) = usize::try_from(answer) else {
+            let error = io::Error::from_raw_os_error(-answer);
+            return if error.kind() == io::ErrorKind::Interrupted { None } else { Some(Err(error)) };
+        };
+        self.done += count;
+        let is_cut = !self.done.is_multiple_of(BLOCK);
+        match &self.op {
+            Op::Sync { .. } => Some(Ok(0)),
+            Op::Read { len, .. } => {
+                (count == 0 || is_cut || self.done == *len).then_some(Ok(self.done))
+            }
+            Op::WriteDurable { buf, .. } | Op::Write { buf, .. } => match self.done {
+                done if done == buf.len() => Some(Ok(done)),
+                // What is left of a cut block cannot be written with O_DIRECT.
+                _ if count == 0 || is_cut => Some(Err(io::ErrorKind::WriteZero.into())),
+                _ => None,
+            },
+        }
+    }
+
+    fn end(self, result: io::Result<usize>) -> Completion {
+        let buf = match self.op {
+            Op::WriteDurable { buf, .. } | Op::Write { buf, .. } => buf,
+            Op::Read { mut buf, .. } => {
+                buf.resize(result.as_ref().map_or(0, |count| *count));
+                buf
+            }
+            Op::Sync { .. } => Buffer::new(),
+        };
+        Completion { token: self.token, result, buf }
+    }
+}
+
+/// The kernel takes at most 2 GiB at once; what is left follows.
+fn len_of(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(1 << 30)
+}
+
+impl Disk for Uring {
+    fn create_dir_all(&mut self, dir: &Path) -> Result<(), Error> {
+        Files::create_dir_all(dir)
+    }
+
+    fn open(&mut self, path: &Path, kind: OpenKind) -> Result<FileId, Error> {
+        self.files.open(path, kind)
+    }
+
+    fn close(&mut self, file: FileId) {
+        self.files.close(file);
+    }
+
+    fn path(&self, file: FileId) -> &Path {
+        &self.files.handle(file).path
+    }
+
+    fn len(&mut self, file: FileId) -> Result<u64, Error> {
+        self.files.len(file)
+    }
+
+    fn list(&mut self, dir: &Path) -> Result<Vec<String>, Error> {
+        Files::list(dir)
+    }
+
+    fn remove(&mut self, path: &Path) -> Result<(), Error> {
+        Files::remove(path)
+    }
+
+    fn rename(&mut self, from: &Path, to: &Path) -> Result<(), Error> {
+        Files::rename(from, to)
+    }
+
+    fn sync_dir(&mut self, dir: &Path) -> Result<(), Error> {
+        Files::sync_dir(dir)
+    }
+
+    fn lock(&mut self, dir: &Path) -> Result<DirLock, Error> {
+        Files::lock(dir)
+    }
+
+    fn read_blocking(&mut self, file: FileId, offset: u64, len: usize, buf: &mut Buffer) -> Result<(), Error> {
+        self.files.read_blocking(file, offset, len, buf)
+    }
+
+    fn submit(&mut self, op: Op, token: Token) {
+        op.assert_valid();
+        let handle = self.files.handle(op.file());
+        let (file, is_dir) = (Arc::clone(&handle.file), handle.is_dir);
+        self.queue.push_back(Job { op, token, file, is_dir, done: 0 });
+    }
+
+    fn kick(&mut self) -> Result<(), Error> {
+        let pushed = self.push();
+        self.check(pushed)
+    }
+
+    fn completions(&mut self, out: &mut Vec<Completion>) {
+        self.reap();
+        out.append(&mut self.ended);
+    }
+
+    fn wait(&mut self) -> Result<(), Error> {
+        self.kick()?;
+        loop {
+            self.reap();
+            if !self.ended.is_empty() {
+                return self.check(Ok(()));
+            }
+            assert!(self.with_kernel() > 0, "nothing to wait for");
+            let entered = self.enter(1);
+            self.check(entered)?;
+        }
+    }
+
+    fn wake_fd(&self) -> Option<RawFd> {
+        Some(self.wake.as_raw_fd())
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        self.queue.clear();
+        while self.with_kernel() > 0 {
+            if self.enter(1).is_err() {
+                // The kernel may still write to these buffers: they are given up, not freed.
+                std::mem::forget(std::mem::take(&mut self.slots));
+                return;
+            }
+            self.reap();
+        }
+    }
+}
