@@ -16,6 +16,8 @@
 //! Invariants: the attachments of one lease are neighbours, in the order of their keys: that is the order in which a revocation deletes
 //! them. Both kinds change only in the write that applies an entry; expiry times are of one leader's term and are never stored.
 
+use engine::{Fault, ReadView};
+
 mod lessor;
 
 pub use lessor::{Lessor, Params, ttl_min_s};
@@ -24,7 +26,7 @@ pub use lessor::{Lessor, Params, ttl_min_s};
 pub const TTL_MAX_S: i64 = 9_000_000_000;
 
 /// What all keys of grants begin with.
-pub const GRANTS: &[u8] = b"l";
+const GRANTS: &[u8] = b"l";
 
 const ATTACHMENTS: u8 = b'a';
 
@@ -54,7 +56,7 @@ impl Grant {
     }
 
     /// The grant that `bytes` hold; `None` if they hold none.
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
+    fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; GRANT_LEN] = bytes.try_into().ok()?;
         let (form, numbers) = bytes.split_first()?;
         let (ttl, remaining) = numbers.split_first_chunk()?;
@@ -75,9 +77,31 @@ pub fn grant_key(lease: i64) -> [u8; ID_KEY_LEN] {
 }
 
 /// The lease whose grant is stored at `key`; `None` if it is no such key.
-pub fn parse_grant_key(key: &[u8]) -> Option<i64> {
+fn parse_grant_key(key: &[u8]) -> Option<i64> {
     let id = key.strip_prefix(GRANTS)?;
     Some(i64::from_be_bytes(id.try_into().ok()?))
+}
+
+/// All stored leases, for [`Lessor::restore`]; `None` if one is damaged. `load` makes resident what a fault names: the walk then goes
+/// on where it was.
+///
+/// **Errors** those of `load`.
+pub fn restore_grants<E>(
+    view: &ReadView,
+    mut load: impl FnMut(Fault) -> Result<(), E>,
+) -> Result<Option<Vec<(i64, Grant)>>, E> {
+    let mut cursor = view.meta_cursor(GRANTS);
+    let mut grants = Vec::new();
+    loop {
+        match cursor.next() {
+            Ok(None) => return Ok(Some(grants)),
+            Ok(Some((key, value))) => match parse_grant_key(&key).zip(Grant::decode(&value)) {
+                Some(lease) => grants.push(lease),
+                None => return Ok(None),
+            },
+            Err(fault) => load(fault)?,
+        }
+    }
 }
 
 /// What the keys of a lease's attachments begin with; the user key follows.
