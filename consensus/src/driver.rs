@@ -65,7 +65,7 @@ pub struct Start {
     pub bootstrap: Vec<ConfChange>,
 }
 
-/// Bounds and timing. All come from `tuning`; this crate has no figures of its own.
+/// Bounds and timing, as `Options::from_knobs` derives them from `tuning`.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Ticks without a leader before a member campaigns; the real figure is drawn from [n, 2n).
@@ -96,6 +96,34 @@ pub struct Options {
     pub seed: u64,
     /// The log's own.
     pub wal: wal::Options,
+}
+
+/// Time after which an unanswered read round is asked again. **Source**: etcd v3.7.1 `etcdserver/read/read.go`.
+const READ_RETRY_MS: u64 = 500;
+/// Reads that wait for a round. The server asks once for all reads of a turn, so this bounds turns, not clients.
+const READS_MAX: usize = 4096;
+
+impl Options {
+    /// Options as the knobs say; `pre_vote` is etcd's flag, `seed` is the member's own randomness.
+    pub fn from_knobs(knobs: &tuning::Consensus, pre_vote: bool, seed: u64, wal: wal::Options) -> Options {
+        let ticks = |ms: u64| usize::try_from(ms.div_ceil(knobs.heartbeat_ms)).unwrap_or(usize::MAX);
+        Options {
+            election_ticks: ticks(knobs.election_ms),
+            heartbeat_ticks: 1,
+            pre_vote,
+            message_bytes_max: knobs.message_bytes_max,
+            messages_in_flight_max: knobs.messages_in_flight_max,
+            proposals_bytes_max: knobs.proposals_bytes_max as u64,
+            backlog_entries_max: knobs.backlog_entries_max,
+            committed_bytes_max: knobs.apply_batch_bytes_max as u64,
+            tail_bytes_max: knobs.tail_bytes_max as u64,
+            catch_up_entries: knobs.snapshot_catchup_entries,
+            reads_max: READS_MAX,
+            read_retry_ticks: ticks(READ_RETRY_MS),
+            seed,
+            wal,
+        }
+    }
 }
 
 /// A committed entry, durable on a quorum.

@@ -5,8 +5,8 @@
 //!
 //! What is restored: term = the larger of the hard state's and the last entry's (a torn group may end between an entry
 //! and its hard state); commit = the larger of the hard state's and the applied index, because commit-only hard states
-//! are not written at once; at most the last index, because a torn group may also end after its hard state. Everything
-//! durable beyond commit is decided by the next leader; a single voter commits all of it.
+//! are not written at once. What is durable beyond commit is decided by the next leader; a single voter commits all of
+//! it.
 
 use std::path::{Path, PathBuf};
 
@@ -29,7 +29,7 @@ pub(crate) struct Restored {
 
 pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start: &Start) -> Result<Restored, Error> {
     let (mut wal, recovered) = Wal::open(disk, dir, options.wal)?;
-    let wal::Recovered { mark, mut entries, mut hard_state, truncated_tail } = recovered;
+    let wal::Recovered { mark, mut entries, mut hard_state, truncated_tail, .. } = recovered;
     let mut ticket = 0;
     if is_fresh(mark, &entries, hard_state, start) {
         ticket = 1;
@@ -108,6 +108,10 @@ fn load(
         (last_index, last_term) = (entry.index, entry.term);
         log.restore(entry.index, entry.term, kind, entry.data);
     }
+    if recovered.commit > last_index {
+        // The log writes a hard state behind the entries it speaks of.
+        return Err(broken(recovered.commit, "it is committed, and missing"));
+    }
     let applied = start.applied;
     if last_index < applied.index {
         return Err(Error::LogBehindState { dir: dir.to_path_buf(), last_index, applied: applied.index });
@@ -126,10 +130,51 @@ fn load(
             let hard_state = HardState {
                 term: recovered.term.max(last_term),
                 vote: if newer { 0 } else { recovered.vote },
-                commit: recovered.commit.max(applied.index).min(last_index),
+                commit: recovered.commit.max(applied.index),
             };
-            assert!(hard_state.commit >= applied.index && hard_state.term >= applied.term);
+            assert!(applied.index <= hard_state.commit && hard_state.commit <= last_index);
+            assert!(applied.term <= hard_state.term);
             Ok(hard_state)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::Applied;
+
+    type Case = (&'static [u64], HardState, (u64, u64), Option<HardState>);
+
+    #[test]
+    fn log_and_state_are_joined_or_refused() {
+        let hard = |term, vote, commit| HardState { term, vote, commit };
+        // Log behind mark (4, 2) with entries 5.. of these terms; hard state; applied index and term; restored hard
+        // state.
+        let cases: [Case; 9] = [
+            (&[2, 2, 3], hard(3, 7, 6), (5, 2), Some(hard(3, 7, 6))),
+            // Commit-only hard states lag behind what was applied.
+            (&[2, 2, 3], hard(3, 7, 5), (7, 3), Some(hard(3, 7, 7))),
+            // Cut between an entry and its hard state: its term is known, a vote in it is not.
+            (&[2, 2, 3], hard(2, 7, 5), (5, 2), Some(hard(3, 0, 5))),
+            (&[], hard(2, 0, 4), (4, 2), Some(hard(2, 0, 4))),
+            (&[2, 2, 3], hard(3, 7, 8), (5, 2), None), // a committed entry is missing
+            (&[2, 2, 3], hard(3, 7, 7), (8, 3), None), // the state is newer
+            (&[2, 2, 3], hard(3, 7, 7), (7, 2), None), // the state is another log's
+            (&[2, 1], hard(3, 7, 5), (5, 2), None),    // terms decrease
+            (&[], hard(2, 0, 4), (4, 1), None),        // another log's, at the mark itself
+        ];
+        for (number, (terms, recovered, (index, term), expected)) in cases.into_iter().enumerate() {
+            let start = Start { applied: Applied { index, term }, ..Start::default() };
+            let mut log = Log::new((4, 2), index, 0).unwrap();
+            let entries = terms.iter().zip(5..).map(|(&term, index)| {
+                let data = Bytes::from_static(b"x");
+                wal::Entry { index, term, kind: 0, data }
+            });
+            let loaded = load(Path::new("wal"), &mut log, (4, 2), entries.collect(), recovered, &start);
+            assert_eq!(loaded.ok(), expected, "case {number}");
         }
     }
 }

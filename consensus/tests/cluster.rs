@@ -146,14 +146,16 @@ fn member_options(id: u64) -> consensus::Options {
 fn three_members_agree_through_loss_reorder_and_power_loss() {
     for seed in 1..=12 {
         let mut cluster = Cluster::new(seed);
-        for _ in 0..1500 {
+        for number in 1..=1500 {
             cluster.round(5);
             if cluster.random.chance(1, 3) {
                 cluster.propose_somewhere();
             }
-            if cluster.random.chance(1, 150) {
-                let position = usize::try_from(cluster.random.below(MEMBERS)).unwrap();
-                cluster.crash(position);
+            if number % 100 == 0 {
+                // By turns the leader, if there is one, and anyone.
+                let leader = cluster.leader().filter(|_| number % 200 == 0).map(|world| world.id - 1);
+                let position = leader.unwrap_or_else(|| cluster.random.below(MEMBERS));
+                cluster.crash(usize::try_from(position).unwrap());
             }
         }
         cluster.heal();
