@@ -1,5 +1,5 @@
-//! Generates the message types from `schema/` with protox, so that no protoc is needed. Services are part of the schema (the descriptor
-//! test compares them), but no stubs come of them: the server and `bench` speak HTTP/2 themselves.
+//! Generates the message types from `schema/` with protox, so that no protoc is needed. Services are part of the schema
+//! (the descriptor test compares them), but no stubs come of them: the server and `bench` speak HTTP/2 themselves.
 
 use std::{env, fs, io::Error, path::PathBuf};
 

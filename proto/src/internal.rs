@@ -1,13 +1,15 @@
 //! What an entry of the Raft log carries: etcd's `InternalRaftRequest`, that is a header and exactly one request.
 //!
-//! [`encode`] embeds a client's request bytes as they came, without decoding them; [`decode`] hands back the request with keys and values
-//! sharing the entry's memory. Both work field by field, as the generated `InternalRaftRequest` is 2 kB of mostly absent options.
+//! [`encode`] embeds a client's request bytes as they came, without decoding them; [`decode`] hands back the request
+//! with keys and values sharing the entry's memory. Both work field by field, as the generated `InternalRaftRequest` is
+//! 1.3 kB of mostly absent options.
 //!
-//! Invariants: the fields of an entry stand in ascending order, as etcd writes them: requests numbered below 100, the header (100), the
-//! other requests. What `encode` writes, `decode` reads back. An entry etcd would abort on (no known request, or neither header nor id)
-//! is an error here, never a guess.
+//! Invariants: the fields of an entry stand in ascending order, as etcd writes them: requests numbered below 100, the
+//! header (100), the other requests. What `encode` writes, `decode` reads back. An entry etcd would abort on (no known
+//! request, or neither header nor id) is an error here, never a guess.
 //!
-//! This file does not know what a request does, and does not check it: bytes that are no such request are found by `decode` only.
+//! This file does not know what a request does, and does not check it: bytes that are no such request are found by
+//! `decode` only.
 //!
 //! Source: etcd-3.7.1 `api/etcdserverpb/raft_internal.proto`, `server/etcdserver/server.go` `applyEntryNormal`.
 
@@ -169,7 +171,8 @@ pub fn encoded_len(header: &RequestHeader, kind: Kind, raw_bytes: usize) -> usiz
 
 /// The header and the request of an entry; byte fields share the entry's memory.
 ///
-/// **Errors**: every one of them means that the entry must not be applied, and that a member which met it committed cannot go on.
+/// **Errors**: every one of them means that the entry must not be applied, and that a member which met it committed
+/// cannot go on.
 pub fn decode(mut entry: Bytes) -> Result<(RequestHeader, Request), Error> {
     let mut old_id = 0;
     let mut header = None;

@@ -6,8 +6,9 @@
 //! | k | one zero byte | every key >= k; with k itself one zero byte: every key |
 //! | k | e | k <= key < e, bytewise; empty when e <= k |
 //!
-//! Invariants: `Bounded` may be empty (`end <= start`), the others never are. An empty key is a key like any other here; that requests
-//! refuse it, and that a watch takes it for one zero byte, is behaviour and stands with those who do so.
+//! Invariants: `Bounded` may be empty (`end <= start`), the others never are. An empty key is a key like any other
+//! here; that requests refuse it, and that a watch takes it for one zero byte, is behaviour and stands with those who
+//! do so.
 //!
 //! Source: etcd-3.7.1 `server/storage/mvcc/index.go`, `pkg/adt`; prefix ends: `client/v3/op.go` `getPrefix`.
 
@@ -104,7 +105,8 @@ impl KeyRange {
         }
         match (self, other) {
             (Self::From(_), _) | (_, Self::Single(_)) => true,
-            // The smallest key behind `k` is `k` with a zero byte added: only a range that ends there holds no more than `k`.
+            // The smallest key behind `k` is `k` with a zero byte added: only a range that ends there holds no more
+            // than `k`.
             (Self::Single(only), Self::Bounded { end, .. }) => is_successor(only, end),
             (Self::Single(_) | Self::Bounded { .. }, Self::From(_)) => false,
             (Self::Bounded { end, .. }, Self::Bounded { end: other_end, .. }) => other_end <= end,
@@ -127,8 +129,8 @@ fn is_successor(key: &[u8], end: &[u8]) -> bool {
     end.split_last() == Some((&0, key))
 }
 
-/// The `range_end` that makes a range of all keys beginning with `prefix`, as etcd's clients compute it: the last byte below 0xff is
-/// raised and what follows it dropped; one zero byte (no end) if there is no such byte.
+/// The `range_end` that makes a range of all keys beginning with `prefix`, as etcd's clients compute it: the last byte
+/// below 0xff is raised and what follows it dropped; one zero byte (no end) if there is no such byte.
 #[must_use]
 pub fn prefix_end(prefix: &[u8]) -> Bytes {
     let Some(last) = prefix.iter().rposition(|&byte| byte < 0xff) else {

@@ -1,7 +1,8 @@
 //! etcd's wire types, and what is fixed by the wire alone.
 //!
-//! The types are generated from `schema/`, our own `.proto` files with etcd v3.7.1's packages, names, numbers and types; a test compares
-//! the descriptors with etcd's. `bytes` fields are `bytes::Bytes`: decoded from a `Bytes`, keys and values share its memory.
+//! The types are generated from `schema/`, our own `.proto` files with etcd v3.7.1's packages, names, numbers and
+//! types; a test compares the descriptors with etcd's. `bytes` fields are `bytes::Bytes`: decoded from a `Bytes`, keys
+//! and values share its memory.
 //!
 //! - [`key_range`]: what `range_end` means, everywhere it occurs.
 //! - [`internal`]: what a Raft log entry carries.

@@ -1,8 +1,10 @@
-//! Our schema against etcd's own `.proto` files: every message, field, enum and method must be the same, in both directions.
+//! Our schema against etcd's own `.proto` files: every message, field, enum and method must be the same, in both
+//! directions.
 //!
-//! etcd's files come from the Go module proxy, so this needs `go` in PATH and, the first time, the network; without them it fails.
-//! etcd's custom options (HTTP mappings, "since release") do not change the wire: the files that declare them are stood in for below, and
-//! options are not compared. `etcdserver.proto` (one message of etcd's WAL) is not part of our schema.
+//! etcd's files come from the Go module proxy, so this needs `go` in PATH and, the first time, the network; without
+//! them it fails. etcd's custom options (HTTP mappings, "since release") do not change the wire: the files that declare
+//! them are stood in for below, and options are not compared. `etcdserver.proto` (one message of etcd's WAL) is not
+//! part of our schema.
 
 use std::{collections::BTreeSet, path::PathBuf, process::Command};
 

@@ -18,7 +18,8 @@ fn unhex(hex: &str) -> Bytes {
     (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }
 
-/// A canonical, non-empty encoding of the message: field 1 as a number, as text, as a message, or field 2; empty if it has no fields.
+/// A canonical, non-empty encoding of the message: field 1 as a number, as text, as a message, or field 2; empty if it
+/// has no fields.
 fn sample<M: Message + Default + PartialEq>() -> (M, Vec<u8>) {
     [&[0x08, 0x01][..], &[0x0a, 0x01, b'k'], &[0x0a, 0x02, 0x08, 0x05], &[0x0a, 0x02, 0x1a, 0x00], &[]]
         .into_iter()
@@ -32,7 +33,8 @@ macro_rules! check_kinds {
     ($($kind:ident $field:ident $number:literal $message:ty,)*) => {
         $({
             let (message, raw) = sample::<$message>();
-            let whole = InternalRaftRequest { header: Some(header()), $field: Some(message.clone()), ..Default::default() };
+            let known = Some(message.clone());
+            let whole = InternalRaftRequest { header: Some(header()), $field: known, ..Default::default() };
             let entry = entry(&header(), Kind::$kind, &raw);
             assert_eq!(entry, whole.encode_to_vec(), stringify!($kind));
             assert_eq!(decode(entry), Ok((header(), Request::$kind(message))), stringify!($kind));

@@ -3,9 +3,10 @@
 #
 #     quickstart.sh ETCDCTL ENDPOINT
 #
-# Prints each command with what it answered. What may differ between two right servers (ids, times, sizes, log positions, terms, versions, the
-# endpoint) is replaced by its name, so the outputs for stock etcd and for Orlop can be compared with diff. A command that fails is part of
-# the output, with its exit status; only a watch that does not deliver stops the script.
+# Prints each command with what it answered. What may differ between two right servers (ids, times, sizes, log
+# positions, terms, versions, the endpoint) is replaced by its name, so the outputs for stock etcd and for Orlop can be
+# compared with diff. A command that fails is part of the output, with its exit status; only a watch that does not
+# deliver stops the script.
 set -euo pipefail
 [[ $# -eq 2 ]] || { echo "usage: quickstart.sh ETCDCTL ENDPOINT" >&2; exit 2; }
 etcdctl=$1 endpoint=$2

@@ -73,7 +73,8 @@ func runSeed(opt options, seed uint64) (report string, err error) {
 	if err := errors.Join(r.watches.drain(r.current), r.hashes()); err != nil {
 		return "", fmt.Errorf("at the end: %w", err)
 	}
-	return fmt.Sprintf("%d requests (%d refused), %d revisions, %d events watched", opt.requests, r.refused, r.current, r.watches.delivered), nil
+	return fmt.Sprintf("%d requests (%d refused), %d revisions, %d events watched",
+		opt.requests, r.refused, r.current, r.watches.delivered), nil
 }
 
 type action struct {
