@@ -49,12 +49,12 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
 /// Nothing was ever acknowledged by this log: empty, or a torn rest of the first group itself.
 fn is_fresh(mark: (u64, u64), entries: &[wal::Entry], hard_state: HardState, start: &Start) -> bool {
     let first = start.bootstrap.len() as u64;
-    let first_hard_state = HardState { term: 1, vote: 0, commit: first };
+    // The hard state lies behind the entries it commits: without it even all of them are a torn group.
+    let is_torn = hard_state == HardState::default() && entries.len() as u64 <= first;
     mark == (0, 0)
         && start.applied.index == 0
         && first > 0
-        && (hard_state == HardState::default() || hard_state == first_hard_state)
-        && (entries.len() as u64) < first
+        && is_torn
         && entries.iter().all(|entry| entry.term == 1 && entry.kind == EntryKind::ConfChange as u8)
 }
 
@@ -176,5 +176,20 @@ mod tests {
             let loaded = load(Path::new("wal"), &mut log, (4, 2), entries.collect(), recovered, &start);
             assert_eq!(loaded.ok(), expected, "case {number}");
         }
+    }
+
+    #[test]
+    fn a_torn_first_group_is_written_again_and_a_whole_one_is_not() {
+        let members = [1, 2].map(|id| crate::Member { id, ..crate::Member::default() });
+        let start = Start { bootstrap: members.iter().map(crate::ConfChange::bootstrap).collect(), ..Start::default() };
+        let (entries, hard_state) = first_entries(&start);
+        assert_eq!(entries.len(), 2);
+        for torn in 0..=2 {
+            assert!(is_fresh((0, 0), &entries[..torn], HardState::default(), &start), "{torn} entries");
+        }
+        assert!(!is_fresh((0, 0), &entries, hard_state, &start));
+        assert!(!is_fresh((0, 0), &[], HardState::default(), &Start::default()), "a member that joins");
+        let applied = Start { applied: Applied { index: 2, term: 1 }, ..start };
+        assert!(!is_fresh((0, 0), &[], HardState::default(), &applied), "a lost log is not a new one");
     }
 }
