@@ -23,9 +23,8 @@ use std::{
 use bytes::Bytes;
 use consensus::{Applied as Place, Committed, ConfChange, Driver, EntryKind};
 use engine::{
-    Fault, Mvcc,
+    Checkpoint, CheckpointDone, Fault, Mvcc, Store,
     disk::{Completion, Disk, Owner},
-    store::{Checkpoint, CheckpointDone, Store},
 };
 use prost::Message;
 use proto::{
@@ -81,7 +80,7 @@ pub enum ToCommit {
         revision: i64,
     },
     /// A checkpoint ended.
-    Checkpointed(Result<CheckpointDone, engine::Error>),
+    Checkpointed(Result<Box<CheckpointDone>, engine::Error>),
     /// A fault of apply was resolved.
     Loaded(Result<(), engine::Error>),
 }
@@ -110,6 +109,9 @@ pub enum Fatal {
     /// The store failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
+    /// The disk's completions cannot be waited for.
+    #[error("waiting for the disk: {0}")]
+    Wake(std::io::Error),
     /// An entry that cannot be understood was committed.
     #[error("entry {index} cannot be applied: {source}")]
     Entry {
@@ -151,12 +153,14 @@ pub struct Commit {
     proposed: VecDeque<(Duration, u64)>,
     answers: Vec<Vec<(SlotId, Answer)>>,
     events: Vec<Event>,
+    /// First main revision that no batch has covered.
+    next_main: i64,
     completions: Vec<Completion>,
     applied: Place,
     is_faulted: bool,
-    is_checkpointing: bool,
+    /// Log behind the last checkpoint's begin: kept for the older superblock copy, and no reason for the next one.
+    kept_log_bytes: u64,
     is_sweeping: bool,
-    is_published: bool,
     published_attributes: bool,
     sweep_waiters: Vec<(i64, ReplyTo)>,
 }
@@ -188,17 +192,18 @@ impl Commit {
             proposed: VecDeque::new(),
             answers,
             events: Vec::new(),
+            next_main: view.revision() + 1,
             completions: Vec::new(),
             applied,
             is_faulted: false,
-            is_checkpointing: false,
+            kept_log_bytes: 0,
             is_sweeping: true,
-            is_published: true,
             published_attributes: false,
             sweep_waiters: Vec::new(),
         };
         commit.publish_cluster();
         commit.publish_status();
+        commit.publish_sizes();
         commit
     }
 
@@ -265,6 +270,7 @@ impl Commit {
     pub fn tick(&mut self, now: Duration) {
         self.driver.tick();
         self.forget_lost(now);
+        self.publish_sizes();
         let leads = self.driver.status().is_leader;
         if !leads {
             return;
@@ -332,7 +338,7 @@ impl Commit {
         let sweep_fault = self.sweep()?;
         let fault = fault.or(sweep_fault);
         self.is_faulted |= fault.is_some();
-        let checkpoint = self.begin_checkpoint()?;
+        let checkpoint = self.begin_checkpoint();
         self.publish_status();
         let empty = vec![Vec::new(); self.answers.len()];
         let answers = std::mem::replace(&mut self.answers, empty);
@@ -437,12 +443,14 @@ impl Commit {
             return None;
         }
         assert!(self.applied.index == self.store.mvcc().view().applied_index(), "events follow their publish");
-        Some(Arc::new(Batch::new(std::mem::take(&mut self.events))))
+        let last_main = self.store.mvcc().view().revision();
+        let first_main = std::mem::replace(&mut self.next_main, last_main + 1);
+        Some(Arc::new(Batch::new(first_main, last_main, std::mem::take(&mut self.events))))
     }
 
     fn sweep(&mut self) -> Result<Option<Fault>, Fatal> {
         if self.is_sweeping && !self.is_faulted {
-            let progress = match self.store.mvcc_mut().sweep(self.options.sweep_entries_per_step) {
+            let progress = match self.store.sweep(self.options.sweep_entries_per_step) {
                 Ok(progress) => progress,
                 Err(fault) => return Ok(Some(fault)),
             };
@@ -468,30 +476,23 @@ impl Commit {
         Ok(None)
     }
 
-    fn begin_checkpoint(&mut self) -> Result<Option<Checkpoint>, Fatal> {
-        if self.is_checkpointing || self.driver.log_bytes() < self.options.checkpoint_wal_bytes {
-            return Ok(None);
+    fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
+        let applied = self.store.mvcc().view().applied_index();
+        let is_due = self.driver.log_bytes() >= self.options.checkpoint_wal_bytes + self.kept_log_bytes;
+        if self.store.is_checkpointing() || !is_due || applied == self.store.applied().0 {
+            return None;
         }
-        self.is_checkpointing = true;
-        Ok(Some(self.store.checkpoint_begin()?))
+        self.kept_log_bytes = self.driver.log_bytes();
+        Some(self.store.checkpoint_begin())
     }
 
-    fn checkpointed(&mut self, done: Result<CheckpointDone, engine::Error>) -> Result<(), Fatal> {
-        self.is_checkpointing = false;
-        match done {
-            Ok(done) => {
-                self.store.checkpoint_end(done);
-                let (index, term) = self.store.trimmable();
-                self.driver.trim(Place { index, term })?;
-                Ok(())
-            }
-            Err(error @ engine::Error::NoSpace { .. }) => {
-                tracing::error!(%error, "no space for a checkpoint; it is tried again");
-                self.store.checkpoint_failed();
-                Ok(())
-            }
-            Err(error) => Err(error.into()),
+    fn checkpointed(&mut self, done: Result<Box<CheckpointDone>, engine::Error>) -> Result<(), Fatal> {
+        self.store.checkpoint_end(*done?);
+        let (index, term) = self.store.trimmable();
+        if index > 0 {
+            self.driver.trim(Place { index, term })?;
         }
+        Ok(())
     }
 
     fn publish_cluster(&mut self) {
@@ -507,6 +508,9 @@ impl Commit {
         raft.commit.store(status.commit, Ordering::Release);
         raft.applied.store(self.applied.index, Ordering::Release);
         raft.pending.store(self.waiters.len(), Ordering::Release);
+    }
+
+    fn publish_sizes(&mut self) {
         let sizes = self.store.sizes();
         self.shared.sizes.allocated.store(sizes.allocated, Ordering::Release);
         self.shared.sizes.in_use.store(sizes.in_use, Ordering::Release);

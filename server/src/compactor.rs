@@ -8,25 +8,16 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use crate::config::AutoCompaction;
+
 const HOUR: Duration = Duration::from_secs(3600);
 /// A period is looked at this many times.
 const LOOKS_PER_INTERVAL: u32 = 10;
 const REVISION_INTERVAL: Duration = Duration::from_secs(300);
 
-/// What is kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Everything.
-    Off,
-    /// What was current within this time.
-    Periodic(Duration),
-    /// This many revisions.
-    Revisions(i64),
-}
-
 /// See the head of this file.
 pub struct Compactor {
-    mode: Mode,
+    mode: AutoCompaction,
     seen: VecDeque<i64>,
     next_look: Duration,
     last_success: Duration,
@@ -36,7 +27,7 @@ pub struct Compactor {
 
 impl Compactor {
     /// A compactor that starts at `now`.
-    pub fn new(mode: Mode, now: Duration) -> Self {
+    pub fn new(mode: AutoCompaction, now: Duration) -> Self {
         let (seen, last_revision, is_first) = (VecDeque::new(), 0, true);
         Self { mode, seen, next_look: now, last_success: now, last_revision, is_first }
     }
@@ -47,12 +38,12 @@ impl Compactor {
             return None;
         }
         let due = match self.mode {
-            Mode::Off => {
+            AutoCompaction::Off => {
                 self.next_look = Duration::MAX;
                 None
             }
-            Mode::Periodic(period) => self.periodic(period, now, revision),
-            Mode::Revisions(kept) => {
+            AutoCompaction::Periodic(period) => self.periodic(period, now, revision),
+            AutoCompaction::Revision(kept) => {
                 self.next_look = now + REVISION_INTERVAL;
                 let target = revision - kept;
                 (!self.is_first && target > 0 && target != self.last_revision).then_some(target)
@@ -86,7 +77,7 @@ impl Compactor {
 mod tests {
     use super::*;
 
-    fn run(mode: Mode, hours: u64, revision_at: impl Fn(u64) -> i64) -> Vec<(u64, i64)> {
+    fn run(mode: AutoCompaction, hours: u64, revision_at: impl Fn(u64) -> i64) -> Vec<(u64, i64)> {
         let mut compactor = Compactor::new(mode, Duration::ZERO);
         let mut compacted = (Vec::new(), -1);
         for minute in 0..hours * 60 {
@@ -100,18 +91,18 @@ mod tests {
 
     #[test]
     fn periodic_keeps_the_period_and_then_follows_hourly() {
-        let compacted = run(Mode::Periodic(2 * HOUR), 5, |minute| 1 + i64::try_from(minute).unwrap());
+        let compacted = run(AutoCompaction::Periodic(2 * HOUR), 5, |minute| 1 + i64::try_from(minute).unwrap());
         assert_eq!(compacted, vec![(120, 1), (180, 61), (240, 121)]);
     }
 
     #[test]
     fn revisions_keep_their_number_and_an_idle_store_is_left_alone() {
-        let compacted = run(Mode::Revisions(100), 1, |minute| if minute < 20 { 50 } else { 1000 });
+        let compacted = run(AutoCompaction::Revision(100), 1, |minute| if minute < 20 { 50 } else { 1000 });
         assert_eq!(compacted, vec![(20, 900)]);
     }
 
     #[test]
     fn off_never_compacts() {
-        assert!(run(Mode::Off, 100, |minute| i64::try_from(minute).unwrap()).is_empty());
+        assert!(run(AutoCompaction::Off, 100, |minute| i64::try_from(minute).unwrap()).is_empty());
     }
 }

@@ -19,11 +19,13 @@ mod gates;
 mod go;
 mod knobs;
 mod parse;
+mod process;
 #[cfg(test)]
 mod tests;
 mod url;
 
 pub use gates::{GATES, Stage};
+pub use process::from_process;
 pub use url::{Scheme, Url, join};
 
 use parse::Values;

@@ -67,6 +67,8 @@ pub struct Limits {
     pub scan_entries_per_turn: usize,
     /// How long a proposal may take: 5 s and two election timeouts.
     pub request_timeout: Duration,
+    /// Connections of all cores together.
+    pub connections_max: usize,
     /// Quota on the size of the store, as Status reports it. **Units** bytes.
     pub quota_bytes: u64,
 }
@@ -357,6 +359,11 @@ impl Core {
                 Err(fault) => self.load(fault).await?,
             }
         }
+    }
+
+    /// This core's page reads.
+    pub fn loader(&self) -> &Loader {
+        &self.loader
     }
 
     /// Brings what `fault` names into memory.

@@ -52,9 +52,9 @@ fn health(core: &Core, query: &str) -> Response {
     let excluded: Vec<&str> = values(query, "exclude").collect();
     let serializable = values(query, "serializable").any(|value| value == "true");
     let reason = core.alarms().iter().find_map(|(_, alarm)| match alarm {
-        Alarm::NoSpace if !excluded.contains(&"NOSPACE") => Some("ALARM NOSPACE"),
+        Alarm::Nospace if !excluded.contains(&"NOSPACE") => Some("ALARM NOSPACE"),
         Alarm::Corrupt if !excluded.contains(&"CORRUPT") => Some("ALARM CORRUPT"),
-        Alarm::None | Alarm::NoSpace | Alarm::Corrupt => None,
+        Alarm::None | Alarm::Nospace | Alarm::Corrupt => None,
     });
     let reason = reason.or((!serializable && !core.has_leader()).then_some("RAFT NO LEADER"));
     core.count_health(reason.is_none());

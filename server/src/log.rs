@@ -15,10 +15,25 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-use crate::cores::Clock;
+use crate::{config::LogLevel, cores::Clock};
 
 /// The format.
 pub struct Json;
+
+/// Sends log lines of at least `level` to standard error, from now on.
+pub fn start(level: LogLevel) {
+    let level = match level {
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Error | LogLevel::Fatal => Level::ERROR,
+    };
+    let subscriber =
+        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).event_format(Json).finish();
+    if tracing::subscriber::set_global_default(subscriber).is_err() {
+        tracing::warn!("log lines were being sent somewhere already");
+    }
+}
 
 #[derive(Default)]
 struct Fields {

@@ -4,6 +4,8 @@
 
 use std::process::ExitCode;
 
+use config::{Config, LogLevel, Stop};
+
 mod apply;
 mod commit;
 mod compactor;
@@ -19,7 +21,7 @@ mod log;
 mod maintenance;
 mod metrics;
 mod rpc;
-mod tune;
+
 mod watch;
 mod watch_rpc;
 mod wire;
@@ -39,13 +41,42 @@ const STORAGE_VERSION: &str = "3.7.0";
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "tune") {
-        return tune::run(&arguments[1..]);
+        return ExitCode::FAILURE;
     }
-    match config::from_process(arguments) {
+    let variables: Vec<(String, String)> = std::env::vars().collect();
+    match Config::parse(&arguments, &variables, &|path| std::fs::read_to_string(path)) {
         Ok(config) => {
-            log::start(&config.log_level);
+            log::start(config.log_level);
+            for warning in &config.warnings {
+                tracing::warn!(field = warning.field, value = %warning.value, "{}", warning.message);
+            }
             cores::start::run(config)
         }
-        Err(exit) => exit,
+        Err(stop) => explain(stop),
+    }
+}
+
+/// Says why no server is started, on the stream and with the exit status that etcd uses.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "there is no log yet")]
+fn explain(stop: Stop) -> ExitCode {
+    match stop {
+        Stop::Help(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Stop::Version => {
+            println!("etcd Version: {ETCD_VERSION}\nOrlop Version: {RELEASE}");
+            println!("Go OS/Arch: {}/{}", std::env::consts::OS, std::env::consts::ARCH);
+            ExitCode::SUCCESS
+        }
+        Stop::Usage(text) => {
+            eprintln!("{text}");
+            ExitCode::from(2)
+        }
+        Stop::Refused(text) => {
+            log::start(LogLevel::Error);
+            tracing::error!(error = %text, "failed to verify flags");
+            ExitCode::FAILURE
+        }
     }
 }

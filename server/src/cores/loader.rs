@@ -7,17 +7,13 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
-use engine::{
-    Error, Fault,
-    disk::{Completion, Disk},
-    store::PageReader,
-};
+use engine::{Error, Fault, PageReader, disk::Disk};
 use tokio::sync::oneshot;
 
 struct State {
     disk: Box<dyn Disk>,
     reader: PageReader,
-    waiting: HashMap<u64, oneshot::Sender<Result<(), Error>>>,
+    waiting: HashMap<u64, oneshot::Sender<()>>,
     next: u64,
 }
 
@@ -33,18 +29,19 @@ impl Loader {
 
     /// Brings what `fault` names into memory.
     ///
-    /// **Errors** it cannot be read, or is damaged.
+    /// **Errors** its file cannot be opened or read: the member must stop.
     pub async fn load(&self, fault: Fault) -> Result<(), Error> {
         let (done, wait) = oneshot::channel();
         {
             let State { disk, reader, waiting, next } = &mut *self.0.borrow_mut();
-            let number = *next;
+            waiting.insert(*next, done);
+            reader.read(fault, *next);
             *next += 1;
-            reader.submit(disk.as_mut(), fault, number)?;
+            reader.step(disk.as_mut())?;
             disk.kick()?;
-            waiting.insert(number, done);
         }
-        wait.await.unwrap_or(Err(Error::Stopped))
+        // The sender goes only with the loader: then the member has stopped.
+        wait.await.map_err(|_gone| Error::Stopped)
     }
 
     /// The descriptor that tells when [`Loader::collect`] has something to do.
@@ -52,17 +49,22 @@ impl Loader {
         self.0.borrow().disk.wake_fd()
     }
 
-    /// Takes in reads that have ended.
-    pub fn collect(&self) {
-        let mut ended: Vec<Completion> = Vec::new();
+    /// Takes in reads that have ended and begins those that waited for a place.
+    ///
+    /// **Errors** a read failed, or what it brought is damaged: the member must stop.
+    pub fn collect(&self) -> Result<(), Error> {
+        let mut ended = Vec::new();
         let State { disk, reader, waiting, .. } = &mut *self.0.borrow_mut();
         disk.completions(&mut ended);
         for completion in ended {
-            let (number, result) = reader.on_completion(completion);
-            if let Some(done) = waiting.remove(&number) {
-                // The request that waited may be gone; then nobody needs to know.
-                drop(done.send(result));
+            for ticket in reader.on_completion(completion)? {
+                if let Some(done) = waiting.remove(&ticket) {
+                    // The request that waited may be gone; then nobody needs to know.
+                    drop(done.send(()));
+                }
             }
         }
+        reader.step(disk.as_mut())?;
+        disk.kick()
     }
 }

@@ -16,11 +16,11 @@ use std::{
     net::SocketAddr,
     os::fd::{AsRawFd, RawFd},
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, atomic::Ordering, mpsc::RecvTimeoutError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use engine::{disk::Disk, store::Checkpoint};
+use engine::{Checkpoint, disk::Disk};
 use tokio::{
     io::unix::AsyncFd,
     net::TcpListener,
@@ -78,6 +78,8 @@ enum ToCore {
     Accept(std::net::TcpStream),
 }
 
+/// Between two tries of a checkpoint that found no space.
+const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 /// How often slots expire and automatic progress is looked at.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// Messages taken from a mailbox before the loop looks elsewhere.
@@ -135,7 +137,9 @@ async fn collect_reads(core: Rc<Core>) {
         Err(error) => return tracing::error!(%error, "page reads cannot be waited for"),
     };
     while wake.ready().await.is_ok() {
-        core.loader().collect();
+        if let Err(error) = core.loader().collect() {
+            start::stop_member(&error.into());
+        }
     }
 }
 
@@ -216,7 +220,7 @@ impl CommitLoop {
     ///
     /// **Errors** the member must stop.
     async fn run(mut self) -> Result<(), Fatal> {
-        let wake = Wake::new(self.disk.wake_fd()).map_err(|source| engine::Error::Setup { source })?;
+        let wake = Wake::new(self.disk.wake_fd()).map_err(Fatal::Wake)?;
         let mut ticks = tokio::time::interval(self.heartbeat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut messages = Vec::with_capacity(INBOX_MAX);
@@ -236,7 +240,7 @@ impl CommitLoop {
                     self.core.clock.now()
                 }
                 woken = wake.ready() => {
-                    woken.map_err(|source| engine::Error::Setup { source })?;
+                    woken.map_err(Fatal::Wake)?;
                     self.core.clock.now()
                 }
                 _ = ticks.tick() => {
@@ -287,17 +291,18 @@ fn checkpoint_thread(
 ) {
     while let Ok(mut checkpoint) = jobs.recv() {
         let result = loop {
-            match checkpoint.step(disk.as_mut()) {
-                Ok(engine::store::Progress::Done(done)) => break Ok(done),
-                Ok(engine::store::Progress::Pending) => {
-                    if let Err(error) = disk.wait() {
-                        break Err(error);
+            match checkpoint.run(disk.as_mut()) {
+                Err(error @ engine::Error::NoSpace { .. }) => {
+                    tracing::error!(%error, "a checkpoint waits for space");
+                    // Nothing else is sent while a checkpoint is under way: this is a pause, or the end.
+                    if let Err(RecvTimeoutError::Disconnected) = jobs.recv_timeout(NO_SPACE_PAUSE) {
+                        return;
                     }
                 }
-                Err(error) => break Err(error),
+                result => break result,
             }
         };
-        if done.blocking_send(ToCommit::Checkpointed(result)).is_err() {
+        if done.blocking_send(ToCommit::Checkpointed(result.map(Box::new))).is_err() {
             return;
         }
     }

@@ -7,7 +7,6 @@
 //! who a member is lies in its store.
 
 use std::{
-    path::Path,
     process::ExitCode,
     rc::Rc,
     sync::{
@@ -20,9 +19,9 @@ use std::{
 use arc_swap::ArcSwap;
 use consensus::{Applied, ConfChange, ConfState, Driver, Member};
 use engine::{
-    Fault,
-    disk::{Disk, IoPath},
-    store::{PageReader, Progress, Store},
+    Fault, PageReader, Store,
+    disk::{Disk, IoPath, Preference},
+    store, wal,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -37,10 +36,10 @@ use crate::{
     apply::{self, Applier, table},
     commit::{self, Commit, ToCommit},
     compactor::Compactor,
-    config::Config,
+    config::{self, Config},
     core::{Core, Identity, Limits, Raft, Shared, Sizes},
     cores::Clock,
-    lease::Lessor,
+    lease::{self, Lessor},
     metrics::Counters,
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
@@ -73,12 +72,9 @@ pub enum Error {
         /// The directory.
         path: String,
     },
-    /// More members than this release has.
-    #[error("initial-cluster names {members} members; this release of Orlop runs one")]
-    SeveralMembers {
-        /// How many.
-        members: usize,
-    },
+    /// Settings that a new member cannot start with.
+    #[error("{0}")]
+    Bootstrap(String),
     /// Small tables that do not decode.
     #[error("the store's table of {what} is damaged")]
     Table {
@@ -102,7 +98,7 @@ fn resident<T>(
         let view = store.mvcc().view();
         match read(&view) {
             Ok(value) => return Ok(value),
-            Err(fault) => store.load(disk, fault)?,
+            Err(fault) => engine::load(disk, store.dir(), fault)?,
         }
     }
 }
@@ -116,14 +112,44 @@ struct Opened {
     applier: Applier,
 }
 
-fn bootstrap_member(config: &Config) -> Result<Member, Error> {
-    let own: Vec<String> = config.initial_advertise_peer_urls();
-    let members = config.initial_cluster_len();
-    if members > 1 {
-        return Err(Error::SeveralMembers { members });
+fn bootstrap_member(config: &Config) -> Member {
+    let peer_urls: Vec<String> = config.advertise_peer_urls.iter().map(ToString::to_string).collect();
+    let id = consensus::member_id(&peer_urls, &config.initial_cluster_token, None);
+    Member { id, peer_urls, name: config.name.clone(), ..Member::default() }
+}
+
+fn io_preference(config: &Config) -> Preference {
+    match config.knobs.io.path {
+        tuning::IoPath::Auto => Preference::Auto,
+        tuning::IoPath::Uring => Preference::Uring,
+        tuning::IoPath::Portable => Preference::Portable,
     }
-    let id = consensus::member_id(&own, &config.initial_cluster_token, None);
-    Ok(Member { id, peer_urls: own, name: config.name.clone(), ..Member::default() })
+}
+
+fn open_disk(config: &Config) -> Result<(Box<dyn Disk>, IoPath), engine::Error> {
+    engine::disk::open_disk(io_preference(config), &config.data_dir)
+}
+
+fn store_options(knobs: &tuning::Store) -> store::Options {
+    store::Options {
+        segment_bytes: u32::try_from(knobs.segment_bytes).expect("bounded by 1 GiB"),
+        write_bytes: knobs.write_bytes,
+        writes_in_flight_max: knobs.writes_in_flight_max,
+        record_block_bytes: knobs.record_block_bytes,
+        block_cache_bytes: knobs.block_cache_bytes,
+        shards: knobs.shards,
+        fresh_id: rand::random(),
+    }
+}
+
+fn wal_options(knobs: &tuning::Wal) -> wal::Options {
+    wal::Options {
+        segment_bytes: u32::try_from(knobs.segment_bytes).unwrap_or(u32::MAX & !4095),
+        group_bytes_max: knobs.group_bytes_max,
+        writes_in_flight_max: knobs.writes_in_flight_max,
+        fresh_id: rand::random(),
+        ..wal::Options::default()
+    }
 }
 
 /// Writes down who the member is before anything else is.
@@ -133,13 +159,7 @@ fn first_checkpoint(store: &mut Store, disk: &mut dyn Disk, identity: &Identity)
     write.meta_put(table::IDENTITY, &bytes).unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
     drop(write.finish());
     drop(store.mvcc_mut().publish(0, 0));
-    let mut checkpoint = store.checkpoint_begin()?;
-    let done = loop {
-        match checkpoint.step(disk)? {
-            Progress::Done(done) => break done,
-            Progress::Pending => disk.wait()?,
-        }
-    };
+    let done = store.checkpoint_begin().run(disk)?;
     store.checkpoint_end(done);
     Ok(())
 }
@@ -160,32 +180,42 @@ fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Resul
 }
 
 fn open(config: &Config, clock: Clock) -> Result<Opened, Error> {
-    let dir = Path::new(&config.data_dir);
+    let dir = config.data_dir.as_path();
     if dir.join("member").exists() {
         return Err(Error::EtcdData { path: dir.display().to_string() });
     }
     let knobs = &config.knobs;
-    let (mut disk, io) = engine::disk::open_disk(config.io_preference(), dir)?;
-    let mut store = Store::open(disk.as_mut(), dir, config.store_options())?;
-    let member = bootstrap_member(config)?;
+    let (mut disk, io) = open_disk(config)?;
+    let mut store = Store::open(disk.as_mut(), dir, store_options(&knobs.store))?;
+    if store.applied() == (0, 0) && store.generation() <= 1 {
+        config.verify_bootstrap().map_err(Error::Bootstrap)?;
+    }
+    let member = bootstrap_member(config);
     let identity = identity_of(&mut store, disk.as_mut(), &member)?;
     let conf_state = match resident(&mut store, disk.as_mut(), |view| view.meta_get(table::CONF_STATE))? {
         Some(bytes) => table::decode_conf_state(&bytes).ok_or(Error::Table { what: "configuration" })?,
         None => ConfState::default(),
     };
     let cluster = resident(&mut store, disk.as_mut(), apply::restore_cluster)?;
-    let grants = resident(&mut store, disk.as_mut(), crate::lease::restore_grants)?;
-    let mut lessor = Lessor::new(config.lessor_options());
-    lessor.restore(grants, clock.now());
-    lessor.promote(clock.now(), Duration::from_millis(knobs.consensus.election_ms));
     let view = store.mvcc().view();
+    let grants = lease::restore_grants(&view, |fault| engine::load(disk.as_mut(), dir, fault))?;
+    let grants = grants.ok_or(Error::Table { what: "leases" })?;
+    let election_ticks = knobs.consensus.election_ms / knobs.consensus.heartbeat_ms;
+    let heartbeat = Duration::from_millis(knobs.consensus.heartbeat_ms);
+    let ttl_min_s = lease::ttl_min_s(heartbeat, u32::try_from(election_ticks).unwrap_or(u32::MAX));
+    let mut lessor = Lessor::new(lease::Params { ttl_min_s, retry_after: config.request_timeout() });
+    lessor.restore(grants);
+    lessor.promote(clock.now(), Duration::from_millis(knobs.consensus.election_ms));
     let start = consensus::Start {
         applied: Applied { index: view.applied_index(), term: view.applied_term() },
         conf_state,
         bootstrap: vec![ConfChange::bootstrap(&member)],
     };
     let ids = consensus::Identity { member_id: identity.member_id, cluster_id: identity.cluster_id };
-    let driver = Driver::open(disk.as_mut(), &config.wal_path(), ids, config.consensus_options(rand::random()), start)?;
+    let wal_dir = config.wal_dir.clone().unwrap_or_else(|| dir.join("wal"));
+    let wal = wal_options(&knobs.wal);
+    let options = consensus::Options::from_knobs(&knobs.consensus, true, rand::random(), wal);
+    let driver = Driver::open(disk.as_mut(), &wal_dir, ids, options, start)?;
     let applier = Applier { lessor, cluster };
     Ok(Opened { store, disk, io, identity, driver, applier })
 }
@@ -200,9 +230,9 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
             receive_bytes_max: knobs.server.max_request_bytes + GRPC_OVERHEAD_BYTES,
             txn_ops_max: knobs.server.max_txn_ops,
             scan_entries_per_turn: knobs.server.scan_entries_per_turn,
-            request_timeout: Duration::from_secs(5) + Duration::from_millis(2 * knobs.consensus.election_ms),
+            request_timeout: config.request_timeout(),
             quota_bytes: knobs.server.quota_backend_bytes,
-            connections_max: config.connections_max(),
+            connections_max: connections_max(config),
         },
         view: opened.store.mvcc().published(),
         cluster: ArcSwap::default(),
@@ -214,6 +244,13 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
         is_stopping: AtomicBool::new(false),
         counters: (0..cores).map(|_| Arc::new(Counters::new())).collect(),
     })
+}
+
+/// Connections that the knob and the limit on open files allow: etcd keeps 150 files for itself.
+fn connections_max(config: &Config) -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let left = usize::try_from(files.saturating_sub(150)).unwrap_or(usize::MAX);
+    config.knobs.server.connections_max.min(left)
 }
 
 /// etcd's allowance for gRPC above the largest request.
@@ -236,9 +273,9 @@ fn make_core(
     to_commit: &mpsc::Sender<ToCommit>,
 ) -> Result<Rc<Core>, Error> {
     let knobs = &config.knobs;
-    let dir = Path::new(&config.data_dir);
-    let (disk, _) = engine::disk::open_disk(config.io_preference(), dir)?;
-    let loader = Loader::new(disk, PageReader::new(dir, knobs.store.open_segments_max));
+    let (disk, _) = open_disk(config)?;
+    let reads_max = knobs.io.operations_in_flight_max as usize;
+    let loader = Loader::new(disk, PageReader::new(&config.data_dir, knobs.store.open_segments_max, reads_max));
     let bounds = Bounds {
         stream_buffer_bytes_max: knobs.server.stream_buffer_bytes_max,
         fragment_bytes_max: knobs.server.max_request_bytes + GRPC_OVERHEAD_BYTES,
@@ -294,7 +331,7 @@ fn spawn_cores(
 }
 
 /// A member that cannot be sure of itself stops.
-fn stop_member(error: &Error) -> ! {
+pub fn stop_member(error: &Error) -> ! {
     tracing::error!(%error, "the member stops");
     std::process::exit(1)
 }
@@ -318,9 +355,9 @@ pub fn run(config: Config) -> ExitCode {
 fn spawn_checkpoints(
     config: &Config,
     to_commit: &mpsc::Sender<ToCommit>,
-) -> Result<std::sync::mpsc::Sender<engine::store::Checkpoint>, Error> {
+) -> Result<std::sync::mpsc::Sender<engine::Checkpoint>, Error> {
     let (jobs, inbox) = std::sync::mpsc::channel();
-    let (disk, _) = engine::disk::open_disk(config.io_preference(), Path::new(&config.data_dir))?;
+    let (disk, _) = open_disk(config)?;
     let done = to_commit.clone();
     std::thread::spawn(move || checkpoint_thread(disk, &inbox, &done));
     Ok(jobs)
@@ -344,11 +381,12 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let core = make_core(0, &config, &shared, clock, &to_commit)?;
     spawn_core_loops(&core);
     let mut listeners = Vec::new();
-    for address in config.client_addresses() {
+    for url in &config.listen_client_urls {
+        let address = url.bind_address().map_err(Error::Bootstrap)?;
         listeners.push(bind(address).map_err(system(format!("listen on {address}")))?);
     }
     let Opened { store, disk, driver, applier, .. } = opened;
-    let compactor = Compactor::new(config.compaction_mode(), clock.now());
+    let compactor = Compactor::new(config.auto_compaction, clock.now());
     let options = commit_options(&config);
     let commit_loop = CommitLoop {
         commit: Commit::new(Arc::clone(&shared), options, driver, store, applier, compactor),
@@ -425,19 +463,19 @@ fn commit_options(config: &Config) -> commit::Options {
         apply_batch_bytes_max: knobs.consensus.apply_batch_bytes_max as u64,
         sweep_entries_per_step: knobs.store.sweep_entries_per_step,
         name: config.name.clone(),
-        client_urls: config.advertise_client_urls(),
+        client_urls: config.advertise_client_urls.iter().map(ToString::to_string).collect(),
     }
 }
 
 fn log_start(config: &Config, opened: &Opened, cores: usize) {
     let view = opened.store.mvcc().view();
     tracing::info!(release = crate::RELEASE, etcd = crate::ETCD_VERSION, "starting Orlop");
-    tracing::info!(path = %config.data_dir, revision = view.revision(), index = view.applied_index(), "data directory");
-    tracing::info!(path = %opened.io.kind, why = %opened.io.why, "I/O path");
+    tracing::info!(path = %config.data_dir.display(), revision = view.revision(), index = view.applied_index(), "data directory");
+    tracing::info!(path = %opened.io, "I/O path");
     if let Some((file, offset)) = opened.driver.truncated_tail() {
         tracing::warn!(file = %file.display(), offset, "the log's torn tail was cut off");
     }
-    let urls = config.advertise_client_urls().join(",");
+    let urls = config::join(&config.advertise_client_urls);
     let (member, cluster) = (opened.identity.member_id, opened.identity.cluster_id);
     let catch_up = config.knobs.consensus.snapshot_catchup_entries;
     tracing::info!(

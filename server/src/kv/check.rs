@@ -148,14 +148,14 @@ impl Written {
     }
 
     fn insert_delete(&mut self, mut start: Bytes, mut end: Bytes) {
-        if let Some((before, before_end)) = self.deletes.range(..=&start).next_back()
+        if let Some((before, before_end)) = self.deletes.range::<Bytes, _>(..=&start).next_back()
             && *before_end >= start
         {
             start = before.clone();
             end = end.max(before_end.clone());
             self.deletes.remove(&start);
         }
-        while let Some((next, next_end)) = self.deletes.range(&start..).next()
+        while let Some((next, next_end)) = self.deletes.range::<Bytes, _>(&start..).next()
             && *next <= end
         {
             let next = next.clone();
@@ -166,7 +166,7 @@ impl Written {
     }
 
     fn deletes_hold(&self, key: &Bytes) -> bool {
-        let before = self.deletes.range(..=key).next_back();
+        let before = self.deletes.range::<Bytes, _>(..=key).next_back();
         before.is_some_and(|(_, end)| key < end)
     }
 }

@@ -139,7 +139,7 @@ fn encode_message(text: &str) -> HeaderValue {
 }
 
 fn put_status(headers: &mut HeaderMap, status: &Status) {
-    headers.insert("grpc-status", HeaderValue::from(status.code as u8));
+    headers.insert("grpc-status", HeaderValue::from(u16::from(status.code as u8)));
     if !status.message.is_empty() {
         headers.insert("grpc-message", encode_message(&status.message));
     }
