@@ -30,7 +30,7 @@ use crate::cursor::{KeyRange, Touch, Version};
 use crate::extent::Directory;
 use crate::node::{EntryMeta, NEWEST, TOMBSTONE, VALUE, varint};
 use crate::recent::Recent;
-use crate::tree::{self, Ledger};
+use crate::tree::{self, Ledger, NewEntry};
 use crate::{Fault, Place, Record, Revision};
 
 /// Where other threads get the newest [`ReadView`].
@@ -243,35 +243,23 @@ impl Write<'_> {
     ///
     /// A fault leaves this one change undone, and only this one.
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<Option<Version>, Fault> {
-        let previous = self.live_version(&key)?;
         let revision = self.next_revision();
-        let record = Record {
-            create_revision: previous.as_ref().map_or(revision.main, |previous| previous.create_revision),
-            version: previous.as_ref().map_or(1, |previous| previous.version + 1),
-            key,
-            value,
-            revision,
-            lease,
-            is_tombstone: false,
-        };
-        self.append(record, previous)
+        let (create_revision, version) = (revision.main, 1);
+        let record = Record { key, value, create_revision, revision, version, lease, is_tombstone: false };
+        self.append(record)
     }
 
     /// Appends a tombstone if `key` is live; the version it ends.
     ///
     /// A fault leaves this one change undone, and only this one.
     pub fn delete(&mut self, key: &[u8]) -> Result<Option<Version>, Fault> {
-        let Some(previous) = self.live_version(key)? else { return Ok(None) };
-        let record = Record {
-            key: Bytes::copy_from_slice(key),
-            value: Bytes::new(),
-            create_revision: 0,
-            revision: self.next_revision(),
-            version: 0,
-            lease: 0,
-            is_tombstone: true,
-        };
-        self.append(record, Some(previous))
+        let newest = tree::find(&self.roots.key_root, key, Revision::MAX)?;
+        if newest.is_none_or(|newest| newest.is_tombstone()) {
+            return Ok(None);
+        }
+        let (key, value, revision) = (Bytes::copy_from_slice(key), Bytes::new(), self.next_revision());
+        let record = Record { key, value, create_revision: 0, revision, version: 0, lease: 0, is_tombstone: true };
+        self.append(record)
     }
 
     /// Sets `key` in the meta tree.
@@ -280,7 +268,8 @@ impl Write<'_> {
         let flags = NEWEST | VALUE;
         let meta = EntryMeta { flags, revision: Revision::MIN, create_revision: 0, version: 0, lease: 0, bytes };
         self.mvcc.is_ahead = true;
-        tree::put(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, key, meta, value)
+        let mut new = NewEntry { key, revision: meta.revision, value, make: &mut |_| meta };
+        tree::put(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, &mut new)
     }
 
     /// Removes `key` from the meta tree; whether it was there.
@@ -294,11 +283,6 @@ impl Write<'_> {
         Changes { revision: self.mvcc.live.revision(), records: self.changes }
     }
 
-    fn live_version(&self, key: &[u8]) -> Result<Option<EntryMeta>, Fault> {
-        let newest = tree::find(&self.roots.key_root, key, Revision::MAX)?;
-        Ok(newest.filter(|newest| !newest.is_tombstone()))
-    }
-
     fn next_revision(&self) -> Revision {
         let written = i64::try_from(self.changes.len()).expect("a request is bounded");
         // The first change of a request moves the revision, so that reads through the request see it.
@@ -306,19 +290,31 @@ impl Write<'_> {
         Revision::new(main, written)
     }
 
-    fn append(&mut self, record: Record, previous: Option<EntryMeta>) -> Result<Option<Version>, Fault> {
+    /// Puts in a version; what goes on from a live one of its key is filled in here.
+    fn append(&mut self, mut record: Record) -> Result<Option<Version>, Fault> {
         assert!(!record.key.is_empty(), "a key is not empty");
-        let bytes = encoded_len(&record);
-        let Record { revision, create_revision, version, lease, .. } = record;
-        let flags = if record.is_tombstone { NEWEST | TOMBSTONE } else { NEWEST };
-        let meta = EntryMeta { flags, revision, create_revision, version, lease, bytes };
+        let (key, revision) = (record.key.clone(), record.revision);
+        let mut previous = None;
+        let mut bytes = 0;
+        let mut make = |newest: Option<&EntryMeta>| {
+            previous = newest.filter(|newest| !newest.is_tombstone()).copied();
+            if let Some(previous) = previous.filter(|_| !record.is_tombstone) {
+                record.create_revision = previous.create_revision;
+                record.version = previous.version + 1;
+            }
+            bytes = encoded_len(&record);
+            let flags = if record.is_tombstone { NEWEST | TOMBSTONE } else { NEWEST };
+            let Record { create_revision, version, lease, .. } = record;
+            EntryMeta { flags, revision, create_revision, version, lease, bytes }
+        };
         let live = &mut self.mvcc.live;
-        tree::put(&mut live.roots.key_root, &mut self.mvcc.ledger, &record.key, meta, &[])?;
+        let mut new = NewEntry { key: &key, revision, value: &[], make: &mut make };
+        tree::put(&mut live.roots.key_root, &mut self.mvcc.ledger, &mut new)?;
         assert!(revision.main >= live.roots.revision, "revisions ascend");
         live.roots.revision = revision.main;
         live.recent.push(record.clone(), bytes);
         self.mvcc.is_ahead = true;
-        let previous = previous.map(|previous| Version::new(record.key.clone(), &previous));
+        let previous = previous.map(|previous| Version::new(key, &previous));
         self.changes.push(Change { record, previous: previous.clone() });
         Ok(previous)
     }

@@ -3,24 +3,21 @@
 //! A [`Slot`] is what a parent holds for a child: the node in memory, its place on disk, or both.
 //!
 //! Invariants:
-//! - `Slot::place` unset (dirty): `Slot::node` is there and stays. `Slot::place` set (clean): the node is what lies there, and may be
-//!   absent.
-//! - A node is changed only through `Slot::unshared`, that is while one owner holds the only way to it: what a reader or a
-//!   checkpoint can reach never changes, except that `place` is set once and a clean node comes and goes.
+//! - `Slot::place` unset (dirty): `Slot::node` is set. `Slot::place` set (clean): the node is what lies there, and may have to be read.
+//! - Both are set once while a slot is shared; only `Slot::unshared` changes a node, that is while one owner holds the only way to it.
+//!   So readers look without locks or counts, and what a reader or a checkpoint reaches never changes.
 //! - A slot belongs to one parent of the unpublished tree; older trees may share it.
 //! - `Slot::born` tells whether a slot is older than the last seal (`tree::Ledger`).
 //!
-//! It does not read files (a `Fault` says what to read) and knows no order between nodes: `tree` does.
+//! To give back the memory of a clean node, the writer puts `Slot::on_disk` in its place in a copy of the parent; a node never goes
+//! while somebody may look at it. It does not read files (a `Fault` says what to read) and knows no order between nodes: `tree` does.
 
 mod inner;
 mod leaf;
 pub(crate) mod varint;
 
-use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-
-use arc_swap::{ArcSwapOption, Guard};
 
 pub use inner::Inner;
 pub(crate) use inner::{Child, INNER_CHILDREN_MAX, Separator, Separators};
@@ -33,8 +30,8 @@ use crate::{Error, Fault, Place};
 ///
 /// A dirty slot (no place yet) is always resident. A clean one (it has a place) may have to be read first.
 pub struct Slot {
+    node: OnceLock<Node>,
     place: OnceLock<Place>,
-    node: ArcSwapOption<Node>,
     born: u32,
 }
 
@@ -46,12 +43,12 @@ impl Slot {
 
     /// A dirty slot made in the `born`th checkpoint interval; 0 counts as older than every checkpoint.
     pub(crate) fn born_in(node: Node, born: u32) -> Arc<Self> {
-        Arc::new(Self { place: OnceLock::new(), node: ArcSwapOption::from_pointee(node), born })
+        Arc::new(Self { node: OnceLock::from(node), place: OnceLock::new(), born })
     }
 
     /// A slot whose node lies at `place` and was not read yet.
     pub fn on_disk(place: Place) -> Arc<Self> {
-        Arc::new(Self { place: OnceLock::from(place), node: ArcSwapOption::empty(), born: 0 })
+        Arc::new(Self { node: OnceLock::new(), place: OnceLock::from(place), born: 0 })
     }
 
     /// Whether the node has no place on disk.
@@ -66,50 +63,39 @@ impl Slot {
 
     /// Says where the checkpoint wrote the node: once, for a dirty slot.
     pub fn set_place(&self, place: Place) {
-        assert!(self.node.load().is_some(), "what was written is resident");
+        assert!(self.node.get().is_some(), "what was written is resident");
         assert!(self.place.set(place).is_ok(), "a node is written once");
     }
 
     /// The node, or what must be read to have it.
-    pub fn node(self: &Arc<Self>) -> Result<Arc<Node>, Fault> {
-        self.node.load_full().ok_or_else(|| self.fault())
+    #[inline]
+    pub fn node(self: &Arc<Self>) -> Result<&Node, Fault> {
+        self.node.get().ok_or_else(|| self.fault())
     }
 
     /// Puts the node read from [`Slot::place`] into the slot; a node that is already there stays.
     pub fn install(&self, node: Node) {
         assert!(!self.is_dirty(), "only a node that lies on disk is installed");
-        self.node.compare_and_swap(&None::<Arc<Node>>, Some(Arc::new(node)));
-    }
-
-    /// The node without a reference count taken, for the length of one look.
-    #[inline]
-    pub(crate) fn load(self: &Arc<Self>) -> Result<Resident, Fault> {
-        let guard = self.node.load();
-        if guard.is_some() { Ok(Resident(guard)) } else { Err(self.fault()) }
+        self.node.get_or_init(|| node);
     }
 
     /// The node, if it is in memory.
-    pub(crate) fn resident(&self) -> Option<Arc<Node>> {
-        self.node.load_full()
+    pub(crate) fn resident(&self) -> Option<&Node> {
+        self.node.get()
     }
 
     pub(crate) fn born(&self) -> u32 {
         self.born
     }
 
-    /// Takes the node and its place out of a slot that nobody else can reach, to be changed and put back with [`Slot::refill`].
-    pub(crate) fn unshared(slot: &mut Arc<Self>) -> Option<(Arc<Node>, Option<Place>)> {
+    /// The node of a slot that nobody else can reach, to be changed: it becomes dirty, its page goes to `dead_places`.
+    #[inline]
+    pub(crate) fn unshared<'a>(slot: &'a mut Arc<Self>, born: u32, dead_places: &mut Vec<Place>) -> Option<&'a mut Node> {
         let slot = Arc::get_mut(slot)?;
-        let node = std::mem::take(&mut slot.node).into_inner()?;
-        Some((node, slot.place.take()))
-    }
-
-    /// Puts the changed node back, as a dirty one made in the `born`th checkpoint interval.
-    pub(crate) fn refill(slot: &mut Arc<Self>, node: Arc<Node>, born: u32) {
-        let slot = Arc::get_mut(slot).expect("nobody reached the slot meanwhile");
-        assert!(slot.place.get().is_none(), "a changed node lies nowhere");
-        slot.node = ArcSwapOption::new(Some(node));
+        let node = slot.node.get_mut()?;
+        dead_places.extend(slot.place.take());
         slot.born = born;
+        Some(node)
     }
 
     #[cold]
@@ -120,19 +106,7 @@ impl Slot {
 
 impl std::fmt::Debug for Slot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Slot").field("place", &self.place()).field("resident", &self.node.load().is_some()).finish()
-    }
-}
-
-/// A node that is in memory.
-pub(crate) struct Resident(Guard<Option<Arc<Node>>>);
-
-impl Deref for Resident {
-    type Target = Node;
-
-    #[inline]
-    fn deref(&self) -> &Node {
-        self.0.as_deref().expect("only made of a present node")
+        f.debug_struct("Slot").field("place", &self.place()).field("resident", &self.resident().is_some()).finish()
     }
 }
 

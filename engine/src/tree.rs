@@ -23,7 +23,7 @@ pub(crate) use verify::verify;
 pub(crate) use walk::{AFTER, Walk, find, rank, total, value_of};
 
 use crate::node::{
-    Child, ENTRY_BYTES_MAX, EntryMeta, INNER_CHILDREN_MAX, Inner, Leaf, NEWEST, Node, Separator, Separators, Slot, Sums, VALUE,
+    Child, ENTRY_BYTES_MAX, EntryMeta, INNER_CHILDREN_MAX, Inner, Leaf, Node, Separator, Separators, Slot, Sums, VALUE,
     common_prefix_len,
 };
 use crate::{Fault, Place, Revision};
@@ -83,13 +83,10 @@ fn modify<R>(
     ledger: &mut Ledger,
     change: impl FnOnce(&mut Node, &mut Ledger) -> Result<R, Fault>,
 ) -> Result<R, Fault> {
-    if let Some((mut node, place)) = Slot::unshared(slot) {
-        ledger.dead_places.extend(place);
-        let result = change(Arc::make_mut(&mut node), ledger);
-        Slot::refill(slot, node, ledger.interval);
-        return result;
+    if let Some(node) = Slot::unshared(slot, ledger.interval, &mut ledger.dead_places) {
+        return change(node, ledger);
     }
-    let mut copy = Node::clone(&*slot.load()?);
+    let mut copy = slot.node()?.clone();
     let result = change(&mut copy, ledger)?;
     ledger.retire(slot);
     *slot = ledger.dirty(copy);
@@ -133,16 +130,19 @@ struct Put {
     remaining: Option<Sums>,
 }
 
+/// What is to be put in.
+pub(crate) struct NewEntry<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) revision: Revision,
+    /// The value of an entry of the meta tree.
+    pub(crate) value: &'a [u8],
+    /// Makes the entry, knowing the newest one of the key.
+    pub(crate) make: &'a mut dyn FnMut(Option<&EntryMeta>) -> EntryMeta,
+}
+
 /// Puts a version in front of the older ones of its key, or sets an entry of the meta tree.
-pub(crate) fn put(
-    root: &mut Arc<Slot>,
-    ledger: &mut Ledger,
-    key: &[u8],
-    meta: EntryMeta,
-    value: &[u8],
-) -> Result<(), Fault> {
-    assert!(meta.flags & NEWEST != 0, "what is put is the newest");
-    let put = modify(root, ledger, |node, ledger| put_in(node, ledger, key, meta, value))?;
+pub(crate) fn put(root: &mut Arc<Slot>, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Result<(), Fault> {
+    let put = modify(root, ledger, |node, ledger| put_in(node, ledger, new))?;
     if let Some(remaining) = put.remaining {
         let separators = Separators::pack(put.cuts.iter().map(|cut| (&cut.separator.key[..], cut.separator.revision)));
         let mut children = vec![Child { slot: Arc::clone(root), sums: remaining }];
@@ -152,13 +152,13 @@ pub(crate) fn put(
     Ok(())
 }
 
-fn put_in(node: &mut Node, ledger: &mut Ledger, key: &[u8], meta: EntryMeta, value: &[u8]) -> Result<Put, Fault> {
+fn put_in(node: &mut Node, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Result<Put, Fault> {
     match node {
-        Node::Leaf(leaf) => Ok(put_in_leaf(leaf, ledger, key, meta, value)),
+        Node::Leaf(leaf) => Ok(put_in_leaf(leaf, ledger, new)),
         Node::Inner(inner) => {
-            let position = inner.child_of(key, meta.revision);
+            let position = inner.child_of(new.key, new.revision);
             let child = inner.child_mut(position);
-            let put = modify(&mut child.slot, ledger, |node, ledger| put_in(node, ledger, key, meta, value))?;
+            let put = modify(&mut child.slot, ledger, |node, ledger| put_in(node, ledger, new))?;
             let Some(remaining) = put.remaining else {
                 put.delta.apply(&mut child.sums);
                 return Ok(put);
@@ -176,11 +176,15 @@ fn put_in(node: &mut Node, ledger: &mut Ledger, key: &[u8], meta: EntryMeta, val
     }
 }
 
-fn put_in_leaf(leaf: &mut Leaf, ledger: &Ledger, key: &[u8], meta: EntryMeta, value: &[u8]) -> Put {
+fn put_in_leaf(leaf: &mut Leaf, ledger: &Ledger, new: &mut NewEntry<'_>) -> Put {
+    let NewEntry { key, revision, value, ref mut make } = *new;
+    let position = leaf.lower_bound(key, revision);
+    let is_known = position < leaf.len() && leaf.is_of(position, key);
+    let before = is_known.then(|| leaf.meta(position));
+    let meta = make(before.as_ref());
+    assert!(meta.is_newest() && meta.revision == revision, "what is put is the newest");
     let mut delta = Delta { live: 0, live_bytes: 0, versions: 1, droppable_at: meta.droppable_at(i64::MAX) };
-    let position = leaf.lower_bound(key, meta.revision);
-    if position < leaf.len() && leaf.is_of(position, key) {
-        let before = leaf.meta(position);
+    if let Some(before) = before {
         assert!(before.is_newest(), "nothing goes between the versions of a key");
         if before.is_live() {
             delta.live -= 1;
@@ -190,9 +194,9 @@ fn put_in_leaf(leaf: &mut Leaf, ledger: &Ledger, key: &[u8], meta: EntryMeta, va
             leaf.remove(position);
             delta.versions -= 1;
         } else {
-            assert!(before.revision < meta.revision, "revisions ascend");
+            assert!(before.revision < revision, "revisions ascend");
             leaf.clear_newest(position);
-            delta.droppable_at = delta.droppable_at.min(before.droppable_at(meta.revision.main));
+            delta.droppable_at = delta.droppable_at.min(before.droppable_at(revision.main));
         }
     }
     leaf.insert(position, key, meta, value);
@@ -291,7 +295,7 @@ pub(crate) fn sweep(
     ledger: &mut Ledger,
     compact_revision: i64,
 ) -> Result<Option<(usize, usize)>, Fault> {
-    if root.load()?.sums().droppable_at > compact_revision {
+    if root.node()?.sums().droppable_at > compact_revision {
         return Ok(None);
     }
     let mut counts = (0, 0);
@@ -306,17 +310,14 @@ fn sweep_in(
     compact_revision: i64,
     counts: &mut (usize, usize),
 ) -> Result<Shrunk, Fault> {
-    let resident = slot.load()?;
-    if let Node::Leaf(leaf) = &*resident {
+    if let Node::Leaf(leaf) = slot.node()? {
         let kept = leaf.swept(compact_revision, |meta| ledger.dead_records.push((meta.revision, meta.bytes)));
         *counts = (leaf.len(), leaf.len() - kept.len());
-        drop(resident);
         ledger.retire(slot);
         let shrunk = Shrunk { sums: kept.sums(), is_empty: kept.is_empty() };
         *slot = ledger.dirty(Node::Leaf(kept));
         return Ok(shrunk);
     }
-    drop(resident);
     modify(slot, ledger, |node, ledger| {
         let Node::Inner(inner) = node else { unreachable!("leaves were dealt with") };
         let position = inner
@@ -354,7 +355,7 @@ fn settle_root(root: &mut Arc<Slot>, ledger: &mut Ledger, shrunk: &Shrunk) {
         return;
     }
     loop {
-        let only_child = match root.resident().as_deref() {
+        let only_child = match root.resident() {
             Some(Node::Inner(inner)) if inner.len() == 1 => Arc::clone(&inner.children()[0].slot),
             _ => return,
         };
@@ -369,7 +370,7 @@ fn join(inner: &mut Inner, ledger: &mut Ledger, left: usize) -> bool {
     let (Some(left_node), Some(right_node)) = (left_child.slot.resident(), right_child.slot.resident()) else {
         return false;
     };
-    let joined = match (&*left_node, &*right_node) {
+    let joined = match (left_node, right_node) {
         (Node::Leaf(left), Node::Leaf(right)) => join_leaves(left, right).map(Node::Leaf),
         (Node::Inner(left_inner), Node::Inner(right_inner)) => {
             let between = inner.separators().get(left);

@@ -26,7 +26,7 @@ pub struct Profile {
 /// Checks the tree below `root`.
 pub(crate) fn verify(root: &Arc<Slot>) -> Result<Profile, Fault> {
     let mut check = Check { profile: Profile::default(), leaf_depth: None, last: None };
-    if let Node::Inner(inner) = &*root.node()? {
+    if let Node::Inner(inner) = root.node()? {
         assert!(inner.len() > 1, "a root has two children");
     }
     check.node(root, 1, None, None)?;
@@ -59,7 +59,7 @@ impl Check {
         high: Option<Bound<'_>>,
     ) -> Result<Sums, Fault> {
         let node = slot.node()?;
-        match &*node {
+        match node {
             Node::Leaf(leaf) => {
                 assert_eq!(*self.leaf_depth.get_or_insert(depth), depth, "leaves lie at one depth");
                 assert!(depth == 1 || !leaf.is_empty(), "only a root is empty");

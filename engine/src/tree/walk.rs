@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::node::{EntryMeta, Leaf, Node, Slot};
+use crate::node::{EntryMeta, Inner, Leaf, Node, Slot};
 use crate::{Fault, Revision};
 
 /// Comes after every version of a key.
@@ -17,26 +17,19 @@ pub(crate) const AFTER: Revision = Revision::new(-1, 0);
 
 /// The newest version of `key` that is not newer than `revision`.
 pub(crate) fn find(root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<Option<EntryMeta>, Fault> {
-    let mut resident = root.load()?;
+    let mut node = root.node()?;
     let mut continues = false;
-    loop {
-        let next = match &*resident {
-            Node::Inner(inner) => {
-                let position = inner.child_of(key, revision);
-                if position < inner.separators().len() {
-                    continues = inner.separators().key(position) == key;
-                }
-                inner.children()[position].slot.load()?
-            }
-            Node::Leaf(leaf) => {
-                let position = leaf.lower_bound(key, revision);
-                if position < leaf.len() {
-                    return Ok(leaf.is_of(position, key).then(|| leaf.meta(position)));
-                }
-                break;
-            }
-        };
-        resident = next;
+    while let Node::Inner(inner) = node {
+        let position = inner.child_of(key, revision);
+        if position < inner.separators().len() {
+            continues = inner.separators().key(position) == key;
+        }
+        node = inner.children()[position].slot.node()?;
+    }
+    let Node::Leaf(leaf) = node else { unreachable!("the way down ends at a leaf") };
+    let position = leaf.lower_bound(key, revision);
+    if position < leaf.len() {
+        return Ok(leaf.is_of(position, key).then(|| leaf.meta(position)));
     }
     if !continues {
         return Ok(None);
@@ -51,60 +44,57 @@ pub(crate) fn find(root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<O
     Ok(leaf.is_of(0, key).then(|| leaf.meta(0)))
 }
 
-/// The value of `key` in the meta tree.
-pub(crate) fn value_of(root: &Arc<Slot>, key: &[u8]) -> Result<Option<Bytes>, Fault> {
-    let mut resident = root.load()?;
+/// The leaf that (`key`, `Revision::MAX`) leads to; `on_way` is told each inner node and the position of the child taken.
+fn leaf_of<'a>(root: &'a Arc<Slot>, key: &[u8], mut on_way: impl FnMut(&'a Inner, usize)) -> Result<&'a Leaf, Fault> {
+    let mut node = root.node()?;
     loop {
-        let next = match &*resident {
-            Node::Inner(inner) => inner.children()[inner.child_of(key, Revision::MAX)].slot.load()?,
-            Node::Leaf(leaf) => {
-                let position = leaf.lower_bound(key, Revision::MAX);
-                let is_there = position < leaf.len() && leaf.is_of(position, key);
-                return Ok(is_there.then(|| Bytes::copy_from_slice(leaf.value(position))));
+        match node {
+            Node::Leaf(leaf) => return Ok(leaf),
+            Node::Inner(inner) => {
+                let position = inner.child_of(key, Revision::MAX);
+                on_way(inner, position);
+                node = inner.children()[position].slot.node()?;
             }
-        };
-        resident = next;
+        }
     }
 }
 
-/// Live entries before (`key`, `Revision::MAX`) and their bytes.
+/// The value of `key` in the meta tree.
+pub(crate) fn value_of(root: &Arc<Slot>, key: &[u8]) -> Result<Option<Bytes>, Fault> {
+    let leaf = leaf_of(root, key, |_, _| {})?;
+    let position = leaf.lower_bound(key, Revision::MAX);
+    let is_there = position < leaf.len() && leaf.is_of(position, key);
+    Ok(is_there.then(|| Bytes::copy_from_slice(leaf.value(position))))
+}
+
+/// Live entries before (`key`, `Revision::MAX`) and, if wanted, their bytes.
 pub(crate) fn rank(root: &Arc<Slot>, key: &[u8], with_bytes: bool) -> Result<(u64, u64), Fault> {
-    let mut resident = root.load()?;
     let mut sums = (0, 0);
-    loop {
-        let next = match &*resident {
-            Node::Inner(inner) => {
-                let position = inner.child_of(key, Revision::MAX);
-                for child in &inner.children()[..position] {
-                    sums.0 += child.sums.live;
-                    sums.1 += child.sums.live_bytes;
-                }
-                inner.children()[position].slot.load()?
-            }
-            Node::Leaf(leaf) => {
-                let position = leaf.lower_bound(key, Revision::MAX);
-                if with_bytes {
-                    let (live, bytes) = leaf.live_before(position);
-                    return Ok((sums.0 + live, sums.1 + bytes));
-                }
-                return Ok((sums.0 + leaf.live_count_before(position), 0));
-            }
-        };
-        resident = next;
+    let leaf = leaf_of(root, key, |inner, position| {
+        for child in &inner.children()[..position] {
+            sums.0 += child.sums.live;
+            sums.1 += child.sums.live_bytes;
+        }
+    })?;
+    let position = leaf.lower_bound(key, Revision::MAX);
+    if with_bytes {
+        let (live, bytes) = leaf.live_before(position);
+        return Ok((sums.0 + live, sums.1 + bytes));
     }
+    Ok((sums.0 + leaf.live_count_before(position), 0))
 }
 
 /// All live entries and their bytes.
 pub(crate) fn total(root: &Arc<Slot>) -> Result<(u64, u64), Fault> {
-    let sums = root.load()?.sums();
+    let sums = root.node()?.sums();
     Ok((sums.live, sums.live_bytes))
 }
 
 /// A place in a tree: a leaf, a position in it, and the way there.
 #[derive(Debug, Default)]
 pub(crate) struct Walk {
-    path: Vec<(Arc<Node>, usize)>,
-    leaf: Option<Arc<Node>>,
+    path: Vec<(Arc<Slot>, usize)>,
+    leaf: Option<Arc<Slot>>,
     /// Position in the leaf; its length where the first entry sought is in the next one.
     pub(crate) position: usize,
 }
@@ -114,21 +104,25 @@ impl Walk {
     pub(crate) fn seek(&mut self, root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<(), Fault> {
         self.path.clear();
         self.leaf = None;
-        let mut node = root.node()?;
-        while let Node::Inner(inner) = &*node {
-            let position = inner.child_of(key, revision);
-            let child = inner.children()[position].slot.node()?;
-            self.path.push((node, position));
-            node = child;
+        let mut slot = root;
+        loop {
+            match slot.node()? {
+                Node::Leaf(leaf) => {
+                    self.position = leaf.lower_bound(key, revision);
+                    self.leaf = Some(Arc::clone(slot));
+                    return Ok(());
+                }
+                Node::Inner(inner) => {
+                    let position = inner.child_of(key, revision);
+                    self.path.push((Arc::clone(slot), position));
+                    slot = &inner.children()[position].slot;
+                }
+            }
         }
-        let Node::Leaf(leaf) = &*node else { unreachable!("the way down ends at a leaf") };
-        self.position = leaf.lower_bound(key, revision);
-        self.leaf = Some(node);
-        Ok(())
     }
 
     pub(crate) fn leaf(&self) -> &Leaf {
-        match self.leaf.as_deref() {
+        match self.leaf.as_ref().and_then(|slot| slot.resident()) {
             Some(Node::Leaf(leaf)) => leaf,
             _ => unreachable!("a walk is sought before it is read"),
         }
@@ -139,17 +133,16 @@ impl Walk {
     pub(crate) fn next_leaf(&mut self, skips_dead: bool, end: Option<&[u8]>) -> Result<bool, Fault> {
         let mut depth = self.path.len();
         while let Some(level) = depth.checked_sub(1) {
-            let (node, at) = &self.path[level];
-            let Node::Inner(inner) = &**node else { unreachable!("the path is of inner nodes") };
-            let wanted = |position: &usize| !skips_dead || inner.children()[*position].sums.live > 0;
-            let Some(position) = (at + 1..inner.len()).find(wanted) else {
+            let (slot, at) = &self.path[level];
+            let Some(Node::Inner(inner)) = slot.resident() else { unreachable!("the path is of inner nodes") };
+            let Some(position) = first_wanted(inner, at + 1, skips_dead) else {
                 depth = level;
                 continue;
             };
             if end.is_some_and(|end| inner.separators().key(position - 1) >= end) {
                 return Ok(false);
             }
-            let (path, leaf) = first_leaf(inner.children()[position].slot.node()?, skips_dead)?;
+            let (path, leaf) = first_leaf(&inner.children()[position].slot, skips_dead)?;
             self.path.truncate(depth);
             self.path[level].1 = position;
             self.path.extend(path);
@@ -161,15 +154,20 @@ impl Walk {
     }
 }
 
-/// The way from `node` down to its first leaf, or its first with something live.
-fn first_leaf(mut node: Arc<Node>, skips_dead: bool) -> Result<(Vec<(Arc<Node>, usize)>, Arc<Node>), Fault> {
+/// The first child from `from` on, or the first with something live below it.
+fn first_wanted(inner: &Inner, from: usize, skips_dead: bool) -> Option<usize> {
+    (from..inner.len()).find(|position| !skips_dead || inner.children()[*position].sums.live > 0)
+}
+
+type Path = Vec<(Arc<Slot>, usize)>;
+
+/// The way from `slot` down to its first leaf, or its first with something live.
+fn first_leaf(mut slot: &Arc<Slot>, skips_dead: bool) -> Result<(Path, Arc<Slot>), Fault> {
     let mut path = Vec::new();
-    while let Node::Inner(inner) = &*node {
-        let wanted = |position: &usize| !skips_dead || inner.children()[*position].sums.live > 0;
-        let position = (0..inner.len()).find(wanted).unwrap_or(0);
-        let child = inner.children()[position].slot.node()?;
-        path.push((node, position));
-        node = child;
+    while let Node::Inner(inner) = slot.node()? {
+        let position = first_wanted(inner, 0, skips_dead).unwrap_or(0);
+        path.push((Arc::clone(slot), position));
+        slot = &inner.children()[position].slot;
     }
-    Ok((path, node))
+    Ok((path, Arc::clone(slot)))
 }
