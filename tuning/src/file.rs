@@ -66,7 +66,7 @@ mod tests {
         let rows = [
             ("io-path = uring\nwal", "line 2: expected `knob = value`, `[group]` or `# comment`"),
             ("wal-size = 1", "line 1: unknown knob \"wal-size\""),
-            ("[wal]\n\nsegment-bytes = 1", "line 3: value \"1\" for wal-segment-bytes is out of bounds (1MiB to 4GiB)"),
+            ("[wal]\n\nsegment-bytes = 1", "line 3: value \"1\" for wal-segment-bytes is out of bounds (1MiB to 2GiB)"),
             ("io-path = uring\nio_path = auto", "line 2: io-path is set twice"),
         ];
         for (text, want) in rows {

@@ -161,7 +161,7 @@ knobs! {
     wal: Wal {
         /// Length of a log segment; it is zero-filled before use and recycled after.
         /// Bigger costs idle disk, smaller costs more frequent switches.
-        segment_bytes: u64 = 64 * MIB, MIB => 4 * GIB, Bytes;
+        segment_bytes: u64 = 64 * MIB, MIB => 2 * GIB, Bytes;
         /// A group stops gathering at this size; what comes later waits for the next write.
         /// A single larger entry is still a group of its own.
         group_bytes_max: usize = 2 * MIB_, MIB_ => 64 * MIB_, Bytes;
@@ -172,7 +172,7 @@ knobs! {
     /// The page store: tree, records, checkpoints (`engine::store`).
     store: Store {
         /// Length of a page-store segment file, the grain in which space is recycled.
-        segment_bytes: u64 = 16 * MIB, 4 * MIB => 4 * GIB, Bytes;
+        segment_bytes: u64 = 16 * MIB, 4 * MIB => GIB, Bytes;
         /// Size of the writes that a checkpoint assembles.
         write_bytes: usize = MIB_, 64 * KIB_ => 16 * MIB_, Bytes;
         /// Writes of one checkpoint under way at once, for each shard.
@@ -221,7 +221,7 @@ knobs! {
 
     /// Connections, requests, watches (`server`).
     server: Server {
-        /// Threads that serve; 0 takes one for each CPU this process may run on.
+        /// Threads that serve; 0 takes all CPUs this process may run on but one, which is left to the kernel, and never none.
         cores: usize = 0, 0 => 1024, Count;
         /// Binds each of those threads to one CPU. For hosts where nothing else runs.
         pin_cores: bool = false, false => true, Switch;
@@ -305,7 +305,7 @@ mod tests {
         );
         assert_eq!(
             segment.set(&mut knobs, "1").unwrap_err().to_string(),
-            "value \"1\" for wal-segment-bytes is out of bounds (1MiB to 4GiB)"
+            "value \"1\" for wal-segment-bytes is out of bounds (1MiB to 2GiB)"
         );
         assert_eq!(knob("wal-segments").unwrap_err().to_string(), "unknown knob \"wal-segments\"");
         assert_eq!(knobs, Knobs::default());

@@ -1,0 +1,70 @@
+# For the scripts beside it: `step NAME COMMAND..` runs and counts, `finish` says how it went.
+#
+# A step that reports counts of its own (cargo's `test result:`, or `N passed, N failed`) counts as so many; any other as one. Scripts that
+# one of them starts add to the same counts, and only the first prints them. A step that fails ends nothing: the rest is worth knowing.
+
+repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+shared=${ORLOP_SHARED:-$(dirname "$repo")/shared}
+stock=${ORLOP_STOCK:-$HOME/.cache/orlop-stock}
+tools=${ORLOP_TOOLS:-$HOME/.cache/orlop-tools}
+target=${CARGO_TARGET_DIR:-$repo/target}
+
+if [[ -z ${ORLOP_STEPS:-} ]]; then
+    ORLOP_STEPS=$(mktemp -d)
+    export ORLOP_STEPS
+    : >"$ORLOP_STEPS/counts"
+    : >"$ORLOP_STEPS/failed"
+    steps_are_mine=yes
+else
+    steps_are_mine=
+fi
+
+# need PROGRAM WHY: names what is missing, and that it cannot be done without.
+need() {
+    command -v "$1" >/dev/null && return
+    echo "missing: $1 ($2)" >&2
+    return 1
+}
+
+step() {
+    local name=$1 log=$ORLOP_STEPS/log.$$ started=$SECONDS status=0 passed failed
+    shift
+    echo
+    echo "== $name"
+    ("$@") >"$log" 2>&1 < /dev/null &
+    local pid=$!
+    tail -n +1 -f --pid="$pid" "$log"
+    wait "$pid" || status=$?
+    read -r passed failed < <(awk '
+        /^test result: / { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1) } }
+        /^[0-9]+ passed, [0-9]+ failed$/ { p += $1; f += $3 }
+        END { print p + 0, f + 0 }' "$log")
+    if [[ $status -eq 0 && $((passed + failed)) -eq 0 ]]; then
+        passed=1
+    elif [[ $status -ne 0 && $failed -eq 0 ]]; then
+        failed=1
+    fi
+    echo "$passed $failed" >>"$ORLOP_STEPS/counts"
+    if [[ $status -eq 0 && $failed -eq 0 ]]; then
+        echo "== ok: $name ($((SECONDS - started)) s)"
+    else
+        echo "== FAILED: $name ($((SECONDS - started)) s, status $status)"
+        echo "$name" >>"$ORLOP_STEPS/failed"
+    fi
+    rm -f "$log"
+}
+
+# The counts of all steps; the status is 1 if any failed. A script that another one started leaves the printing to that one.
+finish() {
+    local status=0 passed failed
+    [[ -s $ORLOP_STEPS/failed ]] && status=1
+    if [[ -n $steps_are_mine ]]; then
+        echo
+        sed 's/^/FAILED: /' "$ORLOP_STEPS/failed"
+        read -r passed failed < <(awk '{ p += $1; f += $2 } END { print p + 0, f + 0 }' "$ORLOP_STEPS/counts")
+        rm -rf "$ORLOP_STEPS"
+        echo "$SECONDS s in all"
+        echo "$passed passed, $failed failed"
+    fi
+    exit "$status"
+}
