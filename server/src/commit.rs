@@ -311,14 +311,15 @@ impl Commit {
         }
     }
 
-    /// Whether the member has published itself, so that clients may be served.
+    /// Whether the member has applied all that was acknowledged before it started, and has published itself, so that
+    /// clients may be served.
     pub fn is_ready(&self) -> bool {
         let member_id = self.shared.identity.member_id;
         let own = self.applier.cluster.members.iter().find(|member| member.id == member_id);
-        self.driver.status().is_leader
+        let status = self.driver.status();
+        status.read_floor.is_some_and(|floor| self.applied.index >= floor)
             && self.applier.cluster.version.is_some()
             && own.is_some_and(|own| !own.name.is_empty())
-            && self.queue.is_empty()
     }
 
     /// One turn; see the head of this file.
@@ -334,6 +335,7 @@ impl Commit {
             self.publish()?;
             self.driver.step(disk)?;
             disk.kick()?;
+            self.take_committed();
         }
         let sweep_fault = self.sweep()?;
         let fault = fault.or(sweep_fault);
