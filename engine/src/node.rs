@@ -30,7 +30,7 @@ use crate::{Error, Fault, Place};
 ///
 /// A dirty slot (no place yet) is always resident. A clean one (it has a place) may have to be read first.
 pub struct Slot {
-    node: OnceLock<Node>,
+    node: OnceLock<Arc<Node>>,
     place: OnceLock<Place>,
     born: u32,
 }
@@ -43,7 +43,7 @@ impl Slot {
 
     /// A dirty slot made in the `born`th checkpoint interval; 0 counts as older than every checkpoint.
     pub(crate) fn born_in(node: Node, born: u32) -> Arc<Self> {
-        Arc::new(Self { node: OnceLock::from(node), place: OnceLock::new(), born })
+        Arc::new(Self { node: OnceLock::from(Arc::new(node)), place: OnceLock::new(), born })
     }
 
     /// A slot whose node lies at `place` and was not read yet.
@@ -68,20 +68,26 @@ impl Slot {
     }
 
     /// The node, or what must be read to have it.
+    pub fn node(self: &Arc<Self>) -> Result<Arc<Node>, Fault> {
+        self.node.get().map(Arc::clone).ok_or_else(|| self.fault())
+    }
+
+    /// The node for one look, no count taken.
     #[inline]
-    pub fn node(self: &Arc<Self>) -> Result<&Node, Fault> {
-        self.node.get().ok_or_else(|| self.fault())
+    pub(crate) fn look(self: &Arc<Self>) -> Result<&Node, Fault> {
+        self.resident().ok_or_else(|| self.fault())
     }
 
     /// Puts the node read from [`Slot::place`] into the slot; a node that is already there stays.
     pub fn install(&self, node: Node) {
         assert!(!self.is_dirty(), "only a node that lies on disk is installed");
-        self.node.get_or_init(|| node);
+        self.node.get_or_init(|| Arc::new(node));
     }
 
     /// The node, if it is in memory.
+    #[inline]
     pub(crate) fn resident(&self) -> Option<&Node> {
-        self.node.get()
+        self.node.get().map(|node| &**node)
     }
 
     pub(crate) fn born(&self) -> u32 {
@@ -95,7 +101,7 @@ impl Slot {
         let node = slot.node.get_mut()?;
         dead_places.extend(slot.place.take());
         slot.born = born;
-        Some(node)
+        Some(Arc::make_mut(node))
     }
 
     #[cold]

@@ -86,7 +86,7 @@ fn modify<R>(
     if let Some(node) = Slot::unshared(slot, ledger.interval, &mut ledger.dead_places) {
         return change(node, ledger);
     }
-    let mut copy = slot.node()?.clone();
+    let mut copy = slot.look()?.clone();
     let result = change(&mut copy, ledger)?;
     ledger.retire(slot);
     *slot = ledger.dirty(copy);
@@ -295,7 +295,7 @@ pub(crate) fn sweep(
     ledger: &mut Ledger,
     compact_revision: i64,
 ) -> Result<Option<(usize, usize)>, Fault> {
-    if root.node()?.sums().droppable_at > compact_revision {
+    if root.look()?.sums().droppable_at > compact_revision {
         return Ok(None);
     }
     let mut counts = (0, 0);
@@ -310,7 +310,7 @@ fn sweep_in(
     compact_revision: i64,
     counts: &mut (usize, usize),
 ) -> Result<Shrunk, Fault> {
-    if let Node::Leaf(leaf) = slot.node()? {
+    if let Node::Leaf(leaf) = slot.look()? {
         let kept = leaf.swept(compact_revision, |meta| ledger.dead_records.push((meta.revision, meta.bytes)));
         *counts = (leaf.len(), leaf.len() - kept.len());
         ledger.retire(slot);

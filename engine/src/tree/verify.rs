@@ -26,7 +26,7 @@ pub struct Profile {
 /// Checks the tree below `root`.
 pub(crate) fn verify(root: &Arc<Slot>) -> Result<Profile, Fault> {
     let mut check = Check { profile: Profile::default(), leaf_depth: None, last: None };
-    if let Node::Inner(inner) = root.node()? {
+    if let Node::Inner(inner) = root.look()? {
         assert!(inner.len() > 1, "a root has two children");
     }
     check.node(root, 1, None, None)?;
@@ -58,7 +58,7 @@ impl Check {
         low: Option<Bound<'_>>,
         high: Option<Bound<'_>>,
     ) -> Result<Sums, Fault> {
-        let node = slot.node()?;
+        let node = slot.look()?;
         match node {
             Node::Leaf(leaf) => {
                 assert_eq!(*self.leaf_depth.get_or_insert(depth), depth, "leaves lie at one depth");

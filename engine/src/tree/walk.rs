@@ -17,14 +17,14 @@ pub(crate) const AFTER: Revision = Revision::new(-1, 0);
 
 /// The newest version of `key` that is not newer than `revision`.
 pub(crate) fn find(root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<Option<EntryMeta>, Fault> {
-    let mut node = root.node()?;
+    let mut node = root.look()?;
     let mut continues = false;
     while let Node::Inner(inner) = node {
         let position = inner.child_of(key, revision);
         if position < inner.separators().len() {
             continues = inner.separators().key(position) == key;
         }
-        node = inner.children()[position].slot.node()?;
+        node = inner.children()[position].slot.look()?;
     }
     let Node::Leaf(leaf) = node else { unreachable!("the way down ends at a leaf") };
     let position = leaf.lower_bound(key, revision);
@@ -46,14 +46,14 @@ pub(crate) fn find(root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<O
 
 /// The leaf that (`key`, `Revision::MAX`) leads to; `on_way` is told each inner node and the position of the child taken.
 fn leaf_of<'a>(root: &'a Arc<Slot>, key: &[u8], mut on_way: impl FnMut(&'a Inner, usize)) -> Result<&'a Leaf, Fault> {
-    let mut node = root.node()?;
+    let mut node = root.look()?;
     loop {
         match node {
             Node::Leaf(leaf) => return Ok(leaf),
             Node::Inner(inner) => {
                 let position = inner.child_of(key, Revision::MAX);
                 on_way(inner, position);
-                node = inner.children()[position].slot.node()?;
+                node = inner.children()[position].slot.look()?;
             }
         }
     }
@@ -86,7 +86,7 @@ pub(crate) fn rank(root: &Arc<Slot>, key: &[u8], with_bytes: bool) -> Result<(u6
 
 /// All live entries and their bytes.
 pub(crate) fn total(root: &Arc<Slot>) -> Result<(u64, u64), Fault> {
-    let sums = root.node()?.sums();
+    let sums = root.look()?.sums();
     Ok((sums.live, sums.live_bytes))
 }
 
@@ -106,7 +106,7 @@ impl Walk {
         self.leaf = None;
         let mut slot = root;
         loop {
-            match slot.node()? {
+            match slot.look()? {
                 Node::Leaf(leaf) => {
                     self.position = leaf.lower_bound(key, revision);
                     self.leaf = Some(Arc::clone(slot));
@@ -164,7 +164,7 @@ type Path = Vec<(Arc<Slot>, usize)>;
 /// The way from `slot` down to its first leaf, or its first with something live.
 fn first_leaf(mut slot: &Arc<Slot>, skips_dead: bool) -> Result<(Path, Arc<Slot>), Fault> {
     let mut path = Vec::new();
-    while let Node::Inner(inner) = slot.node()? {
+    while let Node::Inner(inner) = slot.look()? {
         let position = first_wanted(inner, 0, skips_dead).unwrap_or(0);
         path.push((Arc::clone(slot), position));
         slot = &inner.children()[position].slot;
