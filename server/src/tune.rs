@@ -140,7 +140,7 @@ fn report(dir: &Path, now: Now<'_>) -> Result<String, Error> {
         let mark = if is_default { "# default: " } else { "" };
         line(&mut text, &format!("{mark}{} = {}", recommendation.knob, recommendation.value));
     }
-    for note in notes(&host, &chosen, slowest_us) {
+    for note in notes(&host, &chosen, slowest_us, load()) {
         line(&mut text, &format!("\n# Note: {note}"));
     }
     Ok(text)
@@ -167,6 +167,12 @@ fn host() -> Host {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let memory_max = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
     Host::parse(&read("/proc/self/status"), &read("/proc/meminfo"), &read("/proc/self/limits"), memory_max.as_deref())
+}
+
+/// Threads that ran or wanted to, on average over the last minute; 0 if that is not known.
+fn load() -> f64 {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
 }
 
 /// The settings that follow from the figures.
@@ -229,8 +235,15 @@ fn size_text(mib: u32) -> String {
 }
 
 /// What no knob mends.
-fn notes(host: &Host, chosen: &Figures, slowest_us: f64) -> Vec<String> {
+fn notes(host: &Host, chosen: &Figures, slowest_us: f64, load: f64) -> Vec<String> {
     let mut all = Vec::new();
+    if Duration::try_from_secs_f64(load).is_ok_and(|load| load >= Duration::from_secs(host.cpus as u64)) {
+        all.push(format!(
+            "{load:.1} threads wanted the {} CPUs meanwhile, and who waits for a CPU seems to wait for the disk: measure on a \
+             host that is quiet",
+            host.cpus
+        ));
+    }
     let quickest_us = chosen.syncs[0].p50_us;
     if slowest_us > 2.0 * quickest_us {
         all.push(format!(
@@ -401,10 +414,12 @@ mod tests {
 
     #[test]
     fn what_no_knob_mends_is_said() {
-        assert!(notes(&host(8192), &figures(100.0, [1.0; 3], 70.0), 100.0).is_empty());
-        let slow = notes(&Host { open_files_max: 1024, ..host(8192) }, &figures(100.0, [1.0; 3], 5000.0), 20_000.0);
-        assert!(slow[0].contains("from 5000 to 20000 us"), "{slow:?}");
-        assert!(slow[1].contains("15 ms") && slow[2].contains("874 connections"), "{slow:?}");
+        assert!(notes(&host(8192), &figures(100.0, [1.0; 3], 70.0), 100.0, 1.9).is_empty());
+        let slow =
+            notes(&Host { open_files_max: 1024, ..host(8192) }, &figures(100.0, [1.0; 3], 5000.0), 20_000.0, 2.0);
+        let words = ["2.0 threads", "from 5000 to 20000 us", "15 ms", "874 connections"];
+        assert_eq!(slow.len(), words.len());
+        assert!(slow.iter().zip(words).all(|(note, word)| note.contains(word)), "{slow:?}");
     }
 
     #[test]
