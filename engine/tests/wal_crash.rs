@@ -359,6 +359,19 @@ fn written(seed: u64, groups: u64, len: u64, in_flight: usize) -> (SimStorage, O
     (storage.crash(), options)
 }
 
+/// A log over several segments, at work: `groups` durable groups of one entry each.
+fn filled_segments(seed: u64, groups: u64) -> (Bench, SimStorage, Options) {
+    let storage = SimStorage::new(seed);
+    let options = Options { spare_segments_max: 0, ..options(4, 2) };
+    let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+    let mut random = Random::new(seed);
+    for index in 1..=groups {
+        bench.append(fresh_entries(&mut random, index, 1, 1, 900), None).expect("the log runs");
+        bench.settle().expect("the log runs");
+    }
+    (bench, storage, options)
+}
+
 #[test]
 fn damage_before_the_tail_is_refused_with_file_and_offset() {
     let (clean, options) = written(5, 60, 700, 2);
@@ -403,14 +416,8 @@ fn damage_in_the_last_group_cuts_nothing_before_it() {
 
 #[test]
 fn damaged_bytes_in_any_segment_are_refused_or_harmless() {
-    let storage = SimStorage::new(8);
-    let options = options(4, 2);
-    let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+    let (bench, storage, options) = filled_segments(8, 120);
     let mut random = Random::new(8);
-    for index in 1..=120 {
-        bench.append(fresh_entries(&mut random, index, 1, 1, 900), None).expect("the log runs");
-        bench.settle().expect("the log runs");
-    }
     let expected = bench.history.now.clone();
     let segments: Vec<PathBuf> = storage.paths();
     assert!(segments.len() > 3);
@@ -438,14 +445,7 @@ fn damaged_bytes_in_any_segment_are_refused_or_harmless() {
 
 #[test]
 fn missing_segment_is_refused() {
-    let storage = SimStorage::new(9);
-    let options = options(4, 1);
-    let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
-    let mut random = Random::new(9);
-    for index in 1..=120 {
-        bench.append(fresh_entries(&mut random, index, 1, 1, 900), None).expect("the log runs");
-        bench.settle().expect("the log runs");
-    }
+    let (_bench, storage, options) = filled_segments(9, 120);
     let image = storage.crash();
     let mut disk = image.disk();
     disk.remove(&Path::new(DIR).join("00000002.wal")).expect("it is there");
@@ -453,6 +453,79 @@ fn missing_segment_is_refused() {
     match Bench::open(&image, options) {
         Err(Error::Corrupt { path, .. }) => assert!(path.ends_with("00000003.wal"), "{}", path.display()),
         other => panic!("{:?}", other.map(|(_, recovered)| recovered)),
+    }
+}
+
+#[test]
+fn lost_header_of_a_segment_in_use_is_refused() {
+    for groups in [5, 60] {
+        let (clean, options) = written(10, groups, 700, 2);
+        let path = Path::new(DIR).join("00000001.wal");
+        clean.damage(&path, 0, |sector| sector.fill(0));
+        match Bench::open(&clean, options) {
+            Err(Error::Corrupt { path: named, offset: 0, .. }) => assert_eq!(named, path),
+            other => panic!("{:?}", other.map(|(_, recovered)| recovered)),
+        }
+    }
+    let (mut bench, storage, options) = filled_segments(10, 120);
+    bench.settle().expect("the log runs");
+    let in_use = |path: &PathBuf| storage.content(path).is_some_and(|content| content.starts_with(b"ORLOPWAL"));
+    let newest = storage.paths().into_iter().rfind(in_use).expect("segments are in use");
+    let image = storage.crash();
+    image.damage(&newest, 0, |sector| sector.fill(0));
+    match Bench::open(&image, options) {
+        Err(Error::Corrupt { path: named, offset: 0, .. }) => assert_eq!(named, newest),
+        other => panic!("{:?}", other.map(|(_, recovered)| recovered)),
+    }
+}
+
+#[test]
+fn group_behind_a_lost_one_never_revives() {
+    let storage = SimStorage::new(11);
+    let options = options(8, 2);
+    let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+    storage.set_order(Order::Manual);
+    let entry = |index| Entry { index, term: 1, kind: 0, data: Bytes::from(vec![5; 100]) };
+    for index in [1, 2] {
+        bench.append(vec![entry(index)], None).expect("the log runs");
+        bench.pump().expect("the log runs");
+    }
+    let writes: Vec<_> = storage.in_flight().into_iter().filter(|write| write.path.ends_with("00000001.wal")).collect();
+    assert_eq!(writes.len(), 2, "both groups are in flight");
+    storage.complete(writes[1].number);
+    let image = storage.crash_images(2).swap_remove(0);
+    image.set_order(Order::Submission);
+    // The first group is lost, the second is there; now the same first group is written once more.
+    let (mut bench, recovered) = Bench::open(&image, options).expect("an unfinished group is cut");
+    assert_eq!(recovered.entries, [], "nothing was acknowledged");
+    assert!(recovered.truncated_tail.is_some());
+    bench.append(vec![entry(1)], None).expect("the log runs");
+    bench.settle().expect("the log runs");
+    let (_, recovered) = Bench::open(&image.crash(), options).expect("it opens");
+    assert_eq!(recovered.entries, [entry(1)], "the group behind the lost one stays gone");
+}
+
+#[test]
+fn entries_outlive_a_replacement_that_is_not_durable() {
+    let (mut bench, storage, options) = filled_segments(12, 60);
+    let (first, last) = (bench.history.now.entries[40].clone(), bench.history.now.last_index());
+    storage.set_order(Order::Manual);
+    bench.trim(first.index, first.term).expect("the log runs");
+    bench.pump().expect("the log runs");
+    let entry = Entry { index: first.index + 1, term: 2, kind: 0, data: Bytes::from_static(b"in its place") };
+    bench.append(vec![entry], None).expect("the log runs");
+    bench.pump().expect("the log runs");
+    let mark = storage.in_flight()[0].number;
+    storage.complete(mark);
+    for _ in 0..3 {
+        bench.pump().expect("the log runs");
+    }
+    for (number, image) in storage.crash_images(64).into_iter().enumerate() {
+        image.set_order(Order::Submission);
+        let (_, recovered) = Bench::open(&image, options).unwrap_or_else(|error| panic!("image {number}: {error}"));
+        assert_eq!(recovered.mark, (first.index, first.term), "image {number}");
+        let kept = recovered.mark.0 + recovered.entries.len() as u64;
+        assert!(kept == last || kept == first.index + 1, "image {number}: ends at {kept}");
     }
 }
 
