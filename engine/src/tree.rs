@@ -156,7 +156,8 @@ fn put_in(node: &mut Node, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Resul
     match node {
         Node::Leaf(leaf) => Ok(put_in_leaf(leaf, ledger, new)),
         Node::Inner(inner) => {
-            let position = inner.child_of(new.key, new.revision);
+            // What is put comes before all that is there of its key.
+            let position = inner.child_of(new.key, Revision::MAX);
             let child = inner.child_mut(position);
             let put = modify(&mut child.slot, ledger, |node, ledger| put_in(node, ledger, new))?;
             let Some(remaining) = put.remaining else {
@@ -178,7 +179,7 @@ fn put_in(node: &mut Node, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Resul
 
 fn put_in_leaf(leaf: &mut Leaf, ledger: &Ledger, new: &mut NewEntry<'_>) -> Put {
     let NewEntry { key, revision, value, ref mut make } = *new;
-    let position = leaf.lower_bound(key, revision);
+    let position = leaf.lower_bound(key, Revision::MAX);
     let is_known = position < leaf.len() && leaf.is_of(position, key);
     let before = is_known.then(|| leaf.meta(position));
     let meta = make(before.as_ref());

@@ -187,6 +187,8 @@ impl ReadView {
 
     /// The newest version with main revision <= `at`, whatever compaction says.
     pub(super) fn find(&self, key: &[u8], at: i64) -> Result<Option<EntryMeta>, Fault> {
-        tree::find(&self.roots.key_root, key, Revision::new(at, i64::MAX))
+        // At the newest revision the search need not read any.
+        let revision = if at >= self.revision() { Revision::MAX } else { Revision::new(at, i64::MAX) };
+        tree::find(&self.roots.key_root, key, revision)
     }
 }

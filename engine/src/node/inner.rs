@@ -64,8 +64,8 @@ impl Separators {
     }
 
     pub(crate) fn revision(&self, position: usize) -> Revision {
-        let found = self.revisions.iter().find(|(at, _)| *at as usize == position);
-        found.map_or(Revision::MAX, |(_, revision)| *revision)
+        let found = self.revisions.binary_search_by_key(&position, |(at, _)| *at as usize);
+        found.map_or(Revision::MAX, |found| self.revisions[found].1)
     }
 
     pub(crate) fn get(&self, position: usize) -> Separator {

@@ -71,10 +71,33 @@ impl EntryMeta {
     }
 }
 
+/// Where an entry begins, beside what a search and a count want to know of it.
 #[derive(Clone, Copy, Debug)]
 struct EntrySlot {
     head: u32,
-    offset: u32,
+    /// Offset in the heap; the highest bit says that the entry is live.
+    place: u32,
+}
+
+/// Set in `EntrySlot::place` for live entries. Heaps stay below it.
+const LIVE: u32 = 1 << 31;
+
+impl EntrySlot {
+    fn new(suffix: &[u8], offset: usize, flags: u8) -> Self {
+        let offset = u32::try_from(offset).ok().filter(|offset| *offset < LIVE).expect("a leaf is smaller than 2 GiB");
+        let is_live = flags & (NEWEST | TOMBSTONE) == NEWEST;
+        Self { head: head_of(suffix), place: if is_live { offset | LIVE } else { offset } }
+    }
+
+    #[inline]
+    fn offset(self) -> usize {
+        (self.place & !LIVE) as usize
+    }
+
+    #[inline]
+    fn is_live(self) -> bool {
+        self.place & LIVE != 0
+    }
 }
 
 /// Entries of a tree, packed.
@@ -207,12 +230,12 @@ impl Leaf {
 
     #[inline]
     fn parsed(&self, position: usize) -> Parsed {
-        parse(&self.heap, self.slots[position].offset as usize).expect(CHECKED)
+        parse(&self.heap, self.slots[position].offset()).expect(CHECKED)
     }
 
     #[inline]
     fn suffix_range(&self, position: usize) -> Range<usize> {
-        let mut at = self.slots[position].offset as usize + 1;
+        let mut at = self.slots[position].offset() + 1;
         let len = usize::try_from(varint::read(&self.heap, &mut at).expect(CHECKED)).expect(CHECKED);
         at..at + len
     }
@@ -224,7 +247,7 @@ impl Leaf {
 
     /// First byte behind the entry.
     fn entry_end(&self, position: usize) -> usize {
-        self.slots.get(position + 1).map_or(self.heap.len(), |slot| slot.offset as usize)
+        self.slots.get(position + 1).map_or(self.heap.len(), |slot| slot.offset())
     }
 
     pub(crate) fn meta(&self, position: usize) -> EntryMeta {
@@ -233,12 +256,12 @@ impl Leaf {
 
     #[inline]
     pub(crate) fn flags(&self, position: usize) -> u8 {
-        self.heap[self.slots[position].offset as usize]
+        self.heap[self.slots[position].offset()]
     }
 
     #[inline]
     pub(crate) fn is_live(&self, position: usize) -> bool {
-        self.flags(position) & (NEWEST | TOMBSTONE) == NEWEST
+        self.slots[position].is_live()
     }
 
     /// The value of an entry of the meta tree.
@@ -287,7 +310,8 @@ impl Leaf {
         let is_before = |position: usize| {
             let slot = self.slots[position];
             let order = slot.head.cmp(&head).then_with(|| self.suffix(position).cmp(tail));
-            order.is_lt() || (order.is_eq() && self.meta(position).revision > revision)
+            // Nothing is newer than `Revision::MAX`: most searches read no revision.
+            order.is_lt() || (order.is_eq() && revision != Revision::MAX && self.meta(position).revision > revision)
         };
         let (mut low, mut high) = (0, self.len());
         while low < high {
@@ -313,10 +337,7 @@ impl Leaf {
 
     /// Live entries before `position`.
     pub(crate) fn live_count_before(&self, position: usize) -> u64 {
-        let live = self.slots[..position]
-            .iter()
-            .filter(|slot| self.heap[slot.offset as usize] & (NEWEST | TOMBSTONE) == NEWEST)
-            .count();
+        let live = self.slots[..position].iter().filter(|slot| slot.is_live()).count();
         u64::try_from(live).expect("a leaf is small")
     }
 
@@ -362,7 +383,7 @@ impl Leaf {
             *self = self.rebuilt(0..self.len(), shared, ENTRY_BYTES_MAX / 4);
         }
         let suffix = &key[self.prefix_len..];
-        let at = self.slots.get(position).map_or(self.heap.len(), |slot| slot.offset as usize);
+        let at = self.slots.get(position).map_or(self.heap.len(), |slot| slot.offset());
         // Built at the end of the heap, then rotated into place: no second buffer.
         let end = self.heap.len();
         self.heap.reserve(suffix.len() + value.len() + 64);
@@ -372,12 +393,14 @@ impl Leaf {
         write_rest(&mut self.heap, &meta, value);
         let len = self.heap.len() - end;
         self.heap[at..].rotate_right(len);
-        let moved = u32::try_from(len).expect("an entry is smaller than 4 GiB");
+        // No overflow: the last entry is checked to begin below `LIVE`.
+        let slot = EntrySlot::new(suffix, at, meta.flags);
+        assert!(self.heap.len() < LIVE as usize, "a leaf is smaller than 2 GiB");
+        let moved = u32::try_from(len).expect("an entry is smaller than 2 GiB");
         for slot in &mut self.slots[position..] {
-            slot.offset += moved;
+            slot.place = slot.place.wrapping_add(moved);
         }
-        let offset = u32::try_from(at).expect("a leaf is smaller than 4 GiB");
-        self.slots.insert(position, EntrySlot { head: head_of(suffix), offset });
+        self.slots.insert(position, slot);
         let position = u32::try_from(position).expect("a leaf is small");
         let in_a_row = if self.ascent.0 + 1 == position { self.ascent.1.saturating_add(1) } else { 0 };
         self.ascent = (position, in_a_row);
@@ -385,19 +408,21 @@ impl Leaf {
 
     /// Takes the mark of the newest version from an entry, before a newer one is put in front of it.
     pub(crate) fn clear_newest(&mut self, position: usize) {
-        let flags = &mut self.heap[self.slots[position].offset as usize];
+        let slot = &mut self.slots[position];
+        let flags = &mut self.heap[slot.offset()];
         assert!(*flags & NEWEST != 0, "only the newest version is superseded");
         *flags &= !NEWEST;
+        slot.place &= !LIVE;
     }
 
     /// Removes an entry.
     pub(crate) fn remove(&mut self, position: usize) {
-        let range = self.slots[position].offset as usize..self.entry_end(position);
+        let range = self.slots[position].offset()..self.entry_end(position);
         let moved = u32::try_from(range.len()).expect("an entry is smaller than 4 GiB");
         self.heap.drain(range);
         self.slots.remove(position);
         for slot in &mut self.slots[position..] {
-            slot.offset -= moved;
+            slot.place -= moved;
         }
     }
 
@@ -440,13 +465,13 @@ impl Leaf {
             while run_end < self.len() && self.flags(run_end) & NEWEST == 0 {
                 run_end += 1;
             }
-            let run_bytes = self.entry_end(run_end - 1) - self.slots[inserted].offset as usize;
+            let run_bytes = self.entry_end(run_end - 1) - self.slots[inserted].offset();
             if run_bytes > self.entry_bytes() / 2 {
                 return (inserted + 1).min(last);
             }
         }
         let half = self.prefix_len + self.entry_bytes() / 2;
-        self.slots.partition_point(|slot| (slot.offset as usize) < half).clamp(1, last)
+        self.slots.partition_point(|slot| slot.offset() < half).clamp(1, last)
     }
 
     /// Cuts the leaf in two; what is from `position` on is returned.
@@ -508,12 +533,12 @@ impl Leaf {
 
     /// Appends an entry of `other`, whose prefix may be shorter or longer.
     fn push_from(&mut self, other: &Self, position: usize) {
-        let start = other.slots[position].offset as usize;
+        let start = other.slots[position].offset();
         let end = other.entry_end(position);
-        let offset = u32::try_from(self.heap.len()).expect("a leaf is smaller than 4 GiB");
+        let offset = self.heap.len();
         if self.prefix_len == other.prefix_len {
             self.heap.extend_from_slice(&other.heap[start..end]);
-            self.slots.push(EntrySlot { head: other.slots[position].head, offset });
+            self.slots.push(EntrySlot::new(other.suffix(position), offset, other.heap[start]));
             return;
         }
         let suffix_range = other.suffix_range(position);
@@ -529,9 +554,9 @@ impl Leaf {
         let suffix_at = self.heap.len();
         self.heap.extend_from_slice(front);
         self.heap.extend_from_slice(back);
-        let head = head_of(&self.heap[suffix_at..]);
+        let slot = EntrySlot::new(&self.heap[suffix_at..], offset, other.heap[start]);
         self.heap.extend_from_slice(rest);
-        self.slots.push(EntrySlot { head, offset });
+        self.slots.push(slot);
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
@@ -592,8 +617,10 @@ impl Leaf {
             && continues != meta.is_newest()
             && meta.revision.main < i64::MAX
             && (!self.slots.is_empty() || continues == (self.superseded_at != i64::MAX));
-        let slot = EntrySlot { head: head_of(suffix), offset: u32::try_from(offset).ok()? };
-        self.slots.push(slot);
-        is_sound.then_some(end)
+        if !is_sound || offset >= LIVE as usize {
+            return None;
+        }
+        self.slots.push(EntrySlot::new(suffix, offset, meta.flags));
+        Some(end)
     }
 }
