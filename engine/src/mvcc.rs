@@ -184,7 +184,7 @@ impl Mvcc {
         assert!(!sealed.roots.key_root.is_dirty() && !sealed.roots.meta_root.is_dirty(), "the roots were written");
         self.ledger.unseal();
         self.live.roots.directory = directory;
-        self.live.recent.drop_up_to(up_to, |record| encoded_len(record));
+        self.live.recent.drop_up_to(up_to, encoded_len);
     }
 
     /// The sealed state did not become durable. Places that were set stay set.

@@ -3,6 +3,7 @@
 //! The model keeps every version for ever and computes each answer in the most obvious way. Pages lie in a map; what was not
 //! read again after a reopening is faulted in one page at a time, so that every operation is also tried again after faults.
 
+#[cfg(test)]
 mod model_store;
 
 use bytes::Bytes;
@@ -92,7 +93,16 @@ fn a_key_with_100000_versions_costs_no_walk() {
         while let Some(version) = cursor.next().unwrap() {
             keys.push(version.key);
         }
-        assert_eq!(keys.len(), if at == 2 { 1 } else if at == 3 { 2 } else { 3 });
+        assert_eq!(
+            keys.len(),
+            if at == 2 {
+                1
+            } else if at == 3 {
+                2
+            } else {
+                3
+            }
+        );
     }
     store.mvcc.compact(100_004);
     let mut steps = 0;
@@ -130,7 +140,8 @@ fn keys_and_values_of_any_size_are_stored() {
 fn leaves_fill_well_whatever_the_order() {
     let count = 40_000u32;
     let shuffled = |number: u32| SmallRng::seed_from_u64(u64::from(number)).random_range(0..1 << 40);
-    let orders: [(&str, usize, &dyn Fn(u32) -> u64); 4] = [
+    type Order<'a> = &'a dyn Fn(u32) -> u64;
+    let orders: [(&str, usize, Order); 4] = [
         ("ascending", 95, &|number| u64::from(number)),
         ("descending", 45, &|number| u64::from(count - number)),
         ("random", 65, &shuffled),

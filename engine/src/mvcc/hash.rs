@@ -36,7 +36,7 @@ pub struct HashKv {
 enum Keep {
     Unknown,
     /// Looking for a first member.
-    Counting(Count),
+    Counting(Box<Count>),
     Empty,
     Filled,
 }
@@ -105,7 +105,7 @@ impl HashKv {
                     self.keep = if is_filled {
                         Keep::Filled
                     } else {
-                        Keep::Counting(view.counter(&KeyRange::all(), self.revision))
+                        Keep::Counting(Box::new(view.counter(&KeyRange::all(), self.revision)))
                     };
                 }
                 Keep::Counting(count) => {

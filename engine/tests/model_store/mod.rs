@@ -7,13 +7,13 @@ use bytes::Bytes;
 use engine::extent::{BlockCache, Directory};
 use engine::node::Slot;
 use engine::page::{Kind, seal};
-use engine::{Fault, KeyRange, Mvcc, Place, RangeEnd, ReadView, Record, Revision, Roots, Sealed, Version};
+use engine::{Fault, KeyRange, Mvcc, Place, RangeEnd, ReadView, Record, Revision, Roots, Sealed, Version, Write};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
 /// Everything that ever happened, and what compaction says of it.
 #[derive(Clone, Default)]
-pub struct Model {
+pub(crate) struct Model {
     keys: BTreeMap<Vec<u8>, Vec<Record>>,
     log: Vec<Record>,
     meta: BTreeMap<Vec<u8>, Vec<u8>>,
@@ -68,7 +68,7 @@ impl Model {
 fn key_value(record: &Record) -> Vec<u8> {
     fn varint(out: &mut Vec<u8>, mut number: u64) {
         loop {
-            let byte = (number % 128) as u8;
+            let byte = number.to_le_bytes()[0] & 127;
             number /= 128;
             out.push(if number == 0 { byte } else { byte + 128 });
             if number == 0 {
@@ -84,7 +84,7 @@ fn key_value(record: &Record) -> Vec<u8> {
     }
     for (field, number) in [(2, record.create_revision), (3, record.revision.main), (4, record.version)] {
         out.push(field << 3);
-        varint(&mut out, number as u64);
+        varint(&mut out, number.cast_unsigned());
     }
     if !record.value.is_empty() {
         out.push(5 << 3 | 2);
@@ -93,15 +93,15 @@ fn key_value(record: &Record) -> Vec<u8> {
     }
     if record.lease != 0 {
         out.push(6 << 3);
-        varint(&mut out, record.lease as u64);
+        varint(&mut out, record.lease.cast_unsigned());
     }
     out
 }
 
-pub struct Store {
-    pub mvcc: Mvcc,
-    pub pages: HashMap<Place, Vec<u8>>,
-    pub model: Model,
+pub(crate) struct Store {
+    pub(crate) mvcc: Mvcc,
+    pub(crate) pages: HashMap<Place, Vec<u8>>,
+    pub(crate) model: Model,
     directory: Arc<Directory>,
     applied_index: u64,
     sealed: Option<(Sealed, Model)>,
@@ -114,7 +114,7 @@ pub struct Store {
 }
 
 /// Tries an operation until no page is missing.
-pub fn faulting<T>(pages: &HashMap<Place, Vec<u8>>, mut operation: impl FnMut() -> Result<T, Fault>) -> T {
+pub(crate) fn faulting<T>(pages: &HashMap<Place, Vec<u8>>, mut operation: impl FnMut() -> Result<T, Fault>) -> T {
     let mut last = None;
     loop {
         match operation() {
@@ -130,7 +130,7 @@ pub fn faulting<T>(pages: &HashMap<Place, Vec<u8>>, mut operation: impl FnMut() 
 }
 
 impl Store {
-    pub fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         let directory = Directory::empty(BlockCache::new(1 << 20));
         let mvcc = Mvcc::new(Roots::fresh(Arc::clone(&directory)));
         let model = Model { revision: 1, compact_revision: -1, ..Model::default() };
@@ -148,15 +148,15 @@ impl Store {
         }
     }
 
-    pub fn put(&mut self, key: &[u8], value: &[u8]) {
+    pub(crate) fn put(&mut self, key: &[u8], value: &[u8]) {
         self.request(&[Op::Put(key.to_vec(), value.to_vec(), 0)]);
     }
 
-    pub fn delete_range(&mut self, range: &KeyRange) {
+    pub(crate) fn delete_range(&mut self, range: &KeyRange) {
         self.request(&[Op::Delete(range.clone())]);
     }
 
-    pub fn random_request(&mut self, rng: &mut SmallRng) {
+    pub(crate) fn random_request(&mut self, rng: &mut SmallRng) {
         let ops: Vec<Op> = (0..rng.random_range(1..6))
             .map(|_| match rng.random_range(0..12) {
                 0..6 => {
@@ -174,15 +174,14 @@ impl Store {
     }
 
     fn request(&mut self, ops: &[Op]) {
-        let pages = &self.pages;
-        let mut model = self.model.clone_head();
+        let mut revision = Revision::new(self.model.revision + 1, 0);
         let mut changed = Vec::new();
-        let mut write = self.mvcc.begin();
+        let Self { mvcc, model, pages, .. } = self;
+        let mut write = mvcc.begin();
         for op in ops {
             match op {
                 Op::Put(key, value, lease) => {
-                    let before = self.model.get(key, i64::MAX).cloned();
-                    let revision = Revision::new(model.revision + 1, changed.len() as i64);
+                    let before = model.get(key, i64::MAX).cloned();
                     let record = Record {
                         key: key.clone().into(),
                         value: value.clone().into(),
@@ -195,48 +194,33 @@ impl Store {
                     let (key, value) = (record.key.clone(), record.value.clone());
                     let previous = faulting(pages, || write.put(key.clone(), value.clone(), *lease));
                     assert_previous(previous.as_ref(), before.as_ref());
+                    revision.sub += 1;
                     changed.push((record.clone(), before));
-                    self.model.push(record);
+                    model.push(record);
                 }
                 Op::Delete(range) => {
-                    let mut cursor = write.cursor(range, i64::MAX);
-                    let mut found = Vec::new();
-                    while let Some(version) = faulting(pages, || cursor.next()) {
-                        found.push(version.key);
-                    }
-                    drop(cursor);
-                    let expected: Vec<Record> = self.model.range(range, i64::MAX).into_iter().cloned().collect();
-                    assert!(found.iter().eq(expected.iter().map(|record| &record.key)));
-                    for before in expected {
+                    for before in live_before_delete(model, pages, &write, range) {
                         let previous = faulting(pages, || write.delete(&before.key));
                         assert_previous(previous.as_ref(), Some(&before));
-                        let revision = Revision::new(model.revision + 1, changed.len() as i64);
-                        let record = Record {
-                            key: before.key.clone(),
-                            value: Bytes::new(),
-                            create_revision: 0,
-                            revision,
-                            version: 0,
-                            lease: 0,
-                            is_tombstone: true,
-                        };
+                        let record = tombstone(before.key.clone(), revision);
+                        revision.sub += 1;
                         changed.push((record.clone(), Some(before)));
-                        self.model.push(record);
+                        model.push(record);
                     }
                 }
                 Op::MetaPut(key, value) => {
                     faulting(pages, || write.meta_put(key, value));
-                    self.model.meta.insert(key.clone(), value.clone());
+                    model.meta.insert(key.clone(), value.clone());
                 }
                 Op::MetaDelete(key) => {
                     let was_there = faulting(pages, || write.meta_delete(key));
-                    assert_eq!(was_there, self.model.meta.remove(key).is_some());
+                    assert_eq!(was_there, model.meta.remove(key).is_some());
                 }
                 Op::Read(range, back) => {
                     // The request's own changes are seen at its revision, and not below.
-                    let at = (write.revision() - back).max(self.model.compact_revision);
+                    let at = (write.revision() - back).max(model.compact_revision);
                     let count = faulting(pages, || write.count(range, at));
-                    assert_eq!(count, self.model.range(range, at).len() as u64);
+                    assert_eq!(count, model.range(range, at).len() as u64);
                 }
             }
         }
@@ -248,27 +232,26 @@ impl Store {
             assert_eq!(change.record, *record);
             assert_previous(change.previous.as_ref(), before.as_ref());
         }
-        self.model.revision = model.revision;
     }
 
-    pub fn publish(&mut self) -> Arc<ReadView> {
+    pub(crate) fn publish(&mut self) -> Arc<ReadView> {
         self.applied_index += 1;
         self.mvcc.publish(self.applied_index, 1)
     }
 
-    pub fn compact(&mut self, rng: &mut SmallRng) {
+    pub(crate) fn compact(&mut self, rng: &mut SmallRng) {
         let low = self.model.compact_revision + 1;
         if low <= self.model.revision {
             self.compact_at(rng.random_range(low..=self.model.revision));
         }
     }
 
-    pub fn compact_at(&mut self, revision: i64) {
+    pub(crate) fn compact_at(&mut self, revision: i64) {
         self.mvcc.compact(revision);
         self.model.compact_revision = revision;
     }
 
-    pub fn sweep(&mut self, budget: usize) {
+    pub(crate) fn sweep(&mut self, budget: usize) {
         let (mvcc, pages) = (&mut self.mvcc, &self.pages);
         faulting(pages, || mvcc.sweep(budget));
         for (revision, bytes) in mvcc.take_dead_records() {
@@ -279,7 +262,7 @@ impl Store {
         }
     }
 
-    pub fn seal(&mut self) {
+    pub(crate) fn seal(&mut self) {
         if self.sealed.is_some() {
             return;
         }
@@ -295,7 +278,7 @@ impl Store {
     }
 
     /// Writes the dirty nodes of the sealed trees, children first.
-    pub fn checkpoint_done(&mut self) {
+    pub(crate) fn checkpoint_done(&mut self) {
         let Some((sealed, model)) = self.sealed.take() else { return };
         for root in [&sealed.roots.key_root, &sealed.roots.meta_root] {
             self.write(root);
@@ -330,7 +313,7 @@ impl Store {
     }
 
     /// Goes on from the last checkpoint with nothing in memory.
-    pub fn reopen(&mut self) {
+    pub(crate) fn reopen(&mut self) {
         let Some((sealed, model)) = self.durable.take() else { return };
         let roots = &sealed.roots;
         let cold = |slot: &Arc<Slot>| Slot::on_disk(slot.place().unwrap());
@@ -346,13 +329,13 @@ impl Store {
         self.is_tree_only = true;
     }
 
-    pub fn verify(&self) {
+    pub(crate) fn verify(&self) {
         let view = self.mvcc.view();
         faulting(&self.pages, || view.verify());
     }
 
     /// Random reads of the view published last.
-    pub fn check(&self, rng: &mut SmallRng) {
+    pub(crate) fn check(&self, rng: &mut SmallRng) {
         let view = self.mvcc.view();
         let low = self.model.compact_revision.max(0);
         for _ in 0..3 {
@@ -388,7 +371,7 @@ impl Store {
     }
 
     /// The cursor, both counts and the sums of a range.
-    pub fn check_range(&self, view: &ReadView, range: &KeyRange, at: i64) {
+    pub(crate) fn check_range(&self, view: &ReadView, range: &KeyRange, at: i64) {
         let expected = self.model.range(range, at);
         let mut cursor = view.cursor(range, at);
         for record in &expected {
@@ -432,7 +415,7 @@ impl Store {
         assert_eq!(faulting(&self.pages, || view.meta_sums()), (self.model.meta.len() as u64, bytes as u64));
     }
 
-    pub fn check_records_from(&self, view: &ReadView, from: Revision) {
+    pub(crate) fn check_records_from(&self, view: &ReadView, from: Revision) {
         let mut records = view.records_from(from);
         for record in self.model.log.iter().filter(|record| record.revision >= from) {
             assert_eq!(records.next().unwrap().as_ref(), Some(record));
@@ -450,14 +433,32 @@ enum Op {
 }
 
 impl Model {
-    fn clone_head(&self) -> Self {
-        Self { revision: self.revision, ..Self::default() }
-    }
-
     fn push(&mut self, record: Record) {
         self.keys.entry(record.key.to_vec()).or_default().push(record.clone());
         self.log.push(record);
     }
+}
+
+/// What a request sees in a range that it is about to delete.
+fn live_before_delete(
+    model: &Model,
+    pages: &HashMap<Place, Vec<u8>>,
+    write: &Write<'_>,
+    range: &KeyRange,
+) -> Vec<Record> {
+    let mut cursor = write.cursor(range, i64::MAX);
+    let mut found = Vec::new();
+    while let Some(version) = faulting(pages, || cursor.next()) {
+        found.push(version.key);
+    }
+    let expected: Vec<Record> = model.range(range, i64::MAX).into_iter().cloned().collect();
+    assert!(found.iter().eq(expected.iter().map(|record| &record.key)));
+    expected
+}
+
+fn tombstone(key: Bytes, revision: Revision) -> Record {
+    let (value, create_revision, version, lease) = (Bytes::new(), 0, 0, 0);
+    Record { key, value, create_revision, revision, version, lease, is_tombstone: true }
 }
 
 fn assert_previous(version: Option<&Version>, record: Option<&Record>) {
@@ -468,7 +469,7 @@ fn assert_previous(version: Option<&Version>, record: Option<&Record>) {
         version: record.version,
         lease: record.lease,
         is_tombstone: record.is_tombstone,
-        bytes: key_value(record).len() as u32,
+        bytes: u32::try_from(key_value(record).len()).unwrap(),
     });
     assert_eq!(version, expected.as_ref());
 }
@@ -492,7 +493,7 @@ fn reach(pages: &HashMap<Place, Vec<u8>>, slot: &Arc<Slot>, places: &mut BTreeSe
 }
 
 /// Keys that share prefixes, are prefixes of each other, hold 0x00 and 0xff, or are long.
-pub fn some_key(rng: &mut SmallRng) -> Vec<u8> {
+pub(crate) fn some_key(rng: &mut SmallRng) -> Vec<u8> {
     match rng.random_range(0..20) {
         0..8 => format!("/registry/pods/ns{}/pod-{}", rng.random_range(0..4), rng.random_range(0..150)).into_bytes(),
         8..12 => {
@@ -507,7 +508,7 @@ pub fn some_key(rng: &mut SmallRng) -> Vec<u8> {
 }
 
 /// Single keys, open ranges, prefixes, pairs, empty ranges.
-pub fn range_strategy(rng: &mut SmallRng) -> KeyRange {
+pub(crate) fn range_strategy(rng: &mut SmallRng) -> KeyRange {
     let start = some_key(rng);
     let end = match rng.random_range(0..6) {
         0 => RangeEnd::Single,
