@@ -31,9 +31,10 @@ step() {
     shift
     echo
     echo "== $name"
-    ("$@") >"$log" 2>&1 < /dev/null &
+    : >"$log" # there before tail looks for it
+    ("$@") >"$log" 2>&1 </dev/null &
     local pid=$!
-    tail -n +1 -f --pid="$pid" "$log"
+    tail -n +1 -f --pid="$pid" "$log" || true
     wait "$pid" || status=$?
     read -r passed failed < <(awk '
         /^test result: / { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1) } }
