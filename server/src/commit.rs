@@ -131,6 +131,8 @@ pub struct Options {
     pub apply_batch_bytes_max: u64,
     /// Versions a sweep step looks at.
     pub sweep_entries_per_step: usize,
+    /// A new leader gives every lease this much more.
+    pub election_timeout: Duration,
     /// Own name, published to the members table.
     pub name: String,
     /// Own client URLs, likewise.
@@ -161,6 +163,7 @@ pub struct Commit {
     /// Log behind the last checkpoint's begin: kept for the older superblock copy, and no reason for the next one.
     kept_log_bytes: u64,
     is_sweeping: bool,
+    is_leading: bool,
     published_attributes: bool,
     sweep_waiters: Vec<(i64, ReplyTo)>,
 }
@@ -198,6 +201,7 @@ impl Commit {
             is_faulted: false,
             kept_log_bytes: 0,
             is_sweeping: true,
+            is_leading: false,
             published_attributes: false,
             sweep_waiters: Vec::new(),
         };
@@ -271,14 +275,8 @@ impl Commit {
         self.driver.tick();
         self.forget_lost(now);
         self.publish_sizes();
-        let leads = self.driver.status().is_leader;
-        if !leads {
+        if !self.is_leading {
             return;
-        }
-        let mut expired = Vec::new();
-        self.applier.lessor.expired(now, &mut expired);
-        for id in expired {
-            self.propose_own(Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id });
         }
         let view = self.store.mvcc().view();
         if let Some(revision) = self.compactor.due(now, view.revision(), view.compact_revision()) {
@@ -286,6 +284,32 @@ impl Commit {
             self.propose_own(Kind::Compaction, &pb::CompactionRequest { revision, physical: false });
         }
         self.publish_attributes();
+    }
+
+    /// Leases run where the leader is: they begin anew when this member becomes it, and stand still when it is no more.
+    fn follow_leadership(&mut self, now: Duration) {
+        let leads = self.driver.status().is_leader;
+        if leads == self.is_leading {
+            return;
+        }
+        self.is_leading = leads;
+        if leads {
+            self.applier.lessor.promote(now, self.options.election_timeout);
+        } else {
+            self.applier.lessor.demote();
+        }
+    }
+
+    /// Proposes the end of leases whose time is over.
+    fn expire_leases(&mut self, now: Duration) {
+        if self.applier.lessor.next_wake().is_none_or(|due| due > now) {
+            return;
+        }
+        let mut expired = Vec::new();
+        self.applier.lessor.expired(now, &mut expired);
+        for id in expired {
+            self.propose_own(Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id });
+        }
     }
 
     /// Lets a new member's name, URLs and version be known, as etcd does, until the table has them.
@@ -327,6 +351,8 @@ impl Commit {
     /// **Errors** the member must stop.
     pub fn turn(&mut self, disk: &mut dyn Disk, now: Duration) -> Result<Turn, Fatal> {
         self.collect(disk)?;
+        self.follow_leadership(now);
+        self.expire_leases(now);
         self.driver.step(disk)?;
         disk.kick()?;
         self.take_committed();

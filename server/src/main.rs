@@ -4,44 +4,19 @@
 
 use std::process::ExitCode;
 
-use config::{Config, LogLevel, Stop};
-
-mod apply;
-mod commit;
-mod compactor;
-mod config;
-mod core;
-mod cores;
-mod endpoints;
-mod error;
-mod kv;
-mod lease;
-mod lease_rpc;
-mod log;
-mod maintenance;
-mod metrics;
-mod rpc;
-
-mod watch;
-mod watch_rpc;
-mod wire;
+use server::{
+    ETCD_VERSION, RELEASE,
+    config::{Config, LogLevel, Stop},
+    cores, log, tune,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The release of Orlop.
-const RELEASE: &str = env!("CARGO_PKG_VERSION");
-/// The etcd release whose behaviour this is.
-const ETCD_VERSION: &str = "3.7.1";
-/// What is decided as the cluster's version.
-const CLUSTER_VERSION: &str = "3.7.0";
-/// What is reported as the storage's version.
-const STORAGE_VERSION: &str = "3.7.0";
-
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == "tune") {
-        return ExitCode::FAILURE;
+        return tune::run(&arguments[1..]);
     }
     let variables: Vec<(String, String)> = std::env::vars().collect();
     match Config::parse(&arguments, &variables, &|path| std::fs::read_to_string(path)) {

@@ -179,7 +179,7 @@ fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Resul
     }
 }
 
-fn open(config: &Config, clock: Clock) -> Result<Opened, Error> {
+fn open(config: &Config) -> Result<Opened, Error> {
     let dir = config.data_dir.as_path();
     if dir.join("member").exists() {
         return Err(Error::EtcdData { path: dir.display().to_string() });
@@ -205,7 +205,6 @@ fn open(config: &Config, clock: Clock) -> Result<Opened, Error> {
     let ttl_min_s = lease::ttl_min_s(heartbeat, u32::try_from(election_ticks).unwrap_or(u32::MAX));
     let mut lessor = Lessor::new(lease::Params { ttl_min_s, retry_after: config.request_timeout() });
     lessor.restore(grants);
-    lessor.promote(clock.now(), Duration::from_millis(knobs.consensus.election_ms));
     let start = consensus::Start {
         applied: Applied { index: view.applied_index(), term: view.applied_term() },
         conf_state,
@@ -369,7 +368,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     if knobs.server.pin_cores {
         pin(0);
     }
-    let opened = open(&config, clock)?;
+    let opened = open(&config)?;
     log_start(&config, &opened, cores);
     let shared = shared(&config, &opened, cores);
     let (to_commit, inbox) = mpsc::channel(knobs.server.mailbox_messages_max.max(cores));
@@ -462,6 +461,7 @@ fn commit_options(config: &Config) -> commit::Options {
         checkpoint_wal_bytes: knobs.store.checkpoint_wal_bytes,
         apply_batch_bytes_max: knobs.consensus.apply_batch_bytes_max as u64,
         sweep_entries_per_step: knobs.store.sweep_entries_per_step,
+        election_timeout: Duration::from_millis(knobs.consensus.election_ms),
         name: config.name.clone(),
         client_urls: config.advertise_client_urls.iter().map(ToString::to_string).collect(),
     }
