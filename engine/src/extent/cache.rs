@@ -2,14 +2,15 @@
 //!
 //! Invariants:
 //! - What is cached under a `Place` never changes: places are not reused, so nothing is ever invalidated.
-//! - A block just resolved is found by the operation that asked for it, even if it is bigger than the whole cache or the cache
-//!   does not admit it: `latest` keeps the last few, bounded by number and by bytes (one block always fits). Without it
-//!   a reader of such a block would fault for ever.
+//! - What was just resolved is found by the operation that asked for it, even if it is bigger than the whole cache or the cache
+//!   does not admit it: `latest` keeps the last few. A lookup needs an index *and* a block at once, so the two kinds
+//!   never push each other out. Without this a reader would fault for ever.
+//! - `latest` is bounded: indexes by number, blocks by number and, beyond the first few, by bytes.
 //!
 //! `latest` is behind a lock, taken only after a miss: next to a disk read it costs nothing.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::Weighter;
 
@@ -17,8 +18,12 @@ use super::block::{Block, Index};
 use crate::page::{Fault, Kind, corrupt};
 use crate::{Error, Place};
 
-/// Last resolved blocks kept besides the cache proper.
-const LATEST_MAX: usize = 64;
+/// Indexes resolved last that are kept besides the cache proper; each is a thousandth of its extent.
+const LATEST_INDEXES_MAX: usize = 256;
+/// Blocks resolved last that are kept.
+const LATEST_BLOCKS_MAX: usize = 64;
+/// So many of them are kept however big they are: more than there are cores that resolve at the same moment.
+const LATEST_BLOCKS_MIN: usize = 8;
 
 #[derive(Clone, Debug)]
 enum Cached {
@@ -47,31 +52,70 @@ impl Weighter<Place, Cached> for ByBytes {
     }
 }
 
+/// What was resolved last, newest first.
+#[derive(Debug, Default)]
+struct Latest {
+    indexes: VecDeque<(Place, Arc<Index>)>,
+    blocks: VecDeque<(Place, Arc<Block>)>,
+}
+
+impl Latest {
+    fn get(&self, place: Place) -> Option<Cached> {
+        let index = || self.indexes.iter().find(|(at, _)| *at == place);
+        let block = self.blocks.iter().find(|(at, _)| *at == place);
+        let block = block.map(|(_, block)| Cached::Block(Arc::clone(block)));
+        block.or_else(|| index().map(|(_, index)| Cached::Index(Arc::clone(index))))
+    }
+
+    fn push(&mut self, place: Place, cached: Cached, bytes_max: usize) {
+        match cached {
+            Cached::Index(index) => {
+                self.indexes.push_front((place, index));
+                self.indexes.truncate(LATEST_INDEXES_MAX);
+            }
+            Cached::Block(block) => {
+                self.blocks.push_front((place, block));
+                let mut bytes = 0;
+                let mut kept = 0;
+                for (_, block) in self.blocks.iter().take(LATEST_BLOCKS_MAX) {
+                    bytes += block.bytes();
+                    if kept >= LATEST_BLOCKS_MIN && bytes > bytes_max {
+                        break;
+                    }
+                    kept += 1;
+                }
+                self.blocks.truncate(kept);
+            }
+        }
+    }
+}
+
 /// Record blocks and extent indexes read from disk, bounded by their bytes; shared by all readers.
 #[derive(Debug)]
 pub struct BlockCache {
     cache: quick_cache::sync::Cache<Place, Cached, ByBytes>,
-    latest: Mutex<VecDeque<(Place, Cached)>>,
+    latest: Mutex<Latest>,
     latest_bytes_max: usize,
 }
 
 impl BlockCache {
-    /// A cache of at most about `bytes_max`. **Bounds** a ninth of it may be held besides for the blocks resolved last.
+    /// A cache of at most about `bytes_max`. **Bounds** an eighth of it, or a few blocks, may be held besides.
     pub fn new(bytes_max: usize) -> Arc<Self> {
         // Blocks are about this big; it only sizes the table.
         const BLOCK_BYTES_USUAL: usize = 16 << 10;
         Arc::new(Self {
             cache: quick_cache::sync::Cache::with_weighter(bytes_max / BLOCK_BYTES_USUAL, bytes_max as u64, ByBytes),
-            latest: Mutex::new(VecDeque::new()),
+            latest: Mutex::new(Latest::default()),
             latest_bytes_max: bytes_max / 8,
         })
     }
 
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn get(&self, place: Place) -> Option<Cached> {
-        self.cache.get(&place).or_else(|| {
-            let latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-            latest.iter().find(|(at, _)| *at == place).map(|(_, cached)| cached.clone())
-        })
+        self.cache.get(&place).or_else(|| self.latest().get(place))
     }
 
     pub(super) fn block(self: &Arc<Self>, place: Place) -> Result<Arc<Block>, Fault> {
@@ -99,17 +143,7 @@ impl BlockCache {
         };
         let cached = cached.ok_or_else(|| corrupt(place, "malformed records"))?;
         self.cache.insert(place, cached.clone());
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        latest.push_front((place, cached));
-        let mut bytes = 0;
-        let kept = latest.iter().take(LATEST_MAX).take_while(|(_, cached)| {
-            let is_within = bytes <= self.latest_bytes_max;
-            bytes += cached.bytes();
-            is_within
-        });
-        let kept = kept.count();
-        latest.truncate(kept);
-        assert!(kept >= 1, "what was resolved last is kept");
+        self.latest().push(place, cached, self.latest_bytes_max);
         Ok(())
     }
 }

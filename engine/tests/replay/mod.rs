@@ -1,0 +1,293 @@
+//! A log of operations that stands for the WAL, and what the store must hold after any prefix of it.
+//!
+//! The model is a reference `Mvcc` that never touches a disk; that it means what etcd means is `model.rs`'s to show. Here a
+//! store that was checkpointed, crashed, reopened and replayed must not be told from it.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use engine::disk::sim::{Random, SimDisk, SimStorage};
+use engine::disk::{Disk, Owner};
+use engine::extent::{BlockCache, Directory};
+use engine::store::Options;
+use engine::{
+    Checkpoint, Error, Fault, KeyRange, Mvcc, Progress, ReadView, Record, Revision, Roots, Store, load_for,
+};
+
+pub const DIR: &str = "/data";
+
+pub fn options(shards: usize) -> Options {
+    Options {
+        segment_bytes: 64 << 10,
+        write_bytes: 8 << 10,
+        writes_in_flight_max: 3,
+        record_block_bytes: 1 << 10,
+        // Smaller than one block: readers live on what was resolved last.
+        block_cache_bytes: 512,
+        shards,
+        fresh_id: 7,
+    }
+}
+
+/// One entry of the log.
+#[derive(Clone, Debug)]
+pub enum Operation {
+    /// Changes in one revision.
+    Write(Vec<Change>),
+    Meta(Bytes, Option<Bytes>),
+    /// Compacts to this many parts in a hundred of the way from the compacted to the current revision.
+    Compact(i64),
+    Nothing,
+}
+
+#[derive(Clone, Debug)]
+pub enum Change {
+    Put(Bytes, Bytes),
+    Delete(Bytes),
+}
+
+fn key(random: &mut Random, keys: u64) -> Bytes {
+    let number = random.below(keys);
+    match number % 5 {
+        0 => Bytes::from(vec![0xff, u8::try_from(number % 256).unwrap(), 0x00]),
+        1 => Bytes::from(format!("/registry/pods/{}/{number}", "n".repeat(200))),
+        _ => Bytes::from(format!("/registry/pods/default/{number}")),
+    }
+}
+
+fn value(random: &mut Random) -> Bytes {
+    let len = match random.below(40) {
+        0 => 20_000,
+        1..6 => 0,
+        7..15 => 900,
+        _ => random.below(100),
+    };
+    let fill = u8::try_from(random.below(256)).unwrap();
+    Bytes::from(vec![fill; usize::try_from(len).unwrap()])
+}
+
+/// `count` random operations.
+pub fn operations(seed: u64, count: usize, keys: u64) -> Vec<Operation> {
+    let mut random = Random::new(seed);
+    let random = &mut random;
+    (0..count)
+        .map(|_| match random.below(20) {
+            0 => Operation::Compact(random.below(101).cast_signed()),
+            1 => Operation::Nothing,
+            2..5 => {
+                let name = Bytes::from(format!("lease/{}", random.below(12)));
+                let value = random.chance(3, 4).then(|| value(random).slice(..0).into_iter().chain([1, 2]).collect());
+                Operation::Meta(name, value)
+            }
+            _ => {
+                let changes = 1 + random.below(4);
+                let change = |random: &mut Random| match random.below(4) {
+                    0 => Change::Delete(key(random, keys)),
+                    _ => Change::Put(key(random, keys), value(random)),
+                };
+                Operation::Write((0..changes).map(|_| change(random)).collect())
+            }
+        })
+        .collect()
+}
+
+/// Applies the entry at `index` and publishes it; faults are resolved by `read`.
+pub fn apply(
+    mvcc: &mut Mvcc,
+    index: u64,
+    operation: &Operation,
+    mut read: impl FnMut(Fault) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut settle = |mvcc: &mut Mvcc, step: &mut dyn FnMut(&mut Mvcc) -> Result<(), Fault>| loop {
+        match step(mvcc) {
+            Ok(()) => return Ok::<(), Error>(()),
+            Err(fault) => read(fault)?,
+        }
+    };
+    match operation {
+        Operation::Write(changes) => {
+            for change in changes {
+                let (Change::Put(key, _) | Change::Delete(key)) = change;
+                settle(mvcc, &mut |mvcc| mvcc.touch(key))?;
+            }
+            let mut write = mvcc.begin();
+            for change in changes {
+                match change {
+                    Change::Put(key, value) => drop(write.put(key.clone(), value.clone(), 5).expect("touched")),
+                    Change::Delete(key) => drop(write.delete(key).expect("touched")),
+                }
+            }
+            write.finish();
+        }
+        Operation::Meta(key, value) => {
+            let mut change = |mvcc: &mut Mvcc| {
+                let mut write = mvcc.begin();
+                match value {
+                    Some(value) => write.meta_put(key, value)?,
+                    None => drop(write.meta_delete(key)?),
+                }
+                write.finish();
+                Ok(())
+            };
+            settle(mvcc, &mut change)?;
+        }
+        Operation::Compact(parts) => {
+            let view = mvcc.view();
+            let compacted = view.compact_revision().max(0);
+            let to = compacted + (view.revision() - compacted) * parts / 100;
+            if to > view.compact_revision() && to > 0 {
+                mvcc.compact(to);
+            }
+        }
+        Operation::Nothing => {}
+    }
+    mvcc.publish(index, 1 + index / 50);
+    Ok(())
+}
+
+/// What the store must be after `operations`.
+pub fn model(operations: &[Operation]) -> Mvcc {
+    let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+    for (index, operation) in (1..).zip(operations) {
+        apply(&mut mvcc, index, operation, |_| unreachable!("everything is in memory")).unwrap();
+    }
+    mvcc
+}
+
+/// Everything a view shows at its revision and at the compacted one.
+#[derive(Debug, PartialEq)]
+pub struct Shown {
+    revision: i64,
+    compact_revision: i64,
+    applied: (u64, u64),
+    counts: Vec<u64>,
+    live: Vec<Vec<Record>>,
+    /// From the compacted revision on: below it, what is stored depends on how far the sweep came.
+    history: Vec<Record>,
+    meta: Vec<(Bytes, Bytes)>,
+    hashes: Vec<(u32, i64)>,
+}
+
+pub fn shown(view: &ReadView, disk: &mut dyn Disk) -> Result<Shown, Error> {
+    let dir = Path::new(DIR);
+    let revisions = [view.revision(), view.compact_revision().max(1)];
+    let mut shown = Shown {
+        revision: view.revision(),
+        compact_revision: view.compact_revision(),
+        applied: (view.applied_index(), view.applied_term()),
+        counts: Vec::new(),
+        live: Vec::new(),
+        history: Vec::new(),
+        meta: Vec::new(),
+        hashes: Vec::new(),
+    };
+    for at in revisions {
+        shown.counts.push(load_for(disk, dir, || view.count(&KeyRange::all(), at))?);
+        let mut cursor = view.cursor(&KeyRange::all(), at);
+        let mut live = Vec::new();
+        while let Some(version) = load_for(disk, dir, || cursor.next())? {
+            let record = load_for(disk, dir, || view.get(&version.key, at))?.expect("the cursor shows live keys");
+            assert_eq!((record.revision, &record.key), (version.revision, &version.key));
+            live.push(record);
+        }
+        shown.live.push(live);
+        let mut hash = view.hash_kv(at);
+        shown.hashes.push(loop {
+            if let Some(hash) = load_for(disk, dir, || hash.step(view, 10))? {
+                break hash;
+            }
+        });
+    }
+    let mut records = view.records_from(Revision::new(view.compact_revision() + 1, 0));
+    while let Some(record) = load_for(disk, dir, || records.next())? {
+        shown.history.push(record);
+    }
+    let mut meta = view.meta_cursor(b"");
+    while let Some(entry) = load_for(disk, dir, || meta.next())? {
+        shown.meta.push(entry);
+    }
+    load_for(disk, dir, || view.verify().map(drop))?;
+    Ok(shown)
+}
+
+pub fn model_shown(operations: &[Operation]) -> Shown {
+    shown(&model(operations).view(), &mut SimStorage::new(0).disk()).unwrap()
+}
+
+/// A store that replays a log, with what a log would know.
+pub struct Member {
+    pub store: Store,
+    pub disk: SimDisk,
+    /// Entries applied.
+    pub applied: usize,
+    /// Entries that the log has let go of.
+    pub trimmed: u64,
+}
+
+impl Member {
+    /// Opens the store and replays `log` behind what it has; nothing it needs may be trimmed.
+    pub fn open(storage: &SimStorage, options: Options, log: &[Operation], trimmed: u64) -> Result<Self, Error> {
+        let mut disk = storage.disk();
+        let store = Store::open(&mut disk, Path::new(DIR), options)?;
+        let (index, _) = store.applied();
+        assert!(index >= trimmed, "the log was trimmed to {trimmed}, the state ends at {index}");
+        assert!(index <= log.len() as u64, "the state holds an entry that was never written");
+        let mut member = Self { store, disk, applied: usize::try_from(index).unwrap(), trimmed };
+        while member.applied < log.len() {
+            member.apply(log)?;
+        }
+        Ok(member)
+    }
+
+    /// Applies the next entry of `log`.
+    pub fn apply(&mut self, log: &[Operation]) -> Result<(), Error> {
+        let (store, disk) = (&mut self.store, &mut self.disk);
+        let dir = store.dir().to_path_buf();
+        let index = self.applied as u64 + 1;
+        apply(store.mvcc_mut(), index, &log[self.applied], |fault| engine::load(disk, &dir, fault))?;
+        self.applied += 1;
+        Ok(())
+    }
+
+    pub fn sweep(&mut self, budget: usize) -> Result<(), Error> {
+        let dir = self.store.dir().to_path_buf();
+        load_for(&mut self.disk, &dir, || self.store.sweep(budget).map(drop))
+    }
+
+    /// Steps a checkpoint once; true when it has ended.
+    pub fn step(&mut self, job: &mut Checkpoint) -> Result<bool, Error> {
+        let progress = job.step(&mut self.disk)?;
+        match progress {
+            Progress::Done(done) => {
+                let trimmable = self.store.trimmable().0;
+                assert!(trimmable >= self.trimmed, "what can be trimmed grows");
+                self.store.checkpoint_end(*done);
+                self.trimmed = self.store.trimmable().0;
+                return Ok(true);
+            }
+            Progress::Working => self.disk.kick()?,
+            Progress::Waiting => self.disk.wait()?,
+        }
+        let mut completions = Vec::new();
+        self.disk.completions(&mut completions);
+        let mut result = Ok(());
+        for completion in completions {
+            assert_eq!(Owner::of(completion.token), Owner::Checkpoint);
+            result = job.on_completion(completion).and(result);
+        }
+        result.map(|()| false)
+    }
+
+    pub fn checkpoint(&mut self) -> Result<(), Error> {
+        let mut job = self.store.checkpoint_begin();
+        while !self.step(&mut job)? {}
+        Ok(())
+    }
+
+    pub fn check(&mut self, expected: &Shown) {
+        let view = self.store.mvcc().view();
+        assert_eq!(&shown(&view, &mut self.disk).unwrap(), expected);
+        let sizes = self.store.sizes();
+        assert!(sizes.in_use > 0 && sizes.in_use <= sizes.allocated);
+    }
+}
