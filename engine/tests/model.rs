@@ -187,6 +187,29 @@ fn deleting_everything_leaves_an_empty_tree() {
 }
 
 #[test]
+fn a_hash_where_no_key_is_live_keeps_what_compaction_keeps() {
+    let mut store = Store::new(8);
+    for key in ["a", "b", "a", "c"] {
+        store.put(key.as_bytes(), b"value");
+    }
+    store.delete_range(&KeyRange::single(Bytes::from_static(b"c")));
+    store.put(b"d", b"value");
+    store.compact_at(6);
+    store.publish();
+    store.delete_range(&KeyRange::all());
+    store.publish();
+    for swept in [0, 1, usize::MAX] {
+        store.sweep(swept);
+        store.publish();
+        for at in 6..=8 {
+            for budget in [1, 2, 1000] {
+                store.check_hash(at, budget);
+            }
+        }
+    }
+}
+
+#[test]
 fn ranges_mean_what_they_say() {
     let mut rng = SmallRng::seed_from_u64(5);
     for _ in 0..2000 {

@@ -7,7 +7,9 @@ use bytes::Bytes;
 use engine::extent::{BlockCache, Directory};
 use engine::node::Slot;
 use engine::page::{Kind, seal};
-use engine::{Fault, KeyRange, Mvcc, Place, RangeEnd, ReadView, Record, Revision, Roots, Sealed, Version, Write};
+use engine::{
+    Fault, HashKv, KeyRange, Mvcc, Place, RangeEnd, ReadView, Record, Revision, Roots, Sealed, Version, Write,
+};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
@@ -40,10 +42,11 @@ impl Model {
             || (is_newest && !(record.is_tombstone && record.revision.main < self.compact_revision))
     }
 
-    /// etcd's definition, with the keep set spelled out.
-    fn hash_kv(&self, revision: i64) -> u32 {
-        let keep: BTreeSet<Revision> =
-            self.keys.keys().filter_map(|key| self.get(key, revision)).map(|record| record.revision).collect();
+    /// etcd's definition, with the keep set spelled out. The hash of a compaction is taken with the compact revision before.
+    fn hash_kv(&self, revision: i64, is_compaction: bool) -> u32 {
+        let is_kept = |record: &&Record| !record.is_tombstone || (is_compaction && record.revision.main == revision);
+        let newest = self.keys.keys().filter_map(|key| self.newest(key, revision));
+        let keep: BTreeSet<Revision> = newest.filter(is_kept).map(|record| record.revision).collect();
         let mut bytes = b"key".to_vec();
         for record in self.log.iter().filter(|record| record.revision.main <= revision && self.is_stored(record)) {
             let main = record.revision.main;
@@ -247,7 +250,13 @@ impl Store {
     }
 
     pub(crate) fn compact_at(&mut self, revision: i64) {
+        let previous = self.model.compact_revision;
         self.mvcc.compact(revision);
+        if !self.is_tree_only {
+            let view = self.mvcc.live();
+            let hash = finish(view.hash_compaction(previous, revision), view, 100);
+            assert_eq!(hash, (self.model.hash_kv(revision, true), previous), "seed {} at {revision}", self.seed);
+        }
         self.model.compact_revision = revision;
     }
 
@@ -359,15 +368,14 @@ impl Store {
         if rng.random_bool(0.2) && !self.is_tree_only {
             self.check_records_from(&view, Revision::new(rng.random_range(low..=self.model.revision) + 1, 0));
             let at = rng.random_range(low..=self.model.revision);
-            let mut hash = view.hash_kv(at);
-            let budget = rng.random_range(1..200);
-            let hash = loop {
-                if let Some(done) = hash.step(&view, budget).unwrap() {
-                    break done;
-                }
-            };
-            assert_eq!(hash, (self.model.hash_kv(at), self.model.compact_revision), "seed {} at {at}", self.seed);
+            self.check_hash(at, rng.random_range(1..200));
         }
+    }
+
+    pub(crate) fn check_hash(&self, at: i64, budget: usize) {
+        let view = self.mvcc.view();
+        let hash = finish(view.hash_kv(at), &view, budget);
+        assert_eq!(hash, (self.model.hash_kv(at, false), self.model.compact_revision), "seed {} at {at}", self.seed);
     }
 
     /// The cursor, both counts and the sums of a range.
@@ -436,6 +444,14 @@ impl Model {
     fn push(&mut self, record: Record) {
         self.keys.entry(record.key.to_vec()).or_default().push(record.clone());
         self.log.push(record);
+    }
+}
+
+fn finish(mut hash: HashKv, view: &ReadView, budget: usize) -> (u32, i64) {
+    loop {
+        if let Some(done) = hash.step(view, budget).unwrap() {
+            return done;
+        }
     }
 }
 
