@@ -19,13 +19,11 @@ mod gates;
 mod go;
 mod knobs;
 mod parse;
-mod process;
 #[cfg(test)]
 mod tests;
 mod url;
 
 pub use gates::{GATES, Stage};
-pub use process::from_process;
 pub use url::{Scheme, Url, join};
 
 use parse::Values;
