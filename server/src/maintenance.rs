@@ -12,12 +12,16 @@ use proto::{etcdserverpb as pb, health};
 use crate::{
     core::{Alarm, Core},
     error::{Code, Error, Status},
+    kv::range,
     rpc,
     wire::{
         grpc::{Messages, framed},
         method::Method,
     },
 };
+
+/// HashKV of no records: the CRC-32C of the name of etcd's bucket, `key`.
+const EMPTY_HASH: u32 = 1_084_519_789;
 
 /// Answers MemberList; its header has no revision, as etcd's.
 pub fn member_list(core: &Core) -> pb::MemberListResponse {
@@ -82,12 +86,11 @@ pub async fn alarm(core: &Core, body: Bytes) -> Result<Bytes, Error> {
 async fn hash_at(core: &Core, revision: i64) -> Result<(u32, i64, i64), Error> {
     let view = core.view();
     let at = if revision == 0 { view.revision() } else { revision };
-    if at > view.revision() {
-        return Err(Error::FutureRevision);
+    if at < 0 {
+        // etcd takes it as it is and finds no record below it.
+        return Ok((EMPTY_HASH, view.compact_revision(), at));
     }
-    if at < view.compact_revision() {
-        return Err(Error::Compacted);
-    }
+    range::read_at(&view, at)?;
     let mut hash = view.hash_kv(at);
     let (hash, compact_revision) = core.step_through(&view, |view, budget| hash.step(view, budget)).await?;
     Ok((hash, compact_revision, at))
@@ -120,6 +123,13 @@ pub fn health_check(request: health::HealthCheckRequest) -> Result<Bytes, Error>
     }
     let status = health::health_check_response::ServingStatus::Serving as i32;
     Ok(framed(&health::HealthCheckResponse { status }))
+}
+
+/// Answers health List: the server as a whole is the one service that is tracked, under the empty name.
+pub fn health_list() -> health::HealthListResponse {
+    let status = health::health_check_response::ServingStatus::Serving as i32;
+    let whole = (String::new(), health::HealthCheckResponse { status });
+    health::HealthListResponse { statuses: [whole].into() }
 }
 
 /// Serves health Watch: the state now, and nothing more until the client leaves, as it never changes.

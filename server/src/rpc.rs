@@ -146,6 +146,10 @@ async fn unary(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error>
         Method::Hash => maintenance::hash(core).await,
         Method::HashKv => maintenance::hash_kv(core, decode(body)?).await,
         Method::HealthCheck => maintenance::health_check(decode::<health::HealthCheckRequest>(body)?),
+        Method::HealthList => {
+            decode::<health::HealthListRequest>(body)?;
+            Ok(framed(&maintenance::health_list()))
+        }
         _ => Err(Error::NotImplemented(method.name())),
     }
 }

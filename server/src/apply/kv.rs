@@ -9,7 +9,7 @@
 use std::slice::Iter;
 
 use bytes::Bytes;
-use engine::{Fault, Mvcc, ReadView, Version, Write};
+use engine::{Fault, Mvcc, RangeEnd, ReadView, Version, Write};
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::{request_op::Request, response_op::Response},
@@ -119,19 +119,40 @@ pub(super) fn check_put(view: &ReadView, lessor: &Lessor, request: &pb::PutReque
     Ok(())
 }
 
-pub(super) fn check_txn(
+/// Lowest key that open-ended deletes earlier in a txn leave nothing at or above of; `None` before the first.
+type Cleared<'a> = Option<&'a Bytes>;
+
+/// Checks the branches taken, in the order of execution.
+///
+/// A put that keeps the value or lease of a key which the txn deleted before is refused here, where nothing has changed yet. The static
+/// check refuses it already where the delete has an end, but, as etcd's, does not see an open-ended one. etcd goes on and dies of it.
+pub(super) fn check_txn<'a>(
     view: &ReadView,
     lessor: &Lessor,
-    request: &pb::TxnRequest,
+    request: &'a pb::TxnRequest,
     path: &mut Iter<'_, bool>,
+    cleared: &mut Cleared<'a>,
 ) -> Result<(), Error> {
     let (_, ops) = next_branch(request, path);
     for op in ops {
         match operation(op) {
-            Some(Request::RequestPut(put)) => check_put(view, lessor, put)?,
+            Some(Request::RequestPut(put)) => {
+                check_put(view, lessor, put)?;
+                let is_cleared = cleared.is_some_and(|from| put.key >= *from);
+                if is_cleared && (put.ignore_value || put.ignore_lease) {
+                    return Err(Error::KeyNotFound);
+                }
+            }
             Some(Request::RequestRange(range)) => txn::check_range(view, range)?,
-            Some(Request::RequestTxn(nested)) => check_txn(view, lessor, nested, path)?,
-            Some(Request::RequestDeleteRange(_)) | None => {}
+            Some(Request::RequestTxn(nested)) => check_txn(view, lessor, nested, path, cleared)?,
+            Some(Request::RequestDeleteRange(delete)) => {
+                if keys(&delete.key, &delete.range_end).end == RangeEnd::Open
+                    && cleared.is_none_or(|from| delete.key < *from)
+                {
+                    *cleared = Some(&delete.key);
+                }
+            }
+            None => {}
         }
     }
     Ok(())

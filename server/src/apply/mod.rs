@@ -14,12 +14,7 @@ use std::{collections::HashMap, time::Duration};
 
 use consensus::{ConfChange, ConfChangeKind, Member};
 use engine::{Fault, Mvcc, ReadView, Record, Revision, Version, Write};
-use proto::{
-    etcdserverpb as pb,
-    etcdserverpb::request_op,
-    internal::Request,
-    membershippb,
-};
+use proto::{etcdserverpb as pb, etcdserverpb::request_op, internal::Request, membershippb};
 
 use crate::{
     core::{Cluster, Outcome},
@@ -118,7 +113,7 @@ impl Applier {
             }
             Request::Txn(request) => {
                 let path = txn::decide(mvcc.live(), &request).expect("the compares were touched");
-                kv::check_txn(mvcc.live(), &self.lessor, &request, &mut path.iter())?;
+                kv::check_txn(mvcc.live(), &self.lessor, &request, &mut path.iter(), &mut None)?;
                 let mut write = mvcc.begin();
                 let mut response = kv::execute_txn(&mut write, &request, &mut path.iter(), pinned);
                 response.header = Some(finish(write, events));

@@ -44,14 +44,17 @@ pub fn read_at(view: &ReadView, revision: i64) -> Result<i64, Error> {
     }
 }
 
-/// Whether the request asks for an order or a filter, so that its limit cannot bound the scan.
+/// Whether etcd holds the request's order to be the one keys are read in. It does so for any target without an order,
+/// although it then sorts what it has read: the limit bounds what is sorted.
+pub fn has_default_order(request: &pb::RangeRequest) -> bool {
+    let by_key = request.sort_target == SortTarget::Key as i32;
+    request.sort_order == SortOrder::None as i32 || (by_key && request.sort_order == SortOrder::Ascend as i32)
+}
+
+/// Whether the request filters by revisions, so that its limit cannot bound the scan.
 pub fn is_filtered(request: &pb::RangeRequest) -> bool {
-    let filters = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
+    let filters =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
     filters.iter().any(|bound| *bound != 0)
 }
 
@@ -86,9 +89,9 @@ impl Job {
     pub fn new(view: &ReadView, request: pb::RangeRequest) -> Result<Self, Error> {
         let at = read_at(view, request.revision)?;
         let range = keys(&request.key, &request.range_end);
-        let sorts = request.sort_order != SortOrder::None as i32;
         let limit = usize::try_from(request.limit).unwrap_or(0);
-        let fetch_max = (limit > 0 && !sorts && !is_filtered(&request)).then(|| limit.saturating_add(1));
+        let fetch_max =
+            (limit > 0 && has_default_order(&request) && !is_filtered(&request)).then(|| limit.saturating_add(1));
         let single = request.range_end.is_empty();
         let total = if (fetch_max.is_some() && !single) || request.count_only {
             Total::Counting(view.counter(&range, at))
@@ -155,8 +158,9 @@ impl Job {
             if !self.passes(&version) {
                 continue;
             }
-            // The one beyond the limit only says that there is more: its value is never read.
-            let is_beyond = self.fetch_max.is_some_and(|max| self.found.len() + 1 == max);
+            // The one beyond the limit only says that there is more: its value is never read, unless sorting moves it up.
+            let is_beyond = self.request.sort_target == SortTarget::Key as i32
+                && self.fetch_max.is_some_and(|max| self.found.len() + 1 == max);
             if is_beyond || (self.request.keys_only && self.request.sort_target != SortTarget::Value as i32) {
                 self.found.push(key_only(&version));
                 continue;

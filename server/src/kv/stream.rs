@@ -12,11 +12,7 @@ use bytes::Bytes;
 use engine::{Cursor, Fault, KeyRange, ReadView, Version};
 use h2::server::SendResponse;
 use prost::Message;
-use proto::{
-    etcdserverpb as pb,
-    etcdserverpb::range_request::{SortOrder, SortTarget},
-    mvccpb::KeyValue,
-};
+use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 
 use super::{check, key_only, key_value, keys, range};
 use crate::{
@@ -49,7 +45,7 @@ pub async fn serve(core: Rc<Core>, mut messages: Messages, reply: SendResponse<B
 
 async fn send(core: &Core, request: pb::RangeRequest, sender: &mut Sender) -> Result<(), Error> {
     check::range(&request)?;
-    if request.sort_order != SortOrder::None as i32 || request.sort_target != SortTarget::Key as i32 {
+    if !range::has_default_order(&request) {
         return Err(Error::StreamSort);
     }
     if range::is_filtered(&request) {

@@ -118,6 +118,7 @@ methods! {
     Observe = "v3electionpb.Election" / "Observe", ServerStream, false;
     Resign = "v3electionpb.Election" / "Resign", Unary, false;
     HealthCheck = "grpc.health.v1.Health" / "Check", Unary, true;
+    HealthList = "grpc.health.v1.Health" / "List", Unary, true;
     HealthWatch = "grpc.health.v1.Health" / "Watch", ServerStream, true;
 }
 
