@@ -325,8 +325,7 @@ impl Commit {
                 name: self.options.name.clone(),
                 client_urls: self.options.client_urls.clone(),
             };
-            let request =
-                membershippb::ClusterMemberAttrSetRequest { member_id, member_attributes: Some(attributes) };
+            let request = membershippb::ClusterMemberAttrSetRequest { member_id, member_attributes: Some(attributes) };
             self.propose_own(Kind::ClusterMemberAttrSet, &request);
         }
         if self.applier.cluster.version.as_deref() != Some(crate::CLUSTER_VERSION) {

@@ -9,11 +9,7 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use crate::{
-    core::Core,
-    error::Code,
-    wire::method::Method,
-};
+use crate::{core::Core, error::Code, wire::method::Method};
 
 const CODES: usize = 17;
 const CODE_NAMES: [&str; CODES] = [

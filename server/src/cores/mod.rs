@@ -379,4 +379,3 @@ fn end_by(signal: i32) -> ! {
     unsafe { libc::raise(signal) };
     std::process::exit(128 + signal)
 }
-

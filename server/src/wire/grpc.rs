@@ -8,10 +8,7 @@
 use std::future::poll_fn;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h2::{
-    RecvStream, SendStream,
-    server::SendResponse,
-};
+use h2::{RecvStream, SendStream, server::SendResponse};
 use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
 use prost::Message;
 

@@ -128,7 +128,8 @@ where
         let head = match parse(&buffer) {
             Ok(Some(head)) => head,
             Ok(None) if buffer.len() >= HEAD_BYTES_MAX => {
-                return send(&mut socket, &Response::text(431, "431 Request Header Fields Too Large"), false, false).await;
+                return send(&mut socket, &Response::text(431, "431 Request Header Fields Too Large"), false, false)
+                    .await;
             }
             Ok(None) => {
                 if socket.read_buf(&mut buffer).await? == 0 {
