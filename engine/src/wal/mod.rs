@@ -411,7 +411,7 @@ impl Wal {
         let number = completion.token;
         if let Some((file, op)) = self.spares.op_of(number) {
             completion.result.map_err(|source| Error::io(disk.path(file), op, source))?;
-            self.spares.on_done(number);
+            self.spares.on_done(number, completion.buf);
             return Ok(());
         }
         let group = self.in_flight.iter_mut().find(|group| group.number == number);

@@ -17,6 +17,9 @@ use crate::disk::{BLOCK, Buffer, SECTOR};
 /// Version of the format that is written and read.
 pub(super) const VERSION: u32 = 1;
 
+/// Largest index; those above leave no room for arithmetic, and 2^63 entries outlast the hardware.
+pub(super) const INDEX_MAX: u64 = u64::MAX >> 1;
+
 const HEADER_MAGIC: [u8; 8] = *b"ORLOPWAL";
 const GROUP_MAGIC: [u8; 8] = [0xd7, 0x1a, b'g', b'r', b'o', b'u', b'p', 0xe3];
 
@@ -291,6 +294,9 @@ impl Header {
         let mark = (take_u64(rest)?, take_u64(rest)?);
         let hard_state = HardState { term: take_u64(rest)?, vote: take_u64(rest)?, commit: take_u64(rest)? };
         let header = Self { id, sequence, life, previous_end, previous_chain, first_index, mark, hard_state };
+        if first_index <= mark.0 || first_index > INDEX_MAX {
+            return None;
+        }
         Some(HeaderSector::Valid(header, crc))
     }
 }
@@ -385,7 +391,7 @@ mod tests {
             life: 3,
             previous_end: 4,
             previous_chain: 5,
-            first_index: 6,
+            first_index: 8,
             mark: (7, 8),
             hard_state: HardState { term: 9, vote: 10, commit: 11 },
         };

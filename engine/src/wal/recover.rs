@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::positions::{Position, Positions, Terms};
 use super::record::{
-    BODY, FRAME, GROUP_FRAME, Group, Header, HeaderSector, Record, VERSION, frame_crc, frame_head,
+    BODY, FRAME, GROUP_FRAME, Group, Header, HeaderSector, INDEX_MAX, Record, VERSION, frame_crc, frame_head,
 };
 use super::segment::{Segment, Spares, name, sequence_of};
 use super::{Active, Entry, GROUP_BYTES_MAX, HardState, Options, Recovered, SEGMENT_BYTES_MIN, Wal};
@@ -322,7 +322,7 @@ impl Replay {
     fn apply(&mut self, record: Record, position: Position) -> Result<(), &'static str> {
         match record {
             Record::Entry(entry) => {
-                if entry.index > self.positions.next() || entry.index <= self.mark.0 {
+                if entry.index > self.positions.next().min(INDEX_MAX) || entry.index <= self.mark.0 {
                     return Err("an entry does not follow the log");
                 }
                 let kept = usize::try_from(entry.index.saturating_sub(self.positions.first()));
@@ -336,7 +336,7 @@ impl Replay {
             }
             Record::HardState(state) => self.hard_state = state,
             Record::Mark { index, term, is_restart } => {
-                if index < self.mark.0 || (!is_restart && index >= self.positions.next()) {
+                if index < self.mark.0 || index > INDEX_MAX || (!is_restart && index >= self.positions.next()) {
                     return Err("a mark does not follow the log");
                 }
                 self.mark = (index, term);

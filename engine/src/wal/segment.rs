@@ -48,7 +48,7 @@ pub(super) struct Segment {
 #[derive(Debug)]
 enum Next {
     None,
-    Filling { file: FileId, filled: u32, in_flight: Option<u64> },
+    Filling { file: FileId, filled: u32, in_flight: Option<u64>, zeros: Buffer },
     Syncing { file: FileId, in_flight: Vec<u64> },
     Ready { file: FileId },
 }
@@ -140,7 +140,8 @@ impl Spares {
                 result => result?,
             }
         }
-        if let Next::Filling { file, filled, in_flight: None } = self.next {
+        if let Next::Filling { file, filled, in_flight: None, zeros } = &mut self.next {
+            let (file, filled, mut zeros) = (*file, *filled, std::mem::take(zeros));
             let chunk = FILL_BYTES.min(self.segment_bytes - filled);
             let cost = usize::try_from(chunk).expect("a chunk fits in memory");
             if chunk == 0 || is_needed {
@@ -148,9 +149,12 @@ impl Spares {
             } else if is_idle || self.credit >= cost {
                 self.credit = self.credit.saturating_sub(cost);
                 let number = self.operation();
-                let op = Op::Write { file, offset: u64::from(filled), buf: Buffer::zeroed(cost) };
-                disk.submit(op, Owner::Wal.token(number));
-                self.next = Next::Filling { file, filled: filled + chunk, in_flight: Some(number) };
+                zeros.resize(cost);
+                disk.submit(Op::Write { file, offset: u64::from(filled), buf: zeros }, Owner::Wal.token(number));
+                let (filled, in_flight) = (filled + chunk, Some(number));
+                self.next = Next::Filling { file, filled, in_flight, zeros: Buffer::new() };
+            } else {
+                self.next = Next::Filling { file, filled, in_flight: None, zeros };
             }
         }
         Ok(())
@@ -171,7 +175,7 @@ impl Spares {
             }
             None => {
                 let file = disk.open(&path, OpenKind::Create { len: u64::from(self.segment_bytes) })?;
-                self.next = Next::Filling { file, filled: 0, in_flight: None };
+                self.next = Next::Filling { file, filled: 0, in_flight: None, zeros: Buffer::new() };
             }
         }
         Ok(())
@@ -196,10 +200,10 @@ impl Spares {
         }
     }
 
-    /// Operation `number`, one of the spares', has ended well.
-    pub(super) fn on_done(&mut self, number: u64) {
+    /// Operation `number`, one of the spares', has ended well and gives `buf` back.
+    pub(super) fn on_done(&mut self, number: u64, buf: Buffer) {
         match &mut self.next {
-            Next::Filling { in_flight, .. } => *in_flight = None,
+            Next::Filling { in_flight, zeros, .. } => (*in_flight, *zeros) = (None, buf),
             Next::Syncing { file, in_flight } => {
                 in_flight.retain(|other| *other != number);
                 if in_flight.is_empty() {
