@@ -643,3 +643,165 @@ fn unpad(flags: u8, payload: &[u8]) -> Result<&[u8], Error> {
     });
     unpadded.ok_or(Error::Http2 { reason: "padding longer than its frame" })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen {
+        messages: Vec<(u8, Vec<u8>)>,
+        ends: Vec<(u8, End)>,
+    }
+
+    impl Sink<u8> for Seen {
+        fn message(&mut self, call: &mut u8, message: &[u8]) {
+            self.messages.push((*call, message.to_vec()));
+        }
+
+        fn closed(&mut self, call: u8, end: End) {
+            self.ends.push((call, end));
+        }
+    }
+
+    const GET: Opening = Opening { path: Path::Range, is_unary: true, keeps_messages: true };
+    const OK_HEAD: &[u8] = &[0x88];
+    const OK_TRAILERS: &[u8] = b"\x00\x0bgrpc-status\x010";
+
+    fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
+        let [a, b, c] = frame_length(payload.len());
+        [&[a, b, c, kind, flags], &id.to_be_bytes()[..], payload].concat()
+    }
+
+    fn reply(id: u32, message: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+        [
+            frame(HEADERS, END_HEADERS, id, OK_HEAD),
+            frame(DATA, 0, id, &[&[0], &length[..], message].concat()),
+            frame(HEADERS, END_HEADERS | END_STREAM, id, OK_TRAILERS),
+        ]
+        .concat()
+    }
+
+    fn ready() -> Session<u8> {
+        let mut session = Session::new("localhost:2379");
+        assert!(!session.can_open());
+        session.receive(&frame(SETTINGS, 0, 0, &[]), &mut Seen::default()).unwrap();
+        session.out.clear();
+        session
+    }
+
+    /// Bytes of DATA in `out`, and whether the last of them ends its stream.
+    fn sent_bytes(out: &[u8]) -> (usize, bool) {
+        let (mut at, mut sent, mut is_ended) = (0, 0, false);
+        while at < out.len() {
+            let bytes = usize::from(out[at]) << 16 | usize::from(out[at + 1]) << 8 | usize::from(out[at + 2]);
+            if out[at + 3] == DATA {
+                sent += bytes;
+                is_ended |= out[at + 4] & END_STREAM != 0;
+            }
+            at += FRAME_HEAD_BYTES + bytes;
+        }
+        (sent, is_ended)
+    }
+
+    #[test]
+    fn replies_are_the_same_however_the_bytes_are_cut() {
+        for cut in [1, 2, 3, 7, 10, 1_000] {
+            let (mut session, mut seen) = (ready(), Seen::default());
+            let (one, two) = (session.open(GET, b"a", 1), session.open(GET, b"b", 2));
+            let padded = frame(DATA, PADDED, two, &[&[3, 0, 0, 0, 0, 0], &[9; 3][..]].concat());
+            let bytes = [
+                frame(HEADERS, 0, two, &[]),
+                frame(CONTINUATION, END_HEADERS, two, OK_HEAD),
+                reply(one, b"first"),
+                frame(PING, 0, 0, &[7; 8]),
+                padded,
+                frame(HEADERS, END_HEADERS | END_STREAM, two, OK_TRAILERS),
+            ]
+            .concat();
+            session.out.clear();
+            for piece in bytes.chunks(cut) {
+                session.receive(piece, &mut seen).unwrap();
+            }
+            assert_eq!(seen.messages, [(1, b"first".to_vec()), (2, Vec::new())]);
+            assert_eq!(seen.ends, [(1, End::Ok), (2, End::Ok)]);
+            assert_eq!(session.out, frame(PING, ACK, 0, &[7; 8]));
+            assert_eq!(session.calls(), 0);
+        }
+    }
+
+    #[test]
+    fn no_more_is_sent_than_the_windows_allow_and_all_in_the_end() {
+        let mut session = ready();
+        let id = session.open(GET, &[5; 200_000], 1);
+        assert_eq!(sent_bytes(&session.out), (65_535, false));
+        assert!(!session.can_open());
+        let window = |id, bytes: u32| frame(WINDOW_UPDATE, 0, id, &bytes.to_be_bytes());
+        session.receive(&window(0, 1_000_000), &mut Seen::default()).unwrap();
+        assert_eq!(sent_bytes(&session.out), (65_535, false));
+        session.receive(&window(id, 100_000), &mut Seen::default()).unwrap();
+        assert_eq!(sent_bytes(&session.out), (165_535, false));
+        let settings = [&[0, 4][..], &200_000_u32.to_be_bytes()].concat();
+        session.receive(&frame(SETTINGS, 0, 0, &settings), &mut Seen::default()).unwrap();
+        assert_eq!(sent_bytes(&session.out), (200_005, true));
+        session.out.clear();
+        assert!(session.can_open());
+    }
+
+    #[test]
+    fn go_away_ends_what_the_server_never_saw_and_nothing_else() {
+        let (mut session, mut seen) = (ready(), Seen::default());
+        let (one, _) = (session.open(GET, b"a", 1), session.open(GET, b"b", 2));
+        let payload = [&one.to_be_bytes()[..], &[0; 4]].concat();
+        session.receive(&frame(GOAWAY, 0, 0, &payload), &mut seen).unwrap();
+        assert!(session.is_spent() && !session.can_open());
+        assert!(matches!(seen.ends[..], [(2, End::Lost { .. })]));
+        session.receive(&reply(one, b"x"), &mut seen).unwrap();
+        assert_eq!(seen.ends[1], (1, End::Ok));
+        assert_eq!(session.calls(), 0);
+    }
+
+    #[test]
+    fn a_call_ends_once_whatever_ends_it() {
+        let (mut session, mut seen) = (ready(), Seen::default());
+        let ids: Vec<u32> = (0..5).map(|call| session.open(GET, b"a", call)).collect();
+        let status = b"\x88\x00\x0bgrpc-status\x018\x00\x0cgrpc-message\x04full";
+        session.receive(&frame(HEADERS, END_HEADERS | END_STREAM, ids[0], status), &mut seen).unwrap();
+        session.receive(&frame(RST_STREAM, 0, ids[1], &[0, 0, 0, 7]), &mut seen).unwrap();
+        session.expire(|call| *call == 2, &mut seen);
+        // The server's answer crosses our cancellation; a reply without its message is no success.
+        session.receive(&reply(ids[2], b"late"), &mut seen).unwrap();
+        session
+            .receive(&frame(HEADERS, END_HEADERS | END_STREAM, ids[3], b"\x88\x00\x0bgrpc-status\x010"), &mut seen)
+            .unwrap();
+        session.abandon("gone", &mut seen);
+        session.abandon("gone", &mut seen);
+        let wanted = [
+            (0, End::Status { code: 8, message: b"full".to_vec() }),
+            (1, End::Reset { code: 7 }),
+            (2, End::TimedOut),
+            (3, End::NotGrpc { http_status: 200 }),
+            (4, End::Lost { reason: "gone".to_owned() }),
+        ];
+        assert_eq!(seen.ends, wanted);
+    }
+
+    #[test]
+    fn a_peer_that_breaks_the_protocol_is_refused() {
+        for bytes in [
+            frame(DATA, 0, 1, b"x"),
+            frame(HEADERS, END_HEADERS, 2, OK_HEAD),
+            frame(PUSH_PROMISE, END_HEADERS, 1, &[0; 8]),
+            frame(SETTINGS, 0, 0, &[0; 5]),
+            frame(SETTINGS, 0, 0, &[0, 5, 0, 0, 0, 1]),
+            frame(WINDOW_UPDATE, 0, 0, &[0; 4]),
+            frame(WINDOW_UPDATE, 0, 0, &[0x7f, 0xff, 0xff, 0xff]),
+            frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 11]),
+            frame(PING, 0, 0, &[0; 7]),
+            vec![0xff; 20],
+        ] {
+            assert!(ready().receive(&bytes, &mut Seen::default()).is_err(), "{bytes:?}");
+        }
+    }
+}

@@ -174,12 +174,12 @@ impl Intake<'_> {
         }
     }
 
-    fn end_page(&mut self, mut listing: Box<Listing>, sent_ns: u64, failure: Option<&str>) {
+    fn end_page(&mut self, mut listing: Listing, sent_ns: u64, failure: Option<&str>) {
         let malformed = listing.failure.take().map(|error| error.to_string());
         let failure = failure.or(malformed.as_deref());
         self.end_step(0, sent_ns, failure);
         if failure.is_none() && listing.has_more {
-            self.lane.resumable.push(*listing);
+            self.lane.resumable.push(listing);
             return;
         }
         if failure.is_none() {
@@ -294,7 +294,7 @@ impl Sink<Call> for Intake<'_> {
                 }
                 self.end_request(class, call.intended_ns, call.client, failure);
             }
-            Step::Page(listing) => self.end_page(listing, call.sent_ns, failure),
+            Step::Page(listing) => self.end_page(*listing, call.sent_ns, failure),
             Step::Grant => self.prepared(failure),
             Step::KeepAliveOnce { ttl_s } => {
                 let failure = if ttl_s == 0 { failure.or(Some(LEASE_GONE)) } else { failure };

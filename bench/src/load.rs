@@ -17,6 +17,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::epoll;
+use rustix::io::Errno;
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
 
 use crate::client::{Connection, Endpoint};
@@ -145,9 +146,7 @@ impl<'a> Loader<'a> {
         let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
         let timer =
             rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags).map_err(Error::system("timerfd_create"))?;
-        // Edge-triggered: each expiry is an event of its own, and the timer need not be read.
-        let interest = epoll::EventFlags::IN | epoll::EventFlags::ET;
-        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER_TOKEN), interest)
+        epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER_TOKEN), epoll::EventFlags::IN)
             .map_err(Error::system("epoll_ctl"))?;
         let now_ns = clock::now_ns();
         let mut members = Vec::new();
@@ -198,9 +197,12 @@ impl<'a> Loader<'a> {
             let waiting = self.members.iter().find(|member| member.connection.down_since_ns.is_some());
             let Some(waiting) = waiting else { break };
             if clock::now_ns() > deadline_ns {
-                let endpoint = waiting.connection.endpoint().authority.clone();
-                let reason = waiting.connection.failure().unwrap_or("no HTTP/2 settings came").to_owned();
-                return Err(Error::Connect { endpoint, reason });
+                let failure = waiting.connection.failure();
+                let reason = failure.map_or_else(
+                    || format!("{}: no HTTP/2 settings came", waiting.connection.endpoint().authority),
+                    str::to_owned,
+                );
+                return Err(Error::Setup { what: "connecting", reason });
             }
             self.turn()?;
         }
@@ -307,15 +309,17 @@ impl<'a> Loader<'a> {
         let mut events = std::mem::take(&mut self.events);
         events.clear();
         match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::system("epoll_wait")(errno)),
         }
         for event in &events {
             let (token, flags) = (event.data.u64(), event.flags);
-            if token != TIMER_TOKEN {
-                let position = usize::try_from(token).expect("tokens are positions");
-                self.on_event(position, flags, clock::now_ns());
+            if token == TIMER_TOKEN {
+                self.take_tick()?;
+                continue;
             }
+            let position = usize::try_from(token).expect("tokens are positions");
+            self.on_event(position, flags, clock::now_ns());
         }
         self.events = events;
         let now_ns = clock::now_ns();
@@ -325,6 +329,15 @@ impl<'a> Loader<'a> {
             self.do_chores(now_ns);
         }
         Ok(())
+    }
+
+    /// Reads the timer: only a read makes the kernel arm a periodic timer again.
+    fn take_tick(&self) -> Result<(), Error> {
+        let mut expirations = [0; 8];
+        match rustix::io::read(&self.timer, &mut expirations[..]) {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(errno) => Err(Error::system("timer read")(errno)),
+        }
     }
 
     fn on_event(&mut self, position: usize, flags: epoll::EventFlags, now_ns: u64) {

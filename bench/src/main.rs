@@ -8,6 +8,8 @@
 mod client;
 mod clock;
 mod error;
+#[cfg(test)]
+mod fake;
 mod flags;
 mod histogram;
 mod hpack;

@@ -11,7 +11,7 @@ const SECOND_NS: u128 = 1_000_000_000;
 ///
 /// **Source**: at 10,000 requests/s it costs a group of 2 to 3 and, on average, 0.1 ms of lag, which is reported; waking for each
 /// request alone would cost more CPU than sending it.
-const TICK_NS_MIN: u64 = 200_000;
+const TICK_NS_MIN: u64 = 500_000;
 /// The longest time the loop sleeps, so that it notices losses and prints progress.
 pub(crate) const TICK_NS_MAX: u64 = 100_000_000;
 
