@@ -7,10 +7,11 @@
 
 /// Nanoseconds in a second.
 const SECOND_NS: u128 = 1_000_000_000;
-/// The shortest time between two wake-ups of the pacing timer; more frequent requests leave in small groups.
+/// The shortest time between two wake-ups of the pacing timer; more frequent requests leave in small groups, each with its own
+/// intended time, so that the wait for the tick (0.25 ms on average) counts as latency and shows as send lag.
 ///
-/// **Source**: at 10,000 requests/s it costs a group of 2 to 3 and, on average, 0.1 ms of lag, which is reported; waking for each
-/// request alone would cost more CPU than sending it.
+/// **Source**: 10,000 puts/s over 100 connections against a stub, five runs each on a busy 2-core machine, 2026-11-21: median
+/// 13.2 us of CPU a request with 0.2 ms, 9.7 us with 0.5 ms; single runs spread over 8 to 16 us. To be measured on an idle one.
 const TICK_NS_MIN: u64 = 500_000;
 /// The longest time the loop sleeps, so that it notices losses and prints progress.
 pub(crate) const TICK_NS_MAX: u64 = 100_000_000;
