@@ -96,7 +96,11 @@ impl Slot {
 
     /// The node of a slot that nobody else can reach, to be changed: it becomes dirty, its page goes to `dead_places`.
     #[inline]
-    pub(crate) fn unshared<'a>(slot: &'a mut Arc<Self>, born: u32, dead_places: &mut Vec<Place>) -> Option<&'a mut Node> {
+    pub(crate) fn unshared<'a>(
+        slot: &'a mut Arc<Self>,
+        born: u32,
+        dead_places: &mut Vec<Place>,
+    ) -> Option<&'a mut Node> {
         let slot = Arc::get_mut(slot)?;
         let node = slot.node.get_mut()?;
         dead_places.extend(slot.place.take());

@@ -56,12 +56,9 @@ impl Recent {
 
     /// Position of the first record not below `revision`.
     pub(crate) fn lower_bound(&self, revision: Revision) -> usize {
-        let Some(chunk) = self.chunks.partition_point(|chunk| chunk.first <= revision).checked_sub(1) else {
-            return self.start;
-        };
+        let Some(chunk) = self.chunk_of(revision) else { return self.start };
         let base = chunk * CHUNK_LEN;
         let (mut low, mut high) = (base.max(self.start), (base + CHUNK_LEN).min(self.end));
-        // Each main revision has at least one record, and mostly just one: look there first.
         let first = self.chunks[chunk].first;
         let distance = (revision.main - first.main).saturating_add(revision.sub);
         let guess = base.saturating_add(usize::try_from(distance).unwrap_or(usize::MAX));
@@ -77,6 +74,17 @@ impl Recent {
             }
         }
         low
+    }
+
+    /// The last chunk that begins at or below `revision`.
+    fn chunk_of(&self, revision: Revision) -> Option<usize> {
+        let first = self.chunks.first()?.first;
+        // Each main revision has at least one record, and mostly just one: look there before searching.
+        let guess = usize::try_from(revision.main.saturating_sub(first.main)).unwrap_or(0) / CHUNK_LEN;
+        let begins_by = |chunk: &Chunk| chunk.first <= revision;
+        let is_guessed =
+            self.chunks.get(guess).is_some_and(begins_by) && !self.chunks.get(guess + 1).is_some_and(begins_by);
+        if is_guessed { Some(guess) } else { self.chunks.partition_point(begins_by).checked_sub(1) }
     }
 
     /// The record at `revision`.
@@ -170,14 +178,30 @@ mod tests {
             assert_eq!(clone.find(*revision).map(|record| record.revision), Some(*revision));
             assert_eq!(clone.find(Revision::new(revision.main, 7)), None);
         }
-        for (position, revision) in all.iter().enumerate().step_by(97) {
-            let mut rest = clone.clone();
-            rest.drop_up_to(*revision, |_| 1);
-            assert!(rest.iter().map(|record| record.revision).eq(all[position + 1..].iter().copied()));
-            assert_eq!(rest.bytes(), rest.len() as u64);
-            assert_eq!(rest.find(*revision), None);
-            rest.push(record(9999, 0), 1);
-            assert!(rest.iter_from(Revision::new(9999, 0)).count() == 1 && rest.find(Revision::new(9999, 0)).is_some());
+    }
+
+    #[test]
+    fn what_was_written_goes_and_the_rest_stays() {
+        let mut recent = Recent::default();
+        let mut all = Vec::new();
+        for main in 2..6000 {
+            recent.push(record(main, 0), 1);
+            all.push(Revision::new(main, 0));
+            if main % 97 == 0 {
+                let up_to = all[all.len() * usize::try_from(main % 5).unwrap() / 5];
+                recent.drop_up_to(up_to, |_| 1);
+                all.retain(|revision| *revision > up_to);
+                assert!(recent.iter().map(|record| record.revision).eq(all.iter().copied()));
+                assert_eq!((recent.bytes(), recent.find(up_to)), (recent.len() as u64, None));
+                for revision in &all {
+                    assert_eq!(recent.find(*revision).map(|record| record.revision), Some(*revision));
+                }
+            }
+            if main == 3000 {
+                recent.drop_up_to(Revision::new(main, 0), |_| 1);
+                all.clear();
+                assert!(recent.is_empty() && recent.first().is_none());
+            }
         }
     }
 }

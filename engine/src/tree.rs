@@ -189,7 +189,7 @@ fn put_in_leaf(leaf: &mut Leaf, ledger: &Ledger, new: &mut NewEntry<'_>) -> Put 
         assert!(before.is_newest(), "nothing goes between the versions of a key");
         if before.is_live() {
             delta.live -= 1;
-            delta.live_bytes -= signed(leaf.bytes(position));
+            delta.live_bytes -= signed(before.live_bytes(key.len()));
         }
         if meta.flags & VALUE != 0 {
             leaf.remove(position);
@@ -203,7 +203,7 @@ fn put_in_leaf(leaf: &mut Leaf, ledger: &Ledger, new: &mut NewEntry<'_>) -> Put 
     leaf.insert(position, key, meta, value);
     if meta.is_live() {
         delta.live += 1;
-        delta.live_bytes += signed(leaf.bytes(position));
+        delta.live_bytes += signed(meta.live_bytes(key.len()));
     }
     let mut cuts = Vec::new();
     cut_leaf(leaf, ledger, Some(position), &mut cuts);

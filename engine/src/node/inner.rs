@@ -19,7 +19,7 @@ use crate::{Error, Place, Revision};
 pub(super) const PAGE_KIND: u8 = 2;
 
 /// Children of an inner node; one more splits it.
-pub(crate) const INNER_CHILDREN_MAX: usize = 40;
+pub(crate) const INNER_CHILDREN_MAX: usize = 32;
 
 /// Children a page may claim: more is not ours.
 const CHILDREN_DECODED_MAX: u64 = 1024;

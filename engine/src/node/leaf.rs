@@ -64,6 +64,12 @@ impl EntryMeta {
         self.flags & (NEWEST | TOMBSTONE) == NEWEST
     }
 
+    /// What it adds to `Sums::live_bytes` when it is live, under a key of `key_len` bytes.
+    pub(crate) fn live_bytes(&self, key_len: usize) -> u64 {
+        let key_len = if self.flags & VALUE == 0 { 0 } else { key_len };
+        u64::from(self.bytes) + u64::try_from(key_len).expect("a key is smaller than 4 GiB")
+    }
+
     /// Smallest compact revision at which it can be dropped, its next newer version being at `newer`.
     pub(crate) fn droppable_at(&self, newer: i64) -> i64 {
         // A tombstone exactly at the compact revision stays, as in etcd.
@@ -342,10 +348,9 @@ impl Leaf {
     }
 
     /// What an entry adds to `live_bytes` when it is live.
-    pub(crate) fn bytes(&self, position: usize) -> u64 {
+    fn bytes(&self, position: usize) -> u64 {
         let Parsed { suffix, meta, .. } = self.parsed(position);
-        let key_len = if meta.flags & VALUE == 0 { 0 } else { self.prefix_len + suffix.len() };
-        u64::from(meta.bytes) + u64::try_from(key_len).expect("a key is smaller than 4 GiB")
+        meta.live_bytes(self.prefix_len + suffix.len())
     }
 
     pub(crate) fn sums(&self) -> Sums {
