@@ -36,7 +36,7 @@ use proto::{
 use crate::{
     apply::{self, Applier, Pinned, table},
     compactor::Compactor,
-    core::{Answer, Outcome, ReplyTo, Shared},
+    core::{Answer, ReplyTo, Shared},
     cores::slots::SlotId,
     error::Error,
     watch::batch::{Batch, Event},
@@ -129,6 +129,8 @@ pub struct Options {
     pub checkpoint_wal_bytes: u64,
     /// **Units** bytes of entries applied before one publish.
     pub apply_batch_bytes_max: u64,
+    /// **Units** bytes of records that no checkpoint has written; above it proposals are refused.
+    pub recent_bytes_max: u64,
     /// Versions a sweep step looks at.
     pub sweep_entries_per_step: usize,
     /// A new leader gives every lease this much more.
@@ -240,6 +242,12 @@ impl Commit {
     }
 
     fn propose(&mut self, reply: Option<ReplyTo>, id: u64, entry: Bytes, now: Duration) {
+        // Records leave memory by checkpoints alone: when those do not keep up, clients wait.
+        if self.store.mvcc().recent_bytes() > self.options.recent_bytes_max
+            && let Some(reply) = reply
+        {
+            return self.answer(reply, Answer::Applied(Err(Error::TooManyRequests)));
+        }
         match self.driver.propose(entry) {
             Ok(()) => {
                 if let Some(reply) = reply {

@@ -126,12 +126,6 @@ pub struct Config {
     pub initial_cluster_token: String,
     /// Compaction without being asked.
     pub auto_compaction: AutoCompaction,
-    /// An apply that takes longer is logged.
-    pub warning_apply_duration: Duration,
-    /// A request that takes longer is logged.
-    pub warning_unary_request_duration: Duration,
-    /// Whether metrics have a histogram for each method.
-    pub metrics_are_extensive: bool,
     /// Least severe line that is logged.
     pub log_level: LogLevel,
     /// How a line is written.
@@ -140,8 +134,6 @@ pub struct Config {
     pub log_outputs: Vec<LogOutput>,
     /// Whether listeners set SO_REUSEPORT.
     pub socket_reuse_port: bool,
-    /// Whether listeners set SO_REUSEADDR.
-    pub socket_reuse_address: bool,
     /// All feature gates with their values.
     pub gates: BTreeMap<&'static str, bool>,
     /// The profile that `knobs` began with.
@@ -226,17 +218,10 @@ impl Config {
             initial_cluster,
             initial_cluster_token: values.text("initial-cluster-token"),
             auto_compaction: auto_compaction(&values)?,
-            warning_apply_duration: positive(values.duration("warning-apply-duration")),
-            warning_unary_request_duration: match values.duration("warning-unary-request-duration") {
-                0 => Duration::from_millis(300),
-                nanoseconds => positive(nanoseconds),
-            },
-            metrics_are_extensive: values.text("metrics") == "extensive",
             log_level: log_level(&values.text("log-level"))?,
             log_format: log_format(&values.text("log-format"))?,
             log_outputs: log_outputs(&values.text("log-outputs"))?,
             socket_reuse_port: values.switch("socket-reuse-port"),
-            socket_reuse_address: values.switch("socket-reuse-address"),
             gates: gates::resolve(&values.gates("feature-gates")),
             profile,
             knobs,
@@ -407,10 +392,6 @@ fn auto_compaction(values: &Values) -> Result<AutoCompaction, String> {
         Ok(_) => Ok(AutoCompaction::Revision(retention)),
         Err(_negative) => Err(format!("--auto-compaction-retention must not be negative (set to {text})")),
     }
-}
-
-fn positive(nanoseconds: i64) -> Duration {
-    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(0))
 }
 
 fn log_level(text: &str) -> Result<LogLevel, String> {

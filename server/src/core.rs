@@ -339,11 +339,6 @@ impl Core {
         self.slots.expire(self.clock.now(), || Answer::TimedOut);
     }
 
-    /// Requests that wait for the commit core.
-    pub fn waiting(&self) -> usize {
-        self.slots.len()
-    }
-
     /// Runs a job in bounded steps on `view`: other requests run between them, faults are loaded and the step retried.
     ///
     /// **Errors** damaged data.

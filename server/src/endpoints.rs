@@ -40,6 +40,14 @@ pub fn answer(core: &Core, request: &Request) -> Response {
     }
 }
 
+/// Answers one request of a metrics port, which has all paths but /version.
+pub fn answer_metrics_port(core: &Core, request: &Request) -> Response {
+    if request.path == "/version" {
+        return Response::text(404, "404 page not found\n");
+    }
+    answer(core, request)
+}
+
 fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
     query.split('&').filter_map(move |pair| match pair.split_once('=') {
         Some((key, value)) if key == name => Some(value),

@@ -4,34 +4,80 @@
 //!
 //! Owns no state. **Source** etcd v3.7.1 `client/pkg/logutil/zap.go`.
 
-use std::fmt::{self, Write as _};
+use std::{
+    fmt::{self, Write as _},
+    fs::OpenOptions,
+    io::{self, Write},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use tracing::{
     Event, Level, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
-    fmt::{FmtContext, FormatEvent, FormatFields, format::Writer},
+    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
     registry::LookupSpan,
 };
 
-use crate::{config::LogLevel, cores::Clock};
+use crate::{
+    config::{LogFormat, LogLevel, LogOutput},
+    cores::Clock,
+};
 
 /// The format.
 pub struct Json;
 
-/// Sends log lines of at least `level` to standard error, from now on.
-pub fn start(level: LogLevel) {
+/// Sends log lines of at least `level` to `outputs`, from now on.
+///
+/// **Errors** a log file that cannot be opened.
+pub fn start(level: LogLevel, format: LogFormat, outputs: &[LogOutput]) -> io::Result<()> {
     let level = match level {
         LogLevel::Debug => Level::DEBUG,
         LogLevel::Info => Level::INFO,
         LogLevel::Warn => Level::WARN,
         LogLevel::Error | LogLevel::Fatal => Level::ERROR,
     };
-    let subscriber =
-        tracing_subscriber::fmt().with_max_level(level).with_writer(std::io::stderr).event_format(Json).finish();
-    if tracing::subscriber::set_global_default(subscriber).is_err() {
-        tracing::warn!("log lines were being sent somewhere already");
+    let outputs = Outputs(Mutex::new(outputs.iter().map(open).collect::<io::Result<_>>()?));
+    let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(outputs);
+    let set = match format {
+        LogFormat::Json => tracing::subscriber::set_global_default(lines.event_format(Json).finish()),
+        LogFormat::Console => tracing::subscriber::set_global_default(lines.with_ansi(false).finish()),
+    };
+    set.map_err(io::Error::other)
+}
+
+fn open(output: &LogOutput) -> io::Result<Box<dyn Write + Send>> {
+    Ok(match output {
+        LogOutput::Stderr => Box::new(io::stderr()),
+        LogOutput::Stdout => Box::new(io::stdout()),
+        LogOutput::File(path) => Box::new(OpenOptions::new().create(true).append(true).open(path)?),
+    })
+}
+
+/// Every output gets every line, whole: lines are rare and never on the path of a request.
+struct Outputs(Mutex<Vec<Box<dyn Write + Send>>>);
+
+struct Line<'a>(MutexGuard<'a, Vec<Box<dyn Write + Send>>>);
+
+impl<'a> MakeWriter<'a> for Outputs {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        Line(self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Write for Line<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for output in self.0.iter_mut() {
+            output.write_all(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.iter_mut().try_for_each(Write::flush)
     }
 }
 

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use server::{
     ETCD_VERSION, RELEASE,
-    config::{Config, LogLevel, Stop},
+    config::{Config, LogFormat, LogLevel, LogOutput, Stop},
     cores, log, tune,
 };
 
@@ -14,14 +14,18 @@ use server::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // Names and values that are not UTF-8 are none of ours; they fail where they are read, not here.
+    let text = |word: std::ffi::OsString| word.to_string_lossy().into_owned();
+    let arguments: Vec<String> = std::env::args_os().skip(1).map(text).collect();
     if arguments.first().is_some_and(|first| first == "tune") {
         return tune::run(&arguments[1..]);
     }
-    let variables: Vec<(String, String)> = std::env::vars().collect();
+    let variables: Vec<(String, String)> = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
     match Config::parse(&arguments, &variables, &|path| std::fs::read_to_string(path)) {
         Ok(config) => {
-            log::start(config.log_level);
+            if let Err(error) = log::start(config.log_level, config.log_format, &config.log_outputs) {
+                return explain(Stop::Refused(format!("log outputs: {error}")));
+            }
             for warning in &config.warnings {
                 tracing::warn!(field = warning.field, value = %warning.value, "{}", warning.message);
             }
@@ -49,8 +53,10 @@ fn explain(stop: Stop) -> ExitCode {
             ExitCode::from(2)
         }
         Stop::Refused(text) => {
-            log::start(LogLevel::Error);
-            tracing::error!(error = %text, "failed to verify flags");
+            match log::start(LogLevel::Error, LogFormat::Json, &[LogOutput::Stderr]) {
+                Ok(()) => tracing::error!(error = %text, "failed to verify flags"),
+                Err(_) => eprintln!("{text}"),
+            }
             ExitCode::FAILURE
         }
     }

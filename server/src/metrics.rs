@@ -52,9 +52,8 @@ pub struct Counters {
     pub health_failed: AtomicU64,
 }
 
-impl Counters {
-    /// All zero.
-    pub fn new() -> Self {
+impl Default for Counters {
+    fn default() -> Self {
         Self {
             methods: Method::ALL.iter().map(|_| OfMethod::default()).collect(),
             received_bytes: AtomicU64::new(0),
@@ -63,7 +62,9 @@ impl Counters {
             health_failed: AtomicU64::new(0),
         }
     }
+}
 
+impl Counters {
     /// A call began.
     pub fn started(&self, method: Method) {
         self.methods[method as usize].started.fetch_add(1, Ordering::Relaxed);
@@ -163,7 +164,8 @@ fn labels(method: Method) -> String {
 }
 
 fn render_grpc(core: &Core, text: &mut Text) {
-    let families: [(&str, &str, fn(&OfMethod) -> &AtomicU64); 3] = [
+    type Pick = fn(&OfMethod) -> &AtomicU64;
+    let families: [(&str, &str, Pick); 3] = [
         ("grpc_server_started_total", "RPCs started on the server.", |of| &of.started),
         ("grpc_server_msg_received_total", "RPC stream messages received on the server.", |of| &of.received),
         ("grpc_server_msg_sent_total", "RPC stream messages sent by the server.", |of| &of.sent),

@@ -334,7 +334,7 @@ fn literal_len(text: &str, before: Option<char>) -> usize {
     }
     if text.starts_with('\'') {
         // A lifetime has no second quote where a character has it.
-        let mut chars = text[1..].chars();
+        let mut chars = text.strip_prefix(|_: char| true).unwrap_or_default().chars();
         return match (chars.next(), chars.next()) {
             (Some('\\'), _) => quoted_len(text, '\''),
             (Some(c), Some('\'')) => 2 + c.len_utf8(),

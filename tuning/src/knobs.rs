@@ -213,8 +213,6 @@ knobs! {
         message_bytes_max: u64 = MIB, 64 * KIB => 64 * MIB, Bytes;
         /// Append messages to one follower without an answer; etcd's value.
         messages_in_flight_max: usize = 512, 1 => 65_536, Count;
-        /// Entries between two raft snapshots.
-        snapshot_count: u64 = 10_000, 1 => u64::MAX, Count, etcd "snapshot-count";
         /// Entries kept behind a snapshot so that a slow follower need not be sent one.
         snapshot_catchup_entries: u64 = 5000, 0 => u64::MAX, Count, etcd "snapshot-catchup-entries";
     }
@@ -235,8 +233,6 @@ knobs! {
         connections_max: usize = 65_536, 1 => 16_777_216, Count;
         /// Database size at which writes are refused and the NOSPACE alarm is raised.
         quota_backend_bytes: u64 = 2 * GIB, 1 => u64::MAX, Bytes, etcd "quota-backend-bytes";
-        /// A client that pings more often is sent away ("too_many_pings").
-        keepalive_min_ms: u64 = 5_000, 0 => u64::MAX, Milliseconds, etcd "grpc-keepalive-min-time";
         /// Silence on a connection after which the server pings; 0 never.
         keepalive_interval_ms: u64 = 7_200_000, 0 => u64::MAX, Milliseconds, etcd "grpc-keepalive-interval";
         /// Time for the answer to that ping before the connection is closed.

@@ -147,7 +147,7 @@ const MEMBER: (&str, &[Flag]) = ("Member", &[
     row("name", Text, "default", Used, "Name of this member."),
     row("data-dir", Text, "", Used, "Directory of the data; if empty, the name with '.etcd' in the working directory."),
     row("wal-dir", Text, "", Used, "Directory of the write-ahead log; if empty, in the data directory."),
-    row("snapshot-count", Unsigned, "10000", Knob, "Entries between two raft snapshots."),
+    row("snapshot-count", Unsigned, "10000", Idle("checkpoints follow the bytes of log, see store-checkpoint-wal-bytes"), "Entries between two raft snapshots."),
     row("snapshot-catchup-entries", Unsigned, "5000", Knob, "Entries kept behind a snapshot for slow followers."),
     row("heartbeat-interval", Unsigned, "100", Knob, "Milliseconds between heartbeats."),
     row("election-timeout", Unsigned, "1000", Knob, "Milliseconds of silence before an election; at least 5 heartbeats."),
@@ -165,11 +165,11 @@ const MEMBER: (&str, &[Flag]) = ("Member", &[
     row("max-txn-ops", Unsigned, "128", Knob, "Operations in one level of a transaction."),
     row("max-request-bytes", Unsigned, "1572864", Knob, "Largest client request."),
     row("max-concurrent-streams", Unsigned32, "4294967295", Knob, "Streams that a client may have open on a connection."),
-    row("grpc-keepalive-min-time", Duration, "5s", Knob, "Shortest time between two pings of a client."),
+    row("grpc-keepalive-min-time", Duration, "5s", Idle("pings are answered at any rate so far"), "Shortest time between two pings of a client."),
     row("grpc-keepalive-interval", Duration, "2h", Knob, "Silence after which the server pings a client; 0 never."),
     row("grpc-keepalive-timeout", Duration, "20s", Knob, "Time a client has to answer that ping."),
     row("socket-reuse-port", Switch, "false", Used, "Set SO_REUSEPORT on listeners."),
-    row("socket-reuse-address", Switch, "false", Used, "Set SO_REUSEADDR on listeners."),
+    row("socket-reuse-address", Switch, "false", Idle("listeners have SO_REUSEADDR anyway, as Go gives it"), "Set SO_REUSEADDR on listeners."),
     row("enable-grpc-gateway", Switch, "true", Idle("the JSON gateway does not exist yet"), "Serve the JSON gateway."),
     row("raft-read-timeout", Duration, "5s", Idle(ONE_MEMBER), "Read timeout between members."),
     row("raft-write-timeout", Duration, "5s", Idle(ONE_MEMBER), "Write timeout between members."),
@@ -249,7 +249,7 @@ const AUTH: (&str, &[Flag]) = ("Auth", &[
 #[rustfmt::skip]
 const MONITORING: (&str, &[Flag]) = ("Profiling and Monitoring", &[
     row("enable-pprof", Switch, "false", Idle("Go's profiler does not exist here"), "Serve Go's profiler."),
-    row("metrics", Text, "basic", Used, "'basic', or 'extensive' with a histogram for each method."),
+    row("metrics", Text, "basic", Idle("histograms do not exist yet"), "'basic', or 'extensive' with a histogram for each method."),
     row("listen-metrics-urls", Urls, "", Used, "More addresses for /metrics and /health."),
 ]);
 
@@ -261,8 +261,8 @@ const LOGGING: (&str, &[Flag]) = ("Logging", &[
     row("log-format", Text, "json", Used, "json or console."),
     row("enable-log-rotation", Switch, "false", Missing("log rotation is not supported yet"), "Rotate a log file."),
     row("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, Missing("log rotation is not supported yet"), "How to rotate."),
-    row("warning-unary-request-duration", Duration, "300ms", Used, "A request that takes longer is logged."),
-    row("warning-apply-duration", Duration, "100ms", Used, "An apply that takes longer is logged."),
+    row("warning-unary-request-duration", Duration, "300ms", Idle("slow requests are not logged yet"), "A request that takes longer is logged."),
+    row("warning-apply-duration", Duration, "100ms", Idle("slow applies are not logged yet"), "An apply that takes longer is logged."),
 ]);
 
 #[rustfmt::skip]

@@ -193,8 +193,7 @@ fn values_reach_the_config() {
     assert_eq!(config.auto_compaction, AutoCompaction::Periodic(Duration::from_secs(36_000)));
     assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Console));
     assert_eq!(config.log_outputs, [LogOutput::File("/f".into()), LogOutput::Stdout]);
-    assert!(config.metrics_are_extensive && config.socket_reuse_port && config.gates["InitialCorruptCheck"]);
-    assert_eq!(config.warning_apply_duration, Duration::from_secs(1));
+    assert!(config.socket_reuse_port && config.gates["InitialCorruptCheck"]);
     assert_eq!(config.verify_bootstrap(), Ok(()));
 }
 
@@ -268,14 +267,13 @@ fn etcds_special_values_of_knobs_keep_their_meaning() {
     assert_eq!(quota("--quota-backend-bytes 0"), 2 << 30);
     assert_eq!(quota("--quota-backend-bytes -1"), u64::MAX);
     assert_eq!(quota("--quota-backend-bytes 8192"), 8192);
-    assert_eq!(parse("--snapshot-count 0").unwrap().knobs.consensus.snapshot_count, 10_000);
     assert_eq!(parse("--compaction-batch-limit -1").unwrap().knobs.store.sweep_entries_per_step, 1000);
     let progress = |line: &str| parse(line).unwrap().knobs.server.watch_progress_interval_ms;
     assert_eq!(progress("--watch-progress-notify-interval 0"), 600_000);
     assert_eq!(progress("--watch-progress-notify-interval 1ms"), 100);
     assert_eq!(progress("--experimental-watch-progress-notify-interval=5s"), 5_000);
     assert_eq!(parse("--grpc-keepalive-interval 0").unwrap().knobs.server.keepalive_interval_ms, 0);
-    assert_eq!(parse("--grpc-keepalive-min-time 1500us").unwrap().knobs.server.keepalive_min_ms, 2);
+    assert_eq!(parse("--grpc-keepalive-timeout 1500us").unwrap().knobs.server.keepalive_timeout_ms, 2);
     let large = parse("--max-request-bytes 33554432").unwrap();
     assert_eq!(large.knobs.server.max_request_bytes, 32 << 20);
     assert!(large.warnings.iter().any(|warning| warning.value == "store-segment-bytes"));

@@ -58,9 +58,11 @@ impl Loader {
         disk.completions(&mut ended);
         for completion in ended {
             for ticket in reader.on_completion(completion)? {
-                if let Some(done) = waiting.remove(&ticket) {
-                    // The request that waited may be gone; then nobody needs to know.
-                    drop(done.send(()));
+                // The request that waited may be gone; then nobody needs to know.
+                if let Some(done) = waiting.remove(&ticket)
+                    && done.send(()).is_err()
+                {
+                    tracing::trace!(ticket, "nobody waits for this page any more");
                 }
             }
         }

@@ -14,7 +14,7 @@
 use std::{
     io,
     net::SocketAddr,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{BorrowedFd, OwnedFd, RawFd},
     rc::Rc,
     sync::{Arc, atomic::Ordering, mpsc::RecvTimeoutError},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -22,7 +22,7 @@ use std::{
 
 use engine::{Checkpoint, disk::Disk};
 use tokio::{
-    io::unix::AsyncFd,
+    io::{Interest, unix::AsyncFd},
     net::TcpListener,
     sync::{mpsc, watch},
     task::{LocalSet, spawn_local},
@@ -31,7 +31,7 @@ use tokio::{
 
 use crate::{
     commit::{Commit, Fatal, ToCommit, Turn},
-    core::{Answer, Core, Shared},
+    core::{Answer, Core},
     cores::slots::SlotId,
     watch::batch::Batch,
     wire,
@@ -93,11 +93,16 @@ struct Serving {
 }
 
 /// An eventfd of a disk, watched by the runtime.
-struct Wake(Option<AsyncFd<RawFd>>);
+struct Wake(Option<AsyncFd<OwnedFd>>);
 
 impl Wake {
     fn new(fd: Option<RawFd>) -> io::Result<Self> {
-        Ok(Self(fd.map(AsyncFd::new).transpose()?))
+        let Some(fd) = fd else { return Ok(Self(None)) };
+        // SAFETY: the disk that gave the descriptor keeps it open during this call; we keep a duplicate of our own.
+        let owned = unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?;
+        // SAFETY: an `OwnedFd` names one open descriptor from here to its drop, and the `AsyncFd` keeps it unchanged.
+        let watched = unsafe { AsyncFd::register_with_interest(owned, Interest::READABLE) };
+        Ok(Self(Some(watched.map_err(io::Error::from)?)))
     }
 
     /// Resolves when operations have ended.
@@ -105,10 +110,11 @@ impl Wake {
         let Some(fd) = &self.0 else { return std::future::pending().await };
         let mut guard = fd.readable().await?;
         let mut count = [0; 8];
-        // SAFETY: the disk that owns the descriptor lives as long as its loop; `count` has the 8 bytes an eventfd gives.
-        let read = unsafe { libc::read(fd.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
-        // Nothing to read means that somebody cleared it already: completions are looked for all the same.
-        drop(read);
+        match rustix::io::read(fd.get_ref(), &mut count) {
+            // Nothing to read means that somebody cleared it already: completions are looked for all the same.
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
+            Err(error) => return Err(error.into()),
+        }
         guard.clear_ready();
         Ok(())
     }
@@ -342,13 +348,28 @@ async fn accept_loop(listener: TcpListener, core: Rc<Core>, outbox: Vec<mpsc::Se
     }
 }
 
-/// Binds a client address.
+/// Accepts connections of the metrics port, which core 0 serves.
+async fn metrics_loop(listener: TcpListener, core: Rc<Core>) {
+    loop {
+        match listener.accept().await {
+            Ok((socket, _)) => drop(spawn_local(wire::serve_endpoints(Rc::clone(&core), socket))),
+            Err(error) => {
+                tracing::warn!(%error, "a connection of the metrics port could not be accepted");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+}
+
+/// Binds an address. Go binds with SO_REUSEADDR always, so that a restart does not wait for old connections to be
+/// forgotten; so do we, whatever the flag says.
 ///
 /// **Errors** the socket's.
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(reuse_port)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(4096)?;

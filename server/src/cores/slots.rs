@@ -100,11 +100,6 @@ impl<T> Slots<T> {
             self.answer(id, timeout());
         }
     }
-
-    /// Requests that wait.
-    pub fn len(&self) -> usize {
-        self.table.borrow().slots.len()
-    }
 }
 
 /// One request's wait for its answer. Dropping it gives the slot up.

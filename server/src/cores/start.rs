@@ -24,13 +24,14 @@ use engine::{
     store, wal,
 };
 use tokio::{
+    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::{mpsc, watch},
 };
 
 use super::{
     CommitLoop, Outbox, Serving, ToCore, accept_loop, bind, block_on, checkpoint_thread, connection_core, end_by,
-    loader::Loader, pin, spawn_core_loops,
+    loader::Loader, metrics_loop, pin, spawn_core_loops,
 };
 use crate::{
     apply::{self, Applier, table},
@@ -40,7 +41,6 @@ use crate::{
     core::{Core, Identity, Limits, Raft, Shared, Sizes},
     cores::Clock,
     lease::{self, Lessor},
-    metrics::Counters,
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
     wire,
@@ -144,7 +144,7 @@ fn store_options(knobs: &tuning::Store) -> store::Options {
 
 fn wal_options(knobs: &tuning::Wal) -> wal::Options {
     wal::Options {
-        segment_bytes: u32::try_from(knobs.segment_bytes).unwrap_or(u32::MAX & !4095),
+        segment_bytes: u32::try_from(knobs.segment_bytes).unwrap_or(!4095),
         group_bytes_max: knobs.group_bytes_max,
         writes_in_flight_max: knobs.writes_in_flight_max,
         fresh_id: rand::random(),
@@ -241,7 +241,7 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
         request_ids: AtomicU64::new(first_id),
         connections: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
         is_stopping: AtomicBool::new(false),
-        counters: (0..cores).map(|_| Arc::new(Counters::new())).collect(),
+        counters: (0..cores).map(|_| Arc::default()).collect(),
     })
 }
 
@@ -379,10 +379,9 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let checkpoints = spawn_checkpoints(&config, &to_commit)?;
     let core = make_core(0, &config, &shared, clock, &to_commit)?;
     spawn_core_loops(&core);
-    let mut listeners = Vec::new();
-    for url in &config.listen_client_urls {
-        let address = url.bind_address().map_err(Error::Bootstrap)?;
-        listeners.push(bind(address).map_err(system(format!("listen on {address}")))?);
+    let listeners = listen(&config, &config.listen_client_urls)?;
+    for listener in listen(&config, &config.listen_metrics_urls)? {
+        tokio::task::spawn_local(metrics_loop(listener, Rc::clone(&core)));
     }
     let Opened { store, disk, driver, applier, .. } = opened;
     let compactor = Compactor::new(config.auto_compaction, clock.now());
@@ -424,6 +423,17 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     Ok(signal)
 }
 
+/// Binds the addresses of `urls`.
+fn listen(config: &Config, urls: &[config::Url]) -> Result<Vec<TcpListener>, Error> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        let address = url.bind_address().map_err(Error::Bootstrap)?;
+        let bound = bind(address, config.socket_reuse_port);
+        listeners.push(bound.map_err(system(format!("listen on {address}")))?);
+    }
+    Ok(listeners)
+}
+
 fn ended_early(ended: Result<Result<(), commit::Fatal>, tokio::task::JoinError>) -> Error {
     match ended {
         Ok(Err(fatal)) => fatal.into(),
@@ -452,6 +462,9 @@ fn wire_options(config: &Config) -> wire::Options {
         streams_max: server.max_concurrent_streams,
         stream_window_bytes: server.stream_window_bytes,
         connection_window_bytes: server.connection_window_bytes,
+        buffer_bytes_max: server.connection_buffer_bytes_max,
+        ping_after: Duration::from_millis(server.keepalive_interval_ms),
+        ping_timeout: Duration::from_millis(server.keepalive_timeout_ms),
     }
 }
 
@@ -460,6 +473,7 @@ fn commit_options(config: &Config) -> commit::Options {
     commit::Options {
         checkpoint_wal_bytes: knobs.store.checkpoint_wal_bytes,
         apply_batch_bytes_max: knobs.consensus.apply_batch_bytes_max as u64,
+        recent_bytes_max: knobs.store.recent_bytes_max as u64,
         sweep_entries_per_step: knobs.store.sweep_entries_per_step,
         election_timeout: Duration::from_millis(knobs.consensus.election_ms),
         name: config.name.clone(),

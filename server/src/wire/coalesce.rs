@@ -4,7 +4,7 @@
 //!
 //! h2 flushes for each DATA frame above its chaining threshold. Here a flush asked for by h2 only means "soon"; the
 //! connection's own loop calls [`Output::poll_drain`] once at the end of its turn. What is buffered is bounded: above
-//! `BUFFER_BYTES_MAX` a write waits for the socket.
+//! `bytes_max` a write waits for the socket.
 //!
 //! Invariants: bytes leave in the order in which h2 wrote them; `sent <= pending.len()`.
 
@@ -22,8 +22,6 @@ use tokio::{
     net::TcpStream,
 };
 
-/// **Units** bytes. Above this a connection's writes wait for its socket.
-const BUFFER_BYTES_MAX: usize = 512 * 1024;
 /// **Units** bytes. A buffer that grew beyond this is given back once empty, so that idle connections stay small.
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
@@ -31,6 +29,7 @@ const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 pub struct Output {
     socket: TcpStream,
     pending: BytesMut,
+    bytes_max: usize,
 }
 
 impl Output {
@@ -54,9 +53,9 @@ impl Output {
 pub struct Coalesced(Rc<RefCell<Output>>);
 
 impl Coalesced {
-    /// Wraps a connected socket.
-    pub fn new(socket: TcpStream) -> (Self, Rc<RefCell<Output>>) {
-        let output = Rc::new(RefCell::new(Output { socket, pending: BytesMut::new() }));
+    /// Wraps a connected socket; at most about `bytes_max` wait to be written.
+    pub fn new(socket: TcpStream, bytes_max: usize) -> (Self, Rc<RefCell<Output>>) {
+        let output = Rc::new(RefCell::new(Output { socket, pending: BytesMut::new(), bytes_max }));
         (Self(Rc::clone(&output)), output)
     }
 }
@@ -70,7 +69,7 @@ impl AsyncRead for Coalesced {
 impl AsyncWrite for Coalesced {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut output = self.0.borrow_mut();
-        if output.pending.len() >= BUFFER_BYTES_MAX {
+        if output.pending.len() >= output.bytes_max {
             ready!(output.poll_drain(cx))?;
         }
         output.pending.extend_from_slice(buf);

@@ -34,6 +34,12 @@ pub struct Options {
     pub stream_window_bytes: u32,
     /// **Units** bytes a client may send on a connection before it is read.
     pub connection_window_bytes: u32,
+    /// **Units** bytes that may wait to be written to one connection.
+    pub buffer_bytes_max: usize,
+    /// Silence after which the server pings; zero never.
+    pub ping_after: Duration,
+    /// Time for the answer to a ping.
+    pub ping_timeout: Duration,
 }
 
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
@@ -84,7 +90,7 @@ async fn http2(
     options: &Options,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let (io, output) = coalesce::Coalesced::new(socket);
+    let (io, output) = coalesce::Coalesced::new(socket, options.buffer_bytes_max);
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(options.streams_max)
@@ -102,6 +108,8 @@ async fn http2(
     })
     .await?;
     drop(handshake);
+    let pings = connection.ping_pong().ok_or_else(|| io::Error::other("a connection gives its pings once"))?;
+    let mut silence = Box::pin(until_silent(pings, options.ping_after, options.ping_timeout));
     let mut is_stopping = false;
     loop {
         let turn = poll_fn(|cx| {
@@ -118,6 +126,7 @@ async fn http2(
             biased;
             accepted = turn => Some(accepted),
             _ = stop.changed(), if !is_stopping => None,
+            () = &mut silence => return Ok(()),
         };
         let Some(accepted) = accepted else {
             is_stopping = true;
@@ -131,5 +140,32 @@ async fn http2(
             Some(Err(error)) => return Err(error),
             None => return Ok(()),
         }
+    }
+}
+
+/// Pings the client every `after`; resolves when an answer has not come within `timeout`.
+async fn until_silent(mut pings: h2::PingPong, after: Duration, timeout: Duration) {
+    if after.is_zero() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(after).await;
+        match tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection's own loop sees an error of the connection and ends it with its reason.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
+/// Serves only the plain HTTP endpoints on a connection of the metrics port.
+pub async fn serve_endpoints(core: Rc<Core>, socket: TcpStream) {
+    let endpoint = |request| {
+        let response = endpoints::answer_metrics_port(&core, &request);
+        async move { response }
+    };
+    if let Err(error) = http1::serve(socket, endpoint).await {
+        tracing::debug!(%error, "a connection of the metrics port ended");
     }
 }
