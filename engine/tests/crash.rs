@@ -10,7 +10,7 @@ use engine::store::Options;
 use replay::{Member, Operation, Shown, model_shown, operations, options};
 
 /// Images looked at for each step at most.
-const IMAGES_MAX: usize = 12;
+const IMAGES_MAX: usize = 24;
 
 /// How a run ended: what was applied, and what the log had let go of.
 struct Stopped {
@@ -86,17 +86,17 @@ fn survives_power_loss_at_every_step(seed: u64, entries: usize, options: Options
 
 #[test]
 fn state_survives_power_loss_at_every_write_in_every_image() {
-    survives_power_loss_at_every_step(1, 60, options(1));
+    survives_power_loss_at_every_step(1, 250, options(1));
 }
 
 #[test]
 fn state_of_three_shards_survives_power_loss_at_every_write() {
-    survives_power_loss_at_every_step(2, 40, options(3));
+    survives_power_loss_at_every_step(2, 150, options(3));
 }
 
 #[test]
 fn long_runs_with_many_power_losses_lose_nothing() {
-    for seed in 0..6 {
+    for seed in 0..20 {
         let options = options(1 + usize::try_from(seed % 3).unwrap());
         let log = operations(seed, 700, 300);
         let mut storage = SimStorage::new(seed);

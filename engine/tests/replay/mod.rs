@@ -10,13 +10,11 @@ use engine::disk::sim::{Random, SimDisk, SimStorage};
 use engine::disk::{Disk, Owner};
 use engine::extent::{BlockCache, Directory};
 use engine::store::Options;
-use engine::{
-    Checkpoint, Error, Fault, KeyRange, Mvcc, Progress, ReadView, Record, Revision, Roots, Store, load_for,
-};
+use engine::{Checkpoint, Error, Fault, KeyRange, Mvcc, Progress, ReadView, Record, Revision, Roots, Store, load_for};
 
-pub const DIR: &str = "/data";
+pub(crate) const DIR: &str = "/data";
 
-pub fn options(shards: usize) -> Options {
+pub(crate) fn options(shards: usize) -> Options {
     Options {
         segment_bytes: 64 << 10,
         write_bytes: 8 << 10,
@@ -31,7 +29,7 @@ pub fn options(shards: usize) -> Options {
 
 /// One entry of the log.
 #[derive(Clone, Debug)]
-pub enum Operation {
+pub(crate) enum Operation {
     /// Changes in one revision.
     Write(Vec<Change>),
     Meta(Bytes, Option<Bytes>),
@@ -41,7 +39,7 @@ pub enum Operation {
 }
 
 #[derive(Clone, Debug)]
-pub enum Change {
+pub(crate) enum Change {
     Put(Bytes, Bytes),
     Delete(Bytes),
 }
@@ -67,7 +65,7 @@ fn value(random: &mut Random) -> Bytes {
 }
 
 /// `count` random operations.
-pub fn operations(seed: u64, count: usize, keys: u64) -> Vec<Operation> {
+pub(crate) fn operations(seed: u64, count: usize, keys: u64) -> Vec<Operation> {
     let mut random = Random::new(seed);
     let random = &mut random;
     (0..count)
@@ -92,7 +90,7 @@ pub fn operations(seed: u64, count: usize, keys: u64) -> Vec<Operation> {
 }
 
 /// Applies the entry at `index` and publishes it; faults are resolved by `read`.
-pub fn apply(
+pub(crate) fn apply(
     mvcc: &mut Mvcc,
     index: u64,
     operation: &Operation,
@@ -146,7 +144,7 @@ pub fn apply(
 }
 
 /// What the store must be after `operations`.
-pub fn model(operations: &[Operation]) -> Mvcc {
+pub(crate) fn model(operations: &[Operation]) -> Mvcc {
     let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
     for (index, operation) in (1..).zip(operations) {
         apply(&mut mvcc, index, operation, |_| unreachable!("everything is in memory")).unwrap();
@@ -156,7 +154,7 @@ pub fn model(operations: &[Operation]) -> Mvcc {
 
 /// Everything a view shows at its revision and at the compacted one.
 #[derive(Debug, PartialEq)]
-pub struct Shown {
+pub(crate) struct Shown {
     revision: i64,
     compact_revision: i64,
     applied: (u64, u64),
@@ -168,7 +166,7 @@ pub struct Shown {
     hashes: Vec<(u32, i64)>,
 }
 
-pub fn shown(view: &ReadView, disk: &mut dyn Disk) -> Result<Shown, Error> {
+pub(crate) fn shown(view: &ReadView, disk: &mut dyn Disk) -> Result<Shown, Error> {
     let dir = Path::new(DIR);
     let revisions = [view.revision(), view.compact_revision().max(1)];
     let mut shown = Shown {
@@ -210,23 +208,23 @@ pub fn shown(view: &ReadView, disk: &mut dyn Disk) -> Result<Shown, Error> {
     Ok(shown)
 }
 
-pub fn model_shown(operations: &[Operation]) -> Shown {
+pub(crate) fn model_shown(operations: &[Operation]) -> Shown {
     shown(&model(operations).view(), &mut SimStorage::new(0).disk()).unwrap()
 }
 
 /// A store that replays a log, with what a log would know.
-pub struct Member {
-    pub store: Store,
-    pub disk: SimDisk,
+pub(crate) struct Member {
+    pub(crate) store: Store,
+    pub(crate) disk: SimDisk,
     /// Entries applied.
-    pub applied: usize,
+    pub(crate) applied: usize,
     /// Entries that the log has let go of.
-    pub trimmed: u64,
+    pub(crate) trimmed: u64,
 }
 
 impl Member {
     /// Opens the store and replays `log` behind what it has; nothing it needs may be trimmed.
-    pub fn open(storage: &SimStorage, options: Options, log: &[Operation], trimmed: u64) -> Result<Self, Error> {
+    pub(crate) fn open(storage: &SimStorage, options: Options, log: &[Operation], trimmed: u64) -> Result<Self, Error> {
         let mut disk = storage.disk();
         let store = Store::open(&mut disk, Path::new(DIR), options)?;
         let (index, _) = store.applied();
@@ -240,7 +238,7 @@ impl Member {
     }
 
     /// Applies the next entry of `log`.
-    pub fn apply(&mut self, log: &[Operation]) -> Result<(), Error> {
+    pub(crate) fn apply(&mut self, log: &[Operation]) -> Result<(), Error> {
         let (store, disk) = (&mut self.store, &mut self.disk);
         let dir = store.dir().to_path_buf();
         let index = self.applied as u64 + 1;
@@ -249,20 +247,19 @@ impl Member {
         Ok(())
     }
 
-    pub fn sweep(&mut self, budget: usize) -> Result<(), Error> {
+    pub(crate) fn sweep(&mut self, budget: usize) -> Result<(), Error> {
         let dir = self.store.dir().to_path_buf();
         load_for(&mut self.disk, &dir, || self.store.sweep(budget).map(drop))
     }
 
     /// Steps a checkpoint once; true when it has ended.
-    pub fn step(&mut self, job: &mut Checkpoint) -> Result<bool, Error> {
+    pub(crate) fn step(&mut self, job: &mut Checkpoint) -> Result<bool, Error> {
         let progress = job.step(&mut self.disk)?;
         match progress {
             Progress::Done(done) => {
-                let trimmable = self.store.trimmable().0;
-                assert!(trimmable >= self.trimmed, "what can be trimmed grows");
                 self.store.checkpoint_end(*done);
-                self.trimmed = self.store.trimmable().0;
+                // Right after a fallback the store lets go of nothing; what the log let go of before is gone.
+                self.trimmed = self.trimmed.max(self.store.trimmable().0);
                 return Ok(true);
             }
             Progress::Working => self.disk.kick()?,
@@ -278,13 +275,13 @@ impl Member {
         result.map(|()| false)
     }
 
-    pub fn checkpoint(&mut self) -> Result<(), Error> {
+    pub(crate) fn checkpoint(&mut self) -> Result<(), Error> {
         let mut job = self.store.checkpoint_begin();
         while !self.step(&mut job)? {}
         Ok(())
     }
 
-    pub fn check(&mut self, expected: &Shown) {
+    pub(crate) fn check(&mut self, expected: &Shown) {
         let view = self.store.mvcc().view();
         assert_eq!(&shown(&view, &mut self.disk).unwrap(), expected);
         let sizes = self.store.sizes();

@@ -1,0 +1,539 @@
+//! A store whose medium is damaged, full or failing: it recovers, or it refuses and says where; it never panics and never
+//! shows anything but what the log says.
+
+mod replay;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::disk::sim::{Faults, Order, Random, SimStorage};
+use engine::disk::{Disk, FileOp, OpenKind, Owner};
+use engine::page::segment_path;
+use engine::{Error, KeyRange, PageReader, Progress, ShardProgress, Store};
+use replay::{Change, DIR, Member, Operation, model_shown, operations, options, shown};
+
+fn superblock() -> PathBuf {
+    Path::new(DIR).join("superblock")
+}
+
+const COPY_STRIDE: u64 = 16 << 10;
+
+/// A store that applied `log` with a checkpoint after each of `checkpoints` parts, closed in order.
+fn written(seed: u64, log: &[Operation], checkpoints: usize) -> (SimStorage, u64) {
+    let storage = SimStorage::new(seed);
+    let mut member = Member::open(&storage, options(1), &[], 0).unwrap();
+    for part in 1..=checkpoints {
+        while member.applied < log.len() * part / checkpoints {
+            member.apply(log).unwrap();
+        }
+        member.sweep(100).unwrap();
+        member.checkpoint().unwrap();
+    }
+    let trimmed = member.trimmed;
+    drop(member);
+    (storage, trimmed)
+}
+
+#[test]
+fn either_superblock_copy_alone_is_enough() {
+    let log = operations(11, 300, 60);
+    let expected = model_shown(&log);
+    for checkpoints in [2, 3, 7, 8] {
+        for copy in [0, 1] {
+            for at in [0, 9, 40, 511] {
+                let (storage, trimmed) = written(11, &log, checkpoints);
+                assert!(trimmed > 0 || checkpoints == 2);
+                storage.damage(&superblock(), copy * COPY_STRIDE + at, |sector| {
+                    sector[usize::try_from(at).unwrap()] ^= 0x10;
+                });
+                let mut member = Member::open(&storage, options(1), &log, trimmed).unwrap();
+                assert_eq!(member.store.trimmable(), (0, 0), "one good copy lets go of no log");
+                member.check(&expected);
+                for _ in 0..3 {
+                    member.checkpoint().unwrap();
+                    member.check(&expected);
+                    member.store.verify(&mut member.disk).unwrap();
+                }
+                assert!(member.store.trimmable().0 > 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_store_without_a_valid_superblock_is_refused() {
+    let log = operations(12, 40, 20);
+    let open = |storage: &SimStorage| Store::open(&mut storage.disk(), Path::new(DIR), options(1)).map(drop);
+    let (storage, _) = written(12, &log, 3);
+    for copy in [0, 1] {
+        storage.damage(&superblock(), copy * COPY_STRIDE, |sector| sector[100] ^= 1);
+    }
+    let refused = open(&storage);
+    assert!(matches!(&refused, Err(Error::Corrupt { path, offset: 0, .. }) if *path == superblock()), "{refused:?}");
+
+    let (storage, _) = written(12, &log, 3);
+    storage.disk().remove(&superblock()).unwrap();
+    assert!(matches!(open(&storage), Err(Error::Corrupt { .. })));
+
+    let (storage, _) = written(12, &log, 3);
+    let later = |sector: &mut [u8; 512]| {
+        sector[8..12].copy_from_slice(&2_u32.to_le_bytes());
+        let crc = crc32fast::hash(&sector[..508]);
+        sector[508..].copy_from_slice(&crc.to_le_bytes());
+    };
+    storage.damage(&superblock(), 0, later);
+    assert!(matches!(open(&storage), Err(Error::Format { found: 2, supported: 1, .. })));
+
+    let (storage, _) = written(12, &log, 3);
+    let store = Store::open(&mut storage.disk(), Path::new(DIR), options(1)).unwrap();
+    assert!(matches!(open(&storage), Err(Error::Locked { .. })));
+    drop(store);
+    open(&storage).unwrap();
+}
+
+/// Opens, replays and reads everything. `None` if the store refused, as damage.
+fn read_all(storage: &SimStorage, log: &[Operation], trimmed: u64) -> Option<replay::Shown> {
+    let result = Member::open(storage, options(1), log, trimmed).and_then(|mut member| {
+        let view = member.store.mvcc().view();
+        shown(&view, &mut member.disk)
+    });
+    match result {
+        Ok(shown) => Some(shown),
+        Err(Error::Corrupt { path, .. }) => {
+            assert!(path.starts_with(DIR), "the whole path is named: {}", path.display());
+            None
+        }
+        Err(other) => panic!("{other}"),
+    }
+}
+
+#[test]
+fn a_flipped_bit_anywhere_is_refused_or_harmless() {
+    let log = operations(13, 150, 40);
+    let expected = model_shown(&log);
+    let mut random = Random::new(13);
+    let (mut refused, mut harmless) = (0, 0);
+    let (storage, _) = written(13, &log, 4);
+    let files = storage.paths();
+    assert!(files.len() >= 3, "{files:?}");
+    for path in files {
+        let sectors = storage.content(&path).unwrap().len() as u64 / 512;
+        for sector in 0..sectors {
+            let (storage, trimmed) = written(13, &log, 4);
+            let bit = usize::try_from(random.below(4096)).unwrap();
+            let is_blank = storage.content(&path).unwrap()[usize::try_from(sector * 512).unwrap()..][..512] == [0; 512];
+            if is_blank && random.chance(9, 10) {
+                continue;
+            }
+            storage.damage(&path, sector * 512, |bytes| bytes[bit / 8] ^= 1 << (bit % 8));
+            match read_all(&storage, &log, trimmed) {
+                Some(shown) => {
+                    assert_eq!(shown, expected, "{} sector {sector} bit {bit}", path.display());
+                    harmless += 1;
+                }
+                None => refused += 1,
+            }
+        }
+    }
+    assert!(refused > 20 && harmless > 20, "refused {refused}, harmless {harmless}");
+}
+
+#[test]
+fn a_page_in_the_place_of_another_and_a_missing_file_are_refused() {
+    let log = operations(14, 100, 40);
+    let (storage, trimmed) = written(14, &log, 2);
+    let segments: Vec<_> = storage.paths().into_iter().filter(|path| path.extension().is_some()).collect();
+    let content = storage.content(&segments[0]).unwrap();
+    let mut refused = 0;
+    for from in 0..content.len() / 4096 {
+        let (storage, trimmed) = written(14, &log, 2);
+        let to = (from + 1) % (content.len() / 4096);
+        if content[from * 4096..][..4096] == content[to * 4096..][..4096] {
+            continue;
+        }
+        for sector in 0..8 {
+            let bytes = &content[from * 4096 + sector * 512..][..512];
+            let at = (to * 4096 + sector * 512) as u64;
+            storage.damage(&segments[0], at, |sector| sector.copy_from_slice(bytes));
+        }
+        match read_all(&storage, &log, trimmed) {
+            Some(shown) => assert_eq!(shown, model_shown(&log)),
+            None => refused += 1,
+        }
+    }
+    assert!(refused > 0);
+    storage.disk().remove(&segments[0]).unwrap();
+    assert_eq!(read_all(&storage, &log, trimmed), None);
+}
+
+#[test]
+fn a_full_disk_stops_a_checkpoint_and_nothing_else() {
+    let log = operations(15, 200, 60);
+    let expected = model_shown(&log);
+    let mut stopped = 0;
+    let mut room = 32 << 10;
+    loop {
+        let storage = SimStorage::new(15);
+        let mut member = Member::open(&storage, options(2), &[], 0).unwrap();
+        storage.set_capacity(Some(room));
+        let mut was_stopped = false;
+        for part in 1..=4 {
+            while member.applied < log.len() * part / 4 {
+                member.apply(&log).unwrap();
+            }
+            let mut job = member.store.checkpoint_begin();
+            let generation = member.store.generation();
+            loop {
+                match member.step(&mut job) {
+                    Ok(true) => break,
+                    Ok(false) => continue,
+                    Err(Error::NoSpace { .. }) => {}
+                    Err(other) => panic!("{other}"),
+                }
+                was_stopped = true;
+                assert_eq!(member.store.generation(), generation);
+                if member.applied < log.len() {
+                    member.apply(&log).unwrap();
+                }
+                let mut crashed = Member::open(&storage.crash(), options(2), &log, member.trimmed).unwrap();
+                crashed.check(&expected);
+                storage.set_capacity(Some(u64::MAX));
+            }
+            assert_eq!(member.store.generation(), generation + 1, "the checkpoint went on where it was");
+        }
+        member.checkpoint().unwrap();
+        member.check(&expected);
+        member.store.verify(&mut member.disk).unwrap();
+        if !was_stopped {
+            break;
+        }
+        stopped += 1;
+        room += 20 << 10;
+    }
+    assert!(stopped >= 4, "stopped {stopped} times");
+}
+
+#[test]
+fn a_write_refused_for_space_is_written_once_there_is_some() {
+    let log = operations(16, 120, 40);
+    let expected = model_shown(&log);
+    for victim in 0.. {
+        let storage = SimStorage::new(16);
+        let mut member = Member::open(&storage, options(1), &[], 0).unwrap();
+        while member.applied < log.len() {
+            member.apply(&log).unwrap();
+        }
+        storage.set_order(Order::Manual);
+        let mut job = member.store.checkpoint_begin();
+        let (mut writes, mut failures) = (0, 0);
+        let mut completions = Vec::new();
+        let done = loop {
+            match job.step(&mut member.disk).unwrap() {
+                Progress::Done(done) => break done,
+                Progress::Working => continue,
+                Progress::Waiting => {}
+            }
+            for flight in storage.in_flight() {
+                let is_segment = flight.path.extension().is_some();
+                if flight.op == FileOp::Write && is_segment && writes == victim && failures == 0 {
+                    storage.fail(flight.number, std::io::ErrorKind::StorageFull);
+                } else {
+                    storage.complete(flight.number);
+                }
+                writes += u64::from(flight.op == FileOp::Write && is_segment);
+            }
+            member.disk.completions(&mut completions);
+            for completion in completions.drain(..) {
+                if let Err(error) = job.on_completion(completion) {
+                    assert!(matches!(error, Error::NoSpace { .. }), "{error}");
+                    failures += 1;
+                }
+            }
+        };
+        member.store.checkpoint_end(*done);
+        if failures == 0 {
+            assert!(victim > 3, "the checkpoint has several writes");
+            break;
+        }
+        assert_eq!(failures, 1);
+        storage.set_order(Order::Submission);
+        drop(member);
+        let mut member = Member::open(&storage.crash(), options(1), &log, 0).unwrap();
+        assert_eq!(member.store.generation(), 2);
+        member.check(&expected);
+        member.store.verify(&mut member.disk).unwrap();
+    }
+}
+
+/// Seeds that once failed, and some that did not.
+const FAULT_SEEDS: std::ops::Range<u64> = 0..60;
+
+#[test]
+fn with_every_fault_the_store_recovers_or_refuses() {
+    let (mut recovered, mut refused, mut failed) = (0, 0, 0);
+    for seed in FAULT_SEEDS {
+        println!("seed {seed}");
+        let log = operations(seed, 250, 80);
+        let storage = SimStorage::new(seed);
+        storage.set_order(Order::Seeded);
+        let mut random = Random::new(seed);
+        let mut member = Member::open(&storage, options(1 + usize::try_from(seed % 2).unwrap()), &[], 0).unwrap();
+        let rate = [0, 0, 10, 30][usize::try_from(seed % 4).unwrap()];
+        let other = 30 - rate;
+        storage.set_faults(Faults {
+            write_error: rate,
+            sync_error: rate,
+            read_error: 0,
+            lost: other / 3,
+            misdirected: other / 3,
+            corrupt: other / 3,
+        });
+        let mut job = None;
+        let mut result = Ok(());
+        while result.is_ok() && member.applied < log.len() {
+            result = match (&mut job, random.below(10)) {
+                (_, 0) => member.sweep(50),
+                (None, 1) => {
+                    job = Some(member.store.checkpoint_begin());
+                    Ok(())
+                }
+                (Some(running), 2..8) => member.step(running).map(|is_done| {
+                    if is_done {
+                        job = None;
+                    }
+                }),
+                _ => member.apply(&log),
+            };
+        }
+        if let Err(error) = result {
+            assert!(matches!(error, Error::Io { .. }), "{error}");
+            let mut job = job.expect("only a checkpoint does I/O");
+            assert!(matches!(job.step(&mut member.disk), Err(Error::Stopped)), "after an I/O error nothing is tried");
+            failed += 1;
+        }
+        let log = &log[..member.applied];
+        let trimmed = member.trimmed;
+        drop(member);
+        let image = storage.crash();
+        let opened = Store::open(&mut image.disk(), Path::new(DIR), options(1)).map(|store| store.applied().0);
+        // A superblock that was lost twice leaves a state older than the log, which the log's owner sees.
+        if opened.is_ok_and(|applied| applied < trimmed) {
+            refused += 1;
+            continue;
+        }
+        match read_all(&image, log, trimmed) {
+            Some(shown) => {
+                assert_eq!(shown, model_shown(log), "seed {seed}");
+                recovered += 1;
+            }
+            None => refused += 1,
+        }
+    }
+    assert!(recovered > 10 && refused > 3 && failed > 5, "{recovered} recovered, {refused} refused, {failed} failed");
+}
+
+fn churn(member: &mut Member, log: &mut Vec<Operation>, rounds: usize, value_bytes: usize) {
+    for round in 0..rounds {
+        let changes = |chunk: u64| {
+            let key = |number: u64| Bytes::from(format!("key/{number:04}"));
+            let value = Bytes::from(vec![u8::try_from(round % 256).unwrap(); value_bytes]);
+            (chunk * 8..chunk * 8 + 8).map(|number| Change::Put(key(number), value.clone())).collect()
+        };
+        log.extend((0..8).map(|chunk| Operation::Write(changes(chunk))));
+        log.push(Operation::Compact(100));
+        while member.applied < log.len() {
+            member.apply(log).unwrap();
+        }
+        member.sweep(10_000).unwrap();
+        member.checkpoint().unwrap();
+        // Records leave memory with the next publish.
+        log.push(Operation::Nothing);
+        member.apply(log).unwrap();
+    }
+}
+
+#[test]
+fn overwriting_for_ever_takes_bounded_space() {
+    let storage = SimStorage::new(17);
+    let mut log = Vec::new();
+    let mut member = Member::open(&storage, options(1), &log, 0).unwrap();
+    churn(&mut member, &mut log, 10, 400);
+    let sizes = member.store.sizes();
+    for reopened in 0..8 {
+        churn(&mut member, &mut log, 10, 400);
+        let now = member.store.sizes();
+        assert!(now.allocated <= 2 * sizes.allocated, "{now:?} after {sizes:?}, reopened {reopened} times");
+        let files: u64 = storage.paths().iter().map(|path| storage.content(path).unwrap().len() as u64).sum();
+        assert!(now.allocated <= files + (1 << 10), "what is told is there: {now:?}, {files}");
+        member.store.verify(&mut member.disk).unwrap();
+        let trimmed = member.trimmed;
+        drop(member);
+        member = Member::open(&storage, options(1), &log, trimmed).unwrap();
+    }
+    member.check(&model_shown(&log));
+}
+
+#[test]
+fn a_view_that_is_held_keeps_what_it_reads() {
+    let storage = SimStorage::new(18);
+    let mut log = Vec::new();
+    let mut member = Member::open(&storage, options(1), &log, 0).unwrap();
+    churn(&mut member, &mut log, 2, 600);
+    member.checkpoint().unwrap();
+    drop(member);
+    let mut member = Member::open(&storage, options(1), &log, 0).unwrap();
+    // Nothing of this view is in memory yet.
+    let held = member.store.mvcc().view();
+    let expected = model_shown(&log);
+    churn(&mut member, &mut log, 12, 600);
+    assert_eq!(shown(&held, &mut member.disk).unwrap(), expected);
+    let while_held = member.store.sizes().allocated;
+    drop(held);
+    churn(&mut member, &mut log, 1, 600);
+    assert!(member.store.sizes().allocated < while_held / 2, "and lets go of it after");
+}
+
+#[test]
+fn the_state_before_the_newest_survives_the_removal_of_dead_files() {
+    let mut removed = 0;
+    for rounds in 3..9 {
+        for steps in 0..12 {
+            let storage = SimStorage::new(23);
+            let mut log = Vec::new();
+            let mut member = Member::open(&storage, options(1), &log, 0).unwrap();
+            churn(&mut member, &mut log, rounds, 600);
+            let newest = member.store.generation();
+            let files = storage.paths().len();
+            let mut job = member.store.checkpoint_begin();
+            (0..steps).for_each(|_| assert!(!member.step(&mut job).unwrap()));
+            removed += usize::from(storage.paths().len() < files);
+            let trimmed = member.trimmed;
+            drop((member, job));
+            let storage = storage.crash();
+            storage.damage(&superblock(), newest % 2 * COPY_STRIDE, |sector| sector[3] ^= 1);
+            let mut member = Member::open(&storage, options(1), &log, trimmed).unwrap();
+            assert_eq!(member.store.generation(), newest - 1);
+            member.check(&model_shown(&log));
+            member.store.verify(&mut member.disk).unwrap();
+        }
+    }
+    assert!(removed > 0, "files were removed meanwhile");
+}
+
+#[test]
+fn a_reader_with_few_files_and_few_reads_brings_every_page() {
+    let log = operations(19, 400, 200);
+    let (storage, _) = written(19, &log, 6);
+    let mut disk = storage.disk();
+    let store = Store::open(&mut disk, Path::new(DIR), options(1)).unwrap();
+    storage.set_order(Order::Seeded);
+    let view = store.mvcc().view();
+    let mut reader = PageReader::new(Path::new(DIR), 2, 3);
+    let mut cursors: Vec<_> = (0..20).map(|_| (view.cursor(&KeyRange::all(), view.revision()), 0_u64)).collect();
+    let mut runnable: Vec<u64> = (0..20).collect();
+    let mut completions = Vec::new();
+    while !runnable.is_empty() || !reader.is_idle() {
+        for ticket in std::mem::take(&mut runnable) {
+            let (cursor, count) = &mut cursors[usize::try_from(ticket).unwrap()];
+            loop {
+                match cursor.next() {
+                    Ok(Some(_)) => *count += 1,
+                    Ok(None) => break,
+                    Err(fault) => {
+                        reader.read(fault, ticket);
+                        break;
+                    }
+                }
+            }
+        }
+        reader.step(&mut disk).unwrap();
+        assert!(storage.in_flight().len() <= 3);
+        if !reader.is_idle() {
+            disk.wait().unwrap();
+        }
+        disk.completions(&mut completions);
+        for completion in completions.drain(..) {
+            assert_eq!(Owner::of(completion.token), Owner::Pages);
+            runnable.extend(reader.on_completion(completion).unwrap());
+        }
+    }
+    let expected = model_shown(&log);
+    let live = shown(&view, &mut disk).unwrap();
+    assert_eq!(live, expected);
+    let count = view.count(&KeyRange::all(), view.revision()).unwrap();
+    assert!(count > 50 && cursors.iter().all(|(_, counted)| *counted == count));
+}
+
+#[test]
+fn shards_write_on_their_own_threads_and_disks() {
+    let log = operations(20, 400, 200);
+    let storage = SimStorage::new(20);
+    let mut member = Member::open(&storage, options(3), &log, 0).unwrap();
+    let mut job = member.store.checkpoint_begin();
+    let shards = job.split();
+    assert_eq!(shards.len(), 3);
+    let shards = std::thread::scope(|scope| {
+        let run = |mut shard: engine::ShardJob| {
+            let mut disk = storage.disk();
+            let mut completions = Vec::new();
+            loop {
+                match shard.step(&mut disk).unwrap() {
+                    ShardProgress::Done => return shard,
+                    ShardProgress::Working => disk.kick().unwrap(),
+                    ShardProgress::Waiting => disk.wait().unwrap(),
+                }
+                disk.completions(&mut completions);
+                completions.drain(..).for_each(|completion| shard.on_completion(completion).unwrap());
+            }
+        };
+        let threads: Vec<_> = shards.into_iter().map(|shard| scope.spawn(move || run(shard))).collect();
+        threads.into_iter().rev().map(|thread| thread.join().unwrap()).collect()
+    });
+    job.join(shards);
+    let done = job.run(&mut member.disk).unwrap();
+    member.store.checkpoint_end(done);
+    member.store.verify(&mut member.disk).unwrap();
+    drop(member);
+    let mut member = Member::open(&storage.crash(), options(1), &log, 0).unwrap();
+    assert_eq!(member.store.applied().0, log.len() as u64);
+    member.check(&model_shown(&log));
+}
+
+#[test]
+fn large_records_and_long_keys_have_their_own_blocks_and_segments() {
+    let storage = SimStorage::new(21);
+    let put = |key: Bytes, len: usize| Operation::Write(vec![Change::Put(key, Bytes::from(vec![9; len]))]);
+    let log = vec![
+        put(Bytes::from_static(b"a"), 300_000),
+        put(Bytes::from(vec![7; 100_000]), 10),
+        put(Bytes::from_static(b"c"), 65_536),
+        put(Bytes::from_static(b"a"), 0),
+    ];
+    let mut member = Member::open(&storage, options(1), &log, 0).unwrap();
+    member.checkpoint().unwrap();
+    drop(member);
+    let mut member = Member::open(&storage, options(1), &log, 0).unwrap();
+    member.check(&model_shown(&log));
+    member.store.verify(&mut member.disk).unwrap();
+    assert!(storage.content(&Path::new(DIR).join(segment_path(1))).unwrap().len() > 300_000);
+}
+
+#[test]
+fn every_file_in_the_directory_is_opened_with_a_name_of_ours() {
+    let log = operations(22, 50, 20);
+    let (storage, trimmed) = written(22, &log, 2);
+    let mut disk = storage.disk();
+    for name in ["+1.seg", "1.seg", "00000000.seg", "x.seg", "00000001.seg.bak"] {
+        let file = disk.open(&Path::new(DIR).join("pages").join(name), OpenKind::Create { len: 4096 }).unwrap();
+        disk.close(file);
+    }
+    let mut member = Member::open(&storage, options(1), &log, trimmed).unwrap();
+    for _ in 0..4 {
+        member.checkpoint().unwrap();
+    }
+    member.check(&model_shown(&log));
+    assert!(storage.paths().iter().any(|path| path.ends_with("+1.seg")), "what is not ours is left alone");
+    let view: Arc<_> = member.store.mvcc().view();
+    assert_eq!(view.applied_index(), log.len() as u64);
+}
