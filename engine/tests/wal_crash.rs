@@ -701,7 +701,7 @@ fn commit_alone_causes_no_write_and_rides_along() {
 
 /// Appends, replaces, trims, reopens and reads back on a real file system.
 fn work_on(preference: Preference, dir: &Path) -> IoPath {
-    let options = Options { segment_bytes: 1 << 20, ..options(0, 2) };
+    let options = Options { segment_bytes: 3 << 20, ..options(0, 2) };
     let dir = dir.join("wal");
     let (mut disk, path) = open_disk(preference, &dir).expect("some path works");
     let mut random = Random::new(3);

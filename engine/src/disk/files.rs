@@ -140,13 +140,7 @@ impl Files {
         }
     }
 
-    pub(super) fn read_blocking(
-        &self,
-        file: FileId,
-        offset: u64,
-        len: usize,
-        buf: &mut Buffer,
-    ) -> Result<(), Error> {
+    pub(super) fn read_blocking(&self, file: FileId, offset: u64, len: usize, buf: &mut Buffer) -> Result<(), Error> {
         assert_aligned(offset, len);
         let handle = self.handle(file);
         buf.resize(len);

@@ -161,7 +161,9 @@ fn write_durable(file: &File, offset: u64, buf: &[u8], has_dsync: &AtomicBool) -
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => done += count,
             Err(Errno::INTR) => {}
-            Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) if done == 0 => has_dsync.store(false, Ordering::Relaxed),
+            Err(Errno::NOSYS | Errno::OPNOTSUPP | Errno::PERM) if done == 0 => {
+                has_dsync.store(false, Ordering::Relaxed)
+            }
             Err(error) => return Err(error.into()),
         }
         // What is left of a cut block cannot be written with O_DIRECT.

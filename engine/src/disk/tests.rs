@@ -2,14 +2,16 @@
 
 #![expect(unsafe_code, reason = "a raw descriptor is polled")]
 
+use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::portable::Portable;
+use super::sim::SimStorage;
 use super::uring::Uring;
-use super::{BLOCK, Buffer, Completion, Disk, Op, OpenKind, Owner};
+use super::{BLOCK, Buffer, Completion, Disk, Op, OpenKind, Owner, SECTOR};
 use crate::Error;
 
 /// The disks this machine allows for `dir`; the portable one with the page cache works everywhere.
@@ -51,7 +53,8 @@ fn every_operation_completes_once_with_its_token_and_bytes() {
         for block in 0..blocks {
             let buf = filled(u8::try_from(block % 251).unwrap(), 1);
             let offset = block * BLOCK as u64;
-            let op = if block % 2 == 0 { Op::Write { file, offset, buf } } else { Op::WriteDurable { file, offset, buf } };
+            let op =
+                if block % 2 == 0 { Op::Write { file, offset, buf } } else { Op::WriteDurable { file, offset, buf } };
             disk.submit(op, Owner::Other.token(block));
         }
         disk.kick().unwrap();
@@ -164,4 +167,43 @@ fn dropping_a_disk_waits_for_what_is_in_flight() {
             assert!(content[at..at + (4 << 20)].iter().all(|byte| *byte == number), "{name}");
         }
     }
+}
+
+/// What every image that power loss may leave of `storage` holds in the first sector of `path`; `None` where the name is
+/// gone.
+fn outcomes(storage: &SimStorage, path: &Path) -> BTreeSet<Option<u8>> {
+    let images = storage.crash_images(1000);
+    images.iter().map(|image| image.content(path).map(|content| content.first().copied().unwrap_or(0))).collect()
+}
+
+#[test]
+fn simulated_power_loss_leaves_each_legal_state_and_no_other() {
+    let (storage, dir) = (SimStorage::new(1), Path::new("dir"));
+    let path = dir.join("file");
+    let mut disk = storage.disk();
+    disk.create_dir_all(dir).unwrap();
+    let file = disk.open(&path, OpenKind::Create { len: BLOCK as u64 }).unwrap();
+    assert_eq!(outcomes(&storage, &path), BTreeSet::from([None, Some(0)]), "the name is not durable");
+    disk.sync_dir(dir).unwrap();
+    assert_eq!(outcomes(&storage, &path), BTreeSet::from([Some(0)]));
+    disk.submit(Op::Write { file, offset: 0, buf: filled(1, 1) }, 1);
+    assert_eq!(outcomes(&storage, &path), BTreeSet::from([Some(0), Some(1)]), "a write in flight may be there");
+    drain(&mut disk, 1);
+    assert_eq!(outcomes(&storage, &path), BTreeSet::from([Some(0), Some(1)]), "a completed write may be lost");
+    disk.submit(Op::Sync { file }, 2);
+    drain(&mut disk, 1);
+    assert_eq!(outcomes(&storage, &path), BTreeSet::from([Some(1)]), "a synced write is kept");
+    disk.submit(Op::WriteDurable { file, offset: 0, buf: filled(2, 1) }, 3);
+    let sectors: Vec<_> = storage.crash_images(1000).iter().map(|image| image.content(&path).unwrap()).collect();
+    assert_eq!(sectors.len(), 1 << (BLOCK / SECTOR), "each sector is torn on its own");
+    assert_eq!(sectors.iter().collect::<BTreeSet<_>>().len(), sectors.len());
+    drain(&mut disk, 1);
+    assert_eq!(outcomes(&storage, &path), BTreeSet::from([Some(2)]), "a durable write is kept");
+    disk.rename(&path, &dir.join("other")).unwrap();
+    assert_eq!(outcomes(&storage, &path), BTreeSet::from([None, Some(2)]), "a rename may be lost");
+    assert_eq!(
+        outcomes(&storage.kill(), &path),
+        BTreeSet::from([None, Some(2)]),
+        "a process's end makes nothing durable"
+    );
 }

@@ -174,9 +174,7 @@ impl Job {
         let is_cut = !self.done.is_multiple_of(BLOCK);
         match &self.op {
             Op::Sync { .. } => Some(Ok(0)),
-            Op::Read { len, .. } => {
-                (count == 0 || is_cut || self.done == *len).then_some(Ok(self.done))
-            }
+            Op::Read { len, .. } => (count == 0 || is_cut || self.done == *len).then_some(Ok(self.done)),
             Op::WriteDurable { buf, .. } | Op::Write { buf, .. } => match self.done {
                 done if done == buf.len() => Some(Ok(done)),
                 // What is left of a cut block cannot be written with O_DIRECT.

@@ -150,14 +150,10 @@ mod tests {
             terms.put(index, term);
         }
         terms.put(4, 6);
-        assert_eq!((0..6).map(|index| terms.get(index)).collect::<Vec<_>>(), [
-            Some(0),
-            Some(1),
-            Some(1),
-            Some(2),
-            Some(6),
-            None
-        ]);
+        assert_eq!(
+            (0..6).map(|index| terms.get(index)).collect::<Vec<_>>(),
+            [Some(0), Some(1), Some(1), Some(2), Some(6), None]
+        );
         terms.trim(3, 2);
         assert_eq!((2..6).map(|index| terms.get(index)).collect::<Vec<_>>(), [None, Some(2), Some(6), None]);
         terms.put(4, 7);

@@ -131,7 +131,8 @@ impl Record {
         let record = match *kind {
             KIND_GROUP => Self::Group(Group::decode(body)?),
             KIND_ENTRY => {
-                let entry = Entry { index: take_u64(rest)?, term: take_u64(rest)?, kind: take(rest)?, data: Bytes::new() };
+                let entry =
+                    Entry { index: take_u64(rest)?, term: take_u64(rest)?, kind: take(rest)?, data: Bytes::new() };
                 return Some(Self::Entry(Entry { data: body.slice(ENTRY_BODY..), ..entry }));
             }
             KIND_HARD_STATE => {

@@ -219,13 +219,7 @@ impl Log {
     }
 
     /// The log whose newest segment is `last`.
-    fn read(
-        disk: &mut dyn Disk,
-        dir: &Path,
-        mut found: Found,
-        last: u32,
-        spares: &mut Spares,
-    ) -> Result<Self, Error> {
+    fn read(disk: &mut dyn Disk, dir: &Path, mut found: Found, last: u32, spares: &mut Spares) -> Result<Self, Error> {
         let (newest, _) = found.header(last).expect("`last` has a header");
         found.assert_unused(disk, dir, last.saturating_add(1), Some(newest.id))?;
         let first = found.start(dir, &newest)?;

@@ -243,7 +243,8 @@ pub(super) fn sampled(
     fates: &[Fate],
     random: &mut Random,
 ) -> usize {
-    let mut position = if random.chance(1, 2) { 0 } else { usize::try_from(random.below(versions.len() as u64 + 1)).unwrap_or(0) };
+    let mut position =
+        if random.chance(1, 2) { 0 } else { usize::try_from(random.below(versions.len() as u64 + 1)).unwrap_or(0) };
     let is_covered = in_flight.iter().any(|written| written.get(number).is_some());
     if is_covered && in_flight.len() == fates.len() {
         position = 0;
