@@ -134,7 +134,7 @@ async fn unary(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error>
         }
         Method::LeaseGrant => lease_rpc::grant(core, decode(body)?).await,
         Method::LeaseRevoke => {
-            drop::<pb::LeaseRevokeRequest>(decode(body.clone())?);
+            decode::<pb::LeaseRevokeRequest>(body.clone())?;
             core.propose(Kind::LeaseRevoke, &body).await?.framed()
         }
         Method::LeaseTimeToLive => lease_rpc::time_to_live(core, decode(body)?).await,

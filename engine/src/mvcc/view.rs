@@ -134,6 +134,11 @@ impl ReadView {
         Cursor::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
     }
 
+    /// Like [`ReadView::cursor`], meeting every page that the same read will meet once `at` is a revision of the past.
+    pub fn cursor_past(&self, range: &KeyRange, at: i64) -> Cursor {
+        Cursor::new(Arc::clone(&self.roots.key_root), range, at, false)
+    }
+
     /// Like [`ReadView::cursor`], from behind `last_key` on.
     pub fn cursor_after(&self, range: &KeyRange, at: i64, last_key: &[u8]) -> Cursor {
         self.cursor(range, at).after(last_key)

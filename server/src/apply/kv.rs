@@ -43,7 +43,7 @@ pub(super) fn touch_put(mvcc: &Mvcc, request: &pb::PutRequest, pinned: &mut Pinn
     let version = live_version(mvcc.live(), &request.key)?;
     touch_key(mvcc, &request.key, version.as_ref(), request.lease)?;
     match &version {
-        Some(version) if request.prev_kv || request.ignore_value => pinned.pin(mvcc.live(), version),
+        Some(version) if request.prev_kv || request.ignore_value => pinned.pin(mvcc.live(), version).map(drop),
         _ => Ok(()),
     }
 }
@@ -55,25 +55,57 @@ pub(super) fn touch_delete(mvcc: &Mvcc, request: &pb::DeleteRangeRequest, pinned
     while let Some(version) = cursor.next()? {
         touch_key(mvcc, &version.key, Some(&version), 0)?;
         if request.prev_kv {
-            pinned.pin(mvcc.live(), &version)?;
+            drop(pinned.pin(mvcc.live(), &version)?);
         }
     }
     Ok(())
 }
 
-fn touch_read(view: &ReadView, request: &pb::RangeRequest, pinned: &mut Pinned) -> Result<(), Fault> {
-    let Ok(at) = range::read_at(view, request.revision) else { return Ok(()) };
-    let mut cursor = view.cursor(&keys(&request.key, &request.range_end), at);
+/// Brings in what a read needs, wherever in the txn it stands.
+fn touch_read(view: &ReadView, request: &pb::RangeRequest, only_grows: bool, pinned: &mut Pinned) -> Result<(), Fault> {
+    let Ok(mut job) = range::Job::new(view, request.clone()) else { return Ok(()) };
+    while job.step_with(view, usize::MAX, |view, version| pinned.pin(view, version))?.is_none() {}
+    if only_grows && request.revision == 0 {
+        // Puts before it only push keys that are there now behind its limit, and what they write is in memory.
+        return Ok(());
+    }
+    // Deletes before it may let it come to any key; and after a write what is the newest revision now is one of the past.
+    let range = keys(&request.key, &request.range_end);
+    let is_newest = request.revision == 0;
+    let mut cursor = if is_newest { view.cursor(&range, job.at) } else { view.cursor_past(&range, job.at) };
     while let Some(version) = cursor.next()? {
-        pinned.pin(view, &version)?;
+        if range::reads_records(request) {
+            drop(pinned.pin(view, &version)?);
+        }
     }
     Ok(())
+}
+
+/// Whether the branches taken delete nothing.
+fn only_grows(request: &pb::TxnRequest, path: &mut Iter<'_, bool>) -> bool {
+    let (_, ops) = next_branch(request, path);
+    ops.iter().all(|op| match operation(op) {
+        Some(Request::RequestDeleteRange(_)) => false,
+        Some(Request::RequestTxn(nested)) => only_grows(nested, path),
+        Some(Request::RequestPut(_) | Request::RequestRange(_)) | None => true,
+    })
 }
 
 pub(super) fn touch_txn(
     mvcc: &Mvcc,
     request: &pb::TxnRequest,
+    path: &[bool],
+    pinned: &mut Pinned,
+) -> Result<(), Fault> {
+    let only_grows = only_grows(request, &mut path.iter());
+    touch_ops(mvcc, request, &mut path.iter(), only_grows, pinned)
+}
+
+fn touch_ops(
+    mvcc: &Mvcc,
+    request: &pb::TxnRequest,
     path: &mut Iter<'_, bool>,
+    only_grows: bool,
     pinned: &mut Pinned,
 ) -> Result<(), Fault> {
     let (_, ops) = next_branch(request, path);
@@ -81,8 +113,8 @@ pub(super) fn touch_txn(
         match operation(op) {
             Some(Request::RequestPut(put)) => touch_put(mvcc, put, pinned)?,
             Some(Request::RequestDeleteRange(delete)) => touch_delete(mvcc, delete, pinned)?,
-            Some(Request::RequestRange(range)) => touch_read(mvcc.live(), range, pinned)?,
-            Some(Request::RequestTxn(nested)) => touch_txn(mvcc, nested, path, pinned)?,
+            Some(Request::RequestRange(range)) => touch_read(mvcc.live(), range, only_grows, pinned)?,
+            Some(Request::RequestTxn(nested)) => touch_ops(mvcc, nested, path, only_grows, pinned)?,
             None => {}
         }
     }
@@ -145,14 +177,10 @@ pub(super) fn check_txn<'a>(
             }
             Some(Request::RequestRange(range)) => txn::check_range(view, range)?,
             Some(Request::RequestTxn(nested)) => check_txn(view, lessor, nested, path, cleared)?,
-            Some(Request::RequestDeleteRange(delete)) => {
-                if keys(&delete.key, &delete.range_end).end == RangeEnd::Open
-                    && cleared.is_none_or(|from| delete.key < *from)
-                {
-                    *cleared = Some(&delete.key);
-                }
+            Some(Request::RequestDeleteRange(delete)) if keys(&delete.key, &delete.range_end).end == RangeEnd::Open => {
+                *cleared = Some(cleared.map_or(&delete.key, |from| from.min(&delete.key)));
             }
-            None => {}
+            Some(Request::RequestDeleteRange(_)) | None => {}
         }
     }
     Ok(())

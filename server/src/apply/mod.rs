@@ -32,13 +32,13 @@ pub mod table;
 pub struct Pinned(HashMap<Revision, Record>);
 
 impl Pinned {
-    fn pin(&mut self, view: &ReadView, version: &Version) -> Result<(), Fault> {
-        if !self.0.contains_key(&version.revision)
-            && let Some(record) = view.record(version.revision)?
-        {
-            self.0.insert(version.revision, record);
+    fn pin(&mut self, view: &ReadView, version: &Version) -> Result<Record, Fault> {
+        if let Some(record) = self.0.get(&version.revision) {
+            return Ok(record.clone());
         }
-        Ok(())
+        let record = view.record(version.revision)?.expect("a live version has its record");
+        self.0.insert(version.revision, record.clone());
+        Ok(record)
     }
 
     /// The record of `version`, which is in memory: pinned, or written a moment ago.
@@ -78,7 +78,7 @@ impl Applier {
             Request::Txn(request) => {
                 let view = mvcc.live();
                 let path = txn::decide(view, request)?;
-                kv::touch_txn(mvcc, request, &mut path.iter(), pinned)
+                kv::touch_txn(mvcc, request, &path, pinned)
             }
             Request::LeaseGrant(grant) => mvcc.touch_meta(&lease::grant_key(grant.id)),
             Request::LeaseRevoke(revoke) => kv::touch_revoke(mvcc, revoke.id),

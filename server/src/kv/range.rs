@@ -58,10 +58,15 @@ pub fn is_filtered(request: &pb::RangeRequest) -> bool {
     filters.iter().any(|bound| *bound != 0)
 }
 
+/// Whether the answer shows, or depends on, more of a key than the key tree holds.
+pub fn reads_records(request: &pb::RangeRequest) -> bool {
+    !request.count_only && (!request.keys_only || request.sort_target == SortTarget::Value as i32)
+}
+
 enum Total {
     /// The scan itself sees every key.
     OfScan,
-    Counting(Count),
+    Counting(Box<Count>),
     Known(u64),
 }
 
@@ -69,7 +74,8 @@ enum Total {
 pub struct Job {
     request: pb::RangeRequest,
     range: KeyRange,
-    at: i64,
+    /// The revision that is read.
+    pub at: i64,
     /// Revision for the response's header: the store's when the job began.
     pub header_revision: i64,
     cursor: Cursor,
@@ -94,7 +100,7 @@ impl Job {
             (limit > 0 && has_default_order(&request) && !is_filtered(&request)).then(|| limit.saturating_add(1));
         let single = request.range_end.is_empty();
         let total = if (fetch_max.is_some() && !single) || request.count_only {
-            Total::Counting(view.counter(&range, at))
+            Total::Counting(Box::new(view.counter(&range, at)))
         } else {
             Total::OfScan
         };
@@ -120,7 +126,7 @@ impl Job {
         &mut self,
         view: &ReadView,
         budget: usize,
-        record: impl Fn(&ReadView, &Version) -> Result<Record, Fault>,
+        record: impl FnMut(&ReadView, &Version) -> Result<Record, Fault>,
     ) -> Result<Option<pb::RangeResponse>, Fault> {
         if let Total::Counting(count) = &mut self.total {
             if self.at == view.revision() {
@@ -141,7 +147,7 @@ impl Job {
         &mut self,
         view: &ReadView,
         budget: usize,
-        record: impl Fn(&ReadView, &Version) -> Result<Record, Fault>,
+        mut record: impl FnMut(&ReadView, &Version) -> Result<Record, Fault>,
     ) -> Result<bool, Fault> {
         for _ in 0..budget {
             let version = match self.waiting.take() {
@@ -161,7 +167,7 @@ impl Job {
             // The one beyond the limit only says that there is more: its value is never read, unless sorting moves it up.
             let is_beyond = self.request.sort_target == SortTarget::Key as i32
                 && self.fetch_max.is_some_and(|max| self.found.len() + 1 == max);
-            if is_beyond || (self.request.keys_only && self.request.sort_target != SortTarget::Value as i32) {
+            if is_beyond || !reads_records(&self.request) {
                 self.found.push(key_only(&version));
                 continue;
             }
