@@ -1,8 +1,8 @@
 //! What was seen: tallies of the threads, merged once a second, and what is printed of them.
 //!
 //! - A `Tally` is owned by one thread until it is sent here; the run's tally is the sum of all ever sent.
-//! - Every request that was due is either in a latency class or in `errors`; nothing is dropped.
-//! - `errors` has at most `ERROR_KINDS_MAX` kinds, so that a server whose messages all differ cannot fill our memory.
+//! - Every request that was due is either in a latency class or in `errors_by_kind`; nothing is dropped.
+//! - `errors_by_kind` has at most `ERROR_KINDS_MAX` kinds, so that a server whose messages all differ cannot fill our memory.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -26,7 +26,7 @@ pub(crate) struct Tally {
     pub(crate) items: u64,
     /// Requests that ended, well or not.
     pub(crate) ended: u64,
-    errors: BTreeMap<String, u64>,
+    pub(crate) errors_by_kind: BTreeMap<String, u64>,
 }
 
 impl Tally {
@@ -36,7 +36,7 @@ impl Tally {
             lag: Latencies::new(),
             items: 0,
             ended: 0,
-            errors: BTreeMap::new(),
+            errors_by_kind: BTreeMap::new(),
         }
     }
 
@@ -45,16 +45,16 @@ impl Tally {
         if count == 0 {
             return;
         }
-        if let Some(known) = self.errors.get_mut(kind) {
+        if let Some(known) = self.errors_by_kind.get_mut(kind) {
             *known += count;
             return;
         }
-        let kind = if self.errors.len() < ERROR_KINDS_MAX { kind } else { "(other kinds)" };
-        *self.errors.entry(kind.to_owned()).or_insert(0) += count;
+        let kind = if self.errors_by_kind.len() < ERROR_KINDS_MAX { kind } else { "(other kinds)" };
+        *self.errors_by_kind.entry(kind.to_owned()).or_insert(0) += count;
     }
 
     pub(crate) fn errors(&self) -> u64 {
-        self.errors.values().sum()
+        self.errors_by_kind.values().sum()
     }
 
     pub(crate) fn merge(&mut self, other: &Tally) {
@@ -65,7 +65,7 @@ impl Tally {
         self.lag.merge(&other.lag);
         self.items += other.items;
         self.ended += other.ended;
-        for (kind, count) in &other.errors {
+        for (kind, count) in &other.errors_by_kind {
             self.error(kind, *count);
         }
     }
@@ -74,7 +74,7 @@ impl Tally {
         self.latencies.iter_mut().for_each(Latencies::clear);
         self.lag.clear();
         (self.items, self.ended) = (0, 0);
-        self.errors.clear();
+        self.errors_by_kind.clear();
     }
 }
 
@@ -213,7 +213,7 @@ impl Summary {
             latency: latency.map(|(name, found)| ClassSummary { name, latency: found.quantiles() }).collect(),
             send_lag: (setting.rate > 0).then(|| tally.lag.quantiles()),
             errors: tally.errors(),
-            errors_by_kind: tally.errors.clone(),
+            errors_by_kind: tally.errors_by_kind.clone(),
             generator_cpu_us_per_request: if tally.ended == 0 { 0.0 } else { cpu_us / as_double(tally.ended) },
             setting,
         }
@@ -311,7 +311,7 @@ mod tests {
             tally.error(&format!("lease {i} not found"), 1);
         }
         assert_eq!(tally.errors(), 1_000);
-        assert!(tally.errors.len() <= ERROR_KINDS_MAX + 1);
+        assert!(tally.errors_by_kind.len() <= ERROR_KINDS_MAX + 1);
     }
 
     #[test]
