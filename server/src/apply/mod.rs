@@ -26,6 +26,8 @@ use crate::{
 
 mod kv;
 pub mod table;
+#[cfg(test)]
+mod tests;
 
 /// Records that the entry at hand needs, held from the moment they were read until it was applied.
 #[derive(Default)]

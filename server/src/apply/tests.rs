@@ -1,0 +1,123 @@
+//! Runs on: commit core.
+//!
+//! Apply over a store in memory: what it refuses it refuses whole.
+
+use bytes::Bytes;
+use engine::{
+    KeyRange, Roots,
+    extent::{BlockCache, Directory},
+};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+use super::*;
+use crate::lease::Params;
+
+const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
+
+struct Store {
+    mvcc: Mvcc,
+    applier: Applier,
+}
+
+impl Store {
+    fn new() -> Self {
+        let mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) };
+        Self { mvcc, applier: Applier { lessor: Lessor::new(params), cluster: Cluster::default() } }
+    }
+
+    fn apply(&mut self, request: Request) -> Result<usize, Error> {
+        let mut pinned = Pinned::default();
+        self.applier.touch(&self.mvcc, &request, &mut pinned).expect("all is in memory");
+        let mut events = Vec::new();
+        self.applier.apply(&mut self.mvcc, request, &pinned, Duration::ZERO, &mut events).map(|_| events.len())
+    }
+
+    fn live_keys(&self) -> u64 {
+        self.mvcc.live().count(&KeyRange::all(), self.mvcc.live().revision()).expect("all is in memory")
+    }
+}
+
+fn put(key: &[u8], keeps: bool) -> request_op::Request {
+    let key = Bytes::copy_from_slice(key);
+    request_op::Request::RequestPut(pb::PutRequest {
+        key,
+        ignore_value: keeps,
+        ignore_lease: keeps,
+        ..Default::default()
+    })
+}
+
+fn delete(key: &[u8], range_end: &[u8]) -> request_op::Request {
+    let (key, range_end) = (Bytes::copy_from_slice(key), Bytes::copy_from_slice(range_end));
+    request_op::Request::RequestDeleteRange(pb::DeleteRangeRequest { key, range_end, prev_kv: true })
+}
+
+fn txn(success: Vec<request_op::Request>) -> pb::TxnRequest {
+    let success = success.into_iter().map(|request| pb::RequestOp { request: Some(request) }).collect();
+    pb::TxnRequest { success, ..Default::default() }
+}
+
+#[test]
+fn put_that_keeps_what_the_txn_deleted_is_refused_before_anything_changes() {
+    let mut store = Store::new();
+    for key in KEYS {
+        store.apply(Request::Txn(txn(vec![put(key, false)]))).unwrap();
+    }
+    let refused = Err(Error::KeyNotFound);
+    let nested = request_op::Request::RequestTxn(txn(vec![delete(b"b", b"\0")]));
+    assert_eq!(store.apply(Request::Txn(txn(vec![delete(b"b", b"\0"), put(b"c", true)]))), refused);
+    assert_eq!(store.apply(Request::Txn(txn(vec![nested.clone(), put(b"b", true)]))), refused);
+    assert_eq!((store.mvcc.live().revision(), store.live_keys()), (6, 5));
+    assert_eq!(store.apply(Request::Txn(txn(vec![nested.clone(), put(b"a", true)]))), Ok(5));
+    assert_eq!(store.live_keys(), 1);
+    assert_eq!(store.apply(Request::Txn(txn(vec![put(b"a", true), nested, put(b"b", false)]))), Ok(2));
+}
+
+fn random_ops(random: &mut SmallRng, depth: usize) -> Vec<request_op::Request> {
+    let mut ops = Vec::new();
+    for _ in 0..random.random_range(0..4) {
+        let (one, other) = (KEYS[random.random_range(0..5)], KEYS[random.random_range(0..5)]);
+        ops.push(match random.random_range(0..10) {
+            0..4 => put(one, random.random_bool(0.5)),
+            4 => delete(one, b""),
+            5 => delete(one, other),
+            6 => delete(one, b"\0"),
+            7 | 8 => request_op::Request::RequestRange(pb::RangeRequest {
+                key: Bytes::copy_from_slice(one),
+                range_end: Bytes::from_static(b"\0"),
+                limit: random.random_range(0..3),
+                revision: random.random_range(0..9),
+                ..Default::default()
+            }),
+            _ if depth > 0 => request_op::Request::RequestTxn(txn(random_ops(random, depth - 1))),
+            _ => continue,
+        });
+    }
+    ops
+}
+
+#[test]
+fn no_txn_panics_and_a_refused_one_changes_nothing() {
+    let mut refused = 0;
+    for seed in 0..300 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut store = Store::new();
+        for _ in 0..40 {
+            let request = txn(random_ops(&mut random, 2));
+            if crate::kv::check::txn(&request, 128).is_err() {
+                continue;
+            }
+            let before = (store.mvcc.live().revision(), store.live_keys());
+            let result = store.apply(Request::Txn(request));
+            let after = (store.mvcc.live().revision(), store.live_keys());
+            match result {
+                Ok(0) | Err(_) => assert_eq!(before, after, "seed {seed}"),
+                Ok(_) => assert_eq!(before.0 + 1, after.0, "seed {seed}"),
+            }
+            refused += u32::from(result.is_err());
+        }
+        store.mvcc.live().verify().unwrap();
+    }
+    assert!(refused > 100, "the checks are reached");
+}
