@@ -2,12 +2,20 @@
 //! it is enough, and what it shows is what the log says. The log itself stands beside the disk as a list of operations
 //! (`replay`); that a real log keeps what it acknowledged is `wal_crash.rs`'s to show.
 
+#![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
+
+#[cfg(test)]
 mod replay;
 
 use engine::Error;
 use engine::disk::sim::{Order, Random, SimStorage};
+use std::path::Path;
+
+use engine::disk::{Disk, Owner};
 use engine::store::Options;
-use replay::{Member, Operation, Shown, model_shown, operations, options};
+use engine::wal::{Entry, Wal};
+use engine::{Checkpoint, Progress, Store};
+use replay::{DIR, Member, Operation, Shown, apply, model_shown, operations, options, term};
 
 /// Images looked at for each step at most.
 const IMAGES_MAX: usize = 24;
@@ -130,4 +138,135 @@ fn long_runs_with_many_power_losses_lose_nothing() {
         }
         recovers(&storage, options, &log, trimmed, &model_shown(&log));
     }
+}
+
+fn wal_options() -> engine::wal::Options {
+    engine::wal::Options {
+        segment_bytes: 64 << 10,
+        group_bytes_max: 4096,
+        writes_in_flight_max: 2,
+        ..Default::default()
+    }
+}
+
+/// What the log holds after `index`, when entries name the operations by their positions.
+fn entry(index: u64, operations: &[Operation]) -> Entry {
+    let bytes = match &operations[usize::try_from(index - 1).unwrap()] {
+        Operation::Write(changes) => 100 * changes.len(),
+        _ => 10,
+    };
+    let data = [&index.to_le_bytes()[..], &vec![1; bytes]].concat();
+    Entry { index, term: term(index), kind: 1, data: data.into() }
+}
+
+/// Log and store on one disk, as one core runs them: an entry is applied once it is durable, the log is trimmed behind
+/// checkpoints.
+struct Core<'a> {
+    operations: &'a [Operation],
+    disk: engine::disk::sim::SimDisk,
+    wal: Wal,
+    store: Store,
+    job: Option<Checkpoint>,
+    applied: u64,
+}
+
+impl<'a> Core<'a> {
+    /// Opens both and replays; what the log kept has to reach up to `acknowledged`.
+    fn open(storage: &SimStorage, operations: &'a [Operation], acknowledged: u64) -> Result<Self, Error> {
+        let mut disk = storage.disk();
+        let dir = Path::new(DIR);
+        let store = Store::open(&mut disk, dir, options(2))?;
+        let (wal, recovered) = Wal::open(&mut disk, &dir.join("wal"), wal_options())?;
+        let (applied, applied_term) = store.applied();
+        assert!(recovered.mark.0 <= applied, "the log begins where the state ends, or before");
+        assert!(wal.last_index() >= acknowledged.max(applied), "nothing acknowledged is missing");
+        assert!(applied == 0 || wal.term(applied) == Some(applied_term));
+        let mut core = Core { operations, disk, wal, store, job: None, applied };
+        for found in recovered.entries {
+            assert_eq!(found, entry(found.index, operations));
+            if found.index > core.applied {
+                core.apply()?;
+            }
+        }
+        Ok(core)
+    }
+
+    fn apply(&mut self) -> Result<(), Error> {
+        self.applied += 1;
+        let position = usize::try_from(self.applied).expect("a short log") - 1;
+        let (disk, mvcc) = (&mut self.disk, self.store.mvcc_mut());
+        apply(mvcc, self.applied, &self.operations[position], |fault| engine::load(disk, Path::new(DIR), fault))
+    }
+
+    /// One turn of the core's loop.
+    fn turn(&mut self, random: &mut Random) -> Result<(), Error> {
+        let last = self.wal.last_index();
+        match random.below(6) {
+            0 if self.job.is_none() => self.job = Some(self.store.checkpoint_begin()),
+            1..4 if last < self.operations.len() as u64 => {
+                let more = (last + 1).min(self.operations.len() as u64);
+                self.wal.append(&[entry(more, self.operations)], None, more)?;
+            }
+            _ if self.applied < self.wal.durable().min(last) => self.apply()?,
+            _ => {}
+        }
+        if let Some(job) = &mut self.job
+            && let Progress::Done(done) = job.step(&mut self.disk)?
+        {
+            self.job = None;
+            self.store.checkpoint_end(*done);
+            let (index, at) = self.store.trimmable();
+            assert!(index == 0 || at == term(index));
+            self.wal.trim(index, at)?;
+        }
+        self.wal.step(&mut self.disk)?;
+        self.disk.kick()?;
+        let mut completions = Vec::new();
+        self.disk.completions(&mut completions);
+        for completion in completions {
+            match Owner::of(completion.token) {
+                Owner::Wal => self.wal.on_completion(completion, &mut self.disk)?,
+                Owner::Checkpoint => self.job.as_mut().expect("it has writes in flight").on_completion(completion)?,
+                other => panic!("nobody is {other:?}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn log_and_store_on_one_disk_lose_nothing_at_any_step() {
+    let mut trimmed = 0;
+    for seed in 0..4 {
+        let operations = operations(seed, 120, 30);
+        for run in 0_u64.. {
+            let storage = SimStorage::new(seed);
+            storage.set_order(Order::Seeded);
+            let mut random = Random::new(seed);
+            storage.stop_after(run * 7 + seed);
+            let mut acknowledged = 0;
+            let mut core = Core::open(&storage, &operations, 0);
+            if let Ok(core) = &mut core {
+                while core.applied < operations.len() as u64 && core.turn(&mut random).is_ok() {
+                    acknowledged = core.applied;
+                }
+                acknowledged = acknowledged.max(core.applied);
+            }
+            let is_complete = acknowledged == operations.len() as u64;
+            drop(core);
+            for image in storage.crash_images(4) {
+                println!("seed {seed}, run {run}, {acknowledged} acknowledged");
+                let mut core = Core::open(&image, &operations, acknowledged).expect("a crash is no damage");
+                let applied = usize::try_from(core.applied).expect("a short log");
+                let view = core.store.mvcc().view();
+                let shown = replay::shown(&view, &mut core.disk).expect("a crash is no damage");
+                assert_eq!(shown, model_shown(&operations[..applied]));
+                trimmed = trimmed.max(core.wal.mark().0);
+            }
+            if is_complete {
+                break;
+            }
+        }
+    }
+    assert!(trimmed > 50, "the log was trimmed behind checkpoints: {trimmed}");
 }

@@ -1,6 +1,9 @@
 //! A store whose medium is damaged, full or failing: it recovers, or it refuses and says where; it never panics and never
 //! shows anything but what the log says.
 
+#![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
+
+#[cfg(test)]
 mod replay;
 
 use std::path::{Path, PathBuf};
@@ -8,10 +11,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::disk::sim::{Faults, Order, Random, SimStorage};
-use engine::disk::{Disk, FileOp, OpenKind, Owner};
+use engine::disk::{Disk, FileOp, IoKind, IoPath, OpenKind, Owner, Preference, open_disk};
 use engine::page::segment_path;
+use engine::store::Options;
 use engine::{Error, KeyRange, PageReader, Progress, ShardProgress, Store};
-use replay::{Change, DIR, Member, Operation, model_shown, operations, options, shown};
+use replay::{Change, DIR, Member, Operation, apply, model_shown, operations, options, shown, shown_in};
 
 fn superblock() -> PathBuf {
     Path::new(DIR).join("superblock")
@@ -536,4 +540,44 @@ fn every_file_in_the_directory_is_opened_with_a_name_of_ours() {
     assert!(storage.paths().iter().any(|path| path.ends_with("+1.seg")), "what is not ours is left alone");
     let view: Arc<_> = member.store.mvcc().view();
     assert_eq!(view.applied_index(), log.len() as u64);
+}
+
+/// Writes, checkpoints and reopens on a real file system; what showed each time has to be what the log says.
+fn works_on(preference: Preference, dir: &Path) -> IoPath {
+    let log = operations(24, 600, 200);
+    let options = Options { shards: 2, segment_bytes: 256 << 10, ..options(2) };
+    for part in 1..=4 {
+        let (mut disk, path) = open_disk(preference, dir).unwrap();
+        let mut store = Store::open(&mut *disk, dir, options).unwrap();
+        let first = usize::try_from(store.applied().0).unwrap();
+        let log = &log[..log.len() * part / 4];
+        for (position, operation) in log.iter().enumerate().skip(first) {
+            let index = position as u64 + 1;
+            apply(store.mvcc_mut(), index, operation, |fault| engine::load(&mut *disk, dir, fault)).unwrap();
+            if position % 40 == 39 {
+                engine::load_for(&mut *disk, dir, || store.sweep(1000)).unwrap();
+                let done = store.checkpoint_begin().run(&mut *disk).unwrap();
+                store.checkpoint_end(done);
+            }
+        }
+        store.verify(&mut *disk).unwrap();
+        let view = store.mvcc().view();
+        assert_eq!(shown_in(dir, &view, &mut *disk).unwrap(), model_shown(log), "{path}");
+        let again = Store::open(&mut *disk, dir, options);
+        assert!(matches!(again, Err(Error::Locked { .. })), "{path}");
+        if part == 4 {
+            return path;
+        }
+    }
+    unreachable!("the last part returns")
+}
+
+#[test]
+fn the_store_works_on_every_path_to_a_real_disk() {
+    for preference in [Preference::Auto, Preference::Portable] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = works_on(preference, dir.path());
+        println!("{path}");
+        assert!(preference == Preference::Auto || path.kind == IoKind::Portable);
+    }
 }

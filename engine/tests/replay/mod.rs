@@ -56,8 +56,8 @@ fn key(random: &mut Random, keys: u64) -> Bytes {
 fn value(random: &mut Random) -> Bytes {
     let len = match random.below(40) {
         0 => 20_000,
-        1..6 => 0,
-        7..15 => 900,
+        1..=6 => 0,
+        7..=14 => 900,
         _ => random.below(100),
     };
     let fill = u8::try_from(random.below(256)).unwrap();
@@ -139,7 +139,7 @@ pub(crate) fn apply(
         }
         Operation::Nothing => {}
     }
-    mvcc.publish(index, 1 + index / 50);
+    mvcc.publish(index, term(index));
     Ok(())
 }
 
@@ -167,7 +167,10 @@ pub(crate) struct Shown {
 }
 
 pub(crate) fn shown(view: &ReadView, disk: &mut dyn Disk) -> Result<Shown, Error> {
-    let dir = Path::new(DIR);
+    shown_in(Path::new(DIR), view, disk)
+}
+
+pub(crate) fn shown_in(dir: &Path, view: &ReadView, disk: &mut dyn Disk) -> Result<Shown, Error> {
     let revisions = [view.revision(), view.compact_revision().max(1)];
     let mut shown = Shown {
         revision: view.revision(),
@@ -210,6 +213,11 @@ pub(crate) fn shown(view: &ReadView, disk: &mut dyn Disk) -> Result<Shown, Error
 
 pub(crate) fn model_shown(operations: &[Operation]) -> Shown {
     shown(&model(operations).view(), &mut SimStorage::new(0).disk()).unwrap()
+}
+
+/// Term of the entry at `index`.
+pub(crate) fn term(index: u64) -> u64 {
+    1 + index / 50
 }
 
 /// A store that replays a log, with what a log would know.
@@ -275,6 +283,7 @@ impl Member {
         result.map(|()| false)
     }
 
+    /// A whole checkpoint, with nothing beside it.
     pub(crate) fn checkpoint(&mut self) -> Result<(), Error> {
         let mut job = self.store.checkpoint_begin();
         while !self.step(&mut job)? {}
