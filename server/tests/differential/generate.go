@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 
@@ -15,6 +16,8 @@ type generator struct {
 	*rand.Rand
 	// Revisions of the store, as etcd's answers told.
 	current, compacted int64
+	// Keys beside the few; with them trees have many leaves and ranges many pieces, but requests meet less often.
+	many int
 }
 
 var keys = [][]byte{
@@ -33,8 +36,17 @@ func (g *generator) key() []byte {
 	if g.percent(0.5) {
 		return nil
 	}
+	return g.someKey()
+}
+
+func (g *generator) someKey() []byte {
+	if g.many > 0 && g.percent(50) {
+		return manyKey(g.IntN(g.many))
+	}
 	return pick(g, keys...)
 }
+
+func manyKey(at int) []byte { return fmt.Appendf(nil, "b/many/%06d", at) }
 
 // keyRange draws from all the meanings of range_end, empty and inverted ranges included.
 func (g *generator) keyRange() (key, end []byte) {
@@ -51,7 +63,7 @@ func (g *generator) keyRange() (key, end []byte) {
 	case 6:
 		return key, append(bytes.Clone(key), 0)
 	default:
-		end = pick(g, keys...)
+		end = g.someKey()
 		if bytes.Compare(key, end) > 0 && !g.percent(15) {
 			key, end = end, key
 		}
@@ -179,7 +191,7 @@ func (g *generator) deleteRange() *pb.DeleteRangeRequest {
 	r := &pb.DeleteRangeRequest{PrevKv: g.percent(40)}
 	r.Key, r.RangeEnd = g.keyRange()
 	// Mostly one key: else the store would be empty most of the time.
-	if g.percent(75) {
+	if g.percent(75) || g.many > 0 && g.percent(95) {
 		r.RangeEnd = nil
 	}
 	return r
@@ -310,6 +322,17 @@ func (g *generator) readOnlyTxn() *pb.TxnRequest {
 		for range g.IntN(3) {
 			*ops = append(*ops, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: g.rangeRequest()}})
 		}
+	}
+	return t
+}
+
+// bulk puts keys that lie together.
+func (g *generator) bulk() *pb.TxnRequest {
+	t := &pb.TxnRequest{}
+	for at := g.IntN(g.many); at < g.many && len(t.Success) < maxTxnOps; at += 1 + g.IntN(2) {
+		value := g.value()
+		put := &pb.PutRequest{Key: manyKey(at), Value: value[:min(len(value), 200)]}
+		t.Success = append(t.Success, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}})
 	}
 	return t
 }

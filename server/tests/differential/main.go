@@ -1,6 +1,6 @@
 // Differential plays one random sequence of requests to stock etcd and to Orlop and compares every answer whole.
 //
-//	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S]
+//	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S] [-keys 3000]
 //	differential -kill9 5 -orlop target/release/orlop
 //
 // Both servers start empty, with the same flags, on loopback. Requests go one at a time through one connection to each server; watches
@@ -32,6 +32,7 @@ type options struct {
 	dataDir               string
 	requests              int
 	restarts              int
+	keys                  int
 	alarms                bool
 	verbose               bool
 }
@@ -45,6 +46,7 @@ func main() {
 	flag.StringVar(&opt.dataDir, "data", os.TempDir(), "where data directories are made")
 	flag.IntVar(&opt.requests, "requests", 20000, "requests of a run")
 	flag.IntVar(&opt.restarts, "restarts", 3, "how often both servers are killed and started again during a run")
+	flag.IntVar(&opt.keys, "keys", 0, "keys beside the few that requests mostly meet at; then trees are deep and ranges long")
 	flag.BoolVar(&opt.alarms, "alarms", false, "raise and clear the NOSPACE alarm, too")
 	flag.BoolVar(&opt.verbose, "v", false, "print every request")
 	seed := flag.Uint64("seed", 0, "0 draws one")
@@ -76,6 +78,7 @@ func main() {
 				continue
 			}
 			old := opt
+			old.keys = 0
 			keptSeed, err := strconv.ParseUint(fields[0], 10, 64)
 			if err == nil && len(fields) > 1 {
 				old.requests, err = strconv.Atoi(fields[1])
@@ -108,7 +111,7 @@ func play(opt options, seed uint64) bool {
 	began := time.Now()
 	report, err := runSeed(opt, seed)
 	if err != nil {
-		fmt.Printf("\nFAIL seed %d (differential -seed %d -requests %d)\n%v\n", seed, seed, opt.requests, err)
+		fmt.Printf("\nFAIL seed %d (differential -seed %d -requests %d -restarts %d -keys %d)\n%v\n", seed, seed, opt.requests, opt.restarts, opt.keys, err)
 		return false
 	}
 	fmt.Printf("seed %d: equal after %s, %.0f s\n", seed, report, time.Since(began).Seconds())

@@ -31,7 +31,7 @@ type run struct {
 }
 
 func runSeed(opt options, seed uint64) (report string, err error) {
-	r := &run{generator: &generator{Rand: rand.New(rand.NewPCG(seed, 0)), current: 1, compacted: -1}, options: opt,
+	r := &run{generator: &generator{Rand: rand.New(rand.NewPCG(seed, 0)), current: 1, compacted: -1, many: opt.keys}, options: opt,
 		remembered: map[int64]bool{}}
 	binaries := [2][2]string{{opt.etcd, opt.etcdFlags}, {opt.orlop, opt.orlopFlags}}
 	for side := range r.servers {
@@ -86,9 +86,12 @@ type action struct {
 }
 
 func (r *run) actions() []action {
-	alarms := 0.0
+	alarms, bulks := 0.0, 0.0
 	if r.alarms {
 		alarms = 0.3
+	}
+	if r.many > 0 {
+		bulks = 3
 	}
 	kv, lease, maintenance := "/etcdserverpb.KV/", "/etcdserverpb.Lease/", "/etcdserverpb.Maintenance/"
 	return []action{
@@ -120,6 +123,7 @@ func (r *run) actions() []action {
 			return r.call(maintenance+"Defragment", &pb.DefragmentRequest{}, &pb.DefragmentResponse{})
 		}},
 		{alarms, r.alarm},
+		{bulks, func() error { return r.call(kv+"Txn", r.bulk(), &pb.TxnResponse{}) }},
 		{0.3, func() error {
 			request := &pb.MemberListRequest{Linearizable: r.percent(50)}
 			return r.call("/etcdserverpb.Cluster/MemberList", request, &pb.MemberListResponse{})
