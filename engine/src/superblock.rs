@@ -8,12 +8,14 @@
 //! - The newest copy that is valid counts. Nothing that the other copy needs is given up before a newer one is durable
 //!   (`space`, `Store::trimmable`), so either copy alone is enough.
 //! - The file is created whole under another name, so once it has its name at least one copy was valid.
+//! - What is read at a start may come from a process that was killed, and not be durable: its name and its bytes are synced before
+//!   anything is built upon them.
 //!
 //! It does not know what the places in it hold.
 
 use std::path::{Path, PathBuf};
 
-use crate::disk::{BLOCK, Buffer, Disk, FileId, FileOp, OpenKind};
+use crate::disk::{BLOCK, Buffer, Disk, FileOp, Op, OpenKind, Owner};
 use crate::{Error, Place};
 
 /// Name of the file in the data directory.
@@ -183,13 +185,13 @@ pub(crate) fn exists(disk: &mut dyn Disk, dir: &Path) -> Result<bool, Error> {
     Ok(disk.list(dir)?.iter().any(|name| name == FILE))
 }
 
-/// Reads both copies.
+/// Reads both copies, and makes sure that what was read is durable. Nothing else may be in flight.
 ///
 /// **Errors** `Corrupt` if neither is valid, `Format` if one is of a later release: falling back to the other would undo
 /// what that release wrote.
 pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     let path = dir.join(FILE);
-    let file = disk.open(&path, OpenKind::Read)?;
+    let file = disk.open(&path, OpenKind::Write)?;
     let mut copies = [None, None];
     let mut later = None;
     for (copy, state) in (0..).zip(&mut copies) {
@@ -201,7 +203,9 @@ pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
             Err(Damage::Bytes) => {}
         }
     }
+    perform(disk, &path, Op::Sync { file })?;
     disk.close(file);
+    disk.sync_dir(dir)?;
     if let Some(found) = later {
         return Err(Error::Format { path, found, supported: FORMAT });
     }
@@ -227,31 +231,25 @@ pub(crate) fn create(disk: &mut dyn Disk, dir: &Path, store_id: u64) -> Result<S
     }
     let file = disk.open(&path, OpenKind::Create { len: FILE_BYTES })?;
     let state = Superblock::fresh(store_id);
-    write_blocking(disk, file, &path, &state)?;
+    perform(disk, &path, Op::WriteDurable { file, offset: state.offset(), buf: state.encode() })?;
+    // The file's length has to survive as well; a durable write promises no more than its own bytes.
+    perform(disk, &path, Op::Sync { file })?;
     disk.close(file);
     disk.rename(&path, &dir.join(FILE))?;
     disk.sync_dir(dir)?;
     Ok(state)
 }
 
-fn write_blocking(disk: &mut dyn Disk, file: FileId, path: &Path, state: &Superblock) -> Result<(), Error> {
-    use crate::disk::{Op, Owner};
-    let ops = [
-        Op::WriteDurable { file, offset: state.offset(), buf: state.encode() },
-        // The file's length has to survive as well; a durable write promises no more than its own bytes.
-        Op::Sync { file },
-    ];
-    for op in ops {
-        disk.submit(op, Owner::Checkpoint.token(0));
-        disk.wait()?;
-        let mut done = Vec::new();
-        disk.completions(&mut done);
-        assert_eq!(done.len(), 1, "nothing else is in flight while a store is created");
-        for completion in done {
-            completion.result.map_err(|source| Error::io(path, FileOp::Write, source))?;
-        }
-    }
-    Ok(())
+/// Does `op` and waits for its end; nothing else is in flight at a start.
+fn perform(disk: &mut dyn Disk, path: &Path, op: Op) -> Result<(), Error> {
+    let kind = if matches!(op, Op::Sync { .. }) { FileOp::Sync } else { FileOp::Write };
+    disk.submit(op, Owner::Checkpoint.token(0));
+    disk.wait()?;
+    let mut done = Vec::new();
+    disk.completions(&mut done);
+    assert_eq!(done.len(), 1, "nothing else is in flight at a start");
+    let result = done.pop().map_or(Ok(0), |completion| completion.result);
+    result.map(drop).map_err(|source| Error::io(path, kind, source))
 }
 
 /// Path of the file.

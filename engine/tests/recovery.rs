@@ -425,6 +425,72 @@ fn the_state_before_the_newest_survives_the_removal_of_dead_files() {
     assert!(removed > 0, "files were removed meanwhile");
 }
 
+/// Steps a checkpoint until only the write of its superblock is left, in flight.
+fn stop_at_the_superblock(member: &mut Member, storage: &SimStorage) -> engine::Checkpoint {
+    storage.set_order(Order::Manual);
+    let mut job = member.store.checkpoint_begin();
+    loop {
+        let progress = job.step(&mut member.disk).unwrap();
+        assert!(!matches!(progress, Progress::Done(_)), "its superblock is in flight first");
+        let in_flight = storage.in_flight();
+        if in_flight.iter().any(|flight| flight.path == superblock()) {
+            return job;
+        }
+        in_flight.iter().for_each(|flight| storage.complete(flight.number));
+        let mut completions = Vec::new();
+        member.disk.completions(&mut completions);
+        completions.into_iter().for_each(|completion| job.on_completion(completion).unwrap());
+    }
+}
+
+#[test]
+fn a_superblock_found_after_a_kill_is_made_durable_before_it_is_built_upon() {
+    let mut built_upon = 0;
+    for seed in 0..8 {
+        let storage = SimStorage::new(seed);
+        let mut log = Vec::new();
+        let mut member = Member::open(&storage, options(1), &log, 0).unwrap();
+        churn(&mut member, &mut log, 5, 600);
+        let job = stop_at_the_superblock(&mut member, &storage);
+        let (generation, trimmed) = (member.store.generation(), member.trimmed);
+        drop((member, job));
+        let killed = storage.kill();
+        killed.set_order(Order::Submission);
+        let mut member = Member::open(&killed, options(1), &log, trimmed).unwrap();
+        built_upon += usize::from(member.store.generation() > generation);
+        let job = stop_at_the_superblock(&mut member, &killed);
+        let trimmed = member.trimmed.max(member.store.trimmable().0);
+        drop((member, job));
+        for image in killed.crash_images(32) {
+            let mut member = Member::open(&image, options(1), &log, trimmed).unwrap();
+            member.check(&model_shown(&log));
+            member.store.verify(&mut member.disk).unwrap();
+        }
+    }
+    assert!(built_upon > 0, "some kills leave the new superblock");
+}
+
+#[test]
+fn a_store_killed_while_it_was_created_keeps_what_comes_after() {
+    let log = operations(25, 30, 20);
+    let expected = model_shown(&log);
+    for steps in 0..10 {
+        let storage = SimStorage::new(25);
+        storage.stop_after(steps);
+        drop(Store::open(&mut storage.disk(), Path::new(DIR), options(1)));
+        let killed = storage.kill();
+        let mut member = Member::open(&killed, options(1), &log, 0).unwrap();
+        member.checkpoint().unwrap();
+        member.checkpoint().unwrap();
+        let trimmed = member.trimmed;
+        assert_eq!(trimmed, log.len() as u64);
+        drop(member);
+        for image in killed.crash_images(32) {
+            Member::open(&image, options(1), &log, trimmed).unwrap().check(&expected);
+        }
+    }
+}
+
 #[test]
 fn a_reader_with_few_files_and_few_reads_brings_every_page() {
     let log = operations(19, 400, 200);
