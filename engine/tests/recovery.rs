@@ -462,6 +462,7 @@ fn a_superblock_found_after_a_kill_is_made_durable_before_it_is_built_upon() {
         let trimmed = member.trimmed.max(member.store.trimmable().0);
         drop((member, job));
         for image in killed.crash_images(32) {
+            image.set_order(Order::Submission);
             let mut member = Member::open(&image, options(1), &log, trimmed).unwrap();
             member.check(&model_shown(&log));
             member.store.verify(&mut member.disk).unwrap();
