@@ -513,7 +513,10 @@ impl Commit {
 
     fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
         let applied = self.store.mvcc().view().applied_index();
-        let is_due = self.driver.log_bytes() >= self.options.checkpoint_wal_bytes + self.kept_log_bytes;
+        // Half of what memory may hold: the other half is for what comes while it is written. Without this a log that grows more
+        // slowly than the records (a delete of many keys) would end in refusals that no checkpoint ever lifts.
+        let is_due = self.driver.log_bytes() >= self.options.checkpoint_wal_bytes + self.kept_log_bytes
+            || self.store.mvcc().recent_bytes() >= self.options.recent_bytes_max / 2;
         if self.store.is_checkpointing() || !is_due || applied == self.store.applied().0 {
             return None;
         }
@@ -525,7 +528,10 @@ impl Commit {
         self.store.checkpoint_end(*done?);
         let (index, term) = self.store.trimmable();
         if index > 0 {
+            let before = self.driver.log_bytes();
             self.driver.trim(Place { index, term })?;
+            let trimmed = before.saturating_sub(self.driver.log_bytes());
+            self.kept_log_bytes = self.kept_log_bytes.saturating_sub(trimmed);
         }
         Ok(())
     }
