@@ -220,7 +220,7 @@ impl Commit {
         match message {
             ToCommit::Propose { reply, id, entry } => self.propose(reply, id, entry, now),
             ToCommit::Renew { reply, lease } => {
-                let ttl = self.applier.lessor.renew(lease, now).unwrap_or(0);
+                let ttl = self.renew(lease, now);
                 self.answer(reply, Answer::Renewed(ttl));
             }
             ToCommit::TimeToLive { reply, lease } => {
@@ -239,6 +239,11 @@ impl Commit {
             }
         }
         Ok(())
+    }
+
+    /// Renews a lease; 0 for an unknown one. **Units** seconds.
+    pub fn renew(&mut self, lease: i64, now: Duration) -> i64 {
+        self.applier.lessor.renew(lease, now).unwrap_or(0)
     }
 
     fn propose(&mut self, reply: Option<ReplyTo>, id: u64, entry: Bytes, now: Duration) {

@@ -11,6 +11,7 @@
 //! Knows no HTTP/2: `wire` and `rpc` bring decoded requests and take answers away.
 
 use std::{
+    cell::{OnceCell, RefCell},
     collections::BTreeSet,
     rc::Rc,
     sync::{
@@ -31,7 +32,7 @@ use proto::{
 use tokio::sync::mpsc;
 
 use crate::{
-    commit::ToCommit,
+    commit::{Commit, ToCommit},
     cores::{
         Clock,
         loader::Loader,
@@ -212,6 +213,8 @@ pub struct Core {
     /// Its watchers.
     pub watch: WatchCore,
     commit: mpsc::Sender<ToCommit>,
+    /// The commit core itself, where it runs on this thread.
+    neighbour: OnceCell<Rc<RefCell<Commit>>>,
     slots: Slots<Answer>,
     loader: Loader,
 }
@@ -228,7 +231,8 @@ impl Core {
     ) -> Rc<Self> {
         let counters = Arc::clone(&shared.counters[id]);
         let slots = Slots::new(SLOTS_MAX);
-        Rc::new(Self { id, shared, counters, clock, watch, commit, slots, loader })
+        let neighbour = OnceCell::new();
+        Rc::new(Self { id, shared, counters, clock, watch, commit, neighbour, slots, loader })
     }
 
     /// The newest view.
@@ -311,6 +315,25 @@ impl Core {
         match waiting.await {
             Answer::TimedOut => Err(Error::Timeout),
             answer => Ok(answer),
+        }
+    }
+
+    /// Says that the commit core runs on this core's thread.
+    pub fn meet(&self, commit: Rc<RefCell<Commit>>) {
+        assert!(self.neighbour.set(commit).is_ok(), "a core has one commit core");
+    }
+
+    /// Renews a lease; 0 for an unknown one. Where the commit core is on this thread it is asked without a message.
+    /// **Units** seconds.
+    ///
+    /// **Errors** as [`Core::ask`].
+    pub async fn renew(&self, lease: i64) -> Result<i64, Error> {
+        if let Some(commit) = self.neighbour.get() {
+            return Ok(commit.borrow_mut().renew(lease, self.clock.now()));
+        }
+        match self.ask(|reply| ToCommit::Renew { reply, lease }).await? {
+            Answer::Renewed(ttl) => Ok(ttl),
+            other => unreachable!("a renewal is answered by its time, not {other:?}"),
         }
     }
 

@@ -101,8 +101,7 @@ async fn renew(core: &Core, body: Bytes) -> Result<Bytes, Error> {
     core.counters.received(Method::LeaseKeepAlive, body.len());
     let request: pb::LeaseKeepAliveRequest = rpc::decode(body)?;
     let header = Some(core.header(core.view().revision()));
-    let answer = core.ask(|reply| ToCommit::Renew { reply, lease: request.id }).await?;
-    let Answer::Renewed(ttl) = answer else { unreachable!("the question has one kind of answer") };
+    let ttl = core.renew(request.id).await?;
     let mut message = BytesMut::new();
     frame(&pb::LeaseKeepAliveResponse { header, id: request.id, ttl }, &mut message);
     core.counters.sent(Method::LeaseKeepAlive, message.len());

@@ -37,11 +37,12 @@ pub async fn serve(core: Rc<Core>, request: Request<RecvStream>, reply: SendResp
         return drop_gone(grpc::refuse(reply, &status));
     }
     let messages = Messages::new(request.into_body(), core.shared.limits.receive_bytes_max);
+    // Boxed: a task is as large as the largest future in it, and is moved when it is made. The unary ones are most of all.
     match method {
-        Method::Watch => watch_rpc::serve(core, messages, reply).await,
-        Method::LeaseKeepAlive => lease_rpc::keep_alive(core, messages, reply).await,
-        Method::RangeStream => kv::stream::serve(core, messages, reply).await,
-        Method::HealthWatch => maintenance::health_watch(core, messages, reply).await,
+        Method::Watch => Box::pin(watch_rpc::serve(core, messages, reply)).await,
+        Method::LeaseKeepAlive => Box::pin(lease_rpc::keep_alive(core, messages, reply)).await,
+        Method::RangeStream => Box::pin(kv::stream::serve(core, messages, reply)).await,
+        Method::HealthWatch => Box::pin(maintenance::health_watch(core, messages, reply)).await,
         _ => serve_unary(core, method, messages, reply).await,
     }
 }
@@ -119,7 +120,7 @@ async fn unary(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error>
             core.propose(Kind::Put, &body).await?.framed()
         }
         Method::Range => kv::range::serve(core, decode(body)?).await,
-        Method::Txn => kv::txn::serve(core, body).await,
+        Method::Txn => Box::pin(kv::txn::serve(core, body)).await,
         Method::DeleteRange => {
             kv::check::delete(&decode(body.clone())?)?;
             core.propose(Kind::DeleteRange, &body).await?.framed()
@@ -132,19 +133,19 @@ async fn unary(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error>
             }
             answer.framed()
         }
-        Method::LeaseGrant => lease_rpc::grant(core, decode(body)?).await,
+        Method::LeaseGrant => Box::pin(lease_rpc::grant(core, decode(body)?)).await,
         Method::LeaseRevoke => {
             decode::<pb::LeaseRevokeRequest>(body.clone())?;
             core.propose(Kind::LeaseRevoke, &body).await?.framed()
         }
-        Method::LeaseTimeToLive => lease_rpc::time_to_live(core, decode(body)?).await,
+        Method::LeaseTimeToLive => Box::pin(lease_rpc::time_to_live(core, decode(body)?)).await,
         Method::LeaseLeases => lease_rpc::leases(core).await,
         Method::MemberList => Ok(framed(&maintenance::member_list(core))),
         Method::Alarm => maintenance::alarm(core, body).await,
         Method::Status => Ok(framed(&maintenance::status(core))),
         Method::Defragment => Ok(framed(&pb::DefragmentResponse { header: None })),
-        Method::Hash => maintenance::hash(core).await,
-        Method::HashKv => maintenance::hash_kv(core, decode(body)?).await,
+        Method::Hash => Box::pin(maintenance::hash(core)).await,
+        Method::HashKv => Box::pin(maintenance::hash_kv(core, decode(body)?)).await,
         Method::HealthCheck => maintenance::health_check(decode::<health::HealthCheckRequest>(body)?),
         Method::HealthList => {
             decode::<health::HealthListRequest>(body)?;

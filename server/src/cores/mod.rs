@@ -12,6 +12,7 @@
 #![expect(unsafe_code, reason = "ends the process by the signal it was sent, as etcd does")]
 
 use std::{
+    cell::RefCell,
     io,
     net::SocketAddr,
     os::fd::{BorrowedFd, OwnedFd, RawFd},
@@ -210,7 +211,7 @@ impl Outbox {
 
 /// What the loop of the commit core works with.
 struct CommitLoop {
-    commit: Commit,
+    commit: Rc<RefCell<Commit>>,
     disk: Box<dyn Disk>,
     inbox: mpsc::Receiver<ToCommit>,
     to_self: mpsc::Sender<ToCommit>,
@@ -231,7 +232,7 @@ impl CommitLoop {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut messages = Vec::with_capacity(INBOX_MAX);
         loop {
-            let turn = self.commit.turn(self.disk.as_mut(), self.core.clock.now())?;
+            let turn = self.commit.borrow_mut().turn(self.disk.as_mut(), self.core.clock.now())?;
             let more = turn.more || self.outbox.has_kept();
             self.hand_out(turn);
             if more {
@@ -251,13 +252,13 @@ impl CommitLoop {
                 }
                 _ = ticks.tick() => {
                     let now = self.core.clock.now();
-                    self.commit.tick(now);
+                    self.commit.borrow_mut().tick(now);
                     now
                 }
                 () = std::future::ready(()), if more => self.core.clock.now(),
             };
             for message in messages.drain(..) {
-                self.commit.receive(message, now)?;
+                self.commit.borrow_mut().receive(message, now)?;
             }
         }
     }
@@ -283,7 +284,7 @@ impl CommitLoop {
         {
             tracing::error!("the checkpoint thread is gone");
         }
-        if !*self.ready.borrow() && self.commit.is_ready() {
+        if !*self.ready.borrow() && self.commit.borrow().is_ready() {
             self.ready.send_replace(true);
         }
     }

@@ -7,6 +7,7 @@
 //! who a member is lies in its store.
 
 use std::{
+    cell::RefCell,
     process::ExitCode,
     rc::Rc,
     sync::{
@@ -386,8 +387,11 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let Opened { store, disk, driver, applier, .. } = opened;
     let compactor = Compactor::new(config.auto_compaction, clock.now());
     let options = commit_options(&config);
+    let commit = Commit::new(Arc::clone(&shared), options, driver, store, applier, compactor);
+    let commit = Rc::new(RefCell::new(commit));
+    core.meet(Rc::clone(&commit));
     let commit_loop = CommitLoop {
-        commit: Commit::new(Arc::clone(&shared), options, driver, store, applier, compactor),
+        commit,
         disk,
         inbox,
         to_self: to_commit.clone(),
