@@ -13,7 +13,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// ttlTolerance is what two clocks may differ by, a restart of both servers included. In seconds.
+// ttlTolerance is what two clocks may differ by, in seconds, beside the time by which one server started later than the other: at its
+// start a server gives every lease its full time again.
 const ttlTolerance = 3
 
 // mask returns a copy of response with everything taken out that may differ between two right servers; request tells which freedom
@@ -50,13 +51,13 @@ func mask(request, response proto.Message, port int) proto.Message {
 }
 
 // alignTTL makes equal the remaining times of two responses that are close to each other.
-func alignTTL(a, b proto.Message) {
+func alignTTL(a, b proto.Message, tolerance int64) {
 	one, ok := a.(*pb.LeaseTimeToLiveResponse)
 	if !ok {
 		return
 	}
 	other := b.(*pb.LeaseTimeToLiveResponse)
-	if one.TTL >= 0 && other.TTL >= 0 && max(one.TTL-other.TTL, other.TTL-one.TTL) <= ttlTolerance {
+	if one.TTL >= 0 && other.TTL >= 0 && max(one.TTL-other.TTL, other.TTL-one.TTL) <= tolerance {
 		other.TTL = one.TTL
 	}
 }

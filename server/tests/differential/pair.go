@@ -134,13 +134,13 @@ func rangeStream(conn *grpc.ClientConn, request *pb.RangeRequest) outcome {
 }
 
 // judge returns a difference unless both outcomes are the same to a client.
-func judge(method string, request proto.Message, ports [2]int, outcomes [2]outcome) error {
+func judge(method string, request proto.Message, ports [2]int, tolerance int64, outcomes [2]outcome) error {
 	isEqual := outcomes[etcd].code == outcomes[orlop].code && outcomes[etcd].text == outcomes[orlop].text
 	if isEqual && outcomes[etcd].code == codes.OK {
 		for side := range outcomes {
 			outcomes[side].response = mask(request, outcomes[side].response, ports[side])
 		}
-		alignTTL(outcomes[etcd].response, outcomes[orlop].response)
+		alignTTL(outcomes[etcd].response, outcomes[orlop].response, tolerance)
 		isEqual = proto.Equal(outcomes[etcd].response, outcomes[orlop].response)
 	}
 	if isEqual {

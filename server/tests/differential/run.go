@@ -26,6 +26,8 @@ type run struct {
 	refused    int
 	// The last compaction's removal may still be going on.
 	isCompacting bool
+	// By how much the remaining times of leases may differ. In seconds.
+	ttlTolerance int64
 	// Revisions compacted at since the last start.
 	remembered map[int64]bool
 }
@@ -164,7 +166,7 @@ func (r *run) judge(method string, request proto.Message, outcomes [2]outcome) e
 	} else if answer, ok := outcomes[etcd].response.(interface{ GetHeader() *pb.ResponseHeader }); ok {
 		r.current = max(r.current, answer.GetHeader().GetRevision())
 	}
-	return judge(method, request, [2]int{r.servers[etcd].port, r.servers[orlop].port}, outcomes)
+	return judge(method, request, [2]int{r.servers[etcd].port, r.servers[orlop].port}, r.ttlTolerance, outcomes)
 }
 
 func (r *run) stream() error {
@@ -344,10 +346,19 @@ func (r *run) unknownMethod() error {
 
 func (r *run) startBoth() error {
 	var errs [2]error
-	onBoth(func(side int) { errs[side] = r.servers[side].start() })
+	var took [2]time.Duration
+	onBoth(func(side int) {
+		began := time.Now()
+		errs[side] = r.servers[side].start()
+		took[side] = time.Since(began)
+	})
 	if err := errors.Join(errs[:]...); err != nil {
 		return err
 	}
+	if r.verbose {
+		fmt.Printf("step %d: started in %v\n", r.step, took)
+	}
+	r.ttlTolerance = ttlTolerance + int64((took[etcd]-took[orlop]).Abs().Seconds())
 	for side, server := range r.servers {
 		stream, err := openKeepAlive(server)
 		if err != nil {
