@@ -167,16 +167,32 @@ impl Writer {
         }
         let block = u32::try_from(BLOCK).expect("a block is small");
         let file_bytes = self.file_bytes_next.max(bytes.checked_next_multiple_of(block).expect("below 4 GiB"));
-        // A number is spent even if the file cannot be created: what a failed attempt left behind has a name.
+        // A number is spent even if the file cannot be created.
         let segment = self.layout.next_segment.fetch_add(1, Ordering::Relaxed);
         assert!(segment > 0 && segment < u32::MAX, "segment numbers do not run out");
-        let file = disk.open(&self.layout.segment_path(segment), OpenKind::Create { len: u64::from(file_bytes) })?;
+        let file = self.create(segment, file_bytes, disk)?;
         self.flush();
         self.files.insert(segment, file);
         self.tail = Some(Tail { segment, file_bytes, cursor: 0 });
         self.added.segments.push((segment, file_bytes));
         self.file_bytes_next = self.file_bytes_next.saturating_mul(2).min(self.layout.segment_bytes);
         Ok(())
+    }
+
+    /// Creates a segment file, or leaves nothing of it behind: an attempt that ran out of space may have taken what there was.
+    fn create(&self, segment: u32, file_bytes: u32, disk: &mut dyn Disk) -> Result<FileId, Error> {
+        let path = self.layout.segment_path(segment);
+        let error = match disk.open(&path, OpenKind::Create { len: u64::from(file_bytes) }) {
+            Ok(file) => return Ok(file),
+            Err(error) => error,
+        };
+        if matches!(error, Error::NoSpace { .. }) {
+            let names = disk.list(&self.layout.dir.join(page::PAGES_DIR))?;
+            if names.iter().any(|name| path.ends_with(name)) {
+                disk.remove(&path)?;
+            }
+        }
+        Err(error)
     }
 
     /// Appends a page; room for it was reserved.

@@ -219,8 +219,8 @@ impl Store {
         })
     }
 
-    /// Ends a checkpoint: its state is the newest durable one; its records leave memory, and the next published view reads
-    /// them through the new directory.
+    /// Ends a checkpoint: its state is the newest durable one. The next published view reads its records through the new
+    /// directory; they leave memory when the last view from before is gone, so an idle store had better publish once more.
     pub fn checkpoint_end(&mut self, done: CheckpointDone) {
         assert!(self.is_checkpointing(), "a checkpoint ends once");
         assert_eq!(done.superblock.generation, self.newest.generation + 1, "no generation is skipped");
@@ -237,7 +237,7 @@ impl Store {
 
     /// What the store takes on disk, and what of it is reachable; records that wait for a checkpoint count in both.
     pub fn sizes(&self) -> Sizes {
-        let waiting = FILE_BYTES + self.mvcc.view().recent().bytes();
+        let waiting = FILE_BYTES + self.mvcc.recent_bytes();
         let (files, live) = self.parts.as_ref().map_or(self.file_sizes, |parts| parts.space.sizes());
         let sizes = Sizes { allocated: files + waiting, in_use: live + waiting };
         assert!(sizes.in_use <= sizes.allocated && sizes.allocated > 0);
