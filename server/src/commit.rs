@@ -414,7 +414,9 @@ impl Commit {
                 if self.front.is_none() {
                     let index = entry.index;
                     let decoded = internal::decode(entry.data.clone());
-                    self.front = Some(decoded.map_err(|source| Fatal::Entry { index, source })?);
+                    let front = decoded.map_err(|source| Fatal::Entry { index, source })?;
+                    self.pinned = Pinned::new(self.waiters.contains_key(&front.0.id));
+                    self.front = Some(front);
                 }
                 let (header, request) = self.front.as_ref().expect("decoded above");
                 if let Err(fault) = self.applier.touch(self.store.mvcc(), request, &mut self.pinned) {
@@ -531,6 +533,8 @@ impl Commit {
 
     fn checkpointed(&mut self, done: Result<Box<CheckpointDone>, engine::Error>) -> Result<(), Fatal> {
         self.store.checkpoint_end(*done?);
+        // The written records leave memory with the next view, and an idle store may wait long for one.
+        self.publish()?;
         let (index, term) = self.store.trimmable();
         if index > 0 {
             let before = self.driver.log_bytes();
