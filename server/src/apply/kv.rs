@@ -43,7 +43,9 @@ pub(super) fn touch_put(mvcc: &Mvcc, request: &pb::PutRequest, pinned: &mut Pinn
     let version = live_version(mvcc.live(), &request.key)?;
     touch_key(mvcc, &request.key, version.as_ref(), request.lease)?;
     match &version {
-        Some(version) if request.prev_kv || request.ignore_value => pinned.pin(mvcc.live(), version).map(drop),
+        Some(version) if (request.prev_kv && pinned.is_awaited) || request.ignore_value => {
+            pinned.pin(mvcc.live(), version).map(drop)
+        }
         _ => Ok(()),
     }
 }
@@ -54,7 +56,7 @@ pub(super) fn touch_delete(mvcc: &Mvcc, request: &pb::DeleteRangeRequest, pinned
     let mut cursor = mvcc.live().cursor(&range, mvcc.live().revision());
     while let Some(version) = cursor.next()? {
         touch_key(mvcc, &version.key, Some(&version), 0)?;
-        if request.prev_kv {
+        if request.prev_kv && pinned.is_awaited {
             drop(pinned.pin(mvcc.live(), &version)?);
         }
     }
@@ -63,6 +65,9 @@ pub(super) fn touch_delete(mvcc: &Mvcc, request: &pb::DeleteRangeRequest, pinned
 
 /// Brings in what a read needs, wherever in the txn it stands.
 fn touch_read(view: &ReadView, request: &pb::RangeRequest, only_grows: bool, pinned: &mut Pinned) -> Result<(), Fault> {
+    if !pinned.is_awaited {
+        return Ok(());
+    }
     let Ok(mut job) = range::Job::new(view, request.clone()) else { return Ok(()) };
     while job.step_with(view, usize::MAX, |view, version| pinned.pin(view, version))?.is_none() {}
     if only_grows && request.revision == 0 {
@@ -187,10 +192,11 @@ pub(super) fn check_txn<'a>(
 }
 
 pub(super) fn put(write: &mut Write<'_>, request: pb::PutRequest, pinned: &Pinned) -> pb::PutResponse {
-    let needs_previous = request.prev_kv || request.ignore_value || request.ignore_lease;
+    let shows_previous = request.prev_kv && pinned.is_awaited;
+    let needs_previous = shows_previous || request.ignore_value || request.ignore_lease;
     let current = if needs_previous { resident(live_version(write, &request.key)) } else { None };
     let previous: Option<mvccpb::KeyValue> = match &current {
-        Some(version) if request.prev_kv || request.ignore_value => Some(key_value(pinned.record(write, version))),
+        Some(version) if shows_previous || request.ignore_value => Some(key_value(pinned.record(write, version))),
         _ => None,
     };
     let mut value = request.value;
@@ -211,7 +217,7 @@ pub(super) fn put(write: &mut Write<'_>, request: pb::PutRequest, pinned: &Pinne
             resident(write.meta_put(&lease::attachment_key(lease, &request.key), &[]));
         }
     }
-    pb::PutResponse { header: None, prev_kv: previous.filter(|_| request.prev_kv) }
+    pb::PutResponse { header: None, prev_kv: previous.filter(|_| shows_previous) }
 }
 
 pub(super) fn delete_range(
@@ -227,7 +233,7 @@ pub(super) fn delete_range(
     drop(cursor);
     let mut response = pb::DeleteRangeResponse::default();
     for version in doomed {
-        if request.prev_kv {
+        if request.prev_kv && pinned.is_awaited {
             response.prev_kvs.push(key_value(pinned.record(write, &version)));
         }
         let ended = resident(write.delete(&version.key));
@@ -241,6 +247,9 @@ pub(super) fn delete_range(
 }
 
 fn read(write: &Write<'_>, request: &pb::RangeRequest, pinned: &Pinned) -> pb::RangeResponse {
+    if !pinned.is_awaited {
+        return pb::RangeResponse::default();
+    }
     let mut job = range::Job::new(write, request.clone()).expect("checked: the revision can be read");
     let lookup = |view: &ReadView, version: &Version| Ok(pinned.record(view, version));
     loop {

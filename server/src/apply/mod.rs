@@ -31,21 +31,31 @@ mod tests;
 
 /// Records that the entry at hand needs, held from the moment they were read until it was applied.
 #[derive(Default)]
-pub struct Pinned(HashMap<Revision, Record>);
+pub struct Pinned {
+    records: HashMap<Revision, Record>,
+    /// Whether anybody waits for the entry's answer. If not, as in a replay, what only the answer would hold is not read: no state
+    /// depends on it.
+    is_awaited: bool,
+}
 
 impl Pinned {
+    /// Nothing yet, for an entry whose answer is awaited or not.
+    pub fn new(is_awaited: bool) -> Self {
+        Self { records: HashMap::new(), is_awaited }
+    }
+
     fn pin(&mut self, view: &ReadView, version: &Version) -> Result<Record, Fault> {
-        if let Some(record) = self.0.get(&version.revision) {
+        if let Some(record) = self.records.get(&version.revision) {
             return Ok(record.clone());
         }
         let record = view.record(version.revision)?.expect("a live version has its record");
-        self.0.insert(version.revision, record.clone());
+        self.records.insert(version.revision, record.clone());
         Ok(record)
     }
 
     /// The record of `version`, which is in memory: pinned, or written a moment ago.
     fn record(&self, view: &ReadView, version: &Version) -> Record {
-        if let Some(record) = self.0.get(&version.revision) {
+        if let Some(record) = self.records.get(&version.revision) {
             return record.clone();
         }
         let record = view.record(version.revision).unwrap_or_else(|fault| panic!("{fault:?} was not touched"));

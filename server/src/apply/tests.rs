@@ -27,10 +27,19 @@ impl Store {
     }
 
     fn apply(&mut self, request: Request) -> Result<usize, Error> {
-        let mut pinned = Pinned::default();
+        self.apply_for(true, request)
+    }
+
+    fn apply_for(&mut self, is_awaited: bool, request: Request) -> Result<usize, Error> {
+        let mut pinned = Pinned::new(is_awaited);
         self.applier.touch(&self.mvcc, &request, &mut pinned).expect("all is in memory");
         let mut events = Vec::new();
         self.applier.apply(&mut self.mvcc, request, &pinned, Duration::ZERO, &mut events).map(|_| events.len())
+    }
+
+    fn hash(&mut self) -> Option<(u32, i64)> {
+        let view = self.mvcc.publish(0, 0);
+        view.hash_kv(view.revision()).step(&view, usize::MAX).expect("all is in memory")
     }
 
     fn live_keys(&self) -> u64 {
@@ -98,18 +107,19 @@ fn random_ops(random: &mut SmallRng, depth: usize) -> Vec<request_op::Request> {
 }
 
 #[test]
-fn no_txn_panics_and_a_refused_one_changes_nothing() {
+fn no_txn_panics_and_a_refused_one_changes_nothing_and_nobody_need_wait() {
     let mut refused = 0;
     for seed in 0..300 {
         let mut random = SmallRng::seed_from_u64(seed);
-        let mut store = Store::new();
+        let (mut store, mut replayed) = (Store::new(), Store::new());
         for _ in 0..40 {
             let request = txn(random_ops(&mut random, 2));
             if crate::kv::check::txn(&request, 128).is_err() {
                 continue;
             }
             let before = (store.mvcc.live().revision(), store.live_keys());
-            let result = store.apply(Request::Txn(request));
+            let result = store.apply(Request::Txn(request.clone()));
+            assert_eq!(replayed.apply_for(false, Request::Txn(request)), result, "seed {seed}");
             let after = (store.mvcc.live().revision(), store.live_keys());
             match result {
                 Ok(0) | Err(_) => assert_eq!(before, after, "seed {seed}"),
@@ -118,6 +128,7 @@ fn no_txn_panics_and_a_refused_one_changes_nothing() {
             refused += u32::from(result.is_err());
         }
         store.mvcc.live().verify().unwrap();
+        assert_eq!(store.hash(), replayed.hash(), "seed {seed}");
     }
     assert!(refused > 100, "the checks are reached");
 }
