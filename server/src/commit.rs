@@ -39,6 +39,7 @@ use crate::{
     core::{Answer, ReplyTo, Shared},
     cores::slots::SlotId,
     error::Error,
+    metrics::counters::SLOW_APPLY,
     watch::batch::{Batch, Event},
 };
 
@@ -168,6 +169,13 @@ pub struct Commit {
     is_leading: bool,
     published_attributes: bool,
     sweep_waiters: Vec<(i64, ReplyTo)>,
+    /// First request id of this run: an entry with a lower one is of an earlier run.
+    first_id: u64,
+    /// When `front` came to the front.
+    front_since: Duration,
+    /// When the compaction that is being swept was applied; `None` for what was left by an earlier run.
+    compacted_at: Option<Duration>,
+    checkpoint_began: Duration,
 }
 
 impl Commit {
@@ -183,6 +191,7 @@ impl Commit {
         let view = store.mvcc().view();
         let applied = Place { index: view.applied_index(), term: view.applied_term() };
         let answers = vec![Vec::new(); shared.connections.len()];
+        let first_id = shared.request_ids.load(Ordering::Relaxed);
         let mut commit = Self {
             shared,
             options,
@@ -206,6 +215,10 @@ impl Commit {
             is_leading: false,
             published_attributes: false,
             sweep_waiters: Vec::new(),
+            first_id,
+            front_since: Duration::ZERO,
+            compacted_at: None,
+            checkpoint_began: Duration::ZERO,
         };
         commit.publish_cluster();
         commit.publish_status();
@@ -232,7 +245,7 @@ impl Commit {
                 self.answer(reply, Answer::Leases(leases));
             }
             ToCommit::AwaitSweep { reply, revision } => self.sweep_waiters.push((revision, reply)),
-            ToCommit::Checkpointed(done) => self.checkpointed(done)?,
+            ToCommit::Checkpointed(done) => self.checkpointed(done, now)?,
             ToCommit::Loaded(loaded) => {
                 loaded?;
                 self.is_faulted = false;
@@ -243,7 +256,9 @@ impl Commit {
 
     /// Renews a lease; 0 for an unknown one. **Units** seconds.
     pub fn renew(&mut self, lease: i64, now: Duration) -> i64 {
-        self.applier.lessor.renew(lease, now).unwrap_or(0)
+        let ttl = self.applier.lessor.renew(lease, now);
+        self.shared.commit_counters.leases_renewed.add(u64::from(ttl.is_some()));
+        ttl.unwrap_or(0)
     }
 
     fn propose(&mut self, reply: Option<ReplyTo>, id: u64, entry: Bytes, now: Duration) {
@@ -375,10 +390,10 @@ impl Commit {
             disk.kick()?;
             self.take_committed();
         }
-        let sweep_fault = self.sweep()?;
+        let sweep_fault = self.sweep(now)?;
         let fault = fault.or(sweep_fault);
         self.is_faulted |= fault.is_some();
-        let checkpoint = self.begin_checkpoint();
+        let checkpoint = self.begin_checkpoint(now);
         self.publish_status();
         let empty = vec![Vec::new(); self.answers.len()];
         let answers = std::mem::replace(&mut self.answers, empty);
@@ -417,6 +432,7 @@ impl Commit {
                     let front = decoded.map_err(|source| Fatal::Entry { index, source })?;
                     self.pinned = Pinned::new(self.waiters.contains_key(&front.0.id));
                     self.front = Some(front);
+                    self.front_since = now;
                 }
                 let (header, request) = self.front.as_ref().expect("decoded above");
                 if let Err(fault) = self.applier.touch(self.store.mvcc(), request, &mut self.pinned) {
@@ -437,12 +453,21 @@ impl Commit {
         let is_compaction = matches!(request, Request::Compaction(_));
         let is_cluster = matches!(request, Request::ClusterMemberAttrSet(_) | Request::ClusterVersionSet(_));
         let mvcc = self.store.mvcc_mut();
+        let events_before = self.events.len();
         let mut result = self.applier.apply(mvcc, request, &pinned, now, &mut self.events);
-        self.is_sweeping |= is_compaction && result.is_ok();
+        if is_compaction && result.is_ok() {
+            self.is_sweeping = true;
+            self.compacted_at.get_or_insert(now);
+        }
         if is_cluster {
             self.publish_cluster();
         }
-        let Some(reply) = self.waiters.remove(&id) else { return };
+        let reply = self.waiters.remove(&id);
+        let counters = &self.shared.commit_counters;
+        counters.applied(&result, &self.events[events_before..], reply.is_none() && id >= self.first_id);
+        // Pages that were missing are what an entry waits for.
+        counters.slow_applies.add(u64::from(now.saturating_sub(self.front_since) > SLOW_APPLY));
+        let Some(reply) = reply else { return };
         // Entries are applied in the order in which they were proposed: its own time is at the front, unless one was lost.
         if self.proposed.front().is_some_and(|(_, front)| *front == id) {
             self.proposed.pop_front();
@@ -490,14 +515,18 @@ impl Commit {
         Some(Arc::new(Batch::new(first_main, last_main, std::mem::take(&mut self.events))))
     }
 
-    fn sweep(&mut self) -> Result<Option<Fault>, Fatal> {
+    fn sweep(&mut self, now: Duration) -> Result<Option<Fault>, Fatal> {
         if self.is_sweeping && !self.is_faulted {
             let progress = match self.store.sweep(self.options.sweep_entries_per_step) {
                 Ok(progress) => progress,
                 Err(fault) => return Ok(Some(fault)),
             };
+            self.shared.commit_counters.versions_dropped.add(progress.dropped);
             if progress.is_done {
                 self.is_sweeping = false;
+                if let Some(began) = self.compacted_at.take() {
+                    self.shared.commit_counters.swept(began, now);
+                }
                 let swept = self.store.mvcc().live().compact_revision();
                 self.shared.swept_revision.store(swept, Ordering::Release);
                 tracing::info!(revision = swept, "finished scheduled compaction");
@@ -518,7 +547,7 @@ impl Commit {
         Ok(None)
     }
 
-    fn begin_checkpoint(&mut self) -> Option<Checkpoint> {
+    fn begin_checkpoint(&mut self, now: Duration) -> Option<Checkpoint> {
         let applied = self.store.mvcc().view().applied_index();
         // Half of what memory may hold: the other half is for what comes while it is written. Without this a log that grows more
         // slowly than the records (a delete of many keys) would end in refusals that no checkpoint ever lifts.
@@ -528,11 +557,13 @@ impl Commit {
             return None;
         }
         self.kept_log_bytes = self.driver.log_bytes();
+        self.checkpoint_began = now;
         Some(self.store.checkpoint_begin())
     }
 
-    fn checkpointed(&mut self, done: Result<Box<CheckpointDone>, engine::Error>) -> Result<(), Fatal> {
+    fn checkpointed(&mut self, done: Result<Box<CheckpointDone>, engine::Error>, now: Duration) -> Result<(), Fatal> {
         self.store.checkpoint_end(*done?);
+        self.shared.commit_counters.checkpoint.observe_time(now.saturating_sub(self.checkpoint_began));
         // The written records leave memory with the next view, and an idle store may wait long for one.
         self.publish()?;
         let (index, term) = self.store.trimmable();
@@ -554,6 +585,8 @@ impl Commit {
         let raft = &self.shared.raft;
         assert!(status.term >= raft.term.load(Ordering::Relaxed), "the term never decreases");
         raft.term.store(status.term, Ordering::Release);
+        let is_new = status.leader_id != 0 && status.leader_id != raft.leader.load(Ordering::Relaxed);
+        self.shared.commit_counters.leader_changes.add(u64::from(is_new));
         raft.leader.store(status.leader_id, Ordering::Release);
         raft.commit.store(status.commit, Ordering::Release);
         raft.applied.store(self.applied.index, Ordering::Release);

@@ -33,13 +33,14 @@ use tokio::sync::mpsc;
 
 use crate::{
     commit::{Commit, ToCommit},
+    config::Stage,
     cores::{
         Clock,
         loader::Loader,
         slots::{SlotId, Slots},
     },
     error::Error,
-    metrics::Counters,
+    metrics::counters::{CommitCounters, Counters},
     watch_rpc::WatchCore,
     wire::grpc::framed,
 };
@@ -133,6 +134,10 @@ pub struct Shared {
     pub is_stopping: AtomicBool,
     /// Counters of every core.
     pub counters: Vec<Arc<Counters>>,
+    /// Counters of the commit core; apart from what is here, as they change with every entry.
+    pub commit_counters: Arc<CommitCounters>,
+    /// Feature gates with their stage and value.
+    pub features: Vec<(&'static str, Stage, bool)>,
 }
 
 /// Where an answer has to go.
@@ -259,7 +264,7 @@ impl Core {
     /// Counts an answer of /health.
     pub fn count_health(&self, is_healthy: bool) {
         let counter = if is_healthy { &self.counters.health_ok } else { &self.counters.health_failed };
-        counter.fetch_add(1, Ordering::Relaxed);
+        counter.add(1);
     }
 
     /// A response header at `revision`.
@@ -279,7 +284,11 @@ impl Core {
     ///
     /// **Errors** no leader.
     pub fn read_index(&self) -> Result<(), Error> {
-        if self.has_leader() { Ok(()) } else { Err(Error::NoLeader) }
+        if self.has_leader() {
+            return Ok(());
+        }
+        self.counters.reads_failed.add(1);
+        Err(Error::NoLeader)
     }
 
     /// Sends a client's request through the log and waits for its result. `raw` is embedded as it came.
@@ -294,11 +303,13 @@ impl Core {
         }
         let mut entry = Vec::with_capacity(len);
         internal::encode(&header, kind, raw, &mut entry);
-        let answer = self.ask(|reply| ToCommit::Propose { reply: Some(reply), id, entry: entry.into() }).await?;
-        match answer {
+        let answer = self.ask(|reply| ToCommit::Propose { reply: Some(reply), id, entry: entry.into() }).await;
+        let result = answer.and_then(|answer| match answer {
             Answer::Applied(result) => result,
             other => unreachable!("a proposal is answered by its result, not {other:?}"),
-        }
+        });
+        self.counters.proposed(&result);
+        result
     }
 
     /// Sends a message to the commit core and waits for its answer.

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 
 use crate::{
     core::{Alarm, Core},
+    metrics,
     wire::http1::{Request, Response},
 };
 
@@ -33,7 +34,7 @@ pub fn answer(core: &Core, request: &Request) -> Response {
             status: 200,
             content_type: "text/plain; version=0.0.4; charset=utf-8; escaping=underscores",
             headers: &[],
-            body: crate::metrics::render(core),
+            body: metrics::render(core),
         },
         _ if path.starts_with("/livez") => checks(core, path, "/livez", LIVEZ, &request.query),
         _ => checks(core, path, "/readyz", READYZ, &request.query),
@@ -103,7 +104,9 @@ fn checks(core: &Core, path: &str, base: &str, names: &[&str], query: &str) -> R
             continue;
         }
         // Writing to a String cannot fail.
-        match check(core, name) {
+        let result = check(core, name);
+        core.counters.checked(&base[1..], name, result.is_ok(), core.clock.now());
+        match result {
             Ok(()) => writeln!(lines, "[+]{name} ok").expect("a String takes every write"),
             Err(error) => {
                 failed = true;

@@ -100,7 +100,9 @@ async fn hash_at(core: &Core, revision: i64) -> Result<(u32, i64, i64), Error> {
 ///
 /// **Errors** a compacted or a future revision.
 pub async fn hash_kv(core: &Core, request: pb::HashKvRequest) -> Result<Bytes, Error> {
+    let began = core.clock.now();
     let (hash, compact_revision, hash_revision) = hash_at(core, request.revision).await?;
+    core.counters.hash_kv.observe_time(core.clock.now() - began);
     let header = Some(core.header(core.view().revision()));
     Ok(framed(&pb::HashKvResponse { header, hash, compact_revision, hash_revision }))
 }
@@ -110,7 +112,9 @@ pub async fn hash_kv(core: &Core, request: pb::HashKvRequest) -> Result<Bytes, E
 ///
 /// **Errors** damaged data.
 pub async fn hash(core: &Core) -> Result<Bytes, Error> {
+    let began = core.clock.now();
     let (hash, _, _) = hash_at(core, 0).await?;
+    core.counters.hash.observe_time(core.clock.now() - began);
     Ok(framed(&pb::HashResponse { header: Some(core.header(core.view().revision())), hash }))
 }
 

@@ -57,11 +57,11 @@ pub fn drop_gone(sent: Result<(), h2::Error>) {
 /// What every call must satisfy, whatever it asks.
 fn admit(core: &Core, method: Method, request: &Request<RecvStream>) -> Result<(), Error> {
     let headers = request.headers();
-    if let Some(version) = headers.get("client-api-version")
-        && std::str::from_utf8(version.as_bytes()).is_err()
-    {
+    let version = headers.get("client-api-version").map(|version| version.as_bytes());
+    if version.is_some_and(|version| std::str::from_utf8(version).is_err()) {
         return Err(Error::InvalidClientApiVersion);
     }
+    core.counters.requested(method, version);
     if !method.is_served() {
         return Err(Error::NotImplemented(method.name()));
     }

@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 use crate::{
     core::Core,
     error::{Code, Error, Status},
+    metrics::counters::Counters,
     rpc,
     watch::{
         batch::Batch,
@@ -65,6 +66,7 @@ impl Records for RevisionCursor {
 /// The watchers of one core, and the loops that serve them.
 pub struct WatchCore {
     hub: RefCell<Hub>,
+    counters: Arc<Counters>,
     wakes: RefCell<HashMap<StreamId, Rc<Notify>>>,
     behind: Notify,
     progress_interval: Duration,
@@ -77,12 +79,13 @@ impl WatchCore {
         bounds: Bounds,
         responder: Responder,
         revision: i64,
+        counters: Arc<Counters>,
         progress_interval: Duration,
         catch_up_bytes: usize,
     ) -> Self {
         let hub = RefCell::new(Hub::new(bounds, responder, revision));
         let (wakes, behind) = (RefCell::default(), Notify::new());
-        Self { hub, wakes, behind, progress_interval, catch_up_bytes }
+        Self { hub, counters, wakes, behind, progress_interval, catch_up_bytes }
     }
 
     /// Takes in what a publish changed.
@@ -102,12 +105,7 @@ impl WatchCore {
         self.wake();
     }
 
-    /// What the hub holds and has done.
-    pub fn counters(&self) -> crate::watch::hub::Counters {
-        self.hub.borrow().counters()
-    }
-
-    /// Wakes the loops of streams with new output, and the one of those behind.
+    /// Wakes the loops of streams with new output, and the one of those behind; whatever changed the hub ends here.
     fn wake(&self) {
         let mut hub = self.hub.borrow_mut();
         let wakes = self.wakes.borrow();
@@ -119,6 +117,7 @@ impl WatchCore {
         if hub.wants_catch_up() {
             self.behind.notify_one();
         }
+        self.counters.watching(&hub.counters());
     }
 
     fn take_output(&self, stream: StreamId) -> Option<Bytes> {
@@ -160,6 +159,7 @@ pub async fn serve(core: Rc<Core>, messages: Messages, reply: SendResponse<Bytes
     let result = run(&core, stream, messages, &mut sender, &wake).await;
     core.watch.wakes.borrow_mut().remove(&stream);
     core.watch.hub.borrow_mut().close_stream(stream);
+    core.watch.wake();
     let status = result.err().map(Status::from);
     core.counters.handled(Method::Watch, status.as_ref().map_or(Code::Ok, |status| status.code));
     rpc::drop_gone(sender.finish(status.as_ref()));

@@ -34,6 +34,7 @@ use crate::{
     commit::{Commit, Fatal, ToCommit, Turn},
     core::{Answer, Core},
     cores::slots::SlotId,
+    metrics::{counters::SLOW_APPLY, timed::Timed},
     watch::batch::Batch,
     wire,
 };
@@ -85,6 +86,8 @@ const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// Messages taken from a mailbox before the loop looks elsewhere.
 const INBOX_MAX: usize = 4096;
+/// Changes from which on a turn is timed.
+const LARGE_TURN_EVENTS: usize = 256;
 
 /// What every connection core's loops need.
 #[derive(Clone)]
@@ -212,7 +215,7 @@ impl Outbox {
 /// What the loop of the commit core works with.
 struct CommitLoop {
     commit: Rc<RefCell<Commit>>,
-    disk: Box<dyn Disk>,
+    disk: Timed,
     inbox: mpsc::Receiver<ToCommit>,
     to_self: mpsc::Sender<ToCommit>,
     core: Rc<Core>,
@@ -232,7 +235,9 @@ impl CommitLoop {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut messages = Vec::with_capacity(INBOX_MAX);
         loop {
-            let turn = self.commit.borrow_mut().turn(self.disk.as_mut(), self.core.clock.now())?;
+            let now = self.core.clock.now();
+            let turn = self.commit.borrow_mut().turn(self.disk.at(now), now)?;
+            self.note_slow(&turn, now);
             let more = turn.more || self.outbox.has_kept();
             self.hand_out(turn);
             if more {
@@ -260,6 +265,14 @@ impl CommitLoop {
             for message in messages.drain(..) {
                 self.commit.borrow_mut().receive(message, now)?;
             }
+        }
+    }
+
+    /// Counts a turn that took long to apply many changes. Few changes are not worth a look at the clock.
+    fn note_slow(&self, turn: &Turn, began: Duration) {
+        let is_large = turn.batch.as_ref().is_some_and(|batch| batch.events.len() >= LARGE_TURN_EVENTS);
+        if is_large && self.core.clock.now().saturating_sub(began) > SLOW_APPLY {
+            self.core.shared.commit_counters.slow_applies.add(1);
         }
     }
 

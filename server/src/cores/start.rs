@@ -42,6 +42,7 @@ use crate::{
     core::{Core, Identity, Limits, Raft, Shared, Sizes},
     cores::Clock,
     lease::{self, Lessor},
+    metrics::timed::Timed,
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
     wire,
@@ -243,6 +244,8 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
         connections: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
         is_stopping: AtomicBool::new(false),
         counters: (0..cores).map(|_| Arc::default()).collect(),
+        commit_counters: Arc::default(),
+        features: config::GATES.iter().map(|(name, stage, _)| (*name, *stage, config.gates[name])).collect(),
     })
 }
 
@@ -287,6 +290,7 @@ fn make_core(
         bounds,
         responder,
         shared.view.load().revision(),
+        Arc::clone(&shared.counters[id]),
         Duration::from_millis(knobs.server.watch_progress_interval_ms),
         knobs.server.catch_up_bytes_per_turn,
     );
@@ -392,7 +396,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     core.meet(Rc::clone(&commit));
     let commit_loop = CommitLoop {
         commit,
-        disk,
+        disk: Timed::new(disk, Arc::clone(&shared.commit_counters)),
         inbox,
         to_self: to_commit.clone(),
         core: Rc::clone(&core),

@@ -25,6 +25,7 @@ pub async fn serve(core: &Core, request: pb::RangeRequest) -> Result<Bytes, Erro
     if !request.serializable {
         core.read_index()?;
     }
+    core.counters.ranges.add(1);
     let view = core.view();
     if is_point(&request) {
         return point(core, &view, &request).await;

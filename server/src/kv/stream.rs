@@ -54,6 +54,7 @@ async fn send(core: &Core, request: pb::RangeRequest, sender: &mut Sender) -> Re
     if !request.serializable {
         core.read_index()?;
     }
+    core.counters.ranges.add(1);
     let view = core.view();
     let at = range::read_at(&view, request.revision)?;
     let header_revision = view.revision();

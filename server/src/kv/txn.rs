@@ -47,6 +47,8 @@ pub async fn serve(core: &Core, body: Bytes) -> Result<Bytes, Error> {
             check_range(&view, request)?;
         }
     }
+    core.counters.ranges.add(ops.len() as u64);
+    core.counters.txns.add(u64::from(ops.len() > 1));
     let mut responses = Vec::with_capacity(ops.len());
     for op in ops {
         let Some(Request::RequestRange(request)) = &op.request else { unreachable!("the txn only reads") };

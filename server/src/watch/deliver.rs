@@ -81,6 +81,7 @@ impl Hub {
                         stream.outbox.put(&Response::new(head, watcher.id), encoded.len(), [encoded]);
                         watcher.is_idle = false;
                         self.counters.events_sent += 1;
+                        self.counters.events_pending += 1;
                         if !stream.is_listed {
                             stream.is_listed = true;
                             self.ready.push_back(watcher.stream);
@@ -169,6 +170,7 @@ impl Hub {
         }
         watcher.is_idle = false;
         self.counters.events_sent += run.len() as u64;
+        self.counters.events_pending += run.len() as u64;
         let stream = watcher.stream;
         self.list(stream);
     }

@@ -67,6 +67,8 @@ pub struct Counters {
     pub watchers_unsynced: usize,
     /// Events put into outboxes so far.
     pub events_sent: u64,
+    /// Events in outboxes now.
+    pub events_pending: u64,
 }
 
 /// Watchers of one stream that take part in catching up at a time; the others of it wait.
@@ -155,6 +157,7 @@ impl Hub {
         let had_timer = self.progress_timers.remove(&(closed.progress_at, stream.0));
         assert!(had_timer, "an open stream has a timer");
         self.counters.streams -= 1;
+        self.counters.events_pending -= closed.outbox.events();
     }
 
     /// Takes in a client's request. `denied` is the reason, in etcd's words, why a create is not permitted.
@@ -229,7 +232,10 @@ impl Hub {
     /// read only from a stream that has nothing left here, so their answers do not pile up. Whether taking has let
     /// watchers go on, [`Hub::wants_catch_up`] tells.
     pub fn take_output(&mut self, stream: StreamId) -> Option<Bytes> {
-        let chunk = self.streams[stream.0 as usize].outbox.take()?;
+        let outbox = &mut self.streams[stream.0 as usize].outbox;
+        let before = outbox.events();
+        let chunk = outbox.take()?;
+        self.counters.events_pending -= before - outbox.events();
         self.unpark(stream.0);
         Some(chunk)
     }

@@ -82,9 +82,13 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// Framed messages that wait to be sent.
 #[derive(Default)]
 pub(super) struct Outbox {
-    sealed: VecDeque<Bytes>,
+    /// Chunks, and how many events end in each.
+    sealed: VecDeque<(Bytes, u64)>,
     tail: BytesMut,
+    tail_events: u64,
     bytes: usize,
+    /// Those of all chunks and of the tail.
+    events: u64,
     /// How much the last chunk held: a hint for the next one.
     chunk_bytes_hint: usize,
 }
@@ -93,6 +97,11 @@ impl Outbox {
     /// **Units** bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes
+    }
+
+    /// Events that wait.
+    pub(super) fn events(&self) -> u64 {
+        self.events
     }
 
     /// Appends one framed message: `response` with `events`, whose lengths sum up to `events_len`.
@@ -114,11 +123,13 @@ impl Outbox {
         self.bytes += self.tail.len() - before;
         for event in events {
             self.bytes += event.len();
+            self.events += 1;
             if event.len() < SHARED_BYTES_MIN {
                 self.tail.put_slice(event);
+                self.tail_events += 1;
             } else {
                 self.seal();
-                self.sealed.push_back(event.clone());
+                self.sealed.push_back((event.clone(), 1));
             }
         }
         assert_eq!(self.bytes, expected, "a message is as long as its frame says");
@@ -132,15 +143,17 @@ impl Outbox {
         if self.sealed.is_empty() {
             self.seal();
         }
-        let chunk = self.sealed.pop_front()?;
+        let (chunk, events) = self.sealed.pop_front()?;
         self.bytes -= chunk.len();
+        self.events -= events;
         Some(chunk)
     }
 
     fn seal(&mut self) {
         if !self.tail.is_empty() {
             self.chunk_bytes_hint = self.tail.len().min(CHUNK_BYTES);
-            self.sealed.push_back(std::mem::take(&mut self.tail).freeze());
+            let events = std::mem::take(&mut self.tail_events);
+            self.sealed.push_back((std::mem::take(&mut self.tail).freeze(), events));
         }
     }
 }

@@ -1,0 +1,475 @@
+//! Runs on: connection core, commit core.
+//!
+//! What is counted: [`Counters`] by each connection core, [`CommitCounters`] by the commit core.
+//!
+//! Invariants: every [`Count`] has one writer, the core it belongs to; what is a counter only grows; a histogram's buckets
+//! are disjoint here and cumulated when they are shown, so that what it shows always adds up.
+
+use std::{
+    array,
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use proto::{etcdserverpb as pb, etcdserverpb::response_op::Response};
+
+use crate::{
+    core::Outcome,
+    error::{Code, Error},
+    watch::{batch::Event, hub},
+    wire::method::{Flow, Method},
+};
+
+/// Nanoseconds of a millisecond: the scale of first buckets.
+const MS: u64 = 1_000_000;
+
+/// A number that one core writes and all may read.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds `more`. Its one writer needs no atomic addition, which would cost several times as much.
+    pub fn add(&self, more: u64) {
+        self.0.store(self.get().wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// Replaces the number.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The number now.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How often values fell into buckets whose bounds double: all of etcd's do.
+#[derive(Debug)]
+pub struct Histogram<const N: usize> {
+    /// Upper bound of the first bucket, inclusive.
+    first: u64,
+    buckets: [Count; N],
+    beyond: Count,
+    sum: Count,
+}
+
+impl<const N: usize> Histogram<N> {
+    fn new(first: u64) -> Self {
+        assert!(first > 0 && N > 0 && first.leading_zeros() as usize >= N, "the last bound fits");
+        Self { first, buckets: array::from_fn(|_| Count::default()), beyond: Count::default(), sum: Count::default() }
+    }
+
+    /// Counts one value.
+    pub fn observe(&self, value: u64) {
+        // The first bucket whose bound, first * 2^position, is not below the value.
+        let steps = value.div_ceil(self.first).saturating_sub(1);
+        let position = (u64::BITS - steps.leading_zeros()) as usize;
+        self.buckets.get(position).unwrap_or(&self.beyond).add(1);
+        self.sum.add(value);
+    }
+
+    /// Counts one duration; the histogram's unit is the nanosecond.
+    pub fn observe_time(&self, time: Duration) {
+        self.observe(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+}
+
+/// A histogram at one moment, or the sum of several cores'.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Upper bound and how many values were at or below it.
+    pub buckets: Vec<(u64, u64)>,
+    /// How many there were.
+    pub count: u64,
+    /// Their sum.
+    pub sum: u64,
+}
+
+impl Snapshot {
+    /// The sum of `histograms`, which have the same buckets.
+    pub fn of<'a, const N: usize>(histograms: impl Iterator<Item = &'a Histogram<N>>) -> Self {
+        let (mut counts, mut beyond, mut sum, mut first) = ([0; N], 0, 0_u64, 1);
+        for histogram in histograms {
+            first = histogram.first;
+            for (count, bucket) in counts.iter_mut().zip(&histogram.buckets) {
+                *count += bucket.get();
+            }
+            beyond += histogram.beyond.get();
+            sum = sum.wrapping_add(histogram.sum.get());
+        }
+        let mut count = 0;
+        let cumulate = |(position, own)| {
+            count += own;
+            (first << position, count)
+        };
+        let buckets = counts.into_iter().enumerate().map(cumulate).collect();
+        Self { buckets, count: count + beyond, sum }
+    }
+}
+
+/// Number of gRPC codes.
+const CODES: usize = 17;
+
+/// Their names, by number.
+pub const CODE_NAMES: [&str; CODES] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+
+/// What is counted of a method.
+#[derive(Debug, Default)]
+pub struct OfMethod {
+    /// Calls begun.
+    pub started: Count,
+    /// Calls ended, by code.
+    pub handled: [Count; CODES],
+    /// Messages from clients.
+    pub received: Count,
+    /// Messages to clients.
+    pub sent: Count,
+}
+
+/// API versions of clients that are told apart. A client may claim anything, so the list is fixed: what is not on it is
+/// counted as the last.
+pub const CLIENT_VERSIONS: [&str; 13] =
+    ["3.0", "3.1", "3.2", "3.3", "3.4", "3.5", "3.6", "3.7", "3.8", "3.9", "4.0", "unknown", "other"];
+
+/// How calls are told apart beside the client's version.
+pub const CALL_TYPES: [&str; 2] = ["unary", "stream"];
+
+/// Every check of /livez and /readyz: its endpoint and name, in the order of [`Counters::checks`].
+pub const CHECKS: [(&str, &str); 5] = [
+    ("livez", "serializable_read"),
+    ("readyz", "data_corruption"),
+    ("readyz", "serializable_read"),
+    ("readyz", "linearizable_read"),
+    ("readyz", "non_learner"),
+];
+
+/// Results of one check.
+#[derive(Debug, Default)]
+pub struct Check {
+    /// It passed.
+    pub passed: Count,
+    /// It failed.
+    pub failed: Count,
+    /// The last one: its time in microseconds shifted by one, and whether it passed; 0 before the first.
+    pub last: Count,
+}
+
+/// The counters of one connection core.
+#[derive(Debug)]
+pub struct Counters {
+    /// By method.
+    pub methods: Vec<OfMethod>,
+    /// Calls by type and by client's version.
+    pub requests: [[Count; CLIENT_VERSIONS.len()]; CALL_TYPES.len()],
+    /// **Units** bytes of messages.
+    pub received_bytes: Count,
+    /// **Units** bytes of messages.
+    pub sent_bytes: Count,
+    /// Answers of /health: healthy.
+    pub health_ok: Count,
+    /// Answers of /health: not healthy.
+    pub health_failed: Count,
+    /// Results of the checks, as [`CHECKS`] lists them.
+    pub checks: [Check; CHECKS.len()],
+    /// Reads of ranges, in txns that only read as well.
+    pub ranges: Count,
+    /// Txns of more than one read.
+    pub txns: Count,
+    /// Proposals that were refused for want of a leader, or not answered in time.
+    pub proposals_failed: Count,
+    /// Linearizable reads that were refused.
+    pub reads_failed: Count,
+    /// Durations of Hash.
+    pub hash: Histogram<15>,
+    /// Durations of HashKV.
+    pub hash_kv: Histogram<15>,
+    /// Open watch streams.
+    pub watch_streams: Count,
+    /// Watchers.
+    pub watchers: Count,
+    /// Watchers that are behind.
+    pub watchers_unsynced: Count,
+    /// Events for watchers so far.
+    pub events: Count,
+    /// Events that wait for their stream to take them.
+    pub events_pending: Count,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            methods: Method::ALL.iter().map(|_| OfMethod::default()).collect(),
+            requests: Default::default(),
+            received_bytes: Count::default(),
+            sent_bytes: Count::default(),
+            health_ok: Count::default(),
+            health_failed: Count::default(),
+            checks: Default::default(),
+            ranges: Count::default(),
+            txns: Count::default(),
+            proposals_failed: Count::default(),
+            reads_failed: Count::default(),
+            hash: Histogram::new(10 * MS),
+            hash_kv: Histogram::new(10 * MS),
+            watch_streams: Count::default(),
+            watchers: Count::default(),
+            watchers_unsynced: Count::default(),
+            events: Count::default(),
+            events_pending: Count::default(),
+        }
+    }
+}
+
+impl Counters {
+    /// A call began.
+    pub fn started(&self, method: Method) {
+        self.methods[method as usize].started.add(1);
+    }
+
+    /// A call ended.
+    pub fn handled(&self, method: Method, code: Code) {
+        self.methods[method as usize].handled[code as usize].add(1);
+    }
+
+    /// A message of `bytes` came.
+    pub fn received(&self, method: Method, bytes: usize) {
+        self.methods[method as usize].received.add(1);
+        self.received_bytes.add(bytes as u64);
+    }
+
+    /// A message of `bytes` was sent.
+    pub fn sent(&self, method: Method, bytes: usize) {
+        self.methods[method as usize].sent.add(1);
+        self.sent_bytes.add(bytes as u64);
+    }
+
+    /// A client of this API version, if it told one, has called.
+    pub fn requested(&self, method: Method, version: Option<&[u8]>) {
+        let unknown = CLIENT_VERSIONS.len() - 2;
+        let position = match version {
+            None => unknown,
+            Some([b'3', b'.', minor @ b'0'..=b'9']) => usize::from(minor - b'0'),
+            Some(version) => {
+                let known = CLIENT_VERSIONS[..=unknown].iter().position(|known| known.as_bytes() == version);
+                known.unwrap_or(CLIENT_VERSIONS.len() - 1)
+            }
+        };
+        self.requests[usize::from(method.flow() != Flow::Unary)][position].add(1);
+    }
+
+    /// A check of /livez or /readyz gave a result.
+    pub fn checked(&self, endpoint: &str, name: &str, has_passed: bool, now: Duration) {
+        let Some(position) = CHECKS.iter().position(|check| *check == (endpoint, name)) else { return };
+        let check = &self.checks[position];
+        if has_passed { &check.passed } else { &check.failed }.add(1);
+        let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX >> 1);
+        check.last.set(now_us << 1 | u64::from(has_passed));
+    }
+
+    /// How a proposal ended for who waits.
+    pub fn proposed<T>(&self, result: &Result<T, Error>) {
+        if let Err(Error::Timeout | Error::NoLeader | Error::Stopped) = result {
+            self.proposals_failed.add(1);
+        }
+    }
+
+    /// What this core's hub holds and has done.
+    pub fn watching(&self, hub: &hub::Counters) {
+        self.watch_streams.set(hub.streams as u64);
+        self.watchers.set(hub.watchers as u64);
+        self.watchers_unsynced.set(hub.watchers_unsynced as u64);
+        self.events.set(hub.events_sent);
+        self.events_pending.set(hub.events_pending);
+    }
+}
+
+/// The counters of the commit core.
+#[derive(Debug)]
+pub struct CommitCounters {
+    /// Puts, those of txns too.
+    pub puts: Count,
+    /// **Units** bytes of keys and values put.
+    pub put_bytes: Count,
+    /// Deletes, those of txns too; a revoked lease counts one for each key.
+    pub deletes: Count,
+    /// Reads inside txns that write.
+    pub ranges: Count,
+    /// Txns of more than one operation.
+    pub txns: Count,
+    /// Leases granted.
+    pub leases_granted: Count,
+    /// Renewals.
+    pub leases_renewed: Count,
+    /// Leases revoked, expired ones too.
+    pub leases_revoked: Count,
+    /// Leases whose end this member proposed.
+    pub leases_expired: Count,
+    /// Times to live of granted leases. **Units** seconds.
+    pub lease_ttl: Histogram<24>,
+    /// Times a leader was found that was not the leader before.
+    pub leader_changes: Count,
+    /// Entries that took longer than [`SLOW_APPLY`].
+    pub slow_applies: Count,
+    /// Versions that sweeps have dropped.
+    pub versions_dropped: Count,
+    /// When the last sweep ended, in microseconds since the process began; 0 before the first.
+    pub swept_at_us: Count,
+    /// Durations of sweeps, from the compaction's entry on.
+    pub sweep: Histogram<14>,
+    /// **Units** bytes written to the log.
+    pub wal_bytes: Count,
+    /// Durations of the log's durable writes.
+    pub wal_write: Histogram<14>,
+    /// Durations of checkpoints.
+    pub checkpoint: Histogram<14>,
+}
+
+/// An entry that takes longer is slow. **Source** etcd v3.7.1 `embed/config.go`, the default of `warning-apply-duration`.
+pub const SLOW_APPLY: Duration = Duration::from_millis(100);
+
+impl Default for CommitCounters {
+    fn default() -> Self {
+        Self {
+            puts: Count::default(),
+            put_bytes: Count::default(),
+            deletes: Count::default(),
+            ranges: Count::default(),
+            txns: Count::default(),
+            leases_granted: Count::default(),
+            leases_renewed: Count::default(),
+            leases_revoked: Count::default(),
+            leases_expired: Count::default(),
+            lease_ttl: Histogram::new(1),
+            leader_changes: Count::default(),
+            slow_applies: Count::default(),
+            versions_dropped: Count::default(),
+            swept_at_us: Count::default(),
+            sweep: Histogram::new(100 * MS),
+            wal_bytes: Count::default(),
+            wal_write: Histogram::new(MS),
+            checkpoint: Histogram::new(MS),
+        }
+    }
+}
+
+/// Operations of one entry.
+#[derive(Default)]
+struct Operations {
+    puts: u64,
+    deletes: u64,
+    ranges: u64,
+}
+
+impl Operations {
+    fn add_txn(&mut self, txn: &pb::TxnResponse) {
+        for response in txn.responses.iter().filter_map(|op| op.response.as_ref()) {
+            match response {
+                Response::ResponsePut(_) => self.puts += 1,
+                Response::ResponseDeleteRange(_) => self.deletes += 1,
+                Response::ResponseRange(_) => self.ranges += 1,
+                Response::ResponseTxn(nested) => self.add_txn(nested),
+            }
+        }
+    }
+}
+
+impl CommitCounters {
+    /// An entry was applied with this result and these events. `is_own` if this member proposed it for itself.
+    pub fn applied(&self, result: &Result<Outcome, Error>, events: &[Event], is_own: bool) {
+        let Ok(outcome) = result else { return };
+        let mut operations = Operations::default();
+        match outcome {
+            Outcome::Put(_) => operations.puts = 1,
+            Outcome::DeleteRange(_) => operations.deletes = 1,
+            Outcome::Txn(response) => operations.add_txn(response),
+            Outcome::LeaseGrant(response) => {
+                self.leases_granted.add(1);
+                self.lease_ttl.observe(u64::try_from(response.ttl).unwrap_or(0));
+            }
+            Outcome::LeaseRevoke(_) => {
+                operations.deletes = events.len() as u64;
+                self.leases_revoked.add(1);
+                self.leases_expired.add(u64::from(is_own));
+            }
+            Outcome::Compaction(_) | Outcome::Alarm(_) | Outcome::Internal => {}
+        }
+        let records = events.iter().map(Event::record).filter(|record| !record.is_tombstone);
+        self.put_bytes.add(records.map(|record| (record.key.len() + record.value.len()) as u64).sum());
+        let Operations { puts, deletes, ranges } = operations;
+        self.puts.add(puts);
+        self.deletes.add(deletes);
+        self.ranges.add(ranges);
+        self.txns.add(u64::from(puts + deletes + ranges > 1));
+    }
+
+    /// A sweep that began with its compaction's entry has ended.
+    pub fn swept(&self, began: Duration, now: Duration) {
+        self.sweep.observe_time(now.saturating_sub(began));
+        self.swept_at_us.set(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_falls_into_the_first_bucket_that_holds_it() {
+        let histogram = Histogram::<4>::new(10);
+        for value in [0, 1, 10, 11, 20, 21, 40, 80, 81, u64::MAX / 2] {
+            histogram.observe(value);
+        }
+        let shown = Snapshot::of([&histogram].into_iter());
+        assert_eq!(shown.buckets, [(10, 3), (20, 5), (40, 7), (80, 8)]);
+        assert_eq!(shown.count, 10);
+        assert_eq!(shown.sum, 264 + u64::MAX / 2);
+        assert_eq!(Snapshot::of([&histogram, &histogram].into_iter()).buckets[3], (80, 16));
+    }
+
+    #[test]
+    fn what_clients_claim_to_be_takes_a_bounded_number_of_names() {
+        let counters = Counters::default();
+        for version in ["3.7", "3.0", "4.0", "3.70", "", "unknown", "\"} 1"] {
+            counters.requested(Method::Put, Some(version.as_bytes()));
+        }
+        counters.requested(Method::Watch, None);
+        let row = |calls: usize| counters.requests[calls].iter().map(Count::get).collect::<Vec<_>>();
+        assert_eq!(row(0), [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1, 3]);
+        assert_eq!(row(1), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
+    }
+
+    #[test]
+    fn operations_are_counted_wherever_in_a_txn_they_stand() {
+        let op = |response| pb::ResponseOp { response: Some(response) };
+        let put = || op(Response::ResponsePut(pb::PutResponse::default()));
+        let range = || op(Response::ResponseRange(pb::RangeResponse::default()));
+        let inner = pb::TxnResponse { responses: vec![put(), range()], ..Default::default() };
+        let delete = op(Response::ResponseDeleteRange(pb::DeleteRangeResponse::default()));
+        let responses = vec![put(), delete, op(Response::ResponseTxn(inner))];
+        let counters = CommitCounters::default();
+        counters.applied(&Ok(Outcome::Txn(pb::TxnResponse { responses, ..Default::default() })), &[], false);
+        counters.applied(&Ok(Outcome::Put(pb::PutResponse::default())), &[], false);
+        counters.applied(&Err(Error::LeaseNotFound), &[], false);
+        let counts = [&counters.puts, &counters.deletes, &counters.ranges, &counters.txns].map(Count::get);
+        assert_eq!(counts, [3, 1, 1, 1]);
+    }
+}

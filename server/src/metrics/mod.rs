@@ -1,0 +1,23 @@
+//! Runs on: connection core.
+//!
+//! What /metrics says, under etcd's names and types, so that etcd's alerts and dashboards work as they are.
+//!
+//! `counters` holds what is counted, `render` writes it down, `process` adds what the kernel knows of the process,
+//! `timed` times the log's writes.
+//!
+//! Invariants:
+//! - A number is written by one core alone, with plain loads and stores; a scrape reads all cores' and sums. So counting
+//!   costs a nanosecond and takes no lock, and a scrape may see one number without the next.
+//! - A family is there if what it tells can be told. One of a thing that a single member does not do (a late heartbeat)
+//!   is there and 0; one of a part that is built otherwise here (spilling pages) is not there at all.
+//!
+//! No clock is read to count: a duration is measured between times that its owner was handed anyway.
+
+pub mod counters;
+mod process;
+mod render;
+#[cfg(test)]
+mod tests;
+pub mod timed;
+
+pub use render::render;

@@ -1,0 +1,127 @@
+//! Runs on: connection core.
+//!
+//! What the kernel knows of this process: memory, processor time, open files, traffic.
+//!
+//! Reads /proc and asks for limits itself, past `engine::disk`: none of it is data of the member, none of it is on a
+//! medium, and the answer comes from memory. What cannot be read is left out of the metrics, and nothing else happens.
+
+use std::fs;
+
+use rustix::process::{Resource, getrlimit};
+
+/// Clock ticks of a second in /proc. **Source** `man 5 proc_pid_stat`; it is 100 on every platform that we run on.
+const TICKS_PER_S: f64 = 100.0;
+
+/// The process at one moment. What could not be read is `None`.
+#[derive(Debug, Default)]
+pub(super) struct Process {
+    /// **Units** seconds of processor time.
+    pub(super) cpu_s: Option<f64>,
+    /// **Units** seconds since 1970.
+    pub(super) start_s: Option<f64>,
+    /// **Units** bytes.
+    pub(super) resident_bytes: Option<u64>,
+    /// **Units** bytes.
+    pub(super) virtual_bytes: Option<u64>,
+    /// **Units** bytes; `u64::MAX` without a limit.
+    pub(super) virtual_bytes_max: u64,
+    /// Open files.
+    pub(super) files: Option<u64>,
+    /// Files that may be open.
+    pub(super) files_max: u64,
+    /// **Units** bytes that came to and left the network namespace.
+    pub(super) network_bytes: Option<(u64, u64)>,
+}
+
+impl Process {
+    /// Looks.
+    pub(super) fn look() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let limit = |resource| getrlimit(resource).current.unwrap_or(u64::MAX);
+        let stat = Stat::parse(&read("/proc/self/stat"));
+        let boot_s = value(&read("/proc/stat"), "btime");
+        Self {
+            cpu_s: stat.as_ref().map(|stat| stat.cpu_s),
+            start_s: stat.as_ref().zip(boot_s).map(|(stat, boot_s)| boot_s as f64 + stat.start_s),
+            resident_bytes: value(&read("/proc/self/status"), "VmRSS:").map(|kib| kib * 1024),
+            virtual_bytes: stat.as_ref().map(|stat| stat.virtual_bytes),
+            virtual_bytes_max: limit(Resource::As),
+            files: files(),
+            files_max: limit(Resource::Nofile),
+            network_bytes: network(&read("/proc/self/net/netstat")),
+        }
+    }
+}
+
+struct Stat {
+    cpu_s: f64,
+    /// Since the machine began.
+    start_s: f64,
+    virtual_bytes: u64,
+}
+
+impl Stat {
+    fn parse(text: &str) -> Option<Self> {
+        // The second field is a name in parentheses, which may hold anything.
+        let (_, fields) = text.rsplit_once(')')?;
+        let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+        // Numbered from 1 in the manual; the third is the first here.
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let seconds = |ticks: u64| ticks as f64 / TICKS_PER_S;
+        Some(Self { cpu_s: seconds(field(14)? + field(15)?), start_s: seconds(field(22)?), virtual_bytes: field(23)? })
+    }
+}
+
+/// The number behind `name` at the beginning of a line.
+fn value(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// The directory's size is the number of open files (Linux 6.2); before that they are counted.
+fn files() -> Option<u64> {
+    let path = "/proc/self/fd";
+    match fs::metadata(path).ok()?.len() {
+        // One is the directory itself.
+        0 => Some((fs::read_dir(path).ok()?.count() as u64).saturating_sub(1)),
+        files => Some(files),
+    }
+}
+
+/// Bytes in and out, from a file of pairs of lines: names, then values.
+fn network(text: &str) -> Option<(u64, u64)> {
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt:"));
+    let (names, values) = (lines.next()?.split_ascii_whitespace(), lines.next()?.split_ascii_whitespace());
+    let (mut received, mut sent) = (None, None);
+    for (name, value) in names.zip(values) {
+        match name {
+            "InOctets" => received = value.parse().ok(),
+            "OutOctets" => sent = value.parse().ok(),
+            _ => {}
+        }
+    }
+    received.zip(sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_anything_in_them_do_not_move_the_fields() {
+        let text = "7 (a) 1 2 (b) S 1 7 7 0 -1 4194304 9 0 0 0 250 50 0 0 20 0 4 0 12345 4096000 321 184 1 1";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!((stat.cpu_s, stat.start_s, stat.virtual_bytes), (3.0, 123.45, 4_096_000));
+        assert!(Stat::parse("7 (a) S 1 2").is_none() && Stat::parse("").is_none());
+    }
+
+    #[test]
+    fn numbers_are_found_by_their_names() {
+        assert_eq!(value("cpu 1\nbtime 1700000000\n", "btime"), Some(1_700_000_000));
+        assert_eq!(value("VmHWM:\t 9 kB\nVmRSS:\t  12 kB\n", "VmRSS:"), Some(12));
+        assert_eq!(value("", "btime"), None);
+        let text = "TcpExt: InOctets\nTcpExt: 9\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 12 34\n";
+        assert_eq!(network(text), Some((12, 34)));
+        assert_eq!(network("IpExt: InOctets\n"), None);
+    }
+}

@@ -1,0 +1,452 @@
+//! Runs on: connection core.
+//!
+//! The answer to /metrics: Prometheus' text format, one function for each part of the member.
+//!
+//! Invariants: a family is written once, all its samples behind its TYPE; types are etcd's, even where a counter is called
+//! a gauge. Writes nothing but text; what it shows was counted elsewhere.
+
+use std::{
+    fmt::{Display, Write as _},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+use engine::{KeyRange, RangeEnd};
+
+use super::{
+    counters::{CALL_TYPES, CHECKS, CLIENT_VERSIONS, CODE_NAMES, Check, Count, Counters, OfMethod, Snapshot},
+    process::Process,
+};
+use crate::{config::Stage, core::Core, cores::Clock, wire::method::Method};
+
+/// What a histogram's numbers are divided by to be seconds, from nanoseconds.
+const SECONDS: f64 = 1e9;
+/// Likewise, to be milliseconds.
+const MILLISECONDS: f64 = 1e6;
+
+/// What a single member never does. Dashboards ask for some of these by name; the answer is 0.
+const NEVER: [(&str, &str, &str); 6] = [
+    ("etcd_server_heartbeat_send_failures_total", "counter", "Leader heartbeats sent too late."),
+    ("etcd_server_slow_read_indexes_total", "counter", "Reads whose confirmation took too long; alone none is needed."),
+    ("etcd_server_learner_promote_successes", "counter", "Learners promoted while this member was leader."),
+    ("etcd_server_is_learner", "gauge", "Whether or not this member is a learner. 1 if is, 0 otherwise."),
+    ("etcd_server_snapshot_apply_in_progress_total", "gauge", "1 if the server applies an incoming snapshot."),
+    ("etcd_disk_defrag_inflight", "gauge", "Whether or not a defragmentation runs; the store needs none."),
+];
+
+/// The answer to /metrics.
+pub fn render(core: &Core) -> String {
+    let mut text = Text(String::with_capacity(128 * 1024));
+    render_identity(core, &mut text);
+    render_raft(core, &mut text);
+    render_store(core, &mut text);
+    render_operations(core, &mut text);
+    render_compaction(core, &mut text);
+    render_watch(core, &mut text);
+    render_leases(core, &mut text);
+    render_disk(core, &mut text);
+    render_health(core, &mut text);
+    render_requests(core, &mut text);
+    render_grpc(core, &mut text);
+    render_process(&Process::look(), &mut text);
+    text.0
+}
+
+struct Text(String);
+
+impl Text {
+    fn line(&mut self, line: std::fmt::Arguments<'_>) {
+        self.0.write_fmt(line).expect("a String takes every write");
+        self.0.push('\n');
+    }
+
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
+    }
+
+    /// `labels` with their braces, or nothing.
+    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+        self.line(format_args!("{name}{labels} {value}"));
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "gauge", help);
+        self.sample(name, "", value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.family(name, "counter", help);
+        self.sample(name, "", value);
+    }
+
+    /// A family of one sample that is 1 and says something in its label.
+    fn label(&mut self, name: &str, help: &str, label: &str, value: &str) {
+        self.family(name, "gauge", help);
+        self.sample(name, &format!("{{{label}=\"{}\"}}", escaped(value)), 1);
+    }
+
+    /// `shown`, whose numbers are `scale` times those of the family's unit.
+    fn histogram(&mut self, name: &str, help: &str, shown: &Snapshot, scale: f64) {
+        self.family(name, "histogram", help);
+        for (bound, count) in &shown.buckets {
+            self.line(format_args!("{name}_bucket{{le=\"{}\"}} {count}", number(*bound as f64 / scale)));
+        }
+        self.line(format_args!("{name}_bucket{{le=\"+Inf\"}} {}", shown.count));
+        self.sample(&format!("{name}_sum"), "", number(shown.sum as f64 / scale));
+        self.sample(&format!("{name}_count"), "", shown.count);
+    }
+}
+
+/// A number in Go's shortest form, `%g`: queries name buckets by their text.
+fn number(value: f64) -> String {
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').expect("the form has an exponent");
+    match exponent.parse::<i32>() {
+        Ok(exponent) if !(-4..6).contains(&exponent) => {
+            let sign = if exponent < 0 { '-' } else { '+' };
+            format!("{digits}e{sign}{:02}", exponent.abs())
+        }
+        _ => format!("{value}"),
+    }
+}
+
+/// A label's value, as the format wants it.
+fn escaped(value: &str) -> String {
+    value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
+}
+
+fn load(value: &AtomicU64) -> u64 {
+    value.load(Ordering::Acquire)
+}
+
+fn sum(core: &Core, pick: impl Fn(&Counters) -> &Count) -> u64 {
+    core.shared.counters.iter().fold(0, |sum, counters| sum.wrapping_add(pick(counters).get()))
+}
+
+fn render_identity(core: &Core, text: &mut Text) {
+    let shared = &core.shared;
+    let id = format!("{:x}", shared.identity.member_id);
+    text.label(
+        "etcd_server_id",
+        "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.",
+        "server_id",
+        &id,
+    );
+    text.label(
+        "etcd_server_version",
+        "Which version is running. 1 for 'server_version' label with current version.",
+        "server_version",
+        crate::ETCD_VERSION,
+    );
+    let release = format!("none: Orlop {}", crate::RELEASE);
+    text.label(
+        "etcd_server_go_version",
+        "Which Go version server is running with; it is not written in Go.",
+        "server_go_version",
+        &release,
+    );
+    let cluster = shared.cluster.load();
+    if let Some(version) = &cluster.version {
+        let short = version.rsplit_once('.').map_or(version.as_str(), |(short, _)| short);
+        text.label(
+            "etcd_cluster_version",
+            "Which version is running. 1 for 'cluster_version' label with current cluster version",
+            "cluster_version",
+            short,
+        );
+    }
+    let name = "etcd_server_feature_enabled";
+    text.family(name, "gauge", "Whether or not a feature is enabled. 1 is enabled, 0 is not.");
+    for (feature, stage, is_enabled) in &shared.features {
+        let stage = match stage {
+            Stage::Alpha => "ALPHA",
+            Stage::Beta => "BETA",
+        };
+        text.sample(name, &format!("{{name=\"{feature}\",stage=\"{stage}\"}}"), u8::from(*is_enabled));
+    }
+    if !cluster.members.is_empty() {
+        let name = "etcd_network_known_peers";
+        text.family(name, "gauge", "The current number of known peers.");
+        for member in &cluster.members {
+            text.sample(name, &format!("{{Local=\"{id}\",Remote=\"{:x}\"}}", member.id), 1);
+        }
+    }
+    let alarms = core.alarms();
+    if !alarms.is_empty() {
+        let name = "etcd_debugging_server_alarms";
+        text.family(name, "gauge", "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm");
+        for (member, alarm) in alarms {
+            let kind = alarm.as_str_name();
+            text.sample(name, &format!("{{alarm_type=\"{kind}\",server_id=\"{member:x}\"}}"), 1);
+        }
+    }
+}
+
+fn render_raft(core: &Core, text: &mut Text) {
+    let shared = &core.shared;
+    let leader = load(&shared.raft.leader);
+    text.gauge(
+        "etcd_server_has_leader",
+        "Whether or not a leader exists. 1 is existence, 0 is not.",
+        u8::from(leader != 0),
+    );
+    let is_leader = u8::from(leader == shared.identity.member_id);
+    text.gauge("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.", is_leader);
+    let changes = shared.commit_counters.leader_changes.get();
+    text.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen.", changes);
+    // The applied index first: it must not be seen ahead of the committed one.
+    let applied = load(&shared.raft.applied);
+    let committed = load(&shared.raft.commit).max(applied);
+    text.gauge(
+        "etcd_server_proposals_committed_total",
+        "The total number of consensus proposals committed.",
+        committed,
+    );
+    text.gauge("etcd_server_proposals_applied_total", "The total number of consensus proposals applied.", applied);
+    let pending = shared.raft.pending.load(Ordering::Acquire);
+    text.gauge("etcd_server_proposals_pending", "The current number of pending proposals to commit.", pending);
+    let failed = sum(core, |counters| &counters.proposals_failed);
+    text.counter("etcd_server_proposals_failed_total", "The total number of failed proposals seen.", failed);
+    let failed = sum(core, |counters| &counters.reads_failed);
+    text.counter("etcd_server_read_indexes_failed_total", "The total number of failed read indexes seen.", failed);
+    let slow = shared.commit_counters.slow_applies.get();
+    text.counter(
+        "etcd_server_slow_apply_total",
+        "Applies that waited for pages, or made many changes, for over 100 ms.",
+        slow,
+    );
+    for (name, kind, help) in NEVER {
+        text.family(name, kind, help);
+        text.sample(name, "", 0);
+    }
+}
+
+fn render_store(core: &Core, text: &mut Text) {
+    let shared = &core.shared;
+    let view = core.view();
+    let quota = shared.limits.quota_bytes;
+    text.gauge("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", quota);
+    let allocated = load(&shared.sizes.allocated);
+    text.gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the store in bytes, as allocated.", allocated);
+    let in_use = load(&shared.sizes.in_use);
+    text.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Size of the store in bytes, as reachable.", in_use);
+    text.gauge("etcd_debugging_mvcc_current_revision", "The current revision of store.", view.revision());
+    text.gauge(
+        "etcd_debugging_mvcc_compact_revision",
+        "The revision of the last compaction in store.",
+        view.compact_revision(),
+    );
+    let all = KeyRange { start: Bytes::new(), end: RangeEnd::Open };
+    // Right after a start the root may not be in memory; nobody has read a key then.
+    if let Ok((keys, _)) = view.sums(&all) {
+        text.gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", keys);
+    }
+    let help = "The latency distribution of storage hash operation.";
+    text.histogram("etcd_mvcc_hash_duration_seconds", help, &histogram(core, |counters| &counters.hash), SECONDS);
+    let help = "The latency distribution of storage hash by revision operation.";
+    text.histogram(
+        "etcd_mvcc_hash_rev_duration_seconds",
+        help,
+        &histogram(core, |counters| &counters.hash_kv),
+        SECONDS,
+    );
+}
+
+fn histogram<const N: usize>(core: &Core, pick: impl Fn(&Counters) -> &super::counters::Histogram<N>) -> Snapshot {
+    Snapshot::of(core.shared.counters.iter().map(|counters| pick(counters)))
+}
+
+fn render_operations(core: &Core, text: &mut Text) {
+    let commit = &core.shared.commit_counters;
+    text.counter("etcd_mvcc_put_total", "Total number of puts seen by this member.", commit.puts.get());
+    text.counter("etcd_mvcc_delete_total", "Total number of deletes seen by this member.", commit.deletes.get());
+    let ranges = commit.ranges.get() + sum(core, |counters| &counters.ranges);
+    text.counter("etcd_mvcc_range_total", "Total number of ranges seen by this member.", ranges);
+    let txns = commit.txns.get() + sum(core, |counters| &counters.txns);
+    text.counter("etcd_mvcc_txn_total", "Total number of txns seen by this member.", txns);
+    let bytes = commit.put_bytes.get();
+    text.gauge(
+        "etcd_debugging_mvcc_total_put_size_in_bytes",
+        "The total size of put kv pairs seen by this member.",
+        bytes,
+    );
+}
+
+fn render_compaction(core: &Core, text: &mut Text) {
+    let commit = &core.shared.commit_counters;
+    let dropped = commit.versions_dropped.get();
+    text.counter("etcd_debugging_mvcc_db_compaction_keys_total", "Total number of db keys compacted.", dropped);
+    let last = match commit.swept_at_us.get() {
+        0 => 0,
+        at_us => {
+            let now_us = u64::try_from(core.clock.now().as_micros()).unwrap_or(u64::MAX);
+            Clock::unix_us().saturating_sub(now_us.saturating_sub(at_us)) / 1_000_000
+        }
+    };
+    text.gauge(
+        "etcd_debugging_mvcc_db_compaction_last",
+        "The unix time of the last db compaction. Resets to 0 on start.",
+        last,
+    );
+    let shown = Snapshot::of([&commit.sweep].into_iter());
+    let help = "Bucketed histogram of db compaction total duration.";
+    text.histogram("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", help, &shown, MILLISECONDS);
+}
+
+fn render_watch(core: &Core, text: &mut Text) {
+    let streams = sum(core, |counters| &counters.watch_streams);
+    text.gauge("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams.", streams);
+    let watchers = sum(core, |counters| &counters.watchers);
+    text.gauge("etcd_debugging_mvcc_watcher_total", "Total number of watchers.", watchers);
+    let slow = sum(core, |counters| &counters.watchers_unsynced);
+    text.gauge("etcd_debugging_mvcc_slow_watcher_total", "Total number of unsynced slow watchers.", slow);
+    let events = sum(core, |counters| &counters.events);
+    text.counter("etcd_debugging_mvcc_events_total", "Total number of events sent by this member.", events);
+    let pending = sum(core, |counters| &counters.events_pending);
+    text.gauge("etcd_debugging_mvcc_pending_events_total", "Total number of pending events to be sent.", pending);
+}
+
+fn render_leases(core: &Core, text: &mut Text) {
+    let commit = &core.shared.commit_counters;
+    text.counter(
+        "etcd_debugging_lease_granted_total",
+        "The total number of granted leases.",
+        commit.leases_granted.get(),
+    );
+    let renewed = commit.leases_renewed.get();
+    text.counter("etcd_debugging_lease_renewed_total", "The number of renewed leases seen by the leader.", renewed);
+    text.counter(
+        "etcd_debugging_lease_revoked_total",
+        "The total number of revoked leases.",
+        commit.leases_revoked.get(),
+    );
+    let expired = commit.leases_expired.get();
+    text.counter("etcd_debugging_server_lease_expired_total", "The total number of expired leases.", expired);
+    let shown = Snapshot::of([&commit.lease_ttl].into_iter());
+    text.histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", &shown, 1.0);
+}
+
+fn render_disk(core: &Core, text: &mut Text) {
+    let commit = &core.shared.commit_counters;
+    text.gauge("etcd_disk_wal_write_bytes_total", "Total number of bytes written in WAL.", commit.wal_bytes.get());
+    let shown = Snapshot::of([&commit.wal_write].into_iter());
+    let help = "The latency distributions of durable writes of the WAL: write and fsync are one here.";
+    text.histogram("etcd_disk_wal_fsync_duration_seconds", help, &shown, SECONDS);
+    let shown = Snapshot::of([&commit.checkpoint].into_iter());
+    let help = "The latency distributions of checkpoints. No request waits for one.";
+    text.histogram("etcd_disk_backend_commit_duration_seconds", help, &shown, SECONDS);
+}
+
+fn render_health(core: &Core, text: &mut Text) {
+    let healthy = sum(core, |counters| &counters.health_ok);
+    text.counter("etcd_server_health_success", "The total number of successful health checks", healthy);
+    let failed = sum(core, |counters| &counters.health_failed);
+    text.counter("etcd_server_health_failures", "The total number of failed health checks", failed);
+    let pick = |position: usize, of: fn(&Check) -> &Count| sum(core, move |counters| of(&counters.checks[position]));
+    let results: Vec<_> = (0..CHECKS.len())
+        .map(|position| {
+            let last = core.shared.counters.iter().map(|counters| counters.checks[position].last.get()).max();
+            let (endpoint, name) = CHECKS[position];
+            let passed = pick(position, |check| &check.passed);
+            let failed = pick(position, |check| &check.failed);
+            (endpoint, name, passed, failed, last.unwrap_or(0) & 1)
+        })
+        .filter(|(_, _, passed, failed, _)| passed + failed > 0)
+        .collect();
+    if results.is_empty() {
+        return;
+    }
+    let family = "etcd_server_healthcheck";
+    text.family(family, "gauge", "The result of each kind of healthcheck.");
+    for (endpoint, name, _, _, last) in &results {
+        text.sample(family, &format!("{{name=\"{name}\",type=\"{endpoint}\"}}"), last);
+    }
+    let family = "etcd_server_healthchecks_total";
+    text.family(family, "counter", "The total number of each kind of healthcheck.");
+    for (endpoint, name, passed, failed, _) in &results {
+        for (status, count) in [("success", passed), ("error", failed)] {
+            if *count > 0 {
+                let labels = format!("{{name=\"{name}\",status=\"{status}\",type=\"{endpoint}\"}}");
+                text.sample(family, &labels, count);
+            }
+        }
+    }
+}
+
+fn render_requests(core: &Core, text: &mut Text) {
+    let sent = sum(core, |counters| &counters.sent_bytes);
+    text.counter("etcd_network_client_grpc_sent_bytes_total", "The total number of bytes sent to grpc clients.", sent);
+    let received = sum(core, |counters| &counters.received_bytes);
+    let help = "The total number of bytes received from grpc clients.";
+    text.counter("etcd_network_client_grpc_received_bytes_total", help, received);
+    let name = "etcd_server_client_requests_total";
+    text.family(name, "counter", "The total number of client requests per client version.");
+    for (call_type, calls) in CALL_TYPES.iter().enumerate() {
+        for (version, version_name) in CLIENT_VERSIONS.iter().enumerate() {
+            let count = sum(core, |counters| &counters.requests[call_type][version]);
+            if count > 0 {
+                text.sample(name, &format!("{{client_api_version=\"{version_name}\",type=\"{calls}\"}}"), count);
+            }
+        }
+    }
+}
+
+fn labels(method: Method) -> String {
+    let (flow, service, name) = (method.flow().label(), method.service(), method.name());
+    format!("grpc_method=\"{name}\",grpc_service=\"{service}\",grpc_type=\"{flow}\"")
+}
+
+fn render_grpc(core: &Core, text: &mut Text) {
+    type Pick = fn(&OfMethod) -> &Count;
+    let families: [(&str, &str, Pick); 3] = [
+        ("grpc_server_started_total", "Total number of RPCs started on the server.", |of| &of.started),
+        ("grpc_server_msg_received_total", "Total number of RPC messages received on the server.", |of| &of.received),
+        ("grpc_server_msg_sent_total", "Total number of gRPC messages sent by the server.", |of| &of.sent),
+    ];
+    for (name, help, pick) in families {
+        text.family(name, "counter", help);
+        for method in Method::ALL {
+            let value = sum(core, |counters| pick(&counters.methods[*method as usize]));
+            text.sample(name, &format!("{{{}}}", labels(*method)), value);
+        }
+    }
+    let name = "grpc_server_handled_total";
+    text.family(name, "counter", "Total number of RPCs completed on the server, regardless of success or failure.");
+    for method in Method::ALL {
+        let labels = labels(*method);
+        for (code, code_name) in CODE_NAMES.iter().enumerate() {
+            let value = sum(core, |counters| &counters.methods[*method as usize].handled[code]);
+            text.line(format_args!("{name}{{grpc_code=\"{code_name}\",{labels}}} {value}"));
+        }
+    }
+}
+
+fn render_process(process: &Process, text: &mut Text) {
+    if let Some(cpu_s) = process.cpu_s {
+        text.counter("process_cpu_seconds_total", "Total user and system CPU time spent in seconds.", number(cpu_s));
+    }
+    if let Some(start_s) = process.start_s {
+        let help = "Start time of the process since unix epoch in seconds.";
+        text.gauge("process_start_time_seconds", help, number(start_s));
+    }
+    if let Some(bytes) = process.resident_bytes {
+        text.gauge("process_resident_memory_bytes", "Resident memory size in bytes.", bytes);
+    }
+    if let Some(bytes) = process.virtual_bytes {
+        text.gauge("process_virtual_memory_bytes", "Virtual memory size in bytes.", bytes);
+    }
+    let bytes_max = process.virtual_bytes_max;
+    text.gauge("process_virtual_memory_max_bytes", "Maximum amount of virtual memory available in bytes.", bytes_max);
+    if let Some((received, sent)) = process.network_bytes {
+        let help = "Number of bytes received by the process over the network.";
+        text.counter("process_network_receive_bytes_total", help, received);
+        let help = "Number of bytes sent by the process over the network.";
+        text.counter("process_network_transmit_bytes_total", help, sent);
+    }
+    if let Some(files) = process.files {
+        text.gauge("process_open_fds", "Number of open file descriptors.", files);
+        text.gauge("os_fd_used", "The number of used file descriptors.", files);
+    }
+    text.gauge("process_max_fds", "Maximum number of open file descriptors.", process.files_max);
+    text.gauge("os_fd_limit", "The file descriptor limit.", process.files_max);
+}

@@ -1,0 +1,184 @@
+//! Runs on: tests.
+//!
+//! A whole answer of /metrics, of a core over an empty store, read as Prometheus reads it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use engine::{PageReader, Store, disk::sim::SimStorage, store};
+use tokio::sync::mpsc;
+
+use super::render;
+use crate::{
+    config::GATES,
+    core::{Cluster, Core, Identity, Limits, Raft, Shared, Sizes},
+    cores::{Clock, loader::Loader},
+    error::{Code, Error},
+    watch::hub::{Bounds, Responder},
+    watch_rpc::WatchCore,
+    wire::method::Method,
+};
+
+fn core() -> std::rc::Rc<Core> {
+    let storage = SimStorage::new(1);
+    let dir = Path::new("data");
+    let store = Store::open(&mut storage.disk(), dir, store::Options::default()).unwrap();
+    let limits = Limits {
+        request_bytes_max: 1 << 20,
+        receive_bytes_max: 1 << 20,
+        txn_ops_max: 128,
+        scan_entries_per_turn: 128,
+        request_timeout: Duration::from_secs(7),
+        connections_max: 8,
+        quota_bytes: 1 << 31,
+    };
+    let cluster = Cluster { version: Some("3.7.0".into()), alarms: [(0xab, 1)].into(), ..Cluster::default() };
+    let shared = Arc::new(Shared {
+        identity: Identity { cluster_id: 1, member_id: 0xab },
+        limits,
+        view: store.mvcc().published(),
+        cluster: ArcSwap::from_pointee(cluster),
+        raft: Raft::default(),
+        sizes: Sizes::default(),
+        swept_revision: AtomicI64::new(-1),
+        request_ids: AtomicU64::new(1),
+        connections: (0..2).map(|_| AtomicUsize::new(0)).collect(),
+        is_stopping: AtomicBool::new(false),
+        counters: (0..2).map(|_| Arc::default()).collect(),
+        commit_counters: Arc::default(),
+        features: GATES.iter().map(|(name, stage, value)| (*name, *stage, *value)).collect(),
+    });
+    let bounds = Bounds { stream_buffer_bytes_max: 1, fragment_bytes_max: 1, watchers_max: 1 };
+    let counters = Arc::clone(&shared.counters[1]);
+    let watch = WatchCore::new(bounds, Responder::default(), 1, counters, Duration::from_secs(600), 1);
+    let loader = Loader::new(Box::new(storage.disk()), PageReader::new(dir, 1, 1));
+    Core::new(1, shared, Clock::start(), watch, mpsc::channel(1).0, loader)
+}
+
+/// A sample: its name, its labels as written, its value.
+type Sample = (String, String, f64);
+
+/// Families by name: their type and samples.
+///
+/// Holds the text against the format: HELP, TYPE, then samples; no family and no series twice; labels quoted.
+fn parse(text: &str) -> BTreeMap<String, (String, Vec<Sample>)> {
+    let mut families: BTreeMap<String, (String, Vec<Sample>)> = BTreeMap::new();
+    let mut series = BTreeSet::new();
+    let mut current = String::new();
+    assert!(text.ends_with('\n'));
+    for line in text.lines() {
+        if let Some(help) = line.strip_prefix("# HELP ") {
+            current = help.split_once(' ').unwrap().0.to_owned();
+            assert!(!families.contains_key(&current), "twice: {line}");
+        } else if let Some(of_type) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = of_type.split_once(' ').unwrap();
+            assert_eq!(name, current);
+            assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+            assert!(families.insert(name.to_owned(), (kind.to_owned(), Vec::new())).is_none(), "twice: {line}");
+        } else {
+            let (id, value) = line.rsplit_once(' ').unwrap();
+            assert!(series.insert(id.to_owned()), "twice: {line}");
+            let (name, labels) =
+                id.split_once('{').map_or((id, ""), |(name, rest)| (name, rest.strip_suffix('}').unwrap()));
+            assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{line}");
+            assert!(labels.is_empty() || labels.split("\",").all(|label| label.contains("=\"")), "{line}");
+            let (kind, samples) = families.get_mut(&current).unwrap();
+            let rest = name.strip_prefix(&current).unwrap();
+            assert_eq!(kind == "histogram", !rest.is_empty(), "{line}");
+            samples.push((rest.to_owned(), labels.to_owned(), value.parse().unwrap()));
+        }
+    }
+    families
+}
+
+fn assert_histogram(name: &str, samples: &[Sample]) {
+    let buckets: Vec<_> = samples.iter().filter(|(rest, ..)| rest == "_bucket").collect();
+    let bound = |labels: &str| -> f64 {
+        labels.strip_prefix("le=\"").and_then(|rest| rest.strip_suffix('"')).unwrap().parse().unwrap()
+    };
+    assert!(buckets.is_sorted_by(|a, b| bound(&a.1) < bound(&b.1) && a.2 <= b.2), "{name}: {buckets:?}");
+    let (_, last, all) = buckets.last().unwrap();
+    assert_eq!(last, "le=\"+Inf\"");
+    let (count, _) = samples.iter().map(|(rest, _, value)| (value, rest)).find(|(_, rest)| *rest == "_count").unwrap();
+    assert_eq!(all, count, "{name}");
+    assert_eq!(samples.iter().filter(|(rest, ..)| rest == "_sum").count(), 1);
+}
+
+#[test]
+fn what_is_rendered_is_well_formed_and_adds_up() {
+    let core = core();
+    let commit = &core.shared.commit_counters;
+    for ms in [0, 1, 3, 9, 100, 20_000] {
+        commit.wal_write.observe_time(Duration::from_millis(ms));
+    }
+    commit.lease_ttl.observe(i64::MAX.cast_unsigned());
+    core.counters.requested(Method::Put, Some(b"3.7"));
+    core.shared.counters[0].requested(Method::Put, Some(b"3.7"));
+    core.counters.handled(Method::Put, Code::Ok);
+    core.counters.proposed::<()>(&Err(Error::Timeout));
+    core.counters.checked("readyz", "linearizable_read", true, Duration::from_secs(1));
+    core.shared.counters[0].checked("readyz", "linearizable_read", false, Duration::from_secs(2));
+    let families = parse(&render(&core));
+    for (name, (kind, samples)) in &families {
+        if kind == "histogram" {
+            assert_histogram(name, samples);
+        }
+    }
+    let samples = |name: &str| &families[name].1;
+    let one = |name: &str, labels: &str| samples(name).iter().find(|(_, found, _)| found == labels).unwrap().2;
+    assert_eq!(one("etcd_disk_wal_fsync_duration_seconds", "le=\"0.001\""), 2.0);
+    assert_eq!(one("etcd_disk_wal_fsync_duration_seconds", "le=\"8.192\""), 5.0);
+    assert_eq!(one("etcd_disk_wal_fsync_duration_seconds", "le=\"+Inf\""), 6.0);
+    assert_eq!(one("etcd_debugging_lease_ttl_total", "le=\"8.388608e+06\""), 0.0);
+    assert_eq!(one("etcd_server_client_requests_total", "client_api_version=\"3.7\",type=\"unary\""), 2.0);
+    assert_eq!(one("etcd_server_proposals_failed_total", ""), 1.0);
+    assert_eq!(one("etcd_debugging_mvcc_keys_total", ""), 0.0);
+    assert_eq!(one("etcd_server_id", "server_id=\"ab\""), 1.0);
+    assert_eq!(one("etcd_debugging_server_alarms", "alarm_type=\"NOSPACE\",server_id=\"ab\""), 1.0);
+    assert_eq!(one("etcd_cluster_version", "cluster_version=\"3.7\""), 1.0);
+    assert_eq!(
+        one("etcd_server_healthcheck", "name=\"linearizable_read\",type=\"readyz\""),
+        0.0,
+        "the last one failed"
+    );
+}
+
+/// Names that etcd's own alerts, dashboard and tools ask for, with their types; those of peers are left out.
+const ASKED_FOR: [(&str, &str); 18] = [
+    ("etcd_server_has_leader", "gauge"),
+    ("etcd_server_leader_changes_seen_total", "counter"),
+    ("etcd_server_proposals_failed_total", "counter"),
+    ("etcd_server_proposals_applied_total", "gauge"),
+    ("etcd_server_proposals_committed_total", "gauge"),
+    ("etcd_server_proposals_pending", "gauge"),
+    ("etcd_server_quota_backend_bytes", "gauge"),
+    ("etcd_disk_wal_fsync_duration_seconds", "histogram"),
+    ("etcd_disk_wal_write_bytes_total", "gauge"),
+    ("etcd_disk_backend_commit_duration_seconds", "histogram"),
+    ("etcd_mvcc_db_total_size_in_bytes", "gauge"),
+    ("etcd_mvcc_db_total_size_in_use_in_bytes", "gauge"),
+    ("etcd_network_client_grpc_received_bytes_total", "counter"),
+    ("etcd_network_client_grpc_sent_bytes_total", "counter"),
+    ("etcd_debugging_mvcc_total_put_size_in_bytes", "gauge"),
+    ("grpc_server_handled_total", "counter"),
+    ("grpc_server_started_total", "counter"),
+    ("process_resident_memory_bytes", "gauge"),
+];
+
+#[test]
+fn what_alerts_and_dashboards_ask_for_is_there_from_the_start() {
+    let families = parse(&render(&core()));
+    for (name, kind) in ASKED_FOR {
+        let (found, samples) = families.get(name).unwrap_or_else(|| panic!("{name} is missing"));
+        assert_eq!(found, kind, "{name}");
+        assert!(!samples.is_empty(), "{name}");
+    }
+}
