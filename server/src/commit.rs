@@ -169,8 +169,10 @@ pub struct Commit {
     is_leading: bool,
     published_attributes: bool,
     sweep_waiters: Vec<(i64, ReplyTo)>,
-    /// First request id of this run: an entry with a lower one is of an earlier run.
+    /// First request id of this run; the member's ids have its high bits.
     first_id: u64,
+    /// Last index of the log at the start: what is applied again is not counted again.
+    replayed_to: u64,
     /// When `front` came to the front.
     front_since: Duration,
     /// When the compaction that is being swept was applied; `None` for what was left by an earlier run.
@@ -192,6 +194,7 @@ impl Commit {
         let applied = Place { index: view.applied_index(), term: view.applied_term() };
         let answers = vec![Vec::new(); shared.connections.len()];
         let first_id = shared.request_ids.load(Ordering::Relaxed);
+        let replayed_to = driver.status().last_index;
         let mut commit = Self {
             shared,
             options,
@@ -216,6 +219,7 @@ impl Commit {
             published_attributes: false,
             sweep_waiters: Vec::new(),
             first_id,
+            replayed_to,
             front_since: Duration::ZERO,
             compacted_at: None,
             checkpoint_began: Duration::ZERO,
@@ -464,7 +468,10 @@ impl Commit {
         }
         let reply = self.waiters.remove(&id);
         let counters = &self.shared.commit_counters;
-        counters.applied(&result, &self.events[events_before..], reply.is_none() && id >= self.first_id);
+        if self.queue.front().is_some_and(|entry| entry.index > self.replayed_to) {
+            let is_own = reply.is_none() && id >> ID_COUNT_BITS == self.first_id >> ID_COUNT_BITS;
+            counters.applied(&result, &self.events[events_before..], is_own);
+        }
         // Pages that were missing are what an entry waits for.
         counters.slow_applies.add(u64::from(now.saturating_sub(self.front_since) > SLOW_APPLY));
         let Some(reply) = reply else { return };
@@ -615,6 +622,9 @@ impl Commit {
         self.store.mvcc()
     }
 }
+
+/// A request id without these bits names its member. **Source** etcd v3.7.1 `pkg/idutil/id.go`.
+const ID_COUNT_BITS: u32 = 48;
 
 /// What a client is told when raft refuses its proposal.
 fn refusal(error: &consensus::Error) -> Error {

@@ -112,3 +112,32 @@ impl Disk for Timed {
         self.disk.wake_fd()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::disk::{BLOCK, Owner, sim::SimStorage};
+
+    use super::*;
+
+    #[test]
+    fn a_durable_write_takes_from_its_submission_to_its_end_and_nothing_else_is_timed() {
+        let counters = Arc::<CommitCounters>::default();
+        let mut disk = Timed::new(Box::new(SimStorage::new(1).disk()), Arc::clone(&counters));
+        disk.create_dir_all(Path::new("data")).unwrap();
+        let file = disk.open(Path::new("data/log"), OpenKind::Create { len: 4 * BLOCK as u64 }).unwrap();
+        let ms = Duration::from_millis;
+        let write = |offset: usize| Op::WriteDurable { file, offset: offset as u64, buf: Buffer::zeroed(BLOCK) };
+        disk.at(ms(10)).submit(write(0), Owner::Wal.token(1));
+        disk.submit(Op::Sync { file }, Owner::Wal.token(2));
+        disk.at(ms(15)).submit(write(BLOCK), Owner::Wal.token(3));
+        let mut ended = Vec::new();
+        while ended.len() < 3 {
+            disk.wait().unwrap();
+            disk.at(ms(40)).completions(&mut ended);
+        }
+        let shown = crate::metrics::counters::Snapshot::of([&counters.wal_write].into_iter());
+        assert_eq!((shown.count, shown.sum), (2, 55_000_000));
+        assert_eq!(counters.wal_bytes.get(), 2 * BLOCK as u64);
+        assert!(disk.in_flight.is_empty());
+    }
+}

@@ -494,6 +494,7 @@ impl Run {
         }
         let counters = self.hub.counters();
         assert_eq!((counters.watchers, counters.watchers_unsynced), (watchers, 0));
+        assert_eq!(counters.events_pending, 0, "every stream was drained");
         self.clients.iter().map(|client| client.progress_seen).sum()
     }
 }
