@@ -256,21 +256,33 @@ impl Block {
         self.records.partition_point(|(at, _)| *at < revision)
     }
 
-    /// The record at `position`, sharing the block's bytes.
+    /// The record at `position`.
     pub(super) fn record(&self, position: usize) -> Record {
         let (revision, start) = self.records[position];
         let end = self.records.get(position + 1).map_or(self.payload.len(), |(_, start)| *start as usize);
         let record = RecordRef::decode(&self.payload[start as usize..end]).expect("decode checked every record");
         assert_eq!(record.revision, revision, "the slot array was read from the records");
+        let (key, value) = self.detached(record.key, record.value);
         Record {
-            key: self.payload.slice_ref(record.key),
-            value: self.payload.slice_ref(record.value),
+            key,
+            value,
             create_revision: record.create_revision,
             revision,
             version: record.version,
             lease: record.lease,
             is_tombstone: record.is_tombstone,
         }
+    }
+
+    /// A record's key and value, free of the block: an answer may hold a million records long after the cache let their
+    /// blocks go, and a slice of a small record would hold its whole block. A record that fills its block shares it.
+    fn detached(&self, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
+        if (key.len() + value.len()) * 2 >= self.payload.len() {
+            return (self.payload.slice_ref(key), self.payload.slice_ref(value));
+        }
+        let mut both = Bytes::from([key, value].concat());
+        let key = both.split_to(key.len());
+        (key, both)
     }
 }
 
