@@ -39,6 +39,7 @@ use crate::{
     core::{Answer, ReplyTo, Shared},
     cores::slots::SlotId,
     error::Error,
+    floor,
     metrics::counters::SLOW_APPLY,
     watch::batch::{Batch, Event},
 };
@@ -166,6 +167,8 @@ pub struct Commit {
     /// Log behind the last checkpoint's begin: kept for the older superblock copy, and no reason for the next one.
     kept_log_bytes: u64,
     is_sweeping: bool,
+    /// The sweep has done what the floors let it do; it goes on when they rise.
+    is_sweep_held: bool,
     is_leading: bool,
     published_attributes: bool,
     sweep_waiters: Vec<(i64, ReplyTo)>,
@@ -215,6 +218,7 @@ impl Commit {
             is_faulted: false,
             kept_log_bytes: 0,
             is_sweeping: true,
+            is_sweep_held: false,
             is_leading: false,
             published_attributes: false,
             sweep_waiters: Vec::new(),
@@ -307,6 +311,7 @@ impl Commit {
         self.driver.tick();
         self.forget_lost(now);
         self.publish_sizes();
+        self.is_sweeping |= self.is_sweep_held;
         if !self.is_leading {
             return;
         }
@@ -524,21 +529,38 @@ impl Commit {
 
     fn sweep(&mut self, now: Duration) -> Result<Option<Fault>, Fatal> {
         if self.is_sweeping && !self.is_faulted {
+            let floor = floor::lowest_of(&self.shared.floors);
+            self.store.mvcc_mut().hold_sweep(Some(floor));
             let progress = match self.store.sweep(self.options.sweep_entries_per_step) {
                 Ok(progress) => progress,
                 Err(fault) => return Ok(Some(fault)),
             };
             self.shared.commit_counters.versions_dropped.add(progress.dropped);
             if progress.is_done {
-                self.is_sweeping = false;
-                if let Some(began) = self.compacted_at.take() {
-                    self.shared.commit_counters.swept(began, now);
-                }
-                let swept = self.store.mvcc().live().compact_revision();
-                self.shared.swept_revision.store(swept, Ordering::Release);
-                tracing::info!(revision = swept, "finished scheduled compaction");
+                self.swept_to(floor, now);
             }
         }
+        self.answer_swept();
+        Ok(None)
+    }
+
+    /// The sweep has done all that `floor` allows.
+    fn swept_to(&mut self, floor: i64, now: Duration) {
+        let compacted = self.store.mvcc().live().compact_revision();
+        let swept = compacted.min(floor);
+        self.is_sweeping = false;
+        self.is_sweep_held = swept < compacted;
+        self.shared.swept_revision.store(swept, Ordering::Release);
+        if self.is_sweep_held {
+            return;
+        }
+        if let Some(began) = self.compacted_at.take() {
+            self.shared.commit_counters.swept(began, now);
+        }
+        tracing::info!(revision = swept, "finished scheduled compaction");
+    }
+
+    fn answer_swept(&mut self) {
         let swept = self.shared.swept_revision.load(Ordering::Acquire);
         let mut done = Vec::new();
         self.sweep_waiters.retain(|(revision, reply)| {
@@ -551,7 +573,6 @@ impl Commit {
         for reply in done {
             self.answer(reply, Answer::Swept);
         }
-        Ok(None)
     }
 
     fn begin_checkpoint(&mut self, now: Duration) -> Option<Checkpoint> {

@@ -40,6 +40,7 @@ use crate::{
         slots::{SlotId, Slots},
     },
     error::Error,
+    floor::{Floor, Floors},
     metrics::counters::{CommitCounters, Counters},
     watch_rpc::WatchCore,
     wire::grpc::framed,
@@ -67,6 +68,10 @@ pub struct Limits {
     pub txn_ops_max: usize,
     /// Entries a scan visits before its core turns to others.
     pub scan_entries_per_turn: usize,
+    /// Revisions that one core may hold.
+    pub held_revisions_max: usize,
+    /// How long each may be held.
+    pub held_revision_age_max: Duration,
     /// How long a proposal may take: 5 s and two election timeouts.
     pub request_timeout: Duration,
     /// Connections of all cores together.
@@ -124,6 +129,8 @@ pub struct Shared {
     pub raft: Raft,
     /// Store sizes.
     pub sizes: Sizes,
+    /// Lowest revision held by each core; see [`crate::floor`].
+    pub floors: Vec<Arc<AtomicI64>>,
     /// Revision up to which the sweep is done.
     pub swept_revision: AtomicI64,
     /// Source of request ids: etcd's scheme, one counter for the process.
@@ -217,6 +224,7 @@ pub struct Core {
     pub clock: Clock,
     /// Its watchers.
     pub watch: WatchCore,
+    floors: Rc<Floors>,
     commit: mpsc::Sender<ToCommit>,
     /// The commit core itself, where it runs on this thread.
     neighbour: OnceCell<Rc<RefCell<Commit>>>,
@@ -237,12 +245,22 @@ impl Core {
         let counters = Arc::clone(&shared.counters[id]);
         let slots = Slots::new(SLOTS_MAX);
         let neighbour = OnceCell::new();
-        Rc::new(Self { id, shared, counters, clock, watch, commit, neighbour, slots, loader })
+        let limits = &shared.limits;
+        let floors =
+            Floors::new(Arc::clone(&shared.floors[id]), limits.held_revisions_max, limits.held_revision_age_max);
+        Rc::new(Self { id, shared, counters, clock, watch, floors, commit, neighbour, slots, loader })
     }
 
     /// The newest view.
     pub fn view(&self) -> Arc<ReadView> {
         self.shared.view.load()
+    }
+
+    /// Keeps revision `at` readable while the floor lives, whatever is compacted; each step asks [`Floor::check`].
+    ///
+    /// **Errors** too many revisions are held; it is compacted already.
+    pub fn hold(&self, at: i64) -> Result<Floor, Error> {
+        self.floors.hold(at, self.clock.now(), || self.view())
     }
 
     /// Whether a leader is known.
@@ -368,9 +386,11 @@ impl Core {
         }
     }
 
-    /// Times out what waited too long.
+    /// Times out what waited too long, and lets go of revisions held too long.
     pub fn expire(&self) {
-        self.slots.expire(self.clock.now(), || Answer::TimedOut);
+        let now = self.clock.now();
+        self.slots.expire(now, || Answer::TimedOut);
+        self.floors.expire(now);
     }
 
     /// Runs a job in bounded steps on `view`: other requests run between them, faults are loaded and the step retried.

@@ -12,6 +12,7 @@ pub mod core;
 pub mod cores;
 pub mod endpoints;
 pub mod error;
+pub mod floor;
 pub mod kv;
 pub mod lease;
 pub mod lease_rpc;

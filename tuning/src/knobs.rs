@@ -252,6 +252,10 @@ knobs! {
         stream_buffer_bytes_max: usize = MIB_, 16 * KIB_ => GIB_, Bytes;
         /// Records that unsynced watchers of one core read in a turn, by bytes.
         catch_up_bytes_per_turn: usize = MIB_, 16 * KIB_ => 64 * MIB_, Bytes;
+        /// Revisions that one core keeps readable for answers longer than a turn; past it they get "too many requests".
+        held_revisions_max: usize = 1024, 1 => 1_048_576, Count;
+        /// Longest time for which a slow reader's revision is kept from being compacted away.
+        held_revision_age_max_ms: u64 = 3_600_000, 1000 => 86_400_000, Milliseconds;
         /// Time between the progress notices of an idle watcher that asked for them.
         watch_progress_interval_ms: u64 = 600_000, 100 => 86_400_000, Milliseconds, etcd "watch-progress-notify-interval";
         /// Time that requests under way have to finish after SIGTERM.

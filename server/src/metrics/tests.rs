@@ -32,6 +32,8 @@ fn core() -> std::rc::Rc<Core> {
     let dir = Path::new("data");
     let store = Store::open(&mut storage.disk(), dir, store::Options::default()).unwrap();
     let limits = Limits {
+        held_revisions_max: 1,
+        held_revision_age_max: Duration::ZERO,
         request_bytes_max: 1 << 20,
         receive_bytes_max: 1 << 20,
         txn_ops_max: 128,
@@ -48,6 +50,7 @@ fn core() -> std::rc::Rc<Core> {
         cluster: ArcSwap::from_pointee(cluster),
         raft: Raft::default(),
         sizes: Sizes::default(),
+        floors: vec![Arc::new(AtomicI64::new(i64::MAX))],
         swept_revision: AtomicI64::new(-1),
         request_ids: AtomicU64::new(1),
         connections: (0..2).map(|_| AtomicUsize::new(0)).collect(),

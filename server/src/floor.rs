@@ -1,0 +1,200 @@
+//! Runs on: connection core.
+//!
+//! Floors: the revisions that operations of this core read for longer than a view lives.
+//!
+//! What takes many steps (a large answer, HashKV, a backup) reads each step on the newest view, so that it pins no memory. For its
+//! revision to stay readable it holds a floor: the sweep drops nothing that is visible at or above the lowest floor of any core.
+//!
+//! Invariants:
+//! - `lowest`, which the commit core reads before each step of the sweep, is the lowest revision in `held`, or `i64::MAX`.
+//! - A floor is told before the view is looked at that proves its revision to be uncompacted ([`Floors::hold`]), and the commit core
+//!   looks at the floors after it has published a compaction: so one of the two sees the other.
+//! - At most `held_max` floors, each for at most `age_max`: a client that reads slowly costs no more. A floor that has grown too
+//!   old holds nothing back any more; its operation goes on as long as its revision is not compacted.
+//!
+//! Does not know what is read; whoever does asks [`Floor::check`] before each step.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering, fence},
+    },
+    time::Duration,
+};
+
+use engine::ReadView;
+
+use crate::error::Error;
+
+/// The floors of one core.
+#[derive(Debug)]
+pub struct Floors {
+    held: RefCell<Held>,
+    lowest: Arc<AtomicI64>,
+    held_max: usize,
+    age_max: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// By id, which ascends with time: revision, and when it was taken.
+    by_id: BTreeMap<u64, (i64, Duration)>,
+    by_revision: BTreeSet<(i64, u64)>,
+    next_id: u64,
+}
+
+impl Held {
+    fn remove(&mut self, id: u64) {
+        if let Some((at, _)) = self.by_id.remove(&id) {
+            self.by_revision.remove(&(at, id));
+        }
+    }
+}
+
+impl Floors {
+    /// No floors yet; `lowest` is where the commit core will look.
+    pub fn new(lowest: Arc<AtomicI64>, held_max: usize, age_max: Duration) -> Rc<Self> {
+        assert_eq!(lowest.load(Ordering::Relaxed), i64::MAX, "nothing is held at first");
+        Rc::new(Self { held: RefCell::default(), lowest, held_max, age_max })
+    }
+
+    /// Holds revision `at`; `newest` gives the newest view, which is asked for only once the floor is told.
+    ///
+    /// **Errors** too many are held; the revision is compacted.
+    pub fn hold(self: &Rc<Self>, at: i64, now: Duration, newest: impl Fn() -> Arc<ReadView>) -> Result<Floor, Error> {
+        let id = {
+            let held = &mut *self.held.borrow_mut();
+            if held.by_id.len() >= self.held_max {
+                return Err(Error::TooManyRequests);
+            }
+            let id = held.next_id;
+            held.next_id += 1;
+            held.by_id.insert(id, (at, now));
+            held.by_revision.insert((at, id));
+            id
+        };
+        self.publish();
+        // Pairs with the fence in `lowest_of`: either the sweep sees this floor, or we see the compaction it sweeps for.
+        fence(Ordering::SeqCst);
+        let floor = Floor { floors: Rc::clone(self), at, id };
+        if at < newest().compact_revision() {
+            return Err(Error::Compacted);
+        }
+        Ok(floor)
+    }
+
+    /// Lets go of what has been held for too long.
+    pub fn expire(&self, now: Duration) {
+        let mut is_changed = false;
+        {
+            let held = &mut *self.held.borrow_mut();
+            while let Some((&id, &(revision, since))) = held.by_id.first_key_value() {
+                if now.saturating_sub(since) <= self.age_max {
+                    break;
+                }
+                tracing::warn!(revision, "a revision has been read for too long and is held no more");
+                held.remove(id);
+                is_changed = true;
+            }
+        }
+        if is_changed {
+            self.publish();
+        }
+    }
+
+    fn publish(&self) {
+        let lowest = self.held.borrow().by_revision.first().map_or(i64::MAX, |(at, _)| *at);
+        self.lowest.store(lowest, Ordering::SeqCst);
+    }
+}
+
+/// A held revision; dropping it lets go.
+#[derive(Debug)]
+pub struct Floor {
+    floors: Rc<Floors>,
+    at: i64,
+    id: u64,
+}
+
+impl Floor {
+    /// The revision.
+    pub fn at(&self) -> i64 {
+        self.at
+    }
+
+    /// Whether the revision can be read on `view`, the newest one.
+    ///
+    /// **Errors** it was held for too long and has been compacted meanwhile.
+    pub fn check(&self, view: &ReadView) -> Result<(), Error> {
+        let is_held = self.floors.held.borrow().by_id.contains_key(&self.id);
+        if is_held || self.at >= view.compact_revision() { Ok(()) } else { Err(Error::Compacted) }
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        self.floors.held.borrow_mut().remove(self.id);
+        self.floors.publish();
+    }
+}
+
+/// The lowest of the cores' floors; `i64::MAX` for none. For the commit core, which has published what it sweeps for.
+pub fn lowest_of(floors: &[Arc<AtomicI64>]) -> i64 {
+    fence(Ordering::SeqCst);
+    floors.iter().map(|lowest| lowest.load(Ordering::SeqCst)).min().unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::{
+        Mvcc, Roots,
+        extent::{BlockCache, Directory},
+    };
+
+    use super::*;
+
+    fn store() -> Mvcc {
+        let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        for _ in 0..9 {
+            let mut write = mvcc.begin();
+            write.put("k".into(), "v".into(), 0).unwrap();
+            drop(write.finish());
+        }
+        drop(mvcc.publish(9, 1));
+        mvcc
+    }
+
+    #[test]
+    fn the_lowest_floor_is_told_until_it_is_dropped_or_too_old() {
+        let mvcc = store();
+        let lowest = Arc::new(AtomicI64::new(i64::MAX));
+        let floors = Floors::new(Arc::clone(&lowest), 2, Duration::from_secs(10));
+        let told = || lowest_of(&[Arc::new(AtomicI64::new(i64::MAX)), Arc::clone(&lowest)]);
+        let seven = floors.hold(7, Duration::ZERO, || mvcc.view()).unwrap();
+        let five = floors.hold(5, Duration::from_secs(5), || mvcc.view()).unwrap();
+        assert_eq!(told(), 5);
+        assert_eq!(floors.hold(6, Duration::ZERO, || mvcc.view()).unwrap_err(), Error::TooManyRequests);
+        floors.expire(Duration::from_secs(12));
+        drop(five);
+        assert_eq!(told(), i64::MAX, "the one left has grown too old");
+        assert_eq!(seven.check(&mvcc.view()), Ok(()), "and is not compacted");
+    }
+
+    #[test]
+    fn a_compacted_revision_is_not_held_and_one_let_go_is_refused_once_compacted() {
+        let mut mvcc = store();
+        let floors = Floors::new(Arc::new(AtomicI64::new(i64::MAX)), 9, Duration::from_secs(10));
+        let old = floors.hold(4, Duration::ZERO, || mvcc.view()).unwrap();
+        let held = floors.hold(6, Duration::from_secs(9), || mvcc.view()).unwrap();
+        mvcc.compact(8);
+        drop(mvcc.publish(10, 1));
+        assert_eq!(floors.hold(7, Duration::ZERO, || mvcc.view()).unwrap_err(), Error::Compacted);
+        assert_eq!(old.check(&mvcc.view()), Ok(()), "still held");
+        floors.expire(Duration::from_secs(11));
+        assert_eq!(old.check(&mvcc.view()), Err(Error::Compacted));
+        assert_eq!(held.check(&mvcc.view()), Ok(()));
+    }
+}
