@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! - A cursor owns the state it reads: it may outlive its view, and what is written later does not change it. It pins the pages of
-//!   that state, so it lives for one turn of a loop; what takes longer goes on from `Cursor::position` on a newer view.
+//!   that state until it is led on to a newer one (`ReadView::lead`), which whatever takes longer than a turn does at each step.
 //! - After a `Fault`, `Cursor::step` still names the step that faulted: the same call goes on exactly there.
 //! - At the newest revision a step costs O(1) amortised, whatever lies between live keys: subtrees without any are not entered. At
 //!   an older revision each key met costs O(1), or O(log n) where its versions must be skipped.
@@ -173,6 +173,29 @@ impl Cursor {
         self
     }
 
+    /// Goes on in a newer state, whose sweep has dropped nothing visible at `at`: so what was to come is to come still. It
+    /// lets go of the pages of the state before.
+    pub(crate) fn follow(&mut self, root: &Arc<Slot>, revision: i64) {
+        // A revision of the past stays one.
+        let is_newest = self.is_newest && self.at >= revision;
+        if Arc::ptr_eq(&self.root, root) {
+            return;
+        }
+        self.root = Arc::clone(root);
+        self.is_newest = is_newest;
+        if matches!(self.step, Step::Here) {
+            let (leaf, position) = (self.walk.leaf(), self.walk.position);
+            self.step = match leaf.len() {
+                0 => Step::Done,
+                len if position == len => Step::Seek(leaf.key(len - 1), AFTER),
+                _ if leaf.flags(position) & NEWEST != 0 => Step::Seek(leaf.key(position), Revision::MAX),
+                // An older version of a key that was dealt with.
+                _ => Step::Seek(leaf.key(position), AFTER),
+            };
+        }
+        self.walk = Walk::default();
+    }
+
     /// The next live version. After a [`Fault`] is resolved the same call goes on exactly where it was.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<Version>, Fault> {
@@ -307,6 +330,11 @@ pub struct Count {
 impl Count {
     pub(crate) fn new(root: Arc<Slot>, range: &KeyRange, at: i64, is_newest: bool) -> Self {
         Self { cursor: Cursor::new(root, range, at, is_newest), range: range.clone(), counted: 0 }
+    }
+
+    /// Goes on in a newer state, as [`Cursor::follow`].
+    pub(crate) fn follow(&mut self, root: &Arc<Slot>, revision: i64) {
+        self.cursor.follow(root, revision);
     }
 
     /// Counts on for at most about `budget` keys; the count once it is complete. After a [`Fault`] is resolved the same call

@@ -24,7 +24,7 @@ pub mod wal;
 pub use checkpoint::{Checkpoint, CheckpointDone, Progress};
 pub use cursor::{Count, Cursor, KeyRange, MetaCursor, RangeEnd, RevisionCursor, Touch, Version};
 pub use error::Error;
-pub use mvcc::{Change, Changes, HashKv, Mvcc, Published, ReadView, Roots, Sealed, SweepProgress, Write};
+pub use mvcc::{Change, Changes, Eviction, HashKv, Mvcc, Published, ReadView, Roots, Sealed, SweepProgress, Write};
 pub use page::{Fault, Place};
 pub use reader::{PageReader, load, load_for};
 pub use record::Record;

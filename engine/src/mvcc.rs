@@ -30,7 +30,7 @@ use crate::cursor::{KeyRange, Touch, Version};
 use crate::extent::Directory;
 use crate::node::{EntryMeta, NEWEST, TOMBSTONE, VALUE, varint};
 use crate::recent::Recent;
-use crate::tree::{self, Ledger, NewEntry};
+use crate::tree::{self, Hand, Ledger, NewEntry};
 use crate::{Fault, Place, Record, Revision};
 
 /// Where other threads get the newest [`ReadView`].
@@ -62,6 +62,17 @@ pub struct Mvcc {
     is_ahead: bool,
     /// The sweep drops nothing that is visible at or above it.
     sweep_floor: i64,
+    clock: Clock,
+}
+
+/// The clock that finds nodes to evict; it goes round through the key tree and the meta tree.
+#[derive(Debug, Default)]
+struct Clock {
+    hand: Hand,
+    is_in_meta: bool,
+    /// Rounds since one in which something went.
+    idle_rounds: u32,
+    evicted: usize,
 }
 
 impl Mvcc {
@@ -71,8 +82,9 @@ impl Mvcc {
         assert!(recovered.compact_revision <= recovered.revision, "nothing to come is compacted");
         let live = ReadView::new(recovered);
         let published = Published(Arc::new(ArcSwap::from_pointee(live.clone())));
-        let ledger = Ledger::default();
-        Self { live, published, ledger, sealed: None, is_ahead: false, sweep_floor: i64::MAX }
+        let ledger = Ledger::new(Arc::clone(live.roots.key_root.residency()));
+        let (sealed, is_ahead, sweep_floor, clock) = (None, false, i64::MAX, Clock::default());
+        Self { live, published, ledger, sealed, is_ahead, sweep_floor, clock }
     }
 
     /// The view published last.
@@ -93,6 +105,34 @@ impl Mvcc {
     /// Encoded length of the records that no checkpoint has written. **Units** bytes.
     pub fn recent_bytes(&self) -> u64 {
         self.live.recent().bytes()
+    }
+
+    /// Memory of the trees' nodes, those included that only older views reach. **Units** bytes.
+    pub fn node_bytes(&self) -> u64 {
+        self.live.roots.key_root.residency().bytes()
+    }
+
+    /// Memory of the nodes that the next checkpoint will write. **Units** bytes.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.ledger.dirty_bytes()
+    }
+
+    /// Looks at about `budget` nodes and takes those that can be read again and were not searched lately out of the unpublished trees.
+    /// Their memory goes once a view without them is published and the older ones are gone.
+    pub fn evict(&mut self, budget: usize) -> Eviction {
+        let clock = &mut self.clock;
+        let roots = &mut self.live.roots;
+        let root = if clock.is_in_meta { &mut roots.meta_root } else { &mut roots.key_root };
+        let lap = tree::evict(root, &mut self.ledger, &mut clock.hand, budget.max(1));
+        clock.evicted += lap.evicted;
+        if lap.is_over {
+            clock.is_in_meta = !clock.is_in_meta;
+            if !clock.is_in_meta {
+                clock.idle_rounds = if clock.evicted == 0 { clock.idle_rounds + 1 } else { 0 };
+                clock.evicted = 0;
+            }
+        }
+        Eviction { evicted: lap.evicted, idle_rounds: clock.idle_rounds }
     }
 
     /// Begins one writing request: all its changes get the next main revision.
@@ -212,6 +252,15 @@ pub struct Sealed {
     pub roots: Roots,
     /// Records that are not in the directory yet.
     pub recent: Recent,
+}
+
+/// What a step of eviction did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// Nodes taken out.
+    pub evicted: usize,
+    /// Rounds over everything since one that took something out. The first only takes the marks of searches away.
+    pub idle_rounds: u32,
 }
 
 /// How far a sweep is.

@@ -8,8 +8,9 @@
 //!   So readers look without locks or counts, and what a reader or a checkpoint reaches never changes.
 //! - A slot belongs to one parent of the unpublished tree; older trees may share it.
 //! - `Slot::born` tells whether a slot is older than the last seal (`tree::Ledger`).
+//! - `Residency::bytes` is the sum of `Slot::charged` over all slots that share it, those that only old views reach included.
 //!
-//! To give back the memory of a clean node, the writer puts `Slot::on_disk` in its place in a copy of the parent; a node never goes
+//! To give back the memory of a clean node, the writer puts `Slot::evicted` in its place in a copy of the parent; a node never goes
 //! while somebody may look at it. It does not read files (a `Fault` says what to read) and knows no order between nodes: `tree` does.
 
 mod inner;
@@ -17,6 +18,7 @@ mod leaf;
 pub(crate) mod varint;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 pub use inner::Inner;
@@ -26,6 +28,19 @@ pub(crate) use leaf::{ENTRY_BYTES_MAX, EntryMeta, NEWEST, TOMBSTONE, VALUE};
 
 use crate::{Error, Fault, Place};
 
+/// Memory that the nodes of a store's trees take.
+#[derive(Debug, Default)]
+pub struct Residency {
+    bytes: AtomicU64,
+}
+
+impl Residency {
+    /// **Units** bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
 /// One node of a tree as its parent holds it: resident, on disk, or both.
 ///
 /// A dirty slot (no place yet) is always resident. A clean one (it has a place) may have to be read first.
@@ -33,22 +48,91 @@ pub struct Slot {
     node: OnceLock<Arc<Node>>,
     place: OnceLock<Place>,
     born: u32,
+    /// What `residency` counts for it. **Units** bytes.
+    charged: AtomicU32,
+    /// Whether a search came by since the clock's hand did; a scan leaves no trace.
+    is_used: AtomicBool,
+    residency: Arc<Residency>,
 }
 
 impl Slot {
-    /// A slot whose node was not written yet.
+    /// A slot whose node was not written yet, the root of trees of its own.
     pub fn new_dirty(node: Node) -> Arc<Self> {
-        Self::born_in(node, 0)
+        Self::born_in(node, 0, &Arc::default())
     }
 
     /// A dirty slot made in the `born`th checkpoint interval; 0 counts as older than every checkpoint.
-    pub(crate) fn born_in(node: Node, born: u32) -> Arc<Self> {
-        Arc::new(Self { node: OnceLock::from(Arc::new(node)), place: OnceLock::new(), born })
+    pub(crate) fn born_in(node: Node, born: u32, residency: &Arc<Residency>) -> Arc<Self> {
+        let slot = Self::empty(born, OnceLock::new(), residency);
+        slot.hold(&slot.node, node);
+        Arc::new(slot)
     }
 
     /// A slot whose node lies at `place` and was not read yet.
-    pub fn on_disk(place: Place) -> Arc<Self> {
-        Arc::new(Self { node: OnceLock::new(), place: OnceLock::from(place), born: 0 })
+    pub fn on_disk(place: Place, residency: &Arc<Residency>) -> Arc<Self> {
+        Arc::new(Self::empty(0, place.into(), residency))
+    }
+
+    fn empty(born: u32, place: OnceLock<Place>, residency: &Arc<Residency>) -> Self {
+        let (node, charged, is_used) = (OnceLock::new(), AtomicU32::new(0), AtomicBool::new(false));
+        Self { node, place, born, charged, is_used, residency: Arc::clone(residency) }
+    }
+
+    /// What takes the place of this clean slot when its memory is given back.
+    pub fn evicted(&self) -> Arc<Self> {
+        Self::on_disk(self.place().expect("only a clean node can be read again"), &self.residency)
+    }
+
+    /// This clean slot with another form of its node in memory, whose page is the same: other children are resident.
+    pub(crate) fn reshaped(&self, node: Node) -> Arc<Self> {
+        let place = self.place().expect("a dirty node has no page yet");
+        let slot = Self::empty(self.born, place.into(), &self.residency);
+        slot.hold(&slot.node, node);
+        Arc::new(slot)
+    }
+
+    /// Puts a node into the empty cell `to` of this slot, and counts it.
+    fn hold(&self, to: &OnceLock<Arc<Node>>, node: Node) {
+        to.get_or_init(|| {
+            let bytes = u32::try_from(node.bytes()).expect("a node is smaller than 4 GiB");
+            self.charged.store(bytes, Ordering::Relaxed);
+            self.residency.bytes.fetch_add(u64::from(bytes), Ordering::Relaxed);
+            Arc::new(node)
+        });
+    }
+
+    /// Counts a node anew that was changed in place.
+    pub(crate) fn recharge(&self) {
+        let bytes = self.resident().map_or(0, Node::bytes);
+        let bytes = u32::try_from(bytes).expect("a node is smaller than 4 GiB");
+        let before = self.charged.swap(bytes, Ordering::Relaxed);
+        if bytes != before {
+            self.residency.bytes.fetch_add(u64::from(bytes), Ordering::Relaxed);
+            self.residency.bytes.fetch_sub(u64::from(before), Ordering::Relaxed);
+        }
+    }
+
+    /// Memory of its node. **Units** bytes.
+    pub(crate) fn charged(&self) -> u64 {
+        u64::from(self.charged.load(Ordering::Relaxed))
+    }
+
+    /// The account it is counted in.
+    pub(crate) fn residency(&self) -> &Arc<Residency> {
+        &self.residency
+    }
+
+    /// A search came by.
+    #[inline]
+    pub(crate) fn mark_used(&self) {
+        if !self.is_used.load(Ordering::Relaxed) {
+            self.is_used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a search came by since this was asked last.
+    pub(crate) fn take_used(&self) -> bool {
+        self.is_used.swap(false, Ordering::Relaxed)
     }
 
     /// Whether the node has no place on disk.
@@ -81,7 +165,7 @@ impl Slot {
     /// Puts the node read from [`Slot::place`] into the slot; a node that is already there stays.
     pub fn install(&self, node: Node) {
         assert!(!self.is_dirty(), "only a node that lies on disk is installed");
-        self.node.get_or_init(|| Arc::new(node));
+        self.hold(&self.node, node);
     }
 
     /// The node, if it is in memory.
@@ -94,23 +178,26 @@ impl Slot {
         self.born
     }
 
-    /// The node of a slot that nobody else can reach, to be changed: it becomes dirty, its page goes to `dead_places`.
+    /// The node of a slot that nobody else can reach, to be changed, and the page it had: the slot becomes dirty. What is changed
+    /// is counted by [`Slot::recharge`].
     #[inline]
-    pub(crate) fn unshared<'a>(
-        slot: &'a mut Arc<Self>,
-        born: u32,
-        dead_places: &mut Vec<Place>,
-    ) -> Option<&'a mut Node> {
+    pub(crate) fn unshared(slot: &mut Arc<Self>, born: u32) -> Option<(&mut Node, Option<Place>)> {
         let slot = Arc::get_mut(slot)?;
         let node = slot.node.get_mut()?;
-        dead_places.extend(slot.place.take());
         slot.born = born;
-        Some(Arc::make_mut(node))
+        *slot.is_used.get_mut() = true;
+        Some((Arc::make_mut(node), slot.place.take()))
     }
 
     #[cold]
     fn fault(self: &Arc<Self>) -> Fault {
         Fault::node(Arc::clone(self), self.place().expect("a dirty node is resident"))
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.residency.bytes.fetch_sub(u64::from(*self.charged.get_mut()), Ordering::Relaxed);
     }
 }
 
@@ -167,15 +254,27 @@ impl Node {
         }
     }
 
-    /// The node in `bytes`, every bound and the order of the keys checked.
+    /// The node in `bytes`, every bound and the order of the keys checked; its children will be counted in `residency`.
     ///
     /// **Errors** `Corrupt` with an empty path and the offset in `bytes`.
-    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+    pub fn decode(bytes: &[u8], residency: &Arc<Residency>) -> Result<Self, Error> {
         match bytes.first() {
             Some(&leaf::PAGE_KIND) => Leaf::decode(bytes).map(Self::Leaf),
-            Some(&inner::PAGE_KIND) => Inner::decode(bytes).map(Self::Inner),
+            Some(&inner::PAGE_KIND) => Inner::decode(bytes, residency).map(Self::Inner),
             _ => Err(malformed(0, "kind of tree page")),
         }
+    }
+
+    /// Memory it takes, with the slots of its children but not what those hold. **Units** bytes.
+    pub fn bytes(&self) -> usize {
+        // Two reference counts.
+        const OVERHEAD: usize = 16;
+        OVERHEAD
+            + size_of::<Self>()
+            + match self {
+                Self::Leaf(leaf) => leaf.heap_bytes(),
+                Self::Inner(inner) => inner.heap_bytes(),
+            }
     }
 
     /// The slots of the children, in key order; none for a leaf.

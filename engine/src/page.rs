@@ -193,7 +193,8 @@ impl Fault {
     pub fn resolve(self, envelope: &[u8]) -> Result<(), Error> {
         match self.0 {
             Missing::Node(slot, place) => {
-                slot.install(Node::decode(open(Kind::Node, place, envelope)?)?);
+                let node = Node::decode(open(Kind::Node, place, envelope)?, slot.residency())?;
+                slot.install(node);
                 Ok(())
             }
             Missing::Block(kind, place, cache) => cache.install(kind, place, open(kind, place, envelope)?),

@@ -41,8 +41,8 @@ pub struct Options {
     pub writes_in_flight_max: usize,
     /// Payload of a record block; a larger record has a block of its own. **Units** bytes.
     pub record_block_bytes: usize,
-    /// Memory for record blocks read from disk. **Units** bytes.
-    pub block_cache_bytes: usize,
+    /// Memory for tree nodes, and record blocks read from disk. **Units** bytes.
+    pub cache_bytes: usize,
     /// Storage shards, at least 1.
     pub shards: usize,
     /// Drawn at random by the caller; becomes the identity of a store that is created now.
@@ -56,7 +56,7 @@ impl Default for Options {
             write_bytes: 1 << 20,
             writes_in_flight_max: 4,
             record_block_bytes: 16 << 10,
-            block_cache_bytes: 128 << 20,
+            cache_bytes: 256 << 20,
             shards: 1,
             fresh_id: 0,
         }
@@ -93,6 +93,10 @@ pub struct Store {
     parts: Option<Parts>,
     /// Length of the files and what of it is live, at the last checkpoint's end.
     file_sizes: (u64, u64),
+    cache: Arc<BlockCache>,
+    cache_bytes: u64,
+    /// While the nodes take less than this, looking for more to evict would be in vain.
+    evict_above: u64,
     _lock: DirLock,
 }
 
@@ -116,8 +120,8 @@ impl Store {
         } else {
             return Err(Error::corrupt(&superblock::path(dir), 0, "the superblock is gone, segments are there"));
         };
-        let cache = BlockCache::new(options.block_cache_bytes);
-        let (space, directory) = recover_tables(disk, dir, &newest, &files, cache)?;
+        let cache = BlockCache::new(options.cache_bytes - node_bytes_max(options.cache_bytes));
+        let (space, directory) = recover_tables(disk, dir, &newest, &files, Arc::clone(&cache))?;
         let next_segment = files.last().map_or(1, |last| last + 1).max(newest.next_segment);
         let layout = Arc::new(Layout {
             dir: dir.to_path_buf(),
@@ -138,6 +142,9 @@ impl Store {
             retired: Vec::new(),
             dead_records: extent::Dead::default(),
             file_sizes: space.sizes(),
+            cache,
+            cache_bytes: options.cache_bytes as u64,
+            evict_above: 0,
             parts: Some(Parts { space, writers }),
             _lock: lock,
         })
@@ -183,6 +190,35 @@ impl Store {
         let progress = self.mvcc.sweep(budget);
         self.bury_records();
         progress
+    }
+
+    /// Whether the trees' nodes take more memory than they may, and some of it can be given back.
+    pub fn wants_eviction(&self) -> bool {
+        let bytes = self.mvcc.node_bytes();
+        bytes > self.node_bytes_max() && bytes > self.evict_above
+    }
+
+    /// Memory that nodes may take; dirty ones can take more until their checkpoint. **Units** bytes.
+    pub fn node_bytes_max(&self) -> u64 {
+        node_bytes_max(usize::try_from(self.cache_bytes).expect("it was a usize")) as u64
+    }
+
+    /// One bounded step of eviction, looking at about `budget` nodes; whether any was taken out of the trees: publish then. Record
+    /// blocks may take what nodes leave.
+    pub fn evict(&mut self, budget: usize) -> bool {
+        let bytes = self.mvcc.node_bytes();
+        let eviction = self.mvcc.evict(budget);
+        if eviction.idle_rounds >= IDLE_ROUNDS {
+            // Everything is dirty, or held by views: try again when there is notably more, or a checkpoint has made some clean.
+            self.evict_above = bytes + bytes / 32;
+        }
+        eviction.evicted > 0
+    }
+
+    /// Gives record blocks what nodes leave of the memory for both.
+    pub fn balance(&self) {
+        let nodes = self.mvcc.node_bytes().min(self.node_bytes_max());
+        self.cache.set_bytes_max(self.cache_bytes - nodes);
     }
 
     fn bury_records(&mut self) {
@@ -233,6 +269,7 @@ impl Store {
         self.mvcc.checkpoint_done(done.directory, done.up_to);
         self.file_sizes = done.space.sizes();
         self.parts = Some(Parts { space: done.space, writers: done.writers });
+        self.evict_above = 0;
     }
 
     /// What the store takes on disk, and what of it is reachable; records that wait for a checkpoint count in both.
@@ -255,7 +292,7 @@ impl Store {
         if let Some(pages) = &self.newest.pages {
             [pages.directory, pages.segments].into_iter().for_each(&mut reach);
             for root in [pages.key_root, pages.meta_root] {
-                let mut stack = vec![Slot::on_disk(root)];
+                let mut stack = vec![Slot::on_disk(root, &Arc::default())];
                 while let Some(slot) = stack.pop() {
                     reach(slot.place().expect("read from disk"));
                     let node = load_for(disk, &self.dir, || slot.node())?;
@@ -284,12 +321,21 @@ impl Store {
     }
 }
 
+/// Rounds of the clock without a find after which it rests: the first may only have taken marks away.
+const IDLE_ROUNDS: u32 = 2;
+
+/// Nodes may take three quarters of the memory for nodes and blocks: a node leads to dozens of records.
+fn node_bytes_max(cache_bytes: usize) -> usize {
+    cache_bytes / 4 * 3
+}
+
 fn roots(newest: &Superblock, directory: &Arc<Directory>) -> Roots {
+    let residency = Arc::default();
     match &newest.pages {
         None => Roots::fresh(Arc::clone(directory)),
         Some(pages) => Roots {
-            key_root: Slot::on_disk(pages.key_root),
-            meta_root: Slot::on_disk(pages.meta_root),
+            key_root: Slot::on_disk(pages.key_root, &residency),
+            meta_root: Slot::on_disk(pages.meta_root, &residency),
             revision: newest.revision,
             compact_revision: newest.compact_revision,
             applied_index: newest.applied_index,

@@ -13,18 +13,20 @@
 //!
 //! It knows no revisions to come, no records and no views: `mvcc` does.
 
+mod evict;
 mod verify;
 mod walk;
 
 use std::sync::Arc;
 
+pub(crate) use evict::{Hand, evict};
 pub use verify::Profile;
 pub(crate) use verify::verify;
 pub(crate) use walk::{AFTER, Walk, find, rank, total, value_of};
 
 use crate::node::{
-    Child, ENTRY_BYTES_MAX, EntryMeta, INNER_CHILDREN_MAX, Inner, Leaf, Node, Separator, Separators, Slot, Sums, VALUE,
-    common_prefix_len,
+    Child, ENTRY_BYTES_MAX, EntryMeta, INNER_CHILDREN_MAX, Inner, Leaf, Node, Residency, Separator, Separators, Slot,
+    Sums, VALUE, common_prefix_len,
 };
 use crate::{Fault, Place, Revision};
 
@@ -47,14 +49,33 @@ pub(crate) struct Ledger {
     /// Counts seals; a slot with a lower `born` may belong to the sealed trees.
     interval: u32,
     is_sealed: bool,
+    /// Memory of the nodes made dirty since the last seal. **Units** bytes.
+    dirty_bytes: u64,
+    residency: Arc<Residency>,
 }
 
 impl Ledger {
+    /// A ledger of trees whose nodes are counted in `residency`.
+    pub(crate) fn new(residency: Arc<Residency>) -> Self {
+        Self { residency, ..Self::default() }
+    }
+
+    /// Memory of the nodes that the next checkpoint will write. **Units** bytes.
+    pub(crate) fn dirty_bytes(&self) -> u64 {
+        self.dirty_bytes
+    }
+
+    /// Whether the page of `slot` can be read: it has one, and no checkpoint under way is still writing it.
+    pub(crate) fn is_stored(&self, slot: &Slot) -> bool {
+        !slot.is_dirty() && (!self.is_sealed || slot.born() + 1 < self.interval)
+    }
+
     /// A checkpoint begins to write what is dirty now.
     pub(crate) fn seal(&mut self) {
         assert!(!self.is_sealed, "one checkpoint at a time");
         self.is_sealed = true;
         self.interval += 1;
+        self.dirty_bytes = 0;
     }
 
     /// The checkpoint sets no more places.
@@ -69,11 +90,16 @@ impl Ledger {
             self.dead_places.push(place);
         } else if self.is_sealed && (slot.born() < self.interval || slot.born() == 0) {
             self.orphans.push(Arc::clone(slot));
+        } else {
+            self.dirty_bytes = self.dirty_bytes.saturating_sub(slot.charged());
         }
     }
 
-    fn dirty(&self, node: Node) -> Arc<Slot> {
-        Slot::born_in(node, self.interval)
+    fn dirty(&mut self, node: Node) -> Arc<Slot> {
+        let slot = Slot::born_in(node, self.interval, &self.residency);
+        slot.mark_used();
+        self.dirty_bytes += slot.charged();
+        slot
     }
 }
 
@@ -83,8 +109,14 @@ fn modify<R>(
     ledger: &mut Ledger,
     change: impl FnOnce(&mut Node, &mut Ledger) -> Result<R, Fault>,
 ) -> Result<R, Fault> {
-    if let Some(node) = Slot::unshared(slot, ledger.interval, &mut ledger.dead_places) {
-        return change(node, ledger);
+    if let Some((node, place)) = Slot::unshared(slot, ledger.interval) {
+        ledger.dead_places.extend(place);
+        let result = change(node, ledger)?;
+        slot.recharge();
+        if place.is_some() {
+            ledger.dirty_bytes += slot.charged();
+        }
+        return Ok(result);
     }
     let mut copy = slot.look()?.clone();
     let result = change(&mut copy, ledger)?;
@@ -177,7 +209,7 @@ fn put_in(node: &mut Node, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Resul
     }
 }
 
-fn put_in_leaf(leaf: &mut Leaf, ledger: &Ledger, new: &mut NewEntry<'_>) -> Put {
+fn put_in_leaf(leaf: &mut Leaf, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Put {
     let NewEntry { key, revision, value, ref mut make } = *new;
     let position = leaf.lower_bound(key, Revision::MAX);
     let is_known = position < leaf.len() && leaf.is_of(position, key);
@@ -212,7 +244,7 @@ fn put_in_leaf(leaf: &mut Leaf, ledger: &Ledger, new: &mut NewEntry<'_>) -> Put 
 }
 
 /// Cuts a leaf until every part fits, the parts behind the first in order into `cuts`.
-fn cut_leaf(leaf: &mut Leaf, ledger: &Ledger, inserted: Option<usize>, cuts: &mut Vec<Cut>) {
+fn cut_leaf(leaf: &mut Leaf, ledger: &mut Ledger, inserted: Option<usize>, cuts: &mut Vec<Cut>) {
     if leaf.entry_bytes() <= ENTRY_BYTES_MAX || leaf.len() < 2 {
         return;
     }
@@ -243,7 +275,7 @@ fn is_overfull(inner: &Inner) -> bool {
 }
 
 /// Cuts an inner node until every part fits. `is_appended`: the last child was the one that grew.
-fn cut_inner(inner: &mut Inner, ledger: &Ledger, is_appended: bool, cuts: &mut Vec<Cut>) {
+fn cut_inner(inner: &mut Inner, ledger: &mut Ledger, is_appended: bool, cuts: &mut Vec<Cut>) {
     if !is_overfull(inner) {
         return;
     }

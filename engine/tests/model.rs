@@ -6,6 +6,8 @@
 #[cfg(test)]
 mod model_store;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use engine::node::Node;
 use engine::page::HEADER_LEN;
@@ -29,6 +31,9 @@ fn run(seed: u64, batches: usize) {
         if rng.random_bool(0.5) {
             store.sweep(rng.random_range(1..400));
         }
+        if rng.random_bool(0.5) {
+            store.evict(rng.random_range(1..50));
+        }
         store.publish();
         if rng.random_bool(0.1) {
             store.seal();
@@ -40,6 +45,10 @@ fn run(seed: u64, batches: usize) {
             store.reopen();
             held.clear();
         }
+        if rng.random_bool(0.05) {
+            store.begin_walk(&mut rng);
+        }
+        store.lead_walks(&mut rng);
         if rng.random_bool(0.05) {
             held.push(store.mvcc.view());
         }
@@ -56,6 +65,7 @@ fn run(seed: u64, batches: usize) {
         store.check_range(&view, &KeyRange::all(), view.revision());
     }
     store.verify();
+    assert!(batches < 1000 || store.evicted > 100, "the clock finds something");
 }
 
 #[test]
@@ -257,7 +267,7 @@ fn damaged_pages_are_refused_or_decoded_but_never_panic() {
                 }
             }
         }
-        match Node::decode(&page) {
+        match Node::decode(&page, &Arc::default()) {
             Err(_) => refused += 1,
             Ok(node) => {
                 // What is accepted can be used.
@@ -265,7 +275,7 @@ fn damaged_pages_are_refused_or_decoded_but_never_panic() {
                 if node.children().count() == 0 {
                     let mut again = Vec::new();
                     node.encode(&mut again);
-                    assert!(Node::decode(&again).is_ok());
+                    assert!(Node::decode(&again, &Arc::default()).is_ok());
                 }
             }
         }

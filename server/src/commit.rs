@@ -311,6 +311,7 @@ impl Commit {
         self.driver.tick();
         self.forget_lost(now);
         self.publish_sizes();
+        self.store.balance();
         self.is_sweeping |= self.is_sweep_held;
         if !self.is_leading {
             return;
@@ -393,7 +394,10 @@ impl Commit {
         disk.kick()?;
         self.take_committed();
         let fault = if self.is_faulted { None } else { self.apply_queue(now)? };
-        if self.applied.index > self.store.mvcc().view().applied_index() {
+        // Not while an entry waits for a page: what was brought for it stays until it is applied.
+        let is_short = !self.is_faulted && fault.is_none() && self.store.wants_eviction();
+        let has_evicted = is_short && self.store.evict(EVICT_NODES_PER_TURN);
+        if has_evicted || self.applied.index > self.store.mvcc().view().applied_index() {
             self.publish()?;
             self.driver.step(disk)?;
             disk.kick()?;
@@ -407,7 +411,7 @@ impl Commit {
         let empty = vec![Vec::new(); self.answers.len()];
         let answers = std::mem::replace(&mut self.answers, empty);
         let batch = self.take_batch();
-        let more = !self.is_faulted && (self.is_sweeping || !self.queue.is_empty());
+        let more = !self.is_faulted && (self.is_sweeping || !self.queue.is_empty() || self.store.wants_eviction());
         Ok(Turn { answers, batch, fault, checkpoint, more })
     }
 
@@ -580,7 +584,8 @@ impl Commit {
         // Half of what memory may hold: the other half is for what comes while it is written. Without this a log that grows more
         // slowly than the records (a delete of many keys) would end in refusals that no checkpoint ever lifts.
         let is_due = self.driver.log_bytes() >= self.options.checkpoint_wal_bytes + self.kept_log_bytes
-            || self.store.mvcc().recent_bytes() >= self.options.recent_bytes_max / 2;
+            || self.store.mvcc().recent_bytes() >= self.options.recent_bytes_max / 2
+            || self.store.mvcc().dirty_bytes() >= self.store.node_bytes_max() / 2;
         if self.store.is_checkpointing() || !is_due || applied == self.store.applied().0 {
             return None;
         }
@@ -643,6 +648,9 @@ impl Commit {
         self.store.mvcc()
     }
 }
+
+/// Nodes that one turn looks at for eviction: some 50 us.
+const EVICT_NODES_PER_TURN: usize = 256;
 
 /// A request id without these bits names its member. **Source** etcd v3.7.1 `pkg/idutil/id.go`.
 const ID_COUNT_BITS: u32 = 48;

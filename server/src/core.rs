@@ -410,6 +410,29 @@ impl Core {
         }
     }
 
+    /// Runs a job in bounded steps, each on the newest view, at a held revision: what is longer than a turn pins no memory.
+    ///
+    /// **Errors** damaged data; the revision was held for too long and is compacted.
+    pub async fn step_along<T>(
+        &self,
+        floor: &Floor,
+        mut step: impl FnMut(&ReadView, usize) -> Result<Option<T>, Fault>,
+    ) -> Result<T, Error> {
+        loop {
+            let view = self.view();
+            floor.check(&view)?;
+            loop {
+                match step(&view, self.shared.limits.scan_entries_per_turn) {
+                    Ok(Some(done)) => return Ok(done),
+                    Ok(None) => break,
+                    Err(fault) => self.load(fault).await?,
+                }
+            }
+            drop(view);
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// This core's page reads.
     pub fn loader(&self) -> &Loader {
         &self.loader

@@ -84,15 +84,22 @@ pub async fn alarm(core: &Core, body: Bytes) -> Result<Bytes, Error> {
 }
 
 async fn hash_at(core: &Core, revision: i64) -> Result<(u32, i64, i64), Error> {
-    let view = core.view();
-    let at = if revision == 0 { view.revision() } else { revision };
-    if at < 0 {
-        // etcd takes it as it is and finds no record below it.
-        return Ok((EMPTY_HASH, view.compact_revision(), at));
-    }
-    range::read_at(&view, at)?;
-    let mut hash = view.hash_kv(at);
-    let (hash, compact_revision) = core.step_through(&view, |view, budget| hash.step(view, budget)).await?;
+    let (mut hash, at, floor) = loop {
+        let view = core.view();
+        let at = if revision == 0 { view.revision() } else { revision };
+        if at < 0 {
+            // etcd takes it as it is and finds no record below it.
+            return Ok((EMPTY_HASH, view.compact_revision(), at));
+        }
+        range::read_at(&view, at)?;
+        // The hash is taken with this view's compact revision, so what that shows has to stay.
+        match core.hold(view.compact_revision().max(0)) {
+            // Compacted that very moment; maybe not as far as the revision asked for.
+            Err(Error::Compacted) => {}
+            floor => break (view.hash_kv(at), at, floor?),
+        }
+    };
+    let (hash, compact_revision) = core.step_along(&floor, |view, budget| hash.step(view, budget)).await?;
     Ok((hash, compact_revision, at))
 }
 

@@ -24,7 +24,12 @@ impl fmt::Display for Problem {
 /// An entry is the request plus a header and its record's framing; this is generous for both.
 const ENTRY_OVERHEAD_BYTES: u64 = 64 * KIB;
 
-/// Memory that a process needs beside its budgets: code, stacks, allocator slack, the tree's inner nodes.
+/// Least memory for pages and blocks.
+const CACHE_BYTES_MIN: u64 = 8 * MIB;
+/// What a host whose memory is not known is taken to have.
+const HOST_BYTES_ASSUMED: u64 = 1024 * MIB;
+
+/// Memory that a process needs beside its budgets: code, stacks, allocator slack.
 const MEMORY_BASE_BYTES: u64 = 64 * MIB;
 
 impl Knobs {
@@ -62,6 +67,11 @@ impl Knobs {
             self.store.segment_bytes >= entry && self.store.segment_bytes >= widen(self.store.write_bytes),
             &["store-segment-bytes", "store-write-bytes", "server-max-request-bytes"],
             "a page-store segment must hold one write and the largest record".into(),
+        );
+        rule(
+            self.store.cache_bytes == 0 || widen(self.store.cache_bytes) >= CACHE_BYTES_MIN,
+            &["store-cache-bytes"],
+            "with so little a tree page would be read for every request: 8 MiB is the least, 0 follows the host".into(),
         );
         rule(
             self.store.write_bytes >= self.store.record_block_bytes,
@@ -125,14 +135,14 @@ impl Knobs {
             let text = format!("{} serving threads on {} CPUs", self.server.cores, host.cpus);
             problems.push(Problem { knobs: names(&["server-cores"]), text });
         }
-        let budget = self.memory_bytes();
+        let budget = self.memory_bytes(host);
         if budget > host.memory_bytes {
             let text = format!(
                 "the memory budgets add up to {} MiB, this host has {} MiB",
                 budget / MIB,
                 host.memory_bytes / MIB
             );
-            let knobs = names(&["store-recent-bytes-max", "store-block-cache-bytes", "consensus-proposals-bytes-max"]);
+            let knobs = names(&["store-recent-bytes-max", "store-cache-bytes", "consensus-proposals-bytes-max"]);
             problems.push(Problem { knobs, text });
         }
         if problems.is_empty() { Ok(()) } else { Err(problems) }
@@ -141,14 +151,25 @@ impl Knobs {
     /// Sum of the memory budgets that do not depend on the number of clients.
     ///
     /// **Units**: bytes.
-    pub fn memory_bytes(&self) -> u64 {
+    pub fn memory_bytes(&self, host: &Host) -> u64 {
         let budgets = [
-            self.store.block_cache_bytes,
+            cache_bytes(self.store.cache_bytes, host),
             self.store.recent_bytes_max,
             self.consensus.proposals_bytes_max,
             self.consensus.tail_bytes_max,
         ];
         budgets.into_iter().map(widen).fold(MEMORY_BASE_BYTES, u64::saturating_add)
+    }
+}
+
+/// What a setting of `store-cache-bytes` comes to on this host.
+///
+/// **Units**: bytes.
+pub fn cache_bytes(setting: usize, host: &Host) -> usize {
+    let memory = if host.memory_bytes == 0 { HOST_BYTES_ASSUMED } else { host.memory_bytes };
+    match setting {
+        0 => usize::try_from((memory / 4).max(CACHE_BYTES_MIN)).unwrap_or(usize::MAX),
+        bytes => bytes,
     }
 }
 
@@ -167,12 +188,13 @@ mod tests {
     /// Breaks one rule at a time; the problem must name the knob that was turned.
     #[test]
     fn each_rule_catches_its_violation_and_names_the_knob() {
-        let rows: [(&str, &str); 8] = [
+        let rows: [(&str, &str); 9] = [
             ("consensus-election-ms", "499"),
             ("wal-segment-bytes", "1MiB"),
             ("wal-group-bytes-max", "64MiB"),
             ("server-max-request-bytes", "16MiB"),
             ("store-record-block-bytes", "1MiB"),
+            ("store-cache-bytes", "4MiB"),
             ("store-checkpoint-wal-bytes", "4MiB"),
             ("store-recent-bytes-max", "511MiB"),
             ("server-stream-window-bytes", "16MiB"),
@@ -207,6 +229,14 @@ mod tests {
         let problems = knobs.check().unwrap_err();
         assert_eq!(problems.len(), 1);
         assert_eq!(problems[0].knobs, ["wal-writes-in-flight-max"]);
+    }
+
+    #[test]
+    fn the_cache_follows_the_host_unless_it_is_set() {
+        let host = |memory_mib: u64| Host { cpus: 2, memory_bytes: memory_mib * MIB, open_files_max: 1024 };
+        let mib = |setting, memory| widen(cache_bytes(setting, &host(memory))) / MIB;
+        assert_eq!([0, 16, 4096].map(|memory| mib(0, memory)), [256, 8, 1024]);
+        assert_eq!(mib(32 << 20, 4096), 32);
     }
 
     #[test]

@@ -185,8 +185,8 @@ knobs! {
         /// Records not yet on their pages that may be held in memory; at the bound proposals are refused until a
         /// checkpoint ends.
         recent_bytes_max: usize = GIB_, 8 * MIB_ => 64 * GIB_, Bytes;
-        /// Memory for record blocks read back from disk.
-        block_cache_bytes: usize = 128 * MIB_, MIB_ => 256 * GIB_, Bytes;
+        /// Memory for the trees' pages, and for record blocks read back from disk; 0 takes a quarter of the host's.
+        cache_bytes: usize = 0, 0 => 4096 * GIB_, Bytes;
         /// Page-store segment files that one reader keeps open.
         open_segments_max: usize = 128, 8 => 65_536, Count;
         /// Storage shards: files and cursors written in parallel by a checkpoint.

@@ -18,7 +18,7 @@ mod knobs;
 mod profile;
 mod value;
 
-pub use check::Problem;
+pub use check::{Problem, cache_bytes};
 pub use file::apply_file;
 pub use host::Host;
 pub use knobs::{Consensus, Io, Knob, Knobs, REGISTRY, Server, Store, Wal, knob};

@@ -6,6 +6,8 @@
 //!   does not admit it: `latest` keeps the last few. A lookup needs an index *and* a block at once, so the two kinds
 //!   never push each other out. Without this a reader would fault for ever.
 //! - `latest` is bounded: indexes by number, blocks by number and, beyond the first few, by bytes.
+//! - A block enters the cache proper when it is read for the second time in a while (`Latest::seen`): a scan whose keys lie as they were
+//!   written, however long, leaves no trace, and one whose keys do not reads a block twice rather than once for each of its keys.
 //!
 //! `latest` is behind a lock, taken only after a miss: next to a disk read it costs nothing.
 
@@ -53,13 +55,31 @@ impl Weighter<Place, Cached> for ByBytes {
 }
 
 /// What was resolved last, newest first.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Latest {
     indexes: VecDeque<(Place, Arc<Index>)>,
     blocks: VecDeque<(Place, Arc<Block>)>,
+    /// Tags of places that were read, each at the position its hash gives; a later one of the same position takes it over.
+    seen: Vec<u32>,
 }
 
 impl Latest {
+    fn new(seen_len: usize) -> Self {
+        assert!(seen_len.is_power_of_two());
+        Self { indexes: VecDeque::new(), blocks: VecDeque::new(), seen: vec![0; seen_len] }
+    }
+
+    /// Whether a block was read before, as far as is remembered; it is from now on.
+    fn was_seen(&mut self, place: Place) -> bool {
+        // Fibonacci hashing of what tells places apart: the high bits are well mixed.
+        let id = u64::from(place.segment) << 32 | u64::from(place.offset);
+        let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let [.., a, b, c, d] = (hash >> 20).to_be_bytes();
+        let tag = u32::from_be_bytes([a, b, c, d]) | 1;
+        let position = usize::try_from(hash >> 32).expect("32 bits") & (self.seen.len() - 1);
+        std::mem::replace(&mut self.seen[position], tag) == tag
+    }
+
     fn get(&self, place: Place) -> Option<Cached> {
         let index = || self.indexes.iter().find(|(at, _)| *at == place);
         let block = self.blocks.iter().find(|(at, _)| *at == place);
@@ -101,13 +121,23 @@ pub struct BlockCache {
 impl BlockCache {
     /// A cache of at most about `bytes_max`. **Bounds** an eighth of it, or a few blocks, may be held besides.
     pub fn new(bytes_max: usize) -> Arc<Self> {
-        // Blocks are about this big; it only sizes the table.
+        // Blocks are about this big; it only sizes the tables.
         const BLOCK_BYTES_USUAL: usize = 16 << 10;
+        let blocks = bytes_max / BLOCK_BYTES_USUAL;
+        let seen_len = (2 * blocks).next_power_of_two().max(64);
         Arc::new(Self {
-            cache: quick_cache::sync::Cache::with_weighter(bytes_max / BLOCK_BYTES_USUAL, bytes_max as u64, ByBytes),
-            latest: Mutex::new(Latest::default()),
+            cache: quick_cache::sync::Cache::with_weighter(blocks, bytes_max as u64, ByBytes),
+            latest: Mutex::new(Latest::new(seen_len)),
             latest_bytes_max: bytes_max / 8,
         })
+    }
+
+    /// Changes how much it may hold.
+    pub(crate) fn set_bytes_max(&self, bytes_max: u64) {
+        // Small changes are not worth a walk over its parts, and each rounds its bookkeeping down a little.
+        if self.cache.capacity().abs_diff(bytes_max) > bytes_max / 16 {
+            self.cache.set_capacity(bytes_max);
+        }
     }
 
     fn latest(&self) -> MutexGuard<'_, Latest> {
@@ -142,8 +172,14 @@ impl BlockCache {
             _ => unreachable!("only blocks and extent indexes are cached"),
         };
         let cached = cached.ok_or_else(|| corrupt(place, "malformed records"))?;
-        self.cache.insert(place, cached.clone());
-        self.latest().push(place, cached, self.latest_bytes_max);
+        let is_admitted = {
+            let mut latest = self.latest();
+            latest.push(place, cached.clone(), self.latest_bytes_max);
+            kind == Kind::ExtentIndex || latest.was_seen(place)
+        };
+        if is_admitted {
+            self.cache.insert(place, cached);
+        }
         Ok(())
     }
 }

@@ -110,6 +110,7 @@ impl HashKv {
                 }
                 Keep::Counting(count) => {
                     let budget = (*left).min(COUNT_BUDGET);
+                    view.lead_count(count);
                     let done = count.step(budget)?;
                     if done.unwrap_or(0) > 0 || count.counted() > 0 {
                         self.keep = Keep::Filled;

@@ -40,15 +40,9 @@ pub struct Roots {
 impl Roots {
     /// Roots of an empty store.
     pub fn fresh(directory: Arc<Directory>) -> Self {
-        Self {
-            key_root: Slot::new_dirty(Node::empty()),
-            meta_root: Slot::new_dirty(Node::empty()),
-            revision: 1,
-            compact_revision: -1,
-            applied_index: 0,
-            applied_term: 0,
-            directory,
-        }
+        let key_root = Slot::new_dirty(Node::empty());
+        let meta_root = Slot::born_in(Node::empty(), 0, key_root.residency());
+        Self { key_root, meta_root, revision: 1, compact_revision: -1, applied_index: 0, applied_term: 0, directory }
     }
 }
 
@@ -132,6 +126,17 @@ impl ReadView {
     /// The live versions of `range` at revision `at`.
     pub fn cursor(&self, range: &KeyRange, at: i64) -> Cursor {
         Cursor::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
+    }
+
+    /// Lets `cursor` go on in this view, which is not older than its own: whoever walks for longer than a view lives calls it at each
+    /// step. The cursor's revision must be one that the sweep was held back for.
+    pub fn lead(&self, cursor: &mut Cursor) {
+        cursor.follow(&self.roots.key_root, self.revision());
+    }
+
+    /// [`ReadView::lead`] for a count.
+    pub fn lead_count(&self, count: &mut Count) {
+        count.follow(&self.roots.key_root, self.revision());
     }
 
     /// Like [`ReadView::cursor`], meeting every page that the same read will meet once `at` is a revision of the past.

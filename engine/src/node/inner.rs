@@ -12,7 +12,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use super::{Slot, Sums, common_prefix_len, head_of, malformed, varint};
+use super::{Residency, Slot, Sums, common_prefix_len, head_of, malformed, varint};
 use crate::{Error, Place, Revision};
 
 /// First byte of an inner node's page.
@@ -55,6 +55,12 @@ impl Separators {
 
     pub(crate) fn bytes(&self) -> usize {
         self.heap.len()
+    }
+
+    fn heap_bytes(&self) -> usize {
+        self.heap.capacity()
+            + self.heads.capacity() * size_of::<(u32, u32)>()
+            + self.revisions.capacity() * size_of::<(u32, Revision)>()
     }
 
     #[inline]
@@ -230,6 +236,13 @@ impl Inner {
         Self::new(separators, self.children.iter().chain(&right.children).cloned().collect())
     }
 
+    /// Memory behind its vectors, and that of the children's slots. **Units** bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        // A slot behind its two reference counts.
+        const SLOT_BYTES: usize = 16 + size_of::<Slot>();
+        self.separators.heap_bytes() + self.children.capacity() * size_of::<Child>() + self.children.len() * SLOT_BYTES
+    }
+
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
         out.push(PAGE_KIND);
         varint::write(out, u64::try_from(self.len()).expect("a node is small"));
@@ -260,8 +273,8 @@ impl Inner {
         }
     }
 
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Error> {
-        let mut reader = Reader { bytes, at: 1 };
+    pub(super) fn decode(bytes: &[u8], residency: &Arc<Residency>) -> Result<Self, Error> {
+        let mut reader = Reader { bytes, at: 1, residency };
         let node = reader.node();
         node.filter(|_| reader.at == bytes.len()).ok_or_else(|| malformed(reader.at, "inner node"))
     }
@@ -271,6 +284,7 @@ impl Inner {
 struct Reader<'a> {
     bytes: &'a [u8],
     at: usize,
+    residency: &'a Arc<Residency>,
 }
 
 impl<'a> Reader<'a> {
@@ -300,7 +314,7 @@ impl<'a> Reader<'a> {
     fn child(&mut self) -> Option<Child> {
         let place = self.bytes.get(self.at..)?.first_chunk::<{ Place::ENCODED_LEN }>()?;
         self.at += Place::ENCODED_LEN;
-        let slot = Slot::on_disk(Place::from_bytes(*place)?);
+        let slot = Slot::on_disk(Place::from_bytes(*place)?, self.residency);
         let live = self.number_up_to(COUNT_MAX)?;
         let live_bytes = self.number_up_to(BYTES_MAX)?;
         let versions = self.number_up_to(COUNT_MAX)?;

@@ -135,6 +135,13 @@ impl Default for Leaf {
     }
 }
 
+impl Leaf {
+    /// Memory behind its vectors. **Units** bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.heap.capacity() + self.slots.capacity() * size_of::<EntrySlot>()
+    }
+}
+
 /// An entry taken apart, its suffix and value as ranges of the heap.
 struct Parsed {
     suffix: Range<usize>,

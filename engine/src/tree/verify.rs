@@ -126,7 +126,7 @@ impl Check {
     fn round_trip(&self, node: &Node) {
         let mut page = Vec::new();
         node.encode(&mut page);
-        let decoded = Node::decode(&page).expect("what was encoded decodes");
+        let decoded = Node::decode(&page, &Arc::default()).expect("what was encoded decodes");
         let mut again = Vec::new();
         decoded.encode(&mut again);
         assert!(page == again, "a page survives decoding");

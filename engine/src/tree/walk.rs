@@ -24,7 +24,9 @@ pub(crate) fn find(root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<O
         if position < inner.separators().len() {
             continues = inner.separators().key(position) == key;
         }
-        node = inner.children()[position].slot.look()?;
+        let slot = &inner.children()[position].slot;
+        slot.mark_used();
+        node = slot.look()?;
     }
     let Node::Leaf(leaf) = node else { unreachable!("the way down ends at a leaf") };
     let position = leaf.lower_bound(key, revision);
@@ -53,7 +55,9 @@ fn leaf_of<'a>(root: &'a Arc<Slot>, key: &[u8], mut on_way: impl FnMut(&'a Inner
             Node::Inner(inner) => {
                 let position = inner.child_of(key, Revision::MAX);
                 on_way(inner, position);
-                node = inner.children()[position].slot.look()?;
+                let slot = &inner.children()[position].slot;
+                slot.mark_used();
+                node = slot.look()?;
             }
         }
     }

@@ -8,7 +8,8 @@ use engine::extent::{BlockCache, Directory};
 use engine::node::Slot;
 use engine::page::{Kind, seal};
 use engine::{
-    Fault, HashKv, KeyRange, Mvcc, Place, RangeEnd, ReadView, Record, Revision, Roots, Sealed, Version, Write,
+    Count, Cursor, Fault, HashKv, KeyRange, Mvcc, Place, RangeEnd, ReadView, Record, Revision, Roots, Sealed, Version,
+    Write,
 };
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -113,7 +114,19 @@ pub(crate) struct Store {
     allocated: BTreeSet<Place>,
     /// Whether records of before a reopening are gone: no extents here.
     is_tree_only: bool,
+    pub(crate) evicted: usize,
+    walks: Vec<LongWalk>,
     seed: u64,
+}
+
+/// A read that outlives its view.
+struct LongWalk {
+    at: i64,
+    cursor: Cursor,
+    count: Count,
+    counted: Option<u64>,
+    seen: usize,
+    expected: Vec<Record>,
 }
 
 /// Tries an operation until no page is missing.
@@ -147,6 +160,8 @@ impl Store {
             durable: None,
             allocated: BTreeSet::new(),
             is_tree_only: false,
+            evicted: 0,
+            walks: Vec::new(),
             seed,
         }
     }
@@ -254,7 +269,7 @@ impl Store {
         self.mvcc.compact(revision);
         if !self.is_tree_only {
             let view = self.mvcc.live();
-            let hash = finish(view.hash_compaction(previous, revision), view, 100);
+            let hash = finish(&self.pages, view.hash_compaction(previous, revision), view, 100);
             assert_eq!(hash, (self.model.hash_kv(revision, true), previous), "seed {} at {revision}", self.seed);
         }
         self.model.compact_revision = revision;
@@ -278,6 +293,11 @@ impl Store {
         self.bury();
         let sealed = self.mvcc.seal_for_checkpoint();
         self.sealed = Some((sealed, self.model.clone()));
+    }
+
+    /// Gives back memory of what was not used lately.
+    pub(crate) fn evict(&mut self, budget: usize) {
+        self.evicted += self.mvcc.evict(budget).evicted;
     }
 
     fn bury(&mut self) {
@@ -325,7 +345,8 @@ impl Store {
     pub(crate) fn reopen(&mut self) {
         let Some((sealed, model)) = self.durable.take() else { return };
         let roots = &sealed.roots;
-        let cold = |slot: &Arc<Slot>| Slot::on_disk(slot.place().unwrap());
+        let residency = Arc::default();
+        let cold = |slot: &Arc<Slot>| Slot::on_disk(slot.place().unwrap(), &residency);
         let (key_root, meta_root) = (cold(&roots.key_root), cold(&roots.meta_root));
         self.sealed = None;
         self.allocated.clear();
@@ -335,6 +356,7 @@ impl Store {
         self.applied_index = roots.applied_index;
         self.mvcc = Mvcc::new(Roots { key_root, meta_root, ..roots.clone() });
         self.model = model;
+        self.walks.clear();
         self.is_tree_only = true;
     }
 
@@ -357,7 +379,8 @@ impl Store {
             let expected = self.model.newest(&key, at).filter(|record| self.model.is_stored(record));
             assert_previous(version.as_ref(), expected);
             if !self.is_tree_only {
-                assert_eq!(view.get(&key, at).unwrap().as_ref(), self.model.get(&key, at), "seed {}", self.seed);
+                let found = faulting(&self.pages, || view.get(&key, at));
+                assert_eq!(found.as_ref(), self.model.get(&key, at), "seed {}", self.seed);
             }
             let value = faulting(&self.pages, || view.meta_get(&key));
             assert_eq!(value.as_deref(), self.model.meta.get(&key).map(|value| &value[..]));
@@ -374,8 +397,40 @@ impl Store {
 
     pub(crate) fn check_hash(&self, at: i64, budget: usize) {
         let view = self.mvcc.view();
-        let hash = finish(view.hash_kv(at), &view, budget);
+        let hash = finish(&self.pages, view.hash_kv(at), &view, budget);
         assert_eq!(hash, (self.model.hash_kv(at, false), self.model.compact_revision), "seed {} at {at}", self.seed);
+    }
+
+    /// Begins a walk and a count that later states go on with; the sweep is held back for them.
+    pub(crate) fn begin_walk(&mut self, rng: &mut SmallRng) {
+        let view = self.mvcc.view();
+        let at = rng.random_range(self.model.compact_revision.max(0)..=self.model.revision);
+        let range = range_strategy(rng);
+        let expected: Vec<Record> = self.model.range(&range, at).into_iter().cloned().collect();
+        let (cursor, count) = (view.cursor(&range, at), view.counter(&range, at));
+        self.walks.push(LongWalk { at, cursor, count, counted: None, seen: 0, expected });
+    }
+
+    /// Goes on with some of the walks in the newest view; those that end must have met what their revision shows.
+    pub(crate) fn lead_walks(&mut self, rng: &mut SmallRng) {
+        let view = self.mvcc.view();
+        let mut walks = std::mem::take(&mut self.walks);
+        for walk in &mut walks {
+            view.lead(&mut walk.cursor);
+            view.lead_count(&mut walk.count);
+            for _ in 0..rng.random_range(0..20) {
+                let version = faulting(&self.pages, || walk.cursor.next());
+                assert_previous(version.as_ref(), walk.expected.get(walk.seen));
+                walk.seen += 1;
+            }
+            if walk.counted.is_none() {
+                walk.counted = faulting(&self.pages, || walk.count.step(20));
+                assert!(walk.counted.is_none_or(|counted| counted == walk.expected.len() as u64), "seed {}", self.seed);
+            }
+        }
+        walks.retain(|walk| walk.seen <= walk.expected.len() || walk.counted.is_none());
+        self.mvcc.hold_sweep(walks.iter().map(|walk| walk.at).min());
+        self.walks = walks;
     }
 
     /// The cursor, both counts and the sums of a range.
@@ -447,9 +502,9 @@ impl Model {
     }
 }
 
-fn finish(mut hash: HashKv, view: &ReadView, budget: usize) -> (u32, i64) {
+fn finish(pages: &HashMap<Place, Vec<u8>>, mut hash: HashKv, view: &ReadView, budget: usize) -> (u32, i64) {
     loop {
-        if let Some(done) = hash.step(view, budget).unwrap() {
+        if let Some(done) = faulting(pages, || hash.step(view, budget)) {
             return done;
         }
     }

@@ -21,7 +21,7 @@ pub(crate) fn options(shards: usize) -> Options {
         writes_in_flight_max: 3,
         record_block_bytes: 1 << 10,
         // Smaller than one block: readers live on what was resolved last.
-        block_cache_bytes: 512,
+        cache_bytes: 2048,
         shards,
         fresh_id: 7,
     }
@@ -251,6 +251,8 @@ impl Member {
         let dir = store.dir().to_path_buf();
         let index = self.applied as u64 + 1;
         apply(store.mvcc_mut(), index, &log[self.applied], |fault| engine::load(disk, &dir, fault))?;
+        // Memory is always short here; what goes is seen with the next publish.
+        store.evict(4);
         self.applied += 1;
         Ok(())
     }

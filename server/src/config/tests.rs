@@ -239,14 +239,14 @@ fn variables_set_flags_unless_the_flag_is_given() {
 
 #[test]
 fn later_settings_of_a_knob_beat_earlier_ones() {
-    let file = "store-block-cache-bytes = 16MiB\nserver-watch-progress-interval-ms = 7s";
+    let file = "store-cache-bytes = 16MiB\nserver-watch-progress-interval-ms = 7s";
     let line = "--profile kubernetes --knobs knobs";
     let knobs = parse_with(line, &[], file).unwrap().knobs;
     assert_eq!(knobs.server.quota_backend_bytes, 8 << 30, "from the profile");
-    assert_eq!(knobs.store.block_cache_bytes, 16 << 20, "from the file");
-    let line = "--profile kubernetes --knobs knobs --watch-progress-notify-interval 9s --store-block-cache-bytes 32MiB";
+    assert_eq!(knobs.store.cache_bytes, 16 << 20, "from the file");
+    let line = "--profile kubernetes --knobs knobs --watch-progress-notify-interval 9s --store-cache-bytes 32MiB";
     let knobs = parse_with(line, &[], file).unwrap().knobs;
-    assert_eq!((knobs.server.watch_progress_interval_ms, knobs.store.block_cache_bytes), (9_000, 32 << 20));
+    assert_eq!((knobs.server.watch_progress_interval_ms, knobs.store.cache_bytes), (9_000, 32 << 20));
     for (line, file, want) in [
         ("--knobs knobs", "x = 1", "--knobs knobs: line 1: unknown knob \"x\""),
         ("--knobs none", "", "--knobs none: no such file"),

@@ -43,6 +43,7 @@ use crate::{
     cores::Clock,
     lease::{self, Lessor},
     metrics::timed::Timed,
+    tune,
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
     wire,
@@ -132,14 +133,14 @@ fn open_disk(config: &Config) -> Result<(Box<dyn Disk>, IoPath), engine::Error> 
     engine::disk::open_disk(io_preference(config), &config.data_dir)
 }
 
-fn store_options(knobs: &tuning::Store) -> store::Options {
+fn store_options(knobs: &tuning::Knobs) -> store::Options {
     store::Options {
-        segment_bytes: u32::try_from(knobs.segment_bytes).expect("bounded by 1 GiB"),
-        write_bytes: knobs.write_bytes,
-        writes_in_flight_max: knobs.writes_in_flight_max,
-        record_block_bytes: knobs.record_block_bytes,
-        block_cache_bytes: knobs.block_cache_bytes,
-        shards: knobs.shards,
+        segment_bytes: u32::try_from(knobs.store.segment_bytes).expect("bounded by 1 GiB"),
+        write_bytes: knobs.store.write_bytes,
+        writes_in_flight_max: knobs.store.writes_in_flight_max,
+        record_block_bytes: knobs.store.record_block_bytes,
+        cache_bytes: tuning::cache_bytes(knobs.store.cache_bytes, &tune::host()),
+        shards: knobs.store.shards,
         fresh_id: rand::random(),
     }
 }
@@ -188,7 +189,7 @@ fn open(config: &Config) -> Result<Opened, Error> {
     }
     let knobs = &config.knobs;
     let (mut disk, io) = open_disk(config)?;
-    let mut store = Store::open(disk.as_mut(), dir, store_options(&knobs.store))?;
+    let mut store = Store::open(disk.as_mut(), dir, store_options(knobs))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
         config.verify_bootstrap().map_err(Error::Bootstrap)?;
     }

@@ -50,7 +50,7 @@ fn core() -> std::rc::Rc<Core> {
         cluster: ArcSwap::from_pointee(cluster),
         raft: Raft::default(),
         sizes: Sizes::default(),
-        floors: vec![Arc::new(AtomicI64::new(i64::MAX))],
+        floors: (0..2).map(|_| Arc::new(AtomicI64::new(i64::MAX))).collect(),
         swept_revision: AtomicI64::new(-1),
         request_ids: AtomicU64::new(1),
         connections: (0..2).map(|_| AtomicUsize::new(0)).collect(),
