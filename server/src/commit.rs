@@ -37,10 +37,13 @@ use crate::{
     apply::{self, Applier, Pinned, table},
     compactor::Compactor,
     core::{Answer, ReplyTo, Shared},
-    cores::slots::SlotId,
+    cores::{Clock, slots::SlotId},
     error::Error,
     floor,
-    metrics::counters::SLOW_APPLY,
+    insight::{
+        slow::{self, Throttle},
+        trace::Stamps,
+    },
     watch::batch::{Batch, Event},
 };
 
@@ -135,6 +138,10 @@ pub struct Options {
     pub recent_bytes_max: u64,
     /// Versions a sweep step looks at.
     pub sweep_entries_per_step: usize,
+    /// An entry that takes longer to apply is told of.
+    pub warning_apply: Duration,
+    /// Times each entry; nothing but what is counted and logged depends on it.
+    pub clock: Clock,
     /// A new leader gives every lease this much more.
     pub election_timeout: Duration,
     /// Own name, published to the members table.
@@ -178,6 +185,11 @@ pub struct Commit {
     replayed_to: u64,
     /// When `front` came to the front.
     front_since: Duration,
+    /// When what is in `queue` was handed to apply.
+    committed_at: Duration,
+    /// When the entry applied last had been applied.
+    applied_at: Duration,
+    slow_applies: Throttle,
     /// When the compaction that is being swept was applied; `None` for what was left by an earlier run.
     compacted_at: Option<Duration>,
     checkpoint_began: Duration,
@@ -225,6 +237,9 @@ impl Commit {
             first_id,
             replayed_to,
             front_since: Duration::ZERO,
+            committed_at: Duration::ZERO,
+            applied_at: Duration::ZERO,
+            slow_applies: Throttle::default(),
             compacted_at: None,
             checkpoint_began: Duration::ZERO,
         };
@@ -274,7 +289,7 @@ impl Commit {
         if self.store.mvcc().recent_bytes() > self.options.recent_bytes_max
             && let Some(reply) = reply
         {
-            return self.answer(reply, Answer::Applied(Err(Error::TooManyRequests)));
+            return self.answer(reply, Answer::Applied(Err(Error::TooManyRequests), None));
         }
         match self.driver.propose(entry) {
             Ok(()) => {
@@ -287,7 +302,7 @@ impl Commit {
             Err(error) => {
                 tracing::debug!(%error, "a proposal was refused");
                 if let Some(reply) = reply {
-                    self.answer(reply, Answer::Applied(Err(refusal(&error))));
+                    self.answer(reply, Answer::Applied(Err(refusal(&error)), None));
                 }
             }
         }
@@ -392,7 +407,7 @@ impl Commit {
         self.expire_leases(now);
         self.driver.step(disk)?;
         disk.kick()?;
-        self.take_committed();
+        self.take_committed(now);
         let fault = if self.is_faulted { None } else { self.apply_queue(now)? };
         // Not while an entry waits for a page: what was brought for it stays until it is applied.
         let is_short = !self.is_faulted && fault.is_none() && self.store.wants_eviction();
@@ -401,7 +416,7 @@ impl Commit {
             self.publish()?;
             self.driver.step(disk)?;
             disk.kick()?;
-            self.take_committed();
+            self.take_committed(now);
         }
         let sweep_fault = self.sweep(now)?;
         let fault = fault.or(sweep_fault);
@@ -426,14 +441,18 @@ impl Commit {
         Ok(())
     }
 
-    fn take_committed(&mut self) {
+    fn take_committed(&mut self, now: Duration) {
         if self.queue.is_empty() {
+            self.committed_at = now;
             self.queue.extend(self.driver.take_committed(self.options.apply_batch_bytes_max));
         }
     }
 
     /// Applies what is committed, in log order, until the queue is empty or a page is missing.
     fn apply_queue(&mut self, now: Duration) -> Result<Option<Fault>, Fatal> {
+        if !self.queue.is_empty() {
+            self.applied_at = self.options.clock.now();
+        }
         while let Some(entry) = self.queue.front() {
             assert!(entry.index > self.applied.index, "each entry is applied once, in order");
             if entry.kind != EntryKind::Normal {
@@ -445,7 +464,7 @@ impl Commit {
                     let front = decoded.map_err(|source| Fatal::Entry { index, source })?;
                     self.pinned = Pinned::new(self.waiters.contains_key(&front.0.id));
                     self.front = Some(front);
-                    self.front_since = now;
+                    self.front_since = self.applied_at;
                 }
                 let (header, request) = self.front.as_ref().expect("decoded above");
                 if let Err(fault) = self.applier.touch(self.store.mvcc(), request, &mut self.pinned) {
@@ -463,7 +482,8 @@ impl Commit {
     fn execute(&mut self, id: u64, now: Duration) {
         let (_, request) = self.front.take().expect("decoded before");
         let pinned = std::mem::take(&mut self.pinned);
-        let is_compaction = matches!(request, Request::Compaction(_));
+        let kind = request.kind();
+        let is_compaction = kind == Kind::Compaction;
         let is_cluster = matches!(request, Request::ClusterMemberAttrSet(_) | Request::ClusterVersionSet(_));
         let mvcc = self.store.mvcc_mut();
         let events_before = self.events.len();
@@ -475,19 +495,18 @@ impl Commit {
         if is_cluster {
             self.publish_cluster();
         }
+        self.note_time(kind, result.as_ref().err());
         let reply = self.waiters.remove(&id);
         let counters = &self.shared.commit_counters;
         if self.queue.front().is_some_and(|entry| entry.index > self.replayed_to) {
             let is_own = reply.is_none() && id >> ID_COUNT_BITS == self.first_id >> ID_COUNT_BITS;
             counters.applied(&result, &self.events[events_before..], is_own);
         }
-        // Pages that were missing are what an entry waits for.
-        counters.slow_applies.add(u64::from(now.saturating_sub(self.front_since) > SLOW_APPLY));
         let Some(reply) = reply else { return };
         // Entries are applied in the order in which they were proposed: its own time is at the front, unless one was lost.
-        if self.proposed.front().is_some_and(|(_, front)| *front == id) {
-            self.proposed.pop_front();
-        }
+        let proposed = self.proposed.pop_front_if(|(_, front)| *front == id).map(|(proposed, _)| proposed);
+        let (committed, applied) = (self.committed_at, self.applied_at);
+        let stamps = proposed.map(|proposed| Stamps { proposed, committed, applied });
         if let Ok(outcome) = &mut result {
             let identity = &self.shared.identity;
             let raft_term = self.driver.status().term;
@@ -497,7 +516,26 @@ impl Commit {
                 header.raft_term = raft_term;
             });
         }
-        self.answer(reply, Answer::Applied(result));
+        self.answer(reply, Answer::Applied(result, stamps));
+    }
+
+    /// Counts how long the entry at the front took, with its wait for pages, and tells of it if that was long. What a start
+    /// applies again is not counted.
+    fn note_time(&mut self, kind: Kind, error: Option<&Error>) {
+        self.applied_at = self.options.clock.now();
+        let entry = self.queue.front().expect("it is being applied");
+        if entry.index <= self.replayed_to {
+            return;
+        }
+        let took = self.applied_at.saturating_sub(self.front_since);
+        let counters = &self.shared.commit_counters;
+        counters.applies.observe(kind, error.is_none_or(|error| *error == Error::Compacted), took);
+        if took > self.options.warning_apply {
+            counters.slow_applies.add(1);
+            if let Some(withheld) = self.slow_applies.admit(self.applied_at) {
+                slow::tell_apply(took, self.options.warning_apply, &entry.data, error, withheld);
+            }
+        }
     }
 
     fn apply_conf_change(&mut self) -> Result<(), Fatal> {

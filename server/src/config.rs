@@ -132,6 +132,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Where lines go; at least one.
     pub log_outputs: Vec<LogOutput>,
+    /// Whether /metrics has the durations of calls by method.
+    pub extensive_metrics: bool,
     /// Whether listeners set SO_REUSEPORT.
     pub socket_reuse_port: bool,
     /// All feature gates with their values.
@@ -221,6 +223,7 @@ impl Config {
             log_level: log_level(&values.text("log-level"))?,
             log_format: log_format(&values.text("log-format"))?,
             log_outputs: log_outputs(&values.text("log-outputs"))?,
+            extensive_metrics: values.text("metrics") == "extensive",
             socket_reuse_port: values.switch("socket-reuse-port"),
             gates: gates::resolve(&values.gates("feature-gates")),
             profile,

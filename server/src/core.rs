@@ -11,7 +11,7 @@
 //! Knows no HTTP/2: `wire` and `rpc` bring decoded requests and take answers away.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     collections::BTreeSet,
     rc::Rc,
     sync::{
@@ -41,6 +41,10 @@ use crate::{
     },
     error::Error,
     floor::{Floor, Floors},
+    insight::{
+        slow::{Ring, Settings, Teller},
+        trace::{Stamps, Trace},
+    },
     metrics::counters::{CommitCounters, Counters},
     watch_rpc::WatchCore,
     wire::grpc::framed,
@@ -143,6 +147,10 @@ pub struct Shared {
     pub counters: Vec<Arc<Counters>>,
     /// Counters of the commit core; apart from what is here, as they change with every entry.
     pub commit_counters: Arc<CommitCounters>,
+    /// What is told of requests.
+    pub insight: Settings,
+    /// Slow requests, by core.
+    pub slow: Vec<Ring>,
     /// Feature gates with their stage and value.
     pub features: Vec<(&'static str, Stage, bool)>,
 }
@@ -198,8 +206,8 @@ impl Outcome {
 /// What comes back into a reply slot.
 #[derive(Clone, Debug)]
 pub enum Answer {
-    /// An entry was applied, or never will be.
-    Applied(Result<Outcome, Error>),
+    /// An entry was applied, at these times, or never will be.
+    Applied(Result<Outcome, Error>, Option<Stamps>),
     /// A lease was renewed; 0 for an unknown one. **Units** seconds.
     Renewed(i64),
     /// What is left of a lease, and what it was granted; `None` for an unknown one. **Units** seconds.
@@ -225,6 +233,10 @@ pub struct Core {
     /// Its watchers.
     pub watch: WatchCore,
     floors: Rc<Floors>,
+    /// Notes of the request that is being polled.
+    pub current: Cell<Trace>,
+    /// Tells of slow requests.
+    pub teller: Teller,
     commit: mpsc::Sender<ToCommit>,
     /// The commit core itself, where it runs on this thread.
     neighbour: OnceCell<Rc<RefCell<Commit>>>,
@@ -248,7 +260,8 @@ impl Core {
         let limits = &shared.limits;
         let floors =
             Floors::new(Arc::clone(&shared.floors[id]), limits.held_revisions_max, limits.held_revision_age_max);
-        Rc::new(Self { id, shared, counters, clock, watch, floors, commit, neighbour, slots, loader })
+        let (current, teller) = (Cell::default(), Teller::default());
+        Rc::new(Self { id, shared, counters, clock, watch, floors, current, teller, commit, neighbour, slots, loader })
     }
 
     /// The newest view.
@@ -323,7 +336,10 @@ impl Core {
         internal::encode(&header, kind, raw, &mut entry);
         let answer = self.ask(|reply| ToCommit::Propose { reply: Some(reply), id, entry: entry.into() }).await;
         let result = answer.and_then(|answer| match answer {
-            Answer::Applied(result) => result,
+            Answer::Applied(result, stamps) => {
+                self.current.set(Trace { stamps, ..self.current.get() });
+                result
+            }
             other => unreachable!("a proposal is answered by its result, not {other:?}"),
         });
         self.counters.proposed(&result);
@@ -442,7 +458,12 @@ impl Core {
     ///
     /// **Errors** damaged data; it is logged here, and the member goes on serving what is sound.
     pub async fn load(&self, fault: Fault) -> Result<(), Error> {
-        self.loader.load(fault).await.map_err(|error| {
+        let began = self.clock.now();
+        let loaded = self.loader.load(fault).await;
+        let trace = self.current.get();
+        let loading = trace.loading + self.clock.now().saturating_sub(began);
+        self.current.set(Trace { loading, ..trace });
+        loaded.map_err(|error| {
             tracing::error!(%error, "a page cannot be read");
             Error::Corrupt
         })

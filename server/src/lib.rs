@@ -13,6 +13,7 @@ pub mod cores;
 pub mod endpoints;
 pub mod error;
 pub mod floor;
+pub mod insight;
 pub mod kv;
 pub mod lease;
 pub mod lease_rpc;

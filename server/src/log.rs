@@ -143,7 +143,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
 }
 
 /// `2006-01-02T15:04:05.000000Z`.
-fn timestamp(unix_us: u64) -> String {
+pub fn timestamp(unix_us: u64) -> String {
     let seconds = unix_us / 1_000_000;
     let (year, month, day) = civil(seconds / 86_400);
     let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);

@@ -17,15 +17,19 @@ use proto::{etcdserverpb as pb, health, internal::Kind};
 use crate::{
     core::Core,
     error::{Error, Status},
+    insight::{
+        slow::{self, Call, Origin},
+        trace::{Trace, traced},
+    },
     kv, lease_rpc, maintenance, watch_rpc,
     wire::{
         grpc::{self, Messages, Sender, framed},
-        method::{self, Method},
+        method::{self, Flow, Method},
     },
 };
 
 /// Serves one stream from its head to its last byte.
-pub async fn serve(core: Rc<Core>, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
+pub async fn serve(core: Rc<Core>, origin: Origin, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
     let Some(method) = Method::at(request.uri().path()) else {
         let text = method::unknown(request.uri().path());
         return drop_gone(grpc::refuse(reply, &Error::UnknownMethod(text).into()));
@@ -37,13 +41,13 @@ pub async fn serve(core: Rc<Core>, request: Request<RecvStream>, reply: SendResp
         return drop_gone(grpc::refuse(reply, &status));
     }
     let messages = Messages::new(request.into_body(), core.shared.limits.receive_bytes_max);
+    if method.flow() == Flow::Unary {
+        return serve_unary(core, method, origin, messages, reply).await;
+    }
     // Boxed: a task is as large as the largest future in it, and is moved when it is made. The unary ones are most of all.
-    match method {
-        Method::Watch => Box::pin(watch_rpc::serve(core, messages, reply)).await,
-        Method::LeaseKeepAlive => Box::pin(lease_rpc::keep_alive(core, messages, reply)).await,
-        Method::RangeStream => Box::pin(kv::stream::serve(core, messages, reply)).await,
-        Method::HealthWatch => Box::pin(maintenance::health_watch(core, messages, reply)).await,
-        _ => serve_unary(core, method, messages, reply).await,
+    Box::pin(serve_stream(Rc::clone(&core), method, messages, reply)).await;
+    if core.shared.insight.is_extensive {
+        core.counters.latencies.handling[method as usize].observe(core.clock.now().saturating_sub(origin.began));
     }
 }
 
@@ -72,26 +76,43 @@ fn admit(core: &Core, method: Method, request: &Request<RecvStream>) -> Result<(
     Ok(())
 }
 
-async fn serve_unary(core: Rc<Core>, method: Method, mut messages: Messages, mut reply: SendResponse<Bytes>) {
+async fn serve_stream(core: Rc<Core>, method: Method, messages: Messages, reply: SendResponse<Bytes>) {
+    match method {
+        Method::Watch => watch_rpc::serve(core, messages, reply).await,
+        Method::LeaseKeepAlive => lease_rpc::keep_alive(core, messages, reply).await,
+        Method::RangeStream => kv::stream::serve(core, messages, reply).await,
+        Method::HealthWatch => maintenance::health_watch(core, messages, reply).await,
+        _ => unreachable!("a method that is not served was refused before"),
+    }
+}
+
+async fn serve_unary(
+    core: Rc<Core>,
+    method: Method,
+    origin: Origin,
+    mut messages: Messages,
+    mut reply: SendResponse<Bytes>,
+) {
     let body = match messages.next().await {
         Ok(Some(body)) => Ok(body),
         Ok(None) => Err(Error::Undecodable("unexpected EOF".into())),
         Err(error) => Err(error),
     };
-    let result = match body {
+    let (result, trace, body) = match body {
         Ok(body) => {
             core.counters.received(method, body.len());
             tokio::select! {
                 biased;
-                result = unary(&core, method, body) => result,
+                (result, trace) = traced(&core.current, unary(&core, method, body.clone())) => (result, trace, body),
                 _ = std::future::poll_fn(|cx| reply.poll_reset(cx)) => {
                     core.counters.handled(method, crate::error::Code::Canceled);
                     return;
                 }
             }
         }
-        Err(error) => Err(error),
+        Err(error) => (Err(error), Trace::default(), Bytes::new()),
     };
+    slow::ended(&core, &Call { method, origin, body }, &trace, &result);
     match result {
         Ok(message) => {
             core.counters.handled(method, crate::error::Code::Ok);

@@ -258,6 +258,10 @@ knobs! {
         held_revision_age_max_ms: u64 = 3_600_000, 1000 => 86_400_000, Milliseconds;
         /// Time between the progress notices of an idle watcher that asked for them.
         watch_progress_interval_ms: u64 = 600_000, 100 => 86_400_000, Milliseconds, etcd "watch-progress-notify-interval";
+        /// A request that takes longer is logged, with its phases; at most 10 lines a second and core.
+        warning_unary_ms: u64 = 300, 0 => 86_400_000, Milliseconds, etcd "warning-unary-request-duration";
+        /// An entry that takes longer to apply, or a read, is logged likewise.
+        warning_apply_ms: u64 = 100, 0 => 86_400_000, Milliseconds, etcd "warning-apply-duration";
         /// Time that requests under way have to finish after SIGTERM.
         drain_ms: u64 = 5_000, 0 => 600_000, Milliseconds;
     }

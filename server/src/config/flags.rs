@@ -249,7 +249,7 @@ const AUTH: (&str, &[Flag]) = ("Auth", &[
 #[rustfmt::skip]
 const MONITORING: (&str, &[Flag]) = ("Profiling and Monitoring", &[
     row("enable-pprof", Switch, "false", Idle("Go's profiler does not exist here"), "Serve Go's profiler."),
-    row("metrics", Text, "basic", Idle("histograms do not exist yet"), "'basic', or 'extensive' with a histogram for each method."),
+    row("metrics", Text, "basic", Used, "'basic', or 'extensive' with a histogram for each method."),
     row("listen-metrics-urls", Urls, "", Used, "More addresses for /metrics and /health."),
 ]);
 
@@ -261,8 +261,8 @@ const LOGGING: (&str, &[Flag]) = ("Logging", &[
     row("log-format", Text, "json", Used, "json or console."),
     row("enable-log-rotation", Switch, "false", Missing("log rotation is not supported yet"), "Rotate a log file."),
     row("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, Missing("log rotation is not supported yet"), "How to rotate."),
-    row("warning-unary-request-duration", Duration, "300ms", Idle("slow requests are not logged yet"), "A request that takes longer is logged."),
-    row("warning-apply-duration", Duration, "100ms", Idle("slow applies are not logged yet"), "An apply that takes longer is logged."),
+    row("warning-unary-request-duration", Duration, "300ms", Knob, "A request that takes longer is logged."),
+    row("warning-apply-duration", Duration, "100ms", Knob, "An apply that takes longer is logged."),
 ]);
 
 #[rustfmt::skip]

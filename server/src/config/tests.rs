@@ -193,6 +193,7 @@ fn values_reach_the_config() {
     assert_eq!(config.auto_compaction, AutoCompaction::Periodic(Duration::from_secs(36_000)));
     assert_eq!((config.log_level, config.log_format), (LogLevel::Debug, LogFormat::Console));
     assert_eq!(config.log_outputs, [LogOutput::File("/f".into()), LogOutput::Stdout]);
+    assert!(config.extensive_metrics && config.knobs.server.warning_apply_ms == 1000);
     assert!(config.socket_reuse_port && config.gates["InitialCorruptCheck"]);
     assert_eq!(config.verify_bootstrap(), Ok(()));
 }

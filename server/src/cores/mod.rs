@@ -34,7 +34,7 @@ use crate::{
     commit::{Commit, Fatal, ToCommit, Turn},
     core::{Answer, Core},
     cores::slots::SlotId,
-    metrics::{counters::SLOW_APPLY, timed::Timed},
+    metrics::timed::{CheckpointCommits, LogWrites, Timed},
     watch::batch::Batch,
     wire,
 };
@@ -86,8 +86,6 @@ const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// Messages taken from a mailbox before the loop looks elsewhere.
 const INBOX_MAX: usize = 4096;
-/// Changes from which on a turn is timed.
-const LARGE_TURN_EVENTS: usize = 256;
 
 /// What every connection core's loops need.
 #[derive(Clone)]
@@ -215,7 +213,7 @@ impl Outbox {
 /// What the loop of the commit core works with.
 struct CommitLoop {
     commit: Rc<RefCell<Commit>>,
-    disk: Timed,
+    disk: Timed<LogWrites>,
     inbox: mpsc::Receiver<ToCommit>,
     to_self: mpsc::Sender<ToCommit>,
     core: Rc<Core>,
@@ -237,7 +235,6 @@ impl CommitLoop {
         loop {
             let now = self.core.clock.now();
             let turn = self.commit.borrow_mut().turn(self.disk.at(now), now)?;
-            self.note_slow(&turn, now);
             let more = turn.more || self.outbox.has_kept();
             self.hand_out(turn);
             if more {
@@ -265,14 +262,6 @@ impl CommitLoop {
             for message in messages.drain(..) {
                 self.commit.borrow_mut().receive(message, now)?;
             }
-        }
-    }
-
-    /// Counts a turn that took long to apply many changes. Few changes are not worth a look at the clock.
-    fn note_slow(&self, turn: &Turn, began: Duration) {
-        let is_large = turn.batch.as_ref().is_some_and(|batch| batch.events.len() >= LARGE_TURN_EVENTS);
-        if is_large && self.core.clock.now().saturating_sub(began) > SLOW_APPLY {
-            self.core.shared.commit_counters.slow_applies.add(1);
         }
     }
 
@@ -305,13 +294,13 @@ impl CommitLoop {
 
 /// Runs checkpoints, one at a time, until the process ends.
 fn checkpoint_thread(
-    mut disk: Box<dyn Disk>,
+    mut disk: Timed<CheckpointCommits>,
     jobs: &std::sync::mpsc::Receiver<Checkpoint>,
     done: &mpsc::Sender<ToCommit>,
 ) {
     while let Ok(mut checkpoint) = jobs.recv() {
         let result = loop {
-            match checkpoint.run(disk.as_mut()) {
+            match checkpoint.run(&mut disk) {
                 Err(error @ engine::Error::NoSpace { .. }) => {
                     tracing::error!(%error, "a checkpoint waits for space");
                     // Nothing else is sent while a checkpoint is under way: this is a pause, or the end.

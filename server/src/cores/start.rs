@@ -41,8 +41,9 @@ use crate::{
     config::{self, Config},
     core::{Core, Identity, Limits, Raft, Shared, Sizes},
     cores::Clock,
+    insight::slow::{Ring, Settings},
     lease::{self, Lessor},
-    metrics::timed::Timed,
+    metrics::timed::{CheckpointCommits, LogWrites, Timed},
     tune,
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
@@ -249,6 +250,12 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
         is_stopping: AtomicBool::new(false),
         counters: (0..cores).map(|_| Arc::default()).collect(),
         commit_counters: Arc::default(),
+        insight: Settings {
+            unary: Duration::from_millis(knobs.server.warning_unary_ms),
+            apply: Duration::from_millis(knobs.server.warning_apply_ms),
+            is_extensive: config.extensive_metrics,
+        },
+        slow: (0..cores).map(|_| Ring::default()).collect(),
         features: config::GATES.iter().map(|(name, stage, _)| (*name, *stage, config.gates[name])).collect(),
     })
 }
@@ -362,10 +369,13 @@ pub fn run(config: Config) -> ExitCode {
 #[expect(clippy::disallowed_methods, reason = "this is where threads come from")]
 fn spawn_checkpoints(
     config: &Config,
+    shared: &Shared,
+    clock: Clock,
     to_commit: &mpsc::Sender<ToCommit>,
 ) -> Result<std::sync::mpsc::Sender<engine::Checkpoint>, Error> {
     let (jobs, inbox) = std::sync::mpsc::channel();
     let (disk, _) = open_disk(config)?;
+    let disk = Timed::new(disk, CheckpointCommits::new(Arc::clone(&shared.commit_counters), clock));
     let done = to_commit.clone();
     std::thread::spawn(move || checkpoint_thread(disk, &inbox, &done));
     Ok(jobs)
@@ -385,7 +395,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let (ready, mut is_ready) = watch::channel(false);
     let serving = Serving { wire: wire_options(&config), stop: stopping };
     let senders = spawn_cores(cores, &config, &shared, clock, &to_commit, &serving);
-    let checkpoints = spawn_checkpoints(&config, &to_commit)?;
+    let checkpoints = spawn_checkpoints(&config, &shared, clock, &to_commit)?;
     let core = make_core(0, &config, &shared, clock, &to_commit)?;
     spawn_core_loops(&core);
     let listeners = listen(&config, &config.listen_client_urls)?;
@@ -394,13 +404,13 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     }
     let Opened { store, disk, driver, applier, .. } = opened;
     let compactor = Compactor::new(config.auto_compaction, clock.now());
-    let options = commit_options(&config);
+    let options = commit_options(&config, clock);
     let commit = Commit::new(Arc::clone(&shared), options, driver, store, applier, compactor);
     let commit = Rc::new(RefCell::new(commit));
     core.meet(Rc::clone(&commit));
     let commit_loop = CommitLoop {
         commit,
-        disk: Timed::new(disk, Arc::clone(&shared.commit_counters)),
+        disk: Timed::new(disk, LogWrites::new(Arc::clone(&shared.commit_counters))),
         inbox,
         to_self: to_commit.clone(),
         core: Rc::clone(&core),
@@ -480,13 +490,15 @@ fn wire_options(config: &Config) -> wire::Options {
     }
 }
 
-fn commit_options(config: &Config) -> commit::Options {
+fn commit_options(config: &Config, clock: Clock) -> commit::Options {
     let knobs = &config.knobs;
     commit::Options {
         checkpoint_wal_bytes: knobs.store.checkpoint_wal_bytes,
         apply_batch_bytes_max: knobs.consensus.apply_batch_bytes_max as u64,
         recent_bytes_max: knobs.store.recent_bytes_max as u64,
         sweep_entries_per_step: knobs.store.sweep_entries_per_step,
+        warning_apply: Duration::from_millis(knobs.server.warning_apply_ms),
+        clock,
         election_timeout: Duration::from_millis(knobs.consensus.election_ms),
         name: config.name.clone(),
         client_urls: config.advertise_client_urls.iter().map(ToString::to_string).collect(),

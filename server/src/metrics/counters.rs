@@ -13,9 +13,11 @@ use std::{
 
 use proto::{etcdserverpb as pb, etcdserverpb::response_op::Response};
 
+use super::latency::{Applies, Requests};
 use crate::{
     core::Outcome,
     error::{Code, Error},
+    insight::trace::PHASES,
     watch::{batch::Event, hub},
     wire::method::{Flow, Method},
 };
@@ -55,7 +57,8 @@ pub struct Histogram<const N: usize> {
 }
 
 impl<const N: usize> Histogram<N> {
-    fn new(first: u64) -> Self {
+    /// Empty, with bounds from `first` on.
+    pub fn new(first: u64) -> Self {
         assert!(first > 0 && N > 0 && first.leading_zeros() as usize >= N, "the last bound fits");
         Self { first, buckets: array::from_fn(|_| Count::default()), beyond: Count::default(), sum: Count::default() }
     }
@@ -198,6 +201,14 @@ pub struct Counters {
     pub proposals_failed: Count,
     /// Linearizable reads that were refused.
     pub reads_failed: Count,
+    /// Durations of unary requests.
+    pub latencies: Requests,
+    /// Time that unary requests spent, by phase. **Units** nanoseconds.
+    pub phases: [Count; PHASES.len()],
+    /// Slow requests, by the phase that took longest.
+    pub slow: [Count; PHASES.len()],
+    /// Reads that took longer than an apply should.
+    pub slow_reads: Count,
     /// Durations of Hash.
     pub hash: Histogram<15>,
     /// Durations of HashKV.
@@ -228,6 +239,10 @@ impl Default for Counters {
             txns: Count::default(),
             proposals_failed: Count::default(),
             reads_failed: Count::default(),
+            latencies: Requests::default(),
+            phases: Default::default(),
+            slow: Default::default(),
+            slow_reads: Count::default(),
             hash: Histogram::new(10 * MS),
             hash_kv: Histogram::new(10 * MS),
             watch_streams: Count::default(),
@@ -327,7 +342,9 @@ pub struct CommitCounters {
     pub lease_ttl: Histogram<24>,
     /// Times a leader was found that was not the leader before.
     pub leader_changes: Count,
-    /// Entries that took longer than [`SLOW_APPLY`].
+    /// Durations of applying entries.
+    pub applies: Applies,
+    /// Entries that took longer than `--warning-apply-duration`.
     pub slow_applies: Count,
     /// Versions that sweeps have dropped.
     pub versions_dropped: Count,
@@ -341,10 +358,9 @@ pub struct CommitCounters {
     pub wal_write: Histogram<14>,
     /// Durations of checkpoints.
     pub checkpoint: Histogram<14>,
+    /// Durations of the last syncs and the superblock of a checkpoint; the checkpoint thread counts them.
+    pub checkpoint_commit: Histogram<14>,
 }
-
-/// An entry that takes longer is slow. **Source** etcd v3.7.1 `embed/config.go`, the default of `warning-apply-duration`.
-pub const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 impl Default for CommitCounters {
     fn default() -> Self {
@@ -360,13 +376,15 @@ impl Default for CommitCounters {
             leases_expired: Count::default(),
             lease_ttl: Histogram::new(1),
             leader_changes: Count::default(),
+            applies: Applies::default(),
             slow_applies: Count::default(),
             versions_dropped: Count::default(),
             swept_at_us: Count::default(),
             sweep: Histogram::new(100 * MS),
             wal_bytes: Count::default(),
             wal_write: Histogram::new(MS),
-            checkpoint: Histogram::new(MS),
+            checkpoint: Histogram::new(10 * MS),
+            checkpoint_commit: Histogram::new(MS),
         }
     }
 }

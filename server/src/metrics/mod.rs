@@ -2,8 +2,8 @@
 //!
 //! What /metrics says, under etcd's names and types, so that etcd's alerts and dashboards work as they are.
 //!
-//! `counters` holds what is counted, `render` writes it down, `process` adds what the kernel knows of the process,
-//! `timed` times the log's writes.
+//! `counters` holds what is counted, `latency` how long things took, `render` writes it down, `process` adds what the kernel
+//! knows of the process, `timed` times the disk's writes.
 //!
 //! Invariants:
 //! - A number is written by one core alone, with plain loads and stores; a scrape reads all cores' and sums. So counting
@@ -11,9 +11,11 @@
 //! - A family is there if what it tells can be told. One of a thing that a single member does not do (a late heartbeat)
 //!   is there and 0; one of a part that is built otherwise here (spilling pages) is not there at all.
 //!
-//! No clock is read to count: a duration is measured between times that its owner was handed anyway.
+//! A duration is measured between times that its owner was handed anyway, as far as that goes: a unary request costs one look
+//! at the clock at its end, an applied entry one (26 ns each on a VM, 2026-11).
 
 pub mod counters;
+pub mod latency;
 mod process;
 mod render;
 #[cfg(test)]

@@ -14,10 +14,13 @@ use bytes::Bytes;
 use engine::{KeyRange, RangeEnd};
 
 use super::{
-    counters::{CALL_TYPES, CHECKS, CLIENT_VERSIONS, CODE_NAMES, Check, Count, Counters, OfMethod, Snapshot},
+    counters::{
+        CALL_TYPES, CHECKS, CLIENT_VERSIONS, CODE_NAMES, Check, Count, Counters, Histogram, OfMethod, Snapshot,
+    },
+    latency::{Handling, REQUEST_TYPES, SUCCESS},
     process::Process,
 };
-use crate::{config::Stage, core::Core, cores::Clock, wire::method::Method};
+use crate::{config::Stage, core::Core, cores::Clock, insight::trace::PHASES, wire::method::Method};
 
 /// What a histogram's numbers are divided by to be seconds, from nanoseconds.
 const SECONDS: f64 = 1e9;
@@ -48,6 +51,8 @@ pub fn render(core: &Core) -> String {
     render_health(core, &mut text);
     render_requests(core, &mut text);
     render_grpc(core, &mut text);
+    render_latencies(core, &mut text);
+    render_phases(core, &mut text);
     render_process(&Process::look(), &mut text);
     text.0
 }
@@ -88,12 +93,20 @@ impl Text {
     /// `shown`, whose numbers are `scale` times those of the family's unit.
     fn histogram(&mut self, name: &str, help: &str, shown: &Snapshot, scale: f64) {
         self.family(name, "histogram", help);
+        self.series(name, "", shown, scale);
+    }
+
+    /// One series of a histogram: `labels` without braces, or nothing.
+    fn series(&mut self, name: &str, labels: &str, shown: &Snapshot, scale: f64) {
+        let comma = if labels.is_empty() { "" } else { "," };
         for (bound, count) in &shown.buckets {
-            self.line(format_args!("{name}_bucket{{le=\"{}\"}} {count}", number(*bound as f64 / scale)));
+            let bound = number(*bound as f64 / scale);
+            self.line(format_args!("{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}"));
         }
-        self.line(format_args!("{name}_bucket{{le=\"+Inf\"}} {}", shown.count));
-        self.sample(&format!("{name}_sum"), "", number(shown.sum as f64 / scale));
-        self.sample(&format!("{name}_count"), "", shown.count);
+        self.line(format_args!("{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {}", shown.count));
+        let braced = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        self.sample(&format!("{name}_sum"), &braced, number(shown.sum as f64 / scale));
+        self.sample(&format!("{name}_count"), &braced, shown.count);
     }
 }
 
@@ -209,12 +222,9 @@ fn render_raft(core: &Core, text: &mut Text) {
     text.counter("etcd_server_proposals_failed_total", "The total number of failed proposals seen.", failed);
     let failed = sum(core, |counters| &counters.reads_failed);
     text.counter("etcd_server_read_indexes_failed_total", "The total number of failed read indexes seen.", failed);
-    let slow = shared.commit_counters.slow_applies.get();
-    text.counter(
-        "etcd_server_slow_apply_total",
-        "Applies that waited for pages, or made many changes, for over 100 ms.",
-        slow,
-    );
+    let slow = shared.commit_counters.slow_applies.get() + sum(core, |counters| &counters.slow_reads);
+    let help = "The total number of slow apply requests, reads among them.";
+    text.counter("etcd_server_slow_apply_total", help, slow);
     for (name, kind, help) in NEVER {
         text.family(name, kind, help);
         text.sample(name, "", 0);
@@ -252,7 +262,7 @@ fn render_store(core: &Core, text: &mut Text) {
     );
 }
 
-fn histogram<const N: usize>(core: &Core, pick: impl Fn(&Counters) -> &super::counters::Histogram<N>) -> Snapshot {
+fn histogram<const N: usize>(core: &Core, pick: impl Fn(&Counters) -> &Histogram<N>) -> Snapshot {
     Snapshot::of(core.shared.counters.iter().map(|counters| pick(counters)))
 }
 
@@ -332,9 +342,12 @@ fn render_disk(core: &Core, text: &mut Text) {
     let shown = Snapshot::of([&commit.wal_write].into_iter());
     let help = "The latency distributions of durable writes of the WAL: write and fsync are one here.";
     text.histogram("etcd_disk_wal_fsync_duration_seconds", help, &shown, SECONDS);
-    let shown = Snapshot::of([&commit.checkpoint].into_iter());
-    let help = "The latency distributions of checkpoints. No request waits for one.";
+    let shown = Snapshot::of([&commit.checkpoint_commit].into_iter());
+    let help = "The latency distributions of a checkpoint's last syncs and superblock. No request waits for them.";
     text.histogram("etcd_disk_backend_commit_duration_seconds", help, &shown, SECONDS);
+    let shown = Snapshot::of([&commit.checkpoint].into_iter());
+    let help = "The durations of whole checkpoints. No request waits for one.";
+    text.histogram("orlop_checkpoint_duration_seconds", help, &shown, SECONDS);
 }
 
 fn render_health(core: &Core, text: &mut Text) {
@@ -418,6 +431,63 @@ fn render_grpc(core: &Core, text: &mut Text) {
             let value = sum(core, |counters| &counters.methods[*method as usize].handled[code]);
             text.line(format_args!("{name}{{grpc_code=\"{code_name}\",{labels}}} {value}"));
         }
+    }
+}
+
+/// A histogram family by labels; what has not happened yet has no series, as with etcd's label vectors.
+fn vector(text: &mut Text, name: &str, help: &str, series: impl Iterator<Item = (String, Snapshot)>) {
+    let mut series = series.filter(|(_, shown)| shown.count > 0).peekable();
+    if series.peek().is_some() {
+        text.family(name, "histogram", help);
+        series.for_each(|(labels, shown)| text.series(name, &labels, &shown, SECONDS));
+    }
+}
+
+fn render_latencies(core: &Core, text: &mut Text) {
+    let by_success = |position: usize| format!("success=\"{}\"", SUCCESS[position]);
+    let types = REQUEST_TYPES.iter().enumerate().flat_map(|(of, name)| (0..SUCCESS.len()).map(move |s| (of, name, s)));
+    let series = types.map(|(of, name, success)| {
+        let shown = histogram(core, |counters| &counters.latencies.by_type[of][success]);
+        (format!("{},type=\"{name}\"", by_success(success)), shown)
+    });
+    let help = "Response latency distribution in seconds for each type.";
+    vector(text, "etcd_server_request_duration_seconds", help, series);
+    let ranges = (0..SUCCESS.len())
+        .map(|success| (by_success(success), histogram(core, |counters| &counters.latencies.ranges[success])));
+    vector(text, "etcd_server_range_duration_seconds", "The latency distributions of txn.Range", ranges);
+    let applies = core.shared.commit_counters.applies.shown();
+    let series =
+        applies.map(|(kind, success, shown)| (format!("op=\"{kind:?}\",success=\"{success}\",version=\"v3\""), shown));
+    let help = "The latency distributions of applying entries, waits for pages included.";
+    vector(text, "etcd_server_apply_duration_seconds", help, series);
+    if core.shared.insight.is_extensive {
+        let name = "grpc_server_handling_seconds";
+        let help =
+            "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.";
+        text.family(name, "histogram", help);
+        for method in Method::ALL {
+            let cores = core.shared.counters.iter();
+            let shown = Handling::sum(cores.map(|counters| &counters.latencies.handling[*method as usize]));
+            text.series(name, &labels(*method), &shown, SECONDS);
+        }
+    }
+}
+
+fn render_phases(core: &Core, text: &mut Text) {
+    let name = "orlop_request_phase_seconds_total";
+    text.family(name, "counter", "Time that unary requests spent in each phase; read is all of one that only reads.");
+    for (position, phase) in PHASES.iter().enumerate() {
+        let nanoseconds = sum(core, |counters| &counters.phases[position]);
+        text.sample(name, &format!("{{phase=\"{phase}\"}}"), number(nanoseconds as f64 / SECONDS));
+    }
+    let name = "orlop_slow_requests_total";
+    text.family(
+        name,
+        "counter",
+        "Requests longer than --warning-unary-request-duration, by the phase that took longest.",
+    );
+    for (position, phase) in PHASES.iter().enumerate() {
+        text.sample(name, &format!("{{phase=\"{phase}\"}}"), sum(core, |counters| &counters.slow[position]));
     }
 }
 

@@ -14,6 +14,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use engine::{PageReader, Store, disk::sim::SimStorage, store};
+use proto::internal::Kind;
 use tokio::sync::mpsc;
 
 use super::render;
@@ -22,6 +23,7 @@ use crate::{
     core::{Cluster, Core, Identity, Limits, Raft, Shared, Sizes},
     cores::{Clock, loader::Loader},
     error::{Code, Error},
+    insight::slow::{Ring, Settings},
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
     wire::method::Method,
@@ -57,6 +59,8 @@ fn core() -> std::rc::Rc<Core> {
         is_stopping: AtomicBool::new(false),
         counters: (0..2).map(|_| Arc::default()).collect(),
         commit_counters: Arc::default(),
+        insight: Settings { unary: Duration::from_millis(300), apply: Duration::from_millis(100), is_extensive: true },
+        slow: (0..2).map(|_| Ring::default()).collect(),
         features: GATES.iter().map(|(name, stage, value)| (*name, *stage, *value)).collect(),
     });
     let bounds = Bounds { stream_buffer_bytes_max: 1, fragment_bytes_max: 1, watchers_max: 1 };
@@ -103,16 +107,23 @@ fn parse(text: &str) -> BTreeMap<String, (String, Vec<Sample>)> {
 }
 
 fn assert_histogram(name: &str, samples: &[Sample]) {
-    let buckets: Vec<_> = samples.iter().filter(|(rest, ..)| rest == "_bucket").collect();
-    let bound = |labels: &str| -> f64 {
-        labels.strip_prefix("le=\"").and_then(|rest| rest.strip_suffix('"')).unwrap().parse().unwrap()
+    // By the labels beside `le`, which stands last.
+    let mut buckets: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
+    let other = |rest: &str| -> BTreeMap<&str, f64> {
+        samples.iter().filter(|sample| sample.0 == rest).map(|(_, labels, value)| (labels.as_str(), *value)).collect()
     };
-    assert!(buckets.is_sorted_by(|a, b| bound(&a.1) < bound(&b.1) && a.2 <= b.2), "{name}: {buckets:?}");
-    let (_, last, all) = buckets.last().unwrap();
-    assert_eq!(last, "le=\"+Inf\"");
-    let (count, _) = samples.iter().map(|(rest, _, value)| (value, rest)).find(|(_, rest)| *rest == "_count").unwrap();
-    assert_eq!(all, count, "{name}");
-    assert_eq!(samples.iter().filter(|(rest, ..)| rest == "_sum").count(), 1);
+    for (_, labels, value) in samples.iter().filter(|(rest, ..)| rest == "_bucket") {
+        let (rest, bound) = labels.rsplit_once("le=\"").unwrap();
+        let bound = bound.strip_suffix('"').unwrap().parse().unwrap();
+        buckets.entry(rest.trim_end_matches(',').to_owned()).or_default().push((bound, *value));
+    }
+    let (counts, sums) = (other("_count"), other("_sum"));
+    assert_eq!((buckets.len(), buckets.len()), (counts.len(), sums.len()), "{name}");
+    for (labels, buckets) in &buckets {
+        assert!(buckets.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1), "{name}: {buckets:?}");
+        assert_eq!(*buckets.last().unwrap(), (f64::INFINITY, counts[labels.as_str()]), "{name}{{{labels}}}");
+        assert!(sums.contains_key(labels.as_str()), "{name}{{{labels}}}");
+    }
 }
 
 #[test]
@@ -129,6 +140,10 @@ fn what_is_rendered_is_well_formed_and_adds_up() {
     core.counters.proposed::<()>(&Err(Error::Timeout));
     core.counters.checked("readyz", "linearizable_read", true, Duration::from_secs(1));
     core.shared.counters[0].checked("readyz", "linearizable_read", false, Duration::from_secs(2));
+    core.counters.latencies.ended(Method::Txn, true, false, Duration::from_millis(3));
+    core.shared.counters[0].latencies.ended(Method::Range, false, true, Duration::from_micros(300));
+    core.counters.latencies.handling[Method::Put as usize].observe(Duration::from_millis(30));
+    commit.applies.observe(Kind::Put, true, Duration::from_micros(900));
     let families = parse(&render(&core));
     for (name, (kind, samples)) in &families {
         if kind == "histogram" {
@@ -142,6 +157,15 @@ fn what_is_rendered_is_well_formed_and_adds_up() {
     assert_eq!(one("etcd_disk_wal_fsync_duration_seconds", "le=\"+Inf\""), 6.0);
     assert_eq!(one("etcd_debugging_lease_ttl_total", "le=\"8.388608e+06\""), 0.0);
     assert_eq!(one("etcd_server_client_requests_total", "client_api_version=\"3.7\",type=\"unary\""), 2.0);
+    let took = |name: &str, labels: &str| {
+        let found = samples(name).iter().find(|(rest, found, _)| rest == "_sum" && found == labels);
+        found.unwrap_or_else(|| panic!("{name}{{{labels}}}")).2
+    };
+    assert_eq!(took("etcd_server_request_duration_seconds", "success=\"false\",type=\"Txn\""), 0.003);
+    assert_eq!(took("etcd_server_range_duration_seconds", "success=\"true\""), 0.0003);
+    assert_eq!(took("etcd_server_apply_duration_seconds", "op=\"Put\",success=\"true\",version=\"v3\""), 0.0009);
+    let put = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
+    assert_eq!(took("grpc_server_handling_seconds", put), 0.03);
     assert_eq!(one("etcd_server_proposals_failed_total", ""), 1.0);
     assert_eq!(one("etcd_debugging_mvcc_keys_total", ""), 0.0);
     assert_eq!(one("etcd_server_id", "server_id=\"ab\""), 1.0);
@@ -155,7 +179,7 @@ fn what_is_rendered_is_well_formed_and_adds_up() {
 }
 
 /// Names that etcd's own alerts, dashboard and tools ask for, with their types; those of peers are left out.
-const ASKED_FOR: [(&str, &str); 18] = [
+const ASKED_FOR: [(&str, &str); 19] = [
     ("etcd_server_has_leader", "gauge"),
     ("etcd_server_leader_changes_seen_total", "counter"),
     ("etcd_server_proposals_failed_total", "counter"),
@@ -173,6 +197,7 @@ const ASKED_FOR: [(&str, &str); 18] = [
     ("etcd_debugging_mvcc_total_put_size_in_bytes", "gauge"),
     ("grpc_server_handled_total", "counter"),
     ("grpc_server_started_total", "counter"),
+    ("grpc_server_handling_seconds", "histogram"),
     ("process_resident_memory_bytes", "gauge"),
 ];
 

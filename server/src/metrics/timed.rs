@@ -1,9 +1,11 @@
-//! Runs on: commit core.
+//! Runs on: commit core, checkpoint thread.
 //!
-//! The log's disk with a memory of when each durable write was handed to it.
+//! A disk with a memory of when its durable writes were handed to it: the log's, and a checkpoint's last ones.
 //!
-//! Everything goes through unchanged. A write's time runs from the turn that submitted it to the turn that found it done,
-//! both as handed to [`Timed::at`]: no clock is read here. What is in flight is bounded by the log.
+//! Everything goes through unchanged. A log write's time runs from the turn that submitted it to the turn that found it
+//! done, both as handed to [`Timed::at`]: no clock is read for it. The commit of a checkpoint, which is what etcd's alerts
+//! hold to be the backend's, runs from the first of its last syncs to the end of the superblock's write; the thread of
+//! checkpoints has time for a look at the clock. What is in flight is bounded by the log and the checkpoint.
 
 use std::{collections::VecDeque, os::fd::RawFd, path::Path, sync::Arc, time::Duration};
 
@@ -13,47 +15,118 @@ use engine::{
 };
 
 use super::counters::CommitCounters;
+use crate::cores::Clock;
 
-/// See the head of this file.
-pub struct Timed {
-    disk: Box<dyn Disk>,
+/// What sees a disk's operations come and go.
+pub trait Watcher: Send {
+    /// An operation is handed to the disk.
+    fn submitted(&mut self, op: &Op, token: Token);
+
+    /// An operation has ended.
+    fn ended(&mut self, token: Token);
+}
+
+/// Durable writes of the log.
+pub struct LogWrites {
     counters: Arc<CommitCounters>,
     now: Duration,
     /// Token and time of the writes under way, oldest first.
     in_flight: VecDeque<(Token, Duration)>,
 }
 
-impl Timed {
-    /// `disk`, whose writes are counted in `counters`.
-    pub fn new(disk: Box<dyn Disk>, counters: Arc<CommitCounters>) -> Self {
-        Self { disk, counters, now: Duration::ZERO, in_flight: VecDeque::new() }
+impl LogWrites {
+    /// They are counted in `counters`.
+    pub fn new(counters: Arc<CommitCounters>) -> Self {
+        Self { counters, now: Duration::ZERO, in_flight: VecDeque::new() }
+    }
+}
+
+impl Watcher for LogWrites {
+    fn submitted(&mut self, op: &Op, token: Token) {
+        if let Op::WriteDurable { buf, .. } = op {
+            self.counters.wal_bytes.add(buf.len() as u64);
+            self.in_flight.push_back((token, self.now));
+        }
     }
 
+    fn ended(&mut self, token: Token) {
+        let position = self.in_flight.iter().position(|(known, _)| *known == token);
+        let Some((_, began)) = position.and_then(|position| self.in_flight.remove(position)) else { return };
+        self.counters.wal_write.observe_time(self.now - began);
+    }
+}
+
+/// The last syncs of a checkpoint and the superblock after them.
+pub struct CheckpointCommits {
+    counters: Arc<CommitCounters>,
+    clock: Clock,
+    /// Syncs under way.
+    syncs: Vec<Token>,
+    began: Duration,
+    superblock: Option<Token>,
+}
+
+impl CheckpointCommits {
+    /// They are counted in `counters`.
+    pub fn new(counters: Arc<CommitCounters>, clock: Clock) -> Self {
+        Self { counters, clock, syncs: Vec::new(), began: Duration::ZERO, superblock: None }
+    }
+}
+
+impl Watcher for CheckpointCommits {
+    fn submitted(&mut self, op: &Op, token: Token) {
+        match op {
+            Op::Sync { .. } => {
+                if self.syncs.is_empty() {
+                    self.began = self.clock.now();
+                }
+                self.syncs.push(token);
+            }
+            Op::WriteDurable { .. } => self.superblock = Some(token),
+            _ => {}
+        }
+    }
+
+    fn ended(&mut self, token: Token) {
+        self.syncs.retain(|known| *known != token);
+        if self.superblock.take_if(|known| *known == token).is_some() {
+            self.counters.checkpoint_commit.observe_time(self.clock.now().saturating_sub(self.began));
+        }
+    }
+}
+
+/// See the head of this file.
+pub struct Timed<W> {
+    disk: Box<dyn Disk>,
+    watcher: W,
+}
+
+impl<W: Watcher> Timed<W> {
+    /// `disk`, whose operations `watcher` sees.
+    pub fn new(disk: Box<dyn Disk>, watcher: W) -> Self {
+        Self { disk, watcher }
+    }
+}
+
+impl Timed<LogWrites> {
     /// It is `now` from here on.
     pub fn at(&mut self, now: Duration) -> &mut Self {
-        assert!(now >= self.now, "time does not go back");
-        self.now = now;
+        assert!(now >= self.watcher.now, "time does not go back");
+        self.watcher.now = now;
         self
     }
 }
 
-impl Disk for Timed {
+impl<W: Watcher> Disk for Timed<W> {
     fn submit(&mut self, op: Op, token: Token) {
-        if let Op::WriteDurable { buf, .. } = &op {
-            self.counters.wal_bytes.add(buf.len() as u64);
-            self.in_flight.push_back((token, self.now));
-        }
+        self.watcher.submitted(&op, token);
         self.disk.submit(op, token);
     }
 
     fn completions(&mut self, out: &mut Vec<Completion>) {
         let known = out.len();
         self.disk.completions(out);
-        for completion in &out[known..] {
-            let position = self.in_flight.iter().position(|(token, _)| *token == completion.token);
-            let Some((_, began)) = position.and_then(|position| self.in_flight.remove(position)) else { continue };
-            self.counters.wal_write.observe_time(self.now - began);
-        }
+        out[known..].iter().for_each(|completion| self.watcher.ended(completion.token));
     }
 
     fn create_dir_all(&mut self, dir: &Path) -> Result<(), Error> {
@@ -122,7 +195,7 @@ mod tests {
     #[test]
     fn a_durable_write_takes_from_its_submission_to_its_end_and_nothing_else_is_timed() {
         let counters = Arc::<CommitCounters>::default();
-        let mut disk = Timed::new(Box::new(SimStorage::new(1).disk()), Arc::clone(&counters));
+        let mut disk = Timed::new(Box::new(SimStorage::new(1).disk()), LogWrites::new(Arc::clone(&counters)));
         disk.create_dir_all(Path::new("data")).unwrap();
         let file = disk.open(Path::new("data/log"), OpenKind::Create { len: 4 * BLOCK as u64 }).unwrap();
         let ms = Duration::from_millis;
@@ -138,6 +211,29 @@ mod tests {
         let shown = crate::metrics::counters::Snapshot::of([&counters.wal_write].into_iter());
         assert_eq!((shown.count, shown.sum), (2, 55_000_000));
         assert_eq!(counters.wal_bytes.get(), 2 * BLOCK as u64);
-        assert!(disk.in_flight.is_empty());
+        assert!(disk.watcher.in_flight.is_empty());
+    }
+
+    #[test]
+    fn a_checkpoint_counts_once_however_many_syncs_it_had() {
+        let counters = Arc::<CommitCounters>::default();
+        let watcher = CheckpointCommits::new(Arc::clone(&counters), Clock::start());
+        let mut disk = Timed::new(Box::new(SimStorage::new(1).disk()), watcher);
+        let dir = Path::new("data");
+        let mut store = engine::Store::open(&mut disk, dir, engine::store::Options::default()).unwrap();
+        let commits = |counters: &CommitCounters| {
+            crate::metrics::counters::Snapshot::of([&counters.checkpoint_commit].into_iter()).count
+        };
+        let before = commits(&counters);
+        for index in 1..4 {
+            let mut write = store.mvcc_mut().begin();
+            write.put("k".into(), "v".into(), 0).unwrap();
+            drop(write.finish());
+            drop(store.mvcc_mut().publish(index, 1));
+            let done = store.checkpoint_begin().run(&mut disk).unwrap();
+            store.checkpoint_end(done);
+        }
+        assert_eq!(commits(&counters) - before, 3);
+        assert!(disk.watcher.syncs.is_empty() && disk.watcher.superblock.is_none());
     }
 }

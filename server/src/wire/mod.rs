@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use tokio::{net::TcpStream, sync::watch};
 
-use crate::{core::Core, endpoints, rpc};
+use crate::{core::Core, endpoints, insight::slow::Origin, rpc};
 
 pub mod coalesce;
 pub mod grpc;
@@ -90,6 +90,7 @@ async fn http2(
     options: &Options,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
+    let remote = socket.peer_addr().ok();
     let (io, output) = coalesce::Coalesced::new(socket, options.buffer_bytes_max);
     let mut builder = h2::server::Builder::new();
     builder
@@ -111,12 +112,15 @@ async fn http2(
     let pings = connection.ping_pong().ok_or_else(|| io::Error::other("a connection gives its pings once"))?;
     let mut silence = Box::pin(until_silent(pings, options.ping_after, options.ping_timeout));
     let mut is_stopping = false;
+    // One look at the clock for all requests of a turn.
+    let mut turn_began = None;
     loop {
         let turn = poll_fn(|cx| {
             let polled = connection.poll_accept(cx);
             if matches!(polled, Poll::Ready(Some(_))) {
                 return polled.map_err(io::Error::other);
             }
+            turn_began = None;
             match output.borrow_mut().poll_drain(cx) {
                 Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
                 _ => polled.map_err(io::Error::other),
@@ -135,7 +139,9 @@ async fn http2(
         };
         match accepted {
             Some(Ok((request, reply))) => {
-                tokio::task::spawn_local(rpc::serve(Rc::clone(&core), request, reply));
+                let began = *turn_began.get_or_insert_with(|| core.clock.now());
+                let origin = Origin { remote, began };
+                tokio::task::spawn_local(rpc::serve(Rc::clone(&core), origin, request, reply));
             }
             Some(Err(error)) => return Err(error),
             None => return Ok(()),

@@ -1,0 +1,97 @@
+//! Runs on: connection core.
+//!
+//! What is noted of a request while it is under way: when the commit core did what with it, how long pages kept it waiting.
+//!
+//! The notes of the request that is being polled are in `Core::current`; [`traced`] puts them there for each poll and takes
+//! them away after it. So whatever a handler calls may add to them, and no handler knows of them.
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    pin::pin,
+    time::Duration,
+};
+
+/// When a proposal passed each of its stations, since the process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamps {
+    /// The commit core took it.
+    pub proposed: Duration,
+    /// It was durable and handed to apply.
+    pub committed: Duration,
+    /// It was applied.
+    pub applied: Duration,
+}
+
+/// See the head of this file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    /// Of its proposal, if it was one and was answered.
+    pub stamps: Option<Stamps>,
+    /// Time it waited for pages.
+    pub loading: Duration,
+}
+
+/// Names of phases, in the order in which a request goes through them; `read` stands for all of a request that only reads.
+pub const PHASES: [&str; 5] = ["queue", "wal", "apply", "send", "read"];
+
+/// How long a request spent in each of [`PHASES`].
+pub type Phases = [Duration; PHASES.len()];
+
+impl Trace {
+    /// The phases of a request that began and ended at these times.
+    pub fn phases(&self, began: Duration, ended: Duration) -> Phases {
+        let Some(Stamps { proposed, committed, applied }) = self.stamps else {
+            return [Duration::ZERO, Duration::ZERO, Duration::ZERO, Duration::ZERO, ended.saturating_sub(began)];
+        };
+        let between = |from: Duration, to: Duration| to.saturating_sub(from);
+        let (queue, wal) = (between(began, proposed), between(proposed, committed));
+        [queue, wal, between(committed, applied), between(applied, ended), Duration::ZERO]
+    }
+}
+
+/// Runs `future`; its result and what was noted meanwhile.
+pub async fn traced<T>(current: &Cell<Trace>, future: impl Future<Output = T>) -> (T, Trace) {
+    let mut future = pin!(future);
+    let mut trace = Trace::default();
+    let result = poll_fn(|cx| {
+        current.set(trace);
+        let polled = future.as_mut().poll(cx);
+        trace = current.take();
+        polled
+    });
+    let result = result.await;
+    (result, trace)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_of_a_request_add_up_to_its_time() {
+        let us = Duration::from_micros;
+        let stamps = Stamps { proposed: us(15), committed: us(90), applied: us(100) };
+        let trace = Trace { stamps: Some(stamps), loading: us(3) };
+        assert_eq!(trace.phases(us(10), us(120)), [5, 75, 10, 20, 0].map(us));
+        assert_eq!(Trace::default().phases(us(10), us(120)), [0, 0, 0, 0, 110].map(us));
+    }
+
+    #[tokio::test]
+    async fn notes_of_requests_that_take_turns_are_kept_apart() {
+        let current = Cell::default();
+        let note = |ms: u64| {
+            let current = &current;
+            async move {
+                for _ in 0..3 {
+                    let before: Trace = current.get();
+                    current.set(Trace { loading: before.loading + Duration::from_millis(ms), ..before });
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let (one, two) = tokio::join!(traced(&current, note(1)), traced(&current, note(10)));
+        assert_eq!((one.1.loading, two.1.loading), (Duration::from_millis(3), Duration::from_millis(30)));
+        assert_eq!(current.get(), Trace::default());
+    }
+}
