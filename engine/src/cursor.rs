@@ -122,8 +122,34 @@ impl Version {
     }
 }
 
+/// All of a version that the length of an answer depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// Length of the key. **Units** bytes.
+    pub key_bytes: usize,
+    /// As [`Version::revision`].
+    pub revision: Revision,
+    /// As [`Version::create_revision`].
+    pub create_revision: i64,
+    /// As [`Version::version`].
+    pub version: i64,
+    /// As [`Version::bytes`].
+    pub bytes: u32,
+}
+
+/// What a bounded step of a cursor came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Met<T> {
+    /// A live version.
+    Live(T),
+    /// The end of the range.
+    End,
+    /// The end of the budget.
+    Paused,
+}
+
 /// Live versions of a range at one revision, in key order.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Cursor {
     root: Arc<Slot>,
     at: i64,
@@ -135,7 +161,7 @@ pub struct Cursor {
     last: Option<Bytes>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 enum Step {
     /// Go to the first entry from here on; it is the newest of its key.
     Seek(Bytes, Revision),
@@ -199,16 +225,39 @@ impl Cursor {
     /// The next live version. After a [`Fault`] is resolved the same call goes on exactly where it was.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<Version>, Fault> {
-        match self.advance(&mut usize::MAX.clone())? {
+        match self.next_within(&mut usize::MAX.clone())? {
+            Met::Live(version) => Ok(Some(version)),
+            Met::End => Ok(None),
+            Met::Paused => unreachable!("the budget has no end"),
+        }
+    }
+
+    /// [`Cursor::next`] that takes from `budget` a unit for each key met, live or not, and pauses when it is spent.
+    pub fn next_within(&mut self, budget: &mut usize) -> Result<Met<Version>, Fault> {
+        Ok(match self.advance(budget)? {
             Stop::Live(position) => {
                 let leaf = self.walk.leaf();
                 let version = Version::new(leaf.key(position), &leaf.meta(position));
                 self.last = Some(version.key.clone());
-                Ok(Some(version))
+                Met::Live(version)
             }
-            Stop::End => Ok(None),
-            Stop::Paused => unreachable!("the budget has no end"),
-        }
+            Stop::End => Met::End,
+            Stop::Paused => Met::Paused,
+        })
+    }
+
+    /// [`Cursor::next_within`] for who only wants to measure; [`Cursor::position`] does not follow.
+    pub fn outline_within(&mut self, budget: &mut usize) -> Result<Met<Outline>, Fault> {
+        Ok(match self.advance(budget)? {
+            Stop::Live(position) => {
+                let leaf = self.walk.leaf();
+                let EntryMeta { revision, create_revision, version, bytes, .. } = leaf.meta(position);
+                let key_bytes = leaf.key_len(position);
+                Met::Live(Outline { key_bytes, revision, create_revision, version, bytes })
+            }
+            Stop::End => Met::End,
+            Stop::Paused => Met::Paused,
+        })
     }
 
     /// The key returned last: [`crate::ReadView::cursor_after`] goes on from here on a newer view.

@@ -458,8 +458,15 @@ impl Core {
     ///
     /// **Errors** damaged data; it is logged here, and the member goes on serving what is sound.
     pub async fn load(&self, fault: Fault) -> Result<(), Error> {
+        self.load_all([fault]).await
+    }
+
+    /// Brings what each of `faults` names into memory, all at once.
+    ///
+    /// **Errors** as [`Core::load`].
+    pub async fn load_all(&self, faults: impl IntoIterator<Item = Fault>) -> Result<(), Error> {
         let began = self.clock.now();
-        let loaded = self.loader.load(fault).await;
+        let loaded = self.loader.load_all(faults).await;
         let trace = self.current.get();
         let loading = trace.loading + self.clock.now().saturating_sub(began);
         self.current.set(Trace { loading, ..trace });

@@ -16,12 +16,13 @@ use proto::{etcdserverpb as pb, health, internal::Kind};
 
 use crate::{
     core::Core,
-    error::{Error, Status},
+    error::{Code, Error, Status},
     insight::{
         slow::{self, Call, Origin},
         trace::{Trace, traced},
     },
-    kv, lease_rpc, maintenance, watch_rpc,
+    kv::{self, range::Reply},
+    lease_rpc, maintenance, watch_rpc,
     wire::{
         grpc::{self, Messages, Sender, framed},
         method::{self, Flow, Method},
@@ -105,7 +106,7 @@ async fn serve_unary(
                 biased;
                 (result, trace) = traced(&core.current, unary(&core, method, body.clone())) => (result, trace, body),
                 _ = std::future::poll_fn(|cx| reply.poll_reset(cx)) => {
-                    core.counters.handled(method, crate::error::Code::Canceled);
+                    core.counters.handled(method, Code::Canceled);
                     return;
                 }
             }
@@ -114,10 +115,15 @@ async fn serve_unary(
     };
     slow::ended(&core, &Call { method, origin, body }, &trace, &result);
     match result {
-        Ok(message) => {
-            core.counters.handled(method, crate::error::Code::Ok);
+        Ok(Reply::Whole(message)) => {
+            core.counters.handled(method, Code::Ok);
             core.counters.sent(method, message.len());
             drop_gone(grpc::respond(reply, message));
+        }
+        Ok(Reply::Large(large)) => {
+            core.counters.sent(method, large.framed_len());
+            let sent = Box::pin(large.send(&core, reply)).await;
+            core.counters.handled(method, sent.map_or_else(|error| Status::from(error).code, |()| Code::Ok));
         }
         Err(error) => {
             let status = Status::from(error);
@@ -134,13 +140,19 @@ pub fn decode<M: Message + Default>(body: Bytes) -> Result<M, Error> {
     M::decode(body).map_err(|error| Error::Undecodable(error.to_string()))
 }
 
-async fn unary(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error> {
+async fn unary(core: &Core, method: Method, body: Bytes) -> Result<Reply, Error> {
+    match method {
+        Method::Range => kv::range::serve(core, decode(body)?).await,
+        _ => whole(core, method, body).await.map(Reply::Whole),
+    }
+}
+
+async fn whole(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error> {
     match method {
         Method::Put => {
             kv::check::put(&decode(body.clone())?)?;
             core.propose(Kind::Put, &body).await?.framed()
         }
-        Method::Range => kv::range::serve(core, decode(body)?).await,
         Method::Txn => Box::pin(kv::txn::serve(core, body)).await,
         Method::DeleteRange => {
             kv::check::delete(&decode(body.clone())?)?;

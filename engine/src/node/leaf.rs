@@ -290,6 +290,11 @@ impl Leaf {
         key.into()
     }
 
+    /// Length of the key. **Units** bytes.
+    pub(crate) fn key_len(&self, position: usize) -> usize {
+        self.prefix_len + self.suffix_range(position).len()
+    }
+
     /// Whether the entry is one of `key`.
     #[inline]
     pub(crate) fn is_of(&self, position: usize, key: &[u8]) -> bool {

@@ -95,7 +95,7 @@ pub(crate) fn total(root: &Arc<Slot>) -> Result<(u64, u64), Fault> {
 }
 
 /// A place in a tree: a leaf, a position in it, and the way there.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Walk {
     path: Vec<(Arc<Slot>, usize)>,
     leaf: Option<Arc<Slot>>,

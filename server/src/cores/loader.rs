@@ -31,17 +31,31 @@ impl Loader {
     ///
     /// **Errors** its file cannot be opened or read: the member must stop.
     pub async fn load(&self, fault: Fault) -> Result<(), Error> {
-        let (done, wait) = oneshot::channel();
+        self.load_all([fault]).await
+    }
+
+    /// Brings what each of `faults` names into memory, all at once.
+    ///
+    /// **Errors** as [`Loader::load`].
+    pub async fn load_all(&self, faults: impl IntoIterator<Item = Fault>) -> Result<(), Error> {
+        let mut waits = Vec::new();
         {
             let State { disk, reader, waiting, next } = &mut *self.0.borrow_mut();
-            waiting.insert(*next, done);
-            reader.read(fault, *next);
-            *next += 1;
+            for fault in faults {
+                let (done, wait) = oneshot::channel();
+                waiting.insert(*next, done);
+                reader.read(fault, *next);
+                *next += 1;
+                waits.push(wait);
+            }
             reader.step(disk.as_mut())?;
             disk.kick()?;
         }
-        // The sender goes only with the loader: then the member has stopped.
-        wait.await.map_err(|_gone| Error::Stopped)
+        for wait in waits {
+            // The sender goes only with the loader: then the member has stopped.
+            wait.await.map_err(|_gone| Error::Stopped)?;
+        }
+        Ok(())
     }
 
     /// The descriptor that tells when [`Loader::collect`] has something to do.

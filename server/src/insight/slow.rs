@@ -16,7 +16,7 @@ use super::{
     text,
     trace::{PHASES, Phases, Trace},
 };
-use crate::{core::Core, cores::Clock, error::Error, log, wire::method::Method};
+use crate::{core::Core, cores::Clock, error::Error, kv::range::Reply, log, wire::method::Method};
 
 /// Lines of one core and kind in a second.
 pub const LINES_PER_S: u32 = 10;
@@ -124,7 +124,7 @@ fn admit(throttle: &Cell<Throttle>, now: Duration) -> Option<u64> {
 }
 
 /// Counts an ended unary call, and tells of it if it was slow.
-pub fn ended(core: &Core, call: &Call, trace: &Trace, result: &Result<Bytes, Error>) {
+pub fn ended(core: &Core, call: &Call, trace: &Trace, result: &Result<Reply, Error>) {
     let now = core.clock.now();
     let took = now.saturating_sub(call.origin.began);
     let settings = &core.shared.insight;
@@ -143,7 +143,7 @@ pub fn ended(core: &Core, call: &Call, trace: &Trace, result: &Result<Bytes, Err
 }
 
 #[cold]
-fn tell(core: &Core, call: &Call, trace: &Trace, result: &Result<Bytes, Error>, took: Duration, now: Duration) {
+fn tell(core: &Core, call: &Call, trace: &Trace, result: &Result<Reply, Error>, took: Duration, now: Duration) {
     let settings = &core.shared.insight;
     let prefix = match (call.method, trace.stamps) {
         (Method::Range, _) => Some("read-only range "),
@@ -155,7 +155,7 @@ fn tell(core: &Core, call: &Call, trace: &Trace, result: &Result<Bytes, Error>, 
     {
         core.counters.slow_reads.add(1);
         if let Some(withheld) = admit(&core.teller.reads, now) {
-            let response = result.as_ref().map_or(String::new(), |message| format!("size:{}", text::size(message)));
+            let response = result.as_ref().map_or(String::new(), |answer| format!("size:{}", answer.message_len()));
             tracing::warn!(
                 took = ?took,
                 "expected-duration" = ?settings.apply,
@@ -185,7 +185,7 @@ fn tell(core: &Core, call: &Call, trace: &Trace, result: &Result<Bytes, Error>, 
 
 fn log_stats(
     call: &Call,
-    result: &Result<Bytes, Error>,
+    result: &Result<Reply, Error>,
     took: Duration,
     phases: &Phases,
     ended_unix_us: u64,
@@ -201,7 +201,7 @@ fn log_stats(
         remote,
         "response type" = format!("/{}/{}", call.method.service(), call.method.name()),
         "request size" = call.body.len(),
-        "response size" = result.as_ref().map_or(0, text::size),
+        "response size" = result.as_ref().map_or(0, Reply::message_len),
         "request content" = request,
         queue = ?queue,
         wal = ?wal,

@@ -15,17 +15,12 @@ use proto::{
     internal::{self, Request},
 };
 
-use crate::wire::{grpc::PREFIX_BYTES, method::Method};
+use crate::wire::method::Method;
 
 /// **Units** bytes. Text is cut here; an operation that has begun is still named.
 pub const TEXT_BYTES_MAX: usize = 1024;
 /// **Units** bytes of a key that are shown.
 const KEY_BYTES_MAX: usize = 128;
-
-/// Length of a framed message.
-pub fn size(framed: &Bytes) -> usize {
-    framed.len().saturating_sub(PREFIX_BYTES)
-}
 
 /// A client's request.
 pub fn request(method: Method, body: &Bytes) -> String {

@@ -1,6 +1,7 @@
 //! Runs on: connection core (reads, checks) and apply core (the same code inside an entry).
 //!
-//! The meaning of Range, Put, DeleteRange and Txn: checked by `check`, read by `range` and `stream`, decided by `txn`.
+//! The meaning of Range, Put, DeleteRange and Txn: checked by `check`, read by `range`, `stream` and `scan`,
+//! decided by `txn`.
 //!
 //! Nothing here writes: that is `apply`'s. A read names a view and gets either an answer or a fault.
 
@@ -9,7 +10,9 @@ use engine::{KeyRange, RangeEnd, Record, Version};
 use proto::{key_range, mvccpb};
 
 pub mod check;
+pub mod large;
 pub mod range;
+pub mod scan;
 pub mod stream;
 pub mod txn;
 

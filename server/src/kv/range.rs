@@ -1,43 +1,127 @@
 //! Runs on: connection core, and apply core inside a txn.
 //!
-//! Range: a job that reads one view in bounded steps and ends in a response.
+//! Range: what a call asks for and how it is answered; and the job that reads one view in bounded steps and ends in a response.
 //!
 //! Invariants: `at` and `header_revision` are fixed when the job begins, so every step answers for the same revision;
 //! after a fault the next step goes on where the last one stopped, never from the start.
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/range.go`.
 
 use bytes::Bytes;
-use engine::{Count, Cursor, Fault, KeyRange, ReadView, Record, Version};
+use engine::{Count, Cursor, Fault, KeyRange, Outline, ReadView, Record, Version};
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::range_request::{SortOrder, SortTarget},
     mvccpb::KeyValue,
 };
 
-use super::{check, key_only, key_value, keys};
-use crate::{core::Core, error::Error, wire::grpc::framed};
+use super::{
+    check, key_only, key_value, keys,
+    large::{Frame, Large, PIECE_BYTES, outline, shown_len},
+    scan::{Bounds, Filter, Scan},
+};
+use crate::{
+    core::Core,
+    error::Error,
+    wire::grpc::{PREFIX_BYTES, framed},
+};
+
+/// What a Range call is answered with.
+#[derive(Debug)]
+pub enum Reply {
+    /// A message, framed.
+    Whole(Bytes),
+    /// One that is written piece by piece.
+    Large(Box<Large>),
+}
+
+impl Reply {
+    /// Length of the message, without gRPC's prefix. **Units** bytes.
+    pub fn message_len(&self) -> usize {
+        let framed = match self {
+            Self::Whole(message) => message.len(),
+            Self::Large(large) => large.framed_len(),
+        };
+        framed.saturating_sub(PREFIX_BYTES)
+    }
+}
 
 /// Answers a Range call.
 ///
 /// **Errors** the static checks; a compacted or a future revision.
-pub async fn serve(core: &Core, request: pb::RangeRequest) -> Result<Bytes, Error> {
+pub async fn serve(core: &Core, request: pb::RangeRequest) -> Result<Reply, Error> {
     check::range(&request)?;
     if !request.serializable {
         core.read_index()?;
     }
     core.counters.ranges.add(1);
-    let view = core.view();
     if is_point(&request) {
-        return point(core, &view, &request).await;
+        return point(core, &core.view(), &request).await.map(Reply::Whole);
     }
-    Box::pin(scan(core, &view, request)).await
+    if !request.count_only && is_in_key_order(&request) {
+        return Box::pin(scan(core, &request)).await;
+    }
+    Box::pin(gather(core, request)).await.map(Reply::Whole)
 }
 
-async fn scan(core: &Core, view: &ReadView, request: pb::RangeRequest) -> Result<Bytes, Error> {
-    let mut job = Job::new(view, request)?;
-    let mut response = core.step_through(view, |view, budget| job.step(view, budget)).await?;
+/// Counts, and answers in another order than that of the keys: those have to be gathered first.
+async fn gather(core: &Core, request: pb::RangeRequest) -> Result<Bytes, Error> {
+    let view = core.view();
+    let mut job = Job::new(&view, request)?;
+    let mut response = core.step_through(&view, |view, budget| job.step(view, budget)).await?;
     response.header = Some(core.header(job.header_revision));
     Ok(framed(&response))
+}
+
+/// Answers in the order of the keys: at once where the answer is small, else as one that is counted now and written later.
+async fn scan(core: &Core, request: &pb::RangeRequest) -> Result<Reply, Error> {
+    let range = keys(&request.key, &request.range_end);
+    let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
+    let (mut scan, at, revision) = Scan::new(core, request, &range)?;
+    // A filter makes the limit apply to what it lets through: the whole range has to be met to know how many keys there are.
+    let is_filtered = is_filtered(request);
+    let total = if limit.is_some() && !is_filtered { Some(count(core, &scan, &range, at).await?) } else { None };
+    let wanted = limit.unwrap_or(usize::MAX);
+    let batch = scan.batch(core, Bounds { keys: wanted, bytes: PIECE_BYTES }).await?;
+    let mut shown = batch.versions.len();
+    let mut len = batch.versions.iter().map(|version| shown_len(&outline(version), request.keys_only)).sum::<usize>();
+    let mut beyond = 0_u64;
+    let is_measured = !batch.is_last && (is_filtered || shown < wanted);
+    if is_measured {
+        let each = |outline: &Outline| {
+            if shown < wanted {
+                shown += 1;
+                len += shown_len(outline, request.keys_only);
+            } else {
+                beyond += 1;
+            }
+            is_filtered || shown < wanted
+        };
+        let met = scan.measure(core, each).await?;
+        scan.seen += met;
+    }
+    let total = total.unwrap_or(scan.seen);
+    let more = if is_filtered { beyond > 0 } else { limit.is_some_and(|limit| total > limit as u64) };
+    let frame = Frame { header: core.header(revision), more, count: i64::try_from(total).expect("counts fit") };
+    let is_whole = batch.versions.len() == shown;
+    let large = Large::new(scan, batch, frame, (shown, len), request.keys_only)?;
+    if is_whole { large.whole(core).await.map(Reply::Whole) } else { Ok(Reply::Large(Box::new(large))) }
+}
+
+/// Keys of the range of a scan at its revision, in O(log n) where that is the newest.
+///
+/// **Errors** as [`Scan::batch`].
+pub async fn count(core: &Core, scan: &Scan, range: &KeyRange, at: i64) -> Result<u64, Error> {
+    let view = core.view();
+    if at == view.revision() {
+        return core.step_through(&view, |view, _| view.count(range, at).map(Some)).await;
+    }
+    let mut count = view.counter(range, at);
+    drop(view);
+    core.step_along(scan.floor(), |view, budget| {
+        view.lead_count(&mut count);
+        count.step(budget)
+    })
+    .await
 }
 
 /// Whether the request asks for one key and its value, and nothing more: the most frequent read.
@@ -70,6 +154,11 @@ pub fn read_at(view: &ReadView, revision: i64) -> Result<i64, Error> {
 pub fn has_default_order(request: &pb::RangeRequest) -> bool {
     let by_key = request.sort_target == SortTarget::Key as i32;
     request.sort_order == SortOrder::None as i32 || (by_key && request.sort_order == SortOrder::Ascend as i32)
+}
+
+/// Whether the answer's keys come in their own order.
+fn is_in_key_order(request: &pb::RangeRequest) -> bool {
+    request.sort_target == SortTarget::Key as i32 && request.sort_order != SortOrder::Descend as i32
 }
 
 /// Whether the request filters by revisions, so that its limit cannot bound the scan.
@@ -170,6 +259,7 @@ impl Job {
         budget: usize,
         mut record: impl FnMut(&ReadView, &Version) -> Result<Record, Fault>,
     ) -> Result<bool, Fault> {
+        let filter = Filter::of(&self.request);
         for _ in 0..budget {
             let version = match self.waiting.take() {
                 Some(version) => version,
@@ -182,7 +272,7 @@ impl Job {
                     None => return Ok(true),
                 },
             };
-            if !self.passes(&version) {
+            if !filter.passes(version.revision.main, version.create_revision) {
                 continue;
             }
             // The one beyond the limit only says that there is more: its value is never read, unless sorting moves it up.
@@ -201,13 +291,6 @@ impl Job {
             }
         }
         Ok(false)
-    }
-
-    fn passes(&self, version: &Version) -> bool {
-        let request = &self.request;
-        let within = |value: i64, min: i64, max: i64| (min == 0 || value >= min) && (max == 0 || value <= max);
-        within(version.revision.main, request.min_mod_revision, request.max_mod_revision)
-            && within(version.create_revision, request.min_create_revision, request.max_create_revision)
     }
 
     fn finish(&mut self) -> pb::RangeResponse {

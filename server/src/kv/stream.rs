@@ -9,12 +9,14 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use engine::{Cursor, Fault, KeyRange, ReadView, Version};
 use h2::server::SendResponse;
 use prost::Message;
 use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 
-use super::{check, key_only, key_value, keys, range};
+use super::{
+    check, key_only, key_value, keys, range,
+    scan::{Bounds, Scan},
+};
 use crate::{
     core::Core,
     error::{Code, Error, Status},
@@ -26,6 +28,8 @@ use crate::{
 };
 
 const FIRST_CHUNK_KEYS: usize = 10;
+/// Records of one chunk, whatever their number. **Units** bytes.
+const CHUNK_BYTES_MAX: usize = 4 << 20;
 
 /// Serves one RangeStream call.
 pub async fn serve(core: Rc<Core>, mut messages: Messages, reply: SendResponse<Bytes>) {
@@ -55,32 +59,22 @@ async fn send(core: &Core, request: pb::RangeRequest, sender: &mut Sender) -> Re
         core.read_index()?;
     }
     core.counters.ranges.add(1);
-    let view = core.view();
-    let at = range::read_at(&view, request.revision)?;
-    let header_revision = view.revision();
     let range = keys(&request.key, &request.range_end);
-    let mut count = view.counter(&range, at);
-    let total = core.step_through(&view, |_, budget| count.step(budget)).await?;
+    let (scan, at, header_revision) = Scan::new(core, &request, &range)?;
+    let total = range::count(core, &scan, &range, at).await?;
     let mut last = pb::RangeResponse {
         header: Some(core.header(header_revision)),
         count: i64::try_from(total).expect("counts fit"),
         ..Default::default()
     };
     if !request.count_only {
-        let limit = usize::try_from(request.limit).unwrap_or(0);
-        drop(view);
-        let mut chunks = Chunks::new(core.view().as_ref(), request, range, at, limit);
+        let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
+        let mut chunks = Chunks { scan, keys_only: request.keys_only, keys_per_chunk: FIRST_CHUNK_KEYS, left: limit };
         loop {
-            // Each chunk is read on the newest view: what a revision shows does not change, and no old view is held while
-            // a slow client takes its time.
-            let view = core.view();
-            if at < view.compact_revision() {
-                return Err(Error::Compacted);
-            }
-            let kvs = chunks.next(core, &view).await?;
-            if chunks.is_done {
+            let (kvs, is_last) = chunks.next(core).await?;
+            if is_last {
                 last.kvs = kvs;
-                last.more = chunks.more;
+                last.more = limit.is_some_and(|limit| total > limit as u64);
                 break;
             }
             let chunk = pb::RangeResponse { kvs, ..Default::default() };
@@ -99,28 +93,16 @@ async fn send_one(sender: &mut Sender, response: pb::RangeResponse) -> Result<()
     })
 }
 
+/// Chunks of a scan.
 struct Chunks {
-    request: pb::RangeRequest,
-    range: KeyRange,
-    at: i64,
-    cursor: Cursor,
-    waiting: Option<Version>,
-    last_key: Option<Bytes>,
+    scan: Scan,
+    keys_only: bool,
     keys_per_chunk: usize,
+    /// Keys that the limit still lets through.
     left: Option<usize>,
-    is_done: bool,
-    more: bool,
 }
 
 impl Chunks {
-    fn new(view: &ReadView, request: pb::RangeRequest, range: KeyRange, at: i64, limit: usize) -> Self {
-        let cursor = view.cursor(&range, at);
-        let left = (limit > 0).then_some(limit);
-        let (waiting, last_key, is_done, more) = (None, None, false, false);
-        let keys_per_chunk = FIRST_CHUNK_KEYS;
-        Self { request, range, at, cursor, waiting, last_key, keys_per_chunk, left, is_done, more }
-    }
-
     fn adapt(&mut self, chunk_bytes: usize, request_bytes_max: usize) {
         if chunk_bytes < request_bytes_max / 2 {
             self.keys_per_chunk = self.keys_per_chunk.saturating_mul(2);
@@ -129,50 +111,17 @@ impl Chunks {
         }
     }
 
-    async fn next(&mut self, core: &Core, view: &std::sync::Arc<ReadView>) -> Result<Vec<KeyValue>, Error> {
-        self.cursor = match &self.last_key {
-            Some(last) => view.cursor_after(&self.range, self.at, last),
-            None => view.cursor(&self.range, self.at),
+    /// The next chunk, and whether it is the last.
+    async fn next(&mut self, core: &Core) -> Result<(Vec<KeyValue>, bool), Error> {
+        let keys = self.keys_per_chunk.min(self.left.unwrap_or(usize::MAX));
+        let batch = self.scan.batch(core, Bounds { keys, bytes: CHUNK_BYTES_MAX }).await?;
+        self.left = self.left.map(|left| left - batch.versions.len());
+        let is_last = batch.is_last || self.left == Some(0);
+        let kvs = if self.keys_only {
+            batch.versions.iter().map(key_only).collect()
+        } else {
+            self.scan.records(core, &batch.versions).await?.into_iter().map(key_value).collect()
         };
-        let mut kvs = Vec::new();
-        core.step_through(view, |view, budget| self.fill(view, budget, &mut kvs)).await?;
-        Ok(kvs)
-    }
-
-    fn fill(&mut self, view: &ReadView, budget: usize, kvs: &mut Vec<KeyValue>) -> Result<Option<()>, Fault> {
-        for _ in 0..budget {
-            if kvs.len() >= self.keys_per_chunk {
-                return Ok(Some(()));
-            }
-            let version = match self.waiting.take() {
-                Some(version) => version,
-                None => match self.cursor.next()? {
-                    Some(version) => version,
-                    None => {
-                        self.is_done = true;
-                        return Ok(Some(()));
-                    }
-                },
-            };
-            if self.left == Some(0) {
-                (self.is_done, self.more) = (true, true);
-                return Ok(Some(()));
-            }
-            let kv = if self.request.keys_only {
-                key_only(&version)
-            } else {
-                match view.record(version.revision) {
-                    Ok(record) => key_value(record.expect("a live version has its record")),
-                    Err(fault) => {
-                        self.waiting = Some(version);
-                        return Err(fault);
-                    }
-                }
-            };
-            self.last_key = Some(kv.key.clone());
-            self.left = self.left.map(|left| left - 1);
-            kvs.push(kv);
-        }
-        Ok(None)
+        Ok((kvs, is_last))
     }
 }

@@ -10,6 +10,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 use engine::Record;
 
 use super::hub::Responder;
+use crate::wire::protobuf::{
+    bytes_len, field_len, key_value_len, nested_len, put_bytes, put_field, put_key_value, put_varint,
+};
 
 /// Watch id of a response that concerns no single watcher.
 pub(super) const NO_WATCH_ID: i64 = -1;
@@ -91,10 +94,7 @@ impl<'a> Response<'a> {
 
     /// **Units** bytes.
     pub(super) fn len(&self) -> usize {
-        let reason = match self.cancel_reason.len() {
-            0 => 0,
-            len => 1 + varint_len(len as u64) + len,
-        };
+        let reason = bytes_len(self.cancel_reason.as_bytes());
         self.head.as_slice().len()
             + field_len(self.watch_id)
             + 2 * (usize::from(self.is_created) + usize::from(self.is_canceled) + usize::from(self.is_fragment))
@@ -144,71 +144,6 @@ pub(super) fn event(record: &Record, prev: Option<&Record>) -> Bytes {
     }
     debug_assert_eq!(out.len(), nested_len(body_len), "the length in front of an event is its own");
     out.freeze()
-}
-
-fn key_value_len(record: &Record) -> usize {
-    bytes_len(&record.key)
-        + field_len(record.create_revision)
-        + field_len(record.revision.main)
-        + field_len(record.version)
-        + bytes_len(&record.value)
-        + field_len(record.lease)
-}
-
-/// An `mvccpb.KeyValue`. A tombstone's is its key and the revision of the deletion: its other fields are zero.
-fn put_key_value(out: &mut BytesMut, record: &Record) {
-    if !record.key.is_empty() {
-        put_bytes(out, 1 << 3 | 2, &record.key);
-    }
-    put_field(out, 2 << 3, record.create_revision);
-    put_field(out, 3 << 3, record.revision.main);
-    put_field(out, 4 << 3, record.version);
-    if !record.value.is_empty() {
-        put_bytes(out, 5 << 3 | 2, &record.value);
-    }
-    put_field(out, 6 << 3, record.lease);
-}
-
-fn nested_len(len: usize) -> usize {
-    1 + varint_len(len as u64) + len
-}
-
-fn bytes_len(bytes: &[u8]) -> usize {
-    if bytes.is_empty() { 0 } else { nested_len(bytes.len()) }
-}
-
-fn field_len(value: i64) -> usize {
-    if value == 0 { 0 } else { 1 + varint_len(value.cast_unsigned()) }
-}
-
-fn put_field(out: &mut BytesMut, tag: u8, value: i64) {
-    if value != 0 {
-        out.put_u8(tag);
-        put_varint(out, value.cast_unsigned());
-    }
-}
-
-fn put_bytes(out: &mut BytesMut, tag: u8, bytes: &[u8]) {
-    out.put_u8(tag);
-    put_varint(out, bytes.len() as u64);
-    out.put_slice(bytes);
-}
-
-fn varint_len(value: u64) -> usize {
-    // Seven bits a byte; zero takes one.
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
-fn put_varint(out: &mut impl BufMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8(low_bits(value) | 0x80);
-        value >>= 7;
-    }
-    out.put_u8(low_bits(value));
-}
-
-fn low_bits(value: u64) -> u8 {
-    u8::try_from(value & 0x7f).expect("seven bits")
 }
 
 #[cfg(test)]

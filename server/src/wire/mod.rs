@@ -24,6 +24,7 @@ pub mod coalesce;
 pub mod grpc;
 pub mod http1;
 pub mod method;
+pub mod protobuf;
 
 /// How HTTP/2 connections are run.
 #[derive(Clone, Debug)]

@@ -1,0 +1,220 @@
+//! Runs on: connection core.
+//!
+//! A Range answer that is larger than one piece: its length is counted first, then it is written as the client takes it.
+//!
+//! Invariants:
+//! - `len` is announced before the first key and is exactly what is written: a revision shows the same for ever, and the floor of the scan keeps
+//!   it readable.
+//! - No more than about two pieces are in memory, whatever the answer's size and the client's pace.
+//! - An answer that cannot be finished ends with an error status, in the middle of its message: no client takes it for whole.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use engine::{Outline, Record, Version};
+use h2::server::SendResponse;
+use prost::Message;
+use proto::etcdserverpb as pb;
+
+use super::scan::{Batch, Bounds, Scan};
+use crate::{
+    core::Core,
+    error::{Error, Status},
+    rpc,
+    wire::{
+        grpc::{PREFIX_BYTES, Sender},
+        protobuf::{field_len, nested_len, put_bytes, put_field, put_key_value, put_varint},
+    },
+};
+
+/// Records read and written at a time. **Units** bytes.
+pub const PIECE_BYTES: usize = 256 << 10;
+
+/// Largest message that a gRPC client can take. **Units** bytes.
+const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
+
+// Fields of RangeResponse and KeyValue, as tags.
+const TAG_HEADER: u8 = 1 << 3 | 2;
+const TAG_KVS: u8 = 2 << 3 | 2;
+const TAG_MORE: u8 = 3 << 3;
+const TAG_COUNT: u8 = 4 << 3;
+const TAG_KEY: u8 = 1 << 3 | 2;
+const TAG_CREATE_REVISION: u8 = 2 << 3;
+const TAG_MOD_REVISION: u8 = 3 << 3;
+const TAG_VERSION: u8 = 4 << 3;
+
+/// What is written besides the keys.
+#[derive(Debug)]
+pub struct Frame {
+    /// The response's header.
+    pub header: pb::ResponseHeader,
+    /// Whether there is more than the limit lets through.
+    pub more: bool,
+    /// Keys in the range.
+    pub count: i64,
+}
+
+impl Frame {
+    fn head_len(&self) -> usize {
+        nested_len(self.header.encoded_len())
+    }
+
+    fn tail_len(&self) -> usize {
+        field_len(self.count) + if self.more { 2 } else { 0 }
+    }
+
+    fn encode_head(&self, out: &mut BytesMut) {
+        out.put_u8(TAG_HEADER);
+        put_varint(out, self.header.encoded_len() as u64);
+        self.header.encode(out).expect("the buffer grows");
+    }
+
+    fn encode_tail(&self, out: &mut BytesMut) {
+        if self.more {
+            out.put_slice(&[TAG_MORE, 1]);
+        }
+        put_field(out, TAG_COUNT, self.count);
+    }
+}
+
+fn key_only_len(outline: &Outline) -> usize {
+    nested_len(outline.key_bytes)
+        + field_len(outline.create_revision)
+        + field_len(outline.revision.main)
+        + field_len(outline.version)
+}
+
+/// Length of a version's field in the response. **Units** bytes.
+pub fn shown_len(outline: &Outline, keys_only: bool) -> usize {
+    nested_len(if keys_only { key_only_len(outline) } else { outline.bytes as usize })
+}
+
+/// All of a version that its length depends on.
+pub fn outline(version: &Version) -> Outline {
+    let Version { ref key, revision, create_revision, version, bytes, .. } = *version;
+    Outline { key_bytes: key.len(), revision, create_revision, version, bytes }
+}
+
+/// A version without its value and, as etcd's index-only path has it, without its lease.
+fn put_key_only(out: &mut BytesMut, version: &Version) {
+    out.put_u8(TAG_KVS);
+    put_varint(out, key_only_len(&outline(version)) as u64);
+    put_bytes(out, TAG_KEY, &version.key);
+    put_field(out, TAG_CREATE_REVISION, version.create_revision);
+    put_field(out, TAG_MOD_REVISION, version.revision.main);
+    put_field(out, TAG_VERSION, version.version);
+}
+
+fn put_record(out: &mut BytesMut, version: &Version, record: &Record) {
+    assert_eq!(version.revision, record.revision, "each version has its record");
+    out.reserve(nested_len(version.bytes as usize));
+    out.put_u8(TAG_KVS);
+    put_varint(out, u64::from(version.bytes));
+    put_key_value(out, record);
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Large {
+    scan: Scan,
+    batch: Batch,
+    frame: Frame,
+    keys_only: bool,
+    /// Keys that are still to be written.
+    left: usize,
+    /// Of the whole message. **Units** bytes.
+    len: usize,
+}
+
+impl Large {
+    /// An answer of `shown` keys whose fields take `fields_len` bytes; `batch` is the first of them, `scan` stands behind it.
+    ///
+    /// **Errors** longer than gRPC allows.
+    pub fn new(
+        scan: Scan,
+        batch: Batch,
+        frame: Frame,
+        (shown, fields_len): (usize, usize),
+        keys_only: bool,
+    ) -> Result<Self, Error> {
+        let len = frame.head_len() + fields_len + frame.tail_len();
+        if len > MESSAGE_BYTES_MAX {
+            return Err(Error::MessageTooLarge { len, max: MESSAGE_BYTES_MAX });
+        }
+        Ok(Self { scan, batch, frame, keys_only, left: shown, len })
+    }
+
+    /// Length of the message with its prefix. **Units** bytes.
+    pub fn framed_len(&self) -> usize {
+        PREFIX_BYTES + self.len
+    }
+
+    /// The whole answer, where it fits one piece.
+    ///
+    /// **Errors** as [`Scan::records`].
+    pub async fn whole(mut self, core: &Core) -> Result<Bytes, Error> {
+        let mut out = BytesMut::with_capacity(self.framed_len());
+        self.begin(&mut out);
+        self.write_batch(core, &mut out).await?;
+        self.end(&mut out);
+        assert_eq!(out.len(), self.framed_len(), "what was counted is what was written");
+        Ok(out.freeze())
+    }
+
+    /// Writes the answer as the client takes it.
+    ///
+    /// **Errors** none: whoever reads is told by a status.
+    pub async fn send(mut self, core: &Core, reply: SendResponse<Bytes>) -> Result<(), Error> {
+        let Some(mut sender) = rpc::start(reply) else { return Err(Error::WatchCanceled) };
+        let result = self.send_pieces(core, &mut sender).await;
+        let status = result.as_ref().err().cloned().map(Status::from);
+        rpc::drop_gone(sender.finish(status.as_ref()));
+        result
+    }
+
+    async fn send_pieces(&mut self, core: &Core, sender: &mut Sender) -> Result<(), Error> {
+        let mut out = BytesMut::with_capacity(PIECE_BYTES + PIECE_BYTES / 8);
+        let mut written = 0;
+        self.begin(&mut out);
+        loop {
+            self.write_batch(core, &mut out).await?;
+            if self.left == 0 {
+                self.end(&mut out);
+            }
+            written += out.len();
+            sender.send(out.split().freeze()).await.map_err(|gone| {
+                tracing::debug!(%gone, "client went away inside a Range answer");
+                Error::WatchCanceled
+            })?;
+            if self.left == 0 {
+                break;
+            }
+            self.batch = self.scan.batch(core, Bounds { keys: self.left, bytes: PIECE_BYTES }).await?;
+        }
+        assert_eq!(written, self.framed_len(), "what was counted is what was written");
+        Ok(())
+    }
+
+    fn begin(&self, out: &mut BytesMut) {
+        out.put_u8(0);
+        out.put_u32(u32::try_from(self.len).expect("checked when it was made"));
+        self.frame.encode_head(out);
+    }
+
+    fn end(&self, out: &mut BytesMut) {
+        self.frame.encode_tail(out);
+    }
+
+    async fn write_batch(&mut self, core: &Core, out: &mut BytesMut) -> Result<(), Error> {
+        let versions = std::mem::take(&mut self.batch.versions);
+        assert!(versions.len() <= self.left && (self.left == 0 || !versions.is_empty()), "a revision shows the same");
+        self.left -= versions.len();
+        if self.keys_only {
+            versions.iter().for_each(|version| put_key_only(out, version));
+            return Ok(());
+        }
+        let records = self.scan.records(core, &versions).await?;
+        for (version, record) in versions.iter().zip(&records) {
+            put_record(out, version, record);
+        }
+        Ok(())
+    }
+}

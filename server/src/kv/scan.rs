@@ -1,0 +1,188 @@
+//! Runs on: connection core.
+//!
+//! Scan: the keys of a range at a held revision, batch by batch. What large answers, RangeStream and whoever walks far read through.
+//!
+//! Invariants:
+//! - Every batch is read on the newest view, so a scan pins no memory between two of them however slowly its client reads; the floor
+//!   keeps its revision readable meanwhile.
+//! - A batch ends when it has `keys` keys, or at least `bytes` bytes of records, or the range ends. It is never empty before the end.
+//! - The records of a batch are read in the order they lie in, several blocks at once: keys whose order is not the one they were written in
+//!   cost a block read for each block and batch, not one after the other for each key.
+//!
+//! Knows no message and no flow control.
+
+use engine::{Cursor, Fault, KeyRange, Met, Outline, ReadView, Record, Version};
+use proto::etcdserverpb as pb;
+
+use super::range::read_at;
+use crate::{core::Core, error::Error, floor::Floor};
+
+/// Blocks read at once for one batch.
+const LOADS_MAX: usize = 16;
+
+/// Which versions a request shows, by their revisions; 0 is no bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter {
+    mod_revision: (i64, i64),
+    create_revision: (i64, i64),
+}
+
+impl Filter {
+    /// The filter of a request.
+    pub fn of(request: &pb::RangeRequest) -> Self {
+        Self {
+            mod_revision: (request.min_mod_revision, request.max_mod_revision),
+            create_revision: (request.min_create_revision, request.max_create_revision),
+        }
+    }
+
+    /// Whether a version of these main revisions is shown.
+    pub fn passes(&self, mod_revision: i64, create_revision: i64) -> bool {
+        let within = |value: i64, (min, max): (i64, i64)| (min == 0 || value >= min) && (max == 0 || value <= max);
+        within(mod_revision, self.mod_revision) && within(create_revision, self.create_revision)
+    }
+}
+
+/// How much one batch holds.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Keys, at least 1.
+    pub keys: usize,
+    /// Encoded length of their records. **Units** bytes.
+    pub bytes: usize,
+}
+
+/// Versions that are shown, in key order, and whether the range ends with them.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The versions.
+    pub versions: Vec<Version>,
+    /// Nothing comes behind them.
+    pub is_last: bool,
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Scan {
+    floor: Floor,
+    cursor: Cursor,
+    filter: Filter,
+    /// Keys met, shown or not.
+    pub seen: u64,
+}
+
+impl Scan {
+    /// A scan of `range` as `request` asks for it, the revision it reads, and the store's revision now.
+    ///
+    /// **Errors** as [`read_at`]; too many revisions are held.
+    pub fn new(core: &Core, request: &pb::RangeRequest, range: &KeyRange) -> Result<(Self, i64, i64), Error> {
+        loop {
+            let view = core.view();
+            let at = read_at(&view, request.revision)?;
+            let floor = match core.hold(at) {
+                // Compacted that very moment: the newest revision is another one then.
+                Err(Error::Compacted) if request.revision <= 0 => continue,
+                floor => floor?,
+            };
+            let scan = Self { floor, cursor: view.cursor(range, at), filter: Filter::of(request), seen: 0 };
+            return Ok((scan, at, view.revision()));
+        }
+    }
+
+    /// The floor that keeps its revision readable.
+    pub fn floor(&self) -> &Floor {
+        &self.floor
+    }
+
+    /// The next batch, and the view that it was read on.
+    ///
+    /// **Errors** damaged data; the revision was held for too long and is compacted.
+    pub async fn batch(&mut self, core: &Core, bounds: Bounds) -> Result<Batch, Error> {
+        let mut batch = Batch::default();
+        let mut bytes = 0;
+        let Self { floor, cursor, filter, seen } = self;
+        let step = |view: &ReadView, mut budget: usize| {
+            view.lead(cursor);
+            while batch.versions.len() < bounds.keys && bytes < bounds.bytes {
+                match cursor.next_within(&mut budget)? {
+                    Met::Paused => return Ok(None),
+                    Met::End => {
+                        batch.is_last = true;
+                        break;
+                    }
+                    Met::Live(version) => {
+                        *seen += 1;
+                        if filter.passes(version.revision.main, version.create_revision) {
+                            bytes += version.bytes as usize;
+                            batch.versions.push(version);
+                        }
+                    }
+                }
+            }
+            Ok(Some(()))
+        };
+        core.step_along(floor, step).await?;
+        Ok(batch)
+    }
+
+    /// Tells `each` of what is shown from here on to the end of the range, or until it answers false; the scan itself stays where it
+    /// is. The keys met, shown or not.
+    ///
+    /// **Errors** as [`Scan::batch`].
+    pub async fn measure(&self, core: &Core, mut each: impl FnMut(&Outline) -> bool) -> Result<u64, Error> {
+        let mut cursor = self.cursor.clone();
+        let mut met = 0;
+        let step = |view: &ReadView, mut budget: usize| {
+            view.lead(&mut cursor);
+            loop {
+                match cursor.outline_within(&mut budget)? {
+                    Met::Paused => return Ok(None),
+                    Met::End => return Ok(Some(())),
+                    Met::Live(outline) => {
+                        met += 1;
+                        let is_shown = self.filter.passes(outline.revision.main, outline.create_revision);
+                        if is_shown && !each(&outline) {
+                            return Ok(Some(()));
+                        }
+                    }
+                }
+            }
+        };
+        core.step_along(&self.floor, step).await?;
+        Ok(met)
+    }
+
+    /// The records of versions of this scan, in the same order.
+    ///
+    /// **Errors** as [`Scan::batch`].
+    pub async fn records(&self, core: &Core, versions: &[Version]) -> Result<Vec<Record>, Error> {
+        let view = core.view();
+        self.floor.check(&view)?;
+        let mut order: Vec<usize> = (0..versions.len()).collect();
+        order.sort_unstable_by_key(|position| versions[*position].revision);
+        let mut records: Vec<Option<Record>> = vec![None; versions.len()];
+        while !order.is_empty() {
+            let mut faults: Vec<Fault> = Vec::new();
+            let mut left = Vec::new();
+            for position in order {
+                if faults.len() == LOADS_MAX {
+                    left.push(position);
+                    continue;
+                }
+                match view.record(versions[position].revision) {
+                    Ok(record) => records[position] = Some(record.expect("a live version has its record")),
+                    Err(fault) => {
+                        left.push(position);
+                        // Neighbours in this order mostly lie in one block.
+                        if faults.last().is_none_or(|last| last.place() != fault.place()) {
+                            faults.push(fault);
+                        }
+                    }
+                }
+            }
+            core.load_all(faults).await?;
+            order = left;
+        }
+        Ok(records.into_iter().map(|record| record.expect("each was read")).collect())
+    }
+}
