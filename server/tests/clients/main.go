@@ -53,6 +53,7 @@ func main() {
 		{"prefix, order, limit and pages", c.pages},
 		{"get at a revision", c.getAtRevision},
 		{"get as a stream", c.getStream},
+		{"answers of many MiB", c.largeAnswers},
 		{"delete and previous values", c.deletePrevious},
 		{"txn", c.txn},
 		{"txn as a counter of eight clients", c.counter},
