@@ -96,7 +96,13 @@ impl Log {
         self.unapplied_bytes
     }
 
-    /// Appends one recovered entry, which may be applied already.
+    /// Goes past a recovered entry that is applied already: it is only in the WAL.
+    pub(crate) fn pass(&mut self, index: u64, term: u64) {
+        assert!(index == self.last() + 1 && index <= self.applied && self.entries.is_empty());
+        self.before = (index, term);
+    }
+
+    /// Appends one recovered entry.
     pub(crate) fn restore(&mut self, index: u64, term: u64, kind: EntryKind, data: Bytes) {
         assert_eq!(index, self.last() + 1);
         let cost = entry_cost_bytes(&data);

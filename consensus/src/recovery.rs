@@ -28,7 +28,7 @@ pub(crate) struct Restored {
 }
 
 pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start: &Start) -> Result<Restored, Error> {
-    let (mut wal, recovered) = Wal::open(disk, dir, options.wal)?;
+    let (mut wal, recovered) = Wal::open(disk, dir, options.wal, start.applied.index)?;
     let wal::Recovered { mark, mut entries, mut hard_state, truncated_tail, .. } = recovered;
     let mut ticket = 0;
     if is_fresh(mark, &entries, hard_state, start) {
@@ -106,7 +106,11 @@ fn load(
             return Err(broken(entry.index, "its kind is unknown"));
         };
         (last_index, last_term) = (entry.index, entry.term);
-        log.restore(entry.index, entry.term, kind, entry.data);
+        if entry.index <= start.applied.index {
+            log.pass(entry.index, entry.term);
+        } else {
+            log.restore(entry.index, entry.term, kind, entry.data);
+        }
     }
     if recovered.commit > last_index {
         // The log writes a hard state behind the entries it speaks of.

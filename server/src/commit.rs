@@ -621,7 +621,10 @@ impl Commit {
         let applied = self.store.mvcc().view().applied_index();
         // Half of what memory may hold: the other half is for what comes while it is written. Without this a log that grows more
         // slowly than the records (a delete of many keys) would end in refusals that no checkpoint ever lifts.
-        let is_due = self.driver.log_bytes() >= self.options.checkpoint_wal_bytes + self.kept_log_bytes
+        let gathered = self.driver.log_bytes().saturating_sub(self.kept_log_bytes);
+        // Each page is written once for all changes since the last checkpoint: scattered ones are worth waiting for.
+        let is_worth_it = self.store.mvcc().dirty_bytes() <= gathered.saturating_mul(DIRTY_PER_LOG_MAX);
+        let is_due = gathered >= self.options.checkpoint_wal_bytes && is_worth_it
             || self.store.mvcc().recent_bytes() >= self.options.recent_bytes_max / 2
             || self.store.mvcc().dirty_bytes() >= self.store.node_bytes_max() / 2;
         if self.store.is_checkpointing() || !is_due || applied == self.store.applied().0 {
@@ -686,6 +689,9 @@ impl Commit {
         self.store.mvcc()
     }
 }
+
+/// Memory of dirty nodes for each byte of log above which a checkpoint waits for more log: a node takes about twice its page.
+const DIRTY_PER_LOG_MAX: u64 = 2;
 
 /// Nodes that one turn looks at for eviction: some 50 us.
 const EVICT_NODES_PER_TURN: usize = 256;

@@ -196,7 +196,7 @@ mod tests {
             ("store-record-block-bytes", "1MiB"),
             ("store-cache-bytes", "4MiB"),
             ("store-checkpoint-wal-bytes", "4MiB"),
-            ("store-recent-bytes-max", "511MiB"),
+            ("store-recent-bytes-max", "255MiB"),
             ("server-stream-window-bytes", "16MiB"),
         ];
         for (name, text) in rows {

@@ -179,9 +179,9 @@ knobs! {
         writes_in_flight_max: usize = 4, 1 => 64, Count;
         /// Records are packed into blocks of about this size; a larger record has a block of its own.
         record_block_bytes: usize = 16 * KIB_, 4 * KIB_ => MIB_, Bytes;
-        /// Log written since the last checkpoint that starts the next one.
-        /// More means fewer page writes for each put, and a longer replay after a crash.
-        checkpoint_wal_bytes: u64 = 256 * MIB, 4 * MIB => 64 * GIB, Bytes;
+        /// Log written since the last checkpoint that starts the next one, unless its pages would outweigh the log by far: then
+        /// more log gathers, up to half of store-recent-bytes-max. More means fewer page writes for each put, and a longer replay.
+        checkpoint_wal_bytes: u64 = 128 * MIB, 4 * MIB => 64 * GIB, Bytes;
         /// Records not yet on their pages that may be held in memory; at the bound proposals are refused until a
         /// checkpoint ends.
         recent_bytes_max: usize = GIB_, 8 * MIB_ => 64 * GIB_, Bytes;

@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "O_DIRECT needs memory aligned to the block size, which Vec cannot promise")]
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
@@ -92,6 +93,24 @@ impl Buffer {
             unsafe { self.ptr.as_ptr().add(self.len).write_bytes(0, additional) };
         }
         self.len = len;
+    }
+
+    /// Replaces the content by up to `len` bytes that `read` puts at the front of the memory it is given, and says how many.
+    ///
+    /// **Errors** those of `read`; the buffer is empty then.
+    pub(super) fn fill_with<E>(
+        &mut self,
+        len: usize,
+        read: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        self.clear();
+        self.reserve(len);
+        // SAFETY: `reserve` made room for `len` bytes, which nobody else reaches while `self` is borrowed; they need not be initialised.
+        let room = unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast::<MaybeUninit<u8>>(), len) };
+        let filled = read(room)?;
+        assert!(filled <= len, "no more is read than there is room for");
+        self.len = filled;
+        Ok(())
     }
 
     /// Appends zeros up to the next block boundary.

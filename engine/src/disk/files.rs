@@ -5,7 +5,8 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -143,10 +144,8 @@ impl Files {
     pub(super) fn read_blocking(&self, file: FileId, offset: u64, len: usize, buf: &mut Buffer) -> Result<(), Error> {
         assert_aligned(offset, len);
         let handle = self.handle(file);
-        buf.resize(len);
-        let read = read_all(&handle.file, offset, buf);
-        buf.resize(read.map_err(|source| Error::io(&handle.path, FileOp::Read, source))?);
-        Ok(())
+        buf.fill_with(len, |room| read_all(&handle.file, offset, room))
+            .map_err(|source| Error::io(&handle.path, FileOp::Read, source))
     }
 }
 
@@ -171,10 +170,11 @@ fn reserve(path: &Path, file: &File, len: u64) -> Result<(), Error> {
 }
 
 /// Reads until `buf` is full or the file ends; returns the bytes read.
-pub(super) fn read_all(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read_all(file: &File, offset: u64, buf: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
-        match file.read_at(&mut buf[done..], offset + done as u64) {
+        let read = rustix::io::pread(file, &mut buf[done..], offset + done as u64).map(|(read, _)| read.len());
+        match read {
             Ok(0) => break,
             Ok(count) => {
                 done += count;
@@ -183,8 +183,8 @@ pub(super) fn read_all(file: &File, offset: u64, buf: &mut [u8]) -> io::Result<u
                     break;
                 }
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
     Ok(done)

@@ -143,10 +143,8 @@ fn serve(jobs: &Receiver<Job>, done: &Done) {
             Op::Write { offset, buf, .. } => (file.write_all_at(&buf, offset).map(|()| buf.len()), buf),
             Op::Sync { .. } => (if is_dir { file.sync_all() } else { file.sync_data() }.map(|()| 0), Buffer::new()),
             Op::Read { offset, len, mut buf, .. } => {
-                buf.resize(len);
-                let result = read_all(&file, offset, &mut buf);
-                buf.resize(result.as_ref().map_or(0, |count| *count));
-                (result, buf)
+                let result = buf.fill_with(len, |room| read_all(&file, offset, room));
+                (result.map(|()| buf.len()), buf)
             }
         };
         done.push(Completion { token, result, buf });

@@ -196,11 +196,12 @@ pub struct Wal {
 }
 
 impl Wal {
-    /// Opens the log in `dir`, or creates it, and starts a new life of it. Blocks; nothing of `Owner::Wal` may be in flight.
+    /// Opens the log in `dir`, or creates it, and starts a new life of it. Blocks; nothing of `Owner::Wal` may be in flight. Entries up
+    /// to index `passed` come without their payloads: they are in the state already.
     ///
     /// **Errors** `Corrupt` when bytes that were durable are damaged, `Locked`, `Format`, `NoSpace`, `Io`.
-    pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options) -> Result<(Self, Recovered), Error> {
-        recover::open(disk, dir, options)
+    pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options, passed: u64) -> Result<(Self, Recovered), Error> {
+        recover::open(disk, dir, options, passed)
     }
 
     /// Queues entries and a hard state; they are durable when `durable() >= ticket`. Tickets never decrease. Entries are

@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -29,7 +30,7 @@ use crate::disk::{BLOCK, Buffer, Disk, Op, OpenKind, Owner};
 const WINDOW_BYTES: usize = 1 << 20;
 
 /// Opens the log in `dir`, or creates it.
-pub(super) fn open(disk: &mut dyn Disk, dir: &Path, options: Options) -> Result<(Wal, Recovered), Error> {
+pub(super) fn open(disk: &mut dyn Disk, dir: &Path, options: Options, passed: u64) -> Result<(Wal, Recovered), Error> {
     assert!(options.segment_bytes >= SEGMENT_BYTES_MIN && options.segment_bytes.is_multiple_of(BODY));
     assert!(options.writes_in_flight_max > 0 && options.group_bytes_max <= GROUP_BYTES_MAX);
     disk.create_dir_all(dir)?;
@@ -37,7 +38,7 @@ pub(super) fn open(disk: &mut dyn Disk, dir: &Path, options: Options) -> Result<
     let mut spares = Spares::new(disk, dir, options.segment_bytes, options.spare_segments_max)?;
     let found = Found::read(disk, dir)?;
     let log = match found.last() {
-        Some(last) => Log::read(disk, dir, found, last, &mut spares)?,
+        Some(last) => Log::read(disk, dir, found, (last, passed), &mut spares)?,
         None => Log::create(disk, dir, found, &options, &mut spares)?,
     };
     let Log { id, replay, segments, active, torn } = log;
@@ -218,14 +219,21 @@ impl Log {
         })
     }
 
-    /// The log whose newest segment is `last`.
-    fn read(disk: &mut dyn Disk, dir: &Path, mut found: Found, last: u32, spares: &mut Spares) -> Result<Self, Error> {
+    /// The log whose newest segment is `last`; payloads up to entry `passed` are not kept.
+    fn read(
+        disk: &mut dyn Disk,
+        dir: &Path,
+        mut found: Found,
+        (last, passed): (u32, u64),
+        spares: &mut Spares,
+    ) -> Result<Self, Error> {
         let (newest, _) = found.header(last).expect("`last` has a header");
         found.assert_unused(disk, dir, last.saturating_add(1), Some(newest.id))?;
         let first = found.start(dir, &newest)?;
         let (header, chain) = found.header(first).expect("the run has headers");
         let mut replay = Replay::starting_with(&header);
         replay.life = newest.life;
+        replay.passed = passed;
         let mut segments = VecDeque::new();
         let mut reader = Reader { id: newest.id, chain, window: Window::default() };
         for sequence in first..last {
@@ -299,6 +307,8 @@ struct Replay {
     mark: (u64, u64),
     hard_state: HardState,
     life: u32,
+    /// Payloads up to this index are let go of as soon as they are checked.
+    passed: u64,
 }
 
 impl Replay {
@@ -309,13 +319,14 @@ impl Replay {
             mark: header.mark,
             hard_state: header.hard_state,
             life: header.life,
+            passed: 0,
         }
     }
 
     /// Takes the next record; what was written by this program never fails here.
     fn apply(&mut self, record: Record, position: Position) -> Result<(), &'static str> {
         match record {
-            Record::Entry(entry) => {
+            Record::Entry(mut entry) => {
                 if entry.index > self.positions.next().min(INDEX_MAX) || entry.index <= self.mark.0 {
                     return Err("an entry does not follow the log");
                 }
@@ -326,6 +337,9 @@ impl Replay {
                     return Err("a term decreases");
                 }
                 self.positions.put(entry.index, position);
+                if entry.index <= self.passed {
+                    entry.data = Bytes::new();
+                }
                 self.entries.push(entry);
             }
             Record::HardState(state) => self.hard_state = state,
@@ -500,6 +514,17 @@ pub(super) struct Window {
     sequence: u32,
     start: u32,
     bytes: Bytes,
+    /// The memory of `bytes`: it is read into again where no payload shares it.
+    memory: Arc<Buffer>,
+}
+
+/// Memory that payloads share.
+struct Shared(Arc<Buffer>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 impl Window {
@@ -522,9 +547,13 @@ impl Window {
             let start = offset - offset % BODY;
             let wanted = usize::try_from(end.next_multiple_of(BODY) - start).expect("a segment fits in memory");
             let rest = usize::try_from(segment.len - start).expect("a segment fits in memory");
-            let mut buf = Buffer::new();
+            let before = std::mem::take(self);
+            drop(before.bytes);
+            let mut buf = Arc::into_inner(before.memory).unwrap_or_default();
             disk.read_blocking(segment.file, start.into(), wanted.max(read_bytes).min(rest), &mut buf)?;
-            *self = Self { sequence: segment.sequence, start, bytes: Bytes::from_owner(buf) };
+            let memory = Arc::new(buf);
+            let bytes = Bytes::from_owner(Shared(Arc::clone(&memory)));
+            *self = Self { sequence: segment.sequence, start, bytes, memory };
         }
         let held = usize::try_from(offset - self.start).expect("an offset fits in memory");
         Ok((held + len <= self.bytes.len()).then(|| self.bytes.slice(held..held + len)))
