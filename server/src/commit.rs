@@ -9,7 +9,7 @@
 //! Invariants:
 //! - `queue` holds committed entries in log order; its front is the next to apply; `applied_index` never decreases.
 //! - `waiters` has an entry for each proposal whose client still may wait; it is bounded by the reply slots of all cores.
-//! - At most one checkpoint and one fault are under way.
+//! - At most one checkpoint and one lot of faults are under way.
 //!
 //! A plain state machine: time comes in with each call, the disk is the only thing it drives. It does not know threads,
 //! sockets or the runtime; `cores` moves its inputs and outputs.
@@ -34,7 +34,7 @@ use proto::{
 };
 
 use crate::{
-    apply::{self, Applier, Pinned, table},
+    apply::{self, Applier, Pinned, prefetch, table},
     compactor::Compactor,
     core::{Answer, ReplyTo, Shared},
     cores::{Clock, slots::SlotId},
@@ -97,8 +97,8 @@ pub struct Turn {
     pub answers: Vec<Vec<(SlotId, Answer)>>,
     /// Events of this turn's publish.
     pub batch: Option<Arc<Batch>>,
-    /// A page that apply needs before it goes on.
-    pub fault: Option<Fault>,
+    /// Pages that apply or the sweep needs before it goes on.
+    pub faults: Vec<Fault>,
     /// A checkpoint to run.
     pub checkpoint: Option<Checkpoint>,
     /// Whether there is work that need not wait for an input.
@@ -408,9 +408,9 @@ impl Commit {
         self.driver.step(disk)?;
         disk.kick()?;
         self.take_committed(now);
-        let fault = if self.is_faulted { None } else { self.apply_queue(now)? };
+        let mut faults = if self.is_faulted { Vec::new() } else { self.apply_queue(now)? };
         // Not while an entry waits for a page: what was brought for it stays until it is applied.
-        let is_short = !self.is_faulted && fault.is_none() && self.store.wants_eviction();
+        let is_short = !self.is_faulted && faults.is_empty() && self.store.wants_eviction();
         let has_evicted = is_short && self.store.evict(EVICT_NODES_PER_TURN);
         if has_evicted || self.applied.index > self.store.mvcc().view().applied_index() {
             self.publish()?;
@@ -418,16 +418,15 @@ impl Commit {
             disk.kick()?;
             self.take_committed(now);
         }
-        let sweep_fault = self.sweep(now)?;
-        let fault = fault.or(sweep_fault);
-        self.is_faulted |= fault.is_some();
+        faults.extend(self.sweep(now)?);
+        self.is_faulted |= !faults.is_empty();
         let checkpoint = self.begin_checkpoint(now);
         self.publish_status();
         let empty = vec![Vec::new(); self.answers.len()];
         let answers = std::mem::replace(&mut self.answers, empty);
         let batch = self.take_batch();
         let more = !self.is_faulted && (self.is_sweeping || !self.queue.is_empty() || self.store.wants_eviction());
-        Ok(Turn { answers, batch, fault, checkpoint, more })
+        Ok(Turn { answers, batch, faults, checkpoint, more })
     }
 
     fn collect(&mut self, disk: &mut dyn Disk) -> Result<(), Fatal> {
@@ -449,14 +448,18 @@ impl Commit {
     }
 
     /// Applies what is committed, in log order, until the queue is empty or a page is missing.
-    fn apply_queue(&mut self, now: Duration) -> Result<Option<Fault>, Fatal> {
+    fn apply_queue(&mut self, now: Duration) -> Result<Vec<Fault>, Fatal> {
         if !self.queue.is_empty() {
             self.applied_at = self.options.clock.now();
         }
         while let Some(entry) = self.queue.front() {
             assert!(entry.index > self.applied.index, "each entry is applied once, in order");
             if entry.kind != EntryKind::Normal {
-                self.apply_conf_change()?;
+                let change = ConfChange::decode(&entry.data)?;
+                if let Err(fault) = Applier::touch_conf_change(self.store.mvcc(), &change) {
+                    return Ok(vec![fault]);
+                }
+                self.apply_conf_change(&change)?;
             } else if !entry.data.is_empty() {
                 if self.front.is_none() {
                     let index = entry.index;
@@ -468,7 +471,7 @@ impl Commit {
                 }
                 let (header, request) = self.front.as_ref().expect("decoded above");
                 if let Err(fault) = self.applier.touch(self.store.mvcc(), request, &mut self.pinned) {
-                    return Ok(Some(fault));
+                    return Ok(prefetch::faults(self.store.mvcc(), fault, request, self.queue.iter().skip(1)));
                 }
                 let id = header.id;
                 self.execute(id, now);
@@ -476,7 +479,7 @@ impl Commit {
             let entry = self.queue.pop_front().expect("the front was there");
             self.applied = Place { index: entry.index, term: entry.term };
         }
-        Ok(None)
+        Ok(Vec::new())
     }
 
     fn execute(&mut self, id: u64, now: Duration) {
@@ -538,14 +541,12 @@ impl Commit {
         }
     }
 
-    fn apply_conf_change(&mut self) -> Result<(), Fatal> {
-        let entry = self.queue.front().expect("the caller looked");
-        let change = ConfChange::decode(&entry.data)?;
-        if self.applier.apply_conf_change(self.store.mvcc_mut(), &change) {
-            let state = self.driver.apply_conf_change(&change)?;
+    fn apply_conf_change(&mut self, change: &ConfChange) -> Result<(), Fatal> {
+        if self.applier.apply_conf_change(self.store.mvcc_mut(), change) {
+            let state = self.driver.apply_conf_change(change)?;
             let mut write = self.store.mvcc_mut().begin();
             let stored = write.meta_put(table::CONF_STATE, &table::encode_conf_state(&state));
-            stored.unwrap_or_else(|fault| panic!("{fault:?}: the small tables are resident from the start"));
+            stored.unwrap_or_else(|fault| panic!("{fault:?} was not touched"));
             drop(write.finish());
         }
         self.publish_cluster();

@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod kv;
+pub mod prefetch;
 pub mod table;
 #[cfg(test)]
 mod tests;
@@ -94,6 +95,8 @@ impl Applier {
             }
             Request::LeaseGrant(grant) => mvcc.touch_meta(&lease::grant_key(grant.id)),
             Request::LeaseRevoke(revoke) => kv::touch_revoke(mvcc, revoke.id),
+            Request::ClusterMemberAttrSet(request) => mvcc.touch_meta(&table::member_key(request.member_id)),
+            Request::ClusterVersionSet(_) => mvcc.touch_meta(table::CLUSTER_VERSION),
             _ => Ok(()),
         }
     }
@@ -193,6 +196,14 @@ impl Applier {
         resident(write.meta_put(&table::member_key(member.id), &member.to_json()));
         drop(write.finish());
         Outcome::Internal
+    }
+
+    /// Brings into memory what a configuration change will need.
+    ///
+    /// **Errors** a page that is not resident.
+    pub fn touch_conf_change(mvcc: &Mvcc, change: &ConfChange) -> Result<(), Fault> {
+        mvcc.touch_meta(&table::member_key(change.member_id))?;
+        mvcc.touch_meta(table::CONF_STATE)
     }
 
     /// A configuration change as the members table sees it; `false` if it is refused and must not reach raft.

@@ -273,10 +273,10 @@ impl CommitLoop {
         for (position, answers) in answers.enumerate() {
             self.outbox.send(position, answers, turn.batch.as_ref());
         }
-        if let Some(fault) = turn.fault {
+        if !turn.faults.is_empty() {
             let (loader, to_self) = (self.core.loader().clone(), self.to_self.clone());
             spawn_local(async move {
-                let loaded = loader.load(fault).await;
+                let loaded = loader.load_all(turn.faults).await;
                 // The loop that would hear of it may have ended.
                 drop(to_self.send(ToCommit::Loaded(loaded)).await);
             });

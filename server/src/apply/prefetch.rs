@@ -1,0 +1,95 @@
+//! Runs on: commit core.
+//!
+//! What the entries behind a missing page will need: pages are brought in together rather than one entry after the other.
+//!
+//! Invariants: only ever a help. What it misses, or brings in vain, changes nothing: each entry is touched again before it is applied.
+//! Bounds: `FAULTS_MAX` pages at once.
+
+use std::collections::BTreeSet;
+
+use engine::{Fault, Mvcc, Place};
+use proto::{
+    etcdserverpb as pb,
+    etcdserverpb::request_op,
+    internal::{self, Request},
+};
+
+use consensus::{Committed, EntryKind};
+
+/// Pages brought in at once.
+const FAULTS_MAX: usize = 64;
+/// Entries looked at behind the one that waits.
+const ENTRIES_MAX: usize = 64;
+
+/// The faults of a look ahead.
+struct Ahead<'a> {
+    mvcc: &'a Mvcc,
+    faults: Vec<Fault>,
+    places: BTreeSet<Place>,
+}
+
+impl Ahead<'_> {
+    fn add(&mut self, fault: Fault) {
+        if self.places.insert(fault.place()) {
+            self.faults.push(fault);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.faults.len() >= FAULTS_MAX
+    }
+
+    fn key(&mut self, key: &[u8]) {
+        if !self.is_full()
+            && let Err(fault) = self.mvcc.touch(key)
+        {
+            self.add(fault);
+        }
+    }
+
+    fn txn(&mut self, request: &pb::TxnRequest) {
+        for compare in &request.compare {
+            self.key(&compare.key);
+        }
+        for op in request.success.iter().chain(&request.failure) {
+            match &op.request {
+                Some(request_op::Request::RequestPut(put)) => self.key(&put.key),
+                Some(request_op::Request::RequestDeleteRange(delete)) => self.key(&delete.key),
+                Some(request_op::Request::RequestRange(_) | request_op::Request::RequestTxn(_)) | None => {}
+            }
+        }
+    }
+
+    fn request(&mut self, request: &Request) {
+        match request {
+            Request::Put(put) => self.key(&put.key),
+            Request::DeleteRange(delete) => self.key(&delete.key),
+            Request::Txn(txn) => self.txn(txn),
+            _ => {}
+        }
+    }
+}
+
+/// `first`, which `front` waits for, and what it and the entries behind it will need besides.
+pub fn faults<'a>(
+    mvcc: &Mvcc,
+    first: Fault,
+    front: &Request,
+    behind: impl Iterator<Item = &'a Committed>,
+) -> Vec<Fault> {
+    let mut ahead = Ahead { mvcc, faults: Vec::new(), places: BTreeSet::new() };
+    ahead.add(first);
+    ahead.request(front);
+    for entry in behind.take(ENTRIES_MAX) {
+        if ahead.is_full() {
+            break;
+        }
+        if entry.kind == EntryKind::Normal
+            && !entry.data.is_empty()
+            && let Ok((_, request)) = internal::decode(entry.data.clone())
+        {
+            ahead.request(&request);
+        }
+    }
+    ahead.faults
+}
