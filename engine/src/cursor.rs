@@ -71,7 +71,7 @@ impl KeyRange {
     }
 
     /// The first key behind it; `None` if it is open.
-    fn end_key(&self) -> Option<Bytes> {
+    pub(crate) fn end_key(&self) -> Option<Bytes> {
         match &self.end {
             RangeEnd::Single => Some([&self.start[..], &[0]].concat().into()),
             RangeEnd::Open => None,
@@ -260,6 +260,23 @@ impl Cursor {
         })
     }
 
+    /// The revision it reads at.
+    pub fn at(&self) -> i64 {
+        self.at
+    }
+
+    /// A key before which nothing is to come any more.
+    pub fn ahead(&self) -> Bytes {
+        match &self.step {
+            Step::Seek(key, _) | Step::Within(key) => key.clone(),
+            Step::Here => match self.walk.leaf().len() {
+                0 => Bytes::new(),
+                len => self.walk.leaf().key(self.walk.position.min(len - 1)),
+            },
+            Step::Done => self.end.clone().unwrap_or_default(),
+        }
+    }
+
     /// The key returned last: [`crate::ReadView::cursor_after`] goes on from here on a newer view.
     pub fn position(&self) -> Option<&Bytes> {
         self.last.as_ref()
@@ -420,31 +437,6 @@ pub(crate) fn sums(root: &Arc<Slot>, range: &KeyRange, with_bytes: bool) -> Resu
     let from = if range.start.is_empty() { (0, 0) } else { rank(root, &range.start, with_bytes)? };
     assert!(from.0 <= to.0, "ranks ascend");
     Ok((to.0 - from.0, if with_bytes { to.1 - from.1 } else { 0 }))
-}
-
-/// Brings the leaves with live keys of a range into memory, one fault after the other.
-#[derive(Debug)]
-pub struct Touch {
-    cursor: Cursor,
-}
-
-impl Touch {
-    pub(crate) fn new(root: Arc<Slot>, range: &KeyRange) -> Self {
-        Self { cursor: Cursor::new(root, range, i64::MAX, true) }
-    }
-
-    /// Goes on until the next fault, or to the end.
-    pub fn step(&mut self) -> Result<(), Fault> {
-        loop {
-            match &self.cursor.step {
-                Step::Done => return Ok(()),
-                Step::Seek(..) => match self.cursor.advance(&mut 1)? {
-                    Stop::Paused | Stop::End | Stop::Live(_) => {}
-                },
-                Step::Here | Step::Within(_) => self.cursor.turn_leaf()?,
-            }
-        }
-    }
 }
 
 /// Entries of the meta tree with one prefix, in key order.

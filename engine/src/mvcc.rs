@@ -26,7 +26,7 @@ use bytes::Bytes;
 pub use hash::HashKv;
 pub use view::{ReadView, Roots};
 
-use crate::cursor::{KeyRange, Touch, Version};
+use crate::cursor::Version;
 use crate::extent::Directory;
 use crate::node::{EntryMeta, NEWEST, TOMBSTONE, VALUE, varint};
 use crate::recent::Recent;
@@ -188,17 +188,6 @@ impl Mvcc {
     /// Faults in what a put or delete of `key` needs.
     pub fn touch(&self, key: &[u8]) -> Result<(), Fault> {
         tree::find(&self.live.roots.key_root, key, Revision::MAX).map(drop)
-    }
-
-    /// Faults in what counts, cursors and deletes of the live keys in `range` need. Starts over with each call: for ranges that
-    /// fault often use [`Mvcc::toucher`].
-    pub fn touch_range(&self, range: &KeyRange) -> Result<(), Fault> {
-        self.toucher(range).step()
-    }
-
-    /// Like [`Mvcc::touch_range`], going on where it was after each fault.
-    pub fn toucher(&self, range: &KeyRange) -> Touch {
-        Touch::new(Arc::clone(&self.live.roots.key_root), range)
     }
 
     /// Faults in what a put or delete of `key` in the meta tree needs.

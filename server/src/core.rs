@@ -429,10 +429,10 @@ impl Core {
     /// Runs a job in bounded steps, each on the newest view, at a held revision: what is longer than a turn pins no memory.
     ///
     /// **Errors** damaged data; the revision was held for too long and is compacted.
-    pub async fn step_along<T>(
+    pub async fn step_along<T, F: IntoIterator<Item = Fault>>(
         &self,
         floor: &Floor,
-        mut step: impl FnMut(&ReadView, usize) -> Result<Option<T>, Fault>,
+        mut step: impl FnMut(&ReadView, usize) -> Result<Option<T>, F>,
     ) -> Result<T, Error> {
         loop {
             let view = self.view();
@@ -441,7 +441,7 @@ impl Core {
                 match step(&view, self.shared.limits.scan_entries_per_turn) {
                     Ok(Some(done)) => return Ok(done),
                     Ok(None) => break,
-                    Err(fault) => self.load(fault).await?,
+                    Err(faults) => self.load_all(faults).await?,
                 }
             }
             drop(view);

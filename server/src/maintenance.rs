@@ -99,7 +99,8 @@ async fn hash_at(core: &Core, revision: i64) -> Result<(u32, i64, i64), Error> {
             floor => break (view.hash_kv(at), at, floor?),
         }
     };
-    let (hash, compact_revision) = core.step_along(&floor, |view, budget| hash.step(view, budget)).await?;
+    let (hash, compact_revision) =
+        core.step_along(&floor, |view, budget| hash.step(view, budget).map_err(|fault| [fault])).await?;
     Ok((hash, compact_revision, at))
 }
 

@@ -157,6 +157,17 @@ impl ReadView {
         RevisionCursor::new(extents, self.recent.clone(), from, self.revision())
     }
 
+    /// At most `max` of the pages that a walk at `at` over `range`, from `start` on, has yet to read, in order: so that they can be read
+    /// together.
+    pub fn missing(&self, range: &KeyRange, start: &[u8], at: i64, max: usize) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        let start = start.max(&range.start[..]);
+        let end = range.end_key();
+        let skips_dead = at >= self.revision();
+        tree::missing(&self.roots.key_root, (start, end.as_deref()), skips_dead, max, &mut faults);
+        faults
+    }
+
     /// The value of `key` in the meta tree.
     pub fn meta_get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         tree::value_of(&self.roots.meta_root, key)

@@ -88,6 +88,32 @@ pub(crate) fn rank(root: &Arc<Slot>, key: &[u8], with_bytes: bool) -> Result<(u6
     Ok((sums.0 + leaf.live_count_before(position), 0))
 }
 
+/// Appends to `out`, up to `max`, the pages missing below `slot` that may hold entries from `start` on and before `end`, in key order; with
+/// `skips_dead` only where something is live. What lies below a page that is missing itself is not known yet.
+pub(crate) fn missing(
+    slot: &Arc<Slot>,
+    (start, end): (&[u8], Option<&[u8]>),
+    skips_dead: bool,
+    max: usize,
+    out: &mut Vec<Fault>,
+) {
+    let inner = match slot.look() {
+        Err(fault) => return out.push(fault),
+        Ok(Node::Leaf(_)) => return,
+        Ok(Node::Inner(inner)) => inner,
+    };
+    for position in inner.child_of(start, Revision::MAX)..inner.len() {
+        let is_behind = position > 0 && end.is_some_and(|end| inner.separators().key(position - 1) >= end);
+        if is_behind || out.len() >= max {
+            return;
+        }
+        let child = &inner.children()[position];
+        if !skips_dead || child.sums.live > 0 {
+            missing(&child.slot, (start, end), skips_dead, max, out);
+        }
+    }
+}
+
 /// All live entries and their bytes.
 pub(crate) fn total(root: &Arc<Slot>) -> Result<(u64, u64), Fault> {
     let sums = root.look()?.sums();

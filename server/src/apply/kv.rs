@@ -51,14 +51,19 @@ pub(super) fn touch_put(mvcc: &Mvcc, request: &pb::PutRequest, pinned: &mut Pinn
 }
 
 pub(super) fn touch_delete(mvcc: &Mvcc, request: &pb::DeleteRangeRequest, pinned: &mut Pinned) -> Result<(), Fault> {
-    let range = keys(&request.key, &request.range_end);
-    mvcc.touch_range(&range)?;
-    let mut cursor = mvcc.live().cursor(&range, mvcc.live().revision());
+    let (view, range) = (mvcc.live(), keys(&request.key, &request.range_end));
+    let number = pinned.next_delete();
+    let mut cursor = match &pinned.deletes[number] {
+        Some(last_key) => view.cursor_after(&range, view.revision(), last_key),
+        None => view.cursor(&range, view.revision()),
+    };
     while let Some(version) = cursor.next()? {
         touch_key(mvcc, &version.key, Some(&version), 0)?;
         if request.prev_kv && pinned.is_awaited {
-            drop(pinned.pin(mvcc.live(), &version)?);
+            drop(pinned.pin(view, &version)?);
         }
+        // Nothing is evicted and nothing else applied before this entry is: what was touched stays.
+        pinned.deletes[number] = Some(version.key);
     }
     Ok(())
 }

@@ -12,6 +12,7 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use bytes::Bytes;
 use consensus::{ConfChange, ConfChangeKind, Member};
 use engine::{Fault, Mvcc, ReadView, Record, Revision, Version, Write};
 use proto::{etcdserverpb as pb, etcdserverpb::request_op, internal::Request, membershippb};
@@ -34,6 +35,10 @@ mod tests;
 #[derive(Default)]
 pub struct Pinned {
     records: HashMap<Revision, Record>,
+    /// How far each delete of the entry has been touched: its last key, so that a fault does not begin it anew.
+    deletes: Vec<Option<Bytes>>,
+    /// Deletes met in the touch under way.
+    deletes_met: usize,
     /// Whether anybody waits for the entry's answer. If not, as in a replay, what only the answer would hold is not read: no state
     /// depends on it.
     is_awaited: bool,
@@ -42,7 +47,17 @@ pub struct Pinned {
 impl Pinned {
     /// Nothing yet, for an entry whose answer is awaited or not.
     pub fn new(is_awaited: bool) -> Self {
-        Self { records: HashMap::new(), is_awaited }
+        Self { is_awaited, ..Self::default() }
+    }
+
+    /// Number of the next delete of a touch.
+    fn next_delete(&mut self) -> usize {
+        let number = self.deletes_met;
+        self.deletes_met += 1;
+        if number == self.deletes.len() {
+            self.deletes.push(None);
+        }
+        number
     }
 
     fn pin(&mut self, view: &ReadView, version: &Version) -> Result<Record, Fault> {
@@ -85,6 +100,7 @@ impl Applier {
     ///
     /// **Errors** a page that is not resident.
     pub fn touch(&self, mvcc: &Mvcc, request: &Request, pinned: &mut Pinned) -> Result<(), Fault> {
+        pinned.deletes_met = 0;
         match request {
             Request::Put(put) => kv::touch_put(mvcc, put, pinned),
             Request::DeleteRange(delete) => kv::touch_delete(mvcc, delete, pinned),

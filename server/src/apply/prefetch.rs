@@ -16,6 +16,8 @@ use proto::{
 
 use consensus::{Committed, EntryKind};
 
+use crate::kv::keys;
+
 /// Pages brought in at once.
 const FAULTS_MAX: usize = 64;
 /// Entries looked at behind the one that waits.
@@ -47,6 +49,14 @@ impl Ahead<'_> {
         }
     }
 
+    fn delete(&mut self, request: &pb::DeleteRangeRequest) {
+        let (view, range) = (self.mvcc.live(), keys(&request.key, &request.range_end));
+        let left = FAULTS_MAX.saturating_sub(self.faults.len());
+        for fault in view.missing(&range, &range.start, view.revision(), left) {
+            self.add(fault);
+        }
+    }
+
     fn txn(&mut self, request: &pb::TxnRequest) {
         for compare in &request.compare {
             self.key(&compare.key);
@@ -54,7 +64,7 @@ impl Ahead<'_> {
         for op in request.success.iter().chain(&request.failure) {
             match &op.request {
                 Some(request_op::Request::RequestPut(put)) => self.key(&put.key),
-                Some(request_op::Request::RequestDeleteRange(delete)) => self.key(&delete.key),
+                Some(request_op::Request::RequestDeleteRange(delete)) => self.delete(delete),
                 Some(request_op::Request::RequestRange(_) | request_op::Request::RequestTxn(_)) | None => {}
             }
         }
@@ -63,7 +73,7 @@ impl Ahead<'_> {
     fn request(&mut self, request: &Request) {
         match request {
             Request::Put(put) => self.key(&put.key),
-            Request::DeleteRange(delete) => self.key(&delete.key),
+            Request::DeleteRange(delete) => self.delete(delete),
             Request::Txn(txn) => self.txn(txn),
             _ => {}
         }

@@ -119,7 +119,7 @@ pub async fn count(core: &Core, scan: &Scan, range: &KeyRange, at: i64) -> Resul
     drop(view);
     core.step_along(scan.floor(), |view, budget| {
         view.lead_count(&mut count);
-        count.step(budget)
+        count.step(budget).map_err(|fault| [fault])
     })
     .await
 }

@@ -19,6 +19,19 @@ use crate::{core::Core, error::Error, floor::Floor};
 
 /// Blocks read at once for one batch.
 const LOADS_MAX: usize = 16;
+/// Leaves read at once.
+const LEAVES_AHEAD_MAX: usize = 16;
+/// About what a leaf holds.
+const KEYS_PER_LEAF: usize = 64;
+
+/// `fault`, and those that a walk of `cursor` over `range` will meet next.
+fn with_ahead(view: &ReadView, range: &KeyRange, cursor: &Cursor, fault: Fault, max: usize) -> Vec<Fault> {
+    let mut faults = view.missing(range, &cursor.ahead(), cursor.at(), max);
+    if !faults.iter().any(|ahead| ahead.place() == fault.place()) {
+        faults.push(fault);
+    }
+    faults
+}
 
 /// Which versions a request shows, by their revisions; 0 is no bound.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +78,7 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Scan {
     floor: Floor,
+    range: KeyRange,
     cursor: Cursor,
     filter: Filter,
     /// Keys met, shown or not.
@@ -84,7 +98,8 @@ impl Scan {
                 Err(Error::Compacted) if request.revision <= 0 => continue,
                 floor => floor?,
             };
-            let scan = Self { floor, cursor: view.cursor(range, at), filter: Filter::of(request), seen: 0 };
+            let (cursor, filter) = (view.cursor(range, at), Filter::of(request));
+            let scan = Self { floor, range: range.clone(), cursor, filter, seen: 0 };
             return Ok((scan, at, view.revision()));
         }
     }
@@ -100,11 +115,13 @@ impl Scan {
     pub async fn batch(&mut self, core: &Core, bounds: Bounds) -> Result<Batch, Error> {
         let mut batch = Batch::default();
         let mut bytes = 0;
-        let Self { floor, cursor, filter, seen } = self;
-        let step = |view: &ReadView, mut budget: usize| {
+        let Self { floor, range, cursor, filter, seen } = self;
+        let leaves_ahead = LEAVES_AHEAD_MAX.min(1 + bounds.keys / KEYS_PER_LEAF);
+        let step = |view: &ReadView, mut budget: usize| -> Result<Option<()>, Vec<Fault>> {
             view.lead(cursor);
             while batch.versions.len() < bounds.keys && bytes < bounds.bytes {
-                match cursor.next_within(&mut budget)? {
+                let met = cursor.next_within(&mut budget);
+                match met.map_err(|fault| with_ahead(view, range, cursor, fault, leaves_ahead))? {
                     Met::Paused => return Ok(None),
                     Met::End => {
                         batch.is_last = true;
@@ -132,10 +149,12 @@ impl Scan {
     pub async fn measure(&self, core: &Core, mut each: impl FnMut(&Outline) -> bool) -> Result<u64, Error> {
         let mut cursor = self.cursor.clone();
         let mut met = 0;
-        let step = |view: &ReadView, mut budget: usize| {
+        let step = |view: &ReadView, mut budget: usize| -> Result<Option<()>, Vec<Fault>> {
             view.lead(&mut cursor);
             loop {
-                match cursor.outline_within(&mut budget)? {
+                let outline = cursor.outline_within(&mut budget);
+                let ahead = |fault| with_ahead(view, &self.range, &cursor, fault, LEAVES_AHEAD_MAX);
+                match outline.map_err(ahead)? {
                     Met::Paused => return Ok(None),
                     Met::End => return Ok(Some(())),
                     Met::Live(outline) => {
