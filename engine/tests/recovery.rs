@@ -239,13 +239,13 @@ fn a_write_refused_for_space_is_written_once_there_is_some() {
                 Progress::Waiting => {}
             }
             for flight in storage.in_flight() {
-                let is_segment = flight.path.extension().is_some();
-                if flight.op == FileOp::Write && is_segment && writes == victim && failures == 0 {
+                // Segments, and at last the superblock.
+                if flight.op == FileOp::Write && writes == victim && failures == 0 {
                     storage.fail(flight.number, std::io::ErrorKind::StorageFull);
                 } else {
                     storage.complete(flight.number);
                 }
-                writes += u64::from(flight.op == FileOp::Write && is_segment);
+                writes += u64::from(flight.op == FileOp::Write);
             }
             member.disk.completions(&mut completions);
             for completion in completions.drain(..) {
