@@ -325,7 +325,8 @@ impl Commit {
     /// Why a client's proposal is refused before the log is asked, if it is.
     fn refusal_for_space(&mut self, purpose: Purpose, now: Duration) -> Option<Error> {
         // Records leave memory by checkpoints alone: when those do not keep up, clients wait.
-        if self.store.mvcc().recent_bytes() > self.options.recent_bytes_max {
+        let recent = self.store.mvcc().recent_bytes();
+        if recent > self.options.recent_bytes_max {
             return Some(if self.is_disk_full() { Error::NoSpace } else { Error::TooManyRequests });
         }
         match purpose {
@@ -333,7 +334,12 @@ impl Commit {
             Purpose::Grow if self.driver.is_log_tight() => Some(Error::NoSpace),
             // The alarm is being raised: one entry is enough, and this request is refused all the same.
             Purpose::Alarm if !self.keeper.ask(now) => Some(Error::NoSpace),
-            Purpose::Grow | Purpose::Alarm | Purpose::Other => None,
+            Purpose::Alarm => {
+                let (used, quota) = (self.keeper.used(recent), self.shared.limits.quota.shown());
+                tracing::warn!(used, "quota-size-bytes" = quota, "message exceeded backend quota; raising alarm");
+                None
+            }
+            Purpose::Grow | Purpose::Other => None,
         }
     }
 
@@ -348,12 +354,8 @@ impl Commit {
             return;
         }
         if is_full {
-            let (log_room_bytes, is_checkpoint) = (self.driver.log_room_bytes(), self.is_checkpoint_waiting);
-            tracing::error!(
-                ?log_room_bytes,
-                is_checkpoint,
-                "the disk is full: writes are refused once the log has no room"
-            );
+            let (is_log, is_checkpoint) = (self.driver.log_room_bytes().is_some(), self.is_checkpoint_waiting);
+            tracing::error!(is_log, is_checkpoint, "the disk is full: writes are refused once the log has no room");
         } else {
             tracing::info!("there is space on the disk again");
         }
@@ -367,14 +369,9 @@ impl Commit {
         }
         let Some(action) = self.keeper.due(recent, &self.applier.cluster.alarms) else { return };
         if self.keeper.ask(now) {
-            let used = self.keeper.used(recent);
-            let quota = self.shared.limits.quota.shown();
-            tracing::warn!(
-                used,
-                "quota-size-bytes" = quota,
-                action = action.as_str_name(),
-                "the NOSPACE alarm of the quota"
-            );
+            let (used, quota) = (self.keeper.used(recent), self.shared.limits.quota.shown());
+            let action_name = action.as_str_name();
+            tracing::warn!(used, "quota-size-bytes" = quota, action = action_name, "the quota's NOSPACE alarm changes");
             let request = quota::own_alarm(self.shared.identity.member_id, action);
             self.propose_as(Purpose::Alarm, Kind::Alarm, &request);
         }

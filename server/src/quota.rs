@@ -281,10 +281,8 @@ impl Keeper {
 
     /// Whether a checkpoint is due because only it gives back what the sweep has dropped, and space is short.
     pub fn wants_checkpoint(&self, recent: u64, alarms: &Alarms) -> bool {
-        self.has_swept && self.quota.bytes.is_some() && {
-            let is_above = self.quota.disarm_below == 0 || self.used(recent) >= self.quota.disarm_below;
-            is_above || self.alarm(alarms).is_some()
-        }
+        let is_tight = |quota: u64| self.used(recent) >= quota - quota / 10;
+        self.has_swept && (self.quota.bytes.is_some_and(is_tight) || self.alarm(alarms).is_some())
     }
 
     /// A checkpoint begins.

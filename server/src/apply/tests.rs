@@ -156,7 +156,8 @@ fn alarms_are_raised_listed_and_taken_back_as_in_etcd_and_lie_in_the_meta_tree()
     use AlarmAction::{Activate, Deactivate, Get};
     let mut store = Store::new();
     let hand = RequestHeader::default();
-    let cases: [(AlarmAction, u64, i32, &[(u64, i32)]); 12] = [
+    type Case = (AlarmAction, u64, i32, &'static [(u64, i32)]);
+    let cases: [Case; 12] = [
         (Get, 0, 0, &[]),
         (Activate, 7, 1, &[(7, 1)]),
         (Activate, 7, 1, &[(7, 1)]),
