@@ -43,7 +43,7 @@ struct Bench {
 impl Bench {
     fn open(storage: &SimStorage) -> Result<Self, Error> {
         let mut disk = storage.disk();
-        let (wal, recovered) = Wal::open(&mut disk, Path::new(DIR), options())?;
+        let (wal, recovered) = Wal::open(&mut disk, Path::new(DIR), options(), 0)?;
         for (entry, index) in recovered.entries.iter().zip(recovered.mark.0 + 1..) {
             assert_eq!(*entry, self::entry(index), "an entry is what was appended");
         }

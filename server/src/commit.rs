@@ -50,6 +50,8 @@ use crate::{
     watch::batch::{Batch, Event},
 };
 
+mod space;
+
 /// Messages to the commit core.
 pub enum ToCommit {
     /// Propose an entry and answer with its result.
@@ -316,64 +318,9 @@ impl Commit {
             Err(error) => {
                 tracing::debug!(%error, "a proposal was refused");
                 if let Some(reply) = reply {
-                    self.answer(reply, Answer::Applied(Err(refusal(&error, self.is_disk_full())), None));
+                    self.answer(reply, Answer::Applied(Err(space::refusal(&error, self.is_disk_full())), None));
                 }
             }
-        }
-    }
-
-    /// Why a client's proposal is refused before the log is asked, if it is.
-    fn refusal_for_space(&mut self, purpose: Purpose, now: Duration) -> Option<Error> {
-        // Records leave memory by checkpoints alone: when those do not keep up, clients wait.
-        let recent = self.store.mvcc().recent_bytes();
-        if recent > self.options.recent_bytes_max {
-            return Some(if self.is_disk_full() { Error::NoSpace } else { Error::TooManyRequests });
-        }
-        match purpose {
-            // What is left of the log is kept for what frees space.
-            Purpose::Grow if self.driver.is_log_tight() => Some(Error::NoSpace),
-            // The alarm is being raised: one entry is enough, and this request is refused all the same.
-            Purpose::Alarm if !self.keeper.ask(now) => Some(Error::NoSpace),
-            Purpose::Alarm => {
-                let (used, quota) = (self.keeper.used(recent), self.shared.limits.quota.shown());
-                tracing::warn!(used, "quota-size-bytes" = quota, "message exceeded backend quota; raising alarm");
-                None
-            }
-            Purpose::Grow | Purpose::Other => None,
-        }
-    }
-
-    fn is_disk_full(&self) -> bool {
-        self.is_checkpoint_waiting || self.driver.log_room_bytes().is_some()
-    }
-
-    /// Says so when a disk becomes full, and when there is space again.
-    fn publish_disk_full(&mut self) {
-        let is_full = self.is_disk_full();
-        if self.shared.is_disk_full.swap(is_full, Ordering::AcqRel) == is_full {
-            return;
-        }
-        if is_full {
-            let (is_log, is_checkpoint) = (self.driver.log_room_bytes().is_some(), self.is_checkpoint_waiting);
-            tracing::error!(is_log, is_checkpoint, "the disk is full: writes are refused once the log has no room");
-        } else {
-            tracing::info!("there is space on the disk again");
-        }
-    }
-
-    /// Raises this member's NOSPACE alarm, or takes it back, when that is due.
-    fn keep_alarm(&mut self, now: Duration) {
-        let recent = self.store.mvcc().recent_bytes();
-        if self.applied.index < self.replayed_to {
-            return;
-        }
-        let Some(action) = self.keeper.due(recent, &self.applier.cluster.alarms) else { return };
-        if self.keeper.ask(now) {
-            let (used, quota) = (self.keeper.used(recent), self.shared.limits.quota.shown());
-            let action_name = action.as_str_name();
-            tracing::warn!(used, "quota-size-bytes" = quota, action = action_name, "the quota's NOSPACE alarm changes");
-            let request = quota::own_alarm(self.shared.identity.member_id, action);
-            self.propose_as(Purpose::Alarm, Kind::Alarm, &request);
         }
     }
 
@@ -786,16 +733,3 @@ const EVICT_NODES_PER_TURN: usize = 256;
 
 /// A request id without these bits names its member. **Source** etcd v3.7.1 `pkg/idutil/id.go`.
 const ID_COUNT_BITS: u32 = 48;
-
-/// What a client is told when raft refuses its proposal.
-fn refusal(error: &consensus::Error, is_disk_full: bool) -> Error {
-    match error {
-        // What waits, waits for space.
-        consensus::Error::TooManyRequests { .. } if is_disk_full => Error::NoSpace,
-        consensus::Error::NoSpace { .. } => Error::NoSpace,
-        consensus::Error::TooManyRequests { .. } => Error::TooManyRequests,
-        consensus::Error::NoLeader => Error::NoLeader,
-        consensus::Error::TooLarge { .. } => Error::RequestTooLarge,
-        _ => Error::Stopped,
-    }
-}
