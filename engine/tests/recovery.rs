@@ -679,7 +679,7 @@ fn a_reader_with_few_files_and_few_reads_brings_every_page() {
                 }
             }
         }
-        reader.step(&mut disk).unwrap();
+        assert!(reader.step(&mut disk).is_empty(), "every file is there");
         assert!(storage.in_flight().len() <= 3);
         if !reader.is_idle() {
             disk.wait().unwrap();
@@ -687,7 +687,9 @@ fn a_reader_with_few_files_and_few_reads_brings_every_page() {
         disk.completions(&mut completions);
         for completion in completions.drain(..) {
             assert_eq!(Owner::of(completion.token), Owner::Pages);
-            runnable.extend(reader.on_completion(completion).unwrap());
+            let loaded = reader.on_completion(completion);
+            loaded.result.unwrap();
+            runnable.extend(loaded.tickets);
         }
     }
     let expected = model_shown(&log);

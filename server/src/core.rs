@@ -460,7 +460,7 @@ impl Core {
 
     /// Brings what `fault` names into memory.
     ///
-    /// **Errors** damaged data; it is logged here, and the member goes on serving what is sound.
+    /// **Errors** damaged data; it has been told of, and the member goes on serving what is sound.
     pub async fn load(&self, fault: Fault) -> Result<(), Error> {
         self.load_all([fault]).await
     }
@@ -474,10 +474,8 @@ impl Core {
         let trace = self.current.get();
         let loading = trace.loading + self.clock.now().saturating_sub(began);
         self.current.set(Trace { loading, ..trace });
-        loaded.map_err(|error| {
-            tracing::error!(%error, "a page cannot be read");
-            Error::Corrupt
-        })
+        // What is wrong was said by the loader; the member may only be stopping.
+        loaded.map_err(|error| if matches!(error, engine::Error::Stopped) { Error::Stopped } else { Error::Corrupt })
     }
 }
 
