@@ -108,6 +108,11 @@ impl Member {
         Client::connect([&self.client_url], Some(options)).await.expect("a member that runs accepts connections")
     }
 
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("the member's log")
+    }
+
     /// Ends the member as no program can prepare for.
     pub fn kill(&mut self) {
         self.child.kill().expect("the member is our child");
