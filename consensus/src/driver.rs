@@ -15,6 +15,9 @@
 //! - A hard state that moves only the commit index is kept in `hard_state_due` and rides with the next entries: losing
 //!   it is legal, because recovery takes the larger of it and the applied index, and the rest commits again in the new
 //!   term.
+//! - `unhanded_bytes` is what was proposed and not handed to the WAL. While the log's disk is full it counts against the room
+//!   that is left (`Wal::room_bytes`), of which `LOG_RESERVE` stays free for hard states and marks: a mark is what gives
+//!   segments back. What a leader sends to a follower whose log is full waits in the WAL's queue, unacknowledged.
 //! - After an error `stopped` is set: nothing is written, handed out or answered any more.
 //!
 //! Deliberately not here: what an entry means, request timeouts, the transport, snapshots.
@@ -92,6 +95,8 @@ pub struct Options {
     pub reads_max: usize,
     /// Ticks after which a read's unanswered round is asked again (etcd: 500 ms).
     pub read_retry_ticks: usize,
+    /// Ticks after which a full disk is asked for a log segment again.
+    pub space_retry_ticks: usize,
     /// Draws election timeouts; members of one cluster should differ.
     pub seed: u64,
     /// The log's own.
@@ -100,6 +105,12 @@ pub struct Options {
 
 /// Time after which an unanswered read round is asked again. **Source**: etcd v3.7.1 `etcdserver/read/read.go`.
 const READ_RETRY_MS: u64 = 500;
+/// Time after which a full disk is asked again: each try takes what space there is, for a moment.
+const SPACE_RETRY_MS: u64 = 1000;
+/// Part of a log segment that clients' entries leave free while there is no next one.
+const LOG_RESERVE: u64 = 16;
+/// Part of a log segment below which what only grows the store is refused while there is no next one.
+const LOG_TIGHT: u64 = 4;
 /// Reads that wait for a round. The server asks once for all reads of a turn, so this bounds turns, not clients.
 const READS_MAX: usize = 4096;
 
@@ -120,6 +131,7 @@ impl Options {
             catch_up_entries: knobs.snapshot_catchup_entries,
             reads_max: READS_MAX,
             read_retry_ticks: ticks(READ_RETRY_MS),
+            space_retry_ticks: ticks(SPACE_RETRY_MS),
             seed,
             wal,
         }
@@ -182,6 +194,9 @@ pub struct Driver {
     options: Options,
     /// Last number handed to the WAL.
     ticket: u64,
+    unhanded_bytes: u64,
+    /// Ticks since a full disk was last asked for a segment.
+    space_ticks: usize,
     unpersisted: VecDeque<Unpersisted>,
     hard_state_due: Option<wal::HardState>,
     /// Last hard state raft-rs gave; pair to the asserts on it.
@@ -230,6 +245,8 @@ impl Driver {
             reads: ReadIndex::new(options.reads_max),
             options,
             ticket: restored.ticket,
+            unhanded_bytes: 0,
+            space_ticks: 0,
             unpersisted: VecDeque::new(),
             hard_state_due: None,
             hard_state: restored.hard_state,
@@ -253,7 +270,7 @@ impl Driver {
     /// Proposes a request. The caller then calls `step`.
     ///
     /// **Bounds**: refused beyond `backlog_entries_max` and `proposals_bytes_max`.
-    /// **Errors**: `TooManyRequests`, `NoLeader`, `TooLarge` (more than the log can hold), `Stopped`. An accepted
+    /// **Errors**: `TooManyRequests`, `NoSpace`, `NoLeader`, `TooLarge` (more than the log can hold), `Stopped`. An accepted
     /// proposal may still be lost with its leader: then it is never handed out, and the proposer's timeout answers.
     pub fn propose(&mut self, data: Bytes) -> Result<(), Error> {
         self.propose_entry(EntryKind::Normal, data)
@@ -280,18 +297,41 @@ impl Driver {
         let backlog = self.backlog();
         let (entries_max, bytes_max) = (self.options.backlog_entries_max, self.options.proposals_bytes_max);
         backlog.admit(entry_cost_bytes(&data), entries_max, bytes_max)?;
+        let log_bytes = entry_cost_bytes(&data) + wal::GROUP_OVERHEAD_BYTES as u64;
+        self.check_log_room(log_bytes)?;
         let mut message = eraftpb::Message::default();
         message.set_msg_type(eraftpb::MessageType::MsgPropose);
         message.from = self.identity.member_id;
         message.set_entries(vec![raft_entry(0, 0, kind, data)].into());
         match self.raw.raft.step(message) {
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.unhanded_bytes += log_bytes;
+                Ok(())
+            }
             // The leader was checked: what remains is raft-rs's own bound on uncommitted bytes.
             Err(raft::Error::ProposalDropped) => {
                 Err(Error::TooManyRequests { waiting_entries: backlog.entries, waiting_bytes: backlog.bytes })
             }
             Err(source) => Err(self.stop(&source.to_string())),
         }
+    }
+
+    fn check_log_room(&self, entry_bytes: u64) -> Result<(), Error> {
+        let Some(room_bytes) = self.wal.room_bytes() else { return Ok(()) };
+        let reserve = u64::from(self.options.wal.segment_bytes) / LOG_RESERVE;
+        let wanted = self.unhanded_bytes + entry_bytes + reserve;
+        if wanted <= room_bytes { Ok(()) } else { Err(Error::NoSpace { room_bytes }) }
+    }
+
+    /// Whether the log's disk has no room for another segment: what is left of the last one, else `None`. **Units**: bytes.
+    pub fn log_room_bytes(&self) -> Option<u64> {
+        self.wal.room_bytes()
+    }
+
+    /// Whether so little of the log's last segment is left that it is kept for what frees space.
+    pub fn is_log_tight(&self) -> bool {
+        let tight = u64::from(self.options.wal.segment_bytes) / LOG_TIGHT;
+        self.wal.room_bytes().is_some_and(|room| room < self.unhanded_bytes + tight)
     }
 
     fn backlog(&self) -> Backlog {
@@ -305,6 +345,11 @@ impl Driver {
     pub fn tick(&mut self) {
         if self.stopped.is_some() {
             return;
+        }
+        self.space_ticks += 1;
+        if self.space_ticks >= self.options.space_retry_ticks {
+            self.space_ticks = 0;
+            self.wal.retry_space();
         }
         let raft = &mut self.raw.raft;
         if raft.state == StateRole::Follower && self.conf_state.voters == [self.identity.member_id] {
@@ -631,6 +676,7 @@ impl Driver {
         }
         if must_sync {
             self.ticket += 1;
+            self.unhanded_bytes = 0;
             let appended = self.wal.append(&self.entries, self.hard_state_due.take(), self.ticket);
             self.entries.clear();
             appended.map_err(|error| self.stop_with(error))?;

@@ -24,6 +24,13 @@ pub enum Error {
         /// Largest size that fits.
         bytes_max: usize,
     },
+    /// The log's disk is full, and what is left of its last segment is kept for what frees space and for raft's own
+    /// records: the client tries again when there is space.
+    #[error("the log's disk is full: {room_bytes} bytes are left in its last segment")]
+    NoSpace {
+        /// What is left.
+        room_bytes: u64,
+    },
     /// No leader is known, or leadership is being handed over.
     #[error("no leader")]
     NoLeader,

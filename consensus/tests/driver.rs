@@ -11,7 +11,7 @@ use bytes::Bytes;
 use consensus::{
     Applied, Committed, ConfChange, ConfChangeKind, ConfState, ConfirmedRead, Driver, EntryKind, Error, Identity, Start,
 };
-use engine::disk::sim::{Order, Random, SimStorage};
+use engine::disk::sim::{Full, Order, Random, SimStorage};
 
 use world::{DIR, Machine, World, member, options, seeded};
 
@@ -383,4 +383,93 @@ fn an_entry_too_large_for_the_log_is_refused_and_stops_nothing() {
     world.propose("small").unwrap();
     world.settle().unwrap();
     assert_eq!(world.machine.requests().len(), 1);
+}
+
+#[test]
+fn a_log_disk_full_at_any_step_refuses_proposals_and_goes_on_when_there_is_space() {
+    const COUNT: u64 = 120;
+    let mut refused = 0;
+    for step in 0.. {
+        let storage = seeded(step);
+        let mut world = World::open(1, 1, storage.clone(), Machine::new(), options()).unwrap();
+        world.settle().unwrap();
+        let from = storage.steps() + step;
+        storage.set_full(Some((from, Full::Creations)));
+        let mut proposed = 0;
+        while proposed < COUNT {
+            match world.propose(&format!("{proposed:06}{}", "x".repeat(2000))) {
+                Ok(()) => proposed += 1,
+                Err(Error::NoSpace { room_bytes }) => {
+                    assert!(storage.steps() >= from && room_bytes < 20_000, "{room_bytes} bytes are left");
+                    assert!(world.driver.is_log_tight() && world.driver.log_room_bytes() == Some(room_bytes));
+                    world.settle().unwrap();
+                    assert_eq!(world.machine.requests().len() as u64, proposed, "what was let in is committed");
+                    let image = storage.crash();
+                    let again = World::open(1, 1, image, Machine::new(), options());
+                    let mut again = again.unwrap_or_else(|error| panic!("full from step {step}: {error}"));
+                    again.settle().unwrap();
+                    assert_eq!(again.machine.requests().len() as u64, proposed);
+                    refused += 1;
+                    storage.set_full(None);
+                    for _ in 0..options().space_retry_ticks {
+                        world.driver.tick();
+                    }
+                    world.settle().unwrap();
+                    assert_eq!(world.driver.log_room_bytes(), None);
+                }
+                Err(other) => panic!("{other}"),
+            }
+            world.turn().unwrap();
+        }
+        world.settle().unwrap();
+        assert_numbered(&world.machine.requests(), &format!("full from step {step}"));
+        assert_eq!(world.machine.requests().len() as u64, COUNT);
+        if storage.steps() <= from {
+            break;
+        }
+    }
+    assert!(refused > 5, "refused {refused} times");
+}
+
+#[test]
+fn a_mark_finds_room_on_a_full_disk_and_makes_more() {
+    let mut world = World::alone(3);
+    world.settle().unwrap();
+    world.storage.set_full(Some((0, Full::Creations)));
+    let mut proposed = 0;
+    for trimmed in 0..10 {
+        while world.propose(&format!("{proposed:06}{}", "x".repeat(500))).is_ok() {
+            proposed += 1;
+            world.settle().unwrap();
+            assert!(proposed < 10_000, "the disk is full by now");
+        }
+        assert!(matches!(world.propose("more"), Err(Error::NoSpace { .. })));
+        let applied = world.machine.last().applied;
+        world.driver.trim(applied).unwrap();
+        world.settle().unwrap();
+        assert!(world.propose(&format!("{proposed:06}")).is_ok(), "after trim {trimmed}");
+        proposed += 1;
+        world.settle().unwrap();
+    }
+    assert_numbered(&world.machine.requests(), "trimmed");
+}
+
+#[test]
+fn marks_have_room_that_proposals_leave_them() {
+    let mut world = World::alone(4);
+    world.settle().unwrap();
+    world.storage.set_full(Some((0, Full::Creations)));
+    let mut proposed = 0;
+    while world.propose(&format!("{proposed:06}{}", "x".repeat(300))).is_ok() {
+        proposed += 1;
+        world.settle().unwrap();
+    }
+    assert!(proposed > 110, "{proposed} proposals fit");
+    // All of them lie in the only segment, so no mark makes room for the next.
+    for index in 1..=110 {
+        let applied = world.machine.states[index].applied;
+        world.driver.trim(applied).unwrap();
+        world.settle().unwrap();
+        assert_eq!(world.driver.queued_bytes(), 0, "mark {index}");
+    }
 }

@@ -13,17 +13,19 @@
 //! Invariants:
 //! - Before 4 nothing that either superblock copy reaches is touched; so a crash at any moment leaves the newest one intact.
 //! - `space` counts exactly what the new superblock reaches when 4 begins.
-//! - `NoSpace` can only come before 4, and leaves the job where it was: `step` goes on when there is room. The job must be
-//!   kept for that: nodes written already have their places, which only this job makes durable. After any other error
-//!   it answers `Stopped`.
+//! - `NoSpace` leaves the job where it was: `step` goes on when there is room. The job must be kept for that: nodes written
+//!   already have their places, which only this job makes durable. In 4 (a file system that copies on write) the superblock
+//!   is written whole once more: the copy it goes to is the older one, and the newer one is untouched. After any other
+//!   error it answers `Stopped`.
 //!
 //! It does not decide when to run, and does not touch the live state: `Store` begins and ends it on the apply core.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use crate::disk::{Completion, Disk, FileId, Op, OpenKind, Owner};
+use crate::disk::{Completion, Disk, FileId, FileOp, Op, OpenKind, Owner};
 use crate::extent::{self, Directory, Edit};
 use crate::mvcc::Sealed;
 use crate::node::Slot;
@@ -110,6 +112,7 @@ pub struct Checkpoint {
     tables: Option<(Place, Place)>,
     has_created: bool,
     own_file: Option<FileId>,
+    is_own_submitted: bool,
     is_own_done: bool,
 }
 
@@ -149,6 +152,7 @@ impl Checkpoint {
             tables: None,
             has_created: false,
             own_file: None,
+            is_own_submitted: false,
             is_own_done: false,
             stage: Stage::Prepare(Box::new(begin)),
         }
@@ -248,16 +252,25 @@ impl Checkpoint {
         assert_eq!(Owner::of(completion.token), Owner::Checkpoint);
         let shard = shard_of(completion.token);
         if shard == OWN_SHARD {
-            self.is_own_done = true;
-            let path =
-                if matches!(self.stage, Stage::Sync) { self.pages_dir() } else { superblock::path(&self.layout.dir) };
-            return completion.result.map(drop).map_err(|source| sync_failed(path, source));
+            return self.complete_own(completion.result);
         }
         let shard = usize::try_from(shard).expect("few shards");
         match self.shards.get_mut(shard) {
             Some(shard) => shard.on_completion(completion),
             None => self.writers[shard].on_completion(completion),
         }
+    }
+
+    /// The directory was synced, or the superblock written.
+    fn complete_own(&mut self, result: io::Result<usize>) -> Result<(), Error> {
+        let is_written = result.is_ok();
+        let result = result.map(drop).map_err(|source| match self.stage {
+            Stage::Superblock => Error::io(&superblock::path(&self.layout.dir), FileOp::Write, source),
+            _ => sync_failed(self.pages_dir(), source),
+        });
+        self.is_own_done = is_written;
+        self.is_own_submitted = is_written;
+        result
     }
 
     fn pages_dir(&self) -> PathBuf {
@@ -438,10 +451,15 @@ impl Checkpoint {
                 Pages { key_root: place(&self.roots[0]), meta_root: place(&self.roots[1]), directory, segments };
             self.superblock.pages = Some(pages);
             self.superblock.next_segment = self.layout.next_segment.load(std::sync::atomic::Ordering::Relaxed);
-            let file = disk.open(&superblock::path(&self.layout.dir), OpenKind::Write)?;
-            self.own_file = Some(file);
+            self.own_file = Some(disk.open(&superblock::path(&self.layout.dir), OpenKind::Write)?);
+            self.is_own_submitted = false;
+        }
+        if let Some(file) = self.own_file
+            && !self.is_own_submitted
+        {
             let (offset, buf) = (self.superblock.offset(), self.superblock.encode());
             disk.submit(Op::WriteDurable { file, offset, buf }, own_token());
+            self.is_own_submitted = true;
         }
         if !self.is_own_done {
             return Ok(Progress::Waiting);

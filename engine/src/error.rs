@@ -77,6 +77,25 @@ impl Error {
         }
     }
 
+    /// This error once more, for another who waits for the same operation.
+    pub fn again(&self) -> Self {
+        match self {
+            Self::Io { path, op, source } => {
+                let raw = source.raw_os_error();
+                let source = raw.map_or_else(|| source.kind().into(), io::Error::from_raw_os_error);
+                Self::Io { path: path.clone(), op: *op, source }
+            }
+            Self::NoSpace { path, op } => Self::NoSpace { path: path.clone(), op: *op },
+            Self::Corrupt { path, offset, what } => Self::Corrupt { path: path.clone(), offset: *offset, what },
+            Self::Locked { path } => Self::Locked { path: path.clone() },
+            Self::Format { path, found, supported } => {
+                Self::Format { path: path.clone(), found: *found, supported: *supported }
+            }
+            Self::EntryTooLarge { bytes, bytes_max } => Self::EntryTooLarge { bytes: *bytes, bytes_max: *bytes_max },
+            Self::Stopped => Self::Stopped,
+        }
+    }
+
     /// The error for bytes of `path` at `offset` that fail the check `what`.
     pub fn corrupt(path: &Path, offset: u64, what: &'static str) -> Self {
         Self::Corrupt { path: path.to_path_buf(), offset, what }

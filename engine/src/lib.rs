@@ -26,7 +26,7 @@ pub use cursor::{Count, Cursor, KeyRange, Met, MetaCursor, Outline, RangeEnd, Re
 pub use error::Error;
 pub use mvcc::{Change, Changes, Eviction, HashKv, Mvcc, Published, ReadView, Roots, Sealed, SweepProgress, Write};
 pub use page::{Fault, Place};
-pub use reader::{PageReader, load, load_for};
+pub use reader::{Loaded, PageReader, load, load_for};
 pub use record::Record;
 pub use revision::Revision;
 pub use shard::{ShardJob, ShardProgress};

@@ -8,7 +8,8 @@
 //! - At most `reads_in_flight_max` reads are in flight; more wait in `queue`, which the callers bound: each has one fault at a time.
 //! - `waiting` has an entry for exactly the places queued or in flight.
 //!
-//! It retries nothing: a read error or a damaged page ends the member.
+//! It retries nothing, and a page that cannot be read concerns only those who wait for it (`Loaded::result`): whether the member
+//! can do without is for its caller to say.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,15 @@ struct Open {
 struct Waiting {
     fault: Fault,
     tickets: Vec<u64>,
+}
+
+/// The end of a page's read.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Those who waited for it.
+    pub tickets: Vec<u64>,
+    /// Whether it is in memory now. **Errors** `Corrupt` for a page that is not what was written, `Io`.
+    pub result: Result<(), Error>,
 }
 
 /// The page reads of one core.
@@ -82,11 +92,19 @@ impl PageReader {
         self.waiting.is_empty()
     }
 
-    /// Submits what the bounds allow; the caller kicks the disk.
-    pub fn step(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+    /// Submits what the bounds allow; the caller kicks the disk. Reads whose file cannot be opened end at once.
+    pub fn step(&mut self, disk: &mut dyn Disk) -> Vec<Loaded> {
+        let mut failed = Vec::new();
         while self.in_flight.len() < self.reads_in_flight_max {
-            let Some(place) = self.queue.pop_front() else { return Ok(()) };
-            let file = self.open(place.segment, disk)?;
+            let Some(place) = self.queue.pop_front() else { break };
+            let file = match self.open(place.segment, disk) {
+                Ok(file) => file,
+                Err(error) => {
+                    let Waiting { tickets, .. } = self.waiting.remove(&place).expect("waits while queued");
+                    failed.push(Loaded { tickets, result: Err(error) });
+                    continue;
+                }
+            };
             let (offset, len) = aligned(place);
             let number = self.number;
             self.number = (self.number + 1) % (1 << 56);
@@ -94,7 +112,7 @@ impl PageReader {
             let buf = self.free.pop().unwrap_or_default();
             disk.submit(Op::Read { file, offset, len, buf }, Owner::Pages.token(number));
         }
-        Ok(())
+        failed
     }
 
     fn open(&mut self, segment: u32, disk: &mut dyn Disk) -> Result<FileId, Error> {
@@ -119,22 +137,22 @@ impl PageReader {
         }
     }
 
-    /// Takes the end of an operation whose token is `Owner::Pages`'s; the tickets whose operation can be tried again.
-    ///
-    /// **Errors** `Corrupt` for a page that is not what was written; any error ends the member.
-    pub fn on_completion(&mut self, completion: Completion) -> Result<Vec<u64>, Error> {
+    /// Takes the end of an operation whose token is `Owner::Pages`'s.
+    pub fn on_completion(&mut self, completion: Completion) -> Loaded {
         let Completion { token, result, mut buf } = completion;
         assert_eq!(Owner::of(token), Owner::Pages);
         let place = self.in_flight.remove(&(token & ((1 << 56) - 1))).expect("completes once");
         self.files.get_mut(&place.segment).expect("open while in flight").in_flight -= 1;
         let Waiting { fault, tickets } = self.waiting.remove(&place).expect("waits while in flight");
-        result.map_err(|source| Error::io(&self.dir.join(place.path()), FileOp::Read, source))?;
-        resolve(&self.dir, fault, &buf)?;
+        let result = match result {
+            Ok(_) => resolve(&self.dir, fault, &buf),
+            Err(source) => Err(Error::io(&self.dir.join(place.path()), FileOp::Read, source)),
+        };
         if buf.capacity() <= BUFFER_BYTES_KEPT_MAX && self.free.len() < self.reads_in_flight_max {
             buf.clear();
             self.free.push(buf);
         }
-        Ok(tickets)
+        Loaded { tickets, result }
     }
 }
 

@@ -10,11 +10,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::disk::sim::{Faults, Order, Random, SimStorage};
+use engine::disk::sim::{Faults, Full, Order, Random, SimDisk, SimStorage};
 use engine::disk::{Disk, FileOp, IoKind, IoPath, OpenKind, Owner, Preference, open_disk};
 use engine::page::segment_path;
 use engine::store::Options;
-use engine::{Error, KeyRange, PageReader, Progress, ShardProgress, Store};
+use engine::wal::{self, Wal};
+use engine::{Checkpoint, Error, KeyRange, PageReader, Progress, ShardProgress, Store};
 use replay::{Change, DIR, Member, Operation, apply, model_shown, operations, options, shown, shown_in};
 
 fn superblock() -> PathBuf {
@@ -239,13 +240,13 @@ fn a_write_refused_for_space_is_written_once_there_is_some() {
                 Progress::Waiting => {}
             }
             for flight in storage.in_flight() {
-                let is_segment = flight.path.extension().is_some();
-                if flight.op == FileOp::Write && is_segment && writes == victim && failures == 0 {
+                // Segments, and at last the superblock.
+                if flight.op == FileOp::Write && writes == victim && failures == 0 {
                     storage.fail(flight.number, std::io::ErrorKind::StorageFull);
                 } else {
                     storage.complete(flight.number);
                 }
-                writes += u64::from(flight.op == FileOp::Write && is_segment);
+                writes += u64::from(flight.op == FileOp::Write);
             }
             member.disk.completions(&mut completions);
             for completion in completions.drain(..) {
@@ -268,6 +269,136 @@ fn a_write_refused_for_space_is_written_once_there_is_some() {
         member.check(&expected);
         member.store.verify(&mut member.disk).unwrap();
     }
+}
+
+/// A store and its log on one disk, as in a data directory.
+struct Whole {
+    member: Member,
+    log_disk: SimDisk,
+    wal: Wal,
+    job: Option<Checkpoint>,
+    waits: usize,
+}
+
+impl Whole {
+    /// Opens both and replays what the log has; it must be a prefix of `log`.
+    fn open(storage: &SimStorage, log: &[Operation]) -> Result<Self, Error> {
+        let mut log_disk = storage.disk();
+        let options =
+            wal::Options { segment_bytes: 16 << 10, group_bytes_max: 4 << 10, fresh_id: 7, ..Default::default() };
+        let (wal, recovered) = Wal::open(&mut log_disk, &Path::new(DIR).join("wal"), options, 0)?;
+        let last = usize::try_from(wal.last_index()).unwrap();
+        let member = Member::open(storage, self::options(1), &log[..last], recovered.mark.0)?;
+        Ok(Self { member, log_disk, wal, job: None, waits: 0 })
+    }
+
+    /// Until all of the log is durable, or nothing moves for want of space.
+    fn settle(&mut self) -> Result<bool, Error> {
+        let mut ended = Vec::new();
+        for _ in 0..30 {
+            self.wal.step(&mut self.log_disk)?;
+            self.log_disk.kick()?;
+            self.log_disk.completions(&mut ended);
+            for completion in ended.drain(..) {
+                self.wal.on_completion(completion, &mut self.log_disk)?;
+            }
+            if self.wal.durable() == self.wal.last_index() {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Logs and applies the next operation; false if the log has no room for it.
+    fn run(&mut self, log: &[Operation]) -> Result<bool, Error> {
+        const LEN: usize = 700;
+        let index = self.member.applied as u64 + 1;
+        if self.wal.last_index() < index {
+            let needed = (LEN + 2 * wal::GROUP_OVERHEAD_BYTES) as u64;
+            if self.wal.room_bytes().is_some_and(|room| room < needed) {
+                return Ok(false);
+            }
+            let data = Bytes::from(vec![1; LEN]);
+            self.wal.append(&[wal::Entry { index, term: replay::term(index), kind: 0, data }], None, index)?;
+        }
+        assert!(self.settle()?, "what was let in is written");
+        self.member.apply(log)?;
+        Ok(true)
+    }
+
+    /// Goes on with the checkpoint under way; one that finds no space waits.
+    fn checkpoint(&mut self) -> Result<(), Error> {
+        let mut job = self.job.take().unwrap_or_else(|| self.member.store.checkpoint_begin());
+        loop {
+            match self.member.step(&mut job) {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(Error::NoSpace { .. }) => {
+                    self.waits += 1;
+                    self.job = Some(job);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let (index, term) = self.member.store.trimmable();
+        if index > 0 {
+            self.wal.trim(index, term)?;
+            self.settle()?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_data_directory_on_a_disk_full_at_any_step_loses_nothing_and_goes_on() {
+    let log = operations(18, 120, 40);
+    let (mut log_full, mut waits) = (0, 0);
+    for step in 0.. {
+        let storage = SimStorage::new(step);
+        let mut whole = Whole::open(&storage, &log).unwrap();
+        let from = storage.steps() + step;
+        storage.set_full(Some((from, Full::Creations)));
+        let mut is_full = true;
+        while whole.member.applied < log.len() {
+            let has_room = whole.run(&log).unwrap();
+            if has_room && whole.job.is_none() && !whole.member.applied.is_multiple_of(15) {
+                continue;
+            }
+            whole.member.sweep(50).unwrap();
+            whole.checkpoint().unwrap();
+            if has_room || whole.wal.room_bytes().is_none() {
+                continue;
+            }
+            // Neither log nor store can go on: all that was acknowledged is there, here and after a crash.
+            assert!(is_full, "there is space");
+            log_full += 1;
+            for image in storage.crash_images(3) {
+                let mut crashed = Whole::open(&image, &log).unwrap();
+                assert!(crashed.member.applied >= whole.member.applied);
+                crashed.member.check(&model_shown(&log[..crashed.member.applied]));
+            }
+            whole.member.check(&model_shown(&log[..whole.member.applied]));
+            is_full = false;
+            storage.set_full(None);
+            whole.wal.retry_space();
+            for _ in 0..10 {
+                whole.settle().unwrap();
+            }
+        }
+        waits += whole.waits;
+        storage.set_full(None);
+        if whole.job.is_some() {
+            whole.checkpoint().unwrap();
+        }
+        whole.checkpoint().unwrap();
+        whole.member.check(&model_shown(&log));
+        whole.member.store.verify(&mut whole.member.disk).unwrap();
+        if storage.steps() <= from {
+            break;
+        }
+    }
+    assert!(log_full > 10 && waits > 100, "the log was full {log_full} times, a checkpoint waited {waits} times");
 }
 
 /// Seeds that once failed, and some that did not.
@@ -548,7 +679,7 @@ fn a_reader_with_few_files_and_few_reads_brings_every_page() {
                 }
             }
         }
-        reader.step(&mut disk).unwrap();
+        assert!(reader.step(&mut disk).is_empty(), "every file is there");
         assert!(storage.in_flight().len() <= 3);
         if !reader.is_idle() {
             disk.wait().unwrap();
@@ -556,7 +687,9 @@ fn a_reader_with_few_files_and_few_reads_brings_every_page() {
         disk.completions(&mut completions);
         for completion in completions.drain(..) {
             assert_eq!(Owner::of(completion.token), Owner::Pages);
-            runnable.extend(reader.on_completion(completion).unwrap());
+            let loaded = reader.on_completion(completion);
+            loaded.result.unwrap();
+            runnable.extend(loaded.tickets);
         }
     }
     let expected = model_shown(&log);

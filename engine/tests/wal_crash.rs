@@ -560,31 +560,6 @@ fn failing_medium_stops_the_log_and_loses_nothing_acknowledged() {
 }
 
 #[test]
-fn full_disk_stops_the_log_before_it_loses_anything() {
-    for (seed, segments) in [(1, 1), (2, 2), (3, 5)] {
-        let storage = SimStorage::new(seed);
-        let options = options(4, 2);
-        storage.set_capacity(Some(segments * u64::from(options.segment_bytes)));
-        let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
-        let mut random = Random::new(seed);
-        let error = loop {
-            let next = bench.history.now.last_index() + 1;
-            let entries = fresh_entries(&mut random, next, 1, 1, 900);
-            if let Err(error) = bench.append(entries, None).and_then(|()| bench.settle()) {
-                break error;
-            }
-            assert!(next < 1000, "the disk is full by now");
-        };
-        assert!(matches!(error, Error::NoSpace { .. }), "seed {seed}: {error}");
-        assert!(bench.history.ticket > 5 * segments, "seed {seed}: the space there is was used");
-        let durable = bench.wal.durable();
-        let image = storage.crash();
-        image.set_capacity(None);
-        check_image(&image, options, &bench.history, durable, &format!("seed {seed}, full"));
-    }
-}
-
-#[test]
 fn trimmed_segments_are_reused_within_a_full_disk() {
     let storage = SimStorage::new(4);
     let options = options(4, 2);

@@ -10,6 +10,8 @@
 //! - `queue` holds committed entries in log order; its front is the next to apply; `applied_index` never decreases.
 //! - `waiters` has an entry for each proposal whose client still may wait; it is bounded by the reply slots of all cores.
 //! - At most one checkpoint and one lot of faults are under way.
+//! - A full disk is not the end: proposals that do not fit are refused before they reach the log (`refusal_for_space`), what
+//!   is committed is applied, and a checkpoint that waits for space goes on by itself.
 //!
 //! A plain state machine: time comes in with each call, the disk is the only thing it drives. It does not know threads,
 //! sockets or the runtime; `cores` moves its inputs and outputs.
@@ -44,8 +46,11 @@ use crate::{
         slow::{self, Throttle},
         trace::Stamps,
     },
+    quota::{self, Keeper, Purpose},
     watch::batch::{Batch, Event},
 };
+
+mod space;
 
 /// Messages to the commit core.
 pub enum ToCommit {
@@ -57,6 +62,8 @@ pub enum ToCommit {
         id: u64,
         /// The marshalled `InternalRaftRequest`.
         entry: Bytes,
+        /// What it is for.
+        purpose: Purpose,
     },
     /// Renew a lease.
     Renew {
@@ -84,6 +91,8 @@ pub enum ToCommit {
         /// Compacted revision.
         revision: i64,
     },
+    /// The checkpoint under way waits for space on its disk.
+    CheckpointWaits,
     /// A checkpoint ended.
     Checkpointed(Result<Box<CheckpointDone>, engine::Error>),
     /// A fault of apply was resolved.
@@ -193,6 +202,10 @@ pub struct Commit {
     /// When the compaction that is being swept was applied; `None` for what was left by an earlier run.
     compacted_at: Option<Duration>,
     checkpoint_began: Duration,
+    /// This member's NOSPACE alarm.
+    keeper: Keeper,
+    /// The checkpoint under way waits for space.
+    is_checkpoint_waiting: bool,
 }
 
 impl Commit {
@@ -210,6 +223,7 @@ impl Commit {
         let answers = vec![Vec::new(); shared.connections.len()];
         let first_id = shared.request_ids.load(Ordering::Relaxed);
         let replayed_to = driver.status().last_index;
+        let keeper = Keeper::new(shared.limits.quota, shared.identity.member_id);
         let mut commit = Self {
             shared,
             options,
@@ -242,6 +256,8 @@ impl Commit {
             slow_applies: Throttle::default(),
             compacted_at: None,
             checkpoint_began: Duration::ZERO,
+            keeper,
+            is_checkpoint_waiting: false,
         };
         commit.publish_cluster();
         commit.publish_status();
@@ -254,7 +270,7 @@ impl Commit {
     /// **Errors** the member must stop.
     pub fn receive(&mut self, message: ToCommit, now: Duration) -> Result<(), Fatal> {
         match message {
-            ToCommit::Propose { reply, id, entry } => self.propose(reply, id, entry, now),
+            ToCommit::Propose { reply, id, entry, purpose } => self.propose(reply, id, entry, purpose, now),
             ToCommit::Renew { reply, lease } => {
                 let ttl = self.renew(lease, now);
                 self.answer(reply, Answer::Renewed(ttl));
@@ -268,6 +284,7 @@ impl Commit {
                 self.answer(reply, Answer::Leases(leases));
             }
             ToCommit::AwaitSweep { reply, revision } => self.sweep_waiters.push((revision, reply)),
+            ToCommit::CheckpointWaits => self.is_checkpoint_waiting = true,
             ToCommit::Checkpointed(done) => self.checkpointed(done, now)?,
             ToCommit::Loaded(loaded) => {
                 loaded?;
@@ -284,12 +301,11 @@ impl Commit {
         ttl.unwrap_or(0)
     }
 
-    fn propose(&mut self, reply: Option<ReplyTo>, id: u64, entry: Bytes, now: Duration) {
-        // Records leave memory by checkpoints alone: when those do not keep up, clients wait.
-        if self.store.mvcc().recent_bytes() > self.options.recent_bytes_max
-            && let Some(reply) = reply
+    fn propose(&mut self, reply: Option<ReplyTo>, id: u64, entry: Bytes, purpose: Purpose, now: Duration) {
+        if let Some(reply) = reply
+            && let Some(error) = self.refusal_for_space(purpose, now)
         {
-            return self.answer(reply, Answer::Applied(Err(Error::TooManyRequests), None));
+            return self.answer(reply, Answer::Applied(Err(error), None));
         }
         match self.driver.propose(entry) {
             Ok(()) => {
@@ -302,7 +318,7 @@ impl Commit {
             Err(error) => {
                 tracing::debug!(%error, "a proposal was refused");
                 if let Some(reply) = reply {
-                    self.answer(reply, Answer::Applied(Err(refusal(&error)), None));
+                    self.answer(reply, Answer::Applied(Err(space::refusal(&error, self.is_disk_full())), None));
                 }
             }
         }
@@ -310,11 +326,14 @@ impl Commit {
 
     /// Proposes a request of the server's own.
     fn propose_own(&mut self, kind: Kind, message: &impl Message) {
+        self.propose_as(Purpose::Other, kind, message);
+    }
+
+    fn propose_as(&mut self, purpose: Purpose, kind: Kind, message: &impl Message) {
         let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
-        let header = RequestHeader { id, ..Default::default() };
         let mut entry = Vec::new();
-        internal::encode(&header, kind, &message.encode_to_vec(), &mut entry);
-        self.propose(None, id, entry.into(), Duration::ZERO);
+        internal::encode(&quota::header(id, purpose), kind, &message.encode_to_vec(), &mut entry);
+        self.propose(None, id, entry.into(), purpose, Duration::ZERO);
     }
 
     fn answer(&mut self, reply: ReplyTo, answer: Answer) {
@@ -328,6 +347,8 @@ impl Commit {
         self.publish_sizes();
         self.store.balance();
         self.is_sweeping |= self.is_sweep_held;
+        self.publish_disk_full();
+        self.keep_alarm(now);
         if !self.is_leading {
             return;
         }
@@ -483,14 +504,17 @@ impl Commit {
     }
 
     fn execute(&mut self, id: u64, now: Duration) {
-        let (_, request) = self.front.take().expect("decoded before");
+        let (header, request) = self.front.take().expect("decoded before");
         let pinned = std::mem::take(&mut self.pinned);
         let kind = request.kind();
         let is_compaction = kind == Kind::Compaction;
-        let is_cluster = matches!(request, Request::ClusterMemberAttrSet(_) | Request::ClusterVersionSet(_));
+        let is_cluster = matches!(kind, Kind::ClusterMemberAttrSet | Kind::ClusterVersionSet | Kind::Alarm);
+        let is_new = self.queue.front().is_some_and(|entry| entry.index > self.replayed_to);
+        let recent = self.store.mvcc().recent_bytes();
+        self.keeper.observe(&request, recent, &self.applier.cluster.alarms, is_new);
         let mvcc = self.store.mvcc_mut();
         let events_before = self.events.len();
-        let mut result = self.applier.apply(mvcc, request, &pinned, now, &mut self.events);
+        let mut result = self.applier.apply(mvcc, &header, request, &pinned, now, &mut self.events);
         if is_compaction && result.is_ok() {
             self.is_sweeping = true;
             self.compacted_at.get_or_insert(now);
@@ -501,7 +525,7 @@ impl Commit {
         self.note_time(kind, result.as_ref().err());
         let reply = self.waiters.remove(&id);
         let counters = &self.shared.commit_counters;
-        if self.queue.front().is_some_and(|entry| entry.index > self.replayed_to) {
+        if is_new {
             let is_own = reply.is_none() && id >> ID_COUNT_BITS == self.first_id >> ID_COUNT_BITS;
             counters.applied(&result, &self.events[events_before..], is_own);
         }
@@ -557,6 +581,8 @@ impl Commit {
         let Place { index, term } = self.applied;
         drop(self.store.mvcc_mut().publish(index, term));
         self.driver.applied(index);
+        let counted = self.keeper.used(self.store.mvcc().recent_bytes());
+        self.shared.sizes.counted.store(counted, Ordering::Release);
         Ok(())
     }
 
@@ -579,6 +605,7 @@ impl Commit {
                 Err(fault) => return Ok(Some(fault)),
             };
             self.shared.commit_counters.versions_dropped.add(progress.dropped);
+            self.keeper.swept(progress.dropped);
             if progress.is_done {
                 self.swept_to(floor, now);
             }
@@ -625,12 +652,16 @@ impl Commit {
         let gathered = self.driver.log_bytes().saturating_sub(self.kept_log_bytes);
         // Each page is written once for all changes since the last checkpoint: scattered ones are worth waiting for.
         let is_worth_it = self.store.mvcc().dirty_bytes() <= gathered.saturating_mul(DIRTY_PER_LOG_MAX);
+        let recent = self.store.mvcc().recent_bytes();
         let is_due = gathered >= self.options.checkpoint_wal_bytes && is_worth_it
-            || self.store.mvcc().recent_bytes() >= self.options.recent_bytes_max / 2
+            || recent >= self.options.recent_bytes_max / 2
             || self.store.mvcc().dirty_bytes() >= self.store.node_bytes_max() / 2;
-        if self.store.is_checkpointing() || !is_due || applied == self.store.applied().0 {
+        let frees = !self.is_sweeping && self.keeper.wants_checkpoint(recent, &self.applier.cluster.alarms);
+        let is_due = is_due && applied > self.store.applied().0 || frees;
+        if self.store.is_checkpointing() || !is_due {
             return None;
         }
+        self.keeper.checkpoint_begun();
         self.kept_log_bytes = self.driver.log_bytes();
         self.checkpoint_began = now;
         Some(self.store.checkpoint_begin())
@@ -638,9 +669,11 @@ impl Commit {
 
     fn checkpointed(&mut self, done: Result<Box<CheckpointDone>, engine::Error>, now: Duration) -> Result<(), Fatal> {
         self.store.checkpoint_end(*done?);
+        self.is_checkpoint_waiting = false;
         self.shared.commit_counters.checkpoint.observe_time(now.saturating_sub(self.checkpoint_began));
         // The written records leave memory with the next view, and an idle store may wait long for one.
         self.publish()?;
+        self.publish_sizes();
         let (index, term) = self.store.trimmable();
         if index > 0 {
             let before = self.driver.log_bytes();
@@ -672,6 +705,8 @@ impl Commit {
         let sizes = self.store.sizes();
         self.shared.sizes.allocated.store(sizes.allocated, Ordering::Release);
         self.shared.sizes.in_use.store(sizes.in_use, Ordering::Release);
+        self.keeper.settle(sizes.in_use, self.store.mvcc().recent_bytes());
+        self.shared.sizes.counted.store(sizes.in_use, Ordering::Release);
     }
 
     /// Forgets proposals that were never applied and whose clients were timed out long ago.
@@ -699,13 +734,3 @@ const EVICT_NODES_PER_TURN: usize = 256;
 
 /// A request id without these bits names its member. **Source** etcd v3.7.1 `pkg/idutil/id.go`.
 const ID_COUNT_BITS: u32 = 48;
-
-/// What a client is told when raft refuses its proposal.
-fn refusal(error: &consensus::Error) -> Error {
-    match error {
-        consensus::Error::TooManyRequests { .. } => Error::TooManyRequests,
-        consensus::Error::NoLeader => Error::NoLeader,
-        consensus::Error::TooLarge { .. } => Error::RequestTooLarge,
-        _ => Error::Stopped,
-    }
-}

@@ -12,7 +12,6 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    collections::BTreeSet,
     rc::Rc,
     sync::{
         Arc,
@@ -27,7 +26,7 @@ use consensus::Member;
 use engine::{Fault, Published, ReadView};
 use proto::{
     etcdserverpb as pb,
-    internal::{self, Kind, RequestHeader},
+    internal::{self, Kind},
 };
 use tokio::sync::mpsc;
 
@@ -46,6 +45,7 @@ use crate::{
         trace::{Stamps, Trace},
     },
     metrics::counters::{CommitCounters, Counters},
+    quota::{self, Alarms, Purpose, Quota},
     watch_rpc::WatchCore,
     wire::grpc::framed,
 };
@@ -80,8 +80,8 @@ pub struct Limits {
     pub request_timeout: Duration,
     /// Connections of all cores together.
     pub connections_max: usize,
-    /// Quota on the size of the store, as Status reports it. **Units** bytes.
-    pub quota_bytes: u64,
+    /// Quota on the data of the store.
+    pub quota: Quota,
 }
 
 /// The small replicated tables beside the keys.
@@ -89,8 +89,8 @@ pub struct Limits {
 pub struct Cluster {
     /// Members by id.
     pub members: Vec<Member>,
-    /// Active alarms: member id and type, by its number.
-    pub alarms: BTreeSet<(u64, i32)>,
+    /// Active alarms.
+    pub alarms: Alarms,
     /// Decided cluster version, such as `3.7.0`.
     pub version: Option<String>,
 }
@@ -117,6 +117,8 @@ pub struct Sizes {
     pub allocated: AtomicU64,
     /// Reachable.
     pub in_use: AtomicU64,
+    /// What counts against the quota, as of the last turn.
+    pub counted: AtomicU64,
 }
 
 /// What all cores of this process share: immutable, atomic, or replaced whole.
@@ -143,6 +145,8 @@ pub struct Shared {
     pub connections: Vec<AtomicUsize>,
     /// Set once: the process ends.
     pub is_stopping: AtomicBool,
+    /// The log, or a checkpoint, waits for space on its disk.
+    pub is_disk_full: AtomicBool,
     /// Counters of every core.
     pub counters: Vec<Arc<Counters>>,
     /// Counters of the commit core; apart from what is here, as they change with every entry.
@@ -281,10 +285,9 @@ impl Core {
         self.shared.raft.leader.load(Ordering::Acquire) != 0
     }
 
-    /// Active alarms.
-    pub fn alarms(&self) -> Vec<(u64, Alarm)> {
-        let cluster = self.shared.cluster.load();
-        cluster.alarms.iter().map(|(member, alarm)| (*member, Alarm::try_from(*alarm).unwrap_or(Alarm::None))).collect()
+    /// Active alarms: member id and type, by its number.
+    pub fn alarms(&self) -> Vec<(u64, i32)> {
+        self.shared.cluster.load().alarms.keys().copied().collect()
     }
 
     /// Decided cluster version.
@@ -325,16 +328,17 @@ impl Core {
     /// Sends a client's request through the log and waits for its result. `raw` is embedded as it came.
     ///
     /// **Errors** the entry's own; too large; too many requests; no answer in time.
-    pub async fn propose(&self, kind: Kind, raw: &[u8]) -> Result<Outcome, Error> {
+    pub async fn propose(&self, kind: Kind, raw: &[u8], purpose: Purpose) -> Result<Outcome, Error> {
         let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
-        let header = RequestHeader { id, ..Default::default() };
+        let header = quota::header(id, purpose);
         let len = internal::encoded_len(&header, kind, raw.len());
         if len > self.shared.limits.request_bytes_max {
             return Err(Error::RequestTooLarge);
         }
         let mut entry = Vec::with_capacity(len);
         internal::encode(&header, kind, raw, &mut entry);
-        let answer = self.ask(|reply| ToCommit::Propose { reply: Some(reply), id, entry: entry.into() }).await;
+        let propose = |reply| ToCommit::Propose { reply: Some(reply), id, entry: entry.into(), purpose };
+        let answer = self.ask(propose).await;
         let result = answer.and_then(|answer| match answer {
             Answer::Applied(result, stamps) => {
                 self.current.set(Trace { stamps, ..self.current.get() });
@@ -456,7 +460,7 @@ impl Core {
 
     /// Brings what `fault` names into memory.
     ///
-    /// **Errors** damaged data; it is logged here, and the member goes on serving what is sound.
+    /// **Errors** damaged data; it has been told of, and the member goes on serving what is sound.
     pub async fn load(&self, fault: Fault) -> Result<(), Error> {
         self.load_all([fault]).await
     }
@@ -470,10 +474,8 @@ impl Core {
         let trace = self.current.get();
         let loading = trace.loading + self.clock.now().saturating_sub(began);
         self.current.set(Trace { loading, ..trace });
-        loaded.map_err(|error| {
-            tracing::error!(%error, "a page cannot be read");
-            Error::Corrupt
-        })
+        // What is wrong was said by the loader; the member may only be stopping.
+        loaded.map_err(|error| if matches!(error, engine::Error::Stopped) { Error::Stopped } else { Error::Corrupt })
     }
 }
 

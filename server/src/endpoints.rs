@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use crate::{
     core::{Alarm, Core},
-    metrics,
+    metrics, quota,
     wire::http1::{Request, Response},
 };
 
@@ -60,10 +60,12 @@ fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
 fn health(core: &Core, query: &str) -> Response {
     let excluded: Vec<&str> = values(query, "exclude").collect();
     let serializable = values(query, "serializable").any(|value| value == "true");
-    let reason = core.alarms().iter().find_map(|(_, alarm)| match alarm {
-        Alarm::Nospace if !excluded.contains(&"NOSPACE") => Some("ALARM NOSPACE"),
-        Alarm::Corrupt if !excluded.contains(&"CORRUPT") => Some("ALARM CORRUPT"),
-        Alarm::None | Alarm::Nospace | Alarm::Corrupt => None,
+    let alarms = core.alarms().into_iter().map(|(_, alarm)| (alarm, quota::alarm_name(alarm)));
+    let mut alarms = alarms.filter(|(_, name)| !excluded.contains(&name.as_str()));
+    let reason = alarms.next().map(|(alarm, _)| match Alarm::try_from(alarm) {
+        Ok(Alarm::Nospace) => "ALARM NOSPACE",
+        Ok(Alarm::Corrupt) => "ALARM CORRUPT",
+        Ok(Alarm::None) | Err(_) => "ALARM UNKNOWN",
     });
     let reason = reason.or((!serializable && !core.has_leader()).then_some("RAFT NO LEADER"));
     core.count_health(reason.is_none());
@@ -82,7 +84,7 @@ fn version(core: &Core) -> Response {
 
 fn check(core: &Core, name: &str) -> Result<(), &'static str> {
     match name {
-        "data_corruption" if core.alarms().iter().any(|(_, alarm)| *alarm == Alarm::Corrupt) => {
+        "data_corruption" if core.alarms().iter().any(|(_, alarm)| *alarm == Alarm::Corrupt as i32) => {
             Err("alarm activated: CORRUPT")
         }
         "linearizable_read" if !core.has_leader() => Err("etcdserver: no leader"),

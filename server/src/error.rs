@@ -95,6 +95,9 @@ pub enum Error {
     /// Too many entries between committed and applied, or a mailbox at its bound.
     #[error("etcdserver: too many requests")]
     TooManyRequests,
+    /// The quota is exceeded, the NOSPACE alarm is active, or the disk is full.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
     /// No leader is known.
     #[error("etcdserver: no leader")]
     NoLeader,
@@ -113,7 +116,7 @@ pub enum Error {
     /// RangeStream with a revision filter.
     #[error("RangeStream does not support revision filters")]
     StreamFilter,
-    /// Damaged data was met; the member stops.
+    /// The CORRUPT alarm is active, or damaged data was met.
     #[error("etcdserver: corrupt cluster")]
     Corrupt,
     /// A health check of a service that is not tracked.
@@ -158,7 +161,7 @@ impl Error {
             E::Compacted | E::FutureRevision | E::LeaseTtlTooLarge => Code::OutOfRange,
             E::LeaseNotFound | E::UnknownService => Code::NotFound,
             E::LeaseExists => Code::FailedPrecondition,
-            E::MessageTooLarge { .. } => Code::ResourceExhausted,
+            E::MessageTooLarge { .. } | E::NoSpace => Code::ResourceExhausted,
             // etcd's table points this one at a value without a code, so that Unknown goes over the wire.
             E::TooManyRequests => Code::Unknown,
             E::NoLeader | E::Stopped | E::Timeout => Code::Unavailable,

@@ -14,7 +14,9 @@ use crate::{
     commit::ToCommit,
     core::{Answer, Core},
     error::{Code, Error, Status},
-    lease, rpc,
+    lease,
+    quota::{self, Purpose},
+    rpc,
     wire::{
         grpc::{Messages, frame, framed},
         method::Method,
@@ -25,12 +27,13 @@ use crate::{
 ///
 /// **Errors** those of the entry, and of proposing.
 pub async fn grant(core: &Core, mut request: pb::LeaseGrantRequest) -> Result<Bytes, Error> {
+    quota::admit(core, quota::lease_cost()).await?;
     while request.id == 0 {
         // A request id without its sign is etcd's scheme for lease ids, too.
         let id = core.shared.request_ids.fetch_add(1, Ordering::Relaxed);
         request.id = (id & (u64::MAX >> 1)).cast_signed();
     }
-    core.propose(Kind::LeaseGrant, &request.encode_to_vec()).await?.framed()
+    core.propose(Kind::LeaseGrant, &request.encode_to_vec(), Purpose::Grow).await?.framed()
 }
 
 /// Answers LeaseTimeToLive: an unknown lease has -1 left.

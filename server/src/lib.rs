@@ -20,6 +20,7 @@ pub mod lease_rpc;
 pub mod log;
 pub mod maintenance;
 pub mod metrics;
+pub mod quota;
 pub mod rpc;
 pub mod tune;
 pub mod watch;

@@ -10,10 +10,10 @@ use h2::server::SendResponse;
 use proto::{etcdserverpb as pb, health};
 
 use crate::{
-    core::{Alarm, Core},
+    core::Core,
     error::{Code, Error, Status},
     kv::range,
-    rpc,
+    quota, rpc,
     wire::{
         grpc::{Messages, framed},
         method::Method,
@@ -47,7 +47,10 @@ pub fn status(core: &Core) -> pb::StatusResponse {
         errors.push(Error::NoLeader.to_string());
     }
     for (member, alarm) in core.alarms() {
-        errors.push(format!("memberID:{member} alarm:{} ", alarm.as_str_name()));
+        errors.push(quota::alarm_text(member, alarm));
+    }
+    if shared.is_disk_full.load(Ordering::Acquire) {
+        errors.push("no space left on device".to_owned());
     }
     // The applied index first: it must not be seen ahead of the committed one.
     let applied = load(&shared.raft.applied);
@@ -63,24 +66,9 @@ pub fn status(core: &Core) -> pb::StatusResponse {
         errors,
         is_learner: false,
         storage_version: crate::STORAGE_VERSION.to_owned(),
-        db_size_quota: signed(shared.limits.quota_bytes),
+        db_size_quota: shared.limits.quota.shown(),
         downgrade_info: Some(pb::DowngradeInfo::default()),
     }
-}
-
-/// Answers Alarm: listing only, so far.
-///
-/// **Errors** no leader; activating and deactivating are not there yet.
-pub async fn alarm(core: &Core, body: Bytes) -> Result<Bytes, Error> {
-    let request: pb::AlarmRequest = rpc::decode(body)?;
-    if request.action != pb::alarm_request::AlarmAction::Get as i32 {
-        return Err(Error::NotImplemented("Alarm other than GET"));
-    }
-    core.read_index()?;
-    let wanted = |alarm: Alarm| request.alarm == Alarm::None as i32 || request.alarm == alarm as i32;
-    let alarms = core.alarms().into_iter().filter(|(_, alarm)| wanted(*alarm));
-    let alarms = alarms.map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm: alarm as i32 }).collect();
-    Ok(framed(&pb::AlarmResponse { header: Some(core.header(core.view().revision())), alarms }))
 }
 
 async fn hash_at(core: &Core, revision: i64) -> Result<(u32, i64, i64), Error> {

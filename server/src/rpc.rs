@@ -22,7 +22,9 @@ use crate::{
         trace::{Trace, traced},
     },
     kv::{self, range::Reply},
-    lease_rpc, maintenance, watch_rpc,
+    lease_rpc, maintenance,
+    quota::{self, Purpose},
+    watch_rpc,
     wire::{
         grpc::{self, Messages, Sender, framed},
         method::{self, Flow, Method},
@@ -150,17 +152,19 @@ async fn unary(core: &Core, method: Method, body: Bytes) -> Result<Reply, Error>
 async fn whole(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error> {
     match method {
         Method::Put => {
-            kv::check::put(&decode(body.clone())?)?;
-            core.propose(Kind::Put, &body).await?.framed()
+            let request: pb::PutRequest = decode(body.clone())?;
+            quota::admit(core, quota::put_cost(&request)).await?;
+            kv::check::put(&request)?;
+            core.propose(Kind::Put, &body, Purpose::Grow).await?.framed()
         }
         Method::Txn => Box::pin(kv::txn::serve(core, body)).await,
         Method::DeleteRange => {
             kv::check::delete(&decode(body.clone())?)?;
-            core.propose(Kind::DeleteRange, &body).await?.framed()
+            core.propose(Kind::DeleteRange, &body, Purpose::Other).await?.framed()
         }
         Method::Compact => {
             let request: pb::CompactionRequest = decode(body.clone())?;
-            let answer = core.propose(Kind::Compaction, &body).await?;
+            let answer = core.propose(Kind::Compaction, &body, Purpose::Other).await?;
             if request.physical {
                 core.swept(request.revision).await?;
             }
@@ -169,12 +173,15 @@ async fn whole(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error>
         Method::LeaseGrant => Box::pin(lease_rpc::grant(core, decode(body)?)).await,
         Method::LeaseRevoke => {
             decode::<pb::LeaseRevokeRequest>(body.clone())?;
-            core.propose(Kind::LeaseRevoke, &body).await?.framed()
+            core.propose(Kind::LeaseRevoke, &body, Purpose::Other).await?.framed()
         }
         Method::LeaseTimeToLive => Box::pin(lease_rpc::time_to_live(core, decode(body)?)).await,
         Method::LeaseLeases => lease_rpc::leases(core).await,
         Method::MemberList => Ok(framed(&maintenance::member_list(core))),
-        Method::Alarm => maintenance::alarm(core, body).await,
+        Method::Alarm => {
+            decode::<pb::AlarmRequest>(body.clone())?;
+            core.propose(Kind::Alarm, &body, Purpose::Other).await?.framed()
+        }
         Method::Status => Ok(framed(&maintenance::status(core))),
         Method::Defragment => Ok(framed(&pb::DefragmentResponse { header: None })),
         Method::Hash => Box::pin(maintenance::hash(core)).await,

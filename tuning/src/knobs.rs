@@ -231,8 +231,12 @@ knobs! {
         max_concurrent_streams: u32 = u32::MAX, 1 => u32::MAX, Count, etcd "max-concurrent-streams";
         /// Client connections; at the bound, or at the limit of open files less 150, no more are accepted.
         connections_max: usize = 65_536, 1 => 16_777_216, Count;
-        /// Database size at which writes are refused and the NOSPACE alarm is raised.
-        quota_backend_bytes: u64 = 2 * GIB, 1 => u64::MAX, Bytes, etcd "quota-backend-bytes";
+        /// Data, history included, at which writes are refused and the NOSPACE alarm is raised. It is there to stop a client that
+        /// writes without end, not for the store's sake: larger is taken, and 128 GiB warned of, as nobody has measured it.
+        quota_backend_bytes: u64 = 32 * GIB, 1 => u64::MAX, Bytes, etcd "quota-backend-bytes";
+        /// Part of the quota, in percent, below which the NOSPACE alarm that it raised is taken back by itself; 0 never, as in
+        /// etcd: then `alarm disarm` does it.
+        quota_disarm_percent: u64 = 90, 0 => 99, Count;
         /// Silence on a connection after which the server pings; 0 never.
         keepalive_interval_ms: u64 = 7_200_000, 0 => u64::MAX, Milliseconds, etcd "grpc-keepalive-interval";
         /// Time for the answer to that ping before the connection is closed.

@@ -64,7 +64,6 @@ pub static PROFILES: &[Profile] = &[
                 "5s",
                 "kubeadm's value: the apiserver's caches learn the revision by it",
             ),
-            change("server-quota-backend-bytes", "8GiB", "etcd's recommended maximum, and what large clusters set"),
             change(
                 "server-stream-buffer-bytes-max",
                 "8MiB",

@@ -32,6 +32,7 @@ pub fn options() -> Options {
         catch_up_entries: 5000,
         reads_max: 100,
         read_retry_ticks: 5,
+        space_retry_ticks: 3,
         seed: 1,
         wal: engine::wal::Options {
             segment_bytes: 64 << 10,

@@ -17,7 +17,10 @@
 //!   it read and before anything else. All that is appended later chains through it, and bytes left behind the cut chain
 //!   to what stood in its place: they can never become valid again, even if the same entries are appended once more.
 //! - A segment is recycled only when the mark that made it useless is durable, and with it what replaced its entries.
-//! - After a failed write or sync `is_failed` is set and nothing is done any more.
+//! - A segment that a full disk refuses is no failure: what needs it waits in the queue, nothing of it was submitted, and
+//!   `room_bytes` tells the caller how little is left before that. The disk is asked again after `retry_space`.
+//! - After a failed write or sync of a segment of the log `is_failed` is set and nothing is done any more, whatever the
+//!   reason: a group that found no space may lie on the medium in part.
 //!
 //! Deliberately knows no Raft: a term is a number that does not decrease. It keeps positions, not payloads.
 
@@ -48,6 +51,10 @@ pub const SEGMENT_BYTES_MIN: u32 = 4 * BLOCK_U32;
 
 /// Largest group, whatever the options say: a group's length has to fit in its head with room to spare.
 pub const GROUP_BYTES_MAX: usize = 256 << 20;
+
+/// What a record takes besides its own bytes where it is a group of its own: a head, and the rest of the block before.
+/// **Units** bytes.
+pub const GROUP_OVERHEAD_BYTES: usize = BLOCK + GROUP_FRAME;
 
 /// Bytes read at once for entries that are no longer in memory.
 const READ_BYTES: usize = 256 << 10;
@@ -249,6 +256,8 @@ impl Wal {
     }
 
     /// Submits the writes that may start now; the caller kicks the disk.
+    ///
+    /// **Errors** the log has stopped then. A disk too full for the next segment is none: see `room_bytes`.
     pub fn step(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
         if self.is_failed {
             return Err(Error::Stopped);
@@ -277,7 +286,29 @@ impl Wal {
             return Ok(());
         }
         let is_idle = self.queue.is_empty() && self.in_flight.is_empty();
-        self.spares.step(disk, is_idle, is_segment_needed)
+        self.spares.step(disk, is_idle, is_segment_needed)?;
+        if self.is_opening && self.spares.is_refused() {
+            let path = self.spares.path(self.active.segment.sequence + 1);
+            return Err(Error::NoSpace { path, op: FileOp::Create });
+        }
+        Ok(())
+    }
+
+    /// Bytes of records that surely fit into what the log has while the disk is too full for its next segment; `None`
+    /// otherwise. What is appended beyond waits in memory until there is space: whoever appends bounds that.
+    pub fn room_bytes(&self) -> Option<u64> {
+        if !self.spares.is_refused() {
+            return None;
+        }
+        let start = self.active.end.next_multiple_of(BLOCK_U32);
+        let room = usize::try_from(self.active.segment.len.saturating_sub(start)).expect("a segment fits in memory");
+        let waiting = self.queue_bytes + self.queue.len() * GROUP_OVERHEAD_BYTES;
+        Some(room.saturating_sub(waiting) as u64)
+    }
+
+    /// Asks for space again where a full disk refused the next segment; the next `step` does it.
+    pub const fn retry_space(&mut self) {
+        self.spares.retry();
     }
 
     /// Turns to a new segment; its header goes with its first group.
@@ -411,9 +442,11 @@ impl Wal {
         assert_eq!(Owner::of(completion.token), Owner::Wal);
         let number = completion.token;
         if let Some((file, op)) = self.spares.op_of(number) {
-            completion.result.map_err(|source| Error::io(disk.path(file), op, source))?;
-            self.spares.on_done(number, completion.buf);
-            return Ok(());
+            return match completion.result.map_err(|source| Error::io(disk.path(file), op, source)) {
+                Ok(_) => self.spares.on_done(number, completion.buf, disk),
+                Err(error @ Error::NoSpace { .. }) => self.spares.on_no_space(number, error, disk),
+                Err(error) => Err(error),
+            };
         }
         let group = self.in_flight.iter_mut().find(|group| group.number == number);
         let group = group.expect("every operation of the log is known");

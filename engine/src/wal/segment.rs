@@ -9,6 +9,9 @@
 //! - `next` carries the name of the sequence after the active one, and that sequence only.
 //! - Every file in `pool` has `segment_bytes` and holds nothing that recovery could still need.
 //! - No write of a filling is in flight once `next` is ready.
+//! - A full disk is no failure here, as no record is in a segment that is not ready: a file that cannot be had, filled or
+//!   synced for want of space is given up whole (`is_refused`), and a fresh one is asked for when `retry` says so, or
+//!   when a segment was trimmed. A sync that failed is never asked for again; the file it was for is gone.
 //!
 //! What a reused file holds is never mistaken: no frame of it chains to the header that it gets.
 
@@ -48,9 +51,22 @@ pub(super) struct Segment {
 #[derive(Debug)]
 enum Next {
     None,
-    Filling { file: FileId, filled: u32, in_flight: Option<u64>, zeros: Buffer },
-    Syncing { file: FileId, in_flight: Vec<u64> },
-    Ready { file: FileId },
+    Filling {
+        file: FileId,
+        filled: u32,
+        in_flight: Option<u64>,
+        zeros: Buffer,
+    },
+    /// `of_file` is the sync of the file, until it has ended; `is_lost` once it has failed for want of space.
+    Syncing {
+        file: FileId,
+        in_flight: Vec<u64>,
+        of_file: Option<u64>,
+        is_lost: bool,
+    },
+    Ready {
+        file: FileId,
+    },
 }
 
 /// Segments that are not part of the log, or not yet.
@@ -65,8 +81,10 @@ pub(super) struct Spares {
     sequence: u32,
     /// Bytes of filling that the log's own writes allow.
     credit: usize,
-    /// A full disk refused the next segment; asked again only when it is needed.
+    /// A full disk refused the next segment, and there is none yet.
     is_refused: bool,
+    /// There may be space again: the next step asks for it.
+    is_retry_due: bool,
     /// Numbers the operations; shared with the log's groups.
     operations: u64,
 }
@@ -84,6 +102,7 @@ impl Spares {
             sequence: 1,
             credit: 0,
             is_refused: false,
+            is_retry_due: false,
             operations: 0,
         })
     }
@@ -107,12 +126,12 @@ impl Spares {
     /// Takes a file of `len` bytes that the log no longer needs; nothing of it is open.
     pub(super) fn recycle(&mut self, disk: &mut dyn Disk, path: PathBuf, len: u32) -> Result<(), Error> {
         if len == self.segment_bytes && self.pool.len() < self.pool_max {
-            self.is_refused = false;
+            self.is_retry_due = true;
             self.pool.push(path);
             return Ok(());
         }
         disk.remove(&path)?;
-        self.is_refused = false;
+        self.is_retry_due = true;
         Ok(())
     }
 
@@ -131,12 +150,23 @@ impl Spares {
         Some(segment)
     }
 
+    /// Whether a full disk refused the next segment, which is not ready since.
+    pub(super) const fn is_refused(&self) -> bool {
+        self.is_refused
+    }
+
+    /// There may be space again: the next step asks for it.
+    pub(super) const fn retry(&mut self) {
+        self.is_retry_due = true;
+    }
+
     /// Goes on making the next segment ready. `is_idle`: the log has nothing to write; `is_needed`: it waits for this
     /// segment, so that what is filled has to do.
     pub(super) fn step(&mut self, disk: &mut dyn Disk, is_idle: bool, is_needed: bool) -> Result<(), Error> {
-        if matches!(self.next, Next::None) && (is_needed || !self.is_refused) {
+        if matches!(self.next, Next::None) && (self.is_retry_due || !self.is_refused) {
+            self.is_retry_due = false;
             match self.begin(disk) {
-                Err(Error::NoSpace { .. }) if !is_needed => self.is_refused = true,
+                Err(Error::NoSpace { .. }) => self.is_refused = true,
                 result => result?,
             }
         }
@@ -166,10 +196,10 @@ impl Spares {
         let named = self.pool.iter().position(|spare| *spare == path);
         match named.or_else(|| self.pool.len().checked_sub(1)) {
             Some(position) => {
-                let spare = self.pool.swap_remove(position);
-                if spare != path {
-                    disk.rename(&spare, &path)?;
+                if self.pool[position] != path {
+                    disk.rename(&self.pool[position], &path)?;
                 }
+                self.pool.swap_remove(position);
                 let file = disk.open(&path, OpenKind::Write)?;
                 self.sync(disk, file, false);
             }
@@ -183,34 +213,79 @@ impl Spares {
 
     fn sync(&mut self, disk: &mut dyn Disk, file: FileId, is_new: bool) {
         let mut in_flight = Vec::new();
+        let mut of_file = None;
         for target in [is_new.then_some(file), Some(self.dir_file)].into_iter().flatten() {
             let number = self.operation();
             disk.submit(Op::Sync { file: target }, Owner::Wal.token(number));
             in_flight.push(number);
+            if target == file {
+                of_file = Some(number);
+            }
         }
-        self.next = Next::Syncing { file, in_flight };
+        self.next = Next::Syncing { file, in_flight, of_file, is_lost: false };
     }
 
     /// What operation `number` does to which file, if it is one of the spares'.
     pub(super) fn op_of(&self, number: u64) -> Option<(FileId, FileOp)> {
         match &self.next {
             Next::Filling { file, in_flight, .. } if *in_flight == Some(number) => Some((*file, FileOp::Write)),
-            Next::Syncing { file, in_flight } if in_flight.contains(&number) => Some((*file, FileOp::Sync)),
+            Next::Syncing { file, in_flight, .. } if in_flight.contains(&number) => Some((*file, FileOp::Sync)),
             _ => None,
         }
     }
 
     /// Operation `number`, one of the spares', has ended well and gives `buf` back.
-    pub(super) fn on_done(&mut self, number: u64, buf: Buffer) {
+    pub(super) fn on_done(&mut self, number: u64, buf: Buffer, disk: &mut dyn Disk) -> Result<(), Error> {
         match &mut self.next {
-            Next::Filling { in_flight, zeros, .. } => (*in_flight, *zeros) = (None, buf),
-            Next::Syncing { file, in_flight } => {
+            Next::Filling { in_flight, zeros, .. } => {
+                (*in_flight, *zeros) = (None, buf);
+                Ok(())
+            }
+            Next::Syncing { in_flight, .. } => {
                 in_flight.retain(|other| *other != number);
-                if in_flight.is_empty() {
-                    self.next = Next::Ready { file: *file };
-                }
+                self.end_sync(disk)
             }
             Next::None | Next::Ready { .. } => unreachable!("`op_of` knew the operation"),
         }
+    }
+
+    /// Operation `number`, one of the spares', found no space: its file is given up.
+    ///
+    /// **Errors** `error`, where what failed is the sync of the directory: which names are durable is unknown then.
+    pub(super) fn on_no_space(&mut self, number: u64, error: Error, disk: &mut dyn Disk) -> Result<(), Error> {
+        match &mut self.next {
+            Next::Filling { file, .. } => {
+                let file = *file;
+                self.give_up(file, disk)
+            }
+            Next::Syncing { in_flight, of_file, is_lost, .. } if *of_file == Some(number) => {
+                in_flight.retain(|other| *other != number);
+                *is_lost = true;
+                self.end_sync(disk)
+            }
+            _ => Err(error),
+        }
+    }
+
+    fn end_sync(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+        let Next::Syncing { file, in_flight, is_lost, .. } = &self.next else { return Ok(()) };
+        let (file, is_lost) = (*file, *is_lost);
+        if !in_flight.is_empty() {
+            return Ok(());
+        }
+        if is_lost {
+            return self.give_up(file, disk);
+        }
+        self.next = Next::Ready { file };
+        self.is_refused = false;
+        Ok(())
+    }
+
+    /// Lets go of the file that was to be the next segment. Nothing of it is in flight.
+    fn give_up(&mut self, file: FileId, disk: &mut dyn Disk) -> Result<(), Error> {
+        disk.close(file);
+        self.next = Next::None;
+        self.is_refused = true;
+        disk.remove(&self.path(self.sequence))
     }
 }

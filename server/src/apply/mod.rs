@@ -15,13 +15,19 @@ use std::{collections::HashMap, time::Duration};
 use bytes::Bytes;
 use consensus::{ConfChange, ConfChangeKind, Member};
 use engine::{Fault, Mvcc, ReadView, Record, Revision, Version, Write};
-use proto::{etcdserverpb as pb, etcdserverpb::request_op, internal::Request, membershippb};
+use proto::{
+    etcdserverpb as pb,
+    etcdserverpb::{alarm_request::AlarmAction, request_op},
+    internal::{Request, RequestHeader},
+    membershippb,
+};
 
 use crate::{
-    core::{Cluster, Outcome},
+    core::{Alarm, Cluster, Outcome},
     error::Error,
     kv::txn,
     lease::{self, Lessor},
+    quota::{self, Origin},
     watch::batch::Event,
 };
 
@@ -113,6 +119,7 @@ impl Applier {
             Request::LeaseRevoke(revoke) => kv::touch_revoke(mvcc, revoke.id),
             Request::ClusterMemberAttrSet(request) => mvcc.touch_meta(&table::member_key(request.member_id)),
             Request::ClusterVersionSet(_) => mvcc.touch_meta(table::CLUSTER_VERSION),
+            Request::Alarm(alarm) => mvcc.touch_meta(&table::alarm_key(alarm.member_id, alarm.alarm)),
             _ => Ok(()),
         }
     }
@@ -123,11 +130,13 @@ impl Applier {
     pub fn apply(
         &mut self,
         mvcc: &mut Mvcc,
+        header: &RequestHeader,
         request: Request,
         pinned: &Pinned,
         now: Duration,
         events: &mut Vec<Event>,
     ) -> Result<Outcome, Error> {
+        quota::check(&self.cluster.alarms, &request)?;
         match request {
             Request::Put(request) => {
                 kv::check_put(mvcc.live(), &self.lessor, &request)?;
@@ -153,6 +162,7 @@ impl Applier {
             Request::Compaction(request) => compact(mvcc, &request),
             Request::LeaseGrant(request) => self.grant(mvcc, &request, now),
             Request::LeaseRevoke(request) => self.revoke(mvcc, &request, events),
+            Request::Alarm(request) => self.alarm(mvcc, &request, quota::origin(header)),
             Request::ClusterMemberAttrSet(request) => Ok(self.set_attributes(mvcc, request)),
             Request::ClusterVersionSet(request) => {
                 let mut write = mvcc.begin();
@@ -197,6 +207,44 @@ impl Applier {
         }
         resident(write.meta_delete(&lease::grant_key(request.id)));
         Ok(Outcome::LeaseRevoke(pb::LeaseRevokeResponse { header: Some(finish(write, events)) }))
+    }
+
+    /// Lists, raises or takes back alarms. An action or an alarm that does not exist changes nothing.
+    fn alarm(&mut self, mvcc: &mut Mvcc, request: &pb::AlarmRequest, origin: Origin) -> Result<Outcome, Error> {
+        let alarms = &mut self.cluster.alarms;
+        let alarm = (request.member_id, request.alarm);
+        let mut shown = Vec::new();
+        match AlarmAction::try_from(request.action) {
+            Ok(AlarmAction::Get) => {
+                let is_wanted = |kind: i32| request.alarm == Alarm::None as i32 || request.alarm == kind;
+                shown.extend(alarms.keys().copied().filter(|(_, kind)| is_wanted(*kind)));
+            }
+            Ok(AlarmAction::Activate) if request.alarm != Alarm::None as i32 => {
+                if alarms.len() >= quota::ALARMS_MAX && !alarms.contains_key(&alarm) {
+                    return Err(Error::TooManyRequests);
+                }
+                // A hand that raises what a quota has raised makes it its own.
+                let before = alarms.get(&alarm).copied();
+                if before.is_none() || (before, origin) == (Some(Origin::Quota), Origin::Hand) {
+                    alarms.insert(alarm, origin);
+                    let mut write = mvcc.begin();
+                    let value = table::encode_origin(origin);
+                    resident(write.meta_put(&table::alarm_key(request.member_id, request.alarm), value));
+                    drop(write.finish());
+                }
+                shown.push(alarm);
+            }
+            Ok(AlarmAction::Deactivate) if alarms.remove(&alarm).is_some() => {
+                let mut write = mvcc.begin();
+                resident(write.meta_delete(&table::alarm_key(request.member_id, request.alarm)));
+                drop(write.finish());
+                shown.push(alarm);
+            }
+            Ok(AlarmAction::Activate | AlarmAction::Deactivate) | Err(_) => {}
+        }
+        let alarms = shown.into_iter().map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm }).collect();
+        let header = Some(txn::inner_header(mvcc.live().revision()));
+        Ok(Outcome::Alarm(pb::AlarmResponse { header, alarms }))
     }
 
     fn set_attributes(&mut self, mvcc: &mut Mvcc, request: membershippb::ClusterMemberAttrSetRequest) -> Outcome {
@@ -293,6 +341,13 @@ pub fn restore_cluster(view: &ReadView) -> Result<Cluster, Fault> {
         match Member::from_json(&json) {
             Ok(member) => cluster.members.push(member),
             Err(error) => tracing::error!(%error, "a member in the meta tree cannot be read"),
+        }
+    }
+    let mut alarms = view.meta_cursor(table::ALARM_PREFIX);
+    while let Some((key, value)) = alarms.next()? {
+        match table::decode_alarm(&key, &value) {
+            Some((alarm, origin)) => drop(cluster.alarms.insert(alarm, origin)),
+            None => tracing::error!("an alarm in the meta tree cannot be read"),
         }
     }
     cluster.version = view.meta_get(table::CLUSTER_VERSION)?.and_then(|text| String::from_utf8(text.to_vec()).ok());

@@ -8,10 +8,13 @@
 //! | `c` | voters and learners, see [`encode_conf_state`] |
 //! | `v` | cluster version, text |
 //! | `i` | cluster id, member id (8 bytes each, big-endian) |
+//! | `r` alarm type, member id (4 and 8 bytes, big-endian) | empty, or `q` if the member's quota raised it |
 //!
 //! Leases have `l` and `a`: see `lease`.
 
 use consensus::ConfState;
+
+use crate::quota::Origin;
 
 /// Members.
 pub const MEMBER_PREFIX: &[u8] = b"m";
@@ -21,6 +24,30 @@ pub const CONF_STATE: &[u8] = b"c";
 pub const CLUSTER_VERSION: &[u8] = b"v";
 /// Who this store belongs to.
 pub const IDENTITY: &[u8] = b"i";
+
+/// Active alarms.
+pub const ALARM_PREFIX: &[u8] = b"r";
+
+/// Key of one alarm.
+pub fn alarm_key(member_id: u64, alarm: i32) -> Vec<u8> {
+    [ALARM_PREFIX, &alarm.to_be_bytes(), &member_id.to_be_bytes()].concat()
+}
+
+/// Value of an alarm.
+pub fn encode_origin(origin: Origin) -> &'static [u8] {
+    match origin {
+        Origin::Hand => b"",
+        Origin::Quota => b"q",
+    }
+}
+
+/// Member, type and origin of an alarm; `None` if key and value are no such thing.
+pub fn decode_alarm(key: &[u8], value: &[u8]) -> Option<((u64, i32), Origin)> {
+    let (alarm, member) = key.strip_prefix(ALARM_PREFIX)?.split_first_chunk::<4>()?;
+    let member: [u8; 8] = member.try_into().ok()?;
+    let origin = [Origin::Hand, Origin::Quota].into_iter().find(|origin| encode_origin(*origin) == value)?;
+    Some(((u64::from_be_bytes(member), i32::from_be_bytes(*alarm)), origin))
+}
 
 /// Key of one member.
 pub fn member_key(id: u64) -> Vec<u8> {
@@ -52,6 +79,16 @@ pub fn decode_conf_state(bytes: &[u8]) -> Option<ConfState> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn alarms_survive_their_encoding_and_nonsense_is_refused() {
+        for (member, alarm, origin) in [(7, 1, Origin::Quota), (u64::MAX, -9, Origin::Hand)] {
+            let (key, value) = (alarm_key(member, alarm), encode_origin(origin));
+            assert_eq!(decode_alarm(&key, value), Some(((member, alarm), origin)));
+            assert_eq!(decode_alarm(&key[..12], value), None);
+            assert_eq!(decode_alarm(&key, b"x"), None);
+        }
+    }
 
     #[test]
     fn conf_state_survives_its_encoding_and_nonsense_is_refused() {

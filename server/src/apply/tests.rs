@@ -34,7 +34,9 @@ impl Store {
         let mut pinned = Pinned::new(is_awaited);
         self.applier.touch(&self.mvcc, &request, &mut pinned).expect("all is in memory");
         let mut events = Vec::new();
-        self.applier.apply(&mut self.mvcc, request, &pinned, Duration::ZERO, &mut events).map(|_| events.len())
+        let header = RequestHeader::default();
+        let applied = self.applier.apply(&mut self.mvcc, &header, request, &pinned, Duration::ZERO, &mut events);
+        applied.map(|_| events.len())
     }
 
     fn hash(&mut self) -> Option<(u32, i64)> {
@@ -131,4 +133,76 @@ fn no_txn_panics_and_a_refused_one_changes_nothing_and_nobody_need_wait() {
         assert_eq!(store.hash(), replayed.hash(), "seed {seed}");
     }
     assert!(refused > 100, "the checks are reached");
+}
+
+fn alarm(action: AlarmAction, member_id: u64, alarm: i32) -> Request {
+    Request::Alarm(pb::AlarmRequest { action: action as i32, member_id, alarm })
+}
+
+impl Store {
+    /// The alarms that an alarm request answers.
+    fn alarms(&mut self, request: Request, header: &RequestHeader) -> Vec<(u64, i32)> {
+        let pinned = Pinned::default();
+        self.applier.touch(&self.mvcc, &request, &mut Pinned::default()).unwrap();
+        let applied =
+            self.applier.apply(&mut self.mvcc, header, request, &pinned, Duration::ZERO, &mut Vec::new()).unwrap();
+        let Outcome::Alarm(response) = applied else { panic!("an alarm request has an alarm response") };
+        response.alarms.into_iter().map(|alarm| (alarm.member_id, alarm.alarm)).collect()
+    }
+}
+
+#[test]
+fn alarms_are_raised_listed_and_taken_back_as_in_etcd_and_lie_in_the_meta_tree() {
+    use AlarmAction::{Activate, Deactivate, Get};
+    let mut store = Store::new();
+    let hand = RequestHeader::default();
+    type Case = (AlarmAction, u64, i32, &'static [(u64, i32)]);
+    let cases: [Case; 12] = [
+        (Get, 0, 0, &[]),
+        (Activate, 7, 1, &[(7, 1)]),
+        (Activate, 7, 1, &[(7, 1)]),
+        (Activate, 7, 0, &[]),
+        (Activate, 0, 2, &[(0, 2)]),
+        (Activate, 3, 9, &[(3, 9)]),
+        (Get, 5, 0, &[(0, 2), (3, 9), (7, 1)]),
+        (Get, 5, 9, &[(3, 9)]),
+        (Deactivate, 6, 1, &[]),
+        (Deactivate, 7, 0, &[]),
+        (Deactivate, 7, 1, &[(7, 1)]),
+        (Deactivate, 7, 1, &[]),
+    ];
+    for (number, (action, member, kind, shown)) in cases.into_iter().enumerate() {
+        assert_eq!(store.alarms(alarm(action, member, kind), &hand), shown, "case {number}");
+    }
+    let restored = restore_cluster(&store.mvcc.publish(0, 0)).unwrap().alarms;
+    assert_eq!(restored, store.applier.cluster.alarms);
+    assert_eq!(restored.len(), 2);
+    assert_eq!(store.mvcc.live().revision(), 1, "an alarm is no revision");
+}
+
+#[test]
+fn the_origin_of_an_alarm_is_kept_until_a_hand_raises_it() {
+    let mut store = Store::new();
+    let raise = alarm(AlarmAction::Activate, 7, 1);
+    let of = |store: &mut Store| restore_cluster(&store.mvcc.publish(0, 0)).unwrap().alarms[&(7, 1)];
+    let by_quota = quota::header(1, quota::Purpose::Alarm);
+    store.alarms(raise.clone(), &by_quota);
+    assert_eq!(of(&mut store), Origin::Quota);
+    store.alarms(raise.clone(), &RequestHeader::default());
+    assert_eq!(of(&mut store), Origin::Hand);
+    store.alarms(raise, &by_quota);
+    assert_eq!(of(&mut store), Origin::Hand);
+}
+
+#[test]
+fn alarms_are_bounded_and_what_they_refuse_changes_nothing() {
+    let mut store = Store::new();
+    for member in 0..quota::ALARMS_MAX as u64 {
+        store.apply(alarm(AlarmAction::Activate, member, 1)).unwrap();
+    }
+    assert_eq!(store.apply(alarm(AlarmAction::Activate, u64::MAX, 1)), Err(Error::TooManyRequests));
+    store.apply(alarm(AlarmAction::Activate, 5, 1)).unwrap();
+    assert_eq!(store.apply(Request::Txn(txn(vec![put(b"a", false)]))), Err(Error::NoSpace));
+    assert_eq!(store.apply(Request::Txn(txn(vec![delete(b"a", b"")]))), Ok(0));
+    assert_eq!(store.mvcc.live().revision(), 1);
 }

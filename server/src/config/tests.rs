@@ -243,7 +243,7 @@ fn later_settings_of_a_knob_beat_earlier_ones() {
     let file = "store-cache-bytes = 16MiB\nserver-watch-progress-interval-ms = 7s";
     let line = "--profile kubernetes --knobs knobs";
     let knobs = parse_with(line, &[], file).unwrap().knobs;
-    assert_eq!(knobs.server.quota_backend_bytes, 8 << 30, "from the profile");
+    assert_eq!(knobs.server.stream_buffer_bytes_max, 8 << 20, "from the profile");
     assert_eq!(knobs.store.cache_bytes, 16 << 20, "from the file");
     let line = "--profile kubernetes --knobs knobs --watch-progress-notify-interval 9s --store-cache-bytes 32MiB";
     let knobs = parse_with(line, &[], file).unwrap().knobs;
@@ -265,7 +265,7 @@ fn later_settings_of_a_knob_beat_earlier_ones() {
 #[test]
 fn etcds_special_values_of_knobs_keep_their_meaning() {
     let quota = |line: &str| parse(line).unwrap().knobs.server.quota_backend_bytes;
-    assert_eq!(quota("--quota-backend-bytes 0"), 2 << 30);
+    assert_eq!(quota("--quota-backend-bytes 0"), 32 << 30);
     assert_eq!(quota("--quota-backend-bytes -1"), u64::MAX);
     assert_eq!(quota("--quota-backend-bytes 8192"), 8192);
     assert_eq!(parse("--compaction-batch-limit -1").unwrap().knobs.store.sweep_entries_per_step, 1000);

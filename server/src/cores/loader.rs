@@ -3,18 +3,56 @@
 //! Brings pages into memory for one core: a fault goes in, and whoever waits goes on when its bytes are there.
 //!
 //! Invariants: every submitted read has one waiter, named by its token; a waiter that went away leaves its read to end
-//! alone. Bounds: reads in flight by the requests of the core; open segment files by the reader's own bound.
+//! alone. A page that cannot be read is told of once (`told`), and concerns those who wait for it: a request that needs it
+//! fails, all others are served. Only apply cannot do without: there the same error stops the member. Bounds: reads in flight by
+//! the requests of the core; open segment files by the reader's own bound; `told` by `TOLD_MAX`.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    rc::Rc,
+};
 
-use engine::{Error, Fault, PageReader, disk::Disk};
+use engine::{Error, Fault, Loaded, PageReader, disk::Disk};
 use tokio::sync::oneshot;
 
 struct State {
     disk: Box<dyn Disk>,
     reader: PageReader,
-    waiting: HashMap<u64, oneshot::Sender<()>>,
+    waiting: HashMap<u64, oneshot::Sender<Result<(), Error>>>,
     next: u64,
+    /// What has been told of pages that cannot be read.
+    told: BTreeSet<String>,
+}
+
+/// Unreadable pages that are told of, each once.
+const TOLD_MAX: usize = 1024;
+
+impl State {
+    fn end(&mut self, Loaded { tickets, result }: Loaded) {
+        if let Err(error) = &result
+            && self.told.len() < TOLD_MAX
+            && self.told.insert(error.to_string())
+        {
+            tracing::error!(%error, "a page cannot be read; requests that need it fail");
+        }
+        for ticket in tickets {
+            // The request that waited may be gone; then nobody needs to know.
+            let result = result.as_ref().map(|()| ()).map_err(Error::again);
+            if let Some(done) = self.waiting.remove(&ticket)
+                && done.send(result).is_err()
+            {
+                tracing::trace!(ticket, "nobody waits for this page any more");
+            }
+        }
+    }
+
+    fn step(&mut self) -> Result<(), Error> {
+        for failed in self.reader.step(self.disk.as_mut()) {
+            self.end(failed);
+        }
+        self.disk.kick()
+    }
 }
 
 /// One core's page reads.
@@ -24,12 +62,13 @@ pub struct Loader(Rc<RefCell<State>>);
 impl Loader {
     /// Reads through `disk`.
     pub fn new(disk: Box<dyn Disk>, reader: PageReader) -> Self {
-        Self(Rc::new(RefCell::new(State { disk, reader, waiting: HashMap::new(), next: 0 })))
+        let (waiting, told) = (HashMap::new(), BTreeSet::new());
+        Self(Rc::new(RefCell::new(State { disk, reader, waiting, next: 0, told })))
     }
 
     /// Brings what `fault` names into memory.
     ///
-    /// **Errors** its file cannot be opened or read: the member must stop.
+    /// **Errors** its file cannot be opened or read, or is damaged there; it has been told of. `Stopped` with the member.
     pub async fn load(&self, fault: Fault) -> Result<(), Error> {
         self.load_all([fault]).await
     }
@@ -40,20 +79,19 @@ impl Loader {
     pub async fn load_all(&self, faults: impl IntoIterator<Item = Fault>) -> Result<(), Error> {
         let mut waits = Vec::new();
         {
-            let State { disk, reader, waiting, next } = &mut *self.0.borrow_mut();
+            let state = &mut *self.0.borrow_mut();
             for fault in faults {
                 let (done, wait) = oneshot::channel();
-                waiting.insert(*next, done);
-                reader.read(fault, *next);
-                *next += 1;
+                state.waiting.insert(state.next, done);
+                state.reader.read(fault, state.next);
+                state.next += 1;
                 waits.push(wait);
             }
-            reader.step(disk.as_mut())?;
-            disk.kick()?;
+            state.step()?;
         }
         for wait in waits {
             // The sender goes only with the loader: then the member has stopped.
-            wait.await.map_err(|_gone| Error::Stopped)?;
+            wait.await.map_err(|_gone| Error::Stopped)??;
         }
         Ok(())
     }
@@ -65,22 +103,15 @@ impl Loader {
 
     /// Takes in reads that have ended and begins those that waited for a place.
     ///
-    /// **Errors** a read failed, or what it brought is damaged: the member must stop.
+    /// **Errors** the disk takes no more operations: the member must stop.
     pub fn collect(&self) -> Result<(), Error> {
         let mut ended = Vec::new();
-        let State { disk, reader, waiting, .. } = &mut *self.0.borrow_mut();
-        disk.completions(&mut ended);
+        let state = &mut *self.0.borrow_mut();
+        state.disk.completions(&mut ended);
         for completion in ended {
-            for ticket in reader.on_completion(completion)? {
-                // The request that waited may be gone; then nobody needs to know.
-                if let Some(done) = waiting.remove(&ticket)
-                    && done.send(()).is_err()
-                {
-                    tracing::trace!(ticket, "nobody waits for this page any more");
-                }
-            }
+            let loaded = state.reader.on_completion(completion);
+            state.end(loaded);
         }
-        reader.step(disk.as_mut())?;
-        disk.kick()
+        state.step()
     }
 }

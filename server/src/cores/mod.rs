@@ -299,10 +299,16 @@ fn checkpoint_thread(
     done: &mpsc::Sender<ToCommit>,
 ) {
     while let Ok(mut checkpoint) = jobs.recv() {
+        let mut is_waiting = false;
         let result = loop {
             match checkpoint.run(&mut disk) {
                 Err(error @ engine::Error::NoSpace { .. }) => {
-                    tracing::error!(%error, "a checkpoint waits for space");
+                    if !std::mem::replace(&mut is_waiting, true) {
+                        tracing::error!(%error, "a checkpoint waits for space");
+                        if done.blocking_send(ToCommit::CheckpointWaits).is_err() {
+                            return;
+                        }
+                    }
                     // Nothing else is sent while a checkpoint is under way: this is a pause, or the end.
                     if let Err(RecvTimeoutError::Disconnected) = jobs.recv_timeout(NO_SPACE_PAUSE) {
                         return;

@@ -44,6 +44,7 @@ use crate::{
     insight::slow::{Ring, Settings},
     lease::{self, Lessor},
     metrics::timed::{CheckpointCommits, LogWrites, Timed},
+    quota::{self, Quota},
     tune,
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
@@ -236,7 +237,7 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
             held_revisions_max: knobs.server.held_revisions_max,
             held_revision_age_max: Duration::from_millis(knobs.server.held_revision_age_max_ms),
             request_timeout: config.request_timeout(),
-            quota_bytes: knobs.server.quota_backend_bytes,
+            quota: quota(config),
             connections_max: connections_max(config),
         },
         view: opened.store.mvcc().published(),
@@ -248,6 +249,7 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
         request_ids: AtomicU64::new(first_id),
         connections: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
         is_stopping: AtomicBool::new(false),
+        is_disk_full: AtomicBool::new(false),
         counters: (0..cores).map(|_| Arc::default()).collect(),
         commit_counters: Arc::default(),
         insight: Settings {
@@ -258,6 +260,11 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
         slow: (0..cores).map(|_| Ring::default()).collect(),
         features: config::GATES.iter().map(|(name, stage, _)| (*name, *stage, config.gates[name])).collect(),
     })
+}
+
+fn quota(config: &Config) -> Quota {
+    let server = &config.knobs.server;
+    Quota::new(server.quota_backend_bytes, server.quota_disarm_percent)
 }
 
 /// Connections that the knob and the limit on open files allow: etcd keeps 150 files for itself.
@@ -510,6 +517,17 @@ fn log_start(config: &Config, opened: &Opened, cores: usize) {
     tracing::info!(release = crate::RELEASE, etcd = crate::ETCD_VERSION, "starting Orlop");
     tracing::info!(path = %config.data_dir.display(), revision = view.revision(), index = view.applied_index(), "data directory");
     tracing::info!(path = %opened.io, "I/O path");
+    let bytes = quota(config).shown();
+    if bytes > quota::SENSIBLE_BYTES_MAX {
+        let maximum = quota::SENSIBLE_BYTES_MAX;
+        tracing::warn!(
+            "quota-size-bytes" = bytes,
+            "quota-maximum-size-bytes" = maximum,
+            "quota exceeds the maximum value"
+        );
+    }
+    let shown = if bytes < 0 { "disabled backend quota" } else { "enabled backend quota" };
+    tracing::info!("quota-size-bytes" = bytes, "{shown}");
     if let Some((file, offset)) = opened.driver.truncated_tail() {
         tracing::warn!(file = %file.display(), offset, "the log's torn tail was cut off");
     }

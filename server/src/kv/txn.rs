@@ -21,7 +21,13 @@ use proto::{
 };
 
 use super::{check, keys, range};
-use crate::{core::Core, error::Error, rpc, wire::grpc::framed};
+use crate::{
+    core::Core,
+    error::Error,
+    quota::{self, Purpose},
+    rpc,
+    wire::grpc::framed,
+};
 
 /// The branch each txn takes, in execution order.
 pub type Path = Vec<bool>;
@@ -31,9 +37,11 @@ pub type Path = Vec<bool>;
 /// **Errors** the static checks, and those of its operations.
 pub async fn serve(core: &Core, body: Bytes) -> Result<Bytes, Error> {
     let request: pb::TxnRequest = rpc::decode(body.clone())?;
+    let cost = quota::txn_cost(&request);
+    quota::admit(core, cost).await?;
     check::txn(&request, core.shared.limits.txn_ops_max)?;
     if !is_read_only(&request) {
-        return core.propose(Kind::Txn, &body).await?.framed();
+        return core.propose(Kind::Txn, &body, Purpose::of_cost(cost)).await?.framed();
     }
     if !is_serializable(&request) {
         core.read_index()?;

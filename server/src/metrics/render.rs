@@ -20,7 +20,7 @@ use super::{
     latency::{Handling, REQUEST_TYPES, SUCCESS},
     process::Process,
 };
-use crate::{config::Stage, core::Core, cores::Clock, insight::trace::PHASES, wire::method::Method};
+use crate::{config::Stage, core::Core, cores::Clock, insight::trace::PHASES, quota, wire::method::Method};
 
 /// What a histogram's numbers are divided by to be seconds, from nanoseconds.
 const SECONDS: f64 = 1e9;
@@ -189,7 +189,7 @@ fn render_identity(core: &Core, text: &mut Text) {
         let name = "etcd_debugging_server_alarms";
         text.family(name, "gauge", "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm");
         for (member, alarm) in alarms {
-            let kind = alarm.as_str_name();
+            let kind = quota::alarm_name(alarm);
             text.sample(name, &format!("{{alarm_type=\"{kind}\",server_id=\"{member:x}\"}}"), 1);
         }
     }
@@ -234,7 +234,7 @@ fn render_raft(core: &Core, text: &mut Text) {
 fn render_store(core: &Core, text: &mut Text) {
     let shared = &core.shared;
     let view = core.view();
-    let quota = shared.limits.quota_bytes;
+    let quota = shared.limits.quota.shown();
     text.gauge("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", quota);
     let allocated = load(&shared.sizes.allocated);
     text.gauge("etcd_mvcc_db_total_size_in_bytes", "Size of the store in bytes, as allocated.", allocated);

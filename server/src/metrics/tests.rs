@@ -24,6 +24,7 @@ use crate::{
     cores::{Clock, loader::Loader},
     error::{Code, Error},
     insight::slow::{Ring, Settings},
+    quota::{Origin, Quota},
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
     wire::method::Method,
@@ -42,9 +43,10 @@ fn core() -> std::rc::Rc<Core> {
         scan_entries_per_turn: 128,
         request_timeout: Duration::from_secs(7),
         connections_max: 8,
-        quota_bytes: 1 << 31,
+        quota: Quota::new(1 << 31, 90),
     };
-    let cluster = Cluster { version: Some("3.7.0".into()), alarms: [(0xab, 1)].into(), ..Cluster::default() };
+    let cluster =
+        Cluster { version: Some("3.7.0".into()), alarms: [((0xab, 1), Origin::Hand)].into(), ..Cluster::default() };
     let shared = Arc::new(Shared {
         identity: Identity { cluster_id: 1, member_id: 0xab },
         limits,
@@ -57,6 +59,7 @@ fn core() -> std::rc::Rc<Core> {
         request_ids: AtomicU64::new(1),
         connections: (0..2).map(|_| AtomicUsize::new(0)).collect(),
         is_stopping: AtomicBool::new(false),
+        is_disk_full: AtomicBool::new(false),
         counters: (0..2).map(|_| Arc::default()).collect(),
         commit_counters: Arc::default(),
         insight: Settings { unary: Duration::from_millis(300), apply: Duration::from_millis(100), is_extensive: true },

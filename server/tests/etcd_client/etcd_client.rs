@@ -2,11 +2,13 @@
 //!
 //! Each test has a member of its own, so revisions are known numbers: an empty store is at 1. What is asked for here is
 //! what etcd does; the differential test compares far more answers, this one what a Rust program makes of them.
-//! `durability` kills the process, `member` starts it.
+//! `durability` kills the process, `damage` its data, `space` takes its space away, `member` starts it.
 
+mod damage;
 mod durability;
 mod leases;
 mod member;
+mod space;
 mod watches;
 
 use etcd_client::{

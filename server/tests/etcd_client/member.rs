@@ -48,8 +48,13 @@ pub async fn fresh() -> (TempDir, Member, Client) {
 impl Member {
     /// Starts a member on what `dir` holds, and waits until it answers.
     pub async fn start(dir: &Path) -> Self {
+        Self::start_with(dir, &[]).await
+    }
+
+    /// As `start`, with more on its command line.
+    pub async fn start_with(dir: &Path, arguments: &[&str]) -> Self {
         for _ in 0..STARTS_MAX {
-            let mut member = Self::spawn(dir);
+            let mut member = Self::spawn(dir, arguments);
             if member.is_answering().await {
                 return member;
             }
@@ -59,7 +64,7 @@ impl Member {
         panic!("no free port in {STARTS_MAX} attempts");
     }
 
-    fn spawn(dir: &Path) -> Self {
+    fn spawn(dir: &Path, arguments: &[&str]) -> Self {
         let [client_url, peer_url] = free_urls();
         let log = dir.join("log");
         let mut command = Command::new(env::var_os("ORLOP").expect("ORLOP names the server's binary"));
@@ -72,6 +77,7 @@ impl Member {
             .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
             .args(["--initial-cluster", &format!("{NAME}={peer_url}")])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).expect("a file for the member's log"));
@@ -100,6 +106,11 @@ impl Member {
     pub async fn connect(&self) -> Client {
         let options = ConnectOptions::new().with_timeout(WAIT_MAX);
         Client::connect([&self.client_url], Some(options)).await.expect("a member that runs accepts connections")
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("the member's log")
     }
 
     /// Ends the member as no program can prepare for.

@@ -60,6 +60,15 @@ pub struct Faults {
     pub corrupt: u64,
 }
 
+/// What a full disk refuses. Nothing of what is refused is on the medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// New files: a file system that reserves the space of a file when it is created.
+    Creations,
+    /// New files, and every write: one that takes new space for each write, such as one that copies on write.
+    Writes,
+}
+
 /// A fault that happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Injected {
@@ -131,6 +140,8 @@ struct State {
     faults: Faults,
     injected: Vec<Injected>,
     capacity_bytes: Option<u64>,
+    /// What is refused for space, and from which step on.
+    full: Option<(u64, Full)>,
 }
 
 #[derive(Clone)]
@@ -223,6 +234,7 @@ impl SimStorage {
             faults: Faults::default(),
             injected: Vec::new(),
             capacity_bytes: None,
+            full: None,
         })
     }
 
@@ -274,6 +286,11 @@ impl SimStorage {
     /// Bounds the sum of all file sizes; a file that would exceed it cannot be created.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity_bytes = bytes;
+    }
+
+    /// Lets the disk be full from step `steps` (counted from the beginning) on, until this is called again.
+    pub fn set_full(&self, full: Option<(u64, Full)>) {
+        self.state().full = full;
     }
 
     /// What is in flight, oldest first.
@@ -407,6 +424,7 @@ impl State {
             faults: Faults::default(),
             injected: Vec::new(),
             capacity_bytes: self.capacity_bytes,
+            full: None,
         }
     }
 
@@ -438,6 +456,11 @@ impl State {
         true
     }
 
+    /// Whether the disk is too full now for what `refused` says, or for more.
+    fn is_full(&self, refused: Full) -> bool {
+        self.full.is_some_and(|(from, full)| self.steps >= from && (full == refused || full == Full::Writes))
+    }
+
     fn step(&mut self) -> Result<(), Error> {
         if self.may_step() { Ok(()) } else { Err(Error::Stopped) }
     }
@@ -456,6 +479,11 @@ impl State {
 
     /// Lets the operation at `position` take effect and complete, unless the storage stops there.
     fn execute(&mut self, position: usize) {
+        let is_write = matches!(self.pending[position].op, Op::Write { .. } | Op::WriteDurable { .. });
+        if is_write && self.is_full(Full::Writes) && !self.is_stopped {
+            let pending = self.pending.remove(position);
+            return self.finish(pending, Err(io::ErrorKind::StorageFull.into()));
+        }
         if !matches!(self.pending[position].op, Op::Read { .. }) && !self.may_step() {
             return;
         }
@@ -630,7 +658,8 @@ impl Disk for SimDisk {
                     return Err(Self::fails(path, FileOp::Create, io::ErrorKind::NotFound));
                 }
                 let used: u64 = state.files.values().map(|file| file.len).sum();
-                if state.capacity_bytes.is_some_and(|capacity| used + len > capacity) {
+                let has_room = state.capacity_bytes.is_none_or(|capacity| used + len <= capacity);
+                if !has_room || state.is_full(Full::Creations) {
                     return Err(Self::fails(path, FileOp::Create, io::ErrorKind::StorageFull));
                 }
                 state.step()?;

@@ -1,0 +1,424 @@
+//! Runs on: every core (costs and the check before a proposal) and commit core (the refusals of alarms, the `Keeper`).
+//!
+//! Quota and alarms: what a request costs, when the store is full, which requests an active alarm refuses, and this member's own
+//! NOSPACE alarm.
+//!
+//! What counts against the quota is data, not files: everything reachable, history included, and the records that no
+//! checkpoint has written. Dead bytes in segment files do not count, as they go away by themselves.
+//! **Source** of costs, checks and their order: etcd v3.7.1 `storage/quota.go`, `etcdserver/api/v3rpc/quota.go`,
+//! `etcdserver/apply/{capped,corrupt,uber_applier}.go`.
+//!
+//! Invariants:
+//! - Which entry is refused follows from the alarms alone, and these from entries alone. Sizes differ between members: they
+//!   decide only what a member proposes, and what it refuses before it is proposed.
+//! - A member takes back only its own NOSPACE alarm, only one that its quota raised (`Origin::Quota`), and only below
+//!   `disarm_below`, well under the quota, so that it does not flap. The origin is durable, as it stands in the entry: the
+//!   header of an entry that a quota proposes names `QUOTA_USER`, where etcd has the user of an authenticated client and, for an
+//!   alarm, reads nothing. A hand that raises what a quota has raised makes it its own; so an operator can keep it up.
+//!
+//! Unlike etcd, a put that was let in and then found the quota exceeded is applied and answered as what it is, a success; the
+//! alarm is raised all the same.
+
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+
+use prost::Message;
+use proto::{
+    etcdserverpb as pb,
+    etcdserverpb::{alarm_request::AlarmAction, request_op},
+    internal::{Kind, Request, RequestHeader},
+};
+
+use crate::{
+    core::{Alarm, Core},
+    error::Error,
+};
+
+/// Who raised an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client; or a member of etcd, whose entries do not tell.
+    Hand,
+    /// The quota of the member whose alarm it is.
+    Quota,
+}
+
+/// Active alarms: member id and type, by its number.
+pub type Alarms = BTreeMap<(u64, i32), Origin>;
+
+/// The user in the header of what a quota proposes.
+const QUOTA_USER: &str = "orlop-quota";
+
+/// Who proposed the entry with this header.
+pub fn origin(header: &RequestHeader) -> Origin {
+    if header.username == QUOTA_USER { Origin::Quota } else { Origin::Hand }
+}
+
+/// The header of entry `id`, proposed for `purpose`.
+pub fn header(id: u64, purpose: Purpose) -> RequestHeader {
+    let username = if purpose == Purpose::Alarm { QUOTA_USER.to_owned() } else { String::new() };
+    RequestHeader { id, username, ..Default::default() }
+}
+
+/// Alarms there may be; etcd's clients know two types, for each member.
+pub const ALARMS_MAX: usize = 1 << 14;
+/// etcd's estimate of what a key takes besides its bytes. **Units** bytes.
+const KEY_OVERHEAD: u64 = 256;
+/// etcd's estimate of a lease. **Units** bytes.
+const LEASE_OVERHEAD: u64 = 64;
+
+/// Above this a quota is taken, with a warning: it is four times what was measured. **Units** bytes.
+pub const SENSIBLE_BYTES_MAX: i64 = 128 << 30;
+
+/// Bound on the data of this member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// **Units** bytes; `None` for no quota.
+    bytes: Option<u64>,
+    /// Data below which an alarm of the quota's is taken back; 0 for never. **Units** bytes.
+    disarm_below: u64,
+}
+
+impl Quota {
+    /// A quota of `bytes` (`u64::MAX` is none), whose alarm is taken back below `disarm_percent` of it; 0 for never.
+    pub fn new(bytes: u64, disarm_percent: u64) -> Self {
+        let bytes = (bytes < u64::MAX).then_some(bytes);
+        let part = u128::from(bytes.unwrap_or(u64::MAX)) * u128::from(disarm_percent.min(100)) / 100;
+        Self { bytes, disarm_below: u64::try_from(part).expect("a part of a u64") }
+    }
+
+    /// As Status and metrics show it: negative for none.
+    pub fn shown(&self) -> i64 {
+        self.bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
+    }
+
+    /// Whether a request of `cost` fits beside `used` bytes. One that costs nothing always does.
+    pub fn has_room(&self, used: u64, cost: u64) -> bool {
+        cost == 0 || self.bytes.is_none_or(|bytes| used.saturating_add(cost) < bytes)
+    }
+}
+
+/// What a Put costs.
+pub fn put_cost(request: &pb::PutRequest) -> u64 {
+    KEY_OVERHEAD + request.key.len() as u64 + request.value.len() as u64
+}
+
+/// What a Txn costs: the dearer of its branches.
+pub fn txn_cost(request: &pb::TxnRequest) -> u64 {
+    let branch = |ops: &[pb::RequestOp]| ops.iter().map(op_cost).sum::<u64>();
+    branch(&request.success).max(branch(&request.failure))
+}
+
+fn op_cost(op: &pb::RequestOp) -> u64 {
+    match &op.request {
+        Some(request_op::Request::RequestPut(put)) => put_cost(put),
+        Some(request_op::Request::RequestTxn(txn)) => txn_cost(txn),
+        _ => 0,
+    }
+}
+
+/// What a LeaseGrant costs.
+pub const fn lease_cost() -> u64 {
+    LEASE_OVERHEAD
+}
+
+/// What an entry's request costs.
+fn cost(request: &Request) -> u64 {
+    match request {
+        Request::Put(put) => put_cost(put),
+        Request::Txn(txn) => txn_cost(txn),
+        Request::LeaseGrant(_) => LEASE_OVERHEAD,
+        _ => 0,
+    }
+}
+
+/// Whether any member has this alarm.
+pub fn is_active(alarms: &Alarms, alarm: Alarm) -> bool {
+    alarms.keys().any(|(_, active)| *active == alarm as i32)
+}
+
+/// An alarm's name; a number that has none is its own.
+pub fn alarm_name(alarm: i32) -> String {
+    Alarm::try_from(alarm).map_or_else(|_| alarm.to_string(), |alarm| alarm.as_str_name().to_owned())
+}
+
+/// An alarm as Status shows it: Go's text form of the message.
+pub fn alarm_text(member: u64, alarm: i32) -> String {
+    let alarm = alarm_name(alarm);
+    if member == 0 { format!("alarm:{alarm}") } else { format!("memberID:{member}  alarm:{alarm}") }
+}
+
+/// Checks an entry against the active alarms, in etcd's order.
+///
+/// **Errors** CORRUPT refuses all that reads or changes keys and leases; NOSPACE what adds to them.
+pub fn check(alarms: &Alarms, request: &Request) -> Result<(), Error> {
+    if alarms.is_empty() {
+        return Ok(());
+    }
+    let is_of_store = matches!(
+        request,
+        Request::Range(_)
+            | Request::Put(_)
+            | Request::DeleteRange(_)
+            | Request::Txn(_)
+            | Request::Compaction(_)
+            | Request::LeaseGrant(_)
+            | Request::LeaseRevoke(_)
+    );
+    if is_of_store && is_active(alarms, Alarm::Corrupt) {
+        return Err(Error::Corrupt);
+    }
+    if is_active(alarms, Alarm::Nospace) && cost(request) > 0 {
+        return Err(Error::NoSpace);
+    }
+    Ok(())
+}
+
+/// What a proposal is for, where the log's own space is short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// It adds data: refused first.
+    Grow,
+    /// It removes data, or changes little.
+    Other,
+    /// It is this member's quota's, and raises or takes back its alarm.
+    Alarm,
+}
+
+impl Purpose {
+    /// The purpose of a request of this cost.
+    pub const fn of_cost(cost: u64) -> Self {
+        if cost > 0 { Self::Grow } else { Self::Other }
+    }
+}
+
+/// Refuses a request that does not fit, and raises the alarm, as etcd does before it looks at anything else in the request.
+///
+/// **Errors** the quota is exceeded.
+pub async fn admit(core: &Core, cost: u64) -> Result<(), Error> {
+    let used = core.shared.sizes.counted.load(Ordering::Acquire);
+    if core.shared.limits.quota.has_room(used, cost) {
+        return Ok(());
+    }
+    let member = core.shared.identity.member_id;
+    if !core.shared.cluster.load().alarms.contains_key(&(member, Alarm::Nospace as i32)) {
+        let request = own_alarm(member, AlarmAction::Activate).encode_to_vec();
+        let raised = core.propose(Kind::Alarm, &request, Purpose::Alarm).await;
+        if let Err(error) = raised
+            && error != Error::NoSpace
+        {
+            tracing::warn!(%error, "the NOSPACE alarm could not be raised");
+        }
+    }
+    Err(Error::NoSpace)
+}
+
+/// The request that raises or takes back a member's NOSPACE alarm.
+pub fn own_alarm(member_id: u64, action: AlarmAction) -> pb::AlarmRequest {
+    pb::AlarmRequest { action: action as i32, member_id, alarm: Alarm::Nospace as i32 }
+}
+
+/// This member's own NOSPACE alarm, on the commit core: when it is raised and taken back.
+pub struct Keeper {
+    quota: Quota,
+    member_id: u64,
+    /// What counts, but for the records that no checkpoint has written. **Units** bytes.
+    settled_bytes: u64,
+    /// When the last proposal was made that may still be under way.
+    asked: Option<Duration>,
+    /// An entry found the quota exceeded.
+    is_exceeded: bool,
+    /// The sweep has dropped versions since the last checkpoint began, which alone gives their bytes back.
+    has_swept: bool,
+}
+
+/// Time after which a proposal of the keeper's that nothing was heard of is made again.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+impl Keeper {
+    /// A keeper of `member_id`'s alarm.
+    pub fn new(quota: Quota, member_id: u64) -> Self {
+        Self { quota, member_id, settled_bytes: 0, asked: None, is_exceeded: false, has_swept: false }
+    }
+
+    /// The store holds `in_use` bytes, `recent` of them in records that no checkpoint has written.
+    pub fn settle(&mut self, in_use: u64, recent: u64) {
+        self.settled_bytes = in_use.saturating_sub(recent);
+    }
+
+    /// What counts against the quota. **Units** bytes.
+    pub fn used(&self, recent: u64) -> u64 {
+        self.settled_bytes + recent
+    }
+
+    fn alarm<'a>(&self, alarms: &'a Alarms) -> Option<&'a Origin> {
+        alarms.get(&(self.member_id, Alarm::Nospace as i32))
+    }
+
+    /// Whether a proposal about the alarm may be made now; it counts as made then.
+    pub fn ask(&mut self, now: Duration) -> bool {
+        if self.asked.is_some_and(|at| now.saturating_sub(at) < ASK_AGAIN) {
+            return false;
+        }
+        self.asked = Some(now);
+        true
+    }
+
+    /// `request` is about to be applied, beside `recent` bytes. One that was applied in an earlier run is not `is_new`.
+    pub fn observe(&mut self, request: &Request, recent: u64, alarms: &Alarms, is_new: bool) {
+        match request {
+            Request::Alarm(_) => self.asked = None,
+            _ => {
+                let is_over = is_new && !self.quota.has_room(self.used(recent), cost(request));
+                self.is_exceeded |= is_over && self.alarm(alarms).is_none();
+            }
+        }
+    }
+
+    /// A step of the sweep has dropped so many versions.
+    pub fn swept(&mut self, dropped: u64) {
+        self.has_swept |= dropped > 0;
+    }
+
+    /// Whether a checkpoint is due because only it gives back what the sweep has dropped, and space is short.
+    pub fn wants_checkpoint(&self, recent: u64, alarms: &Alarms) -> bool {
+        let is_tight = |quota: u64| self.used(recent) >= quota - quota / 10;
+        self.has_swept && (self.quota.bytes.is_some_and(is_tight) || self.alarm(alarms).is_some())
+    }
+
+    /// A checkpoint begins.
+    pub fn checkpoint_begun(&mut self) {
+        self.has_swept = false;
+    }
+
+    /// What to do about the alarm now, if anything.
+    pub fn due(&mut self, recent: u64, alarms: &Alarms) -> Option<AlarmAction> {
+        let is_exceeded = std::mem::take(&mut self.is_exceeded);
+        match self.alarm(alarms) {
+            None => is_exceeded.then_some(AlarmAction::Activate),
+            Some(Origin::Quota) if self.quota.bytes.is_none() && self.quota.disarm_below > 0 => {
+                Some(AlarmAction::Deactivate)
+            }
+            Some(Origin::Quota) => (self.used(recent) < self.quota.disarm_below).then_some(AlarmAction::Deactivate),
+            Some(Origin::Hand) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MEMBER: u64 = 7;
+    const NOSPACE: (u64, i32) = (MEMBER, Alarm::Nospace as i32);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn put_op(bytes: usize) -> pb::RequestOp {
+        let put = pb::PutRequest { key: "k".into(), value: vec![0; bytes].into(), ..Default::default() };
+        pb::RequestOp { request: Some(request_op::Request::RequestPut(put)) }
+    }
+
+    fn put(bytes: usize) -> Request {
+        let Some(request_op::Request::RequestPut(put)) = put_op(bytes).request else { unreachable!() };
+        Request::Put(put)
+    }
+
+    fn alarm(action: AlarmAction) -> pb::AlarmRequest {
+        pb::AlarmRequest { action: action as i32, member_id: MEMBER, alarm: Alarm::Nospace as i32 }
+    }
+
+    #[test]
+    fn a_txn_costs_what_its_dearer_branch_puts() {
+        let nested = pb::TxnRequest { success: vec![put_op(10), put_op(20)], ..Default::default() };
+        let nested = pb::RequestOp { request: Some(request_op::Request::RequestTxn(nested)) };
+        let delete = pb::RequestOp { request: Some(request_op::Request::RequestDeleteRange(Default::default())) };
+        let txn = pb::TxnRequest { success: vec![put_op(100), delete.clone()], failure: vec![nested], compare: vec![] };
+        assert_eq!(txn_cost(&txn), 2 * 257 + 30);
+        assert_eq!(txn_cost(&pb::TxnRequest { success: vec![delete], ..Default::default() }), 0);
+    }
+
+    #[test]
+    fn a_request_fits_as_long_as_the_sum_stays_below_the_quota() {
+        let quota = Quota::new(1000, 90);
+        assert!(quota.has_room(499, 500) && !quota.has_room(500, 500) && quota.has_room(5000, 0));
+        assert_eq!((quota.shown(), quota.disarm_below), (1000, 900));
+        let none = Quota::new(u64::MAX, 90);
+        assert!(none.has_room(u64::MAX, 500));
+        assert_eq!(none.shown(), -1);
+    }
+
+    #[test]
+    fn alarms_refuse_what_etcd_refuses() {
+        let delete = Request::DeleteRange(Default::default());
+        let [full, corrupt] =
+            [Alarm::Nospace, Alarm::Corrupt].map(|alarm| Alarms::from([((9, alarm as i32), Origin::Hand)]));
+        let both: Alarms = full.iter().chain(&corrupt).map(|(alarm, origin)| (*alarm, *origin)).collect();
+        let unknown = Alarms::from([((9, 77), Origin::Hand)]);
+        assert_eq!(check(&full, &put(1)), Err(Error::NoSpace));
+        assert_eq!(check(&full, &Request::LeaseGrant(Default::default())), Err(Error::NoSpace));
+        assert_eq!(check(&full, &Request::Txn(Default::default())), Ok(()));
+        assert_eq!(check(&full, &delete), Ok(()));
+        assert_eq!(check(&full, &Request::Compaction(Default::default())), Ok(()));
+        assert_eq!(check(&both, &put(1)), Err(Error::Corrupt));
+        assert_eq!(check(&corrupt, &delete), Err(Error::Corrupt));
+        assert_eq!(check(&corrupt, &Request::LeaseRevoke(Default::default())), Err(Error::Corrupt));
+        assert_eq!(check(&corrupt, &Request::Alarm(alarm(AlarmAction::Deactivate))), Ok(()));
+        assert_eq!(check(&unknown, &put(1)), Ok(()));
+    }
+
+    /// A keeper of a quota of 1000 whose alarm was raised so.
+    fn raised(disarm_percent: u64, origin: Origin) -> (Keeper, Alarms) {
+        (Keeper::new(Quota::new(1000, disarm_percent), MEMBER), Alarms::from([(NOSPACE, origin)]))
+    }
+
+    #[test]
+    fn an_entry_that_finds_the_quota_exceeded_raises_the_alarm_once() {
+        let (mut keeper, alarms) = raised(90, Origin::Hand);
+        keeper.settle(800, 100);
+        keeper.observe(&put(1), 41, &Alarms::new(), true);
+        assert_eq!(keeper.due(41, &Alarms::new()), None, "the quota is not reached");
+        keeper.observe(&put(1), 43, &Alarms::new(), false);
+        assert_eq!(keeper.due(43, &Alarms::new()), None, "what is applied again raises nothing");
+        keeper.observe(&put(1), 43, &Alarms::new(), true);
+        assert_eq!(keeper.due(43, &Alarms::new()), Some(AlarmAction::Activate));
+        assert_eq!(keeper.due(43, &Alarms::new()), None);
+        keeper.observe(&put(1), 43, &alarms, true);
+        assert_eq!(keeper.due(43, &alarms), None, "it is raised");
+        assert!(keeper.ask(SECOND) && !keeper.ask(2 * SECOND) && keeper.ask(7 * SECOND));
+        keeper.observe(&Request::Alarm(alarm(AlarmAction::Activate)), 43, &alarms, true);
+        assert!(keeper.ask(8 * SECOND), "what was asked for has come");
+    }
+
+    #[test]
+    fn only_the_quotas_own_alarm_is_taken_back_and_well_below_the_quota() {
+        let (mut keeper, alarms) = raised(90, Origin::Quota);
+        keeper.settle(950, 0);
+        assert_eq!(keeper.due(0, &alarms), None, "below the quota, but not by much");
+        keeper.settle(899, 0);
+        assert_eq!(keeper.due(1, &alarms), None);
+        assert_eq!(keeper.due(0, &alarms), Some(AlarmAction::Deactivate));
+        let (_, by_hand) = raised(90, Origin::Hand);
+        assert_eq!(keeper.due(0, &by_hand), None);
+        let (mut sticky, alarms) = raised(0, Origin::Quota);
+        assert_eq!(sticky.due(0, &alarms), None, "0 percent is etcd's way");
+        let mut unbounded = Keeper::new(Quota::new(u64::MAX, 90), MEMBER);
+        assert_eq!(unbounded.due(1 << 60, &alarms), Some(AlarmAction::Deactivate), "there is no quota any more");
+    }
+
+    #[test]
+    fn swept_data_is_checkpointed_when_space_is_short() {
+        let (mut keeper, alarms) = raised(90, Origin::Hand);
+        assert!(!keeper.wants_checkpoint(950, &alarms), "there is nothing to gain");
+        keeper.swept(3);
+        assert!(keeper.wants_checkpoint(950, &Alarms::new()));
+        assert!(keeper.wants_checkpoint(0, &alarms));
+        assert!(!keeper.wants_checkpoint(0, &Alarms::new()), "there is enough");
+        keeper.checkpoint_begun();
+        assert!(!keeper.wants_checkpoint(950, &alarms));
+    }
+
+    #[test]
+    fn an_entry_tells_whether_a_quota_proposed_it() {
+        assert_eq!(origin(&header(1, Purpose::Alarm)), Origin::Quota);
+        assert_eq!(origin(&header(1, Purpose::Other)), Origin::Hand);
+    }
+}
