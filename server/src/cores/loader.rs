@@ -38,7 +38,7 @@ impl State {
         }
         for ticket in tickets {
             // The request that waited may be gone; then nobody needs to know.
-            let result = result.as_ref().map(|()| ()).map_err(Error::again);
+            let result = result.as_ref().copied().map_err(Error::again);
             if let Some(done) = self.waiting.remove(&ticket)
                 && done.send(result).is_err()
             {
