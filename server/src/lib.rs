@@ -5,6 +5,7 @@
 //! A library so that tests reach what the binary runs; `main` adds the allocator and the process's arguments.
 
 pub mod apply;
+pub mod backup;
 pub mod bolt;
 pub mod commit;
 pub mod compactor;

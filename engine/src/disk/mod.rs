@@ -33,7 +33,7 @@ use std::os::fd::RawFd;
 use std::path::Path;
 
 pub use buffer::Buffer;
-pub use probe::{IoKind, IoPath, Preference, open_disk};
+pub use probe::{IoKind, IoPath, Preference, open_buffered, open_disk};
 
 use crate::Error;
 

@@ -13,6 +13,8 @@
 
 use consensus::ConfState;
 
+use crate::core::Identity;
+
 /// Members.
 pub const MEMBER_PREFIX: &[u8] = b"m";
 /// Raft's configuration at the applied index.
@@ -25,6 +27,14 @@ pub const IDENTITY: &[u8] = b"i";
 /// Key of one member.
 pub fn member_key(id: u64) -> Vec<u8> {
     [MEMBER_PREFIX, &id.to_be_bytes()].concat()
+}
+
+/// Cluster id, then member id.
+pub fn encode_identity(identity: &Identity) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&identity.cluster_id.to_be_bytes());
+    out[8..].copy_from_slice(&identity.member_id.to_be_bytes());
+    out
 }
 
 /// Count of voters (4 bytes, big-endian), then the ids of voters and of learners (8 bytes each).

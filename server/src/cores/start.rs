@@ -122,7 +122,8 @@ fn bootstrap_member(config: &Config) -> Member {
     Member { id, peer_urls, name: config.name.clone(), ..Member::default() }
 }
 
-fn io_preference(config: &Config) -> Preference {
+/// What the operator says of the I/O path.
+pub(crate) fn io_preference(config: &Config) -> Preference {
     match config.knobs.io.path {
         tuning::IoPath::Auto => Preference::Auto,
         tuning::IoPath::Uring => Preference::Uring,
@@ -134,7 +135,8 @@ fn open_disk(config: &Config) -> Result<(Box<dyn Disk>, IoPath), engine::Error> 
     engine::disk::open_disk(io_preference(config), &config.data_dir)
 }
 
-fn store_options(knobs: &tuning::Knobs) -> store::Options {
+/// A store as the knobs have it.
+pub(crate) fn store_options(knobs: &tuning::Knobs) -> store::Options {
     store::Options {
         segment_bytes: u32::try_from(knobs.store.segment_bytes).expect("bounded by 1 GiB"),
         write_bytes: knobs.store.write_bytes,
@@ -144,6 +146,11 @@ fn store_options(knobs: &tuning::Knobs) -> store::Options {
         shards: knobs.store.shards,
         fresh_id: rand::random(),
     }
+}
+
+/// The log, and raft, as the knobs have them.
+pub(crate) fn consensus_options(knobs: &tuning::Knobs) -> consensus::Options {
+    consensus::Options::from_knobs(&knobs.consensus, true, rand::random(), wal_options(&knobs.wal))
 }
 
 fn wal_options(knobs: &tuning::Wal) -> wal::Options {
@@ -158,9 +165,10 @@ fn wal_options(knobs: &tuning::Wal) -> wal::Options {
 
 /// Writes down who the member is before anything else is.
 fn first_checkpoint(store: &mut Store, disk: &mut dyn Disk, identity: &Identity) -> Result<(), Error> {
-    let bytes = [identity.cluster_id.to_be_bytes(), identity.member_id.to_be_bytes()].concat();
     let mut write = store.mvcc_mut().begin();
-    write.meta_put(table::IDENTITY, &bytes).unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
+    write
+        .meta_put(table::IDENTITY, &table::encode_identity(identity))
+        .unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
     drop(write.finish());
     drop(store.mvcc_mut().publish(0, 0));
     let done = store.checkpoint_begin().run(disk)?;
@@ -216,9 +224,7 @@ fn open(config: &Config) -> Result<Opened, Error> {
     };
     let ids = consensus::Identity { member_id: identity.member_id, cluster_id: identity.cluster_id };
     let wal_dir = config.wal_dir.clone().unwrap_or_else(|| dir.join("wal"));
-    let wal = wal_options(&knobs.wal);
-    let options = consensus::Options::from_knobs(&knobs.consensus, true, rand::random(), wal);
-    let driver = Driver::open(disk.as_mut(), &wal_dir, ids, options, start)?;
+    let driver = Driver::open(disk.as_mut(), &wal_dir, ids, consensus_options(knobs), start)?;
     let applier = Applier { lessor, cluster };
     Ok(Opened { store, disk, io, identity, driver, applier })
 }
