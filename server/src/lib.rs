@@ -16,6 +16,7 @@ pub mod endpoints;
 pub mod error;
 pub mod floor;
 pub mod insight;
+pub mod inspect;
 pub mod kv;
 pub mod lease;
 pub mod lease_rpc;
