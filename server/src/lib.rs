@@ -15,6 +15,7 @@ pub mod cores;
 pub mod endpoints;
 pub mod error;
 pub mod floor;
+pub mod import;
 pub mod insight;
 pub mod inspect;
 pub mod kv;

@@ -35,7 +35,7 @@ pub enum Error {
 }
 
 /// Refuses what this release would lose without a word.
-fn refuse_auth(backup: &mut file::Backup) -> Result<(), Error> {
+pub(crate) fn refuse_auth(backup: &mut file::Backup) -> Result<(), Error> {
     if backup.has_auth()? {
         return Err(Error::Refused("the file has users or roles, which this release of Orlop does not have".into()));
     }

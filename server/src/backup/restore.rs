@@ -132,7 +132,7 @@ impl Restore<'_> {
 }
 
 /// Leases and records; the revision of the last record, or 0.
-pub(super) fn load_content(builder: &mut Builder, backup: &mut Backup) -> Result<i64, Error> {
+pub(crate) fn load_content(builder: &mut Builder, backup: &mut Backup) -> Result<i64, Error> {
     for (id, grant) in backup.leases()? {
         builder.lease(id, grant)?;
     }

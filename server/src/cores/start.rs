@@ -8,6 +8,7 @@
 
 use std::{
     cell::RefCell,
+    path::Path,
     process::ExitCode,
     rc::Rc,
     sync::{
@@ -36,11 +37,13 @@ use super::{
 };
 use crate::{
     apply::{self, Applier, table},
+    backup,
     commit::{self, Commit, ToCommit},
     compactor::Compactor,
     config::{self, Config},
     core::{Core, Identity, Limits, Raft, Shared, Sizes},
     cores::Clock,
+    import::{self, Import},
     insight::slow::{Ring, Settings},
     lease::{self, Lessor},
     metrics::timed::{CheckpointCommits, LogWrites, Timed},
@@ -71,11 +74,17 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The data directory belongs to another program.
-    #[error("{path} holds data of etcd; Orlop does not read it yet, and leaves it untouched")]
+    #[error(
+        "{path} holds data of etcd, which is left untouched; start once with --import to take it over: the member goes on \
+         with its keys, leases and id, and etcd's own files are kept in member.imported"
+    )]
     EtcdData {
         /// The directory.
         path: String,
     },
+    /// etcd's data is not taken over.
+    #[error("the data of etcd is not imported: {0}")]
+    Import(#[from] backup::Error),
     /// Settings that a new member cannot start with.
     #[error("{0}")]
     Bootstrap(String),
@@ -191,13 +200,29 @@ fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Resul
     }
 }
 
-fn open(config: &Config) -> Result<Opened, Error> {
+/// Imports etcd's data, if the operator wants that.
+fn take_over(config: &Config) -> Result<(), Error> {
     let dir = config.data_dir.as_path();
-    if dir.join("member").exists() {
+    if !config.import {
         return Err(Error::EtcdData { path: dir.display().to_string() });
     }
+    if config.wal_dir.is_some() {
+        let text = "--wal-dir is set: move etcd's log into member/wal of the data directory, and leave the flag out";
+        return Err(backup::Error::Refused(text.into()).into());
+    }
+    let (store, wal) = (store_options(&config.knobs), wal_options(&config.knobs.wal));
+    let writing = |dir: &Path| Ok(engine::disk::open_disk(io_preference(config), dir)?.0);
+    Ok(Import { dir, store, wal }.run(&engine::disk::open_buffered, &writing)?)
+}
+
+fn open(config: &Config) -> Result<Opened, Error> {
+    let dir = config.data_dir.as_path();
     let knobs = &config.knobs;
+    if import::is_etcd(dir) {
+        take_over(config)?;
+    }
     let (mut disk, io) = open_disk(config)?;
+    import::complete(disk.as_mut(), dir)?;
     let mut store = Store::open(disk.as_mut(), dir, store_options(knobs))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
         config.verify_bootstrap().map_err(Error::Bootstrap)?;

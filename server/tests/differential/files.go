@@ -43,6 +43,7 @@ func runFiles(opt options, programs filePrograms, seed uint64) error {
 	}{
 		{"Orlop's snapshot file, restored by both", (*journey).fromOrlop},
 		{"etcd's snapshot file, restored by Orlop", (*journey).fromEtcd},
+		{"an etcd that was killed, imported", (*journey).imported},
 	} {
 		// Without compactions, with some, and compacted to the last revision.
 		for variant := range 3 {
@@ -283,6 +284,69 @@ func (j *journey) goesOn(s *server) error {
 	put, ok := answer.response.(*pb.PutResponse)
 	if !ok || put.Header.Revision != j.current+1 {
 		return fmt.Errorf("the next put after revision %d: %v", j.current, answer)
+	}
+	return nil
+}
+
+// imported lets Orlop take over what a killed etcd left, and compares with what etcd itself makes of a copy.
+func (j *journey) imported() error {
+	origin, err := j.server(etcd)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(origin.start(), j.history(origin)); err != nil {
+		return err
+	}
+	inUse, _ := exec.Command(j.orlop, append(slices.Clone(origin.flags), "--import")...).CombinedOutput()
+	if !strings.Contains(string(inUse), "in use by another process") {
+		return fmt.Errorf("import of a running etcd: %s", inUse)
+	}
+	if err := origin.stop(syscall.SIGKILL); err != nil {
+		return err
+	}
+	kept := filepath.Join(origin.dir, "copy")
+	if _, err := run1("cp", "-a", origin.data(), kept); err != nil {
+		return err
+	}
+	// etcd's own restart, and what it is then. It answers the hashes it took while compacting until it is started once more.
+	if err := errors.Join(origin.start(), origin.stop(syscall.SIGTERM), origin.start()); err != nil {
+		return err
+	}
+	was, err := j.content(origin)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(origin.stop(syscall.SIGKILL), os.RemoveAll(origin.data()), os.Rename(kept, origin.data())); err != nil {
+		return err
+	}
+	// The same member, of another program.
+	origin.name, origin.binary = sideNames[orlop], j.orlop
+	if err := origin.start(); err == nil || !strings.Contains(err.Error(), "--import") {
+		return fmt.Errorf("etcd's data without --import: %v", err)
+	}
+	flags := origin.flags
+	origin.flags = append(slices.Clone(flags), "--import")
+	if err := origin.start(); err != nil {
+		return err
+	}
+	if err := j.equals(was, origin); err != nil {
+		return fmt.Errorf("imported: %w", err)
+	}
+	if err := j.goesOn(origin); err != nil {
+		return err
+	}
+	// Once is enough: the flag may stay, and may go.
+	if err := errors.Join(origin.stop(syscall.SIGKILL), origin.start(), origin.stop(syscall.SIGTERM)); err != nil {
+		return err
+	}
+	origin.flags = flags
+	if err := origin.start(); err != nil {
+		return err
+	}
+	// Neither side starts on the old data by accident.
+	stock := exec.Command(j.etcd, origin.flags...)
+	if output, err := stock.CombinedOutput(); err == nil {
+		return fmt.Errorf("stock etcd starts on data that was imported:\n%s", output)
 	}
 	return nil
 }
