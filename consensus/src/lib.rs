@@ -23,3 +23,4 @@ pub use membership::{ConfChange, ConfChangeKind, ConfState, Member, cluster_id, 
 pub use message::{Entry, Message, MessageKind};
 pub use proposals::RequestIds;
 pub use read_index::ConfirmedRead;
+pub use recovery::adopt_log;

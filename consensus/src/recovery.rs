@@ -14,6 +14,7 @@ use engine::disk::Disk;
 use engine::wal::{self, HardState, Wal};
 use raft::eraftpb;
 
+use crate::driver::Applied;
 use crate::log::Log;
 use crate::{EntryKind, Error, Options, Start};
 
@@ -44,6 +45,37 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     let raft_state = eraftpb::HardState { term, vote, commit, ..eraftpb::HardState::default() };
     log.set_initial_state(raft_state, start.conf_state.to_raft());
     Ok(Restored { wal, log, hard_state, ticket, truncated_tail })
+}
+
+/// Writes a new log in `dir` that goes on from another program's: it starts after `after`, and holds `entries`, what follows there, and
+/// `hard_state`. Blocks until all of it is durable.
+///
+/// **Errors** the disk's; an entry that is too large for the log.
+///
+/// **Panics** if there is a log in `dir` already, or what is to be written does not go together.
+pub fn adopt_log(
+    disk: &mut dyn Disk,
+    dir: &Path,
+    options: wal::Options,
+    after: Applied,
+    entries: &[wal::Entry],
+    hard_state: HardState,
+) -> Result<(), Error> {
+    const ENTRIES_AT_ONCE: usize = 1024;
+    let (mut wal, recovered) = Wal::open(disk, dir, options, 0)?;
+    let is_new =
+        recovered.mark == (0, 0) && recovered.entries.is_empty() && recovered.hard_state == HardState::default();
+    assert!(is_new, "a log is adopted once");
+    assert!(hard_state.commit >= after.index && hard_state.term >= after.term, "what was applied was committed");
+    wal.trim(after.index, after.term)?;
+    let mut ticket = 0;
+    for entries in entries.chunks(ENTRIES_AT_ONCE) {
+        ticket += 1;
+        wal.append(entries, None, ticket)?;
+        wait_durable(&mut wal, disk, ticket)?;
+    }
+    wal.append(&[], Some(hard_state), ticket + 1)?;
+    wait_durable(&mut wal, disk, ticket + 1)
 }
 
 /// Nothing was ever acknowledged by this log: empty, or a torn rest of the first group itself.

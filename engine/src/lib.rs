@@ -7,6 +7,7 @@ pub mod cursor;
 pub mod disk;
 mod error;
 pub mod extent;
+pub mod inspect;
 pub mod mvcc;
 pub mod node;
 pub mod page;

@@ -14,6 +14,7 @@
 //! and reads no file.
 
 mod hash;
+mod load;
 mod view;
 
 use std::fmt;
@@ -381,7 +382,7 @@ pub fn encoded_len(record: &Record) -> u32 {
     let slice = |len: usize| if len == 0 { 0 } else { 1 + varint::len(u64::try_from(len).unwrap_or(u64::MAX)) + len };
     let number = |number: i64| if number == 0 { 0 } else { 1 + varint::len(number.cast_unsigned()) };
     let mut len = slice(record.key.len());
-    if !record.is_tombstone {
+    if !record.is_tombstone && !record.is_gap() {
         len += number(record.create_revision) + number(record.revision.main) + number(record.version);
         len += slice(record.value.len()) + number(record.lease);
     }

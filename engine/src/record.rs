@@ -6,11 +6,13 @@ use crate::Revision;
 
 /// One version of a key: what a put or a delete left behind at its revision.
 ///
-/// A tombstone has only `key` and `revision`; its other numbers are 0 and its value is empty (etcd's stored form).
+/// A tombstone has only `key` and `revision`; its other numbers are 0 and its value is empty (etcd's stored form). A record without a
+/// key has nothing but its revision: etcd's `snapshot restore --bump-revision` makes one at the end of the gap it leaves. No range of
+/// keys that a client can name holds it.
 /// The bytes are shared with the log entry or the block that brought them: cloning a record copies nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// The key, never empty.
+    /// The key.
     pub key: Bytes,
     /// The value; empty for a tombstone.
     pub value: Bytes,
@@ -24,4 +26,22 @@ pub struct Record {
     pub lease: i64,
     /// Whether this version ends the generation.
     pub is_tombstone: bool,
+}
+
+impl Record {
+    /// Whether it is a revision alone.
+    pub fn is_gap(&self) -> bool {
+        self.key.is_empty()
+    }
+
+    /// Whether its fields are what they can be together.
+    pub(crate) fn is_sound(&self) -> bool {
+        let Self { create_revision, version, lease, .. } = *self;
+        let is_bare = self.value.is_empty() && create_revision == 0 && version == 0 && lease == 0;
+        match (self.is_gap(), self.is_tombstone) {
+            (true, is_tombstone) => is_bare && !is_tombstone,
+            (false, true) => is_bare,
+            (false, false) => (1..=self.revision.main).contains(&create_revision) && version > 0,
+        }
+    }
 }

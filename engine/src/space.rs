@@ -110,6 +110,11 @@ impl Space {
         self.dead.push(dead);
     }
 
+    /// Files that the present state does without: number and length.
+    pub(crate) fn dead_files(&self) -> impl Iterator<Item = (u32, u64)> {
+        self.dead.iter().map(|dead| (dead.segment, dead.file_bytes))
+    }
+
     pub(crate) fn segments(&self) -> &BTreeMap<u32, Segment> {
         &self.segments
     }

@@ -346,7 +346,7 @@ fn roots(newest: &Superblock, directory: &Arc<Directory>) -> Roots {
 }
 
 /// Numbers of the segment files, ascending.
-fn segment_files(disk: &mut dyn Disk, pages_dir: &Path) -> Result<Vec<u32>, Error> {
+pub(crate) fn segment_files(disk: &mut dyn Disk, pages_dir: &Path) -> Result<Vec<u32>, Error> {
     let mut files: Vec<u32> = disk.list(pages_dir)?.iter().filter_map(|name| segment_number(name)).collect();
     files.sort_unstable();
     Ok(files)
@@ -359,7 +359,7 @@ fn segment_number(name: &str) -> Option<u32> {
 }
 
 /// Loads the tables that `newest` names. Files it does not name are dead: left by a crash, or by a state before.
-fn recover_tables(
+pub(crate) fn recover_tables(
     disk: &mut dyn Disk,
     dir: &Path,
     newest: &Superblock,

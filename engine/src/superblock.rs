@@ -223,6 +223,26 @@ pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     Ok(Opened { newest, previous })
 }
 
+/// What stands in both copies, for whoever wants to see it: nothing is made durable. `None` for a damaged one.
+///
+/// **Errors** `Format` for a copy of a later release.
+pub(crate) fn peek(disk: &mut dyn Disk, dir: &Path) -> Result<[Option<Superblock>; 2], Error> {
+    let path = dir.join(FILE);
+    let file = disk.open(&path, OpenKind::Read)?;
+    let mut copies = [None, None];
+    for (copy, state) in (0..).zip(&mut copies) {
+        let mut buf = Buffer::new();
+        disk.read_blocking(file, copy * COPY_STRIDE, BLOCK, &mut buf)?;
+        *state = match Superblock::decode(&buf, copy) {
+            Ok(valid) => Some(valid),
+            Err(Damage::Format(found)) => return Err(Error::Format { path, found, supported: FORMAT }),
+            Err(Damage::Bytes) => None,
+        };
+    }
+    disk.close(file);
+    Ok(copies)
+}
+
 /// Creates the file with the first state; durable on return.
 pub(crate) fn create(disk: &mut dyn Disk, dir: &Path, store_id: u64) -> Result<Superblock, Error> {
     let path = dir.join(FILE_NEW);

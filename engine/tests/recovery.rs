@@ -113,6 +113,21 @@ fn read_all(storage: &SimStorage, log: &[Operation], trimmed: u64) -> Option<rep
     }
 }
 
+/// What an offline check names.
+fn damages(storage: &SimStorage) -> usize {
+    let mut named = 0;
+    let checked = engine::inspect::verify(&mut storage.disk(), Path::new(DIR), &mut |error| {
+        assert!(matches!(error, Error::Corrupt { path, .. } if path.starts_with(DIR)), "{error}");
+        named += 1;
+    });
+    match checked {
+        Ok(checked) => assert!(checked.nodes > 0 && checked.records > 0),
+        Err(Error::Corrupt { .. }) => named += 1,
+        Err(other) => panic!("{other}"),
+    }
+    named
+}
+
 #[test]
 fn a_flipped_bit_anywhere_is_refused_or_harmless() {
     let log = operations(13, 150, 40);
@@ -137,10 +152,14 @@ fn a_flipped_bit_anywhere_is_refused_or_harmless() {
                     assert_eq!(shown, expected, "{} sector {sector} bit {bit}", path.display());
                     harmless += 1;
                 }
-                None => refused += 1,
+                None => {
+                    assert!(damages(&storage) > 0, "{} sector {sector} bit {bit} is named", path.display());
+                    refused += 1;
+                }
             }
         }
     }
+    assert_eq!(damages(&storage), 0, "nothing else is");
     assert!(refused > 20 && harmless > 20, "refused {refused}, harmless {harmless}");
 }
 

@@ -427,10 +427,23 @@ fn damaged_bytes_in_any_segment_are_refused_or_harmless() {
             let image = storage.crash();
             let offset = block * 4096 + random.below(4096);
             image.damage(path, offset, |bytes| bytes.fill(0));
+            let before = image.content(path);
+            let inspected = engine::wal::inspect(&mut image.disk(), Path::new(DIR));
+            assert!(image.content(path) == before, "a look changes nothing");
             match Bench::open(&image, options) {
-                Err(Error::Corrupt { .. }) => refused += 1,
+                Err(Error::Corrupt { .. }) => {
+                    assert!(matches!(inspected, Err(Error::Corrupt { .. })), "a look finds what a start refuses");
+                    refused += 1;
+                }
                 Err(error) => panic!("{} at {offset}: {error}", path.display()),
                 Ok((_, recovered)) => {
+                    let looked = inspected.expect("a look takes what a start takes").expect("there is a log");
+                    let last = recovered.entries.last().map_or(recovered.mark, |entry| (entry.index, entry.term));
+                    assert_eq!((looked.mark, looked.last), (recovered.mark, last));
+                    assert_eq!(
+                        (looked.hard_state, looked.torn),
+                        (recovered.hard_state, recovered.truncated_tail.clone())
+                    );
                     // Only what the last group held may be missing.
                     let found = State::of(&recovered);
                     let kept = expected.entries.len() - 1;

@@ -416,7 +416,7 @@ impl Commit {
         let status = self.driver.status();
         status.read_floor.is_some_and(|floor| self.applied.index >= floor)
             && self.applier.cluster.version.is_some()
-            && own.is_some_and(|own| !own.name.is_empty())
+            && own.is_some_and(|own| own.name == self.options.name && own.client_urls == self.options.client_urls)
     }
 
     /// One turn; see the head of this file.

@@ -124,6 +124,8 @@ pub struct Config {
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
     /// Part of the cluster's id.
     pub initial_cluster_token: String,
+    /// Whether data of a stopped etcd is taken over.
+    pub import: bool,
     /// Compaction without being asked.
     pub auto_compaction: AutoCompaction,
     /// Least severe line that is logged.
@@ -219,6 +221,7 @@ impl Config {
             advertise_peer_urls,
             initial_cluster,
             initial_cluster_token: values.text("initial-cluster-token"),
+            import: values.switch("import"),
             auto_compaction: auto_compaction(&values)?,
             log_level: log_level(&values.text("log-level"))?,
             log_format: log_format(&values.text("log-format"))?,

@@ -5,6 +5,8 @@
 //! A library so that tests reach what the binary runs; `main` adds the allocator and the process's arguments.
 
 pub mod apply;
+pub mod backup;
+pub mod bolt;
 pub mod commit;
 pub mod compactor;
 pub mod config;
@@ -13,7 +15,9 @@ pub mod cores;
 pub mod endpoints;
 pub mod error;
 pub mod floor;
+pub mod import;
 pub mod insight;
+pub mod inspect;
 pub mod kv;
 pub mod lease;
 pub mod lease_rpc;

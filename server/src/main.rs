@@ -6,8 +6,9 @@ use std::process::ExitCode;
 
 use server::{
     ETCD_VERSION, RELEASE,
+    backup::command,
     config::{Config, LogFormat, LogLevel, LogOutput, Stop},
-    cores, log, tune,
+    cores, inspect, log, tune,
 };
 
 #[global_allocator]
@@ -19,6 +20,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().skip(1).map(text).collect();
     if arguments.first().is_some_and(|first| first == "tune") {
         return tune::run(&arguments[1..]);
+    }
+    if arguments.first().is_some_and(|first| first == "snapshot") {
+        return command::run(&arguments[1..]);
+    }
+    if let Some(first) = arguments.first().filter(|first| matches!(first.as_str(), "inspect" | "verify")) {
+        return inspect::run(&arguments[1..], first == "verify");
     }
     let variables: Vec<(String, String)> = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
     match Config::parse(&arguments, &variables, &|path| std::fs::read_to_string(path)) {

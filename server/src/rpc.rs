@@ -15,6 +15,7 @@ use prost::Message;
 use proto::{etcdserverpb as pb, health, internal::Kind};
 
 use crate::{
+    backup,
     core::Core,
     error::{Code, Error, Status},
     insight::{
@@ -84,6 +85,7 @@ async fn serve_stream(core: Rc<Core>, method: Method, messages: Messages, reply:
         Method::Watch => watch_rpc::serve(core, messages, reply).await,
         Method::LeaseKeepAlive => lease_rpc::keep_alive(core, messages, reply).await,
         Method::RangeStream => kv::stream::serve(core, messages, reply).await,
+        Method::Snapshot => backup::stream::serve(core, messages, reply).await,
         Method::HealthWatch => maintenance::health_watch(core, messages, reply).await,
         _ => unreachable!("a method that is not served was refused before"),
     }

@@ -20,6 +20,7 @@
 
 mod buffer;
 mod files;
+mod offline;
 mod portable;
 mod probe;
 pub mod sim;
@@ -33,7 +34,8 @@ use std::os::fd::RawFd;
 use std::path::Path;
 
 pub use buffer::Buffer;
-pub use probe::{IoKind, IoPath, Preference, open_disk};
+pub use offline::{exchange, remove_empty_dir};
+pub use probe::{IoKind, IoPath, Preference, open_buffered, open_disk};
 
 use crate::Error;
 

@@ -96,6 +96,15 @@ pub fn open_disk(preference: Preference, dir: &Path) -> Result<(Box<dyn Disk>, I
     }
 }
 
+/// A disk that goes through the kernel's page cache, for offline tools that read files wherever they lie: it tries nothing out, so
+/// a directory may be read-only.
+///
+/// **Errors** its thread cannot be started.
+pub fn open_buffered() -> Result<Box<dyn Disk>, Error> {
+    let path = IoPath { kind: IoKind::Portable, is_direct: false, why: String::new() };
+    path.disk(Path::new("."))
+}
+
 /// A disk on `path`, if a durable write, a read and a sync of a directory work on it in `dir`.
 fn probed(path: &IoPath, dir: &Path) -> Result<Box<dyn Disk>, Error> {
     let mut disk = path.disk(dir)?;

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! - A record is `main, sub` (varints), `flags`, then an `mvccpb.KeyValue` with its fields in the order 1, 2, 3, 4, 6, 5: the
-//!   value last, so that all but the value is a prefix. Zero fields are omitted; a tombstone has the key only.
+//!   value last, so that all but the value is a prefix. Zero fields are omitted; a tombstone has the key only, a gap nothing.
 //! - Records of a block, and blocks of an index, are in strictly ascending revision order.
 //! - Everything is checked when a block is decoded, down to the last field of the last record: reading a record from a
 //!   decoded block cannot fail. Decoding never panics, whatever the bytes are.
@@ -76,8 +76,8 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
     put_varint(record.revision.sub.cast_unsigned(), out);
     out.push(if record.is_tombstone { FLAG_TOMBSTONE } else { 0 });
     put_bytes_field(TAG_KEY, &record.key, out);
-    if record.is_tombstone {
-        assert!(record.value.is_empty() && record.version == 0, "a tombstone holds its key only");
+    if record.is_tombstone || record.is_gap() {
+        assert!(record.value.is_empty() && record.version == 0, "a tombstone holds its key only, a gap nothing");
     } else {
         put_field(TAG_CREATE_REVISION, record.create_revision, out);
         put_field(TAG_MOD_REVISION, record.revision.main, out);
@@ -97,7 +97,7 @@ pub fn record_bytes(record: &Record) -> usize {
     let place =
         varint_bytes(record.revision.main.cast_unsigned()) + varint_bytes(record.revision.sub.cast_unsigned()) + 1;
     let key = bytes_field(&record.key);
-    if record.is_tombstone {
+    if record.is_tombstone || record.is_gap() {
         return place + key;
     }
     let numbers =
@@ -150,11 +150,11 @@ impl<'a> RecordRef<'a> {
         *bytes = rest;
         let is_tombstone = flags == FLAG_TOMBSTONE;
         let key = take_bytes_field(TAG_KEY, bytes)?;
-        if flags & !FLAG_TOMBSTONE != 0 || key.is_empty() {
+        if flags & !FLAG_TOMBSTONE != 0 || is_tombstone && key.is_empty() {
             return None;
         }
         let mut record = Self { revision, key, value: &[], create_revision: 0, version: 0, lease: 0, is_tombstone };
-        if !is_tombstone {
+        if !is_tombstone && !key.is_empty() {
             record.create_revision = take_field(TAG_CREATE_REVISION, bytes)?;
             let mod_revision = take_field(TAG_MOD_REVISION, bytes)?;
             record.version = take_field(TAG_VERSION, bytes)?;
@@ -375,10 +375,17 @@ mod tests {
             lease: 0,
             is_tombstone: true,
         };
+        let gap = Record {
+            key: Bytes::new(),
+            revision: Revision { main: 1 << 41, sub: 0 },
+            is_tombstone: false,
+            ..tombstone.clone()
+        };
         vec![
             put(2, 0, Bytes::new(), 0),
             put(2, 1, Bytes::from(vec![7; 300]), i64::MIN),
             put(1 << 40, 0, Bytes::from_static(b"v"), i64::MAX),
+            gap,
             tombstone,
         ]
     }

@@ -149,7 +149,7 @@ impl HashKv {
             bytes.push(b't');
         }
         write_slice(bytes, 1, &record.key);
-        if !record.is_tombstone {
+        if !record.is_tombstone && !record.is_gap() {
             write_number(bytes, 2, record.create_revision);
             write_number(bytes, 3, record.revision.main);
             write_number(bytes, 4, record.version);

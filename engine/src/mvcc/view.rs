@@ -168,6 +168,18 @@ impl ReadView {
         faults
     }
 
+    /// Whether compaction at `compact_revision` keeps `record`, which is one of this store's: all above it; of each key the newest
+    /// up to it, a tombstone only exactly at it. For walks over a revision on newer and newer views, whose sweep is held there.
+    pub fn is_kept(&self, record: &Record, compact_revision: i64) -> Result<bool, Fault> {
+        let main = record.revision.main;
+        if main > compact_revision {
+            return Ok(true);
+        }
+        let newest = self.find(&record.key, compact_revision)?;
+        let is_newest = newest.is_some_and(|newest| newest.revision == record.revision);
+        Ok(is_newest && (!record.is_tombstone || main == compact_revision))
+    }
+
     /// The value of `key` in the meta tree.
     pub fn meta_get(&self, key: &[u8]) -> Result<Option<Bytes>, Fault> {
         tree::value_of(&self.roots.meta_root, key)

@@ -137,6 +137,45 @@ impl fmt::Debug for Recovered {
     }
 }
 
+/// What a log holds, for whoever looks at a directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Drawn when the log was created.
+    pub id: u64,
+    /// Times it was opened.
+    pub life: u32,
+    /// Index and term of the entry it starts after.
+    pub mark: (u64, u64),
+    /// Index and term of its last entry; the mark if there is none.
+    pub last: (u64, u64),
+    /// Last hard state.
+    pub hard_state: HardState,
+    /// Segments that count, in order.
+    pub segments: Vec<SegmentSummary>,
+    /// Names of segments that wait for reuse.
+    pub spares: Vec<String>,
+    /// Where an unfinished group would be cut off.
+    pub torn: Option<(PathBuf, u64)>,
+}
+
+/// A segment of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentSummary {
+    /// Its file's name.
+    pub name: String,
+    /// Length of the file.
+    pub bytes: u32,
+    /// Where its last valid frame ends.
+    pub used_bytes: u32,
+}
+
+/// Reads the log in `dir` as it would be opened, and changes nothing; `None` if there is none. Blocks.
+///
+/// **Errors** as [`Wal::open`].
+pub fn inspect(disk: &mut dyn Disk, dir: &Path) -> Result<Option<Summary>, Error> {
+    recover::inspect(disk, dir)
+}
+
 /// A record that waits for its group, and what `durable` may become once it and all before it are durable.
 #[derive(Debug)]
 struct Queued {

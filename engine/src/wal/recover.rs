@@ -22,7 +22,9 @@ use super::record::{
     BODY, FRAME, GROUP_FRAME, Group, Header, HeaderSector, INDEX_MAX, Record, VERSION, frame_crc, frame_head,
 };
 use super::segment::{Segment, Spares, name, sequence_of};
-use super::{Active, Entry, GROUP_BYTES_MAX, HardState, Options, Recovered, SEGMENT_BYTES_MIN, Wal};
+use super::{
+    Active, Entry, GROUP_BYTES_MAX, HardState, Options, Recovered, SEGMENT_BYTES_MIN, SegmentSummary, Summary, Wal,
+};
 use crate::Error;
 use crate::disk::{BLOCK, Buffer, Disk, Op, OpenKind, Owner};
 
@@ -227,6 +229,34 @@ impl Log {
         (last, passed): (u32, u64),
         spares: &mut Spares,
     ) -> Result<Self, Error> {
+        let Scan { id, replay, segments, tail, chain } = Scan::of(disk, dir, &found, (last, passed))?;
+        let segment = *segments.back().expect("`last` is one of them");
+        let first = segments[0].sequence;
+        run(disk, spares, Op::Sync { file: segment.file })?;
+        disk.sync_dir(dir)?;
+        let active = tail.resume(disk, segment, chain)?;
+        found.files.retain(|sequence, _| !(first..=last).contains(sequence));
+        for (sequence, candidate) in found.files {
+            disk.close(candidate.segment.file);
+            spares.recycle(disk, dir.join(name(sequence)), candidate.segment.len)?;
+        }
+        let torn = tail.torn(dir, last);
+        Ok(Self { id, replay, segments, active, torn })
+    }
+}
+
+/// What a log's segments hold, found without changing any.
+struct Scan {
+    id: u64,
+    replay: Replay,
+    segments: VecDeque<Segment>,
+    tail: Tail,
+    /// CRC of the last valid frame.
+    chain: u32,
+}
+
+impl Scan {
+    fn of(disk: &mut dyn Disk, dir: &Path, found: &Found, (last, passed): (u32, u64)) -> Result<Self, Error> {
         let (newest, _) = found.header(last).expect("`last` has a header");
         found.assert_unused(disk, dir, last.saturating_add(1), Some(newest.id))?;
         let first = found.start(dir, &newest)?;
@@ -247,17 +277,37 @@ impl Log {
         let tail = reader.read_last(disk, &segment, &mut replay)?;
         segments.push_back(segment);
         replay.check_complete(&dir.join(name(first)), &dir.join(name(last)), tail.end)?;
-        run(disk, spares, Op::Sync { file: segment.file })?;
-        disk.sync_dir(dir)?;
-        let active = tail.resume(disk, segment, reader.chain)?;
-        found.files.retain(|sequence, _| !(first..=last).contains(sequence));
-        for (sequence, candidate) in found.files {
-            disk.close(candidate.segment.file);
-            spares.recycle(disk, dir.join(name(sequence)), candidate.segment.len)?;
-        }
-        let torn = tail.is_torn.then(|| (dir.join(name(last)), u64::from(tail.end)));
-        Ok(Self { id: newest.id, replay, segments, active, torn })
+        Ok(Self { id: newest.id, replay, segments, tail, chain: reader.chain })
     }
+}
+
+/// Reads the log in `dir` as [`open`] does, and leaves it as it is.
+pub(super) fn inspect(disk: &mut dyn Disk, dir: &Path) -> Result<Option<Summary>, Error> {
+    let _lock = disk.lock(dir)?;
+    let found = Found::read(disk, dir)?;
+    let Some(last) = found.last() else { return Ok(None) };
+    let Scan { id, replay, segments, tail, .. } = Scan::of(disk, dir, &found, (last, u64::MAX))?;
+    let part = |segment: &Segment| SegmentSummary {
+        name: name(segment.sequence),
+        bytes: segment.len,
+        used_bytes: if segment.sequence == last { tail.end } else { segment.end },
+    };
+    let in_use = |sequence: &u32| segments.iter().any(|segment| segment.sequence == *sequence);
+    let last_entry = replay.entries.last().map_or(replay.mark, |entry| (entry.index, entry.term));
+    let summary = Summary {
+        id,
+        life: replay.life,
+        mark: replay.mark,
+        last: last_entry,
+        hard_state: replay.hard_state,
+        segments: segments.iter().map(part).collect(),
+        spares: found.files.keys().filter(|sequence| !in_use(sequence)).map(|sequence| name(*sequence)).collect(),
+        torn: tail.torn(dir, last),
+    };
+    for candidate in found.files.values() {
+        disk.close(candidate.segment.file);
+    }
+    Ok(Some(summary))
 }
 
 impl Found {
@@ -488,6 +538,10 @@ impl Reader {
 }
 
 impl Tail {
+    fn torn(&self, dir: &Path, last: u32) -> Option<(PathBuf, u64)> {
+        self.is_torn.then(|| (dir.join(name(last)), u64::from(self.end)))
+    }
+
     /// The segment to go on writing, behind what is valid.
     fn resume(&self, disk: &mut dyn Disk, segment: Segment, chain: u32) -> Result<Active, Error> {
         let tail_len = usize::try_from(self.end % BODY).expect("less than a block");

@@ -93,6 +93,21 @@ pub struct Applier {
     pub cluster: Cluster,
 }
 
+/// Whether this release applies such a request; [`Applier::apply`] passes over others with a warning.
+pub fn is_applied(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Put(_)
+            | Request::DeleteRange(_)
+            | Request::Txn(_)
+            | Request::Compaction(_)
+            | Request::LeaseGrant(_)
+            | Request::LeaseRevoke(_)
+            | Request::ClusterMemberAttrSet(_)
+            | Request::ClusterVersionSet(_)
+    )
+}
+
 /// What applying one entry gave.
 pub struct Applied {
     /// Its request id; 0 for a configuration change.

@@ -14,7 +14,7 @@
 
 use consensus::ConfState;
 
-use crate::quota::Origin;
+use crate::{core::Identity, quota::Origin};
 
 /// Members.
 pub const MEMBER_PREFIX: &[u8] = b"m";
@@ -52,6 +52,14 @@ pub fn decode_alarm(key: &[u8], value: &[u8]) -> Option<((u64, i32), Origin)> {
 /// Key of one member.
 pub fn member_key(id: u64) -> Vec<u8> {
     [MEMBER_PREFIX, &id.to_be_bytes()].concat()
+}
+
+/// Cluster id, then member id.
+pub fn encode_identity(identity: &Identity) -> [u8; 16] {
+    let mut out = [0; 16];
+    out[..8].copy_from_slice(&identity.cluster_id.to_be_bytes());
+    out[8..].copy_from_slice(&identity.member_id.to_be_bytes());
+    out
 }
 
 /// Count of voters (4 bytes, big-endian), then the ids of voters and of learners (8 bytes each).

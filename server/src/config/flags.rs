@@ -287,6 +287,7 @@ const FEATURES: (&str, &[Flag]) = ("Features", &[
 
 #[rustfmt::skip]
 const UNSAFE: (&str, &[Flag]) = ("Unsafe", &[
+    row("import", Switch, "false", Used, "Take over the data directory of a stopped etcd, once; its own files are kept in member.imported."),
     row("force-new-cluster", Switch, "false", Missing("forcing a new cluster is not supported yet"), "Make a cluster of this member alone."),
     row("unsafe-no-fsync", Switch, "false", Missing("Orlop acknowledges no write that is not durable"), "Do without durability."),
 ]);

@@ -8,6 +8,7 @@
 
 use std::{
     cell::RefCell,
+    path::Path,
     process::ExitCode,
     rc::Rc,
     sync::{
@@ -36,11 +37,13 @@ use super::{
 };
 use crate::{
     apply::{self, Applier, table},
+    backup,
     commit::{self, Commit, ToCommit},
     compactor::Compactor,
     config::{self, Config},
     core::{Core, Identity, Limits, Raft, Shared, Sizes},
     cores::Clock,
+    import::{self, Import},
     insight::slow::{Ring, Settings},
     lease::{self, Lessor},
     metrics::timed::{CheckpointCommits, LogWrites, Timed},
@@ -72,11 +75,17 @@ pub enum Error {
         source: std::io::Error,
     },
     /// The data directory belongs to another program.
-    #[error("{path} holds data of etcd; Orlop does not read it yet, and leaves it untouched")]
+    #[error(
+        "{path} holds data of etcd, which is left untouched; start once with --import to take it over: the member goes on \
+         with its keys, leases and id, and etcd's own files are kept in member.imported"
+    )]
     EtcdData {
         /// The directory.
         path: String,
     },
+    /// etcd's data is not taken over.
+    #[error("the data of etcd is not imported: {0}")]
+    Import(#[from] backup::Error),
     /// Settings that a new member cannot start with.
     #[error("{0}")]
     Bootstrap(String),
@@ -123,7 +132,8 @@ fn bootstrap_member(config: &Config) -> Member {
     Member { id, peer_urls, name: config.name.clone(), ..Member::default() }
 }
 
-fn io_preference(config: &Config) -> Preference {
+/// What the operator says of the I/O path.
+pub(crate) fn io_preference(config: &Config) -> Preference {
     match config.knobs.io.path {
         tuning::IoPath::Auto => Preference::Auto,
         tuning::IoPath::Uring => Preference::Uring,
@@ -135,7 +145,8 @@ fn open_disk(config: &Config) -> Result<(Box<dyn Disk>, IoPath), engine::Error> 
     engine::disk::open_disk(io_preference(config), &config.data_dir)
 }
 
-fn store_options(knobs: &tuning::Knobs) -> store::Options {
+/// A store as the knobs have it.
+pub(crate) fn store_options(knobs: &tuning::Knobs) -> store::Options {
     store::Options {
         segment_bytes: u32::try_from(knobs.store.segment_bytes).expect("bounded by 1 GiB"),
         write_bytes: knobs.store.write_bytes,
@@ -145,6 +156,11 @@ fn store_options(knobs: &tuning::Knobs) -> store::Options {
         shards: knobs.store.shards,
         fresh_id: rand::random(),
     }
+}
+
+/// The log, and raft, as the knobs have them.
+pub(crate) fn consensus_options(knobs: &tuning::Knobs) -> consensus::Options {
+    consensus::Options::from_knobs(&knobs.consensus, true, rand::random(), wal_options(&knobs.wal))
 }
 
 fn wal_options(knobs: &tuning::Wal) -> wal::Options {
@@ -159,9 +175,10 @@ fn wal_options(knobs: &tuning::Wal) -> wal::Options {
 
 /// Writes down who the member is before anything else is.
 fn first_checkpoint(store: &mut Store, disk: &mut dyn Disk, identity: &Identity) -> Result<(), Error> {
-    let bytes = [identity.cluster_id.to_be_bytes(), identity.member_id.to_be_bytes()].concat();
     let mut write = store.mvcc_mut().begin();
-    write.meta_put(table::IDENTITY, &bytes).unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
+    write
+        .meta_put(table::IDENTITY, &table::encode_identity(identity))
+        .unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
     drop(write.finish());
     drop(store.mvcc_mut().publish(0, 0));
     let done = store.checkpoint_begin().run(disk)?;
@@ -184,13 +201,29 @@ fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Resul
     }
 }
 
-fn open(config: &Config) -> Result<Opened, Error> {
+/// Imports etcd's data, if the operator wants that.
+fn take_over(config: &Config) -> Result<(), Error> {
     let dir = config.data_dir.as_path();
-    if dir.join("member").exists() {
+    if !config.import {
         return Err(Error::EtcdData { path: dir.display().to_string() });
     }
+    if config.wal_dir.is_some() {
+        let text = "--wal-dir is set: move etcd's log into member/wal of the data directory, and leave the flag out";
+        return Err(backup::Error::Refused(text.into()).into());
+    }
+    let (store, wal) = (store_options(&config.knobs), wal_options(&config.knobs.wal));
+    let writing = |dir: &Path| Ok(engine::disk::open_disk(io_preference(config), dir)?.0);
+    Ok(Import { dir, store, wal }.run(&engine::disk::open_buffered, &writing)?)
+}
+
+fn open(config: &Config) -> Result<Opened, Error> {
+    let dir = config.data_dir.as_path();
     let knobs = &config.knobs;
+    if import::is_etcd(dir) {
+        take_over(config)?;
+    }
     let (mut disk, io) = open_disk(config)?;
+    import::complete(disk.as_mut(), dir)?;
     let mut store = Store::open(disk.as_mut(), dir, store_options(knobs))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
         config.verify_bootstrap().map_err(Error::Bootstrap)?;
@@ -217,9 +250,7 @@ fn open(config: &Config) -> Result<Opened, Error> {
     };
     let ids = consensus::Identity { member_id: identity.member_id, cluster_id: identity.cluster_id };
     let wal_dir = config.wal_dir.clone().unwrap_or_else(|| dir.join("wal"));
-    let wal = wal_options(&knobs.wal);
-    let options = consensus::Options::from_knobs(&knobs.consensus, true, rand::random(), wal);
-    let driver = Driver::open(disk.as_mut(), &wal_dir, ids, options, start)?;
+    let driver = Driver::open(disk.as_mut(), &wal_dir, ids, consensus_options(knobs), start)?;
     let applier = Applier { lessor, cluster };
     Ok(Opened { store, disk, io, identity, driver, applier })
 }

@@ -26,7 +26,7 @@ pub use lessor::{Lessor, Params, ttl_min_s};
 pub const TTL_MAX_S: i64 = 9_000_000_000;
 
 /// What all keys of grants begin with.
-const GRANTS: &[u8] = b"l";
+pub const GRANTS: &[u8] = b"l";
 
 const ATTACHMENTS: u8 = b'a';
 
@@ -48,7 +48,8 @@ pub struct Grant {
 }
 
 impl Grant {
-    fn encode(self) -> [u8; GRANT_LEN] {
+    /// The stored form.
+    pub fn encode(self) -> [u8; GRANT_LEN] {
         let mut bytes = [GRANT_FORM; GRANT_LEN];
         bytes[1..9].copy_from_slice(&self.ttl_s.to_be_bytes());
         bytes[9..].copy_from_slice(&self.remaining_s.to_be_bytes());
@@ -76,6 +77,11 @@ pub fn grant_key(lease: i64) -> [u8; ID_KEY_LEN] {
     id_key(GRANTS[0], lease)
 }
 
+/// The lease that `key` and `value` of the meta tree store; `None` if they store none.
+pub fn stored_grant(key: &[u8], value: &[u8]) -> Option<(i64, Grant)> {
+    parse_grant_key(key).zip(Grant::decode(value))
+}
+
 /// The lease whose grant is stored at `key`; `None` if it is no such key.
 fn parse_grant_key(key: &[u8]) -> Option<i64> {
     let id = key.strip_prefix(GRANTS)?;
@@ -95,7 +101,7 @@ pub fn restore_grants<E>(
     loop {
         match cursor.next() {
             Ok(None) => return Ok(Some(grants)),
-            Ok(Some((key, value))) => match parse_grant_key(&key).zip(Grant::decode(&value)) {
+            Ok(Some((key, value))) => match stored_grant(&key, &value) {
                 Some(lease) => grants.push(lease),
                 None => return Ok(None),
             },

@@ -90,7 +90,7 @@ methods! {
     Defragment = "etcdserverpb.Maintenance" / "Defragment", Unary, true;
     Hash = "etcdserverpb.Maintenance" / "Hash", Unary, true;
     HashKv = "etcdserverpb.Maintenance" / "HashKV", Unary, true;
-    Snapshot = "etcdserverpb.Maintenance" / "Snapshot", ServerStream, false;
+    Snapshot = "etcdserverpb.Maintenance" / "Snapshot", ServerStream, true;
     MoveLeader = "etcdserverpb.Maintenance" / "MoveLeader", Unary, false;
     Downgrade = "etcdserverpb.Maintenance" / "Downgrade", Unary, false;
     AuthEnable = "etcdserverpb.Auth" / "AuthEnable", Unary, false;

@@ -2,6 +2,7 @@
 //
 //	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S] [-keys 3000]
 //	differential -kill9 5 -orlop target/release/orlop
+//	differential -files -etcd bin/etcd -etcdctl bin/etcdctl -etcdutl bin/etcdutl -orlop target/release/orlop
 //
 // Both servers start empty, with the same flags, on loopback. Requests go one at a time through one connection to each server; watches
 // run beside them. Compared are all fields of all responses, and of errors the code and the exact text. Not compared: the values of
@@ -52,6 +53,10 @@ func main() {
 	seed := flag.Uint64("seed", 0, "0 draws one")
 	workers := flag.Int("workers", 1, "pairs of servers that share the requests; each has a seed of its own")
 	kept := flag.Bool("kept", true, "first run the seeds of seeds.txt")
+	files := flag.Bool("files", false, "instead: carry one's files to the other and back, and compare what is there")
+	var programs filePrograms
+	flag.StringVar(&programs.etcdctl, "etcdctl", "", "stock etcdctl, for -files")
+	flag.StringVar(&programs.etcdutl, "etcdutl", "", "stock etcdutl, for -files")
 	kill9 := flag.Int("kill9", 0, "instead: this many rounds of SIGKILL under load, checking that acknowledged writes survive")
 	flag.Parse()
 
@@ -65,6 +70,14 @@ func main() {
 	if *kill9 > 0 {
 		fmt.Printf("seed %d\n", *seed)
 		if err := runKills(opt, *seed, *kill9); err != nil {
+			fmt.Printf("FAIL seed %d: %v\n", *seed, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *files {
+		fmt.Printf("seed %d\n", *seed)
+		if err := runFiles(opt, programs, *seed); err != nil {
 			fmt.Printf("FAIL seed %d: %v\n", *seed, err)
 			os.Exit(1)
 		}

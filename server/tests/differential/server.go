@@ -28,11 +28,13 @@ const (
 
 // server is one child process and the connection to it. The data directory and the ports outlive a kill.
 type server struct {
-	name    string
-	binary  string
-	flags   []string
-	dir     string
-	port    int
+	name   string
+	binary string
+	flags  []string
+	dir    string
+	port   int
+	// What the member tells other members; its id follows from it.
+	peer    string
 	child   *exec.Cmd
 	exited  chan struct{}
 	logFile *os.File
@@ -59,8 +61,9 @@ func newServer(name, binary, flags, parent string) (*server, error) {
 	}
 	s.port = ports[0]
 	client, peer := s.url(), "http://127.0.0.1:"+strconv.Itoa(ports[1])
+	s.peer = peer
 	s.flags = append([]string{
-		"--name", "m1", "--data-dir", filepath.Join(dir, "member"), "--log-level", "error",
+		"--name", "m1", "--data-dir", s.data(), "--log-level", "error",
 		"--quota-backend-bytes", strconv.Itoa(quotaBytes), "--max-request-bytes", strconv.Itoa(maxRequestBytes),
 		"--max-txn-ops", strconv.Itoa(maxTxnOps),
 		"--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
@@ -80,6 +83,8 @@ func newServer(name, binary, flags, parent string) (*server, error) {
 	return s, err
 }
 
+func (s *server) data() string { return filepath.Join(s.dir, "member") }
+
 func (s *server) url() string { return "http://127.0.0.1:" + strconv.Itoa(s.port) }
 
 // start returns when the server answers a linearizable read.
@@ -89,6 +94,7 @@ func (s *server) start() error {
 	// A harness that dies must not leave servers behind.
 	s.child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.child.Start(); err != nil {
+		s.child = nil
 		return fmt.Errorf("%s: %w", s.name, err)
 	}
 	exited := make(chan struct{})

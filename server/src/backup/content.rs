@@ -1,0 +1,232 @@
+//! Runs on: connection core.
+//!
+//! One state of a member as the content of a bbolt file, in bounded steps.
+//!
+//! Records are read at the state's revision on newer and newer views (the caller holds its compact revision as a floor); what has no
+//! versions (leases, members, where the log stood) was read from one view before, as a [`State`].
+//!
+//! Invariants:
+//! - Two walks over the same `State` push the same keys and values into their writers, whatever was written, compacted or swept meanwhile.
+//! - A step that ends in a fault has pushed nothing that the next one pushes again: `next` is the first revision not pushed yet.
+
+use consensus::ConfState;
+use engine::{Fault, ReadView, Revision};
+use prost::Message;
+use proto::etcdserverpb::AlarmMember;
+
+use super::schema;
+use crate::{bolt::writer::FileWriter, core::Cluster, lease::Grant};
+
+/// What a backup is of, but for the records.
+#[derive(Debug)]
+pub struct State {
+    /// Records up to it belong to the state.
+    pub revision: i64,
+    /// Of those up to it, what compaction keeps; -1 for no compaction.
+    pub compact_revision: i64,
+    /// Last applied entry.
+    pub applied_index: u64,
+    /// Its term.
+    pub applied_term: u64,
+    /// Members, alarms, version.
+    pub cluster: Cluster,
+    /// Voters and learners.
+    pub conf_state: ConfState,
+    /// Leases by the order of their ids as unsigned numbers. 24 bytes for each: a part of what the lessor holds of them anyway.
+    pub leases: Vec<(i64, Grant)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Records,
+    Leases(usize),
+    Small,
+    Done,
+}
+
+/// Brings a [`State`] and its records into a writer.
+#[derive(Debug)]
+pub struct Walk<'a> {
+    state: &'a State,
+    stage: Stage,
+    next: Revision,
+    writer: FileWriter,
+    value: Vec<u8>,
+}
+
+impl<'a> Walk<'a> {
+    /// Begins at the first record.
+    pub fn new(state: &'a State, writer: FileWriter) -> Self {
+        Self { state, stage: Stage::Records, next: Revision::MIN, writer, value: Vec::new() }
+    }
+
+    /// Goes on, over about `budget` records or leases, or until `bytes_max` wait in the writer. `None` before the end.
+    ///
+    /// **Errors** a page that is not resident: the same call goes on once it is.
+    pub fn step(&mut self, view: &ReadView, budget: usize, bytes_max: usize) -> Result<Option<()>, Fault> {
+        match self.stage {
+            Stage::Records => self.records(view, budget, bytes_max)?,
+            Stage::Leases(from) => self.leases(from, budget),
+            Stage::Small => self.small(),
+            Stage::Done => return Ok(Some(())),
+        }
+        Ok(None)
+    }
+
+    /// The writer, for what waits in it.
+    pub fn writer(&mut self) -> &mut FileWriter {
+        &mut self.writer
+    }
+
+    /// The writer, when all is in it.
+    pub fn finish(self) -> FileWriter {
+        assert_eq!(self.stage, Stage::Done, "a walk is finished at its end");
+        self.writer
+    }
+
+    fn records(&mut self, view: &ReadView, budget: usize, bytes_max: usize) -> Result<(), Fault> {
+        assert!(view.revision() >= self.state.revision, "newer views follow");
+        let mut records = view.records_from(self.next);
+        for _ in 0..budget.max(1) {
+            let Some(record) = records.next()?.filter(|record| record.revision.main <= self.state.revision) else {
+                self.writer.end_bucket(schema::KEY);
+                self.stage = Stage::Leases(0);
+                return Ok(());
+            };
+            assert!(record.revision >= self.next, "records come in revision order");
+            let revision = record.revision;
+            if view.is_kept(&record, self.state.compact_revision)? {
+                let key = schema::revision_key(revision, record.is_tombstone);
+                self.value.clear();
+                schema::write_record(record, &mut self.value);
+                self.writer.push(&key, &self.value);
+            }
+            self.next = Revision::new(revision.main, revision.sub + 1);
+            if self.writer.waiting() >= bytes_max {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn leases(&mut self, from: usize, budget: usize) {
+        let leases = &self.state.leases;
+        let to = from.saturating_add(budget.max(1)).min(leases.len());
+        for (id, grant) in &leases[from..to] {
+            self.writer.push(&id.to_be_bytes(), &schema::Lease::of(*id, *grant).encode_to_vec());
+        }
+        self.stage = Stage::Leases(to);
+        if to == leases.len() {
+            self.writer.end_bucket(schema::LEASE);
+            self.stage = Stage::Small;
+        }
+    }
+
+    fn bucket(&mut self, name: schema::Name, mut pairs: Vec<(Vec<u8>, Vec<u8>)>) {
+        pairs.sort();
+        for (key, value) in pairs {
+            self.writer.push(&key, &value);
+        }
+        self.writer.end_bucket(name);
+    }
+
+    fn small(&mut self) {
+        let State { applied_index, applied_term, compact_revision, cluster, conf_state, .. } = self.state;
+        let mut meta = vec![
+            (schema::CONSISTENT_INDEX.to_vec(), applied_index.to_be_bytes().to_vec()),
+            (schema::TERM.to_vec(), applied_term.to_be_bytes().to_vec()),
+            (schema::CONF_STATE.to_vec(), schema::conf_state_json(conf_state)),
+            (schema::STORAGE_VERSION.to_vec(), crate::STORAGE_VERSION.into()),
+        ];
+        if *compact_revision > 0 {
+            // What compaction drops is not in the file, however far the sweep is here.
+            let revision = schema::revision_key(Revision::new(*compact_revision, 0), false);
+            meta.push((schema::SCHEDULED_COMPACT.to_vec(), revision.clone()));
+            meta.push((schema::FINISHED_COMPACT.to_vec(), revision));
+        }
+        let members = cluster.members.iter().map(|member| (schema::member_key(member.id), member.to_json())).collect();
+        let alarm = |(member_id, alarm): &(u64, i32)| AlarmMember { member_id: *member_id, alarm: *alarm };
+        let alarms = cluster.alarms.keys().map(|each| (alarm(each).encode_to_vec(), Vec::new())).collect();
+        let version =
+            cluster.version.iter().map(|version| (schema::CLUSTER_VERSION.to_vec(), version.as_bytes().to_vec()));
+        let version = version.collect();
+        self.bucket(schema::META, meta);
+        self.bucket(schema::MEMBERS, members);
+        self.bucket(schema::MEMBERS_REMOVED, Vec::new());
+        self.bucket(schema::ALARM, alarms);
+        self.bucket(schema::CLUSTER, version);
+        for name in schema::AUTH {
+            self.bucket(name, Vec::new());
+        }
+        self.stage = Stage::Done;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use consensus::Member;
+    use engine::{
+        Mvcc, Roots,
+        extent::{BlockCache, Directory},
+    };
+
+    use super::*;
+    use crate::bolt::writer::PAGE_SIZE;
+
+    fn write(mvcc: &mut Mvcc, key: &str, value: usize) {
+        let mut write = mvcc.begin();
+        write.put(Bytes::copy_from_slice(key.as_bytes()), vec![1; value].into(), 0).unwrap();
+        drop(write.finish());
+    }
+
+    fn walk(state: &State, writer: FileWriter, budget: usize, mut before: impl FnMut() -> Mvcc) -> FileWriter {
+        let mut walk = Walk::new(state, writer);
+        loop {
+            let view = before().view();
+            if walk.step(&view, budget, usize::MAX).unwrap().is_some() {
+                return walk.finish();
+            }
+        }
+    }
+
+    #[test]
+    fn writes_compactions_and_held_sweeps_meanwhile_change_nothing() {
+        let build = |later: usize| {
+            let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+            (0..300).for_each(|number| write(&mut mvcc, &format!("k{}", number % 20), number));
+            mvcc.compact(100);
+            drop(mvcc.publish(300, 1));
+            mvcc.hold_sweep(Some(100));
+            // What happens while a backup is under way: more of it with each step.
+            (0..later).for_each(|number| write(&mut mvcc, &format!("k{}", number % 20), 9));
+            if later > 0 {
+                mvcc.compact(100 + i64::try_from(later).unwrap());
+                mvcc.sweep(usize::MAX).unwrap();
+            }
+            drop(mvcc.publish(301, 1));
+            mvcc
+        };
+        let member = Member { id: 7, name: "m".into(), ..Member::default() };
+        let leases = (1..500).map(|id| (id, Grant { ttl_s: 60, remaining_s: 0 })).collect();
+        let state = State {
+            revision: 301,
+            compact_revision: 100,
+            applied_index: 300,
+            applied_term: 1,
+            cluster: Cluster { members: vec![member], version: Some("3.7.0".into()), ..Cluster::default() },
+            conf_state: ConfState { voters: vec![7], learners: Vec::new() },
+            leases,
+        };
+        let (_, layout) = walk(&state, FileWriter::measuring(PAGE_SIZE), 7, || build(0)).finish().unwrap();
+        let (quiet, _) = walk(&state, FileWriter::writing(layout), 1000, || build(0)).finish().unwrap();
+        let mut steps = 0;
+        let busy = walk(&state, FileWriter::writing(layout), 7, || {
+            steps += 1;
+            build(steps)
+        });
+        assert_eq!(busy.finish().expect("the layout that was announced").0, quiet);
+        assert!(steps > 40);
+        assert_eq!(quiet.len() as u64, layout.bytes());
+    }
+}
