@@ -30,7 +30,7 @@ pub type Path = Vec<bool>;
 ///
 /// **Errors** the static checks, and those of its operations.
 pub async fn serve(core: &Core, body: Bytes) -> Result<Bytes, Error> {
-    let request: pb::TxnRequest = rpc::decode(body.clone())?;
+    let request = rpc::decode_txn(body.clone())?;
     check::txn(&request, core.shared.limits.txn_ops_max)?;
     if !is_read_only(&request) {
         return core.propose(Kind::Txn, &body).await?.framed();
