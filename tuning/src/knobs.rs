@@ -233,6 +233,9 @@ knobs! {
         connections_max: usize = 65_536, 1 => 16_777_216, Count;
         /// Database size at which writes are refused and the NOSPACE alarm is raised.
         quota_backend_bytes: u64 = 2 * GIB, 1 => u64::MAX, Bytes, etcd "quota-backend-bytes";
+        /// Shortest time between two pings of a client; one that pings more often, or without a call, is told to go away.
+        /// 0 is gRPC's own 5 minutes.
+        keepalive_min_ms: u64 = 5_000, 0 => u64::MAX, Milliseconds, etcd "grpc-keepalive-min-time";
         /// Silence on a connection after which the server pings; 0 never.
         keepalive_interval_ms: u64 = 7_200_000, 0 => u64::MAX, Milliseconds, etcd "grpc-keepalive-interval";
         /// Time for the answer to that ping before the connection is closed.

@@ -495,6 +495,7 @@ fn wire_options(config: &Config) -> wire::Options {
         stream_window_bytes: server.stream_window_bytes,
         connection_window_bytes: server.connection_window_bytes,
         buffer_bytes_max: server.connection_buffer_bytes_max,
+        ping_min: Duration::from_millis(server.keepalive_min_ms),
         ping_after: Duration::from_millis(server.keepalive_interval_ms),
         ping_timeout: Duration::from_millis(server.keepalive_timeout_ms),
     }
