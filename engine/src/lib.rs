@@ -7,6 +7,8 @@ pub mod cursor;
 pub mod disk;
 mod error;
 pub mod extent;
+#[doc(hidden)]
+pub mod hostile;
 pub mod inspect;
 pub mod mvcc;
 pub mod node;

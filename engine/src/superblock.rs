@@ -124,6 +124,18 @@ impl Superblock {
         buf
     }
 
+    /// The state that `bytes`, filled up with zeros, would hold if magic, format and checksum were right.
+    pub(crate) fn decode_resealed(bytes: &[u8]) -> Option<Self> {
+        let mut copy = [0; COPY_LEN];
+        let len = bytes.len().min(COPY_LEN);
+        copy[..len].copy_from_slice(&bytes[..len]);
+        copy[..FORMAT_AT].copy_from_slice(&MAGIC);
+        copy[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&FORMAT.to_le_bytes());
+        let crc = crc32fast::hash(&copy[..CRC_AT]);
+        copy[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        (0..2).find_map(|number| Self::decode(&copy, number).ok())
+    }
+
     /// The state in copy number `copy`, whose bytes begin at `bytes[0]`.
     fn decode(bytes: &[u8], copy: u64) -> Result<Self, Damage> {
         let bytes: &[u8; COPY_LEN] = bytes.first_chunk().ok_or(Damage::Bytes)?;

@@ -17,11 +17,11 @@ use bytes::{Buf, BufMut, Bytes};
 use prost::Message;
 use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
 
-use crate::{etcdserverpb as pb, membershippb};
+use crate::{etcdserverpb as pb, membershippb, txn};
 
 pub use crate::etcdserverpb::RequestHeader;
 
-/// Why bytes are not an entry.
+/// Why bytes are not an entry, or not a txn.
 #[derive(Debug, thiserror::Error, Eq, PartialEq)]
 pub enum Error {
     /// The bytes are not protobuf, or not of these messages.
@@ -33,6 +33,9 @@ pub enum Error {
         /// Its number, 0 where not even that can be read.
         field: u64,
     },
+    /// Messages are nested too deep, see [`txn::LEVELS_MAX`]. protobuf-go's words.
+    #[error("proto: exceeded maximum recursion depth")]
+    TooDeep,
     /// No request is set, or only one that this release does not know.
     #[error("entry carries no known request")]
     NoRequest,
@@ -125,7 +128,10 @@ macro_rules! define_kinds {
                 }
             }
 
-            fn decode(kind: Kind, raw: Bytes) -> Result<Self, prost::DecodeError> {
+            fn decode(kind: Kind, raw: Bytes) -> Result<Self, Error> {
+                if kind == Kind::Txn {
+                    return txn::decode(raw).map(Self::Txn);
+                }
                 Ok(match kind {
                     $(Kind::$kind => Self::$kind(<$message>::decode(raw)?),)*
                 })

@@ -6,11 +6,13 @@
 //!
 //! - [`key_range`]: what `range_end` means, everywhere it occurs.
 //! - [`internal`]: what a Raft log entry carries.
+//! - [`txn`]: txns, which hold themselves, decoded as deep as etcd decodes them.
 //!
 //! This crate knows no behaviour: no validation, no defaults, no error texts. It makes no client or server stubs.
 
 pub mod internal;
 pub mod key_range;
+pub mod txn;
 
 /// etcd's services and their messages, and the entries of its Raft log.
 #[allow(missing_docs, clippy::all, reason = "generated; the meaning stands in schema/etcdserverpb")]

@@ -12,7 +12,11 @@ use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::Request;
 use prost::Message;
-use proto::{etcdserverpb as pb, health, internal::Kind};
+use proto::{
+    etcdserverpb as pb, health,
+    internal::{self, Kind},
+    txn,
+};
 
 use crate::{
     backup,
@@ -142,6 +146,16 @@ async fn serve_unary(
 /// **Errors** bytes that are not this message.
 pub fn decode<M: Message + Default>(body: Bytes) -> Result<M, Error> {
     M::decode(body).map_err(|error| Error::Undecodable(error.to_string()))
+}
+
+/// Decodes a txn, however deep within etcd's bound.
+///
+/// **Errors** as [`decode`]; one that is nested too deep.
+pub fn decode_txn(body: Bytes) -> Result<pb::TxnRequest, Error> {
+    txn::decode(body).map_err(|error| match error {
+        internal::Error::Malformed(error) => Error::Undecodable(error.to_string()),
+        error => Error::Undecodable(error.to_string()),
+    })
 }
 
 async fn unary(core: &Core, method: Method, body: Bytes) -> Result<Reply, Error> {

@@ -237,6 +237,9 @@ knobs! {
         /// Part of the quota, in percent, below which the NOSPACE alarm that it raised is taken back by itself; 0 never, as in
         /// etcd: then `alarm disarm` does it.
         quota_disarm_percent: u64 = 90, 0 => 99, Count;
+        /// Shortest time between two pings of a client; one that pings more often, or without a call, is told to go away.
+        /// 0 is gRPC's own 5 minutes.
+        keepalive_min_ms: u64 = 5_000, 0 => u64::MAX, Milliseconds, etcd "grpc-keepalive-min-time";
         /// Silence on a connection after which the server pings; 0 never.
         keepalive_interval_ms: u64 = 7_200_000, 0 => u64::MAX, Milliseconds, etcd "grpc-keepalive-interval";
         /// Time for the answer to that ping before the connection is closed.

@@ -111,12 +111,13 @@ fn take_revision(bytes: &mut &[u8]) -> Option<Revision> {
     (main > 0 && sub < i64::MAX).then_some(Revision { main, sub })
 }
 
+/// Reads a field; one that is not there is zero, and one that is there is not.
 fn take_field(tag: u8, bytes: &mut &[u8]) -> Option<i64> {
     if bytes.first() != Some(&tag) {
         return Some(0);
     }
     *bytes = &bytes[1..];
-    take_varint(bytes).map(u64::cast_signed)
+    take_varint(bytes).filter(|value| *value != 0).map(u64::cast_signed)
 }
 
 fn take_bytes_field<'a>(tag: u8, bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
@@ -124,7 +125,7 @@ fn take_bytes_field<'a>(tag: u8, bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
         return Some(&[]);
     }
     *bytes = &bytes[1..];
-    let len = usize::try_from(take_varint(bytes)?).ok()?;
+    let len = usize::try_from(take_varint(bytes)?).ok().filter(|len| *len != 0)?;
     let (value, rest) = bytes.split_at_checked(len)?;
     *bytes = rest;
     Some(value)
@@ -286,6 +287,16 @@ impl Block {
     }
 }
 
+/// What a [`BlockBuilder`] makes of the records of the block in `payload`; `None` if it is not one.
+pub(crate) fn rewritten_block(payload: &[u8]) -> Option<Vec<u8>> {
+    let block = Block::decode(payload)?;
+    let mut builder = BlockBuilder::default();
+    (0..block.len()).for_each(|position| builder.push(&block.record(position)));
+    let mut out = Vec::new();
+    builder.finish(&mut out);
+    Some(out)
+}
+
 /// A block of an extent as the extent's index knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IndexEntry {
@@ -326,6 +337,7 @@ impl Index {
             .collect();
         let is_sound = rest.is_empty()
             && !blocks.is_empty()
+            && blocks[0].first > Revision::MIN
             && blocks.is_sorted_by(|a, b| a.first < b.first)
             && blocks.iter().all(|block| block.offset.checked_add(block.len).is_some());
         is_sound.then_some(Self { blocks })

@@ -14,7 +14,7 @@ mod cursor;
 mod directory;
 
 pub use block::record_bytes;
-pub(crate) use block::{BlockBuilder, Index, IndexEntry};
+pub(crate) use block::{BlockBuilder, Index, IndexEntry, rewritten_block};
 pub use cache::BlockCache;
 pub use cursor::ExtentCursor;
 pub use directory::Directory;

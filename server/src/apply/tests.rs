@@ -85,6 +85,43 @@ fn put_that_keeps_what_the_txn_deleted_is_refused_before_anything_changes() {
     assert_eq!(store.apply(Request::Txn(txn(vec![put(b"a", true), nested, put(b"b", false)]))), Ok(2));
 }
 
+/// `txns` txns around a put, as a client would send them.
+fn nested(txns: usize) -> Bytes {
+    let mut raw = prost::Message::encode_to_vec(&txn(vec![put(b"a", false)]));
+    for _ in 1..txns {
+        let mut op = Vec::new();
+        prost::encoding::bytes::encode(4, &raw, &mut op);
+        raw.clear();
+        prost::encoding::bytes::encode(2, &op, &mut raw);
+    }
+    raw.into()
+}
+
+#[test]
+fn the_deepest_txn_is_walked_on_the_stack_of_a_core() {
+    let walk = || {
+        let raw = nested(proto::txn::LEVELS_MAX / 2 - 1);
+        let request = proto::txn::decode(raw.clone()).unwrap();
+        crate::kv::check::txn(&request, 1_000_000).unwrap();
+        let mut store = Store::new();
+        let mut events = Vec::new();
+        let mut pinned = Pinned::new(true);
+        let request = Request::Txn(request);
+        store.applier.touch(&store.mvcc, &request, &mut pinned).unwrap();
+        let header = RequestHeader::default();
+        let outcome =
+            store.applier.apply(&mut store.mvcc, &header, request, &pinned, Duration::ZERO, &mut events).unwrap();
+        assert_eq!(events.len(), 1);
+        let counters = crate::metrics::counters::CommitCounters::default();
+        assert!(outcome.framed().unwrap().len() > 10_000);
+        counters.applied(&Ok(outcome), &events, false);
+        let text = crate::insight::text::request(crate::wire::method::Method::Txn, &raw);
+        assert!(text.contains("request_txn"));
+    };
+    let core = std::thread::Builder::new().stack_size(crate::cores::STACK_BYTES).spawn(walk).unwrap();
+    core.join().unwrap();
+}
+
 fn random_ops(random: &mut SmallRng, depth: usize) -> Vec<request_op::Request> {
     let mut ops = Vec::new();
     for _ in 0..random.random_range(0..4) {

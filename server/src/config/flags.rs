@@ -165,7 +165,7 @@ const MEMBER: (&str, &[Flag]) = ("Member", &[
     row("max-txn-ops", Unsigned, "128", Knob, "Operations in one level of a transaction."),
     row("max-request-bytes", Unsigned, "1572864", Knob, "Largest client request."),
     row("max-concurrent-streams", Unsigned32, "4294967295", Knob, "Streams that a client may have open on a connection."),
-    row("grpc-keepalive-min-time", Duration, "5s", Idle("pings are answered at any rate so far"), "Shortest time between two pings of a client."),
+    row("grpc-keepalive-min-time", Duration, "5s", Knob, "Shortest time between two pings of a client."),
     row("grpc-keepalive-interval", Duration, "2h", Knob, "Silence after which the server pings a client; 0 never."),
     row("grpc-keepalive-timeout", Duration, "20s", Knob, "Time a client has to answer that ping."),
     row("socket-reuse-port", Switch, "false", Used, "Set SO_REUSEPORT on listeners."),

@@ -80,6 +80,12 @@ enum ToCore {
     Accept(std::net::TcpStream),
 }
 
+/// **Units** bytes of a core's stack; the kernel gives memory only for what is touched.
+///
+/// Requests are walked recursively, and the deepest that is decoded, `proto::txn::LEVELS_MAX` messages, must fit wherever it
+/// is: checked, decided, applied, answered and dropped. A test walks one on such a stack.
+pub const STACK_BYTES: usize = 64 << 20;
+
 /// Between two tries of a checkpoint that found no space.
 const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 /// How often slots expire and automatic progress is looked at.

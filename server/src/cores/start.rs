@@ -1,4 +1,4 @@
-//! Runs on: the main thread, which becomes core 0.
+//! Runs on: core 0, whose end the main thread awaits.
 //!
 //! From a configuration to a serving member, and from SIGTERM to a clean end.
 //!
@@ -32,8 +32,8 @@ use tokio::{
 };
 
 use super::{
-    CommitLoop, Outbox, Serving, ToCore, accept_loop, bind, block_on, checkpoint_thread, connection_core, end_by,
-    loader::Loader, metrics_loop, pin, spawn_core_loops,
+    CommitLoop, Outbox, STACK_BYTES, Serving, ToCore, accept_loop, bind, block_on, checkpoint_thread, connection_core,
+    end_by, loader::Loader, metrics_loop, pin, spawn_core_loops,
 };
 use crate::{
     apply::{self, Applier, table},
@@ -350,7 +350,6 @@ fn make_core(
 const WATCHERS_MAX: usize = 1 << 20;
 
 /// Starts the cores after the first, each on a thread of its own.
-#[expect(clippy::disallowed_methods, reason = "this is where threads come from")]
 fn spawn_cores(
     count: usize,
     config: &Arc<Config>,
@@ -365,7 +364,7 @@ fn spawn_cores(
         senders.push(sender);
         let (config, shared) = (Arc::clone(config), Arc::clone(shared));
         let (to_commit, serving) = (to_commit.clone(), serving.clone());
-        std::thread::spawn(move || {
+        let core = move || {
             if config.knobs.server.pin_cores {
                 pin(id);
             }
@@ -378,7 +377,10 @@ fn spawn_cores(
             if let Err(source) = served {
                 stop_member(&Error::System { what: "a core's runtime".into(), source });
             }
-        });
+        };
+        if let Err(source) = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(core) {
+            stop_member(&Error::System { what: "a core's thread".into(), source });
+        }
     }
     senders
 }
@@ -392,7 +394,15 @@ pub fn stop_member(error: &Error) -> ! {
 /// Runs the member until it is told to stop.
 pub fn run(config: Config) -> ExitCode {
     let clock = Clock::start();
-    match block_on(serve(Arc::new(config), clock)) {
+    let core = std::thread::Builder::new().name("core-0".into()).stack_size(STACK_BYTES);
+    let served = core.spawn(move || block_on(serve(Arc::new(config), clock)));
+    let ended = match served.map(std::thread::JoinHandle::join) {
+        Ok(Ok(ended)) => ended,
+        // It has said why.
+        Ok(Err(_)) => return ExitCode::FAILURE,
+        Err(source) => stop_member(&Error::System { what: "a core's thread".into(), source }),
+    };
+    match ended {
         Ok(Ok(signal)) => {
             if std::process::id() == 1 {
                 return ExitCode::SUCCESS;
@@ -523,6 +533,7 @@ fn wire_options(config: &Config) -> wire::Options {
         stream_window_bytes: server.stream_window_bytes,
         connection_window_bytes: server.connection_window_bytes,
         buffer_bytes_max: server.connection_buffer_bytes_max,
+        ping_min: Duration::from_millis(server.keepalive_min_ms),
         ping_after: Duration::from_millis(server.keepalive_interval_ms),
         ping_timeout: Duration::from_millis(server.keepalive_timeout_ms),
     }

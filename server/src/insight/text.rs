@@ -13,6 +13,7 @@ use proto::{
         TxnRequest, compare::TargetUnion, request_op::Request as Op,
     },
     internal::{self, Request},
+    txn,
 };
 
 use crate::wire::method::Method;
@@ -29,7 +30,7 @@ pub fn request(method: Method, body: &Bytes) -> String {
         Method::Put => PutRequest::decode(body.clone()).map(|put| text.put(&put)),
         Method::Range => RangeRequest::decode(body.clone()).map(|range| text.range(&range)),
         Method::DeleteRange => DeleteRangeRequest::decode(body.clone()).map(|delete| text.delete(&delete)),
-        Method::Txn => TxnRequest::decode(body.clone()).map(|txn| text.txn(&txn)),
+        Method::Txn => return txn::decode(body.clone()).map_or(String::new(), |txn| text.whole(&txn)),
         _ => Ok(()),
     };
     if known.is_err() { String::new() } else { text.0 }
@@ -139,6 +140,11 @@ impl Text {
         self.key("key", &delete.key);
         self.key("range_end", &delete.range_end);
         self.switch("prev_kv", delete.prev_kv);
+    }
+
+    fn whole(mut self, txn: &TxnRequest) -> String {
+        self.txn(txn);
+        self.0
     }
 
     fn txn(&mut self, txn: &TxnRequest) {

@@ -36,7 +36,7 @@ pub type Path = Vec<bool>;
 ///
 /// **Errors** the static checks, and those of its operations.
 pub async fn serve(core: &Core, body: Bytes) -> Result<Bytes, Error> {
-    let request: pb::TxnRequest = rpc::decode(body.clone())?;
+    let request = rpc::decode_txn(body.clone())?;
     let cost = quota::txn_cost(&request);
     quota::admit(core, cost).await?;
     check::txn(&request, core.shared.limits.txn_ops_max)?;

@@ -6,10 +6,12 @@
 //! connection's own loop calls [`Output::poll_drain`] once at the end of its turn. What is buffered is bounded: above
 //! `bytes_max` a write waits for the socket.
 //!
+//! It also sees the heads of all frames, and there enforces how often a client may ping (`pings`), which h2 does not.
+//!
 //! Invariants: bytes leave in the order in which h2 wrote them; `sent <= pending.len()`.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     io,
     pin::Pin,
     rc::Rc,
@@ -22,6 +24,15 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::{
+    frames::{self, Frames, Head, kind},
+    pings::{self, Pings},
+};
+use crate::cores::Clock;
+
+/// **Units** bytes. What a client sends before its first frame.
+const PREFACE_BYTES: usize = 24;
+
 /// **Units** bytes. A buffer that grew beyond this is given back once empty, so that idle connections stay small.
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
@@ -30,9 +41,50 @@ pub struct Output {
     socket: TcpStream,
     pending: BytesMut,
     bytes_max: usize,
+    received: Frames,
+    written: Frames,
+    watch: Watch,
+}
+
+/// What is watched of a connection's frames.
+struct Watch {
+    pings: Pings,
+    clock: Clock,
+    /// Calls under way.
+    calls: Rc<Cell<usize>>,
+    last_stream: u32,
+    has_too_many: bool,
+}
+
+impl Watch {
+    fn on_received(&mut self, head: Head) {
+        match head.kind {
+            kind::HEADERS => self.last_stream = self.last_stream.max(head.stream),
+            kind::PING if head.flags & 1 == 0 => {
+                self.has_too_many |= self.pings.received(self.clock.now(), self.calls.get() > 0);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_written(&mut self, head: Head) {
+        if matches!(head.kind, kind::DATA | kind::HEADERS) {
+            self.pings.sent();
+        }
+    }
 }
 
 impl Output {
+    /// Whether the client has pinged too often. It is told so if that can be done between two frames; the connection is to
+    /// be closed after what is pending was written, as far as it can be at once.
+    pub fn has_too_many_pings(&mut self) -> bool {
+        if self.watch.has_too_many && self.written.is_between() {
+            let last = frames::go_away(self.watch.last_stream, pings::CALM, pings::TOO_MANY);
+            self.pending.extend_from_slice(&last);
+        }
+        self.watch.has_too_many
+    }
+
     /// Writes what is pending; `Pending` when the socket is full (the task is woken when it is not).
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.pending.is_empty() {
@@ -53,16 +105,29 @@ impl Output {
 pub struct Coalesced(Rc<RefCell<Output>>);
 
 impl Coalesced {
-    /// Wraps a connected socket; at most about `bytes_max` wait to be written.
-    pub fn new(socket: TcpStream, bytes_max: usize) -> (Self, Rc<RefCell<Output>>) {
-        let output = Rc::new(RefCell::new(Output { socket, pending: BytesMut::new(), bytes_max }));
+    /// Wraps a connected socket; at most about `bytes_max` wait to be written. `calls` counts those under way.
+    pub fn new(
+        socket: TcpStream,
+        bytes_max: usize,
+        pings: Pings,
+        clock: Clock,
+        calls: Rc<Cell<usize>>,
+    ) -> (Self, Rc<RefCell<Output>>) {
+        let watch = Watch { pings, clock, calls, last_stream: 0, has_too_many: false };
+        let (received, written) = (Frames::behind(PREFACE_BYTES), Frames::behind(0));
+        let output = Output { socket, pending: BytesMut::new(), bytes_max, received, written, watch };
+        let output = Rc::new(RefCell::new(output));
         (Self(Rc::clone(&output)), output)
     }
 }
 
 impl AsyncRead for Coalesced {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().socket).poll_read(cx, buf)
+        let Output { socket, received, watch, .. } = &mut *self.0.borrow_mut();
+        let before = buf.filled().len();
+        let polled = Pin::new(socket).poll_read(cx, buf);
+        received.feed(&buf.filled()[before..], |head| watch.on_received(head));
+        polled
     }
 }
 
@@ -72,7 +137,9 @@ impl AsyncWrite for Coalesced {
         if output.pending.len() >= output.bytes_max {
             ready!(output.poll_drain(cx))?;
         }
-        output.pending.extend_from_slice(buf);
+        let Output { pending, written, watch, .. } = &mut *output;
+        written.feed(buf, |head| watch.on_written(head));
+        pending.extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))
     }
 

@@ -7,6 +7,7 @@
 //! request bytes by the windows, unsent bytes by the writer.
 
 use std::{
+    cell::Cell,
     future::{Future, poll_fn},
     io,
     rc::Rc,
@@ -21,9 +22,11 @@ use tokio::{net::TcpStream, sync::watch};
 use crate::{core::Core, endpoints, insight::slow::Origin, rpc};
 
 pub mod coalesce;
+pub mod frames;
 pub mod grpc;
 pub mod http1;
 pub mod method;
+pub mod pings;
 pub mod protobuf;
 
 /// How HTTP/2 connections are run.
@@ -37,6 +40,8 @@ pub struct Options {
     pub connection_window_bytes: u32,
     /// **Units** bytes that may wait to be written to one connection.
     pub buffer_bytes_max: usize,
+    /// Shortest time between two pings of a client; zero is gRPC's default.
+    pub ping_min: Duration,
     /// Silence after which the server pings; zero never.
     pub ping_after: Duration,
     /// Time for the answer to a ping.
@@ -92,7 +97,9 @@ async fn http2(
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let remote = socket.peer_addr().ok();
-    let (io, output) = coalesce::Coalesced::new(socket, options.buffer_bytes_max);
+    let calls = Rc::new(Cell::new(0));
+    let pings = pings::Pings::new(options.ping_min);
+    let (io, output) = coalesce::Coalesced::new(socket, options.buffer_bytes_max, pings, core.clock, Rc::clone(&calls));
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(options.streams_max)
@@ -122,6 +129,11 @@ async fn http2(
                 return polled.map_err(io::Error::other);
             }
             turn_began = None;
+            if output.borrow_mut().has_too_many_pings() {
+                // What can be written at once is; nobody waits for such a client.
+                drop(output.borrow_mut().poll_drain(cx));
+                return Poll::Ready(Some(Err(io::Error::other("got too many pings from the client"))));
+            }
             match output.borrow_mut().poll_drain(cx) {
                 Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
                 _ => polled.map_err(io::Error::other),
@@ -142,11 +154,31 @@ async fn http2(
             Some(Ok((request, reply))) => {
                 let began = *turn_began.get_or_insert_with(|| core.clock.now());
                 let origin = Origin { remote, began };
-                tokio::task::spawn_local(rpc::serve(Rc::clone(&core), origin, request, reply));
+                let (core, call) = (Rc::clone(&core), CallUnderWay::begin(&calls));
+                tokio::task::spawn_local(async move {
+                    rpc::serve(core, origin, request, reply).await;
+                    drop(call);
+                });
             }
             Some(Err(error)) => return Err(error),
             None => return Ok(()),
         }
+    }
+}
+
+/// Counts a call from its beginning to its end.
+struct CallUnderWay(Rc<Cell<usize>>);
+
+impl CallUnderWay {
+    fn begin(calls: &Rc<Cell<usize>>) -> Self {
+        calls.set(calls.get() + 1);
+        Self(Rc::clone(calls))
+    }
+}
+
+impl Drop for CallUnderWay {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
     }
 }
 

@@ -1,0 +1,182 @@
+//! Bytes from a medium that may hold anything, decoded as each structure of the page store; what the fuzz targets call.
+//!
+//! One property for all: decoding never panics, whatever the bytes; and what it accepts is what the engine itself would write,
+//! so that reading it later cannot fail. The log's part is `wal::decode_hostile`. Nothing else calls this.
+
+use std::sync::Arc;
+
+use crate::extent::{self, Chunk, Index};
+use crate::node::Node;
+use crate::space::Space;
+use crate::superblock::Superblock;
+use crate::{Place, Revision};
+
+/// Decodes `bytes` as a tree page. True if they were one.
+pub fn tree_page(bytes: &[u8]) -> bool {
+    let Ok(node) = Node::decode(bytes, &Arc::default()) else { return false };
+    match &node {
+        Node::Leaf(leaf) => {
+            for position in 0..leaf.len() {
+                let (key, meta) = (leaf.key(position), leaf.meta(position));
+                assert_eq!(leaf.lower_bound(&key, meta.revision), position, "an entry is found where it is");
+                assert!(leaf.is_of(position, &key) && leaf.value(position).len() <= bytes.len());
+                let (live, _) = leaf.live_before(position);
+                assert_eq!(live, leaf.live_count_before(position), "two ways to count");
+            }
+            let swept = leaf.swept(i64::MAX - 1, |_| {});
+            assert!(swept.len() <= leaf.len() && swept.sums().live == leaf.sums().live, "no live entry is dropped");
+        }
+        Node::Inner(inner) => {
+            for (position, (key, revision)) in inner.separators().iter().enumerate() {
+                assert_eq!(inner.child_of(key, revision), position + 1, "a separator begins its right child");
+            }
+        }
+    }
+    let mut once = Vec::new();
+    node.encode(&mut once);
+    let again = Node::decode(&once, &Arc::default()).expect("what is written can be read");
+    assert_eq!(again.sums(), node.sums());
+    let mut twice = Vec::new();
+    again.encode(&mut twice);
+    assert_eq!(once, twice, "a page has one form");
+    true
+}
+
+/// Decodes `bytes` as a block of records. True if they were one.
+pub fn record_block(bytes: &[u8]) -> bool {
+    let Some(written) = extent::rewritten_block(bytes) else { return false };
+    assert_eq!(written, bytes, "a block has one form");
+    true
+}
+
+/// Decodes `bytes` as the index of an extent. True if they were one.
+pub fn extent_index(bytes: &[u8]) -> bool {
+    let Some(index) = Index::decode(bytes) else { return false };
+    let mut out = Vec::new();
+    Index::encode(&index.blocks, &mut out);
+    assert_eq!(out, bytes, "an index has one form");
+    for block in &index.blocks {
+        assert!(index.position(block.first) < index.blocks.len() && index.position(Revision::MIN) == 0);
+    }
+    true
+}
+
+/// Decodes `bytes` as a chunk of the directory. True if they were one.
+pub fn directory_chunk(bytes: &[u8]) -> bool {
+    let Some(chunk) = Chunk::decode(Place { segment: 1, offset: 0, len: 1 }, bytes) else { return false };
+    let mut out = Vec::new();
+    chunk.encode(&mut out);
+    assert_eq!(out, bytes, "a chunk has one form");
+    true
+}
+
+/// Decodes `bytes` as the table of segments. True if they were one.
+pub fn segment_table(bytes: &[u8]) -> bool {
+    let Some(space) = Space::decode(bytes) else { return false };
+    let mut out = Vec::new();
+    space.encode(&mut out);
+    assert_eq!(out, bytes, "a table has one form");
+    let (files, live) = space.sizes();
+    assert!(live <= files, "no more is live than there is");
+    true
+}
+
+/// Decodes `bytes` as a copy of the superblock, its checksum made right. True if they were one.
+pub fn superblock(bytes: &[u8]) -> bool {
+    let Some(state) = Superblock::decode_resealed(bytes) else { return false };
+    assert_eq!(Superblock::decode_resealed(&state.encode()), Some(state), "what is written can be read");
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::sim::Random;
+    use crate::extent::{BlockCache, Directory};
+    use crate::{Mvcc, Record, Roots};
+
+    type Target = fn(&[u8]) -> bool;
+
+    /// The pages of a small tree.
+    fn pages() -> Vec<Vec<u8>> {
+        let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        for number in 0..900_u16 {
+            let mut write = mvcc.begin();
+            let key = format!("/registry/{:04}", number % 600).into_bytes();
+            drop(write.put(key.into(), "value".into(), i64::from(number % 3)).unwrap());
+            if number.is_multiple_of(7) {
+                drop(write.delete(b"/registry/0100").unwrap());
+            }
+            drop(write.finish());
+        }
+        drop(mvcc.publish(1, 1));
+        let root = mvcc.seal_for_checkpoint().roots.key_root.node().unwrap();
+        let mut pages = Vec::new();
+        for (offset, slot) in root.children().enumerate() {
+            let mut page = Vec::new();
+            slot.node().unwrap().encode(&mut page);
+            pages.push(page);
+            let offset = u32::try_from(64 * offset).unwrap();
+            slot.set_place(Place { segment: 1, offset, len: 64 });
+        }
+        let mut page = Vec::new();
+        root.encode(&mut page);
+        pages.push(page);
+        assert!(pages.len() > 3, "a root and its leaves");
+        pages
+    }
+
+    fn block() -> Vec<u8> {
+        let mut builder = extent::BlockBuilder::default();
+        for main in 1..6 {
+            let is_tombstone = main == 3;
+            builder.push(&Record {
+                key: "key".into(),
+                value: if is_tombstone { "".into() } else { "value".into() },
+                create_revision: if is_tombstone { 0 } else { 1 },
+                revision: Revision::new(main, 0),
+                version: if is_tombstone { 0 } else { main },
+                lease: 0,
+                is_tombstone,
+            });
+        }
+        let mut out = Vec::new();
+        builder.finish(&mut out);
+        out
+    }
+
+    /// Sound bytes of each structure.
+    fn samples() -> Vec<(Target, Vec<u8>)> {
+        let mut samples: Vec<(Target, Vec<u8>)> = pages().into_iter().map(|page| (tree_page as Target, page)).collect();
+        let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
+        samples.push((record_block, block()));
+        samples.push((extent_index, words(&[1, 0, 0, 0, 0, 100, 2, 0, 5, 0, 100, 50])));
+        samples.push((extent_index, words(&[1, 0, 0, 0, 0, 100])));
+        // First and last revision, the index's place, records and bytes, of all and of what lives.
+        samples.push((directory_chunk, words(&[1, 0, 0, 0, 9, 0, 0, 0, 3, 4096, 64, 9, 5, 1000, 500])));
+        samples.push((segment_table, words(&[1, 4096, 77, 2, 4096, 0])));
+        // Magic, format, store, generation, next segment, revision, compact revision, applied entry.
+        samples.push((superblock, words(&[0, 0, 0, 1, 7, 7, 1, 0, 1, 0, 1])));
+        samples
+    }
+
+    #[test]
+    fn sound_samples_are_accepted_and_changed_ones_never_panic() {
+        let mut random = Random::new(11);
+        for (target, sample) in samples() {
+            assert!(target(&sample), "{sample:?}");
+            for _ in 0..4000 {
+                let mut bytes = sample.clone();
+                for _ in 0..1 + random.below(3) {
+                    let at = usize::try_from(random.below(bytes.len() as u64 + 1)).unwrap();
+                    let byte = random.bits().to_le_bytes()[0];
+                    match bytes.get_mut(at) {
+                        Some(changed) if random.below(2) == 0 => *changed = byte,
+                        _ => bytes.insert(at, byte),
+                    }
+                }
+                target(&bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! A member under test: the server's binary as a process of its own, on free loopback ports and a directory of its own.
+//!
+//! It is ready when it says so in its log; nobody waits in any other way, and never without a bound. Dropping it ends the
+//! process; a test that fails shows the end of its log.
+
+use std::{
+    fs::{self, File},
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Longest wait for anything that must happen: only a failing test waits so long.
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// A free port may be taken between its choice and its use.
+const STARTS_MAX: usize = 5;
+
+pub(crate) struct Member {
+    child: Child,
+    log: PathBuf,
+    pub(crate) address: SocketAddr,
+    _dir: TempDir,
+}
+
+impl Member {
+    /// A member without data, with these flags besides.
+    pub(crate) fn start(flags: &[&str]) -> Self {
+        for _ in 0..STARTS_MAX {
+            let mut member = Self::spawn(flags);
+            if member.becomes_ready() {
+                return member;
+            }
+            assert!(member.log_text().contains("in use"), "the member ended before it was ready");
+        }
+        panic!("no free port in {STARTS_MAX} attempts");
+    }
+
+    fn spawn(flags: &[&str]) -> Self {
+        let dir = TempDir::new().unwrap();
+        let log = dir.path().join("log");
+        let [address, peer] = free_addresses();
+        let (client_url, peer_url) = (format!("http://{address}"), format!("http://{peer}"));
+        let child = Command::new(env!("CARGO_BIN_EXE_orlop"))
+            .args(["--name", "m", "--data-dir"])
+            .arg(dir.path().join("data"))
+            .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
+            .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
+            .args(["--initial-cluster", &format!("m={peer_url}")])
+            .args(flags)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Self { child, log, address, _dir: dir }
+    }
+
+    fn becomes_ready(&mut self) -> bool {
+        let until = deadline();
+        while self.child.try_wait().unwrap().is_none() {
+            if self.log_text().contains("ready to serve client requests") {
+                return true;
+            }
+            assert!(!is_over(until), "a member becomes ready or ends");
+            thread::yield_now();
+        }
+        false
+    }
+
+    pub(crate) fn log_text(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // A process that has ended already is what is wanted.
+        let ended = self.child.kill().and_then(|()| self.child.wait());
+        if thread::panicking() {
+            let log = self.log_text();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("{ended:?}; the end of its log:\n{}", lines[lines.len().saturating_sub(30)..].join("\n"));
+        }
+    }
+}
+
+/// When patience ends.
+#[expect(clippy::disallowed_methods, reason = "a test bounds what it polls")]
+pub(crate) fn deadline() -> Instant {
+    Instant::now() + WAIT_MAX
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test bounds what it polls")]
+pub(crate) fn is_over(until: Instant) -> bool {
+    Instant::now() >= until
+}
+
+/// Two addresses that nobody listens on, held together so that they differ.
+fn free_addresses() -> [SocketAddr; 2] {
+    let held = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+    held.map(|listener| listener.local_addr().unwrap())
+}
