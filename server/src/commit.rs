@@ -388,7 +388,8 @@ impl Commit {
 
     /// Lets a new member's name, URLs and version be known, as etcd does, until the table has them.
     fn publish_attributes(&mut self) {
-        if self.published_attributes {
+        // What is applied again may still change the table: only behind it is it known what there is to say.
+        if self.published_attributes || !self.is_caught_up() {
             return;
         }
         let member_id = self.shared.identity.member_id;
@@ -408,13 +409,17 @@ impl Commit {
         }
     }
 
+    /// Whether the member leads and has applied all that was acknowledged before it started.
+    fn is_caught_up(&self) -> bool {
+        self.driver.status().read_floor.is_some_and(|floor| self.applied.index >= floor)
+    }
+
     /// Whether the member has applied all that was acknowledged before it started, and has published itself, so that
     /// clients may be served.
     pub fn is_ready(&self) -> bool {
         let member_id = self.shared.identity.member_id;
         let own = self.applier.cluster.members.iter().find(|member| member.id == member_id);
-        let status = self.driver.status();
-        status.read_floor.is_some_and(|floor| self.applied.index >= floor)
+        self.is_caught_up()
             && self.applier.cluster.version.is_some()
             && own.is_some_and(|own| own.name == self.options.name && own.client_urls == self.options.client_urls)
     }
