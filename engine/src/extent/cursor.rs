@@ -42,6 +42,15 @@ impl ExtentCursor {
         Ok(None)
     }
 
+    /// What is missing of the next `most` blocks, for whoever reads on: they are then read at once.
+    pub(crate) fn ahead(&self, most: usize) -> Vec<Fault> {
+        let Some(entry) = self.directory.at_or_above(self.next) else { return Vec::new() };
+        let cache = &self.directory.cache;
+        let Ok(index) = cache.index(entry.index) else { return Vec::new() };
+        let blocks = index.blocks[index.position(self.next)..].iter().take(most);
+        blocks.filter_map(|block| cache.block(block_place(entry, *block)).err()).collect()
+    }
+
     /// Finds the block of the first record at or above `next`.
     fn seek(&mut self) -> Result<(), Fault> {
         let Some(entry) = self.directory.at_or_above(self.next) else {

@@ -34,7 +34,9 @@ use crate::{
 /// Bytes of the file in one message, as etcd's.
 const MESSAGE_BYTES: usize = 32 << 10;
 /// Bytes of the file that are made before they are sent. A node, or a record, may be longer.
-const PIECE_BYTES: usize = 256 << 10;
+const PIECE_BYTES: usize = 64 << 10;
+/// Records that one step looks at: each may take a search in the key tree, and requests wait for a step's end.
+const STEP_RECORDS: usize = 256;
 
 /// Serves one Snapshot call.
 pub async fn serve(core: Rc<Core>, mut messages: Messages, reply: SendResponse<Bytes>) {
@@ -135,8 +137,11 @@ async fn measure(core: &Core, state: &State, floor: &Floor) -> Result<Layout, Er
 
 /// One step on the newest view; whether it was the last one.
 async fn step(core: &Core, floor: &Floor, walk: &mut Walk<'_>) -> Result<bool, Error> {
-    let mut piece = |view: &ReadView, budget| walk.step(view, budget, PIECE_BYTES).map(|done| Some(done.is_some()));
-    let is_done = core.step_along(floor, |view, budget| piece(view, budget).map_err(|fault| [fault])).await?;
+    let piece = |view: &ReadView, _| match walk.step(view, STEP_RECORDS, PIECE_BYTES) {
+        Ok(done) => Ok(Some(done.is_some())),
+        Err(fault) => Err(walk.take_ahead().into_iter().chain([fault])),
+    };
+    let is_done = core.step_along(floor, piece).await?;
     // A client that takes all at once leaves the core no other pause.
     tokio::task::yield_now().await;
     Ok(is_done)
