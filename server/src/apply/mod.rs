@@ -103,6 +103,7 @@ pub fn is_applied(request: &Request) -> bool {
             | Request::Compaction(_)
             | Request::LeaseGrant(_)
             | Request::LeaseRevoke(_)
+            | Request::Alarm(_)
             | Request::ClusterMemberAttrSet(_)
             | Request::ClusterVersionSet(_)
     )

@@ -19,6 +19,7 @@ use super::Error;
 use crate::apply::table;
 use crate::core::Identity;
 use crate::lease::{self, Grant};
+use crate::quota::Origin;
 
 /// Records that wait for a checkpoint. **Units** bytes.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -36,6 +37,8 @@ pub struct Place {
     pub conf_state: ConfState,
     /// Decided cluster version.
     pub cluster_version: Option<String>,
+    /// Active alarms: member id and type. Who raised them is not known; so they stay until a client takes them back.
+    pub alarms: Vec<(u64, i32)>,
     /// Last applied entry, and its term.
     pub applied: (u64, u64),
     /// Current revision, at least that of the last record.
@@ -145,6 +148,9 @@ impl Builder {
         self.meta_put(table::CONF_STATE, &table::encode_conf_state(&place.conf_state))?;
         for member in &place.members {
             self.meta_put(&table::member_key(member.id), &member.to_json())?;
+        }
+        for (member_id, alarm) in &place.alarms {
+            self.meta_put(&table::alarm_key(*member_id, *alarm), table::encode_origin(Origin::Hand))?;
         }
         if let Some(version) = &place.cluster_version {
             self.meta_put(table::CLUSTER_VERSION, version.as_bytes())?;

@@ -124,6 +124,7 @@ impl Restore<'_> {
             conf_state: ConfState { voters, learners: Vec::new() },
             members,
             cluster_version: backup.cluster_version()?,
+            alarms: backup.alarms()?,
             applied,
             revision: revision.max(compact_revision).max(1),
             compact_revision,

@@ -205,6 +205,7 @@ fn place_of(backup: &mut Backup, meta: Meta, log: &Log) -> Result<Place, Error> 
         members,
         conf_state,
         cluster_version: backup.cluster_version()?,
+        alarms: backup.alarms()?,
         applied: (meta.applied_index, meta.applied_term),
         revision: 1,
         compact_revision: meta.compact_revision,

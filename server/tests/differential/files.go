@@ -124,8 +124,15 @@ func (j *journey) history(s *server) error {
 		}
 		j.current = max(j.current, outcome.response.(interface{ GetHeader() *pb.ResponseHeader }).GetHeader().GetRevision())
 	}
+	raise := &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: alarmed}
+	if answer := invoke(s.conn, "/etcdserverpb.Maintenance/Alarm", raise, &pb.AlarmResponse{}, false); answer.code != codes.OK {
+		return fmt.Errorf("raising an alarm: %v", answer)
+	}
 	return nil
 }
+
+// alarmed is a member whose alarm a client raises.
+const alarmed = 77
 
 func run1(name string, arguments ...string) (string, error) {
 	command := exec.Command(name, arguments...)
@@ -280,6 +287,10 @@ func (j *journey) bumped(file string) error {
 }
 
 func (j *journey) goesOn(s *server) error {
+	disarm := &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: alarmed}
+	if answer := invoke(s.conn, "/etcdserverpb.Maintenance/Alarm", disarm, &pb.AlarmResponse{}, false); answer.code != codes.OK {
+		return fmt.Errorf("taking back the alarm: %v", answer)
+	}
 	answer := invoke(s.conn, "/etcdserverpb.KV/Put", &pb.PutRequest{Key: []byte("on")}, &pb.PutResponse{}, false)
 	put, ok := answer.response.(*pb.PutResponse)
 	if !ok || put.Header.Revision != j.current+1 {
@@ -398,6 +409,9 @@ func (j *journey) content(s *server) (*content, error) {
 		}
 		left.TTL = 0
 		slices.SortFunc(left.Keys, slices.Compare)
+	}
+	if err := ask("/etcdserverpb.Maintenance/Alarm", &pb.AlarmRequest{}, &pb.AlarmResponse{}); err != nil {
+		return nil, err
 	}
 	members := &pb.MemberListResponse{}
 	if err := ask("/etcdserverpb.Cluster/MemberList", &pb.MemberListRequest{}, members); err != nil {
