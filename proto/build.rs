@@ -5,7 +5,7 @@ use std::{env, fs, io::Error, path::PathBuf};
 
 const SCHEMA_DIR: &str = "schema";
 
-const FILES: [&str; 12] = [
+const FILES: [&str; 13] = [
     "authpb/auth.proto",
     "etcdserverpb/auth.proto",
     "etcdserverpb/cluster.proto",
@@ -18,6 +18,7 @@ const FILES: [&str; 12] = [
     "grpc/health.proto",
     "membershippb/membership.proto",
     "mvccpb/kv.proto",
+    "orlop/v1/insight.proto",
 ];
 
 fn main() -> Result<(), Error> {

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crate::extent::ExtentCursor;
 use crate::node::{EntryMeta, NEWEST, Slot};
 use crate::recent::Recent;
-use crate::tree::{AFTER, Walk, rank, total};
+use crate::tree::{AFTER, Walk, entries_before, rank, total};
 use crate::{Fault, Record, Revision};
 
 /// Keys from `start` on, up to `end`. A range may be empty; it matches nothing then.
@@ -437,6 +437,32 @@ pub(crate) fn sums(root: &Arc<Slot>, range: &KeyRange, with_bytes: bool) -> Resu
     let from = if range.start.is_empty() { (0, 0) } else { rank(root, &range.start, with_bytes)? };
     assert!(from.0 <= to.0, "ranks ascend");
     Ok((to.0 - from.0, if with_bytes { to.1 - from.1 } else { 0 }))
+}
+
+/// What a range of keys takes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Live keys.
+    pub keys: u64,
+    /// Encoded lengths of their newest versions. **Units** bytes.
+    pub live_bytes: u64,
+    /// Versions that are stored: live, past, tombstones, and what no sweep has come by yet.
+    pub versions: u64,
+}
+
+/// What a range takes up at the newest revision, from the sums.
+pub(crate) fn usage(root: &Arc<Slot>, range: &KeyRange) -> Result<Usage, Fault> {
+    if range.is_empty() {
+        return Ok(Usage::default());
+    }
+    let (keys, live_bytes) = sums(root, range, true)?;
+    let to = match range.end_key() {
+        Some(end) => entries_before(root, &end)?,
+        None => root.look()?.sums().versions,
+    };
+    let from = if range.start.is_empty() { 0 } else { entries_before(root, &range.start)? };
+    assert!(keys <= to - from, "a live key has a version");
+    Ok(Usage { keys, live_bytes, versions: to - from })
 }
 
 /// Entries of the meta tree with one prefix, in key order.

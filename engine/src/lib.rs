@@ -25,7 +25,7 @@ mod tree;
 pub mod wal;
 
 pub use checkpoint::{Checkpoint, CheckpointDone, Progress};
-pub use cursor::{Count, Cursor, KeyRange, Met, MetaCursor, Outline, RangeEnd, RevisionCursor, Version};
+pub use cursor::{Count, Cursor, KeyRange, Met, MetaCursor, Outline, RangeEnd, RevisionCursor, Usage, Version};
 pub use error::Error;
 pub use mvcc::{Change, Changes, Eviction, HashKv, Mvcc, Published, ReadView, Roots, Sealed, SweepProgress, Write};
 pub use page::{Fault, Place};

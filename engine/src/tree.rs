@@ -22,7 +22,7 @@ use std::sync::Arc;
 pub(crate) use evict::{Hand, evict};
 pub use verify::Profile;
 pub(crate) use verify::verify;
-pub(crate) use walk::{AFTER, Walk, find, missing, rank, total, value_of};
+pub(crate) use walk::{AFTER, Walk, entries_before, find, missing, rank, total, value_of};
 
 use crate::node::{
     Child, ENTRY_BYTES_MAX, EntryMeta, INNER_CHILDREN_MAX, Inner, Leaf, Node, Residency, Separator, Separators, Slot,

@@ -1,7 +1,7 @@
 //! etcd's wire types, and what is fixed by the wire alone.
 //!
 //! The types are generated from `schema/`, our own `.proto` files with etcd v3.7.1's packages, names, numbers and
-//! types; a test compares the descriptors with etcd's. `bytes` fields are `bytes::Bytes`: decoded from a `Bytes`, keys
+//! types; a test compares the descriptors with etcd's; `orlop.v1` is our own. `bytes` fields are `bytes::Bytes`: decoded from a `Bytes`, keys
 //! and values share its memory.
 //!
 //! - [`key_range`]: what `range_end` means, everywhere it occurs.
@@ -42,4 +42,10 @@ pub mod membershippb {
 #[allow(missing_docs, clippy::all, reason = "generated; the meaning stands in schema/grpc")]
 pub mod health {
     include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
+}
+
+/// Orlop's own service, `orlop.v1`.
+#[allow(missing_docs, clippy::all, reason = "generated; the meaning stands in schema/orlop")]
+pub mod orlop {
+    include!(concat!(env!("OUT_DIR"), "/orlop.v1.rs"));
 }

@@ -612,6 +612,8 @@ impl Commit {
             self.shared.commit_counters.versions_dropped.add(progress.dropped);
             self.keeper.swept(progress.dropped);
             if progress.is_done {
+                // What was dropped stays in the view of readers until the next one, and an idle store may wait long for it.
+                self.publish()?;
                 self.swept_to(floor, now);
             }
         }

@@ -41,8 +41,10 @@ use crate::{
     error::Error,
     floor::{Floor, Floors},
     insight::{
+        hot::Heat,
         slow::{Ring, Settings, Teller},
         trace::{Stamps, Trace},
+        usage,
     },
     metrics::counters::{CommitCounters, Counters},
     quota::{self, Alarms, Purpose, Quota},
@@ -155,8 +157,19 @@ pub struct Shared {
     pub insight: Settings,
     /// Slow requests, by core.
     pub slow: Vec<Ring>,
+    /// What is asked for most, by core.
+    pub heat: Vec<ArcSwap<Heat>>,
+    /// What the children of the empty prefix took up a moment ago.
+    pub usage: ArcSwap<Vec<usage::Row>>,
     /// Feature gates with their stage and value.
     pub features: Vec<(&'static str, Stage, bool)>,
+}
+
+impl Shared {
+    /// What is asked for most, by core, as published last.
+    pub fn heat_now(&self) -> Vec<Arc<Heat>> {
+        self.heat.iter().map(ArcSwap::load_full).collect()
+    }
 }
 
 /// Where an answer has to go.
@@ -241,6 +254,8 @@ pub struct Core {
     pub current: Cell<Trace>,
     /// Tells of slow requests.
     pub teller: Teller,
+    /// What is asked of it most.
+    pub heat: RefCell<Heat>,
     commit: mpsc::Sender<ToCommit>,
     /// The commit core itself, where it runs on this thread.
     neighbour: OnceCell<Rc<RefCell<Commit>>>,
@@ -264,8 +279,22 @@ impl Core {
         let limits = &shared.limits;
         let floors =
             Floors::new(Arc::clone(&shared.floors[id]), limits.held_revisions_max, limits.held_revision_age_max);
-        let (current, teller) = (Cell::default(), Teller::default());
-        Rc::new(Self { id, shared, counters, clock, watch, floors, current, teller, commit, neighbour, slots, loader })
+        let (current, teller, heat) = (Cell::default(), Teller::default(), RefCell::default());
+        Rc::new(Self {
+            id,
+            shared,
+            counters,
+            clock,
+            watch,
+            floors,
+            current,
+            teller,
+            heat,
+            commit,
+            neighbour,
+            slots,
+            loader,
+        })
     }
 
     /// The newest view.

@@ -71,6 +71,9 @@ pub enum Error {
     /// An unknown sort order or target.
     #[error("etcdserver: invalid sort option")]
     InvalidSortOption,
+    /// Usage asked for too many prefixes at once.
+    #[error("orlop: at most 1000 prefixes can be asked for at once")]
+    TooManyPrefixes,
     /// Metadata that is not text.
     #[error("etcdserver: invalid client api version")]
     InvalidClientApiVersion,
@@ -156,6 +159,7 @@ impl Error {
             | E::TooManyOps
             | E::DuplicateKey
             | E::InvalidSortOption
+            | E::TooManyPrefixes
             | E::InvalidClientApiVersion
             | E::RequestTooLarge => Code::InvalidArgument,
             E::Compacted | E::FutureRevision | E::LeaseTtlTooLarge => Code::OutOfRange,

@@ -26,6 +26,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod quota;
 pub mod rpc;
+pub mod top;
 pub mod tune;
 pub mod watch;
 pub mod watch_rpc;

@@ -8,7 +8,7 @@ use server::{
     ETCD_VERSION, RELEASE,
     backup::command,
     config::{Config, LogFormat, LogLevel, LogOutput, Stop},
-    cores, inspect, log, tune,
+    cores, inspect, log, top, tune,
 };
 
 #[global_allocator]
@@ -26,6 +26,9 @@ fn main() -> ExitCode {
     }
     if let Some(first) = arguments.first().filter(|first| matches!(first.as_str(), "inspect" | "verify")) {
         return inspect::run(&arguments[1..], first == "verify");
+    }
+    if arguments.first().is_some_and(|first| first == "top") {
+        return top::run(&arguments[1..]);
     }
     let variables: Vec<(String, String)> = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
     match Config::parse(&arguments, &variables, &|path| std::fs::read_to_string(path)) {

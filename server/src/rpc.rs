@@ -23,6 +23,7 @@ use crate::{
     core::Core,
     error::{Code, Error, Status},
     insight::{
+        service,
         slow::{self, Call, Origin},
         trace::{Trace, traced},
     },
@@ -202,6 +203,8 @@ async fn whole(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error>
         Method::Defragment => Ok(framed(&pb::DefragmentResponse { header: None })),
         Method::Hash => Box::pin(maintenance::hash(core)).await,
         Method::HashKv => Box::pin(maintenance::hash_kv(core, decode(body)?)).await,
+        Method::Usage => Box::pin(service::usage(core, decode(body)?)).await,
+        Method::Top => Box::pin(service::top(core, decode(body)?)).await,
         Method::HealthCheck => maintenance::health_check(decode::<health::HealthCheckRequest>(body)?),
         Method::HealthList => {
             decode::<health::HealthListRequest>(body)?;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::hash::HashKv;
-use crate::cursor::{self, Count, Cursor, KeyRange, MetaCursor, RevisionCursor, Version};
+use crate::cursor::{self, Count, Cursor, KeyRange, MetaCursor, RevisionCursor, Usage, Version};
 use crate::extent::Directory;
 use crate::node::{EntryMeta, Node, Slot};
 use crate::recent::Recent;
@@ -121,6 +121,11 @@ impl ReadView {
     /// Live keys of `range` at the current revision and the sum of their encoded lengths, in O(log n).
     pub fn sums(&self, range: &KeyRange) -> Result<(u64, u64), Fault> {
         cursor::sums(&self.roots.key_root, range, true)
+    }
+
+    /// What `range` takes up at the current revision, in O(log n).
+    pub fn usage(&self, range: &KeyRange) -> Result<Usage, Fault> {
+        cursor::usage(&self.roots.key_root, range)
     }
 
     /// The live versions of `range` at revision `at`.

@@ -88,6 +88,15 @@ pub(crate) fn rank(root: &Arc<Slot>, key: &[u8], with_bytes: bool) -> Result<(u6
     Ok((sums.0 + leaf.live_count_before(position), 0))
 }
 
+/// Entries before (`key`, `Revision::MAX`), of every kind.
+pub(crate) fn entries_before(root: &Arc<Slot>, key: &[u8]) -> Result<u64, Fault> {
+    let mut entries = 0;
+    let leaf = leaf_of(root, key, |inner, position| {
+        entries += inner.children()[..position].iter().map(|child| child.sums.versions).sum::<u64>();
+    })?;
+    Ok(entries + u64::try_from(leaf.lower_bound(key, Revision::MAX)).expect("a leaf is small"))
+}
+
 /// Appends to `out`, up to `max`, the pages missing below `slot` that may hold entries from `start` on and before `end`, in key order; with
 /// `skips_dead` only where something is live. What lies below a page that is missing itself is not known yet.
 pub(crate) fn missing(

@@ -455,6 +455,13 @@ impl Store {
         if at >= view.revision() {
             let bytes = expected.iter().map(|record| key_value(record).len() as u64).sum();
             assert_eq!(faulting(&self.pages, || view.sums(range)), (expected.len() as u64, bytes));
+            let usage = faulting(&self.pages, || view.usage(range));
+            assert_eq!((usage.keys, usage.live_bytes), (expected.len() as u64, bytes));
+            // What compaction makes droppable is there until the sweep comes by.
+            let is_in = |record: &&Record| range.contains(&record.key) && record.revision.main <= view.revision();
+            let records = self.model.log.iter().filter(is_in);
+            let kept = records.clone().filter(|record| self.model.is_stored(record)).count() as u64;
+            assert!((kept..=records.count() as u64).contains(&usage.versions), "{usage:?}, at least {kept}");
         }
         if let Some(middle) = expected.get(expected.len() / 2) {
             let mut cursor = view.cursor_after(range, at, &middle.key);

@@ -369,7 +369,8 @@ pub(super) fn renamed(name: &str) -> Option<Renamed> {
 pub(super) fn help() -> String {
     let mut text = String::from(
         "Usage:\n\n  orlop [flags]\n    Start the server.\n\n  orlop tune [--data-dir DIR]\n    \
-         Measure this host and recommend settings.\n\n  orlop --version\n    Show the version.\n\n  orlop -h | --help\n    \
+         Measure this host and recommend settings.\n\n  orlop top [--endpoint HOST:PORT] [--once] [--json]\n    \
+         Show what a member stores and does.\n\n  orlop --version\n    Show the version.\n\n  orlop -h | --help\n    \
          Show this.\n\nEach of etcd's flags can be given as a variable, --name as ETCD_NAME, but not as both; \
          Orlop's own as ORLOP_NAME.\n",
     );

@@ -21,6 +21,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use engine::{Checkpoint, disk::Disk};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -34,6 +35,7 @@ use crate::{
     commit::{Commit, Fatal, ToCommit, Turn},
     core::{Answer, Core},
     cores::slots::SlotId,
+    insight::usage,
     metrics::timed::{CheckpointCommits, LogWrites, Timed},
     watch::batch::Batch,
     wire,
@@ -90,6 +92,10 @@ pub const STACK_BYTES: usize = 64 << 20;
 const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 /// How often slots expire and automatic progress is looked at.
 const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How often a core publishes what is asked of it most.
+const HEAT_EVERY: Duration = Duration::from_secs(1);
+/// How often /metrics' usage by prefix is taken anew.
+const USAGE_EVERY: Duration = Duration::from_secs(15);
 /// Messages taken from a mailbox before the loop looks elsewhere.
 const INBOX_MAX: usize = 4096;
 
@@ -138,10 +144,31 @@ fn spawn_core_loops(core: &Rc<Core>) {
 async fn housekeeping(core: Rc<Core>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut publish_at = Duration::ZERO;
     loop {
         ticks.tick().await;
         core.expire();
-        core.watch.on_tick(core.clock.now(), core.shared.raft.term.load(Ordering::Acquire));
+        let now = core.clock.now();
+        core.watch.on_tick(now, core.shared.raft.term.load(Ordering::Acquire));
+        if now >= publish_at {
+            publish_at = now + HEAT_EVERY;
+            if let Some(heat) = core.heat.borrow_mut().publish(now) {
+                core.shared.heat[core.id].store(heat);
+            }
+        }
+    }
+}
+
+/// Keeps /metrics' usage by prefix up to date: a scrape waits for no page.
+async fn usage_loop(core: Rc<Core>) {
+    let mut ticks = tokio::time::interval(USAGE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // A page that cannot be read was reported; the last figures stay.
+        if let Ok(rows) = usage::children(&core, &core.view(), Bytes::new()).await {
+            core.shared.usage.store(Arc::new(rows));
+        }
     }
 }
 

@@ -33,7 +33,7 @@ use tokio::{
 
 use super::{
     CommitLoop, Outbox, STACK_BYTES, Serving, ToCore, accept_loop, bind, block_on, checkpoint_thread, connection_core,
-    end_by, loader::Loader, metrics_loop, pin, spawn_core_loops,
+    end_by, loader::Loader, metrics_loop, pin, spawn_core_loops, usage_loop,
 };
 use crate::{
     apply::{self, Applier, table},
@@ -289,6 +289,8 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
             is_extensive: config.extensive_metrics,
         },
         slow: (0..cores).map(|_| Ring::default()).collect(),
+        heat: (0..cores).map(|_| ArcSwap::default()).collect(),
+        usage: ArcSwap::default(),
         features: config::GATES.iter().map(|(name, stage, _)| (*name, *stage, config.gates[name])).collect(),
     })
 }
@@ -476,6 +478,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
         _ = terminate.recv() => return Ok(libc::SIGTERM),
         _ = interrupt.recv() => return Ok(libc::SIGINT),
     }
+    tokio::task::spawn_local(usage_loop(Rc::clone(&core)));
     tracing::info!("ready to serve client requests");
     for listener in listeners {
         if let Ok(address) = listener.local_addr() {

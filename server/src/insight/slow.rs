@@ -123,7 +123,7 @@ fn admit(throttle: &Cell<Throttle>, now: Duration) -> Option<u64> {
     admitted
 }
 
-/// Counts an ended unary call, and tells of it if it was slow.
+/// Counts an ended unary call, notes what it was about, and tells of it if it was slow.
 pub fn ended(core: &Core, call: &Call, trace: &Trace, result: &Result<Reply, Error>) {
     let now = core.clock.now();
     let took = now.saturating_sub(call.origin.began);
@@ -137,6 +137,7 @@ pub fn ended(core: &Core, call: &Call, trace: &Trace, result: &Result<Reply, Err
     for (sum, phase) in core.counters.phases.iter().zip(phases) {
         sum.add(u64::try_from(phase.as_nanos()).unwrap_or(u64::MAX));
     }
+    core.heat.borrow_mut().note(now, call.method, &call.body);
     if took > settings.unary.min(settings.apply) {
         tell(core, call, trace, result, took, now);
     }

@@ -16,7 +16,7 @@
 
 pub mod counters;
 pub mod latency;
-mod process;
+pub mod process;
 mod render;
 #[cfg(test)]
 mod tests;

@@ -53,6 +53,11 @@ impl Process {
     }
 }
 
+/// Memory of this process that is in use. **Units** bytes.
+pub fn resident_bytes() -> Option<u64> {
+    value(&fs::read_to_string("/proc/self/status").ok()?, "VmRSS:").map(|kib| kib * 1024)
+}
+
 struct Stat {
     cpu_s: f64,
     /// Since the machine began.

@@ -20,7 +20,14 @@ use super::{
     latency::{Handling, REQUEST_TYPES, SUCCESS},
     process::Process,
 };
-use crate::{config::Stage, core::Core, cores::Clock, insight::trace::PHASES, quota, wire::method::Method};
+use crate::{
+    config::Stage,
+    core::Core,
+    cores::Clock,
+    insight::{hot, text, trace::PHASES},
+    quota,
+    wire::method::Method,
+};
 
 /// What a histogram's numbers are divided by to be seconds, from nanoseconds.
 const SECONDS: f64 = 1e9;
@@ -53,6 +60,8 @@ pub fn render(core: &Core) -> String {
     render_grpc(core, &mut text);
     render_latencies(core, &mut text);
     render_phases(core, &mut text);
+    render_usage(core, &mut text);
+    render_heat(core, &mut text);
     render_process(&Process::look(), &mut text);
     text.0
 }
@@ -488,6 +497,46 @@ fn render_phases(core: &Core, text: &mut Text) {
     );
     for (position, phase) in PHASES.iter().enumerate() {
         text.sample(name, &format!("{{phase=\"{phase}\"}}"), sum(core, |counters| &counters.slow[position]));
+    }
+}
+
+/// Prefixes that are shown with a series of their own.
+const HOT_SHOWN: usize = 10;
+
+fn render_usage(core: &Core, text: &mut Text) {
+    type Pick = fn(&engine::Usage) -> u64;
+    let families: [(&str, &str, Pick); 3] = [
+        ("orlop_prefix_keys", "Live keys by the first parts of their path.", |usage| usage.keys),
+        ("orlop_prefix_live_bytes", "Bytes of their newest versions.", |usage| usage.live_bytes),
+        ("orlop_prefix_versions", "Versions stored for them, old ones and tombstones included.", |usage| {
+            usage.versions
+        }),
+    ];
+    let rows = core.shared.usage.load();
+    for (name, help, pick) in families.iter().filter(|_| !rows.is_empty()) {
+        text.family(name, "gauge", help);
+        for row in rows.iter() {
+            let (prefix, rest) = (escaped(&text::escaped(&row.prefix)), if row.is_rest { "*" } else { "" });
+            text.sample(name, &format!("{{prefix=\"{prefix}{rest}\"}}"), pick(&row.usage));
+        }
+    }
+}
+
+/// Keys are shown by rank: their names would be ever new series.
+fn render_heat(core: &Core, text: &mut Text) {
+    let (keys, prefixes) = hot::hottest(&core.shared.heat_now(), core.clock.now(), HOT_SHOWN);
+    if keys.is_empty() && prefixes.is_empty() {
+        return;
+    }
+    let name = "orlop_hot_key_requests_per_second";
+    text.family(name, "gauge", "Requests of the most requested keys, by rank; orlop top names them.");
+    for (rank, hot) in keys.iter().enumerate() {
+        text.sample(name, &format!("{{rank=\"{}\"}}", rank + 1), number(hot.rate));
+    }
+    let name = "orlop_hot_prefix_requests_per_second";
+    text.family(name, "gauge", "Requests of the most requested prefixes.");
+    for hot in &prefixes {
+        text.sample(name, &format!("{{prefix=\"{}\"}}", escaped(&text::escaped(&hot.item))), number(hot.rate));
     }
 }
 

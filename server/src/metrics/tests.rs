@@ -64,6 +64,8 @@ fn core() -> std::rc::Rc<Core> {
         commit_counters: Arc::default(),
         insight: Settings { unary: Duration::from_millis(300), apply: Duration::from_millis(100), is_extensive: true },
         slow: (0..2).map(|_| Ring::default()).collect(),
+        heat: (0..2).map(|_| ArcSwap::default()).collect(),
+        usage: ArcSwap::default(),
         features: GATES.iter().map(|(name, stage, value)| (*name, *stage, *value)).collect(),
     });
     let bounds = Bounds { stream_buffer_bytes_max: 1, fragment_bytes_max: 1, watchers_max: 1 };

@@ -26,9 +26,9 @@ impl Flow {
 
 macro_rules! methods {
     ($($name:ident = $service:literal / $method:literal, $flow:ident, $served:literal;)*) => {
-        /// A gRPC method of etcd's API.
+        /// A gRPC method of etcd's API, or of our own.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[expect(missing_docs, reason = "each is named as in etcd's rpc.proto")]
+        #[expect(missing_docs, reason = "each is named as in its .proto")]
         pub enum Method { $($name,)* }
 
         impl Method {
@@ -117,6 +117,8 @@ methods! {
     Leader = "v3electionpb.Election" / "Leader", Unary, false;
     Observe = "v3electionpb.Election" / "Observe", ServerStream, false;
     Resign = "v3electionpb.Election" / "Resign", Unary, false;
+    Usage = "orlop.v1.Insight" / "Usage", Unary, true;
+    Top = "orlop.v1.Insight" / "Top", Unary, true;
     HealthCheck = "grpc.health.v1.Health" / "Check", Unary, true;
     HealthList = "grpc.health.v1.Health" / "List", Unary, true;
     HealthWatch = "grpc.health.v1.Health" / "Watch", ServerStream, true;
