@@ -26,7 +26,7 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 /// Requests of a second and core that are all looked at.
 const ALL_PER_S: u32 = 1000;
 /// Of more than that, every one of so many is.
-const SAMPLE_EVERY: u32 = 16;
+const SAMPLE_EVERY: u32 = 64;
 /// Items of a table.
 const ITEMS_MAX: usize = 256;
 /// **Units** bytes of a key that tell it from others.
