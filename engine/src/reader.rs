@@ -117,7 +117,7 @@ impl PageReader {
 
     fn open(&mut self, segment: u32, disk: &mut dyn Disk) -> Result<FileId, Error> {
         if !self.files.contains_key(&segment) {
-            let file = disk.open(&self.dir.join(page::segment_path(segment)), OpenKind::Read)?;
+            let file = open_segment(disk, &self.dir.join(page::segment_path(segment)))?;
             self.close_idle(disk);
             self.files.insert(segment, Open { file, in_flight: 0, used: 0 });
         }
@@ -187,8 +187,18 @@ fn below(dir: &Path, error: Error) -> Error {
     }
 }
 
+/// Opens a segment that a state reaches: if there is none, that is damage.
+fn open_segment(disk: &mut dyn Disk, path: &Path) -> Result<FileId, Error> {
+    disk.open(path, OpenKind::Read).map_err(|error| match error {
+        Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Error::corrupt(path, 0, "the segment file is gone")
+        }
+        other => other,
+    })
+}
+
 fn read_blocking(disk: &mut dyn Disk, dir: &Path, place: Place) -> Result<Buffer, Error> {
-    let file = disk.open(&dir.join(place.path()), OpenKind::Read)?;
+    let file = open_segment(disk, &dir.join(place.path()))?;
     let (offset, len) = aligned(place);
     let mut buf = Buffer::new();
     let result = disk.read_blocking(file, offset, len, &mut buf);

@@ -141,6 +141,23 @@ impl Found {
         self.files.keys().rev().copied().find(|sequence| self.header(*sequence).is_some())
     }
 
+    /// Refuses when a file tells that the log went on behind `last`: a reused file holds an older header than the newest.
+    fn assert_newest(&self, dir: &Path, last: u32, id: u64) -> Result<(), Error> {
+        for (sequence, candidate) in &self.files {
+            if let HeaderSector::Valid(header, _) = &candidate.header
+                && header.id == id
+                && header.sequence > last
+            {
+                return Err(Error::corrupt(
+                    &dir.join(name(*sequence)),
+                    0,
+                    "a newer segment stands here than was found",
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Refuses when segment `sequence`, which has no header of its own, was used nevertheless: its header was lost.
     fn assert_unused(&self, disk: &mut dyn Disk, dir: &Path, sequence: u32, id: Option<u64>) -> Result<(), Error> {
         let Some(Candidate { segment, header }) = self.files.get(&sequence) else { return Ok(()) };
@@ -258,6 +275,7 @@ struct Scan {
 impl Scan {
     fn of(disk: &mut dyn Disk, dir: &Path, found: &Found, (last, passed): (u32, u64)) -> Result<Self, Error> {
         let (newest, _) = found.header(last).expect("`last` has a header");
+        found.assert_newest(dir, last, newest.id)?;
         found.assert_unused(disk, dir, last.saturating_add(1), Some(newest.id))?;
         let first = found.start(dir, &newest)?;
         let (header, chain) = found.header(first).expect("the run has headers");

@@ -136,6 +136,18 @@ impl File {
         self.volatile.remove(&number);
     }
 
+    /// A file that durably holds `content`.
+    pub(super) fn holding(content: &[u8]) -> Self {
+        let len = content.len() as u64;
+        let mut bytes = Bytes::default();
+        for (number, part) in (0..).zip(content.chunks(SECTOR_LEN)) {
+            let mut sector = [0; SECTOR_LEN];
+            sector[..part.len()].copy_from_slice(part);
+            bytes.set(number, Arc::new(sector));
+        }
+        Self { len, durable_len: len, live: bytes.clone(), durable: bytes, volatile: BTreeMap::new() }
+    }
+
     /// The choices that power loss leaves open, given the writes in flight.
     pub(super) fn choices(&self, in_flight: &[Written]) -> Choices {
         let mut sectors: BTreeMap<u64, Vec<Arc<Sector>>> = BTreeMap::new();

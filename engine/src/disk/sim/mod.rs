@@ -336,6 +336,21 @@ impl SimStorage {
         file.damage(at, sector);
     }
 
+    /// Damages the medium: `path` holds `content` and nothing else, durably; without content there is no such file.
+    pub fn replace(&self, path: &Path, content: Option<&[u8]>) {
+        let mut state = self.state();
+        if let Some(number) = state.names.remove(path) {
+            state.names_durable.remove(path);
+            state.files.remove(&number);
+        }
+        if let Some(content) = content {
+            let number = state.next();
+            state.files.insert(number, File::holding(content));
+            state.names.insert(path.to_path_buf(), number);
+            state.names_durable.insert(path.to_path_buf(), number);
+        }
+    }
+
     /// The disk after the process was killed and the machine went on: what had completed is there, still volatile; each
     /// write in flight happened or did not. Locks are gone. `self` must not be used any more.
     pub fn kill(&self) -> Self {
