@@ -6,13 +6,15 @@
 //!
 //! 1. files dead long enough are removed;
 //! 2. the shards write the records as extents and the dirty subtrees, children first, and sync what they wrote;
-//! 3. the first shard's writer writes what is left of the trees up to both roots, the changed directory chunks, the directory
-//!    root and the segment table; its files and the directory of the files are synced;
+//! 3. the first shard's writer moves the records out of the segments that are to be emptied (`relocation`), and writes what is
+//!    left of the trees up to both roots, the changed directory chunks, the directory root and the segment table; its files and
+//!    the directory of the files are synced;
 //! 4. the superblock is written, durably, over the older copy. Only then is the checkpoint `Done`.
 //!
 //! Invariants:
 //! - Before 4 nothing that either superblock copy reaches is touched; so a crash at any moment leaves the newest one intact.
-//! - `space` counts exactly what the new superblock reaches when 4 begins.
+//! - `space` counts exactly what the new superblock reaches when 4 begins; a segment of `victims` is then dead, unless moving ran out
+//!   of space.
 //! - `NoSpace` leaves the job where it was: `step` goes on when there is room. The job must be kept for that: nodes written
 //!   already have their places, which only this job makes durable. In 4 (a file system that copies on write) the superblock
 //!   is written whole once more: the copy it goes to is the older one, and the newer one is untouched. After any other
@@ -30,9 +32,12 @@ use crate::extent::{self, Directory, Edit};
 use crate::mvcc::Sealed;
 use crate::node::Slot;
 use crate::page::{HEADER_LEN, Kind, PAGES_DIR};
-use crate::shard::{Layout, ShardJob, ShardProgress, Source, TreeWalk, Writer, shard_of, sync_failed};
+use crate::relocation::{Moving, Relocated, Relocation};
+use crate::shard::{ShardJob, ShardProgress, Source, TreeWalk};
 use crate::space::{Dead, Space};
 use crate::superblock::{self, Pages, Superblock};
+use crate::tree::Victims;
+use crate::writer::{Layout, READ_SHARD, Stream, Writer, number_of, shard_of, sync_failed};
 use crate::{Error, Place, Revision};
 
 /// What a step of a [`Checkpoint`] leaves to do.
@@ -54,6 +59,8 @@ pub struct CheckpointDone {
     pub(crate) space: Space,
     pub(crate) writers: Vec<Writer>,
     pub(crate) up_to: Revision,
+    /// Whether all victims were emptied.
+    pub(crate) is_reclaimed: bool,
 }
 
 impl CheckpointDone {
@@ -74,6 +81,8 @@ pub(crate) struct Begin {
     pub(crate) removable: Vec<Dead>,
     pub(crate) dead_places: Vec<Place>,
     pub(crate) dead_records: extent::Dead,
+    /// Segments to be emptied; the sealed trees reach no page in them.
+    pub(crate) victims: Victims,
 }
 
 #[derive(Debug)]
@@ -81,6 +90,7 @@ enum Stage {
     Prepare(Box<Begin>),
     Remove,
     Shards,
+    Records,
     Trees(u8),
     Chunks(usize),
     Tables,
@@ -103,6 +113,10 @@ pub struct Checkpoint {
     space: Space,
     removable: Vec<Dead>,
     edit: Option<Edit>,
+    extents: Vec<extent::Entry>,
+    victims: Victims,
+    relocation: Option<Relocation>,
+    is_reclaimed: bool,
     shards: Vec<ShardJob>,
     shard_count: usize,
     is_split: bool,
@@ -143,6 +157,10 @@ impl Checkpoint {
             space: Space::default(),
             removable: Vec::new(),
             edit: None,
+            extents: Vec::new(),
+            victims: begin.victims.clone(),
+            relocation: None,
+            is_reclaimed: true,
             shards: Vec::new(),
             shard_count: begin.writers.len(),
             is_split: false,
@@ -161,7 +179,7 @@ impl Checkpoint {
     /// What is too long for the apply core: counts what died, finds the changed chunks, cuts the work into pieces.
     fn prepare(&mut self) {
         let Stage::Prepare(begin) = std::mem::replace(&mut self.stage, Stage::Remove) else { return };
-        let Begin { newest, sealed, mut space, writers, removable, dead_places, mut dead_records, .. } = *begin;
+        let Begin { newest, sealed, mut space, mut writers, removable, dead_places, mut dead_records, .. } = *begin;
         for place in dead_places {
             space.remove(place);
         }
@@ -170,10 +188,17 @@ impl Checkpoint {
             space.remove(pages.segments);
         }
         let (dead, skip) = dead_records.take(&self.directory);
-        let edit = Edit::new(&self.directory, &dead);
+        let mut edit = Edit::new(&self.directory, &dead);
         for (segment, bytes) in &edit.dead_bytes {
             space.remove_bytes(*segment, *bytes);
         }
+        if !self.victims.is_empty() {
+            edit.renew(&self.victims);
+            let victims = edit.in_segments(&self.victims);
+            self.relocation = Some(Relocation::new(&self.layout.dir, Arc::clone(&self.roots[0]), victims));
+        }
+        let live_bytes = space.sizes().1 + sealed.recent.bytes();
+        writers.iter_mut().for_each(|writer| writer.size_for(live_bytes));
         let subtrees = subtrees(&self.roots, self.shard_count);
         let source = Source::new(sealed.recent, self.directory.last(), skip, subtrees);
         let source = Arc::new(Mutex::new(source));
@@ -254,6 +279,9 @@ impl Checkpoint {
         if shard == OWN_SHARD {
             return self.complete_own(completion.result);
         }
+        if shard == READ_SHARD {
+            return self.relocation.as_mut().expect("it has reads in flight").on_completion(completion);
+        }
         let shard = usize::try_from(shard).expect("few shards");
         match self.shards.get_mut(shard) {
             Some(shard) => shard.on_completion(completion),
@@ -285,6 +313,7 @@ impl Checkpoint {
             }
             Stage::Remove => self.remove(disk),
             Stage::Shards => self.step_shards(disk),
+            Stage::Records => self.step_records(disk),
             Stage::Trees(tree) => self.step_trees(tree, disk),
             Stage::Chunks(position) => self.step_chunks(position, disk),
             Stage::Tables => self.write_tables(disk),
@@ -320,25 +349,47 @@ impl Checkpoint {
             is_working |= progress == ShardProgress::Working;
         }
         if is_done {
-            self.join_shards();
-            self.stage = Stage::Trees(0);
+            for mut shard in std::mem::take(&mut self.shards) {
+                self.extents.append(&mut shard.extents);
+                self.writers.push(shard.writer);
+            }
+            self.stage = Stage::Records;
             return Ok(Progress::Working);
         }
         Ok(if is_working { Progress::Working } else { Progress::Waiting })
     }
 
-    fn join_shards(&mut self) {
-        let mut extents = Vec::new();
-        for mut shard in std::mem::take(&mut self.shards) {
-            extents.append(&mut shard.extents);
-            self.writers.push(shard.writer);
+    fn step_records(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        if !self.pump(disk) {
+            return Ok(Progress::Waiting);
         }
+        if let Some(relocation) = &mut self.relocation {
+            match relocation.step(&mut self.writers[0], disk)? {
+                Moving::Working => return Ok(Progress::Working),
+                Moving::Waiting => return Ok(Progress::Waiting),
+                Moving::Done => {}
+            }
+        }
+        self.account();
+        let mut edit = self.edit.take().expect("the directory is made once");
+        if let Some(relocation) = self.relocation.take() {
+            let Relocated { moved, added, given_up, is_complete } = relocation.finish();
+            for entry in &moved {
+                self.space.remove_bytes(entry.index.segment, u64::from(entry.live_bytes));
+            }
+            for entry in given_up {
+                self.space.remove_bytes(entry.index.segment, u64::from(entry.bytes));
+            }
+            edit.replace(&moved, added);
+            self.is_reclaimed = is_complete;
+        }
+        let mut extents = std::mem::take(&mut self.extents);
         extents.sort_unstable_by_key(|extent| extent.first);
-        let edit = self.edit.take().expect("shards are joined once");
         let (directory, dead_chunks) = edit.finish(extents);
         self.directory = directory;
         dead_chunks.into_iter().for_each(|place| self.space.remove(place));
-        self.account();
+        self.stage = Stage::Trees(0);
+        Ok(Progress::Working)
     }
 
     /// Counts what the writers added.
@@ -390,8 +441,8 @@ impl Checkpoint {
         };
         let mut payload = Vec::new();
         chunks[at].encode(&mut payload);
-        self.writers[0].reserve(HEADER_LEN + payload.len(), disk)?;
-        chunks[at].set_place(self.writers[0].append(Kind::DirectoryChunk, &payload));
+        self.writers[0].reserve(Stream::Pages, HEADER_LEN + payload.len(), disk)?;
+        chunks[at].set_place(self.writers[0].append(Stream::Pages, Kind::DirectoryChunk, &payload));
         self.stage = Stage::Chunks(at + 1);
         Ok(Progress::Working)
     }
@@ -405,15 +456,17 @@ impl Checkpoint {
         // The room is taken before the table is made, so that a segment begun for it stands in it.
         self.account();
         let table_len = self.space.encoded_bytes(1);
-        self.writers[0].reserve(2 * HEADER_LEN + payload.len() + table_len, disk)?;
+        self.writers[0].reserve(Stream::Pages, 2 * HEADER_LEN + payload.len() + table_len, disk)?;
         self.account();
-        let open: BTreeSet<u32> = self.writers.iter().filter_map(Writer::segment).collect();
+        let open: BTreeSet<u32> = self.writers.iter().flat_map(Writer::open_segments).collect();
         self.space.bury(self.superblock.generation, |segment| open.contains(&segment));
-        let directory = self.writers[0].append(Kind::DirectoryRoot, &payload);
+        let is_left = |segment| self.space.segments().contains_key(&segment);
+        assert!(!self.is_reclaimed || !self.victims.iter().any(is_left), "nothing reaches what was emptied");
+        let directory = self.writers[0].append(Stream::Pages, Kind::DirectoryRoot, &payload);
         payload.clear();
         self.space.encode(&mut payload);
         assert!(payload.len() <= table_len, "room was taken for the table");
-        let segments = self.writers[0].append(Kind::SegmentTable, &payload);
+        let segments = self.writers[0].append(Stream::Pages, Kind::SegmentTable, &payload);
         self.account();
         self.tables = Some((directory, segments));
         self.writers[0].flush();
@@ -477,12 +530,13 @@ impl Checkpoint {
             space: std::mem::take(&mut self.space),
             writers: std::mem::take(&mut self.writers),
             up_to: self.up_to,
+            is_reclaimed: self.is_reclaimed,
         }))
     }
 }
 
 fn own_token() -> u64 {
-    Owner::Checkpoint.token(OWN_SHARD << 40)
+    Owner::Checkpoint.token(number_of(OWN_SHARD))
 }
 
 /// Cuts dirty trees into subtrees for `shards` shards to write in parallel; what lies above the cut is left.

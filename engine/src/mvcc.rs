@@ -29,9 +29,9 @@ pub use view::{ReadView, Roots};
 
 use crate::cursor::Version;
 use crate::extent::Directory;
-use crate::node::{EntryMeta, NEWEST, TOMBSTONE, VALUE, varint};
+use crate::node::{EntryMeta, NEWEST, Separator, TOMBSTONE, VALUE, varint};
 use crate::recent::Recent;
-use crate::tree::{self, Hand, Ledger, NewEntry};
+use crate::tree::{self, Hand, Ledger, NewEntry, Victims};
 use crate::{Fault, Place, Record, Revision};
 
 /// Where other threads get the newest [`ReadView`].
@@ -172,6 +172,27 @@ impl Mvcc {
         Ok(progress)
     }
 
+    /// Makes pages dirty that lie in segments of `victims`, looking at about `budget` of them; whether both trees were gone
+    /// over. No answer changes.
+    ///
+    /// Faults leave what was done so far; the same call goes on.
+    pub(crate) fn rewrite(&mut self, tour: &mut Tour, victims: &Victims, budget: usize) -> Result<bool, Vec<Fault>> {
+        let roots = &mut self.live.roots;
+        let mut examined = 0;
+        while examined < budget.max(1) {
+            let root = match tour.tree {
+                0 => &mut roots.key_root,
+                1 => &mut roots.meta_root,
+                _ => return Ok(true),
+            };
+            let step = tree::rewrite(root, &mut self.ledger, victims, &tour.from, budget)?;
+            examined += step.examined;
+            tour.tree += usize::from(step.next.is_none());
+            tour.from = step.next.unwrap_or_else(tree::start);
+        }
+        Ok(false)
+    }
+
     /// Makes everything so far visible to readers, as of the applied entry; O(1), once per batch.
     pub fn publish(&mut self, applied_index: u64, applied_term: u64) -> Arc<ReadView> {
         assert!(applied_index >= self.live.applied_index(), "entries are applied in log order");
@@ -251,6 +272,21 @@ pub struct Eviction {
     pub evicted: usize,
     /// Rounds over everything since one that took something out. The first only takes the marks of searches away.
     pub idle_rounds: u32,
+}
+
+/// Where [`Mvcc::rewrite`] goes on.
+#[derive(Debug)]
+pub(crate) struct Tour {
+    /// Trees behind it.
+    tree: usize,
+    from: Separator,
+}
+
+impl Tour {
+    /// A tour before everything.
+    pub(crate) fn new() -> Self {
+        Self { tree: 0, from: tree::start() }
+    }
 }
 
 /// How far a sweep is.

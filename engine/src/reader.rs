@@ -55,12 +55,29 @@ pub struct PageReader {
     waiting: BTreeMap<Place, Waiting>,
     free: Vec<Buffer>,
     number: u64,
+    owner: Owner,
+    first_number: u64,
 }
+
+/// Bits of a token's number that count reads.
+const NUMBER_BITS: u32 = 40;
 
 impl PageReader {
     /// A reader of the store in `dir`. **Bounds** open files and reads in flight, each at least 1.
     pub fn new(dir: &Path, files_max: usize, reads_in_flight_max: usize) -> Self {
+        Self::for_owner(Owner::Pages, 0, dir, files_max, reads_in_flight_max)
+    }
+
+    /// A reader whose reads are operations of `owner`, numbered from `first_number`.
+    pub(crate) fn for_owner(
+        owner: Owner,
+        first_number: u64,
+        dir: &Path,
+        files_max: usize,
+        reads_in_flight_max: usize,
+    ) -> Self {
         assert!(files_max > 0 && reads_in_flight_max > 0);
+        assert!(first_number.trailing_zeros() >= NUMBER_BITS, "numbers are counted below it");
         Self {
             dir: dir.to_path_buf(),
             files_max,
@@ -71,6 +88,8 @@ impl PageReader {
             waiting: BTreeMap::new(),
             free: Vec::new(),
             number: 0,
+            owner,
+            first_number,
         }
     }
 
@@ -107,10 +126,10 @@ impl PageReader {
             };
             let (offset, len) = aligned(place);
             let number = self.number;
-            self.number = (self.number + 1) % (1 << 56);
+            self.number = (self.number + 1) % (1 << NUMBER_BITS);
             self.in_flight.insert(number, place);
             let buf = self.free.pop().unwrap_or_default();
-            disk.submit(Op::Read { file, offset, len, buf }, Owner::Pages.token(number));
+            disk.submit(Op::Read { file, offset, len, buf }, self.owner.token(self.first_number | number));
         }
         failed
     }
@@ -137,11 +156,19 @@ impl PageReader {
         }
     }
 
-    /// Takes the end of an operation whose token is `Owner::Pages`'s.
+    /// Closes its files; nothing is queued or in flight.
+    pub(crate) fn close(&mut self, disk: &mut dyn Disk) {
+        assert!(self.is_idle(), "no file is closed under a read");
+        for open in std::mem::take(&mut self.files).into_values() {
+            disk.close(open.file);
+        }
+    }
+
+    /// Takes the end of one of its operations; their tokens are `Owner::Pages`'s.
     pub fn on_completion(&mut self, completion: Completion) -> Loaded {
         let Completion { token, result, mut buf } = completion;
-        assert_eq!(Owner::of(token), Owner::Pages);
-        let place = self.in_flight.remove(&(token & ((1 << 56) - 1))).expect("completes once");
+        assert_eq!(Owner::of(token), self.owner);
+        let place = self.in_flight.remove(&(token & ((1 << NUMBER_BITS) - 1))).expect("completes once");
         self.files.get_mut(&place.segment).expect("open while in flight").in_flight -= 1;
         let Waiting { fault, tickets } = self.waiting.remove(&place).expect("waits while in flight");
         let result = match result {

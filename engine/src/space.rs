@@ -11,8 +11,7 @@
 //! - Segment numbers ascend for ever.
 //!
 //! The persisted table leaves out the directory root and itself, whose lengths follow from the superblock: so it can be
-//! encoded before it has a place. Moving live bytes out of sparse segments is not done here yet; the table already holds what
-//! choosing them takes.
+//! encoded before it has a place. Which segments are emptied is decided in `reclaim`.
 
 use std::collections::BTreeMap;
 
@@ -103,6 +102,13 @@ impl Space {
         });
         self.dead = kept;
         removable
+    }
+
+    /// Length of the dead files that go once two more checkpoints were written and views from before `oldest_view` ended
+    /// are gone. **Units** bytes.
+    pub(crate) fn aging_bytes(&self, oldest_view: Option<u64>) -> u64 {
+        let is_aging = |dead: &&Dead| oldest_view.is_none_or(|oldest| dead.generation < oldest);
+        self.dead.iter().filter(is_aging).map(|dead| dead.file_bytes).sum()
     }
 
     /// Puts back a file that could not be removed.

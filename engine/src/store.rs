@@ -15,8 +15,9 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use crate::checkpoint::{Begin, Checkpoint, CheckpointDone};
 use crate::disk::{BLOCK, DirLock, Disk, OpenKind};
@@ -25,9 +26,11 @@ use crate::mvcc::{Mvcc, Roots, SweepProgress};
 use crate::node::Slot;
 use crate::page::{self, Kind, PAGES_DIR};
 use crate::reader::{load_for, read_table};
-use crate::shard::{Layout, Writer};
+use crate::reclaim::{Reclaim, Reclaimed};
 use crate::space::Space;
 use crate::superblock::{self, FILE_BYTES, Superblock};
+use crate::tree;
+use crate::writer::{Layout, Writer};
 use crate::{Error, Fault, Place, Revision};
 
 /// Sizes and bounds of a store.
@@ -45,6 +48,10 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Storage shards, at least 1.
     pub shards: usize,
+    /// Live bytes that are moved to give space back, on average at most.
+    pub reclaim_bytes_per_second: u64,
+    /// Live bytes that one checkpoint moves, and one segment more. **Units** bytes.
+    pub reclaim_bytes_max: u64,
     /// Drawn at random by the caller; becomes the identity of a store that is created now.
     pub fresh_id: u64,
 }
@@ -58,10 +65,15 @@ impl Default for Options {
             record_block_bytes: 16 << 10,
             cache_bytes: 256 << 20,
             shards: 1,
+            reclaim_bytes_per_second: 32 << 20,
+            reclaim_bytes_max: 64 << 20,
             fresh_id: 0,
         }
     }
 }
+
+/// Space is worth giving back from this part of a segment on.
+const FLOOR_PER_SEGMENT: u64 = 16;
 
 /// What the store takes on disk. **Units** bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +103,7 @@ pub struct Store {
     retired: Vec<(u64, Weak<Directory>)>,
     dead_records: extent::Dead,
     parts: Option<Parts>,
+    reclaim: Reclaim,
     /// Length of the files and what of it is live, at the last checkpoint's end.
     file_sizes: (u64, u64),
     cache: Arc<BlockCache>,
@@ -107,7 +120,7 @@ impl Store {
     pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options) -> Result<Self, Error> {
         assert!(options.segment_bytes as usize >= BLOCK && (options.segment_bytes as usize).is_multiple_of(BLOCK));
         assert!(options.write_bytes >= BLOCK && options.write_bytes.is_multiple_of(BLOCK));
-        assert!(options.shards > 0 && options.shards < 0xffff && options.writes_in_flight_max > 0);
+        assert!(options.shards > 0 && options.shards < 0xfffe && options.writes_in_flight_max > 0);
         let pages_dir = dir.join(PAGES_DIR);
         disk.create_dir_all(&pages_dir)?;
         let lock = disk.lock(dir)?;
@@ -146,6 +159,11 @@ impl Store {
             cache_bytes: options.cache_bytes as u64,
             evict_above: 0,
             parts: Some(Parts { space, writers }),
+            reclaim: Reclaim::new(
+                options.reclaim_bytes_per_second,
+                options.reclaim_bytes_max,
+                u64::from(options.segment_bytes) / FLOOR_PER_SEGMENT,
+            ),
             _lock: lock,
         })
     }
@@ -227,6 +245,57 @@ impl Store {
         }
     }
 
+    /// One bounded step of giving space back, over about `pages` places of tree pages; whether there is more to do at once.
+    /// Moving itself is done by the checkpoints, see [`Store::wants_checkpoint`]. `now` is of any clock that does not go back.
+    pub fn reclaim(&mut self, now: Duration, pages: usize) -> Result<bool, Vec<Fault>> {
+        if self.reclaim.is_looking(now)
+            && let Some(Parts { space, writers }) = &self.parts
+        {
+            let aging_bytes = space.aging_bytes(self.oldest_view());
+            let open: Vec<u32> = writers.iter().flat_map(Writer::open_segments).collect();
+            self.reclaim.look(space, &open, aging_bytes);
+        }
+        self.reclaim.step(&mut self.mvcc, pages)
+    }
+
+    /// Gives back, without a bound in time, what can be given back now; it is under way while
+    /// [`Store::is_defragmenting`].
+    pub fn defragment(&mut self) {
+        self.reclaim.defragment();
+    }
+
+    /// What was given back since the store was opened.
+    pub fn reclaimed(&self) -> Reclaimed {
+        self.reclaim.reclaimed()
+    }
+
+    /// Whether a defragmentation is under way.
+    pub fn is_defragmenting(&self) -> bool {
+        self.reclaim.is_defragmenting()
+    }
+
+    /// Whether a checkpoint would give back space, even if nothing was written since the last one. False while one is
+    /// under way.
+    pub fn wants_checkpoint(&self) -> bool {
+        if self.is_checkpointing() {
+            return false;
+        }
+        let is_idle = self.mvcc.live().applied_index() == self.newest.applied_index;
+        self.reclaim.wants_checkpoint(self.file_sizes.1, self.aging_bytes(), self.dead_records.bytes(), is_idle)
+    }
+
+    /// Dead files that only wait for checkpoints. **Units** bytes.
+    fn aging_bytes(&self) -> u64 {
+        let oldest_view = self.oldest_view();
+        self.parts.as_ref().map_or(0, |parts| parts.space.aging_bytes(oldest_view))
+    }
+
+    /// Generation that ended views still held.
+    fn oldest_view(&self) -> Option<u64> {
+        let held = self.retired.iter().filter(|(_, directory)| directory.strong_count() > 0);
+        held.map(|(generation, _)| *generation).min()
+    }
+
     /// Whether a checkpoint is under way.
     pub fn is_checkpointing(&self) -> bool {
         self.parts.is_none()
@@ -241,8 +310,10 @@ impl Store {
         let sealed = self.mvcc.seal_for_checkpoint();
         assert!(Arc::ptr_eq(&sealed.roots.directory, &self.directory), "the live state reads the newest directory");
         self.retired.retain(|(_, directory)| directory.strong_count() > 0);
-        let oldest_view = self.retired.iter().map(|(generation, _)| *generation).min();
+        let oldest_view = self.oldest_view();
         let removable = space.take_removable(self.newest.generation + 1, oldest_view);
+        let victims = self.reclaim.checkpoint_begins();
+        let dead_records = std::mem::replace(&mut self.dead_records, extent::Dead::during(victims.clone()));
         Checkpoint::new(Begin {
             layout: Arc::clone(&self.layout),
             newest: self.newest,
@@ -251,7 +322,8 @@ impl Store {
             writers,
             removable,
             dead_places,
-            dead_records: std::mem::take(&mut self.dead_records),
+            dead_records,
+            victims,
         })
     }
 
@@ -268,7 +340,13 @@ impl Store {
         drop(old);
         self.mvcc.checkpoint_done(done.directory, done.up_to);
         self.file_sizes = done.space.sizes();
-        self.parts = Some(Parts { space: done.space, writers: done.writers });
+        self.dead_records.moved();
+        let (space, mut writers) = (done.space, done.writers);
+        let next_segment = self.layout.next_segment.load(Ordering::Relaxed);
+        if self.reclaim.checkpoint_ended(done.is_reclaimed, &space, next_segment) {
+            writers.iter_mut().for_each(Writer::leave_segments);
+        }
+        self.parts = Some(Parts { space, writers });
         self.evict_above = 0;
     }
 
@@ -301,15 +379,23 @@ impl Store {
             }
         }
         self.directory.chunks().iter().filter_map(|chunk| chunk.place()).for_each(&mut reach);
+        let reach_tree = self.newest.pages.map(|pages| Slot::on_disk(pages.key_root, &Arc::default()));
         let mut cursor = self.directory.records_from(Revision::MIN);
         let mut records = 0;
-        while load_for(disk, &self.dir, || cursor.next())?.is_some() {
+        let mut wanted: BTreeMap<Revision, u32> = BTreeMap::new();
+        while let Some(record) = load_for(disk, &self.dir, || cursor.next())? {
             records += 1;
+            let root = reach_tree.as_ref().expect("records come with a tree");
+            let found = load_for(disk, &self.dir, || tree::find(root, &record.key, record.revision))?;
+            let extent = self.directory.at_or_above(record.revision).expect("the record came from it");
+            let is_wanted = found.is_some_and(|found| found.revision == record.revision);
+            *wanted.entry(extent.first).or_default() += u32::from(is_wanted);
         }
         let mut records_told = 0;
         for entry in self.directory.entries() {
             *reached.entry(entry.index.segment).or_default() += u64::from(entry.live_bytes);
             records_told += u64::from(entry.records);
+            assert_eq!(wanted.get(&entry.first), Some(&entry.live_records), "records of {entry:?} in the tree");
         }
         assert_eq!(records, records_told, "extents hold the records the directory tells of");
         for (segment, entry) in space.segments() {

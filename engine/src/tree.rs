@@ -14,12 +14,14 @@
 //! It knows no revisions to come, no records and no views: `mvcc` does.
 
 mod evict;
+mod rewrite;
 mod verify;
 mod walk;
 
 use std::sync::Arc;
 
 pub(crate) use evict::{Hand, evict};
+pub(crate) use rewrite::{Victims, rewrite, start};
 pub use verify::Profile;
 pub(crate) use verify::verify;
 pub(crate) use walk::{AFTER, Walk, entries_before, find, missing, rank, total, value_of};

@@ -20,25 +20,32 @@ use replay::{DIR, Member, Operation, Shown, apply, model_shown, operations, opti
 /// Images looked at for each step at most.
 const IMAGES_MAX: usize = 24;
 
-/// How a run ended: what was applied, and what the log had let go of.
+/// How a run ended: what was applied, what the log had let go of, and how many segments were emptied.
 struct Stopped {
     applied: usize,
     trimmed: u64,
+    emptied: u64,
 }
 
-/// Applies `log` with sweeps and checkpoints in between, some of them beside traffic, until the end or the storage stops.
+/// Applies `log` with sweeps, reclaim and checkpoints in between, some of them beside traffic, until the end or the storage
+/// stops.
 fn run(storage: &SimStorage, options: Options, log: &[Operation], seed: u64) -> (Stopped, Result<(), Error>) {
     let mut random = Random::new(seed);
     let mut member = match Member::open(storage, options, &[], 0) {
         Ok(member) => member,
-        Err(error) => return (Stopped { applied: 0, trimmed: 0 }, Err(error)),
+        Err(error) => return (Stopped { applied: 0, trimmed: 0, emptied: 0 }, Err(error)),
     };
     let mut job = None;
     let mut result = Ok(());
     while result.is_ok() && (member.applied < log.len() || job.is_some()) {
-        result = match (&mut job, random.below(8)) {
-            (_, 0) => member.sweep(20),
+        result = match (&mut job, random.below(10)) {
+            (_, 0) => member.sweep(20).map(drop),
+            (_, 8..10) => member.reclaim(8).map(drop),
             (None, 1) => {
+                job = Some(member.store.checkpoint_begin());
+                Ok(())
+            }
+            (None, 2) if member.store.wants_checkpoint() => {
                 job = Some(member.store.checkpoint_begin());
                 Ok(())
             }
@@ -51,7 +58,8 @@ fn run(storage: &SimStorage, options: Options, log: &[Operation], seed: u64) -> 
             _ => Ok(()),
         };
     }
-    (Stopped { applied: member.applied, trimmed: member.trimmed }, result)
+    let emptied = member.store.reclaimed().segments;
+    (Stopped { applied: member.applied, trimmed: member.trimmed, emptied }, result)
 }
 
 /// Opens `image`, replays, compares, writes on, and does so once more.
@@ -59,6 +67,7 @@ fn recovers(image: &SimStorage, options: Options, log: &[Operation], trimmed: u6
     let mut member = Member::open(image, options, log, trimmed).unwrap();
     member.check(expected);
     member.sweep(1000).unwrap();
+    while member.reclaim(1000).unwrap() {}
     member.checkpoint().unwrap();
     member.store.verify(&mut member.disk).unwrap();
     member.check(expected);
@@ -69,14 +78,14 @@ fn recovers(image: &SimStorage, options: Options, log: &[Operation], trimmed: u6
     member.store.verify(&mut member.disk).unwrap();
 }
 
-fn survives_power_loss_at_every_step(seed: u64, entries: usize, options: Options) {
-    let log = operations(seed, entries, 24);
+fn survives_power_loss_at_every_step(seed: u64, entries: usize, keys: u64, options: Options) -> Stopped {
+    let log = operations(seed, entries, keys);
     let whole = SimStorage::new(seed);
     whole.set_order(Order::Seeded);
-    let (stopped, result) = run(&whole, options, &log, seed);
+    let (complete, result) = run(&whole, options, &log, seed);
     result.unwrap();
-    assert_eq!(stopped.applied, log.len());
-    assert!(stopped.trimmed > 0, "the workload has checkpoints");
+    assert_eq!(complete.applied, log.len());
+    assert!(complete.trimmed > 0, "the workload has checkpoints");
     for steps in 0..=whole.steps() {
         let storage = SimStorage::new(seed);
         storage.set_order(Order::Seeded);
@@ -90,16 +99,24 @@ fn survives_power_loss_at_every_step(seed: u64, entries: usize, options: Options
             recovers(image, options, log, stopped.trimmed, &expected);
         }
     }
+    complete
 }
 
 #[test]
 fn state_survives_power_loss_at_every_write_in_every_image() {
-    survives_power_loss_at_every_step(1, 250, options(1));
+    survives_power_loss_at_every_step(1, 250, 24, options(1));
 }
 
 #[test]
 fn state_of_three_shards_survives_power_loss_at_every_write() {
-    survives_power_loss_at_every_step(2, 150, options(3));
+    survives_power_loss_at_every_step(2, 150, 24, options(3));
+}
+
+#[test]
+fn state_survives_power_loss_at_every_write_while_segments_are_emptied() {
+    let options = Options { segment_bytes: 16 << 10, ..options(1) };
+    let complete = survives_power_loss_at_every_step(3, 220, 60, options);
+    assert!(complete.emptied > 5, "{} segments were emptied", complete.emptied);
 }
 
 #[test]
@@ -119,7 +136,8 @@ fn long_runs_with_many_power_losses_lose_nothing() {
             let mut result = Ok(());
             while result.is_ok() && member.applied < log.len() {
                 result = match (&mut job, random.below(12)) {
-                    (_, 0) => member.sweep(50),
+                    (_, 0) => member.sweep(50).map(drop),
+                    (_, 11) => member.reclaim(20).map(drop),
                     (None, 1) => {
                         job = Some(member.store.checkpoint_begin());
                         Ok(())

@@ -238,6 +238,72 @@ fn a_full_disk_stops_a_checkpoint_and_nothing_else() {
     assert!(stopped >= 4, "stopped {stopped} times");
 }
 
+/// A store of which most has died, ready for a checkpoint that empties segments.
+fn sparse(storage: &SimStorage, log: &mut Vec<Operation>) -> Member {
+    let put = |key: u64, bytes: usize| Change::Put(Bytes::from(format!("key/{key:04}")), Bytes::from(vec![7; bytes]));
+    log.extend((0..64).map(|first| Operation::Write((0..8).map(|more| put(8 * first + more, 300)).collect())));
+    let mut member = Member::open(storage, options(1), &[], 0).unwrap();
+    while member.applied < log.len() {
+        member.apply(log).unwrap();
+    }
+    member.checkpoint().unwrap();
+    log.extend((0..512).filter(|key| key % 4 != 0).map(|key| Operation::Write(vec![put(key, 1)])));
+    log.push(Operation::Compact(100));
+    while member.applied < log.len() {
+        member.apply(log).unwrap();
+    }
+    while !member.sweep(1000).unwrap() {}
+    member.checkpoint().unwrap();
+    while member.reclaim(100).unwrap() {}
+    assert!(member.store.wants_checkpoint(), "victims were found");
+    member
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_write_only_puts_off_that_space_is_given_back() {
+    let (mut given_up, mut emptied) = (0, 0);
+    for victim in 0.. {
+        let storage = SimStorage::new(26);
+        let mut log = Vec::new();
+        let mut member = sparse(&storage, &mut log);
+        let expected = model_shown(&log);
+        let mut job = member.store.checkpoint_begin();
+        // The disk is full from one moment on, and has room again when the checkpoint says that it waits for it.
+        let mut steps = 0;
+        let was_full = loop {
+            if steps == victim {
+                storage.set_capacity(Some(0));
+            }
+            steps += 1;
+            match member.step(&mut job) {
+                Ok(true) => break steps > victim,
+                Ok(false) => {}
+                Err(Error::NoSpace { .. }) => storage.set_capacity(Some(u64::MAX)),
+                Err(other) => panic!("{other}"),
+            }
+        };
+        storage.set_capacity(Some(u64::MAX));
+        member.store.verify(&mut member.disk).unwrap();
+        given_up += u64::from(member.store.reclaimed().segments == 0);
+        for _ in 0..400 {
+            while member.reclaim(100).unwrap() {}
+            if member.store.wants_checkpoint() {
+                member.checkpoint().unwrap();
+                member.store.verify(&mut member.disk).unwrap();
+            }
+        }
+        emptied += member.store.reclaimed().segments;
+        member.check(&expected);
+        let trimmed = member.trimmed;
+        drop(member);
+        Member::open(&storage.crash(), options(1), &log, trimmed).unwrap().check(&expected);
+        if !was_full {
+            break;
+        }
+    }
+    assert!(given_up > 0 && emptied > 10, "{given_up} given up, {emptied} emptied");
+}
+
 #[test]
 fn a_write_refused_for_space_is_written_once_there_is_some() {
     let log = operations(16, 120, 40);
@@ -425,14 +491,15 @@ const FAULT_SEEDS: std::ops::Range<u64> = 0..60;
 
 #[test]
 fn with_every_fault_the_store_recovers_or_refuses() {
-    let (mut recovered, mut refused, mut failed) = (0, 0, 0);
+    let (mut recovered, mut refused, mut failed, mut emptied) = (0, 0, 0, 0);
     for seed in FAULT_SEEDS {
         println!("seed {seed}");
         let log = operations(seed, 250, 80);
         let storage = SimStorage::new(seed);
         storage.set_order(Order::Seeded);
         let mut random = Random::new(seed);
-        let mut member = Member::open(&storage, options(1 + usize::try_from(seed % 2).unwrap()), &[], 0).unwrap();
+        let small = Options { segment_bytes: 16 << 10, ..options(1 + usize::try_from(seed % 2).unwrap()) };
+        let mut member = Member::open(&storage, small, &[], 0).unwrap();
         let rate = [0, 0, 10, 30][usize::try_from(seed % 4).unwrap()];
         let other = 30 - rate;
         storage.set_faults(Faults {
@@ -446,8 +513,9 @@ fn with_every_fault_the_store_recovers_or_refuses() {
         let mut job = None;
         let mut result = Ok(());
         while result.is_ok() && member.applied < log.len() {
-            result = match (&mut job, random.below(10)) {
-                (_, 0) => member.sweep(50),
+            result = match (&mut job, random.below(12)) {
+                (_, 0) => member.sweep(50).map(drop),
+                (_, 10..12) => member.reclaim(20).map(drop),
                 (None, 1) => {
                     job = Some(member.store.checkpoint_begin());
                     Ok(())
@@ -460,15 +528,13 @@ fn with_every_fault_the_store_recovers_or_refuses() {
                 _ => member.apply(&log),
             };
         }
+        emptied += member.store.reclaimed().segments;
         if let Err(error) = result {
-            // What was evicted is read again, and may have been lost by then.
+            // What was evicted, and what is moved, is read again, and may have been lost by then.
             assert!(matches!(error, Error::Io { .. } | Error::Corrupt { .. }), "{error}");
-            if matches!(error, Error::Io { .. }) {
-                let mut job = job.expect("only a checkpoint writes");
-                assert!(
-                    matches!(job.step(&mut member.disk), Err(Error::Stopped)),
-                    "after an I/O error nothing is tried"
-                );
+            if let Some(mut job) = job.filter(|_| matches!(error, Error::Io { .. })) {
+                let again = job.step(&mut member.disk);
+                assert!(matches!(again, Err(Error::Stopped)), "after an I/O error nothing is tried");
             }
             failed += 1;
         }
@@ -491,6 +557,7 @@ fn with_every_fault_the_store_recovers_or_refuses() {
         }
     }
     assert!(recovered > 10 && refused > 3 && failed > 5, "{recovered} recovered, {refused} refused, {failed} failed");
+    assert!(emptied > 100, "{emptied} segments were emptied");
 }
 
 fn churn(member: &mut Member, log: &mut Vec<Operation>, rounds: usize, value_bytes: usize) {

@@ -191,6 +191,13 @@ knobs! {
         open_segments_max: usize = 128, 8 => 65_536, Count;
         /// Storage shards: files and cursors written in parallel by a checkpoint.
         shards: usize = 1, 1 => 64, Count;
+        /// Bytes of live pages and records that are moved in a second, on average at most, to give space back.
+        /// Less disturbs less, more follows bigger compactions; `Defragment` does not wait for it.
+        reclaim_bytes_per_second: u64 = 32 * MIB, 64 * KIB => 64 * GIB, Bytes;
+        /// Bytes of live pages and records that one checkpoint moves, and at most one segment more.
+        reclaim_bytes_max: u64 = 64 * MIB, MIB => 64 * GIB, Bytes;
+        /// Places of tree pages that one step looks at for those in segments that are to be emptied.
+        reclaim_pages_per_step: usize = 256, 1 => 1_000_000, Count;
         /// Versions that one step of the compaction sweep looks at before it lets other work run.
         sweep_entries_per_step: usize = 1000, 1 => 1_000_000, Count, etcd "compaction-batch-limit";
     }

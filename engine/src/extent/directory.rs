@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! - Extents are sorted runs of records with disjoint revision ranges; `chunks` and the `entries` in them ascend. A new extent
-//!   lies above all others.
+//!   lies above all others, or takes the place of extents whose live records it holds (`Edit::replace`).
+//! - `Entry::live_records` is the number of its records that are in the key tree of the same state.
 //! - `Entry::live_bytes` is at least 1 while `live_records` is: an extent's space is given up only with its last record.
 //! - A `Directory` is immutable. `Edit` makes the next one and shares every chunk it did not touch, so a checkpoint writes
 //!   only the chunks that changed; a chunk is written once (`place`).
@@ -16,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use super::BlockCache;
 use super::block::{IndexEntry, revision};
 use super::cursor::ExtentCursor;
+use crate::tree::Victims;
 use crate::{Fault, Place, Record, Revision};
 
 /// Extents a chunk holds at most.
@@ -183,7 +185,7 @@ impl Directory {
     }
 
     /// The extent that holds `revision`, or else the first one above it.
-    pub(super) fn at_or_above(&self, revision: Revision) -> Option<&Entry> {
+    pub(crate) fn at_or_above(&self, revision: Revision) -> Option<&Entry> {
         let chunk = self.chunks.get(self.chunks.partition_point(|chunk| chunk.last() < revision))?;
         let entry = &chunk.entries[chunk.entries.partition_point(|entry| entry.last < revision)];
         assert!(entry.last >= revision, "found by its last revision");
@@ -196,37 +198,63 @@ pub(super) fn block_place(entry: &Entry, block: IndexEntry) -> Place {
     Place { segment: entry.index.segment, offset: block.offset, len: block.len }
 }
 
-/// Records that a sweep dropped since the last checkpoint, counted per extent: its size is bounded by the extents, and by
-/// the records that are in none yet.
+/// Records that a sweep dropped since the last checkpoint, counted per extent: its size is bounded by the extents, by
+/// the records that are in none yet, and by those of the extents that the checkpoint under way moves.
 #[derive(Debug, Default)]
 pub(crate) struct Dead {
-    /// By the first revision of the extent, which never changes: records and bytes.
+    /// By the first revision of the extent, which only moving changes: records and bytes.
     extents: BTreeMap<Revision, (u32, u64)>,
-    /// Records above every extent.
-    above: Vec<(Revision, u32)>,
+    /// Records whose extent is not known yet: above every extent, or in one that is being moved.
+    loose: Vec<(Revision, u32)>,
+    /// Segments whose extents the checkpoint under way moves: what dies in them is counted in the next directory.
+    moving: Victims,
+    /// Sum of it all. **Units** bytes.
+    bytes: u64,
 }
 
 impl Dead {
+    /// An account for the time of a checkpoint that moves the extents out of segments of `moving`.
+    pub(crate) fn during(moving: Victims) -> Self {
+        Self { moving, ..Self::default() }
+    }
+
+    /// Encoded lengths of all records counted.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The checkpoint ended; what dies from now on is counted in its directory.
+    pub(crate) fn moved(&mut self) {
+        self.moving = Victims::default();
+    }
+
     /// Counts the record of `bytes` at `revision`, which is in no live leaf any more.
     pub(crate) fn add(&mut self, directory: &Directory, revision: Revision, bytes: u32) {
+        self.bytes += u64::from(bytes);
+        self.place(directory, revision, bytes);
+    }
+
+    fn place(&mut self, directory: &Directory, revision: Revision, bytes: u32) {
         match directory.at_or_above(revision) {
+            Some(entry) if self.moving.contains(entry.index.segment) => self.loose.push((revision, bytes)),
             Some(entry) => {
                 assert!(entry.first <= revision, "a live record is in an extent or above all");
                 let (records, sum) = self.extents.entry(entry.first).or_default();
                 *records += 1;
                 *sum += u64::from(bytes);
             }
-            None => self.above.push((revision, bytes)),
+            None => self.loose.push((revision, bytes)),
         }
     }
 
     /// What a checkpoint over `directory` takes along: the deaths in its extents, and in order the records it need not write.
     pub(crate) fn take(&mut self, directory: &Directory) -> (BTreeMap<Revision, (u32, u64)>, Vec<Revision>) {
-        for (revision, bytes) in std::mem::take(&mut self.above) {
-            self.add(directory, revision, bytes);
+        assert!(self.moving.is_empty(), "taken between checkpoints");
+        for (revision, bytes) in std::mem::take(&mut self.loose) {
+            self.place(directory, revision, bytes);
         }
         let mut above: Vec<Revision> =
-            std::mem::take(&mut self.above).into_iter().map(|(revision, _)| revision).collect();
+            std::mem::take(&mut self.loose).into_iter().map(|(revision, _)| revision).collect();
         above.sort_unstable();
         (std::mem::take(&mut self.extents), above)
     }
@@ -269,6 +297,48 @@ impl Edit {
             edit.push_chunk(entries);
         }
         edit
+    }
+
+    /// The extents in segments of `victims`, in order, each with its position among all.
+    pub(crate) fn in_segments(&self, victims: &Victims) -> Vec<(usize, Entry)> {
+        let entries = self.kept.iter().flat_map(|chunk| &chunk.entries).copied().enumerate();
+        entries.filter(|(_, entry)| victims.contains(entry.index.segment)).collect()
+    }
+
+    /// Has the chunks written anew that lie in segments of `victims`.
+    pub(crate) fn renew(&mut self, victims: &Victims) {
+        for chunk in &mut self.kept {
+            let place = chunk.place().filter(|place| victims.contains(place.segment));
+            if let Some(place) = place {
+                self.dead_chunks.push(place);
+                *chunk = Chunk::new(chunk.entries.clone());
+            }
+        }
+    }
+
+    /// Puts `added` in the place of `moved`, which hold the same live records; both are in order.
+    pub(crate) fn replace(&mut self, moved: &[Entry], added: Vec<Entry>) {
+        let live = |entries: &[Entry]| entries.iter().map(|entry| u64::from(entry.live_records)).sum::<u64>();
+        assert_eq!(live(moved), live(&added), "moving loses no record and brings none back");
+        let mut added = added.into_iter().peekable();
+        let before = std::mem::take(&mut self.kept);
+        for (number, chunk) in before.iter().enumerate() {
+            let end = before.get(number + 1).map_or(Revision::MAX, |next| next.first());
+            let position = moved.partition_point(|entry| entry.first < chunk.first());
+            let is_touched = moved.get(position).is_some_and(|entry| entry.first <= chunk.last());
+            let mut entries = chunk.entries.clone();
+            entries.retain(|entry| moved.binary_search_by_key(&entry.first, |moved| moved.first).is_err());
+            let kept = entries.len();
+            entries.extend(std::iter::from_fn(|| added.next_if(|entry| entry.first < end)));
+            if !is_touched && entries.len() == kept {
+                self.kept.push(Arc::clone(chunk));
+                continue;
+            }
+            entries.sort_unstable_by_key(|entry| entry.first);
+            self.dead_chunks.extend(chunk.place());
+            entries.chunks(CHUNK_ENTRIES_MAX).for_each(|entries| self.push_chunk(entries.to_vec()));
+        }
+        assert!(added.next().is_none(), "what is added lies in a chunk of what was moved");
     }
 
     /// Adds a changed run, joined with the one before where both fit in one chunk.
@@ -365,6 +435,7 @@ mod tests {
         let mut dead = Dead::default();
         (0..10).for_each(|sub| dead.add(&before, Revision::new(1500 + sub, 0), 50));
         dead.add(&before, Revision::new(9999, 1), 7);
+        assert_eq!(dead.bytes(), 507);
         let (extents, above) = dead.take(&before);
         assert_eq!(above, [Revision::new(9999, 1)]);
         let edit = Edit::new(&before, &extents);

@@ -6,12 +6,13 @@
 //! revision, never by a place, so neither a checkpoint nor reclaim rewrites leaves because records moved.
 //!
 //! - `block`: the bytes of records, blocks and indexes. `cache`: those read from disk. `directory`: which extent holds a
-//!   revision, and what of it is live. `cursor`: records in revision order.
+//!   revision, and what of it is live. `cursor`: records in revision order. `whole`: all records of one extent.
 
 mod block;
 mod cache;
 mod cursor;
 mod directory;
+mod whole;
 
 pub use block::record_bytes;
 pub(crate) use block::{BlockBuilder, Index, IndexEntry, rewritten_block};
@@ -19,3 +20,4 @@ pub use cache::BlockCache;
 pub use cursor::ExtentCursor;
 pub use directory::Directory;
 pub(crate) use directory::{Chunk, Dead, Edit, Entry};
+pub(crate) use whole::Whole;

@@ -4,6 +4,7 @@
 //! store that was checkpointed, crashed, reopened and replayed must not be told from it.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use engine::disk::sim::{Random, SimDisk, SimStorage};
@@ -23,6 +24,8 @@ pub(crate) fn options(shards: usize) -> Options {
         // Smaller than one block: readers live on what was resolved last.
         cache_bytes: 2048,
         shards,
+        reclaim_bytes_per_second: 1 << 20,
+        reclaim_bytes_max: 96 << 10,
         fresh_id: 7,
     }
 }
@@ -228,6 +231,8 @@ pub(crate) struct Member {
     pub(crate) applied: usize,
     /// Entries that the log has let go of.
     pub(crate) trimmed: u64,
+    /// Virtual time.
+    pub(crate) now: Duration,
 }
 
 impl Member {
@@ -238,7 +243,7 @@ impl Member {
         let (index, _) = store.applied();
         assert!(index >= trimmed, "the log was trimmed to {trimmed}, the state ends at {index}");
         assert!(index <= log.len() as u64, "the state holds an entry that was never written");
-        let mut member = Self { store, disk, applied: usize::try_from(index).unwrap(), trimmed };
+        let mut member = Self { store, disk, applied: usize::try_from(index).unwrap(), trimmed, now: Duration::ZERO };
         while member.applied < log.len() {
             member.apply(log)?;
         }
@@ -257,9 +262,24 @@ impl Member {
         Ok(())
     }
 
-    pub(crate) fn sweep(&mut self, budget: usize) -> Result<(), Error> {
+    pub(crate) fn sweep(&mut self, budget: usize) -> Result<bool, Error> {
         let dir = self.store.dir().to_path_buf();
-        load_for(&mut self.disk, &dir, || self.store.sweep(budget).map(drop))
+        load_for(&mut self.disk, &dir, || self.store.sweep(budget).map(|progress| progress.is_done))
+    }
+
+    /// A step of giving space back, a tenth of a second after the last one; whether there is more to do at once.
+    pub(crate) fn reclaim(&mut self, pages: usize) -> Result<bool, Error> {
+        self.now += Duration::from_millis(100);
+        let dir = self.store.dir().to_path_buf();
+        loop {
+            match self.store.reclaim(self.now, pages) {
+                Ok(is_more) => return Ok(is_more),
+                Err(faults) => {
+                    assert!(!faults.is_empty(), "what stops has to be read");
+                    faults.into_iter().try_for_each(|fault| engine::load(&mut self.disk, &dir, fault))?;
+                }
+            }
+        }
     }
 
     /// Steps a checkpoint once; true when it has ended.

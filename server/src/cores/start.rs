@@ -153,6 +153,8 @@ pub(crate) fn store_options(knobs: &tuning::Knobs) -> store::Options {
         writes_in_flight_max: knobs.store.writes_in_flight_max,
         record_block_bytes: knobs.store.record_block_bytes,
         cache_bytes: tuning::cache_bytes(knobs.store.cache_bytes, &tune::host()),
+        reclaim_bytes_per_second: knobs.store.reclaim_bytes_per_second,
+        reclaim_bytes_max: knobs.store.reclaim_bytes_max,
         shards: knobs.store.shards,
         fresh_id: rand::random(),
     }
@@ -551,6 +553,7 @@ fn commit_options(config: &Config, clock: Clock) -> commit::Options {
         sweep_entries_per_step: knobs.store.sweep_entries_per_step,
         warning_apply: Duration::from_millis(knobs.server.warning_apply_ms),
         clock,
+        reclaim_pages_per_step: knobs.store.reclaim_pages_per_step,
         election_timeout: Duration::from_millis(knobs.consensus.election_ms),
         name: config.name.clone(),
         client_urls: config.advertise_client_urls.iter().map(ToString::to_string).collect(),

@@ -1,0 +1,155 @@
+//! Takes tree pages out of segments that are to be emptied: the writer makes such nodes dirty, the next checkpoint writes
+//! them elsewhere.
+//!
+//! A tour goes over the tree in key order and looks at the places that inner nodes hold; it reads the inner nodes, and the leaves
+//! it moves. Its position is a place in the order of keys, so changes of the tree between two steps do not mislead it.
+//!
+//! Invariants:
+//! - No clean node lies in a segment of `Victims` behind the tour: on the way to what it has passed, and below. Whatever
+//!   makes new nodes there (changes, splits, joins) makes dirty ones, and dirty ones are written to segments that were begun
+//!   later. So after one tour the tree reaches none of these segments.
+//! - A step that faults has changed nothing.
+//!
+//! It does not choose segments (`reclaim`).
+
+use std::sync::Arc;
+
+use super::{Ledger, modify};
+use crate::node::{Inner, Node, Separator, Slot};
+use crate::{Fault, Place, Revision};
+
+/// Segments that are being emptied.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Victims(Arc<[u32]>);
+
+impl Victims {
+    pub(crate) fn new(mut segments: Vec<u32>) -> Self {
+        segments.sort_unstable();
+        Self(segments.into())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn contains(&self, segment: u32) -> bool {
+        self.0.binary_search(&segment).is_ok()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
+        self.0.iter().copied()
+    }
+
+    fn holds(&self, slot: &Slot) -> bool {
+        slot.place().is_some_and(|Place { segment, .. }| self.contains(segment))
+    }
+}
+
+/// What a step looked at, and where the next one goes on.
+pub(crate) struct Step {
+    pub(crate) examined: usize,
+    /// `None` behind the last node.
+    pub(crate) next: Option<Separator>,
+}
+
+/// The place before every key.
+pub(crate) fn start() -> Separator {
+    Separator { key: Vec::new(), revision: Revision::MAX }
+}
+
+/// Makes dirty what lies in `victims` on the way to `from` and below the last inner node on it, behind `from`; at most
+/// about `nodes_max` nodes. Or else the pages that have to be read first, those of all such leaves together.
+pub(crate) fn rewrite(
+    root: &mut Arc<Slot>,
+    ledger: &mut Ledger,
+    victims: &Victims,
+    from: &Separator,
+    nodes_max: usize,
+) -> Result<Step, Vec<Fault>> {
+    let way = Way::find(root, victims, from).map_err(|fault| vec![fault])?;
+    let Some(parent) = way.parent else {
+        if way.holds_victim {
+            modify(root, ledger, |_, _| Ok(())).map_err(|fault| vec![fault])?;
+        }
+        return Ok(Step { examined: 1, next: None });
+    };
+    let first = parent.child_of(&from.key, from.revision);
+    let mut targets = Vec::new();
+    let mut next = way.end;
+    let held = parent.children().iter().enumerate().skip(first).filter(|(_, child)| victims.holds(&child.slot));
+    for (position, child) in held.clone() {
+        let is_full = targets.len() >= nodes_max.max(1);
+        match child.slot.look() {
+            Ok(_) if !is_full => targets.push(position),
+            Err(_) if targets.is_empty() => {
+                return Err(held.filter_map(|(_, child)| child.slot.look().err()).collect());
+            }
+            Ok(_) | Err(_) => {
+                next = Some(parent.separators().get(position - 1));
+                break;
+            }
+        }
+    }
+    let examined = parent.len() - first;
+    if way.holds_victim || !targets.is_empty() {
+        rewrite_in(root, ledger, &way.positions, &targets).map_err(|fault| vec![fault])?;
+    }
+    Ok(Step { examined, next })
+}
+
+/// The way down to the inner node whose children are leaves.
+struct Way<'a> {
+    /// Positions of the children taken, from the root down to `parent`.
+    positions: Vec<usize>,
+    parent: Option<&'a Inner>,
+    /// Where what is below `parent` ends.
+    end: Option<Separator>,
+    holds_victim: bool,
+}
+
+impl<'a> Way<'a> {
+    fn find(root: &'a Arc<Slot>, victims: &Victims, from: &Separator) -> Result<Self, Fault> {
+        let depth = depth(root)?;
+        let mut way = Self { positions: Vec::new(), parent: None, end: None, holds_victim: victims.holds(root) };
+        let mut slot = root;
+        for level in 0..depth {
+            let Node::Inner(inner) = slot.look()? else { unreachable!("all leaves lie at one depth") };
+            way.parent = Some(inner);
+            way.holds_victim |= victims.holds(slot);
+            let position = inner.child_of(&from.key, from.revision);
+            if level + 1 < depth {
+                if position < inner.separators().len() {
+                    way.end = Some(inner.separators().get(position));
+                }
+                way.positions.push(position);
+                slot = &inner.children()[position].slot;
+            }
+        }
+        Ok(way)
+    }
+}
+
+/// Levels of inner nodes. Reads the first leaf: an inner node does not tell whether its children are leaves.
+fn depth(root: &Arc<Slot>) -> Result<usize, Fault> {
+    let mut depth = 0;
+    let mut slot = root;
+    while let Node::Inner(inner) = slot.look()? {
+        depth += 1;
+        slot = &inner.children()[0].slot;
+    }
+    Ok(depth)
+}
+
+/// Makes the nodes on the way dirty, and the `targets` among the children of the last one. All of them are resident.
+fn rewrite_in(slot: &mut Arc<Slot>, ledger: &mut Ledger, way: &[usize], targets: &[usize]) -> Result<(), Fault> {
+    modify(slot, ledger, |node, ledger| {
+        let Node::Inner(inner) = node else { unreachable!("the way is of inner nodes") };
+        if let Some((position, below)) = way.split_first() {
+            return rewrite_in(&mut inner.child_mut(*position).slot, ledger, below, targets);
+        }
+        for position in targets {
+            modify(&mut inner.child_mut(*position).slot, ledger, |_, _| Ok(()))?;
+        }
+        Ok(())
+    })
+}
