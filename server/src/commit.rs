@@ -40,6 +40,7 @@ use crate::{
     compactor::Compactor,
     core::{Answer, ReplyTo, Shared},
     cores::{Clock, slots::SlotId},
+    defragment::Defragment,
     error::Error,
     floor,
     insight::{
@@ -93,6 +94,18 @@ pub enum ToCommit {
     },
     /// The checkpoint under way waits for space on its disk.
     CheckpointWaits,
+    /// Give back what space there is to give; the number of the run that does it is the answer.
+    Defragment {
+        /// Who waits.
+        reply: ReplyTo,
+    },
+    /// Answer once that run has ended.
+    AwaitDefragment {
+        /// Who waits.
+        reply: ReplyTo,
+        /// Its number.
+        run: u64,
+    },
     /// A checkpoint ended.
     Checkpointed(Result<Box<CheckpointDone>, engine::Error>),
     /// A fault of apply was resolved.
@@ -151,6 +164,8 @@ pub struct Options {
     pub warning_apply: Duration,
     /// Times each entry; nothing but what is counted and logged depends on it.
     pub clock: Clock,
+    /// Places of tree pages a step of reclaim looks at.
+    pub reclaim_pages_per_step: usize,
     /// A new leader gives every lease this much more.
     pub election_timeout: Duration,
     /// Own name, published to the members table.
@@ -206,6 +221,9 @@ pub struct Commit {
     keeper: Keeper,
     /// The checkpoint under way waits for space.
     is_checkpoint_waiting: bool,
+    checkpoint_ended: Duration,
+    is_reclaiming: bool,
+    defragment: Defragment,
 }
 
 impl Commit {
@@ -258,6 +276,9 @@ impl Commit {
             checkpoint_began: Duration::ZERO,
             keeper,
             is_checkpoint_waiting: false,
+            checkpoint_ended: Duration::ZERO,
+            is_reclaiming: false,
+            defragment: Defragment::default(),
         };
         commit.publish_cluster();
         commit.publish_status();
@@ -285,6 +306,11 @@ impl Commit {
             }
             ToCommit::AwaitSweep { reply, revision } => self.sweep_waiters.push((revision, reply)),
             ToCommit::CheckpointWaits => self.is_checkpoint_waiting = true,
+            ToCommit::Defragment { reply } => {
+                let run = self.defragment.ask();
+                self.answer(reply, Answer::Defragmenting(run));
+            }
+            ToCommit::AwaitDefragment { reply, run } => self.defragment.wait(reply, run),
             ToCommit::Checkpointed(done) => self.checkpointed(done, now)?,
             ToCommit::Loaded(loaded) => {
                 loaded?;
@@ -435,6 +461,10 @@ impl Commit {
         disk.kick()?;
         self.take_committed(now);
         let mut faults = if self.is_faulted { Vec::new() } else { self.apply_queue(now)? };
+        // Before eviction, which takes what was brought and not searched.
+        if !self.is_faulted && faults.is_empty() {
+            faults = self.reclaim(now);
+        }
         // Not while an entry waits for a page: what was brought for it stays until it is applied.
         let is_short = !self.is_faulted && faults.is_empty() && self.store.wants_eviction();
         let has_evicted = is_short && self.store.evict(EVICT_NODES_PER_TURN);
@@ -444,14 +474,17 @@ impl Commit {
             disk.kick()?;
             self.take_committed(now);
         }
-        faults.extend(self.sweep(now)?);
+        if faults.is_empty() {
+            faults.extend(self.sweep(now)?);
+        }
         self.is_faulted |= !faults.is_empty();
         let checkpoint = self.begin_checkpoint(now);
         self.publish_status();
         let empty = vec![Vec::new(); self.answers.len()];
         let answers = std::mem::replace(&mut self.answers, empty);
         let batch = self.take_batch();
-        let more = !self.is_faulted && (self.is_sweeping || !self.queue.is_empty() || self.store.wants_eviction());
+        let has_work = self.is_sweeping || self.is_reclaiming || !self.queue.is_empty() || self.store.wants_eviction();
+        let more = !self.is_faulted && has_work;
         Ok(Turn { answers, batch, faults, checkpoint, more })
     }
 
@@ -652,7 +685,27 @@ impl Commit {
         }
     }
 
+    /// A step of giving space back; what it has to read.
+    fn reclaim(&mut self, now: Duration) -> Vec<Fault> {
+        for reply in self.defragment.step(&mut self.store, self.is_sweeping, &self.shared.commit_counters, now) {
+            self.answer(reply, Answer::Defragmented);
+        }
+        let step = self.store.reclaim(now, self.options.reclaim_pages_per_step);
+        self.is_reclaiming = matches!(step, Ok(true));
+        step.err().unwrap_or_default()
+    }
+
+    /// Whether it is time for a checkpoint for the sake of space alone.
+    fn is_reclaim_due(&self, now: Duration) -> bool {
+        let has_paused = now.saturating_sub(self.checkpoint_ended) >= RECLAIM_PAUSE;
+        // What a sweep is about to drop is better counted with what it has dropped.
+        (has_paused || self.store.is_defragmenting()) && !self.is_sweeping && self.store.wants_checkpoint()
+    }
+
     fn begin_checkpoint(&mut self, now: Duration) -> Option<Checkpoint> {
+        if self.store.is_checkpointing() {
+            return None;
+        }
         let applied = self.store.mvcc().view().applied_index();
         // Half of what memory may hold: the other half is for what comes while it is written. Without this a log that grows more
         // slowly than the records (a delete of many keys) would end in refusals that no checkpoint ever lifts.
@@ -665,7 +718,7 @@ impl Commit {
             || self.store.mvcc().dirty_bytes() >= self.store.node_bytes_max() / 2;
         let frees = !self.is_sweeping && self.keeper.wants_checkpoint(recent, &self.applier.cluster.alarms);
         let is_due = is_due && applied > self.store.applied().0 || frees;
-        if self.store.is_checkpointing() || !is_due {
+        if !is_due && !self.is_reclaim_due(now) {
             return None;
         }
         self.keeper.checkpoint_begun();
@@ -677,6 +730,10 @@ impl Commit {
     fn checkpointed(&mut self, done: Result<Box<CheckpointDone>, engine::Error>, now: Duration) -> Result<(), Fatal> {
         self.store.checkpoint_end(*done?);
         self.is_checkpoint_waiting = false;
+        self.checkpoint_ended = now;
+        let reclaimed = self.store.reclaimed();
+        self.shared.commit_counters.segments_emptied.set(reclaimed.segments);
+        self.shared.commit_counters.moved_bytes.set(reclaimed.moved_bytes);
         self.shared.commit_counters.checkpoint.observe_time(now.saturating_sub(self.checkpoint_began));
         // The written records leave memory with the next view, and an idle store may wait long for one.
         self.publish()?;
@@ -738,6 +795,9 @@ const DIRTY_PER_LOG_MAX: u64 = 2;
 
 /// Nodes that one turn looks at for eviction: some 50 us.
 const EVICT_NODES_PER_TURN: usize = 256;
+
+/// Between two checkpoints for the sake of space alone: so that beside traffic each writes many changes of a page at once.
+const RECLAIM_PAUSE: Duration = Duration::from_secs(2);
 
 /// A request id without these bits names its member. **Source** etcd v3.7.1 `pkg/idutil/id.go`.
 const ID_COUNT_BITS: u32 = 48;

@@ -233,6 +233,10 @@ pub enum Answer {
     Leases(Vec<i64>),
     /// The sweep has passed the revision asked for.
     Swept,
+    /// The number of the run that gives space back.
+    Defragmenting(u64),
+    /// That run has ended.
+    Defragmented,
     /// The commit core did not answer in time.
     TimedOut,
 }
@@ -426,6 +430,24 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Has space given back, and waits until that is done.
+    ///
+    /// **Errors** as [`Core::ask`].
+    pub async fn defragment(&self) -> Result<(), Error> {
+        let run = match self.ask(|reply| ToCommit::Defragment { reply }).await? {
+            Answer::Defragmenting(run) => run,
+            other => unreachable!("the request is answered by its run, not {other:?}"),
+        };
+        // However long it takes: only the client gives up.
+        loop {
+            match self.ask(|reply| ToCommit::AwaitDefragment { reply, run }).await {
+                Ok(_) => return Ok(()),
+                Err(Error::Timeout) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Hands answers to the requests that wait for them.

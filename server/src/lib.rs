@@ -12,6 +12,7 @@ pub mod compactor;
 pub mod config;
 pub mod core;
 pub mod cores;
+pub mod defragment;
 pub mod endpoints;
 pub mod error;
 pub mod floor;

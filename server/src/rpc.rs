@@ -200,7 +200,11 @@ async fn whole(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error>
             core.propose(Kind::Alarm, &body, Purpose::Other).await?.framed()
         }
         Method::Status => Ok(framed(&maintenance::status(core))),
-        Method::Defragment => Ok(framed(&pb::DefragmentResponse { header: None })),
+        Method::Defragment => {
+            decode::<pb::DefragmentRequest>(body)?;
+            core.defragment().await?;
+            Ok(framed(&pb::DefragmentResponse { header: None }))
+        }
         Method::Hash => Box::pin(maintenance::hash(core)).await,
         Method::HashKv => Box::pin(maintenance::hash_kv(core, decode(body)?)).await,
         Method::Usage => Box::pin(service::usage(core, decode(body)?)).await,

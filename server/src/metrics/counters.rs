@@ -360,6 +360,14 @@ pub struct CommitCounters {
     pub checkpoint: Histogram<14>,
     /// Durations of the last syncs and the superblock of a checkpoint; the checkpoint thread counts them.
     pub checkpoint_commit: Histogram<14>,
+    /// 1 while a defragmentation runs.
+    pub defragment_inflight: Count,
+    /// Durations of defragmentations.
+    pub defragment: Histogram<13>,
+    /// Segments emptied to give their space back.
+    pub segments_emptied: Count,
+    /// **Units** bytes moved out of them.
+    pub moved_bytes: Count,
 }
 
 impl Default for CommitCounters {
@@ -385,6 +393,10 @@ impl Default for CommitCounters {
             wal_write: Histogram::new(MS),
             checkpoint: Histogram::new(10 * MS),
             checkpoint_commit: Histogram::new(MS),
+            defragment_inflight: Count::default(),
+            defragment: Histogram::new(100 * MS),
+            segments_emptied: Count::default(),
+            moved_bytes: Count::default(),
         }
     }
 }
@@ -437,6 +449,12 @@ impl CommitCounters {
         self.deletes.add(deletes);
         self.ranges.add(ranges);
         self.txns.add(u64::from(puts + deletes + ranges > 1));
+    }
+
+    /// A defragmentation that `began` has ended.
+    pub fn defragmented(&self, began: Duration, now: Duration) {
+        self.defragment_inflight.set(0);
+        self.defragment.observe_time(now.saturating_sub(began));
     }
 
     /// A sweep that began with its compaction's entry has ended.

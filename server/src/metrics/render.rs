@@ -35,13 +35,12 @@ const SECONDS: f64 = 1e9;
 const MILLISECONDS: f64 = 1e6;
 
 /// What a single member never does. Dashboards ask for some of these by name; the answer is 0.
-const NEVER: [(&str, &str, &str); 6] = [
+const NEVER: [(&str, &str, &str); 5] = [
     ("etcd_server_heartbeat_send_failures_total", "counter", "Leader heartbeats sent too late."),
     ("etcd_server_slow_read_indexes_total", "counter", "Reads whose confirmation took too long; alone none is needed."),
     ("etcd_server_learner_promote_successes", "counter", "Learners promoted while this member was leader."),
     ("etcd_server_is_learner", "gauge", "Whether or not this member is a learner. 1 if is, 0 otherwise."),
     ("etcd_server_snapshot_apply_in_progress_total", "gauge", "1 if the server applies an incoming snapshot."),
-    ("etcd_disk_defrag_inflight", "gauge", "Whether or not a defragmentation runs; the store needs none."),
 ];
 
 /// The answer to /metrics.
@@ -357,6 +356,15 @@ fn render_disk(core: &Core, text: &mut Text) {
     let shown = Snapshot::of([&commit.checkpoint].into_iter());
     let help = "The durations of whole checkpoints. No request waits for one.";
     text.histogram("orlop_checkpoint_duration_seconds", help, &shown, SECONDS);
+    let shown = Snapshot::of([&commit.defragment].into_iter());
+    let help = "The latency distribution of backend defragmentation. No request waits for one.";
+    text.histogram("etcd_disk_backend_defrag_duration_seconds", help, &shown, SECONDS);
+    let inflight = commit.defragment_inflight.get();
+    text.gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active. 1 means active, 0 means not.", inflight);
+    let help = "Total number of segment files emptied to give their space back.";
+    text.counter("orlop_store_segments_emptied_total", help, commit.segments_emptied.get());
+    let help = "Total number of live bytes moved to give space back.";
+    text.counter("orlop_store_moved_bytes_total", help, commit.moved_bytes.get());
 }
 
 fn render_health(core: &Core, text: &mut Text) {

@@ -16,7 +16,7 @@ use etcd_client::{
     SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchResponse, WatchStream,
 };
 
-use crate::member::{WAIT_MAX, fresh};
+use crate::member::{Member, WAIT_MAX, fresh};
 
 /// gRPC's codes.
 const INVALID_ARGUMENT: i32 = 3;
@@ -276,6 +276,48 @@ async fn compaction_takes_the_past_below_it_and_nothing_else() {
     client.compact(5, None).await.unwrap();
     let kept = client.get("k", None).await.unwrap();
     assert_eq!((kept.kvs()[0].version(), kept.kvs()[0].create_revision()), (4, 2));
+}
+
+#[tokio::test]
+async fn a_defragmentation_gives_back_what_was_deleted_and_loses_nothing() {
+    const KEYS: usize = 60;
+    let value = |key: usize| vec![u8::try_from(key).expect("few keys"); 300 << 10];
+    let is_kept = |key: usize| key.is_multiple_of(4);
+    let (dir, mut member, mut client) = fresh().await;
+    for key in 0..KEYS {
+        client.put(format!("k{key:02}"), value(key), None).await.unwrap();
+    }
+    client.defragment().await.unwrap();
+    let before = client.status().await.unwrap();
+    assert!(before.db_size() > 15 << 20, "{}", before.db_size());
+    for key in (0..KEYS).filter(|key| !is_kept(*key)) {
+        client.delete(format!("k{key:02}"), None).await.unwrap();
+    }
+    let revision = revision(client.put("last", "v", None).await.unwrap().header());
+    client.compact(revision, Some(CompactionOptions::new().with_physical())).await.unwrap();
+    // Another client's writes go on meanwhile.
+    let mut other = member.connect().await;
+    let (defragmented, ()) = tokio::join!(client.defragment(), async {
+        for number in 0..200 {
+            other.put("beside", format!("{number}"), None).await.unwrap();
+        }
+    });
+    defragmented.unwrap();
+    let after = client.status().await.unwrap();
+    assert!(after.db_size() < before.db_size() / 2, "{} of {}", after.db_size(), before.db_size());
+    for is_killed in [false, true] {
+        if is_killed {
+            member.kill();
+            member = Member::start(dir.path()).await;
+            client = member.connect().await;
+        }
+        for key in 0..KEYS {
+            let answer = client.get(format!("k{key:02}"), None).await.unwrap();
+            let found: Vec<_> = answer.kvs().iter().map(|kv| kv.value().to_vec()).collect();
+            assert_eq!(found, if is_kept(key) { vec![value(key)] } else { Vec::new() });
+        }
+        assert_eq!(client.get("beside", None).await.unwrap().kvs()[0].value(), b"199");
+    }
 }
 
 #[tokio::test]
