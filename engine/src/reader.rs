@@ -7,6 +7,7 @@
 //! - `files` holds at most `files_max` open segments besides those with reads in flight; the one used longest ago is closed.
 //! - At most `reads_in_flight_max` reads are in flight; more wait in `queue`, which the callers bound: each has one fault at a time.
 //! - `waiting` has an entry for exactly the places queued or in flight.
+//! - A removed file takes space while it is open: no longer than until the second `close_unused` after its last read.
 //!
 //! It retries nothing, and a page that cannot be read concerns only those who wait for it (`Loaded::result`): whether the member
 //! can do without is for its caller to say.
@@ -57,6 +58,8 @@ pub struct PageReader {
     number: u64,
     owner: Owner,
     first_number: u64,
+    /// `number` when unused files were closed last.
+    used_since: u64,
 }
 
 /// Bits of a token's number that count reads.
@@ -90,6 +93,7 @@ impl PageReader {
             number: 0,
             owner,
             first_number,
+            used_since: 0,
         }
     }
 
@@ -154,6 +158,18 @@ impl PageReader {
         if let Some(segment) = idle.min_by_key(|(_, open)| open.used).map(|(segment, _)| *segment) {
             disk.close(self.files.remove(&segment).expect("found above").file);
         }
+    }
+
+    /// Closes the files that were not read since the last call; to be called now and then.
+    pub fn close_unused(&mut self, disk: &mut dyn Disk) {
+        let used_since = std::mem::replace(&mut self.used_since, self.number);
+        self.files.retain(|_, open| {
+            let is_kept = open.in_flight > 0 || open.used >= used_since;
+            if !is_kept {
+                disk.close(open.file);
+            }
+            is_kept
+        });
     }
 
     /// Closes its files; nothing is queued or in flight.

@@ -786,6 +786,35 @@ fn a_reader_with_few_files_and_few_reads_brings_every_page() {
 }
 
 #[test]
+fn a_reader_lets_go_of_files_that_nobody_reads() {
+    let log = operations(27, 200, 100);
+    let (storage, _) = written(27, &log, 2);
+    let mut disk = storage.disk();
+    let store = Store::open(&mut disk, Path::new(DIR), options(1)).unwrap();
+    let fault = store.mvcc().view().version_of(b"key", i64::MAX).unwrap_err();
+    let mut reader = PageReader::new(Path::new(DIR), 4, 4);
+    let mut reads = |reader: &mut PageReader, disk: &mut dyn Disk| {
+        reader.read(fault.clone(), 0);
+        if !reader.step(disk).is_empty() {
+            return false;
+        }
+        disk.wait().unwrap();
+        let mut completions = Vec::new();
+        disk.completions(&mut completions);
+        completions.into_iter().all(|completion| reader.on_completion(completion).result.is_ok())
+    };
+    assert!(reads(&mut reader, &mut disk));
+    disk.remove(&Path::new(DIR).join(fault.place().path())).unwrap();
+    reader.close_unused(&mut disk);
+    assert!(reads(&mut reader, &mut disk), "what is in use stays open");
+    reader.close_unused(&mut disk);
+    assert!(reads(&mut reader, &mut disk), "it was read since the last time");
+    reader.close_unused(&mut disk);
+    reader.close_unused(&mut disk);
+    assert!(!reads(&mut reader, &mut disk), "the file was closed, and so its space is free");
+}
+
+#[test]
 fn shards_write_on_their_own_threads_and_disks() {
     let log = operations(20, 400, 200);
     let storage = SimStorage::new(20);

@@ -114,4 +114,10 @@ impl Loader {
         }
         state.step()
     }
+
+    /// Closes segment files that were not read since the last call: removed ones take space until then.
+    pub fn close_unused(&self) {
+        let State { disk, reader, .. } = &mut *self.0.borrow_mut();
+        reader.close_unused(disk.as_mut());
+    }
 }

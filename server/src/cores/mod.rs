@@ -96,6 +96,8 @@ const HOUSEKEEPING: Duration = Duration::from_millis(100);
 const HEAT_EVERY: Duration = Duration::from_secs(1);
 /// How often /metrics' usage by prefix is taken anew.
 const USAGE_EVERY: Duration = Duration::from_secs(15);
+/// Segment files that nobody read meanwhile are closed once in so many of these.
+const CLOSE_UNUSED_EVERY: u64 = 50;
 /// Messages taken from a mailbox before the loop looks elsewhere.
 const INBOX_MAX: usize = 4096;
 
@@ -145,9 +147,12 @@ async fn housekeeping(core: Rc<Core>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut publish_at = Duration::ZERO;
-    loop {
+    for count in 1_u64.. {
         ticks.tick().await;
         core.expire();
+        if count.is_multiple_of(CLOSE_UNUSED_EVERY) {
+            core.loader().close_unused();
+        }
         let now = core.clock.now();
         core.watch.on_tick(now, core.shared.raft.term.load(Ordering::Acquire));
         if now >= publish_at {
