@@ -56,6 +56,7 @@ fn written(log: &[Operation]) -> Vec<SimStorage> {
         member.apply(log).unwrap();
         if index % 40 == 10 && index <= 130 {
             member.sweep(200).unwrap();
+            member.reclaim(16).unwrap();
             member.checkpoint().unwrap();
             let (index, term) = member.store.trimmable();
             if index > 0 {

@@ -793,7 +793,7 @@ fn a_reader_lets_go_of_files_that_nobody_reads() {
     let store = Store::open(&mut disk, Path::new(DIR), options(1)).unwrap();
     let fault = store.mvcc().view().version_of(b"key", i64::MAX).unwrap_err();
     let mut reader = PageReader::new(Path::new(DIR), 4, 4);
-    let mut reads = |reader: &mut PageReader, disk: &mut dyn Disk| {
+    let reads = |reader: &mut PageReader, disk: &mut dyn Disk| {
         reader.read(fault.clone(), 0);
         if !reader.step(disk).is_empty() {
             return false;
