@@ -1,5 +1,5 @@
 //! The log on a full disk: at whatever step the space ends, nothing acknowledged is lost, what waits stays waiting, and the
-//! log goes on by itself once there is space. For the page store on a full disk see `recovery`.
+//! log goes on by itself once there is space. For the page store see `store_full_disk`.
 //!
 //! The checker is small: entries are numbered and never replaced, so a recovered log is a prefix of what was appended, with
 //! at least everything that was acknowledged.
