@@ -179,11 +179,11 @@ func (g *generator) oversizePut() *pb.PutRequest {
 	if g.percent(40) {
 		return &pb.PutRequest{Key: g.key(), Value: make([]byte, maxRequestBytes+pick(g, 0, 512<<10)+g.IntN(1000))}
 	}
-	// What is limited is the log entry. Its id takes nine bytes or ten, by the member's own id, so the entry that is just as long as
-	// the limit with nine is left out.
+	// What is limited is the log entry. Its id takes seven to ten bytes, by the low bits of the member's own id, so the entries that
+	// only some members' ids make too long are left out.
 	put := &pb.PutRequest{Key: pick(g, keys...), Value: make([]byte, maxRequestBytes-100)}
 	entry := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 1 << 62}, Put: put}
-	put.Value = make([]byte, len(put.Value)+maxRequestBytes-proto.Size(entry)+pick(g, -1, -1, 1))
+	put.Value = make([]byte, len(put.Value)+maxRequestBytes-proto.Size(entry)+pick(g, -1, -1, 3))
 	return put
 }
 
