@@ -109,7 +109,7 @@ impl Keys {
         self.space
     }
 
-    /// The number of the key that request `sequence` touches first.
+    /// The number of the key that a request touches first before which `sequence` keys were touched in order.
     fn number(&self, sequence: u64, random: &mut SmallRng) -> u64 {
         if self.is_sequential {
             sequence % self.space
@@ -223,8 +223,10 @@ impl Requests {
     /// The next request; `sequence` is unique among those of all threads.
     pub(crate) fn next(&mut self, sequence: u64, intended_ns: u64) -> Request<'_> {
         let class = if self.templates.len() == 1 || self.random.random_bool(self.read_share) { 0 } else { 1 };
-        let key = self.keys.number(sequence, &mut self.random);
         let (path, template) = &mut self.templates[usize::from(class)];
+        // Requests in order touch keys in order, each once a round.
+        let keys_each = template.key_positions.len().max(1) as u64;
+        let key = self.keys.number(sequence.wrapping_mul(keys_each), &mut self.random);
         let mut number = key;
         for &at in &template.key_positions {
             self.keys.write(number, &mut template.message[at..at + self.keys.bytes]);
@@ -370,15 +372,15 @@ mod tests {
 
     #[test]
     fn puts_of_a_txn_have_different_keys() {
-        let keys = Keys::new(6, 5, true).unwrap();
+        let keys = Keys::new(6, 7, true).unwrap();
         let mut requests = Requests::new(&workload(Kind::Txn { puts: 5 }, keys), 0);
-        let txn = pb::TxnRequest::decode(requests.next(3, 0).message).unwrap();
+        let txn = pb::TxnRequest::decode(requests.next(1, 0).message).unwrap();
         let key = |operation: &pb::RequestOp| match &operation.request {
             Some(pb::request_op::Request::RequestPut(put)) => put.key.clone(),
             other => panic!("{other:?}"),
         };
         let found: Vec<_> = txn.success.iter().map(key).collect();
-        assert_eq!(found, [3, 4, 0, 1, 2].map(|number| keys.key(number)));
+        assert_eq!(found, [5, 6, 0, 1, 2].map(|number| keys.key(number)));
     }
 
     #[test]

@@ -30,7 +30,9 @@ mod writer;
 pub use checkpoint::{Checkpoint, CheckpointDone, Progress};
 pub use cursor::{Count, Cursor, KeyRange, Met, MetaCursor, Outline, RangeEnd, RevisionCursor, Usage, Version};
 pub use error::Error;
-pub use mvcc::{Change, Changes, Eviction, HashKv, Mvcc, Published, ReadView, Roots, Sealed, SweepProgress, Write};
+pub use mvcc::{
+    Change, Changes, Eviction, Found, HashKv, Mvcc, Published, ReadView, Roots, Sealed, SweepProgress, Write,
+};
 pub use page::{Fault, Place};
 pub use reader::{Loaded, PageReader, load, load_for};
 pub use reclaim::Reclaimed;

@@ -25,7 +25,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 pub use hash::HashKv;
-pub use view::{ReadView, Roots};
+pub use view::{Found, ReadView, Roots};
 
 use crate::cursor::Version;
 use crate::extent::Directory;

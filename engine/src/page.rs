@@ -165,7 +165,7 @@ pub struct Fault(Missing);
 #[derive(Clone)]
 enum Missing {
     Node(Arc<Slot>, Place),
-    Block(Kind, Place, Arc<BlockCache>),
+    Block { kind: Kind, place: Place, cache: Arc<BlockCache>, is_passing: bool },
 }
 
 impl Fault {
@@ -177,13 +177,21 @@ impl Fault {
     /// The record block or extent index at `place` is not in `cache`.
     pub(crate) fn block(kind: Kind, place: Place, cache: Arc<BlockCache>) -> Self {
         assert!(matches!(kind, Kind::Block | Kind::ExtentIndex), "only these are cached");
-        Self(Missing::Block(kind, place, cache))
+        Self(Missing::Block { kind, place, cache, is_passing: false })
+    }
+
+    /// The same, for a reader that goes over everything once: a block is not kept for others on its account.
+    pub(crate) fn passing(mut self) -> Self {
+        if let Missing::Block { is_passing, .. } = &mut self.0 {
+            *is_passing = true;
+        }
+        self
     }
 
     /// What to read.
     pub fn place(&self) -> Place {
         match &self.0 {
-            Missing::Node(_, place) | Missing::Block(_, place, _) => *place,
+            Missing::Node(_, place) | Missing::Block { place, .. } => *place,
         }
     }
 
@@ -197,7 +205,9 @@ impl Fault {
                 slot.install(node);
                 Ok(())
             }
-            Missing::Block(kind, place, cache) => cache.install(kind, place, open(kind, place, envelope)?),
+            Missing::Block { kind, place, cache, is_passing } => {
+                cache.install(kind, place, open(kind, place, envelope)?, is_passing)
+            }
         }
     }
 }

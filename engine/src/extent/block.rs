@@ -9,6 +9,8 @@
 //!
 //! It knows neither files nor checksums (`page`), nor which extents there are (`directory`).
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::{Record, Revision};
@@ -275,6 +277,17 @@ impl Block {
         }
     }
 
+    /// The `mvccpb.KeyValue` of the record at `position`, its fields in the order they are stored in.
+    fn key_value(&self, position: usize) -> &[u8] {
+        let start = self.records[position].1 as usize;
+        let end = self.records.get(position + 1).map_or(self.payload.len(), |(_, start)| *start as usize);
+        let record = &self.payload[start..end];
+        // Behind two varints and the flags.
+        let mut varint_ends = record.iter().enumerate().filter(|(_, byte)| **byte < 0x80).map(|(at, _)| at);
+        let sub_end = varint_ends.nth(1).expect("decode checked every record");
+        &record[sub_end + 2..]
+    }
+
     /// A record's key and value, free of the block: an answer may hold a million records long after the cache let their
     /// blocks go, and a slice of a small record would hold its whole block. A record that fills its block shares it.
     fn detached(&self, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
@@ -284,6 +297,32 @@ impl Block {
         let mut both = Bytes::from([key, value].concat());
         let key = both.split_to(key.len());
         (key, both)
+    }
+}
+
+/// A record in the block that holds it, for who only passes it on.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    block: Arc<Block>,
+    position: usize,
+}
+
+impl Stored {
+    pub(super) fn find(block: Arc<Block>, revision: Revision) -> Option<Self> {
+        let position = block.position(revision);
+        let (found, _) = *block.records.get(position)?;
+        (found == revision).then_some(Self { block, position })
+    }
+
+    /// The record, free of its block.
+    pub fn record(&self) -> Record {
+        self.block.record(self.position)
+    }
+
+    /// The record as an encoded `mvccpb.KeyValue`, of [`record_bytes`]' length less what stands before it; the lease, if any, comes before
+    /// the value. Without a value, and with the key alone, for a tombstone.
+    pub fn key_value(&self) -> &[u8] {
+        self.block.key_value(self.position)
     }
 }
 

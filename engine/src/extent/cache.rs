@@ -8,6 +8,7 @@
 //! - `latest` is bounded: indexes by number, blocks by number and, beyond the first few, by bytes.
 //! - A block enters the cache proper when it is read for the second time in a while (`Latest::seen`): a scan whose keys lie as they were
 //!   written, however long, leaves no trace, and one whose keys do not reads a block twice rather than once for each of its keys.
+//!   Readers in revision order (backups, hashes, watchers behind) need each block once, and have none admitted.
 //!
 //! `latest` is behind a lock, taken only after a miss: next to a disk read it costs nothing.
 
@@ -164,8 +165,8 @@ impl BlockCache {
         }
     }
 
-    /// Decodes a payload whose checksum is good and keeps it.
-    pub(crate) fn install(&self, kind: Kind, place: Place, payload: &[u8]) -> Result<(), Error> {
+    /// Decodes a payload whose checksum is good and keeps it; a block that is only passed by among the latest alone.
+    pub(crate) fn install(&self, kind: Kind, place: Place, payload: &[u8], is_passing: bool) -> Result<(), Error> {
         let cached = match kind {
             Kind::Block => Block::decode(payload).map(|block| Cached::Block(Arc::new(block))),
             Kind::ExtentIndex => Index::decode(payload).map(|index| Cached::Index(Arc::new(index))),
@@ -175,7 +176,7 @@ impl BlockCache {
         let is_admitted = {
             let mut latest = self.latest();
             latest.push(place, cached.clone(), self.latest_bytes_max);
-            kind == Kind::ExtentIndex || latest.was_seen(place)
+            kind == Kind::ExtentIndex || !is_passing && latest.was_seen(place)
         };
         if is_admitted {
             self.cache.insert(place, cached);

@@ -48,7 +48,7 @@ impl ExtentCursor {
         let cache = &self.directory.cache;
         let Ok(index) = cache.index(entry.index) else { return Vec::new() };
         let blocks = index.blocks[index.position(self.next)..].iter().take(most);
-        blocks.filter_map(|block| cache.block(block_place(entry, *block)).err()).collect()
+        blocks.filter_map(|block| cache.block(block_place(entry, *block)).err()).map(Fault::passing).collect()
     }
 
     /// Finds the block of the first record at or above `next`.
@@ -60,7 +60,7 @@ impl ExtentCursor {
         let cache = &self.directory.cache;
         let index = cache.index(entry.index)?;
         let at = index.position(self.next);
-        let block = cache.block(block_place(entry, index.blocks[at]))?;
+        let block = cache.block(block_place(entry, index.blocks[at])).map_err(Fault::passing)?;
         let position = block.position(self.next);
         if position < block.len() {
             self.block = Some((block, position));

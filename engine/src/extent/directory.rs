@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::BlockCache;
-use super::block::{IndexEntry, revision};
+use super::block::{Block, IndexEntry, Stored, revision};
 use super::cursor::ExtentCursor;
 use crate::tree::Victims;
 use crate::{Fault, Place, Record, Revision};
@@ -165,18 +165,33 @@ impl Directory {
 
     /// The record at `revision`, if it is in an extent.
     pub fn record(&self, revision: Revision) -> Result<Option<Record>, Fault> {
+        Ok(self.stored(revision)?.map(|stored| stored.record()))
+    }
+
+    /// The record at `revision` where it lies, if it is in an extent.
+    pub(crate) fn stored(&self, revision: Revision) -> Result<Option<Stored>, Fault> {
+        let block = self.block_of(revision)?;
+        Ok(block.and_then(|block| Stored::find(block, revision)))
+    }
+
+    /// [`Directory::stored`] of each of `revisions`. Each step is done for all of them before the next one: what one waits for from
+    /// memory, the others do meanwhile.
+    pub(crate) fn stored_each(&self, revisions: impl Iterator<Item = Revision>) -> Vec<Result<Option<Stored>, Fault>> {
+        let blocks: Vec<_> = revisions.map(|revision| (revision, self.block_of(revision))).collect();
+        let find = |(revision, block): (Revision, Result<Option<Arc<Block>>, Fault>)| {
+            Ok(block?.and_then(|block| Stored::find(block, revision)))
+        };
+        blocks.into_iter().map(find).collect()
+    }
+
+    /// The block that holds `revision` if anything does.
+    fn block_of(&self, revision: Revision) -> Result<Option<Arc<Block>>, Fault> {
         let Some(entry) = self.at_or_above(revision).filter(|entry| entry.first <= revision) else {
             return Ok(None);
         };
         let index = self.cache.index(entry.index)?;
         let at = index.blocks[index.position(revision)];
-        let block = self.cache.block(block_place(entry, at))?;
-        let position = block.position(revision);
-        if position == block.len() {
-            return Ok(None);
-        }
-        let record = block.record(position);
-        Ok((record.revision == revision).then_some(record))
+        self.cache.block(block_place(entry, at)).map(Some)
     }
 
     /// The stored records from `revision` on, in revision order.

@@ -14,8 +14,8 @@ mod cursor;
 mod directory;
 mod whole;
 
-pub use block::record_bytes;
 pub(crate) use block::{BlockBuilder, Index, IndexEntry, rewritten_block};
+pub use block::{Stored, record_bytes};
 pub use cache::BlockCache;
 pub use cursor::ExtentCursor;
 pub use directory::Directory;

@@ -12,11 +12,30 @@ use bytes::Bytes;
 
 use super::hash::HashKv;
 use crate::cursor::{self, Count, Cursor, KeyRange, MetaCursor, RevisionCursor, Usage, Version};
-use crate::extent::Directory;
+use crate::extent::{Directory, Stored};
 use crate::node::{EntryMeta, Node, Slot};
 use crate::recent::Recent;
 use crate::tree::{self, Profile};
 use crate::{Fault, Record, Revision};
+
+/// A record where it is.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Written since the last checkpoint.
+    Recent(Record),
+    /// In a block.
+    Stored(Stored),
+}
+
+impl Found {
+    /// The record, free of where it was.
+    pub fn into_record(self) -> Record {
+        match self {
+            Self::Recent(record) => record,
+            Self::Stored(stored) => stored.record(),
+        }
+    }
+}
 
 /// What [`crate::Mvcc::new`] starts from: what the newest superblock says, or [`Roots::fresh`].
 #[derive(Clone, Debug)]
@@ -104,6 +123,16 @@ impl ReadView {
             Some(record) => Ok(Some(record.clone())),
             None => self.roots.directory.record(revision),
         }
+    }
+
+    /// Where the records written at `revisions`, which ascend, are, if they are stored. Holds the blocks of all of them at once.
+    pub fn locate(&self, revisions: &[Revision]) -> Vec<Result<Option<Found>, Fault>> {
+        let first_recent = self.recent.first().unwrap_or(Revision::MAX);
+        let (old, recent) = revisions.split_at(revisions.partition_point(|revision| *revision < first_recent));
+        let old = self.roots.directory.stored_each(old.iter().copied());
+        let old = old.into_iter().map(|stored| Ok(stored?.map(Found::Stored)));
+        let recent = recent.iter().map(|revision| Ok(self.recent.find(*revision).cloned().map(Found::Recent)));
+        old.chain(recent).collect()
     }
 
     /// Number of live keys of `range` at revision `at`: O(log n) at the current revision, else a walk over the keys (where that may

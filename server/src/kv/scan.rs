@@ -11,14 +11,16 @@
 //!
 //! Knows no message and no flow control.
 
-use engine::{Cursor, Fault, KeyRange, Met, Outline, ReadView, Record, Version};
+use engine::{Cursor, Fault, Found, KeyRange, Met, Outline, ReadView, Record, Revision, Version};
 use proto::etcdserverpb as pb;
 
 use super::range::read_at;
 use crate::{core::Core, error::Error, floor::Floor};
 
-/// Blocks read at once for one batch.
+/// Blocks read at once for one batch, less a group's.
 const LOADS_MAX: usize = 16;
+/// Records looked for at once, whose blocks are held meanwhile.
+const LOCATED_AT_ONCE: usize = 16;
 /// Leaves read at once.
 const LEAVES_AHEAD_MAX: usize = 16;
 /// About what a leaf holds.
@@ -175,33 +177,50 @@ impl Scan {
     ///
     /// **Errors** as [`Scan::batch`].
     pub async fn records(&self, core: &Core, versions: &[Version]) -> Result<Vec<Record>, Error> {
+        let mut records: Vec<Option<Record>> = vec![None; versions.len()];
+        self.find(core, versions, |position, found| records[position] = Some(found.into_record())).await?;
+        Ok(records.into_iter().map(|record| record.expect("each was read")).collect())
+    }
+
+    /// Tells `each` of the positions of versions of this scan and of their records, each once, in the order they lie in.
+    ///
+    /// **Errors** as [`Scan::batch`].
+    pub async fn find(
+        &self,
+        core: &Core,
+        versions: &[Version],
+        mut each: impl FnMut(usize, Found),
+    ) -> Result<(), Error> {
         let view = core.view();
         self.floor.check(&view)?;
         let mut order: Vec<usize> = (0..versions.len()).collect();
         order.sort_unstable_by_key(|position| versions[*position].revision);
-        let mut records: Vec<Option<Record>> = vec![None; versions.len()];
         while !order.is_empty() {
             let mut faults: Vec<Fault> = Vec::new();
             let mut left = Vec::new();
-            for position in order {
-                if faults.len() == LOADS_MAX {
-                    left.push(position);
-                    continue;
-                }
-                match view.record(versions[position].revision) {
-                    Ok(record) => records[position] = Some(record.expect("a live version has its record")),
-                    Err(fault) => {
-                        left.push(position);
-                        // Neighbours in this order mostly lie in one block.
-                        if faults.last().is_none_or(|last| last.place() != fault.place()) {
-                            faults.push(fault);
+            let mut groups = order.chunks(LOCATED_AT_ONCE);
+            for group in groups.by_ref() {
+                let revisions: Vec<Revision> = group.iter().map(|position| versions[*position].revision).collect();
+                for (position, found) in group.iter().zip(view.locate(&revisions)) {
+                    match found {
+                        Ok(found) => each(*position, found.expect("a live version has its record")),
+                        Err(fault) => {
+                            left.push(*position);
+                            // Neighbours in this order mostly lie in one block.
+                            if faults.last().is_none_or(|last| last.place() != fault.place()) {
+                                faults.push(fault);
+                            }
                         }
                     }
                 }
+                if faults.len() >= LOADS_MAX {
+                    break;
+                }
             }
+            left.extend(groups.flatten());
             core.load_all(faults).await?;
             order = left;
         }
-        Ok(records.into_iter().map(|record| record.expect("each was read")).collect())
+        Ok(())
     }
 }

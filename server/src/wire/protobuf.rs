@@ -3,9 +3,9 @@
 //! The pieces of protobuf that the hottest answers are written with by hand: watch events and large ranges.
 //!
 //! Invariants: fields are written in number order and zero values are left out, as prost and Go's protobuf do, so the bytes equal
-//! theirs. Every `*_len` equals what its `put_*` appends.
+//! theirs (but for a stored record's, which are passed on as they lie: its lease comes before its value). Every `*_len` equals what its `put_*` appends.
 
-use bytes::{BufMut, BytesMut};
+use bytes::BufMut;
 use engine::Record;
 
 /// Length of a record as an `mvccpb.KeyValue`. **Units** bytes.
@@ -19,7 +19,7 @@ pub fn key_value_len(record: &Record) -> usize {
 }
 
 /// Appends an `mvccpb.KeyValue`. A tombstone's is its key and the revision of the deletion: its other fields are zero.
-pub fn put_key_value(out: &mut BytesMut, record: &Record) {
+pub fn put_key_value(out: &mut impl BufMut, record: &Record) {
     if !record.key.is_empty() {
         put_bytes(out, 1 << 3 | 2, &record.key);
     }
@@ -48,7 +48,7 @@ pub fn field_len(value: i64) -> usize {
 }
 
 /// Appends a field with a number, unless it is 0.
-pub fn put_field(out: &mut BytesMut, tag: u8, value: i64) {
+pub fn put_field(out: &mut impl BufMut, tag: u8, value: i64) {
     if value != 0 {
         out.put_u8(tag);
         put_varint(out, value.cast_unsigned());
@@ -56,7 +56,7 @@ pub fn put_field(out: &mut BytesMut, tag: u8, value: i64) {
 }
 
 /// Appends a field of bytes.
-pub fn put_bytes(out: &mut BytesMut, tag: u8, bytes: &[u8]) {
+pub fn put_bytes(out: &mut impl BufMut, tag: u8, bytes: &[u8]) {
     out.put_u8(tag);
     put_varint(out, bytes.len() as u64);
     out.put_slice(bytes);

@@ -4,7 +4,10 @@
 #![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
 
 #[cfg(test)]
+#[path = "../replay/mod.rs"]
 mod replay;
+#[cfg(test)]
+mod soak;
 
 use bytes::Bytes;
 use engine::disk::sim::{Order, Random, SimStorage};
