@@ -162,10 +162,20 @@ fn checksum(kind: Kind, place: Place, payload: &[u8]) -> u32 {
 #[derive(Clone)]
 pub struct Fault(Missing);
 
+/// Whether a block that was read is kept in the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keep {
+    /// If it was read before in a while.
+    IfSeen,
+    /// If it was, or holds more records than one.
+    IfMore,
+    Never,
+}
+
 #[derive(Clone)]
 enum Missing {
     Node(Arc<Slot>, Place),
-    Block { kind: Kind, place: Place, cache: Arc<BlockCache>, is_passing: bool },
+    Block { kind: Kind, place: Place, cache: Arc<BlockCache>, keep: Keep },
 }
 
 impl Fault {
@@ -177,13 +187,22 @@ impl Fault {
     /// The record block or extent index at `place` is not in `cache`.
     pub(crate) fn block(kind: Kind, place: Place, cache: Arc<BlockCache>) -> Self {
         assert!(matches!(kind, Kind::Block | Kind::ExtentIndex), "only these are cached");
-        Self(Missing::Block { kind, place, cache, is_passing: false })
+        Self(Missing::Block { kind, place, cache, keep: Keep::IfSeen })
     }
 
     /// The same, for a reader that goes over everything once: a block is not kept for others on its account.
-    pub(crate) fn passing(mut self) -> Self {
-        if let Missing::Block { is_passing, .. } = &mut self.0 {
-            *is_passing = true;
+    pub(crate) fn passing(self) -> Self {
+        self.keeping(Keep::Never)
+    }
+
+    /// The same, for a reader that takes a small part of the block now and may come back for others: it is kept at once if it has any.
+    pub fn returning(self) -> Self {
+        self.keeping(Keep::IfMore)
+    }
+
+    fn keeping(mut self, how: Keep) -> Self {
+        if let Missing::Block { keep, .. } = &mut self.0 {
+            *keep = how;
         }
         self
     }
@@ -205,8 +224,8 @@ impl Fault {
                 slot.install(node);
                 Ok(())
             }
-            Missing::Block { kind, place, cache, is_passing } => {
-                cache.install(kind, place, open(kind, place, envelope)?, is_passing)
+            Missing::Block { kind, place, cache, keep } => {
+                cache.install(kind, place, open(kind, place, envelope)?, keep)
             }
         }
     }

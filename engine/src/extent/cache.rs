@@ -7,7 +7,7 @@
 //!   never push each other out. Without this a reader would fault for ever.
 //! - `latest` is bounded: indexes by number, blocks by number and, beyond the first few, by bytes.
 //! - A block enters the cache proper when it is read for the second time in a while (`Latest::seen`): a scan whose keys lie as they were
-//!   written, however long, leaves no trace, and one whose keys do not reads a block twice rather than once for each of its keys.
+//!   written, however long, leaves no trace. One whose keys do not wants each block again and again, and has it kept at once.
 //!   Readers in revision order (backups, hashes, watchers behind) need each block once, and have none admitted.
 //!
 //! `latest` is behind a lock, taken only after a miss: next to a disk read it costs nothing.
@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use quick_cache::Weighter;
 
 use super::block::{Block, Index};
-use crate::page::{Fault, Kind, corrupt};
+use crate::page::{Fault, Keep, Kind, corrupt};
 use crate::{Error, Place};
 
 /// Indexes resolved last that are kept besides the cache proper; each is a thousandth of its extent.
@@ -165,18 +165,25 @@ impl BlockCache {
         }
     }
 
-    /// Decodes a payload whose checksum is good and keeps it; a block that is only passed by among the latest alone.
-    pub(crate) fn install(&self, kind: Kind, place: Place, payload: &[u8], is_passing: bool) -> Result<(), Error> {
+    /// Decodes a payload whose checksum is good and keeps it: an index always, a block as `keep` says, but always among the latest.
+    pub(crate) fn install(&self, kind: Kind, place: Place, payload: &[u8], keep: Keep) -> Result<(), Error> {
         let cached = match kind {
             Kind::Block => Block::decode(payload).map(|block| Cached::Block(Arc::new(block))),
             Kind::ExtentIndex => Index::decode(payload).map(|index| Cached::Index(Arc::new(index))),
             _ => unreachable!("only blocks and extent indexes are cached"),
         };
         let cached = cached.ok_or_else(|| corrupt(place, "malformed records"))?;
+        let is_shared = matches!(&cached, Cached::Block(block) if block.len() > 1);
         let is_admitted = {
             let mut latest = self.latest();
             latest.push(place, cached.clone(), self.latest_bytes_max);
-            kind == Kind::ExtentIndex || !is_passing && latest.was_seen(place)
+            let is_kept = match keep {
+                Keep::IfSeen => latest.was_seen(place),
+                // A large record fills its block: there is nothing else in it to come back for.
+                Keep::IfMore => is_shared || latest.was_seen(place),
+                Keep::Never => false,
+            };
+            kind == Kind::ExtentIndex || is_kept
         };
         if is_admitted {
             self.cache.insert(place, cached);

@@ -196,7 +196,8 @@ impl Scan {
         let mut order: Vec<usize> = (0..versions.len()).collect();
         order.sort_unstable_by_key(|position| versions[*position].revision);
         while !order.is_empty() {
-            let mut faults: Vec<Fault> = Vec::new();
+            // Each with how many of the records it keeps from being read.
+            let mut faults: Vec<(Fault, usize)> = Vec::new();
             let mut left = Vec::new();
             let mut groups = order.chunks(LOCATED_AT_ONCE);
             for group in groups.by_ref() {
@@ -207,8 +208,9 @@ impl Scan {
                         Err(fault) => {
                             left.push(*position);
                             // Neighbours in this order mostly lie in one block.
-                            if faults.last().is_none_or(|last| last.place() != fault.place()) {
-                                faults.push(fault);
+                            match faults.last_mut() {
+                                Some((last, wanted)) if last.place() == fault.place() => *wanted += 1,
+                                _ => faults.push((fault, 1)),
                             }
                         }
                     }
@@ -218,6 +220,8 @@ impl Scan {
                 }
             }
             left.extend(groups.flatten());
+            // Where keys were written in another order, the rest of a block is wanted later in the scan.
+            let faults = faults.into_iter().map(|(fault, wanted)| if wanted == 1 { fault.returning() } else { fault });
             core.load_all(faults).await?;
             order = left;
         }
