@@ -511,12 +511,6 @@ impl RevisionCursor {
         Self { extents, recent, position, main_max }
     }
 
-    /// What is missing of the next blocks of records on disk, at most `most`: to be read together with what [`RevisionCursor::next`]
-    /// waits for.
-    pub fn ahead(&self, most: usize) -> Vec<Fault> {
-        self.extents.as_ref().map(|extents| extents.ahead(most)).unwrap_or_default()
-    }
-
     /// The next record, tombstones included. After a [`Fault`] is resolved the same call goes on exactly where it was.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<Record>, Fault> {

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::Error;
-use crate::extent::BlockCache;
+use crate::extent::{self, BlockCache};
 use crate::node::{Node, Slot};
 
 /// Where bytes lie in the page store: `len` bytes at `offset` of segment file `segment`, their envelope included.
@@ -162,20 +162,12 @@ fn checksum(kind: Kind, place: Place, payload: &[u8]) -> u32 {
 #[derive(Clone)]
 pub struct Fault(Missing);
 
-/// Whether a block that was read is kept in the cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Keep {
-    /// If it was read before in a while.
-    IfSeen,
-    /// If it was, or holds more records than one.
-    IfMore,
-    Never,
-}
-
 #[derive(Clone)]
 enum Missing {
     Node(Arc<Slot>, Place),
-    Block { kind: Kind, place: Place, cache: Arc<BlockCache>, keep: Keep },
+    Block { place: Place, cache: Arc<BlockCache>, seen_since: Option<u32> },
+    Index { extent: extent::Entry, cache: Arc<BlockCache> },
+    Extent { extent: extent::Entry, place: Place, cache: Arc<BlockCache> },
 }
 
 impl Fault {
@@ -184,25 +176,26 @@ impl Fault {
         Self(Missing::Node(slot, place))
     }
 
-    /// The record block or extent index at `place` is not in `cache`.
-    pub(crate) fn block(kind: Kind, place: Place, cache: Arc<BlockCache>) -> Self {
-        assert!(matches!(kind, Kind::Block | Kind::ExtentIndex), "only these are cached");
-        Self(Missing::Block { kind, place, cache, keep: Keep::IfSeen })
+    /// The record block at `place` is not in `cache`.
+    pub(crate) fn block(place: Place, cache: Arc<BlockCache>) -> Self {
+        Self(Missing::Block { place, cache, seen_since: None })
     }
 
-    /// The same, for a reader that goes over everything once: a block is not kept for others on its account.
-    pub(crate) fn passing(self) -> Self {
-        self.keeping(Keep::Never)
+    /// The index of `extent` is not in `cache`.
+    pub(crate) fn index(extent: extent::Entry, cache: Arc<BlockCache>) -> Self {
+        Self(Missing::Index { extent, cache })
     }
 
-    /// The same, for a reader that takes a small part of the block now and may come back for others: it is kept at once if it has any.
-    pub fn returning(self) -> Self {
-        self.keeping(Keep::IfMore)
+    /// All of `extent`, which lies at `place`, is not in `cache`.
+    pub(crate) fn extent(extent: extent::Entry, place: Place, cache: Arc<BlockCache>) -> Self {
+        Self(Missing::Extent { extent, place, cache })
     }
 
-    fn keeping(mut self, how: Keep) -> Self {
-        if let Missing::Block { keep, .. } = &mut self.0 {
-            *keep = how;
+    /// The same, for a scan that began at `began` (see [`crate::ReadView::block_reads`]): a block is kept on its account only if
+    /// it was read before lately, or since the scan began.
+    pub fn scanning(mut self, began: u32) -> Self {
+        if let Missing::Block { seen_since, .. } = &mut self.0 {
+            *seen_since = Some(began);
         }
         self
     }
@@ -210,7 +203,8 @@ impl Fault {
     /// What to read.
     pub fn place(&self) -> Place {
         match &self.0 {
-            Missing::Node(_, place) | Missing::Block { place, .. } => *place,
+            Missing::Node(_, place) | Missing::Block { place, .. } | Missing::Extent { place, .. } => *place,
+            Missing::Index { extent, .. } => extent.index,
         }
     }
 
@@ -224,9 +218,13 @@ impl Fault {
                 slot.install(node);
                 Ok(())
             }
-            Missing::Block { kind, place, cache, keep } => {
-                cache.install(kind, place, open(kind, place, envelope)?, keep)
+            Missing::Block { place, cache, seen_since } => {
+                cache.install_block(place, open(Kind::Block, place, envelope)?, seen_since)
             }
+            Missing::Index { extent, cache } => {
+                cache.install_index(&extent, open(Kind::ExtentIndex, extent.index, envelope)?)
+            }
+            Missing::Extent { extent, cache, .. } => cache.install_whole(&extent, envelope),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Moves the wanted records out of segments that are to be emptied, inside a checkpoint.
 //!
-//! Extent by extent, in revision order: its blocks are read, the records that the sealed key tree still reaches are kept,
+//! Extent by extent, in revision order: it is read whole, the records that the sealed key tree still reaches are kept,
 //! and written again as extents of the usual size; neighbours among the victims are joined. A plain state machine over
 //! reads and the writes of a [`Writer`].
 //!
@@ -8,7 +8,7 @@
 //! - A *run* is a series of extents with no other between them. `moved` and `added` change by whole runs: every extent in
 //!   `moved` has all its wanted records in `added`, and no other extent overlaps with those.
 //! - Of an extent exactly `Entry::live_records` are kept, whether all of them are (nothing to ask) or each was looked up.
-//! - Memory: one extent, the records of one more, the blocks on their way, and [`NODES_MAX`] tree pages. Pages read for it
+//! - Memory: one extent, the records of two more, and [`NODES_MAX`] tree pages. Pages read for it
 //!   are put neither into the readers' cache nor into the live tree: what is moved is cold.
 //! - When space runs out, the run at hand is given up and counted as dead, and so is the rest: a full disk is no reason for a checkpoint
 //!   not to end.
@@ -31,8 +31,6 @@ use crate::{Error, Fault, Record, Revision};
 const FILES_MAX: usize = 8;
 /// Reads under way at once.
 const READS_MAX: usize = 16;
-/// Memory for blocks on their way. **Units** bytes.
-const CACHE_BYTES: usize = 4 << 20;
 /// Tree pages held for lookups.
 const NODES_MAX: usize = 512;
 
@@ -98,7 +96,7 @@ impl Run {
             }
             (count, bytes) = (count + 1, bytes + more);
         }
-        self.added.push(write_extent(writer, Stream::Moved, &self.records[..count], disk)?);
+        self.added.push(write_extent(writer, Stream::Moved, &mut self.records[..count], disk)?);
         self.records.drain(..count);
         self.bytes -= bytes;
         Ok(())
@@ -109,8 +107,9 @@ impl Run {
 #[derive(Debug)]
 struct Reading {
     position: usize,
-    whole: Whole,
-    /// By position in the extent; empty before they were read.
+    entry: Entry,
+    whole: Arc<Whole>,
+    /// By position in revision order.
     is_wanted: Vec<bool>,
     /// Positions of records not looked up yet, by key: neighbours in the tree share its pages.
     undecided: Vec<usize>,
@@ -156,7 +155,7 @@ impl Relocation {
         let first_number = number_of(READ_SHARD);
         Self {
             reader: PageReader::for_owner(Owner::Checkpoint, first_number, dir, FILES_MAX, READS_MAX),
-            cache: BlockCache::new(CACHE_BYTES),
+            cache: BlockCache::new(0),
             lookup: Lookup { root, nodes: BTreeMap::new() },
             victims: victims.into(),
             reading: None,
@@ -210,19 +209,23 @@ impl Relocation {
 
     fn advance(&mut self, writer: &mut Writer, disk: &mut dyn Disk) -> Result<(), Stop> {
         if self.reading.is_none() {
-            let (position, entry) = self.victims.pop_front().expect("the caller looked");
+            let (position, entry) = *self.victims.front().expect("the caller looked");
+            let whole = self.cache.whole(&entry).map_err(|fault| vec![fault])?;
+            self.victims.pop_front();
             if position != self.run.end {
                 self.end_run(writer, disk)?;
             }
-            let whole = Whole::new(entry, Arc::clone(&self.cache));
-            self.reading = Some(Reading { position, whole, is_wanted: Vec::new(), undecided: Vec::new() });
+            // It is needed here alone.
+            self.cache = BlockCache::new(0);
+            self.reading = Some(Reading::new(position, entry, whole));
         }
         let reading = self.reading.as_mut().expect("set above");
         reading.decide(&mut self.lookup)?;
-        let Some(Reading { position, whole, is_wanted, .. }) = self.reading.take() else { unreachable!("set above") };
-        let entry = *whole.entry();
-        let records = whole.into_records().into_iter().zip(is_wanted);
-        records.filter(|(_, is_wanted)| *is_wanted).for_each(|(record, _)| self.run.push(record));
+        let reading = self.reading.take().expect("set above");
+        let Reading { position, entry, whole, is_wanted, .. } = reading;
+        for (at, _) in is_wanted.iter().enumerate().filter(|(_, is_wanted)| **is_wanted) {
+            self.run.push(whole.record(at));
+        }
         self.run.moved.push(entry);
         self.run.end = position + 1;
         // One extent's worth stays at hand, so that a run does not end with a crumb.
@@ -257,26 +260,22 @@ impl Relocation {
 }
 
 impl Reading {
-    /// Reads the extent and finds out which of its records are wanted.
+    fn new(position: usize, entry: Entry, whole: Arc<Whole>) -> Self {
+        let all = entry.live_records == entry.records;
+        let undecided = if all { Vec::new() } else { whole.by_key() };
+        Self { position, entry, is_wanted: vec![all; whole.len()], whole, undecided }
+    }
+
+    /// Finds out which of its records are wanted.
     fn decide(&mut self, lookup: &mut Lookup) -> Result<(), Vec<Fault>> {
-        let entry = *self.whole.entry();
-        let records = self.whole.read()?;
-        if self.is_wanted.is_empty() {
-            let all = entry.live_records == entry.records;
-            self.is_wanted = vec![all; records.len()];
-            if !all {
-                self.undecided = (0..records.len()).collect();
-                self.undecided.sort_unstable_by(|a, b| records[*a].key.cmp(&records[*b].key));
-            }
-        }
         let mut faults = Vec::new();
-        let is_wanted = &mut self.is_wanted;
+        let Self { whole, is_wanted, entry, .. } = self;
         self.undecided.retain(|position| {
             if faults.len() >= READS_MAX {
                 return true;
             }
-            let record = &records[*position];
-            match lookup.has(&record.key, record.revision) {
+            let (key, revision) = whole.version(*position);
+            match lookup.has(key, revision) {
                 Ok(wanted) => {
                     is_wanted[*position] = wanted;
                     false

@@ -14,7 +14,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::disk::{Completion, Disk};
-use crate::extent::{self, BlockBuilder, Index, IndexEntry};
+use crate::extent::{self, BlockBuilder, IndexBuilder};
 use crate::node::{Node, Slot};
 use crate::page::{HEADER_LEN, Kind};
 use crate::recent::Recent;
@@ -206,57 +206,65 @@ impl ShardJob {
         if self.records.is_empty() {
             return Ok(false);
         }
-        let extent = write_extent(&mut self.writer, Stream::Records, &self.records, disk)?;
+        let extent = write_extent(&mut self.writer, Stream::Records, &mut self.records, disk)?;
         self.extents.push(extent);
         self.records.clear();
         Ok(true)
     }
 }
 
-/// Writes `records`, which are in revision order, as one extent.
+/// Writes `records`, of whatever order, as one extent; they are in its order then.
 ///
-/// **Errors** `NoSpace`, which leaves everything as it was.
+/// **Errors** `NoSpace`, after which it can be called again.
 pub(crate) fn write_extent(
     writer: &mut Writer,
     stream: Stream,
-    records: &[Record],
+    records: &mut [Record],
     disk: &mut dyn Disk,
 ) -> Result<extent::Entry, Error> {
-    let (Some(first), Some(last)) = (records.first(), records.last()) else { panic!("an extent holds a record") };
+    records.sort_unstable_by(|a, b| a.key.cmp(&b.key).then_with(|| b.revision.cmp(&a.revision)));
     let blocks = cut_blocks(records, writer.layout.block_bytes);
-    let index_len = HEADER_LEN + blocks.len() * Index::ENTRY_LEN;
-    let bytes = blocks.iter().map(|block| block.bytes + HEADER_LEN).sum::<usize>() + index_len;
+    let index = index_of(records, &blocks);
+    let blocks_len = blocks.iter().map(|block| block.bytes + HEADER_LEN).sum::<usize>();
+    let bytes = blocks_len + HEADER_LEN + index.len();
     writer.reserve(stream, bytes, disk)?;
     let mut rest = records.iter();
     let mut builder = BlockBuilder::default();
     let mut payload = Vec::new();
-    let mut index = Vec::with_capacity(blocks.len());
     for block in blocks {
-        let mut first = None;
-        for record in rest.by_ref().take(block.records) {
-            first.get_or_insert(record.revision);
-            builder.push(record);
-        }
+        rest.by_ref().take(block.records).for_each(|record| builder.push(record));
         payload.clear();
         builder.finish(&mut payload);
         assert_eq!(payload.len(), block.bytes, "the size told before is the size written");
-        let place = writer.append(stream, Kind::Block, &payload);
-        index.push(IndexEntry { first: first.expect("not empty"), offset: place.offset, len: place.len });
+        writer.append(stream, Kind::Block, &payload);
     }
     payload.clear();
-    Index::encode(&index, &mut payload);
+    index.finish(&mut payload);
     let place = writer.append(stream, Kind::ExtentIndex, &payload);
     let count = u32::try_from(records.len()).expect("an extent holds fewer than 2^32 records");
     let bytes = u32::try_from(bytes).expect("an extent is smaller than 4 GiB");
+    let revisions = || records.iter().map(|record| record.revision);
     Ok(extent::Entry {
-        first: first.revision,
-        last: last.revision,
+        first: revisions().min().expect("an extent holds a record"),
+        last: revisions().max().expect("an extent holds a record"),
         index: place,
         records: count,
         live_records: count,
         bytes,
         live_bytes: bytes,
     })
+}
+
+fn index_of(records: &[Record], blocks: &[Cut]) -> IndexBuilder {
+    let mut index = IndexBuilder::default();
+    let mut first = 0_usize;
+    for block in blocks {
+        let before = first.checked_sub(1).map(|last| &records[last]);
+        let len = u32::try_from(HEADER_LEN + block.bytes).expect("a block is smaller than 4 GiB");
+        index.push(before, &records[first], len);
+        first += block.records;
+    }
+    index
 }
 
 /// A block to be: how many records, and the length of its payload.

@@ -23,7 +23,7 @@ pub(crate) const FILE: &str = "superblock";
 const FILE_NEW: &str = "superblock.new";
 
 /// Version of the page store's format that this release writes, and the only one it reads.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"ORLOPSB\0";
 
@@ -326,9 +326,9 @@ mod tests {
     #[test]
     fn a_later_format_is_told_from_damage() {
         let mut bytes = state(6).encode();
-        bytes[FORMAT_AT] = 2;
+        bytes[FORMAT_AT] = 3;
         let crc = crc32fast::hash(&bytes[..CRC_AT]);
         bytes[CRC_AT..COPY_LEN].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Superblock::decode(&bytes, 0), Err(Damage::Format(2)));
+        assert_eq!(Superblock::decode(&bytes, 0), Err(Damage::Format(3)));
     }
 }

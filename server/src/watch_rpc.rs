@@ -46,8 +46,8 @@ impl History for ReadView {
         self.get(key, at)
     }
 
-    fn record(&self, revision: Revision) -> Result<Option<Record>, Fault> {
-        self.record(revision)
+    fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Fault> {
+        self.record(key, revision)
     }
 
     fn records_from(&self, from: Revision) -> RevisionCursor {

@@ -1,14 +1,15 @@
-//! The bytes of a record, of a block of records, and of the index of an extent's blocks.
+//! The bytes of a record, and of a block of records.
 //!
 //! Invariants:
 //! - A record is `main, sub` (varints), `flags`, then an `mvccpb.KeyValue` with its fields in the order 1, 2, 3, 4, 6, 5: the
 //!   value last, so that all but the value is a prefix. Zero fields are omitted; a tombstone has the key only, a gap nothing.
-//! - Records of a block, and blocks of an index, are in strictly ascending revision order.
+//! - Records of a block are strictly in the order of tree entries ([`order`]).
 //! - Everything is checked when a block is decoded, down to the last field of the last record: reading a record from a
 //!   decoded block cannot fail. Decoding never panics, whatever the bytes are.
 //!
 //! It knows neither files nor checksums (`page`), nor which extents there are (`directory`).
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -25,7 +26,13 @@ const TAG_VERSION: u8 = 4 << 3;
 const TAG_LEASE: u8 = 6 << 3;
 const TAG_VALUE: u8 = 5 << 3 | 2;
 
-fn put_varint(mut value: u64, out: &mut Vec<u8>) {
+/// How records are ordered in an extent: by key, and of one key the newest first.
+#[inline]
+pub(super) fn order(a: (&[u8], Revision), b: (&[u8], Revision)) -> Ordering {
+    a.0.cmp(b.0).then_with(|| b.1.cmp(&a.1))
+}
+
+pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     while value >= 0x80 {
         out.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
@@ -33,12 +40,12 @@ fn put_varint(mut value: u64, out: &mut Vec<u8>) {
     out.push(value.to_le_bytes()[0]);
 }
 
-fn varint_bytes(value: u64) -> usize {
+pub(super) fn varint_bytes(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Reads a varint from the front of `bytes`; `None` if it is cut short, longer than 64 bits, or not in its shortest form.
-fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0_u64;
     for shift in (0..64).step_by(7) {
         let (&byte, rest) = bytes.split_first()?;
@@ -134,8 +141,8 @@ fn take_bytes_field<'a>(tag: u8, bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// A record whose slices point into the block they were read from.
-struct RecordRef<'a> {
-    revision: Revision,
+pub(super) struct RecordRef<'a> {
+    pub(super) revision: Revision,
     key: &'a [u8],
     value: &'a [u8],
     create_revision: i64,
@@ -146,7 +153,7 @@ struct RecordRef<'a> {
 
 impl<'a> RecordRef<'a> {
     /// Reads one record that fills `bytes` exactly.
-    fn decode(mut bytes: &'a [u8]) -> Option<Self> {
+    pub(super) fn decode(mut bytes: &'a [u8]) -> Option<Self> {
         let bytes = &mut bytes;
         let revision = take_revision(bytes)?;
         let (&flags, rest) = bytes.split_first()?;
@@ -163,7 +170,8 @@ impl<'a> RecordRef<'a> {
             record.version = take_field(TAG_VERSION, bytes)?;
             record.lease = take_field(TAG_LEASE, bytes)?;
             record.value = take_bytes_field(TAG_VALUE, bytes)?;
-            if mod_revision != revision.main {
+            let is_sound = (1..=revision.main).contains(&record.create_revision) && record.version > 0;
+            if mod_revision != revision.main || !is_sound {
                 return None;
             }
         }
@@ -171,12 +179,19 @@ impl<'a> RecordRef<'a> {
     }
 }
 
+/// Where a record stands among others: its key and revision, read from the front of its stored form.
+pub(super) fn position_of(mut stored: &[u8]) -> (&[u8], Revision) {
+    let bytes = &mut stored;
+    let revision = take_revision(bytes).expect("decode checked every record");
+    *bytes = &bytes[1..];
+    (take_bytes_field(TAG_KEY, bytes).expect("decode checked every record"), revision)
+}
+
 /// Gathers records into the payload of one block.
 #[derive(Debug, Default)]
 pub(crate) struct BlockBuilder {
     starts: Vec<u32>,
     records: Vec<u8>,
-    last: Revision,
 }
 
 impl BlockBuilder {
@@ -190,114 +205,147 @@ impl BlockBuilder {
     }
 
     pub(crate) fn push(&mut self, record: &Record) {
-        assert!(record.revision > self.last, "records arrive in revision order");
+        let last = self.starts.last().map(|start| position_of(&self.records[*start as usize..]));
+        let is_behind = last.is_none_or(|last| order(last, (&record.key, record.revision)).is_lt());
+        assert!(is_behind, "records arrive in the order of tree entries");
         self.starts.push(u32::try_from(self.records.len()).expect("a block is smaller than 4 GiB"));
         encode_record(record, &mut self.records);
-        self.last = record.revision;
     }
 
     /// Appends the payload to `out` and starts over.
     pub(crate) fn finish(&mut self, out: &mut Vec<u8>) {
         assert!(!self.is_empty(), "a block holds at least one record");
-        let count = self.starts.len();
-        let base = u32::try_from(4 + 4 * count).expect("a block is smaller than 4 GiB");
-        out.extend_from_slice(&u32::try_from(count).expect("counted in 32 bits").to_le_bytes());
-        for start in self.starts.drain(..) {
-            out.extend_from_slice(&(base + start).to_le_bytes());
-        }
+        put_slots(self.starts.drain(..), out);
         out.append(&mut self.records);
-        self.last = Revision::MIN;
     }
+}
+
+/// Appends how many items there are, and where in the payload each begins, given where it begins behind this.
+pub(super) fn put_slots(starts: impl ExactSizeIterator<Item = u32>, out: &mut Vec<u8>) {
+    let base = u32::try_from(4 + 4 * starts.len()).expect("a payload is smaller than 4 GiB");
+    out.extend_from_slice(&u32::try_from(starts.len()).expect("counted in 32 bits").to_le_bytes());
+    starts.for_each(|start| out.extend_from_slice(&(base + start).to_le_bytes()));
+}
+
+/// How many items `payload` holds; `None` unless there is one, the first begins behind the slots and each ends where the next begins.
+pub(super) fn slot_count(payload: &[u8]) -> Option<usize> {
+    let count = usize::try_from(word(payload, 0)?).ok()?;
+    let base = count.checked_mul(4)?.checked_add(4)?;
+    if count == 0 || base > payload.len() {
+        return None;
+    }
+    let starts = payload[4..base].as_chunks::<4>().0;
+    let mut starts = starts.iter().map(|start| u32::from_le_bytes(*start) as usize);
+    let is_sound = starts.next() == Some(base) && {
+        let mut before = base;
+        starts.all(|start| std::mem::replace(&mut before, start) <= start && start <= payload.len())
+    };
+    is_sound.then_some(count)
+}
+
+/// The item at `position` of a payload that [`slot_count`] passed, which says `count`.
+pub(super) fn slot(payload: &[u8], count: usize, position: usize) -> &[u8] {
+    assert!(position < count, "an item that is there");
+    let start = |position: usize| word(payload, 4 + 4 * position).expect("within the slots") as usize;
+    let end = if position + 1 < count { start(position + 1) } else { payload.len() };
+    &payload[start(position)..end]
 }
 
 /// A decoded block: every record in it is known to be sound.
 #[derive(Debug)]
 pub(super) struct Block {
     payload: Bytes,
-    records: Box<[(Revision, u32)]>,
+    count: usize,
 }
 
 impl Block {
     /// Checks all of `payload`; `None` if anything in it is not what a [`BlockBuilder`] writes.
     pub(super) fn decode(payload: &[u8]) -> Option<Self> {
-        let count = usize::try_from(word(payload, 0)?).ok()?;
-        let base = count.checked_mul(4)?.checked_add(4)?;
-        if count == 0 || base > payload.len() {
-            return None;
-        }
-        let mut records = Vec::with_capacity(count);
-        let mut expected = base;
-        let mut last = Revision::MIN;
+        let count = Self::check(payload)?;
+        Some(Self { payload: Bytes::copy_from_slice(payload), count })
+    }
+
+    /// The records in `payload`; `None` if anything in it is not what a [`BlockBuilder`] writes.
+    pub(super) fn check(payload: &[u8]) -> Option<usize> {
+        let count = slot_count(payload)?;
+        let mut last: Option<(&[u8], Revision)> = None;
         for position in 0..count {
-            let start = word(payload, 4 + 4 * position)?;
-            let end = if position + 1 < count { word(payload, 8 + 4 * position)? as usize } else { payload.len() };
-            if start as usize != expected {
+            let record = RecordRef::decode(slot(payload, count, position))?;
+            let this = (record.key, record.revision);
+            if last.is_some_and(|last| order(last, this).is_ge()) {
                 return None;
             }
-            let record = RecordRef::decode(payload.get(start as usize..end)?)?;
-            if record.revision <= last {
-                return None;
-            }
-            last = record.revision;
-            records.push((record.revision, start));
-            expected = end;
+            last = Some(this);
         }
-        Some(Self { payload: Bytes::copy_from_slice(payload), records: records.into() })
+        Some(count)
     }
 
     /// What it weighs in memory. **Units** bytes.
     pub(super) fn bytes(&self) -> usize {
-        self.payload.len() + self.records.len() * size_of::<(Revision, u32)>()
+        self.payload.len()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.records.len()
+        self.count
     }
 
-    /// Position of the first record at or above `revision`; `len()` if there is none.
-    pub(super) fn position(&self, revision: Revision) -> usize {
-        self.records.partition_point(|(at, _)| *at < revision)
+    fn stored(&self, position: usize) -> &[u8] {
+        slot(&self.payload, self.count, position)
+    }
+
+    /// Position of the version of `key` at `revision`, if it is here.
+    fn find(&self, key: &[u8], revision: Revision) -> Option<usize> {
+        let (mut low, mut high) = (0, self.count);
+        while low < high {
+            let middle = low.midpoint(high);
+            match order(position_of(self.stored(middle)), (key, revision)) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Some(middle),
+                Ordering::Greater => high = middle,
+            }
+        }
+        None
     }
 
     /// The record at `position`.
     pub(super) fn record(&self, position: usize) -> Record {
-        let (revision, start) = self.records[position];
-        let end = self.records.get(position + 1).map_or(self.payload.len(), |(_, start)| *start as usize);
-        let record = RecordRef::decode(&self.payload[start as usize..end]).expect("decode checked every record");
-        assert_eq!(record.revision, revision, "the slot array was read from the records");
-        let (key, value) = self.detached(record.key, record.value);
-        Record {
-            key,
-            value,
-            create_revision: record.create_revision,
-            revision,
-            version: record.version,
-            lease: record.lease,
-            is_tombstone: record.is_tombstone,
-        }
+        record_in(&self.payload, self.stored(position))
     }
 
     /// The `mvccpb.KeyValue` of the record at `position`, its fields in the order they are stored in.
     fn key_value(&self, position: usize) -> &[u8] {
-        let start = self.records[position].1 as usize;
-        let end = self.records.get(position + 1).map_or(self.payload.len(), |(_, start)| *start as usize);
-        let record = &self.payload[start..end];
+        let record = self.stored(position);
         // Behind two varints and the flags.
         let mut varint_ends = record.iter().enumerate().filter(|(_, byte)| **byte < 0x80).map(|(at, _)| at);
         let sub_end = varint_ends.nth(1).expect("decode checked every record");
         &record[sub_end + 2..]
     }
+}
 
-    /// A record's key and value, free of the block: an answer may hold a million records long after the cache let their
-    /// blocks go, and a slice of a small record would hold its whole block. A record that fills its block shares it.
-    fn detached(&self, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
-        if (key.len() + value.len()) * 2 >= self.payload.len() {
-            return (self.payload.slice_ref(key), self.payload.slice_ref(value));
-        }
-        let mut both = Bytes::from([key, value].concat());
-        let key = both.split_to(key.len());
-        (key, both)
+/// The record whose stored form is `stored`, a slice of `holder` that was checked.
+pub(super) fn record_in(holder: &Bytes, stored: &[u8]) -> Record {
+    let record = RecordRef::decode(stored).expect("every record was checked");
+    let (key, value) = detached(holder, record.key, record.value);
+    Record {
+        key,
+        value,
+        create_revision: record.create_revision,
+        revision: record.revision,
+        version: record.version,
+        lease: record.lease,
+        is_tombstone: record.is_tombstone,
     }
+}
+
+/// A record's key and value, free of what holds them: an answer may hold a million records long after the cache let their
+/// blocks go, and a slice of a small record would hold its whole block. A record that fills most of it shares it.
+fn detached(holder: &Bytes, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
+    if (key.len() + value.len()) * 2 >= holder.len() {
+        return (holder.slice_ref(key), holder.slice_ref(value));
+    }
+    let mut both = Bytes::from([key, value].concat());
+    let key = both.split_to(key.len());
+    (key, both)
 }
 
 /// A record in the block that holds it, for who only passes it on.
@@ -308,10 +356,9 @@ pub struct Stored {
 }
 
 impl Stored {
-    pub(super) fn find(block: Arc<Block>, revision: Revision) -> Option<Self> {
-        let position = block.position(revision);
-        let (found, _) = *block.records.get(position)?;
-        (found == revision).then_some(Self { block, position })
+    pub(super) fn find(block: Arc<Block>, key: &[u8], revision: Revision) -> Option<Self> {
+        let position = block.find(key, revision)?;
+        Some(Self { block, position })
     }
 
     /// The record, free of its block.
@@ -334,62 +381,6 @@ pub(crate) fn rewritten_block(payload: &[u8]) -> Option<Vec<u8>> {
     let mut out = Vec::new();
     builder.finish(&mut out);
     Some(out)
-}
-
-/// A block of an extent as the extent's index knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IndexEntry {
-    pub(crate) first: Revision,
-    pub(crate) offset: u32,
-    pub(crate) len: u32,
-}
-
-/// Where the blocks of one extent lie, all in the segment of the index itself.
-#[derive(Debug)]
-pub(crate) struct Index {
-    pub(crate) blocks: Box<[IndexEntry]>,
-}
-
-impl Index {
-    /// Length of a block's entry.
-    pub(crate) const ENTRY_LEN: usize = 24;
-
-    pub(crate) fn encode(blocks: &[IndexEntry], out: &mut Vec<u8>) {
-        assert!(blocks.is_sorted_by(|a, b| a.first < b.first), "blocks are in revision order");
-        for block in blocks {
-            out.extend_from_slice(&block.first.main.to_le_bytes());
-            out.extend_from_slice(&block.first.sub.to_le_bytes());
-            out.extend_from_slice(&block.offset.to_le_bytes());
-            out.extend_from_slice(&block.len.to_le_bytes());
-        }
-    }
-
-    pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
-        let (entries, rest) = payload.as_chunks::<{ Self::ENTRY_LEN }>();
-        let blocks: Box<[IndexEntry]> = entries
-            .iter()
-            .map(|entry| IndexEntry {
-                first: revision(entry),
-                offset: u32::from_le_bytes([entry[16], entry[17], entry[18], entry[19]]),
-                len: u32::from_le_bytes([entry[20], entry[21], entry[22], entry[23]]),
-            })
-            .collect();
-        let is_sound = rest.is_empty()
-            && !blocks.is_empty()
-            && blocks[0].first > Revision::MIN
-            && blocks.is_sorted_by(|a, b| a.first < b.first)
-            && blocks.iter().all(|block| block.offset.checked_add(block.len).is_some());
-        is_sound.then_some(Self { blocks })
-    }
-
-    pub(crate) fn bytes(&self) -> usize {
-        self.blocks.len() * size_of::<IndexEntry>()
-    }
-
-    /// Position of the block that holds `revision` if any does.
-    pub(crate) fn position(&self, revision: Revision) -> usize {
-        self.blocks.partition_point(|block| block.first <= revision).saturating_sub(1)
-    }
 }
 
 /// The revision in the first 16 bytes of `bytes`.
@@ -433,11 +424,11 @@ mod tests {
             ..tombstone.clone()
         };
         vec![
-            put(2, 0, Bytes::new(), 0),
-            put(2, 1, Bytes::from(vec![7; 300]), i64::MIN),
-            put(1 << 40, 0, Bytes::from_static(b"v"), i64::MAX),
             gap,
             tombstone,
+            put(1 << 40, 0, Bytes::from_static(b"v"), i64::MAX),
+            put(2, 1, Bytes::from(vec![7; 300]), i64::MIN),
+            put(2, 0, Bytes::new(), 0),
         ]
     }
 
@@ -452,9 +443,9 @@ mod tests {
         let block = Block::decode(&payload).unwrap();
         for (position, record) in records().iter().enumerate() {
             assert_eq!(&block.record(position), record);
-            assert_eq!(block.position(record.revision), position);
+            assert_eq!(block.find(&record.key, record.revision), Some(position));
         }
-        assert_eq!(block.position(Revision::MAX), block.len());
+        assert_eq!(block.find(b"\x00key\xff", Revision::MAX), None);
     }
 
     #[test]

@@ -1,14 +1,16 @@
-//! Blocks and indexes that were read from disk, bounded by their bytes.
+//! Blocks, indexes and extents that were read from disk, bounded by their bytes.
 //!
 //! Invariants:
 //! - What is cached under a `Place` never changes: places are not reused, so nothing is ever invalidated.
 //! - What was just resolved is found by the operation that asked for it, even if it is bigger than the whole cache or the cache
 //!   does not admit it: `latest` keeps the last few. A lookup needs an index *and* a block at once, so the two kinds
 //!   never push each other out. Without this a reader would fault for ever.
-//! - `latest` is bounded: indexes by number, blocks by number and, beyond the first few, by bytes.
-//! - A block enters the cache proper when it is read for the second time in a while (`Latest::seen`): a scan whose keys lie as they were
-//!   written, however long, leaves no trace. One whose keys do not wants each block again and again, and has it kept at once.
-//!   Readers in revision order (backups, hashes, watchers behind) need each block once, and have none admitted.
+//! - `latest` is bounded: indexes and extents by number, blocks by number and, beyond the first few, by bytes.
+//! - A block enters the cache proper when it is read again: by whoever wants single records, if it was read before at all as far as is
+//!   remembered (`Latest::seen`); by a scan, if that was lately or by the same scan. So a scan, however long and however often repeated,
+//!   leaves no trace beyond `window`, which holds the blocks that scans are in the middle of; unless it goes on in more blocks at once
+//!   than fit there.
+//! - Readers in revision order (backups, hashes, watchers behind) take in extents whole, a few of which are kept while they are used.
 //!
 //! `latest` is behind a lock, taken only after a miss: next to a disk read it costs nothing.
 
@@ -17,8 +19,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use quick_cache::Weighter;
 
-use super::block::{Block, Index};
-use crate::page::{Fault, Keep, Kind, corrupt};
+use super::block::Block;
+use super::directory::Entry;
+use super::index::Index;
+use super::whole::Whole;
+use crate::page::{Fault, corrupt};
 use crate::{Error, Place};
 
 /// Indexes resolved last that are kept besides the cache proper; each is a thousandth of its extent.
@@ -27,6 +32,12 @@ const LATEST_INDEXES_MAX: usize = 256;
 const LATEST_BLOCKS_MAX: usize = 64;
 /// So many of them are kept however big they are: more than there are cores that resolve at the same moment.
 const LATEST_BLOCKS_MIN: usize = 8;
+/// Extents resolved last that are kept.
+const WHOLES_MAX: usize = 8;
+/// Blocks that scans are in the middle of, at most. **Units** bytes.
+const WINDOW_BYTES_MAX: usize = 32 << 20;
+/// Blocks are about this big; it only sizes tables.
+const BLOCK_BYTES_USUAL: usize = 16 << 10;
 
 #[derive(Clone, Debug)]
 enum Cached {
@@ -60,76 +71,97 @@ impl Weighter<Place, Cached> for ByBytes {
 struct Latest {
     indexes: VecDeque<(Place, Arc<Index>)>,
     blocks: VecDeque<(Place, Arc<Block>)>,
-    /// Tags of places that were read, each at the position its hash gives; a later one of the same position takes it over.
-    seen: Vec<u32>,
+    wholes: VecDeque<(Place, Arc<Whole>)>,
+    /// At least so many of them were used since they were looked through last.
+    wholes_used: usize,
+    /// Tags of places that were read and when, each at the position its hash gives; a later one of the same position takes it over.
+    seen: Vec<(u32, u32)>,
+    /// Blocks read so far: the clock of `seen`. It may go round.
+    block_reads: u32,
 }
 
 impl Latest {
     fn new(seen_len: usize) -> Self {
         assert!(seen_len.is_power_of_two());
-        Self { indexes: VecDeque::new(), blocks: VecDeque::new(), seen: vec![0; seen_len] }
+        let (indexes, blocks, wholes) = (VecDeque::new(), VecDeque::new(), VecDeque::new());
+        Self { indexes, blocks, wholes, wholes_used: 0, seen: vec![(0, 0); seen_len], block_reads: 0 }
     }
 
-    /// Whether a block was read before, as far as is remembered; it is from now on.
-    fn was_seen(&mut self, place: Place) -> bool {
+    /// How many reads ago a block was read, as far as is remembered; it is from now on.
+    fn seen_ago(&mut self, place: Place) -> Option<u32> {
+        let now = self.block_reads;
+        self.block_reads = now.wrapping_add(1);
         // Fibonacci hashing of what tells places apart: the high bits are well mixed.
         let id = u64::from(place.segment) << 32 | u64::from(place.offset);
         let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let [.., a, b, c, d] = (hash >> 20).to_be_bytes();
         let tag = u32::from_be_bytes([a, b, c, d]) | 1;
         let position = usize::try_from(hash >> 32).expect("32 bits") & (self.seen.len() - 1);
-        std::mem::replace(&mut self.seen[position], tag) == tag
+        let (before, at) = std::mem::replace(&mut self.seen[position], (tag, now));
+        (before == tag).then(|| now.wrapping_sub(at))
     }
 
-    fn get(&self, place: Place) -> Option<Cached> {
-        let index = || self.indexes.iter().find(|(at, _)| *at == place);
-        let block = self.blocks.iter().find(|(at, _)| *at == place);
-        let block = block.map(|(_, block)| Cached::Block(Arc::clone(block)));
-        block.or_else(|| index().map(|(_, index)| Cached::Index(Arc::clone(index))))
+    fn block(&self, place: Place) -> Option<Arc<Block>> {
+        self.blocks.iter().find(|(at, _)| *at == place).map(|(_, block)| Arc::clone(block))
     }
 
-    fn push(&mut self, place: Place, cached: Cached, bytes_max: usize) {
-        match cached {
-            Cached::Index(index) => {
-                self.indexes.push_front((place, index));
-                self.indexes.truncate(LATEST_INDEXES_MAX);
+    fn index(&self, place: Place) -> Option<Arc<Index>> {
+        self.indexes.iter().find(|(at, _)| *at == place).map(|(_, index)| Arc::clone(index))
+    }
+
+    /// An extent by the place of its index, which counts as used.
+    fn whole(&mut self, place: Place) -> Option<Arc<Whole>> {
+        let position = self.wholes.iter().position(|(at, _)| *at == place)?;
+        let found = self.wholes.remove(position).expect("found above");
+        let whole = Arc::clone(&found.1);
+        self.push_whole(found);
+        Some(whole)
+    }
+
+    fn push_whole(&mut self, whole: (Place, Arc<Whole>)) {
+        self.wholes.push_front(whole);
+        self.wholes.truncate(WHOLES_MAX);
+        self.wholes_used = self.wholes_used.saturating_add(1);
+    }
+
+    fn push_block(&mut self, place: Place, block: Arc<Block>, bytes_max: usize) {
+        self.blocks.push_front((place, block));
+        let mut bytes = 0;
+        let mut kept = 0;
+        for (_, block) in self.blocks.iter().take(LATEST_BLOCKS_MAX) {
+            bytes += block.bytes();
+            if kept >= LATEST_BLOCKS_MIN && bytes > bytes_max {
+                break;
             }
-            Cached::Block(block) => {
-                self.blocks.push_front((place, block));
-                let mut bytes = 0;
-                let mut kept = 0;
-                for (_, block) in self.blocks.iter().take(LATEST_BLOCKS_MAX) {
-                    bytes += block.bytes();
-                    if kept >= LATEST_BLOCKS_MIN && bytes > bytes_max {
-                        break;
-                    }
-                    kept += 1;
-                }
-                self.blocks.truncate(kept);
-            }
+            kept += 1;
         }
+        self.blocks.truncate(kept);
     }
 }
 
-/// Record blocks and extent indexes read from disk, bounded by their bytes; shared by all readers.
+/// What was read of extents, bounded by its bytes; shared by all readers.
 #[derive(Debug)]
 pub struct BlockCache {
     cache: quick_cache::sync::Cache<Place, Cached, ByBytes>,
+    window: quick_cache::sync::Cache<Place, Cached, ByBytes>,
     latest: Mutex<Latest>,
-    latest_bytes_max: usize,
+    window_bytes_max: usize,
 }
 
 impl BlockCache {
-    /// A cache of at most about `bytes_max`. **Bounds** an eighth of it, or a few blocks, may be held besides.
+    /// A cache of at most about `bytes_max`. **Bounds** besides, a quarter of it or 64 MiB may be held for scans, or a few blocks, and
+    /// a few extents.
     pub fn new(bytes_max: usize) -> Arc<Self> {
-        // Blocks are about this big; it only sizes the tables.
-        const BLOCK_BYTES_USUAL: usize = 16 << 10;
         let blocks = bytes_max / BLOCK_BYTES_USUAL;
         let seen_len = (2 * blocks).next_power_of_two().max(64);
+        let window_bytes_max = (bytes_max / 8).min(WINDOW_BYTES_MAX);
+        let window_blocks = window_bytes_max / BLOCK_BYTES_USUAL;
+        let sized = quick_cache::sync::Cache::with_weighter;
         Arc::new(Self {
-            cache: quick_cache::sync::Cache::with_weighter(blocks, bytes_max as u64, ByBytes),
+            cache: sized(blocks, bytes_max as u64, ByBytes),
+            window: sized(window_blocks, window_bytes_max as u64, ByBytes),
             latest: Mutex::new(Latest::new(seen_len)),
-            latest_bytes_max: bytes_max / 8,
+            window_bytes_max,
         })
     }
 
@@ -141,53 +173,83 @@ impl BlockCache {
         }
     }
 
+    /// Lets go of the extents that nobody used since the last call: whoever is in the middle of one reads it again.
+    pub(crate) fn forget_wholes(&self) {
+        let mut latest = self.latest();
+        let used = std::mem::take(&mut latest.wholes_used).min(latest.wholes.len());
+        latest.wholes.truncate(used);
+        if used == 0 {
+            latest.wholes = VecDeque::new();
+        }
+    }
+
     fn latest(&self) -> MutexGuard<'_, Latest> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn get(&self, place: Place) -> Option<Cached> {
-        self.cache.get(&place).or_else(|| self.latest().get(place))
+    /// Blocks read so far; it may go round.
+    pub(crate) fn block_reads(&self) -> u32 {
+        self.latest().block_reads
     }
 
     pub(super) fn block(self: &Arc<Self>, place: Place) -> Result<Arc<Block>, Fault> {
-        match self.get(place) {
+        match self.cache.get(&place).or_else(|| self.window.get(&place)) {
             Some(Cached::Block(block)) => Ok(block),
             Some(Cached::Index(_)) => unreachable!("the kind of a page is part of its checksum"),
-            None => Err(Fault::block(Kind::Block, place, Arc::clone(self))),
+            None => self.latest().block(place).ok_or_else(|| Fault::block(place, Arc::clone(self))),
         }
     }
 
-    pub(super) fn index(self: &Arc<Self>, place: Place) -> Result<Arc<Index>, Fault> {
-        match self.get(place) {
+    pub(super) fn index(self: &Arc<Self>, extent: &Entry) -> Result<Arc<Index>, Fault> {
+        match self.cache.get(&extent.index) {
             Some(Cached::Index(index)) => Ok(index),
             Some(Cached::Block(_)) => unreachable!("the kind of a page is part of its checksum"),
-            None => Err(Fault::block(Kind::ExtentIndex, place, Arc::clone(self))),
+            None => self.latest().index(extent.index).ok_or_else(|| Fault::index(*extent, Arc::clone(self))),
         }
     }
 
-    /// Decodes a payload whose checksum is good and keeps it: an index always, a block as `keep` says, but always among the latest.
-    pub(crate) fn install(&self, kind: Kind, place: Place, payload: &[u8], keep: Keep) -> Result<(), Error> {
-        let cached = match kind {
-            Kind::Block => Block::decode(payload).map(|block| Cached::Block(Arc::new(block))),
-            Kind::ExtentIndex => Index::decode(payload).map(|index| Cached::Index(Arc::new(index))),
-            _ => unreachable!("only blocks and extent indexes are cached"),
-        };
-        let cached = cached.ok_or_else(|| corrupt(place, "malformed records"))?;
-        let is_shared = matches!(&cached, Cached::Block(block) if block.len() > 1);
+    pub(crate) fn whole(self: &Arc<Self>, extent: &Entry) -> Result<Arc<Whole>, Fault> {
+        let whole = self.latest().whole(extent.index);
+        whole.ok_or_else(|| Fault::extent(*extent, Whole::place(extent), Arc::clone(self)))
+    }
+
+    /// Decodes a block whose checksum is good and keeps it: among the latest; in the cache proper if it was seen before, for a scan lately
+    /// or since `seen_since`.
+    pub(crate) fn install_block(&self, place: Place, payload: &[u8], seen_since: Option<u32>) -> Result<(), Error> {
+        let block = Arc::new(Block::decode(payload).ok_or_else(|| corrupt(place, "malformed records"))?);
+        // Within so many reads of blocks, what is read twice could be kept.
+        let lately = u32::try_from(4 * self.window_bytes_max / BLOCK_BYTES_USUAL).unwrap_or(u32::MAX);
         let is_admitted = {
             let mut latest = self.latest();
-            latest.push(place, cached.clone(), self.latest_bytes_max);
-            let is_kept = match keep {
-                Keep::IfSeen => latest.was_seen(place),
-                // A large record fills its block: there is nothing else in it to come back for.
-                Keep::IfMore => is_shared || latest.was_seen(place),
-                Keep::Never => false,
-            };
-            kind == Kind::ExtentIndex || is_kept
+            latest.push_block(place, Arc::clone(&block), self.window_bytes_max);
+            let began = seen_since.map(|since| latest.block_reads.wrapping_sub(since));
+            let ago = latest.seen_ago(place);
+            ago.is_some_and(|ago| began.is_none_or(|began| ago <= began.max(lately)))
         };
         if is_admitted {
-            self.cache.insert(place, cached);
+            self.cache.insert(place, Cached::Block(block));
+        } else if seen_since.is_some() {
+            self.window.insert(place, Cached::Block(block));
         }
+        Ok(())
+    }
+
+    /// Decodes an index whose checksum is good and keeps it.
+    pub(crate) fn install_index(&self, extent: &Entry, payload: &[u8]) -> Result<(), Error> {
+        let index = Index::decode(payload).filter(|index| index.blocks_len() == extent.bytes - extent.index.len);
+        let index = Arc::new(index.ok_or_else(|| corrupt(extent.index, "malformed extent index"))?);
+        let mut latest = self.latest();
+        latest.indexes.push_front((extent.index, Arc::clone(&index)));
+        latest.indexes.truncate(LATEST_INDEXES_MAX);
+        drop(latest);
+        self.cache.insert(extent.index, Cached::Index(index));
+        Ok(())
+    }
+
+    /// Checks an extent and keeps it for a while.
+    pub(crate) fn install_whole(&self, extent: &Entry, bytes: &[u8]) -> Result<(), Error> {
+        let whole = Arc::new(Whole::decode(extent, bytes)?);
+        self.latest().push_whole((extent.index, whole));
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! The extent directory: which extent holds a revision, and how much of each extent is still wanted.
 //!
 //! Invariants:
-//! - Extents are sorted runs of records with disjoint revision ranges; `chunks` and the `entries` in them ascend. A new extent
+//! - Extents hold records of disjoint revision ranges; `chunks` and the `entries` in them ascend. A new extent
 //!   lies above all others, or takes the place of extents whose live records it holds (`Edit::replace`).
 //! - `Entry::live_records` is the number of its records that are in the key tree of the same state.
 //! - `Entry::live_bytes` is at least 1 while `live_records` is: an extent's space is given up only with its last record.
@@ -15,8 +15,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::BlockCache;
-use super::block::{Block, IndexEntry, Stored, revision};
+use super::block::{Block, Stored, revision};
 use super::cursor::ExtentCursor;
+use super::whole::Whole;
 use crate::tree::Victims;
 use crate::{Fault, Place, Record, Revision};
 
@@ -74,7 +75,8 @@ impl Entry {
             && entry.last.sub < i64::MAX
             && (1..=entry.records).contains(&entry.live_records)
             && (1..=entry.bytes).contains(&entry.live_bytes)
-            && entry.index.len <= entry.bytes;
+            && entry.index.len < entry.bytes
+            && entry.bytes <= entry.index.end();
         is_sound.then_some(entry)
     }
 }
@@ -163,35 +165,41 @@ impl Directory {
         self.chunks.last().map(|chunk| chunk.last())
     }
 
-    /// The record at `revision`, if it is in an extent.
-    pub fn record(&self, revision: Revision) -> Result<Option<Record>, Fault> {
-        Ok(self.stored(revision)?.map(|stored| stored.record()))
+    /// The version of `key` at `revision`, if it is in an extent.
+    pub fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Fault> {
+        let block = self.block_of(key, revision)?;
+        let stored = block.and_then(|block| Stored::find(block, key, revision));
+        Ok(stored.map(|stored| stored.record()))
     }
 
-    /// The record at `revision` where it lies, if it is in an extent.
-    pub(crate) fn stored(&self, revision: Revision) -> Result<Option<Stored>, Fault> {
-        let block = self.block_of(revision)?;
-        Ok(block.and_then(|block| Stored::find(block, revision)))
-    }
-
-    /// [`Directory::stored`] of each of `revisions`. Each step is done for all of them before the next one: what one waits for from
-    /// memory, the others do meanwhile.
-    pub(crate) fn stored_each(&self, revisions: impl Iterator<Item = Revision>) -> Vec<Result<Option<Stored>, Fault>> {
-        let blocks: Vec<_> = revisions.map(|revision| (revision, self.block_of(revision))).collect();
-        let find = |(revision, block): (Revision, Result<Option<Arc<Block>>, Fault>)| {
-            Ok(block?.and_then(|block| Stored::find(block, revision)))
+    /// Where each of `versions` lies, if it is in an extent. Each step is done for all of them before the next one: what one waits for
+    /// from memory, the others do meanwhile.
+    pub(crate) fn stored_each(&self, versions: &[(&[u8], Revision)]) -> Vec<Result<Option<Stored>, Fault>> {
+        let blocks: Vec<_> = versions.iter().map(|(key, revision)| self.block_of(key, *revision)).collect();
+        let find = |(block, version): (Result<Option<Arc<Block>>, Fault>, &(&[u8], Revision))| {
+            Ok(block?.and_then(|block| Stored::find(block, version.0, version.1)))
         };
-        blocks.into_iter().map(find).collect()
+        blocks.into_iter().zip(versions).map(find).collect()
     }
 
-    /// The block that holds `revision` if anything does.
-    fn block_of(&self, revision: Revision) -> Result<Option<Arc<Block>>, Fault> {
+    /// The block that holds the version of `key` at `revision` if any does.
+    fn block_of(&self, key: &[u8], revision: Revision) -> Result<Option<Arc<Block>>, Fault> {
         let Some(entry) = self.at_or_above(revision).filter(|entry| entry.first <= revision) else {
             return Ok(None);
         };
-        let index = self.cache.index(entry.index)?;
-        let at = index.blocks[index.position(revision)];
-        self.cache.block(block_place(entry, at)).map(Some)
+        let index = self.cache.index(entry)?;
+        let place = index.place(entry.index, index.position(key, revision)).expect("the index was checked");
+        self.cache.block(place).map(Some)
+    }
+
+    /// Record blocks read so far; it may go round.
+    pub(crate) fn block_reads(&self) -> u32 {
+        self.cache.block_reads()
+    }
+
+    /// All of the extent of `entry`, which is one of these.
+    pub(crate) fn whole(&self, entry: &Entry) -> Result<Arc<Whole>, Fault> {
+        self.cache.whole(entry)
     }
 
     /// The stored records from `revision` on, in revision order.
@@ -206,11 +214,6 @@ impl Directory {
         assert!(entry.last >= revision, "found by its last revision");
         Some(entry)
     }
-}
-
-/// Where a block lies that the index of `entry` names.
-pub(super) fn block_place(entry: &Entry, block: IndexEntry) -> Place {
-    Place { segment: entry.index.segment, offset: block.offset, len: block.len }
 }
 
 /// Records that a sweep dropped since the last checkpoint, counted per extent: its size is bounded by the extents, by

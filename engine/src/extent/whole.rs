@@ -1,54 +1,98 @@
-//! Reads all records of one extent, some blocks ahead.
+//! One extent, read as a whole, its records in revision order: for who goes over revisions, or moves the extent.
 //!
-//! Invariants: `records` are those of the blocks before `block`, so that a call after faults goes on where it was; at most
-//! [`BLOCKS_AHEAD`] blocks are asked for at once, which `BlockCache` keeps when
-//! they are read.
+//! Invariants: everything was checked when it was decoded, index, envelopes and records; `records` has one for each of the directory's
+//! count, in strictly ascending revision order, from the entry's first to its last.
 
-use std::sync::Arc;
+use bytes::Bytes;
 
-use super::BlockCache;
-use super::directory::{Entry, block_place};
-use crate::{Fault, Record};
+use super::block::{Block, RecordRef, position_of, record_in, slot};
+use super::directory::Entry;
+use super::index::Index;
+use crate::page::{self, Kind, corrupt};
+use crate::{Error, Place, Record, Revision};
 
-/// Blocks asked for at once.
-const BLOCKS_AHEAD: usize = 8;
-
-/// The records of one extent, as far as they have been read.
+/// All of one extent.
 #[derive(Debug)]
 pub(crate) struct Whole {
-    entry: Entry,
-    cache: Arc<BlockCache>,
-    block: usize,
-    records: Vec<Record>,
+    bytes: Bytes,
+    /// Revision, and where the record begins and ends in `bytes`.
+    records: Box<[(Revision, u32, u32)]>,
 }
 
 impl Whole {
-    pub(crate) fn new(entry: Entry, cache: Arc<BlockCache>) -> Self {
-        Self { entry, cache, block: 0, records: Vec::new() }
+    /// Where the extent of `entry` lies, index included.
+    pub(super) fn place(entry: &Entry) -> Place {
+        let offset = entry.index.end().checked_sub(entry.bytes).expect("the entry was checked");
+        Place { segment: entry.index.segment, offset, len: entry.bytes }
     }
 
-    pub(crate) fn entry(&self) -> &Entry {
-        &self.entry
-    }
-
-    /// Reads on; all records, once they are there, or what has to be read first.
-    pub(crate) fn read(&mut self) -> Result<&[Record], Vec<Fault>> {
-        let index = self.cache.index(self.entry.index).map_err(|fault| vec![fault])?;
-        while let Some(at) = index.blocks.get(self.block) {
-            let Ok(block) = self.cache.block(block_place(&self.entry, *at)) else {
-                let ahead = index.blocks[self.block..].iter().take(BLOCKS_AHEAD);
-                let faults = ahead.filter_map(|at| self.cache.block(block_place(&self.entry, *at)).err());
-                return Err(faults.collect());
-            };
-            self.records.extend((0..block.len()).map(|position| block.record(position)));
-            self.block += 1;
+    /// Checks all of the extent of `entry`.
+    ///
+    /// **Errors** `Corrupt`.
+    pub(super) fn decode(entry: &Entry, bytes: &[u8]) -> Result<Self, Error> {
+        let malformed = || corrupt(entry.index, "malformed extent");
+        let whole = Self::place(entry);
+        if bytes.len() != whole.len as usize {
+            return Err(malformed());
         }
-        assert_eq!(self.records.len(), self.entry.records as usize, "an extent holds what the directory says");
-        Ok(&self.records)
+        let blocks_len = entry.bytes - entry.index.len;
+        let index = page::open(Kind::ExtentIndex, entry.index, &bytes[blocks_len as usize..])?;
+        let index = Index::decode(index).filter(|index| index.blocks_len() == blocks_len).ok_or_else(malformed)?;
+        let mut records = Vec::with_capacity(entry.records.min(entry.bytes) as usize);
+        for position in 0..index.len() {
+            let span = index.span(position);
+            let place = index.place(entry.index, position).expect("the extent lies inside its segment");
+            let payload = page::open(Kind::Block, place, &bytes[span.start as usize..span.end as usize])?;
+            let count = Block::check(payload).ok_or_else(|| corrupt(place, "malformed records"))?;
+            for position in 0..count {
+                let stored = slot(payload, count, position);
+                let revision = RecordRef::decode(stored).expect("checked just now").revision;
+                // Payload and record end where they end in `bytes`.
+                let start = stored.as_ptr().addr() - bytes.as_ptr().addr();
+                let start = u32::try_from(start).expect("an extent is smaller than 4 GiB");
+                let len = u32::try_from(stored.len()).expect("an extent is smaller than 4 GiB");
+                records.push((revision, start, start + len));
+            }
+        }
+        records.sort_unstable_by_key(|(revision, ..)| *revision);
+        let is_sound = records.len() == entry.records as usize
+            && records.is_sorted_by(|a, b| a.0 < b.0)
+            && records.first().is_some_and(|first| first.0 == entry.first)
+            && records.last().is_some_and(|last| last.0 == entry.last);
+        if !is_sound {
+            return Err(malformed());
+        }
+        Ok(Self { bytes: Bytes::copy_from_slice(bytes), records: records.into() })
     }
 
-    /// Takes the records out.
-    pub(crate) fn into_records(self) -> Vec<Record> {
-        self.records
+    /// Number of records.
+    pub(crate) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Position of the first record at or above `revision`; `len()` if there is none.
+    pub(super) fn position(&self, revision: Revision) -> usize {
+        self.records.partition_point(|(at, ..)| *at < revision)
+    }
+
+    /// Key and revision of the record at `position`.
+    pub(crate) fn version(&self, position: usize) -> (&[u8], Revision) {
+        let (_, start, end) = self.records[position];
+        position_of(&self.bytes[start as usize..end as usize])
+    }
+
+    /// All positions in the order that the records lie in: by key.
+    pub(crate) fn by_key(&self) -> Vec<usize> {
+        let mut positions: Vec<usize> = (0..self.len()).collect();
+        positions.sort_unstable_by_key(|position| self.records[*position].1);
+        positions
+    }
+
+    /// The record at `position`, in revision order.
+    pub(crate) fn record(&self, position: usize) -> Record {
+        let (revision, start, end) = self.records[position];
+        let record = record_in(&self.bytes, &self.bytes[start as usize..end as usize]);
+        assert_eq!(record.revision, revision, "read from the record");
+        record
     }
 }

@@ -112,27 +112,38 @@ impl ReadView {
     /// The record of `key` at revision `at`; `None` if absent or deleted.
     pub fn get(&self, key: &[u8], at: i64) -> Result<Option<Record>, Fault> {
         let Some(meta) = self.find(key, at)?.filter(|meta| !meta.is_tombstone()) else { return Ok(None) };
-        let record = self.record(meta.revision)?;
+        let record = self.record(key, meta.revision)?;
         assert!(record.as_ref().is_some_and(|record| record.key == key), "every version has its record");
         Ok(record)
     }
 
-    /// The record written at `revision`, if it is stored.
-    pub fn record(&self, revision: Revision) -> Result<Option<Record>, Fault> {
+    /// The version of `key` written at `revision`, if it is stored.
+    pub fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Fault> {
         match self.recent.find(revision) {
             Some(record) => Ok(Some(record.clone())),
-            None => self.roots.directory.record(revision),
+            None => self.roots.directory.record(key, revision),
         }
     }
 
-    /// Where the records written at `revisions`, which ascend, are, if they are stored. Holds the blocks of all of them at once.
-    pub fn locate(&self, revisions: &[Revision]) -> Vec<Result<Option<Found>, Fault>> {
+    /// Where each of `versions` (key and revision) is, if it is stored. Holds the blocks of all of them at once.
+    pub fn locate(&self, versions: &[(&[u8], Revision)]) -> Vec<Result<Option<Found>, Fault>> {
         let first_recent = self.recent.first().unwrap_or(Revision::MAX);
-        let (old, recent) = revisions.split_at(revisions.partition_point(|revision| *revision < first_recent));
-        let old = self.roots.directory.stored_each(old.iter().copied());
-        let old = old.into_iter().map(|stored| Ok(stored?.map(Found::Stored)));
-        let recent = recent.iter().map(|revision| Ok(self.recent.find(*revision).cloned().map(Found::Recent)));
-        old.chain(recent).collect()
+        let is_old = |version: &(&[u8], Revision)| version.1 < first_recent;
+        let old: Vec<_> = versions.iter().copied().filter(is_old).collect();
+        let mut old = self.roots.directory.stored_each(&old).into_iter();
+        let locate = |version: &(&[u8], Revision)| {
+            if is_old(version) {
+                let stored = old.next().expect("one for each")?;
+                return Ok(stored.map(Found::Stored));
+            }
+            Ok(self.recent.find(version.1).cloned().map(Found::Recent))
+        };
+        versions.iter().map(locate).collect()
+    }
+
+    /// Record blocks read from disk so far (it may go round): when a scan began, for [`Fault::scanning`].
+    pub fn block_reads(&self) -> u32 {
+        self.roots.directory.block_reads()
     }
 
     /// Number of live keys of `range` at revision `at`: O(log n) at the current revision, else a walk over the keys (where that may

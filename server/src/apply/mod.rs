@@ -70,7 +70,7 @@ impl Pinned {
         if let Some(record) = self.records.get(&version.revision) {
             return Ok(record.clone());
         }
-        let record = view.record(version.revision)?.expect("a live version has its record");
+        let record = view.record(&version.key, version.revision)?.expect("a live version has its record");
         self.records.insert(version.revision, record.clone());
         Ok(record)
     }
@@ -80,7 +80,7 @@ impl Pinned {
         if let Some(record) = self.records.get(&version.revision) {
             return record.clone();
         }
-        let record = view.record(version.revision).unwrap_or_else(|fault| panic!("{fault:?} was not touched"));
+        let record = view.record(&version.key, version.revision).unwrap_or_else(|fault| panic!("{fault:?} was not touched"));
         record.expect("a live version has its record")
     }
 }

@@ -52,17 +52,12 @@ pub struct Walk<'a> {
     next: Revision,
     writer: FileWriter,
     value: Vec<u8>,
-    /// What is to be read together with the page that the last step missed.
-    ahead: Vec<Fault>,
 }
-
-/// Blocks of records that are read at once: fewer than those that are kept of what was read last.
-const BLOCKS_AHEAD: usize = 4;
 
 impl<'a> Walk<'a> {
     /// Begins at the first record.
     pub fn new(state: &'a State, writer: FileWriter) -> Self {
-        Self { state, stage: Stage::Records, next: Revision::MIN, writer, value: Vec::new(), ahead: Vec::new() }
+        Self { state, stage: Stage::Records, next: Revision::MIN, writer, value: Vec::new() }
     }
 
     /// Goes on, over about `budget` records or leases, or until `bytes_max` wait in the writer. `None` before the end.
@@ -76,11 +71,6 @@ impl<'a> Walk<'a> {
             Stage::Done => return Ok(Some(())),
         }
         Ok(None)
-    }
-
-    /// What had better be read together with the page that [`Walk::step`] missed.
-    pub fn take_ahead(&mut self) -> Vec<Fault> {
-        std::mem::take(&mut self.ahead)
     }
 
     /// The writer, for what waits in it.
@@ -98,7 +88,7 @@ impl<'a> Walk<'a> {
         assert!(view.revision() >= self.state.revision, "newer views follow");
         let mut records = view.records_from(self.next);
         for _ in 0..budget.max(1) {
-            let next = records.next().inspect_err(|_fault| self.ahead = records.ahead(BLOCKS_AHEAD))?;
+            let next = records.next()?;
             let Some(record) = next.filter(|record| record.revision.main <= self.state.revision) else {
                 self.writer.end_bucket(schema::KEY);
                 self.stage = Stage::Leases(0);

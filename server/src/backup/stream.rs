@@ -139,7 +139,7 @@ async fn measure(core: &Core, state: &State, floor: &Floor) -> Result<Layout, Er
 async fn step(core: &Core, floor: &Floor, walk: &mut Walk<'_>) -> Result<bool, Error> {
     let piece = |view: &ReadView, _| match walk.step(view, STEP_RECORDS, PIECE_BYTES) {
         Ok(done) => Ok(Some(done.is_some())),
-        Err(fault) => Err(walk.take_ahead().into_iter().chain([fault])),
+        Err(fault) => Err([fault]),
     };
     let is_done = core.step_along(floor, piece).await?;
     // A client that takes all at once leaves the core no other pause.

@@ -225,7 +225,7 @@ impl Job {
     /// **Errors** a page that is not resident; resolve it and call again.
     pub fn step(&mut self, view: &ReadView, budget: usize) -> Result<Option<pb::RangeResponse>, Fault> {
         self.step_with(view, budget, |view, version| {
-            Ok(view.record(version.revision)?.expect("a live version has its record"))
+            Ok(view.record(&version.key, version.revision)?.expect("a live version has its record"))
         })
     }
 

@@ -6,8 +6,8 @@
 //! - Every batch is read on the newest view, so a scan pins no memory between two of them however slowly its client reads; the floor
 //!   keeps its revision readable meanwhile.
 //! - A batch ends when it has `keys` keys, or at least `bytes` bytes of records, or the range ends. It is never empty before the end.
-//! - The records of a batch are read in the order they lie in, several blocks at once: keys whose order is not the one they were written in
-//!   cost a block read for each block and batch, not one after the other for each key.
+//! - The records of a batch are looked for together, and the blocks that are missing are read at once. Extents are in key order, so a scan
+//!   goes on in as many blocks as there are extents with keys of its range, and needs each once.
 //!
 //! Knows no message and no flow control.
 
@@ -83,6 +83,8 @@ pub struct Scan {
     range: KeyRange,
     cursor: Cursor,
     filter: Filter,
+    /// Blocks that had been read by anyone when it began: those it has read itself are not far back.
+    began: u32,
     /// Keys met, shown or not.
     pub seen: u64,
 }
@@ -101,7 +103,8 @@ impl Scan {
                 floor => floor?,
             };
             let (cursor, filter) = (view.cursor(range, at), Filter::of(request));
-            let scan = Self { floor, range: range.clone(), cursor, filter, seen: 0 };
+            let began = view.block_reads();
+            let scan = Self { floor, range: range.clone(), cursor, filter, began, seen: 0 };
             return Ok((scan, at, view.revision()));
         }
     }
@@ -117,7 +120,7 @@ impl Scan {
     pub async fn batch(&mut self, core: &Core, bounds: Bounds) -> Result<Batch, Error> {
         let mut batch = Batch::default();
         let mut bytes = 0;
-        let Self { floor, range, cursor, filter, seen } = self;
+        let Self { floor, range, cursor, filter, seen, .. } = self;
         let leaves_ahead = LEAVES_AHEAD_MAX.min(1 + bounds.keys / KEYS_PER_LEAF);
         let step = |view: &ReadView, mut budget: usize| -> Result<Option<()>, Vec<Fault>> {
             view.lead(cursor);
@@ -182,7 +185,7 @@ impl Scan {
         Ok(records.into_iter().map(|record| record.expect("each was read")).collect())
     }
 
-    /// Tells `each` of the positions of versions of this scan and of their records, each once, in the order they lie in.
+    /// Tells `each` of the positions of versions of this scan and of their records, each once, those first that are in memory.
     ///
     /// **Errors** as [`Scan::batch`].
     pub async fn find(
@@ -193,24 +196,21 @@ impl Scan {
     ) -> Result<(), Error> {
         let view = core.view();
         self.floor.check(&view)?;
-        let mut order: Vec<usize> = (0..versions.len()).collect();
-        order.sort_unstable_by_key(|position| versions[*position].revision);
-        while !order.is_empty() {
-            // Each with how many of the records it keeps from being read.
-            let mut faults: Vec<(Fault, usize)> = Vec::new();
-            let mut left = Vec::new();
-            let mut groups = order.chunks(LOCATED_AT_ONCE);
+        let mut left: Vec<usize> = (0..versions.len()).collect();
+        while !left.is_empty() {
+            let mut faults: Vec<Fault> = Vec::new();
+            let mut missed = Vec::new();
+            let mut groups = left.chunks(LOCATED_AT_ONCE);
             for group in groups.by_ref() {
-                let revisions: Vec<Revision> = group.iter().map(|position| versions[*position].revision).collect();
-                for (position, found) in group.iter().zip(view.locate(&revisions)) {
+                let wanted = group.iter().map(|position| &versions[*position]);
+                let wanted: Vec<(&[u8], Revision)> = wanted.map(|version| (&version.key[..], version.revision)).collect();
+                for (position, found) in group.iter().zip(view.locate(&wanted)) {
                     match found {
                         Ok(found) => each(*position, found.expect("a live version has its record")),
                         Err(fault) => {
-                            left.push(*position);
-                            // Neighbours in this order mostly lie in one block.
-                            match faults.last_mut() {
-                                Some((last, wanted)) if last.place() == fault.place() => *wanted += 1,
-                                _ => faults.push((fault, 1)),
+                            missed.push(*position);
+                            if !faults.iter().any(|other| other.place() == fault.place()) {
+                                faults.push(fault.scanning(self.began));
                             }
                         }
                     }
@@ -219,11 +219,9 @@ impl Scan {
                     break;
                 }
             }
-            left.extend(groups.flatten());
-            // Where keys were written in another order, the rest of a block is wanted later in the scan.
-            let faults = faults.into_iter().map(|(fault, wanted)| if wanted == 1 { fault.returning() } else { fault });
+            missed.extend(groups.flatten());
             core.load_all(faults).await?;
-            order = left;
+            left = missed;
         }
         Ok(())
     }

@@ -133,7 +133,7 @@ fn holds(view: &ReadView, compare: &pb::Compare) -> Result<bool, Fault> {
     while let Some(version) = cursor.next()? {
         any = true;
         let value = if needs_value {
-            view.record(version.revision)?.expect("a live version has its record").value
+            view.record(&version.key, version.revision)?.expect("a live version has its record").value
         } else {
             Bytes::new()
         };

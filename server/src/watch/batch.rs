@@ -136,7 +136,7 @@ impl Event {
         }
         let prev = match self.prev {
             Prev::Absent => None,
-            Prev::At(revision) => view.record(revision)?,
+            Prev::At(revision) => view.record(&self.record.key, revision)?,
             Prev::Unknown => view.get(&self.record.key, before)?,
         };
         debug_assert!(prev.as_ref().is_none_or(|prev| prev.key == self.record.key && !prev.is_tombstone));

@@ -29,10 +29,10 @@ pub trait History {
     /// **Errors** the page or block that is not resident.
     fn get(&self, key: &[u8], at: i64) -> Result<Option<Record>, Self::Fault>;
 
-    /// The version written at `revision`.
+    /// The version of `key` written at `revision`.
     ///
     /// **Errors** the page or block that is not resident.
-    fn record(&self, revision: Revision) -> Result<Option<Record>, Self::Fault>;
+    fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Self::Fault>;
 
     /// All stored versions from `from` on, tombstones included.
     fn records_from(&self, from: Revision) -> Self::Records<'_>;

@@ -122,9 +122,9 @@ impl History for Store {
         Ok(found)
     }
 
-    fn record(&self, revision: Revision) -> Result<Option<Record>, Fault> {
+    fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Fault> {
         self.touch(revision)?;
-        Ok(self.records.get(&revision).cloned())
+        Ok(self.records.get(&revision).filter(|record| record.key == key).cloned())
     }
 
     fn records_from(&self, from: Revision) -> Walk<'_> {
