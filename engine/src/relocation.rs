@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::disk::{Completion, Disk, Owner};
-use crate::extent::{self, BlockCache, Entry, Whole};
+use crate::extent::{self, BlockBuilder, BlockCache, Entry, Whole};
 use crate::node::{Node, Slot};
 use crate::reader::PageReader;
 use crate::shard::write_extent;
@@ -82,16 +82,17 @@ struct Run {
 
 impl Run {
     fn push(&mut self, record: Record) {
-        self.bytes += extent::record_bytes(&record);
+        self.bytes += extent::record_bytes(&record) + BlockBuilder::SLOT_LEN;
         self.records.push(record);
     }
 
     /// Writes the first records at hand, as many as suit one extent.
     fn write(&mut self, writer: &mut Writer, disk: &mut dyn Disk) -> Result<(), Error> {
         let (mut count, mut bytes) = (0, 0);
+        let bytes_max = writer.extent_bytes(Stream::Moved);
         for record in &self.records {
-            let more = extent::record_bytes(record);
-            if count > 0 && bytes + more > writer.extent_bytes() {
+            let more = extent::record_bytes(record) + BlockBuilder::SLOT_LEN;
+            if count > 0 && bytes + more > bytes_max {
                 break;
             }
             (count, bytes) = (count + 1, bytes + more);
@@ -229,7 +230,7 @@ impl Relocation {
         self.run.moved.push(entry);
         self.run.end = position + 1;
         // One extent's worth stays at hand, so that a run does not end with a crumb.
-        while self.run.bytes > 2 * writer.extent_bytes() {
+        while self.run.bytes > 2 * writer.extent_bytes(Stream::Moved) {
             self.write(writer, disk)?;
         }
         Ok(())

@@ -96,7 +96,7 @@ impl Source {
             if self.skip.binary_search(&record.revision).is_ok() {
                 continue;
             }
-            let more = extent::record_bytes(record);
+            let more = extent::record_bytes(record) + BlockBuilder::SLOT_LEN;
             if bytes + more > bytes_max && !records.is_empty() {
                 self.next = Some(record.revision);
                 break;
@@ -191,7 +191,7 @@ impl ShardJob {
     /// Takes the next piece of work, which costs no step.
     fn take_work(&mut self) -> usize {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        self.records = source.take_records(self.writer.extent_bytes());
+        self.records = source.take_records(self.writer.extent_bytes(Stream::Records));
         if self.records.is_empty() {
             match source.subtrees.pop() {
                 Some(subtree) => self.walk.begin(&subtree),

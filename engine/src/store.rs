@@ -233,8 +233,10 @@ impl Store {
         eviction.evicted > 0
     }
 
-    /// Gives record blocks what nodes leave of the memory for both.
+    /// Gives record blocks what nodes leave of the memory for both, and lets go of extents that nobody used since the last call; to be
+    /// called now and then.
     pub fn balance(&self) {
+        self.cache.forget_wholes();
         let nodes = self.mvcc.node_bytes().min(self.node_bytes_max());
         self.cache.set_bytes_max(self.cache_bytes - nodes);
     }

@@ -34,8 +34,10 @@ const SEGMENT_BYTES_FIRST: u32 = 1 << 20;
 const SEGMENTS_MIN: u64 = 64;
 /// An open segment this many times larger than it would be begun now is left.
 const TOO_LARGE: u32 = 4;
-/// Extents in a segment, at least: a segment's end that no extent fits in is then a thirtieth of it on average.
-const EXTENTS_PER_SEGMENT: usize = 16;
+/// Extents in a segment, at least.
+const EXTENTS_PER_SEGMENT: usize = 2;
+/// What is left of a segment is filled with a smaller extent, unless it would be smaller than this part of a usual one.
+const EXTENT_PARTS: usize = 8;
 
 /// What the shards of one store have in common.
 #[derive(Debug)]
@@ -181,10 +183,15 @@ impl Writer {
         }
     }
 
-    /// Length of the extents that suit its segments: what is left free at a segment's end is a part of one.
-    pub(crate) fn extent_bytes(&self) -> usize {
+    /// Bytes of records (each with its slot) that the next extent of `stream` should hold: large ones keep neighbouring keys together,
+    /// but little of a segment is to stay free.
+    pub(crate) fn extent_bytes(&self, stream: Stream) -> usize {
         let share = self.file_bytes_max as usize / EXTENTS_PER_SEGMENT;
-        share.clamp(self.layout.block_bytes.min(self.layout.write_bytes), self.layout.write_bytes)
+        let usual = share.clamp(self.layout.block_bytes.min(self.layout.write_bytes), self.layout.write_bytes);
+        let left = self.tails[stream as usize].open.map_or(0, |open| (open.file_bytes - open.cursor) as usize);
+        // Less about what envelopes and fences take.
+        let room = left.saturating_sub(left / 32);
+        if (usual / EXTENT_PARTS..usual).contains(&room) { room } else { usual }
     }
 
     /// Appends to other segments from now on, so that those open now can be emptied.

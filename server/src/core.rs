@@ -23,7 +23,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use consensus::Member;
-use engine::{Fault, Published, ReadView};
+use engine::{Fault, Published, ReadView, extent::Fingers};
 use proto::{
     etcdserverpb as pb,
     internal::{self, Kind},
@@ -260,6 +260,8 @@ pub struct Core {
     pub teller: Teller,
     /// What is asked of it most.
     pub heat: RefCell<Heat>,
+    /// Where scans are in each extent.
+    pub fingers: RefCell<Fingers>,
     commit: mpsc::Sender<ToCommit>,
     /// The commit core itself, where it runs on this thread.
     neighbour: OnceCell<Rc<RefCell<Commit>>>,
@@ -283,7 +285,8 @@ impl Core {
         let limits = &shared.limits;
         let floors =
             Floors::new(Arc::clone(&shared.floors[id]), limits.held_revisions_max, limits.held_revision_age_max);
-        let (current, teller, heat) = (Cell::default(), Teller::default(), RefCell::default());
+        let (current, teller) = (Cell::default(), Teller::default());
+        let (heat, fingers) = (RefCell::default(), RefCell::default());
         Rc::new(Self {
             id,
             shared,
@@ -294,6 +297,7 @@ impl Core {
             current,
             teller,
             heat,
+            fingers,
             commit,
             neighbour,
             slots,

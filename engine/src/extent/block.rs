@@ -348,6 +348,9 @@ fn detached(holder: &Bytes, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
     (key, both)
 }
 
+/// Records looked at one by one behind another.
+const NEIGHBOURS: usize = 4;
+
 /// A record in the block that holds it, for who only passes it on.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -359,6 +362,20 @@ impl Stored {
     pub(super) fn find(block: Arc<Block>, key: &[u8], revision: Revision) -> Option<Self> {
         let position = block.find(key, revision)?;
         Some(Self { block, position })
+    }
+
+    /// The version of `key` at `revision`, if it is in the same block: first looked for right behind, where those between are mostly
+    /// versions that are no longer wanted.
+    pub(super) fn neighbour(&self, key: &[u8], revision: Revision) -> Option<Self> {
+        let found = |position| Some(Self { block: Arc::clone(&self.block), position });
+        for position in self.position + 1..self.block.len().min(self.position + 1 + NEIGHBOURS) {
+            match order(position_of(self.block.stored(position)), (key, revision)) {
+                Ordering::Less => {}
+                Ordering::Equal => return found(position),
+                Ordering::Greater => break,
+            }
+        }
+        self.block.find(key, revision).and_then(found)
     }
 
     /// The record, free of its block.

@@ -8,8 +8,7 @@
 //! - `latest` is bounded: indexes and extents by number, blocks by number and, beyond the first few, by bytes.
 //! - A block enters the cache proper when it is read again: by whoever wants single records, if it was read before at all as far as is
 //!   remembered (`Latest::seen`); by a scan, if that was lately or by the same scan. So a scan, however long and however often repeated,
-//!   leaves no trace beyond `window`, which holds the blocks that scans are in the middle of; unless it goes on in more blocks at once
-//!   than fit there.
+//!   leaves no trace, unless it is in the middle of more blocks at once than it holds itself ([`super::Fingers`]).
 //! - Readers in revision order (backups, hashes, watchers behind) take in extents whole, a few of which are kept while they are used.
 //!
 //! `latest` is behind a lock, taken only after a miss: next to a disk read it costs nothing.
@@ -34,11 +33,8 @@ const LATEST_BLOCKS_MAX: usize = 64;
 const LATEST_BLOCKS_MIN: usize = 8;
 /// Extents resolved last that are kept.
 const WHOLES_MAX: usize = 8;
-/// Blocks that scans are in the middle of, at most. **Units** bytes.
-const WINDOW_BYTES_MAX: usize = 32 << 20;
-/// Blocks are about this big; it only sizes tables.
-const BLOCK_BYTES_USUAL: usize = 16 << 10;
-
+/// A scan that reads a block for the second time within so many reads of blocks has it kept: it is a short scan, repeated.
+const LATELY: u32 = 4096;
 #[derive(Clone, Debug)]
 enum Cached {
     Block(Arc<Block>),
@@ -143,25 +139,21 @@ impl Latest {
 #[derive(Debug)]
 pub struct BlockCache {
     cache: quick_cache::sync::Cache<Place, Cached, ByBytes>,
-    window: quick_cache::sync::Cache<Place, Cached, ByBytes>,
     latest: Mutex<Latest>,
-    window_bytes_max: usize,
+    latest_bytes_max: usize,
 }
 
 impl BlockCache {
-    /// A cache of at most about `bytes_max`. **Bounds** besides, a quarter of it or 64 MiB may be held for scans, or a few blocks, and
-    /// a few extents.
+    /// A cache of at most about `bytes_max`. **Bounds** an eighth of it, or a few blocks, may be held besides, and a few extents.
     pub fn new(bytes_max: usize) -> Arc<Self> {
+        // Blocks are about this big; it only sizes the tables.
+        const BLOCK_BYTES_USUAL: usize = 16 << 10;
         let blocks = bytes_max / BLOCK_BYTES_USUAL;
         let seen_len = (2 * blocks).next_power_of_two().max(64);
-        let window_bytes_max = (bytes_max / 8).min(WINDOW_BYTES_MAX);
-        let window_blocks = window_bytes_max / BLOCK_BYTES_USUAL;
-        let sized = quick_cache::sync::Cache::with_weighter;
         Arc::new(Self {
-            cache: sized(blocks, bytes_max as u64, ByBytes),
-            window: sized(window_blocks, window_bytes_max as u64, ByBytes),
+            cache: quick_cache::sync::Cache::with_weighter(blocks, bytes_max as u64, ByBytes),
             latest: Mutex::new(Latest::new(seen_len)),
-            window_bytes_max,
+            latest_bytes_max: bytes_max / 8,
         })
     }
 
@@ -193,7 +185,7 @@ impl BlockCache {
     }
 
     pub(super) fn block(self: &Arc<Self>, place: Place) -> Result<Arc<Block>, Fault> {
-        match self.cache.get(&place).or_else(|| self.window.get(&place)) {
+        match self.cache.get(&place) {
             Some(Cached::Block(block)) => Ok(block),
             Some(Cached::Index(_)) => unreachable!("the kind of a page is part of its checksum"),
             None => self.latest().block(place).ok_or_else(|| Fault::block(place, Arc::clone(self))),
@@ -217,19 +209,15 @@ impl BlockCache {
     /// or since `seen_since`.
     pub(crate) fn install_block(&self, place: Place, payload: &[u8], seen_since: Option<u32>) -> Result<(), Error> {
         let block = Arc::new(Block::decode(payload).ok_or_else(|| corrupt(place, "malformed records"))?);
-        // Within so many reads of blocks, what is read twice could be kept.
-        let lately = u32::try_from(4 * self.window_bytes_max / BLOCK_BYTES_USUAL).unwrap_or(u32::MAX);
         let is_admitted = {
             let mut latest = self.latest();
-            latest.push_block(place, Arc::clone(&block), self.window_bytes_max);
+            latest.push_block(place, Arc::clone(&block), self.latest_bytes_max);
             let began = seen_since.map(|since| latest.block_reads.wrapping_sub(since));
             let ago = latest.seen_ago(place);
-            ago.is_some_and(|ago| began.is_none_or(|began| ago <= began.max(lately)))
+            ago.is_some_and(|ago| began.is_none_or(|began| ago <= began.max(LATELY)))
         };
         if is_admitted {
             self.cache.insert(place, Cached::Block(block));
-        } else if seen_since.is_some() {
-            self.window.insert(place, Cached::Block(block));
         }
         Ok(())
     }

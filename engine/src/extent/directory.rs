@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use super::BlockCache;
 use super::block::{Block, Stored, revision};
 use super::cursor::ExtentCursor;
+use super::fingers::Fingers;
 use super::whole::Whole;
 use crate::tree::Victims;
 use crate::{Fault, Place, Record, Revision};
@@ -167,29 +168,39 @@ impl Directory {
 
     /// The version of `key` at `revision`, if it is in an extent.
     pub fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Fault> {
-        let block = self.block_of(key, revision)?;
-        let stored = block.and_then(|block| Stored::find(block, key, revision));
+        let Some(entry) = self.holder(revision) else { return Ok(None) };
+        let stored = Stored::find(self.block_in(entry, key, revision)?, key, revision);
         Ok(stored.map(|stored| stored.record()))
     }
 
-    /// Where each of `versions` lies, if it is in an extent. Each step is done for all of them before the next one: what one waits for
-    /// from memory, the others do meanwhile.
-    pub(crate) fn stored_each(&self, versions: &[(&[u8], Revision)]) -> Vec<Result<Option<Stored>, Fault>> {
-        let blocks: Vec<_> = versions.iter().map(|(key, revision)| self.block_of(key, *revision)).collect();
-        let find = |(block, version): (Result<Option<Arc<Block>>, Fault>, &(&[u8], Revision))| {
-            Ok(block?.and_then(|block| Stored::find(block, version.0, version.1)))
-        };
-        blocks.into_iter().zip(versions).map(find).collect()
+    /// Where the version of `key` at `revision` lies, if it is in an extent; for walks over keys.
+    pub(crate) fn stored(
+        &self,
+        key: &[u8],
+        revision: Revision,
+        fingers: &mut Fingers,
+    ) -> Result<Option<Stored>, Fault> {
+        let Some(entry) = self.holder(revision) else { return Ok(None) };
+        if let Some(stored) = fingers.find(entry.index, key, revision) {
+            return Ok(Some(stored));
+        }
+        let stored = Stored::find(self.block_in(entry, key, revision)?, key, revision);
+        if let Some(stored) = &stored {
+            fingers.put(entry.index, stored);
+        }
+        Ok(stored)
     }
 
-    /// The block that holds the version of `key` at `revision` if any does.
-    fn block_of(&self, key: &[u8], revision: Revision) -> Result<Option<Arc<Block>>, Fault> {
-        let Some(entry) = self.at_or_above(revision).filter(|entry| entry.first <= revision) else {
-            return Ok(None);
-        };
+    /// The block of the extent of `entry` that holds the version of `key` at `revision` if any does.
+    fn block_in(&self, entry: &Entry, key: &[u8], revision: Revision) -> Result<Arc<Block>, Fault> {
         let index = self.cache.index(entry)?;
         let place = index.place(entry.index, index.position(key, revision)).expect("the index was checked");
-        self.cache.block(place).map(Some)
+        self.cache.block(place)
+    }
+
+    /// The extent that holds `revision` if any does.
+    fn holder(&self, revision: Revision) -> Option<&Entry> {
+        self.at_or_above(revision).filter(|entry| entry.first <= revision)
     }
 
     /// Record blocks read so far; it may go round.

@@ -7,12 +7,13 @@
 //!
 //! - `block`: the bytes of records and blocks. `index`: where an extent's blocks lie, between which keys. `cache`: what was
 //!   read from disk. `directory`: which extent holds a revision, and what of it is live. `cursor`: records in revision order.
-//!   `whole`: all records of one extent.
+//!   `whole`: all records of one extent. `fingers`: where walks over keys are in each extent.
 
 mod block;
 mod cache;
 mod cursor;
 mod directory;
+mod fingers;
 mod index;
 mod whole;
 
@@ -22,5 +23,6 @@ pub use cache::BlockCache;
 pub use cursor::ExtentCursor;
 pub use directory::Directory;
 pub(crate) use directory::{Chunk, Dead, Edit, Entry};
+pub use fingers::Fingers;
 pub(crate) use index::{IndexBuilder, rewritten_index};
 pub(crate) use whole::Whole;

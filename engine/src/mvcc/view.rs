@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::hash::HashKv;
 use crate::cursor::{self, Count, Cursor, KeyRange, MetaCursor, RevisionCursor, Usage, Version};
-use crate::extent::{Directory, Stored};
+use crate::extent::{Directory, Fingers, Stored};
 use crate::node::{EntryMeta, Node, Slot};
 use crate::recent::Recent;
 use crate::tree::{self, Profile};
@@ -125,20 +125,17 @@ impl ReadView {
         }
     }
 
-    /// Where each of `versions` (key and revision) is, if it is stored. Holds the blocks of all of them at once.
-    pub fn locate(&self, versions: &[(&[u8], Revision)]) -> Vec<Result<Option<Found>, Fault>> {
-        let first_recent = self.recent.first().unwrap_or(Revision::MAX);
-        let is_old = |version: &(&[u8], Revision)| version.1 < first_recent;
-        let old: Vec<_> = versions.iter().copied().filter(is_old).collect();
-        let mut old = self.roots.directory.stored_each(&old).into_iter();
-        let locate = |version: &(&[u8], Revision)| {
-            if is_old(version) {
-                let stored = old.next().expect("one for each")?;
-                return Ok(stored.map(Found::Stored));
-            }
-            Ok(self.recent.find(version.1).cloned().map(Found::Recent))
-        };
-        versions.iter().map(locate).collect()
+    /// Where the version of `key` written at `revision` is, if it is stored; for walks over keys.
+    pub fn locate(
+        &self,
+        key: &[u8],
+        revision: Revision,
+        fingers: &mut Fingers,
+    ) -> Result<Option<Found>, Fault> {
+        if self.recent.first().is_some_and(|first| first <= revision) {
+            return Ok(self.recent.find(revision).cloned().map(Found::Recent));
+        }
+        Ok(self.roots.directory.stored(key, revision, fingers)?.map(Found::Stored))
     }
 
     /// Record blocks read from disk so far (it may go round): when a scan began, for [`Fault::scanning`].

@@ -11,7 +11,7 @@
 //!
 //! Knows no message and no flow control.
 
-use engine::{Cursor, Fault, Found, KeyRange, Met, Outline, ReadView, Record, Revision, Version};
+use engine::{Cursor, Fault, Found, KeyRange, Met, Outline, ReadView, Record, Version};
 use proto::etcdserverpb as pb;
 
 use super::range::read_at;
@@ -19,8 +19,6 @@ use crate::{core::Core, error::Error, floor::Floor};
 
 /// Blocks read at once for one batch, less a group's.
 const LOADS_MAX: usize = 16;
-/// Records looked for at once, whose blocks are held meanwhile.
-const LOCATED_AT_ONCE: usize = 16;
 /// Leaves read at once.
 const LEAVES_AHEAD_MAX: usize = 16;
 /// About what a leaf holds.
@@ -200,18 +198,16 @@ impl Scan {
         while !left.is_empty() {
             let mut faults: Vec<Fault> = Vec::new();
             let mut missed = Vec::new();
-            let mut groups = left.chunks(LOCATED_AT_ONCE);
-            for group in groups.by_ref() {
-                let wanted = group.iter().map(|position| &versions[*position]);
-                let wanted: Vec<(&[u8], Revision)> = wanted.map(|version| (&version.key[..], version.revision)).collect();
-                for (position, found) in group.iter().zip(view.locate(&wanted)) {
-                    match found {
-                        Ok(found) => each(*position, found.expect("a live version has its record")),
-                        Err(fault) => {
-                            missed.push(*position);
-                            if !faults.iter().any(|other| other.place() == fault.place()) {
-                                faults.push(fault.scanning(self.began));
-                            }
+            let mut fingers = core.fingers.borrow_mut();
+            let mut wanted = left.iter().copied();
+            for position in wanted.by_ref() {
+                let version = &versions[position];
+                match view.locate(&version.key, version.revision, &mut fingers) {
+                    Ok(found) => each(position, found.expect("a live version has its record")),
+                    Err(fault) => {
+                        missed.push(position);
+                        if !faults.iter().any(|other| other.place() == fault.place()) {
+                            faults.push(fault.scanning(self.began));
                         }
                     }
                 }
@@ -219,7 +215,8 @@ impl Scan {
                     break;
                 }
             }
-            missed.extend(groups.flatten());
+            missed.extend(wanted);
+            drop(fingers);
             core.load_all(faults).await?;
             left = missed;
         }
