@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
+use crate::Place;
 use crate::extent::{self, Chunk};
 use crate::node::Node;
 use crate::space::Space;
 use crate::superblock::Superblock;
-use crate::Place;
 
 /// Decodes `bytes` as a tree page. True if they were one.
 pub fn tree_page(bytes: &[u8]) -> bool {

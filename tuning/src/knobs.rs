@@ -188,7 +188,7 @@ knobs! {
         /// Memory for the trees' pages, and for record blocks read back from disk; 0 takes a quarter of the host's.
         cache_bytes: usize = 0, 0 => 4096 * GIB_, Bytes;
         /// Page-store segment files that one reader keeps open.
-        open_segments_max: usize = 128, 8 => 65_536, Count;
+        open_segments_max: usize = 1024, 8 => 65_536, Count;
         /// Storage shards: files and cursors written in parallel by a checkpoint.
         shards: usize = 1, 1 => 64, Count;
         /// Bytes of live pages and records that are moved in a second, on average at most, to give space back.

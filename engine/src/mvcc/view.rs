@@ -126,12 +126,7 @@ impl ReadView {
     }
 
     /// Where the version of `key` written at `revision` is, if it is stored; for walks over keys.
-    pub fn locate(
-        &self,
-        key: &[u8],
-        revision: Revision,
-        fingers: &mut Fingers,
-    ) -> Result<Option<Found>, Fault> {
+    pub fn locate(&self, key: &[u8], revision: Revision, fingers: &mut Fingers) -> Result<Option<Found>, Fault> {
         if self.recent.first().is_some_and(|first| first <= revision) {
             return Ok(self.recent.find(revision).cloned().map(Found::Recent));
         }

@@ -80,7 +80,8 @@ impl Pinned {
         if let Some(record) = self.records.get(&version.revision) {
             return record.clone();
         }
-        let record = view.record(&version.key, version.revision).unwrap_or_else(|fault| panic!("{fault:?} was not touched"));
+        let record =
+            view.record(&version.key, version.revision).unwrap_or_else(|fault| panic!("{fault:?} was not touched"));
         record.expect("a live version has its record")
     }
 }

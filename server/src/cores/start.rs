@@ -25,6 +25,7 @@ use engine::{
     disk::{Disk, IoPath, Preference},
     store, wal,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -302,11 +303,30 @@ fn quota(config: &Config) -> Quota {
     Quota::new(server.quota_backend_bytes, server.quota_disarm_percent)
 }
 
-/// Connections that the knob and the limit on open files allow: etcd keeps 150 files for itself.
+/// Raises the limit on open files as far as this process may, as Go's runtime does for etcd.
+fn raise_files_max() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::debug!(%error, "the limit on open files stays as it is");
+    }
+}
+
+/// The limit on open files.
+fn files_max() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files).unwrap_or(usize::MAX)
+}
+
+/// Segment files that one core keeps open: all cores together at most a quarter of the files there may be.
+fn open_segments_max(config: &Config) -> usize {
+    let share = files_max() / 4 / core_count(config);
+    config.knobs.store.open_segments_max.min(share).max(8)
+}
+
+/// Connections that the knob and the limit on open files allow: etcd keeps 150 files for itself, we the segments too.
 fn connections_max(config: &Config) -> usize {
-    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    let left = usize::try_from(files.saturating_sub(150)).unwrap_or(usize::MAX);
-    config.knobs.server.connections_max.min(left)
+    let own = 150 + core_count(config) * open_segments_max(config);
+    config.knobs.server.connections_max.min(files_max().saturating_sub(own))
 }
 
 /// etcd's allowance for gRPC above the largest request.
@@ -331,7 +351,7 @@ fn make_core(
     let knobs = &config.knobs;
     let (disk, _) = open_disk(config)?;
     let reads_max = knobs.io.operations_in_flight_max as usize;
-    let loader = Loader::new(disk, PageReader::new(&config.data_dir, knobs.store.open_segments_max, reads_max));
+    let loader = Loader::new(disk, PageReader::new(&config.data_dir, open_segments_max(config), reads_max));
     let bounds = Bounds {
         stream_buffer_bytes_max: knobs.server.stream_buffer_bytes_max,
         fragment_bytes_max: knobs.server.max_request_bytes + GRPC_OVERHEAD_BYTES,
@@ -397,6 +417,7 @@ pub fn stop_member(error: &Error) -> ! {
 
 /// Runs the member until it is told to stop.
 pub fn run(config: Config) -> ExitCode {
+    raise_files_max();
     let clock = Clock::start();
     let core = std::thread::Builder::new().name("core-0".into()).stack_size(STACK_BYTES);
     let served = core.spawn(move || block_on(serve(Arc::new(config), clock)));

@@ -18,7 +18,7 @@ use super::range::read_at;
 use crate::{core::Core, error::Error, floor::Floor};
 
 /// Blocks read at once for one batch, less a group's.
-const LOADS_MAX: usize = 16;
+const LOADS_MAX: usize = 32;
 /// Leaves read at once.
 const LEAVES_AHEAD_MAX: usize = 16;
 /// About what a leaf holds.
@@ -196,30 +196,41 @@ impl Scan {
         self.floor.check(&view)?;
         let mut left: Vec<usize> = (0..versions.len()).collect();
         while !left.is_empty() {
-            let mut faults: Vec<Fault> = Vec::new();
-            let mut missed = Vec::new();
-            let mut fingers = core.fingers.borrow_mut();
-            let mut wanted = left.iter().copied();
-            for position in wanted.by_ref() {
-                let version = &versions[position];
-                match view.locate(&version.key, version.revision, &mut fingers) {
-                    Ok(found) => each(position, found.expect("a live version has its record")),
-                    Err(fault) => {
-                        missed.push(position);
-                        if !faults.iter().any(|other| other.place() == fault.place()) {
-                            faults.push(fault.scanning(self.began));
-                        }
-                    }
-                }
-                if faults.len() >= LOADS_MAX {
-                    break;
-                }
-            }
-            missed.extend(wanted);
-            drop(fingers);
+            let (missed, faults) = self.find_resident(core, &view, versions, &left, &mut each);
             core.load_all(faults).await?;
             left = missed;
         }
         Ok(())
+    }
+
+    /// [`Scan::find`] for those at the positions `wanted` that are in memory; the others, and what has to be read for the first of them.
+    fn find_resident(
+        &self,
+        core: &Core,
+        view: &ReadView,
+        versions: &[Version],
+        wanted: &[usize],
+        each: &mut impl FnMut(usize, Found),
+    ) -> (Vec<usize>, Vec<Fault>) {
+        let mut fingers = core.fingers.borrow_mut();
+        let (mut missed, mut faults) = (Vec::new(), Vec::<Fault>::new());
+        let mut wanted = wanted.iter().copied();
+        for position in wanted.by_ref() {
+            let version = &versions[position];
+            match view.locate(&version.key, version.revision, &mut fingers) {
+                Ok(found) => each(position, found.expect("a live version has its record")),
+                Err(fault) => {
+                    missed.push(position);
+                    if !faults.iter().any(|other| other.place() == fault.place()) {
+                        faults.push(fault.scanning(self.began));
+                    }
+                }
+            }
+            if faults.len() >= LOADS_MAX {
+                break;
+            }
+        }
+        missed.extend(wanted);
+        (missed, faults)
     }
 }

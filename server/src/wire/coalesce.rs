@@ -18,7 +18,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
@@ -36,10 +35,17 @@ const PREFACE_BYTES: usize = 24;
 /// **Units** bytes. A buffer that grew beyond this is given back once empty, so that idle connections stay small.
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
+thread_local! {
+    /// The last large buffer given back, for the connection that needs one next: mostly the same, in the middle of a large answer.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// A socket and what waits to be written to it.
 pub struct Output {
     socket: TcpStream,
-    pending: BytesMut,
+    pending: Vec<u8>,
+    /// How much of `pending` the socket has taken.
+    sent: usize,
     bytes_max: usize,
     received: Frames,
     written: Frames,
@@ -80,24 +86,37 @@ impl Output {
     pub fn has_too_many_pings(&mut self) -> bool {
         if self.watch.has_too_many && self.written.is_between() {
             let last = frames::go_away(self.watch.last_stream, pings::CALM, pings::TOO_MANY);
-            self.pending.extend_from_slice(&last);
+            self.push(&last);
         }
         self.watch.has_too_many
     }
 
     /// Writes what is pending; `Pending` when the socket is full (the task is woken when it is not).
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.pending.is_empty() {
-            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.pending))?;
+        while self.sent < self.pending.len() {
+            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.pending[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.pending.advance(written);
+            self.sent += written;
         }
+        self.pending.clear();
+        self.sent = 0;
         if self.pending.capacity() > BUFFER_BYTES_KEPT {
-            self.pending = BytesMut::new();
+            SPARE.set(std::mem::take(&mut self.pending));
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Takes `bytes` in, to be written soon.
+    fn push(&mut self, bytes: &[u8]) {
+        let len = self.pending.len() + bytes.len();
+        if len > self.pending.capacity() && len > BUFFER_BYTES_KEPT {
+            let mut larger = SPARE.take();
+            larger.extend_from_slice(&self.pending[self.sent..]);
+            (self.pending, self.sent) = (larger, 0);
+        }
+        self.pending.extend_from_slice(bytes);
     }
 }
 
@@ -115,7 +134,7 @@ impl Coalesced {
     ) -> (Self, Rc<RefCell<Output>>) {
         let watch = Watch { pings, clock, calls, last_stream: 0, has_too_many: false };
         let (received, written) = (Frames::behind(PREFACE_BYTES), Frames::behind(0));
-        let output = Output { socket, pending: BytesMut::new(), bytes_max, received, written, watch };
+        let output = Output { socket, pending: Vec::new(), sent: 0, bytes_max, received, written, watch };
         let output = Rc::new(RefCell::new(output));
         (Self(Rc::clone(&output)), output)
     }
@@ -134,12 +153,12 @@ impl AsyncRead for Coalesced {
 impl AsyncWrite for Coalesced {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let mut output = self.0.borrow_mut();
-        if output.pending.len() >= output.bytes_max {
+        if output.pending.len() - output.sent >= output.bytes_max {
             ready!(output.poll_drain(cx))?;
         }
-        let Output { pending, written, watch, .. } = &mut *output;
+        let Output { written, watch, .. } = &mut *output;
         written.feed(buf, |head| watch.on_written(head));
-        pending.extend_from_slice(buf);
+        output.push(buf);
         Poll::Ready(Ok(buf.len()))
     }
 
