@@ -221,6 +221,11 @@ impl Store {
         node_bytes_max(usize::try_from(self.cache_bytes).expect("it was a usize")) as u64
     }
 
+    /// Memory of dirty nodes at which a checkpoint is due: as much again may be changed while it writes them. **Units** bytes.
+    pub fn dirty_bytes_due(&self) -> u64 {
+        self.node_bytes_max() / 2
+    }
+
     /// One bounded step of eviction, looking at about `budget` nodes; whether any was taken out of the trees: publish then. Record
     /// blocks may take what nodes leave.
     pub fn evict(&mut self, budget: usize) -> bool {
@@ -231,6 +236,11 @@ impl Store {
             self.evict_above = bytes + bytes / 32;
         }
         eviction.evicted > 0
+    }
+
+    /// Memory for record blocks and indexes that were read from disk. **Units** bytes.
+    pub fn block_bytes(&self) -> u64 {
+        self.cache.bytes()
     }
 
     /// Gives record blocks what nodes leave of the memory for both, and lets go of extents that nobody used since the last call; to be

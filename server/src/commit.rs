@@ -483,7 +483,8 @@ impl Commit {
         let empty = vec![Vec::new(); self.answers.len()];
         let answers = std::mem::replace(&mut self.answers, empty);
         let batch = self.take_batch();
-        let has_work = self.is_sweeping || self.is_reclaiming || !self.queue.is_empty() || self.store.wants_eviction();
+        let can_apply = !self.queue.is_empty() && !self.is_apply_held();
+        let has_work = self.is_sweeping || self.is_reclaiming || can_apply || self.store.wants_eviction();
         let more = !self.is_faulted && has_work;
         Ok(Turn { answers, batch, faults, checkpoint, more })
     }
@@ -506,12 +507,20 @@ impl Commit {
         }
     }
 
-    /// Applies what is committed, in log order, until the queue is empty or a page is missing.
+    /// Whether apply had better wait for the checkpoint that is being written: what it would change now does not fit in memory.
+    fn is_apply_held(&self) -> bool {
+        let is_writing = self.store.is_checkpointing() && !self.is_checkpoint_waiting;
+        is_writing && self.store.mvcc().dirty_bytes() >= self.store.dirty_bytes_due()
+    }
+
+    /// Applies what is committed, in log order, until the queue is empty, a page is missing or a checkpoint has to end first.
     fn apply_queue(&mut self, now: Duration) -> Result<Vec<Fault>, Fatal> {
         if !self.queue.is_empty() {
             self.applied_at = self.options.clock.now();
         }
-        while let Some(entry) = self.queue.front() {
+        while let Some(entry) = self.queue.front()
+            && !self.is_apply_held()
+        {
             assert!(entry.index > self.applied.index, "each entry is applied once, in order");
             if entry.kind != EntryKind::Normal {
                 let change = ConfChange::decode(&entry.data)?;
@@ -715,7 +724,7 @@ impl Commit {
         let recent = self.store.mvcc().recent_bytes();
         let is_due = gathered >= self.options.checkpoint_wal_bytes && is_worth_it
             || recent >= self.options.recent_bytes_max / 2
-            || self.store.mvcc().dirty_bytes() >= self.store.node_bytes_max() / 2;
+            || self.store.mvcc().dirty_bytes() >= self.store.dirty_bytes_due();
         let frees = !self.is_sweeping && self.keeper.wants_checkpoint(recent, &self.applier.cluster.alarms);
         let is_due = is_due && applied > self.store.applied().0 || frees;
         if !is_due && !self.is_reclaim_due(now) {
@@ -769,6 +778,10 @@ impl Commit {
         let sizes = self.store.sizes();
         self.shared.sizes.allocated.store(sizes.allocated, Ordering::Release);
         self.shared.sizes.in_use.store(sizes.in_use, Ordering::Release);
+        let mvcc = self.store.mvcc();
+        let (nodes, dirty) = (mvcc.node_bytes(), mvcc.dirty_bytes());
+        let memory = [mvcc.recent_bytes(), dirty, nodes.saturating_sub(dirty), self.store.block_bytes()];
+        self.shared.commit_counters.memory.iter().zip(memory).for_each(|(count, bytes)| count.set(bytes));
         self.keeper.settle(sizes.in_use, self.store.mvcc().recent_bytes());
         self.shared.sizes.counted.store(sizes.in_use, Ordering::Release);
     }

@@ -157,6 +157,11 @@ impl BlockCache {
         })
     }
 
+    /// What it holds, but for what was read last. **Units** bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.cache.weight()
+    }
+
     /// Changes how much it may hold.
     pub(crate) fn set_bytes_max(&self, bytes_max: u64) {
         // Small changes are not worth a walk over its parts, and each rounds its bookkeeping down a little.

@@ -119,7 +119,7 @@ impl Builder {
     }
 
     fn bound_memory(&mut self) -> Result<(), Error> {
-        let dirty_bytes_max = self.store.node_bytes_max() / 2;
+        let dirty_bytes_max = self.store.dirty_bytes_due();
         let mvcc = self.store.mvcc();
         if mvcc.recent_bytes() >= CHECKPOINT_BYTES || mvcc.dirty_bytes() >= dirty_bytes_max {
             drop(self.store.mvcc_mut().publish(0, 0));

@@ -368,7 +368,12 @@ pub struct CommitCounters {
     pub segments_emptied: Count,
     /// **Units** bytes moved out of them.
     pub moved_bytes: Count,
+    /// **Units** bytes in memory of each of [`MEMORY`].
+    pub memory: [Count; MEMORY.len()],
 }
+
+/// What of the store is in memory: records and nodes that no checkpoint has written, other nodes, what was read of extents.
+pub const MEMORY: [&str; 4] = ["recent", "dirty_nodes", "clean_nodes", "blocks"];
 
 impl Default for CommitCounters {
     fn default() -> Self {
@@ -397,6 +402,7 @@ impl Default for CommitCounters {
             defragment: Histogram::new(100 * MS),
             segments_emptied: Count::default(),
             moved_bytes: Count::default(),
+            memory: Default::default(),
         }
     }
 }

@@ -15,7 +15,7 @@ use engine::{KeyRange, RangeEnd};
 
 use super::{
     counters::{
-        CALL_TYPES, CHECKS, CLIENT_VERSIONS, CODE_NAMES, Check, Count, Counters, Histogram, OfMethod, Snapshot,
+        CALL_TYPES, CHECKS, CLIENT_VERSIONS, CODE_NAMES, Check, Count, Counters, Histogram, MEMORY, OfMethod, Snapshot,
     },
     latency::{Handling, REQUEST_TYPES, SUCCESS},
     process::Process,
@@ -365,6 +365,15 @@ fn render_disk(core: &Core, text: &mut Text) {
     text.counter("orlop_store_segments_emptied_total", help, commit.segments_emptied.get());
     let help = "Total number of live bytes moved to give space back.";
     text.counter("orlop_store_moved_bytes_total", help, commit.moved_bytes.get());
+    let name = "orlop_store_memory_bytes";
+    text.family(
+        name,
+        "gauge",
+        "Memory for records and nodes not yet in a checkpoint, for other nodes, and for what was read of records.",
+    );
+    for (kind, bytes) in MEMORY.iter().zip(&commit.memory) {
+        text.sample(name, &format!("{{kind=\"{kind}\"}}"), bytes.get());
+    }
 }
 
 fn render_health(core: &Core, text: &mut Text) {
