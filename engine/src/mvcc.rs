@@ -234,6 +234,8 @@ impl Mvcc {
         assert!(sealed.recent.last().is_none_or(|last| up_to <= last), "only what was sealed was written");
         assert!(!sealed.roots.key_root.is_dirty() && !sealed.roots.meta_root.is_dirty(), "the roots were written");
         self.ledger.unseal();
+        // What it wrote can go now, however long the clock found nothing.
+        self.clock.idle_rounds = 0;
         self.live.roots.directory = directory;
         self.live.recent.drop_up_to(up_to, encoded_len);
     }

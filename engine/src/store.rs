@@ -216,6 +216,12 @@ impl Store {
         bytes > self.node_bytes_max() && bytes > self.evict_above
     }
 
+    /// By how many quarters of what they may take nodes take more.
+    pub fn shortage(&self) -> u64 {
+        let max = self.node_bytes_max().max(1);
+        self.mvcc.node_bytes().saturating_sub(max) * 4 / max
+    }
+
     /// Memory that nodes may take; dirty ones can take more until their checkpoint. **Units** bytes.
     pub fn node_bytes_max(&self) -> u64 {
         node_bytes_max(usize::try_from(self.cache_bytes).expect("it was a usize")) as u64

@@ -460,14 +460,18 @@ impl Commit {
         self.driver.step(disk)?;
         disk.kick()?;
         self.take_committed(now);
+        let applied_before = self.applied.index;
         let mut faults = if self.is_faulted { Vec::new() } else { self.apply_queue(now)? };
         // Before eviction, which takes what was brought and not searched.
         if !self.is_faulted && faults.is_empty() {
             faults = self.reclaim(now);
         }
-        // Not while an entry waits for a page: what was brought for it stays until it is applied.
-        let is_short = !self.is_faulted && faults.is_empty() && self.store.wants_eviction();
-        let has_evicted = is_short && self.store.evict(EVICT_NODES_PER_TURN);
+        // Not while an entry waits for a page, unless another one was applied: what was brought for it stays until it is applied, or is
+        // asked for once more.
+        let has_progressed = faults.is_empty() || self.applied.index > applied_before;
+        let is_short = !self.is_faulted && has_progressed && self.store.wants_eviction();
+        let has_evicted =
+            is_short && self.store.evict(EVICT_NODES_PER_TURN << self.store.shortage().min(EVICT_DOUBLINGS_MAX));
         if has_evicted || self.applied.index > self.store.mvcc().view().applied_index() {
             self.publish()?;
             self.driver.step(disk)?;
@@ -509,8 +513,12 @@ impl Commit {
 
     /// Whether apply had better wait for the checkpoint that is being written: what it would change now does not fit in memory.
     fn is_apply_held(&self) -> bool {
-        let is_writing = self.store.is_checkpointing() && !self.is_checkpoint_waiting;
-        is_writing && self.store.mvcc().dirty_bytes() >= self.store.dirty_bytes_due()
+        self.is_dirty_due() && self.store.is_checkpointing() && !self.is_checkpoint_waiting
+    }
+
+    /// Whether what was changed since the last checkpoint began is as much as memory may hold beside what that one writes.
+    fn is_dirty_due(&self) -> bool {
+        self.store.mvcc().dirty_bytes() >= self.store.dirty_bytes_due()
     }
 
     /// Applies what is committed, in log order, until the queue is empty, a page is missing or a checkpoint has to end first.
@@ -699,6 +707,11 @@ impl Commit {
         for reply in self.defragment.step(&mut self.store, self.is_sweeping, &self.shared.commit_counters, now) {
             self.answer(reply, Answer::Defragmented);
         }
+        // What it takes out of segments is dirty: a checkpoint comes first.
+        if self.is_dirty_due() {
+            self.is_reclaiming = false;
+            return Vec::new();
+        }
         let step = self.store.reclaim(now, self.options.reclaim_pages_per_step);
         self.is_reclaiming = matches!(step, Ok(true));
         step.err().unwrap_or_default()
@@ -722,11 +735,10 @@ impl Commit {
         // Each page is written once for all changes since the last checkpoint: scattered ones are worth waiting for.
         let is_worth_it = self.store.mvcc().dirty_bytes() <= gathered.saturating_mul(DIRTY_PER_LOG_MAX);
         let recent = self.store.mvcc().recent_bytes();
-        let is_due = gathered >= self.options.checkpoint_wal_bytes && is_worth_it
-            || recent >= self.options.recent_bytes_max / 2
-            || self.store.mvcc().dirty_bytes() >= self.store.dirty_bytes_due();
+        let is_due =
+            gathered >= self.options.checkpoint_wal_bytes && is_worth_it || recent >= self.options.recent_bytes_max / 2;
         let frees = !self.is_sweeping && self.keeper.wants_checkpoint(recent, &self.applier.cluster.alarms);
-        let is_due = is_due && applied > self.store.applied().0 || frees;
+        let is_due = is_due && applied > self.store.applied().0 || self.is_dirty_due() || frees;
         if !is_due && !self.is_reclaim_due(now) {
             return None;
         }
@@ -808,6 +820,8 @@ const DIRTY_PER_LOG_MAX: u64 = 2;
 
 /// Nodes that one turn looks at for eviction: some 50 us.
 const EVICT_NODES_PER_TURN: usize = 256;
+/// It looks at twice as many for each quarter that nodes take more than they may: under load all of them are used all the time.
+const EVICT_DOUBLINGS_MAX: u64 = 4;
 
 /// Between two checkpoints for the sake of space alone: so that beside traffic each writes many changes of a page at once.
 const RECLAIM_PAUSE: Duration = Duration::from_secs(2);

@@ -124,6 +124,8 @@ pub static PROFILES: &[Profile] = &[
             change("store-checkpoint-wal-bytes", "16MiB", "records wait in memory until their checkpoint"),
             change("store-recent-bytes-max", "48MiB", "two checkpoints' worth, and some"),
             change("store-cache-bytes", "24MiB", "reads come from disk rather than from memory"),
+            change("store-write-bytes", "256KiB", "a checkpoint has a dozen buffers of this size"),
+            change("server-huge-pages", "false", "what was given up goes back"),
             change("store-open-segments-max", "32", "fewer open files"),
             change("consensus-proposals-bytes-max", "8MiB", "refuses early rather than swaps"),
             change("consensus-tail-bytes-max", "1MiB", "one member has no follower to feed"),

@@ -418,6 +418,11 @@ pub fn stop_member(error: &Error) -> ! {
 /// Runs the member until it is told to stop.
 pub fn run(config: Config) -> ExitCode {
     raise_files_max();
+    if !config.knobs.server.huge_pages
+        && let Err(error) = rustix::thread::disable_transparent_huge_pages(true)
+    {
+        tracing::warn!(%error, "huge pages stay as the host has them");
+    }
     let clock = Clock::start();
     let core = std::thread::Builder::new().name("core-0".into()).stack_size(STACK_BYTES);
     let served = core.spawn(move || block_on(serve(Arc::new(config), clock)));
