@@ -48,6 +48,7 @@ use crate::{
         trace::Stamps,
     },
     quota::{self, Keeper, Purpose},
+    waiters::Waiters,
     watch::batch::{Batch, Event},
 };
 
@@ -202,7 +203,7 @@ pub struct Commit {
     is_sweep_held: bool,
     is_leading: bool,
     published_attributes: bool,
-    sweep_waiters: Vec<(i64, ReplyTo)>,
+    sweep_waiters: Waiters<i64>,
     /// First request id of this run; the member's ids have its high bits.
     first_id: u64,
     /// Last index of the log at the start: what is applied again is not counted again.
@@ -265,7 +266,7 @@ impl Commit {
             is_sweep_held: false,
             is_leading: false,
             published_attributes: false,
-            sweep_waiters: Vec::new(),
+            sweep_waiters: Waiters::default(),
             first_id,
             replayed_to,
             front_since: Duration::ZERO,
@@ -304,13 +305,19 @@ impl Commit {
                 let leases = self.applier.lessor.list();
                 self.answer(reply, Answer::Leases(leases));
             }
-            ToCommit::AwaitSweep { reply, revision } => self.sweep_waiters.push((revision, reply)),
+            ToCommit::AwaitSweep { reply, revision } => {
+                let lifetime = 2 * self.shared.limits.request_timeout;
+                self.sweep_waiters.push(reply, revision, now, lifetime);
+            }
             ToCommit::CheckpointWaits => self.is_checkpoint_waiting = true,
             ToCommit::Defragment { reply } => {
                 let run = self.defragment.ask();
                 self.answer(reply, Answer::Defragmenting(run));
             }
-            ToCommit::AwaitDefragment { reply, run } => self.defragment.wait(reply, run),
+            ToCommit::AwaitDefragment { reply, run } => {
+                let lifetime = 2 * self.shared.limits.request_timeout;
+                self.defragment.wait(reply, run, now, lifetime);
+            }
             ToCommit::Checkpointed(done) => self.checkpointed(done, now)?,
             ToCommit::Loaded(loaded) => {
                 loaded?;
@@ -689,15 +696,7 @@ impl Commit {
 
     fn answer_swept(&mut self) {
         let swept = self.shared.swept_revision.load(Ordering::Acquire);
-        let mut done = Vec::new();
-        self.sweep_waiters.retain(|(revision, reply)| {
-            let is_done = *revision <= swept;
-            if is_done {
-                done.push(*reply);
-            }
-            !is_done
-        });
-        for reply in done {
+        for reply in self.sweep_waiters.take(&swept) {
             self.answer(reply, Answer::Swept);
         }
     }

@@ -6,7 +6,6 @@
 //! - One run at a time, counted from 1; `ended` have ended. Whoever asks gets a run that begins after the asking, so that what was
 //!   compacted before is given back; many who ask meanwhile share one.
 //! - A run begins when the sweep has done what it can: what a compaction dropped is what is to be given back.
-//! - `waiting` is bounded by the reply slots of all cores.
 //!
 //! Nobody is held up by a run: the store moves what lives beside traffic.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go` (log lines), `server/storage/backend/metrics.go`.
@@ -15,7 +14,7 @@ use std::time::Duration;
 
 use engine::Store;
 
-use crate::{core::ReplyTo, metrics::counters::CommitCounters};
+use crate::{core::ReplyTo, metrics::counters::CommitCounters, waiters::Waiters};
 
 /// See the head of this file.
 #[derive(Debug, Default)]
@@ -25,7 +24,7 @@ pub struct Defragment {
     asked: u64,
     /// When the run under way began.
     began: Option<Duration>,
-    waiting: Vec<(u64, ReplyTo)>,
+    waiting: Waiters<u64>,
 }
 
 impl Defragment {
@@ -36,10 +35,10 @@ impl Defragment {
         next
     }
 
-    /// `reply` waits for the end of `run`.
-    pub fn wait(&mut self, reply: ReplyTo, run: u64) {
+    /// `reply`, whose slot lives no longer than `lifetime`, waits for the end of `run`.
+    pub fn wait(&mut self, reply: ReplyTo, run: u64, now: Duration, lifetime: Duration) {
         assert!(run <= self.asked, "a run is asked for before it is waited for");
-        self.waiting.push((run, reply));
+        self.waiting.push(reply, run, now, lifetime);
     }
 
     /// Begins and ends runs; those whose run has ended.
@@ -64,13 +63,6 @@ impl Defragment {
             self.began = Some(now);
             counters.defragment_inflight.set(1);
         }
-        if self.waiting.is_empty() {
-            return Vec::new();
-        }
-        let ended = self.ended;
-        let (done, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|(run, _)| *run <= ended);
-        self.waiting = waiting;
-        let done: Vec<(u64, ReplyTo)> = done;
-        done.into_iter().map(|(_, reply)| reply).collect()
+        self.waiting.take(&self.ended)
     }
 }

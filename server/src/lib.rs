@@ -29,6 +29,7 @@ pub mod quota;
 pub mod rpc;
 pub mod top;
 pub mod tune;
+pub mod waiters;
 pub mod watch;
 pub mod watch_rpc;
 pub mod wire;
