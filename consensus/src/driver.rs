@@ -61,6 +61,8 @@ pub struct Applied {
 pub struct Start {
     /// How far the stored state is.
     pub applied: Applied,
+    /// The log may have been trimmed up to this index; 0 if nothing is known of that.
+    pub trimmable: u64,
     /// The configuration at that place; empty for an empty state.
     pub conf_state: ConfState,
     /// The members a new cluster starts with, as `ConfChange::bootstrap` makes them, ascending by id. Used only when

@@ -29,7 +29,8 @@ pub(crate) struct Restored {
 }
 
 pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start: &Start) -> Result<Restored, Error> {
-    let (mut wal, recovered) = Wal::open(disk, dir, options.wal, start.applied.index)?;
+    let known = wal::Known { applied: start.applied.index, trimmable: start.trimmable };
+    let (mut wal, recovered) = Wal::open(disk, dir, options.wal, known)?;
     let wal::Recovered { mark, mut entries, mut hard_state, truncated_tail, .. } = recovered;
     let mut ticket = 0;
     if is_fresh(mark, &entries, hard_state, start) {
@@ -62,7 +63,7 @@ pub fn adopt_log(
     hard_state: HardState,
 ) -> Result<(), Error> {
     const ENTRIES_AT_ONCE: usize = 1024;
-    let (mut wal, recovered) = Wal::open(disk, dir, options, 0)?;
+    let (mut wal, recovered) = Wal::open(disk, dir, options, wal::Known::default())?;
     let is_new =
         recovered.mark == (0, 0) && recovered.entries.is_empty() && recovered.hard_state == HardState::default();
     assert!(is_new, "a log is adopted once");

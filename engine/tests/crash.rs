@@ -13,7 +13,7 @@ use std::path::Path;
 
 use engine::disk::{Disk, Owner};
 use engine::store::Options;
-use engine::wal::{Entry, Wal};
+use engine::wal::{Entry, Known, Wal};
 use engine::{Checkpoint, Progress, Store};
 use replay::{DIR, Member, Operation, Shown, apply, model_shown, operations, options, term};
 
@@ -194,7 +194,8 @@ impl<'a> Core<'a> {
         let mut disk = storage.disk();
         let dir = Path::new(DIR);
         let store = Store::open(&mut disk, dir, options(2))?;
-        let (wal, recovered) = Wal::open(&mut disk, &dir.join("wal"), wal_options(), store.applied().0)?;
+        let known = Known { applied: store.applied().0, trimmable: store.trimmable().0 };
+        let (wal, recovered) = Wal::open(&mut disk, &dir.join("wal"), wal_options(), known)?;
         let (applied, applied_term) = store.applied();
         assert!(recovered.mark.0 <= applied, "the log begins where the state ends, or before");
         assert!(wal.last_index() >= acknowledged.max(applied), "nothing acknowledged is missing");

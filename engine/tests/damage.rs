@@ -47,7 +47,8 @@ fn written(log: &[Operation]) -> Vec<SimStorage> {
     let storage = SimStorage::new(1);
     let mut member = Member::open(&storage, options(1), &[], 0).unwrap();
     let mut log_disk = storage.disk();
-    let (mut wal, _) = Wal::open(&mut log_disk, &Path::new(DIR).join("wal"), wal_options(), 0).unwrap();
+    let (mut wal, _) =
+        Wal::open(&mut log_disk, &Path::new(DIR).join("wal"), wal_options(), wal::Known::default()).unwrap();
     let mut states = Vec::new();
     for index in 1..=log.len() as u64 {
         wal.append(&[entry(index)], None, index).unwrap();
@@ -107,7 +108,8 @@ impl Case<'_> {
         let (mut disk, dir) = (image.disk(), Path::new(DIR));
         let mut store = Store::open(&mut disk, dir, options(1))?;
         let (mut applied, at) = store.applied();
-        let (wal, recovered) = Wal::open(&mut disk, &dir.join("wal"), wal_options(), 0)?;
+        let known = wal::Known { trimmable: store.trimmable().0, ..wal::Known::default() };
+        let (wal, recovered) = Wal::open(&mut disk, &dir.join("wal"), wal_options(), known)?;
         if recovered.mark.0 > applied || wal.last_index() < applied || (applied > 0 && wal.term(applied) != Some(at)) {
             return Ok(None);
         }

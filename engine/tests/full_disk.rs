@@ -11,7 +11,7 @@ use bytes::Bytes;
 use engine::Error;
 use engine::disk::sim::{Full, Order, SimDisk, SimStorage};
 use engine::disk::{Completion, Disk, FileOp};
-use engine::wal::{Entry, Options, Wal};
+use engine::wal::{Entry, Known, Options, Wal};
 
 const DIR: &str = "data/wal";
 /// Looks after which a log that does not move is taken to wait for space.
@@ -43,7 +43,7 @@ struct Bench {
 impl Bench {
     fn open(storage: &SimStorage) -> Result<Self, Error> {
         let mut disk = storage.disk();
-        let (wal, recovered) = Wal::open(&mut disk, Path::new(DIR), options(), 0)?;
+        let (wal, recovered) = Wal::open(&mut disk, Path::new(DIR), options(), Known::default())?;
         for (entry, index) in recovered.entries.iter().zip(recovered.mark.0 + 1..) {
             assert_eq!(*entry, self::entry(index), "an entry is what was appended");
         }

@@ -395,6 +395,32 @@ fn a_page_that_a_checkpoint_is_still_writing_stays_in_memory() {
 }
 
 #[test]
+fn what_a_checkpoint_wrote_is_given_up_though_the_clock_was_at_rest() {
+    let log = operations(24, 2000, 3000);
+    let storage = SimStorage::new(24);
+    let mut member = Member::open(&storage, options(1), &log, 0).unwrap();
+    let step = |member: &mut Member| {
+        member.store.evict(16);
+        let view = member.store.mvcc().view();
+        let (index, term) = (view.applied_index(), view.applied_term());
+        drop(view);
+        drop(member.store.mvcc_mut().publish(index, term));
+    };
+    // Nothing was written, so nothing can go: the clock finds that out, and rests.
+    let full = member.store.mvcc().node_bytes();
+    (0..1000).for_each(|_| step(&mut member));
+    assert!(!member.store.wants_eviction() && member.store.mvcc().node_bytes() >= full);
+    member.checkpoint().unwrap();
+    let mut steps = 0;
+    while member.store.wants_eviction() && steps < 10_000 {
+        step(&mut member);
+        steps += 1;
+    }
+    let left = member.store.mvcc().node_bytes();
+    assert!(left < full / 4, "{left} of {full} bytes after {steps} steps");
+}
+
+#[test]
 fn a_superblock_found_after_a_kill_is_made_durable_before_it_is_built_upon() {
     let mut built_upon = 0;
     for seed in 0..8 {

@@ -195,7 +195,7 @@ impl Whole {
         let mut log_disk = storage.disk();
         let options =
             wal::Options { segment_bytes: 16 << 10, group_bytes_max: 4 << 10, fresh_id: 7, ..Default::default() };
-        let (wal, recovered) = Wal::open(&mut log_disk, &Path::new(DIR).join("wal"), options, 0)?;
+        let (wal, recovered) = Wal::open(&mut log_disk, &Path::new(DIR).join("wal"), options, wal::Known::default())?;
         let last = usize::try_from(wal.last_index()).unwrap();
         let member = Member::open(storage, self::options(1), &log[..last], recovered.mark.0)?;
         Ok(Self { member, log_disk, wal, job: None, waits: 0 })

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use engine::Error;
 use engine::disk::sim::{Fault, Faults, Order, Random, SimDisk, SimStorage};
 use engine::disk::{Completion, Disk, IoKind, IoPath, Preference, open_disk};
-use engine::wal::{Entry, HardState, Options, Recovered, Wal};
+use engine::wal::{Entry, HardState, Known, Options, Recovered, Wal};
 
 const DIR: &str = "data/wal";
 
@@ -137,7 +137,9 @@ struct Bench {
 impl Bench {
     fn open(storage: &SimStorage, options: Options) -> Result<(Self, Recovered), Error> {
         let mut disk = storage.disk();
-        let (wal, recovered) = Wal::open(&mut disk, Path::new(DIR), options, 0)?;
+        // Told that all of it could have been trimmed, it finds what was, and no less.
+        let known = Known { trimmable: 1 << 40, ..Known::default() };
+        let (wal, recovered) = Wal::open(&mut disk, Path::new(DIR), options, known)?;
         let history = History::starting_at(State::of(&recovered));
         Ok((Self { disk, wal, history, ended: Vec::new() }, recovered))
     }
@@ -695,7 +697,7 @@ fn work_on(preference: Preference, dir: &Path) -> IoPath {
     let mut random = Random::new(3);
     let mut state = State::new();
     for life in 1..=3 {
-        let (mut wal, recovered) = Wal::open(&mut *disk, &dir, options, 0).expect("the log opens");
+        let (mut wal, recovered) = Wal::open(&mut *disk, &dir, options, Known::default()).expect("the log opens");
         assert_eq!((recovered.life, recovered.truncated_tail.is_some()), (life, false), "{path}");
         assert!(state.is_like(&State::of(&recovered)), "{path}");
         let mut ended = Vec::new();
@@ -724,7 +726,7 @@ fn work_on(preference: Preference, dir: &Path) -> IoPath {
         }
         let read = wal.read(&mut *disk, state.mark.0 + 1, usize::MAX).expect("it is all there");
         assert!(read == state.entries, "{path}");
-        assert!(matches!(Wal::open(&mut *disk, &dir, options, 0), Err(Error::Locked { .. })), "{path}");
+        assert!(matches!(Wal::open(&mut *disk, &dir, options, Known::default()), Err(Error::Locked { .. })), "{path}");
         drop(wal);
         (disk, _) = open_disk(preference, &dir).expect("some path works");
     }

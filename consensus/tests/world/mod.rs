@@ -94,7 +94,8 @@ pub fn member(id: u64) -> Member {
 
 pub fn start_of(machine: &Machine, members: u64) -> Start {
     let State { applied, conf_state } = machine.last().clone();
-    Start { applied, conf_state, bootstrap: (1..=members).map(|id| ConfChange::bootstrap(&member(id))).collect() }
+    let bootstrap = (1..=members).map(|id| ConfChange::bootstrap(&member(id))).collect();
+    Start { applied, trimmable: 0, conf_state, bootstrap }
 }
 
 impl World {

@@ -246,3 +246,55 @@ impl BlockCache {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::BlockBuilder;
+    use super::*;
+    use crate::{Record, Revision};
+
+    fn payload() -> Vec<u8> {
+        let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(b"value"));
+        let revision = Revision::new(2, 0);
+        let mut builder = BlockBuilder::default();
+        builder.push(&Record { key, value, create_revision: 2, revision, version: 1, lease: 0, is_tombstone: false });
+        let mut payload = Vec::new();
+        builder.finish(&mut payload);
+        payload
+    }
+
+    #[test]
+    fn a_scan_leaves_no_trace_but_what_it_or_another_lately_read_twice() {
+        let (cache, payload) = (BlockCache::new(1 << 28), payload());
+        let place = |number: u32| Place { segment: 1, offset: 64 * number, len: 64 };
+        let read = |numbers: std::ops::Range<u32>, since| {
+            numbers.for_each(|number| cache.install_block(place(number), &payload, since).unwrap());
+        };
+        for _ in 0..2 {
+            // It never comes back to a block, and the one before it was there long ago.
+            read(0..LATELY + 10, Some(cache.block_reads()));
+            assert_eq!(cache.bytes(), 0);
+        }
+        let began = cache.block_reads();
+        read(0..LATELY + 10, Some(began));
+        read(0..1, Some(began));
+        let one = cache.bytes();
+        assert!(one > 0, "the same scan came back");
+        read(LATELY..LATELY + 1, Some(cache.block_reads()));
+        assert_eq!(cache.bytes(), 2 * one, "another scan came by lately");
+        read(1..2, None);
+        assert_eq!(cache.bytes(), 3 * one, "whoever wants a record alone comes back to its block at any time");
+    }
+
+    #[test]
+    fn what_was_read_last_is_found_though_the_cache_does_not_admit_it() {
+        let (cache, payload) = (BlockCache::new(0), payload());
+        let place = Place { segment: 1, offset: 0, len: 64 };
+        assert!(cache.block(place).is_err());
+        cache.install_block(place, &payload, None).unwrap();
+        assert!(cache.block(place).is_ok());
+        assert_eq!(cache.bytes(), 0);
+    }
+}

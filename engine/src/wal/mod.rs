@@ -241,13 +241,21 @@ pub struct Wal {
     is_failed: bool,
 }
 
+/// What the state says of the log that is opened; nothing, by default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Known {
+    /// Entries up to this index come without their payloads: they are in the state.
+    pub applied: u64,
+    /// The log was, or could have been, trimmed up to this index: nothing before it need be read if it was.
+    pub trimmable: u64,
+}
+
 impl Wal {
-    /// Opens the log in `dir`, or creates it, and starts a new life of it. Blocks; nothing of `Owner::Wal` may be in flight. Entries up
-    /// to index `passed` come without their payloads: they are in the state already.
+    /// Opens the log in `dir`, or creates it, and starts a new life of it. Blocks; nothing of `Owner::Wal` may be in flight.
     ///
     /// **Errors** `Corrupt` when bytes that were durable are damaged, `Locked`, `Format`, `NoSpace`, `Io`.
-    pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options, passed: u64) -> Result<(Self, Recovered), Error> {
-        recover::open(disk, dir, options, passed)
+    pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options, known: Known) -> Result<(Self, Recovered), Error> {
+        recover::open(disk, dir, options, known)
     }
 
     /// Queues entries and a hard state; they are durable when `durable() >= ticket`. Tickets never decrease. Entries are

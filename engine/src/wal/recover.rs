@@ -23,7 +23,8 @@ use super::record::{
 };
 use super::segment::{Segment, Spares, name, sequence_of};
 use super::{
-    Active, Entry, GROUP_BYTES_MAX, HardState, Options, Recovered, SEGMENT_BYTES_MIN, SegmentSummary, Summary, Wal,
+    Active, Entry, GROUP_BYTES_MAX, HardState, Known, Options, Recovered, SEGMENT_BYTES_MIN, SegmentSummary, Summary,
+    Wal,
 };
 use crate::Error;
 use crate::disk::{BLOCK, Buffer, Disk, Op, OpenKind, Owner};
@@ -32,7 +33,7 @@ use crate::disk::{BLOCK, Buffer, Disk, Op, OpenKind, Owner};
 const WINDOW_BYTES: usize = 1 << 20;
 
 /// Opens the log in `dir`, or creates it.
-pub(super) fn open(disk: &mut dyn Disk, dir: &Path, options: Options, passed: u64) -> Result<(Wal, Recovered), Error> {
+pub(super) fn open(disk: &mut dyn Disk, dir: &Path, options: Options, known: Known) -> Result<(Wal, Recovered), Error> {
     assert!(options.segment_bytes >= SEGMENT_BYTES_MIN && options.segment_bytes.is_multiple_of(BODY));
     assert!(options.writes_in_flight_max > 0 && options.group_bytes_max <= GROUP_BYTES_MAX);
     disk.create_dir_all(dir)?;
@@ -40,7 +41,7 @@ pub(super) fn open(disk: &mut dyn Disk, dir: &Path, options: Options, passed: u6
     let mut spares = Spares::new(disk, dir, options.segment_bytes, options.spare_segments_max)?;
     let found = Found::read(disk, dir)?;
     let log = match found.last() {
-        Some(last) => Log::read(disk, dir, found, (last, passed), &mut spares)?,
+        Some(last) => Log::read(disk, dir, found, (last, known), &mut spares)?,
         None => Log::create(disk, dir, found, &options, &mut spares)?,
     };
     let Log { id, replay, segments, active, torn } = log;
@@ -238,15 +239,15 @@ impl Log {
         })
     }
 
-    /// The log whose newest segment is `last`; payloads up to entry `passed` are not kept.
+    /// The log whose newest segment is `last`.
     fn read(
         disk: &mut dyn Disk,
         dir: &Path,
         mut found: Found,
-        (last, passed): (u32, u64),
+        (last, known): (u32, Known),
         spares: &mut Spares,
     ) -> Result<Self, Error> {
-        let Scan { id, replay, segments, tail, chain } = Scan::of(disk, dir, &found, (last, passed))?;
+        let Scan { id, replay, segments, tail, chain } = Scan::of(disk, dir, &found, (last, known))?;
         let segment = *segments.back().expect("`last` is one of them");
         let first = segments[0].sequence;
         run(disk, spares, Op::Sync { file: segment.file })?;
@@ -273,15 +274,28 @@ struct Scan {
 }
 
 impl Scan {
-    fn of(disk: &mut dyn Disk, dir: &Path, found: &Found, (last, passed): (u32, u64)) -> Result<Self, Error> {
+    fn of(disk: &mut dyn Disk, dir: &Path, found: &Found, (last, known): (u32, Known)) -> Result<Self, Error> {
         let (newest, _) = found.header(last).expect("`last` has a header");
         found.assert_newest(dir, last, newest.id)?;
         found.assert_unused(disk, dir, last.saturating_add(1), Some(newest.id))?;
-        let first = found.start(dir, &newest)?;
+        let (first, early) = (found.start(dir, &newest, known.trimmable)?, found.start(dir, &newest, 0)?);
+        let mut scan = Self::from(disk, found, (first, last), known.applied)?;
+        if !scan.replay.has_beginning() && early < first {
+            // The mark that would have let go of what was passed over never became durable.
+            scan = Self::from(disk, found, (early, last), known.applied)?;
+        }
+        let first = scan.segments[0].sequence;
+        scan.replay.check_complete(&dir.join(name(first)), &dir.join(name(last)), scan.tail.end)?;
+        Ok(scan)
+    }
+
+    /// Follows the segments from `first` to `last`.
+    fn from(disk: &mut dyn Disk, found: &Found, (first, last): (u32, u32), applied: u64) -> Result<Self, Error> {
+        let (newest, _) = found.header(last).expect("`last` has a header");
         let (header, chain) = found.header(first).expect("the run has headers");
         let mut replay = Replay::starting_with(&header);
         replay.life = newest.life;
-        replay.passed = passed;
+        replay.passed = applied;
         let mut segments = VecDeque::new();
         let mut reader = Reader { id: newest.id, chain, window: Window::default() };
         for sequence in first..last {
@@ -294,7 +308,6 @@ impl Scan {
         let segment = found.files[&last].segment;
         let tail = reader.read_last(disk, &segment, &mut replay)?;
         segments.push_back(segment);
-        replay.check_complete(&dir.join(name(first)), &dir.join(name(last)), tail.end)?;
         Ok(Self { id: newest.id, replay, segments, tail, chain: reader.chain })
     }
 }
@@ -304,7 +317,8 @@ pub(super) fn inspect(disk: &mut dyn Disk, dir: &Path) -> Result<Option<Summary>
     let _lock = disk.lock(dir)?;
     let found = Found::read(disk, dir)?;
     let Some(last) = found.last() else { return Ok(None) };
-    let Scan { id, replay, segments, tail, .. } = Scan::of(disk, dir, &found, (last, u64::MAX))?;
+    let Scan { id, replay, segments, tail, .. } =
+        Scan::of(disk, dir, &found, (last, Known { applied: u64::MAX, trimmable: 0 }))?;
     let part = |segment: &Segment| SegmentSummary {
         name: name(segment.sequence),
         bytes: segment.len,
@@ -330,15 +344,16 @@ pub(super) fn inspect(disk: &mut dyn Disk, dir: &Path) -> Result<Option<Summary>
 
 impl Found {
     /// The segment reading has to begin with: the newest in the run up to `newest` that was begun with nothing live
-    /// behind the mark, else the oldest of the run.
-    fn start(&self, dir: &Path, newest: &Header) -> Result<u32, Error> {
+    /// behind its mark, or behind `trimmable` if that is later; else the oldest of the run.
+    fn start(&self, dir: &Path, newest: &Header, trimmable: u64) -> Result<u32, Error> {
+        let mark = newest.mark.0.max(trimmable);
         let mut first = newest.sequence;
         loop {
             let (header, _) = self.header(first).expect("the loop stops before a gap");
             if header.id != newest.id {
                 return Err(Error::corrupt(&dir.join(name(first)), 0, "the segment belongs to another log"));
             }
-            if header.first_index <= newest.mark.0 + 1 {
+            if header.first_index <= mark + 1 {
                 return Ok(first);
             }
             let before = first - 1;
@@ -432,9 +447,14 @@ impl Replay {
         Ok(())
     }
 
+    /// Whether every entry behind the mark was read.
+    fn has_beginning(&self) -> bool {
+        self.positions.first() == self.mark.0 + 1
+    }
+
     /// Refuses a log that lacks its beginning, or entries it says are committed.
     fn check_complete(&mut self, first: &Path, last: &Path, end: u32) -> Result<(), Error> {
-        if self.positions.first() != self.mark.0 + 1 {
+        if !self.has_beginning() {
             return Err(Error::corrupt(first, 0, "segments before this one are missing"));
         }
         assert_eq!(self.positions.next(), self.mark.0 + 1 + self.entries.len() as u64);

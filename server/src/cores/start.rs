@@ -248,6 +248,7 @@ fn open(config: &Config) -> Result<Opened, Error> {
     lessor.restore(grants);
     let start = consensus::Start {
         applied: Applied { index: view.applied_index(), term: view.applied_term() },
+        trimmable: store.trimmable().0,
         conf_state,
         bootstrap: vec![ConfChange::bootstrap(&member)],
     };
