@@ -187,7 +187,7 @@ knobs! {
         recent_bytes_max: usize = GIB_, 8 * MIB_ => 64 * GIB_, Bytes;
         /// Memory for the trees' pages, and for record blocks read back from disk; 0 takes a quarter of the host's.
         cache_bytes: usize = 0, 0 => 4096 * GIB_, Bytes;
-        /// Page-store segment files that one reader keeps open.
+        /// Page-store segment files that one core keeps open; all cores together at most a quarter of the files that may be.
         open_segments_max: usize = 1024, 8 => 65_536, Count;
         /// Storage shards: files and cursors written in parallel by a checkpoint.
         shards: usize = 1, 1 => 64, Count;
@@ -239,7 +239,7 @@ knobs! {
         max_txn_ops: usize = 128, 0 => 1_000_000, Count, etcd "max-txn-ops";
         /// Streams that a client may have open on one connection.
         max_concurrent_streams: u32 = u32::MAX, 1 => u32::MAX, Count, etcd "max-concurrent-streams";
-        /// Client connections; at the bound, or at the limit of open files less 150, no more are accepted.
+        /// Client connections; at the bound, or at the limit of open files less 150 and those of segments, no more are accepted.
         connections_max: usize = 65_536, 1 => 16_777_216, Count;
         /// Data, history included, at which writes are refused and the NOSPACE alarm is raised. It is there to stop a client that
         /// writes without end, not for the store's sake: larger is taken, and 128 GiB warned of, as nobody has measured it.

@@ -25,7 +25,7 @@ use super::whole::Whole;
 use crate::page::{Fault, corrupt};
 use crate::{Error, Place};
 
-/// Indexes resolved last that are kept besides the cache proper; each is a thousandth of its extent.
+/// Indexes resolved last that are kept besides the cache proper; each is a few thousandths of its extent.
 const LATEST_INDEXES_MAX: usize = 256;
 /// Blocks resolved last that are kept.
 const LATEST_BLOCKS_MAX: usize = 64;
