@@ -486,7 +486,7 @@ impl Commit {
             disk.kick()?;
             self.take_committed(now);
         }
-        if faults.is_empty() {
+        if faults.is_empty() && !self.is_apply_held() {
             faults.extend(self.sweep(now)?);
         }
         self.is_faulted |= !faults.is_empty();
@@ -495,8 +495,8 @@ impl Commit {
         let empty = vec![Vec::new(); self.answers.len()];
         let answers = std::mem::replace(&mut self.answers, empty);
         let batch = self.take_batch();
-        let can_apply = !self.queue.is_empty() && !self.is_apply_held();
-        let has_work = self.is_sweeping || self.is_reclaiming || can_apply || self.store.wants_eviction();
+        let can_change = (self.is_sweeping || !self.queue.is_empty()) && !self.is_apply_held();
+        let has_work = can_change || self.is_reclaiming || self.store.wants_eviction();
         let more = !self.is_faulted && has_work;
         Ok(Turn { answers, batch, faults, checkpoint, more })
     }

@@ -364,6 +364,16 @@ impl Stored {
         Some(Self { block, position })
     }
 
+    /// Whether there is no other record in its block.
+    pub(super) fn is_alone(&self) -> bool {
+        self.block.len() == 1
+    }
+
+    /// What its block weighs in memory. **Units** bytes.
+    pub(super) fn block_bytes(&self) -> usize {
+        self.block.bytes()
+    }
+
     /// The version of `key` at `revision`, if it is in the same block: first looked for right behind, where those between are mostly
     /// versions that are no longer wanted.
     pub(super) fn neighbour(&self, key: &[u8], revision: Revision) -> Option<Self> {

@@ -2,7 +2,7 @@
 //!
 //! When the commit core begins a checkpoint, what it does at its end, and what waits for one.
 //!
-//! Invariant: what is changed while a checkpoint writes is bounded: apply waits for its end at the bound, unless the checkpoint itself waits for
+//! Invariant: what is changed while a checkpoint writes is bounded: apply and the sweep wait for its end at the bound, unless the checkpoint itself waits for
 //! space; then proposals are refused (`space`).
 
 use std::time::Duration;
@@ -23,7 +23,8 @@ const QUIET: Duration = Duration::from_secs(2);
 const RECLAIM_PAUSE: Duration = Duration::from_secs(2);
 
 impl Commit {
-    /// Whether apply had better wait for the checkpoint that is being written: what it would change now does not fit in memory.
+    /// Whether apply, and the sweep, had better wait for the checkpoint that is being written: what they would change now does not fit in
+    /// memory.
     pub(super) fn is_apply_held(&self) -> bool {
         self.is_dirty_due() && self.store.is_checkpointing() && !self.is_checkpoint_waiting
     }
