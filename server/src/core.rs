@@ -23,7 +23,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use consensus::Member;
-use engine::{Fault, Published, ReadView, extent::Fingers};
+use engine::{Fault, Published, ReadView, disk::FileSystem, extent::Fingers};
 use proto::{
     etcdserverpb as pb,
     internal::{self, Kind},
@@ -84,6 +84,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Quota on the data of the store.
     pub quota: Quota,
+    /// Bytes of a backup between two write-backs of the log's file system; 0 for none.
+    pub snapshot_write_back_bytes: u64,
 }
 
 /// The small replicated tables beside the keys.
@@ -149,6 +151,8 @@ pub struct Shared {
     pub is_stopping: AtomicBool,
     /// The log, or a checkpoint, waits for space on its disk.
     pub is_disk_full: AtomicBool,
+    /// Where the log lies.
+    pub log_file_system: FileSystem,
     /// Counters of every core.
     pub counters: Vec<Arc<Counters>>,
     /// Counters of the commit core; apart from what is here, as they change with every entry.

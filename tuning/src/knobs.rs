@@ -279,6 +279,9 @@ knobs! {
         warning_unary_ms: u64 = 300, 0 => 86_400_000, Milliseconds, etcd "warning-unary-request-duration";
         /// An entry that takes longer to apply, or a read, is logged likewise.
         warning_apply_ms: u64 = 100, 0 => 86_400_000, Milliseconds, etcd "warning-apply-duration";
+        /// Bytes of a backup that are sent before what was written to the log's file system is written back. A client that keeps the
+        /// backup there would have all of it written at once when it syncs, and the log's writes wait behind that; 0 lets it.
+        snapshot_write_back_bytes: u64 = 16 * MIB, 0 => 64 * GIB, Bytes;
         /// Time that requests under way have to finish after SIGTERM.
         drain_ms: u64 = 5_000, 0 => 600_000, Milliseconds;
     }

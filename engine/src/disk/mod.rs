@@ -19,6 +19,7 @@
 //! what it has in flight. It deliberately knows no format, no retry and no clock.
 
 mod buffer;
+mod file_system;
 mod files;
 mod offline;
 mod portable;
@@ -34,6 +35,7 @@ use std::os::fd::RawFd;
 use std::path::Path;
 
 pub use buffer::Buffer;
+pub use file_system::FileSystem;
 pub use offline::{exchange, remove_empty_dir};
 pub use probe::{IoKind, IoPath, Preference, open_buffered, open_disk};
 

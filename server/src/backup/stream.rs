@@ -6,13 +6,16 @@
 //! once for the layout, once to send. Between two steps nothing is held but a revision ([`crate::floor`]) and about `PIECE_BYTES`: a client
 //! that takes its time costs no more.
 //!
+//! Most clients write the file to a disk of this host, and sync it at its end: where that is the log's disk, puts would wait until all of
+//! it is written. So the log's file system is written back as the file grows ([`engine::disk::FileSystem`]), and the stream waits for it.
+//!
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go Snapshot`.
 
 use std::rc::Rc;
 
 use bytes::Bytes;
 use consensus::ConfState;
-use engine::ReadView;
+use engine::{ReadView, disk::FileSystem};
 use h2::server::SendResponse;
 use proto::etcdserverpb as pb;
 use sha2::{Digest, Sha256};
@@ -22,6 +25,7 @@ use crate::{
     apply::{self, table},
     bolt::writer::{FileWriter, Layout, PAGE_SIZE},
     core::Core,
+    cores,
     error::{Code, Error, Status},
     floor::Floor,
     lease, rpc,
@@ -66,11 +70,17 @@ async fn send(core: &Core, sender: &mut Sender) -> Result<(), Error> {
     tracing::info!(bytes, revision = state.revision, "sending database snapshot to client");
     let mut walk = Walk::new(&state, FileWriter::writing(layout));
     let mut blobs = Blobs { sender, waiting: Vec::new(), left: bytes, digest: Sha256::new() };
+    let write_back_bytes = core.shared.limits.snapshot_write_back_bytes;
+    let mut written_back_at = bytes;
     loop {
         let is_done = step(core, &floor, &mut walk).await?;
         blobs.send(walk.writer().take(), false).await?;
         if is_done {
             break;
+        }
+        if write_back_bytes > 0 && written_back_at - blobs.left >= write_back_bytes {
+            written_back_at = blobs.left;
+            write_back(&core.shared.log_file_system).await;
         }
     }
     // Both walks are over one state: another layout means that records were not what they were.
@@ -133,6 +143,14 @@ async fn measure(core: &Core, state: &State, floor: &Floor) -> Result<Layout, Er
     while !step(core, floor, &mut walk).await? {}
     let (_, layout) = walk.finish().finish().expect("nothing was announced");
     Ok(layout)
+}
+
+/// Waits until what clients have written to the log's file system is on its medium.
+async fn write_back(file_system: &FileSystem) {
+    let file_system = file_system.clone();
+    if let Some(Err(error)) = cores::beside(move || file_system.write_back()).await {
+        tracing::debug!(%error, "what others wrote beside the log was not written back");
+    }
 }
 
 /// One step on the newest view; whether it was the last one.

@@ -430,6 +430,12 @@ fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
     Ok(LocalSet::new().block_on(&runtime, future))
 }
 
+/// Runs what blocks on a thread beside the cores', while its core serves others; `None` where the process ends meanwhile. How many wait at
+/// once is the caller's to bound.
+pub async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
 /// Binds the calling thread to one CPU.
 fn pin(position: usize) {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);

@@ -8,7 +8,7 @@
 
 use std::{
     cell::RefCell,
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
     rc::Rc,
     sync::{
@@ -22,7 +22,7 @@ use arc_swap::ArcSwap;
 use consensus::{Applied, ConfChange, ConfState, Driver, Member};
 use engine::{
     Fault, PageReader, Store,
-    disk::{Disk, IoPath, Preference},
+    disk::{Disk, FileSystem, IoPath, Preference},
     store, wal,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -253,16 +253,19 @@ fn open(config: &Config) -> Result<Opened, Error> {
         bootstrap: vec![ConfChange::bootstrap(&member)],
     };
     let ids = consensus::Identity { member_id: identity.member_id, cluster_id: identity.cluster_id };
-    let wal_dir = config.wal_dir.clone().unwrap_or_else(|| dir.join("wal"));
-    let driver = Driver::open(disk.as_mut(), &wal_dir, ids, consensus_options(knobs), start)?;
+    let driver = Driver::open(disk.as_mut(), &wal_dir(config), ids, consensus_options(knobs), start)?;
     let applier = Applier { lessor, cluster };
     Ok(Opened { store, disk, io, identity, driver, applier })
 }
 
-fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
+fn wal_dir(config: &Config) -> PathBuf {
+    config.wal_dir.clone().unwrap_or_else(|| config.data_dir.join("wal"))
+}
+
+fn shared(config: &Config, opened: &Opened, cores: usize) -> Result<Arc<Shared>, Error> {
     let knobs = &config.knobs;
     let first_id = consensus::RequestIds::new(opened.identity.member_id, Clock::unix_us() / 1000).next_id();
-    Arc::new(Shared {
+    Ok(Arc::new(Shared {
         identity: opened.identity.clone(),
         limits: Limits {
             request_bytes_max: knobs.server.max_request_bytes,
@@ -274,6 +277,7 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
             request_timeout: config.request_timeout(),
             quota: quota(config),
             connections_max: connections_max(config),
+            snapshot_write_back_bytes: knobs.server.snapshot_write_back_bytes,
         },
         view: opened.store.mvcc().published(),
         cluster: ArcSwap::default(),
@@ -285,6 +289,7 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
         connections: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
         is_stopping: AtomicBool::new(false),
         is_disk_full: AtomicBool::new(false),
+        log_file_system: FileSystem::of(&wal_dir(config))?,
         counters: (0..cores).map(|_| Arc::default()).collect(),
         commit_counters: Arc::default(),
         insight: Settings {
@@ -296,7 +301,7 @@ fn shared(config: &Config, opened: &Opened, cores: usize) -> Arc<Shared> {
         heat: (0..cores).map(|_| ArcSwap::default()).collect(),
         usage: ArcSwap::default(),
         features: config::GATES.iter().map(|(name, stage, _)| (*name, *stage, config.gates[name])).collect(),
-    })
+    }))
 }
 
 fn quota(config: &Config) -> Quota {
@@ -468,7 +473,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     }
     let opened = open(&config)?;
     log_start(&config, &opened, cores);
-    let shared = shared(&config, &opened, cores);
+    let shared = shared(&config, &opened, cores)?;
     let (to_commit, inbox) = mpsc::channel(knobs.server.mailbox_messages_max.max(cores));
     let (stop, stopping) = watch::channel(false);
     let (ready, mut is_ready) = watch::channel(false);

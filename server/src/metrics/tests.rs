@@ -13,7 +13,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use engine::{PageReader, Store, disk::sim::SimStorage, store};
+use engine::{
+    PageReader, Store,
+    disk::{FileSystem, sim::SimStorage},
+    store,
+};
 use proto::internal::Kind;
 use tokio::sync::mpsc;
 
@@ -44,6 +48,7 @@ fn core() -> std::rc::Rc<Core> {
         request_timeout: Duration::from_secs(7),
         connections_max: 8,
         quota: Quota::new(1 << 31, 90),
+        snapshot_write_back_bytes: 0,
     };
     let cluster =
         Cluster { version: Some("3.7.0".into()), alarms: [((0xab, 1), Origin::Hand)].into(), ..Cluster::default() };
@@ -60,6 +65,7 @@ fn core() -> std::rc::Rc<Core> {
         connections: (0..2).map(|_| AtomicUsize::new(0)).collect(),
         is_stopping: AtomicBool::new(false),
         is_disk_full: AtomicBool::new(false),
+        log_file_system: FileSystem::of(Path::new(".")).unwrap(),
         counters: (0..2).map(|_| Arc::default()).collect(),
         commit_counters: Arc::default(),
         insight: Settings { unary: Duration::from_millis(300), apply: Duration::from_millis(100), is_extensive: true },
