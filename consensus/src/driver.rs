@@ -433,6 +433,11 @@ impl Driver {
         entries
     }
 
+    /// Requests of the log that are not applied yet, with their indexes, in log order; behind a start, what will be applied again.
+    pub fn unapplied(&self) -> impl Iterator<Item = (u64, &Bytes)> {
+        self.raw.store().unapplied()
+    }
+
     /// The state machine has applied everything up to `index`, which must have been taken.
     pub fn applied(&mut self, index: u64) {
         assert!(index >= self.applied, "applied {index} after {}", self.applied);

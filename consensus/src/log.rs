@@ -163,6 +163,13 @@ impl Log {
         assert!(self.before.0 <= self.applied);
     }
 
+    /// Requests above `applied`, with their indexes, in order.
+    pub(crate) fn unapplied(&self) -> impl Iterator<Item = (u64, &Bytes)> {
+        let entries = (self.first()..).zip(&self.entries);
+        let waiting = entries.skip_while(|(index, _)| *index <= self.applied);
+        waiting.filter(|(_, kept)| kept.kind == EntryKind::Normal).map(|(index, kept)| (index, &kept.data))
+    }
+
     fn kept(&self, index: u64) -> Option<&Kept> {
         let position = index.checked_sub(self.first())?;
         usize::try_from(position).ok().and_then(|position| self.entries.get(position))

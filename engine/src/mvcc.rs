@@ -209,7 +209,7 @@ impl Mvcc {
 
     /// Faults in what a put or delete of `key` needs.
     pub fn touch(&self, key: &[u8]) -> Result<(), Fault> {
-        tree::find(&self.live.roots.key_root, key, Revision::MAX).map(drop)
+        self.live.touch(key)
     }
 
     /// Faults in what a put or delete of `key` in the meta tree needs.

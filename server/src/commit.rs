@@ -545,7 +545,7 @@ impl Commit {
                 }
                 let (header, request) = self.front.as_ref().expect("decoded above");
                 if let Err(fault) = self.applier.touch(self.store.mvcc(), request, &mut self.pinned) {
-                    return Ok(prefetch::faults(self.store.mvcc(), fault, request, self.queue.iter().skip(1)));
+                    return Ok(prefetch::faults(self.store.mvcc().live(), fault, request, self.queue.iter().skip(1)));
                 }
                 let id = header.id;
                 self.execute(id, now);

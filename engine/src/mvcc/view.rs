@@ -102,6 +102,11 @@ impl ReadView {
         &self.recent
     }
 
+    /// Faults in what a put or delete of `key` needs.
+    pub fn touch(&self, key: &[u8]) -> Result<(), Fault> {
+        tree::find(&self.roots.key_root, key, Revision::MAX).map(drop)
+    }
+
     /// The newest version of `key` with main revision <= `at`, tombstones included, unless compaction dropped it.
     pub fn version_of(&self, key: &[u8], at: i64) -> Result<Option<Version>, Fault> {
         let meta = self.find(key, at)?;

@@ -187,6 +187,14 @@ fn parse(heap: &[u8], at: usize) -> Option<Parsed> {
     Some(Parsed { suffix, meta, value: at..at, end: at })
 }
 
+/// Makes room for `needed` more, and then for `slack` at least: doubled, as vectors do it, most leaves would be half empty, as most that are changed are
+/// written and copied before they grow again.
+fn grow<T>(items: &mut Vec<T>, needed: usize, slack: usize) {
+    if items.capacity() - items.len() < needed {
+        items.reserve_exact(needed.max(slack));
+    }
+}
+
 /// Appends what follows the suffix of an entry.
 fn write_rest(out: &mut Vec<u8>, meta: &EntryMeta, value: &[u8]) {
     if meta.flags & VALUE != 0 {
@@ -403,7 +411,7 @@ impl Leaf {
         let at = self.slots.get(position).map_or(self.heap.len(), |slot| slot.offset());
         // Built at the end of the heap, then rotated into place: no second buffer.
         let end = self.heap.len();
-        self.heap.reserve(suffix.len() + value.len() + 64);
+        grow(&mut self.heap, suffix.len() + value.len() + 64, ENTRY_BYTES_MAX / 16);
         self.heap.push(meta.flags);
         varint::write(&mut self.heap, u64::try_from(suffix.len()).expect("a key is smaller than 4 GiB"));
         self.heap.extend_from_slice(suffix);
@@ -417,6 +425,7 @@ impl Leaf {
         for slot in &mut self.slots[position..] {
             slot.place = slot.place.wrapping_add(moved);
         }
+        grow(&mut self.slots, 1, 4);
         self.slots.insert(position, slot);
         let position = u32::try_from(position).expect("a leaf is small");
         let in_a_row = if self.ascent.0 + 1 == position { self.ascent.1.saturating_add(1) } else { 0 };
@@ -601,28 +610,31 @@ impl Leaf {
         let slots = Vec::with_capacity(count);
         let mut leaf = Self { heap, slots, prefix_len, superseded_at, ascent: (0, 0) };
         let mut entry_at = prefix_len;
+        let mut before = None;
         for _ in 0..count {
-            entry_at = leaf.admit(entry_at).ok_or_else(|| malformed(at + entry_at, "entry of leaf"))?;
+            let entry =
+                leaf.admit(entry_at, before.as_ref()).ok_or_else(|| malformed(at + entry_at, "entry of leaf"))?;
+            entry_at = entry.end;
+            before = Some(entry);
         }
         let is_sound = entry_at == leaf.heap.len() && (count > 0 || (prefix_len == 0 && superseded_at == i64::MAX));
         if is_sound { Ok(leaf) } else { Err(malformed(at + entry_at, "end of leaf")) }
     }
 
-    /// Adds the slot of the entry at `offset` of a heap read from disk; where the next one begins, if this one is sound and
-    /// follows in order.
-    fn admit(&mut self, offset: usize) -> Option<usize> {
-        let Parsed { suffix, meta, end, .. } = parse(&self.heap, offset)?;
+    /// Adds the slot of the entry at `offset` of a heap read from disk, if it is sound and follows `before`, the last one, in order.
+    fn admit(&mut self, offset: usize, before: Option<&Parsed>) -> Option<Parsed> {
+        let entry = parse(&self.heap, offset)?;
+        let meta = &entry.meta;
         let has_sound_flags = match meta.flags & VALUE {
             0 => meta.flags & !FLAGS == 0 && meta.flags & (TOMBSTONE | LEASE) != TOMBSTONE | LEASE,
             _ => meta.flags == VALUE | NEWEST,
         };
-        let suffix = &self.heap[suffix];
-        let continues = match self.slots.len().checked_sub(1) {
+        let suffix = &self.heap[entry.suffix.clone()];
+        let continues = match before {
             None => self.superseded_at != i64::MAX && self.superseded_at >= meta.revision.main,
-            Some(last) => {
-                let before = self.parsed(last);
+            Some(before) => {
                 let is_same_kind = before.meta.flags & VALUE == meta.flags & VALUE;
-                let order = self.heap[before.suffix].cmp(suffix);
+                let order = self.heap[before.suffix.clone()].cmp(suffix);
                 let is_ordered = order.is_lt() || (order.is_eq() && before.meta.revision > meta.revision);
                 if !is_same_kind || !is_ordered {
                     return None;
@@ -638,6 +650,6 @@ impl Leaf {
             return None;
         }
         self.slots.push(EntrySlot::new(suffix, offset, meta.flags));
-        Some(end)
+        Some(entry)
     }
 }

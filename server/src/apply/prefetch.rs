@@ -1,13 +1,14 @@
-//! Runs on: commit core.
+//! Runs on: commit core, and beside it behind a start.
 //!
-//! What the entries behind a missing page will need: pages are brought in together rather than one entry after the other.
+//! What entries that wait will need: pages are brought in together and ahead rather than one entry after the other.
 //!
 //! Invariants: only ever a help. What it misses, or brings in vain, changes nothing: each entry is touched again before it is applied.
 //! Bounds: `FAULTS_MAX` pages at once.
 
 use std::collections::BTreeSet;
 
-use engine::{Fault, Mvcc, Place};
+use bytes::Bytes;
+use engine::{Fault, Place, ReadView};
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::request_op,
@@ -25,12 +26,16 @@ const ENTRIES_MAX: usize = 64;
 
 /// The faults of a look ahead.
 struct Ahead<'a> {
-    mvcc: &'a Mvcc,
+    view: &'a ReadView,
     faults: Vec<Fault>,
     places: BTreeSet<Place>,
 }
 
-impl Ahead<'_> {
+impl<'a> Ahead<'a> {
+    fn new(view: &'a ReadView) -> Self {
+        Self { view, faults: Vec::new(), places: BTreeSet::new() }
+    }
+
     fn add(&mut self, fault: Fault) {
         if self.places.insert(fault.place()) {
             self.faults.push(fault);
@@ -43,16 +48,16 @@ impl Ahead<'_> {
 
     fn key(&mut self, key: &[u8]) {
         if !self.is_full()
-            && let Err(fault) = self.mvcc.touch(key)
+            && let Err(fault) = self.view.touch(key)
         {
             self.add(fault);
         }
     }
 
     fn delete(&mut self, request: &pb::DeleteRangeRequest) {
-        let (view, range) = (self.mvcc.live(), keys(&request.key, &request.range_end));
+        let range = keys(&request.key, &request.range_end);
         let left = FAULTS_MAX.saturating_sub(self.faults.len());
-        for fault in view.missing(&range, &range.start, view.revision(), left) {
+        for fault in self.view.missing(&range, &range.start, self.view.revision(), left) {
             self.add(fault);
         }
     }
@@ -80,14 +85,25 @@ impl Ahead<'_> {
     }
 }
 
+/// What applying `entry` would need on `view`; nothing where it cannot be told.
+pub fn faults_of(view: &ReadView, entry: Bytes) -> Vec<Fault> {
+    let mut ahead = Ahead::new(view);
+    if !entry.is_empty()
+        && let Ok((_, request)) = internal::decode(entry)
+    {
+        ahead.request(&request);
+    }
+    ahead.faults
+}
+
 /// `first`, which `front` waits for, and what it and the entries behind it will need besides.
 pub fn faults<'a>(
-    mvcc: &Mvcc,
+    view: &ReadView,
     first: Fault,
     front: &Request,
     behind: impl Iterator<Item = &'a Committed>,
 ) -> Vec<Fault> {
-    let mut ahead = Ahead { mvcc, faults: Vec::new(), places: BTreeSet::new() };
+    let mut ahead = Ahead::new(view);
     ahead.add(first);
     ahead.request(front);
     for entry in behind.take(ENTRIES_MAX) {

@@ -44,6 +44,7 @@ use crate::{
 pub mod loader;
 pub mod slots;
 pub mod start;
+pub mod warm;
 
 /// Monotonic time since the process began, the same for every core.
 #[derive(Clone, Copy, Debug)]

@@ -34,7 +34,10 @@ use tokio::{
 
 use super::{
     CommitLoop, Outbox, STACK_BYTES, Serving, ToCore, accept_loop, bind, block_on, checkpoint_thread, connection_core,
-    end_by, loader::Loader, metrics_loop, pin, spawn_core_loops, usage_loop,
+    end_by,
+    loader::Loader,
+    metrics_loop, pin, spawn_core_loops, usage_loop,
+    warm::{self, Warmer},
 };
 use crate::{
     apply::{self, Applier, table},
@@ -465,6 +468,37 @@ fn spawn_checkpoints(
     Ok(jobs)
 }
 
+/// Has threads bring in what `driver`'s log will need of the store, while core 0 applies it.
+#[expect(clippy::disallowed_methods, reason = "this is where threads come from")]
+fn spawn_warmers(config: &Config, shared: &Shared, driver: &Driver) -> Result<(), Error> {
+    let entries: Vec<_> = driver.unapplied().map(|(index, entry)| (index, entry.clone())).collect();
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let count = cpus.saturating_sub(1).clamp(1, WARMERS_MAX).min(entries.len() / WARM_ENTRIES_MIN);
+    let nodes_bytes = store_options(&config.knobs).cache_bytes;
+    let ahead_max = (nodes_bytes / WARM_CACHE_SHARE).clamp(WARM_ENTRIES_MIN, WARM_ENTRIES_MAX) as u64;
+    for position in 0..count {
+        let (disk, _) = open_disk(config)?;
+        let reader = PageReader::new(&config.data_dir, open_segments_max(config), warm::READS_MAX);
+        let share = entries.iter().skip(position).step_by(count).cloned().collect();
+        let warmer = Warmer::new(shared.view.clone(), disk, reader, share, ahead_max);
+        std::thread::spawn(move || {
+            if let Err(error) = warmer.run() {
+                tracing::debug!(%error, "pages are not brought in ahead");
+            }
+        });
+    }
+    Ok(())
+}
+
+/// Threads that bring in pages behind a start.
+const WARMERS_MAX: usize = 4;
+/// Entries for which a thread is worth it.
+const WARM_ENTRIES_MIN: usize = 64;
+/// Entries that are looked at ahead of apply.
+const WARM_ENTRIES_MAX: usize = 8192;
+/// Bytes of cache for each of them: most need one page, which takes some 6 KiB, of an eighth of the cache.
+const WARM_CACHE_SHARE: usize = 8 * (8 << 10);
+
 async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let knobs = &config.knobs;
     let cores = core_count(&config);
@@ -479,6 +513,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let (ready, mut is_ready) = watch::channel(false);
     let serving = Serving { wire: wire_options(&config), stop: stopping };
     let senders = spawn_cores(cores, &config, &shared, clock, &to_commit, &serving);
+    spawn_warmers(&config, &shared, &opened.driver)?;
     let checkpoints = spawn_checkpoints(&config, &shared, clock, &to_commit)?;
     let core = make_core(0, &config, &shared, clock, &to_commit)?;
     spawn_core_loops(&core);
