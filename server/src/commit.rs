@@ -54,6 +54,8 @@ use crate::{
 
 mod checkpoint;
 mod space;
+#[cfg(test)]
+mod tests;
 
 /// Messages to the commit core.
 pub enum ToCommit {

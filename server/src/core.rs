@@ -170,6 +170,46 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What member 0xab of cluster 1 shares between `cores` cores; its log lies nowhere.
+    #[cfg(test)]
+    pub(crate) fn for_tests(view: Published, cores: usize) -> Self {
+        let limits = Limits {
+            held_revisions_max: 1,
+            held_revision_age_max: Duration::ZERO,
+            request_bytes_max: 1 << 20,
+            receive_bytes_max: 1 << 20,
+            txn_ops_max: 128,
+            scan_entries_per_turn: 128,
+            request_timeout: Duration::from_secs(7),
+            connections_max: 8,
+            quota: Quota::new(1 << 31, 90),
+            snapshot_write_back_bytes: 0,
+        };
+        let (unary, apply) = (Duration::from_millis(300), Duration::from_millis(100));
+        Self {
+            identity: Identity { cluster_id: 1, member_id: 0xab },
+            limits,
+            view,
+            cluster: ArcSwap::default(),
+            raft: Raft::default(),
+            sizes: Sizes::default(),
+            floors: (0..cores).map(|_| Arc::new(AtomicI64::new(i64::MAX))).collect(),
+            swept_revision: AtomicI64::new(-1),
+            request_ids: AtomicU64::new(1),
+            connections: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
+            is_stopping: AtomicBool::new(false),
+            is_disk_full: AtomicBool::new(false),
+            log_file_system: FileSystem::of(std::path::Path::new(".")).expect("there is a working directory"),
+            counters: (0..cores).map(|_| Arc::default()).collect(),
+            commit_counters: Arc::default(),
+            insight: Settings { unary, apply, is_extensive: true },
+            slow: (0..cores).map(|_| Ring::default()).collect(),
+            heat: (0..cores).map(|_| ArcSwap::default()).collect(),
+            usage: ArcSwap::default(),
+            features: crate::config::GATES.iter().map(|(name, stage, value)| (*name, *stage, *value)).collect(),
+        }
+    }
+
     /// What is asked for most, by core, as published last.
     pub fn heat_now(&self) -> Vec<Arc<Heat>> {
         self.heat.iter().map(ArcSwap::load_full).collect()

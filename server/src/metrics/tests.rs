@@ -5,30 +5,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize},
-    },
+    sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use engine::{
-    PageReader, Store,
-    disk::{FileSystem, sim::SimStorage},
-    store,
-};
+use engine::{PageReader, Store, disk::sim::SimStorage, store};
 use proto::internal::Kind;
 use tokio::sync::mpsc;
 
 use super::render;
 use crate::{
-    config::GATES,
-    core::{Cluster, Core, Identity, Limits, Raft, Shared, Sizes},
+    core::{Cluster, Core, Shared},
     cores::{Clock, loader::Loader},
     error::{Code, Error},
-    insight::slow::{Ring, Settings},
-    quota::{Origin, Quota},
+    quota::Origin,
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
     wire::method::Method,
@@ -38,42 +29,10 @@ fn core() -> std::rc::Rc<Core> {
     let storage = SimStorage::new(1);
     let dir = Path::new("data");
     let store = Store::open(&mut storage.disk(), dir, store::Options::default()).unwrap();
-    let limits = Limits {
-        held_revisions_max: 1,
-        held_revision_age_max: Duration::ZERO,
-        request_bytes_max: 1 << 20,
-        receive_bytes_max: 1 << 20,
-        txn_ops_max: 128,
-        scan_entries_per_turn: 128,
-        request_timeout: Duration::from_secs(7),
-        connections_max: 8,
-        quota: Quota::new(1 << 31, 90),
-        snapshot_write_back_bytes: 0,
-    };
     let cluster =
         Cluster { version: Some("3.7.0".into()), alarms: [((0xab, 1), Origin::Hand)].into(), ..Cluster::default() };
-    let shared = Arc::new(Shared {
-        identity: Identity { cluster_id: 1, member_id: 0xab },
-        limits,
-        view: store.mvcc().published(),
-        cluster: ArcSwap::from_pointee(cluster),
-        raft: Raft::default(),
-        sizes: Sizes::default(),
-        floors: (0..2).map(|_| Arc::new(AtomicI64::new(i64::MAX))).collect(),
-        swept_revision: AtomicI64::new(-1),
-        request_ids: AtomicU64::new(1),
-        connections: (0..2).map(|_| AtomicUsize::new(0)).collect(),
-        is_stopping: AtomicBool::new(false),
-        is_disk_full: AtomicBool::new(false),
-        log_file_system: FileSystem::of(Path::new(".")).unwrap(),
-        counters: (0..2).map(|_| Arc::default()).collect(),
-        commit_counters: Arc::default(),
-        insight: Settings { unary: Duration::from_millis(300), apply: Duration::from_millis(100), is_extensive: true },
-        slow: (0..2).map(|_| Ring::default()).collect(),
-        heat: (0..2).map(|_| ArcSwap::default()).collect(),
-        usage: ArcSwap::default(),
-        features: GATES.iter().map(|(name, stage, value)| (*name, *stage, *value)).collect(),
-    });
+    let cluster = ArcSwap::from_pointee(cluster);
+    let shared = Arc::new(Shared { cluster, ..Shared::for_tests(store.mvcc().published(), 2) });
     let bounds = Bounds { stream_buffer_bytes_max: 1, fragment_bytes_max: 1, watchers_max: 1 };
     let counters = Arc::clone(&shared.counters[1]);
     let watch = WatchCore::new(bounds, Responder::default(), 1, counters, Duration::from_secs(600), 1);
