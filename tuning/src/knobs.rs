@@ -180,7 +180,7 @@ knobs! {
         /// Records are packed into blocks of about this size; a larger record has a block of its own.
         record_block_bytes: usize = 16 * KIB_, 4 * KIB_ => MIB_, Bytes;
         /// Log written since the last checkpoint that starts the next one, unless its pages would outweigh the log by far: then
-        /// more log gathers, up to half of store-recent-bytes-max. More means fewer page writes for each put, and a longer replay.
+        /// more log gathers, for half a minute or up to half of store-recent-bytes-max. More means fewer page writes for each put, and a longer replay.
         checkpoint_wal_bytes: u64 = 128 * MIB, 4 * MIB => 64 * GIB, Bytes;
         /// Records not yet on their pages that may be held in memory; at the bound proposals are refused until a
         /// checkpoint ends.

@@ -19,6 +19,10 @@ const DIRTY_PER_LOG_MAX: u64 = 2;
 /// When nothing was applied for so long, a checkpoint is due with less log than else.
 const QUIET: Duration = Duration::from_secs(2);
 
+/// Scattered changes are not waited with for longer than this once they are as many as a full log may have at most: each takes a restart the
+/// read of a page.
+const SCATTERED: Duration = Duration::from_secs(30);
+
 /// Between two checkpoints for the sake of space alone: so that beside traffic each writes many changes of a page at once.
 const RECLAIM_PAUSE: Duration = Duration::from_secs(2);
 
@@ -72,7 +76,11 @@ impl Commit {
         // Nobody is disturbed by it, and a restart has less to replay.
         let is_quiet =
             now.saturating_sub(self.applied_at) >= QUIET && gathered >= self.options.checkpoint_wal_bytes / 8;
-        let is_due = is_due || is_quiet;
+        let dirty_max = self.options.checkpoint_wal_bytes.saturating_mul(DIRTY_PER_LOG_MAX);
+        let is_scattered = now.saturating_sub(self.checkpoint_began) >= SCATTERED
+            && self.store.mvcc().dirty_bytes() >= dirty_max
+            && gathered > 0;
+        let is_due = is_due || is_quiet || is_scattered;
         let frees = !self.is_sweeping && self.keeper.wants_checkpoint(recent, &self.applier.cluster.alarms);
         let is_due = is_due && applied > self.store.applied().0 || self.is_dirty_due() || frees;
         if !is_due && !self.is_reclaim_due(now) {

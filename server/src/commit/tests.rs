@@ -42,9 +42,9 @@ fn driver(disk: &mut dyn Disk) -> Driver {
     Driver::open(disk, &dir().join("wal"), ids, options, start).unwrap()
 }
 
-fn options() -> Options {
+fn options(checkpoint_wal_bytes: u64) -> Options {
     Options {
-        checkpoint_wal_bytes: 1 << 30,
+        checkpoint_wal_bytes,
         apply_batch_bytes_max: 1 << 20,
         recent_bytes_max: 1 << 30,
         sweep_entries_per_step: 100,
@@ -58,7 +58,7 @@ fn options() -> Options {
 }
 
 impl Member {
-    fn new() -> Self {
+    fn new(checkpoint_wal_bytes: u64) -> Self {
         let storage = SimStorage::new(1);
         let mut disk = storage.disk();
         let store_options = store::Options { cache_bytes: CACHE_BYTES, ..store::Options::default() };
@@ -68,7 +68,7 @@ impl Member {
         let lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
         let applier = Applier { lessor, cluster: crate::core::Cluster::default() };
         let compactor = Compactor::new(AutoCompaction::Off, Duration::ZERO);
-        let commit = Commit::new(Arc::clone(&shared), options(), driver, store, applier, compactor);
+        let commit = Commit::new(Arc::clone(&shared), options(checkpoint_wal_bytes), driver, store, applier, compactor);
         Self { commit, storage, disk, shared, checkpoint: None, now: Duration::ZERO, proposed: 0 }
     }
 
@@ -161,7 +161,7 @@ impl Member {
 
 #[test]
 fn apply_waits_for_a_checkpoint_when_memory_for_changed_nodes_is_used_up() {
-    let mut member = Member::new();
+    let mut member = Member::new(1 << 30);
     member.settle();
     member.fill_until_held();
     let due = member.commit.store.dirty_bytes_due();
@@ -181,7 +181,7 @@ fn apply_waits_for_a_checkpoint_when_memory_for_changed_nodes_is_used_up() {
 
 #[test]
 fn the_sweep_waits_for_a_checkpoint_too() {
-    let mut member = Member::new();
+    let mut member = Member::new(1 << 30);
     member.settle();
     for _ in 0..3 {
         // Older versions for the sweep to drop, in pages that were written.
@@ -204,4 +204,26 @@ fn the_sweep_waits_for_a_checkpoint_too() {
     member.run_checkpoints();
     assert_eq!(member.shared.swept_revision.load(Ordering::Acquire), revision);
     assert!(member.is_all_applied());
+}
+
+#[test]
+fn scattered_changes_are_waited_with_for_a_while_but_not_for_ever() {
+    // A key of 216 bytes and its value take 0.3 KiB of the log, and what is changed of the tree about as much again and again.
+    let mut member = Member::new(48 << 10);
+    member.settle();
+    for number in 0..400 {
+        member.put(number);
+    }
+    member.run_checkpoints();
+    for number in (0..400).step_by(20) {
+        member.put(number);
+    }
+    member.settle();
+    let gathered = member.commit.driver.log_bytes() - member.commit.kept_log_bytes;
+    assert!(gathered < 48 << 10 && member.dirty_bytes() > 2 * (48 << 10), "few changes of many pages");
+    assert!(member.checkpoint.is_none(), "more may come to the same pages");
+    member.now += Duration::from_secs(31);
+    member.put(0);
+    member.settle();
+    assert!(member.checkpoint.is_some());
 }

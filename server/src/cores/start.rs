@@ -478,7 +478,8 @@ fn spawn_warmers(config: &Config, shared: &Shared, driver: &Driver) -> Result<()
     let ahead_max = (nodes_bytes / WARM_CACHE_SHARE).clamp(WARM_ENTRIES_MIN, WARM_ENTRIES_MAX) as u64;
     for position in 0..count {
         let (disk, _) = open_disk(config)?;
-        let reader = PageReader::new(&config.data_dir, open_segments_max(config), warm::READS_MAX);
+        let files_max = (open_segments_max(config) / (4 * count)).max(8);
+        let reader = PageReader::new(&config.data_dir, files_max, warm::READS_MAX);
         let share = entries.iter().skip(position).step_by(count).cloned().collect();
         let warmer = Warmer::new(shared.view.clone(), disk, reader, share, ahead_max);
         std::thread::spawn(move || {

@@ -19,8 +19,8 @@ use engine::{Error, Loaded, PageReader, Published, disk::Disk};
 
 use crate::apply::prefetch;
 
-/// Entries whose pages are being read.
-pub const READS_MAX: usize = 128;
+/// Entries whose pages are being read, each perhaps of another file: core 0 must not find the process out of files.
+pub const READS_MAX: usize = 64;
 /// Looks at one entry: one for each level of the tree, and some for what apply changes meanwhile.
 const LOOKS_MAX: u32 = 16;
 /// Between two looks at how far apply is.
