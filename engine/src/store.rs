@@ -108,8 +108,9 @@ pub struct Store {
     file_sizes: (u64, u64),
     cache: Arc<BlockCache>,
     cache_bytes: u64,
-    /// While the nodes take less than this, looking for more to evict would be in vain.
-    evict_above: u64,
+    /// What nodes took when nothing of it could be evicted; 0 if that is not so. Until they take notably more, or
+    /// less, looking again would be in vain: all of it is dirty, or held by views.
+    evict_idle_at: u64,
     _lock: DirLock,
 }
 
@@ -157,7 +158,7 @@ impl Store {
             file_sizes: space.sizes(),
             cache,
             cache_bytes: options.cache_bytes as u64,
-            evict_above: 0,
+            evict_idle_at: 0,
             parts: Some(Parts { space, writers }),
             reclaim: Reclaim::new(
                 options.reclaim_bytes_per_second,
@@ -213,7 +214,7 @@ impl Store {
     /// Whether the trees' nodes take more memory than they may, and some of it can be given back.
     pub fn wants_eviction(&self) -> bool {
         let bytes = self.mvcc.node_bytes();
-        bytes > self.node_bytes_max() && bytes > self.evict_above
+        bytes > self.node_bytes_max() && bytes > self.evict_idle_at + self.evict_idle_at / 32
     }
 
     /// By how many quarters of what they may take nodes take more.
@@ -238,8 +239,7 @@ impl Store {
         let bytes = self.mvcc.node_bytes();
         let eviction = self.mvcc.evict(budget);
         if eviction.idle_rounds >= IDLE_ROUNDS {
-            // Everything is dirty, or held by views: try again when there is notably more, or a checkpoint has made some clean.
-            self.evict_above = bytes + bytes / 32;
+            self.evict_idle_at = bytes;
         }
         eviction.evicted > 0
     }
@@ -251,9 +251,14 @@ impl Store {
 
     /// Gives record blocks what nodes leave of the memory for both, and lets go of extents that nobody used since the last call; to be
     /// called now and then.
-    pub fn balance(&self) {
+    pub fn balance(&mut self) {
         self.cache.forget_wholes();
-        let nodes = self.mvcc.node_bytes().min(self.node_bytes_max());
+        let nodes = self.mvcc.node_bytes();
+        if nodes < self.evict_idle_at - self.evict_idle_at / 32 {
+            // A view is gone that held them.
+            self.evict_idle_at = 0;
+        }
+        let nodes = nodes.min(self.node_bytes_max());
         self.cache.set_bytes_max(self.cache_bytes - nodes);
     }
 
@@ -365,7 +370,7 @@ impl Store {
             writers.iter_mut().for_each(Writer::leave_segments);
         }
         self.parts = Some(Parts { space, writers });
-        self.evict_above = 0;
+        self.evict_idle_at = 0;
     }
 
     /// What the store takes on disk, and what of it is reachable; records that wait for a checkpoint count in both.

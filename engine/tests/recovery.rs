@@ -421,6 +421,46 @@ fn what_a_checkpoint_wrote_is_given_up_though_the_clock_was_at_rest() {
 }
 
 #[test]
+fn what_a_view_held_does_not_keep_the_clock_at_rest_for_ever() {
+    let log = operations(24, 2000, 3000);
+    let storage = SimStorage::new(24);
+    let mut member = Member::open(&storage, options(1), &log, 0).unwrap();
+    member.checkpoint().unwrap();
+    let step = |member: &mut Member| {
+        while member.store.wants_eviction() {
+            let bytes = member.store.mvcc().node_bytes();
+            member.store.evict(16);
+            let view = member.store.mvcc().view();
+            let (index, term) = (view.applied_index(), view.applied_term());
+            drop(view);
+            drop(member.store.mvcc_mut().publish(index, term));
+            if member.store.mvcc().node_bytes() == bytes && !member.store.wants_eviction() {
+                break;
+            }
+        }
+        member.store.balance();
+    };
+    let held = member.store.mvcc().view();
+    let full = member.store.mvcc().node_bytes();
+    step(&mut member);
+    assert!(
+        member.store.mvcc().node_bytes() >= full && !member.store.wants_eviction(),
+        "it is held, and looked for in vain"
+    );
+    drop(held);
+    member.store.balance();
+    // All of it is read again: as much as when the clock came to rest.
+    let view = member.store.mvcc().view();
+    engine::load_for(&mut storage.disk(), member.store.dir(), || view.verify()).unwrap();
+    drop(view);
+    let read = member.store.mvcc().node_bytes();
+    assert!(member.store.wants_eviction(), "{read} of {full} bytes");
+    step(&mut member);
+    let left = member.store.mvcc().node_bytes();
+    assert!(left < read / 4, "{left} of {read} bytes");
+}
+
+#[test]
 fn a_superblock_found_after_a_kill_is_made_durable_before_it_is_built_upon() {
     let mut built_upon = 0;
     for seed in 0..8 {

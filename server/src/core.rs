@@ -540,11 +540,16 @@ impl Core {
         loop {
             let view = self.view();
             floor.check(&view)?;
+            // What was read is there on the view that missed it: the step gets on. Then a newer one, for this one holds what was evicted since.
+            let mut has_read = false;
             loop {
                 match step(&view, self.shared.limits.scan_entries_per_turn) {
                     Ok(Some(done)) => return Ok(done),
                     Ok(None) => break,
                     Err(faults) => self.load_all(faults).await?,
+                }
+                if std::mem::replace(&mut has_read, true) {
+                    break;
                 }
             }
             drop(view);

@@ -149,20 +149,23 @@ impl Scan {
     /// is. The keys met, shown or not.
     ///
     /// **Errors** as [`Scan::batch`].
-    pub async fn measure(&self, core: &Core, mut each: impl FnMut(&Outline) -> bool) -> Result<u64, Error> {
-        let mut cursor = self.cursor.clone();
+    pub async fn measure(&mut self, core: &Core, mut each: impl FnMut(&Outline) -> bool) -> Result<u64, Error> {
+        let Self { floor, range, cursor: parked, filter, .. } = self;
+        let mut cursor = parked.clone();
         let mut met = 0;
         let step = |view: &ReadView, mut budget: usize| -> Result<Option<()>, Vec<Fault>> {
             view.lead(&mut cursor);
+            // It would hold all that is read meanwhile and evicted from newer trees.
+            view.lead(parked);
             loop {
                 let outline = cursor.outline_within(&mut budget);
-                let ahead = |fault| with_ahead(view, &self.range, &cursor, fault, LEAVES_AHEAD_MAX);
+                let ahead = |fault| with_ahead(view, range, &cursor, fault, LEAVES_AHEAD_MAX);
                 match outline.map_err(ahead)? {
                     Met::Paused => return Ok(None),
                     Met::End => return Ok(Some(())),
                     Met::Live(outline) => {
                         met += 1;
-                        let is_shown = self.filter.passes(outline.revision.main, outline.create_revision);
+                        let is_shown = filter.passes(outline.revision.main, outline.create_revision);
                         if is_shown && !each(&outline) {
                             return Ok(Some(()));
                         }
@@ -170,7 +173,7 @@ impl Scan {
                 }
             }
         };
-        core.step_along(&self.floor, step).await?;
+        core.step_along(floor, step).await?;
         Ok(met)
     }
 
