@@ -383,7 +383,6 @@ impl Commit {
         self.publish_sizes();
         self.store.balance();
         self.is_sweeping |= self.is_sweep_held;
-        self.publish_disk_full();
         self.keep_alarm(now);
         if !self.is_leading {
             return;
@@ -494,6 +493,8 @@ impl Commit {
         self.is_faulted |= !faults.is_empty();
         let checkpoint = self.begin_checkpoint(now);
         self.publish_status();
+        // Before the answers go: who is refused for space finds in the status why.
+        self.publish_disk_full();
         let empty = vec![Vec::new(); self.answers.len()];
         let answers = std::mem::replace(&mut self.answers, empty);
         let batch = self.take_batch();
