@@ -468,27 +468,31 @@ fn spawn_checkpoints(
     Ok(jobs)
 }
 
-/// Has threads bring in what `driver`'s log will need of the store, while core 0 applies it.
-#[expect(clippy::disallowed_methods, reason = "this is where threads come from")]
-fn spawn_warmers(config: &Config, shared: &Shared, driver: &Driver) -> Result<(), Error> {
+/// Has threads bring in what `driver`'s log will need of the store, while core 0 applies it. A host that has no room for them goes without.
+fn spawn_warmers(config: &Config, shared: &Shared, driver: &Driver) {
     let entries: Vec<_> = driver.unapplied().map(|(index, entry)| (index, entry.clone())).collect();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let count = cpus.saturating_sub(1).clamp(1, WARMERS_MAX).min(entries.len() / WARM_ENTRIES_MIN);
     let nodes_bytes = store_options(&config.knobs).cache_bytes;
     let ahead_max = (nodes_bytes / WARM_CACHE_SHARE).clamp(WARM_ENTRIES_MIN, WARM_ENTRIES_MAX) as u64;
     for position in 0..count {
-        let (disk, _) = open_disk(config)?;
+        let disk = match open_disk(config) {
+            Ok((disk, _)) => disk,
+            Err(error) => return tracing::debug!(%error, "pages are not brought in ahead"),
+        };
         let files_max = (open_segments_max(config) / (4 * count)).max(8);
         let reader = PageReader::new(&config.data_dir, files_max, warm::READS_MAX);
         let share = entries.iter().skip(position).step_by(count).cloned().collect();
         let warmer = Warmer::new(shared.view.clone(), disk, reader, share, ahead_max);
-        std::thread::spawn(move || {
+        let run = move || {
             if let Err(error) = warmer.run() {
                 tracing::debug!(%error, "pages are not brought in ahead");
             }
-        });
+        };
+        if let Err(error) = std::thread::Builder::new().name("warm".into()).spawn(run) {
+            return tracing::debug!(%error, "pages are not brought in ahead");
+        }
     }
-    Ok(())
 }
 
 /// Threads that bring in pages behind a start.
@@ -514,7 +518,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let (ready, mut is_ready) = watch::channel(false);
     let serving = Serving { wire: wire_options(&config), stop: stopping };
     let senders = spawn_cores(cores, &config, &shared, clock, &to_commit, &serving);
-    spawn_warmers(&config, &shared, &opened.driver)?;
+    spawn_warmers(&config, &shared, &opened.driver);
     let checkpoints = spawn_checkpoints(&config, &shared, clock, &to_commit)?;
     let core = make_core(0, &config, &shared, clock, &to_commit)?;
     spawn_core_loops(&core);
