@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crate::extent::ExtentCursor;
 use crate::node::{EntryMeta, NEWEST, Slot};
 use crate::recent::Recent;
-use crate::tree::{AFTER, Walk, entries_before, rank, total};
+use crate::tree::{AFTER, Walk, bytes_of_first, entries_before, rank, total};
 use crate::{Fault, Record, Revision};
 
 /// Keys from `start` on, up to `end`. A range may be empty; it matches nothing then.
@@ -439,12 +439,22 @@ pub(crate) fn sums(root: &Arc<Slot>, range: &KeyRange, with_bytes: bool) -> Resu
     Ok((to.0 - from.0, if with_bytes { to.1 - from.1 } else { 0 }))
 }
 
+/// The first `max` live newest versions in a range: how many there are, and their bytes, from the sums.
+pub(crate) fn sums_of_first(root: &Arc<Slot>, range: &KeyRange, max: u64) -> Result<(u64, u64), Fault> {
+    let (keys, bytes) = sums(root, range, true)?;
+    if keys <= max {
+        return Ok((keys, bytes));
+    }
+    let from = if range.start.is_empty() { (0, 0) } else { rank(root, &range.start, true)? };
+    Ok((max, bytes_of_first(root, from.0 + max)? - from.1))
+}
+
 /// What a range of keys takes up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Live keys.
     pub keys: u64,
-    /// Encoded lengths of their newest versions. **Units** bytes.
+    /// What they take up in the answer to a Range. **Units** bytes.
     pub live_bytes: u64,
     /// Versions that are stored: live, past, tombstones, and what no sweep has come by yet.
     pub versions: u64,

@@ -221,7 +221,8 @@ pub enum Node {
 pub struct Sums {
     /// Keys whose newest version is live; in the meta tree: entries.
     pub live: u64,
-    /// Encoded lengths of the records of those versions. **Units** bytes.
+    /// What the records of those versions take up in the answer to a Range, each behind its tag and length; in the meta tree: keys and
+    /// values. **Units** bytes.
     pub live_bytes: u64,
     /// All versions.
     pub versions: u64,

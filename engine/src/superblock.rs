@@ -23,7 +23,7 @@ pub(crate) const FILE: &str = "superblock";
 const FILE_NEW: &str = "superblock.new";
 
 /// Version of the page store's format that this release writes, and the only one it reads.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 const MAGIC: [u8; 8] = *b"ORLOPSB\0";
 

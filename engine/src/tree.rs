@@ -24,7 +24,7 @@ pub(crate) use evict::{Hand, evict};
 pub(crate) use rewrite::{Victims, rewrite, start};
 pub use verify::Profile;
 pub(crate) use verify::verify;
-pub(crate) use walk::{AFTER, Walk, entries_before, find, missing, rank, total, value_of};
+pub(crate) use walk::{AFTER, Walk, bytes_of_first, entries_before, find, missing, rank, total, value_of};
 
 use crate::node::{
     Child, ENTRY_BYTES_MAX, EntryMeta, INNER_CHILDREN_MAX, Inner, Leaf, Node, Residency, Separator, Separators, Slot,

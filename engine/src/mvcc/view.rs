@@ -155,9 +155,10 @@ impl ReadView {
         Count::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
     }
 
-    /// Live keys of `range` at the current revision and the sum of their encoded lengths, in O(log n).
-    pub fn sums(&self, range: &KeyRange) -> Result<(u64, u64), Fault> {
-        cursor::sums(&self.roots.key_root, range, true)
+    /// The first live keys of `range` at the current revision, at most `max` of them: how many, and what they take up in the answer to a Range,
+    /// in O(log n).
+    pub fn sums(&self, range: &KeyRange, max: u64) -> Result<(u64, u64), Fault> {
+        cursor::sums_of_first(&self.roots.key_root, range, max)
     }
 
     /// What `range` takes up at the current revision, in O(log n).

@@ -66,8 +66,9 @@ impl EntryMeta {
 
     /// What it adds to `Sums::live_bytes` when it is live, under a key of `key_len` bytes.
     pub(crate) fn live_bytes(&self, key_len: usize) -> u64 {
-        let key_len = if self.flags & VALUE == 0 { 0 } else { key_len };
-        u64::from(self.bytes) + u64::try_from(key_len).expect("a key is smaller than 4 GiB")
+        let bytes = u64::from(self.bytes);
+        let before = if self.flags & VALUE == 0 { 1 + varint::len(bytes) } else { key_len };
+        bytes + u64::try_from(before).expect("a key is smaller than 4 GiB")
     }
 
     /// Smallest compact revision at which it can be dropped, its next newer version being at `newer`.
@@ -359,6 +360,13 @@ impl Leaf {
             sums.1 += self.bytes(position);
         }
         sums
+    }
+
+    /// Bytes of the first `count` live entries, of which there are as many.
+    pub(crate) fn live_bytes_of_first(&self, count: u64) -> u64 {
+        let count = usize::try_from(count).expect("a leaf is small");
+        let live = (0..self.len()).filter(|position| self.is_live(*position));
+        live.take(count).map(|position| self.bytes(position)).sum()
     }
 
     /// Live entries before `position`.

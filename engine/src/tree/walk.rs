@@ -88,6 +88,34 @@ pub(crate) fn rank(root: &Arc<Slot>, key: &[u8], with_bytes: bool) -> Result<(u6
     Ok((sums.0 + leaf.live_count_before(position), 0))
 }
 
+/// Bytes of the first `count` live entries, of which there are as many: what [`rank`] tells of the key behind them.
+pub(crate) fn bytes_of_first(root: &Arc<Slot>, count: u64) -> Result<u64, Fault> {
+    let (mut left, mut bytes) = (count, 0);
+    let mut slot = root;
+    loop {
+        match slot.look()? {
+            Node::Leaf(leaf) => return Ok(bytes + leaf.live_bytes_of_first(left)),
+            Node::Inner(inner) => {
+                let mut children = inner.children().iter();
+                let child = children.find(|child| {
+                    let is_past = child.sums.live > left;
+                    if !is_past {
+                        left -= child.sums.live;
+                        bytes += child.sums.live_bytes;
+                    }
+                    is_past
+                });
+                match child {
+                    Some(child) if left > 0 => slot = &child.slot,
+                    _ => break,
+                }
+            }
+        }
+    }
+    assert_eq!(left, 0, "there are as many");
+    Ok(bytes)
+}
+
 /// Entries before (`key`, `Revision::MAX`), of every kind.
 pub(crate) fn entries_before(root: &Arc<Slot>, key: &[u8]) -> Result<u64, Fault> {
     let mut entries = 0;

@@ -453,8 +453,18 @@ impl Store {
         };
         assert_eq!(count, expected.len() as u64);
         if at >= view.revision() {
-            let bytes = expected.iter().map(|record| key_value(record).len() as u64).sum();
-            assert_eq!(faulting(&self.pages, || view.sums(range)), (expected.len() as u64, bytes));
+            // As fields of an answer: a tag, the length in groups of seven bits, the record.
+            let shown = |record: &&Record| {
+                let len = key_value(record).len();
+                let groups = std::iter::successors(Some(len), |len| Some(len >> 7).filter(|rest| *rest > 0)).count();
+                (1 + groups + len) as u64
+            };
+            let bytes = expected.iter().map(shown).sum::<u64>();
+            for max in [0, 1, expected.len() / 2, expected.len().saturating_sub(1), expected.len(), usize::MAX] {
+                let first = &expected[..expected.len().min(max)];
+                let sums = faulting(&self.pages, || view.sums(range, max as u64));
+                assert_eq!(sums, (first.len() as u64, first.iter().map(shown).sum::<u64>()), "seed {}, {max} of {range:?}", self.seed);
+            }
             let usage = faulting(&self.pages, || view.usage(range));
             assert_eq!((usage.keys, usage.live_bytes), (expected.len() as u64, bytes));
             // What compaction makes droppable is there until the sweep comes by.

@@ -64,7 +64,7 @@ fn run(member: &mut Member, log: &[Operation], each: usize) {
 fn live_bytes(member: &mut Member) -> u64 {
     let view = member.store.mvcc().view();
     let dir = member.store.dir().to_path_buf();
-    engine::load_for(&mut member.disk, &dir, || view.sums(&engine::KeyRange::all())).unwrap().1
+    engine::load_for(&mut member.disk, &dir, || view.sums(&engine::KeyRange::all(), u64::MAX)).unwrap().1
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Runs on: connection core.
 //!
-//! A Range answer that is larger than one piece: its length is counted first, then it is written as the client takes it.
+//! A Range answer that is larger than one piece: its length is known first, from the sums in the tree where they hold, and else from a walk
+//! over its keys; then it is written as the client takes it.
 //!
 //! Invariants:
 //! - `len` is announced before the first key and is exactly what is written: a revision shows the same for ever, and the floor of the scan keeps

@@ -6,6 +6,8 @@
 //! after a fault the next step goes on where the last one stopped, never from the start.
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/range.go`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use engine::{Count, Cursor, Fault, KeyRange, Outline, ReadView, Record, Version};
 use proto::{
@@ -81,12 +83,18 @@ async fn scan(core: &Core, request: &pb::RangeRequest) -> Result<Reply, Error> {
     let is_filtered = is_filtered(request);
     let total = if limit.is_some() && !is_filtered { Some(count(core, &scan, &range, at).await?) } else { None };
     let wanted = limit.unwrap_or(usize::MAX);
+    let view = core.view();
     let batch = scan.batch(core, Bounds { keys: wanted, bytes: PIECE_BYTES }).await?;
     let mut shown = batch.versions.len();
     let mut len = batch.versions.iter().map(|version| shown_len(&outline(version), request.keys_only)).sum::<usize>();
     let mut beyond = 0_u64;
-    let is_measured = !batch.is_last && (is_filtered || shown < wanted);
-    if is_measured {
+    let goes_on = !batch.is_last && (is_filtered || shown < wanted);
+    let is_in_sums = goes_on && at == view.revision() && !is_filtered && !request.keys_only;
+    if is_in_sums {
+        (shown, len) = sums(core, view, &range, wanted).await?;
+        scan.seen = shown as u64;
+    } else if goes_on {
+        drop(view);
         let each = |outline: &Outline| {
             if shown < wanted {
                 shown += 1;
@@ -105,6 +113,15 @@ async fn scan(core: &Core, request: &pb::RangeRequest) -> Result<Reply, Error> {
     let is_whole = batch.versions.len() == shown;
     let large = Large::new(scan, batch, frame, (shown, len), request.keys_only)?;
     if is_whole { large.whole(core).await.map(Reply::Whole) } else { Ok(Reply::Large(Box::new(large))) }
+}
+
+/// The first `wanted` keys of a range at the revision of `view`, its newest, and the length of their fields.
+///
+/// **Errors** damaged data.
+async fn sums(core: &Core, view: Arc<ReadView>, range: &KeyRange, wanted: usize) -> Result<(usize, usize), Error> {
+    let (keys, bytes) = core.step_through(&view, |view, _| view.sums(range, wanted as u64).map(Some)).await?;
+    let size = |sum| usize::try_from(sum).expect("sums fit in 64 bits");
+    Ok((size(keys), size(bytes)))
 }
 
 /// Keys of the range of a scan at its revision, in O(log n) where that is the newest.

@@ -256,7 +256,7 @@ fn render_store(core: &Core, text: &mut Text) {
     );
     let all = KeyRange { start: Bytes::new(), end: RangeEnd::Open };
     // Right after a start the root may not be in memory; nobody has read a key then.
-    if let Ok((keys, _)) = view.sums(&all) {
+    if let Ok((keys, _)) = view.sums(&all, u64::MAX) {
         text.gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", keys);
     }
     let help = "The latency distribution of storage hash operation.";
