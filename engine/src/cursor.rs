@@ -148,6 +148,9 @@ pub enum Met<T> {
     Paused,
 }
 
+/// Pages that a cursor has read into the tree for everyone ([`Cursor::wanted`]); a leaf is one, and holds about 50 keys.
+const PAGES_SHARED_MAX: usize = 512;
+
 /// Live versions of a range at one revision, in key order.
 #[derive(Clone, Debug)]
 pub struct Cursor {
@@ -159,6 +162,8 @@ pub struct Cursor {
     walk: Walk,
     step: Step,
     last: Option<Bytes>,
+    /// Pages that it may still have read into the tree.
+    shared: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -184,7 +189,8 @@ enum Stop {
 impl Cursor {
     pub(crate) fn new(root: Arc<Slot>, range: &KeyRange, at: i64, is_newest: bool) -> Self {
         let step = if range.is_empty() { Step::Done } else { Step::Seek(range.start.clone(), Revision::MAX) };
-        Self { root, at, is_newest, end: range.end_key(), walk: Walk::default(), step, last: None }
+        let (end, shared) = (range.end_key(), PAGES_SHARED_MAX);
+        Self { root, at, is_newest, end, walk: Walk::default(), step, last: None, shared }
     }
 
     /// Goes on behind `last_key`.
@@ -219,7 +225,7 @@ impl Cursor {
                 _ => Step::Seek(leaf.key(position), AFTER),
             };
         }
-        self.walk = Walk::default();
+        self.walk.leave();
     }
 
     /// The next live version. After a [`Fault`] is resolved the same call goes on exactly where it was.
@@ -266,7 +272,7 @@ impl Cursor {
     }
 
     /// A key before which nothing is to come any more.
-    pub fn ahead(&self) -> Bytes {
+    fn ahead(&self) -> Bytes {
         match &self.step {
             Step::Seek(key, _) | Step::Within(key) => key.clone(),
             Step::Here => match self.walk.leaf().len() {
@@ -275,6 +281,18 @@ impl Cursor {
             },
             Step::Done => self.end.clone().unwrap_or_default(),
         }
+    }
+
+    /// What to read after `fault` before the same call goes on, at most about `max` pages: those that it will meet next too. A short walk leaves
+    /// them in memory for others; of a long one only its beginning stays, the rest goes as it gets on.
+    pub fn wanted(&mut self, fault: Fault, max: usize) -> Vec<Fault> {
+        let start = self.ahead();
+        let range = (&start[..], self.end.as_deref());
+        let mut wanted = self.walk.wanted(&self.root, range, self.is_newest, max, &mut self.shared);
+        if !wanted.iter().any(|wanted| wanted.place() == fault.place()) {
+            wanted.push(fault);
+        }
+        wanted
     }
 
     /// The key returned last: [`crate::ReadView::cursor_after`] goes on from here on a newer view.

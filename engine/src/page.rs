@@ -164,7 +164,7 @@ pub struct Fault(Missing);
 
 #[derive(Clone)]
 enum Missing {
-    Node(Arc<Slot>, Place),
+    Node { slot: Arc<Slot>, place: Place, aside: Option<Arc<Slot>> },
     Block { place: Place, cache: Arc<BlockCache>, seen_since: Option<u32> },
     Index { extent: extent::Entry, cache: Arc<BlockCache> },
     Extent { extent: extent::Entry, place: Place, cache: Arc<BlockCache> },
@@ -173,7 +173,16 @@ enum Missing {
 impl Fault {
     /// The tree page of `slot`, which lies at `place`, is not in memory.
     pub fn node(slot: Arc<Slot>, place: Place) -> Self {
-        Self(Missing::Node(slot, place))
+        Self(Missing::Node { slot, place, aside: None })
+    }
+
+    /// The same, for a walk that wants the page in `aside` if it is a leaf: a slot of its own, which leads to the same place.
+    pub(crate) fn aside(mut self, to: &Arc<Slot>) -> Self {
+        if let Missing::Node { place, aside, .. } = &mut self.0 {
+            assert_eq!(to.place(), Some(*place), "it stands for the same page");
+            *aside = Some(Arc::clone(to));
+        }
+        self
     }
 
     /// The record block at `place` is not in `cache`.
@@ -203,7 +212,7 @@ impl Fault {
     /// What to read.
     pub fn place(&self) -> Place {
         match &self.0 {
-            Missing::Node(_, place) | Missing::Block { place, .. } | Missing::Extent { place, .. } => *place,
+            Missing::Node { place, .. } | Missing::Block { place, .. } | Missing::Extent { place, .. } => *place,
             Missing::Index { extent, .. } => extent.index,
         }
     }
@@ -213,9 +222,12 @@ impl Fault {
     /// **Errors** `Corrupt`, with the segment file (relative to the data directory) and the offset.
     pub fn resolve(self, envelope: &[u8]) -> Result<(), Error> {
         match self.0 {
-            Missing::Node(slot, place) => {
+            Missing::Node { slot, place, aside } => {
                 let node = Node::decode(open(Kind::Node, place, envelope)?, slot.residency())?;
-                slot.install(node);
+                match (&node, aside) {
+                    (Node::Leaf(_), Some(aside)) => aside.install(node),
+                    _ => slot.install(node),
+                }
                 Ok(())
             }
             Missing::Block { place, cache, seen_since } => {

@@ -1,26 +1,34 @@
 //! Reads what a [`Fault`] names: one per core, over the core's own `Disk`.
 //!
 //! A plain state machine: `read` queues a fault with the caller's ticket, `step` submits, `on_completion` resolves the page and gives
-//! back the tickets that waited for it. Readers of the same page share one read.
+//! back the tickets that waited for it. Readers of the same page share one read, and pages that are queued one behind another and lie so in
+//! their segment, or nearly, are read in one operation.
 //!
 //! Invariants:
 //! - `files` holds at most `files_max` open segments besides those with reads in flight; the one used longest ago is closed.
-//! - At most `reads_in_flight_max` reads are in flight; more wait in `queue`, which the callers bound: each has one fault at a time.
+//! - At most `reads_in_flight_max` reads are in flight; more wait in `queue`, which the callers bound.
 //! - `waiting` has an entry for exactly the places queued or in flight.
 //! - A removed file takes space while it is open: no longer than until the second `close_unused` after its last read.
 //!
-//! It retries nothing, and a page that cannot be read concerns only those who wait for it (`Loaded::result`): whether the member
+//! It retries nothing, except that pages whose common read failed are read again one by one. A page that cannot be read concerns only those who wait for it (`Loaded::result`): whether the member
 //! can do without is for its caller to say.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::disk::{BLOCK, Buffer, Completion, Disk, FileId, FileOp, Op, OpenKind, Owner};
 use crate::page::{self, Kind};
 use crate::{Error, Fault, Place};
 
-/// Buffers larger than this are not kept. **Units** bytes.
-const BUFFER_BYTES_KEPT_MAX: usize = 256 << 10;
+/// Buffers that are kept for the reads to come, in all. **Units** bytes.
+const FREE_BYTES_MAX: usize = 1 << 20;
+
+/// What one operation reads for several pages. **Units** bytes.
+const RUN_BYTES_MAX: u64 = 64 << 10;
+
+/// What is read in vain between two pages rather than reading them apart: a read costs more than these bytes. **Units** bytes.
+const GAP_BYTES_MAX: u64 = 16 << 10;
 
 #[derive(Debug)]
 struct Open {
@@ -33,6 +41,44 @@ struct Open {
 struct Waiting {
     fault: Fault,
     tickets: Vec<u64>,
+}
+
+/// A place that waits for its read.
+#[derive(Clone, Copy, Debug)]
+struct Queued {
+    place: Place,
+    /// The read that it shared with others failed.
+    is_alone: bool,
+}
+
+/// What one operation reads.
+#[derive(Debug)]
+struct Run {
+    /// In ascending order, of one segment.
+    places: Vec<Place>,
+    /// Where it begins and ends, in whole blocks. **Units** bytes.
+    span: Range<u64>,
+}
+
+impl Run {
+    fn new(place: Place) -> Self {
+        Self { places: vec![place], span: aligned(place) }
+    }
+
+    /// Takes `place` in if it lies right behind what is there.
+    fn take(&mut self, place: Place) -> bool {
+        let span = aligned(place);
+        let last = self.places.last().expect("there is one");
+        let is_behind = place.segment == last.segment
+            && place.offset >= last.end()
+            && span.start <= self.span.end + GAP_BYTES_MAX
+            && span.end - self.span.start <= RUN_BYTES_MAX;
+        if is_behind {
+            self.places.push(place);
+            self.span.end = span.end;
+        }
+        is_behind
+    }
 }
 
 /// The end of a page's read.
@@ -51,10 +97,12 @@ pub struct PageReader {
     files_max: usize,
     reads_in_flight_max: usize,
     files: BTreeMap<u32, Open>,
-    queue: VecDeque<Place>,
-    in_flight: BTreeMap<u64, Place>,
+    queue: VecDeque<Queued>,
+    in_flight: BTreeMap<u64, Run>,
     waiting: BTreeMap<Place, Waiting>,
     free: Vec<Buffer>,
+    /// Of the buffers in `free`.
+    free_bytes: usize,
     number: u64,
     owner: Owner,
     first_number: u64,
@@ -90,6 +138,7 @@ impl PageReader {
             in_flight: BTreeMap::new(),
             waiting: BTreeMap::new(),
             free: Vec::new(),
+            free_bytes: 0,
             number: 0,
             owner,
             first_number,
@@ -107,7 +156,7 @@ impl PageReader {
             return;
         }
         self.waiting.insert(place, Waiting { fault, tickets: vec![ticket] });
-        self.queue.push_back(place);
+        self.queue.push_back(Queued { place, is_alone: false });
     }
 
     /// Whether reads are queued or in flight.
@@ -119,23 +168,32 @@ impl PageReader {
     pub fn step(&mut self, disk: &mut dyn Disk) -> Vec<Loaded> {
         let mut failed = Vec::new();
         while self.in_flight.len() < self.reads_in_flight_max {
-            let Some(place) = self.queue.pop_front() else { break };
-            let file = match self.open(place.segment, disk) {
+            let Some(run) = self.next_run() else { break };
+            let file = match self.open(run.places[0].segment, disk) {
                 Ok(file) => file,
                 Err(error) => {
-                    let Waiting { tickets, .. } = self.waiting.remove(&place).expect("waits while queued");
-                    failed.push(Loaded { tickets, result: Err(error) });
+                    failed.extend(run.places.iter().map(|place| self.end(*place, Err(error.again()))));
                     continue;
                 }
             };
-            let (offset, len) = aligned(place);
+            let Range { start: offset, end } = run.span;
+            let len = usize::try_from(end - offset).expect("smaller than 4 GiB");
             let number = self.number;
             self.number = (self.number + 1) % (1 << NUMBER_BITS);
-            self.in_flight.insert(number, place);
+            self.in_flight.insert(number, run);
             let buf = self.free.pop().unwrap_or_default();
+            self.free_bytes -= buf.capacity();
             disk.submit(Op::Read { file, offset, len, buf }, self.owner.token(self.first_number | number));
         }
         failed
+    }
+
+    /// Takes what one operation is to read from the queue.
+    fn next_run(&mut self) -> Option<Run> {
+        let Queued { place, is_alone } = self.queue.pop_front()?;
+        let mut run = Run::new(place);
+        while !is_alone && self.queue.pop_front_if(|next| !next.is_alone && run.take(next.place)).is_some() {}
+        Some(run)
     }
 
     fn open(&mut self, segment: u32, disk: &mut dyn Disk) -> Result<FileId, Error> {
@@ -180,46 +238,59 @@ impl PageReader {
         }
     }
 
-    /// Takes the end of one of its operations; their tokens are `Owner::Pages`'s.
-    pub fn on_completion(&mut self, completion: Completion) -> Loaded {
+    /// Takes the end of one of its operations; their tokens are `Owner::Pages`'s. The pages that it brought; none if they will be
+    /// read again one by one.
+    pub fn on_completion(&mut self, completion: Completion) -> Vec<Loaded> {
         let Completion { token, result, mut buf } = completion;
         assert_eq!(Owner::of(token), self.owner);
-        let place = self.in_flight.remove(&(token & ((1 << NUMBER_BITS) - 1))).expect("completes once");
-        self.files.get_mut(&place.segment).expect("open while in flight").in_flight -= 1;
-        let Waiting { fault, tickets } = self.waiting.remove(&place).expect("waits while in flight");
-        let result = match result {
-            Ok(_) => resolve(&self.dir, fault, &buf),
-            Err(source) => Err(Error::io(&self.dir.join(place.path()), FileOp::Read, source)),
-        };
-        if buf.capacity() <= BUFFER_BYTES_KEPT_MAX && self.free.len() < self.reads_in_flight_max {
-            buf.clear();
+        let Run { places, span } = self.in_flight.remove(&(token & ((1 << NUMBER_BITS) - 1))).expect("completes once");
+        self.files.get_mut(&places[0].segment).expect("open while in flight").in_flight -= 1;
+        let mut loaded = Vec::new();
+        match result {
+            Ok(_) => loaded.extend(places.iter().map(|place| self.resolve(*place, span.start, &buf))),
+            Err(source) if places.len() == 1 => {
+                let path = self.dir.join(places[0].path());
+                loaded.push(self.end(places[0], Err(Error::io(&path, FileOp::Read, source))));
+            }
+            // What is wrong with one of them is not to concern the others.
+            Err(_) => self.queue.extend(places.iter().map(|place| Queued { place: *place, is_alone: true })),
+        }
+        buf.clear();
+        if self.free_bytes + buf.capacity() <= FREE_BYTES_MAX {
+            self.free_bytes += buf.capacity();
             self.free.push(buf);
         }
+        loaded
+    }
+
+    /// Puts the page of `place` into memory; `blocks` were read from `start` on.
+    fn resolve(&mut self, place: Place, start: u64, blocks: &[u8]) -> Loaded {
+        let Waiting { fault, tickets } = self.waiting.remove(&place).expect("waits while in flight");
+        let from = usize::try_from(u64::from(place.offset) - start).expect("within what was read");
+        Loaded { tickets, result: resolve(&self.dir, fault, blocks.get(from..).unwrap_or_default()) }
+    }
+
+    fn end(&mut self, place: Place, result: Result<(), Error>) -> Loaded {
+        let Waiting { tickets, .. } = self.waiting.remove(&place).expect("waits while queued or in flight");
         Loaded { tickets, result }
     }
 }
 
-/// The blocks that hold `place`: offset and length.
-fn aligned(place: Place) -> (u64, usize) {
+/// The blocks that hold `place`. **Units** bytes.
+fn aligned(place: Place) -> Range<u64> {
     let block = BLOCK as u64;
-    let offset = u64::from(place.offset) / block * block;
-    let end = u64::from(place.end()).next_multiple_of(block);
-    (offset, usize::try_from(end - offset).expect("smaller than 4 GiB"))
+    u64::from(place.offset) / block * block..u64::from(place.end()).next_multiple_of(block)
 }
 
-/// The envelope of `place` within the blocks that were read for it.
-fn envelope(dir: &Path, place: Place, blocks: &[u8]) -> Result<std::ops::Range<usize>, Error> {
-    let from = place.offset as usize % BLOCK;
-    let envelope = from..from + place.len as usize;
-    if envelope.end > blocks.len() {
-        return Err(Error::corrupt(&dir.join(place.path()), u64::from(place.offset), "the segment file is cut short"));
-    }
-    Ok(envelope)
+/// The envelope of `place` at the beginning of what was read of its file from there on.
+fn envelope<'a>(dir: &Path, place: Place, bytes: &'a [u8]) -> Result<&'a [u8], Error> {
+    let is_cut = || Error::corrupt(&dir.join(place.path()), u64::from(place.offset), "the segment file is cut short");
+    bytes.get(..place.len as usize).ok_or_else(is_cut)
 }
 
-fn resolve(dir: &Path, fault: Fault, blocks: &[u8]) -> Result<(), Error> {
-    let range = envelope(dir, fault.place(), blocks)?;
-    fault.resolve(&blocks[range]).map_err(|error| below(dir, error))
+fn resolve(dir: &Path, fault: Fault, bytes: &[u8]) -> Result<(), Error> {
+    let envelope = envelope(dir, fault.place(), bytes)?;
+    fault.resolve(envelope).map_err(|error| below(dir, error))
 }
 
 /// Paths in errors of `page` are relative to the data directory; the operator needs the whole one.
@@ -240,21 +311,28 @@ fn open_segment(disk: &mut dyn Disk, path: &Path) -> Result<FileId, Error> {
     })
 }
 
-fn read_blocking(disk: &mut dyn Disk, dir: &Path, place: Place) -> Result<Buffer, Error> {
+/// What lies from the beginning of `place` to the end of its last block. Blocks.
+fn with_read<T>(
+    disk: &mut dyn Disk,
+    dir: &Path,
+    place: Place,
+    take: impl FnOnce(&[u8]) -> Result<T, Error>,
+) -> Result<T, Error> {
     let file = open_segment(disk, &dir.join(place.path()))?;
-    let (offset, len) = aligned(place);
+    let Range { start, end } = aligned(place);
     let mut buf = Buffer::new();
-    let result = disk.read_blocking(file, offset, len, &mut buf);
+    let result = disk.read_blocking(file, start, usize::try_from(end - start).expect("smaller than 4 GiB"), &mut buf);
     disk.close(file);
-    result.map(|()| buf)
+    result?;
+    take(buf.get(place.offset as usize % BLOCK..).unwrap_or_default())
 }
 
 /// Reads the page of `fault` into memory. Blocks; for start-up, recovery and tests.
 ///
 /// **Errors** `Corrupt` with the whole path.
 pub fn load(disk: &mut dyn Disk, dir: &Path, fault: Fault) -> Result<(), Error> {
-    let blocks = read_blocking(disk, dir, fault.place())?;
-    resolve(dir, fault, &blocks)
+    let place = fault.place();
+    with_read(disk, dir, place, |bytes| resolve(dir, fault, bytes))
 }
 
 /// Tries `operation` until it has all its pages. Blocks; for start-up, recovery and tests.
@@ -273,7 +351,8 @@ pub fn load_for<T>(
 
 /// The payload of the table at `place`. Blocks.
 pub(crate) fn read_table(disk: &mut dyn Disk, dir: &Path, kind: Kind, place: Place) -> Result<Vec<u8>, Error> {
-    let blocks = read_blocking(disk, dir, place)?;
-    let range = envelope(dir, place, &blocks)?;
-    page::open(kind, place, &blocks[range]).map(<[u8]>::to_vec).map_err(|error| below(dir, error))
+    with_read(disk, dir, place, |bytes| {
+        let payload = page::open(kind, place, envelope(dir, place, bytes)?);
+        payload.map(<[u8]>::to_vec).map_err(|error| below(dir, error))
+    })
 }

@@ -197,7 +197,7 @@ impl Relocation {
 
     /// Takes the end of one of its reads.
     pub(crate) fn on_completion(&mut self, completion: Completion) -> Result<(), Error> {
-        self.reader.on_completion(completion).result
+        self.reader.on_completion(completion).into_iter().try_for_each(|loaded| loaded.result)
     }
 
     /// What it came to, once it is done.

@@ -543,9 +543,10 @@ fn a_reader_with_few_files_and_few_reads_brings_every_page() {
         disk.completions(&mut completions);
         for completion in completions.drain(..) {
             assert_eq!(Owner::of(completion.token), Owner::Pages);
-            let loaded = reader.on_completion(completion);
-            loaded.result.unwrap();
-            runnable.extend(loaded.tickets);
+            for loaded in reader.on_completion(completion) {
+                loaded.result.unwrap();
+                runnable.extend(loaded.tickets);
+            }
         }
     }
     let expected = model_shown(&log);
@@ -571,7 +572,7 @@ fn a_reader_lets_go_of_files_that_nobody_reads() {
         disk.wait().unwrap();
         let mut completions = Vec::new();
         disk.completions(&mut completions);
-        completions.into_iter().all(|completion| reader.on_completion(completion).result.is_ok())
+        completions.into_iter().flat_map(|completion| reader.on_completion(completion)).all(|loaded| loaded.result.is_ok())
     };
     assert!(reads(&mut reader, &mut disk));
     disk.remove(&Path::new(DIR).join(fault.place().path())).unwrap();

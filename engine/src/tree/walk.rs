@@ -3,8 +3,12 @@
 //! Every function takes a root slot and works on whatever tree it leads to, published or not. A `Fault` leaves a [`Walk`] where it
 //! was (`next_leaf`) or to be sought again (`seek`).
 //!
+//! A long walk need not leave the leaves it reads in the tree: it may have them read into slots of its own (`Walk::wanted`), which it lets go
+//! of as it gets on. Places are not reused, so such a leaf is the tree's as long as the tree has its place.
+//!
 //! It knows no tombstone rules and no compaction: `cursor` and `mvcc` do.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -164,28 +168,71 @@ pub(crate) struct Walk {
     leaf: Option<Arc<Slot>>,
     /// Position in the leaf; its length where the first entry sought is in the next one.
     pub(crate) position: usize,
+    /// Leaves that were read for this walk alone, from the present one on, in order.
+    aside: VecDeque<Arc<Slot>>,
 }
 
 impl Walk {
     /// Goes to the first entry that is not before (`key`, `revision`), or to the end of the leaf before it.
     pub(crate) fn seek(&mut self, root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<(), Fault> {
+        self.leave();
+        let mut slot = root;
+        while let Some(Node::Inner(inner)) = slot.resident() {
+            let position = inner.child_of(key, revision);
+            self.path.push((Arc::clone(slot), position));
+            slot = &inner.children()[position].slot;
+        }
+        self.leaf = Some(self.held(slot)?);
+        self.position = self.leaf().lower_bound(key, revision);
+        Ok(())
+    }
+
+    /// Lets go of the way to where it is; it has to be sought again.
+    pub(crate) fn leave(&mut self) {
         self.path.clear();
         self.leaf = None;
-        let mut slot = root;
-        loop {
-            match slot.look()? {
-                Node::Leaf(leaf) => {
-                    self.position = leaf.lower_bound(key, revision);
-                    self.leaf = Some(Arc::clone(slot));
-                    return Ok(());
-                }
-                Node::Inner(inner) => {
-                    let position = inner.child_of(key, revision);
-                    self.path.push((Arc::clone(slot), position));
-                    slot = &inner.children()[position].slot;
-                }
-            }
+    }
+
+    /// The slot with the leaf of `slot` in it: `slot` itself, or one of its own.
+    fn held(&mut self, slot: &Arc<Slot>) -> Result<Arc<Slot>, Fault> {
+        if slot.resident().is_none()
+            && let Some(at) = self.aside.iter().position(|aside| aside.place() == slot.place())
+            && self.aside[at].resident().is_some()
+        {
+            self.aside.drain(..at);
+            return Ok(Arc::clone(&self.aside[0]));
         }
+        slot.look().map(|_| Arc::clone(slot))
+    }
+
+    /// What has to be read to go on from `start` to `end` in the tree of `root`: the leaves to come, at most `max` of them, or pages on the
+    /// way there. The first `shared` of them, counted down, are left in the tree; the others are read for this walk alone.
+    pub(crate) fn wanted(
+        &mut self,
+        root: &Arc<Slot>,
+        (start, end): (&[u8], Option<&[u8]>),
+        skips_dead: bool,
+        max: usize,
+        shared: &mut usize,
+    ) -> Vec<Fault> {
+        let mut faults = Vec::new();
+        missing(root, (start, end), skips_dead, max + self.aside.len(), &mut faults);
+        self.aside.retain(|aside| faults.iter().any(|fault| Some(fault.place()) == aside.place()));
+        self.aside.retain(|aside| aside.resident().is_some());
+        faults.retain(|fault| self.aside.iter().all(|aside| aside.place() != Some(fault.place())));
+        faults.truncate(max);
+        for fault in &mut faults {
+            if let Some(left) = shared.checked_sub(1) {
+                *shared = left;
+                continue;
+            }
+            let aside = Slot::on_disk(fault.place(), root.residency());
+            *fault = fault.clone().aside(&aside);
+            self.aside.push_back(aside);
+        }
+        // Read in the order they lie in, those that lie side by side are read together.
+        faults.sort_unstable_by_key(Fault::place);
+        faults
     }
 
     pub(crate) fn leaf(&self) -> &Leaf {
@@ -209,11 +256,11 @@ impl Walk {
             if end.is_some_and(|end| inner.separators().key(position - 1) >= end) {
                 return Ok(false);
             }
-            let (path, leaf) = first_leaf(&inner.children()[position].slot, skips_dead)?;
+            let (path, leaf) = first_leaf(&inner.children()[position].slot, skips_dead);
+            self.leaf = Some(self.held(&leaf)?);
             self.path.truncate(depth);
             self.path[level].1 = position;
             self.path.extend(path);
-            self.leaf = Some(leaf);
             self.position = 0;
             return Ok(true);
         }
@@ -228,13 +275,13 @@ fn first_wanted(inner: &Inner, from: usize, skips_dead: bool) -> Option<usize> {
 
 type Path = Vec<(Arc<Slot>, usize)>;
 
-/// The way from `slot` down to its first leaf, or its first with something live.
-fn first_leaf(mut slot: &Arc<Slot>, skips_dead: bool) -> Result<(Path, Arc<Slot>), Fault> {
+/// The way from `slot` down to its first leaf, or its first with something live, as far as it is in memory.
+fn first_leaf(mut slot: &Arc<Slot>, skips_dead: bool) -> (Path, Arc<Slot>) {
     let mut path = Vec::new();
-    while let Node::Inner(inner) = slot.look()? {
+    while let Some(Node::Inner(inner)) = slot.resident() {
         let position = first_wanted(inner, 0, skips_dead).unwrap_or(0);
         path.push((Arc::clone(slot), position));
         slot = &inner.children()[position].slot;
     }
-    Ok((path, Arc::clone(slot)))
+    (path, Arc::clone(slot))
 }

@@ -109,8 +109,9 @@ impl Loader {
         let state = &mut *self.0.borrow_mut();
         state.disk.completions(&mut ended);
         for completion in ended {
-            let loaded = state.reader.on_completion(completion);
-            state.end(loaded);
+            for loaded in state.reader.on_completion(completion) {
+                state.end(loaded);
+            }
         }
         state.step()
     }

@@ -77,8 +77,9 @@ impl Warmer {
             self.disk.wait()?;
             self.disk.completions(&mut completions);
             for completion in completions.drain(..) {
-                let loaded = self.reader.on_completion(completion);
-                self.end(loaded);
+                for loaded in self.reader.on_completion(completion) {
+                    self.end(loaded);
+                }
             }
         }
     }

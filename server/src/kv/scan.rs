@@ -24,15 +24,6 @@ const LEAVES_AHEAD_MAX: usize = 16;
 /// About what a leaf holds.
 const KEYS_PER_LEAF: usize = 64;
 
-/// `fault`, and those that a walk of `cursor` over `range` will meet next.
-fn with_ahead(view: &ReadView, range: &KeyRange, cursor: &Cursor, fault: Fault, max: usize) -> Vec<Fault> {
-    let mut faults = view.missing(range, &cursor.ahead(), cursor.at(), max);
-    if !faults.iter().any(|ahead| ahead.place() == fault.place()) {
-        faults.push(fault);
-    }
-    faults
-}
-
 /// Which versions a request shows, by their revisions; 0 is no bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Filter {
@@ -78,7 +69,6 @@ pub struct Batch {
 #[derive(Debug)]
 pub struct Scan {
     floor: Floor,
-    range: KeyRange,
     cursor: Cursor,
     filter: Filter,
     /// Blocks that had been read by anyone when it began: those it has read itself are not far back.
@@ -102,7 +92,7 @@ impl Scan {
             };
             let (cursor, filter) = (view.cursor(range, at), Filter::of(request));
             let began = view.block_reads();
-            let scan = Self { floor, range: range.clone(), cursor, filter, began, seen: 0 };
+            let scan = Self { floor, cursor, filter, began, seen: 0 };
             return Ok((scan, at, view.revision()));
         }
     }
@@ -118,13 +108,13 @@ impl Scan {
     pub async fn batch(&mut self, core: &Core, bounds: Bounds) -> Result<Batch, Error> {
         let mut batch = Batch::default();
         let mut bytes = 0;
-        let Self { floor, range, cursor, filter, seen, .. } = self;
+        let Self { floor, cursor, filter, seen, .. } = self;
         let leaves_ahead = LEAVES_AHEAD_MAX.min(1 + bounds.keys / KEYS_PER_LEAF);
         let step = |view: &ReadView, mut budget: usize| -> Result<Option<()>, Vec<Fault>> {
             view.lead(cursor);
             while batch.versions.len() < bounds.keys && bytes < bounds.bytes {
                 let met = cursor.next_within(&mut budget);
-                match met.map_err(|fault| with_ahead(view, range, cursor, fault, leaves_ahead))? {
+                match met.map_err(|fault| cursor.wanted(fault, leaves_ahead))? {
                     Met::Paused => return Ok(None),
                     Met::End => {
                         batch.is_last = true;
@@ -150,7 +140,7 @@ impl Scan {
     ///
     /// **Errors** as [`Scan::batch`].
     pub async fn measure(&mut self, core: &Core, mut each: impl FnMut(&Outline) -> bool) -> Result<u64, Error> {
-        let Self { floor, range, cursor: parked, filter, .. } = self;
+        let Self { floor, cursor: parked, filter, .. } = self;
         let mut cursor = parked.clone();
         let mut met = 0;
         let step = |view: &ReadView, mut budget: usize| -> Result<Option<()>, Vec<Fault>> {
@@ -159,8 +149,7 @@ impl Scan {
             view.lead(parked);
             loop {
                 let outline = cursor.outline_within(&mut budget);
-                let ahead = |fault| with_ahead(view, range, &cursor, fault, LEAVES_AHEAD_MAX);
-                match outline.map_err(ahead)? {
+                match outline.map_err(|fault| cursor.wanted(fault, LEAVES_AHEAD_MAX))? {
                     Met::Paused => return Ok(None),
                     Met::End => return Ok(Some(())),
                     Met::Live(outline) => {
