@@ -165,7 +165,7 @@ pub struct Fault(Missing);
 #[derive(Clone)]
 enum Missing {
     Node { slot: Arc<Slot>, place: Place, aside: Option<Arc<Slot>> },
-    Block { place: Place, cache: Arc<BlockCache>, seen_since: Option<u32> },
+    Block { place: Place, cache: Arc<BlockCache>, seen_since: Option<u32>, ahead: Vec<Place> },
     Index { extent: extent::Entry, cache: Arc<BlockCache> },
     Extent { extent: extent::Entry, place: Place, cache: Arc<BlockCache> },
 }
@@ -187,7 +187,29 @@ impl Fault {
 
     /// The record block at `place` is not in `cache`.
     pub(crate) fn block(place: Place, cache: Arc<BlockCache>) -> Self {
-        Self(Missing::Block { place, cache, seen_since: None })
+        Self(Missing::Block { place, cache, seen_since: None, ahead: Vec::new() })
+    }
+
+    /// The same, knowing the blocks behind it.
+    pub(crate) fn followed_by(mut self, places: Vec<Place>) -> Self {
+        if let Missing::Block { ahead, .. } = &mut self.0 {
+            *ahead = places;
+        }
+        self
+    }
+
+    /// It and, for a block, those behind it that a long scan will need next: they lie side by side.
+    pub fn with_ahead(mut self) -> impl Iterator<Item = Self> {
+        let (ahead, cache, seen_since) = match &mut self.0 {
+            Missing::Block { ahead, cache, seen_since, .. } => {
+                (std::mem::take(ahead), Some(Arc::clone(cache)), *seen_since)
+            }
+            _ => (Vec::new(), None, None),
+        };
+        let behind = ahead.into_iter().zip(std::iter::repeat(cache)).filter_map(move |(place, cache)| {
+            Some(Self(Missing::Block { place, cache: cache?, seen_since, ahead: Vec::new() }))
+        });
+        std::iter::once(self).chain(behind)
     }
 
     /// The index of `extent` is not in `cache`.
@@ -230,7 +252,7 @@ impl Fault {
                 }
                 Ok(())
             }
-            Missing::Block { place, cache, seen_since } => {
+            Missing::Block { place, cache, seen_since, .. } => {
                 cache.install_block(place, open(Kind::Block, place, envelope)?, seen_since)
             }
             Missing::Index { extent, cache } => {

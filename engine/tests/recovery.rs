@@ -572,7 +572,10 @@ fn a_reader_lets_go_of_files_that_nobody_reads() {
         disk.wait().unwrap();
         let mut completions = Vec::new();
         disk.completions(&mut completions);
-        completions.into_iter().flat_map(|completion| reader.on_completion(completion)).all(|loaded| loaded.result.is_ok())
+        completions
+            .into_iter()
+            .flat_map(|completion| reader.on_completion(completion))
+            .all(|loaded| loaded.result.is_ok())
     };
     assert!(reads(&mut reader, &mut disk));
     disk.remove(&Path::new(DIR).join(fault.place().path())).unwrap();

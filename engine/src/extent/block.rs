@@ -10,7 +10,6 @@
 //! It knows neither files nor checksums (`page`), nor which extents there are (`directory`).
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -293,8 +292,18 @@ impl Block {
         slot(&self.payload, self.count, position)
     }
 
+    /// Position of the record of `revision`, if it is one of those right behind `position`: those between are mostly versions that are no
+    /// longer wanted. No two records have the same revision, so the key need not be read.
+    pub(super) fn behind(&self, position: usize, revision: Revision) -> Option<usize> {
+        let wanted = self.count.min(position + 1 + NEIGHBOURS);
+        (position + 1..wanted).find(|position| {
+            let start = word(&self.payload, 4 + 4 * position).expect("within the slots") as usize;
+            take_revision(&mut &self.payload[start..]).expect("decode checked every record") == revision
+        })
+    }
+
     /// Position of the version of `key` at `revision`, if it is here.
-    fn find(&self, key: &[u8], revision: Revision) -> Option<usize> {
+    pub(super) fn find(&self, key: &[u8], revision: Revision) -> Option<usize> {
         let (mut low, mut high) = (0, self.count);
         while low < high {
             let middle = low.midpoint(high);
@@ -352,40 +361,16 @@ fn detached(holder: &Bytes, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
 const NEIGHBOURS: usize = 4;
 
 /// A record in the block that holds it, for who only passes it on.
-#[derive(Clone, Debug)]
-pub struct Stored {
-    block: Arc<Block>,
+#[derive(Clone, Copy, Debug)]
+pub struct Stored<'a> {
+    block: &'a Block,
     position: usize,
 }
 
-impl Stored {
-    pub(super) fn find(block: Arc<Block>, key: &[u8], revision: Revision) -> Option<Self> {
-        let position = block.find(key, revision)?;
-        Some(Self { block, position })
-    }
-
-    /// Whether there is no other record in its block.
-    pub(super) fn is_alone(&self) -> bool {
-        self.block.len() == 1
-    }
-
-    /// What its block weighs in memory. **Units** bytes.
-    pub(super) fn block_bytes(&self) -> usize {
-        self.block.bytes()
-    }
-
-    /// The version of `key` at `revision`, if it is in the same block: first looked for right behind, where those between are mostly
-    /// versions that are no longer wanted.
-    pub(super) fn neighbour(&self, key: &[u8], revision: Revision) -> Option<Self> {
-        let found = |position| Some(Self { block: Arc::clone(&self.block), position });
-        for position in self.position + 1..self.block.len().min(self.position + 1 + NEIGHBOURS) {
-            match order(position_of(self.block.stored(position)), (key, revision)) {
-                Ordering::Less => {}
-                Ordering::Equal => return found(position),
-                Ordering::Greater => break,
-            }
-        }
-        self.block.find(key, revision).and_then(found)
+impl<'a> Stored<'a> {
+    /// The record at `position` of `block`.
+    pub(super) fn new(block: &'a Block, position: usize) -> Self {
+        Self { block, position }
     }
 
     /// The record, free of its block.
@@ -395,7 +380,7 @@ impl Stored {
 
     /// The record as an encoded `mvccpb.KeyValue`, of [`record_bytes`]' length less what stands before it; the lease, if any, comes before
     /// the value. Without a value, and with the key alone, for a tombstone.
-    pub fn key_value(&self) -> &[u8] {
+    pub fn key_value(&self) -> &'a [u8] {
         self.block.key_value(self.position)
     }
 }

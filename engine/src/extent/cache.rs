@@ -197,6 +197,15 @@ impl BlockCache {
         }
     }
 
+    /// The first of the blocks at `places`, as far as they are among those resolved last.
+    pub(super) fn read_lately(&self, places: &[Place]) -> VecDeque<Arc<Block>> {
+        if places.is_empty() {
+            return VecDeque::new();
+        }
+        let latest = self.latest();
+        places.iter().map_while(|place| latest.block(*place)).collect()
+    }
+
     pub(super) fn index(self: &Arc<Self>, extent: &Entry) -> Result<Arc<Index>, Fault> {
         match self.cache.get(&extent.index) {
             Some(Cached::Index(index)) => Ok(index),

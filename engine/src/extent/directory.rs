@@ -15,9 +15,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
 use super::BlockCache;
-use super::block::{Block, Stored, revision};
+use super::block::{Stored, revision};
 use super::cursor::ExtentCursor;
 use super::fingers::Fingers;
+use super::index::Index;
 use super::whole::Whole;
 use crate::tree::Victims;
 use crate::{Fault, Place, Record, Revision};
@@ -128,6 +129,15 @@ impl Chunk {
     }
 }
 
+/// Blocks of an extent that a long scan reads together with the one it needs.
+const BLOCKS_AHEAD: usize = 2;
+/// Those that are larger hold a record or two, and are read on their own. **Units** bytes.
+const BLOCK_AHEAD_LEN_MAX: u32 = 24 << 10;
+
+fn block_place(entry: &Entry, index: &Index, position: usize) -> Place {
+    index.place(entry.index, position).expect("the index was checked")
+}
+
 /// Every extent of the store, by revision; immutable, replaced by each checkpoint.
 #[derive(Debug)]
 pub struct Directory {
@@ -169,33 +179,35 @@ impl Directory {
     /// The version of `key` at `revision`, if it is in an extent.
     pub fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Fault> {
         let Some(entry) = self.holder(revision) else { return Ok(None) };
-        let stored = Stored::find(self.block_in(entry, key, revision)?, key, revision);
-        Ok(stored.map(|stored| stored.record()))
+        let index = self.cache.index(entry)?;
+        let block = self.cache.block(block_place(entry, &index, index.position(key, revision)))?;
+        Ok(block.find(key, revision).map(|position| block.record(position)))
     }
 
-    /// Where the version of `key` at `revision` lies, if it is in an extent; for walks over keys.
-    pub(crate) fn stored(
+    /// Where the version of `key` at `revision` lies, if it is in an extent; for walks over keys. A fault names the blocks behind it too
+    /// ([`Fault::with_ahead`]).
+    pub(crate) fn stored<'a>(
         &self,
         key: &[u8],
         revision: Revision,
-        fingers: &mut Fingers,
-    ) -> Result<Option<Stored>, Fault> {
+        fingers: &'a mut Fingers,
+    ) -> Result<Option<Stored<'a>>, Fault> {
         let Some(entry) = self.holder(revision) else { return Ok(None) };
-        if let Some(stored) = fingers.find(entry.index, key, revision) {
-            return Ok(Some(stored));
+        if fingers.seek(entry.index, key, revision) {
+            return Ok(fingers.at(entry.index));
         }
-        let stored = Stored::find(self.block_in(entry, key, revision)?, key, revision);
-        if let Some(stored) = &stored {
-            fingers.put(entry.index, stored);
-        }
-        Ok(stored)
-    }
-
-    /// The block of the extent of `entry` that holds the version of `key` at `revision` if any does.
-    fn block_in(&self, entry: &Entry, key: &[u8], revision: Revision) -> Result<Arc<Block>, Fault> {
         let index = self.cache.index(entry)?;
-        let place = index.place(entry.index, index.position(key, revision)).expect("the index was checked");
-        self.cache.block(place)
+        let at = index.position(key, revision);
+        let count = if fingers.has_room_ahead() { BLOCKS_AHEAD } else { 0 };
+        let ahead = (at + 1..index.len().min(at + 1 + count)).map(|at| block_place(entry, &index, at));
+        let ahead: Vec<Place> = ahead.take_while(|place| place.len <= BLOCK_AHEAD_LEN_MAX).collect();
+        let block = match self.cache.block(block_place(entry, &index, at)) {
+            Ok(block) => block,
+            Err(fault) => return Err(fault.followed_by(ahead)),
+        };
+        let Some(position) = block.find(key, revision) else { return Ok(None) };
+        let ahead = self.cache.read_lately(&ahead);
+        Ok(Some(fingers.put(entry.index, (block, position), ahead)))
     }
 
     /// The extent that holds `revision` if any does.

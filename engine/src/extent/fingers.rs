@@ -3,22 +3,62 @@
 //! A scan goes on in as many blocks as there are extents with keys of its range. Here each of them is held until the scan has left it, so
 //! it need not be looked for again, and the cache need not keep it.
 //!
-//! Invariants: a finger is only a hint, what is found through it was compared with key and revision. Blocks held take at most
-//! [`BYTES_MAX`]; one of a single record is not held, there is nothing else in it to come back for.
+//! A long scan has a few blocks of an extent read at once; those that it will come to are held here too.
+//!
+//! Invariants: a finger is only a hint, what is found through it was compared by revision, which no two records share. Blocks held take at
+//! most [`BYTES_MAX`], and those ahead are held up to [`AHEAD_BYTES_MAX`]; one of a single record is held until the next such, there is
+//! nothing else in it to come back for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
-use super::block::Stored;
+use foldhash::fast::RandomState;
+
+use super::block::{Block, Stored};
 use crate::{Place, Revision};
 
 /// Blocks held: where scans are in the middle of more, the cache keeps them. **Units** bytes.
 const BYTES_MAX: usize = 32 << 20;
 
+/// Blocks held, up to which others are read ahead. **Units** bytes.
+const AHEAD_BYTES_MAX: usize = 20 << 20;
+
+/// Where the last version was found in an extent.
+#[derive(Debug)]
+struct Finger {
+    block: Arc<Block>,
+    position: usize,
+    /// Blocks behind it, in order.
+    ahead: VecDeque<Arc<Block>>,
+}
+
+impl Finger {
+    fn bytes(&self) -> usize {
+        self.block.bytes() + self.ahead.iter().map(|block| block.bytes()).sum::<usize>()
+    }
+
+    /// Goes to the version of `key` at `revision`, if it is in a block that is held.
+    fn seek(&mut self, key: &[u8], revision: Revision) -> bool {
+        let found = self.block.behind(self.position, revision).or_else(|| self.block.find(key, revision));
+        if let Some(position) = found {
+            self.position = position;
+            return true;
+        }
+        let found = self.ahead.iter().enumerate().find_map(|(at, block)| Some((at, block.find(key, revision)?)));
+        let Some((at, position)) = found else { return false };
+        self.position = position;
+        self.block = self.ahead.drain(..=at).next_back().expect("it was found there");
+        true
+    }
+}
+
 /// See the head of this file; each thread that walks has its own.
 #[derive(Debug, Default)]
 pub struct Fingers {
     /// By the place of an extent's index.
-    last: HashMap<Place, Stored>,
+    last: HashMap<Place, Finger, RandomState>,
+    /// The block of a single record found last.
+    alone: Option<Arc<Block>>,
     /// Of the blocks in `last`.
     bytes: usize,
 }
@@ -29,26 +69,47 @@ impl Fingers {
         *self = Self::default();
     }
 
-    /// The version of `key` at `revision`, if it is in the block found last of the extent whose index lies at `extent`.
-    pub(super) fn find(&mut self, extent: Place, key: &[u8], revision: Revision) -> Option<Stored> {
-        let last = self.last.get_mut(&extent)?;
-        let next = last.neighbour(key, revision)?;
-        last.clone_from(&next);
-        Some(next)
+    /// Whether there is room for blocks read ahead.
+    pub(super) fn has_room_ahead(&self) -> bool {
+        self.bytes < AHEAD_BYTES_MAX
     }
 
-    /// Remembers what was found in the extent whose index lies at `extent`.
-    pub(super) fn put(&mut self, extent: Place, stored: &Stored) {
-        let held = (!stored.is_alone()).then(|| stored.clone());
-        self.bytes += held.as_ref().map_or(0, Stored::block_bytes);
-        let before = match held {
-            Some(held) => self.last.insert(extent, held),
-            None => self.last.remove(&extent),
-        };
-        self.bytes -= before.as_ref().map_or(0, Stored::block_bytes);
-        if self.bytes > BYTES_MAX {
+    /// Whether the version of `key` at `revision` is in the blocks held of the extent whose index lies at `extent`; its finger is on it then.
+    pub(super) fn seek(&mut self, extent: Place, key: &[u8], revision: Revision) -> bool {
+        let Some(finger) = self.last.get_mut(&extent) else { return false };
+        if !finger.ahead.is_empty() {
+            let before = finger.bytes();
+            let is_found = finger.seek(key, revision);
+            self.bytes -= before - finger.bytes();
+            return is_found;
+        }
+        finger.seek(key, revision)
+    }
+
+    /// What the finger of the extent whose index lies at `extent` is on.
+    pub(super) fn at(&self, extent: Place) -> Option<Stored<'_>> {
+        self.last.get(&extent).map(|finger| Stored::new(&finger.block, finger.position))
+    }
+
+    /// Remembers that something was found in the extent whose index lies at `extent`, and blocks behind.
+    pub(super) fn put(
+        &mut self,
+        extent: Place,
+        (block, position): (Arc<Block>, usize),
+        ahead: VecDeque<Arc<Block>>,
+    ) -> Stored<'_> {
+        let before = self.last.remove(&extent);
+        self.bytes -= before.as_ref().map_or(0, Finger::bytes);
+        if block.len() == 1 {
+            return Stored::new(self.alone.insert(block), position);
+        }
+        let finger = Finger { block, position, ahead };
+        if self.bytes + finger.bytes() > BYTES_MAX {
             self.clear();
         }
+        self.bytes += finger.bytes();
+        let finger = self.last.entry(extent).insert_entry(finger).into_mut();
+        Stored::new(&finger.block, finger.position)
     }
 }
 
@@ -86,28 +147,55 @@ mod tests {
         Place { segment: 1, offset, len: 100 }
     }
 
+    fn put(fingers: &mut Fingers, extent: Place, block: &Arc<Block>, key: &[u8], ahead: &[Arc<Block>]) {
+        let position = block.find(key, Revision::new(5, 0)).unwrap();
+        fingers.put(extent, (Arc::clone(block), position), ahead.iter().cloned().collect());
+    }
+
     #[test]
     fn what_is_held_is_found_before_and_behind_and_bounded_by_bytes() {
-        let revision = Revision::new(5, 0);
         let mut fingers = Fingers::default();
+        // A real store has no two records of one revision: here they tell nothing apart, so what is right behind is always taken.
         let small = block(&["a", "b", "c", "d", "e", "f", "g", "h"], 10);
-        fingers.put(extent(0), &Stored::find(Arc::clone(&small), b"b", revision).unwrap());
-        for key in [&b"c"[..], b"h", b"a"] {
-            assert!(fingers.find(extent(0), key, revision).is_some());
-        }
-        assert!(fingers.find(extent(0), b"bb", revision).is_none());
-        assert!(fingers.find(extent(0), b"c", Revision::new(4, 0)).is_none());
-        assert!(fingers.find(extent(1), b"c", revision).is_none());
+        put(&mut fingers, extent(0), &small, b"h", &[]);
+        let mut seek = |extent, key: &[u8], main| {
+            let is_found = fingers.seek(extent, key, Revision::new(main, 0));
+            is_found.then(|| fingers.at(extent).unwrap().record().key)
+        };
+        assert_eq!(seek(extent(0), b"h", 5).unwrap(), "h");
+        assert_eq!(seek(extent(0), b"bb", 5), None);
+        assert_eq!(seek(extent(0), b"a", 5).unwrap(), "a");
+        assert_eq!(seek(extent(0), b"b", 5).unwrap(), "b");
+        assert_eq!(seek(extent(0), b"c", 4), None);
+        assert_eq!(seek(extent(1), b"c", 5), None);
 
-        let alone = Stored::find(block(&["a"], 1 << 20), b"a", revision).unwrap();
-        fingers.put(extent(0), &alone);
+        let alone = block(&["a"], 1 << 20);
+        put(&mut fingers, extent(0), &alone, b"a", &[]);
         assert_eq!((fingers.last.len(), fingers.bytes), (0, 0), "the extent's finger went on to what is not held");
-        let large = Stored::find(block(&["a", "b"], 1 << 20), b"a", revision).unwrap();
+        let large = block(&["a", "b"], 1 << 20);
         for offset in 0..100 {
-            fingers.put(extent(offset), &large);
-            fingers.put(extent(offset), &large);
-            assert_eq!(fingers.bytes, fingers.last.len() * large.block_bytes());
+            put(&mut fingers, extent(offset), &large, b"a", &[]);
+            put(&mut fingers, extent(offset), &large, b"a", &[]);
+            assert_eq!(fingers.bytes, fingers.last.len() * large.bytes());
             assert!(fingers.bytes <= BYTES_MAX);
         }
+    }
+
+    #[test]
+    fn blocks_ahead_are_held_until_the_finger_has_passed_them() {
+        let revision = Revision::new(5, 0);
+        let blocks = [block(&["a", "b"], 10), block(&["c", "d"], 10), block(&["e", "f"], 10)];
+        let mut fingers = Fingers::default();
+        put(&mut fingers, extent(0), &blocks[0], b"b", &blocks[1..]);
+        assert_eq!(fingers.bytes, 3 * blocks[0].bytes());
+        assert!(!fingers.seek(extent(0), b"g", revision));
+        assert_eq!(fingers.bytes, 3 * blocks[0].bytes(), "whoever looks for something else changes nothing");
+        assert!(fingers.seek(extent(0), b"d", revision));
+        assert_eq!(fingers.bytes, 2 * blocks[0].bytes());
+        assert!(!fingers.seek(extent(0), b"a", revision));
+        assert!(fingers.seek(extent(0), b"e", revision));
+        assert_eq!(fingers.bytes, blocks[0].bytes());
+        put(&mut fingers, extent(0), &blocks[1], b"d", &blocks[2..]);
+        assert_eq!(fingers.bytes, 2 * blocks[0].bytes());
     }
 }

@@ -19,19 +19,19 @@ use crate::tree::{self, Profile};
 use crate::{Fault, Record, Revision};
 
 /// A record where it is.
-#[derive(Clone, Debug)]
-pub enum Found {
+#[derive(Clone, Copy, Debug)]
+pub enum Found<'a> {
     /// Written since the last checkpoint.
-    Recent(Record),
+    Recent(&'a Record),
     /// In a block.
-    Stored(Stored),
+    Stored(Stored<'a>),
 }
 
-impl Found {
+impl Found<'_> {
     /// The record, free of where it was.
-    pub fn into_record(self) -> Record {
+    pub fn to_record(self) -> Record {
         match self {
-            Self::Recent(record) => record,
+            Self::Recent(record) => record.clone(),
             Self::Stored(stored) => stored.record(),
         }
     }
@@ -131,9 +131,14 @@ impl ReadView {
     }
 
     /// Where the version of `key` written at `revision` is, if it is stored; for walks over keys.
-    pub fn locate(&self, key: &[u8], revision: Revision, fingers: &mut Fingers) -> Result<Option<Found>, Fault> {
+    pub fn locate<'a>(
+        &'a self,
+        key: &[u8],
+        revision: Revision,
+        fingers: &'a mut Fingers,
+    ) -> Result<Option<Found<'a>>, Fault> {
         if self.recent.first().is_some_and(|first| first <= revision) {
-            return Ok(self.recent.find(revision).cloned().map(Found::Recent));
+            return Ok(self.recent.find(revision).map(Found::Recent));
         }
         Ok(self.roots.directory.stored(key, revision, fingers)?.map(Found::Stored))
     }

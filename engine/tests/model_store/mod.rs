@@ -463,7 +463,12 @@ impl Store {
             for max in [0, 1, expected.len() / 2, expected.len().saturating_sub(1), expected.len(), usize::MAX] {
                 let first = &expected[..expected.len().min(max)];
                 let sums = faulting(&self.pages, || view.sums(range, max as u64));
-                assert_eq!(sums, (first.len() as u64, first.iter().map(shown).sum::<u64>()), "seed {}, {max} of {range:?}", self.seed);
+                assert_eq!(
+                    sums,
+                    (first.len() as u64, first.iter().map(shown).sum::<u64>()),
+                    "seed {}, {max} of {range:?}",
+                    self.seed
+                );
             }
             let usage = faulting(&self.pages, || view.usage(range));
             assert_eq!((usage.keys, usage.live_bytes), (expected.len() as u64, bytes));

@@ -105,7 +105,7 @@ fn put_key_only(out: &mut BytesMut, version: &Version) {
 }
 
 /// Writes a version's field over `out`, which is as long.
-fn write_record(mut out: &mut [u8], version: &Version, found: &Found) {
+fn write_record(mut out: &mut [u8], version: &Version, found: Found<'_>) {
     out.put_u8(TAG_KVS);
     put_varint(&mut out, u64::from(version.bytes));
     match found {
@@ -225,10 +225,10 @@ impl Large {
             .collect();
         out.resize(end, 0);
         // They come in another order than they are shown in, and each is copied where it belongs at once: nothing holds its block.
-        let write = |position: usize, found: Found| {
+        let write = |position: usize, found: Found<'_>| {
             let version: &Version = &versions[position];
             let start = ends[position] - nested_len(version.bytes as usize);
-            write_record(&mut out[start..ends[position]], version, &found);
+            write_record(&mut out[start..ends[position]], version, found);
         };
         self.scan.find(core, &versions, write).await
     }

@@ -17,8 +17,10 @@ use proto::etcdserverpb as pb;
 use super::range::read_at;
 use crate::{core::Core, error::Error, floor::Floor};
 
-/// Blocks read at once for one batch, less a group's.
+/// Blocks read at once for one batch, or a few more.
 const LOADS_MAX: usize = 32;
+/// A scan that has met so many keys reads blocks ahead: it will mostly come to them.
+const LONG_KEYS: u64 = 4096;
 /// Leaves read at once.
 const LEAVES_AHEAD_MAX: usize = 16;
 /// About what a leaf holds.
@@ -171,7 +173,7 @@ impl Scan {
     /// **Errors** as [`Scan::batch`].
     pub async fn records(&self, core: &Core, versions: &[Version]) -> Result<Vec<Record>, Error> {
         let mut records: Vec<Option<Record>> = vec![None; versions.len()];
-        self.find(core, versions, |position, found| records[position] = Some(found.into_record())).await?;
+        self.find(core, versions, |position, found| records[position] = Some(found.to_record())).await?;
         Ok(records.into_iter().map(|record| record.expect("each was read")).collect())
     }
 
@@ -182,7 +184,7 @@ impl Scan {
         &self,
         core: &Core,
         versions: &[Version],
-        mut each: impl FnMut(usize, Found),
+        mut each: impl FnMut(usize, Found<'_>),
     ) -> Result<(), Error> {
         let view = core.view();
         self.floor.check(&view)?;
@@ -202,9 +204,10 @@ impl Scan {
         view: &ReadView,
         versions: &[Version],
         wanted: &[usize],
-        each: &mut impl FnMut(usize, Found),
+        each: &mut impl FnMut(usize, Found<'_>),
     ) -> (Vec<usize>, Vec<Fault>) {
         let mut fingers = core.fingers.borrow_mut();
+        let is_long = self.seen >= LONG_KEYS;
         let (mut missed, mut faults) = (Vec::new(), Vec::<Fault>::new());
         let mut wanted = wanted.iter().copied();
         for position in wanted.by_ref() {
@@ -214,7 +217,8 @@ impl Scan {
                 Err(fault) => {
                     missed.push(position);
                     if !faults.iter().any(|other| other.place() == fault.place()) {
-                        faults.push(fault.scanning(self.began));
+                        let with_ahead = fault.scanning(self.began).with_ahead();
+                        faults.extend(with_ahead.take(if is_long { usize::MAX } else { 1 }));
                     }
                 }
             }
