@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::extent::ExtentCursor;
-use crate::node::{EntryMeta, NEWEST, Slot};
+use crate::node::{EntryMeta, NEWEST, Slot, TOMBSTONE};
 use crate::recent::Recent;
 use crate::tree::{AFTER, Walk, bytes_of_first, entries_before, rank, total};
 use crate::{Fault, Record, Revision};
@@ -120,9 +120,15 @@ impl Version {
             bytes: meta.bytes,
         }
     }
+
+    /// What of it an [`Outline`] has.
+    pub fn outline(&self) -> Outline {
+        let Self { ref key, revision, create_revision, version, bytes, .. } = *self;
+        Outline { key_bytes: key.len(), revision, create_revision, version, bytes }
+    }
 }
 
-/// All of a version that the length of an answer depends on.
+/// All of a version that the length of an answer depends on, and what finds its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outline {
     /// Length of the key. **Units** bytes.
@@ -161,7 +167,6 @@ pub struct Cursor {
     end: Option<Bytes>,
     walk: Walk,
     step: Step,
-    last: Option<Bytes>,
     /// Pages that it may still have read into the tree.
     shared: usize,
 }
@@ -190,7 +195,7 @@ impl Cursor {
     pub(crate) fn new(root: Arc<Slot>, range: &KeyRange, at: i64, is_newest: bool) -> Self {
         let step = if range.is_empty() { Step::Done } else { Step::Seek(range.start.clone(), Revision::MAX) };
         let (end, shared) = (range.end_key(), PAGES_SHARED_MAX);
-        Self { root, at, is_newest, end, walk: Walk::default(), step, last: None, shared }
+        Self { root, at, is_newest, end, walk: Walk::default(), step, shared }
     }
 
     /// Goes on behind `last_key`.
@@ -199,8 +204,7 @@ impl Cursor {
         if let Step::Seek(start, _) = &self.step
             && last_key >= *start
         {
-            self.step = Step::Seek(last_key.clone(), AFTER);
-            self.last = Some(last_key);
+            self.step = Step::Seek(last_key, AFTER);
         }
         self
     }
@@ -231,29 +235,18 @@ impl Cursor {
     /// The next live version. After a [`Fault`] is resolved the same call goes on exactly where it was.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<Version>, Fault> {
-        match self.next_within(&mut usize::MAX.clone())? {
-            Met::Live(version) => Ok(Some(version)),
-            Met::End => Ok(None),
-            Met::Paused => unreachable!("the budget has no end"),
+        match self.advance(&mut usize::MAX.clone())? {
+            Stop::Live(position) => {
+                let leaf = self.walk.leaf();
+                Ok(Some(Version::new(leaf.key(position), &leaf.meta(position))))
+            }
+            Stop::End => Ok(None),
+            Stop::Paused => unreachable!("the budget has no end"),
         }
     }
 
-    /// [`Cursor::next`] that takes from `budget` a unit for each key met, live or not, and pauses when it is spent.
-    pub fn next_within(&mut self, budget: &mut usize) -> Result<Met<Version>, Fault> {
-        Ok(match self.advance(budget)? {
-            Stop::Live(position) => {
-                let leaf = self.walk.leaf();
-                let version = Version::new(leaf.key(position), &leaf.meta(position));
-                self.last = Some(version.key.clone());
-                Met::Live(version)
-            }
-            Stop::End => Met::End,
-            Stop::Paused => Met::Paused,
-        })
-    }
-
-    /// [`Cursor::next_within`] for who only wants to measure; [`Cursor::position`] does not follow.
-    pub fn outline_within(&mut self, budget: &mut usize) -> Result<Met<Outline>, Fault> {
+    /// [`Cursor::next`] for walks over many keys, that takes from `budget` a unit for each key met, live or not, and pauses when it is spent.
+    pub fn next_within(&mut self, budget: &mut usize) -> Result<Met<Outline>, Fault> {
         Ok(match self.advance(budget)? {
             Stop::Live(position) => {
                 let leaf = self.walk.leaf();
@@ -264,6 +257,12 @@ impl Cursor {
             Stop::End => Met::End,
             Stop::Paused => Met::Paused,
         })
+    }
+
+    /// Appends the key of the live version met last by [`Cursor::next_within`].
+    pub fn push_key(&self, out: &mut Vec<u8>) {
+        let position = self.walk.position.checked_sub(1).expect("it stands behind what it met");
+        self.walk.leaf().push_key(position, out);
     }
 
     /// The revision it reads at.
@@ -293,11 +292,6 @@ impl Cursor {
             wanted.push(fault);
         }
         wanted
-    }
-
-    /// The key returned last: [`crate::ReadView::cursor_after`] goes on from here on a newer view.
-    pub fn position(&self) -> Option<&Bytes> {
-        self.last.as_ref()
     }
 
     fn advance(&mut self, budget: &mut usize) -> Result<Stop, Fault> {
@@ -376,7 +370,7 @@ impl Cursor {
     /// Leaves the entry at `position` behind; whether it is live.
     fn take(&mut self, position: usize) -> bool {
         self.walk.position = position + 1;
-        !self.walk.leaf().meta(position).is_tombstone()
+        self.walk.leaf().flags(position) & TOMBSTONE == 0
     }
 
     /// Whether the entry at `position` lies behind the range; the walk is over then.

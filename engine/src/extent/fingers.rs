@@ -37,18 +37,19 @@ impl Finger {
         self.block.bytes() + self.ahead.iter().map(|block| block.bytes()).sum::<usize>()
     }
 
-    /// Goes to the version of `key` at `revision`, if it is in a block that is held.
-    fn seek(&mut self, key: &[u8], revision: Revision) -> bool {
+    /// Goes to the version of `key` at `revision`, if it is in a block that is held: the bytes it has let go of.
+    fn seek(&mut self, key: &[u8], revision: Revision) -> Option<usize> {
         let found = self.block.behind(self.position, revision).or_else(|| self.block.find(key, revision));
         if let Some(position) = found {
             self.position = position;
-            return true;
+            return Some(0);
         }
-        let found = self.ahead.iter().enumerate().find_map(|(at, block)| Some((at, block.find(key, revision)?)));
-        let Some((at, position)) = found else { return false };
+        let mut ahead = self.ahead.iter().enumerate();
+        let (at, position) = ahead.find_map(|(at, block)| Some((at, block.find(key, revision)?)))?;
+        let before = self.bytes();
         self.position = position;
         self.block = self.ahead.drain(..=at).next_back().expect("it was found there");
-        true
+        Some(before - self.bytes())
     }
 }
 
@@ -76,14 +77,9 @@ impl Fingers {
 
     /// Whether the version of `key` at `revision` is in the blocks held of the extent whose index lies at `extent`; its finger is on it then.
     pub(super) fn seek(&mut self, extent: Place, key: &[u8], revision: Revision) -> bool {
-        let Some(finger) = self.last.get_mut(&extent) else { return false };
-        if !finger.ahead.is_empty() {
-            let before = finger.bytes();
-            let is_found = finger.seek(key, revision);
-            self.bytes -= before - finger.bytes();
-            return is_found;
-        }
-        finger.seek(key, revision)
+        let passed = self.last.get_mut(&extent).and_then(|finger| finger.seek(key, revision));
+        self.bytes -= passed.unwrap_or_default();
+        passed.is_some()
     }
 
     /// What the finger of the extent whose index lies at `extent` is on.

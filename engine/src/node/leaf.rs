@@ -292,11 +292,15 @@ impl Leaf {
     }
 
     pub(crate) fn key(&self, position: usize) -> Bytes {
-        let suffix = self.suffix(position);
-        let mut key = Vec::with_capacity(self.prefix_len + suffix.len());
-        key.extend_from_slice(self.prefix());
-        key.extend_from_slice(suffix);
+        let mut key = Vec::with_capacity(self.key_len(position));
+        self.push_key(position, &mut key);
         key.into()
+    }
+
+    /// Appends the key.
+    pub(crate) fn push_key(&self, position: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(self.prefix());
+        out.extend_from_slice(self.suffix(position));
     }
 
     /// Length of the key. **Units** bytes.

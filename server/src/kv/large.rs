@@ -10,7 +10,7 @@
 //! - An answer that cannot be finished ends with an error status, in the middle of its message: no client takes it for whole.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use engine::{Found, Outline, Version};
+use engine::{Found, Outline};
 use h2::server::SendResponse;
 use prost::Message;
 use proto::etcdserverpb as pb;
@@ -88,26 +88,20 @@ pub fn shown_len(outline: &Outline, keys_only: bool) -> usize {
     nested_len(if keys_only { key_only_len(outline) } else { outline.bytes as usize })
 }
 
-/// All of a version that its length depends on.
-pub fn outline(version: &Version) -> Outline {
-    let Version { ref key, revision, create_revision, version, bytes, .. } = *version;
-    Outline { key_bytes: key.len(), revision, create_revision, version, bytes }
-}
-
 /// A version without its value and, as etcd's index-only path has it, without its lease.
-fn put_key_only(out: &mut BytesMut, version: &Version) {
+fn put_key_only(out: &mut BytesMut, key: &[u8], outline: &Outline) {
     out.put_u8(TAG_KVS);
-    put_varint(out, key_only_len(&outline(version)) as u64);
-    put_bytes(out, TAG_KEY, &version.key);
-    put_field(out, TAG_CREATE_REVISION, version.create_revision);
-    put_field(out, TAG_MOD_REVISION, version.revision.main);
-    put_field(out, TAG_VERSION, version.version);
+    put_varint(out, key_only_len(outline) as u64);
+    put_bytes(out, TAG_KEY, key);
+    put_field(out, TAG_CREATE_REVISION, outline.create_revision);
+    put_field(out, TAG_MOD_REVISION, outline.revision.main);
+    put_field(out, TAG_VERSION, outline.version);
 }
 
 /// Writes a version's field over `out`, which is as long.
-fn write_record(mut out: &mut [u8], version: &Version, found: Found<'_>) {
+fn write_record(mut out: &mut [u8], outline: &Outline, found: Found<'_>) {
     out.put_u8(TAG_KVS);
-    put_varint(&mut out, u64::from(version.bytes));
+    put_varint(&mut out, u64::from(outline.bytes));
     match found {
         Found::Recent(record) => put_key_value(&mut out, record),
         Found::Stored(stored) => out.put_slice(stored.key_value()),
@@ -191,7 +185,7 @@ impl Large {
             if self.left == 0 {
                 break;
             }
-            self.batch = self.scan.batch(core, Bounds { keys: self.left, bytes: PIECE_BYTES }).await?;
+            self.scan.batch(core, Bounds { keys: self.left, bytes: PIECE_BYTES }, &mut self.batch).await?;
         }
         assert_eq!(written, self.framed_len(), "what was counted is what was written");
         Ok(())
@@ -208,28 +202,28 @@ impl Large {
     }
 
     async fn write_batch(&mut self, core: &Core, out: &mut BytesMut) -> Result<(), Error> {
-        let versions = std::mem::take(&mut self.batch.versions);
-        assert!(versions.len() <= self.left && (self.left == 0 || !versions.is_empty()), "a revision shows the same");
-        self.left -= versions.len();
+        let batch = &self.batch;
+        assert!(batch.len() <= self.left && (self.left == 0 || !batch.is_empty()), "a revision shows the same");
+        self.left -= batch.len();
         if self.keys_only {
-            versions.iter().for_each(|version| put_key_only(out, version));
+            batch.iter().for_each(|(key, outline)| put_key_only(out, key, outline));
             return Ok(());
         }
         let mut end = out.len();
-        let ends: Vec<usize> = versions
+        let ends: Vec<usize> = batch
             .iter()
-            .map(|version| {
-                end += nested_len(version.bytes as usize);
+            .map(|(_, outline)| {
+                end += shown_len(outline, false);
                 end
             })
             .collect();
         out.resize(end, 0);
         // They come in another order than they are shown in, and each is copied where it belongs at once: nothing holds its block.
         let write = |position: usize, found: Found<'_>| {
-            let version: &Version = &versions[position];
-            let start = ends[position] - nested_len(version.bytes as usize);
-            write_record(&mut out[start..ends[position]], version, found);
+            let (_, outline) = batch.at(position);
+            let start = ends[position] - shown_len(outline, false);
+            write_record(&mut out[start..ends[position]], outline, found);
         };
-        self.scan.find(core, &versions, write).await
+        self.scan.find(core, batch, write).await
     }
 }

@@ -6,7 +6,7 @@
 //! Nothing here writes: that is `apply`'s. A read names a view and gets either an answer or a fault.
 
 use bytes::Bytes;
-use engine::{KeyRange, RangeEnd, Record, Version};
+use engine::{KeyRange, Outline, RangeEnd, Record};
 use proto::{key_range, mvccpb};
 
 pub mod check;
@@ -38,12 +38,12 @@ pub fn key_value(record: Record) -> mvccpb::KeyValue {
 }
 
 /// A version without its value and, as etcd's index-only path has it, without its lease.
-fn key_only(version: &Version) -> mvccpb::KeyValue {
+fn key_only(key: Bytes, outline: &Outline) -> mvccpb::KeyValue {
     mvccpb::KeyValue {
-        key: version.key.clone(),
-        create_revision: version.create_revision,
-        mod_revision: version.revision.main,
-        version: version.version,
+        key,
+        create_revision: outline.create_revision,
+        mod_revision: outline.revision.main,
+        version: outline.version,
         value: Bytes::new(),
         lease: 0,
     }

@@ -18,8 +18,8 @@ use proto::{
 
 use super::{
     check, key_only, key_value, keys,
-    large::{Frame, Large, PIECE_BYTES, outline, shown_len},
-    scan::{Bounds, Filter, Scan},
+    large::{Frame, Large, PIECE_BYTES, shown_len},
+    scan::{Batch, Bounds, Filter, Scan},
 };
 use crate::{
     core::Core,
@@ -84,9 +84,10 @@ async fn scan(core: &Core, request: &pb::RangeRequest) -> Result<Reply, Error> {
     let total = if limit.is_some() && !is_filtered { Some(count(core, &scan, &range, at).await?) } else { None };
     let wanted = limit.unwrap_or(usize::MAX);
     let view = core.view();
-    let batch = scan.batch(core, Bounds { keys: wanted, bytes: PIECE_BYTES }).await?;
-    let mut shown = batch.versions.len();
-    let mut len = batch.versions.iter().map(|version| shown_len(&outline(version), request.keys_only)).sum::<usize>();
+    let mut batch = Batch::default();
+    scan.batch(core, Bounds { keys: wanted, bytes: PIECE_BYTES }, &mut batch).await?;
+    let mut shown = batch.len();
+    let mut len = batch.iter().map(|(_, outline)| shown_len(outline, request.keys_only)).sum::<usize>();
     let mut beyond = 0_u64;
     let goes_on = !batch.is_last && (is_filtered || shown < wanted);
     let is_in_sums = goes_on && at == view.revision() && !is_filtered && !request.keys_only;
@@ -110,7 +111,7 @@ async fn scan(core: &Core, request: &pb::RangeRequest) -> Result<Reply, Error> {
     let total = total.unwrap_or(scan.seen);
     let more = if is_filtered { beyond > 0 } else { limit.is_some_and(|limit| total > limit as u64) };
     let frame = Frame { header: core.header(revision), more, count: i64::try_from(total).expect("counts fit") };
-    let is_whole = batch.versions.len() == shown;
+    let is_whole = batch.len() == shown;
     let large = Large::new(scan, batch, frame, (shown, len), request.keys_only)?;
     if is_whole { large.whole(core).await.map(Reply::Whole) } else { Ok(Reply::Large(Box::new(large))) }
 }
@@ -296,7 +297,7 @@ impl Job {
             let is_beyond = self.request.sort_target == SortTarget::Key as i32
                 && self.fetch_max.is_some_and(|max| self.found.len() + 1 == max);
             if is_beyond || !reads_records(&self.request) {
-                self.found.push(key_only(&version));
+                self.found.push(key_only(version.key.clone(), &version.outline()));
                 continue;
             }
             match record(view, &version) {

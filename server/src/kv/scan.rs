@@ -11,7 +11,7 @@
 //!
 //! Knows no message and no flow control.
 
-use engine::{Cursor, Fault, Found, KeyRange, Met, Outline, ReadView, Record, Version};
+use engine::{Cursor, Fault, Found, KeyRange, Met, Outline, ReadView, Record};
 use proto::etcdserverpb as pb;
 
 use super::range::read_at;
@@ -58,13 +58,44 @@ pub struct Bounds {
     pub bytes: usize,
 }
 
-/// Versions that are shown, in key order, and whether the range ends with them.
+/// Versions that are shown, in key order.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The versions.
-    pub versions: Vec<Version>,
+    /// Back to back.
+    keys: Vec<u8>,
+    /// Where each key ends, and its version.
+    versions: Vec<(usize, Outline)>,
     /// Nothing comes behind them.
     pub is_last: bool,
+}
+
+impl Batch {
+    /// Number of versions.
+    pub fn len(&self) -> usize {
+        self.versions.len()
+    }
+
+    /// Whether nothing was left of the range.
+    pub fn is_empty(&self) -> bool {
+        self.versions.is_empty()
+    }
+
+    /// The key and the version at `position`.
+    pub fn at(&self, position: usize) -> (&[u8], &Outline) {
+        let (end, outline) = &self.versions[position];
+        (&self.keys[end - outline.key_bytes..*end], outline)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Outline)> {
+        (0..self.len()).map(|position| self.at(position))
+    }
+
+    fn clear(&mut self) {
+        self.keys.clear();
+        self.versions.clear();
+        self.is_last = false;
+    }
 }
 
 /// See the head of this file.
@@ -104,17 +135,17 @@ impl Scan {
         &self.floor
     }
 
-    /// The next batch, and the view that it was read on.
+    /// Puts the next batch in the place of `batch`.
     ///
     /// **Errors** damaged data; the revision was held for too long and is compacted.
-    pub async fn batch(&mut self, core: &Core, bounds: Bounds) -> Result<Batch, Error> {
-        let mut batch = Batch::default();
+    pub async fn batch(&mut self, core: &Core, bounds: Bounds, batch: &mut Batch) -> Result<(), Error> {
+        batch.clear();
         let mut bytes = 0;
         let Self { floor, cursor, filter, seen, .. } = self;
         let leaves_ahead = LEAVES_AHEAD_MAX.min(1 + bounds.keys / KEYS_PER_LEAF);
         let step = |view: &ReadView, mut budget: usize| -> Result<Option<()>, Vec<Fault>> {
             view.lead(cursor);
-            while batch.versions.len() < bounds.keys && bytes < bounds.bytes {
+            while batch.len() < bounds.keys && bytes < bounds.bytes {
                 let met = cursor.next_within(&mut budget);
                 match met.map_err(|fault| cursor.wanted(fault, leaves_ahead))? {
                     Met::Paused => return Ok(None),
@@ -122,19 +153,19 @@ impl Scan {
                         batch.is_last = true;
                         break;
                     }
-                    Met::Live(version) => {
+                    Met::Live(outline) => {
                         *seen += 1;
-                        if filter.passes(version.revision.main, version.create_revision) {
-                            bytes += version.bytes as usize;
-                            batch.versions.push(version);
+                        if filter.passes(outline.revision.main, outline.create_revision) {
+                            bytes += outline.bytes as usize;
+                            cursor.push_key(&mut batch.keys);
+                            batch.versions.push((batch.keys.len(), outline));
                         }
                     }
                 }
             }
             Ok(Some(()))
         };
-        core.step_along(floor, step).await?;
-        Ok(batch)
+        core.step_along(floor, step).await
     }
 
     /// Tells `each` of what is shown from here on to the end of the range, or until it answers false; the scan itself stays where it
@@ -150,7 +181,7 @@ impl Scan {
             // It would hold all that is read meanwhile and evicted from newer trees.
             view.lead(parked);
             loop {
-                let outline = cursor.outline_within(&mut budget);
+                let outline = cursor.next_within(&mut budget);
                 match outline.map_err(|fault| cursor.wanted(fault, LEAVES_AHEAD_MAX))? {
                     Met::Paused => return Ok(None),
                     Met::End => return Ok(Some(())),
@@ -168,29 +199,25 @@ impl Scan {
         Ok(met)
     }
 
-    /// The records of versions of this scan, in the same order.
+    /// The records of a batch of this scan, in the same order.
     ///
     /// **Errors** as [`Scan::batch`].
-    pub async fn records(&self, core: &Core, versions: &[Version]) -> Result<Vec<Record>, Error> {
-        let mut records: Vec<Option<Record>> = vec![None; versions.len()];
-        self.find(core, versions, |position, found| records[position] = Some(found.to_record())).await?;
+    pub async fn records(&self, core: &Core, batch: &Batch) -> Result<Vec<Record>, Error> {
+        let mut records: Vec<Option<Record>> = vec![None; batch.len()];
+        self.find(core, batch, |position, found| records[position] = Some(found.to_record())).await?;
         Ok(records.into_iter().map(|record| record.expect("each was read")).collect())
     }
 
-    /// Tells `each` of the positions of versions of this scan and of their records, each once, those first that are in memory.
+    /// Tells `each` of the positions in a batch of this scan and of their records, each once, those first that are in memory.
     ///
     /// **Errors** as [`Scan::batch`].
-    pub async fn find(
-        &self,
-        core: &Core,
-        versions: &[Version],
-        mut each: impl FnMut(usize, Found<'_>),
-    ) -> Result<(), Error> {
+    pub async fn find(&self, core: &Core, batch: &Batch, mut each: impl FnMut(usize, Found<'_>)) -> Result<(), Error> {
         let view = core.view();
         self.floor.check(&view)?;
-        let mut left: Vec<usize> = (0..versions.len()).collect();
+        let (mut left, faults) = self.find_resident(core, &view, batch, 0..batch.len(), &mut each);
+        core.load_all(faults).await?;
         while !left.is_empty() {
-            let (missed, faults) = self.find_resident(core, &view, versions, &left, &mut each);
+            let (missed, faults) = self.find_resident(core, &view, batch, left.into_iter(), &mut each);
             core.load_all(faults).await?;
             left = missed;
         }
@@ -202,17 +229,16 @@ impl Scan {
         &self,
         core: &Core,
         view: &ReadView,
-        versions: &[Version],
-        wanted: &[usize],
+        batch: &Batch,
+        mut wanted: impl Iterator<Item = usize>,
         each: &mut impl FnMut(usize, Found<'_>),
     ) -> (Vec<usize>, Vec<Fault>) {
         let mut fingers = core.fingers.borrow_mut();
         let is_long = self.seen >= LONG_KEYS;
         let (mut missed, mut faults) = (Vec::new(), Vec::<Fault>::new());
-        let mut wanted = wanted.iter().copied();
         for position in wanted.by_ref() {
-            let version = &versions[position];
-            match view.locate(&version.key, version.revision, &mut fingers) {
+            let (key, outline) = batch.at(position);
+            match view.locate(key, outline.revision, &mut fingers) {
                 Ok(found) => each(position, found.expect("a live version has its record")),
                 Err(fault) => {
                     missed.push(position);

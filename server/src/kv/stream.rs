@@ -15,7 +15,7 @@ use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 
 use super::{
     check, key_only, key_value, keys, range,
-    scan::{Bounds, Scan},
+    scan::{Batch, Bounds, Scan},
 };
 use crate::{
     core::Core,
@@ -114,13 +114,14 @@ impl Chunks {
     /// The next chunk, and whether it is the last.
     async fn next(&mut self, core: &Core) -> Result<(Vec<KeyValue>, bool), Error> {
         let keys = self.keys_per_chunk.min(self.left.unwrap_or(usize::MAX));
-        let batch = self.scan.batch(core, Bounds { keys, bytes: CHUNK_BYTES_MAX }).await?;
-        self.left = self.left.map(|left| left - batch.versions.len());
+        let mut batch = Batch::default();
+        self.scan.batch(core, Bounds { keys, bytes: CHUNK_BYTES_MAX }, &mut batch).await?;
+        self.left = self.left.map(|left| left - batch.len());
         let is_last = batch.is_last || self.left == Some(0);
         let kvs = if self.keys_only {
-            batch.versions.iter().map(key_only).collect()
+            batch.iter().map(|(key, outline)| key_only(Bytes::copy_from_slice(key), outline)).collect()
         } else {
-            self.scan.records(core, &batch.versions).await?.into_iter().map(key_value).collect()
+            self.scan.records(core, &batch).await?.into_iter().map(key_value).collect()
         };
         Ok((kvs, is_last))
     }
