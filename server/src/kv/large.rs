@@ -26,8 +26,11 @@ use crate::{
     },
 };
 
-/// Records read and written at a time. **Units** bytes.
-pub const PIECE_BYTES: usize = 256 << 10;
+/// Records read and written at a time: half of it costs a twentieth more CPU, twice as much saves nothing. **Units** bytes.
+pub const PIECE_BYTES: usize = 512 << 10;
+
+/// And so many of them at most: small ones are looked for in one turn of the core.
+pub const PIECE_KEYS: usize = 2048;
 
 /// Largest message that a gRPC client can take. **Units** bytes.
 const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
@@ -185,7 +188,9 @@ impl Large {
             if self.left == 0 {
                 break;
             }
-            self.scan.batch(core, Bounds { keys: self.left, bytes: PIECE_BYTES }, &mut self.batch).await?;
+            self.scan
+                .batch(core, Bounds { keys: self.left.min(PIECE_KEYS), bytes: PIECE_BYTES }, &mut self.batch)
+                .await?;
         }
         assert_eq!(written, self.framed_len(), "what was counted is what was written");
         Ok(())

@@ -18,7 +18,7 @@ use proto::{
 
 use super::{
     check, key_only, key_value, keys,
-    large::{Frame, Large, PIECE_BYTES, shown_len},
+    large::{Frame, Large, PIECE_BYTES, PIECE_KEYS, shown_len},
     scan::{Batch, Bounds, Filter, Scan},
 };
 use crate::{
@@ -85,7 +85,7 @@ async fn scan(core: &Core, request: &pb::RangeRequest) -> Result<Reply, Error> {
     let wanted = limit.unwrap_or(usize::MAX);
     let view = core.view();
     let mut batch = Batch::default();
-    scan.batch(core, Bounds { keys: wanted, bytes: PIECE_BYTES }, &mut batch).await?;
+    scan.batch(core, Bounds { keys: wanted.min(PIECE_KEYS), bytes: PIECE_BYTES }, &mut batch).await?;
     let mut shown = batch.len();
     let mut len = batch.iter().map(|(_, outline)| shown_len(outline, request.keys_only)).sum::<usize>();
     let mut beyond = 0_u64;
