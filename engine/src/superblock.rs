@@ -324,11 +324,13 @@ mod tests {
     }
 
     #[test]
-    fn a_later_format_is_told_from_damage() {
-        let mut bytes = state(6).encode();
-        bytes[FORMAT_AT] = 3;
-        let crc = crc32fast::hash(&bytes[..CRC_AT]);
-        bytes[CRC_AT..COPY_LEN].copy_from_slice(&crc.to_le_bytes());
-        assert_eq!(Superblock::decode(&bytes, 0), Err(Damage::Format(3)));
+    fn another_format_is_told_from_damage() {
+        for other in [FORMAT - 1, FORMAT + 1] {
+            let mut bytes = state(6).encode();
+            bytes[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&other.to_le_bytes());
+            let crc = crc32fast::hash(&bytes[..CRC_AT]);
+            bytes[CRC_AT..COPY_LEN].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(Superblock::decode(&bytes, 0), Err(Damage::Format(other)));
+        }
     }
 }
