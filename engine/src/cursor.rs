@@ -431,6 +431,11 @@ impl Count {
         }
     }
 
+    /// What to read after a fault, as [`Cursor::wanted`].
+    pub fn wanted(&mut self, fault: Fault, max: usize) -> Vec<Fault> {
+        self.cursor.wanted(fault, max)
+    }
+
     /// Keys counted so far at an older revision.
     pub(crate) fn counted(&self) -> u64 {
         self.counted

@@ -10,8 +10,8 @@
 //! - `waiting` has an entry for exactly the places queued or in flight.
 //! - A removed file takes space while it is open: no longer than until the second `close_unused` after its last read.
 //!
-//! It retries nothing, except that pages whose common read failed are read again one by one. A page that cannot be read concerns only those who wait for it (`Loaded::result`): whether the member
-//! can do without is for its caller to say.
+//! It retries nothing, except that pages whose common read failed are read again one by one: a page that cannot be read concerns only
+//! those who wait for it (`Loaded::result`). Whether the member can do without is for its caller to say.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;

@@ -19,7 +19,7 @@ use proto::{
 use super::{
     check, key_only, key_value, keys,
     large::{Frame, Large, PIECE_BYTES, PIECE_KEYS, shown_len},
-    scan::{Batch, Bounds, Filter, Scan},
+    scan::{Batch, Bounds, Filter, LEAVES_AHEAD_MAX, Scan},
 };
 use crate::{
     core::Core,
@@ -137,7 +137,7 @@ pub async fn count(core: &Core, scan: &Scan, range: &KeyRange, at: i64) -> Resul
     drop(view);
     core.step_along(scan.floor(), |view, budget| {
         view.lead_count(&mut count);
-        count.step(budget).map_err(|fault| [fault])
+        count.step(budget).map_err(|fault| count.wanted(fault, LEAVES_AHEAD_MAX))
     })
     .await
 }

@@ -22,7 +22,7 @@ const LOADS_MAX: usize = 32;
 /// A scan that has met so many keys reads blocks ahead: it will mostly come to them.
 const LONG_KEYS: u64 = 4096;
 /// Leaves read at once.
-const LEAVES_AHEAD_MAX: usize = 16;
+pub const LEAVES_AHEAD_MAX: usize = 16;
 /// About what a leaf holds.
 const KEYS_PER_LEAF: usize = 64;
 
@@ -106,7 +106,7 @@ pub struct Scan {
     filter: Filter,
     /// Blocks that had been read by anyone when it began: those it has read itself are not far back.
     began: u32,
-    /// Keys met, shown or not.
+    /// Keys met, shown or not; or all there are, where that is known.
     pub seen: u64,
 }
 
@@ -214,10 +214,9 @@ impl Scan {
     pub async fn find(&self, core: &Core, batch: &Batch, mut each: impl FnMut(usize, Found<'_>)) -> Result<(), Error> {
         let view = core.view();
         self.floor.check(&view)?;
-        let (mut left, faults) = self.find_resident(core, &view, batch, 0..batch.len(), &mut each);
-        core.load_all(faults).await?;
+        let mut left: Vec<usize> = (0..batch.len()).collect();
         while !left.is_empty() {
-            let (missed, faults) = self.find_resident(core, &view, batch, left.into_iter(), &mut each);
+            let (missed, faults) = self.find_resident(core, &view, batch, &left, &mut each);
             core.load_all(faults).await?;
             left = missed;
         }
@@ -230,12 +229,13 @@ impl Scan {
         core: &Core,
         view: &ReadView,
         batch: &Batch,
-        mut wanted: impl Iterator<Item = usize>,
+        wanted: &[usize],
         each: &mut impl FnMut(usize, Found<'_>),
     ) -> (Vec<usize>, Vec<Fault>) {
         let mut fingers = core.fingers.borrow_mut();
         let is_long = self.seen >= LONG_KEYS;
         let (mut missed, mut faults) = (Vec::new(), Vec::<Fault>::new());
+        let mut wanted = wanted.iter().copied();
         for position in wanted.by_ref() {
             let (key, outline) = batch.at(position);
             match view.locate(key, outline.revision, &mut fingers) {
