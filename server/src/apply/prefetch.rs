@@ -7,7 +7,6 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use engine::{Fault, Place, ReadView};
 use proto::{
     etcdserverpb as pb,
@@ -85,14 +84,10 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// What applying `entry` would need on `view`; nothing where it cannot be told.
-pub fn faults_of(view: &ReadView, entry: Bytes) -> Vec<Fault> {
+/// What applying `request` would need on `view`.
+pub fn faults_of(view: &ReadView, request: &Request) -> Vec<Fault> {
     let mut ahead = Ahead::new(view);
-    if !entry.is_empty()
-        && let Ok((_, request)) = internal::decode(entry)
-    {
-        ahead.request(&request);
-    }
+    ahead.request(request);
     ahead.faults
 }
 

@@ -29,7 +29,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
-    sync::{mpsc, watch},
+    sync::{mpsc, oneshot, watch},
 };
 
 use super::{
@@ -469,7 +469,9 @@ fn spawn_checkpoints(
 }
 
 /// Has threads bring in what `driver`'s log will need of the store, while core 0 applies it. A host that has no room for them goes without.
-fn spawn_warmers(config: &Config, shared: &Shared, driver: &Driver) {
+/// What tells that the first of it is there.
+fn spawn_warmers(config: &Config, shared: &Shared, driver: &Driver) -> Vec<oneshot::Receiver<()>> {
+    let mut firsts = Vec::new();
     let entries: Vec<_> = driver.unapplied().map(|(index, entry)| (index, entry.clone())).collect();
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let count = cpus.saturating_sub(1).clamp(1, WARMERS_MAX).min(entries.len() / WARM_ENTRIES_MIN);
@@ -478,21 +480,28 @@ fn spawn_warmers(config: &Config, shared: &Shared, driver: &Driver) {
     for position in 0..count {
         let disk = match open_disk(config) {
             Ok((disk, _)) => disk,
-            Err(error) => return tracing::debug!(%error, "pages are not brought in ahead"),
+            Err(error) => {
+                tracing::debug!(%error, "pages are not brought in ahead");
+                break;
+            }
         };
         let files_max = (open_segments_max(config) / (4 * count)).max(8);
         let reader = PageReader::new(&config.data_dir, files_max, warm::READS_MAX);
         let share = entries.iter().skip(position).step_by(count).cloned().collect();
-        let warmer = Warmer::new(shared.view.clone(), disk, reader, share, ahead_max);
+        let (first, is_first) = oneshot::channel();
+        let warmer = Warmer::new(shared.view.clone(), disk, reader, share, ahead_max, first);
         let run = move || {
             if let Err(error) = warmer.run() {
                 tracing::debug!(%error, "pages are not brought in ahead");
             }
         };
         if let Err(error) = std::thread::Builder::new().name("warm".into()).spawn(run) {
-            return tracing::debug!(%error, "pages are not brought in ahead");
+            tracing::debug!(%error, "pages are not brought in ahead");
+            break;
         }
+        firsts.push(is_first);
     }
+    firsts
 }
 
 /// Threads that bring in pages behind a start.
@@ -500,7 +509,7 @@ const WARMERS_MAX: usize = 4;
 /// Entries for which a thread is worth it.
 const WARM_ENTRIES_MIN: usize = 64;
 /// Entries that are looked at ahead of apply.
-const WARM_ENTRIES_MAX: usize = 8192;
+const WARM_ENTRIES_MAX: usize = 32_768;
 /// Bytes of cache for each of them: most need one page, which takes some 6 KiB, of an eighth of the cache.
 const WARM_CACHE_SHARE: usize = 8 * (8 << 10);
 
@@ -518,7 +527,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let (ready, mut is_ready) = watch::channel(false);
     let serving = Serving { wire: wire_options(&config), stop: stopping };
     let senders = spawn_cores(cores, &config, &shared, clock, &to_commit, &serving);
-    spawn_warmers(&config, &shared, &opened.driver);
+    let warmed = spawn_warmers(&config, &shared, &opened.driver);
     let checkpoints = spawn_checkpoints(&config, &shared, clock, &to_commit)?;
     let core = make_core(0, &config, &shared, clock, &to_commit)?;
     spawn_core_loops(&core);
@@ -543,7 +552,13 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
         ready,
         heartbeat: Duration::from_millis(knobs.consensus.heartbeat_ms),
     };
-    let mut running = tokio::task::spawn_local(commit_loop.run());
+    let mut running = tokio::task::spawn_local(async move {
+        // It would read the same pages, one after the other. A thread that ended without telling is no reason to wait.
+        for first in warmed {
+            drop(first.await);
+        }
+        commit_loop.run().await
+    });
     let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
     tokio::select! {
