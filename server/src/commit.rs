@@ -223,6 +223,8 @@ pub struct Commit {
     checkpoint_began: Duration,
     /// This member's NOSPACE alarm.
     keeper: Keeper,
+    /// Of files, as summed up last. **Units** bytes.
+    dead_bytes: u64,
     /// The checkpoint under way waits for space.
     is_checkpoint_waiting: bool,
     checkpoint_ended: Duration,
@@ -279,6 +281,7 @@ impl Commit {
             compacted_at: None,
             checkpoint_began: Duration::ZERO,
             keeper,
+            dead_bytes: 0,
             is_checkpoint_waiting: false,
             checkpoint_ended: Duration::ZERO,
             is_reclaiming: false,
@@ -637,8 +640,7 @@ impl Commit {
         let Place { index, term } = self.applied;
         drop(self.store.mvcc_mut().publish(index, term));
         self.driver.applied(index);
-        let counted = self.keeper.used(self.store.mvcc().recent_bytes());
-        self.shared.sizes.counted.store(counted, Ordering::Release);
+        self.publish_used();
         Ok(())
     }
 
@@ -714,14 +716,20 @@ impl Commit {
 
     fn publish_sizes(&mut self) {
         let sizes = self.store.sizes();
-        self.shared.sizes.allocated.store(sizes.allocated, Ordering::Release);
-        self.shared.sizes.in_use.store(sizes.in_use, Ordering::Release);
         let mvcc = self.store.mvcc();
         let (nodes, dirty) = (mvcc.node_bytes(), mvcc.dirty_bytes());
         let memory = [mvcc.recent_bytes(), dirty, nodes.saturating_sub(dirty), self.store.block_bytes()];
         self.shared.commit_counters.memory.iter().zip(memory).for_each(|(count, bytes)| count.set(bytes));
         self.keeper.settle(sizes.in_use, self.store.mvcc().recent_bytes());
-        self.shared.sizes.counted.store(sizes.in_use, Ordering::Release);
+        self.dead_bytes = sizes.allocated - sizes.in_use;
+        self.publish_used();
+    }
+
+    /// Tells what the store takes with all that was applied: segments are summed up now and then, what waits for a checkpoint is known at once.
+    fn publish_used(&self) {
+        let in_use = self.keeper.used(self.store.mvcc().recent_bytes());
+        self.shared.sizes.allocated.store(in_use + self.dead_bytes, Ordering::Release);
+        self.shared.sizes.in_use.store(in_use, Ordering::Release);
     }
 
     /// Forgets proposals that were never applied and whose clients were timed out long ago.

@@ -119,10 +119,8 @@ pub struct Raft {
 pub struct Sizes {
     /// Allocated, and what is not checkpointed yet; never 0.
     pub allocated: AtomicU64,
-    /// Reachable.
+    /// Reachable, as of the last turn: what counts against the quota.
     pub in_use: AtomicU64,
-    /// What counts against the quota, as of the last turn.
-    pub counted: AtomicU64,
 }
 
 /// What all cores of this process share: immutable, atomic, or replaced whole.

@@ -54,11 +54,13 @@ pub fn status(core: &Core) -> pb::StatusResponse {
     }
     // The applied index first: it must not be seen ahead of the committed one.
     let applied = load(&shared.raft.applied);
+    // And what is in use before what is allocated.
+    let in_use = load(&shared.sizes.in_use);
     pb::StatusResponse {
         header: Some(core.header(core.view().revision())),
         version: crate::ETCD_VERSION.to_owned(),
         db_size: signed(load(&shared.sizes.allocated)).max(1),
-        db_size_in_use: signed(load(&shared.sizes.in_use)),
+        db_size_in_use: signed(in_use),
         leader,
         raft_index: load(&shared.raft.commit).max(applied),
         raft_term: load(&shared.raft.term),

@@ -195,7 +195,7 @@ impl Purpose {
 ///
 /// **Errors** the quota is exceeded.
 pub async fn admit(core: &Core, cost: u64) -> Result<(), Error> {
-    let used = core.shared.sizes.counted.load(Ordering::Acquire);
+    let used = core.shared.sizes.in_use.load(Ordering::Acquire);
     if core.shared.limits.quota.has_room(used, cost) {
         return Ok(());
     }

@@ -104,9 +104,10 @@ impl Commit {
         self.shared.commit_counters.segments_emptied.set(reclaimed.segments);
         self.shared.commit_counters.moved_bytes.set(reclaimed.moved_bytes);
         self.shared.commit_counters.checkpoint.observe_time(now.saturating_sub(self.checkpoint_began));
-        // The written records leave memory with the next view, and an idle store may wait long for one.
-        self.publish()?;
+        // Before what counts is told anew: the written records are in files now.
         self.publish_sizes();
+        // They leave memory with the next view, and an idle store may wait long for one.
+        self.publish()?;
         let (index, term) = self.store.trimmable();
         if index > 0 {
             let before = self.driver.log_bytes();

@@ -10,6 +10,7 @@ use engine::{disk::sim::SimStorage, store};
 use super::*;
 use crate::{
     config::AutoCompaction,
+    core::Sizes,
     lease::{Lessor, Params},
 };
 
@@ -226,4 +227,33 @@ fn scattered_changes_are_waited_with_for_a_while_but_not_for_ever() {
     member.put(0);
     member.settle();
     assert!(member.checkpoint.is_some());
+}
+
+#[test]
+fn what_is_applied_counts_at_once_and_what_a_checkpoint_wrote_goes_on_counting() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    let sizes = |member: &Member| {
+        let Sizes { in_use, allocated } = &member.shared.sizes;
+        (in_use.load(Ordering::Acquire), allocated.load(Ordering::Acquire))
+    };
+    let (before, _) = sizes(&member);
+    for number in 0..1000 {
+        member.put(number);
+    }
+    let mut seen = before;
+    while member.commit.store.mvcc().view().revision() < 1001 {
+        member.turn();
+        let (in_use, allocated) = sizes(&member);
+        assert!(in_use >= seen && allocated >= in_use, "no tick is needed to know of what was put");
+        seen = in_use;
+    }
+    let recent = member.commit.store.mvcc().recent_bytes();
+    assert!(recent > 200_000 && seen >= before + recent, "{seen} bytes, {before} before");
+    member.checkpoint = Some(member.commit.store.checkpoint_begin());
+    member.run_checkpoint();
+    assert_eq!(member.commit.store.mvcc().recent_bytes(), 0);
+    let told = member.commit.store.sizes();
+    assert_eq!(sizes(&member), (told.in_use, told.allocated));
+    assert!(told.in_use > recent / 2, "records in files count");
 }
