@@ -198,14 +198,15 @@ impl Directory {
         }
         let index = self.cache.index(entry)?;
         let at = index.position(key, revision);
-        let count = if fingers.has_room_ahead() { BLOCKS_AHEAD } else { 0 };
-        let ahead = (at + 1..index.len().min(at + 1 + count)).map(|at| block_place(entry, &index, at));
+        let ahead = (at + 1..index.len().min(at + 1 + BLOCKS_AHEAD)).map(|at| block_place(entry, &index, at));
         let ahead: Vec<Place> = ahead.take_while(|place| place.len <= BLOCK_AHEAD_LEN_MAX).collect();
         let block = match self.cache.block(block_place(entry, &index, at)) {
             Ok(block) => block,
-            Err(fault) => return Err(fault.followed_by(ahead)),
+            Err(fault) if fingers.has_room_ahead() => return Err(fault.followed_by(ahead)),
+            Err(fault) => return Err(fault),
         };
         let Some(position) = block.find(key, revision) else { return Ok(None) };
+        // What was read ahead is taken though there is no room for more by now: it would be read again.
         let ahead = self.cache.read_lately(&ahead);
         Ok(Some(fingers.put(entry.index, (block, position), ahead)))
     }

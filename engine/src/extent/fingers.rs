@@ -62,12 +62,16 @@ pub struct Fingers {
     alone: Option<Arc<Block>>,
     /// Of the blocks in `last`.
     bytes: usize,
+    /// Something was looked for since [`Fingers::forget_unused`].
+    is_used: bool,
 }
 
 impl Fingers {
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Forgets everything if nothing was looked for since the last call; to be called now and then.
+    pub fn forget_unused(&mut self) {
+        if !std::mem::take(&mut self.is_used) {
+            *self = Self::default();
+        }
     }
 
     /// Whether there is room for blocks read ahead.
@@ -77,6 +81,7 @@ impl Fingers {
 
     /// Whether the version of `key` at `revision` is in the blocks held of the extent whose index lies at `extent`; its finger is on it then.
     pub(super) fn seek(&mut self, extent: Place, key: &[u8], revision: Revision) -> bool {
+        self.is_used = true;
         let passed = self.last.get_mut(&extent).and_then(|finger| finger.seek(key, revision));
         self.bytes -= passed.unwrap_or_default();
         passed.is_some()
@@ -101,7 +106,8 @@ impl Fingers {
         }
         let finger = Finger { block, position, ahead };
         if self.bytes + finger.bytes() > BYTES_MAX {
-            self.clear();
+            self.last.clear();
+            self.bytes = 0;
         }
         self.bytes += finger.bytes();
         let finger = self.last.entry(extent).insert_entry(finger).into_mut();

@@ -153,7 +153,7 @@ async fn housekeeping(core: Rc<Core>) {
         core.expire();
         if count.is_multiple_of(CLOSE_UNUSED_EVERY) {
             core.loader().close_unused();
-            core.fingers.borrow_mut().clear();
+            core.fingers.borrow_mut().forget_unused();
         }
         let now = core.clock.now();
         core.watch.on_tick(now, core.shared.raft.term.load(Ordering::Acquire));
