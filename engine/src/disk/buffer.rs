@@ -103,14 +103,29 @@ impl Buffer {
         len: usize,
         read: impl FnOnce(&mut [MaybeUninit<u8>]) -> Result<usize, E>,
     ) -> Result<(), E> {
-        self.clear();
-        self.reserve(len);
-        // SAFETY: `reserve` made room for `len` bytes, which nobody else reaches while `self` is borrowed; they need not be initialised.
-        let room = unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast::<MaybeUninit<u8>>(), len) };
-        let filled = read(room)?;
+        let filled = read(self.room(len))?;
         assert!(filled <= len, "no more is read than there is room for");
         self.len = filled;
         Ok(())
+    }
+
+    /// Forgets the content: the first `len` bytes of its memory, to be read into. They stay where they are, and keep what is put there,
+    /// until something else is done to the buffer than to ask for as many again.
+    pub(super) fn room(&mut self, len: usize) -> &mut [MaybeUninit<u8>] {
+        self.clear();
+        self.reserve(len);
+        // SAFETY: `reserve` made room for `len` bytes, which nobody else reaches while `self` is borrowed; they need not be initialised.
+        unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast::<MaybeUninit<u8>>(), len) }
+    }
+
+    /// Sets the length after something was put into [`Buffer::room`].
+    ///
+    /// # Safety
+    ///
+    /// The first `len` bytes of the memory were initialised since.
+    pub(super) unsafe fn filled(&mut self, len: usize) {
+        assert!(len <= self.capacity, "no more is read than there is room for");
+        self.len = len;
     }
 
     /// Appends zeros up to the next block boundary.

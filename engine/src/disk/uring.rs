@@ -156,10 +156,9 @@ impl Job {
                 opcode::Fsync::new(fd).flags(flags).build()
             }
             Op::Read { offset, len, buf, .. } => {
-                buf.resize(*len);
                 let offset = *offset + done as u64;
-                let rest = &mut buf[done..];
-                opcode::Read::new(fd, rest.as_mut_ptr(), len_of(rest)).offset(offset).build()
+                let rest = &mut buf.room(*len)[done..];
+                opcode::Read::new(fd, rest.as_mut_ptr().cast(), len_of(rest)).offset(offset).build()
             }
         }
     }
@@ -188,7 +187,8 @@ impl Job {
         let buf = match self.op {
             Op::WriteDurable { buf, .. } | Op::Write { buf, .. } => buf,
             Op::Read { mut buf, .. } => {
-                buf.resize(result.as_ref().map_or(0, |count| *count));
+                // SAFETY: the kernel said that it filled so many bytes, from the first on.
+                unsafe { buf.filled(result.as_ref().map_or(0, |count| *count)) };
                 buf
             }
             Op::Sync { .. } => Buffer::new(),
@@ -198,7 +198,7 @@ impl Job {
 }
 
 /// The kernel takes at most 2 GiB at once; what is left follows.
-fn len_of(bytes: &[u8]) -> u32 {
+fn len_of<T>(bytes: &[T]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(1 << 30)
 }
 

@@ -200,4 +200,19 @@ mod tests {
         put(&mut fingers, extent(0), &blocks[1], b"d", &blocks[2..]);
         assert_eq!(fingers.bytes, 2 * blocks[0].bytes());
     }
+
+    #[test]
+    fn what_was_used_since_the_last_call_is_not_forgotten() {
+        let revision = Revision::new(5, 0);
+        let small = block(&["a", "b"], 10);
+        let mut fingers = Fingers::default();
+        put(&mut fingers, extent(0), &small, b"a", &[]);
+        assert!(fingers.seek(extent(0), b"b", revision));
+        fingers.forget_unused();
+        assert!(fingers.seek(extent(0), b"a", revision));
+        fingers.forget_unused();
+        fingers.forget_unused();
+        assert!(!fingers.seek(extent(0), b"a", revision));
+        assert_eq!(fingers.bytes, 0);
+    }
 }
