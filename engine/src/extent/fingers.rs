@@ -117,13 +117,16 @@ impl Fingers {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
     use std::sync::Arc;
 
     use bytes::Bytes;
 
     use super::super::block::{Block, BlockBuilder};
     use super::*;
-    use crate::Record;
+    use crate::disk::sim::SimStorage;
+    use crate::store::{Options, Store};
+    use crate::{Fault, Record};
 
     fn block(keys: &[&'static str], value_bytes: usize) -> Arc<Block> {
         let mut builder = BlockBuilder::default();
@@ -214,5 +217,41 @@ mod tests {
         fingers.forget_unused();
         assert!(!fingers.seek(extent(0), b"a", revision));
         assert_eq!(fingers.bytes, 0);
+    }
+
+    #[test]
+    fn blocks_read_ahead_are_taken_though_there_is_no_room_for_more_by_then() {
+        let (storage, dir) = (SimStorage::new(1), Path::new("/data"));
+        let mut disk = storage.disk();
+        let mut store = Store::open(&mut disk, dir, Options::default()).unwrap();
+        let mut write = store.mvcc_mut().begin();
+        for number in 0..200 {
+            write.put(Bytes::from(format!("key {number:03}")), Bytes::from(vec![7; 500]), 0).unwrap();
+        }
+        drop(write.finish());
+        drop(store.mvcc_mut().publish(1, 1));
+        let done = store.checkpoint_begin().run(&mut disk).unwrap();
+        store.checkpoint_end(done);
+        drop(store);
+
+        let store = Store::open(&mut disk, dir, Options::default()).unwrap();
+        let view = store.mvcc().view();
+        let (key, revision) = (b"key 000", Revision::new(view.revision(), 0));
+        let mut fingers = Fingers::default();
+        let with_ahead = loop {
+            let Err(fault) = view.locate(key, revision, &mut fingers) else { panic!("nothing was in memory") };
+            let faults: Vec<Fault> = fault.with_ahead().collect();
+            let count = faults.len();
+            faults.into_iter().for_each(|fault| crate::load(&mut disk, dir, fault).unwrap());
+            if count > 1 {
+                break count;
+            }
+        };
+        let large = block(&["a", "b"], AHEAD_BYTES_MAX / 2);
+        put(&mut fingers, extent(0), &large, b"a", &[]);
+        assert!(!fingers.has_room_ahead());
+        assert!(view.locate(key, revision, &mut fingers).unwrap().is_some());
+        let held = fingers.last.values().map(|finger| finger.ahead.len()).max();
+        assert_eq!(held, Some(with_ahead - 1));
     }
 }
