@@ -28,7 +28,7 @@ use crate::{Error, Place};
 /// Indexes resolved last that are kept besides the cache proper; each is a few thousandths of its extent.
 const LATEST_INDEXES_MAX: usize = 256;
 /// Blocks resolved last that are kept.
-const LATEST_BLOCKS_MAX: usize = 80;
+const LATEST_BLOCKS_MAX: usize = 64;
 /// So many of them are kept however big they are: more than there are cores that resolve at the same moment.
 const LATEST_BLOCKS_MIN: usize = 8;
 /// Extents resolved last that are kept.

@@ -30,6 +30,8 @@ struct Finger {
     position: usize,
     /// Blocks behind it, in order.
     ahead: VecDeque<Arc<Block>>,
+    /// Something was found through it since [`Fingers::forget_unused`].
+    is_used: bool,
 }
 
 impl Finger {
@@ -41,13 +43,13 @@ impl Finger {
     fn seek(&mut self, key: &[u8], revision: Revision) -> Option<usize> {
         let found = self.block.behind(self.position, revision).or_else(|| self.block.find(key, revision));
         if let Some(position) = found {
-            self.position = position;
+            (self.position, self.is_used) = (position, true);
             return Some(0);
         }
         let mut ahead = self.ahead.iter().enumerate();
         let (at, position) = ahead.find_map(|(at, block)| Some((at, block.find(key, revision)?)))?;
         let before = self.bytes();
-        self.position = position;
+        (self.position, self.is_used) = (position, true);
         self.block = self.ahead.drain(..=at).next_back().expect("it was found there");
         Some(before - self.bytes())
     }
@@ -62,16 +64,15 @@ pub struct Fingers {
     alone: Option<Arc<Block>>,
     /// Of the blocks in `last`.
     bytes: usize,
-    /// Something was looked for since [`Fingers::forget_unused`].
-    is_used: bool,
 }
 
 impl Fingers {
-    /// Forgets everything if nothing was looked for since the last call; to be called now and then.
+    /// Forgets the extents in which nothing was found since the last call; to be called now and then.
     pub fn forget_unused(&mut self) {
-        if !std::mem::take(&mut self.is_used) {
-            *self = Self::default();
-        }
+        self.alone = None;
+        self.last.retain(|_, finger| std::mem::take(&mut finger.is_used));
+        self.last.shrink_to_fit();
+        self.bytes = self.last.values().map(Finger::bytes).sum();
     }
 
     /// Whether there is room for blocks read ahead.
@@ -81,7 +82,6 @@ impl Fingers {
 
     /// Whether the version of `key` at `revision` is in the blocks held of the extent whose index lies at `extent`; its finger is on it then.
     pub(super) fn seek(&mut self, extent: Place, key: &[u8], revision: Revision) -> bool {
-        self.is_used = true;
         let passed = self.last.get_mut(&extent).and_then(|finger| finger.seek(key, revision));
         self.bytes -= passed.unwrap_or_default();
         passed.is_some()
@@ -104,10 +104,9 @@ impl Fingers {
         if block.len() == 1 {
             return Stored::new(self.alone.insert(block), position);
         }
-        let finger = Finger { block, position, ahead };
+        let finger = Finger { block, position, ahead, is_used: true };
         if self.bytes + finger.bytes() > BYTES_MAX {
-            self.last.clear();
-            self.bytes = 0;
+            *self = Self::default();
         }
         self.bytes += finger.bytes();
         let finger = self.last.entry(extent).insert_entry(finger).into_mut();
@@ -210,9 +209,14 @@ mod tests {
         let small = block(&["a", "b"], 10);
         let mut fingers = Fingers::default();
         put(&mut fingers, extent(0), &small, b"a", &[]);
+        put(&mut fingers, extent(1), &small, b"a", &[]);
+        fingers.forget_unused();
+        assert_eq!(fingers.bytes, 2 * small.bytes());
         assert!(fingers.seek(extent(0), b"b", revision));
         fingers.forget_unused();
+        assert_eq!(fingers.bytes, small.bytes(), "nothing was found in the other one since");
         assert!(fingers.seek(extent(0), b"a", revision));
+        assert!(!fingers.seek(extent(1), b"a", revision));
         fingers.forget_unused();
         fingers.forget_unused();
         assert!(!fingers.seek(extent(0), b"a", revision));
