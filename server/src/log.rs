@@ -22,7 +22,7 @@ use tracing_subscriber::{
 
 use crate::{
     config::{LogFormat, LogLevel, LogOutput},
-    cores::Clock,
+    clock::Clock,
 };
 
 /// The format.

@@ -11,7 +11,7 @@
 //! Invariants:
 //! - Which entry is refused follows from the alarms alone, and these from entries alone. Sizes differ between members: they
 //!   decide only what a member proposes, and what it refuses before it is proposed.
-//! - A member takes back only its own NOSPACE alarm, only one that its quota raised (`Origin::Quota`), and only below
+//! - A member takes back only its own NOSPACE alarm, only one that its quota raised (`RaisedBy::Quota`), and only below
 //!   `disarm_below`, well under the quota, so that it does not flap. The origin is durable, as it stands in the entry: the
 //!   header of an entry that a quota proposes names `QUOTA_USER`, where etcd has the user of an authenticated client and, for an
 //!   alarm, reads nothing. A hand that raises what a quota has raised makes it its own; so an operator can keep it up.
@@ -19,38 +19,25 @@
 //! Unlike etcd, a put that was let in and then found the quota exceeded is applied and answered as what it is, a success; the
 //! alarm is raised all the same.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
-use prost::Message;
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::{alarm_request::AlarmAction, request_op},
-    internal::{Kind, Request, RequestHeader},
+    internal::{Request, RequestHeader},
 };
 
 use crate::{
-    core::{Alarm, Core},
     error::Error,
+    shared::{Alarm, Alarms, Quota, RaisedBy},
 };
-
-/// Who raised an alarm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// A client; or a member of etcd, whose entries do not tell.
-    Hand,
-    /// The quota of the member whose alarm it is.
-    Quota,
-}
-
-/// Active alarms: member id and type, by its number.
-pub type Alarms = BTreeMap<(u64, i32), Origin>;
 
 /// The user in the header of what a quota proposes.
 const QUOTA_USER: &str = "orlop-quota";
 
 /// Who proposed the entry with this header.
-pub fn origin(header: &RequestHeader) -> Origin {
-    if header.username == QUOTA_USER { Origin::Quota } else { Origin::Hand }
+pub fn raised_by(header: &RequestHeader) -> RaisedBy {
+    if header.username == QUOTA_USER { RaisedBy::Quota } else { RaisedBy::Hand }
 }
 
 /// The header of entry `id`, proposed for `purpose`.
@@ -68,34 +55,6 @@ const LEASE_OVERHEAD: u64 = 64;
 
 /// Above this a quota is taken, with a warning: it is four times what was measured. **Units** bytes.
 pub const SENSIBLE_BYTES_MAX: i64 = 128 << 30;
-
-/// Bound on the data of this member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Quota {
-    /// **Units** bytes; `None` for no quota.
-    bytes: Option<u64>,
-    /// Data below which an alarm of the quota's is taken back; 0 for never. **Units** bytes.
-    disarm_below: u64,
-}
-
-impl Quota {
-    /// A quota of `bytes` (`u64::MAX` is none), whose alarm is taken back below `disarm_percent` of it; 0 for never.
-    pub fn new(bytes: u64, disarm_percent: u64) -> Self {
-        let bytes = (bytes < u64::MAX).then_some(bytes);
-        let part = u128::from(bytes.unwrap_or(u64::MAX)) * u128::from(disarm_percent.min(100)) / 100;
-        Self { bytes, disarm_below: u64::try_from(part).expect("a part of a u64") }
-    }
-
-    /// As Status and metrics show it: negative for none.
-    pub fn shown(&self) -> i64 {
-        self.bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
-    }
-
-    /// Whether a request of `cost` fits beside `used` bytes. One that costs nothing always does.
-    pub fn has_room(&self, used: u64, cost: u64) -> bool {
-        cost == 0 || self.bytes.is_none_or(|bytes| used.saturating_add(cost) < bytes)
-    }
-}
 
 /// What a Put costs.
 pub fn put_cost(request: &pb::PutRequest) -> u64 {
@@ -191,27 +150,6 @@ impl Purpose {
     }
 }
 
-/// Refuses a request that does not fit, and raises the alarm, as etcd does before it looks at anything else in the request.
-///
-/// **Errors** the quota is exceeded.
-pub async fn admit(core: &Core, cost: u64) -> Result<(), Error> {
-    let used = core.shared.sizes.in_use.load(Ordering::Acquire);
-    if core.shared.limits.quota.has_room(used, cost) {
-        return Ok(());
-    }
-    let member = core.shared.identity.member_id;
-    if !core.shared.cluster.load().alarms.contains_key(&(member, Alarm::Nospace as i32)) {
-        let request = own_alarm(member, AlarmAction::Activate).encode_to_vec();
-        let raised = core.propose(Kind::Alarm, &request, Purpose::Alarm).await;
-        if let Err(error) = raised
-            && error != Error::NoSpace
-        {
-            tracing::warn!(%error, "the NOSPACE alarm could not be raised");
-        }
-    }
-    Err(Error::NoSpace)
-}
-
 /// The request that raises or takes back a member's NOSPACE alarm.
 pub fn own_alarm(member_id: u64, action: AlarmAction) -> pb::AlarmRequest {
     pb::AlarmRequest { action: action as i32, member_id, alarm: Alarm::Nospace as i32 }
@@ -250,7 +188,7 @@ impl Keeper {
         self.settled_bytes + recent
     }
 
-    fn alarm<'a>(&self, alarms: &'a Alarms) -> Option<&'a Origin> {
+    fn alarm<'a>(&self, alarms: &'a Alarms) -> Option<&'a RaisedBy> {
         alarms.get(&(self.member_id, Alarm::Nospace as i32))
     }
 
@@ -295,11 +233,11 @@ impl Keeper {
         let is_exceeded = std::mem::take(&mut self.is_exceeded);
         match self.alarm(alarms) {
             None => is_exceeded.then_some(AlarmAction::Activate),
-            Some(Origin::Quota) if self.quota.bytes.is_none() && self.quota.disarm_below > 0 => {
+            Some(RaisedBy::Quota) if self.quota.bytes.is_none() && self.quota.disarm_below > 0 => {
                 Some(AlarmAction::Deactivate)
             }
-            Some(Origin::Quota) => (self.used(recent) < self.quota.disarm_below).then_some(AlarmAction::Deactivate),
-            Some(Origin::Hand) => None,
+            Some(RaisedBy::Quota) => (self.used(recent) < self.quota.disarm_below).then_some(AlarmAction::Deactivate),
+            Some(RaisedBy::Hand) => None,
         }
     }
 }
@@ -337,22 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn a_request_fits_as_long_as_the_sum_stays_below_the_quota() {
-        let quota = Quota::new(1000, 90);
-        assert!(quota.has_room(499, 500) && !quota.has_room(500, 500) && quota.has_room(5000, 0));
-        assert_eq!((quota.shown(), quota.disarm_below), (1000, 900));
-        let none = Quota::new(u64::MAX, 90);
-        assert!(none.has_room(u64::MAX, 500));
-        assert_eq!(none.shown(), -1);
-    }
-
-    #[test]
     fn alarms_refuse_what_etcd_refuses() {
         let delete = Request::DeleteRange(Default::default());
         let [full, corrupt] =
-            [Alarm::Nospace, Alarm::Corrupt].map(|alarm| Alarms::from([((9, alarm as i32), Origin::Hand)]));
+            [Alarm::Nospace, Alarm::Corrupt].map(|alarm| Alarms::from([((9, alarm as i32), RaisedBy::Hand)]));
         let both: Alarms = full.iter().chain(&corrupt).map(|(alarm, origin)| (*alarm, *origin)).collect();
-        let unknown = Alarms::from([((9, 77), Origin::Hand)]);
+        let unknown = Alarms::from([((9, 77), RaisedBy::Hand)]);
         assert_eq!(check(&full, &put(1)), Err(Error::NoSpace));
         assert_eq!(check(&full, &Request::LeaseGrant(Default::default())), Err(Error::NoSpace));
         assert_eq!(check(&full, &Request::Txn(Default::default())), Ok(()));
@@ -366,13 +294,13 @@ mod tests {
     }
 
     /// A keeper of a quota of 1000 whose alarm was raised so.
-    fn raised(disarm_percent: u64, origin: Origin) -> (Keeper, Alarms) {
+    fn raised(disarm_percent: u64, origin: RaisedBy) -> (Keeper, Alarms) {
         (Keeper::new(Quota::new(1000, disarm_percent), MEMBER), Alarms::from([(NOSPACE, origin)]))
     }
 
     #[test]
     fn an_entry_that_finds_the_quota_exceeded_raises_the_alarm_once() {
-        let (mut keeper, alarms) = raised(90, Origin::Hand);
+        let (mut keeper, alarms) = raised(90, RaisedBy::Hand);
         keeper.settle(800, 100);
         keeper.observe(&put(1), 41, &Alarms::new(), true);
         assert_eq!(keeper.due(41, &Alarms::new()), None, "the quota is not reached");
@@ -390,15 +318,15 @@ mod tests {
 
     #[test]
     fn only_the_quotas_own_alarm_is_taken_back_and_well_below_the_quota() {
-        let (mut keeper, alarms) = raised(90, Origin::Quota);
+        let (mut keeper, alarms) = raised(90, RaisedBy::Quota);
         keeper.settle(950, 0);
         assert_eq!(keeper.due(0, &alarms), None, "below the quota, but not by much");
         keeper.settle(899, 0);
         assert_eq!(keeper.due(1, &alarms), None);
         assert_eq!(keeper.due(0, &alarms), Some(AlarmAction::Deactivate));
-        let (_, by_hand) = raised(90, Origin::Hand);
+        let (_, by_hand) = raised(90, RaisedBy::Hand);
         assert_eq!(keeper.due(0, &by_hand), None);
-        let (mut sticky, alarms) = raised(0, Origin::Quota);
+        let (mut sticky, alarms) = raised(0, RaisedBy::Quota);
         assert_eq!(sticky.due(0, &alarms), None, "0 percent is etcd's way");
         let mut unbounded = Keeper::new(Quota::new(u64::MAX, 90), MEMBER);
         assert_eq!(unbounded.due(1 << 60, &alarms), Some(AlarmAction::Deactivate), "there is no quota any more");
@@ -406,7 +334,7 @@ mod tests {
 
     #[test]
     fn swept_data_is_checkpointed_when_space_is_short() {
-        let (mut keeper, alarms) = raised(90, Origin::Hand);
+        let (mut keeper, alarms) = raised(90, RaisedBy::Hand);
         assert!(!keeper.wants_checkpoint(950, &alarms), "there is nothing to gain");
         keeper.swept(3);
         assert!(keeper.wants_checkpoint(950, &Alarms::new()));
@@ -418,7 +346,7 @@ mod tests {
 
     #[test]
     fn an_entry_tells_whether_a_quota_proposed_it() {
-        assert_eq!(origin(&header(1, Purpose::Alarm)), Origin::Quota);
-        assert_eq!(origin(&header(1, Purpose::Other)), Origin::Hand);
+        assert_eq!(raised_by(&header(1, Purpose::Alarm)), RaisedBy::Quota);
+        assert_eq!(raised_by(&header(1, Purpose::Other)), RaisedBy::Hand);
     }
 }

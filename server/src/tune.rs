@@ -9,7 +9,7 @@
 //! from the clock passed in. It measures the directory given, through the same `engine::disk` that the server uses, and nothing
 //! else: not the network, not a running server.
 
-use crate::cores::Clock;
+use crate::clock::Clock;
 use engine::Error;
 use engine::disk::{BLOCK, Buffer, Disk, FileId, FileOp, IoKind, IoPath, Op, OpenKind, Owner, Preference, open_disk};
 use std::fmt::Write as _;

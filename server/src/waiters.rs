@@ -6,7 +6,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::core::ReplyTo;
+use crate::slots::ReplyTo;
 
 /// See the head of this file.
 #[derive(Debug, Default)]
@@ -40,7 +40,7 @@ impl<T: PartialOrd> Waiters<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cores::slots::Slots;
+    use crate::slots::Slots;
 
     #[test]
     fn who_asks_again_and_again_is_answered_and_leaves_nothing_behind() {

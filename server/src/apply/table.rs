@@ -14,7 +14,7 @@
 
 use consensus::ConfState;
 
-use crate::{core::Identity, quota::Origin};
+use crate::shared::{Identity, RaisedBy};
 
 /// Members.
 pub const MEMBER_PREFIX: &[u8] = b"m";
@@ -34,18 +34,18 @@ pub fn alarm_key(member_id: u64, alarm: i32) -> Vec<u8> {
 }
 
 /// Value of an alarm.
-pub fn encode_origin(origin: Origin) -> &'static [u8] {
+pub fn encode_raised_by(origin: RaisedBy) -> &'static [u8] {
     match origin {
-        Origin::Hand => b"",
-        Origin::Quota => b"q",
+        RaisedBy::Hand => b"",
+        RaisedBy::Quota => b"q",
     }
 }
 
 /// Member, type and origin of an alarm; `None` if key and value are no such thing.
-pub fn decode_alarm(key: &[u8], value: &[u8]) -> Option<((u64, i32), Origin)> {
+pub fn decode_alarm(key: &[u8], value: &[u8]) -> Option<((u64, i32), RaisedBy)> {
     let (alarm, member) = key.strip_prefix(ALARM_PREFIX)?.split_first_chunk::<4>()?;
     let member: [u8; 8] = member.try_into().ok()?;
-    let origin = [Origin::Hand, Origin::Quota].into_iter().find(|origin| encode_origin(*origin) == value)?;
+    let origin = [RaisedBy::Hand, RaisedBy::Quota].into_iter().find(|origin| encode_raised_by(*origin) == value)?;
     Some(((u64::from_be_bytes(member), i32::from_be_bytes(*alarm)), origin))
 }
 
@@ -90,8 +90,8 @@ mod tests {
 
     #[test]
     fn alarms_survive_their_encoding_and_nonsense_is_refused() {
-        for (member, alarm, origin) in [(7, 1, Origin::Quota), (u64::MAX, -9, Origin::Hand)] {
-            let (key, value) = (alarm_key(member, alarm), encode_origin(origin));
+        for (member, alarm, origin) in [(7, 1, RaisedBy::Quota), (u64::MAX, -9, RaisedBy::Hand)] {
+            let (key, value) = (alarm_key(member, alarm), encode_raised_by(origin));
             assert_eq!(decode_alarm(&key, value), Some(((member, alarm), origin)));
             assert_eq!(decode_alarm(&key[..12], value), None);
             assert_eq!(decode_alarm(&key, b"x"), None);

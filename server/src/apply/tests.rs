@@ -224,11 +224,11 @@ fn the_origin_of_an_alarm_is_kept_until_a_hand_raises_it() {
     let of = |store: &mut Store| restore_cluster(&store.mvcc.publish(0, 0)).unwrap().alarms[&(7, 1)];
     let by_quota = quota::header(1, quota::Purpose::Alarm);
     store.alarms(raise.clone(), &by_quota);
-    assert_eq!(of(&mut store), Origin::Quota);
+    assert_eq!(of(&mut store), RaisedBy::Quota);
     store.alarms(raise.clone(), &RequestHeader::default());
-    assert_eq!(of(&mut store), Origin::Hand);
+    assert_eq!(of(&mut store), RaisedBy::Hand);
     store.alarms(raise, &by_quota);
-    assert_eq!(of(&mut store), Origin::Hand);
+    assert_eq!(of(&mut store), RaisedBy::Hand);
 }
 
 #[test]

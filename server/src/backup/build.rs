@@ -17,9 +17,9 @@ use engine::{Fault, Mvcc, Record, Store, store};
 
 use super::Error;
 use crate::apply::table;
-use crate::core::Identity;
+use crate::shared::Identity;
 use crate::lease::{self, Grant};
-use crate::quota::Origin;
+use crate::shared::RaisedBy;
 
 /// Records that wait for a checkpoint. **Units** bytes.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
@@ -150,7 +150,7 @@ impl Builder {
             self.meta_put(&table::member_key(member.id), &member.to_json())?;
         }
         for (member_id, alarm) in &place.alarms {
-            self.meta_put(&table::alarm_key(*member_id, *alarm), table::encode_origin(Origin::Hand))?;
+            self.meta_put(&table::alarm_key(*member_id, *alarm), table::encode_raised_by(RaisedBy::Hand))?;
         }
         if let Some(version) = &place.cluster_version {
             self.meta_put(table::CLUSTER_VERSION, version.as_bytes())?;

@@ -18,7 +18,7 @@ use super::build::{Builder, Place};
 use super::file::{self, Backup};
 use super::{Error, refuse_auth};
 use crate::config::Config;
-use crate::core::Identity;
+use crate::shared::Identity;
 
 /// What is restored, and how.
 pub struct Restore<'a> {

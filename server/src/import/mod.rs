@@ -34,7 +34,7 @@ use crate::backup::build::{Builder, Place};
 use crate::backup::file::{Backup, Meta};
 use crate::backup::restore::{Reading, Writing, load_content};
 use crate::backup::{Error, refuse_auth};
-use crate::core::Identity;
+use crate::shared::Identity;
 use etcd_wal::Log;
 
 const MEMBER: &str = "member";

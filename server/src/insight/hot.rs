@@ -19,7 +19,7 @@ use proto::{
 };
 
 use super::sketch::{Count, Sketch};
-use crate::wire::method::Method;
+use crate::method::Method;
 
 /// Length of a window.
 pub const WINDOW: Duration = Duration::from_secs(10);

@@ -16,7 +16,7 @@ use super::{
     text,
     trace::{PHASES, Phases, Trace},
 };
-use crate::{core::Core, cores::Clock, error::Error, kv::range::Reply, log, wire::method::Method};
+use crate::{core::Core, clock::Clock, error::Error, kv::range::Reply, log, wire::method::Method};
 
 /// Lines of one core and kind in a second.
 pub const LINES_PER_S: u32 = 10;

@@ -16,7 +16,7 @@ use proto::{
     txn,
 };
 
-use crate::wire::method::Method;
+use crate::method::Method;
 
 /// **Units** bytes. Text is cut here; an operation that has begun is still named.
 pub const TEXT_BYTES_MAX: usize = 1024;

@@ -19,7 +19,7 @@ use crate::{
     error::{Code, Error},
     insight::trace::PHASES,
     watch::{batch::Event, hub},
-    wire::method::{Flow, Method},
+    method::{Flow, Method},
 };
 
 /// Nanoseconds of a millisecond: the scale of first buckets.

@@ -10,7 +10,7 @@ use std::{array, time::Duration};
 use proto::internal::Kind;
 
 use super::counters::{Count, Histogram, Snapshot};
-use crate::wire::method::Method;
+use crate::method::Method;
 
 /// Nanoseconds of a millisecond.
 const MS: u64 = 1_000_000;

@@ -14,6 +14,11 @@
 //! A duration is measured between times that its owner was handed anyway, as far as that goes: a unary request costs one look
 //! at the clock at its end, an applied entry one (26 ns each on a VM, 2026-11).
 
+use std::sync::Arc;
+
+use self::counters::{CommitCounters, Counters};
+use crate::config::Stage;
+
 pub mod counters;
 pub mod latency;
 pub mod process;
@@ -23,3 +28,21 @@ mod tests;
 pub mod timed;
 
 pub use render::render;
+
+/// All that is counted, for whoever is asked for it on any core.
+#[derive(Debug)]
+pub struct Registry {
+    /// Counters of every connection core.
+    pub connections: Vec<Arc<Counters>>,
+    /// Counters of raft, apply and the checkpoints; apart from the others, as they change with every entry.
+    pub commit: Arc<CommitCounters>,
+    /// Feature gates with their stage and value.
+    pub features: Vec<(&'static str, Stage, bool)>,
+}
+
+impl Registry {
+    /// Counters for `cores` connection cores, all zero.
+    pub fn new(features: Vec<(&'static str, Stage, bool)>, cores: usize) -> Self {
+        Self { connections: (0..cores).map(|_| Arc::default()).collect(), commit: Arc::default(), features }
+    }
+}

@@ -23,10 +23,10 @@ use super::{
 use crate::{
     config::Stage,
     core::Core,
-    cores::Clock,
+    clock::Clock,
     insight::{hot, text, trace::PHASES},
     quota,
-    wire::method::Method,
+    method::Method,
 };
 
 /// What a histogram's numbers are divided by to be seconds, from nanoseconds.

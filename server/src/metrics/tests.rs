@@ -19,10 +19,10 @@ use crate::{
     core::{Cluster, Core, Shared},
     cores::{Clock, loader::Loader},
     error::{Code, Error},
-    quota::Origin,
+    quota::RaisedBy,
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
-    wire::method::Method,
+    method::Method,
 };
 
 fn core() -> std::rc::Rc<Core> {
@@ -30,7 +30,7 @@ fn core() -> std::rc::Rc<Core> {
     let dir = Path::new("data");
     let store = Store::open(&mut storage.disk(), dir, store::Options::default()).unwrap();
     let cluster =
-        Cluster { version: Some("3.7.0".into()), alarms: [((0xab, 1), Origin::Hand)].into(), ..Cluster::default() };
+        Cluster { version: Some("3.7.0".into()), alarms: [((0xab, 1), RaisedBy::Hand)].into(), ..Cluster::default() };
     let cluster = ArcSwap::from_pointee(cluster);
     let shared = Arc::new(Shared { cluster, ..Shared::for_tests(store.mvcc().published(), 2) });
     let bounds = Bounds { stream_buffer_bytes_max: 1, fragment_bytes_max: 1, watchers_max: 1 };

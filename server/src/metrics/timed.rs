@@ -15,7 +15,7 @@ use engine::{
 };
 
 use super::counters::CommitCounters;
-use crate::cores::Clock;
+use crate::clock::Clock;
 
 /// What sees a disk's operations come and go.
 pub trait Watcher: Send {

@@ -10,7 +10,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use engine::Record;
 
 use super::hub::Responder;
-use crate::wire::protobuf::{
+use crate::protobuf::{
     bytes_len, field_len, key_value_len, nested_len, put_bytes, put_field, put_key_value, put_varint,
 };
 

@@ -27,7 +27,7 @@ use super::{
     frames::{self, Frames, Head, kind},
     pings::{self, Pings},
 };
-use crate::cores::Clock;
+use crate::clock::Clock;
 
 /// **Units** bytes. What a client sends before its first frame.
 const PREFACE_BYTES: usize = 24;

@@ -27,6 +27,15 @@ pub struct SlotId {
     generation: u32,
 }
 
+/// Where an answer has to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReplyTo {
+    /// Position of the core.
+    pub core: usize,
+    /// Slot on it.
+    pub slot: SlotId,
+}
+
 enum State<T> {
     Waiting(Option<Waker>),
     Answered(T),

@@ -1,0 +1,103 @@
+//! Runs on: every core.
+//!
+//! The clock: monotonic time, wall time, and the seed that all chance comes from.
+//!
+//! One clock is made in `boot` and handed down; nothing else reads time or draws chance. Copies of a clock are one clock: they show the same
+//! time and draw from one sequence of seeds. A manual clock is for tests and simulations: it stands still until it is told to go on.
+//!
+//! Invariant: `now` never goes back.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+/// See the head of this file.
+#[derive(Clone, Debug)]
+pub struct Clock {
+    source: Source,
+    /// State of the sequence of seeds.
+    seeds: Arc<AtomicU64>,
+}
+
+#[derive(Clone, Debug)]
+enum Source {
+    /// The system's clocks; `now` counts from this moment.
+    System(Instant),
+    /// Nanoseconds since the start, set by hand; the wall clock stands as far behind 1970.
+    Manual(Arc<AtomicU64>),
+}
+
+/// What SplitMix64 adds for each number. **Source** Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+const SEED_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
+
+impl Clock {
+    /// A clock of the system, which starts now.
+    #[expect(clippy::disallowed_methods, reason = "this is where time and chance come from")]
+    pub fn start() -> Self {
+        Self { source: Source::System(Instant::now()), seeds: Arc::new(AtomicU64::new(rand::random())) }
+    }
+
+    /// A clock that stands at zero until [`Clock::advance`], and whose chance follows from `seed`.
+    pub fn manual(seed: u64) -> Self {
+        Self { source: Source::Manual(Arc::default()), seeds: Arc::new(AtomicU64::new(seed)) }
+    }
+
+    /// Moves a manual clock on.
+    pub fn advance(&self, by: Duration) {
+        let Source::Manual(now) = &self.source else { unreachable!("the system's clock goes by itself") };
+        now.fetch_add(u64::try_from(by.as_nanos()).expect("less than 584 years"), Ordering::AcqRel);
+    }
+
+    /// Time since the start.
+    pub fn now(&self) -> Duration {
+        match &self.source {
+            Source::System(began) => began.elapsed(),
+            Source::Manual(now) => Duration::from_nanos(now.load(Ordering::Acquire)),
+        }
+    }
+
+    /// **Units** microseconds since 1970.
+    #[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
+    pub fn unix_us(&self) -> u64 {
+        let since = match &self.source {
+            Source::System(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+            Source::Manual(_) => self.now(),
+        };
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// A number that nobody else gets: the seed of somebody's chance.
+    pub fn seed(&self) -> u64 {
+        // SplitMix64: a counter that is mixed well.
+        let mut mixed = self.seeds.fetch_add(SEED_STEP, Ordering::Relaxed).wrapping_add(SEED_STEP);
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A random number in 0..1, for spreading timers.
+    pub fn jitter(&self) -> f64 {
+        // The 53 bits that a double holds.
+        (self.seed() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_a_manual_clock_show_one_time_and_draw_from_one_sequence() {
+        let (clock, same) = (Clock::manual(7), Clock::manual(7));
+        let copy = clock.clone();
+        copy.advance(Duration::from_millis(5));
+        assert_eq!((clock.now(), clock.unix_us()), (Duration::from_millis(5), 5000));
+        let drawn = [clock.seed(), copy.seed(), clock.seed()];
+        assert_eq!(drawn, [same.seed(), same.seed(), same.seed()], "one seed, one sequence");
+        assert!((0..1000).all(|_| (0.0..1.0).contains(&clock.jitter())));
+    }
+}

@@ -1,0 +1,249 @@
+//! Runs on: every core.
+//!
+//! What all cores of this process share: who the member is, its bounds, and the published state.
+//!
+//! Invariants:
+//! - Each field has one writer: apply publishes `view`, `cluster`, `sizes`, `swept_revision`; raft publishes `raft`; each connection core its
+//!   own entry of `floors` and `connections`. All read all.
+//! - What a view shows was durable before it was published, and a reply leaves after the view that holds its write was published. So on a
+//!   single voter any view loaded after a request arrived answers it linearizably.
+//!
+//! Holds values alone: nothing here waits, locks, or knows what a request is.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use consensus::Member;
+use engine::{Published, disk::FileSystem};
+use proto::etcdserverpb as pb;
+
+pub use pb::AlarmType as Alarm;
+
+/// Who this member is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Cluster id, in every response header.
+    pub cluster_id: u64,
+    /// Member id, likewise.
+    pub member_id: u64,
+}
+
+/// Bound on the data of this member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// **Units** bytes; `None` for no quota.
+    pub bytes: Option<u64>,
+    /// Data below which an alarm that the quota raised is taken back; 0 for never. **Units** bytes.
+    pub disarm_below: u64,
+}
+
+impl Quota {
+    /// A quota of `bytes` (`u64::MAX` is none), whose alarm is taken back below `disarm_percent` of it; 0 for never.
+    pub fn new(bytes: u64, disarm_percent: u64) -> Self {
+        let bytes = (bytes < u64::MAX).then_some(bytes);
+        let part = u128::from(bytes.unwrap_or(u64::MAX)) * u128::from(disarm_percent.min(100)) / 100;
+        Self { bytes, disarm_below: u64::try_from(part).expect("a part of a u64") }
+    }
+
+    /// As Status and metrics show it: negative for none.
+    pub fn shown(&self) -> i64 {
+        self.bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
+    }
+
+    /// Whether a request of `cost` fits beside `used` bytes. One that costs nothing always does.
+    pub fn has_room(&self, used: u64, cost: u64) -> bool {
+        cost == 0 || self.bytes.is_none_or(|bytes| used.saturating_add(cost) < bytes)
+    }
+}
+
+/// Bounds a request is held against.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// **Units** bytes of a marshalled entry.
+    pub request_bytes_max: usize,
+    /// **Units** bytes of a message from a client.
+    pub receive_bytes_max: usize,
+    /// Operations in one level of a txn.
+    pub txn_ops_max: usize,
+    /// Entries a scan visits before its core turns to others.
+    pub scan_entries_per_turn: usize,
+    /// Revisions that one core may hold.
+    pub held_revisions_max: usize,
+    /// How long each may be held.
+    pub held_revision_age_max: Duration,
+    /// How long a proposal may take: 5 s and two election timeouts.
+    pub request_timeout: Duration,
+    /// Connections of all cores together.
+    pub connections_max: usize,
+    /// Quota on the data of the store.
+    pub quota: Quota,
+    /// Bytes of a backup between two write-backs of the log's file system; 0 for none.
+    pub snapshot_write_back_bytes: u64,
+}
+
+/// Who raised an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RaisedBy {
+    /// A client; or a member of etcd, whose entries do not tell.
+    Hand,
+    /// The quota of the member whose alarm it is.
+    Quota,
+}
+
+/// Active alarms: member id and type, by its number.
+pub type Alarms = BTreeMap<(u64, i32), RaisedBy>;
+
+/// The small replicated tables beside the keys.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    /// Members by id.
+    pub members: Vec<Member>,
+    /// Active alarms.
+    pub alarms: Alarms,
+    /// Decided cluster version, such as `3.7.0`.
+    pub version: Option<String>,
+}
+
+/// Where raft stands, for headers and status.
+#[derive(Debug, Default)]
+pub struct Raft {
+    /// Current term.
+    pub term: AtomicU64,
+    /// Leader id, 0 if none.
+    pub leader: AtomicU64,
+    /// Committed index.
+    pub commit: AtomicU64,
+    /// Applied index.
+    pub applied: AtomicU64,
+    /// Entries proposed and not yet answered.
+    pub pending: AtomicUsize,
+}
+
+/// Sizes of the store. **Units** bytes.
+#[derive(Debug, Default)]
+pub struct Sizes {
+    /// Allocated, and what is not checkpointed yet; never 0.
+    pub allocated: AtomicU64,
+    /// Reachable, as of the last turn: what counts against the quota.
+    pub in_use: AtomicU64,
+}
+
+/// See the head of this file.
+pub struct Shared {
+    /// Who we are.
+    pub identity: Identity,
+    /// Bounds.
+    pub limits: Limits,
+    /// The newest view.
+    pub view: Published,
+    /// Members, alarms, version.
+    pub cluster: ArcSwap<Cluster>,
+    /// Raft's place.
+    pub raft: Raft,
+    /// Store sizes.
+    pub sizes: Sizes,
+    /// Lowest revision held by each core; see [`crate::floor`].
+    pub floors: Vec<Arc<AtomicI64>>,
+    /// Revision up to which the sweep is done.
+    pub swept_revision: AtomicI64,
+    /// Source of request ids: etcd's scheme, one counter for the process.
+    pub request_ids: AtomicU64,
+    /// Connections by core.
+    pub connections: Vec<AtomicUsize>,
+    /// Set once: the process ends.
+    pub is_stopping: AtomicBool,
+    /// The log, or a checkpoint, waits for space on its disk.
+    pub is_disk_full: AtomicBool,
+    /// Where the log lies.
+    pub log_file_system: FileSystem,
+}
+
+impl Shared {
+    /// What the member `identity` shares between `cores` connection cores at its start.
+    pub fn new(
+        identity: Identity,
+        limits: Limits,
+        view: Published,
+        cores: usize,
+        first_request_id: u64,
+        log_file_system: FileSystem,
+    ) -> Self {
+        Self {
+            identity,
+            limits,
+            view,
+            cluster: ArcSwap::default(),
+            raft: Raft::default(),
+            sizes: Sizes::default(),
+            floors: (0..cores).map(|_| Arc::new(AtomicI64::new(i64::MAX))).collect(),
+            swept_revision: AtomicI64::new(-1),
+            request_ids: AtomicU64::new(first_request_id),
+            connections: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
+            is_stopping: AtomicBool::new(false),
+            is_disk_full: AtomicBool::new(false),
+            log_file_system,
+        }
+    }
+
+    /// What member 0xab of cluster 1 shares between `cores` cores; its log lies nowhere.
+    #[cfg(test)]
+    pub(crate) fn for_tests(view: Published, cores: usize) -> Self {
+        let limits = Limits {
+            held_revisions_max: 1,
+            held_revision_age_max: Duration::ZERO,
+            request_bytes_max: 1 << 20,
+            receive_bytes_max: 1 << 20,
+            txn_ops_max: 128,
+            scan_entries_per_turn: 128,
+            request_timeout: Duration::from_secs(7),
+            connections_max: 8,
+            quota: Quota::new(1 << 31, 90),
+            snapshot_write_back_bytes: 0,
+        };
+        let identity = Identity { cluster_id: 1, member_id: 0xab };
+        let log = FileSystem::of(std::path::Path::new(".")).expect("there is a working directory");
+        Self::new(identity, limits, view, cores, 1, log)
+    }
+
+    /// The next request id.
+    pub fn next_request_id(&self) -> u64 {
+        self.request_ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether a leader is known.
+    pub fn has_leader(&self) -> bool {
+        self.raft.leader.load(Ordering::Acquire) != 0
+    }
+
+    /// A response header at `revision`.
+    pub fn header(&self, revision: i64) -> pb::ResponseHeader {
+        pb::ResponseHeader {
+            cluster_id: self.identity.cluster_id,
+            member_id: self.identity.member_id,
+            revision,
+            raft_term: self.raft.term.load(Ordering::Acquire),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_fits_as_long_as_the_sum_stays_below_the_quota() {
+        let quota = Quota::new(1000, 90);
+        assert!(quota.has_room(499, 500) && !quota.has_room(500, 500) && quota.has_room(5000, 0));
+        assert_eq!((quota.shown(), quota.disarm_below), (1000, 900));
+        let none = Quota::new(u64::MAX, 90);
+        assert!(none.has_room(u64::MAX, 500));
+        assert_eq!(none.shown(), -1);
+    }
+}
