@@ -31,7 +31,7 @@ pub use checkpoint::{Checkpoint, CheckpointDone, Progress};
 pub use cursor::{Count, Cursor, KeyRange, Met, MetaCursor, Outline, RangeEnd, RevisionCursor, Usage, Version};
 pub use error::Error;
 pub use mvcc::{
-    Change, Changes, Eviction, Found, HashKv, Mvcc, Published, ReadView, Roots, Sealed, SweepProgress, Write,
+    Change, Changes, Eviction, Found, HashKv, Mvcc, Published, PutPlain, ReadView, Roots, Sealed, SweepProgress, Write,
 };
 pub use page::{Fault, Place};
 pub use reader::{Loaded, PageReader, load, load_for};

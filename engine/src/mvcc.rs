@@ -141,6 +141,61 @@ impl Mvcc {
         Write { mvcc: self, changes: Vec::new() }
     }
 
+    /// One writing request as a whole, in one descent: puts `key` without a lease, unless that would change more than the key. With
+    /// `expected` the key must be live with this main revision, or with 0 not be live.
+    ///
+    /// A fault leaves everything as it was.
+    pub fn put_plain(&mut self, key: Bytes, value: Bytes, expected: Option<i64>) -> Result<PutPlain, Fault> {
+        let revision = Revision::new(self.live.revision() + 1, 0);
+        let (create_revision, version) = (revision.main, 1);
+        let record = Record { key, value, create_revision, revision, version, lease: 0, is_tombstone: false };
+        let is_fit = |live: Option<&EntryMeta>| {
+            live.is_none_or(|live| live.lease == 0)
+                && expected.is_none_or(|expected| expected == live.map_or(0, |live| live.revision.main))
+        };
+        Ok(match self.insert(record, is_fit)? {
+            Some((record, previous)) => {
+                PutPlain::Done { record, previous: previous.map(|previous| previous.revision) }
+            }
+            None => PutPlain::Refused,
+        })
+    }
+
+    /// Puts in a version, with what goes on from a live one of its key filled in; and that one. Nothing is put where the live version, if
+    /// there is one, is not `is_fit` to be replaced.
+    fn insert(
+        &mut self,
+        mut record: Record,
+        is_fit: impl Fn(Option<&EntryMeta>) -> bool,
+    ) -> Result<Option<(Record, Option<EntryMeta>)>, Fault> {
+        assert!(!record.key.is_empty(), "a key is not empty");
+        let (key, revision) = (record.key.clone(), record.revision);
+        let mut previous = None;
+        let mut bytes = None;
+        let mut make = |newest: Option<&EntryMeta>| {
+            previous = newest.filter(|newest| !newest.is_tombstone()).copied();
+            if !is_fit(previous.as_ref()) {
+                return None;
+            }
+            if let Some(previous) = previous.filter(|_| !record.is_tombstone) {
+                record.create_revision = previous.create_revision;
+                record.version = previous.version + 1;
+            }
+            let flags = if record.is_tombstone { NEWEST | TOMBSTONE } else { NEWEST };
+            let Record { create_revision, version, lease, .. } = record;
+            let len = *bytes.insert(encoded_len(&record));
+            Some(EntryMeta { flags, revision, create_revision, version, lease, bytes: len })
+        };
+        let mut new = NewEntry { key: &key, revision, value: &[], make: &mut make };
+        tree::put(&mut self.live.roots.key_root, &mut self.ledger, &mut new)?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        assert!(revision.main >= self.live.roots.revision, "revisions ascend");
+        self.live.roots.revision = revision.main;
+        self.live.recent.push(record.clone(), bytes);
+        self.is_ahead = true;
+        Ok(Some((record, previous)))
+    }
+
     /// Moves the compact revision; what becomes droppable is invisible at once and removed by [`Mvcc::sweep`].
     pub fn compact(&mut self, revision: i64) {
         assert!(revision > self.live.compact_revision(), "compaction goes forward");
@@ -345,7 +400,7 @@ impl Write<'_> {
         let flags = NEWEST | VALUE;
         let meta = EntryMeta { flags, revision: Revision::MIN, create_revision: 0, version: 0, lease: 0, bytes };
         self.mvcc.is_ahead = true;
-        let mut new = NewEntry { key, revision: meta.revision, value, make: &mut |_| meta };
+        let mut new = NewEntry { key, revision: meta.revision, value, make: &mut |_| Some(meta) };
         tree::put(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, &mut new)
     }
 
@@ -368,33 +423,26 @@ impl Write<'_> {
     }
 
     /// Puts in a version; what goes on from a live one of its key is filled in here.
-    fn append(&mut self, mut record: Record) -> Result<Option<Version>, Fault> {
-        assert!(!record.key.is_empty(), "a key is not empty");
-        let (key, revision) = (record.key.clone(), record.revision);
-        let mut previous = None;
-        let mut bytes = 0;
-        let mut make = |newest: Option<&EntryMeta>| {
-            previous = newest.filter(|newest| !newest.is_tombstone()).copied();
-            if let Some(previous) = previous.filter(|_| !record.is_tombstone) {
-                record.create_revision = previous.create_revision;
-                record.version = previous.version + 1;
-            }
-            bytes = encoded_len(&record);
-            let flags = if record.is_tombstone { NEWEST | TOMBSTONE } else { NEWEST };
-            let Record { create_revision, version, lease, .. } = record;
-            EntryMeta { flags, revision, create_revision, version, lease, bytes }
-        };
-        let live = &mut self.mvcc.live;
-        let mut new = NewEntry { key: &key, revision, value: &[], make: &mut make };
-        tree::put(&mut live.roots.key_root, &mut self.mvcc.ledger, &mut new)?;
-        assert!(revision.main >= live.roots.revision, "revisions ascend");
-        live.roots.revision = revision.main;
-        live.recent.push(record.clone(), bytes);
-        self.mvcc.is_ahead = true;
-        let previous = previous.map(|previous| Version::new(key, &previous));
+    fn append(&mut self, record: Record) -> Result<Option<Version>, Fault> {
+        let (record, previous) = self.mvcc.insert(record, |_| true)?.expect("every version may be replaced");
+        let previous = previous.map(|previous| Version::new(record.key.clone(), &previous));
         self.changes.push(Change { record, previous: previous.clone() });
         Ok(previous)
     }
+}
+
+/// What [`Mvcc::put_plain`] did.
+#[derive(Clone, Debug)]
+pub enum PutPlain {
+    /// It put this record, as a revision of its own.
+    Done {
+        /// The record.
+        record: Record,
+        /// Revision of the version that it replaced, if the key was live.
+        previous: Option<Revision>,
+    },
+    /// It put nothing: the version that it would replace has a lease, or is not the one that was expected.
+    Refused,
 }
 
 /// What one writing request changed.

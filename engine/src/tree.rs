@@ -113,12 +113,13 @@ fn modify<R>(
 ) -> Result<R, Fault> {
     if let Some((node, place)) = Slot::unshared(slot, ledger.interval) {
         ledger.dead_places.extend(place);
-        let result = change(node, ledger)?;
+        let result = change(node, ledger);
+        // Also where the change gave up: its page is given up already, so the node is dirty.
         slot.recharge();
         if place.is_some() {
             ledger.dirty_bytes += slot.charged();
         }
-        return Ok(result);
+        return result;
     }
     let mut copy = slot.look()?.clone();
     let result = change(&mut copy, ledger)?;
@@ -170,8 +171,8 @@ pub(crate) struct NewEntry<'a> {
     pub(crate) revision: Revision,
     /// The value of an entry of the meta tree.
     pub(crate) value: &'a [u8],
-    /// Makes the entry, knowing the newest one of the key.
-    pub(crate) make: &'a mut dyn FnMut(Option<&EntryMeta>) -> EntryMeta,
+    /// Makes the entry, knowing the newest one of the key; `None` to leave everything as it is.
+    pub(crate) make: &'a mut dyn FnMut(Option<&EntryMeta>) -> Option<EntryMeta>,
 }
 
 /// Puts a version in front of the older ones of its key, or sets an entry of the meta tree.
@@ -216,7 +217,10 @@ fn put_in_leaf(leaf: &mut Leaf, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> 
     let position = leaf.lower_bound(key, Revision::MAX);
     let is_known = position < leaf.len() && leaf.is_of(position, key);
     let before = is_known.then(|| leaf.meta(position));
-    let meta = make(before.as_ref());
+    let Some(meta) = make(before.as_ref()) else {
+        let delta = Delta { live: 0, live_bytes: 0, versions: 0, droppable_at: i64::MAX };
+        return Put { delta, cuts: Vec::new(), remaining: None };
+    };
     assert!(meta.is_newest() && meta.revision == revision, "what is put is the newest");
     let mut delta = Delta { live: 0, live_bytes: 0, versions: 1, droppable_at: meta.droppable_at(i64::MAX) };
     if let Some(before) = before {

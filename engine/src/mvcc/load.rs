@@ -24,7 +24,7 @@ impl Mvcc {
         let mut make = |newest: Option<&EntryMeta>| {
             previous = newest.filter(|newest| !newest.is_tombstone()).copied();
             let flags = if is_tombstone { NEWEST | TOMBSTONE } else { NEWEST };
-            EntryMeta { flags, revision, create_revision, version, lease, bytes }
+            Some(EntryMeta { flags, revision, create_revision, version, lease, bytes })
         };
         let mut new = NewEntry { key: &record.key, revision, value: &[], make: &mut make };
         tree::put(&mut self.live.roots.key_root, &mut self.ledger, &mut new)?;

@@ -8,8 +8,8 @@ use engine::extent::{BlockCache, Directory};
 use engine::node::Slot;
 use engine::page::{Kind, seal};
 use engine::{
-    Count, Cursor, Fault, HashKv, KeyRange, Mvcc, Place, RangeEnd, ReadView, Record, Revision, Roots, Sealed, Version,
-    Write,
+    Count, Cursor, Fault, HashKv, KeyRange, Mvcc, Place, PutPlain, RangeEnd, ReadView, Record, Revision, Roots, Sealed,
+    Version, Write,
 };
 use rand::Rng;
 use rand::rngs::SmallRng;
@@ -175,6 +175,9 @@ impl Store {
     }
 
     pub(crate) fn random_request(&mut self, rng: &mut SmallRng) {
+        if rng.random_bool(0.2) {
+            self.plain_put(rng);
+        }
         let ops: Vec<Op> = (0..rng.random_range(1..6))
             .map(|_| match rng.random_range(0..12) {
                 0..6 => {
@@ -189,6 +192,32 @@ impl Store {
             })
             .collect();
         self.request(&ops);
+    }
+
+    /// A put in one descent, which is done or leaves everything as it was.
+    fn plain_put(&mut self, rng: &mut SmallRng) {
+        let (key, value) = (Bytes::from(some_key(rng)), Bytes::from(vec![rng.random(); rng.random_range(0..40)]));
+        let before = self.model.get(&key, i64::MAX).cloned();
+        let found = before.as_ref().map_or(0, |before| before.revision.main);
+        let expected = rng.random_bool(0.5).then(|| if rng.random_bool(0.5) { found } else { rng.random_range(0..9) });
+        let is_fit = before.as_ref().is_none_or(|before| before.lease == 0) && expected.is_none_or(|at| at == found);
+        let put = faulting(&self.pages, || self.mvcc.put_plain(key.clone(), value.clone(), expected));
+        let PutPlain::Done { record, previous } = put else {
+            assert!(!is_fit, "seed {}: it could be put", self.seed);
+            return assert_eq!(self.mvcc.live().revision(), self.model.revision);
+        };
+        assert!(is_fit, "seed {}: the live version stays", self.seed);
+        assert_eq!(previous, before.as_ref().map(|before| before.revision));
+        self.model.revision += 1;
+        let revision = Revision::new(self.model.revision, 0);
+        let (create_revision, version) = before.map_or((revision.main, 1), |it| (it.create_revision, it.version + 1));
+        assert_eq!(
+            record,
+            Record { key, value, create_revision, revision, version, lease: 0, is_tombstone: false },
+            "seed {}",
+            self.seed
+        );
+        self.model.push(record);
     }
 
     fn request(&mut self, ops: &[Op]) {
