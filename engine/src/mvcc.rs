@@ -141,32 +141,27 @@ impl Mvcc {
         Write { mvcc: self, changes: Vec::new() }
     }
 
-    /// One writing request as a whole, in one descent: puts `key` without a lease, unless that would change more than the key. With
-    /// `expected` the key must be live with this main revision, or with 0 not be live.
+    /// One writing request as a whole, in one descent: puts `key` without a lease, unless the version that it replaces has one.
     ///
     /// A fault leaves everything as it was.
-    pub fn put_plain(&mut self, key: Bytes, value: Bytes, expected: Option<i64>) -> Result<PutPlain, Fault> {
+    pub fn put_plain(&mut self, key: Bytes, value: Bytes) -> Result<PutPlain, Fault> {
         let revision = Revision::new(self.live.revision() + 1, 0);
         let (create_revision, version) = (revision.main, 1);
         let record = Record { key, value, create_revision, revision, version, lease: 0, is_tombstone: false };
-        let is_fit = |live: Option<&EntryMeta>| {
-            live.is_none_or(|live| live.lease == 0)
-                && expected.is_none_or(|expected| expected == live.map_or(0, |live| live.revision.main))
-        };
-        Ok(match self.insert(record, is_fit)? {
+        Ok(match self.insert(record, |live| live.lease == 0)? {
             Some((record, previous)) => {
                 PutPlain::Done { record, previous: previous.map(|previous| previous.revision) }
             }
-            None => PutPlain::Refused,
+            None => PutPlain::HasLease,
         })
     }
 
-    /// Puts in a version, with what goes on from a live one of its key filled in; and that one. Nothing is put where the live version, if
-    /// there is one, is not `is_fit` to be replaced.
+    /// Puts in a version. Gives it back, with what goes on from the live version of its key filled in, and the live version. Puts nothing
+    /// where that one must not be replaced.
     fn insert(
         &mut self,
         mut record: Record,
-        is_fit: impl Fn(Option<&EntryMeta>) -> bool,
+        may_replace: impl Fn(&EntryMeta) -> bool,
     ) -> Result<Option<(Record, Option<EntryMeta>)>, Fault> {
         assert!(!record.key.is_empty(), "a key is not empty");
         let (key, revision) = (record.key.clone(), record.revision);
@@ -174,7 +169,7 @@ impl Mvcc {
         let mut bytes = None;
         let mut make = |newest: Option<&EntryMeta>| {
             previous = newest.filter(|newest| !newest.is_tombstone()).copied();
-            if !is_fit(previous.as_ref()) {
+            if !previous.as_ref().is_none_or(&may_replace) {
                 return None;
             }
             if let Some(previous) = previous.filter(|_| !record.is_tombstone) {
@@ -441,8 +436,8 @@ pub enum PutPlain {
         /// Revision of the version that it replaced, if the key was live.
         previous: Option<Revision>,
     },
-    /// It put nothing: the version that it would replace has a lease, or is not the one that was expected.
-    Refused,
+    /// It put nothing: the version that it would replace has a lease.
+    HasLease,
 }
 
 /// What one writing request changed.

@@ -155,14 +155,37 @@ pub fn own_alarm(member_id: u64, action: AlarmAction) -> pb::AlarmRequest {
     pb::AlarmRequest { action: action as i32, member_id, alarm: Alarm::Nospace as i32 }
 }
 
-/// This member's own NOSPACE alarm, on the commit core: when it is raised and taken back.
+/// How often a proposal about this member's NOSPACE alarm is made.
+#[derive(Debug, Default)]
+pub struct Asking {
+    /// When the last one was made that may still be under way.
+    asked: Option<Duration>,
+}
+
+impl Asking {
+    /// Whether one may be made now; it counts as made then.
+    pub fn ask(&mut self, now: Duration) -> bool {
+        if self.asked.is_some_and(|at| now.saturating_sub(at) < ASK_AGAIN) {
+            return false;
+        }
+        self.asked = Some(now);
+        true
+    }
+
+    /// An entry about an alarm has come.
+    pub fn heard(&mut self) {
+        self.asked = None;
+    }
+}
+
+/// This member's own NOSPACE alarm: when it is raised and taken back.
+#[derive(Debug)]
 pub struct Keeper {
     quota: Quota,
     member_id: u64,
     /// What counts, but for the records that no checkpoint has written. **Units** bytes.
     settled_bytes: u64,
-    /// When the last proposal was made that may still be under way.
-    asked: Option<Duration>,
+    asking: Asking,
     /// An entry found the quota exceeded.
     is_exceeded: bool,
     /// The sweep has dropped versions since the last checkpoint began, which alone gives their bytes back.
@@ -175,7 +198,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 impl Keeper {
     /// A keeper of `member_id`'s alarm.
     pub fn new(quota: Quota, member_id: u64) -> Self {
-        Self { quota, member_id, settled_bytes: 0, asked: None, is_exceeded: false, has_swept: false }
+        Self { quota, member_id, settled_bytes: 0, asking: Asking::default(), is_exceeded: false, has_swept: false }
     }
 
     /// The store holds `in_use` bytes, `recent` of them in records that no checkpoint has written.
@@ -192,19 +215,15 @@ impl Keeper {
         alarms.get(&(self.member_id, Alarm::Nospace as i32))
     }
 
-    /// Whether a proposal about the alarm may be made now; it counts as made then.
+    /// Whether apply may propose something about the alarm now; it counts as proposed then.
     pub fn ask(&mut self, now: Duration) -> bool {
-        if self.asked.is_some_and(|at| now.saturating_sub(at) < ASK_AGAIN) {
-            return false;
-        }
-        self.asked = Some(now);
-        true
+        self.asking.ask(now)
     }
 
     /// `request` is about to be applied, beside `recent` bytes. One that was applied in an earlier run is not `is_new`.
     pub fn observe(&mut self, request: &Request, recent: u64, alarms: &Alarms, is_new: bool) {
         match request {
-            Request::Alarm(_) => self.asked = None,
+            Request::Alarm(_) => self.asking.heard(),
             _ => {
                 let is_over = is_new && !self.quota.has_room(self.used(recent), cost(request));
                 self.is_exceeded |= is_over && self.alarm(alarms).is_none();

@@ -198,10 +198,8 @@ impl Store {
     fn plain_put(&mut self, rng: &mut SmallRng) {
         let (key, value) = (Bytes::from(some_key(rng)), Bytes::from(vec![rng.random(); rng.random_range(0..40)]));
         let before = self.model.get(&key, i64::MAX).cloned();
-        let found = before.as_ref().map_or(0, |before| before.revision.main);
-        let expected = rng.random_bool(0.5).then(|| if rng.random_bool(0.5) { found } else { rng.random_range(0..9) });
-        let is_fit = before.as_ref().is_none_or(|before| before.lease == 0) && expected.is_none_or(|at| at == found);
-        let put = faulting(&self.pages, || self.mvcc.put_plain(key.clone(), value.clone(), expected));
+        let is_fit = before.as_ref().is_none_or(|before| before.lease == 0);
+        let put = faulting(&self.pages, || self.mvcc.put_plain(key.clone(), value.clone()));
         let PutPlain::Done { record, previous } = put else {
             assert!(!is_fit, "seed {}: it could be put", self.seed);
             return assert_eq!(self.mvcc.live().revision(), self.model.revision);

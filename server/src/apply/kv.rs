@@ -1,9 +1,10 @@
-//! Runs on: commit core.
+//! Runs on: apply core.
 //!
 //! Put, DeleteRange and Txn inside an entry.
 //!
 //! Three walks over the same requests: `touch` brings pages and records into memory, `check` decides whether the entry is
-//! refused, `execute` changes and cannot fail. Reads inside a txn see what the txn wrote before them.
+//! refused, `execute` changes and cannot fail. Reads inside a txn see what the txn wrote before them. What needs none of them is found by
+//! [`is_plain`] and [`as_put_if_unchanged`].
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/{put,delete,txn}.go`.
 
 use std::slice::Iter;
@@ -12,19 +13,57 @@ use bytes::Bytes;
 use engine::{Fault, Mvcc, RangeEnd, ReadView, Version, Write};
 use proto::{
     etcdserverpb as pb,
-    etcdserverpb::{request_op::Request, response_op::Response},
+    etcdserverpb::{
+        compare::{CompareResult, CompareTarget, TargetUnion},
+        request_op::Request,
+        response_op::Response,
+    },
     mvccpb,
 };
 
-use super::{Pinned, next_branch, operation, resident};
+use super::touch::{Pinned, resident};
 use crate::{
     error::Error,
     kv::{key_value, keys, range, txn},
     lease::{self, Lessor},
 };
 
+/// The branch that a txn's path takes next.
+fn next_branch<'a>(request: &'a pb::TxnRequest, path: &mut Iter<'_, bool>) -> (bool, &'a [pb::RequestOp]) {
+    let succeeded = *path.next().expect("a path has a decision for each txn");
+    (succeeded, txn::branch(request, succeeded))
+}
+
+/// What an operation is; an unset one was refused before it was proposed.
+fn operation(op: &pb::RequestOp) -> Option<&Request> {
+    op.request.as_ref()
+}
+
+/// Whether a put changes nothing but its key, and answers nothing but its revision, unless the version before it has a lease.
+pub(super) fn is_plain(put: &pb::PutRequest) -> bool {
+    put.lease == 0 && !put.prev_kv && !put.ignore_value && !put.ignore_lease
+}
+
+/// The frequent txn of Kubernetes: a plain put if its key was not changed since a revision, with 0 if it is not there. The put and the
+/// revision.
+pub(super) fn as_put_if_unchanged(request: &pb::TxnRequest) -> Option<(&pb::PutRequest, i64)> {
+    let ([compare], [op]) = (&request.compare[..], &request.success[..]) else { return None };
+    let Some(Request::RequestPut(put)) = &op.request else { return None };
+    let is_of_key = compare.key == put.key && compare.range_end.is_empty();
+    let is_unchanged = compare.target == CompareTarget::Mod as i32 && compare.result == CompareResult::Equal as i32;
+    let expected = if let Some(TargetUnion::ModRevision(expected)) = &compare.target_union { *expected } else { 0 };
+    (is_of_key && is_unchanged && is_plain(put)).then_some((put, expected))
+}
+
+/// The answer to a txn that did one plain put.
+pub(super) fn one_put(revision: i64) -> pb::TxnResponse {
+    let put = pb::PutResponse { header: Some(txn::inner_header(revision)), prev_kv: None };
+    let responses = vec![pb::ResponseOp { response: Some(Response::ResponsePut(put)) }];
+    pb::TxnResponse { header: Some(txn::inner_header(revision)), succeeded: true, responses }
+}
+
 /// The version of `key` that a put or delete now would replace.
-fn live_version(view: &ReadView, key: &[u8]) -> Result<Option<Version>, Fault> {
+pub(super) fn live_version(view: &ReadView, key: &[u8]) -> Result<Option<Version>, Fault> {
     Ok(view.version_of(key, view.revision())?.filter(|version| !version.is_tombstone))
 }
 
@@ -43,7 +82,7 @@ pub(super) fn touch_put(mvcc: &Mvcc, request: &pb::PutRequest, pinned: &mut Pinn
     let version = live_version(mvcc.live(), &request.key)?;
     touch_key(mvcc, &request.key, version.as_ref(), request.lease)?;
     match &version {
-        Some(version) if (request.prev_kv && pinned.is_awaited) || request.ignore_value => {
+        Some(version) if (request.prev_kv && pinned.is_awaited()) || request.ignore_value => {
             pinned.pin(mvcc.live(), version).map(drop)
         }
         _ => Ok(()),
@@ -53,24 +92,24 @@ pub(super) fn touch_put(mvcc: &Mvcc, request: &pb::PutRequest, pinned: &mut Pinn
 pub(super) fn touch_delete(mvcc: &Mvcc, request: &pb::DeleteRangeRequest, pinned: &mut Pinned) -> Result<(), Fault> {
     let (view, range) = (mvcc.live(), keys(&request.key, &request.range_end));
     let number = pinned.next_delete();
-    let mut cursor = match &pinned.deletes[number] {
+    let mut cursor = match pinned.touched(number) {
         Some(last_key) => view.cursor_after(&range, view.revision(), last_key),
         None => view.cursor(&range, view.revision()),
     };
     while let Some(version) = cursor.next()? {
         touch_key(mvcc, &version.key, Some(&version), 0)?;
-        if request.prev_kv && pinned.is_awaited {
+        if request.prev_kv && pinned.is_awaited() {
             drop(pinned.pin(view, &version)?);
         }
         // Nothing is evicted and nothing else applied before this entry is: what was touched stays.
-        pinned.deletes[number] = Some(version.key);
+        pinned.set_touched(number, version.key);
     }
     Ok(())
 }
 
 /// Brings in what a read needs, wherever in the txn it stands.
 fn touch_read(view: &ReadView, request: &pb::RangeRequest, only_grows: bool, pinned: &mut Pinned) -> Result<(), Fault> {
-    if !pinned.is_awaited {
+    if !pinned.is_awaited() {
         return Ok(());
     }
     let Ok(mut job) = range::Job::new(view, request.clone()) else { return Ok(()) };
@@ -131,26 +170,6 @@ fn touch_ops(
     Ok(())
 }
 
-/// Keys attached to a lease, in order.
-pub(super) fn attached(view: &ReadView, lease: i64) -> Result<Vec<Bytes>, Fault> {
-    let prefix = lease::attachment_prefix(lease);
-    let mut keys = Vec::new();
-    let mut cursor = view.meta_cursor(&prefix);
-    while let Some((key, _)) = cursor.next()? {
-        keys.push(key.slice(prefix.len()..));
-    }
-    Ok(keys)
-}
-
-pub(super) fn touch_revoke(mvcc: &Mvcc, lease: i64) -> Result<(), Fault> {
-    mvcc.touch_meta(&lease::grant_key(lease))?;
-    for key in attached(mvcc.live(), lease)? {
-        mvcc.touch(&key)?;
-        mvcc.touch_meta(&lease::attachment_key(lease, &key))?;
-    }
-    Ok(())
-}
-
 pub(super) fn check_put(view: &ReadView, lessor: &Lessor, request: &pb::PutRequest) -> Result<(), Error> {
     if request.lease != 0 && !lessor.contains(request.lease) {
         return Err(Error::LeaseNotFound);
@@ -196,15 +215,16 @@ pub(super) fn check_txn<'a>(
     Ok(())
 }
 
-pub(super) fn put(write: &mut Write<'_>, request: pb::PutRequest, pinned: &Pinned) -> pb::PutResponse {
-    let shows_previous = request.prev_kv && pinned.is_awaited;
+/// Puts; what it replaced, where that is shown.
+pub(super) fn put(write: &mut Write<'_>, request: &pb::PutRequest, pinned: &Pinned) -> Option<mvccpb::KeyValue> {
+    let shows_previous = request.prev_kv && pinned.is_awaited();
     let needs_previous = shows_previous || request.ignore_value || request.ignore_lease;
     let current = if needs_previous { resident(live_version(write, &request.key)) } else { None };
     let previous: Option<mvccpb::KeyValue> = match &current {
         Some(version) if shows_previous || request.ignore_value => Some(key_value(pinned.record(write, version))),
         _ => None,
     };
-    let mut value = request.value;
+    let mut value = request.value.clone();
     let mut lease = request.lease;
     if request.ignore_value {
         value = previous.as_ref().expect("checked: the key is there").value.clone();
@@ -222,7 +242,7 @@ pub(super) fn put(write: &mut Write<'_>, request: pb::PutRequest, pinned: &Pinne
             resident(write.meta_put(&lease::attachment_key(lease, &request.key), &[]));
         }
     }
-    pb::PutResponse { header: None, prev_kv: previous.filter(|_| shows_previous) }
+    previous.filter(|_| shows_previous)
 }
 
 pub(super) fn delete_range(
@@ -238,7 +258,7 @@ pub(super) fn delete_range(
     drop(cursor);
     let mut response = pb::DeleteRangeResponse::default();
     for version in doomed {
-        if request.prev_kv && pinned.is_awaited {
+        if request.prev_kv && pinned.is_awaited() {
             response.prev_kvs.push(key_value(pinned.record(write, &version)));
         }
         let ended = resident(write.delete(&version.key));
@@ -252,7 +272,7 @@ pub(super) fn delete_range(
 }
 
 fn read(write: &Write<'_>, request: &pb::RangeRequest, pinned: &Pinned) -> pb::RangeResponse {
-    if !pinned.is_awaited {
+    if !pinned.is_awaited() {
         return pb::RangeResponse::default();
     }
     let mut job = range::Job::new(write, request.clone()).expect("checked: the revision can be read");
@@ -277,9 +297,9 @@ pub(super) fn execute_txn(
         let response = match operation(op) {
             Some(Request::RequestRange(range)) => Response::ResponseRange(read(write, range, pinned)),
             Some(Request::RequestPut(request)) => {
-                let mut response = put(write, request.clone(), pinned);
-                response.header = Some(txn::inner_header(write.revision()));
-                Response::ResponsePut(response)
+                let prev_kv = put(write, request, pinned);
+                let header = Some(txn::inner_header(write.revision()));
+                Response::ResponsePut(pb::PutResponse { header, prev_kv })
             }
             Some(Request::RequestDeleteRange(request)) => {
                 let mut response = delete_range(write, request, pinned);

@@ -1,11 +1,79 @@
 //! Runs on: connection core, raft core, apply core.
 //!
-//! What the apply core is told and asked, and what comes back into the reply slots of connection cores.
+//! What the apply core is told, handed and asked; what comes back into the reply slots of connection cores, and what raft is told.
 
+use bytes::Bytes;
+use consensus::{Applied as Place, ConfChange, ConfState, EntryKind};
 use engine::CheckpointDone;
 
-use super::proposal::Proposal;
-use crate::slots::ReplyTo;
+use super::{own::Own, proposal::Proposal};
+use crate::slots::{ReplyTo, SlotId};
+
+/// A committed entry, durable on a quorum.
+#[derive(Debug)]
+pub struct Entry {
+    /// Log position.
+    pub index: u64,
+    /// Term it was proposed in.
+    pub term: u64,
+    /// What `data` is.
+    pub kind: EntryKind,
+    /// A request, empty for a leader's first entry; or an encoded `ConfChange`.
+    pub data: Bytes,
+    /// The proposal whose entry it is, if its client waits for it here.
+    pub proposal: Option<Box<Proposal>>,
+}
+
+/// Where raft stands, as far as apply must know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// This member leads.
+    pub leads: bool,
+    /// What must be applied before clients may be served; `None` while that is not known.
+    pub read_floor: Option<u64>,
+}
+
+/// What raft hands to apply, in log order.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// Committed entries behind those handed before.
+    pub entries: Vec<Entry>,
+    /// Where raft stands.
+    pub standing: Standing,
+    /// Bytes of log written so far; never decreases.
+    pub log_bytes: u64,
+}
+
+/// How space is felt by apply.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Records that no checkpoint has written have reached their bound.
+    pub is_full_of_recent: bool,
+    /// The checkpoint under way waits for space on its disk.
+    pub is_checkpoint_waiting: bool,
+    /// The nodes that were changed take more memory than all nodes may.
+    pub is_dirty_over: bool,
+}
+
+/// What apply tells raft.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// Up to here everything is applied and visible.
+    pub applied: Place,
+    /// Configuration changes up to there that were not refused, in log order, each with the configuration that it made.
+    pub conf_changes: Vec<(ConfChange, ConfState)>,
+    /// What is to be proposed for the server itself.
+    pub own: Vec<Own>,
+    /// A checkpoint holds everything up to here: the log may be trimmed.
+    pub trim: Option<Place>,
+    /// How space is felt.
+    pub space: Space,
+    /// An entry about an alarm was applied since the last report.
+    pub has_alarm_come: bool,
+}
+
+/// Answers, by connection core.
+pub type Answers = Vec<Vec<(SlotId, Answer)>>;
 
 /// Messages to the apply core.
 pub enum ToApply {

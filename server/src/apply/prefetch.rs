@@ -1,4 +1,4 @@
-//! Runs on: commit core, and beside it behind a start.
+//! Runs on: apply core, and beside it behind a start.
 //!
 //! What entries that wait will need: pages are brought in together and ahead rather than one entry after the other.
 //!
@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use consensus::EntryKind;
 use engine::{Fault, Place, ReadView};
 use proto::{
     etcdserverpb as pb,
@@ -14,8 +15,7 @@ use proto::{
     internal::{self, Request},
 };
 
-use consensus::{Committed, EntryKind};
-
+use super::message::Entry;
 use crate::kv::keys;
 
 /// Pages brought in at once.
@@ -96,7 +96,7 @@ pub fn faults<'a>(
     view: &ReadView,
     first: Fault,
     front: &Request,
-    behind: impl Iterator<Item = &'a Committed>,
+    behind: impl Iterator<Item = &'a Entry>,
 ) -> Vec<Fault> {
     let mut ahead = Ahead::new(view);
     ahead.add(first);
@@ -105,7 +105,9 @@ pub fn faults<'a>(
         if ahead.is_full() {
             break;
         }
-        if entry.kind == EntryKind::Normal
+        if let Some(request) = entry.proposal.as_ref().and_then(|proposal| proposal.request.as_ref()) {
+            ahead.request(request);
+        } else if entry.kind == EntryKind::Normal
             && !entry.data.is_empty()
             && let Ok((_, request)) = internal::decode(entry.data.clone())
         {

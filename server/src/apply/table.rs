@@ -1,4 +1,4 @@
-//! Runs on: commit core.
+//! Runs on: apply core.
 //!
 //! Keys of the meta tree that are not leases: members, configuration, versions. The only place that knows them.
 //!

@@ -1,6 +1,6 @@
-//! Runs on: connection core, commit core.
+//! Runs on: connection core, raft core, apply core.
 //!
-//! What is counted: [`Counters`] by each connection core, [`CommitCounters`] by the commit core.
+//! What is counted: [`Counters`] by each connection core, [`CommitCounters`] by raft, apply and the checkpoints.
 //!
 //! Invariants: every [`Count`] has one writer, the core it belongs to; what is a counter only grows; a histogram's buckets
 //! are disjoint here and cumulated when they are shown, so that what it shows always adds up.
@@ -11,14 +11,11 @@ use std::{
     time::Duration,
 };
 
-use proto::{etcdserverpb as pb, etcdserverpb::response_op::Response};
-
 use super::latency::{Applies, Requests};
 use crate::{
-    core::Outcome,
     error::{Code, Error},
     insight::trace::PHASES,
-    watch::{batch::Event, hub},
+    watch::hub,
     method::{Flow, Method},
 };
 
@@ -317,7 +314,7 @@ impl Counters {
     }
 }
 
-/// The counters of the commit core.
+/// The counters of the way of an entry: raft's, apply's and the checkpoints'.
 #[derive(Debug)]
 pub struct CommitCounters {
     /// Puts, those of txns too.
@@ -407,56 +404,7 @@ impl Default for CommitCounters {
     }
 }
 
-/// Operations of one entry.
-#[derive(Default)]
-struct Operations {
-    puts: u64,
-    deletes: u64,
-    ranges: u64,
-}
-
-impl Operations {
-    fn add_txn(&mut self, txn: &pb::TxnResponse) {
-        for response in txn.responses.iter().filter_map(|op| op.response.as_ref()) {
-            match response {
-                Response::ResponsePut(_) => self.puts += 1,
-                Response::ResponseDeleteRange(_) => self.deletes += 1,
-                Response::ResponseRange(_) => self.ranges += 1,
-                Response::ResponseTxn(nested) => self.add_txn(nested),
-            }
-        }
-    }
-}
-
 impl CommitCounters {
-    /// An entry was applied with this result and these events. `is_own` if this member proposed it for itself.
-    pub fn applied(&self, result: &Result<Outcome, Error>, events: &[Event], is_own: bool) {
-        let Ok(outcome) = result else { return };
-        let mut operations = Operations::default();
-        match outcome {
-            Outcome::Put(_) => operations.puts = 1,
-            Outcome::DeleteRange(_) => operations.deletes = 1,
-            Outcome::Txn(response) => operations.add_txn(response),
-            Outcome::LeaseGrant(response) => {
-                self.leases_granted.add(1);
-                self.lease_ttl.observe(u64::try_from(response.ttl).unwrap_or(0));
-            }
-            Outcome::LeaseRevoke(_) => {
-                operations.deletes = events.len() as u64;
-                self.leases_revoked.add(1);
-                self.leases_expired.add(u64::from(is_own));
-            }
-            Outcome::Compaction(_) | Outcome::Alarm(_) | Outcome::Internal => {}
-        }
-        let records = events.iter().map(Event::record).filter(|record| !record.is_tombstone);
-        self.put_bytes.add(records.map(|record| (record.key.len() + record.value.len()) as u64).sum());
-        let Operations { puts, deletes, ranges } = operations;
-        self.puts.add(puts);
-        self.deletes.add(deletes);
-        self.ranges.add(ranges);
-        self.txns.add(u64::from(puts + deletes + ranges > 1));
-    }
-
     /// A defragmentation that `began` has ended.
     pub fn defragmented(&self, began: Duration, now: Duration) {
         self.defragment_inflight.set(0);
@@ -497,21 +445,5 @@ mod tests {
         let row = |calls: usize| counters.requests[calls].iter().map(Count::get).collect::<Vec<_>>();
         assert_eq!(row(0), [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1, 3]);
         assert_eq!(row(1), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
-    }
-
-    #[test]
-    fn operations_are_counted_wherever_in_a_txn_they_stand() {
-        let op = |response| pb::ResponseOp { response: Some(response) };
-        let put = || op(Response::ResponsePut(pb::PutResponse::default()));
-        let range = || op(Response::ResponseRange(pb::RangeResponse::default()));
-        let inner = pb::TxnResponse { responses: vec![put(), range()], ..Default::default() };
-        let delete = op(Response::ResponseDeleteRange(pb::DeleteRangeResponse::default()));
-        let responses = vec![put(), delete, op(Response::ResponseTxn(inner))];
-        let counters = CommitCounters::default();
-        counters.applied(&Ok(Outcome::Txn(pb::TxnResponse { responses, ..Default::default() })), &[], false);
-        counters.applied(&Ok(Outcome::Put(pb::PutResponse::default())), &[], false);
-        counters.applied(&Err(Error::LeaseNotFound), &[], false);
-        let counts = [&counters.puts, &counters.deletes, &counters.ranges, &counters.txns].map(Count::get);
-        assert_eq!(counts, [3, 1, 1, 1]);
     }
 }

@@ -1,4 +1,4 @@
-//! Runs on: commit core, checkpoint thread.
+//! Runs on: raft core, checkpoint thread.
 //!
 //! A disk with a memory of when its durable writes were handed to it: the log's, and a checkpoint's last ones.
 //!

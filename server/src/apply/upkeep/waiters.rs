@@ -1,4 +1,4 @@
-//! Runs on: commit core.
+//! Runs on: apply core.
 //!
 //! Requests that wait until a number is reached, for longer than a reply slot lives: they ask anew whenever theirs has timed out.
 //!

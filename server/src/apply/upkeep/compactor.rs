@@ -1,4 +1,4 @@
-//! Runs on: commit core.
+//! Runs on: apply core.
 //!
 //! Automatic compaction, periodic or by revision, with etcd's timing.
 //!

@@ -1,4 +1,4 @@
-//! Runs on: commit core.
+//! Runs on: apply core.
 //!
 //! Defragment: runs of giving space back that somebody asked for, and who waits for their ends.
 //!
@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use engine::Store;
 
-use crate::{core::ReplyTo, metrics::counters::CommitCounters, waiters::Waiters};
+use super::waiters::Waiters;
+use crate::{metrics::counters::CommitCounters, slots::ReplyTo};
 
 /// See the head of this file.
 #[derive(Debug, Default)]

@@ -1,4 +1,4 @@
-//! Runs on: commit core.
+//! Runs on: apply core.
 //!
 //! Apply over a store in memory: what it refuses it refuses whole.
 

@@ -1,0 +1,53 @@
+//! Runs on: apply core.
+//!
+//! Alarms inside an entry: listed, raised, taken back.
+
+use engine::Mvcc;
+use proto::{etcdserverpb as pb, etcdserverpb::alarm_request::AlarmAction};
+
+use super::{table, touch::resident};
+use crate::{
+    error::Error,
+    quota,
+    shared::{Alarm, Alarms, RaisedBy},
+};
+
+/// Does what `request` asks for; the alarms that its answer shows. An action or an alarm that does not exist changes nothing.
+///
+/// **Errors** there are too many; nothing was changed then.
+pub fn apply(
+    alarms: &mut Alarms,
+    mvcc: &mut Mvcc,
+    request: &pb::AlarmRequest,
+    origin: RaisedBy,
+) -> Result<Vec<(u64, i32)>, Error> {
+    let alarm = (request.member_id, request.alarm);
+    let key = table::alarm_key(request.member_id, request.alarm);
+    match AlarmAction::try_from(request.action) {
+        Ok(AlarmAction::Get) => {
+            let is_wanted = |kind: i32| request.alarm == Alarm::None as i32 || request.alarm == kind;
+            Ok(alarms.keys().copied().filter(|(_, kind)| is_wanted(*kind)).collect())
+        }
+        Ok(AlarmAction::Activate) if request.alarm != Alarm::None as i32 => {
+            if alarms.len() >= quota::ALARMS_MAX && !alarms.contains_key(&alarm) {
+                return Err(Error::TooManyRequests);
+            }
+            // A hand that raises what a quota has raised makes it its own.
+            let before = alarms.get(&alarm).copied();
+            if before.is_none() || (before, origin) == (Some(RaisedBy::Quota), RaisedBy::Hand) {
+                alarms.insert(alarm, origin);
+                let mut write = mvcc.begin();
+                resident(write.meta_put(&key, table::encode_raised_by(origin)));
+                drop(write.finish());
+            }
+            Ok(vec![alarm])
+        }
+        Ok(AlarmAction::Deactivate) if alarms.remove(&alarm).is_some() => {
+            let mut write = mvcc.begin();
+            resident(write.meta_delete(&key));
+            drop(write.finish());
+            Ok(vec![alarm])
+        }
+        Ok(AlarmAction::Activate | AlarmAction::Deactivate) | Err(_) => Ok(Vec::new()),
+    }
+}

@@ -1,0 +1,80 @@
+//! Runs on: apply core.
+//!
+//! What is counted of applied entries: their operations, wherever in a txn they stand.
+
+use proto::{etcdserverpb as pb, etcdserverpb::response_op::Response};
+
+use super::outcome::Outcome;
+use crate::{error::Error, metrics::counters::CommitCounters, watch::batch::Event};
+
+/// Operations of one entry.
+#[derive(Default)]
+struct Operations {
+    puts: u64,
+    deletes: u64,
+    ranges: u64,
+}
+
+impl Operations {
+    fn add_txn(&mut self, txn: &pb::TxnResponse) {
+        for response in txn.responses.iter().filter_map(|op| op.response.as_ref()) {
+            match response {
+                Response::ResponsePut(_) => self.puts += 1,
+                Response::ResponseDeleteRange(_) => self.deletes += 1,
+                Response::ResponseRange(_) => self.ranges += 1,
+                Response::ResponseTxn(nested) => self.add_txn(nested),
+            }
+        }
+    }
+}
+
+/// An entry was applied with this result and these events. `is_own` if this member proposed it for itself.
+pub(super) fn applied(counters: &CommitCounters, result: &Result<Outcome, Error>, events: &[Event], is_own: bool) {
+    let Ok(outcome) = result else { return };
+    let mut operations = Operations::default();
+    match outcome {
+        Outcome::Put { .. } => operations.puts = 1,
+        Outcome::DeleteRange(_) => operations.deletes = 1,
+        Outcome::Txn(response) => operations.add_txn(response),
+        Outcome::LeaseGrant { ttl, .. } => {
+            counters.leases_granted.add(1);
+            counters.lease_ttl.observe(u64::try_from(*ttl).unwrap_or(0));
+        }
+        Outcome::LeaseRevoke { .. } => {
+            operations.deletes = events.len() as u64;
+            counters.leases_revoked.add(1);
+            counters.leases_expired.add(u64::from(is_own));
+        }
+        Outcome::Compaction { .. } | Outcome::Alarm { .. } | Outcome::Internal => {}
+    }
+    let records = events.iter().map(Event::record).filter(|record| !record.is_tombstone);
+    counters.put_bytes.add(records.map(|record| (record.key.len() + record.value.len()) as u64).sum());
+    let Operations { puts, deletes, ranges } = operations;
+    counters.puts.add(puts);
+    counters.deletes.add(deletes);
+    counters.ranges.add(ranges);
+    counters.txns.add(u64::from(puts + deletes + ranges > 1));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::counters::Count;
+
+    #[test]
+    fn operations_are_counted_wherever_in_a_txn_they_stand() {
+        let op = |response| pb::ResponseOp { response: Some(response) };
+        let put = || op(Response::ResponsePut(pb::PutResponse::default()));
+        let range = || op(Response::ResponseRange(pb::RangeResponse::default()));
+        let inner = pb::TxnResponse { responses: vec![put(), range()], ..Default::default() };
+        let delete = op(Response::ResponseDeleteRange(pb::DeleteRangeResponse::default()));
+        let responses = vec![put(), delete, op(Response::ResponseTxn(inner))];
+        let counters = CommitCounters::default();
+        let txn = pb::TxnResponse { responses, ..Default::default() };
+        applied(&counters, &Ok(Outcome::Txn(Box::new(txn))), &[], false);
+        applied(&counters, &Ok(Outcome::Put { revision: 2, previous: None }), &[], false);
+        applied(&counters, &Err(Error::LeaseNotFound), &[], false);
+        let counts = [&counters.puts, &counters.deletes, &counters.ranges, &counters.txns].map(Count::get);
+        assert_eq!(counts, [3, 1, 1, 1]);
+    }
+}

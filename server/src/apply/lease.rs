@@ -1,0 +1,65 @@
+//! Runs on: apply core.
+//!
+//! Leases inside an entry: granted, and revoked with the keys attached to them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use engine::{Fault, Mvcc, ReadView, Write};
+use proto::etcdserverpb as pb;
+
+use super::{outcome::Outcome, touch::resident};
+use crate::{
+    error::Error,
+    lease::{self, Lessor},
+};
+
+/// Keys attached to a lease, in order.
+fn attached(view: &ReadView, lease: i64) -> Result<Vec<Bytes>, Fault> {
+    let prefix = lease::attachment_prefix(lease);
+    let mut keys = Vec::new();
+    let mut cursor = view.meta_cursor(&prefix);
+    while let Some((key, _)) = cursor.next()? {
+        keys.push(key.slice(prefix.len()..));
+    }
+    Ok(keys)
+}
+
+/// Brings in what a revocation needs.
+///
+/// **Errors** a page that is not resident.
+pub(super) fn touch_revoke(mvcc: &Mvcc, lease: i64) -> Result<(), Fault> {
+    mvcc.touch_meta(&lease::grant_key(lease))?;
+    for key in attached(mvcc.live(), lease)? {
+        mvcc.touch(&key)?;
+        mvcc.touch_meta(&lease::attachment_key(lease, &key))?;
+    }
+    Ok(())
+}
+
+/// Grants a lease.
+///
+/// **Errors** it lasts too long, or is there.
+pub(super) fn grant(
+    lessor: &mut Lessor,
+    mvcc: &mut Mvcc,
+    request: &pb::LeaseGrantRequest,
+    now: Duration,
+) -> Result<Outcome, Error> {
+    if request.ttl > lease::TTL_MAX_S {
+        return Err(Error::LeaseTtlTooLarge);
+    }
+    let ttl = lessor.grant(request.id, request.ttl, now).ok_or(Error::LeaseExists)?;
+    let mut write = mvcc.begin();
+    resident(write.meta_put(&lease::grant_key(request.id), &lease::encode_grant(ttl)));
+    Ok(Outcome::LeaseGrant { revision: write.finish().revision, id: request.id, ttl })
+}
+
+/// Revokes a lease: deletes its keys and itself in `write`.
+pub(super) fn revoke(write: &mut Write<'_>, lease: i64) {
+    for key in resident(attached(write, lease)) {
+        resident(write.delete(&key));
+        resident(write.meta_delete(&lease::attachment_key(lease, &key)));
+    }
+    resident(write.meta_delete(&lease::grant_key(lease)));
+}

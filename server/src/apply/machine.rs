@@ -1,0 +1,608 @@
+//! Runs on: apply core.
+//!
+//! Committed entries in, state, answers and events out.
+//!
+//! A turn: apply what was handed in log order, publish one view for all of it, and only then hand out answers and events. So a reply never
+//! leaves before its entry is durable (raft hands out nothing else) and visible. Beside that, a step of each upkeep.
+//!
+//! Invariants:
+//! - `queue` holds entries in log order; its front is the next to apply; `applied` never decreases, and is `Report::applied` once it is published.
+//! - `answers` and `events` are of entries up to `applied`; they leave with or behind their publish.
+//! - At most one checkpoint and one lot of faults are under way.
+//! - What is to be proposed, and what raft must do about the log and the configuration, gathers in `report` until raft can take it. It is
+//!   bounded: by the lessor's bound on revocations, and by one checkpoint at a time.
+//!
+//! A plain state machine: time comes in with each call, and through `clock` the time that one entry takes; it drives no disk. It does not know
+//! threads, sockets, the runtime, or raft; `cores` moves its inputs and outputs.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use consensus::{Applied as Place, ConfChange, EntryKind};
+use engine::{Checkpoint, CheckpointDone, Fault, Store};
+use prost::Message;
+use proto::{
+    etcdserverpb as pb,
+    internal::{self, Kind},
+    membershippb,
+};
+
+use super::{
+    count,
+    entry::{Applier, Asked},
+    fatal::Fatal,
+    message::{Answer, Answers, Entry, Handed, Report, Space, Standing, ToApply},
+    own::Own,
+    prefetch,
+    touch::Pinned,
+    upkeep::{
+        checkpoint::{self, Checkpoints, Moment},
+        compactor::Compactor,
+        reclaim::Reclaim,
+        space::{self, Taken},
+        sweep::Sweep,
+    },
+};
+use crate::{
+    clock::Clock,
+    config::AutoCompaction,
+    error::Error,
+    floor,
+    insight::slow::{self, Throttle},
+    metrics::counters::CommitCounters,
+    quota::{self, Purpose},
+    shared::{RaisedBy, Shared},
+    slots::ReplyTo,
+    watch::batch::{Batch, Event},
+};
+
+/// What a turn hands out.
+#[derive(Default)]
+pub struct Turn {
+    /// Answers, by core; empty when there are none.
+    pub answers: Answers,
+    /// Events of this turn's publish.
+    pub batch: Option<Arc<Batch>>,
+    /// Pages that are needed before apply or its upkeep goes on.
+    pub faults: Vec<Fault>,
+    /// A checkpoint to run.
+    pub checkpoint: Option<Checkpoint>,
+    /// Whether there is work that need not wait for an input.
+    pub more: bool,
+}
+
+/// Settings of apply.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// **Units** bytes of log after which a checkpoint begins.
+    pub checkpoint_wal_bytes: u64,
+    /// **Units** bytes of records that no checkpoint has written; above it proposals are refused.
+    pub recent_bytes_max: u64,
+    /// Versions a sweep step looks at.
+    pub sweep_entries_per_step: usize,
+    /// Places of tree pages a step of reclaim looks at.
+    pub reclaim_pages_per_step: usize,
+    /// An entry that takes longer to apply is told of.
+    pub warning_apply: Duration,
+    /// Automatic compaction.
+    pub auto_compaction: AutoCompaction,
+    /// A new leader gives every lease this much more.
+    pub election_timeout: Duration,
+    /// Own name, published to the members table.
+    pub name: String,
+    /// Own client URLs, likewise.
+    pub client_urls: Vec<String>,
+    /// Last index of the log at the start: what is applied again is not counted again.
+    pub replayed_to: u64,
+    /// Times each entry; nothing but what is counted and logged depends on it.
+    pub clock: Clock,
+}
+
+/// See the head of this file.
+pub struct Apply {
+    pub(super) shared: Arc<Shared>,
+    counters: Arc<CommitCounters>,
+    options: Options,
+    pub(super) store: Store,
+    applier: Applier,
+    queue: VecDeque<Entry>,
+    /// The request at the front of `queue` with its id, once it was looked at.
+    asked: Option<(u64, Asked)>,
+    pinned: Pinned,
+    pub(super) applied: Place,
+    answers: Answers,
+    events: Vec<Event>,
+    /// First main revision that no batch has covered.
+    next_main: i64,
+    is_faulted: bool,
+    report: Report,
+    /// What the last report said that another one would not have to repeat.
+    told: (Place, Space),
+    standing: Standing,
+    log_bytes: u64,
+    has_published_attributes: bool,
+    /// First request id of this run; the member's ids have its high bits.
+    first_id: u64,
+    /// When the front came to the front.
+    front_since: Duration,
+    /// When the entry applied last had been applied.
+    applied_at: Duration,
+    slow_applies: Throttle,
+    compactor: Compactor,
+    pub(super) checkpoints: Checkpoints,
+    pub(super) sweep: Sweep,
+    reclaim: Reclaim,
+    taken: Taken,
+}
+
+impl Apply {
+    /// Apply over recovered state.
+    pub fn new(
+        shared: Arc<Shared>,
+        counters: Arc<CommitCounters>,
+        options: Options,
+        store: Store,
+        applier: Applier,
+    ) -> Self {
+        let view = store.mvcc().view();
+        let applied = Place { index: view.applied_index(), term: view.applied_term() };
+        let mut taken = Taken::new(Arc::clone(&shared), Arc::clone(&counters));
+        taken.sum_up(&store);
+        let apply = Self {
+            answers: no_answers(shared.connections.len()),
+            first_id: shared.request_ids.load(Ordering::Relaxed),
+            compactor: Compactor::new(options.auto_compaction, options.clock.now()),
+            checkpoints: Checkpoints::new(options.checkpoint_wal_bytes, options.recent_bytes_max),
+            shared,
+            counters,
+            options,
+            store,
+            applier,
+            queue: VecDeque::new(),
+            asked: None,
+            pinned: Pinned::default(),
+            applied,
+            events: Vec::new(),
+            next_main: view.revision() + 1,
+            is_faulted: false,
+            report: Report { applied, ..Report::default() },
+            told: (applied, Space::default()),
+            standing: Standing::default(),
+            log_bytes: 0,
+            has_published_attributes: false,
+            front_since: Duration::ZERO,
+            applied_at: Duration::ZERO,
+            slow_applies: Throttle::default(),
+            sweep: Sweep::new(),
+            reclaim: Reclaim::default(),
+            taken,
+        };
+        apply.publish_cluster();
+        apply.shared.raft.applied.store(applied.index, Ordering::Release);
+        apply
+    }
+
+    /// Takes one message.
+    ///
+    /// **Errors** the member must stop.
+    pub fn receive(&mut self, message: ToApply, now: Duration) -> Result<(), Fatal> {
+        let lifetime = 2 * self.shared.limits.request_timeout;
+        match message {
+            ToApply::Renew { reply, lease } => {
+                let ttl = self.applier.lessor.renew(lease, now);
+                self.counters.leases_renewed.add(u64::from(ttl.is_some()));
+                self.answer(reply, Answer::Renewed(ttl.unwrap_or(0)));
+            }
+            ToApply::TimeToLive { reply, lease } => {
+                let answer = Answer::TimeToLive(self.applier.lessor.time_to_live(lease, now));
+                self.answer(reply, answer);
+            }
+            ToApply::Leases { reply } => {
+                let leases = self.applier.lessor.list();
+                self.answer(reply, Answer::Leases(leases));
+            }
+            ToApply::AwaitSweep { reply, revision } => self.sweep.wait(reply, revision, now, lifetime),
+            ToApply::Defragment { reply } => {
+                let run = self.reclaim.defragment.ask();
+                self.answer(reply, Answer::Defragmenting(run));
+            }
+            ToApply::AwaitDefragment { reply, run } => self.reclaim.defragment.wait(reply, run, now, lifetime),
+            ToApply::CheckpointWaits => self.checkpoints.waits(),
+            ToApply::Checkpointed(done) => self.checkpointed(*done?, now),
+            ToApply::Loaded(loaded) => {
+                loaded?;
+                self.is_faulted = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what raft hands over. Leases run where the leader is: they begin anew when this member becomes it, and stand still when it is
+    /// no more.
+    pub fn hand(&mut self, handed: Handed, now: Duration) {
+        assert!(handed.log_bytes >= self.log_bytes, "what was written stays written");
+        self.log_bytes = handed.log_bytes;
+        let had_led = std::mem::replace(&mut self.standing, handed.standing).leads;
+        match (had_led, self.standing.leads) {
+            (false, true) => self.applier.lessor.promote(now, self.options.election_timeout),
+            (true, false) => self.applier.lessor.demote(),
+            (true, true) | (false, false) => {}
+        }
+        self.queue.extend(handed.entries);
+    }
+
+    /// A heartbeat interval has passed.
+    pub fn tick(&mut self, now: Duration) {
+        self.taken.sum_up(&self.store);
+        self.store.balance();
+        self.sweep.look_again();
+        self.keep_alarm(now);
+        if !self.standing.leads {
+            return;
+        }
+        let view = self.store.mvcc().view();
+        if let Some(revision) = self.compactor.due(now, view.revision(), view.compact_revision()) {
+            tracing::info!(revision, "starting auto compaction");
+            let request = pb::CompactionRequest { revision, physical: false };
+            self.propose(Purpose::Other, Kind::Compaction, &request);
+        }
+        self.publish_attributes();
+    }
+
+    /// One turn; see the head of this file.
+    ///
+    /// **Errors** the member must stop.
+    pub fn turn(&mut self, now: Duration) -> Result<Turn, Fatal> {
+        self.expire_leases(now);
+        let applied_before = self.applied.index;
+        let mut faults = if self.is_faulted { Vec::new() } else { self.apply_queue(now)? };
+        // Before eviction, which takes what was brought and not searched.
+        if !self.is_faulted && faults.is_empty() {
+            faults = self.reclaim(now);
+        }
+        // Not while an entry waits for a page, unless another one was applied: what was brought for it stays until it is applied, or is
+        // asked for once more.
+        let has_progressed = faults.is_empty() || self.applied.index > applied_before;
+        let is_short = !self.is_faulted && has_progressed && self.store.wants_eviction();
+        let has_evicted =
+            is_short && self.store.evict(EVICT_NODES_PER_TURN << self.store.shortage().min(EVICT_DOUBLINGS_MAX));
+        if has_evicted || self.applied.index > self.report.applied.index {
+            self.publish();
+        }
+        if faults.is_empty() && !self.is_held() {
+            faults.extend(self.sweep(now));
+        }
+        self.is_faulted |= !faults.is_empty();
+        let checkpoint = self.begin_checkpoint(now);
+        let answers = self.take_answers();
+        let batch = self.take_batch();
+        let can_change = (self.sweep.is_going() || !self.queue.is_empty()) && !self.is_held();
+        let has_work = can_change || self.reclaim.is_going() || self.store.wants_eviction();
+        let more = !self.is_faulted && has_work;
+        Ok(Turn { answers, batch, faults, checkpoint, more })
+    }
+
+    /// What raft is to be told, if there is anything new.
+    pub fn take_report(&mut self) -> Option<Report> {
+        let is_waiting = self.checkpoints.is_waiting();
+        self.report.space = space::felt(&self.store, self.options.recent_bytes_max, is_waiting);
+        let Report { applied, ref conf_changes, ref own, trim, space, has_alarm_come } = self.report;
+        let is_repeated = conf_changes.is_empty() && own.is_empty() && trim.is_none() && !has_alarm_come;
+        if is_repeated && self.told == (applied, space) {
+            return None;
+        }
+        self.told = (applied, space);
+        Some(std::mem::replace(&mut self.report, Report { applied, ..Report::default() }))
+    }
+
+    /// Whether the member has applied all that was acknowledged before it started, and has published itself, so that
+    /// clients may be served.
+    pub fn is_ready(&self) -> bool {
+        let member_id = self.shared.identity.member_id;
+        let own = self.applier.cluster.members.iter().find(|member| member.id == member_id);
+        self.is_caught_up()
+            && self.applier.cluster.version.is_some()
+            && own.is_some_and(|own| own.name == self.options.name && own.client_urls == self.options.client_urls)
+    }
+
+    /// Whether the member leads and has applied all that was acknowledged before it started.
+    fn is_caught_up(&self) -> bool {
+        self.standing.read_floor.is_some_and(|floor| self.applied.index >= floor)
+    }
+
+    fn answer(&mut self, reply: ReplyTo, answer: Answer) {
+        self.answers[reply.core].push((reply.slot, answer));
+    }
+
+    fn take_answers(&mut self) -> Answers {
+        if self.answers.iter().all(Vec::is_empty) {
+            return Answers::new();
+        }
+        let cores = self.answers.len();
+        std::mem::replace(&mut self.answers, no_answers(cores))
+    }
+
+    /// Has a request of the server's own proposed.
+    fn propose(&mut self, purpose: Purpose, kind: Kind, message: &impl Message) {
+        let id = self.shared.next_request_id();
+        self.report.own.push(Own::new(id, purpose, kind, message));
+    }
+
+    /// Proposes the end of leases whose time is over.
+    fn expire_leases(&mut self, now: Duration) {
+        if self.applier.lessor.next_wake().is_none_or(|due| due > now) {
+            return;
+        }
+        let mut expired = Vec::new();
+        self.applier.lessor.expired(now, &mut expired);
+        for id in expired {
+            self.propose(Purpose::Other, Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id });
+        }
+    }
+
+    /// Lets a new member's name, URLs and version be known, as etcd does, until the table has them.
+    fn publish_attributes(&mut self) {
+        // What is applied again may still change the table: only behind it is it known what there is to say.
+        if self.has_published_attributes || !self.is_caught_up() {
+            return;
+        }
+        let member_id = self.shared.identity.member_id;
+        let Some(own) = self.applier.cluster.members.iter().find(|member| member.id == member_id) else { return };
+        self.has_published_attributes = true;
+        let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
+        if own.name != name || own.client_urls != client_urls {
+            let member_attributes = Some(membershippb::Attributes { name, client_urls });
+            let request = membershippb::ClusterMemberAttrSetRequest { member_id, member_attributes };
+            self.propose(Purpose::Other, Kind::ClusterMemberAttrSet, &request);
+        }
+        if self.applier.cluster.version.as_deref() != Some(crate::CLUSTER_VERSION) {
+            let request = membershippb::ClusterVersionSetRequest { ver: crate::CLUSTER_VERSION.to_owned() };
+            self.propose(Purpose::Other, Kind::ClusterVersionSet, &request);
+        }
+    }
+
+    /// Raises this member's NOSPACE alarm, or takes it back, when that is due.
+    fn keep_alarm(&mut self, now: Duration) {
+        if self.applied.index < self.options.replayed_to {
+            return;
+        }
+        let recent = self.store.mvcc().recent_bytes();
+        if let Some(request) = self.taken.alarm_due(recent, &self.applier.cluster.alarms, now) {
+            self.propose(Purpose::Alarm, Kind::Alarm, &request);
+        }
+    }
+
+    /// Whether apply, and the sweep, had better wait for the checkpoint that is being written: what they would change now does not fit in
+    /// memory.
+    pub(super) fn is_held(&self) -> bool {
+        checkpoint::is_dirty_due(&self.store) && self.store.is_checkpointing() && !self.checkpoints.is_waiting()
+    }
+
+    /// Applies what was handed, in log order, until the queue is empty, a page is missing or a checkpoint has to end first.
+    fn apply_queue(&mut self, now: Duration) -> Result<Vec<Fault>, Fatal> {
+        if !self.queue.is_empty() {
+            self.applied_at = self.options.clock.now();
+        }
+        while let Some(entry) = self.queue.front()
+            && !self.is_held()
+        {
+            assert!(entry.index > self.applied.index, "each entry is applied once, in order");
+            let faults = match entry.kind {
+                EntryKind::Normal if entry.data.is_empty() => Vec::new(),
+                EntryKind::Normal => self.apply_request(now)?,
+                _ => self.apply_conf_change()?,
+            };
+            if !faults.is_empty() {
+                return Ok(faults);
+            }
+            let entry = self.queue.pop_front().expect("the front was there");
+            self.applied = Place { index: entry.index, term: entry.term };
+        }
+        Ok(Vec::new())
+    }
+
+    /// Applies the request at the front; what it needs first.
+    fn apply_request(&mut self, now: Duration) -> Result<Vec<Fault>, Fatal> {
+        let entry = self.queue.front_mut().expect("there is one to apply");
+        if self.asked.is_none() {
+            self.asked = Some(asked(entry)?);
+            self.pinned.clear(entry.proposal.is_some());
+            self.front_since = self.applied_at;
+        }
+        let (id, asked) = self.asked.as_ref().expect("set above");
+        let (id, kind) = (*id, asked.request.kind());
+        let recent = self.store.mvcc().recent_bytes();
+        let events_before = self.events.len();
+        let mvcc = self.store.mvcc_mut();
+        let result = match self.applier.execute(mvcc, asked, &mut self.pinned, now, &mut self.events) {
+            Ok(result) => result,
+            Err(fault) => {
+                let behind = self.queue.iter().skip(1);
+                return Ok(prefetch::faults(self.store.mvcc().live(), fault, &asked.request, behind));
+            }
+        };
+        let is_new = entry.index > self.options.replayed_to;
+        self.taken.keeper.observe(&asked.request, recent, &self.applier.cluster.alarms, is_new);
+        self.asked = None;
+        self.note_kind(kind, result.is_ok(), now);
+        self.note_time(kind, result.as_ref().err());
+        let proposal = self.queue.front_mut().and_then(|entry| entry.proposal.take());
+        if is_new {
+            let is_own = proposal.is_none() && id >> ID_COUNT_BITS == self.first_id >> ID_COUNT_BITS;
+            count::applied(&self.counters, &result, &self.events[events_before..], is_own);
+        }
+        if let Some(mut proposal) = proposal {
+            proposal.result = result;
+            proposal.stamps.applied = self.applied_at;
+            self.answer(proposal.reply, Answer::Applied(proposal));
+        }
+        Ok(Vec::new())
+    }
+
+    /// What follows from an entry of this kind beside its result.
+    fn note_kind(&mut self, kind: Kind, is_ok: bool, now: Duration) {
+        match kind {
+            Kind::Compaction if is_ok => self.sweep.compacted(now),
+            Kind::Alarm => {
+                self.report.has_alarm_come = true;
+                self.publish_cluster();
+            }
+            Kind::ClusterMemberAttrSet | Kind::ClusterVersionSet => self.publish_cluster(),
+            _ => {}
+        }
+    }
+
+    /// Counts how long the entry at the front took, with its wait for pages, and tells of it if that was long. What a start
+    /// applies again is not counted.
+    fn note_time(&mut self, kind: Kind, error: Option<&Error>) {
+        self.applied_at = self.options.clock.now();
+        let entry = self.queue.front().expect("it is being applied");
+        if entry.index <= self.options.replayed_to {
+            return;
+        }
+        let took = self.applied_at.saturating_sub(self.front_since);
+        self.counters.applies.observe(kind, error.is_none_or(|error| *error == Error::Compacted), took);
+        if took > self.options.warning_apply {
+            self.counters.slow_applies.add(1);
+            if let Some(withheld) = self.slow_applies.admit(self.applied_at) {
+                slow::tell_apply(took, self.options.warning_apply, &entry.data, error, withheld);
+            }
+        }
+    }
+
+    /// Applies the configuration change at the front; what it needs first.
+    fn apply_conf_change(&mut self) -> Result<Vec<Fault>, Fatal> {
+        let entry = self.queue.front().expect("there is one to apply");
+        let change = ConfChange::decode(&entry.data)?;
+        match self.applier.change_configuration(self.store.mvcc_mut(), &change) {
+            Ok(true) => self.report.conf_changes.push((change, self.applier.conf_state.clone())),
+            Ok(false) => {}
+            Err(fault) => return Ok(vec![fault]),
+        }
+        self.publish_cluster();
+        Ok(Vec::new())
+    }
+
+    /// Makes everything that was applied visible.
+    fn publish(&mut self) {
+        let Place { index, term } = self.applied;
+        drop(self.store.mvcc_mut().publish(index, term));
+        self.report.applied = self.applied;
+        self.shared.raft.applied.store(index, Ordering::Release);
+        self.taken.publish(self.store.mvcc().recent_bytes());
+    }
+
+    fn publish_cluster(&self) {
+        self.shared.cluster.store(Arc::new(self.applier.cluster.clone()));
+    }
+
+    fn take_batch(&mut self) -> Option<Arc<Batch>> {
+        if self.events.is_empty() {
+            return None;
+        }
+        let view = self.store.mvcc().view();
+        assert!(self.applied.index == view.applied_index(), "events follow their publish");
+        let last_main = view.revision();
+        let first_main = std::mem::replace(&mut self.next_main, last_main + 1);
+        Some(Arc::new(Batch::new(first_main, last_main, std::mem::take(&mut self.events))))
+    }
+
+    /// A step of giving space back; what it has to read.
+    fn reclaim(&mut self, now: Duration) -> Vec<Fault> {
+        let is_sweeping = self.sweep.is_going();
+        for reply in self.reclaim.take_ended(&mut self.store, is_sweeping, &self.counters, now) {
+            self.answer(reply, Answer::Defragmented);
+        }
+        self.reclaim.step(&mut self.store, now, self.options.reclaim_pages_per_step)
+    }
+
+    /// A step of the sweep; what it has to read.
+    fn sweep(&mut self, now: Duration) -> Option<Fault> {
+        if self.sweep.is_going() && !self.is_faulted {
+            let floor = floor::lowest_of(&self.shared.floors);
+            let step = self.sweep.step(&mut self.store, floor, self.options.sweep_entries_per_step);
+            let (dropped, is_done) = match step {
+                Ok(step) => step,
+                Err(fault) => return Some(fault),
+            };
+            self.counters.versions_dropped.add(dropped);
+            self.taken.keeper.swept(dropped);
+            if is_done {
+                // What was dropped stays in the view of readers until the next one, and an idle store may wait long for it.
+                self.publish();
+                let compacted = self.store.mvcc().live().compact_revision();
+                let swept = self.sweep.ended(compacted, floor, now, &self.counters);
+                self.shared.swept_revision.store(swept, Ordering::Release);
+            }
+        }
+        let swept = self.shared.swept_revision.load(Ordering::Acquire);
+        for reply in self.sweep.take_waiters(swept) {
+            self.answer(reply, Answer::Swept);
+        }
+        None
+    }
+
+    fn begin_checkpoint(&mut self, now: Duration) -> Option<Checkpoint> {
+        let recent = self.store.mvcc().recent_bytes();
+        let moment = Moment {
+            now,
+            written: self.log_bytes,
+            applied_at: self.applied_at,
+            is_sweeping: self.sweep.is_going(),
+            is_tight: self.taken.keeper.wants_checkpoint(recent, &self.applier.cluster.alarms),
+        };
+        if !self.checkpoints.is_due(&self.store, &moment) {
+            return None;
+        }
+        self.taken.keeper.checkpoint_begun();
+        self.checkpoints.begun(self.log_bytes, now);
+        Some(self.store.checkpoint_begin())
+    }
+
+    fn checkpointed(&mut self, done: CheckpointDone, now: Duration) {
+        self.store.checkpoint_end(done);
+        let reclaimed = self.store.reclaimed();
+        self.counters.segments_emptied.set(reclaimed.segments);
+        self.counters.moved_bytes.set(reclaimed.moved_bytes);
+        self.counters.checkpoint.observe_time(self.checkpoints.ended(now));
+        // Before what counts is told anew: the written records are in files now.
+        self.taken.sum_up(&self.store);
+        // They leave memory with the next view, and an idle store may wait long for one.
+        self.publish();
+        let (index, term) = self.store.trimmable();
+        if index > 0 {
+            self.report.trim = Some(Place { index, term });
+        }
+    }
+}
+
+fn no_answers(cores: usize) -> Answers {
+    (0..cores).map(|_| Vec::new()).collect()
+}
+
+/// What the entry asks for, with its request id. A client's request comes decoded with its proposal; an alarm is decoded again, as its header
+/// tells who raised it.
+///
+/// **Errors** it cannot be understood.
+fn asked(entry: &mut Entry) -> Result<(u64, Asked), Fatal> {
+    if let Some(proposal) = &mut entry.proposal
+        && proposal.purpose != Purpose::Alarm
+        && let Some(request) = proposal.request.take()
+    {
+        return Ok((proposal.id, Asked { request, origin: RaisedBy::Hand }));
+    }
+    let decoded = internal::decode(entry.data.clone());
+    let (header, request) = decoded.map_err(|source| Fatal::Entry { index: entry.index, source })?;
+    Ok((header.id, Asked { request, origin: quota::raised_by(&header) }))
+}
+
+/// Nodes that one turn looks at for eviction: some 50 us.
+const EVICT_NODES_PER_TURN: usize = 256;
+/// It looks at twice as many for each quarter that nodes take more than they may: under load all of them are used all the time.
+const EVICT_DOUBLINGS_MAX: u64 = 4;
+
+/// A request id without these bits names its member. **Source** etcd v3.7.1 `pkg/idutil/id.go`.
+const ID_COUNT_BITS: u32 = 48;

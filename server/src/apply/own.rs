@@ -1,0 +1,27 @@
+//! Runs on: apply core.
+//!
+//! Entries that the server proposes for itself, and for which nobody waits.
+
+use bytes::Bytes;
+use prost::Message;
+use proto::internal::{self, Kind};
+
+use crate::quota::{self, Purpose};
+
+/// See the head of this file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Own {
+    /// The marshalled `InternalRaftRequest`.
+    pub entry: Bytes,
+    /// What it is for.
+    pub purpose: Purpose,
+}
+
+impl Own {
+    /// The entry with request id `id`.
+    pub fn new(id: u64, purpose: Purpose, kind: Kind, message: &impl Message) -> Self {
+        let mut entry = Vec::new();
+        internal::encode(&quota::header(id, purpose), kind, &message.encode_to_vec(), &mut entry);
+        Self { entry: entry.into(), purpose }
+    }
+}

@@ -1,0 +1,49 @@
+//! Runs on: apply core.
+//!
+//! Giving space back: its steps beside apply, and the runs of it that somebody asked for.
+
+use std::time::Duration;
+
+use engine::{Fault, Store};
+
+use super::{checkpoint, defragment::Defragment};
+use crate::{metrics::counters::CommitCounters, slots::ReplyTo};
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub struct Reclaim {
+    /// There is more to do at once.
+    is_going: bool,
+    /// Runs that somebody asked for.
+    pub defragment: Defragment,
+}
+
+impl Reclaim {
+    /// Whether there is more to do at once.
+    pub fn is_going(&self) -> bool {
+        self.is_going
+    }
+
+    /// Begins and ends the runs that somebody asked for; those whose run has ended.
+    pub fn take_ended(
+        &mut self,
+        store: &mut Store,
+        is_sweeping: bool,
+        counters: &CommitCounters,
+        now: Duration,
+    ) -> Vec<ReplyTo> {
+        self.defragment.step(store, is_sweeping, counters, now)
+    }
+
+    /// A step over about `pages` places; what it has to read.
+    pub fn step(&mut self, store: &mut Store, now: Duration, pages: usize) -> Vec<Fault> {
+        // What it takes out of segments is dirty: a checkpoint comes first.
+        if checkpoint::is_dirty_due(store) {
+            self.is_going = false;
+            return Vec::new();
+        }
+        let step = store.reclaim(now, pages);
+        self.is_going = matches!(step, Ok(true));
+        step.err().unwrap_or_default()
+    }
+}

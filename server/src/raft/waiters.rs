@@ -1,0 +1,115 @@
+//! Runs on: raft core.
+//!
+//! Proposals on their way through the log: found again by the entries that come out of it.
+//!
+//! Invariants:
+//! - `by_id` holds each proposal from the moment raft has accepted it until its entry is committed or it is lost. It is bounded by the
+//!   reply slots of all cores, whose timeout is half of a proposal's lifetime here.
+//! - A proposal is found by the very bytes that it proposed. An entry of another origin may have the same id: then the proposal stays.
+//! - `accepted` is ordered by time; what was found meanwhile is only there, until it is at the front.
+
+use std::{collections::VecDeque, time::Duration};
+
+use bytes::Bytes;
+use foldhash::{HashMap, HashMapExt};
+
+use crate::apply::proposal::Proposal;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Waiters {
+    /// Ids are drawn by this process: nobody else chooses what is hashed.
+    by_id: HashMap<u64, Box<Proposal>>,
+    /// When, and which.
+    accepted: VecDeque<(Duration, u64)>,
+}
+
+impl Waiters {
+    /// Nobody waits yet.
+    pub fn new() -> Self {
+        Self { by_id: HashMap::new(), accepted: VecDeque::new() }
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    /// Raft has accepted `proposal`.
+    pub fn insert(&mut self, proposal: Box<Proposal>, now: Duration) {
+        self.accepted.push_back((now, proposal.id));
+        let taken = self.by_id.insert(proposal.id, proposal);
+        assert!(taken.is_none(), "request ids are unique");
+    }
+
+    /// Takes out the proposal whose entry, with this id, is committed.
+    pub fn take(&mut self, id: u64, entry: &Bytes) -> Option<Box<Proposal>> {
+        if !is_same(&self.by_id.get(&id)?.entry, entry) {
+            return None;
+        }
+        // Entries are committed in the order in which they were proposed: it is at the front, unless one was lost.
+        self.accepted.pop_front_if(|(_, front)| *front == id);
+        self.by_id.remove(&id)
+    }
+
+    /// Forgets who has waited for longer than `lifetime`: its slot has timed out long ago.
+    pub fn forget_lost(&mut self, now: Duration, lifetime: Duration) {
+        while let Some((_, id)) = self.accepted.pop_front_if(|(at, _)| now.saturating_sub(*at) >= lifetime) {
+            self.by_id.remove(&id);
+        }
+    }
+}
+
+/// Whether both are the same bytes: mostly the same memory.
+fn is_same(one: &Bytes, other: &Bytes) -> bool {
+    (one.as_ptr(), one.len()) == (other.as_ptr(), other.len()) || one == other
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        apply::outcome::Outcome,
+        quota::Purpose,
+        slots::{ReplyTo, Slots},
+    };
+
+    fn proposal(id: u64, entry: &'static [u8]) -> Box<Proposal> {
+        let slot = Slots::<()>::new(1).open(Duration::ZERO).unwrap().id();
+        Box::new(Proposal {
+            reply: ReplyTo { core: 0, slot },
+            id,
+            purpose: Purpose::Other,
+            entry: Bytes::from_static(entry),
+            request: None,
+            stamps: crate::insight::trace::Stamps::default(),
+            result: Ok(Outcome::Internal),
+        })
+    }
+
+    #[test]
+    fn a_proposal_is_found_by_its_own_bytes_alone() {
+        let mut waiters = Waiters::new();
+        waiters.insert(proposal(7, b"mine"), Duration::ZERO);
+        assert!(waiters.take(7, &Bytes::from_static(b"another's")).is_none(), "its entry was replaced");
+        assert!(waiters.take(8, &Bytes::from_static(b"mine")).is_none());
+        assert_eq!(waiters.len(), 1, "it waits on");
+        assert!(waiters.take(7, &Bytes::copy_from_slice(b"mine")).is_some(), "the same bytes read from elsewhere");
+        assert!(waiters.take(7, &Bytes::from_static(b"mine")).is_none(), "it was found once");
+        assert!(waiters.accepted.is_empty());
+    }
+
+    #[test]
+    fn lost_proposals_are_forgotten_and_leave_nothing_behind() {
+        let mut waiters = Waiters::new();
+        let second = Duration::from_secs(1);
+        for id in 1..=3 {
+            waiters.insert(proposal(id, b"x"), second * u32::try_from(id).unwrap());
+        }
+        assert!(waiters.take(2, &Bytes::from_static(b"x")).is_some());
+        waiters.forget_lost(11 * second, 10 * second);
+        assert_eq!((waiters.len(), waiters.accepted.len()), (1, 2));
+        waiters.forget_lost(13 * second, 10 * second);
+        assert_eq!((waiters.len(), waiters.accepted.len()), (0, 0));
+    }
+}
