@@ -80,8 +80,8 @@ impl Hub {
         }
         state.progress_from_max = state.progress_from_max.max(progress_from);
         state.unsynced += 1;
-        self.counters.watchers += 1;
-        self.counters.watchers_unsynced += 1;
+        self.totals.watchers += 1;
+        self.totals.watchers_unsynced += 1;
         if is_synced {
             self.sync(slot);
         } else {
