@@ -260,7 +260,7 @@ pub(crate) fn page_message(
 
 /// The range end that makes a range of all keys with `prefix`; no prefix means all keys.
 pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    proto::key_range::prefix_end(prefix).to_vec()
+    proto::wire_range::prefix_end(prefix).to_vec()
 }
 
 pub(crate) fn grant_message(ttl_s: i64) -> Vec<u8> {

@@ -414,9 +414,8 @@ impl Core {
         if len > self.shared.limits.request_bytes_max {
             return Err(Error::RequestTooLarge);
         }
-        let mut entry = Vec::with_capacity(len);
-        internal::encode(&header, kind, raw, &mut entry);
-        let propose = |reply| ToCommit::Propose { reply: Some(reply), id, entry: entry.into(), purpose };
+        let entry = internal::encode(&header, kind, raw).entry;
+        let propose = |reply| ToCommit::Propose { reply: Some(reply), id, entry, purpose };
         let answer = self.ask(propose).await;
         let result = answer.and_then(|answer| match answer {
             Answer::Applied(result, stamps) => {

@@ -154,7 +154,7 @@ pub fn decode<M: Message + Default>(body: Bytes) -> Result<M, Error> {
 /// **Errors** as [`decode`]; one that is nested too deep.
 pub fn decode_txn(body: Bytes) -> Result<pb::TxnRequest, Error> {
     txn::decode(body).map_err(|error| match error {
-        internal::Error::Malformed(error) => Error::Undecodable(error.to_string()),
+        proto::error::Error::Malformed(error) => Error::Undecodable(error.to_string()),
         error => Error::Undecodable(error.to_string()),
     })
 }

@@ -328,9 +328,7 @@ mod tests {
     }
 
     fn request(kind: internal::Kind) -> Vec<u8> {
-        let mut out = Vec::new();
-        internal::encode(&internal::RequestHeader { id: 9, ..Default::default() }, kind, &[], &mut out);
-        out
+        internal::encode(&internal::RequestHeader { id: 9, ..Default::default() }, kind, &[]).entry.to_vec()
     }
 
     #[test]

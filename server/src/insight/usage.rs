@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use engine::{Fault, KeyRange, RangeEnd, ReadView, Usage};
-use proto::key_range;
+use proto::wire_range;
 
 use crate::{core::Core, error::Error, kv::keys};
 
@@ -31,7 +31,7 @@ pub struct Row {
 
 /// All keys that begin with `prefix`.
 fn below(prefix: &Bytes) -> KeyRange {
-    let end = if prefix.is_empty() { Bytes::from_static(key_range::NO_END) } else { key_range::prefix_end(prefix) };
+    let end = if prefix.is_empty() { Bytes::from_static(wire_range::NO_END) } else { wire_range::prefix_end(prefix) };
     keys(prefix, &end)
 }
 
