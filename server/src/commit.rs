@@ -23,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use consensus::{Applied as Place, Committed, ConfChange, Driver, EntryKind};
+use consensus::{Committed, ConfChange, Driver, EntryId as Place, EntryKind};
 use engine::{
     Checkpoint, CheckpointDone, Fault, Mvcc, Store,
     disk::{Completion, Disk, Owner},

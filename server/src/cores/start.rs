@@ -19,7 +19,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use consensus::{Applied, ConfChange, ConfState, Driver, Member};
+use consensus::{ConfChange, ConfState, Driver, EntryId, Member};
 use engine::{
     Fault, PageReader, Store,
     disk::{Disk, FileSystem, IoPath, Preference},
@@ -250,7 +250,7 @@ fn open(config: &Config) -> Result<Opened, Error> {
     let mut lessor = Lessor::new(lease::Params { ttl_min_s, retry_after: config.request_timeout() });
     lessor.restore(grants);
     let start = consensus::Start {
-        applied: Applied { index: view.applied_index(), term: view.applied_term() },
+        applied: EntryId { index: view.applied_index(), term: view.applied_term() },
         trimmable: store.trimmable().0,
         conf_state,
         bootstrap: vec![ConfChange::bootstrap(&member)],
