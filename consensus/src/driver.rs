@@ -15,12 +15,13 @@
 //! - A hard state that moves only the commit index is kept in `hard_state_due` and rides with the next entries: losing
 //!   it is legal, because recovery takes the larger of it and the applied index, and the rest commits again in the new
 //!   term.
-//! - `unhanded_bytes` is what was proposed and not handed to the WAL. While the log's disk is full it counts against the
-//!   room that is left (`Wal::room_bytes`), of which `LOG_RESERVE` stays free for hard states and marks: a mark is what
-//!   gives segments back. What a leader sends to a follower whose log is full waits in the WAL's queue, unacknowledged.
+//! - `unhanded_bytes` is what was proposed and not handed to the WAL. While the log's disk is full it counts against
+//!   the room that is left (`Wal::room_bytes`), of which `LOG_RESERVE` stays free for hard states and marks: a mark is
+//!   what gives segments back. What a leader sends to a follower whose log is full waits in the WAL's queue,
+//!   unacknowledged.
 //! - After an error `stopped` is set: nothing is written, handed out or answered any more.
-//! - No clock is read: time is what `tick` is told. No chance is drawn: an election timeout follows from `options.seed`,
-//!   the member and the term.
+//! - No clock is read: time is what `tick` is told. No chance is drawn: an election timeout follows from
+//!   `options.seed`, the member and the term.
 //!
 //! Deliberately not here: what an entry means, request timeouts, the transport, snapshots.
 
@@ -169,8 +170,8 @@ impl Driver {
     }
 
     /// Proposes requests, in their order, as one step of raft: each follower gets them in one message. The caller then
-    /// calls `step`. The result names those that were refused, by ascending position; all others are accepted. Bounds are
-    /// checked for each as if those before it had been proposed already.
+    /// calls `step`. The result names those that were refused, by ascending position; all others are accepted. Bounds
+    /// are checked for each as if those before it had been proposed already.
     ///
     /// **Bounds**: refused beyond `backlog_entries_max` and `proposals_bytes_max`.
     /// **Errors**: `TooManyRequests`, `NoSpace`, `NoLeader`, `TooLarge` (more than the log can hold), `Stopped`. An
@@ -378,8 +379,8 @@ impl Driver {
         entries
     }
 
-    /// Requests of the log that are not applied yet, with their indexes, in log order. Right after a start these are the
-    /// requests that will be applied again.
+    /// Requests of the log that are not applied yet, with their indexes, in log order. Right after a start these are
+    /// the requests that will be applied again.
     pub fn unapplied(&self) -> impl Iterator<Item = (u64, &Bytes)> {
         self.raw.store().unapplied()
     }

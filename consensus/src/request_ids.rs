@@ -1,7 +1,7 @@
 //! Request ids in etcd's scheme.
 //!
-//! Ids must be unique over members, because every member looks up its waiters by them: 16 bits of the member id, then 48
-//! bits of a counter that starts at the wall clock. No clock is read here: the time is passed in.
+//! Ids must be unique over members, because every member looks up its waiters by them: 16 bits of the member id, then
+//! 48 bits of a counter that starts at the wall clock. No clock is read here: the time is passed in.
 //!
 //! **Source**: etcd v3.7.1 `pkg/idutil/id.go`.
 

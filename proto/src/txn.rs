@@ -1,7 +1,7 @@
 //! Decoding of `TxnRequest`, the one message that holds itself.
 //!
-//! prost refuses what is nested deeper than 100 messages, which is 50 txns; etcd takes [`LEVELS_MAX`]. Here the stack of
-//! messages under way is a vector, so that decoding a deep txn needs no more of the thread's stack than a flat one.
+//! prost refuses what is nested deeper than 100 messages, which is 50 txns; etcd takes [`LEVELS_MAX`]. Here the stack
+//! of messages under way is a vector, so that decoding a deep txn needs no more of the thread's stack than a flat one.
 //! Unknown fields are skipped, as protobuf asks, within prost's own limit.
 //!
 //! A recursive walk over the result needs a stack for [`LEVELS_MAX`]. Dropping the result is such a walk.
@@ -23,8 +23,8 @@ use crate::{
 
 /// Messages that may be nested in one another, the outermost txn included; so 4,999 txns around a put.
 ///
-/// **Source**: protobuf-go v1.36 `internal/impl/decode.go`, `protowire.DefaultRecursionLimit`; etcd 3.7.1 takes 4,999 and
-/// refuses 5,000.
+/// **Source**: protobuf-go v1.36 `internal/impl/decode.go`, `protowire.DefaultRecursionLimit`; etcd 3.7.1 takes 4,999
+/// and refuses 5,000.
 pub const LEVELS_MAX: usize = 10_000;
 
 enum Level {
