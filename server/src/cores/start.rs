@@ -139,9 +139,9 @@ fn bootstrap_member(config: &Config) -> Member {
 /// What the operator says of the I/O path.
 pub(crate) fn io_preference(config: &Config) -> Preference {
     match config.knobs.io.path {
-        tuning::IoPath::Auto => Preference::Auto,
-        tuning::IoPath::Uring => Preference::Uring,
-        tuning::IoPath::Portable => Preference::Portable,
+        tuning::IoPathChoice::Auto => Preference::Auto,
+        tuning::IoPathChoice::Uring => Preference::Uring,
+        tuning::IoPathChoice::Portable => Preference::Portable,
     }
 }
 
