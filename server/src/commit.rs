@@ -23,7 +23,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use consensus::{Applied as Place, Committed, ConfChange, Driver, EntryKind};
+use consensus::{Committed, ConfChange, Driver, EntryId as Place, EntryKind};
 use engine::{
     Checkpoint, CheckpointDone, Fault, Mvcc, Store,
     disk::{Completion, Disk, Owner},
@@ -149,7 +149,7 @@ pub enum Fatal {
         /// Its index.
         index: u64,
         /// What is wrong with it.
-        source: internal::Error,
+        source: proto::error::Error,
     },
 }
 
@@ -370,9 +370,8 @@ impl Commit {
 
     fn propose_as(&mut self, purpose: Purpose, kind: Kind, message: &impl Message) {
         let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
-        let mut entry = Vec::new();
-        internal::encode(&quota::header(id, purpose), kind, &message.encode_to_vec(), &mut entry);
-        self.propose(None, id, entry.into(), purpose, Duration::ZERO);
+        let encoded = internal::encode(&quota::header(id, purpose), kind, &message.encode_to_vec());
+        self.propose(None, id, encoded.entry, purpose, Duration::ZERO);
     }
 
     fn answer(&mut self, reply: ReplyTo, answer: Answer) {

@@ -20,7 +20,7 @@ use std::{
 use engine::{Fault, Fingers, ReadView};
 use proto::{
     etcdserverpb as pb,
-    internal::{self, Encoded, Kind, Request},
+    internal::{self, Kind, Request},
 };
 
 use super::watchers::Watchers;
@@ -204,8 +204,9 @@ impl Desk {
     /// **Errors** as [`Desk::draft`].
     pub fn draft_for(&self, purpose: Purpose, kind: Kind, raw: &[u8]) -> Result<Draft, Error> {
         let id = self.shared.next_request_id();
-        let Encoded { entry, request } = Encoded::new(&quota::header(id, purpose), kind, raw);
-        let request = Request::decode(kind, request).map_err(undecodable)?;
+        let encoded = internal::encode(&quota::header(id, purpose), kind, raw);
+        let request = Request::decode(kind, encoded.request()).map_err(undecodable)?;
+        let entry = encoded.entry;
         let (reply, stamps, result) = (ReplyTo::NOBODY, Stamps::default(), Err(Error::Timeout));
         Ok(Draft(Box::new(Proposal { reply, id, purpose, entry, request: Some(request), stamps, result })))
     }
@@ -376,9 +377,9 @@ fn refusal(refused: Refused) -> Error {
 }
 
 /// protobuf's words for bytes that are no such message.
-fn undecodable(error: internal::Error) -> Error {
+fn undecodable(error: proto::error::Error) -> Error {
     Error::Undecodable(match error {
-        internal::Error::Malformed(error) => error.to_string(),
+        proto::error::Error::Malformed(error) => error.to_string(),
         error => error.to_string(),
     })
 }

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use consensus::Applied as Place;
+use consensus::EntryId as Place;
 use engine::{Checkpoint, CheckpointDone, Fault};
 
 use super::Commit;

@@ -76,9 +76,8 @@ impl Member {
     fn propose(&mut self, kind: Kind, message: &impl Message) {
         self.proposed += 1;
         let id = self.shared.request_ids.fetch_add(1, Ordering::Relaxed);
-        let mut entry = Vec::new();
-        internal::encode(&quota::header(id, Purpose::Grow), kind, &message.encode_to_vec(), &mut entry);
-        let propose = ToCommit::Propose { reply: None, id, entry: entry.into(), purpose: Purpose::Grow };
+        let entry = internal::encode(&quota::header(id, Purpose::Grow), kind, &message.encode_to_vec()).entry;
+        let propose = ToCommit::Propose { reply: None, id, entry, purpose: Purpose::Grow };
         self.commit.receive(propose, self.now).unwrap();
     }
 

@@ -232,7 +232,7 @@ fn variables_set_flags_unless_the_flag_is_given() {
         refused("invalid value \"x\" for ETCD_HEARTBEAT_INTERVAL: parse error")
     );
     let config = parse_with("", &[("ORLOP_PROFILE", "low-memory"), ("ORLOP_IO_PATH", "portable")], "").unwrap();
-    assert_eq!((config.profile, config.knobs.io.path), (Some("low-memory"), tuning::IoPath::Portable));
+    assert_eq!((config.profile, config.knobs.io.path), (Some("low-memory"), tuning::IoPathChoice::Portable));
     assert!(parse_with("--io-path=auto", &[("ORLOP_IO_PATH", "auto")], "").is_err());
     // A Kubernetes service named orlop or etcd makes such variables in every pod.
     assert!(parse_with("--name=a", &[("ORLOP_NAME", "x"), ("ETCD_PORT", "tcp://1.2.3.4:2379")], "").is_ok());

@@ -19,7 +19,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use consensus::{Applied, ConfChange, ConfState, Driver, Member};
+use consensus::{ConfChange, ConfState, Driver, EntryId, Member};
 use engine::{
     Fault, PageReader, Store,
     disk::{Disk, FileSystem, IoPath, Preference},
@@ -139,9 +139,9 @@ fn bootstrap_member(config: &Config) -> Member {
 /// What the operator says of the I/O path.
 pub(crate) fn io_preference(config: &Config) -> Preference {
     match config.knobs.io.path {
-        tuning::IoPath::Auto => Preference::Auto,
-        tuning::IoPath::Uring => Preference::Uring,
-        tuning::IoPath::Portable => Preference::Portable,
+        tuning::IoPathChoice::Auto => Preference::Auto,
+        tuning::IoPathChoice::Uring => Preference::Uring,
+        tuning::IoPathChoice::Portable => Preference::Portable,
     }
 }
 
@@ -250,7 +250,7 @@ fn open(config: &Config) -> Result<Opened, Error> {
     let mut lessor = Lessor::new(lease::Params { ttl_min_s, retry_after: config.request_timeout() });
     lessor.restore(grants);
     let start = consensus::Start {
-        applied: Applied { index: view.applied_index(), term: view.applied_term() },
+        applied: EntryId { index: view.applied_index(), term: view.applied_term() },
         trimmable: store.trimmable().0,
         conf_state,
         bootstrap: vec![ConfChange::bootstrap(&member)],

@@ -24,7 +24,7 @@ pub mod etcd_wal;
 
 use std::path::Path;
 
-use consensus::{Applied, ConfState, EntryKind};
+use consensus::{ConfState, EntryId, EntryKind};
 use engine::disk::{BLOCK, Buffer, Disk, FileOp, Op, OpenKind, Owner};
 use engine::{store, wal};
 use proto::internal;
@@ -113,7 +113,7 @@ impl Import<'_> {
         // The commit may not have been written down before what it committed was applied.
         let etcd_wal::HardState { term: newest, vote, commit } = log.hard_state;
         let hard_state = wal::HardState { term: newest, vote, commit: commit.max(index) };
-        consensus::adopt_log(disk, dir, self.wal, Applied { index, term }, &entries, hard_state)?;
+        consensus::adopt_log(disk, dir, self.wal, EntryId { index, term }, &entries, hard_state)?;
         Ok(())
     }
 
@@ -328,9 +328,7 @@ mod tests {
     }
 
     fn request(kind: internal::Kind) -> Vec<u8> {
-        let mut out = Vec::new();
-        internal::encode(&internal::RequestHeader { id: 9, ..Default::default() }, kind, &[], &mut out);
-        out
+        internal::encode(&internal::RequestHeader { id: 9, ..Default::default() }, kind, &[]).entry.to_vec()
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use engine::{Fault, KeyRange, RangeEnd, ReadView, Usage};
-use proto::key_range;
+use proto::wire_range;
 
 /// Children that are listed.
 pub const CHILDREN_MAX: usize = 64;
@@ -29,8 +29,8 @@ pub struct Row {
 
 /// All keys that begin with `prefix`.
 pub fn below(prefix: &Bytes) -> KeyRange {
-    let end = if prefix.is_empty() { Bytes::from_static(key_range::NO_END) } else { key_range::prefix_end(prefix) };
-    let end = if end == key_range::NO_END { RangeEnd::Open } else { RangeEnd::Before(end) };
+    let end = if prefix.is_empty() { Bytes::from_static(wire_range::NO_END) } else { wire_range::prefix_end(prefix) };
+    let end = if end == wire_range::NO_END { RangeEnd::Open } else { RangeEnd::Before(end) };
     KeyRange { start: prefix.clone(), end }
 }
 

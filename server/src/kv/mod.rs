@@ -10,7 +10,7 @@
 
 use bytes::Bytes;
 use engine::{KeyRange, Outline, RangeEnd, Record};
-use proto::{key_range, mvccpb};
+use proto::{mvccpb, wire_range::WireRange};
 
 pub mod check;
 pub mod range;
@@ -18,10 +18,10 @@ pub mod txn;
 
 /// What a request's `key` and `range_end` mean, in the engine's words.
 pub fn keys(key: &Bytes, range_end: &Bytes) -> KeyRange {
-    match key_range::KeyRange::new(key.clone(), range_end.clone()) {
-        key_range::KeyRange::Single(start) => KeyRange { start, end: RangeEnd::Single },
-        key_range::KeyRange::From(start) => KeyRange { start, end: RangeEnd::Open },
-        key_range::KeyRange::Bounded { start, end } => KeyRange { start, end: RangeEnd::Before(end) },
+    match WireRange::new(key.clone(), range_end.clone()) {
+        WireRange::Single(start) => KeyRange { start, end: RangeEnd::Single },
+        WireRange::From(start) => KeyRange { start, end: RangeEnd::Open },
+        WireRange::Bounded { start, end } => KeyRange { start, end: RangeEnd::Before(end) },
     }
 }
 

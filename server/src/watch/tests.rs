@@ -15,8 +15,8 @@ use engine::{Record, Revision};
 use prost::Message;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::{WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse};
-use proto::key_range::KeyRange;
 use proto::mvccpb;
+use proto::wire_range::WireRange;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -150,7 +150,7 @@ impl Records for Walk<'_> {
 
 /// What a client knows of one of its watchers.
 struct Expectation {
-    range: KeyRange,
+    range: WireRange,
     /// First revision it asked for.
     from: i64,
     request: WatchCreateRequest,
@@ -269,7 +269,7 @@ impl Client {
                 assert!(!response.cancel_reason.is_empty());
                 return;
             }
-            let range = KeyRange::new(request.key.clone(), request.range_end.clone());
+            let range = WireRange::new(request.key.clone(), request.range_end.clone());
             let from = if request.start_revision == 0 { at + 1 } else { request.start_revision };
             let (got, is_canceled, is_in_fragment) = (vec![], false, false);
             let watcher = Expectation { range, from, request, got, is_canceled, is_in_fragment };

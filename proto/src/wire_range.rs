@@ -17,9 +17,9 @@ use bytes::Bytes;
 /// The `range_end` that means "no end".
 pub const NO_END: &[u8] = b"\0";
 
-/// A set of keys, contiguous in byte order.
+/// What a pair (key, range_end) on the wire means: a set of keys, contiguous in byte order.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
-pub enum KeyRange {
+pub enum WireRange {
     /// Exactly this key.
     Single(Bytes),
     /// This key and every key after it.
@@ -33,7 +33,7 @@ pub enum KeyRange {
     },
 }
 
-impl KeyRange {
+impl WireRange {
     /// What `key` and `range_end` of a request mean.
     #[must_use]
     pub fn new(key: Bytes, range_end: Bytes) -> Self {
@@ -145,8 +145,8 @@ pub fn prefix_end(prefix: &[u8]) -> Bytes {
 mod tests {
     use super::*;
 
-    fn range(key: &'static [u8], range_end: &'static [u8]) -> KeyRange {
-        KeyRange::new(Bytes::from_static(key), Bytes::from_static(range_end))
+    fn range(key: &'static [u8], range_end: &'static [u8]) -> WireRange {
+        WireRange::new(Bytes::from_static(key), Bytes::from_static(range_end))
     }
 
     /// Every key of up to three bytes of a small alphabet with the corners in it.
@@ -162,15 +162,15 @@ mod tests {
         keys
     }
 
-    fn ranges() -> Vec<KeyRange> {
+    fn ranges() -> Vec<WireRange> {
         let keys: Vec<_> = keys().into_iter().filter(|key| key.len() <= 2).map(Bytes::from).collect();
-        keys.iter().flat_map(|key| keys.iter().map(|end| KeyRange::new(key.clone(), end.clone()))).collect()
+        keys.iter().flat_map(|key| keys.iter().map(|end| WireRange::new(key.clone(), end.clone()))).collect()
     }
 
     #[test]
     fn range_end_has_three_meanings() {
-        assert_eq!(range(b"k", b""), KeyRange::Single(Bytes::from_static(b"k")));
-        assert_eq!(range(b"k", b"\0"), KeyRange::From(Bytes::from_static(b"k")));
+        assert_eq!(range(b"k", b""), WireRange::Single(Bytes::from_static(b"k")));
+        assert_eq!(range(b"k", b"\0"), WireRange::From(Bytes::from_static(b"k")));
         assert!(range(b"k", b"").contains(b"k") && !range(b"k", b"").contains(b"k\0"));
         assert!(range(b"k", b"\0").contains(b"\xff\xff") && !range(b"k", b"\0").contains(b"j\xff"));
         assert!(
@@ -191,7 +191,7 @@ mod tests {
         assert_eq!(prefix_end(b""), NO_END);
         let keys = keys();
         for prefix in keys.iter().filter(|prefix| prefix.len() <= 2) {
-            let range = KeyRange::prefix(Bytes::from(prefix.clone()));
+            let range = WireRange::prefix(Bytes::from(prefix.clone()));
             for key in &keys {
                 assert_eq!(range.contains(key), key.starts_with(prefix), "{prefix:x?} {key:x?}");
             }
@@ -201,7 +201,7 @@ mod tests {
     #[test]
     fn relations_agree_with_membership_of_each_key() {
         let keys = keys();
-        let members = |range: &KeyRange| -> Vec<bool> { keys.iter().map(|key| range.contains(key)).collect() };
+        let members = |range: &WireRange| -> Vec<bool> { keys.iter().map(|key| range.contains(key)).collect() };
         let ranges: Vec<_> = ranges().into_iter().step_by(7).map(|range| (members(&range), range)).collect();
         for (in_a, a) in &ranges {
             assert!(!a.is_empty() || !in_a.contains(&true), "{a:?}");

@@ -1,58 +1,35 @@
 //! What an entry of the Raft log carries: etcd's `InternalRaftRequest`, that is a header and exactly one request.
 //!
 //! [`encode`] embeds a client's request bytes as they came, without decoding them; [`decode`] hands back the request
-//! with keys and values sharing the entry's memory. Both work field by field, as the generated `InternalRaftRequest` is
-//! 1.3 kB of mostly absent options.
+//! with keys and values sharing the entry's memory; [`request_id`] reads who waits for an entry, and nothing else. They
+//! work field by field, as the generated `InternalRaftRequest` is 1.3 kB of mostly absent options.
 //!
 //! Invariants: the fields of an entry stand in ascending order, as etcd writes them: requests numbered below 100, the
-//! header (100), the other requests. What `encode` writes, `decode` reads back. An entry etcd would abort on (no known
-//! request, or neither header nor id) is an error here, never a guess.
+//! header (100), the other requests. What `encode` writes, `decode` reads back. Where `decode` gives a header,
+//! `request_id` gives its id. An entry etcd would abort on (no known request, or neither header nor id) is an error
+//! here, never a guess.
 //!
 //! This file does not know what a request does, and does not check it: bytes that are no such request are found by
 //! `decode` only.
 //!
 //! Source: etcd-3.7.1 `api/etcdserverpb/raft_internal.proto`, `server/etcdserver/server.go` `applyEntryNormal`.
 
-use bytes::{Buf, BufMut, Bytes};
-use prost::Message;
-use prost::encoding::{decode_varint, encode_varint, encoded_len_varint};
+use std::ops::Range;
 
-use crate::{etcdserverpb as pb, membershippb, txn};
+use bytes::Bytes;
+use prost::Message;
 
 pub use crate::etcdserverpb::RequestHeader;
-
-/// Why bytes are not an entry, or not a txn.
-#[derive(Debug, thiserror::Error, Eq, PartialEq)]
-pub enum Error {
-    /// The bytes are not protobuf, or not of these messages.
-    #[error("entry cannot be decoded: {0}")]
-    Malformed(#[from] prost::DecodeError),
-    /// A field runs past the end of the entry, or has a wire type that these messages do not use.
-    #[error("entry is damaged at field {field}")]
-    Damaged {
-        /// Its number, 0 where not even that can be read.
-        field: u64,
-    },
-    /// Messages are nested too deep, see [`txn::LEVELS_MAX`]. protobuf-go's words.
-    #[error("proto: exceeded maximum recursion depth")]
-    TooDeep,
-    /// No request is set, or only one that this release does not know.
-    #[error("entry carries no known request")]
-    NoRequest,
-    /// More than one request is set.
-    #[error("entry carries more than one request")]
-    SeveralRequests,
-    /// Neither a header nor an id says who waits for it.
-    #[error("entry has no header")]
-    NoHeader,
-}
+use crate::{
+    error::Error,
+    etcdserverpb as pb, membershippb, txn,
+    wire::{Value, delimited_key_len, fields, put_delimited_key},
+};
 
 const FIELD_ID: u64 = 1;
 const FIELD_HEADER: u64 = 100;
-const WIRE_VARINT: u64 = 0;
-const WIRE_FIXED64: u64 = 1;
-const WIRE_BYTES: u64 = 2;
-const WIRE_FIXED32: u64 = 5;
+/// The id in a header.
+const FIELD_HEADER_ID: u64 = 1;
 
 /// Hands every kind, with its field's name, number and message, to a macro.
 macro_rules! with_kinds {
@@ -128,7 +105,10 @@ macro_rules! define_kinds {
                 }
             }
 
-            fn decode(kind: Kind, raw: Bytes) -> Result<Self, Error> {
+            /// The request of `kind` that `raw` is, as a client sends it; its byte fields share memory with `raw`.
+            ///
+            /// **Errors**: `Malformed`; `TooDeep` and `Damaged` for a txn.
+            pub fn decode(kind: Kind, raw: Bytes) -> Result<Self, Error> {
                 if kind == Kind::Txn {
                     return txn::decode(raw).map(Self::Txn);
                 }
@@ -150,63 +130,85 @@ impl Kind {
     }
 }
 
-/// Appends to `out` the entry that carries `raw`, a request of `kind` as the client sent it.
-pub fn encode(header: &RequestHeader, kind: Kind, raw: &[u8], out: &mut Vec<u8>) {
-    let length_before = out.len();
-    let length = encoded_len(header, kind, raw.len());
-    out.reserve(length);
-    if kind.number() < FIELD_HEADER {
-        encode_key(kind.number(), raw.len(), out);
-        out.extend_from_slice(raw);
-    }
-    encode_key(FIELD_HEADER, header.encoded_len(), out);
-    header.encode_raw(out);
-    if kind.number() > FIELD_HEADER {
-        encode_key(kind.number(), raw.len(), out);
-        out.extend_from_slice(raw);
-    }
-    assert_eq!(out.len() - length_before, length, "encoded_len and encode disagree");
+/// An entry, and where in it the request lies.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Encoded {
+    /// The whole entry.
+    pub entry: Bytes,
+    /// Position of the request's bytes in it.
+    pub request: Range<usize>,
 }
 
-/// Bytes that [`encode`] will append for a request of `raw_bytes`: what etcd compares with `--max-request-bytes`.
+impl Encoded {
+    /// The request's bytes, which share the entry's memory: what is decoded from them does, too.
+    #[must_use]
+    pub fn request(&self) -> Bytes {
+        self.entry.slice(self.request.clone())
+    }
+}
+
+/// The entry that carries `raw`, a request of `kind` as the client sent it. One allocation, of the entry's length.
+#[must_use]
+pub fn encode(header: &RequestHeader, kind: Kind, raw: &[u8]) -> Encoded {
+    let header_bytes = header.encoded_len();
+    let length = len_of(header_bytes, kind, raw.len());
+    let mut out = Vec::with_capacity(length);
+    let put_request = |out: &mut Vec<u8>| {
+        put_delimited_key(kind.number(), raw.len(), out);
+        let start = out.len();
+        out.extend_from_slice(raw);
+        start..out.len()
+    };
+    let put_header = |out: &mut Vec<u8>| {
+        put_delimited_key(FIELD_HEADER, header_bytes, out);
+        header.encode_raw(out);
+    };
+    let request = if kind.number() < FIELD_HEADER {
+        let request = put_request(&mut out);
+        put_header(&mut out);
+        request
+    } else {
+        put_header(&mut out);
+        put_request(&mut out)
+    };
+    assert_eq!(out.len(), length, "encoded_len and encode disagree");
+    Encoded { entry: Bytes::from(out), request }
+}
+
+/// Length of the entry that [`encode`] makes of a request of `raw_bytes`: what etcd compares with
+/// `--max-request-bytes`.
 #[must_use]
 pub fn encoded_len(header: &RequestHeader, kind: Kind, raw_bytes: usize) -> usize {
-    let header_bytes = header.encoded_len();
-    key_len(kind.number(), raw_bytes) + raw_bytes + key_len(FIELD_HEADER, header_bytes) + header_bytes
+    len_of(header.encoded_len(), kind, raw_bytes)
+}
+
+fn len_of(header_bytes: usize, kind: Kind, raw_bytes: usize) -> usize {
+    delimited_key_len(kind.number(), raw_bytes)
+        + raw_bytes
+        + delimited_key_len(FIELD_HEADER, header_bytes)
+        + header_bytes
 }
 
 /// The header and the request of an entry; byte fields share the entry's memory.
 ///
 /// **Errors**: every one of them means that the entry must not be applied, and that a member which met it committed
 /// cannot go on.
-pub fn decode(mut entry: Bytes) -> Result<(RequestHeader, Request), Error> {
+pub fn decode(entry: Bytes) -> Result<(RequestHeader, Request), Error> {
     let mut old_id = 0;
     let mut header = None;
     let mut request = None;
-    while entry.has_remaining() {
-        let key = decode_varint(&mut entry)?;
-        let (field, wire_type) = (key >> 3, key & 7);
-        match wire_type {
-            WIRE_VARINT => {
-                let value = decode_varint(&mut entry)?;
-                if field == FIELD_ID {
-                    old_id = value;
-                }
-            }
-            WIRE_FIXED64 => drop(take(&mut entry, field, 8)?),
-            WIRE_FIXED32 => drop(take(&mut entry, field, 4)?),
-            WIRE_BYTES => {
-                let length = decode_varint(&mut entry)?;
-                let raw = take(&mut entry, field, length)?;
-                if field == FIELD_HEADER {
-                    header = Some(RequestHeader::decode(raw)?);
-                } else if let Some(kind) = Kind::from_number(field)
-                    && request.replace(Request::decode(kind, raw)?).is_some()
+    for field in fields(&entry) {
+        match field? {
+            (FIELD_ID, Value::Varint(value)) => old_id = value,
+            (FIELD_HEADER, Value::Delimited(raw)) => header = Some(RequestHeader::decode(raw)?),
+            (number, Value::Delimited(raw)) => {
+                if let Some(kind) = Kind::from_number(number)
+                    && request.replace(Request::decode(kind, entry.slice_ref(raw))?).is_some()
                 {
                     return Err(Error::SeveralRequests);
                 }
             }
-            _ => return Err(Error::Damaged { field }),
+            (_, Value::Varint(_) | Value::Fixed) => {}
         }
     }
     let mut header = match header {
@@ -220,20 +222,36 @@ pub fn decode(mut entry: Bytes) -> Result<(RequestHeader, Request), Error> {
     Ok((header, request.ok_or(Error::NoRequest)?))
 }
 
-fn encode_key(number: u64, length: usize, out: &mut impl BufMut) {
-    encode_varint(number << 3 | WIRE_BYTES, out);
-    encode_varint(length as u64, out);
-}
-
-fn key_len(number: u64, length: usize) -> usize {
-    encoded_len_varint(number << 3) + encoded_len_varint(length as u64)
-}
-
-fn take(entry: &mut Bytes, field: u64, length: u64) -> Result<Bytes, Error> {
-    match usize::try_from(length) {
-        Ok(length) if length <= entry.len() => Ok(entry.split_to(length)),
-        _ => Err(Error::Damaged { field }),
+/// The id by which the proposer of an entry waits for it: that of the header that [`decode`] gives. The request is
+/// passed by its length, nothing is allocated.
+///
+/// None if the entry carries no id, or is damaged. Some does not mean that `decode` accepts the entry.
+#[must_use]
+pub fn request_id(entry: &[u8]) -> Option<u64> {
+    let mut old_id = 0;
+    let mut header_id = None;
+    for field in fields(entry) {
+        match field.ok()? {
+            (FIELD_ID, Value::Varint(value)) => old_id = value,
+            (FIELD_HEADER, Value::Delimited(raw)) => header_id = Some(id_of(raw)?),
+            _ => {}
+        }
     }
+    if old_id != 0 { Some(old_id) } else { header_id }
+}
+
+/// The id in an encoded header; 0 if it has none, as protobuf has it.
+fn id_of(header: &[u8]) -> Option<u64> {
+    let mut id = 0;
+    for field in fields(header) {
+        match field {
+            Ok((FIELD_HEADER_ID, Value::Varint(value))) => id = value,
+            Ok(_) => {}
+            // A group, which prost skips; no etcd member writes one.
+            Err(_) => return RequestHeader::decode(header).ok().map(|header| header.id),
+        }
+    }
+    Some(id)
 }
 
 #[cfg(test)]

@@ -2,18 +2,19 @@
 //!
 //! Owns the one place where configuration changes are turned into bytes and back. The log holds etcd's bytes
 //! (`ConfChange` of raftpb: id 1, type 2, node_id 3, context 4), because etcd members parse them; raft-rs numbers the
-//! same enum differently, so its codec never sees them (see `message::raft_entry`). The context is a member as JSON, as
+//! same enum differently, so its codec never sees them (see `entry::raft_entry`). The context is a member as JSON, as
 //! Go writes it. Does not decide whether a change is allowed: apply validates against the member list.
 //!
 //! **Source**: etcd v3.7.1 `server/etcdserver/api/membership/member.go`, `raft/v3 raftpb/raft.proto`, `raft/v3
 //! bootstrap.go`.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::encoding::{decode_varint, encode_varint};
 use raft::eraftpb;
 use serde::{Deserialize, Deserializer, Serialize};
 use sha1::{Digest, Sha1};
 
-use crate::Error;
+use crate::error::Error;
 
 /// A member as etcd writes it into the log and the `members` bucket.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -144,11 +145,11 @@ impl ConfChange {
         let mut out = BytesMut::with_capacity(self.context.len() + 40);
         for (field, value) in [(1, self.id), (2, self.kind as u64), (3, self.member_id)] {
             out.put_u8(field << 3);
-            put_varint(&mut out, value);
+            encode_varint(value, &mut out);
         }
         if !self.context.is_empty() {
             out.put_u8((4 << 3) | 2);
-            put_varint(&mut out, self.context.len() as u64);
+            encode_varint(self.context.len() as u64, &mut out);
             out.put_slice(&self.context);
         }
         out.freeze()
@@ -159,18 +160,17 @@ impl ConfChange {
     ///
     /// **Errors**: `Malformed`.
     pub fn decode(data: &Bytes) -> Result<ConfChange, Error> {
-        const MALFORMED: Error = Error::Malformed { what: "configuration change" };
         let mut change = ConfChange { id: 0, kind: ConfChangeKind::AddNode, member_id: 0, context: Bytes::new() };
         let mut seen = 0u8;
-        let mut at = 0;
-        while at < data.len() {
-            let tag = take_varint(data, &mut at).ok_or(MALFORMED)?;
+        let mut rest = data.clone();
+        while rest.has_remaining() {
+            let tag = take_varint(&mut rest)?;
             let field = u8::try_from(tag >> 3).ok().filter(|field| (1..=4).contains(field)).ok_or(MALFORMED)?;
             if seen & (1 << field) != 0 || (tag & 7 == 2) != (field == 4) || !matches!(tag & 7, 0 | 2) {
                 return Err(MALFORMED);
             }
             seen |= 1 << field;
-            let value = take_varint(data, &mut at).ok_or(MALFORMED)?;
+            let value = take_varint(&mut rest)?;
             match field {
                 1 => change.id = value,
                 2 => {
@@ -184,9 +184,8 @@ impl ConfChange {
                 }
                 3 => change.member_id = value,
                 _ => {
-                    let len = usize::try_from(value).ok().filter(|len| *len <= data.len() - at).ok_or(MALFORMED)?;
-                    change.context = data.slice(at..at + len);
-                    at += len;
+                    let len = usize::try_from(value).ok().filter(|len| *len <= rest.len()).ok_or(MALFORMED)?;
+                    change.context = rest.split_to(len);
                 }
             }
         }
@@ -206,6 +205,12 @@ impl ConfChange {
         change.node_id = self.member_id;
         Some(change)
     }
+}
+
+const MALFORMED: Error = Error::Malformed { what: "configuration change" };
+
+fn take_varint(rest: &mut Bytes) -> Result<u64, Error> {
+    decode_varint(rest).map_err(|_not_a_varint| MALFORMED)
 }
 
 /// Who votes and who only listens. Ids ascending. Joint configurations do not occur: an etcd member would stop at one.
@@ -237,30 +242,6 @@ impl ConfState {
         state.set_learners(self.learners.clone());
         state
     }
-}
-
-fn put_varint(out: &mut BytesMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8((value & 0x7f) as u8);
-}
-
-fn take_varint(data: &[u8], at: &mut usize) -> Option<u64> {
-    let mut value = 0u64;
-    for shift in (0..64).step_by(7) {
-        let byte = *data.get(*at)?;
-        *at += 1;
-        if shift == 63 && byte > 1 {
-            return None;
-        }
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -1,12 +1,9 @@
-//! Request ids in etcd's scheme, and the bound on what may wait between proposal and apply.
+//! Request ids in etcd's scheme.
 //!
-//! Owns the rule, not the counts: those are the log's. Ids must be unique over members, because every member looks up
-//! its waiters by them: 16 bits of the member id, then 48 bits of a counter that starts at the wall clock. No clock is
-//! read here: the time is passed in.
+//! Ids must be unique over members, because every member looks up its waiters by them: 16 bits of the member id, then
+//! 48 bits of a counter that starts at the wall clock. No clock is read here: the time is passed in.
 //!
-//! **Source**: etcd v3.7.1 `pkg/idutil/id.go`, `server/etcdserver/util.go exceedsRequestLimit`.
-
-use crate::Error;
+//! **Source**: etcd v3.7.1 `pkg/idutil/id.go`.
 
 const COUNTER_BITS: u32 = 48;
 const CLOCK_BITS: u32 = 40;
@@ -42,25 +39,6 @@ impl RequestIds {
     }
 }
 
-/// What waits between proposal and apply, and how much of it may.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Backlog {
-    /// Committed entries that are not applied.
-    pub(crate) entries: u64,
-    /// Bytes of all entries, committed or not, that are not applied.
-    pub(crate) bytes: u64,
-}
-
-impl Backlog {
-    /// May an entry of `entry_bytes` be proposed? A single entry always may when nothing waits, however big it is.
-    pub(crate) fn admit(&self, entry_bytes: u64, entries_max: u64, bytes_max: u64) -> Result<(), Error> {
-        if self.entries > entries_max || (self.bytes > 0 && self.bytes.saturating_add(entry_bytes) > bytes_max) {
-            return Err(Error::TooManyRequests { waiting_entries: self.entries, waiting_bytes: self.bytes });
-        }
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,15 +60,5 @@ mod tests {
         for _ in 0..1000 {
             assert!(ids.next_lease_id() > 0);
         }
-    }
-
-    #[test]
-    fn backlog_is_bounded_by_entries_and_by_bytes() {
-        let backlog = |entries, bytes| Backlog { entries, bytes };
-        assert!(backlog(5000, 0).admit(1, 5000, 100).is_ok());
-        assert!(backlog(5001, 0).admit(1, 5000, 100).is_err());
-        assert!(backlog(0, 60).admit(40, 5000, 100).is_ok());
-        assert!(backlog(0, 60).admit(41, 5000, 100).is_err());
-        assert!(backlog(0, 0).admit(1000, 5000, 100).is_ok());
     }
 }
