@@ -1,12 +1,14 @@
 //! Runs on: every core.
 //!
-//! etcd's meaning over `consensus` and `engine`: the wire, the meaning of requests, apply, leases, watches, start and stop.
+//! etcd's meaning over `consensus` and `engine`: the wire, the meaning of requests, apply, leases, watches, start and
+//! stop.
 //!
 //! A library so that tests reach what the binary runs; `main` adds the allocator and the process's arguments.
 
 pub mod apply;
 pub mod backup;
 pub mod bolt;
+pub mod commands;
 pub mod commit;
 pub mod compactor;
 pub mod config;
@@ -18,7 +20,6 @@ pub mod error;
 pub mod floor;
 pub mod import;
 pub mod insight;
-pub mod inspect;
 pub mod kv;
 pub mod lease;
 pub mod lease_rpc;
@@ -27,8 +28,6 @@ pub mod maintenance;
 pub mod metrics;
 pub mod quota;
 pub mod rpc;
-pub mod top;
-pub mod tune;
 pub mod waiters;
 pub mod watch;
 pub mod watch_rpc;

@@ -1,77 +1,95 @@
 //! Runs on: main thread, in place of the server.
 //!
-//! `orlop inspect` and `orlop verify`: what lies in a data directory that no server uses, and whether all of it is what was written.
+//! `orlop inspect` and `orlop verify`: what lies in a data directory that no server uses, and whether all of it is what
+//! was written.
 //!
-//! Changes nothing in the directory. Damage is named with its file and offset, all of it in one run; the exit status is 1 then.
+//! Changes nothing in the directory. Damage is named with its file and offset, all of it in one run; the exit status is
+//! 1 then.
 
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
-use engine::inspect::{Report, State, report, verify};
-use engine::wal::{self, Summary};
-use engine::{Error, disk::Disk};
+use engine::{
+    Error,
+    disk::Disk,
+    inspect::{Report, Segment, State, report, verify},
+    wal::{self, Summary},
+};
 
-const USAGE: &str = "usage: orlop inspect [--verify] [--wal-dir DIR] DATA-DIR\n\
-       orlop verify [--wal-dir DIR] DATA-DIR\n\n\
-    Prints superblocks, segments and log of a data directory that no server uses; --verify reads every page and record.";
+use super::cli::{self, Command, Manner};
+use crate::config::{
+    Fate::Used,
+    Kind::{Switch, Text},
+    Section, Table, Values, row,
+};
 
-struct Words {
+/// `orlop inspect`.
+pub(super) static INSPECT: Command = Command {
+    name: "inspect",
+    forms: &[("[flags] DATA-DIR", "Show superblocks, segments and log of a data directory that no server uses.")],
+    note: "",
+    table: &TABLE,
+    manner: Manner::Own,
+    run: |_, values| run("inspect", &values, values.switch("verify")),
+};
+
+/// `orlop verify`.
+pub(super) static VERIFY: Command = Command {
+    name: "verify",
+    forms: &[("[flags] DATA-DIR", "Show that, and read every page and record.")],
+    note: "",
+    table: &TABLE,
+    manner: Manner::Own,
+    run: |_, values| run("verify", &values, true),
+};
+
+static TABLE: Table = Table::of(&[FLAGS]);
+
+#[rustfmt::skip]
+const FLAGS: Section = ("Flags", &[
+    row("verify", Switch, "false", Used, "Read every page and record."),
+    row("data-dir", Text, "", Used, "The data directory, for those who write it as the server's flag."),
+    row("wal-dir", Text, "", Used, "Directory of the log; if not given, 'wal' in the data directory."),
+]);
+
+/// Where to look.
+struct Place {
     dir: PathBuf,
     wal_dir: PathBuf,
-    verifies: bool,
 }
 
-fn parse(arguments: &[String]) -> Option<Words> {
-    let (mut dir, mut wal_dir, mut verifies) = (None, None, false);
-    let mut rest = arguments.iter();
-    while let Some(argument) = rest.next() {
-        match argument.split_once('=').unwrap_or((argument, "")) {
-            ("--verify" | "-verify", "") => verifies = true,
-            ("--wal-dir" | "-wal-dir", "") => wal_dir = Some(rest.next()?),
-            ("--wal-dir" | "-wal-dir", _) => wal_dir = argument.split_once('=').map(|_| argument),
-            // The flag that the server has, for those who write it.
-            ("--data-dir" | "-data-dir", "") if dir.is_none() => dir = Some(rest.next()?),
-            (word, _) if word.starts_with('-') || dir.is_some() => return None,
-            _ => dir = Some(argument),
-        }
+impl Place {
+    /// The one directory that is named, as a word or with the server's flag.
+    fn of(values: &Values) -> Option<Self> {
+        let flag = values.is_set("data-dir").then(|| values.text("data-dir"));
+        let dir = match (flag, &values.words()[..]) {
+            (Some(dir), []) => PathBuf::from(dir),
+            (None, [dir]) => PathBuf::from(dir),
+            _ => return None,
+        };
+        let wal_dir = if values.is_set("wal-dir") { values.text("wal-dir").into() } else { dir.join("wal") };
+        Some(Self { dir, wal_dir })
     }
-    let dir = PathBuf::from(dir?);
-    let behind = |text: &String| text.split_once('=').map_or_else(|| text.clone(), |(_, value)| value.to_owned());
-    let wal_dir = wal_dir.map_or_else(|| dir.join("wal"), |text| PathBuf::from(behind(text)));
-    Some(Words { dir, wal_dir, verifies })
 }
 
-/// Runs `orlop inspect`, or with `verifies` `orlop verify`.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command answers on its streams")]
-pub fn run(arguments: &[String], verifies: bool) -> ExitCode {
-    if arguments.iter().any(|argument| matches!(argument.as_str(), "-h" | "--help" | "-help")) {
-        println!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    let Some(words) = parse(arguments) else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    };
-    let disk = engine::disk::open_buffered();
-    let looked = disk.and_then(|mut disk| look(&words, verifies || words.verifies, disk.as_mut()));
-    match looked {
-        Ok((text, damages)) => {
-            print!("{text}");
-            if damages == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-        }
-        Err(error) => {
-            eprintln!("orlop inspect: {error}");
-            ExitCode::FAILURE
-        }
-    }
+#[expect(clippy::print_stdout, reason = "a command answers on its streams")]
+fn run(name: &str, values: &Values, verifies: bool) -> Result<ExitCode, cli::Error> {
+    let wanted = || cli::Error::Usage(format!("{name} requires exactly one data directory"));
+    let place = Place::of(values).ok_or_else(wanted)?;
+    let mut disk = engine::disk::open_buffered().map_err(cli::Error::failed)?;
+    let (text, damages) = look(&place, verifies, disk.as_mut()).map_err(cli::Error::failed)?;
+    print!("{text}");
+    Ok(if damages == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What is to be printed, and how much is damaged.
-fn look(words: &Words, verifies: bool, disk: &mut dyn Disk) -> Result<(String, usize), Error> {
+fn look(place: &Place, verifies: bool, disk: &mut dyn Disk) -> Result<(String, usize), Error> {
     let mut text = String::new();
     let mut damages = 0;
-    match report(disk, &words.dir) {
+    match report(disk, &place.dir) {
         Ok(found) => describe_store(&mut text, &found),
         Err(error @ (Error::Corrupt { .. } | Error::Format { .. })) => {
             damages += 1;
@@ -79,9 +97,9 @@ fn look(words: &Words, verifies: bool, disk: &mut dyn Disk) -> Result<(String, u
         }
         Err(error) => return Err(error),
     }
-    match wal::inspect(disk, &words.wal_dir) {
-        Ok(Some(found)) => describe_log(&mut text, &words.wal_dir, &found),
-        Ok(None) => line(&mut text, &format!("log         {} holds none", words.wal_dir.display())),
+    match wal::inspect(disk, &place.wal_dir) {
+        Ok(Some(found)) => describe_log(&mut text, &place.wal_dir, &found),
+        Ok(None) => line(&mut text, &format!("log         {} holds none", place.wal_dir.display())),
         Err(error @ (Error::Corrupt { .. } | Error::Format { .. })) => {
             damages += 1;
             line(&mut text, &format!("damage      {error}"));
@@ -93,7 +111,7 @@ fn look(words: &Words, verifies: bool, disk: &mut dyn Disk) -> Result<(String, u
             damages += 1;
             line(&mut text, &format!("damage      {error}"));
         };
-        let checked = verify(disk, &words.dir, &mut damage)?;
+        let checked = verify(disk, &place.dir, &mut damage)?;
         line(
             &mut text,
             &format!(
@@ -124,7 +142,7 @@ fn describe_store(text: &mut String, report: &Report) {
         };
         line(text, &format!("superblock  {position}: {content}"));
     }
-    let sum = |of: fn(&engine::inspect::Segment) -> u32| report.segments.iter().map(|each| u64::from(of(each))).sum();
+    let sum = |of: fn(&Segment) -> u32| report.segments.iter().map(|each| u64::from(of(each))).sum();
     let (files, live): (u64, u64) = (sum(|segment| segment.file_bytes), sum(|segment| segment.live_bytes));
     let (records, live_records) = report.records;
     line(text, &format!("extents     {} with {records} records, {live_records} of them live", report.extents));
@@ -171,19 +189,25 @@ fn describe_log(text: &mut String, dir: &Path, log: &Summary) {
 mod tests {
     use super::*;
 
-    fn words(text: &str) -> Option<Words> {
-        parse(&text.split(' ').map(str::to_owned).collect::<Vec<_>>())
+    fn place(line: &str) -> Option<Place> {
+        let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        Place::of(&Values::read(&TABLE, &arguments).unwrap())
     }
 
     #[test]
-    fn flags_are_taken_in_any_order_and_unknown_ones_refused() {
-        let given = words("--verify d --wal-dir w").unwrap();
-        assert_eq!((given.dir, given.wal_dir, given.verifies), ("d".into(), "w".into(), true));
-        let given = words("--wal-dir=w --data-dir d").unwrap();
-        assert_eq!((given.dir, given.wal_dir, given.verifies), ("d".into(), "w".into(), false));
-        assert_eq!(words("d").unwrap().wal_dir, PathBuf::from("d/wal"));
-        for refused in ["--verify", "d e", "--nothing d", "d --wal-dir"] {
-            assert!(words(refused).is_none(), "{refused}");
+    fn one_directory_is_named_as_a_word_or_with_a_flag() {
+        for (line, dir, wal_dir) in [
+            ("--verify d --wal-dir w", "d", "w"),
+            ("--wal-dir=w --data-dir d", "d", "w"),
+            ("--data-dir=d", "d", "d/wal"),
+            ("d", "d", "d/wal"),
+            ("-- -d", "-d", "-d/wal"),
+        ] {
+            let place = place(line).unwrap();
+            assert_eq!((place.dir, place.wal_dir), (dir.into(), wal_dir.into()), "{line}");
+        }
+        for line in ["", "--verify", "d e", "--data-dir d e"] {
+            assert!(place(line).is_none(), "{line}");
         }
     }
 }

@@ -1,186 +1,126 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! From arguments and variables to values by flag: syntax only, no meaning.
+//! The one parser of command lines: from arguments to values by flag, for whatever table a command has. Syntax only,
+//! no meaning.
 //!
 //! Invariants:
 //! - A flag given twice has its last value; gates add up.
-//! - A flag and its variable together are refused, as in etcd, even with equal values.
-//! - An empty variable is not set. An unknown `ETCD_` or `ORLOP_` variable is a warning: Kubernetes makes such
-//!   variables for a service named etcd. Its value is not repeated, it may be a secret.
+//! - The first fault in the order of the arguments is the one that is told, as in Go.
+//! - Help is asked for where Go sees it: `--help` behind a faulty flag is not reached, and as a value it is a value.
+//!
+//! Not as in Go: where a table takes words, flags may follow them, as in etcd's tools.
 
-use super::flags::{self, Fate, Flag, Kind, Renamed, Value};
-use super::{Stop, Warning, go};
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::{
+    error::{Error, Invalid, Usage},
+    flag::{Fate, Flag, Table, Target, Value},
+    go,
+    url::Url,
+};
+
+/// Something to be logged at level warn once there is a log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// The line's `msg`.
+    pub message: String,
+    /// Name of its field.
+    pub field: &'static str,
+    /// Value of that field.
+    pub value: String,
+}
+
 /// What was set, by whom.
-#[derive(Debug, Default)]
-pub(super) struct Values {
+pub(crate) struct Values {
+    table: &'static Table,
     set: BTreeMap<&'static str, Value>,
+    /// Names as given among the arguments.
+    given: BTreeSet<String>,
+    words: Vec<String>,
     /// Knobs set by flags of their own: name and text, in the order given.
     pub(super) knobs: Vec<(String, String)>,
     pub(super) warnings: Vec<Warning>,
 }
 
 impl Values {
-    /// Reads both sources.
+    /// Reads the arguments of a command with these flags.
     ///
-    /// **Errors**: `Usage` for the arguments, `Refused` for the variables and for an argument that is no flag.
-    pub(super) fn read(arguments: &[String], variables: &[(String, String)]) -> Result<Self, Stop> {
-        let mut values = Self::default();
-        let given = values.read_arguments(arguments)?;
-        if values.switch("version") {
-            return Err(Stop::Version);
+    /// **Errors**: `Help`; `Usage` for what does not parse; `Refused` for a word if the table takes none.
+    pub(crate) fn read(table: &'static Table, arguments: &[String]) -> Result<Self, Error> {
+        let mut values = Self {
+            table,
+            set: BTreeMap::new(),
+            given: BTreeSet::new(),
+            words: Vec::new(),
+            knobs: Vec::new(),
+            warnings: Vec::new(),
+        };
+        let mut rest = arguments.iter();
+        while let Some(text) = rest.next() {
+            match go::argument(text) {
+                go::Argument::Flag { name, value } => values.read_flag(name, value, &mut rest)?,
+                go::Argument::Bad => return Err(Usage::Syntax(text.clone()).into()),
+                go::Argument::Positional => values.read_word(text)?,
+                go::Argument::End => rest.by_ref().try_for_each(|text| values.read_word(text))?,
+            }
         }
-        values.read_variables(variables, &given)?;
         Ok(values)
     }
 
-    /// Whether the user set it.
-    pub(super) fn is_set(&self, name: &str) -> bool {
-        self.set.contains_key(name)
+    fn read_flag<'a>(
+        &mut self,
+        name: &str,
+        value: Option<&'a str>,
+        rest: &mut impl Iterator<Item = &'a String>,
+    ) -> Result<(), Error> {
+        let Some(target) = self.table.find(name) else {
+            let is_help = name == "h" || name == "help";
+            return Err(if is_help { Error::Help } else { Usage::Unknown(name.to_owned()).into() });
+        };
+        let value = match value {
+            Some(value) => value,
+            None if target.is_switch() => "true",
+            None => rest.next().ok_or_else(|| Usage::NoValue(name.to_owned()))?.as_str(),
+        };
+        self.set(&target, name, value).map_err(|why| {
+            let (flag, text, why) = (name.to_owned(), value.to_owned(), Box::new(why));
+            if target.is_switch() { Usage::Boolean { flag, text, why } } else { Usage::Value { flag, text, why } }
+        })?;
+        self.given.insert(name.to_owned());
+        Ok(())
     }
 
-    /// The value set, or the default.
-    pub(super) fn value(&self, name: &str) -> Value {
-        let row = flags::find(name).expect("callers name rows of the table");
-        match self.set.get(name) {
-            Some(value) => value.clone(),
-            None => row.parse(row.default).expect("defaults are values: tested"),
+    fn read_word(&mut self, text: &str) -> Result<(), Error> {
+        if !self.table.takes_words {
+            return Err(Error::Refused(Usage::Word(text.to_owned()).to_string()));
         }
+        self.words.push(text.to_owned());
+        Ok(())
     }
 
-    /// Whether the value differs from the default.
-    pub(super) fn differs(&self, row: &Flag) -> bool {
-        self.set.get(row.name).is_some_and(|value| row.parse(row.default).as_ref() != Ok(value))
-    }
-
-    pub(super) fn text(&self, name: &str) -> String {
-        match self.value(name) {
-            Value::Text(text) => text,
-            other => unreachable!("--{name} is not text: {other:?}"),
-        }
-    }
-
-    pub(super) fn switch(&self, name: &str) -> bool {
-        self.value(name) == Value::Switch(true)
-    }
-
-    /// Nanoseconds.
-    pub(super) fn duration(&self, name: &str) -> i64 {
-        match self.value(name) {
-            Value::Duration(nanoseconds) => nanoseconds,
-            other => unreachable!("--{name} is not a duration: {other:?}"),
-        }
-    }
-
-    pub(super) fn unsigned(&self, name: &str) -> u64 {
-        match self.value(name) {
-            Value::Unsigned(number) => number,
-            other => unreachable!("--{name} is not an integer: {other:?}"),
-        }
-    }
-
-    pub(super) fn urls(&self, name: &str) -> Vec<super::Url> {
-        match self.value(name) {
-            Value::Urls(urls) => urls,
-            other => unreachable!("--{name} is not a list of URLs: {other:?}"),
-        }
-    }
-
-    pub(super) fn gates(&self, name: &str) -> BTreeMap<String, bool> {
-        match self.value(name) {
-            Value::Gates(gates) => gates,
-            other => unreachable!("--{name} is not a list of gates: {other:?}"),
-        }
-    }
-
-    /// Names as given, for the comparison with variables.
-    fn read_arguments(&mut self, arguments: &[String]) -> Result<BTreeSet<String>, Stop> {
-        let mut given = BTreeSet::new();
-        let mut rest = arguments.iter();
-        let not_a_flag = |text: &str| Err(Stop::Refused(format!("{text:?} is not a valid flag")));
-        while let Some(text) = rest.next() {
-            let (name, value) = match go::argument(text) {
-                go::Argument::Flag { name, value } => (name, value),
-                go::Argument::Bad => return Err(Stop::Usage(format!("bad flag syntax: {text}"))),
-                go::Argument::Positional => return not_a_flag(text),
-                go::Argument::End => match rest.next() {
-                    Some(text) => return not_a_flag(text),
-                    None => break,
-                },
-            };
-            if name == "h" || name == "help" {
-                return Err(Stop::Help(flags::help()));
-            }
-            let Some(target) = Target::find(name) else {
-                return Err(Stop::Usage(format!("flag provided but not defined: -{name}")));
-            };
-            let value = match value {
-                Some(value) => value,
-                None if target.is_switch() => "true",
-                None => rest.next().ok_or_else(|| Stop::Usage(format!("flag needs an argument: -{name}")))?.as_str(),
-            };
-            self.set(&target, name, value).map_err(|why| Stop::Usage(refusal(&target, name, value, &why)))?;
-            given.insert(name.to_owned());
-        }
-        Ok(given)
-    }
-
-    fn read_variables(&mut self, variables: &[(String, String)], given: &BTreeSet<String>) -> Result<(), Stop> {
-        let shadowed: BTreeSet<String> = given.iter().filter_map(|name| variable_name(name)).collect();
-        let mut faults = Vec::new();
-        for (key, value) in variables.iter().filter(|(key, _)| key.starts_with("ETCD_") || key.starts_with("ORLOP_")) {
-            if shadowed.contains(key) {
-                return Err(Stop::Refused(format!(
-                    "conflicting environment variable is shadowed by corresponding command-line flag \
-                     (either unset environment variable or disable flag)): {key}"
-                )));
-            }
-            let (name, target) = match Target::of_variable(key) {
-                _ if key == "ETCD_VERSION" => {
-                    self.warn("cannot set special environment variable", "key", key);
-                    continue;
-                }
-                Some(found) if !value.is_empty() => found,
-                _ => {
-                    self.warn("unrecognized environment variable", "environment-variable", key);
-                    continue;
-                }
-            };
-            if let Err(why) = self.set(&target, &name, value) {
-                faults.push(format!("invalid value {value:?} for {key}: {why}"));
-            }
-        }
-        match faults.into_iter().next() {
-            Some(fault) => Err(Stop::Refused(fault)),
-            None => Ok(()),
-        }
-    }
-
-    fn warn(&mut self, message: &str, field: &'static str, value: &str) {
-        self.warnings.push(Warning { message: message.to_owned(), field, value: value.to_owned() });
-    }
-
-    fn set(&mut self, target: &Target, given_as: &str, text: &str) -> Result<(), String> {
+    /// Sets what `target` stands for. `given_as` is the name that was given.
+    ///
+    /// **Errors**: why the text is no value.
+    pub(super) fn set(&mut self, target: &Target, given_as: &str, text: &str) -> Result<(), Invalid> {
         match target {
             Target::Flag(row) => {
                 let value = row.parse(text)?;
                 if row.fate == Fate::Legacy {
                     self.warn("flag is no longer supported - ignoring", "flag-name", row.name);
                 }
-                if row.name != given_as {
+                if self.table.row(given_as).is_none() {
                     self.warn("flag of an older release, please use the present one", "flag-name", row.name);
                 }
                 self.insert(row.name, value);
             }
             Target::Gate(gate) => {
-                let value = go::parse_bool(text).ok_or("parse error")?;
+                let value = go::parse_bool(text).ok_or(Invalid::Syntax)?;
                 self.warn("flag of an older release, please use --feature-gates", "feature-gate", gate);
                 self.insert("feature-gates", Value::Gates(BTreeMap::from([((*gate).to_owned(), value)])));
             }
             Target::Knob(knob) => {
                 // Whether the value is good is known now; it takes effect after the profile and the file.
-                knob.set(&mut tuning::Knobs::default(), text).map_err(|error| error.to_string())?;
+                knob.set(&mut tuning::Knobs::default(), text)?;
                 self.knobs.push((knob.name(), text.to_owned()));
             }
         }
@@ -195,75 +135,84 @@ impl Values {
             }
         }
     }
-}
 
-/// What a name on the command line stands for.
-enum Target {
-    Flag(&'static Flag),
-    Gate(&'static str),
-    Knob(&'static tuning::Knob),
-}
-
-impl Target {
-    fn find(name: &str) -> Option<Self> {
-        if let Some(row) = flags::find(name) {
-            return Some(Self::Flag(row));
-        }
-        if let Some(new) = flags::renamed(name) {
-            return Some(match new {
-                Renamed::Flag(row) => Self::Flag(row),
-                Renamed::Gate(gate) => Self::Gate(gate),
-            });
-        }
-        tuning::knob(name).ok().filter(|knob| knob.etcd_flag.is_none()).map(Self::Knob)
+    pub(super) fn warn(&mut self, message: &str, field: &'static str, value: &str) {
+        self.warnings.push(Warning { message: message.to_owned(), field, value: value.to_owned() });
     }
 
-    /// The flag whose variable this is, and what it stands for.
-    fn of_variable(key: &str) -> Option<(String, Self)> {
-        let (is_ours, rest) = match key.strip_prefix("ORLOP_") {
-            Some(rest) => (true, rest),
-            None => (false, key.strip_prefix("ETCD_")?),
-        };
-        if rest.chars().any(|c| c.is_ascii_lowercase()) {
-            return None;
-        }
-        let name = rest.to_ascii_lowercase().replace('_', "-");
-        let target = Self::find(&name)?;
-        (target.is_ours() == is_ours).then_some((name, target))
+    /// Names of the flags among the arguments, as they were given.
+    pub(super) fn given(&self) -> impl Iterator<Item = &str> {
+        self.given.iter().map(String::as_str)
     }
 
-    fn is_switch(&self) -> bool {
-        match self {
-            Self::Flag(row) => row.is_switch(),
-            Self::Gate(_) => true,
-            Self::Knob(knob) => knob.unit == tuning::Unit::Switch,
+    /// The words among the arguments that are neither flags nor their values, in order.
+    pub(crate) fn words(&self) -> Vec<&str> {
+        self.words.iter().map(String::as_str).collect()
+    }
+
+    /// For a command that takes no words.
+    ///
+    /// **Errors**: names the first one.
+    pub(crate) fn refuse_words(&self) -> Result<(), Error> {
+        self.words.first().map_or(Ok(()), |word| Err(Usage::Word(word.clone()).into()))
+    }
+
+    /// Whether the user set it.
+    pub(crate) fn is_set(&self, name: &str) -> bool {
+        self.set.contains_key(name)
+    }
+
+    /// The value set, or the default.
+    pub(super) fn value(&self, name: &str) -> Value {
+        let row = self.table.row(name).expect("callers name rows of the table");
+        match self.set.get(name) {
+            Some(value) => value.clone(),
+            None => row.parse(row.default).expect("defaults are values: tested"),
         }
     }
 
-    fn is_ours(&self) -> bool {
-        match self {
-            Self::Flag(row) => row.is_ours(),
-            Self::Gate(_) => false,
-            Self::Knob(_) => true,
+    /// Whether the value differs from the default.
+    pub(super) fn differs(&self, row: &Flag) -> bool {
+        self.set.get(row.name).is_some_and(|value| row.parse(row.default).as_ref() != Ok(value))
+    }
+
+    pub(crate) fn text(&self, name: &str) -> String {
+        match self.value(name) {
+            Value::Text(text) => text,
+            other => unreachable!("--{name} is not text: {other:?}"),
         }
     }
-}
 
-/// The variable of a flag.
-fn variable_name(flag: &str) -> Option<String> {
-    let prefix = if Target::find(flag)?.is_ours() { "ORLOP" } else { "ETCD" };
-    Some(format!("{prefix}_{}", flag.to_ascii_uppercase().replace('-', "_")))
-}
+    pub(crate) fn switch(&self, name: &str) -> bool {
+        self.value(name) == Value::Switch(true)
+    }
 
-/// Go's words for a bad value on the command line.
-fn refusal(target: &Target, name: &str, value: &str, why: &str) -> String {
-    let is_boolean = match target {
-        Target::Flag(row) => row.kind == Kind::Switch,
-        Target::Gate(_) | Target::Knob(_) => target.is_switch(),
-    };
-    if is_boolean {
-        format!("invalid boolean value {value:?} for -{name}: {why}")
-    } else {
-        format!("invalid value {value:?} for flag -{name}: {why}")
+    /// Nanoseconds.
+    pub(super) fn duration(&self, name: &str) -> i64 {
+        match self.value(name) {
+            Value::Duration(nanoseconds) => nanoseconds,
+            other => unreachable!("--{name} is not a duration: {other:?}"),
+        }
+    }
+
+    pub(crate) fn unsigned(&self, name: &str) -> u64 {
+        match self.value(name) {
+            Value::Unsigned(number) => number,
+            other => unreachable!("--{name} is not an integer: {other:?}"),
+        }
+    }
+
+    pub(super) fn urls(&self, name: &str) -> Vec<Url> {
+        match self.value(name) {
+            Value::Urls(urls) => urls,
+            other => unreachable!("--{name} is not a list of URLs: {other:?}"),
+        }
+    }
+
+    pub(super) fn gates(&self, name: &str) -> BTreeMap<String, bool> {
+        match self.value(name) {
+            Value::Gates(gates) => gates,
+            other => unreachable!("--{name} is not a list of gates: {other:?}"),
+        }
     }
 }

@@ -2,6 +2,11 @@
 //!
 //! `orlop top`: what a member stores and does, as a live table in the terminal, or once as JSON for scripts.
 //!
+//! | file | what it has |
+//! |---|---|
+//! | `client` | the connection to a member |
+//! | `table` | an answer as text and as JSON |
+//!
 //! Asks `orlop.v1.Insight/Top` and shows the answer; rates are differences between two answers. Needs a terminal for
 //! nothing: between two tables it sends the sequence that clears one.
 
@@ -9,20 +14,37 @@ use std::{process::ExitCode, time::Duration};
 
 use proto::orlop::{TopRequest, TopResponse};
 
+use super::cli::{self, Command, Invocation, Manner};
+use crate::config::{
+    Fate::{Same, Used},
+    Kind::{Switch, Text, Unsigned32},
+    Section, Table, Values, row,
+};
+
 pub mod client;
 mod table;
 
-/// Between two tables.
-const INTERVAL: Duration = Duration::from_secs(2);
-/// Rows of a table on the terminal.
-const ROWS: u32 = 10;
+/// `orlop top`.
+pub(super) static COMMAND: Command = Command {
+    name: "top",
+    forms: &[("[flags]", "Show what a member stores and does.")],
+    note: "",
+    table: &TABLE,
+    manner: Manner::Own,
+    run,
+};
 
-const USAGE: &str = "Usage: orlop top [--endpoint HOST:PORT] [--interval SECONDS] [--rows N] [--once] [--json]\n\n  \
-    --endpoint  A member's client address (127.0.0.1:2379).\n  \
-    --interval  Seconds between two tables (2).\n  \
-    --rows      Rows of each list (10, at most 100).\n  \
-    --once      One answer, then the end.\n  \
-    --json      The answer as JSON, one object a line.\n";
+static TABLE: Table = Table::of(&[FLAGS]);
+
+#[rustfmt::skip]
+const FLAGS: Section = ("Flags", &[
+    row("endpoint", Text, "127.0.0.1:2379", Used, "A member's client address."),
+    row("endpoints", Text, "", Same("endpoint"), "The same as --endpoint."),
+    row("interval", Text, "2", Used, "Seconds between two tables."),
+    row("rows", Unsigned32, "10", Used, "Rows of each list, at most 100."),
+    row("once", Switch, "false", Used, "One answer, then the end."),
+    row("json", Switch, "false", Used, "The answer as JSON, one object a line."),
+]);
 
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
@@ -33,106 +55,38 @@ struct Options {
     is_json: bool,
 }
 
-/// What ends the command before its time.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The command line.
-    #[error("{0}")]
-    Usage(String),
-    /// The connection or its socket.
-    #[error("{endpoint}: {source}")]
-    Io {
-        /// The member's address.
-        endpoint: String,
-        /// The system's error.
-        source: std::io::Error,
-    },
-    /// HTTP/2.
-    #[error("{endpoint}: {source}")]
-    Http {
-        /// The member's address.
-        endpoint: String,
-        /// What h2 says.
-        source: h2::Error,
-    },
-    /// The member refused.
-    #[error("the member refused: {0}")]
-    Refused(String),
-    /// No answer in time.
-    #[error("no answer from {0} within {1:?}")]
-    Late(String, Duration),
-    /// An answer that cannot be understood.
-    #[error("the answer cannot be understood: {0}")]
-    Answer(String),
-}
-
 impl Options {
-    fn parse(arguments: &[String]) -> Result<Self, Error> {
-        let mut options =
-            Self { endpoint: "127.0.0.1:2379".into(), interval: INTERVAL, rows: ROWS, is_once: false, is_json: false };
-        let mut rest = arguments.iter();
-        while let Some(argument) = rest.next() {
-            let (name, value) = match argument.split_once('=') {
-                Some((name, value)) => (name, Some(value)),
-                None => (argument.as_str(), None),
-            };
-            let mut value = || {
-                let given = value.or_else(|| rest.next().map(String::as_str));
-                given.ok_or_else(|| Error::Usage(format!("{name} needs a value")))
-            };
-            match name {
-                "--endpoint" | "--endpoints" => {
-                    let value = value()?;
-                    options.endpoint = value.strip_prefix("http://").unwrap_or(value).trim_end_matches('/').into();
-                }
-                "--interval" => options.interval = seconds(value()?)?,
-                "--rows" => {
-                    let text = value()?;
-                    options.rows = text.parse().map_err(|_text| Error::Usage(format!("{text:?} is no number")))?;
-                }
-                "--once" => options.is_once = true,
-                "--json" => options.is_json = true,
-                _ => return Err(Error::Usage(format!("unknown argument {argument:?}"))),
-            }
-        }
-        Ok(options)
+    fn of(values: &Values) -> Result<Self, cli::Error> {
+        values.refuse_words()?;
+        let endpoint = values.text("endpoint");
+        Ok(Self {
+            endpoint: endpoint.strip_prefix("http://").unwrap_or(&endpoint).trim_end_matches('/').to_owned(),
+            interval: seconds(&values.text("interval"))?,
+            rows: u32::try_from(values.unsigned("rows")).expect("the flag is of 32 bits"),
+            is_once: values.switch("once"),
+            is_json: values.switch("json"),
+        })
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, Error> {
+fn seconds(text: &str) -> Result<Duration, cli::Error> {
     let seconds = text.trim_end_matches('s').parse::<f64>().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
-    let seconds = seconds.ok_or_else(|| Error::Usage(format!("{text:?} is no number of seconds from 0.1 to 3600")))?;
-    Ok(Duration::from_secs_f64(seconds))
+    let wanted = || {
+        cli::Error::Usage(format!("invalid value {text:?} for flag -interval: no number of seconds from 0.1 to 3600"))
+    };
+    seconds.map(Duration::from_secs_f64).ok_or_else(wanted)
 }
 
-/// Runs the command with the arguments after its name.
-#[expect(clippy::print_stderr, clippy::print_stdout, reason = "a command of the terminal")]
-pub fn run(arguments: &[String]) -> ExitCode {
-    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
-        print!("{USAGE}");
-        return ExitCode::SUCCESS;
-    }
-    let options = match Options::parse(arguments) {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("orlop top: {error}\n{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let ended = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => tokio::task::LocalSet::new().block_on(&runtime, show(&options)),
-        Err(source) => Err(Error::Io { endpoint: options.endpoint.clone(), source }),
-    };
-    match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("orlop top: {error}");
-            ExitCode::FAILURE
-        }
-    }
+fn run(_: &Invocation<'_>, values: Values) -> Result<ExitCode, cli::Error> {
+    let options = Options::of(&values)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime
+        .map_err(|source| cli::Error::failed(client::Error::Io { endpoint: options.endpoint.clone(), source }))?;
+    tokio::task::LocalSet::new().block_on(&runtime, show(&options)).map_err(cli::Error::failed)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-async fn show(options: &Options) -> Result<(), Error> {
+async fn show(options: &Options) -> Result<(), client::Error> {
     let mut client = client::Client::connect(&options.endpoint).await?;
     let mut before: Option<TopResponse> = None;
     loop {
@@ -164,15 +118,16 @@ mod tests {
 
     #[test]
     fn the_command_line_is_understood_or_refused_by_name() {
-        let parse = |line: &str| Options::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
-        let options = parse("--endpoint=http://h:1/ --interval 0.5 --rows 3 --once --json").unwrap();
+        let parse = |line: &str| {
+            let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            Options::of(&Values::read(&TABLE, &arguments)?)
+        };
+        let options = parse("--endpoints=http://h:1/ --interval 0.5s --rows 3 --once --json").unwrap();
         let interval = Duration::from_millis(500);
         assert_eq!(options, Options { endpoint: "h:1".into(), interval, rows: 3, is_once: true, is_json: true });
         for (line, why) in [
-            ("--interval 0", "\"0\" is no number of seconds from 0.1 to 3600"),
-            ("--rows x", "\"x\" is no number"),
-            ("--endpoint", "--endpoint needs a value"),
-            ("fast", "unknown argument \"fast\""),
+            ("--interval 0", "invalid value \"0\" for flag -interval: no number of seconds from 0.1 to 3600"),
+            ("fast", "\"fast\" is not a valid flag"),
         ] {
             assert_eq!(parse(line).unwrap_err().to_string(), why);
         }
