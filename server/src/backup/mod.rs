@@ -1,12 +1,13 @@
 //! Runs on: connection core (the Snapshot call), main thread (the offline commands).
 //!
-//! etcd's files in and out: what of a member's state lies where in the bbolt file that etcd keeps and its tools exchange.
+//! etcd's files in and out: what of a member's state lies where in the bbolt file that etcd keeps and its tools
+//! exchange.
 //!
-//! `schema` has the buckets, keys and values. `content` brings a state into a file, and `stream` is the Snapshot call. `file` reads one,
-//! `build` makes a data directory of what was read; `status` and `restore` are the commands, `command` their flags.
+//! `schema` has the buckets, keys and values. `content` brings a state into a file, and `stream` is the Snapshot call.
+//! `file` reads one, `build` makes a data directory of what was read; `status` and `restore` do what `orlop snapshot`
+//! asks for.
 
 pub mod build;
-pub mod command;
 pub mod content;
 pub mod file;
 pub mod restore;

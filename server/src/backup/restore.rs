@@ -54,7 +54,7 @@ impl Restore<'_> {
     /// **Errors** why not; what was begun is left beside, under another name.
     pub fn run(self, reading: Reading<'_>, disk: Writing<'_>) -> Result<(), Error> {
         let config = self.config;
-        config.verify_bootstrap().map_err(Error::Refused)?;
+        config.verify_bootstrap().map_err(|why| Error::Refused(why.to_string()))?;
         let dir = config.data_dir.as_path();
         let part = part_of(dir);
         if has_files(dir) {

@@ -52,7 +52,6 @@ use crate::{
     lease::{self, Lessor},
     metrics::timed::{CheckpointCommits, LogWrites, Timed},
     quota::{self, Quota},
-    tune,
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
     wire,
@@ -91,8 +90,8 @@ pub enum Error {
     #[error("the data of etcd is not imported: {0}")]
     Import(#[from] backup::Error),
     /// Settings that a new member cannot start with.
-    #[error("{0}")]
-    Bootstrap(String),
+    #[error(transparent)]
+    Bootstrap(#[from] config::Error),
     /// Small tables that do not decode.
     #[error("the store's table of {what} is damaged")]
     Table {
@@ -156,7 +155,7 @@ pub(crate) fn store_options(knobs: &tuning::Knobs) -> store::Options {
         write_bytes: knobs.store.write_bytes,
         writes_in_flight_max: knobs.store.writes_in_flight_max,
         record_block_bytes: knobs.store.record_block_bytes,
-        cache_bytes: tuning::cache_bytes(knobs.store.cache_bytes, &tune::host()),
+        cache_bytes: tuning::cache_bytes(knobs.store.cache_bytes, &config::host(&|path| std::fs::read_to_string(path))),
         reclaim_bytes_per_second: knobs.store.reclaim_bytes_per_second,
         reclaim_bytes_max: knobs.store.reclaim_bytes_max,
         shards: knobs.store.shards,
@@ -232,7 +231,7 @@ fn open(config: &Config) -> Result<Opened, Error> {
     import::complete(disk.as_mut(), dir)?;
     let mut store = Store::open(disk.as_mut(), dir, store_options(knobs))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
-        config.verify_bootstrap().map_err(Error::Bootstrap)?;
+        config.verify_bootstrap()?;
     }
     let member = bootstrap_member(config);
     let identity = identity_of(&mut store, disk.as_mut(), &member)?;
@@ -589,7 +588,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
 fn listen(config: &Config, urls: &[config::Url]) -> Result<Vec<TcpListener>, Error> {
     let mut listeners = Vec::new();
     for url in urls {
-        let address = url.bind_address().map_err(Error::Bootstrap)?;
+        let address = url.bind_address().map_err(config::Error::from)?;
         let bound = bind(address, config.socket_reuse_port);
         listeners.push(bound.map_err(system(format!("listen on {address}")))?);
     }

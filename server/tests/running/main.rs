@@ -1,7 +1,8 @@
-//! The server's binary over real sockets, spoken to without a gRPC library.
+//! The server's binary: over real sockets, spoken to without a gRPC library, and its command lines.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod commands;
 mod insight;
 mod member;
 

@@ -9,51 +9,54 @@
 //! - Nothing the user wrote is dropped without a word: unknown or unsupported is refused, without effect is a warning.
 //! - Later beats earlier: defaults, profile, knobs file, flags and variables.
 //!
+//! The flags of the other commands are read by the same parser, each with a table of its own.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `error` | what can be wrong, in the words of etcd and of Go |
+//! | `go` | Go's text syntax: arguments, booleans, integers, durations |
+//! | `url` | URLs, and lists of them |
+//! | `gates` | etcd's feature gates |
+//! | `flag` | what a flag is: row, kind, fate, value; a table of them |
+//! | `values` | the parser: from arguments to values by flag |
+//! | `flags` | the server's table |
+//! | `variables` | the server's flags in the environment |
+//! | `knobs` | profile, knobs file and flags become knobs |
+//! | `host` | what this machine offers |
+//!
 //! It opens no socket, resolves no name, creates no directory; files are read through the function passed in. Not done
 //! as in etcd: the default route's address in place of `0.0.0.0` in advertised defaults.
 //!
 //! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/config/config.go`, and the answers of a running one.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+mod error;
+mod flag;
 mod flags;
 mod gates;
 mod go;
+mod host;
 mod knobs;
-mod parse;
 #[cfg(test)]
 mod tests;
 mod url;
+mod values;
+mod variables;
 
+pub use error::{Error, Invalid, Usage};
+pub(crate) use flag::{Fate, Kind, Section, Table, row};
+pub(crate) use flags::TABLE;
 pub use gates::{GATES, Stage};
+pub use host::host;
+pub use knobs::ReadFile;
 pub use url::{Scheme, Url, join};
-
-use parse::Values;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::time::Duration;
-
-/// Why no server is started. The text is for stderr, or for the log where it exists.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// `--help`: print this on stdout, exit 0.
-    Help(String),
-    /// `--version`: print the version, exit 0.
-    Version,
-    /// A flag that does not parse: print this and a pointer to `--help` on stderr, exit 2.
-    Usage(String),
-    /// A setting that cannot be started: log this, exit 1.
-    Refused(String),
-}
-
-/// Something to be logged at level warn once there is a log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Warning {
-    /// The line's `msg`.
-    pub message: String,
-    /// Name of its field.
-    pub field: &'static str,
-    /// Value of that field.
-    pub value: String,
-}
+pub(crate) use values::Values;
+pub use values::Warning;
 
 /// What compaction the server does by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,40 +151,58 @@ pub struct Config {
     pub warnings: Vec<Warning>,
 }
 
-/// Reads a text file; `std::fs::read_to_string` in the program.
-pub type ReadFile<'a> = &'a dyn Fn(&str) -> std::io::Result<String>;
-
 impl Config {
-    /// From the arguments after the program's name, and the environment.
+    /// From the server's arguments behind the program's name, and the environment.
     ///
     /// **Errors**: what to print and how to exit.
-    pub fn parse(arguments: &[String], variables: &[(String, String)], read_file: ReadFile<'_>) -> Result<Self, Stop> {
-        let mut values = Values::read(arguments, variables)?;
-        refuse_missing(&values).and_then(|()| check_words(&values)).map_err(Stop::Refused)?;
+    pub fn parse(arguments: &[String], variables: &[(String, String)], read_file: ReadFile<'_>) -> Result<Self, Error> {
+        Self::new(Values::read(&TABLE, arguments)?, variables, read_file)
+    }
+
+    /// From the values of the server's table that the arguments gave, and the environment.
+    ///
+    /// **Errors**: what to print and how to exit.
+    pub(crate) fn new(
+        mut values: Values,
+        variables: &[(String, String)],
+        read_file: ReadFile<'_>,
+    ) -> Result<Self, Error> {
+        if values.switch("version") {
+            return Err(Error::Version);
+        }
+        variables::read(&mut values, variables)?;
+        refuse_missing(&values)?;
+        check_words(&values)?;
         warn_idle(&mut values);
-        let (profile, knobs) = knobs::resolve(&mut values, read_file).map_err(Stop::Refused)?;
-        let config = Self::build(values, profile, knobs).map_err(Stop::Refused)?;
-        config.check().map_err(Stop::Refused)?;
+        let (profile, knobs) = knobs::resolve(&mut values, read_file)?;
+        let config = Self::build(values, profile, knobs)?;
+        config.check()?;
         Ok(config)
     }
 
     /// What must hold before the first start in an empty data directory; later starts take the cluster from the data.
     ///
     /// **Errors**: etcd's text.
-    pub fn verify_bootstrap(&self) -> Result<(), String> {
+    pub fn verify_bootstrap(&self) -> Result<(), Error> {
         let cluster = || self.initial_cluster.values().flatten();
         let Some(own) = self.initial_cluster.get(&self.name) else {
-            return Err(format!("couldn't find local name {:?} in the initial cluster configuration", self.name));
+            return Err(refused(format!(
+                "couldn't find local name {:?} in the initial cluster configuration",
+                self.name
+            )));
         };
         if *own != self.advertise_peer_urls {
-            return Err(mismatch(&self.name, own, &self.advertise_peer_urls));
+            return Err(refused(mismatch(&self.name, own, &self.advertise_peer_urls)));
         }
         if cluster().map(Url::as_str).collect::<BTreeSet<_>>().len() < cluster().count() {
-            return Err(format!("initial cluster {} has duplicate url", cluster_text(&self.initial_cluster)));
+            let cluster = cluster_text(&self.initial_cluster);
+            return Err(refused(format!("initial cluster {cluster} has duplicate url")));
         }
         if self.initial_cluster.len() > 1 {
             let names = self.initial_cluster.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(format!("--initial-cluster has several members ({names}): clusters are not supported yet"));
+            return Err(refused(format!(
+                "--initial-cluster has several members ({names}): clusters are not supported yet"
+            )));
         }
         Ok(())
     }
@@ -193,7 +214,7 @@ impl Config {
         Duration::from_secs(5) + 2 * Duration::from_millis(self.knobs.consensus.election_ms)
     }
 
-    fn build(mut values: Values, profile: Option<&'static str>, knobs: tuning::Knobs) -> Result<Self, String> {
+    fn build(mut values: Values, profile: Option<&'static str>, knobs: tuning::Knobs) -> Result<Self, Error> {
         let name = values.text("name");
         let advertise_peer_urls = values.urls("initial-advertise-peer-urls");
         let initial_cluster = initial_cluster(&values, &name, &advertise_peer_urls)?;
@@ -202,13 +223,9 @@ impl Config {
             given => given,
         };
         if name == "default" {
-            values.warnings.push(Warning {
-                message: "it isn't recommended to use default name, please set a value for --name. Note that etcd might run into \
-                          issue when multiple members have the same default name"
-                    .into(),
-                field: "name",
-                value: name.clone(),
-            });
+            let message = "it isn't recommended to use default name, please set a value for --name. Note that etcd \
+                might run into issue when multiple members have the same default name";
+            values.warn(message, "name", &name);
         }
         let has_no_advertised = values.is_set("listen-client-urls") && !values.is_set("advertise-client-urls");
         Ok(Self {
@@ -237,98 +254,101 @@ impl Config {
     }
 
     /// etcd's checks of the whole, in etcd's order.
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), Error> {
         for url in [&self.listen_peer_urls, &self.listen_client_urls, &self.listen_metrics_urls].into_iter().flatten() {
             match url.scheme {
                 Scheme::Http => drop(url.bind_address()?),
-                Scheme::Https => return Err(format!("TLS is not supported yet ({url})")),
-                Scheme::Unix | Scheme::Unixs => return Err(format!("Unix sockets are not supported yet ({url})")),
+                Scheme::Https => return Err(refused(format!("TLS is not supported yet ({url})"))),
+                Scheme::Unix | Scheme::Unixs => {
+                    return Err(refused(format!("Unix sockets are not supported yet ({url})")));
+                }
             }
         }
         if let Some(url) = self.advertise_peer_urls.iter().find(|url| url.host.is_empty()) {
-            return Err(format!(
+            return Err(refused(format!(
                 "--initial-advertise-peer-urls {:?} must be \"host:port\" (unexpected empty host ({url}))",
                 join(&self.advertise_peer_urls)
-            ));
+            )));
         }
         if let Some(url) = self.advertise_client_urls.iter().find(|url| url.host.is_empty()) {
-            return Err(format!(
+            return Err(refused(format!(
                 "--advertise-client-urls {:?} must be in the format \"host:port\", \"unix:/path/to/socket\" or \
                  \"unixs:/path/to/socket\" (unexpected empty host ({url}))",
                 join(&self.advertise_client_urls)
-            ));
+            )));
         }
         if self.advertise_client_urls.is_empty() {
-            return Err("--advertise-client-urls is required when --listen-client-urls is set explicitly".into());
+            return Err(refused("--advertise-client-urls is required when --listen-client-urls is set explicitly"));
         }
         gates::check(&self.gates)?;
         self.knobs
             .check()
-            .map_err(|problems| problems.iter().map(|problem| problem.to_string()).collect::<Vec<_>>().join("; "))
+            .map_err(|problems| refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
     }
 }
 
+fn refused(text: impl Into<String>) -> Error {
+    Error::Refused(text.into())
+}
+
 /// Flags whose feature does not exist may only say what is the case anyway. All of them are named at once.
-fn refuse_missing(values: &Values) -> Result<(), String> {
-    let refused: Vec<String> = flags::rows()
+fn refuse_missing(values: &Values) -> Result<(), Error> {
+    let missing: Vec<String> = TABLE
+        .rows()
         .filter(|row| values.differs(row))
         .filter_map(|row| match row.fate {
-            flags::Fate::Missing(why) => Some(format!("--{}: {why}", row.name)),
+            Fate::Missing(why) => Some(format!("--{}: {why}", row.name)),
             _ => None,
         })
         .collect();
-    if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) }
+    if missing.is_empty() { Ok(()) } else { Err(refused(missing.join("; "))) }
 }
 
 fn warn_idle(values: &mut Values) {
-    let idle = flags::rows().filter(|row| values.differs(row)).filter_map(|row| match row.fate {
-        flags::Fate::Idle(why) => Some((row.name, why)),
+    let idle = TABLE.rows().filter(|row| values.differs(row)).filter_map(|row| match row.fate {
+        Fate::Idle(why) => Some((row.name, why)),
         _ => None,
     });
-    let warnings: Vec<Warning> = idle
-        .map(|(name, why)| Warning {
-            message: format!("flag has no effect: {why}"),
-            field: "flag-name",
-            value: name.into(),
-        })
-        .collect();
-    values.warnings.extend(warnings);
+    for (name, why) in idle.collect::<Vec<_>>() {
+        values.warn(&format!("flag has no effect: {why}"), "flag-name", name);
+    }
     for (name, message) in [
         ("max-snapshots", "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8."),
         (
             "v2-deprecation",
-            "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input.",
+            "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, \
+             ignoring user input.",
         ),
     ] {
         if values.is_set(name) {
-            values.warnings.push(Warning { message: message.into(), field: "flag-name", value: name.into() });
+            values.warn(message, "flag-name", name);
         }
     }
 }
 
 /// Texts that etcd's own validation refuses, rather than its flag parser; and durations that must be positive.
-fn check_words(values: &Values) -> Result<(), String> {
+fn check_words(values: &Values) -> Result<(), Error> {
     if values.text("discovery-fallback") == "proxy" {
-        return Err("v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"".into());
+        return Err(refused("v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""));
     }
     match values.text("logger").as_str() {
         "zap" => {}
-        "capnslog" => return Err("--logger=capnslog is removed in v3.5".into()),
-        other => return Err(format!("unknown logger option {other:?}")),
+        "capnslog" => return Err(refused("--logger=capnslog is removed in v3.5")),
+        other => return Err(refused(format!("unknown logger option {other:?}"))),
     }
     match values.text("auto-compaction-mode").as_str() {
         "periodic" | "revision" => {}
-        "" => return Err("undefined auto-compaction-mode".into()),
-        other => return Err(format!("unknown auto-compaction-mode {other:?}")),
+        "" => return Err(refused("undefined auto-compaction-mode")),
+        other => return Err(refused(format!("unknown auto-compaction-mode {other:?}"))),
     }
     if values.duration("compact-hash-check-time") <= 0 {
-        return Err("--compact-hash-check-time must be >0".into());
+        return Err(refused("--compact-hash-check-time must be >0"));
     }
     Ok(())
 }
 
 /// The members of `--initial-cluster`; its default follows the name and the advertised URLs.
-fn initial_cluster(values: &Values, name: &str, advertised: &[Url]) -> Result<BTreeMap<String, Vec<Url>>, String> {
+fn initial_cluster(values: &Values, name: &str, advertised: &[Url]) -> Result<BTreeMap<String, Vec<Url>>, Error> {
     let text = values.text("initial-cluster");
     let mut cluster: BTreeMap<String, Vec<Url>> = BTreeMap::new();
     if name != "default" && text == "default=http://localhost:2380" {
@@ -337,7 +357,7 @@ fn initial_cluster(values: &Values, name: &str, advertised: &[Url]) -> Result<BT
     }
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (member, url) = part.split_once('=').unwrap_or((part, ""));
-        let url = Url::parse(url).map_err(|why| format!("error setting up initial cluster: {why}"))?;
+        let url = Url::parse(url).map_err(|why| refused(format!("error setting up initial cluster: {why}")))?;
         cluster.entry(member.to_owned()).or_default().push(url);
     }
     for urls in cluster.values_mut() {
@@ -384,51 +404,51 @@ fn cluster_text(cluster: &BTreeMap<String, Vec<Url>>) -> String {
 
 /// An integer is hours or revisions by mode; anything else is a duration, whose nanoseconds etcd takes as revisions
 /// too.
-fn auto_compaction(values: &Values) -> Result<AutoCompaction, String> {
+fn auto_compaction(values: &Values) -> Result<AutoCompaction, Error> {
     let is_periodic = values.text("auto-compaction-mode") == "periodic";
     let text = values.text("auto-compaction-retention");
     let retention = match text.parse::<i64>() {
         Ok(number) if number >= 0 && is_periodic => number.saturating_mul(3_600_000_000_000),
         Ok(number) if number >= 0 => number,
-        _ => go::parse_duration(&text).map_err(|why| format!("error parsing CompactionRetention: {why}"))?,
+        _ => go::parse_duration(&text).map_err(|why| refused(format!("error parsing CompactionRetention: {why}")))?,
     };
     match u64::try_from(retention) {
         Ok(0) => Ok(AutoCompaction::Off),
         Ok(nanoseconds) if is_periodic => Ok(AutoCompaction::Periodic(Duration::from_nanos(nanoseconds))),
         Ok(_) => Ok(AutoCompaction::Revision(retention)),
-        Err(_negative) => Err(format!("--auto-compaction-retention must not be negative (set to {text})")),
+        Err(_negative) => Err(refused(format!("--auto-compaction-retention must not be negative (set to {text})"))),
     }
 }
 
-fn log_level(text: &str) -> Result<LogLevel, String> {
+fn log_level(text: &str) -> Result<LogLevel, Error> {
     match text {
         "debug" | "DEBUG" => Ok(LogLevel::Debug),
         "info" | "INFO" | "" => Ok(LogLevel::Info),
         "warn" | "WARN" => Ok(LogLevel::Warn),
         "error" | "ERROR" => Ok(LogLevel::Error),
         "dpanic" | "DPANIC" | "panic" | "PANIC" | "fatal" | "FATAL" => Ok(LogLevel::Fatal),
-        other => Err(format!("unrecognized level: {other:?}")),
+        other => Err(refused(format!("unrecognized level: {other:?}"))),
     }
 }
 
-fn log_format(text: &str) -> Result<LogFormat, String> {
+fn log_format(text: &str) -> Result<LogFormat, Error> {
     match text {
         "json" | "" => Ok(LogFormat::Json),
         "console" => Ok(LogFormat::Console),
-        other => Err(format!("unknown log format: {other}, supported values json, console")),
+        other => Err(refused(format!("unknown log format: {other}, supported values json, console"))),
     }
 }
 
-fn log_outputs(text: &str) -> Result<Vec<LogOutput>, String> {
+fn log_outputs(text: &str) -> Result<Vec<LogOutput>, Error> {
     let words: BTreeSet<&str> = text.split(',').collect();
     if words.len() > 1 && words.contains("default") {
-        return Err("multi logoutput for \"default\" is not supported yet".into());
+        return Err(refused("multi logoutput for \"default\" is not supported yet"));
     }
     let output = |word: &str| match word {
         "default" | "stderr" => Ok(LogOutput::Stderr),
         "stdout" => Ok(LogOutput::Stdout),
-        "systemd/journal" => Err("--log-outputs: systemd/journal is not supported yet".to_owned()),
-        "" => Err("open sink \"\": open : no such file or directory".to_owned()),
+        "systemd/journal" => Err(refused("--log-outputs: systemd/journal is not supported yet")),
+        "" => Err(refused("open sink \"\": open : no such file or directory")),
         path => Ok(LogOutput::File(PathBuf::from(path))),
     };
     words.into_iter().map(output).collect()

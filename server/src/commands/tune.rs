@@ -2,21 +2,41 @@
 //!
 //! `orlop tune`: measures this host's disk and prints the settings it recommends, each with the figures behind it.
 //!
-//! What is printed is a knobs file: figures and reasons are its comments, `--knobs` takes it as it is. Only what differs from
-//! the default is set; where the default is right, a comment says by which figure.
+//! What is printed is a knobs file: figures and reasons are its comments, `--knobs` takes it as it is. Only what differs
+//! from the default is set; where the default is right, a comment says by which figure.
 //!
-//! Invariants: what is recommended passes `Knobs::check`; the file measured on is removed, also after a failure; time comes
-//! from the clock passed in. It measures the directory given, through the same `engine::disk` that the server uses, and nothing
-//! else: not the network, not a running server.
+//! Invariants: what is recommended passes `Knobs::check`; the file measured on is removed, also after a failure; time
+//! comes from the clock passed in. It measures the directory given, through the same `engine::disk` that the server
+//! uses, and nothing else: not the network, not a running server.
 
-use crate::clock::Clock;
-use engine::Error;
-use engine::disk::{BLOCK, Buffer, Disk, FileId, FileOp, IoKind, IoPath, Op, OpenKind, Owner, Preference, open_disk};
-use std::fmt::Write as _;
-use std::path::Path;
-use std::process::ExitCode;
-use std::time::Duration;
+use std::{fmt::Write as _, path::Path, process::ExitCode, time::Duration};
+
+use engine::{
+    Error,
+    disk::{BLOCK, Buffer, Disk, FileId, FileOp, IoKind, IoPath, Op, OpenKind, Owner, Preference, open_disk},
+};
 use tuning::{Host, Knobs, MIB};
+
+use super::cli::{self, Command, Invocation, Manner};
+use crate::{
+    config::{Fate::Used, Kind::Text, ReadFile, Section, Table, Values, host, row},
+    clock::Clock,
+};
+
+/// `orlop tune`.
+pub(super) static COMMAND: Command = Command {
+    name: "tune",
+    forms: &[("[flags]", "Measure this host and recommend settings.")],
+    note: "Measures durable writes in a directory for a few seconds and prints a file for --knobs.\n",
+    table: &Table::of(&[FLAGS]),
+    manner: Manner::Own,
+    run,
+};
+
+#[rustfmt::skip]
+const FLAGS: Section = ("Flags", &[
+    row("data-dir", Text, ".", Used, "Directory on the disk to be measured."),
+]);
 
 const FILE: &str = ".orlop-tune";
 const FILE_BYTES: u64 = 64 * MIB;
@@ -28,9 +48,6 @@ const SYNCS_MAX: usize = 2000;
 const SYNCS_TIME_MAX: Duration = Duration::from_millis(600);
 /// The paths take turns this often, and the least disturbed turn counts: hosts and their disks are rarely alone.
 const ROUNDS: usize = 3;
-
-const USAGE: &str = "usage: orlop tune [--data-dir DIR]\n\n\
-    Measures durable writes in DIR (by default the working directory) for a few seconds and prints a file for --knobs.";
 
 /// Durable 4 KiB writes, so many at once.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,39 +90,24 @@ struct Recommendation {
     why: String,
 }
 
-/// Measures and prints.
-pub fn run(arguments: &[String]) -> ExitCode {
-    let words: Vec<&str> = arguments.iter().flat_map(|argument| argument.splitn(2, '=')).collect();
-    let dir = match words.as_slice() {
-        [] => ".",
-        ["--data-dir" | "-data-dir", dir] if !dir.is_empty() => dir,
-        ["-h" | "-help" | "--help"] => {
-            println!("{USAGE}");
-            return ExitCode::SUCCESS;
-        }
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
-    };
-    let clock = Clock::start();
-    match report(Path::new(dir), &|| clock.now()) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("orlop tune: {error}");
-            ExitCode::FAILURE
-        }
+#[expect(clippy::print_stdout, reason = "a command answers on its streams")]
+fn run(invocation: &Invocation<'_>, values: Values) -> Result<ExitCode, cli::Error> {
+    values.refuse_words()?;
+    let dir = values.text("data-dir");
+    if dir.is_empty() {
+        return Err(cli::Error::Usage("--data-dir is empty".into()));
     }
+    let clock = Clock::start();
+    let text = report(Path::new(&dir), invocation.read_file, &|| clock.now()).map_err(cli::Error::failed)?;
+    print!("{text}");
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Monotonic time since any fixed moment.
 type Now<'a> = &'a dyn Fn() -> Duration;
 
-fn report(dir: &Path, now: Now<'_>) -> Result<String, Error> {
-    let host = host();
+fn report(dir: &Path, read_file: ReadFile<'_>, now: Now<'_>) -> Result<String, Error> {
+    let host = host(read_file);
     let (mut chosen, path) = measure(Preference::Auto, dir, now)?;
     let mut slowest_us = chosen.syncs[0].p50_us;
     let mut portable: Option<Figures> = None;
@@ -140,7 +142,7 @@ fn report(dir: &Path, now: Now<'_>) -> Result<String, Error> {
         let mark = if is_default { "# default: " } else { "" };
         line(&mut text, &format!("{mark}{} = {}", recommendation.knob, recommendation.value));
     }
-    for note in notes(&host, &chosen, slowest_us, load()) {
+    for note in notes(&host, &chosen, slowest_us, load(read_file)) {
         line(&mut text, &format!("\n# Note: {note}"));
     }
     Ok(text)
@@ -163,16 +165,9 @@ fn describe(text: &mut String, name: &str, figures: &Figures) {
     }
 }
 
-/// What this host offers.
-pub fn host() -> Host {
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
-    let memory_max = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
-    Host::parse(&read("/proc/self/status"), &read("/proc/meminfo"), &read("/proc/self/limits"), memory_max.as_deref())
-}
-
 /// Threads that ran or wanted to, on average over the last minute; 0 if that is not known.
-fn load() -> f64 {
-    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+fn load(read_file: ReadFile<'_>) -> f64 {
+    let text = read_file("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
 }
 
@@ -217,7 +212,8 @@ fn recommend(host: &Host, chosen: &Figures, portable: Option<&Figures>) -> Vec<R
     all
 }
 
-/// Log for which a checkpoint's writing takes five seconds at most, and whose records fit four times in a quarter of memory.
+/// So much log that writing its checkpoint takes five seconds at most, and its records fit four times in a quarter of
+/// memory.
 fn checkpoint_mib(write_mb_per_s: f64, host: &Host) -> u32 {
     let by_memory = host.memory_bytes / 16;
     let by_disk = Duration::try_from_secs_f64(write_mb_per_s * 5.0).unwrap_or_default().as_secs() * 1_000_000;
@@ -240,15 +236,16 @@ fn notes(host: &Host, chosen: &Figures, slowest_us: f64, load: f64) -> Vec<Strin
     let mut all = Vec::new();
     if Duration::try_from_secs_f64(load).is_ok_and(|load| load >= Duration::from_secs(host.cpus as u64)) {
         all.push(format!(
-            "{load:.1} threads wanted the {} CPUs meanwhile, and who waits for a CPU seems to wait for the disk: measure on a \
-             host that is quiet",
+            "{load:.1} threads wanted the {} CPUs meanwhile, and who waits for a CPU seems to wait for the disk: measure on \
+             a host that is quiet",
             host.cpus
         ));
     }
     let quickest_us = chosen.syncs[0].p50_us;
     if slowest_us > 2.0 * quickest_us {
         all.push(format!(
-            "the disk was busy with something else: one durable write took from {quickest_us:.0} to {slowest_us:.0} us by round"
+            "the disk was busy with something else: one durable write took from {quickest_us:.0} to {slowest_us:.0} us \
+             by round"
         ));
     }
     let p99_ms = chosen.syncs[0].p99_us / 1000.0;
@@ -267,7 +264,7 @@ fn measure(preference: Preference, dir: &Path, now: Now<'_>) -> Result<(Figures,
     let (mut disk, path) = open_disk(preference, dir)?;
     let name = dir.join(FILE);
     // Left behind by a run that was killed.
-    if name.exists() {
+    if disk.list(dir)?.iter().any(|name| name == FILE) {
         disk.remove(&name)?;
     }
     let file = disk.open(&name, OpenKind::Create { len: FILE_BYTES })?;

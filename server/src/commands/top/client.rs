@@ -10,8 +10,40 @@ use http::{HeaderMap, Request, header::CONTENT_TYPE};
 use prost::Message;
 use tokio::net::TcpStream;
 
-use super::Error;
 use crate::wire::grpc::{PREFIX_BYTES, framed};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An endpoint that is no address.
+    #[error(transparent)]
+    Endpoint(#[from] http::Error),
+    /// The connection or its socket.
+    #[error("{endpoint}: {source}")]
+    Io {
+        /// The member's address.
+        endpoint: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// HTTP/2.
+    #[error("{endpoint}: {source}")]
+    Http {
+        /// The member's address.
+        endpoint: String,
+        /// What h2 says.
+        source: h2::Error,
+    },
+    /// The member refused.
+    #[error("the member refused: {0}")]
+    Refused(String),
+    /// No answer in time.
+    #[error("no answer from {0} within {1:?}")]
+    Late(String, Duration),
+    /// An answer that cannot be understood.
+    #[error("the answer cannot be understood: {0}")]
+    Answer(String),
+}
 
 /// Longest wait for a connection or an answer.
 const WAIT_MAX: Duration = Duration::from_secs(10);
@@ -59,8 +91,7 @@ impl Client {
         let request = Request::post(format!("http://{}{path}", self.endpoint))
             .header(CONTENT_TYPE, "application/grpc")
             .header("te", "trailers")
-            .body(())
-            .map_err(|error| Error::Usage(error.to_string()))?;
+            .body(())?;
         poll_fn(|cx| self.requests.poll_ready(cx)).await.map_err(http)?;
         let (answer, mut body) = self.requests.send_request(request, false).map_err(http)?;
         body.send_data(message, true).map_err(http)?;
