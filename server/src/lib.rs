@@ -6,7 +6,7 @@
 
 pub mod apply;
 pub mod backup;
-pub mod bolt;
+pub mod boot;
 pub mod commit;
 pub mod compactor;
 pub mod config;
@@ -15,8 +15,8 @@ pub mod cores;
 pub mod defragment;
 pub mod endpoints;
 pub mod error;
+pub mod etcd_files;
 pub mod floor;
-pub mod import;
 pub mod insight;
 pub mod inspect;
 pub mod kv;

@@ -33,6 +33,7 @@ use crate::{
 
 mod kv;
 pub mod prefetch;
+pub mod restore;
 pub mod table;
 #[cfg(test)]
 mod tests;

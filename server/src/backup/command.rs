@@ -2,16 +2,18 @@
 //!
 //! `orlop snapshot status|restore`: the flags of `etcdutl snapshot`, and its exit codes.
 
-use std::path::Path;
-use std::process::ExitCode;
+use std::{path::Path, process::ExitCode};
 
-use engine::disk::Disk;
-
-use super::Error;
-use super::restore::Restore;
-use super::status::{Format, status};
-use crate::config::{Config, Stop};
-use crate::cores::start;
+use super::status::Format;
+use crate::{
+    config::{Config, Stop},
+    cores::start,
+    etcd_files::{
+        error::Error,
+        restore::{NewCluster, Restore},
+        status::status,
+    },
+};
 
 const USAGE: &str = "usage: orlop snapshot status FILE [-w simple|json|fields|table]\n\
        orlop snapshot restore FILE [--data-dir DIR] [--wal-dir DIR] [--name NAME]\n\
@@ -112,11 +114,6 @@ pub fn run(arguments: &[String]) -> ExitCode {
     })
 }
 
-/// A disk to read a file with, which lies anywhere.
-fn reading() -> Result<Box<dyn Disk>, engine::Error> {
-    engine::disk::open_buffered()
-}
-
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command answers on its streams")]
 fn print_status(file: &Path, format: &str) -> Result<ExitCode, Error> {
     let format = match format {
@@ -129,7 +126,7 @@ fn print_status(file: &Path, format: &str) -> Result<ExitCode, Error> {
             return Ok(ExitCode::from(EXIT_BAD_FEATURE));
         }
     };
-    print!("{}", status(reading()?, file)?.text(format));
+    print!("{}", status(file)?.text(format));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -141,21 +138,46 @@ fn restore(file: &Path, words: &Words) -> Result<ExitCode, Error> {
     }
     let config = Config::parse(&words.member, &[], &|path| std::fs::read_to_string(path));
     let config = config.map_err(|stop| match stop {
-        Stop::Usage(text) | Stop::Refused(text) | Stop::Help(text) => Error::Refused(text),
-        Stop::Version => Error::Refused("--version is no flag of this command".into()),
-    })?;
-    let bump_revision = i64::try_from(words.bump_revision);
+        Stop::Usage(text) | Stop::Refused(text) | Stop::Help(text) => text,
+        Stop::Version => "--version is no flag of this command".into(),
+    });
+    let refused = |text: String| {
+        eprintln!("Error: {text}");
+        Ok(ExitCode::FAILURE)
+    };
+    let config = match config {
+        Ok(config) => config,
+        Err(text) => return refused(text),
+    };
+    let Ok(bump_revision) = i64::try_from(words.bump_revision) else {
+        return refused("--bump-revision is out of range".into());
+    };
+    if let Err(text) = config.verify_bootstrap() {
+        return refused(text);
+    }
     let restore = Restore {
         file,
-        config: &config,
+        dir: &config.data_dir,
+        wal_dir: config.wal_dir.as_deref(),
+        cluster: cluster_of(&config),
         skip_hash_check: words.skip_hash_check,
-        bump_revision: bump_revision.map_err(|_too_large| Error::Refused("--bump-revision is out of range".into()))?,
+        bump_revision,
         store: start::store_options(&config.knobs),
         consensus: start::consensus_options(&config.knobs),
     };
-    restore.run(&reading, &|dir| Ok(engine::disk::open_disk(start::io_preference(&config), dir)?.0))?;
+    restore.run(&|dir| Ok(engine::disk::open_disk(start::io_preference(&config), dir)?.0))?;
     eprintln!("restored {} into {}", file.display(), config.data_dir.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The cluster that the flags name.
+fn cluster_of(config: &Config) -> NewCluster {
+    let members = config.initial_cluster.iter();
+    NewCluster {
+        members: members.map(|(name, urls)| (name.clone(), urls.iter().map(ToString::to_string).collect())).collect(),
+        token: config.initial_cluster_token.clone(),
+        own_name: config.name.clone(),
+    }
 }
 
 #[cfg(test)]

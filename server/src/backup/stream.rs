@@ -14,21 +14,23 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use consensus::ConfState;
 use engine::{ReadView, disk::FileSystem};
 use h2::server::SendResponse;
 use proto::etcdserverpb as pb;
 use sha2::{Digest, Sha256};
 
-use super::content::{State, Walk};
 use crate::{
-    apply::{self, table},
-    bolt::writer::{FileWriter, Layout, PAGE_SIZE},
+    apply::restore::Restore,
     core::Core,
     cores,
     error::{Code, Error, Status},
+    etcd_files::{
+        bolt::writer::{FileWriter, Layout, PAGE_SIZE},
+        content::Walk,
+        state::State,
+    },
     floor::Floor,
-    lease, rpc,
+    rpc,
     wire::{
         grpc::{Messages, Sender, framed},
         method::Method,
@@ -106,36 +108,9 @@ async fn capture(core: &Core) -> Result<(State, Floor), Error> {
 }
 
 async fn read_state(core: &Core, view: &ReadView) -> Result<State, Error> {
-    let cluster = core.step_through(view, |view, _| apply::restore_cluster(view).map(Some)).await?;
-    let conf_state = core.step_through(view, |view, _| view.meta_get(table::CONF_STATE).map(Some)).await?;
-    let conf_state = match conf_state {
-        Some(bytes) => table::decode_conf_state(&bytes).ok_or(Error::Corrupt)?,
-        None => ConfState::default(),
-    };
-    let mut cursor = view.meta_cursor(lease::GRANTS);
-    let mut leases = Vec::new();
-    let is_sound = core
-        .step_through(view, |_, budget| {
-            for _ in 0..budget {
-                let Some((key, value)) = cursor.next()? else { return Ok(Some(true)) };
-                let Some(grant) = lease::stored_grant(&key, &value) else { return Ok(Some(false)) };
-                leases.push(grant);
-            }
-            Ok(None)
-        })
-        .await?;
-    if !is_sound {
-        return Err(Error::Corrupt);
-    }
-    Ok(State {
-        revision: view.revision(),
-        compact_revision: view.compact_revision(),
-        applied_index: view.applied_index(),
-        applied_term: view.applied_term(),
-        cluster,
-        conf_state,
-        leases,
-    })
+    let mut restore = Restore::new(view);
+    let tables = core.step_through(view, |_, budget| restore.step(budget)).await?;
+    Ok(State::of(view, tables.map_err(|_damaged| Error::Corrupt)?))
 }
 
 async fn measure(core: &Core, state: &State, floor: &Floor) -> Result<Layout, Error> {
