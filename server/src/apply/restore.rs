@@ -2,14 +2,14 @@
 //!
 //! Reads back what the meta tree holds of the replicated state: all of it but the keys.
 //!
-//! [`Restore`] does so in bounded steps, for a core that serves others meanwhile; [`restore`] in one go, for a caller that
-//! may block. Nothing else reads these tables whole.
+//! [`Restore`] does so in bounded steps, for a core that serves others meanwhile; [`restore`] in one go, for a caller
+//! that may block.
 //!
-//! Invariants: all of it is of one view. A step that ends in a fault has taken everything before the place of the fault,
-//! so the next step goes on there.
+//! Invariants: all of it is of one view. A step that ends in a fault has taken everything before the place of the
+//! fault, so the next step goes on there.
 //!
-//! Not here: the identity of the member, which is not replicated (see `table`), and attachments of keys to leases, which are
-//! read where a lease is revoked.
+//! Not here: the identity of the member, which is not replicated (see `table`), and attachments of keys to leases,
+//! which are read where a lease is revoked.
 
 use consensus::{ConfState, Member};
 use engine::{Fault, MetaCursor, ReadView};
@@ -27,7 +27,7 @@ pub struct Tables {
     pub cluster: Cluster,
     /// Voters and learners at the applied index; empty for an empty store.
     pub conf_state: ConfState,
-    /// Leases by the order of their ids as unsigned numbers. 24 bytes for each: a part of what the lessor holds of them.
+    /// Leases by the order of their ids as unsigned numbers. Each takes 24 bytes, which is less than the lessor holds.
     pub leases: Vec<(i64, Grant)>,
 }
 
@@ -150,6 +150,75 @@ pub fn restore<E: From<Damaged>>(view: &ReadView, mut load: impl FnMut(Fault) ->
             Ok(Some(tables)) => return Ok(tables?),
             Ok(None) => {}
             Err(fault) => load(fault)?,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::{
+        Mvcc, Roots,
+        extent::{BlockCache, Directory},
+    };
+
+    use super::*;
+    use crate::quota::Origin;
+
+    fn store(rows: &[(&[u8], &[u8])]) -> Mvcc {
+        let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        let mut write = mvcc.begin();
+        rows.iter().for_each(|(key, value)| write.meta_put(key, value).unwrap());
+        drop(write.finish());
+        mvcc
+    }
+
+    fn in_steps(view: &ReadView, budget: usize) -> Result<Tables, Damaged> {
+        let mut restore = Restore::new(view);
+        for _ in 0..100 {
+            if let Some(tables) = restore.step(budget).unwrap() {
+                return tables;
+            }
+        }
+        panic!("a restore ends");
+    }
+
+    #[test]
+    fn all_tables_are_restored_in_steps_of_any_size() {
+        let members: Vec<Member> =
+            (1..5).map(|id| Member { id, name: format!("m{id}"), ..Member::default() }).collect();
+        let conf_state = ConfState { voters: vec![1, 2, 3], learners: vec![4] };
+        let grant = |id: i64| Grant { ttl_s: 60 + id.abs(), remaining_s: 5 };
+        let mut rows: Vec<(Vec<u8>, Vec<u8>)> = vec![
+            (table::alarm_key(2, 1), table::encode_origin(Origin::Quota).to_vec()),
+            (table::alarm_key(1, 2), table::encode_origin(Origin::Hand).to_vec()),
+            (table::CLUSTER_VERSION.to_vec(), b"3.7.0".to_vec()),
+            (table::CONF_STATE.to_vec(), table::encode_conf_state(&conf_state)),
+            (lease::attachment_key(7, b"key"), Vec::new()),
+        ];
+        rows.extend(members.iter().map(|member| (table::member_key(member.id), member.to_json())));
+        rows.extend([-1, 7, 9].map(|id| (lease::grant_key(id).to_vec(), grant(id).encode().to_vec())));
+        let rows: Vec<(&[u8], &[u8])> = rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())).collect();
+        let view = store(&rows).view();
+        let none: fn(Fault) -> Result<(), Damaged> = |fault| panic!("{fault:?}: all is in memory");
+        let whole = restore(&view, none).unwrap();
+        assert_eq!(whole.cluster.members, members);
+        assert_eq!(whole.cluster.alarms, [((1, 2), Origin::Hand), ((2, 1), Origin::Quota)].into());
+        assert_eq!(whole.cluster.version.as_deref(), Some("3.7.0"));
+        assert_eq!(whole.conf_state, conf_state);
+        assert_eq!(whole.leases, [7, 9, -1].map(|id| (id, grant(id))));
+        for budget in [0, 1, 2, 5, 1000] {
+            let stepped = in_steps(&view, budget).unwrap();
+            assert_eq!(format!("{stepped:?}"), format!("{whole:?}"), "{budget}");
+        }
+        assert!(restore(&store(&[]).view(), none).unwrap().leases.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_table_is_named() {
+        let (configuration, lease) = (table::CONF_STATE, lease::grant_key(7));
+        let rows: [(&[u8], &str); 2] = [(configuration, "configuration"), (&lease, "leases")];
+        for (key, what) in rows {
+            assert_eq!(in_steps(&store(&[(key, b"x")]).view(), 1).unwrap_err(), Damaged { what });
         }
     }
 }

@@ -3,8 +3,8 @@
 //! `--import`: takes over the data directory of a stopped etcd, once. Database and log become a store and a log of this
 //! server, and the member goes on as who it was.
 //!
-//! What the database holds is built into a store as of its applied index. The entries behind that index go into the log,
-//! with term, vote and commit. The start that follows applies them, as after any stop.
+//! What the database holds is built into a store as of its applied index. The entries behind that index go into the
+//! log, with term, vote and commit. The start that follows applies them, as after any stop.
 //!
 //! Invariants:
 //! - Nothing of etcd's is changed or removed. Until all that was built is durable, the directory is etcd's as it was.

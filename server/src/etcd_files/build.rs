@@ -3,8 +3,8 @@
 //! Builds a data directory from what another store holds: leases first, then records in revision order, then the rest.
 //!
 //! Invariants:
-//! - What is built is no member before [`Builder::finish`]: it has no identity. The caller builds it where no server looks
-//!   for it.
+//! - What is built is no member before [`Builder::finish`]: it has no identity. The caller builds it where no server
+//!   looks for it.
 //! - Records leave memory by a checkpoint every `CHECKPOINT_BYTES`.
 //! - A key is attached to the lease of its newest version, if there is such a lease, as etcd does when it starts.
 

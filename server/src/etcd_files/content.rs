@@ -2,14 +2,15 @@
 //!
 //! A member's state and its records as the content of a bbolt file, in bounded steps.
 //!
-//! Records are read at the state's revision, each step on a newer view; the caller holds the state's compact revision as a
-//! floor meanwhile. What has no versions (leases, members, the place in the log) was read before, as a [`State`].
+//! Records are read at the state's revision, each step on a newer view; the caller holds the state's compact revision
+//! as a floor meanwhile. What has no versions (leases, members, the place in the log) was read before, as a
+//! [`State`].
 //!
 //! Invariants:
-//! - Two walks over the same `State` push the same keys and values into their writers, whatever is written, compacted or
-//!   swept meanwhile.
-//! - Nothing is pushed twice: `next` is the first revision that is not pushed yet, and a step that ends in a fault leaves
-//!   it right.
+//! - Two walks over the same `State` push the same keys and values into their writers, whatever is written, compacted
+//!   or swept meanwhile.
+//! - Nothing is pushed twice: `next` is the first revision that is not pushed yet, and a step that ends in a fault
+//!   leaves it right.
 
 use consensus::Applied;
 use engine::{Fault, ReadView, Revision};

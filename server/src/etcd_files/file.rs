@@ -2,8 +2,8 @@
 //!
 //! A snapshot file, or the database of a stopped etcd: its buckets as the values that a member knows.
 //!
-//! Invariants: everything is checked as it is read. What etcd would not write is an error that names the bucket. Records
-//! are read one at a time; the rest is as small as it is in a member's memory.
+//! Invariants: everything is checked as it is read. What etcd would not write is an error that names the bucket.
+//! Records are read one at a time; the rest is as small as it is in a member's memory.
 //!
 //! It takes no lock, see `bolt::reader`.
 

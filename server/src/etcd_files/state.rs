@@ -1,7 +1,7 @@
 //! Runs on: connection core (a snapshot file), main thread (offline).
 //!
-//! What a member knows beside its records, in one place: it is written into a snapshot file, and into the data directory
-//! that is built from one.
+//! What a member knows beside its records, in one place: it is written into a snapshot file, and into the data
+//! directory that is built from one.
 
 use consensus::Applied;
 use engine::ReadView;

@@ -37,7 +37,8 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Opens what lies in `member`, etcd's directory of that name. `is_applied` tells which requests this release applies.
+    /// Opens what lies in `member`, etcd's directory of that name. `is_applied` tells which requests this release
+    /// applies.
     ///
     /// **Errors** why this is no member that can go on here; `Locked` while etcd runs on it.
     pub fn open(disk: &mut dyn Disk, member: &Path, is_applied: fn(&Request) -> bool) -> Result<Self, Error> {

@@ -2,13 +2,13 @@
 //!
 //! Reads the log of a stopped etcd: who the member is, what raft must remember, and the entries behind an index.
 //!
-//! A file is a row of frames. A frame is 8 bytes, little-endian (the length in 56 bits, the padding in the top byte), then
-//! a [`Record`], then zeros up to a multiple of 8. Each record's CRC-32C runs over the data of all records before it.
-//! Files are preallocated: a length of 0 ends one.
+//! A file is a row of frames. A frame is 8 bytes, little-endian (the length in 56 bits, the padding in the top byte),
+//! then a [`Record`], then zeros up to a multiple of 8. Each record's CRC-32C runs over the data of all records
+//! before it. Files are preallocated: a length of 0 ends one.
 //!
 //! Invariants:
-//! - A log that etcd would start on is read as etcd reads it, a torn end included. Any other is `Corrupt`, with file and
-//!   offset. Nothing is changed.
+//! - A log that etcd would start on is read as etcd reads it, a torn end included. Any other is `Corrupt`, with file
+//!   and offset. Nothing is changed.
 //! - Memory: the entries behind the index, which etcd too holds in memory, and one piece of a file.
 //!
 //! **Source** etcd v3.7.1 `server/storage/wal/{wal,decoder,repair}.go`.

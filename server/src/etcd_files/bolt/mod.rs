@@ -1,11 +1,11 @@
 //! Runs on: connection core (writing), main thread (reading, offline).
 //!
-//! The files of bbolt, in which etcd keeps its data: their pages, a reader, and a writer that streams a file from front to
-//! back in bounded memory.
+//! The files of bbolt, in which etcd keeps its data: their pages, a reader, and a writer that streams a file from
+//! front to back in bounded memory.
 //!
-//! A file is a B+tree of nested buckets in pages of one size. Pages 0 and 1 are two copies of the meta page; of the valid
-//! ones the one with the higher transaction id counts. All numbers are little-endian, as on all machines that etcd
-//! supports.
+//! A file is a B+tree of nested buckets in pages of one size. Pages 0 and 1 are two copies of the meta page; of the
+//! valid ones the one with the higher transaction id counts. All numbers are little-endian, as on all machines that
+//! etcd supports.
 //!
 //! Invariants: the reader reads back what the writer has written. Whatever a file holds, the reader neither panics nor
 //! reads for ever.

@@ -2,8 +2,8 @@
 //!
 //! Reads a bbolt file: its buckets, and the keys of a bucket in order.
 //!
-//! It takes what bbolt takes: any page size, either meta page as the newer one, buckets inside a leaf, nodes over several
-//! pages, free pages listed or not, anything behind the high-water mark.
+//! It takes what bbolt takes: any page size, either meta page as the newer one, buckets inside a leaf, nodes over
+//! several pages, free pages listed or not, anything behind the high-water mark.
 //!
 //! Invariants:
 //! - A page or element that is not sound is `Corrupt`, with the offset of its page. Nothing panics.

@@ -2,17 +2,17 @@
 //!
 //! Writes a bbolt file from front to back: buckets with their keys in order go in, pages come out.
 //!
-//! The meta pages come first, and they name the root and the number of pages. So a file is streamed in two passes over its
-//! content: a [`FileWriter::measuring`] keeps no bytes and ends in a [`Layout`]; the writer made from that layout writes.
-//! Both are the same code, so the same content gives the same layout.
+//! The meta pages come first, and they name the root and the number of pages. So a file is streamed in two passes
+//! over its content: a [`FileWriter::measuring`] keeps no bytes and ends in a [`Layout`]; the writer made from that
+//! layout writes. Both are the same code, so the same content gives the same layout.
 //!
 //! Invariants:
 //! - Memory is bounded by one node for each level of the tree, and by what `take` has not taken yet.
 //! - Every page below the high-water mark is reachable from the root, so the file needs no free list.
 //! - Keys of a bucket ascend strictly; each bucket is written whole before the next one is begun.
 //!
-//! A node is up to `NODE_BYTES` long and takes as many pages as it needs. So there are few branches, and each follows its
-//! children at once.
+//! A node is up to `NODE_BYTES` long and takes as many pages as it needs. So there are few branches, and each follows
+//! its children at once.
 
 use std::collections::BTreeMap;
 
@@ -279,8 +279,8 @@ impl FileWriter {
         self.pages.bytes.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Ends the file: its last bytes, and its layout. `None` if the layout is not the announced one: the content was not
-    /// the same in both passes then, and what was written is no file.
+    /// Ends the file: its last bytes, and its layout. `None` if the layout is not the announced one: the content was
+    /// not the same in both passes then, and what was written is no file.
     pub fn finish(mut self) -> Option<(Vec<u8>, Layout)> {
         assert!(self.bucket.last.is_empty(), "the last bucket was ended");
         let mut root = Tree::new();
