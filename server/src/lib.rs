@@ -6,14 +6,12 @@
 
 pub mod api;
 pub mod apply;
-pub mod backup;
-pub mod bolt;
 pub mod clock;
 pub mod commands;
 pub mod config;
 pub mod error;
+pub mod etcd_files;
 pub mod floor;
-pub mod import;
 pub mod insight;
 pub mod kv;
 pub mod lease;

@@ -20,20 +20,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use consensus::Member;
+use consensus::{Identity, Member};
 use engine::{Published, disk::FileSystem};
 use proto::etcdserverpb as pb;
 
 pub use pb::AlarmType as Alarm;
-
-/// Who this member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Cluster id, in every response header.
-    pub cluster_id: u64,
-    /// Member id, likewise.
-    pub member_id: u64,
-}
 
 /// Bound on the data of this member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

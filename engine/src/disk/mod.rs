@@ -21,7 +21,7 @@
 mod buffer;
 mod file_system;
 mod files;
-mod offline;
+pub mod offline;
 mod portable;
 mod probe;
 pub mod sim;
@@ -36,7 +36,6 @@ use std::path::Path;
 
 pub use buffer::Buffer;
 pub use file_system::FileSystem;
-pub use offline::{exchange, remove_empty_dir};
 pub use probe::{IoKind, IoPath, Preference, open_buffered, open_disk};
 
 use crate::Error;

@@ -12,7 +12,6 @@
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go Snapshot`.
 
 use bytes::Bytes;
-use consensus::ConfState;
 use engine::{ReadView, disk::FileSystem};
 use proto::etcdserverpb as pb;
 use sha2::{Digest, Sha256};
@@ -23,12 +22,14 @@ use super::{
     desk::Desk,
 };
 use crate::{
-    apply::table,
-    backup::content::{State, Walk},
-    bolt::writer::{FileWriter, Layout, PAGE_SIZE},
+    apply::restore::Restore,
     error::Error,
+    etcd_files::{
+        bolt::writer::{FileWriter, Layout, PAGE_SIZE},
+        content::Walk,
+        state::State,
+    },
     floor::Floor,
-    lease,
     protobuf::framed,
 };
 
@@ -99,36 +100,9 @@ async fn capture(desk: &Desk) -> Result<(State, Floor), Error> {
 }
 
 async fn read_state(desk: &Desk, view: &ReadView) -> Result<State, Error> {
-    let cluster = desk.step_through(view, |view, _| apply::restore_cluster(view).map(Some)).await?;
-    let conf_state = desk.step_through(view, |view, _| view.meta_get(table::CONF_STATE).map(Some)).await?;
-    let conf_state = match conf_state {
-        Some(bytes) => table::decode_conf_state(&bytes).ok_or(Error::Corrupt)?,
-        None => ConfState::default(),
-    };
-    let mut cursor = view.meta_cursor(lease::GRANTS);
-    let mut leases = Vec::new();
-    let is_sound = desk
-        .step_through(view, |_, budget| {
-            for _ in 0..budget {
-                let Some((key, value)) = cursor.next()? else { return Ok(Some(true)) };
-                let Some(grant) = lease::stored_grant(&key, &value) else { return Ok(Some(false)) };
-                leases.push(grant);
-            }
-            Ok(None)
-        })
-        .await?;
-    if !is_sound {
-        return Err(Error::Corrupt);
-    }
-    Ok(State {
-        revision: view.revision(),
-        compact_revision: view.compact_revision(),
-        applied_index: view.applied_index(),
-        applied_term: view.applied_term(),
-        cluster,
-        conf_state,
-        leases,
-    })
+    let mut restore = Restore::new(view);
+    let tables = desk.step_through(view, |_, budget| restore.step(budget)).await?;
+    Ok(State::of(view, tables.map_err(|_damaged| Error::Corrupt)?))
 }
 
 async fn measure(desk: &Desk, state: &State, floor: &Floor) -> Result<Layout, Error> {

@@ -8,6 +8,7 @@ pub mod message;
 pub mod outcome;
 pub mod prefetch;
 pub mod proposal;
+pub mod restore;
 pub mod table;
 #[cfg(test)]
 mod tests;

@@ -8,21 +8,19 @@
 
 use std::{path::Path, process::ExitCode};
 
-use engine::disk::Disk;
-
 use super::cli::{Command, Error, Invocation, Manner};
 use crate::{
-    backup::{
-        restore::Restore,
-        status::{Status, status},
-    },
     config::{
         Config,
         Fate::{Idle, Same, Used},
         Kind::{Switch, Text, Unsigned},
         Section, Table, Values, row,
     },
-    cores::start,
+    boot::options,
+    etcd_files::{
+        restore::{NewCluster, Restore},
+        status::{Status, status},
+    },
 };
 
 /// `orlop snapshot`.
@@ -83,16 +81,11 @@ fn run(invocation: &Invocation<'_>, values: Values) -> Result<ExitCode, Error> {
     }
 }
 
-/// A disk to read a file with, which lies anywhere.
-fn reading() -> Result<Box<dyn Disk>, engine::Error> {
-    engine::disk::open_buffered()
-}
-
 #[expect(clippy::print_stdout, reason = "a command answers on its streams")]
 fn print_status(file: &Path, format: &str) -> Result<ExitCode, Error> {
     let unsupported = || Error::Tool { text: "unsupported output format".into(), status: EXIT_BAD_FEATURE };
     let format = Format::named(format).ok_or_else(unsupported)?;
-    let found = status(reading().map_err(Error::failed)?, file).map_err(Error::failed)?;
+    let found = status(file).map_err(Error::failed)?;
     print!("{}", text(&found, format));
     Ok(ExitCode::SUCCESS)
 }
@@ -108,19 +101,32 @@ fn restore(file: &Path, values: &Values, invocation: &Invocation<'_>) -> Result<
     let arguments: Vec<String> = given.map(|row| format!("--{}={}", row.name, values.text(row.name))).collect();
     // A fault in them is not one of this command line: etcdutl looks at them when it restores.
     let config = Config::parse(&arguments, &[], invocation.read_file).map_err(Error::failed)?;
+    config.verify_bootstrap().map_err(Error::failed)?;
     let restore = Restore {
         file,
-        config: &config,
+        dir: &config.data_dir,
+        wal_dir: config.wal_dir.as_deref(),
+        cluster: cluster_of(&config),
         skip_hash_check: values.switch("skip-hash-check"),
         bump_revision: i64::try_from(bump_revision)
             .map_err(|_too_large| Error::failed("--bump-revision is out of range"))?,
-        store: start::store_options(&config.knobs),
-        consensus: start::consensus_options(&config.knobs),
+        store: options::store_options(&config.knobs),
+        consensus: options::consensus_options(&config.knobs),
     };
-    let writing = |dir: &Path| Ok(engine::disk::open_disk(start::io_preference(&config), dir)?.0);
-    restore.run(&reading, &writing).map_err(Error::failed)?;
+    let writing = |dir: &Path| Ok(engine::disk::open_disk(options::io_preference(&config), dir)?.0);
+    restore.run(&writing).map_err(Error::failed)?;
     eprintln!("restored {} into {}", file.display(), config.data_dir.display());
     Ok(ExitCode::SUCCESS)
+}
+
+/// The cluster that the flags name.
+fn cluster_of(config: &Config) -> NewCluster {
+    let members = config.initial_cluster.iter();
+    NewCluster {
+        members: members.map(|(name, urls)| (name.clone(), urls.iter().map(ToString::to_string).collect())).collect(),
+        token: config.initial_cluster_token.clone(),
+        own_name: config.name.clone(),
+    }
 }
 
 /// How a status is printed.

@@ -41,13 +41,13 @@ use super::{
 };
 use crate::{
     apply::{self, Applier, table},
-    backup,
+    boot::import::{self, Import},
     commit::{self, Commit, ToCommit},
     compactor::Compactor,
     config::{self, Config},
     core::{Core, Identity, Limits, Raft, Shared, Sizes},
     cores::Clock,
-    import::{self, Import},
+    etcd_files,
     insight::slow::{Ring, Settings},
     lease::{self, Lessor},
     metrics::timed::{CheckpointCommits, LogWrites, Timed},
@@ -88,7 +88,7 @@ pub enum Error {
     },
     /// etcd's data is not taken over.
     #[error("the data of etcd is not imported: {0}")]
-    Import(#[from] backup::Error),
+    Import(#[from] etcd_files::error::Error),
     /// Settings that a new member cannot start with.
     #[error(transparent)]
     Bootstrap(#[from] config::Error),
@@ -182,13 +182,17 @@ fn wal_options(knobs: &tuning::Wal) -> wal::Options {
 fn first_checkpoint(store: &mut Store, disk: &mut dyn Disk, identity: &Identity) -> Result<(), Error> {
     let mut write = store.mvcc_mut().begin();
     write
-        .meta_put(table::IDENTITY, &table::encode_identity(identity))
+        .meta_put(table::IDENTITY, &table::encode_identity(&log_identity(identity)))
         .unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
     drop(write.finish());
     drop(store.mvcc_mut().publish(0, 0));
     let done = store.checkpoint_begin().run(disk)?;
     store.checkpoint_end(done);
     Ok(())
+}
+
+fn log_identity(identity: &Identity) -> consensus::Identity {
+    consensus::Identity { member_id: identity.member_id, cluster_id: identity.cluster_id }
 }
 
 fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Result<Identity, Error> {
@@ -213,18 +217,17 @@ fn take_over(config: &Config) -> Result<(), Error> {
         return Err(Error::EtcdData { path: dir.display().to_string() });
     }
     if config.wal_dir.is_some() {
-        let text = "--wal-dir is set: move etcd's log into member/wal of the data directory, and leave the flag out";
-        return Err(backup::Error::Refused(text.into()).into());
+        return Err(etcd_files::error::Error::LogElsewhere.into());
     }
     let (store, wal) = (store_options(&config.knobs), wal_options(&config.knobs.wal));
-    let writing = |dir: &Path| Ok(engine::disk::open_disk(io_preference(config), dir)?.0);
-    Ok(Import { dir, store, wal }.run(&engine::disk::open_buffered, &writing)?)
+    let open = |dir: &Path| Ok(engine::disk::open_disk(io_preference(config), dir)?.0);
+    Ok(Import { dir, store, wal }.run(&open)?)
 }
 
 fn open(config: &Config) -> Result<Opened, Error> {
     let dir = config.data_dir.as_path();
     let knobs = &config.knobs;
-    if import::is_etcd(dir) {
+    if import::is_etcd(dir)? {
         take_over(config)?;
     }
     let (mut disk, io) = open_disk(config)?;
@@ -254,7 +257,7 @@ fn open(config: &Config) -> Result<Opened, Error> {
         conf_state,
         bootstrap: vec![ConfChange::bootstrap(&member)],
     };
-    let ids = consensus::Identity { member_id: identity.member_id, cluster_id: identity.cluster_id };
+    let ids = log_identity(&identity);
     let driver = Driver::open(disk.as_mut(), &wal_dir(config), ids, consensus_options(knobs), start)?;
     let applier = Applier { lessor, cluster };
     Ok(Opened { store, disk, io, identity, driver, applier })

@@ -1,51 +1,34 @@
 //! Runs on: main thread, offline.
 //!
-//! Builds a data directory from what another store holds: leases first, then records in revision order, then where it stands.
+//! Builds a data directory from what another store holds: leases first, then records in revision order, then the rest.
 //!
 //! Invariants:
-//! - What is built is no member before [`Builder::finish`]: it has no identity, and lies where no server looks for it (the caller sees to
-//!   that).
+//! - What is built is no member before [`Builder::finish`]: it has no identity. The caller builds it where no server
+//!   looks for it.
 //! - Records leave memory by a checkpoint every `CHECKPOINT_BYTES`.
-//! - A key is attached to the lease of its newest version, if there is such a lease; as etcd does when it starts.
+//! - A key is attached to the lease of its newest version, if there is such a lease, as etcd does when it starts.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
-use consensus::{ConfState, Member};
-use engine::disk::Disk;
-use engine::{Fault, Mvcc, Record, Store, store};
+use consensus::Identity;
+use engine::{Fault, Mvcc, Record, Store, disk::Disk, store};
 
-use super::Error;
-use crate::apply::table;
-use crate::shared::Identity;
-use crate::lease::{self, Grant};
-use crate::shared::RaisedBy;
+use super::{error::Error, file::Database, state::State};
+use crate::{
+    apply::{restore::Tables, table},
+    lease::{self, Grant},
+};
+
+/// Gives a disk for a directory of a store.
+pub type OpenDisk<'a> = &'a dyn Fn(&Path) -> Result<Box<dyn Disk>, engine::Error>;
 
 /// Records that wait for a checkpoint. **Units** bytes.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// Nodes that are looked at for eviction after a record, while the trees take more memory than they may.
+/// Nodes that one eviction looks at. There is one after each record while the trees take more memory than they may.
 const EVICT_NODES: usize = 256;
-
-/// Where a store that was built stands.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// Who the member is.
-    pub identity: Identity,
-    /// Members, ascending by id.
-    pub members: Vec<Member>,
-    /// Voters and learners.
-    pub conf_state: ConfState,
-    /// Decided cluster version.
-    pub cluster_version: Option<String>,
-    /// Active alarms: member id and type. Who raised them is not known; so they stay until a client takes them back.
-    pub alarms: Vec<(u64, i32)>,
-    /// Last applied entry, and its term.
-    pub applied: (u64, u64),
-    /// Current revision, at least that of the last record.
-    pub revision: i64,
-    /// Compact revision; -1 for none.
-    pub compact_revision: i64,
-}
 
 /// See the head of this file.
 pub struct Builder {
@@ -65,7 +48,7 @@ impl Builder {
         Ok(Self { disk, dir: dir.to_path_buf(), store, leases: BTreeSet::new() })
     }
 
-    /// Does `change` until it has all its pages.
+    /// Tries `change` until all its pages are in memory.
     fn change<T>(&mut self, mut change: impl FnMut(&mut Mvcc) -> Result<T, Fault>) -> Result<T, Error> {
         loop {
             match change(self.store.mvcc_mut()) {
@@ -93,15 +76,31 @@ impl Builder {
         })
     }
 
-    /// Adds a lease, before all records.
+    /// Adds the leases, before all records.
     ///
     /// **Errors** the disk's.
-    pub fn lease(&mut self, id: i64, grant: Grant) -> Result<(), Error> {
-        self.leases.insert(id);
-        self.meta_put(&lease::grant_key(id), &grant.encode())
+    pub fn leases(&mut self, leases: &[(i64, Grant)]) -> Result<(), Error> {
+        for (id, grant) in leases {
+            self.leases.insert(*id);
+            self.meta_put(&lease::grant_key(*id), &grant.encode())?;
+        }
+        Ok(())
     }
 
-    /// Adds a record, above all before it.
+    /// Adds the records of `database`; the revision of the last one, or 0.
+    ///
+    /// **Errors** damage in the database; the disk's.
+    pub fn records(&mut self, database: &mut Database) -> Result<i64, Error> {
+        let mut records = database.records();
+        let mut revision = 0;
+        while let Some(record) = records.next(database)? {
+            revision = record.revision.main;
+            self.record(&record)?;
+        }
+        Ok(revision)
+    }
+
+    /// Adds a record. Its revision is above those of all records before it.
     ///
     /// **Errors** the disk's.
     pub fn record(&mut self, record: &Record) -> Result<(), Error> {
@@ -124,7 +123,7 @@ impl Builder {
         if mvcc.recent_bytes() >= CHECKPOINT_BYTES || mvcc.dirty_bytes() >= dirty_bytes_max {
             drop(self.store.mvcc_mut().publish(0, 0));
             self.checkpoint()?;
-            // What was written leaves memory with the view before.
+            // The view that held the written records goes, and they leave memory with it.
             drop(self.store.mvcc_mut().publish(0, 0));
         }
         if self.store.wants_eviction() && self.store.evict(EVICT_NODES) {
@@ -140,24 +139,28 @@ impl Builder {
         Ok(())
     }
 
-    /// Writes down where the store stands; all of it is durable then. Gives back the disk.
+    /// Adds what is left of `state` and makes the directory that of the member `identity`. All of it is durable then.
+    /// Gives back the disk.
     ///
     /// **Errors** the disk's.
-    pub fn finish(mut self, place: &Place) -> Result<Box<dyn Disk>, Error> {
-        self.meta_put(table::IDENTITY, &table::encode_identity(&place.identity))?;
-        self.meta_put(table::CONF_STATE, &table::encode_conf_state(&place.conf_state))?;
-        for member in &place.members {
+    ///
+    /// **Panics** if the leases of `state` are not those that were added before the records.
+    pub fn finish(mut self, identity: &Identity, state: &State) -> Result<Box<dyn Disk>, Error> {
+        let State { tables: Tables { cluster, conf_state, leases }, applied, revision, compact_revision } = state;
+        assert!(leases.iter().all(|(id, _)| self.leases.contains(id)), "leases come before records");
+        self.meta_put(table::IDENTITY, &table::encode_identity(identity))?;
+        self.meta_put(table::CONF_STATE, &table::encode_conf_state(conf_state))?;
+        for member in &cluster.members {
             self.meta_put(&table::member_key(member.id), &member.to_json())?;
         }
-        for (member_id, alarm) in &place.alarms {
-            self.meta_put(&table::alarm_key(*member_id, *alarm), table::encode_raised_by(RaisedBy::Hand))?;
+        for ((member_id, alarm), origin) in &cluster.alarms {
+            self.meta_put(&table::alarm_key(*member_id, *alarm), table::encode_raised_by(*origin))?;
         }
-        if let Some(version) = &place.cluster_version {
+        if let Some(version) = &cluster.version {
             self.meta_put(table::CLUSTER_VERSION, version.as_bytes())?;
         }
-        self.store.mvcc_mut().load_end(place.revision, place.compact_revision);
-        let (index, term) = place.applied;
-        drop(self.store.mvcc_mut().publish(index, term));
+        self.store.mvcc_mut().load_end(*revision, *compact_revision);
+        drop(self.store.mvcc_mut().publish(applied.index, applied.term));
         self.checkpoint()?;
         Ok(self.disk)
     }

@@ -1,18 +1,16 @@
 //! Runs on: main thread, in place of the server.
 //!
-//! What is in a snapshot file, as `orlop snapshot status` tells it.
+//! What `snapshot status` says of a snapshot file. How it is printed is the command's matter.
 //!
 //! **Source** etcd v3.7.1 `etcdutl/snapshot/v3_snapshot.go Status`.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::{collections::BTreeSet, path::Path};
 
-use engine::disk::Disk;
 use prost::Message;
 use proto::mvccpb::KeyValue;
 use sha2::{Digest, Sha256};
 
-use super::{Error, file::Backup, schema};
+use super::{error::Error, file::Database, schema};
 
 /// What is said of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,15 +30,16 @@ pub struct Status {
 /// Reads all of the file, and checks it as bbolt does.
 ///
 /// **Errors** damage.
-pub fn status(disk: Box<dyn Disk>, path: &Path) -> Result<Status, Error> {
-    let mut backup = Backup::open(disk, path)?;
-    let mut status = Status { hash: 0, revision: 0, total_keys: 0, total_size: backup.bytes(), version: String::new() };
+pub fn status(path: &Path) -> Result<Status, Error> {
+    let mut database = Database::open(path)?;
+    let total_size = database.bytes();
+    let mut status = Status { hash: 0, revision: 0, total_keys: 0, total_size, version: String::new() };
     // Half a SHA-256 stands for a key: there may be more keys than memory for them.
     let mut keys: BTreeSet<u128> = BTreeSet::new();
-    for (name, bucket) in backup.buckets().clone() {
+    for (name, bucket) in database.buckets().clone() {
         status.hash = crc32c::crc32c_append(status.hash, &name);
-        let mut cursor = backup.file().cursor(&bucket);
-        while let Some(entry) = cursor.next(backup.file())? {
+        let mut cursor = database.file().cursor(&bucket);
+        while let Some(entry) = cursor.next(database.file())? {
             status.hash = crc32c::crc32c_append(status.hash, &entry.key);
             status.hash = crc32c::crc32c_append(status.hash, &entry.value);
             if name[..] == *schema::META.as_bytes() && entry.key[..] == *schema::STORAGE_VERSION {
@@ -63,7 +62,7 @@ pub fn status(disk: Box<dyn Disk>, path: &Path) -> Result<Status, Error> {
             }
         }
     }
-    backup.file().check_free()?;
+    database.file().check_free()?;
     status.total_keys = keys.len();
     Ok(status)
 }

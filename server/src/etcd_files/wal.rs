@@ -2,22 +2,24 @@
 //!
 //! Reads the log of a stopped etcd: who the member is, what raft must remember, and the entries behind an index.
 //!
-//! A file is frames: 8 bytes of length, little-endian (56 bits; the top byte holds the padding), a [`Record`], zeros up to a multiple of 8.
-//! Each record's CRC-32C runs over the data of all records before it. Files are preallocated: a length of 0 ends one.
+//! A file is a row of frames. A frame is 8 bytes, little-endian (the length in 56 bits, the padding in the top byte),
+//! then a [`Record`], then zeros up to a multiple of 8. Each record's CRC-32C runs over the data of all records
+//! before it. Files are preallocated: a length of 0 ends one.
 //!
-//! Invariants: what etcd would start on is read as etcd reads it, a torn end included; anything else is `Corrupt` with file and
-//! offset. Nothing is changed. Memory: the entries behind the index, which etcd too holds in memory, and one piece of a file.
+//! Invariants:
+//! - A log that etcd would start on is read as etcd reads it, a torn end included. Any other is `Corrupt`, with file
+//!   and offset. Nothing is changed.
+//! - Memory: the entries behind the index, which etcd too holds in memory, and one piece of a file.
 //!
 //! **Source** etcd v3.7.1 `server/storage/wal/{wal,decoder,repair}.go`.
 
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use engine::Error;
-use engine::disk::Disk;
+use engine::{Error, disk::Disk};
 use prost::Message;
 
-use crate::bolt::reader::{DiskSource, Source};
+use super::source::{DiskSource, Source};
 
 const METADATA: i64 = 1;
 const ENTRY: i64 = 2;
@@ -25,7 +27,7 @@ const STATE: i64 = 3;
 const CRC: i64 = 4;
 const SNAPSHOT: i64 = 5;
 
-/// A piece of a write that reached the medium or did not. **Units** bytes.
+/// The medium has written this much whole or not at all. **Units** bytes.
 const SECTOR: u64 = 512;
 const WINDOW_BYTES: usize = 1 << 20;
 const HEAD_BYTES: u64 = 8;
@@ -74,7 +76,7 @@ pub struct Entry {
     /// Term it was proposed in.
     #[prost(uint64, tag = "2")]
     pub term: u64,
-    /// Its place.
+    /// Its index in the log.
     #[prost(uint64, tag = "3")]
     pub index: u64,
     /// An `InternalRaftRequest`, or a `ConfChange`.
@@ -110,12 +112,7 @@ pub struct Log {
 /// Reads the log in `dir`, keeping the entries behind `after`.
 ///
 /// **Errors** `Corrupt`; what the disk meets.
-pub fn read(
-    disk: &mut dyn Disk,
-    reading: &dyn Fn() -> Result<Box<dyn Disk>, Error>,
-    dir: &Path,
-    after: u64,
-) -> Result<Log, Error> {
+pub fn read(disk: &mut dyn Disk, dir: &Path, after: u64) -> Result<Log, Error> {
     let files: Vec<(u64, String)> =
         disk.list(dir)?.into_iter().filter_map(|name| Some((sequence_of(&name)?, name))).collect();
     let mut replay = Replay::new(after);
@@ -125,7 +122,7 @@ pub fn read(
             return Err(Error::corrupt(&path, 0, "a file of the log before this one is missing"));
         }
         let is_last = position + 1 == files.len();
-        let source = DiskSource::open(reading()?, &path)?;
+        let source = DiskSource::open(&path)?;
         read_file(&mut Window::new(source), is_last, &mut replay)?;
     }
     if !replay.has_metadata {
@@ -184,7 +181,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Takes an entry, which replaces the one of its index and all behind it.
+    /// Takes an entry. It replaces the entry of the same index, and all behind that.
     fn entry(&mut self, entry: Entry) -> Result<(), &'static str> {
         let index = entry.index;
         if index == 0 || self.last.is_some_and(|last| index > last + 1) {
@@ -243,7 +240,7 @@ fn read_file(window: &mut Window, is_last: bool, replay: &mut Replay) -> Result<
     Ok(())
 }
 
-/// Whether a part of the frame lies in a sector that was never written.
+/// Whether a part of `frame`, which begins at `offset`, lies in a sector that was never written.
 fn is_torn(frame: &[u8], offset: u64) -> bool {
     let mut rest = frame;
     let mut offset = offset;
@@ -329,8 +326,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("0000000000000000-0000000000000000.wal"), bytes).unwrap();
         std::fs::write(dir.path().join("0.tmp"), b"left over").unwrap();
-        let reading = || engine::disk::open_buffered();
-        read(reading()?.as_mut(), &reading, dir.path(), after)
+        read(engine::disk::open_buffered()?.as_mut(), dir.path(), after)
     }
 
     #[test]

@@ -1,27 +1,34 @@
 //! Runs on: main thread, offline.
 //!
-//! A snapshot file, or the database of a stopped etcd, as what a member knows.
+//! A snapshot file, or the database of a stopped etcd: its buckets as the values that a member knows.
 //!
-//! Invariants: everything is checked as it is read; what is not as etcd writes it is an error that names the bucket. Records are read
-//! one at a time, the rest is as small as it is in a member's memory.
+//! Invariants: everything is checked as it is read. What etcd would not write is an error that names the bucket.
+//! Records are read one at a time; the rest is as small as it is in a member's memory.
+//!
+//! It takes no lock, see `bolt::reader`.
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
-use consensus::{ConfState, Member};
+use consensus::{Applied, ConfState, Member};
 use engine::Record;
-use engine::disk::Disk;
 use prost::Message;
 use proto::etcdserverpb::AlarmMember;
 use sha2::{Digest, Sha256};
 
-use super::{Error, schema};
-use crate::bolt::reader::{BoltFile, Bucket, Cursor, DiskSource, Source};
-use crate::lease::Grant;
+use super::{
+    bolt::reader::{BoltFile, Bucket, Cursor},
+    error::Error,
+    schema,
+    source::{DiskSource, Source},
+};
+use crate::{
+    lease::Grant,
+    quota::{Alarms, RaisedBy},
+};
 
 const HASH_LEN: u64 = 32;
-/// A file is of whole sectors; what is that much longer has a SHA-256 behind it. **Source** etcd v3.7.1
+/// A database is of whole sectors. A file that is longer by a SHA-256 has one at its end. **Source** etcd v3.7.1
 /// `etcdutl/snapshot/v3_snapshot.go hasChecksum`.
 const SECTOR: u64 = 512;
 const CHUNK_BYTES: usize = 1 << 20;
@@ -29,10 +36,10 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Whether the checksum at a snapshot file's end is that of the bytes before it.
 ///
 /// **Errors** it is not, or there is none; in etcdutl's words.
-pub fn check_hash(disk: Box<dyn Disk>, path: &Path) -> Result<(), Error> {
-    let mut source = DiskSource::open(disk, path)?;
+pub fn check_hash(path: &Path) -> Result<(), Error> {
+    let mut source = DiskSource::open(path)?;
     if source.bytes() % SECTOR != HASH_LEN {
-        return Err(Error::Refused("snapshot missing hash but --skip-hash-check=false".into()));
+        return Err(Error::NoHash);
     }
     let end = source.bytes() - HASH_LEN;
     let mut digest = Sha256::new();
@@ -48,40 +55,34 @@ pub fn check_hash(disk: Box<dyn Disk>, path: &Path) -> Result<(), Error> {
     }
     let told = source.read(end, usize::try_from(HASH_LEN).expect("a few bytes"))?;
     let found = digest.finalize();
-    if told[..] != found[..] {
-        let text = |bytes: &[u8]| bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(" ");
-        return Err(Error::Refused(format!("expected sha256 [{}], got [{}]", text(&told), text(&found))));
-    }
-    Ok(())
+    if told[..] == found[..] { Ok(()) } else { Err(Error::Hash { told, found: found.to_vec() }) }
 }
 
 /// What is in [`schema::META`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
-    /// Last applied entry, 0 for none.
-    pub applied_index: u64,
-    /// Its term, 0 if it is not known.
-    pub applied_term: u64,
+    /// Last applied entry. The index is 0 for none, the term is 0 if it is not known.
+    pub applied: Applied,
     /// Raft's configuration, if it is known.
     pub conf_state: Option<ConfState>,
-    /// What was asked to be compacted, or was: -1 for nothing.
+    /// The revision of the newest compaction, begun or finished; -1 for none.
     pub compact_revision: i64,
     /// The version of the schema, if it stands there.
     pub storage_version: Option<String>,
 }
 
 /// See the head of this file.
-pub struct Backup {
+pub struct Database {
     file: BoltFile<DiskSource>,
     buckets: BTreeMap<Bytes, Bucket>,
 }
 
-impl Backup {
+impl Database {
     /// Opens the file at `path`.
     ///
     /// **Errors** it is no bbolt file, or none of etcd's.
-    pub fn open(disk: Box<dyn Disk>, path: &Path) -> Result<Self, Error> {
-        let mut file = BoltFile::open(DiskSource::open(disk, path)?)?;
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        let mut file = BoltFile::open(DiskSource::open(path)?)?;
         file.note_reached();
         let buckets: BTreeMap<Bytes, Bucket> = file.buckets()?.into_iter().collect();
         Ok(Self { file, buckets })
@@ -136,8 +137,7 @@ impl Backup {
         let version = pairs.get(schema::STORAGE_VERSION).map(|text| String::from_utf8(text.to_vec()));
         let compact_revision = revision(schema::SCHEDULED_COMPACT)?.max(revision(schema::FINISHED_COMPACT)?);
         Ok(Meta {
-            applied_index: number(schema::CONSISTENT_INDEX)?,
-            applied_term: number(schema::TERM)?,
+            applied: Applied { index: number(schema::CONSISTENT_INDEX)?, term: number(schema::TERM)? },
             conf_state,
             // A revision 0 is none, too.
             compact_revision: if compact_revision > 0 { compact_revision } else { -1 },
@@ -159,13 +159,15 @@ impl Backup {
         leases.ok_or(Error::Bucket { name: schema::LEASE })
     }
 
-    /// Active alarms: member id and type.
+    /// Active alarms. The file does not tell who raised them, so they stay until a client takes them back.
     ///
     /// **Errors** damage.
-    pub fn alarms(&mut self) -> Result<Vec<(u64, i32)>, Error> {
-        let alarm =
-            |(key, _): (Bytes, Bytes)| AlarmMember::decode(key).ok().map(|alarm| (alarm.member_id, alarm.alarm));
-        let alarms: Option<Vec<_>> = self.pairs(schema::ALARM)?.into_iter().map(alarm).collect();
+    pub fn alarms(&mut self) -> Result<Alarms, Error> {
+        let alarm = |(key, _): (Bytes, Bytes)| {
+            let alarm = AlarmMember::decode(key).ok()?;
+            Some(((alarm.member_id, alarm.alarm), RaisedBy::Hand))
+        };
+        let alarms: Option<Alarms> = self.pairs(schema::ALARM)?.into_iter().map(alarm).collect();
         alarms.ok_or(Error::Bucket { name: schema::ALARM })
     }
 
@@ -190,10 +192,10 @@ impl Backup {
         version.transpose().map_err(|_not_text| Error::Bucket { name: schema::CLUSTER })
     }
 
-    /// Whether users or roles are in use.
+    /// Refuses users and roles, which this release would lose without a word.
     ///
-    /// **Errors** damage.
-    pub fn has_auth(&mut self) -> Result<bool, Error> {
+    /// **Errors** there are some; damage.
+    pub fn check_auth(&mut self) -> Result<(), Error> {
         let mut has = false;
         for name in schema::AUTH {
             for (key, value) in self.pairs(name)? {
@@ -204,7 +206,7 @@ impl Backup {
                 };
             }
         }
-        Ok(has)
+        if has { Err(Error::Auth) } else { Ok(()) }
     }
 
     /// The records in revision order.
@@ -213,7 +215,7 @@ impl Backup {
     }
 }
 
-/// Walks over the records of a [`Backup`].
+/// Walks over the records of a [`Database`].
 #[derive(Debug)]
 pub struct Records {
     cursor: Option<Cursor>,
@@ -223,9 +225,9 @@ impl Records {
     /// The next record. It shares no memory with the file's pages.
     ///
     /// **Errors** damage.
-    pub fn next(&mut self, backup: &mut Backup) -> Result<Option<Record>, Error> {
+    pub fn next(&mut self, database: &mut Database) -> Result<Option<Record>, Error> {
         let Some(cursor) = &mut self.cursor else { return Ok(None) };
-        let Some(entry) = cursor.next(&mut backup.file)? else { return Ok(None) };
+        let Some(entry) = cursor.next(&mut database.file)? else { return Ok(None) };
         // A slice, so that decoding copies.
         let record = schema::read_record(&entry.key, &entry.value[..]);
         record.map(Some).ok_or(Error::Bucket { name: schema::KEY })

@@ -7,9 +7,12 @@ use std::path::Path;
 use engine::Error;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use super::page::{META_LEN, Meta};
-use super::reader::{BoltFile, Source};
-use super::writer::{FileWriter, Layout, PAGE_SIZE};
+use super::{
+    page::{META_LEN, Meta},
+    reader::BoltFile,
+    writer::{FileWriter, Layout, PAGE_SIZE},
+};
+use crate::etcd_files::source::Source;
 
 struct Memory(Vec<u8>);
 

@@ -1,40 +1,24 @@
 //! Runs on: connection core.
 //!
-//! One state of a member as the content of a bbolt file, in bounded steps.
+//! A member's state and its records as the content of a bbolt file, in bounded steps.
 //!
-//! Records are read at the state's revision on newer and newer views (the caller holds its compact revision as a floor); what has no
-//! versions (leases, members, where the log stood) was read from one view before, as a [`State`].
+//! Records are read at the state's revision, each step on a newer view; the caller holds the state's compact revision
+//! as a floor meanwhile. What has no versions (leases, members, the place in the log) was read before, as a
+//! [`State`].
 //!
 //! Invariants:
-//! - Two walks over the same `State` push the same keys and values into their writers, whatever was written, compacted or swept meanwhile.
-//! - A step that ends in a fault has pushed nothing that the next one pushes again: `next` is the first revision not pushed yet.
+//! - Two walks over the same `State` push the same keys and values into their writers, whatever is written, compacted
+//!   or swept meanwhile.
+//! - Nothing is pushed twice: `next` is the first revision that is not pushed yet, and a step that ends in a fault
+//!   leaves it right.
 
-use consensus::ConfState;
+use consensus::Applied;
 use engine::{Fault, ReadView, Revision};
 use prost::Message;
 use proto::etcdserverpb::AlarmMember;
 
-use super::schema;
-use crate::{bolt::writer::FileWriter, core::Cluster, lease::Grant};
-
-/// What a backup is of, but for the records.
-#[derive(Debug)]
-pub struct State {
-    /// Records up to it belong to the state.
-    pub revision: i64,
-    /// Of those up to it, what compaction keeps; -1 for no compaction.
-    pub compact_revision: i64,
-    /// Last applied entry.
-    pub applied_index: u64,
-    /// Its term.
-    pub applied_term: u64,
-    /// Members, alarms, version.
-    pub cluster: Cluster,
-    /// Voters and learners.
-    pub conf_state: ConfState,
-    /// Leases by the order of their ids as unsigned numbers. 24 bytes for each: a part of what the lessor holds of them anyway.
-    pub leases: Vec<(i64, Grant)>,
-}
+use super::{bolt::writer::FileWriter, schema, state::State};
+use crate::apply::restore::Tables;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -111,7 +95,7 @@ impl<'a> Walk<'a> {
     }
 
     fn leases(&mut self, from: usize, budget: usize) {
-        let leases = &self.state.leases;
+        let leases = &self.state.tables.leases;
         let to = from.saturating_add(budget.max(1)).min(leases.len());
         for (id, grant) in &leases[from..to] {
             self.writer.push(&id.to_be_bytes(), &schema::Lease::of(*id, *grant).encode_to_vec());
@@ -132,15 +116,16 @@ impl<'a> Walk<'a> {
     }
 
     fn small(&mut self) {
-        let State { applied_index, applied_term, compact_revision, cluster, conf_state, .. } = self.state;
+        let State { tables: Tables { cluster, conf_state, .. }, applied, compact_revision, .. } = self.state;
+        let Applied { index, term } = applied;
         let mut meta = vec![
-            (schema::CONSISTENT_INDEX.to_vec(), applied_index.to_be_bytes().to_vec()),
-            (schema::TERM.to_vec(), applied_term.to_be_bytes().to_vec()),
+            (schema::CONSISTENT_INDEX.to_vec(), index.to_be_bytes().to_vec()),
+            (schema::TERM.to_vec(), term.to_be_bytes().to_vec()),
             (schema::CONF_STATE.to_vec(), schema::conf_state_json(conf_state)),
             (schema::STORAGE_VERSION.to_vec(), crate::STORAGE_VERSION.into()),
         ];
         if *compact_revision > 0 {
-            // What compaction drops is not in the file, however far the sweep is here.
+            // The file has nothing that this compaction drops, however far the sweep of this member is.
             let revision = schema::revision_key(Revision::new(*compact_revision, 0), false);
             meta.push((schema::SCHEDULED_COMPACT.to_vec(), revision.clone()));
             meta.push((schema::FINISHED_COMPACT.to_vec(), revision));
@@ -166,14 +151,14 @@ impl<'a> Walk<'a> {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
-    use consensus::Member;
+    use consensus::{ConfState, Member};
     use engine::{
         Mvcc, Roots,
         extent::{BlockCache, Directory},
     };
 
     use super::*;
-    use crate::bolt::writer::PAGE_SIZE;
+    use crate::{shared::Cluster, etcd_files::bolt::writer::PAGE_SIZE, lease::Grant};
 
     fn write(mvcc: &mut Mvcc, key: &str, value: usize) {
         let mut write = mvcc.begin();
@@ -199,7 +184,7 @@ mod tests {
             mvcc.compact(100);
             drop(mvcc.publish(300, 1));
             mvcc.hold_sweep(Some(100));
-            // What happens while a backup is under way: more of it with each step.
+            // Changes while the file is written: more of them with each step.
             (0..later).for_each(|number| write(&mut mvcc, &format!("k{}", number % 20), 9));
             if later > 0 {
                 mvcc.compact(100 + i64::try_from(later).unwrap());
@@ -210,15 +195,13 @@ mod tests {
         };
         let member = Member { id: 7, name: "m".into(), ..Member::default() };
         let leases = (1..500).map(|id| (id, Grant { ttl_s: 60, remaining_s: 0 })).collect();
-        let state = State {
-            revision: 301,
-            compact_revision: 100,
-            applied_index: 300,
-            applied_term: 1,
+        let tables = Tables {
             cluster: Cluster { members: vec![member], version: Some("3.7.0".into()), ..Cluster::default() },
             conf_state: ConfState { voters: vec![7], learners: Vec::new() },
             leases,
         };
+        let applied = Applied { index: 300, term: 1 };
+        let state = State { tables, applied, revision: 301, compact_revision: 100 };
         let (_, layout) = walk(&state, FileWriter::measuring(PAGE_SIZE), 7, || build(0)).finish().unwrap();
         let (quiet, _) = walk(&state, FileWriter::writing(layout), 1000, || build(0)).finish().unwrap();
         let mut steps = 0;

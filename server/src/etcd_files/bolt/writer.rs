@@ -2,16 +2,19 @@
 //!
 //! Writes a bbolt file from front to back: buckets with their keys in order go in, pages come out.
 //!
-//! The meta pages come first and name the root and the number of pages, so whoever streams a file goes over its content twice: a
-//! [`FileWriter::measuring`] keeps no bytes and ends in a [`Layout`]; the writer made from that writes. Both are the same code, so the
-//! same content gives the same layout.
+//! The meta pages come first, and they name the root and the number of pages. So a file is streamed in two passes
+//! over its content: a [`FileWriter::measuring`] keeps no bytes and ends in a [`Layout`]; the writer made from that
+//! layout writes. Both are the same code, so the same content gives the same layout.
 //!
 //! Invariants:
-//! - Memory is bounded by one node for each level of the tree, and what `take` has not taken yet.
-//! - Every page below the high-water mark is reachable from the root; so the file needs no free list.
+//! - Memory is bounded by one node for each level of the tree, and by what `take` has not taken yet.
+//! - Every page below the high-water mark is reachable from the root, so the file needs no free list.
 //! - Keys of a bucket ascend strictly; each bucket is written whole before the next one is begun.
 //!
-//! A node is up to `NODE_BYTES` long, over as many pages as that takes: branches are few then, and a branch follows its children at once.
+//! A node is up to `NODE_BYTES` long and takes as many pages as it needs. So there are few branches, and each follows
+//! its children at once.
+
+use std::collections::BTreeMap;
 
 use super::page::{BRANCH, BUCKET, BUCKET_LEN, ELEMENT_LEN, HEADER_LEN, Header, LEAF, Meta, NO_FREELIST};
 
@@ -19,7 +22,7 @@ use super::page::{BRANCH, BUCKET, BUCKET_LEN, ELEMENT_LEN, HEADER_LEN, Header, L
 pub const PAGE_SIZE: usize = 4096;
 /// Length at which a node is closed; one element may be longer. **Units** bytes.
 const NODE_BYTES: usize = 64 << 10;
-/// A bucket that is not longer than this part of a page lies in the leaf that names it. **Source** bbolt `bucket.go`,
+/// A bucket of at most this part of a page lies in the leaf that names it. **Source** bbolt `bucket.go`,
 /// `maxInlineBucketSize`.
 const INLINE_DIVISOR: usize = 4;
 
@@ -38,7 +41,7 @@ impl Layout {
     }
 }
 
-/// Gives out page numbers in order, and keeps the bytes of pages that are to be written.
+/// Gives out page numbers in order, and keeps the bytes of the pages until they are taken.
 #[derive(Debug)]
 struct Pages {
     size: usize,
@@ -220,16 +223,16 @@ pub struct FileWriter {
     pages: Pages,
     bucket: Tree,
     /// Names and stored values of the buckets written so far.
-    buckets: std::collections::BTreeMap<&'static str, Vec<u8>>,
+    buckets: BTreeMap<&'static str, Vec<u8>>,
     expected: Option<Layout>,
 }
 
 impl FileWriter {
     fn new(pages: Pages, expected: Option<Layout>) -> Self {
-        Self { pages, bucket: Tree::new(), buckets: std::collections::BTreeMap::new(), expected }
+        Self { pages, bucket: Tree::new(), buckets: BTreeMap::new(), expected }
     }
 
-    /// A writer that finds out the layout of a file with pages of this size and writes nothing.
+    /// A writer that only finds out the layout of a file with pages of this size.
     pub fn measuring(page_size: usize) -> Self {
         Self::new(Pages { size: page_size, next: 2, bytes: None }, None)
     }
@@ -276,8 +279,8 @@ impl FileWriter {
         self.pages.bytes.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Ends the file: its last bytes, and its layout, or `None` if it is not the one that was announced: then the content was not
-    /// the same both times, and what was written is no file.
+    /// Ends the file: its last bytes, and its layout. `None` if the layout is not the announced one: the content was
+    /// not the same in both passes then, and what was written is no file.
     pub fn finish(mut self) -> Option<(Vec<u8>, Layout)> {
         assert!(self.bucket.last.is_empty(), "the last bucket was ended");
         let mut root = Tree::new();

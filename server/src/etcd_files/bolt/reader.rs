@@ -2,83 +2,26 @@
 //!
 //! Reads a bbolt file: its buckets, and the keys of a bucket in order.
 //!
-//! Takes what bbolt takes: any page size, either meta page being the newer one, buckets inside a leaf, nodes over several pages, free
-//! pages listed or not, anything behind the high-water mark.
+//! It takes what bbolt takes: any page size, either meta page as the newer one, buckets inside a leaf, nodes over
+//! several pages, free pages listed or not, anything behind the high-water mark.
 //!
 //! Invariants:
-//! - A page or element that is not sound is `Corrupt`, with the offset of its page; nothing panics, and nothing is read for ever: a
-//!   cursor visits no more pages than the file has, and keys that do not ascend end it.
-//! - Memory: the nodes from the root to the leaf at hand, and `chunks`, bounded by `CHUNKS_MAX`.
+//! - A page or element that is not sound is `Corrupt`, with the offset of its page. Nothing panics.
+//! - Every walk ends: a cursor visits no more pages than the file has, and keys that do not ascend are `Corrupt`.
+//! - Memory: the nodes from the root to the current leaf, and `chunks`, bounded by `CHUNKS_MAX`.
 //!
-//! It locks nothing: whoever reads a file that another process may write takes its lock.
+//! It takes no lock: where another process may write the file, the caller takes the file's lock first.
 
-use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::{collections::VecDeque, path::Path};
 
 use bytes::Bytes;
 use engine::Error;
-use engine::disk::{BLOCK, Buffer, Disk, FileId, OpenKind};
 
 use super::page::{
     BRANCH, BUCKET_LEN, HEADER_LEN, Header, LEAF, META_LEN, Meta, NO_FREELIST, PAGE_SIZE_MAX, PAGE_SIZE_MIN,
     branch_element, leaf_element, long,
 };
-
-/// Bytes that can be read anywhere.
-pub trait Source {
-    /// How many there are. **Units** bytes.
-    fn bytes(&self) -> u64;
-    /// Those from `offset` on, `len` or as many as there are.
-    ///
-    /// **Errors** the medium's.
-    fn read(&mut self, offset: u64, len: usize) -> Result<Vec<u8>, Error>;
-    /// What they are called, for error texts.
-    fn path(&self) -> &Path;
-}
-
-/// A file as a [`Source`].
-pub struct DiskSource {
-    disk: Box<dyn Disk>,
-    file: FileId,
-    len: u64,
-    path: PathBuf,
-    buffer: Buffer,
-}
-
-impl DiskSource {
-    /// Opens `path`.
-    ///
-    /// **Errors** it is not there, or cannot be read.
-    pub fn open(mut disk: Box<dyn Disk>, path: &Path) -> Result<Self, Error> {
-        let file = disk.open(path, OpenKind::Read)?;
-        let len = disk.len(file)?;
-        Ok(Self { disk, file, len, path: path.to_path_buf(), buffer: Buffer::new() })
-    }
-}
-
-impl Source for DiskSource {
-    fn bytes(&self) -> u64 {
-        self.len
-    }
-
-    fn read(&mut self, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
-        let block = BLOCK as u64;
-        let from = offset / block * block;
-        let end = offset.saturating_add(len as u64).min(self.len).next_multiple_of(block);
-        let wanted = usize::try_from(end.saturating_sub(from)).unwrap_or(usize::MAX);
-        if wanted == 0 {
-            return Ok(Vec::new());
-        }
-        self.disk.read_blocking(self.file, from, wanted, &mut self.buffer)?;
-        let skipped = usize::try_from(offset - from).expect("less than a block");
-        let bytes = self.buffer.get(skipped..).unwrap_or_default();
-        Ok(bytes[..bytes.len().min(len)].to_vec())
-    }
-
-    fn path(&self) -> &Path {
-        &self.path
-    }
-}
+use crate::etcd_files::source::Source;
 
 /// What is read at once. **Units** bytes.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -139,7 +82,8 @@ impl<S: Source> BoltFile<S> {
         self.source.path()
     }
 
-    /// From now on notes which pages are reached: none may be twice, and [`BoltFile::check_free`] looks at the others.
+    /// Notes from now on which pages are reached. A page that is reached twice is `Corrupt`, and
+    /// [`BoltFile::check_free`] looks at the pages that were not reached.
     pub fn note_reached(&mut self) {
         let pages = usize::try_from(self.meta.high_water).expect("pages of a file that is there");
         self.reached = Some(vec![0; pages.div_ceil(64)]);
@@ -216,7 +160,8 @@ impl<S: Source> BoltFile<S> {
         Ok(())
     }
 
-    /// Checks that every page that was not reached is free, as bbolt's own check does. Where free pages are not listed, all those are.
+    /// Checks that every page that was not reached is free, as bbolt's own check does. In a file without a list of free
+    /// pages, every other page is free.
     ///
     /// **Errors** `Corrupt`.
     pub fn check_free(&mut self) -> Result<(), Error> {

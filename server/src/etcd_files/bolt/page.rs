@@ -2,8 +2,7 @@
 //!
 //! The forms of bbolt's pages: header, meta, and the elements of branch and leaf nodes.
 //!
-//! A node may take several consecutive pages (`overflow` more than one). Positions of an element's bytes count from the element
-//! itself.
+//! A node takes one page and `overflow` more behind it. Positions of an element's bytes count from the element itself.
 //!
 //! Decoding checks every length against the bytes that are there, and never panics.
 
@@ -15,7 +14,7 @@ pub const ELEMENT_LEN: usize = 16;
 pub const BUCKET_LEN: usize = 16;
 /// Bytes of a page that a meta page uses.
 pub const META_LEN: usize = HEADER_LEN + 64;
-/// In place of the free list's page: the list is not stored, whoever writes rebuilds it.
+/// In place of the free list's page: the list is not stored, and the next writer rebuilds it.
 pub const NO_FREELIST: u64 = u64::MAX;
 
 /// Flag of a branch page.
@@ -93,7 +92,7 @@ impl Meta {
         for (word, at) in words.into_iter().zip((HEADER_LEN..).step_by(4)) {
             out[at..at + 4].copy_from_slice(&word.to_le_bytes());
         }
-        // The root bucket has a sequence, which nobody counts.
+        // The 0 is the sequence of the root bucket, which etcd does not use.
         let longs = [self.root, 0, self.freelist, self.high_water, self.txid];
         for (long, at) in longs.into_iter().zip((HEADER_LEN + 16..).step_by(8)) {
             out[at..at + 8].copy_from_slice(&long.to_le_bytes());
