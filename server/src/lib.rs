@@ -6,9 +6,11 @@
 
 pub mod api;
 pub mod apply;
+pub mod boot;
 pub mod clock;
 pub mod commands;
 pub mod config;
+pub mod cores;
 pub mod error;
 pub mod etcd_files;
 pub mod floor;

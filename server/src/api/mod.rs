@@ -48,7 +48,7 @@ mod lease;
 mod maintenance;
 mod put;
 mod quota;
-mod range;
+pub mod range;
 mod request;
 mod snapshot;
 mod told;

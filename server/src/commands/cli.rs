@@ -95,9 +95,10 @@ impl Error {
     }
 }
 
-/// Microseconds since 1970, for the log.
-pub(super) fn wall_us() -> u64 {
-    Clock::unix_us()
+/// The wall clock of `clock`, for the log. **Units** microseconds since 1970.
+pub(super) fn wall_us(clock: &Clock) -> impl Fn() -> u64 + Send + Sync + 'static {
+    let clock = clock.clone();
+    move || clock.unix_us()
 }
 
 /// Runs the command that the arguments name. The first of `commands` is the one that is run without a name.
@@ -147,7 +148,7 @@ fn explain(command: &Command, commands: &[&Command], error: &Error) -> ExitCode 
 /// As etcd says it: its log begins with that line and ends there.
 #[expect(clippy::print_stderr, reason = "there is no log")]
 fn log_refusal(error: &Error) {
-    match log::start(LogLevel::Error, LogFormat::Json, &[LogOutput::Stderr], wall_us) {
+    match log::start(LogLevel::Error, LogFormat::Json, &[LogOutput::Stderr], wall_us(&Clock::start())) {
         Ok(()) => tracing::error!(error = %error, "failed to verify flags"),
         Err(_) => eprintln!("{error}"),
     }

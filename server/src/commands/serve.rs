@@ -6,8 +6,10 @@ use std::process::ExitCode;
 
 use super::cli::{Command, Error, Invocation, Manner, wall_us};
 use crate::{
+    boot,
+    clock::Clock,
     config::{self, Config, Values},
-    cores, log,
+    log,
 };
 
 /// The server.
@@ -23,10 +25,11 @@ pub(super) static COMMAND: Command = Command {
 
 fn run(invocation: &Invocation<'_>, values: Values) -> Result<ExitCode, Error> {
     let config = Config::new(values, invocation.variables, invocation.read_file)?;
-    log::start(config.log_level, config.log_format, &config.log_outputs, wall_us)
+    let clock = Clock::start();
+    log::start(config.log_level, config.log_format, &config.log_outputs, wall_us(&clock))
         .map_err(|error| config::Error::Refused(format!("log outputs: {error}")))?;
     for warning in &config.warnings {
         tracing::warn!(field = warning.field, value = %warning.value, "{}", warning.message);
     }
-    Ok(cores::start::run(config))
+    Ok(boot::run(config, clock))
 }

@@ -12,7 +12,7 @@
 //! - Nothing is pushed twice: `next` is the first revision that is not pushed yet, and a step that ends in a fault
 //!   leaves it right.
 
-use consensus::Applied;
+use consensus::EntryId;
 use engine::{Fault, ReadView, Revision};
 use prost::Message;
 use proto::etcdserverpb::AlarmMember;
@@ -117,7 +117,7 @@ impl<'a> Walk<'a> {
 
     fn small(&mut self) {
         let State { tables: Tables { cluster, conf_state, .. }, applied, compact_revision, .. } = self.state;
-        let Applied { index, term } = applied;
+        let EntryId { index, term } = applied;
         let mut meta = vec![
             (schema::CONSISTENT_INDEX.to_vec(), index.to_be_bytes().to_vec()),
             (schema::TERM.to_vec(), term.to_be_bytes().to_vec()),
@@ -200,7 +200,7 @@ mod tests {
             conf_state: ConfState { voters: vec![7], learners: Vec::new() },
             leases,
         };
-        let applied = Applied { index: 300, term: 1 };
+        let applied = EntryId { index: 300, term: 1 };
         let state = State { tables, applied, revision: 301, compact_revision: 100 };
         let (_, layout) = walk(&state, FileWriter::measuring(PAGE_SIZE), 7, || build(0)).finish().unwrap();
         let (quiet, _) = walk(&state, FileWriter::writing(layout), 1000, || build(0)).finish().unwrap();

@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
-use consensus::{Applied, ConfState, Member};
+use consensus::{ConfState, EntryId, Member};
 use engine::Record;
 use prost::Message;
 use proto::etcdserverpb::AlarmMember;
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     lease::Grant,
-    quota::{Alarms, RaisedBy},
+    shared::{Alarms, RaisedBy},
 };
 
 const HASH_LEN: u64 = 32;
@@ -62,7 +62,7 @@ pub fn check_hash(path: &Path) -> Result<(), Error> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
     /// Last applied entry. The index is 0 for none, the term is 0 if it is not known.
-    pub applied: Applied,
+    pub applied: EntryId,
     /// Raft's configuration, if it is known.
     pub conf_state: Option<ConfState>,
     /// The revision of the newest compaction, begun or finished; -1 for none.
@@ -137,7 +137,7 @@ impl Database {
         let version = pairs.get(schema::STORAGE_VERSION).map(|text| String::from_utf8(text.to_vec()));
         let compact_revision = revision(schema::SCHEDULED_COMPACT)?.max(revision(schema::FINISHED_COMPACT)?);
         Ok(Meta {
-            applied: Applied { index: number(schema::CONSISTENT_INDEX)?, term: number(schema::TERM)? },
+            applied: EntryId { index: number(schema::CONSISTENT_INDEX)?, term: number(schema::TERM)? },
             conf_state,
             // A revision 0 is none, too.
             compact_revision: if compact_revision > 0 { compact_revision } else { -1 },

@@ -12,7 +12,7 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use consensus::{Applied, ConfChange, ConfState, Driver, Identity, Member};
+use consensus::{ConfChange, ConfState, Driver, EntryId, Identity, Member};
 use engine::{
     Record, Revision,
     disk::{Disk, offline},
@@ -156,7 +156,7 @@ impl Restore<'_> {
             (revision, compact_revision) = (main, main);
         }
         let voters = members.iter().map(|member| member.id).collect();
-        let applied = Applied { index: members.len() as u64, term: 1 };
+        let applied = EntryId { index: members.len() as u64, term: 1 };
         let cluster = Cluster { members, alarms: database.alarms()?, version: database.cluster_version()? };
         let state = State {
             tables: Tables { cluster, conf_state: ConfState { voters, learners: Vec::new() }, leases },

@@ -3,7 +3,7 @@
 //! What a member knows beside its records, in one place: it is written into a snapshot file, and into the data
 //! directory that is built from one.
 
-use consensus::Applied;
+use consensus::EntryId;
 use engine::ReadView;
 
 use crate::apply::restore::Tables;
@@ -14,7 +14,7 @@ pub struct State {
     /// Members, alarms, version, configuration, leases.
     pub tables: Tables,
     /// Last applied entry.
-    pub applied: Applied,
+    pub applied: EntryId,
     /// Current revision: records up to it belong to the state.
     pub revision: i64,
     /// Of the records up to it, compaction keeps the newest of each key; -1 for no compaction.
@@ -26,7 +26,7 @@ impl State {
     pub fn of(view: &ReadView, tables: Tables) -> Self {
         Self {
             tables,
-            applied: Applied { index: view.applied_index(), term: view.applied_term() },
+            applied: EntryId { index: view.applied_index(), term: view.applied_term() },
             revision: view.revision(),
             compact_revision: view.compact_revision(),
         }

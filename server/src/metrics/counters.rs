@@ -11,14 +11,10 @@ use std::{
     time::Duration,
 };
 
-use proto::{etcdserverpb as pb, etcdserverpb::response_op::Response};
-
 use super::latency::{Applies, Requests};
 use crate::{
-    core::Outcome,
     error::{Code, Error},
     insight::trace::PHASES,
-    watch::{batch::Event, hub},
     method::{Flow, Method},
 };
 
@@ -306,15 +302,6 @@ impl Counters {
             self.proposals_failed.add(1);
         }
     }
-
-    /// What this core's hub holds and has done.
-    pub fn watching(&self, hub: &hub::Counters) {
-        self.watch_streams.set(hub.streams as u64);
-        self.watchers.set(hub.watchers as u64);
-        self.watchers_unsynced.set(hub.watchers_unsynced as u64);
-        self.events.set(hub.events_sent);
-        self.events_pending.set(hub.events_pending);
-    }
 }
 
 /// The counters of the commit core.
@@ -407,56 +394,7 @@ impl Default for CommitCounters {
     }
 }
 
-/// Operations of one entry.
-#[derive(Default)]
-struct Operations {
-    puts: u64,
-    deletes: u64,
-    ranges: u64,
-}
-
-impl Operations {
-    fn add_txn(&mut self, txn: &pb::TxnResponse) {
-        for response in txn.responses.iter().filter_map(|op| op.response.as_ref()) {
-            match response {
-                Response::ResponsePut(_) => self.puts += 1,
-                Response::ResponseDeleteRange(_) => self.deletes += 1,
-                Response::ResponseRange(_) => self.ranges += 1,
-                Response::ResponseTxn(nested) => self.add_txn(nested),
-            }
-        }
-    }
-}
-
 impl CommitCounters {
-    /// An entry was applied with this result and these events. `is_own` if this member proposed it for itself.
-    pub fn applied(&self, result: &Result<Outcome, Error>, events: &[Event], is_own: bool) {
-        let Ok(outcome) = result else { return };
-        let mut operations = Operations::default();
-        match outcome {
-            Outcome::Put(_) => operations.puts = 1,
-            Outcome::DeleteRange(_) => operations.deletes = 1,
-            Outcome::Txn(response) => operations.add_txn(response),
-            Outcome::LeaseGrant(response) => {
-                self.leases_granted.add(1);
-                self.lease_ttl.observe(u64::try_from(response.ttl).unwrap_or(0));
-            }
-            Outcome::LeaseRevoke(_) => {
-                operations.deletes = events.len() as u64;
-                self.leases_revoked.add(1);
-                self.leases_expired.add(u64::from(is_own));
-            }
-            Outcome::Compaction(_) | Outcome::Alarm(_) | Outcome::Internal => {}
-        }
-        let records = events.iter().map(Event::record).filter(|record| !record.is_tombstone);
-        self.put_bytes.add(records.map(|record| (record.key.len() + record.value.len()) as u64).sum());
-        let Operations { puts, deletes, ranges } = operations;
-        self.puts.add(puts);
-        self.deletes.add(deletes);
-        self.ranges.add(ranges);
-        self.txns.add(u64::from(puts + deletes + ranges > 1));
-    }
-
     /// A defragmentation that `began` has ended.
     pub fn defragmented(&self, began: Duration, now: Duration) {
         self.defragment_inflight.set(0);
@@ -497,21 +435,5 @@ mod tests {
         let row = |calls: usize| counters.requests[calls].iter().map(Count::get).collect::<Vec<_>>();
         assert_eq!(row(0), [1, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1, 3]);
         assert_eq!(row(1), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
-    }
-
-    #[test]
-    fn operations_are_counted_wherever_in_a_txn_they_stand() {
-        let op = |response| pb::ResponseOp { response: Some(response) };
-        let put = || op(Response::ResponsePut(pb::PutResponse::default()));
-        let range = || op(Response::ResponseRange(pb::RangeResponse::default()));
-        let inner = pb::TxnResponse { responses: vec![put(), range()], ..Default::default() };
-        let delete = op(Response::ResponseDeleteRange(pb::DeleteRangeResponse::default()));
-        let responses = vec![put(), delete, op(Response::ResponseTxn(inner))];
-        let counters = CommitCounters::default();
-        counters.applied(&Ok(Outcome::Txn(pb::TxnResponse { responses, ..Default::default() })), &[], false);
-        counters.applied(&Ok(Outcome::Put(pb::PutResponse::default())), &[], false);
-        counters.applied(&Err(Error::LeaseNotFound), &[], false);
-        let counts = [&counters.puts, &counters.deletes, &counters.ranges, &counters.txns].map(Count::get);
-        assert_eq!(counts, [3, 1, 1, 1]);
     }
 }

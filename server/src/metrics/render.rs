@@ -395,7 +395,8 @@ fn render_health(of: &Scrape<'_>, text: &mut Text) {
     text.counter("etcd_server_health_success", "The total number of successful health checks", healthy);
     let failed = sum(of, |counters| &counters.health_failed);
     text.counter("etcd_server_health_failures", "The total number of failed health checks", failed);
-    let pick = |position: usize, of: fn(&Check) -> &Count| sum(of, move |counters| of(&counters.checks[position]));
+    let pick =
+        |position: usize, count: fn(&Check) -> &Count| sum(of, move |counters| count(&counters.checks[position]));
     let results: Vec<_> = (0..CHECKS.len())
         .map(|position| {
             let last = of.registry.connections.iter().map(|counters| counters.checks[position].last.get()).max();
@@ -485,9 +486,9 @@ fn vector(text: &mut Text, name: &str, help: &str, series: impl Iterator<Item = 
 
 fn render_latencies(of: &Scrape<'_>, text: &mut Text) {
     let by_success = |position: usize| format!("success=\"{}\"", SUCCESS[position]);
-    let types = REQUEST_TYPES.iter().enumerate().flat_map(|(of, name)| (0..SUCCESS.len()).map(move |s| (of, name, s)));
-    let series = types.map(|(of, name, success)| {
-        let shown = histogram(of, |counters| &counters.latencies.by_type[of][success]);
+    let types = REQUEST_TYPES.iter().enumerate().flat_map(|(at, name)| (0..SUCCESS.len()).map(move |s| (at, name, s)));
+    let series = types.map(|(at, name, success)| {
+        let shown = histogram(of, |counters| &counters.latencies.by_type[at][success]);
         (format!("{},type=\"{name}\"", by_success(success)), shown)
     });
     let help = "Response latency distribution in seconds for each type.";

@@ -10,10 +10,9 @@
 //!
 //! Bounds: connections by their count, streams by the advertised maximum, request bytes by the windows, unsent bytes by the writer.
 
-mod endpoints;
-mod grpc;
-mod http1;
-mod http2;
+pub mod endpoints;
+pub mod grpc;
+pub mod http1;
+pub mod http2;
 pub mod socket;
 
-pub use http2::Options;

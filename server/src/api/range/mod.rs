@@ -30,9 +30,9 @@ use crate::{
     protobuf::framed,
 };
 
-pub(super) mod large;
-mod scan;
-pub(super) mod stream;
+pub mod large;
+pub mod scan;
+pub mod stream;
 
 /// Answers a Range call.
 ///

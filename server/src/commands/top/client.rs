@@ -10,7 +10,7 @@ use http::{HeaderMap, Request, header::CONTENT_TYPE};
 use prost::Message;
 use tokio::net::TcpStream;
 
-use crate::wire::grpc::{PREFIX_BYTES, framed};
+use crate::protobuf::{PREFIX_BYTES, framed};
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]

@@ -32,9 +32,9 @@ use crate::{
     method::{self, Method},
 };
 
-mod coalesce;
-mod frames;
-mod pings;
+pub mod coalesce;
+pub mod frames;
+pub mod pings;
 
 /// How HTTP/2 connections are run.
 #[derive(Clone, Debug)]
