@@ -54,6 +54,8 @@ mod snapshot;
 mod told;
 mod txn;
 pub mod watch;
+#[cfg(test)]
+mod tests;
 pub mod watchers;
 
 /// Lets a call of `method` in.

@@ -295,13 +295,6 @@ impl Counters {
         let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX >> 1);
         check.last.set(now_us << 1 | u64::from(has_passed));
     }
-
-    /// How a proposal ended for who waits.
-    pub fn proposed<T>(&self, result: &Result<T, Error>) {
-        if let Err(Error::Timeout | Error::NoLeader | Error::Stopped) = result {
-            self.proposals_failed.add(1);
-        }
-    }
 }
 
 /// The counters of the commit core.
