@@ -8,12 +8,14 @@
 
 #![expect(unsafe_code, reason = "O_DIRECT needs memory aligned to the block size, which Vec cannot promise")]
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::mem::MaybeUninit;
-use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::{
+    alloc::{Layout, alloc, dealloc, handle_alloc_error},
+    mem::MaybeUninit,
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+};
 
-use super::BLOCK;
+use super::block::BLOCK;
 
 /// Growable bytes in block-aligned memory.
 pub struct Buffer {

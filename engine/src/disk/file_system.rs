@@ -3,9 +3,11 @@
 //! Writes of the log wait behind whatever the kernel has handed to the medium before them. A file of hundreds of MiB that is synced
 //! at its end is handed over all at once; written back as it grows, it never has more than a few MiB under way.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustix::fs::syncfs;
 

@@ -3,12 +3,14 @@
 //! Invariants: a handle stays valid until `close`; directories and files it makes are for their owner only (0700, 0600).
 //! Deliberately does nothing off the caller's thread; what may be slow on the way of a request goes through `Op`.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    mem::MaybeUninit,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 
@@ -163,8 +165,9 @@ fn reserve(path: &Path, file: &File, len: u64) -> Result<(), Error> {
     reserved.map_err(|source| {
         let error = Error::io(path, FileOp::Create, source);
         match Files::remove(path) {
-            Ok(()) => error,
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => error,
             Err(removal) => removal,
+            Ok(()) => error,
         }
     })
 }

@@ -10,22 +10,32 @@
 //!
 //! Deliberately keeps threads, against the house rule that only `cores` makes them: they hold no state and run no logic.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::fs::FileExt,
+    },
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{Builder, JoinHandle},
+};
 
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2};
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    io::{Errno, IoSlice, ReadWriteFlags, pwritev2},
+};
 
-use super::files::{Files, read_all};
-use super::{BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token};
+use super::{
+    BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token,
+    files::{Files, read_all},
+};
 use crate::Error;
 
 /// Operations that one thread's queue holds.

@@ -2,16 +2,13 @@
 
 #![expect(unsafe_code, reason = "a raw descriptor is polled")]
 
-use std::collections::BTreeSet;
-use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::{collections::BTreeSet, os::fd::BorrowedFd, path::Path};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::portable::Portable;
-use super::sim::SimStorage;
-use super::uring::Uring;
-use super::{BLOCK, Buffer, Completion, Disk, Op, OpenKind, Owner, SECTOR};
+use super::{
+    BLOCK, Buffer, Completion, Disk, Op, OpenKind, Owner, SECTOR, portable::Portable, sim::SimStorage, uring::Uring,
+};
 use crate::Error;
 
 /// The disks this machine allows for `dir`; the portable one with the page cache works everywhere.

@@ -11,18 +11,19 @@
 
 #![expect(unsafe_code, reason = "the kernel is handed pointers into buffers that the slots keep alive")]
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::Path;
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    path::Path,
+    sync::Arc,
+};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::files::Files;
-use super::{BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token};
+use super::{BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token, files::Files};
 use crate::Error;
 
 /// Operations with the kernel at once.

@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - Nothing of etcd's is changed or removed. Until all that was built is durable, the directory is etcd's as it was.
-//! - It changes hands in one step ([`engine::disk::exchange`]): before it etcd can start on the directory and this server cannot, behind it
+//! - It changes hands in one step ([`engine::disk::offline::exchange`]): before it etcd can start on the directory and this server cannot, behind it
 //!   the other way round. `member` is a file then, on which no etcd starts; what it was lies in `member.imported`.
 //! - The database is locked meanwhile, as a running etcd locks it.
 //!
@@ -232,7 +232,7 @@ fn hand_over(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {
     }
     write_note(disk, &original)?;
     disk.sync_dir(dir)?;
-    engine::disk::exchange(&member, &original)?;
+    engine::disk::offline::exchange(&member, &original)?;
     disk.sync_dir(dir)?;
     complete(disk, dir)
 }
@@ -270,7 +270,7 @@ pub fn complete(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {
             disk.sync_dir(dir)?;
         }
     }
-    engine::disk::remove_empty_dir(&part)?;
+    engine::disk::offline::remove_empty_dir(&part)?;
     Ok(())
 }
 
