@@ -96,6 +96,11 @@ impl Error {
         }
     }
 
+    /// The error for a page that is intact but does not hold what it should: at `at` of its payload.
+    pub(crate) fn malformed(at: usize, what: &'static str) -> Self {
+        Self::Corrupt { path: PathBuf::new(), offset: u64::try_from(at).unwrap_or(u64::MAX), what }
+    }
+
     /// The error for bytes of `path` at `offset` that fail the check `what`.
     pub fn corrupt(path: &Path, offset: u64, what: &'static str) -> Self {
         Self::Corrupt { path: path.to_path_buf(), offset, what }

@@ -23,7 +23,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use consensus::Member;
-use engine::{Fault, Published, ReadView, disk::FileSystem, extent::Fingers};
+use engine::{Fault, Fingers, Published, ReadView, disk::FileSystem};
 use proto::{
     etcdserverpb as pb,
     internal::{self, Kind},

@@ -1,11 +1,12 @@
-//! The one seam to files: whoever wants bytes on a medium, or back from it, goes through `Disk`.
+//! The one seam to files: bytes reach a medium, and come back from it, through `Disk` alone.
 //!
-//! Two planes. The control plane (create, open, rename, list, blocking reads) is synchronous and belongs to start-up and
-//! to the rare change of a segment. The data plane is sans-io: `submit` queues operations, `kick` hands all that are
-//! queued to the kernel in one call, `completions` collects what has ended, in any order.
+//! Two planes. The control plane (create, open, rename, list, blocking reads) is synchronous and belongs to start-up
+//! and to the rare change of a segment. The data plane is sans-io: `submit` queues operations, `kick` hands all that
+//! are queued to the kernel in one call, `completions` collects what has ended, in any order.
 //!
 //! What an implementation promises, and its users rely on:
-//! - Operations in flight are unordered. A `Sync` covers the writes to its file that *completed* before it was submitted.
+//! - Operations in flight are unordered. A `Sync` covers the writes to its file that *completed* before it was
+//!   submitted.
 //! - A completed `WriteDurable` survives power loss. A `Write` does so after a later `Sync` of its file.
 //! - A name (create, rename, remove) survives power loss after `sync_dir`, or after a `Sync` of a handle opened with
 //!   `OpenKind::Directory`.

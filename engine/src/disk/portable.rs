@@ -1,14 +1,16 @@
-//! `Disk` with `pread` and `pwrite` on threads of its own: for kernels that refuse io_uring, and file systems that refuse
-//! O_DIRECT.
+//! `Disk` with `pread` and `pwrite` on threads of its own: for kernels that refuse io_uring, and file systems that
+//! refuse O_DIRECT.
 //!
-//! Two threads, so that a page read does not wait behind a commit: one for what makes durable (`WriteDurable`, `Sync`), one
-//! for plain writes and reads. Each has a bounded queue; what exceeds it waits in `overflow` until `kick` or `completions`.
+//! Two threads, so that a page read does not wait behind a commit: one for what makes durable (`WriteDurable`, `Sync`),
+//! one for plain writes and reads. Each has a bounded queue; what exceeds it waits in `overflow` until `kick` or
+//! `completions`.
 //!
 //! Invariants:
-//! - An operation's buffer is owned by whoever works on it: caller, overflow, thread, then caller again.
+//! - An operation's buffer has one owner at a time: caller, overflow, thread, then caller again.
 //! - `Done::ended` is non-empty before `wake` is written, so a reader of `wake` misses nothing.
 //!
-//! Deliberately keeps threads, against the house rule that only `cores` makes them: they hold no state and run no logic.
+//! Deliberately keeps threads, against the house rule that only `cores` makes them: they hold no state and run no
+//! logic.
 
 use std::{
     collections::VecDeque,

@@ -115,8 +115,8 @@ pub fn open_disk(preference: Preference, dir: &Path) -> Result<(Box<dyn Disk>, I
     Ok((path.disk(dir)?, path))
 }
 
-/// A disk that goes through the kernel's page cache, for offline tools that read files wherever they lie: it tries nothing out, so
-/// a directory may be read-only.
+/// A disk that goes through the kernel's page cache, for offline tools that read files wherever they lie: it tries
+/// nothing out, so a directory may be read-only.
 ///
 /// **Errors** its thread cannot be started.
 pub fn open_buffered() -> Result<Box<dyn Disk>, Error> {

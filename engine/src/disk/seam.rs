@@ -89,7 +89,8 @@ impl Op {
     }
 }
 
-/// Names an operation in flight, and in its top byte the user it belongs to. Chosen by the user, unique while in flight.
+/// Names an operation in flight, and in its top byte the user it belongs to. Chosen by the user, unique while in
+/// flight.
 pub type Token = u64;
 
 /// The users that may share one `Disk`.

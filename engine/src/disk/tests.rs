@@ -166,8 +166,8 @@ fn dropping_a_disk_waits_for_what_is_in_flight() {
     }
 }
 
-/// What every image that power loss may leave of `storage` holds in the first sector of `path`; `None` where the name is
-/// gone.
+/// What every image that power loss may leave of `storage` holds in the first sector of `path`; `None` where the name
+/// is gone.
 fn outcomes(storage: &SimStorage, path: &Path) -> BTreeSet<Option<u8>> {
     let images = storage.crash_images(1000);
     images.iter().map(|image| image.content(path).map(|content| content.first().copied().unwrap_or(0))).collect()

@@ -30,5 +30,5 @@ mod storage;
 
 pub use disk::SimDisk;
 pub use random::Random;
-pub use state::{Fault, Faults, Full, InFlight, Injected, Order};
+pub use state::{FaultKind, Faults, Full, InFlight, Injected, Order};
 pub use storage::SimStorage;

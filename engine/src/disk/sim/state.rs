@@ -65,7 +65,7 @@ pub enum Full {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Injected {
     /// Which one.
-    pub fault: Fault,
+    pub fault: FaultKind,
     /// File it hit.
     pub path: PathBuf,
     /// Offset of the operation it hit.
@@ -76,7 +76,7 @@ pub struct Injected {
 
 /// The faults that can be injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
+pub enum FaultKind {
     /// See `Faults::write_error`.
     WriteError,
     /// See `Faults::sync_error`.
@@ -330,7 +330,7 @@ impl State {
         self.finish(pending, result);
     }
 
-    fn inject(&mut self, fault: Fault, path: &Path, offset: u64, len: u64) {
+    fn inject(&mut self, fault: FaultKind, path: &Path, offset: u64, len: u64) {
         self.injected.push(Injected { fault, path: path.to_path_buf(), offset, len });
     }
 
@@ -343,7 +343,7 @@ impl State {
         buf: &mut Buffer,
     ) -> io::Result<usize> {
         if self.draws(self.faults.read_error) {
-            self.inject(Fault::ReadError, path, offset, len as u64);
+            self.inject(FaultKind::ReadError, path, offset, len as u64);
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         buf.clear();
@@ -353,7 +353,7 @@ impl State {
 
     fn sync_file(&mut self, path: &Path, number: u64, submitted: u64) -> io::Result<usize> {
         if self.draws(self.faults.sync_error) {
-            self.inject(Fault::SyncError, path, 0, 0);
+            self.inject(FaultKind::SyncError, path, 0, 0);
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         if let Some(file) = self.files.get_mut(&number) {
@@ -381,19 +381,19 @@ impl State {
         let blocks = self.files[&file].len / BLOCK as u64;
         let mut result = Ok(());
         if self.draws(faults.write_error) {
-            self.inject(Fault::WriteError, path, offset, len);
+            self.inject(FaultKind::WriteError, path, offset, len);
             result = Err(io::Error::from_raw_os_error(libc::EIO));
             let kept = usize::try_from(self.random.below(written.sectors.len() as u64 + 1)).unwrap_or(0);
             written.sectors.truncate(kept);
         } else if self.draws(faults.lost) {
-            self.inject(Fault::Lost, path, offset, len);
+            self.inject(FaultKind::Lost, path, offset, len);
             return Ok(());
         } else if self.draws(faults.misdirected) {
-            self.inject(Fault::Misdirected, path, offset, len);
+            self.inject(FaultKind::Misdirected, path, offset, len);
             let room = blocks.saturating_sub(len / BLOCK as u64) + 1;
             written.first = self.random.below(room) * (BLOCK / SECTOR) as u64;
         } else if self.draws(faults.corrupt) {
-            self.inject(Fault::Corrupt, path, offset, len);
+            self.inject(FaultKind::Corrupt, path, offset, len);
             let hit = usize::try_from(self.random.below(written.sectors.len() as u64)).unwrap_or(0);
             let at = usize::try_from(self.random.below(SECTOR as u64)).unwrap_or(0);
             let mut sector = *written.sectors[hit];
