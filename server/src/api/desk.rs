@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use engine::{Fault, ReadView, extent::Fingers};
+use engine::{Fault, Fingers, ReadView};
 use proto::{
     etcdserverpb as pb,
     internal::{self, Kind, Request},

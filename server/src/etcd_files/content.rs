@@ -152,10 +152,7 @@ impl<'a> Walk<'a> {
 mod tests {
     use bytes::Bytes;
     use consensus::{ConfState, Member};
-    use engine::{
-        Mvcc, Roots,
-        extent::{BlockCache, Directory},
-    };
+    use engine::Mvcc;
 
     use super::*;
     use crate::{shared::Cluster, etcd_files::bolt::writer::PAGE_SIZE, lease::Grant};
@@ -179,7 +176,7 @@ mod tests {
     #[test]
     fn writes_compactions_and_held_sweeps_meanwhile_change_nothing() {
         let build = |later: usize| {
-            let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+            let mut mvcc = Mvcc::in_memory();
             (0..300).for_each(|number| write(&mut mvcc, &format!("k{}", number % 20), number));
             mvcc.compact(100);
             drop(mvcc.publish(300, 1));

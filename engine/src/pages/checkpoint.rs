@@ -1,4 +1,5 @@
-//! A checkpoint: writes one sealed state to the page store beside running traffic, and publishes it with one superblock.
+//! A checkpoint: writes one sealed state to the page store beside running traffic, and publishes it with one
+//! superblock.
 //!
 //! A plain state machine. `step` does a bounded piece of work and submits I/O; completions whose token is
 //! `Owner::Checkpoint`'s come back through `on_completion`. It may run on any thread, and its shards on several
@@ -6,39 +7,46 @@
 //!
 //! 1. files dead long enough are removed;
 //! 2. the shards write the records as extents and the dirty subtrees, children first, and sync what they wrote;
-//! 3. the first shard's writer moves the records out of the segments that are to be emptied (`relocation`), and writes what is
-//!    left of the trees up to both roots, the changed directory chunks, the directory root and the segment table; its files and
-//!    the directory of the files are synced;
+//! 3. the first shard's writer moves the records out of the segments that are to be emptied (`relocation`), and writes
+//!    what is left of the trees up to both roots, the changed directory chunks, the directory root and the segment
+//!    table; its files and the directory of the files are synced;
 //! 4. the superblock is written, durably, over the older copy. Only then is the checkpoint `Done`.
 //!
 //! Invariants:
-//! - Before 4 nothing that either superblock copy reaches is touched; so a crash at any moment leaves the newest one intact.
-//! - `space` counts exactly what the new superblock reaches when 4 begins; a segment of `victims` is then dead, unless moving ran out
-//!   of space.
-//! - `NoSpace` leaves the job where it was: `step` goes on when there is room. The job must be kept for that: nodes written
-//!   already have their places, which only this job makes durable. In 4 (a file system that copies on write) the superblock
-//!   is written whole once more: the copy it goes to is the older one, and the newer one is untouched. After any other
-//!   error it answers `Stopped`.
+//! - Before 4 nothing that either superblock copy reaches is touched; so a crash at any moment leaves the newest one
+//!   intact.
+//! - `space` counts exactly what the new superblock reaches when 4 begins; a segment of `victims` is then dead, unless
+//!   moving ran out of space.
+//! - `NoSpace` leaves the job where it was: `step` goes on when there is room. The job must be kept for that: nodes
+//!   written already have their places, which only this job makes durable. In 4 (a file system that copies on write)
+//!   the superblock is written whole once more: the copy it goes to is the older one, and the newer one is untouched.
+//!   After any other error it answers `Stopped`.
 //!
 //! It does not decide when to run, and does not touch the live state: `Store` begins and ends it on the apply core.
 
-use std::collections::BTreeSet;
-use std::io;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
-use crate::disk::{Completion, Disk, FileId, FileOp, Op, OpenKind, Owner};
-use crate::extent::{self, Directory, Edit};
-use crate::mvcc::Sealed;
-use crate::node::Slot;
-use crate::page::{HEADER_LEN, Kind, PAGES_DIR};
-use crate::relocation::{Moving, Relocated, Relocation};
-use crate::shard::{ShardJob, ShardProgress, Source, TreeWalk};
-use crate::space::{Dead, Space};
-use crate::superblock::{self, Pages, Superblock};
-use crate::tree::Victims;
-use crate::writer::{Layout, READ_SHARD, Stream, Writer, number_of, shard_of, sync_failed};
-use crate::{Error, Place, Revision};
+use super::{
+    relocation::{Moving, Relocated, Relocation},
+    shard::{ShardJob, ShardProgress, Source, TreeWalk},
+    space::{DeadFile, Space},
+    superblock::{self, Pages, Superblock},
+    writer::{Layout, READ_SHARD, Stream, Writer, number_of, shard_of, sync_failed},
+};
+use crate::{
+    Error, Place, Revision,
+    disk::{Completion, Disk, FileId, FileOp, Op, OpenKind, Owner},
+    extent::{self, Directory, Edit},
+    mvcc::Sealed,
+    page::{HEADER_LEN, Kind, PAGES_DIR},
+    tree::Slot,
+    victims::Victims,
+};
 
 /// What a step of a [`Checkpoint`] leaves to do.
 #[derive(Debug)]
@@ -78,9 +86,9 @@ pub(crate) struct Begin {
     pub(crate) sealed: Sealed,
     pub(crate) space: Space,
     pub(crate) writers: Vec<Writer>,
-    pub(crate) removable: Vec<Dead>,
+    pub(crate) removable: Vec<DeadFile>,
     pub(crate) dead_places: Vec<Place>,
-    pub(crate) dead_records: extent::Dead,
+    pub(crate) dead_records: extent::DeadRecords,
     /// Segments to be emptied; the sealed trees reach no page in them.
     pub(crate) victims: Victims,
 }
@@ -111,9 +119,9 @@ pub struct Checkpoint {
     superblock: Superblock,
     up_to: Revision,
     space: Space,
-    removable: Vec<Dead>,
+    removable: Vec<DeadFile>,
     edit: Option<Edit>,
-    extents: Vec<extent::Entry>,
+    extents: Vec<extent::Extent>,
     victims: Victims,
     relocation: Option<Relocation>,
     is_reclaimed: bool,
@@ -176,7 +184,8 @@ impl Checkpoint {
         }
     }
 
-    /// What is too long for the apply core: counts what died, finds the changed chunks, cuts the work into pieces.
+    /// Does what takes too long on the apply core: counts what died, finds the changed chunks, cuts the work into
+    /// pieces.
     fn prepare(&mut self) {
         let Stage::Prepare(begin) = std::mem::replace(&mut self.stage, Stage::Remove) else { return };
         let Begin { newest, sealed, mut space, mut writers, removable, dead_places, mut dead_records, .. } = *begin;
@@ -208,8 +217,8 @@ impl Checkpoint {
         self.removable = removable;
     }
 
-    /// Gives out the shards' jobs, to be run each on its own thread and disk; [`Checkpoint::join`] takes them back. Without
-    /// it the checkpoint steps them itself.
+    /// Gives out the shards' jobs, to be run each on its own thread and disk; [`Checkpoint::join`] takes them back.
+    /// Without it the checkpoint steps them itself.
     pub fn split(&mut self) -> Vec<ShardJob> {
         assert!(matches!(self.stage, Stage::Prepare(_)), "shards are given out before the first step");
         self.prepare();

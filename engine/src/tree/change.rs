@@ -1,36 +1,30 @@
 //! Changes to a copy-on-write B+tree: put, remove, and the sweep that drops old versions.
 //!
-//! One writer owns the root slot. A node that only the unpublished tree reaches is changed in place, any other is copied; so the
-//! first change behind a publish copies a path, the next ones mostly find it their own.
+//! One writer owns the root slot. A node that only the unpublished tree reaches is changed in place; any other is
+//! copied. So the first change after a publish copies a path, and the next changes mostly find copies they may change.
 //!
 //! Invariants:
 //! - All leaves lie at one depth. A root that is an inner node has at least two children. No leaf but a root is empty.
 //! - `Child::sums` are exact; `Leaf::superseded_at` is exact. `verify` checks both.
-//! - The newest version of a key, if there is any, lies in the leaf that (`key`, `Revision::MAX`) leads to. Splits keep that,
-//!   and the sweep does because it takes leaves from right to left: a run of versions loses its oldest first.
-//! - An operation that faults has changed nothing that can be seen.
+//! - The newest version of a key, if there is one, lies in the leaf that (`key`, `Revision::MAX`) leads to. Splits keep
+//!   that. The sweep keeps it because it takes leaves from right to left, so that a run of versions loses its oldest
+//!   first.
+//! - An operation that faults has changed nothing that a reader could see.
 //! - Every page that a change makes unreachable from the unpublished tree comes up once in `Ledger::dead_places`.
 //!
 //! It knows no revisions to come, no records and no views: `mvcc` does.
 
-mod evict;
-mod rewrite;
-mod verify;
-mod walk;
-
 use std::sync::Arc;
 
-pub(crate) use evict::{Hand, evict};
-pub(crate) use rewrite::{Victims, rewrite, start};
-pub use verify::Profile;
-pub(crate) use verify::verify;
-pub(crate) use walk::{AFTER, Walk, bytes_of_first, entries_before, find, missing, rank, total, value_of};
-
-use crate::node::{
-    Child, ENTRY_BYTES_MAX, EntryMeta, INNER_CHILDREN_MAX, Inner, Leaf, Node, Residency, Separator, Separators, Slot,
-    Sums, VALUE, common_prefix_len,
+use super::{
+    leaf::{ENTRY_BYTES_MAX, EntryMeta, Leaf, VALUE},
+    ledger::{Ledger, modify},
+    node::{Child, INNER_CHILDREN_MAX, Inner, Node, Slot},
+    separators::{Separator, Separators},
+    sums::Sums,
+    walk::find,
 };
-use crate::{Fault, Place, Revision};
+use crate::{Fault, Revision, prefix::common_prefix_len};
 
 /// Separators of an inner node that exceed this split it, as long as four children are left. **Units** bytes.
 pub(crate) const SEPARATOR_BYTES_MAX: usize = 8192;
@@ -38,94 +32,6 @@ pub(crate) const SEPARATOR_BYTES_MAX: usize = 8192;
 const SMALL_DIVISOR: usize = 4;
 /// ... and both together stay below three of as many parts, so that the next insertion does not split them again.
 const JOINED_PARTS: usize = 3;
-
-/// What the writer must tell the page store, and the interval between two seals it works in.
-#[derive(Debug, Default)]
-pub(crate) struct Ledger {
-    /// Pages the unpublished trees no longer reach.
-    pub(crate) dead_places: Vec<Place>,
-    /// Versions the sweep dropped.
-    pub(crate) dead_records: Vec<(Revision, u32)>,
-    /// Dirty slots that were replaced while a checkpoint may be writing them: if it has, their pages are dead.
-    orphans: Vec<Arc<Slot>>,
-    /// Counts seals; a slot with a lower `born` may belong to the sealed trees.
-    interval: u32,
-    is_sealed: bool,
-    /// Memory of the nodes made dirty since the last seal. **Units** bytes.
-    dirty_bytes: u64,
-    residency: Arc<Residency>,
-}
-
-impl Ledger {
-    /// A ledger of trees whose nodes are counted in `residency`.
-    pub(crate) fn new(residency: Arc<Residency>) -> Self {
-        Self { residency, ..Self::default() }
-    }
-
-    /// Memory of the nodes that the next checkpoint will write. **Units** bytes.
-    pub(crate) fn dirty_bytes(&self) -> u64 {
-        self.dirty_bytes
-    }
-
-    /// Whether the page of `slot` can be read: it has one, and no checkpoint under way is still writing it.
-    pub(crate) fn is_stored(&self, slot: &Slot) -> bool {
-        !slot.is_dirty() && (!self.is_sealed || slot.born() + 1 < self.interval)
-    }
-
-    /// A checkpoint begins to write what is dirty now.
-    pub(crate) fn seal(&mut self) {
-        assert!(!self.is_sealed, "one checkpoint at a time");
-        self.is_sealed = true;
-        self.interval += 1;
-        self.dirty_bytes = 0;
-    }
-
-    /// The checkpoint sets no more places.
-    pub(crate) fn unseal(&mut self) {
-        assert!(self.is_sealed, "a checkpoint ends once");
-        self.is_sealed = false;
-        self.dead_places.extend(self.orphans.drain(..).filter_map(|slot| slot.place()));
-    }
-
-    fn retire(&mut self, slot: &Arc<Slot>) {
-        if let Some(place) = slot.place() {
-            self.dead_places.push(place);
-        } else if self.is_sealed && (slot.born() < self.interval || slot.born() == 0) {
-            self.orphans.push(Arc::clone(slot));
-        } else {
-            self.dirty_bytes = self.dirty_bytes.saturating_sub(slot.charged());
-        }
-    }
-
-    fn dirty(&mut self, node: Node) -> Arc<Slot> {
-        let slot = Slot::born_in(node, self.interval, &self.residency);
-        slot.mark_used();
-        self.dirty_bytes += slot.charged();
-        slot
-    }
-}
-
-/// Changes the node of `slot`: in place where nobody else reaches it, else in a copy that takes its place.
-fn modify<R>(
-    slot: &mut Arc<Slot>,
-    ledger: &mut Ledger,
-    change: impl FnOnce(&mut Node, &mut Ledger) -> Result<R, Fault>,
-) -> Result<R, Fault> {
-    if let Some((node, place)) = Slot::unshared(slot, ledger.interval) {
-        ledger.dead_places.extend(place);
-        let result = change(node, ledger)?;
-        slot.recharge();
-        if place.is_some() {
-            ledger.dirty_bytes += slot.charged();
-        }
-        return Ok(result);
-    }
-    let mut copy = slot.look()?.clone();
-    let result = change(&mut copy, ledger)?;
-    ledger.retire(slot);
-    *slot = ledger.dirty(copy);
-    Ok(result)
-}
 
 /// How the sums of a subtree change.
 #[derive(Clone, Copy)]
@@ -159,7 +65,7 @@ struct Cut {
 /// What a put did to a subtree.
 struct Put {
     delta: Delta,
-    /// What was cut off, in order; and what remained of the node itself, if anything was.
+    /// The parts that were cut off, in order; and the sums of what remained, if anything was cut off.
     cuts: Vec<Cut>,
     remaining: Option<Sums>,
 }
@@ -190,7 +96,7 @@ fn put_in(node: &mut Node, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Resul
     match node {
         Node::Leaf(leaf) => Ok(put_in_leaf(leaf, ledger, new)),
         Node::Inner(inner) => {
-            // What is put comes before all that is there of its key.
+            // The new version comes before all other versions of its key.
             let position = inner.child_of(new.key, Revision::MAX);
             let child = inner.child_mut(position);
             let put = modify(&mut child.slot, ledger, |node, ledger| put_in(node, ledger, new))?;
@@ -272,7 +178,7 @@ fn separator_between(left: &Leaf, right: &Leaf) -> Separator {
     Separator { key, revision: Revision::MAX }
 }
 
-fn is_overfull(inner: &Inner) -> bool {
+pub(super) fn is_overfull(inner: &Inner) -> bool {
     inner.len() > INNER_CHILDREN_MAX || (inner.len() >= 4 && inner.separators().bytes() > SEPARATOR_BYTES_MAX)
 }
 
@@ -323,8 +229,8 @@ fn remove_in(slot: &mut Arc<Slot>, ledger: &mut Ledger, key: &[u8]) -> Result<Sh
     })
 }
 
-/// Drops what can be dropped at `compact_revision` from the rightmost leaf that has any: how many entries were looked
-/// at and how many dropped; `None` if there is nothing to drop.
+/// Drops what can be dropped at `compact_revision` from the rightmost leaf that has such entries. Returns how many
+/// entries were looked at and how many were dropped; `None` if there is nothing to drop.
 pub(crate) fn sweep(
     root: &mut Arc<Slot>,
     ledger: &mut Ledger,
@@ -365,7 +271,7 @@ fn sweep_in(
     })
 }
 
-/// Takes in what became of a child: an empty one goes, a small one is joined with a neighbour that is in memory.
+/// Takes in the child that shrank. An empty child is removed, a small one is joined with a neighbour that is in memory.
 fn settle(inner: &mut Inner, ledger: &mut Ledger, position: usize, shrunk: &Shrunk) -> Shrunk {
     inner.child_mut(position).sums = shrunk.sums;
     if shrunk.is_empty && inner.len() == 1 {

@@ -3,35 +3,43 @@
 //! Invariants:
 //! - `newest` and `previous` are the states in the two superblock copies; `newest` is durable. `directory` is the one
 //!   `newest` names, and what the next published view reads through.
-//! - `parts` (the space account and the shards' writers) is out exactly while a checkpoint is under way: there is one at a time.
-//! - The log may be trimmed up to the applied index of `previous`, never further: if `newest` turns out damaged, the state
-//!   before it and the log behind that are still all there (`trimmable`).
-//! - `retired` holds, weakly, each directory superseded since the start: a view that is held keeps its own alive, and while it does no file
-//!   is removed that the view may read.
-//! - Opening reads the superblock and the tables; its cost does not depend on the size of the data. Trees are read as they
-//!   are used.
+//! - `parts` (the space account and the shards' writers) is out exactly while a checkpoint is under way: there is one
+//!   at a time.
+//! - The log may be trimmed up to the applied index of `previous`, never further: if `newest` turns out damaged, the
+//!   state before it and the log behind that are still all there (`trimmable`).
+//! - `retired` holds, weakly, each directory superseded since the start: a view that is held keeps its own alive, and
+//!   while it does no file is removed that the view may read.
+//! - Opening reads the superblock and the tables; its cost does not depend on the size of the data. Trees are read as
+//!   they are used.
 //!
 //! It replays nothing: entries behind `applied_index` go through the ordinary apply path of the layers above.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
-use crate::checkpoint::{Begin, Checkpoint, CheckpointDone};
-use crate::disk::{BLOCK, DirLock, Disk, OpenKind};
-use crate::extent::{self, BlockCache, Chunk, Directory};
-use crate::mvcc::{Mvcc, Roots, SweepProgress};
-use crate::node::Slot;
-use crate::page::{self, Kind, PAGES_DIR};
-use crate::reader::{load_for, read_table};
-use crate::reclaim::{Reclaim, Reclaimed};
-use crate::space::Space;
-use crate::superblock::{self, FILE_BYTES, Superblock};
-use crate::tree;
-use crate::writer::{Layout, Writer};
-use crate::{Error, Fault, Place, Revision};
+use super::{
+    checkpoint::{Begin, Checkpoint, CheckpointDone},
+    reader::{load_for, read_table},
+    reclaim::{Reclaim, Reclaimed},
+    space::Space,
+    superblock::{self, FILE_BYTES, Superblock},
+    writer::{Layout, Writer},
+};
+use crate::{
+    Error, Fault, Place, Revision,
+    disk::{BLOCK, DirLock, Disk, OpenKind},
+    extent::{self, BlockCache, Chunk, Directory, ExtentCursor},
+    mvcc::{Mvcc, Roots, SweepProgress},
+    page::{self, Kind, PAGES_DIR},
+    tree::{self, Slot},
+};
 
 /// Sizes and bounds of a store.
 #[derive(Clone, Copy, Debug)]
@@ -101,15 +109,15 @@ pub struct Store {
     previous: Option<Superblock>,
     directory: Arc<Directory>,
     retired: Vec<(u64, Weak<Directory>)>,
-    dead_records: extent::Dead,
+    dead_records: extent::DeadRecords,
     parts: Option<Parts>,
     reclaim: Reclaim,
     /// Length of the files and what of it is live, at the last checkpoint's end.
     file_sizes: (u64, u64),
     cache: Arc<BlockCache>,
     cache_bytes: u64,
-    /// What nodes took when nothing of it could be evicted; 0 if that is not so. Until they take notably more, or
-    /// less, looking again would be in vain: all of it is dirty, or held by views.
+    /// Memory of the nodes when none of them could be evicted; 0 if some can. Until they take notably more or less,
+    /// looking again would be in vain: all nodes are dirty, or held by views.
     evict_idle_at: u64,
     _lock: DirLock,
 }
@@ -117,7 +125,8 @@ pub struct Store {
 impl Store {
     /// Opens the store in `dir`, or creates it. Blocks.
     ///
-    /// **Errors** `Locked`; `Corrupt` with the file if neither superblock copy, or a table of the newest, is what was written.
+    /// **Errors** `Locked`; `Corrupt` with the file if neither superblock copy, or a table of the newest, is what was
+    /// written.
     pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options) -> Result<Self, Error> {
         assert!(options.segment_bytes as usize >= BLOCK && (options.segment_bytes as usize).is_multiple_of(BLOCK));
         assert!(options.write_bytes >= BLOCK && options.write_bytes.is_multiple_of(BLOCK));
@@ -154,7 +163,7 @@ impl Store {
             previous,
             directory,
             retired: Vec::new(),
-            dead_records: extent::Dead::default(),
+            dead_records: extent::DeadRecords::default(),
             file_sizes: space.sizes(),
             cache,
             cache_bytes: options.cache_bytes as u64,
@@ -217,7 +226,7 @@ impl Store {
         bytes > self.node_bytes_max() && bytes > self.evict_idle_at + self.evict_idle_at / 32
     }
 
-    /// By how many quarters of what they may take nodes take more.
+    /// By how many quarters of their allowed memory the nodes exceed it.
     pub fn shortage(&self) -> u64 {
         let max = self.node_bytes_max().max(1);
         self.mvcc.node_bytes().saturating_sub(max) * 4 / max
@@ -228,13 +237,14 @@ impl Store {
         node_bytes_max(usize::try_from(self.cache_bytes).expect("it was a usize")) as u64
     }
 
-    /// Memory of dirty nodes at which a checkpoint is due: as much again may be changed while it writes them. **Units** bytes.
+    /// Memory of dirty nodes at which a checkpoint is due: as much again may be changed while it writes them. **Units**
+    /// bytes.
     pub fn dirty_bytes_due(&self) -> u64 {
         self.node_bytes_max() / 2
     }
 
-    /// One bounded step of eviction, looking at about `budget` nodes; whether any was taken out of the trees: publish then. Record
-    /// blocks may take what nodes leave.
+    /// One bounded step of eviction, looking at about `budget` nodes; whether any was taken out of the trees: publish
+    /// then. Record blocks may take what nodes leave.
     pub fn evict(&mut self, budget: usize) -> bool {
         let bytes = self.mvcc.node_bytes();
         let eviction = self.mvcc.evict(budget);
@@ -249,8 +259,8 @@ impl Store {
         self.cache.bytes()
     }
 
-    /// Gives record blocks what nodes leave of the memory for both, and lets go of extents that nobody used since the last call; to be
-    /// called now and then.
+    /// Gives record blocks what nodes leave of the memory for both, and lets go of extents that nobody used since the
+    /// last call; to be called now and then.
     pub fn balance(&mut self) {
         self.cache.forget_wholes();
         let nodes = self.mvcc.node_bytes();
@@ -268,8 +278,9 @@ impl Store {
         }
     }
 
-    /// One bounded step of giving space back, over about `pages` places of tree pages; whether there is more to do at once.
-    /// Moving itself is done by the checkpoints, see [`Store::wants_checkpoint`]. `now` is of any clock that does not go back.
+    /// One bounded step of giving space back, over about `pages` places of tree pages; whether there is more to do at
+    /// once. Moving itself is done by the checkpoints, see [`Store::wants_checkpoint`]. `now` is of any clock that does
+    /// not go back.
     pub fn reclaim(&mut self, now: Duration, pages: usize) -> Result<bool, Vec<Fault>> {
         if self.reclaim.is_looking(now)
             && let Some(Parts { space, writers }) = &self.parts
@@ -336,7 +347,7 @@ impl Store {
         let oldest_view = self.oldest_view();
         let removable = space.take_removable(self.newest.generation + 1, oldest_view);
         let victims = self.reclaim.checkpoint_begins();
-        let dead_records = std::mem::replace(&mut self.dead_records, extent::Dead::during(victims.clone()));
+        let dead_records = std::mem::replace(&mut self.dead_records, extent::DeadRecords::during(victims.clone()));
         Checkpoint::new(Begin {
             layout: Arc::clone(&self.layout),
             newest: self.newest,
@@ -350,8 +361,9 @@ impl Store {
         })
     }
 
-    /// Ends a checkpoint: its state is the newest durable one. The next published view reads its records through the new
-    /// directory; they leave memory when the last view from before is gone, so an idle store had better publish once more.
+    /// Ends a checkpoint: its state is the newest durable one. The next published view reads its records through the
+    /// new directory; they leave memory when the last view from before is gone, so an idle store had better publish
+    /// once more.
     pub fn checkpoint_end(&mut self, done: CheckpointDone) {
         assert!(self.is_checkpointing(), "a checkpoint ends once");
         assert_eq!(done.superblock.generation, self.newest.generation + 1, "no generation is skipped");
@@ -382,8 +394,8 @@ impl Store {
         sizes
     }
 
-    /// Reads everything the newest durable state reaches and compares it with the account of live bytes. Blocks, and costs
-    /// as much as the data is large; for tests and offline checks. Not during a checkpoint.
+    /// Reads everything the newest durable state reaches and compares it with the account of live bytes. Blocks, and
+    /// costs as much as the data is large; for tests and offline checks. Not during a checkpoint.
     ///
     /// **Errors** `Corrupt` for whatever is not what was written.
     pub fn verify(&self, disk: &mut dyn Disk) -> Result<(), Error> {
@@ -403,7 +415,7 @@ impl Store {
         }
         self.directory.chunks().iter().filter_map(|chunk| chunk.place()).for_each(&mut reach);
         let reach_tree = self.newest.pages.map(|pages| Slot::on_disk(pages.key_root, &Arc::default()));
-        let mut cursor = self.directory.records_from(Revision::MIN);
+        let mut cursor = ExtentCursor::new(Arc::clone(&self.directory), Revision::MIN);
         let mut records = 0;
         let mut wanted: BTreeMap<Revision, u32> = BTreeMap::new();
         while let Some(record) = load_for(disk, &self.dir, || cursor.next())? {
@@ -415,10 +427,10 @@ impl Store {
             *wanted.entry(extent.first).or_default() += u32::from(is_wanted);
         }
         let mut records_told = 0;
-        for entry in self.directory.entries() {
-            *reached.entry(entry.index.segment).or_default() += u64::from(entry.live_bytes);
-            records_told += u64::from(entry.records);
-            assert_eq!(wanted.get(&entry.first), Some(&entry.live_records), "records of {entry:?} in the tree");
+        for extent in self.directory.extents() {
+            *reached.entry(extent.index.segment).or_default() += u64::from(extent.live_bytes);
+            records_told += u64::from(extent.records);
+            assert_eq!(wanted.get(&extent.first), Some(&extent.live_records), "records of {extent:?} in the tree");
         }
         assert_eq!(records, records_told, "extents hold the records the directory tells of");
         for (segment, entry) in space.segments() {
@@ -430,7 +442,7 @@ impl Store {
     }
 }
 
-/// Rounds of the clock without a find after which it rests: the first may only have taken marks away.
+/// The clock rests after so many rounds that evicted nothing. The first of them may only have cleared marks.
 const IDLE_ROUNDS: u32 = 2;
 
 /// Nodes may take three quarters of the memory for nodes and blocks: a node leads to dozens of records.

@@ -1,38 +1,35 @@
-//! etcd's MVCC over the two trees: the one writer, and the views it publishes.
+//! The one writer of the store, and the views it publishes.
 //!
-//! The writer works on `Mvcc::live`, a [`ReadView`] like those it publishes: publishing clones a few references. A [`Write`] is one
-//! writing request; its changes get one main revision and the sub revisions 0, 1, 2 ...; reads through it see them.
+//! The writer works on `Mvcc::live`, a [`ReadView`] like those it publishes: publishing clones a few references. A
+//! [`Write`] is one writing request; its changes get one main revision and the sub revisions 0, 1, 2 ...; reads through
+//! it see them.
 //!
 //! Invariants:
 //! - `Roots::revision`, `compact_revision` and `applied_index` never decrease.
 //! - Every version in the key tree has its record in `ReadView::recent` or in `Roots::directory`, under its revision.
-//! - What compaction at C drops is invisible from `compact` on, whether or not the sweep came by: of each key the newest version
-//!   with main <= C is kept, a tombstone only if it stands exactly at C.
+//! - What compaction at C drops is invisible from `compact` on, whether or not the sweep came by: of each key the
+//!   newest version with main <= C is kept, a tombstone only if it stands exactly at C.
 //! - Key tree and meta tree change in one publish and are sealed in one piece.
 //!
-//! It checks no revision that a caller asks for (the server answers "compacted" and "future revision" itself), expires no lease
-//! and reads no file.
+//! It checks no revision that a caller asks for (the server answers "compacted" and "future revision" itself), expires
+//! no lease and reads no file.
 
-mod hash;
-mod load;
-mod view;
-
-use std::fmt;
-use std::ops::Deref;
-use std::sync::Arc;
+use std::{fmt, ops::Deref, sync::Arc};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-pub use hash::HashKv;
-pub use view::{Found, ReadView, Roots};
-
-use crate::cursor::Version;
-use crate::extent::Directory;
-use crate::node::{EntryMeta, NEWEST, Separator, TOMBSTONE, VALUE, varint};
-use crate::recent::Recent;
-use crate::tree::{self, Hand, Ledger, NewEntry, Victims};
-use crate::{Fault, Place, Record, Revision};
+use super::{
+    cursor::Version,
+    recent::Recent,
+    view::{ReadView, Roots},
+};
+use crate::{
+    Fault, Place, Record, Revision,
+    extent::{BlockCache, Directory},
+    tree::{self, EntryMeta, Hand, Ledger, NEWEST, NewEntry, Separator, TOMBSTONE, VALUE},
+    victims::Victims,
+};
 
 /// Where other threads get the newest [`ReadView`].
 #[derive(Clone)]
@@ -54,14 +51,14 @@ impl fmt::Debug for Published {
 /// The writer: owned by the apply core.
 #[derive(Debug)]
 pub struct Mvcc {
-    live: ReadView,
+    pub(super) live: ReadView,
     published: Published,
-    ledger: Ledger,
-    /// What the checkpoint under way writes; held so that places it sets are not missed.
+    pub(super) ledger: Ledger,
+    /// What the running checkpoint writes. It is held here so that no place the checkpoint sets is missed.
     sealed: Option<Sealed>,
     /// Whether a request wrote since the last publish.
-    is_ahead: bool,
-    /// The sweep drops nothing that is visible at or above it.
+    pub(super) is_ahead: bool,
+    /// The sweep drops nothing that is visible at this revision or above.
     sweep_floor: i64,
     clock: Clock,
 }
@@ -86,6 +83,12 @@ impl Mvcc {
         let ledger = Ledger::new(Arc::clone(live.roots.key_root.residency()));
         let (sealed, is_ahead, sweep_floor, clock) = (None, false, i64::MAX, Clock::default());
         Self { live, published, ledger, sealed, is_ahead, sweep_floor, clock }
+    }
+
+    /// A writer of an empty store that keeps its records in memory: for tests.
+    #[doc(hidden)]
+    pub fn in_memory() -> Self {
+        Self::new(Roots::fresh(Directory::empty(BlockCache::new(0))))
     }
 
     /// The view published last.
@@ -118,8 +121,9 @@ impl Mvcc {
         self.ledger.dirty_bytes()
     }
 
-    /// Looks at about `budget` nodes and takes those that can be read again and were not searched lately out of the unpublished trees.
-    /// Their memory goes once a view without them is published and the older ones are gone.
+    /// Looks at about `budget` nodes. Takes those out of the unpublished trees that can be read again and that no
+    /// search passed lately. Their memory is freed once a view without them is published and the older views are
+    /// dropped.
     pub fn evict(&mut self, budget: usize) -> Eviction {
         let clock = &mut self.clock;
         let roots = &mut self.live.roots;
@@ -148,8 +152,8 @@ impl Mvcc {
         self.live.roots.compact_revision = revision;
     }
 
-    /// Holds the sweep back to what is visible at no revision from `floor` on, whatever is compacted; `None` lets it go. For
-    /// whoever walks over a revision for longer than a view lives.
+    /// Holds the sweep back: whatever is compacted, it drops only what is visible at no revision from `floor` on.
+    /// `None` lifts that. For walks over one revision that take longer than a view lives.
     pub fn hold_sweep(&mut self, floor: Option<i64>) {
         self.sweep_floor = floor.unwrap_or(i64::MAX);
     }
@@ -172,8 +176,8 @@ impl Mvcc {
         Ok(progress)
     }
 
-    /// Makes pages dirty that lie in segments of `victims`, looking at about `budget` of them; whether both trees were gone
-    /// over. No answer changes.
+    /// Makes pages dirty that lie in segments of `victims`, looking at about `budget` of them; whether the tour has
+    /// passed both trees. No answer changes.
     ///
     /// Faults leave what was done so far; the same call goes on.
     pub(crate) fn rewrite(&mut self, tour: &mut Tour, victims: &Victims, budget: usize) -> Result<bool, Vec<Fault>> {
@@ -227,17 +231,17 @@ impl Mvcc {
         sealed
     }
 
-    /// The sealed state is durable: `directory` now holds every record up to `up_to`; they leave memory. Readers get the new
-    /// directory with the next publish.
+    /// The sealed state is durable: `directory` now holds every record up to `up_to`; they leave memory. Readers get
+    /// the new directory with the next publish.
     pub fn checkpoint_done(&mut self, directory: Arc<Directory>, up_to: Revision) {
         let sealed = self.sealed.take().expect("a checkpoint was sealed");
         assert!(sealed.recent.last().is_none_or(|last| up_to <= last), "only what was sealed was written");
         assert!(!sealed.roots.key_root.is_dirty() && !sealed.roots.meta_root.is_dirty(), "the roots were written");
         self.ledger.unseal();
-        // What it wrote can go now, however long the clock found nothing.
+        // The nodes it wrote can be evicted now, however long the clock found nothing.
         self.clock.idle_rounds = 0;
         self.live.roots.directory = directory;
-        self.live.recent.drop_up_to(up_to, encoded_len);
+        self.live.recent.drop_up_to(up_to, Record::stored_len);
     }
 
     /// The sealed state did not become durable. Places that were set stay set.
@@ -246,8 +250,8 @@ impl Mvcc {
         self.ledger.unseal();
     }
 
-    /// Pages the unpublished trees no longer reach. What is taken right before [`Mvcc::seal_for_checkpoint`] is not reached by
-    /// the sealed trees either; what comes up later may be.
+    /// Pages the unpublished trees no longer reach. What is taken right before [`Mvcc::seal_for_checkpoint`] is not
+    /// reached by the sealed trees either; what comes up later may be.
     pub fn take_dead_places(&mut self) -> Vec<Place> {
         std::mem::take(&mut self.ledger.dead_places)
     }
@@ -272,7 +276,8 @@ pub struct Sealed {
 pub struct Eviction {
     /// Nodes taken out.
     pub evicted: usize,
-    /// Rounds over everything since one that took something out. The first only takes the marks of searches away.
+    /// Rounds over both trees since the last one that evicted something. A first round only clears the marks of
+    /// searches.
     pub idle_rounds: u32,
 }
 
@@ -316,7 +321,7 @@ impl Deref for Write<'_> {
 }
 
 impl Write<'_> {
-    /// Appends a version of `key`; the version it replaces, if the key was live.
+    /// Appends a version of `key`. Returns the version it replaces, if the key was live.
     ///
     /// A fault leaves this one change undone, and only this one.
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<Option<Version>, Fault> {
@@ -326,7 +331,7 @@ impl Write<'_> {
         self.append(record)
     }
 
-    /// Appends a tombstone if `key` is live; the version it ends.
+    /// Appends a tombstone if `key` is live. Returns the version that it ends.
     ///
     /// A fault leaves this one change undone, and only this one.
     pub fn delete(&mut self, key: &[u8]) -> Result<Option<Version>, Fault> {
@@ -367,7 +372,7 @@ impl Write<'_> {
         Revision::new(main, written)
     }
 
-    /// Puts in a version; what goes on from a live one of its key is filled in here.
+    /// Puts in a version. Its create revision and version number are filled in here where its key is live.
     fn append(&mut self, mut record: Record) -> Result<Option<Version>, Fault> {
         assert!(!record.key.is_empty(), "a key is not empty");
         let (key, revision) = (record.key.clone(), record.revision);
@@ -379,7 +384,7 @@ impl Write<'_> {
                 record.create_revision = previous.create_revision;
                 record.version = previous.version + 1;
             }
-            bytes = encoded_len(&record);
+            bytes = record.stored_len();
             let flags = if record.is_tombstone { NEWEST | TOMBSTONE } else { NEWEST };
             let Record { create_revision, version, lease, .. } = record;
             EntryMeta { flags, revision, create_revision, version, lease, bytes }
@@ -413,16 +418,4 @@ pub struct Change {
     pub record: Record,
     /// The version it replaced, if the key was live.
     pub previous: Option<Version>,
-}
-
-/// Length of a record as an encoded `mvccpb.KeyValue`. **Units** bytes.
-pub fn encoded_len(record: &Record) -> u32 {
-    let slice = |len: usize| if len == 0 { 0 } else { 1 + varint::len(u64::try_from(len).unwrap_or(u64::MAX)) + len };
-    let number = |number: i64| if number == 0 { 0 } else { 1 + varint::len(number.cast_unsigned()) };
-    let mut len = slice(record.key.len());
-    if !record.is_tombstone && !record.is_gap() {
-        len += number(record.create_revision) + number(record.revision.main) + number(record.version);
-        len += slice(record.value.len()) + number(record.lease);
-    }
-    u32::try_from(len).expect("a record is smaller than 4 GiB")
 }

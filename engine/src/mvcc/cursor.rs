@@ -1,24 +1,27 @@
-//! Ranges of keys, and what walks over them: live versions at a revision, their number, entries of the meta tree, records in
-//! revision order.
+//! Ranges of keys, and what walks over them: live versions at a revision, their number, entries of the meta tree,
+//! records in revision order.
 //!
 //! Invariants:
-//! - A cursor owns the state it reads: it may outlive its view, and what is written later does not change it. It pins the pages of
-//!   that state until it is led on to a newer one (`ReadView::lead`), which whatever takes longer than a turn does at each step.
-//! - After a `Fault`, `Cursor::step` still names the step that faulted: the same call goes on exactly there.
-//! - At the newest revision a step costs O(1) amortised, whatever lies between live keys: subtrees without any are not entered. At
-//!   an older revision each key met costs O(1), or O(log n) where its versions must be skipped.
+//! - A cursor owns the state it reads: it may outlive its view, and what is written later does not change it. It pins
+//!   the pages of that state until it is led on to a newer one (`ReadView::lead`). A walk that takes longer than one
+//!   turn does that at each step.
+//! - After a `Fault`, `Cursor::step` still names the step that faulted. The same call, made again, goes on exactly
+//!   there.
+//! - At the newest revision a step costs O(1) amortised, whatever lies between live keys: subtrees without any are not
+//!   entered. At an older revision each key met costs O(1), or O(log n) where its versions must be skipped.
 //!
-//! It fetches no records: a `Version` names the revision of its own.
+//! It fetches no records: a `Version` holds the revision by which its record is found.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::extent::ExtentCursor;
-use crate::node::{EntryMeta, NEWEST, Slot, TOMBSTONE};
-use crate::recent::Recent;
-use crate::tree::{AFTER, Walk, bytes_of_first, entries_before, rank, total};
-use crate::{Fault, Record, Revision};
+use super::recent::Recent;
+use crate::{
+    Fault, Record, Revision,
+    extent::ExtentCursor,
+    tree::{AFTER, EntryMeta, NEWEST, Slot, TOMBSTONE, Walk, bytes_of_first, entries_before, rank, total},
+};
 
 /// Keys from `start` on, up to `end`. A range may be empty; it matches nothing then.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -154,7 +157,8 @@ pub enum Met<T> {
     Paused,
 }
 
-/// Pages that a cursor has read into the tree for everyone ([`Cursor::wanted`]); a leaf is one, and holds about 50 keys.
+/// Pages that a cursor has read into the tree for everyone ([`Cursor::wanted`]); a leaf is one, and holds about 50
+/// keys.
 const PAGES_SHARED_MAX: usize = 512;
 
 /// Live versions of a range at one revision, in key order.
@@ -209,8 +213,8 @@ impl Cursor {
         self
     }
 
-    /// Goes on in a newer state, whose sweep has dropped nothing visible at `at`: so what was to come is to come still. It
-    /// lets go of the pages of the state before.
+    /// Goes on in a newer state, whose sweep has dropped nothing visible at `at`: so what was to come is to come still.
+    /// It lets go of the pages of the state before.
     pub(crate) fn follow(&mut self, root: &Arc<Slot>, revision: i64) {
         // A revision of the past stays one.
         let is_newest = self.is_newest && self.at >= revision;
@@ -245,7 +249,8 @@ impl Cursor {
         }
     }
 
-    /// [`Cursor::next`] for walks over many keys, that takes from `budget` a unit for each key met, live or not, and pauses when it is spent.
+    /// [`Cursor::next`] for walks over many keys, that takes from `budget` a unit for each key met, live or not, and
+    /// pauses when it is spent.
     pub fn next_within(&mut self, budget: &mut usize) -> Result<Met<Outline>, Fault> {
         Ok(match self.advance(budget)? {
             Stop::Live(position) => {
@@ -282,8 +287,9 @@ impl Cursor {
         }
     }
 
-    /// What to read after `fault` before the same call goes on, at most about `max` pages: those that it will meet next too. A short walk leaves
-    /// them in memory for others; of a long one only its beginning stays, the rest goes as it gets on.
+    /// What to read after `fault` before the same call goes on, at most about `max` pages: those that it will meet next
+    /// too. A short walk leaves them in memory for others; of a long one only its beginning stays, the rest goes as it
+    /// gets on.
     pub fn wanted(&mut self, fault: Fault, max: usize) -> Vec<Fault> {
         let start = self.ahead();
         let range = (&start[..], self.end.as_deref());
@@ -415,8 +421,8 @@ impl Count {
         self.cursor.follow(root, revision);
     }
 
-    /// Counts on for at most about `budget` keys; the count once it is complete. After a [`Fault`] is resolved the same call
-    /// goes on where it was.
+    /// Counts on for at most about `budget` keys; the count once it is complete. After a [`Fault`] is resolved the same
+    /// call goes on where it was.
     pub fn step(&mut self, budget: usize) -> Result<Option<u64>, Fault> {
         if self.cursor.is_newest {
             return Ok(Some(sums(&self.cursor.root, &self.range, false)?.0));

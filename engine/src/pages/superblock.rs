@@ -1,22 +1,24 @@
 //! The superblock: the one place that says which state of the page store is the present one.
 //!
 //! Invariants:
-//! - The file holds two copies, [`COPY_STRIDE`] apart. Generation `g` is written to copy `g % 2`, one durable write, so the
-//!   generation before is untouched while its successor is written.
-//! - All of a copy stands in its first sector: a torn write leaves the old copy or the new one. A CRC over that sector tells damage,
-//!   and the parity of the generation a misdirected write.
+//! - The file holds two copies, [`COPY_STRIDE`] apart. Generation `g` is written to copy `g % 2`, one durable write, so
+//!   the generation before is untouched while its successor is written.
+//! - All of a copy stands in its first sector: a torn write leaves the old copy or the new one. A CRC over that sector
+//!   tells damage, and the parity of the generation a misdirected write.
 //! - The newest copy that is valid counts. Nothing that the other copy needs is given up before a newer one is durable
 //!   (`space`, `Store::trimmable`), so either copy alone is enough.
 //! - The file is created whole under another name, so once it has its name at least one copy was valid.
-//! - What is read at a start may come from a process that was killed, and not be durable: its name and its bytes are synced before
-//!   anything is built upon them.
+//! - What is read at a start may come from a process that was killed, and not be durable: its name and its bytes are
+//!   synced before anything is built upon them.
 //!
 //! It does not know what the places in it hold.
 
 use std::path::{Path, PathBuf};
 
-use crate::disk::{BLOCK, Buffer, Disk, FileOp, Op, OpenKind, Owner};
-use crate::{Error, Place};
+use crate::{
+    Error, Place,
+    disk::{BLOCK, Buffer, Disk, FileOp, Op, OpenKind, Owner},
+};
 
 /// Name of the file in the data directory.
 pub(crate) const FILE: &str = "superblock";
@@ -199,8 +201,8 @@ pub(crate) fn exists(disk: &mut dyn Disk, dir: &Path) -> Result<bool, Error> {
 
 /// Reads both copies, and makes sure that what was read is durable. Nothing else may be in flight.
 ///
-/// **Errors** `Corrupt` if neither is valid, `Format` if one is of a later release: falling back to the other would undo
-/// what that release wrote.
+/// **Errors** `Corrupt` if neither is valid, `Format` if one is of a later release: falling back to the other would
+/// undo what that release wrote.
 pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     let path = dir.join(FILE);
     let file = disk.open(&path, OpenKind::Write)?;
@@ -235,7 +237,7 @@ pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     Ok(Opened { newest, previous })
 }
 
-/// What stands in both copies, for whoever wants to see it: nothing is made durable. `None` for a damaged one.
+/// What stands in both copies, for a look at a store. Nothing is made durable. `None` for a damaged one.
 ///
 /// **Errors** `Format` for a copy of a later release.
 pub(crate) fn peek(disk: &mut dyn Disk, dir: &Path) -> Result<[Option<Superblock>; 2], Error> {

@@ -1,44 +1,47 @@
-//! Gives space back: chooses the segments to be emptied, has the trees leave them, and says when a checkpoint is worth it for
-//! the space alone.
+//! Gives space back: chooses the segments to be emptied, has the trees leave them, and says when a checkpoint is worth
+//! it for the space alone.
 //!
-//! A round: victims are chosen by the account of live bytes; a tour goes once over both trees and makes dirty what lies in them
-//! (`tree::rewrite`); the next checkpoint moves their records (`relocation`) and writes what was made dirty; at its end nothing
-//! reaches them. Their files are removed two checkpoints later (`space`).
+//! A round: victims are chosen by the account of live bytes; a tour goes once over both trees and makes dirty what lies
+//! in them (`tree::rewrite`); the next checkpoint moves their records (`relocation`) and writes what was made dirty; at
+//! its end nothing reaches them. Their files are removed two checkpoints later (`space`).
 //!
 //! Invariants:
-//! - Victims are never open for appending, and no segment that was begun after they were chosen is one of them. So what leaves
-//!   them does not come back, and one tour serves all of them.
+//! - Victims are never open for appending, and no segment that was begun after they were chosen is one of them. So what
+//!   leaves them does not come back, and one tour serves all of them.
 //! - `State::Ready` only after a whole tour; only then a checkpoint takes the victims.
-//! - Moved in a round are at most `bytes_max` and one segment; in all, at most `bytes_per_second`, unless somebody asked for
-//!   it (`Defragment`), who waits for no rate.
+//! - Moved in a round are at most `bytes_max` and one segment; in all, at most `bytes_per_second`, unless a client
+//!   asked for it (`Defragment`): that waits for no rate.
 //! - A defragmentation empties segments that were there when it began, each once, and ends after a bounded number of
-//!   checkpoints: traffic cannot keep it for ever.
+//!   checkpoints, whatever the traffic.
 //!
 //! Time comes from the caller. It touches no file and no page.
 
 use std::time::Duration;
 
-use crate::Fault;
-use crate::mvcc::{Mvcc, Tour};
-use crate::space::{Segment, Space};
-use crate::tree::Victims;
+use super::space::{SegmentSpace, Space};
+use crate::{
+    Fault,
+    mvcc::{Mvcc, Tour},
+    victims::Victims,
+};
 
 /// Reclaim begins when this part of the live data could be given back ...
 const BEGIN_PERCENT: u64 = 20;
 /// ... and rests when what is left is this part.
 const REST_PERCENT: u64 = 15;
-/// Dead files, and deaths that no checkpoint has counted, are worth a checkpoint of their own from this part of the live data on.
+/// Dead files, and dead records that no checkpoint has counted, are worth a checkpoint of their own once they reach
+/// this part of the live data.
 const WAITING_PERCENT: u64 = 5;
 /// A defragmentation leaves alone what is fuller than this.
 const FULL_PERCENT: u64 = 90;
-/// Checkpoints of a defragmentation besides those that move: one to count what died, two to remove what is dead, and a few for views that
-/// are held meanwhile.
+/// Checkpoints of a defragmentation besides those that move: one to count what died, two to remove what is dead, and a
+/// few for views that are held meanwhile.
 const ROUNDS_MORE: u64 = 8;
 
 #[derive(Debug)]
 enum State {
     Idle,
-    /// A tour goes over the trees.
+    /// A tour walks the trees.
     Tour(Victims, Tour),
     /// No tree reaches the victims.
     Ready(Victims),
@@ -65,7 +68,7 @@ enum Defragment {
 pub(crate) struct Reclaim {
     bytes_per_second: u64,
     bytes_max: u64,
-    /// What is too little to care for, however small the store is.
+    /// Fewer bytes than this are left alone, however small the store is.
     floor_bytes: u64,
     state: State,
     defragment: Defragment,
@@ -168,7 +171,7 @@ impl Reclaim {
     fn sparsest(&mut self, space: &Space, open: &[u32]) -> Vec<u32> {
         let live = space.sizes().1;
         let closed = space.segments().iter().filter(|(segment, _)| !open.contains(segment));
-        let mut closed: Vec<(u32, Segment)> = closed.map(|(segment, entry)| (*segment, *entry)).collect();
+        let mut closed: Vec<(u32, SegmentSpace)> = closed.map(|(segment, entry)| (*segment, *entry)).collect();
         let mut garbage: u64 = closed.iter().map(|(_, entry)| free(entry)).sum();
         if garbage <= part(live, BEGIN_PERCENT) + self.floor_bytes {
             return Vec::new();
@@ -208,8 +211,8 @@ impl Reclaim {
         Ok(matches!(self.state, State::Tour(..)))
     }
 
-    /// Whether a checkpoint is wanted, if none is under way. `uncounted_bytes` died since the last one; `is_idle` if nothing was
-    /// applied since.
+    /// Whether a checkpoint is wanted, if none is under way. `uncounted_bytes` died since the last one; `is_idle` if
+    /// nothing was applied since.
     pub(crate) fn wants_checkpoint(&self, live: u64, aging_bytes: u64, uncounted_bytes: u64, is_idle: bool) -> bool {
         let is_much = |bytes| bytes > part(live, WAITING_PERCENT) + self.floor_bytes;
         match (&self.state, self.defragment) {
@@ -242,8 +245,8 @@ impl Reclaim {
         }
     }
 
-    /// The checkpoint ended, with its victims emptied if `is_complete`. True if the open segments are to be left, so that
-    /// they can be emptied too; `next_segment` was never used.
+    /// The checkpoint ended, with its victims emptied if `is_complete`. True if the open segments are to be left, so
+    /// that they can be emptied too; `next_segment` was never used.
     pub(crate) fn checkpoint_ended(&mut self, is_complete: bool, space: &Space, next_segment: u32) -> bool {
         if matches!(self.state, State::Moving) {
             self.state = State::Idle;
@@ -272,7 +275,7 @@ impl Reclaim {
 }
 
 /// What emptying a segment gives back. **Units** bytes.
-fn free(segment: &Segment) -> u64 {
+fn free(segment: &SegmentSpace) -> u64 {
     u64::from(segment.file_bytes - segment.live_bytes)
 }
 
@@ -280,7 +283,7 @@ fn free(segment: &Segment) -> u64 {
 const SHARE_UNITS: u64 = 10_000;
 
 /// Which part of a segment is live.
-fn share(segment: &Segment) -> u64 {
+fn share(segment: &SegmentSpace) -> u64 {
     u64::from(segment.live_bytes) * SHARE_UNITS / u64::from(segment.file_bytes.max(1))
 }
 

@@ -5,27 +5,34 @@
 //! reads and the writes of a [`Writer`].
 //!
 //! Invariants:
-//! - A *run* is a series of extents with no other between them. `moved` and `added` change by whole runs: every extent in
-//!   `moved` has all its wanted records in `added`, and no other extent overlaps with those.
-//! - Of an extent exactly `Entry::live_records` are kept, whether all of them are (nothing to ask) or each was looked up.
+//! - A *run* is a series of extents with no other between them. `moved` and `added` change by whole runs: every extent
+//!   in `moved` has all its wanted records in `added`, and no other extent overlaps with those.
+//! - Of an extent exactly `Extent::live_records` are kept, whether all of them are (nothing to ask) or each was looked
+//!   up.
 //! - Memory: one extent, the records of two more, and [`NODES_MAX`] tree pages. Pages read for it
 //!   are put neither into the readers' cache nor into the live tree: what is moved is cold.
-//! - When space runs out, the run at hand is given up and counted as dead, and so is the rest: a full disk is no reason for a checkpoint
-//!   not to end.
+//! - When space runs out, the run at hand is given up and counted as dead, and so is the rest: a full disk is no reason
+//!   for a checkpoint not to end.
 //!
 //! It does not choose the victims (`reclaim`) and does not change the directory (`checkpoint` does).
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::Path,
+    sync::Arc,
+};
 
-use crate::disk::{Completion, Disk, Owner};
-use crate::extent::{self, BlockBuilder, BlockCache, Entry, Whole};
-use crate::node::{Node, Slot};
-use crate::reader::PageReader;
-use crate::shard::write_extent;
-use crate::writer::{READ_SHARD, Stream, Writer, number_of};
-use crate::{Error, Fault, Record, Revision};
+use super::{
+    reader::PageReader,
+    shard::write_extent,
+    writer::{READ_SHARD, Stream, Writer, number_of},
+};
+use crate::{
+    Error, Fault, Record, Revision,
+    disk::{Completion, Disk, Owner},
+    extent::{self, BlockBuilder, BlockCache, Extent, Whole},
+    tree::{Node, Slot},
+};
 
 /// Segment files kept open for it.
 const FILES_MAX: usize = 8;
@@ -74,8 +81,8 @@ impl Lookup {
 struct Run {
     /// Position behind the last extent taken in.
     end: usize,
-    moved: Vec<Entry>,
-    added: Vec<Entry>,
+    moved: Vec<Extent>,
+    added: Vec<Extent>,
     records: Vec<Record>,
     bytes: usize,
 }
@@ -108,7 +115,7 @@ impl Run {
 #[derive(Debug)]
 struct Reading {
     position: usize,
-    entry: Entry,
+    entry: Extent,
     whole: Arc<Whole>,
     /// By position in revision order.
     is_wanted: Vec<bool>,
@@ -116,14 +123,14 @@ struct Reading {
     undecided: Vec<usize>,
 }
 
-/// What moving came to.
+/// The result of moving.
 #[derive(Debug, Default)]
 pub(crate) struct Relocated {
     /// Extents whose live records are all in `added`.
-    pub(crate) moved: Vec<Entry>,
-    pub(crate) added: Vec<Entry>,
+    pub(crate) moved: Vec<Extent>,
+    pub(crate) added: Vec<Extent>,
     /// Extents that were written and are not wanted.
-    pub(crate) given_up: Vec<Entry>,
+    pub(crate) given_up: Vec<Extent>,
     /// Whether every victim was moved.
     pub(crate) is_complete: bool,
 }
@@ -134,7 +141,7 @@ pub(crate) struct Relocation {
     reader: PageReader,
     cache: Arc<BlockCache>,
     lookup: Lookup,
-    victims: VecDeque<(usize, Entry)>,
+    victims: VecDeque<(usize, Extent)>,
     reading: Option<Reading>,
     run: Run,
     done: Relocated,
@@ -151,7 +158,7 @@ pub(crate) enum Moving {
 
 impl Relocation {
     /// Moves `victims`, each with its position among all extents, as far as the tree at `root` still reaches them.
-    pub(crate) fn new(dir: &Path, root: Arc<Slot>, victims: Vec<(usize, Entry)>) -> Self {
+    pub(crate) fn new(dir: &Path, root: Arc<Slot>, victims: Vec<(usize, Extent)>) -> Self {
         assert!(victims.is_sorted_by(|a, b| a.0 < b.0 && a.1.last < b.1.first), "victims are in order");
         let first_number = number_of(READ_SHARD);
         Self {
@@ -200,7 +207,7 @@ impl Relocation {
         self.reader.on_completion(completion).into_iter().try_for_each(|loaded| loaded.result)
     }
 
-    /// What it came to, once it is done.
+    /// The result, once it is done.
     pub(crate) fn finish(self) -> Relocated {
         assert!(self.run.moved.is_empty() && self.run.records.is_empty(), "the last run was ended");
         let is_complete = !self.has_no_space;
@@ -229,7 +236,7 @@ impl Relocation {
         }
         self.run.moved.push(entry);
         self.run.end = position + 1;
-        // One extent's worth stays at hand, so that a run does not end with a crumb.
+        // The records of one extent stay at hand, so that a run does not end with a tiny extent.
         while self.run.bytes > 2 * writer.extent_bytes(Stream::Moved) {
             self.write(writer, disk)?;
         }
@@ -261,7 +268,7 @@ impl Relocation {
 }
 
 impl Reading {
-    fn new(position: usize, entry: Entry, whole: Arc<Whole>) -> Self {
+    fn new(position: usize, entry: Extent, whole: Arc<Whole>) -> Self {
         let all = entry.live_records == entry.records;
         let undecided = if all { Vec::new() } else { whole.by_key() };
         Self { position, entry, is_wanted: vec![all; whole.len()], whole, undecided }

@@ -1,22 +1,23 @@
 //! Records that no checkpoint has written yet, in revision order.
 //!
-//! An append-only list of chunks. A clone shares the chunks and sees what was there when it was made; the writer goes on filling
-//! the last chunk behind every clone's `end`, which nobody reads.
+//! An append-only list of slabs. A clone shares the slabs and sees what was there when it was made; the writer goes on
+//! filling the last slab behind the `end` of every clone, where nobody reads.
 //!
 //! Invariants:
-//! - Revisions ascend strictly. All chunks but the last are full; records stand at positions `start..end` of the chunks.
+//! - Revisions ascend strictly. All slabs but the last are full; records stand at positions `start..end` of the
+//!   slabs.
 //! - A record once set never changes; its bytes are shared with the log entry that brought it.
 //!
-//! It is not bounded by itself: a checkpoint is due by WAL bytes, which these are.
+//! It does not bound itself. Its records are also in the log, and the bytes of the log make a checkpoint due.
 
 use std::sync::{Arc, OnceLock};
 
 use crate::{Record, Revision};
 
-const CHUNK_LEN: usize = 1024;
+const SLAB_LEN: usize = 1024;
 
 #[derive(Clone, Debug)]
-struct Chunk {
+struct Slab {
     first: Revision,
     records: Arc<[OnceLock<Record>]>,
 }
@@ -24,7 +25,7 @@ struct Chunk {
 /// The records above the last checkpoint; cheap to clone, a clone does not grow.
 #[derive(Clone, Debug, Default)]
 pub struct Recent {
-    chunks: Arc<Vec<Chunk>>,
+    slabs: Arc<Vec<Slab>>,
     /// Positions before it were dropped with the checkpoint that wrote them.
     start: usize,
     end: usize,
@@ -35,13 +36,13 @@ impl Recent {
     /// Appends a record above all others.
     pub(crate) fn push(&mut self, record: Record, bytes: u32) {
         assert!(self.last().is_none_or(|last| last < record.revision), "revisions ascend");
-        let position = self.end % CHUNK_LEN;
+        let position = self.end % SLAB_LEN;
         if position == 0 {
-            let records = std::iter::repeat_with(OnceLock::new).take(CHUNK_LEN).collect();
-            Arc::make_mut(&mut self.chunks).push(Chunk { first: record.revision, records });
+            let records = std::iter::repeat_with(OnceLock::new).take(SLAB_LEN).collect();
+            Arc::make_mut(&mut self.slabs).push(Slab { first: record.revision, records });
         }
-        let chunk = self.chunks.last().expect("a chunk was made");
-        assert!(chunk.records[position].set(record).is_ok(), "there is one writer");
+        let slab = self.slabs.last().expect("a slab was made");
+        assert!(slab.records[position].set(record).is_ok(), "there is one writer");
         self.end += 1;
         self.bytes += u64::from(bytes);
     }
@@ -51,15 +52,15 @@ impl Recent {
         if position < self.start || position >= self.end {
             return None;
         }
-        self.chunks[position / CHUNK_LEN].records[position % CHUNK_LEN].get()
+        self.slabs[position / SLAB_LEN].records[position % SLAB_LEN].get()
     }
 
     /// Position of the first record not below `revision`.
     pub(crate) fn lower_bound(&self, revision: Revision) -> usize {
-        let Some(chunk) = self.chunk_of(revision) else { return self.start };
-        let base = chunk * CHUNK_LEN;
-        let (mut low, mut high) = (base.max(self.start), (base + CHUNK_LEN).min(self.end));
-        let first = self.chunks[chunk].first;
+        let Some(slab) = self.chunk_of(revision) else { return self.start };
+        let base = slab * SLAB_LEN;
+        let (mut low, mut high) = (base.max(self.start), (base + SLAB_LEN).min(self.end));
+        let first = self.slabs[slab].first;
         let distance = (revision.main - first.main).saturating_add(revision.sub);
         let guess = base.saturating_add(usize::try_from(distance).unwrap_or(usize::MAX));
         if (low..high).contains(&guess) && self.at(guess).is_some_and(|record| record.revision == revision) {
@@ -76,15 +77,15 @@ impl Recent {
         low
     }
 
-    /// The last chunk that begins at or below `revision`.
+    /// The last slab that begins at or below `revision`.
     fn chunk_of(&self, revision: Revision) -> Option<usize> {
-        let first = self.chunks.first()?.first;
+        let first = self.slabs.first()?.first;
         // Each main revision has at least one record, and mostly just one: look there before searching.
-        let guess = usize::try_from(revision.main.saturating_sub(first.main)).unwrap_or(0) / CHUNK_LEN;
-        let begins_by = |chunk: &Chunk| chunk.first <= revision;
+        let guess = usize::try_from(revision.main.saturating_sub(first.main)).unwrap_or(0) / SLAB_LEN;
+        let begins_by = |slab: &Slab| slab.first <= revision;
         let is_guessed =
-            self.chunks.get(guess).is_some_and(begins_by) && !self.chunks.get(guess + 1).is_some_and(begins_by);
-        if is_guessed { Some(guess) } else { self.chunks.partition_point(begins_by).checked_sub(1) }
+            self.slabs.get(guess).is_some_and(begins_by) && !self.slabs.get(guess + 1).is_some_and(begins_by);
+        if is_guessed { Some(guess) } else { self.slabs.partition_point(begins_by).checked_sub(1) }
     }
 
     /// The record at `revision`.
@@ -98,12 +99,12 @@ impl Recent {
         let dropped: u64 =
             (self.start..start).filter_map(|at| self.at(at)).map(|record| u64::from(bytes_of(record))).sum();
         self.bytes -= dropped;
-        let gone = start / CHUNK_LEN;
+        let gone = start / SLAB_LEN;
         if gone > 0 {
-            self.chunks = Arc::new(self.chunks[gone..].to_vec());
+            self.slabs = Arc::new(self.slabs[gone..].to_vec());
         }
-        self.start = start - gone * CHUNK_LEN;
-        self.end -= gone * CHUNK_LEN;
+        self.start = start - gone * SLAB_LEN;
+        self.end -= gone * SLAB_LEN;
     }
 
     /// The records in revision order.

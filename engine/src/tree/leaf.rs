@@ -1,9 +1,9 @@
 //! A leaf: entries packed in key order (key ascending, revision descending), as they lie on disk.
 //!
-//! The heap is the common prefix of the keys followed by the entries; a slot per entry holds its offset and the first bytes of its
-//! suffix, so that a binary search seldom touches the heap. An entry is
-//! `flags, suffix length, suffix`, then for a version `main, [sub], [create, version, [lease]], record length` and for an entry of
-//! the meta tree `value length, value`; all numbers are varints, `create` is stored as the distance below `main`.
+//! The heap is the common prefix of the keys followed by the entries; a slot per entry holds its offset and the first
+//! bytes of its suffix, so that a binary search seldom touches the heap. An entry is `flags, suffix length, suffix`,
+//! then for a version `main, [sub], [create, version, [lease]], record length` and for an entry of the meta tree `value
+//! length, value`; all numbers are varints, `create` is stored as the distance below `main`.
 //!
 //! Invariants:
 //! - Entries are strictly ordered; `prefix_len` is a common prefix of all keys (not always the longest).
@@ -13,16 +13,19 @@
 //!
 //! It does not know its neighbours or its size limit: `tree` splits and merges.
 
-use std::cmp::Ordering;
-use std::ops::Range;
+use std::{cmp::Ordering, ops::Range};
 
 use bytes::Bytes;
 
-use super::{Sums, common_prefix_len, head_of, malformed, varint};
-use crate::{Error, Revision};
+use super::sums::Sums;
+use crate::{
+    Error, Revision,
+    prefix::{common_prefix_len, head_of},
+    varint,
+};
 
 /// First byte of a leaf's page.
-pub(super) const PAGE_KIND: u8 = 1;
+pub(super) const LEAF_PAGE_KIND: u8 = 1;
 
 /// Entries of a leaf are split up when they exceed this, unless there is only one. **Units** bytes, without the prefix.
 pub(crate) const ENTRY_BYTES_MAX: usize = 4096;
@@ -47,7 +50,7 @@ pub(crate) struct EntryMeta {
     pub(crate) create_revision: i64,
     pub(crate) version: i64,
     pub(crate) lease: i64,
-    /// Length of the encoded record; in the meta tree, of the value.
+    /// Length of the record as it is stored; in the meta tree, of the value.
     pub(crate) bytes: u32,
 }
 
@@ -78,32 +81,32 @@ impl EntryMeta {
     }
 }
 
-/// Where an entry begins, beside what a search and a count want to know of it.
+/// Where an entry begins, and what a search and a count need of it.
 #[derive(Clone, Copy, Debug)]
 struct EntrySlot {
     head: u32,
     /// Offset in the heap; the highest bit says that the entry is live.
-    place: u32,
+    offset_and_live: u32,
 }
 
-/// Set in `EntrySlot::place` for live entries. Heaps stay below it.
+/// Set in `EntrySlot::offset_and_live` for live entries. Heaps stay below it.
 const LIVE: u32 = 1 << 31;
 
 impl EntrySlot {
     fn new(suffix: &[u8], offset: usize, flags: u8) -> Self {
         let offset = u32::try_from(offset).ok().filter(|offset| *offset < LIVE).expect("a leaf is smaller than 2 GiB");
         let is_live = flags & (NEWEST | TOMBSTONE) == NEWEST;
-        Self { head: head_of(suffix), place: if is_live { offset | LIVE } else { offset } }
+        Self { head: head_of(suffix), offset_and_live: if is_live { offset | LIVE } else { offset } }
     }
 
     #[inline]
     fn offset(self) -> usize {
-        (self.place & !LIVE) as usize
+        (self.offset_and_live & !LIVE) as usize
     }
 
     #[inline]
     fn is_live(self) -> bool {
-        self.place & LIVE != 0
+        self.offset_and_live & LIVE != 0
     }
 }
 
@@ -114,13 +117,13 @@ pub struct Leaf {
     slots: Vec<EntrySlot>,
     prefix_len: usize,
     superseded_at: i64,
-    /// Where the last entry went in, and how many in a row went right behind their predecessor: tells ascending insertion,
-    /// which is split off at its end. Not stored.
+    /// Where the last entry was put in, and how many in a row were put right behind the one before. It tells ascending
+    /// insertion: such a leaf is split at its end. Not stored.
     ascent: (u32, u32),
 }
 
 impl Clone for Leaf {
-    /// A copy is made to be changed: it has room for an entry or two.
+    /// A copy is made to be changed, so it has room for an entry or two.
     fn clone(&self) -> Self {
         let mut heap = Vec::with_capacity(self.heap.len() + ENTRY_BYTES_MAX / 16);
         heap.extend_from_slice(&self.heap);
@@ -143,7 +146,7 @@ impl Leaf {
     }
 }
 
-/// An entry taken apart, its suffix and value as ranges of the heap.
+/// An entry that was parsed, its suffix and value as ranges of the heap.
 struct Parsed {
     suffix: Range<usize>,
     meta: EntryMeta,
@@ -153,7 +156,7 @@ struct Parsed {
 
 const CHECKED: &str = "entries were checked when they came in";
 
-/// The entry at `at`; `None` if it does not end inside `heap` or holds what no entry holds.
+/// The entry at `at`; `None` if it does not end inside `heap` or is malformed.
 #[inline]
 fn parse(heap: &[u8], at: usize) -> Option<Parsed> {
     let flags = *heap.get(at)?;
@@ -188,8 +191,8 @@ fn parse(heap: &[u8], at: usize) -> Option<Parsed> {
     Some(Parsed { suffix, meta, value: at..at, end: at })
 }
 
-/// Makes room for `needed` more, and then for `slack` at least: doubled, as vectors do it, most leaves would be half empty, as most that are changed are
-/// written and copied before they grow again.
+/// Reserves room for `needed` more items, or for `slack` if that is more. Doubling would leave most leaves half empty:
+/// a changed leaf is usually written and copied before it grows again.
 fn grow<T>(items: &mut Vec<T>, needed: usize, slack: usize) {
     if items.capacity() - items.len() < needed {
         items.reserve_exact(needed.max(slack));
@@ -435,7 +438,7 @@ impl Leaf {
         assert!(self.heap.len() < LIVE as usize, "a leaf is smaller than 2 GiB");
         let moved = u32::try_from(len).expect("an entry is smaller than 2 GiB");
         for slot in &mut self.slots[position..] {
-            slot.place = slot.place.wrapping_add(moved);
+            slot.offset_and_live = slot.offset_and_live.wrapping_add(moved);
         }
         grow(&mut self.slots, 1, 4);
         self.slots.insert(position, slot);
@@ -450,7 +453,7 @@ impl Leaf {
         let flags = &mut self.heap[slot.offset()];
         assert!(*flags & NEWEST != 0, "only the newest version is superseded");
         *flags &= !NEWEST;
-        slot.place &= !LIVE;
+        slot.offset_and_live &= !LIVE;
     }
 
     /// Removes an entry.
@@ -460,11 +463,11 @@ impl Leaf {
         self.heap.drain(range);
         self.slots.remove(position);
         for slot in &mut self.slots[position..] {
-            slot.place -= moved;
+            slot.offset_and_live -= moved;
         }
     }
 
-    /// The leaf without what can be dropped at `compact_revision`, which is told to `on_drop`.
+    /// The leaf without the entries that can be dropped at `compact_revision`. `on_drop` is told each of them.
     pub(crate) fn swept(&self, compact_revision: i64, mut on_drop: impl FnMut(&EntryMeta)) -> Self {
         let mut kept = Self::with_prefix(self.prefix(), self.superseded_at, self.entry_bytes(), self.len());
         let mut newer = self.superseded_at;
@@ -477,7 +480,7 @@ impl Leaf {
                 on_drop(&meta);
             } else {
                 if kept.is_empty() && position > 0 {
-                    // Whatever supersedes a version that stays, stays.
+                    // If a version stays, the version that supersedes it stays too.
                     assert!(meta.is_newest(), "a run loses its oldest versions first");
                     kept.superseded_at = i64::MAX;
                 }
@@ -598,7 +601,7 @@ impl Leaf {
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
-        out.push(PAGE_KIND);
+        out.push(LEAF_PAGE_KIND);
         varint::write(out, u64::try_from(self.len()).expect("a leaf is small"));
         varint::write(out, u64::try_from(self.prefix_len).expect("a key is smaller than 4 GiB"));
         let is_continued = self.superseded_at != i64::MAX;
@@ -608,7 +611,7 @@ impl Leaf {
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, Error> {
         let mut at = 1;
-        let header = |at: &mut usize| varint::read(bytes, at).ok_or_else(|| malformed(*at, "header of leaf"));
+        let header = |at: &mut usize| varint::read(bytes, at).ok_or_else(|| Error::malformed(*at, "header of leaf"));
         let count = header(&mut at)?;
         let prefix_len = header(&mut at)?;
         let superseded_at = header(&mut at)?;
@@ -617,24 +620,26 @@ impl Leaf {
         let prefix_len = usize::try_from(prefix_len).ok().filter(|len| *len <= heap.len());
         let superseded_at = i64::try_from(superseded_at).ok().map(|main| if main == 0 { i64::MAX } else { main });
         let (Some(count), Some(prefix_len), Some(superseded_at)) = (count, prefix_len, superseded_at) else {
-            return Err(malformed(at, "header of leaf"));
+            return Err(Error::malformed(at, "header of leaf"));
         };
         let slots = Vec::with_capacity(count);
         let mut leaf = Self { heap, slots, prefix_len, superseded_at, ascent: (0, 0) };
         let mut entry_at = prefix_len;
         let mut before = None;
         for _ in 0..count {
-            let entry =
-                leaf.admit(entry_at, before.as_ref()).ok_or_else(|| malformed(at + entry_at, "entry of leaf"))?;
+            let entry = leaf
+                .take_in(entry_at, before.as_ref())
+                .ok_or_else(|| Error::malformed(at + entry_at, "entry of leaf"))?;
             entry_at = entry.end;
             before = Some(entry);
         }
         let is_sound = entry_at == leaf.heap.len() && (count > 0 || (prefix_len == 0 && superseded_at == i64::MAX));
-        if is_sound { Ok(leaf) } else { Err(malformed(at + entry_at, "end of leaf")) }
+        if is_sound { Ok(leaf) } else { Err(Error::malformed(at + entry_at, "end of leaf")) }
     }
 
-    /// Adds the slot of the entry at `offset` of a heap read from disk, if it is sound and follows `before`, the last one, in order.
-    fn admit(&mut self, offset: usize, before: Option<&Parsed>) -> Option<Parsed> {
+    /// Adds the slot of the entry at `offset` of a heap read from disk, if it is sound and follows `before`, the last
+    /// one, in order.
+    fn take_in(&mut self, offset: usize, before: Option<&Parsed>) -> Option<Parsed> {
         let entry = parse(&self.heap, offset)?;
         let meta = &entry.meta;
         let has_sound_flags = match meta.flags & VALUE {

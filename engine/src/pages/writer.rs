@@ -1,38 +1,45 @@
 //! The append cursors of one storage shard, and the writes behind them.
 //!
 //! Invariants:
-//! - A byte of a segment file is written at most once in the file's life; in particular a block that was synced is never
-//!   written again, so no later torn write can damage what a superblock reaches. Hence the padding to [`BLOCK`] whenever
-//!   a write is cut short, and a new segment after every start: what a crashed checkpoint left behind the cursor is unknown.
-//! - What dies at different times lies in different segments: each [`Stream`] has a segment of its own. Tree pages die with
-//!   the next change of one of their keys, records with their compaction, records that were moved once last longest. So most
-//!   segments of tree pages die by themselves, and little that lives is moved to free the others.
-//! - Segments begin small after a start and double up to `segment_bytes`, so that many restarts do not leave many
-//!   large files with little in them; nor do they exceed a part of the live data, so that what open segments keep free stays
+//! - A byte of a segment file is written at most once in the file's life; in particular a block that was synced is
+//!   never written again, so no later torn write can damage what a superblock reaches. Hence the padding to [`BLOCK`]
+//!   whenever a write is cut short, and a new segment after every start: what a crashed checkpoint left behind the
+//!   cursor is unknown.
+//! - What dies at different times lies in different segments: each [`Stream`] has a segment of its own. Tree pages die
+//!   with the next change of one of their keys, records with their compaction, records that were moved once last
+//!   longest. So most segments of tree pages die by themselves, and little that lives is moved to free the others.
+//! - Segments begin small after a start and double up to `segment_bytes`, so that many restarts do not leave many large
+//!   files with little in them; nor do they exceed a part of the live data, so that what open segments keep free stays
 //!   a small part of it. Their space is reserved when they are created: that is where a full disk shows.
-//! - `queue`, `in_flight` and the tails' buffers hold every byte appended and not written; a shard stops producing while
-//!   the queue is full, so its memory is bounded by about twice `writes_in_flight_max` writes.
+//! - `queue`, `in_flight` and the tails' buffers hold every byte appended and not written; a shard stops producing
+//!   while the queue is full, so its memory is bounded by about twice `writes_in_flight_max` writes.
 //! - `unsynced` holds every segment with bytes that no completed sync covers.
 //! - Running out of space changes nothing: the piece stays queued, and goes on when there is room again.
 //!
 //! It keeps no account of live bytes (`space`), it only reports what it added.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
-use crate::disk::{BLOCK, Buffer, Completion, Disk, FileId, FileOp, Op, OpenKind, Owner};
-use crate::page::{self, Kind};
-use crate::{Error, Place};
+use crate::{
+    Error, Place,
+    disk::{BLOCK, Buffer, Completion, Disk, FileId, FileOp, Op, OpenKind, Owner},
+    page::{self, Kind},
+};
 
 /// File length of the first segment after a start. **Units** bytes.
 const SEGMENT_BYTES_FIRST: u32 = 1 << 20;
-/// A segment is at most this part of the live data, unless that makes it smaller than the first: what three streams keep
-/// free is then about a twentieth of it.
+/// A segment is at most this part of the live data, but not smaller than the first one. What three streams keep free is
+/// then about a twentieth of the data.
 const SEGMENTS_MIN: u64 = 64;
-/// An open segment this many times larger than it would be begun now is left.
+/// An open segment is left if it is so many times larger than one begun now would be.
 const TOO_LARGE: u32 = 4;
 /// Extents in a segment, at least.
 const EXTENTS_PER_SEGMENT: usize = 2;
@@ -170,7 +177,8 @@ impl Writer {
         self.tails.iter().filter_map(|tail| tail.open.map(|open| open.segment))
     }
 
-    /// Sizes the segments to come for a store of `live_bytes`, and leaves open ones that have become far too large for it.
+    /// Sizes the segments to come for a store of `live_bytes`, and leaves open ones that have become far too large for
+    /// it.
     pub(crate) fn size_for(&mut self, live_bytes: u64) {
         assert!(self.is_synced(), "between checkpoints nothing is on its way");
         let block = u32::try_from(BLOCK).expect("a block is small");
@@ -183,8 +191,8 @@ impl Writer {
         }
     }
 
-    /// Bytes of records (each with its slot) that the next extent of `stream` should hold: large ones keep neighbouring keys together,
-    /// but little of a segment is to stay free.
+    /// Bytes of records (each with its slot) that the next extent of `stream` should hold: large ones keep neighbouring
+    /// keys together, but little of a segment is to stay free.
     pub(crate) fn extent_bytes(&self, stream: Stream) -> usize {
         let share = self.file_bytes_max as usize / EXTENTS_PER_SEGMENT;
         let usual = share.clamp(self.layout.block_bytes.min(self.layout.write_bytes), self.layout.write_bytes);
@@ -253,7 +261,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Creates a segment file, or leaves nothing of it behind: an attempt that ran out of space may have taken what there was.
+    /// Creates a segment file, or leaves nothing of it behind: an attempt that ran out of space may have taken what
+    /// there was.
     fn create(&self, segment: u32, file_bytes: u32, disk: &mut dyn Disk) -> Result<FileId, Error> {
         let path = self.layout.segment_path(segment);
         let error = match disk.open(&path, OpenKind::Create { len: u64::from(file_bytes) }) {

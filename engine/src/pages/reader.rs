@@ -1,25 +1,31 @@
 //! Reads what a [`Fault`] names: one per core, over the core's own `Disk`.
 //!
-//! A plain state machine: `read` queues a fault with the caller's ticket, `step` submits, `on_completion` resolves the page and gives
-//! back the tickets that waited for it. Readers of the same page share one read, and pages that are queued one behind another and lie so in
-//! their segment, or nearly, are read in one operation.
+//! A plain state machine: `read` queues a fault with the caller's ticket, `step` submits, `on_completion` resolves the
+//! page and gives back the tickets that waited for it. Readers of the same page share one read, and pages that are
+//! queued one behind another and lie so in their segment, or nearly, are read in one operation.
 //!
 //! Invariants:
-//! - `files` holds at most `files_max` open segments besides those with reads in flight; the one used longest ago is closed.
+//! - `files` holds at most `files_max` open segments besides those with reads in flight; the one used longest ago is
+//!   closed.
 //! - At most `reads_in_flight_max` reads are in flight; more wait in `queue`, which the callers bound.
 //! - `waiting` has an entry for exactly the places queued or in flight.
 //! - A removed file takes space while it is open: no longer than until the second `close_unused` after its last read.
 //!
-//! It retries nothing, except that pages whose common read failed are read again one by one: a page that cannot be read concerns only
-//! those who wait for it (`Loaded::result`). Whether the member can do without is for its caller to say.
+//! It retries nothing, except that pages whose common read failed are read again one by one: a page that cannot be read
+//! concerns only the readers that wait for it (`Loaded::result`). Whether the member can do without is for its caller
+//! to say.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::Range,
+    path::{Path, PathBuf},
+};
 
-use crate::disk::{BLOCK, Buffer, Completion, Disk, FileId, FileOp, Op, OpenKind, Owner};
-use crate::page::{self, Kind};
-use crate::{Error, Fault, Place};
+use crate::{
+    Error, Fault, Place,
+    disk::{BLOCK, Buffer, Completion, Disk, FileId, FileOp, Op, OpenKind, Owner},
+    page::{self, Kind},
+};
 
 /// Buffers that are kept for the reads to come, in all. **Units** bytes.
 const FREE_BYTES_MAX: usize = 1 << 20;
@@ -27,7 +33,8 @@ const FREE_BYTES_MAX: usize = 1 << 20;
 /// What one operation reads for several pages. **Units** bytes.
 const RUN_BYTES_MAX: u64 = 64 << 10;
 
-/// What is read in vain between two pages rather than reading them apart: a read costs more than these bytes. **Units** bytes.
+/// Bytes between two pages that are read in vain, so that both come with one read: a second read costs more. **Units**
+/// bytes.
 const GAP_BYTES_MAX: u64 = 16 << 10;
 
 #[derive(Debug)]
@@ -150,8 +157,8 @@ impl PageReader {
     pub fn read(&mut self, fault: Fault, ticket: u64) {
         let place = fault.place();
         if let Some(waiting) = self.waiting.get_mut(&place) {
-            // The slot of another fault on this place may be another one: a page is resolved for the first, the second tries
-            // again and faults again, if it still has to.
+            // The slot of another fault on this place may be another one: a page is resolved for the first, the second
+            // tries again and faults again, if it still has to.
             waiting.tickets.push(ticket);
             return;
         }
@@ -238,8 +245,8 @@ impl PageReader {
         }
     }
 
-    /// Takes the end of one of its operations; their tokens are `Owner::Pages`'s. The pages that it brought; none if they will be
-    /// read again one by one.
+    /// Takes the end of one of its operations; their tokens are `Owner::Pages`'s. The pages that it brought; none if
+    /// they will be read again one by one.
     pub fn on_completion(&mut self, completion: Completion) -> Vec<Loaded> {
         let Completion { token, result, mut buf } = completion;
         assert_eq!(Owner::of(token), self.owner);
@@ -252,7 +259,7 @@ impl PageReader {
                 let path = self.dir.join(places[0].path());
                 loaded.push(self.end(places[0], Err(Error::io(&path, FileOp::Read, source))));
             }
-            // What is wrong with one of them is not to concern the others.
+            // A failure of one of them must not concern the others.
             Err(_) => self.queue.extend(places.iter().map(|place| Queued { place: *place, is_alone: true })),
         }
         buf.clear();

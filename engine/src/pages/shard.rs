@@ -2,24 +2,27 @@
 //!
 //! Invariants:
 //! - A shard is done when every byte it appended is durable.
-//! - Running out of space changes nothing: the record or node is not counted as written, and the same `step` goes on when
-//!   there is room again. Any other failure ends the job.
+//! - Running out of space changes nothing: the record or node is not counted as written, and the same `step` goes on
+//!   when there is room again. Any other failure ends the job.
 //!
-//! Nodes are written children first. `Slot::set_place` on a slot that the live tree shares is sound because a sealed node
-//! never changes again: apply, when it needs another content, makes a new slot. A node that apply replaces while it is being
-//! written gets a place that is dead from the start; `Mvcc::take_dead_places` reports it to the next checkpoint.
+//! Nodes are written children first. `Slot::set_place` on a slot that the live tree shares is sound because a sealed
+//! node never changes again: apply, when it needs another content, makes a new slot. A node that apply replaces while
+//! it is being written gets a place that is dead from the start; `Mvcc::take_dead_places` reports it to the next
+//! checkpoint.
 //!
 //! It does not choose what is written (`checkpoint`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::disk::{Completion, Disk};
-use crate::extent::{self, BlockBuilder, IndexBuilder};
-use crate::node::{Node, Slot};
-use crate::page::{HEADER_LEN, Kind};
-use crate::recent::Recent;
-use crate::writer::{Stream, Writer};
-use crate::{Error, Record, Revision};
+use super::writer::{Stream, Writer};
+use crate::{
+    Error, Record, Revision,
+    disk::{Completion, Disk},
+    extent::{self, BlockBuilder, IndexBuilder},
+    mvcc::Recent,
+    page::{HEADER_LEN, Kind},
+    tree::{Node, Slot},
+};
 
 /// Writes the dirty nodes below a slot, children first.
 #[derive(Debug, Default)]
@@ -112,7 +115,7 @@ impl Source {
 #[derive(Debug)]
 pub struct ShardJob {
     pub(crate) writer: Writer,
-    pub(crate) extents: Vec<extent::Entry>,
+    pub(crate) extents: Vec<extent::Extent>,
     source: Arc<Mutex<Source>>,
     records: Vec<Record>,
     walk: TreeWalk,
@@ -213,7 +216,7 @@ impl ShardJob {
     }
 }
 
-/// Writes `records`, of whatever order, as one extent; they are in its order then.
+/// Writes `records`, in any order, as one extent; sorts them into the order of the extent.
 ///
 /// **Errors** `NoSpace`, after which it can be called again.
 pub(crate) fn write_extent(
@@ -221,7 +224,7 @@ pub(crate) fn write_extent(
     stream: Stream,
     records: &mut [Record],
     disk: &mut dyn Disk,
-) -> Result<extent::Entry, Error> {
+) -> Result<extent::Extent, Error> {
     records.sort_unstable_by(|a, b| a.key.cmp(&b.key).then_with(|| b.revision.cmp(&a.revision)));
     let blocks = cut_blocks(records, writer.layout.block_bytes);
     let index = index_of(records, &blocks);
@@ -244,7 +247,7 @@ pub(crate) fn write_extent(
     let count = u32::try_from(records.len()).expect("an extent holds fewer than 2^32 records");
     let bytes = u32::try_from(bytes).expect("an extent is smaller than 4 GiB");
     let revisions = || records.iter().map(|record| record.revision);
-    Ok(extent::Entry {
+    Ok(extent::Extent {
         first: revisions().min().expect("an extent holds a record"),
         last: revisions().max().expect("an extent holds a record"),
         index: place,
@@ -267,7 +270,7 @@ fn index_of(records: &[Record], blocks: &[Cut]) -> IndexBuilder {
     index
 }
 
-/// A block to be: how many records, and the length of its payload.
+/// A block that will be written: how many records, and the length of its payload.
 struct Cut {
     records: usize,
     bytes: usize,

@@ -1,14 +1,14 @@
 //! How much of each segment file is live, which files are dead, and when they are removed.
 //!
 //! Invariants:
-//! - `segments[s].live_bytes` is the sum of what the present state reaches in segment `s`: tree pages, the live bytes of
-//!   extents, directory chunks, directory root and segment table. It never exceeds `file_bytes`.
+//! - `segments[s].live_bytes` is the sum of what the present state reaches in segment `s`: tree pages, the live bytes
+//!   of extents, directory chunks, directory root and segment table. It never exceeds `file_bytes`.
 //! - A segment that reaches zero live bytes and is written no more is *dead at* the generation that first does without
 //!   it. Superblocks of that generation and later do not reach it; older ones may.
-//! - A dead file is removed by the checkpoint that writes generation `n` only if it was dead at `n - 2` or before: then both
-//!   superblock copies on the medium (`n - 1` and `n - 2`) do without it. And only if no view from before it died is
-//!   held: each superseded directory is remembered weakly, and a view keeps its directory alive.
-//! - Segment numbers ascend for ever.
+//! - A dead file is removed by the checkpoint that writes generation `n` only if it was dead at `n - 2` or before: then
+//!   both superblock copies on the medium (`n - 1` and `n - 2`) do without it. And only if no view from before it died
+//!   is held: each superseded directory is remembered weakly, and a view keeps its directory alive.
+//! - SegmentSpace numbers ascend for ever.
 //!
 //! The persisted table leaves out the directory root and itself, whose lengths follow from the superblock: so it can be
 //! encoded before it has a place. Which segments are emptied is decided in `reclaim`.
@@ -19,7 +19,7 @@ use crate::Place;
 
 /// One segment file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Segment {
+pub(crate) struct SegmentSpace {
     /// Length of the file.
     pub(crate) file_bytes: u32,
     /// Bytes in it that the present state reaches.
@@ -30,7 +30,7 @@ const ENTRY_LEN: usize = 12;
 
 /// A file that the present state does without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Dead {
+pub(crate) struct DeadFile {
     pub(crate) segment: u32,
     file_bytes: u64,
     /// Generation of the first state without it.
@@ -40,14 +40,14 @@ pub(crate) struct Dead {
 /// The segments of the store.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Space {
-    segments: BTreeMap<u32, Segment>,
-    dead: Vec<Dead>,
+    segments: BTreeMap<u32, SegmentSpace>,
+    dead: Vec<DeadFile>,
 }
 
 impl Space {
     /// A segment file was created.
     pub(crate) fn create(&mut self, segment: u32, file_bytes: u32) {
-        let before = self.segments.insert(segment, Segment { file_bytes, live_bytes: 0 });
+        let before = self.segments.insert(segment, SegmentSpace { file_bytes, live_bytes: 0 });
         assert!(before.is_none(), "a segment number is used once");
     }
 
@@ -82,7 +82,7 @@ impl Space {
         self.segments.retain(|segment, entry| {
             let is_kept = entry.live_bytes > 0 || is_open(*segment);
             if !is_kept {
-                self.dead.push(Dead { segment: *segment, file_bytes: u64::from(entry.file_bytes), generation });
+                self.dead.push(DeadFile { segment: *segment, file_bytes: u64::from(entry.file_bytes), generation });
             }
             is_kept
         });
@@ -91,12 +91,12 @@ impl Space {
     /// A file that no state of the present generation names, found at start.
     pub(crate) fn adopt_dead(&mut self, segment: u32, file_bytes: u64, generation: u64) {
         assert!(!self.segments.contains_key(&segment), "a segment of the table is not dead");
-        self.dead.push(Dead { segment, file_bytes, generation });
+        self.dead.push(DeadFile { segment, file_bytes, generation });
     }
 
-    /// Takes out the dead files that may be removed while `generation` is being written, when views from before generation
-    /// `oldest_view` ended are gone.
-    pub(crate) fn take_removable(&mut self, generation: u64, oldest_view: Option<u64>) -> Vec<Dead> {
+    /// Takes out the dead files that may be removed while `generation` is being written, when views from before
+    /// generation `oldest_view` ended are gone.
+    pub(crate) fn take_removable(&mut self, generation: u64, oldest_view: Option<u64>) -> Vec<DeadFile> {
         let (removable, kept) = self.dead.iter().partition(|dead| {
             dead.generation + 2 <= generation && oldest_view.is_none_or(|oldest| dead.generation < oldest)
         });
@@ -104,15 +104,15 @@ impl Space {
         removable
     }
 
-    /// Length of the dead files that go once two more checkpoints were written and views from before `oldest_view` ended
-    /// are gone. **Units** bytes.
+    /// Length of the dead files that go once two more checkpoints were written and views from before `oldest_view`
+    /// ended are gone. **Units** bytes.
     pub(crate) fn aging_bytes(&self, oldest_view: Option<u64>) -> u64 {
-        let is_aging = |dead: &&Dead| oldest_view.is_none_or(|oldest| dead.generation < oldest);
+        let is_aging = |dead: &&DeadFile| oldest_view.is_none_or(|oldest| dead.generation < oldest);
         self.dead.iter().filter(is_aging).map(|dead| dead.file_bytes).sum()
     }
 
     /// Puts back a file that could not be removed.
-    pub(crate) fn restore_dead(&mut self, dead: Dead) {
+    pub(crate) fn restore_dead(&mut self, dead: DeadFile) {
         self.dead.push(dead);
     }
 
@@ -121,7 +121,7 @@ impl Space {
         self.dead.iter().map(|dead| (dead.segment, dead.file_bytes))
     }
 
-    pub(crate) fn segments(&self) -> &BTreeMap<u32, Segment> {
+    pub(crate) fn segments(&self) -> &BTreeMap<u32, SegmentSpace> {
         &self.segments
     }
 
@@ -164,7 +164,7 @@ impl Space {
         let mut space = Self::default();
         for entry in entries {
             let word = |at: usize| u32::from_le_bytes([entry[at], entry[at + 1], entry[at + 2], entry[at + 3]]);
-            let (number, segment) = (word(0), Segment { file_bytes: word(4), live_bytes: word(8) });
+            let (number, segment) = (word(0), SegmentSpace { file_bytes: word(4), live_bytes: word(8) });
             let is_sound = number > 0
                 && segment.live_bytes <= segment.file_bytes
                 && space.segments.last_key_value().is_none_or(|(last, _)| *last < number);

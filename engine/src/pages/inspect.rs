@@ -1,22 +1,24 @@
-//! A look at a page store that no process uses: what its superblocks and segments say, and whether every page and record is
-//! what was written.
+//! A look at a page store that no process uses: what its superblocks and segments say, and whether every page and
+//! record is what was written.
 //!
-//! Changes nothing. What is damaged is named and passed over, so that one run finds all of it. Memory is bounded: nodes and blocks are let go
-//! as soon as they were checked.
+//! Changes nothing. What is damaged is named and passed over, so that one run finds all of it. Memory is bounded: nodes
+//! and blocks are let go as soon as they were checked.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use crate::disk::Disk;
-use crate::extent::{BlockCache, Directory};
-use crate::node::Slot;
-use crate::page::PAGES_DIR;
-use crate::reader::load_for;
-use crate::space::Space;
-use crate::store::{recover_tables, segment_files};
-use crate::superblock::{self, Pages, Superblock};
-use crate::{Error, Place};
+use super::{
+    reader::load_for,
+    space::Space,
+    store::{recover_tables, segment_files},
+    superblock::{self, Pages, Superblock},
+};
+use crate::{
+    Error, Place,
+    disk::Disk,
+    extent::{BlockCache, Directory, Extent, ExtentCursor},
+    page::PAGES_DIR,
+    tree::Slot,
+};
 
 /// One copy of the superblock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,18 +128,18 @@ pub fn report(disk: &mut dyn Disk, dir: &Path) -> Result<Report, Error> {
     });
     let mut segments: Vec<Segment> = live.chain(dead).collect();
     segments.sort_unstable_by_key(|segment| segment.number);
-    let sum = |count: fn(&crate::extent::Entry) -> u32| directory.entries().map(|entry| u64::from(count(entry))).sum();
+    let sum = |count: fn(&Extent) -> u32| directory.extents().map(|extent| u64::from(count(extent))).sum();
     Ok(Report {
         copies: copies.map(|copy| copy.as_ref().map(State::of)),
         newest,
         segments,
-        extents: directory.entries().count() as u64,
+        extents: directory.extents().count() as u64,
         records: (sum(|entry| entry.records), sum(|entry| entry.live_records)),
     })
 }
 
-/// Reads every page and record that the newest state in `dir` reaches; `damage` is told of each that is not what was written, and
-/// of segments whose account of live bytes is wrong. Blocks, for as long as the data is large.
+/// Reads every page and record that the newest state in `dir` reaches; `damage` is told of each that is not what was
+/// written, and of segments whose account of live bytes is wrong. Blocks, for as long as the data is large.
 ///
 /// **Errors** as [`report`], and those of the medium.
 pub fn verify(disk: &mut dyn Disk, dir: &Path, damage: &mut dyn FnMut(&Error)) -> Result<Checked, Error> {
@@ -200,17 +202,17 @@ impl Check<'_> {
     }
 
     fn extents(&mut self, directory: &Arc<Directory>) -> Result<(), Error> {
-        for entry in directory.entries() {
-            *self.reached.entry(entry.index.segment).or_default() += u64::from(entry.live_bytes);
+        for extent in directory.extents() {
+            *self.reached.entry(extent.index.segment).or_default() += u64::from(extent.live_bytes);
             self.done.extents += 1;
-            let mut cursor = directory.records_from(entry.first);
+            let mut cursor = ExtentCursor::new(Arc::clone(directory), extent.first);
             let mut records = 0;
-            while records < u64::from(entry.records) {
+            while records < u64::from(extent.records) {
                 let record = load_for(self.disk, self.dir, || cursor.next());
                 let Some(record) = self.sound(record)? else { break };
-                if record.is_none_or(|record| record.revision > entry.last) {
+                if record.is_none_or(|record| record.revision > extent.last) {
                     let what = "an extent holds fewer records than the directory says";
-                    let short = Error::corrupt(&self.dir.join(entry.index.path()), entry.index.offset.into(), what);
+                    let short = Error::corrupt(&self.dir.join(extent.index.path()), extent.index.offset.into(), what);
                     self.sound::<()>(Err(short))?;
                     break;
                 }
