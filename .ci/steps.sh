@@ -1,5 +1,7 @@
 # For the scripts beside it: `step NAME COMMAND..` runs and counts, `finish` says how it went.
 #
+# `begin NAME COMMAND..` starts a step beside what follows, `end NAME` waits for it and prints what it said.
+#
 # A step that reports counts of its own (cargo's `test result:`, or `N passed, N failed`) counts as so many; any other as one. Scripts that
 # one of them starts add to the same counts, and only the first prints them. A step that fails ends nothing: the rest is worth knowing.
 
@@ -8,6 +10,10 @@ shared=${ORLOP_SHARED:-$(dirname "$repo")/shared}
 stock=${ORLOP_STOCK:-$HOME/.cache/orlop-stock}
 tools=${ORLOP_TOOLS:-$HOME/.cache/orlop-tools}
 target=${CARGO_TARGET_DIR:-$repo/target}
+# One profile for all that CI builds and starts: see Cargo.toml.
+profile=ci
+# Flags of a member as production has it: several serving cores, raft and apply on a thread each. CPUs are shared: order and ownership are tested.
+several_cores="--server-cores 4 --server-raft-apply two-threads"
 
 if [[ -z ${ORLOP_STEPS:-} ]]; then
     ORLOP_STEPS=$(mktemp -d)
@@ -26,16 +32,9 @@ need() {
     return 1
 }
 
-step() {
-    local name=$1 log=$ORLOP_STEPS/log.$$ started=$SECONDS status=0 passed failed
-    shift
-    echo
-    echo "== $name"
-    : >"$log" # there before tail looks for it
-    ("$@") >"$log" 2>&1 </dev/null &
-    local pid=$!
-    tail -n +1 -f --pid="$pid" "$log" || true
-    wait "$pid" || status=$?
+# judge NAME LOG STATUS STARTED: counts what a step printed into LOG, and says how it went.
+judge() {
+    local name=$1 log=$2 status=$3 started=$4 passed failed
     read -r passed failed < <(awk '
         /^test result: / { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1) } }
         /^[0-9]+ passed, [0-9]+ failed$/ { p += $1; f += $3 }
@@ -52,6 +51,38 @@ step() {
         echo "== FAILED: $name ($((SECONDS - started)) s, status $status)"
         echo "$name" >>"$ORLOP_STEPS/failed"
     fi
+}
+
+step() {
+    local name=$1 log=$ORLOP_STEPS/log.$$ started=$SECONDS status=0
+    shift
+    echo
+    echo "== $name"
+    : >"$log" # there before tail looks for it
+    ("$@") >"$log" 2>&1 </dev/null &
+    local pid=$!
+    tail -n +1 -f --pid="$pid" "$log" || true
+    wait "$pid" || status=$?
+    judge "$name" "$log" "$status" "$started"
+    rm -f "$log"
+}
+
+# begin NAME COMMAND..: starts a step beside what follows; `end NAME` waits for it, and prints what it said.
+declare -A began_pid began_at
+begin() {
+    local name=$1
+    shift
+    began_at[$name]=$SECONDS
+    ("$@") >"$ORLOP_STEPS/beside.$name" 2>&1 </dev/null &
+    began_pid[$name]=$!
+}
+end() {
+    local name=$1 status=0 log=$ORLOP_STEPS/beside.$1
+    wait "${began_pid[$name]}" || status=$?
+    echo
+    echo "== $name (beside others)"
+    cat "$log"
+    judge "$name" "$log" "$status" "${began_at[$name]}"
     rm -f "$log"
 }
 

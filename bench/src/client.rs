@@ -6,15 +6,18 @@
 //!
 //! It decides nothing about load: when to reconnect or give up is asked by the loop that owns it.
 
-use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::{net::SocketAddr, os::fd::OwnedFd};
 
-use rustix::event::epoll;
-use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::{
+    event::epoll,
+    io::Errno,
+    net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt},
+};
 
-use crate::error::Error;
-use crate::http2::{Session, Sink};
+use crate::{
+    error::Error,
+    http2::{Session, Sink},
+};
 
 const BACKOFF_NS_MIN: u64 = 50_000_000;
 const BACKOFF_NS_MAX: u64 = 1_000_000_000;

@@ -1,7 +1,7 @@
 //! The crate's only clock: monotonic nanoseconds and the CPU time this process has used.
 //!
-//! Every latency is a difference of two readings of [`now_ns`]; every schedule starts at one. Nothing here can go backwards.
-//! Wall-clock time is deliberately absent: nothing the generator reports depends on it.
+//! Every latency is a difference of two readings of [`now_ns`]; every schedule starts at one. Nothing here can go
+//! backwards. Wall-clock time is deliberately absent: nothing the generator reports depends on it.
 
 use std::time::Duration;
 

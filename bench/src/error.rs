@@ -1,4 +1,5 @@
-//! Why the generator stops, or a connection is given up. What a server answers to a request is a result, not an error here.
+//! Why the generator stops, or a connection is given up. What a server answers to a request is a result, not an error
+//! here.
 
 /// The crate's error.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,8 @@ pub(crate) enum Error {
     GoAway { code: u32 },
     #[error("gRPC: {reason}")]
     Grpc { reason: &'static str },
+    #[error("gRPC: malformed reply")]
+    Reply(#[from] proto::error::Error),
     #[error("cannot write the report: {0}")]
     Report(#[from] std::io::Error),
 }

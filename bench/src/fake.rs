@@ -1,20 +1,28 @@
-//! A server of the smallest kind, for tests of the whole loop over real sockets: it answers every call with an empty message.
+//! A server of the smallest kind, for tests of the whole loop over real sockets: it answers every call with an empty
+//! message.
 //!
-//! It reads no header, gives all the window at the start, and says nothing unasked, so that nothing but the loop's own timer can wake the loop.
+//! It reads no header, gives all the window at the start, and says nothing unasked, so that nothing but the loop's own
+//! timer can wake the loop.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::thread::Builder;
-use std::time::Duration;
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::sync_channel,
+    },
+    thread::Builder,
+    time::Duration,
+};
 
-use crate::client::Endpoint;
-use crate::clock;
-use crate::load::{self, Plan, Report};
-use crate::report::Tally;
-use crate::workload::{Keys, Kind, Workload};
+use crate::{
+    client::Endpoint,
+    clock,
+    load::{self, Plan, Report},
+    report::Tally,
+    workload::{Keys, Kind, Workload},
+};
 
 const EMPTY_SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// The connection's window raised by 1 GiB, once and for all.
@@ -120,8 +128,8 @@ fn lost_connections_are_replaced_and_every_request_accounted_for() {
         let (answered, lost, losses) = (tally.latencies[0].count(), count("Unavailable: "), count("connection: "));
         assert_eq!((answered + lost, tally.ended), (200, 200), "{:?}", tally.errors_by_kind);
         assert_eq!(lost + losses, tally.errors());
-        // A server that closes with requests unread resets the connection, and replies on their way are lost with it: in an
-        // open loop any number of them, in a closed one no more than there are clients.
+        // A server that closes with requests unread resets the connection, and replies on their way are lost with it:
+        // in an open loop any number of them, in a closed one no more than there are clients.
         assert!(losses >= 2);
         assert!(rate > 0 || lost <= 2 * losses);
     }

@@ -1,18 +1,19 @@
 //! The command line, checked and turned into a `Plan`.
 //!
-//! Names and defaults follow etcd's `tools/benchmark` where it has the same flag. Every combination that cannot mean anything is
-//! refused here with the flag's name, so that nothing later has to ask.
+//! Names and defaults follow etcd's `tools/benchmark` where it has the same flag. Every combination that cannot mean
+//! anything is refused here with the flag's name, so that nothing later has to ask.
 
-use std::net::ToSocketAddrs;
-use std::time::Duration;
+use std::{net::ToSocketAddrs, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::client::Endpoint;
-use crate::clock;
-use crate::error::Error;
-use crate::load::Plan;
-use crate::workload::{Keys, Kind, Reading, STAMP_BYTES, Target, Workload, prefix_end};
+use crate::{
+    client::Endpoint,
+    clock,
+    error::Error,
+    load::Plan,
+    workload::{Keys, Kind, Reading, STAMP_BYTES, Target, Workload, prefix_end},
+};
 
 const CONNS_MAX: usize = 60_000;
 const CLIENTS_MAX: usize = 10_000_000;
@@ -24,8 +25,8 @@ const TOTAL_DEFAULT: u64 = 10_000;
 
 /// Load generator for servers of the etcd API.
 ///
-/// Without --rate, each client sends its next request when the last was answered (closed loop). With --rate, requests are due
-/// at fixed times whatever the server does, and latency is measured from then (open loop).
+/// Without --rate, each client sends its next request when the last was answered (closed loop). With --rate, requests
+/// are due at fixed times whatever the server does, and latency is measured from then (open loop).
 #[derive(Debug, Parser)]
 #[command(name = "bench", version)]
 pub(crate) struct Flags {
@@ -46,7 +47,8 @@ struct Common {
     /// Clients of a closed loop, spread over the connections [default: as many as connections].
     #[arg(long, global = true)]
     clients: Option<usize>,
-    /// Requests of the run [default: 10000, or without bound if --duration is given; list: 10 listings; watch: 1000 puts].
+    /// Requests of the run [default: 10000, or without bound if --duration is given; list: 10 listings; watch: 1000
+    /// puts].
     #[arg(long, global = true)]
     total: Option<u64>,
     /// Length of the run: 60, 60s, 500ms, 5m, 1h.

@@ -1,7 +1,7 @@
 //! Latencies with three exact digits from 1 ns to 1 h, and what is said about them.
 //!
-//! Histograms of several threads and seconds are merged, never averaged: `merge` loses nothing, so a percentile of the whole run
-//! is the percentile of all its requests.
+//! Histograms of several threads and seconds are merged, never averaged: `merge` loses nothing, so a percentile of the
+//! whole run is the percentile of all its requests.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;

@@ -1,10 +1,11 @@
-//! HPACK (RFC 7541) as far as a gRPC client needs it: the encoder of our fixed request heads, the decoder of any reply head.
+//! HPACK (RFC 7541) as far as a gRPC client needs it: the encoder of our fixed request heads, the decoder of any reply
+//! head.
 //!
-//! - The encoder inserts each field once and afterwards names it by its index, as grpc-go does, so that a request head costs
-//!   the server seven bytes. `positions` holds the insertion number of each field sent so far; it never evicts, because all
-//!   fields together are smaller than the smallest table it uses.
-//! - The decoder keeps the whole dynamic table (`size` is always the sum of its entries' sizes and at most `size_max`) but the
-//!   values of only those fields that say how a call ended: `:status`, `grpc-status`, `grpc-message`.
+//! - The encoder inserts each field once and afterwards names it by its index, as grpc-go does, so that a request head
+//!   costs the server seven bytes. `positions` holds the insertion number of each field sent so far; it never evicts,
+//!   because all fields together are smaller than the smallest table it uses.
+//! - The decoder keeps the whole dynamic table (`size` is always the sum of its entries' sizes and at most `size_max`)
+//!   but the values of only those fields that say how a call ended: `:status`, `grpc-status`, `grpc-message`.
 //! - Huffman codes are decoded, never produced. The code is canonical, so the lengths alone define it.
 
 use std::collections::VecDeque;
@@ -253,7 +254,8 @@ impl Decoder {
         Ok(())
     }
 
-    /// Adds (`name`, `value_scratch`) to the table. An entry larger than the table empties it, as the specification has it.
+    /// Adds (`name`, `value_scratch`) to the table. An entry larger than the table empties it, as the specification has
+    /// it.
     fn insert(&mut self, name: Name, name_bytes: usize) {
         let bytes = name_bytes + self.value_scratch.len() + ENTRY_BYTES_OVERHEAD;
         self.evict(bytes);

@@ -1,6 +1,7 @@
 //! A connection's share of the load: its clients, what they wait for, and what is made of the answers.
 //!
-//! - `in_flight` is the number of requests sent here and not ended. A request ends once, well (a latency) or not (an error).
+//! - `in_flight` is the number of requests sent here and not ended. A request ends once, well (a latency) or not (an
+//!   error).
 //! - In a closed loop a client is either in `idle`, or it has a request in flight or a listing in `resumable`.
 //! - A keepalive stream answers in the order it was asked: `pending` of its call is in that order.
 //!
@@ -8,11 +9,15 @@
 
 use std::collections::VecDeque;
 
-use crate::error::Error;
-use crate::http2::{End, Sink};
-use crate::report::{Tally, error_kind};
-use crate::wire::{self, Value};
-use crate::workload::STAMP_BYTES;
+use proto::wire::{Value, fields};
+
+use crate::{
+    error::Error,
+    http2::{End, Sink},
+    reply,
+    report::{Tally, error_kind},
+    workload::STAMP_BYTES,
+};
 
 /// What the generator remembers of a call.
 pub(crate) struct Call {
@@ -59,7 +64,7 @@ impl Listing {
 
     /// Takes a page in and moves behind its last key; answers how many keys it had.
     fn turn_page(&mut self, message: &[u8]) -> u64 {
-        match wire::page(message) {
+        match reply::page(message) {
             Ok(page) => {
                 if self.revision == 0 {
                     self.revision = page.revision;
@@ -207,7 +212,7 @@ impl Intake<'_> {
     }
 
     fn kept_alive(&mut self, one: Pending, message: &[u8]) {
-        let failure = match wire::varint_field(message, 3) {
+        let failure = match reply::varint_field(message, 3) {
             Ok(0) => Some(LEASE_GONE.to_owned()),
             Ok(_) => None,
             Err(error) => Some(error.to_string()),
@@ -220,12 +225,12 @@ impl Intake<'_> {
         let mut is_created = false;
         let mut is_canceled = false;
         let mut reason: &[u8] = &[];
-        for field in wire::fields(message) {
+        for field in fields(message) {
             match field? {
                 (3, Value::Varint(flag)) => is_created = flag != 0,
                 (4, Value::Varint(flag)) => is_canceled = flag != 0,
-                (6, Value::Bytes(text)) => reason = text,
-                (11, Value::Bytes(event)) => self.event(event)?,
+                (6, Value::Delimited(text)) => reason = text,
+                (11, Value::Delimited(event)) => self.event(event)?,
                 _ => {}
             }
         }
@@ -243,7 +248,7 @@ impl Intake<'_> {
     }
 
     fn event(&mut self, event: &[u8]) -> Result<(), Error> {
-        let value = wire::bytes_field(wire::bytes_field(event, 2)?, 5)?;
+        let value = reply::bytes_field(reply::bytes_field(event, 2)?, 5)?;
         let stamp_ns = value.first_chunk::<STAMP_BYTES>().map_or(0, |stamp| u64::from_be_bytes(*stamp));
         if (self.fanout.start_ns..=self.now_ns).contains(&stamp_ns) && self.fanout.start_ns > 0 {
             self.fanout.delivered += 1;
@@ -264,14 +269,14 @@ impl Sink<Call> for Intake<'_> {
         match &mut call.step {
             Step::Single { .. } => {}
             Step::Page(listing) => self.tally.items += listing.turn_page(message),
-            Step::Grant => match wire::varint_field(message, 2) {
+            Step::Grant => match reply::varint_field(message, 2) {
                 Ok(lease) => {
                     let slot = usize::try_from(call.client).expect("a client count fits");
                     self.lane.leases[slot].lease = lease.cast_signed();
                 }
                 Err(error) => self.prepared(Some(&error.to_string())),
             },
-            Step::KeepAliveOnce { ttl_s } => *ttl_s = wire::varint_field(message, 3).unwrap_or(0),
+            Step::KeepAliveOnce { ttl_s } => *ttl_s = reply::varint_field(message, 3).unwrap_or(0),
             Step::KeepAlives { pending } => match pending.pop_front() {
                 Some(one) => self.kept_alive(one, message),
                 None => self.tally.error("keepalive answered twice", 1),

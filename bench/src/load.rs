@@ -1,34 +1,44 @@
 //! One thread of load: its connections, its clock, and when each request leaves.
 //!
 //! - Closed loop (rate 0): each client has one request in flight, and its latency begins when it is sent.
-//! - Open loop: requests leave when the `Schedule` says, or as soon after as the connection allows; their latency begins at the
-//!   intended time. Request `i` belongs to connection `i mod conns`, so that no queue is kept. A connection has at most
-//!   `OUTSTANDING_MAX` requests in flight; later ones wait with their intended time.
-//! - Phases: connect all, prepare (grant leases, create watchers), wait for the common start, run, drain. Only the run is measured.
-//! - A request ends well, with an error of the server, or with one of ours (connection lost, no reply within `timeout_ns`, not sent
-//!   before the end). A lost connection is replaced with back-off, and given up after `DOWN_NS_MAX`.
+//! - Open loop: requests leave when the `Schedule` says, or as soon after as the connection allows; their latency
+//!   begins at the intended time. Request `i` belongs to connection `i mod conns`, so that no queue is kept. A
+//!   connection has at most `OUTSTANDING_MAX` requests in flight; later ones wait with their intended time.
+//! - Phases: connect all, prepare (grant leases, create watchers), wait for the common start, run, drain. Only the run
+//!   is measured.
+//! - A request ends well, with an error of the server, or with one of ours (connection lost, no reply within
+//!   `timeout_ns`, not sent before the end). A lost connection is replaced with back-off, and given up after
+//!   `DOWN_NS_MAX`.
 //!
 //! The loop is epoll and one timer: a runtime's tasks and wakers would cost more than a request does here.
 
-use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::{
+    collections::VecDeque,
+    os::fd::OwnedFd,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{SyncSender, TrySendError},
+    },
+};
 
-use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
-use rustix::io::Errno;
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags};
+use rustix::{
+    buffer::spare_capacity,
+    event::epoll,
+    io::Errno,
+    time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags},
+};
 
-use crate::client::{Connection, Endpoint};
-use crate::clock;
-use crate::error::Error;
-use crate::hpack::Path;
-use crate::http2::Opening;
-use crate::lane::{Call, Fanout, Intake, Lane, LeaseSlot, Listing, Pending, Preparation, Step};
-use crate::report::Tally;
-use crate::schedule::{Schedule, TICK_NS_MAX};
-use crate::workload::{self, Kind, Requests, Workload};
+use crate::{
+    client::{Connection, Endpoint},
+    clock,
+    error::Error,
+    hpack::Path,
+    http2::Opening,
+    lane::{Call, Fanout, Intake, Lane, LeaseSlot, Listing, Pending, Preparation, Step},
+    report::Tally,
+    schedule::{Schedule, TICK_NS_MAX},
+    workload::{self, Kind, Requests, Workload},
+};
 
 /// Requests in flight on one connection in an open loop.
 const OUTSTANDING_MAX: usize = 1000;
@@ -80,7 +90,8 @@ struct Due {
     client: u32,
 }
 
-struct Member {
+/// A connection through all its sockets, and its share of the load.
+struct Channel {
     connection: Connection<Call>,
     lane: Lane,
 }
@@ -90,7 +101,7 @@ struct Loader<'a> {
     thread: usize,
     epoll: OwnedFd,
     timer: OwnedFd,
-    members: Vec<Member>,
+    channels: Vec<Channel>,
     source: Source,
     requests: Requests,
     tally: Tally,
@@ -149,22 +160,22 @@ impl<'a> Loader<'a> {
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER_TOKEN), epoll::EventFlags::IN)
             .map_err(Error::system("epoll_ctl"))?;
         let now_ns = clock::now_ns();
-        let mut members = Vec::new();
+        let mut channels = Vec::new();
         for position in (thread..plan.conns).step_by(plan.threads) {
-            let token = u64::try_from(members.len()).expect("a count of connections fits");
+            let token = u64::try_from(channels.len()).expect("a count of connections fits");
             let endpoint = plan.endpoints[position % plan.endpoints.len()].clone();
             let clients = plan.clients / plan.conns + usize::from(position < plan.clients % plan.conns);
             let clients = u32::try_from(clients).expect("checked with the flags");
             let position = u64::try_from(position).expect("a count of connections fits");
             let connection = Connection::new(endpoint, token, now_ns);
-            members.push(Member { connection, lane: Lane::new(position, clients) });
+            channels.push(Channel { connection, lane: Lane::new(position, clients) });
         }
         let loader = Loader {
             plan,
             thread,
             epoll,
             timer,
-            members,
+            channels,
             source: Source::Idle,
             requests: Requests::new(&plan.workload, u64::try_from(thread).expect("a count of threads fits")),
             tally: Tally::new(plan.workload.classes().len()),
@@ -190,11 +201,11 @@ impl<'a> Loader<'a> {
     /// Waits until every connection's session is ready. Attempts are repeated, for the server may just be starting.
     fn connect_all(&mut self) -> Result<(), Error> {
         let deadline_ns = clock::now_ns() + CONNECT_NS_MAX;
-        for position in 0..self.members.len() {
+        for position in 0..self.channels.len() {
             self.reconnect(position, clock::now_ns());
         }
         loop {
-            let waiting = self.members.iter().find(|member| member.connection.down_since_ns.is_some());
+            let waiting = self.channels.iter().find(|channel| channel.connection.down_since_ns.is_some());
             let Some(waiting) = waiting else { break };
             if clock::now_ns() > deadline_ns {
                 let failure = waiting.connection.failure();
@@ -221,7 +232,7 @@ impl<'a> Loader<'a> {
             }
             Kind::Put | Kind::Txn { .. } | Kind::Range(_) | Kind::Mixed { .. } | Kind::List { .. } => {}
         }
-        for position in 0..self.members.len() {
+        for position in 0..self.channels.len() {
             self.flush(position, clock::now_ns());
         }
         while self.preparation.missing > 0 {
@@ -241,10 +252,10 @@ impl<'a> Loader<'a> {
         let message = workload::grant_message(ttl_s);
         let opening = Opening { path: Path::LeaseGrant, is_unary: true, keeps_messages: true };
         let now_ns = clock::now_ns();
-        for member in &mut self.members {
-            let Some(session) = member.connection.session() else { continue };
-            let clients = u32::try_from(member.lane.idle.len()).expect("made from a u32");
-            member.lane.leases = vec![LeaseSlot::default(); member.lane.idle.len()];
+        for channel in &mut self.channels {
+            let Some(session) = channel.connection.session() else { continue };
+            let clients = u32::try_from(channel.lane.idle.len()).expect("made from a u32");
+            channel.lane.leases = vec![LeaseSlot::default(); channel.lane.idle.len()];
             for client in 0..clients {
                 session.open(
                     opening,
@@ -260,10 +271,10 @@ impl<'a> Loader<'a> {
         let opening = Opening { path: Path::Watch, is_unary: false, keeps_messages: true };
         let now_ns = clock::now_ns();
         assert_eq!(self.plan.threads, 1, "events are counted by the thread that puts");
-        let members_count = self.members.len();
+        let channels_count = self.channels.len();
         let mut number = 0;
         for stream in 0..streams {
-            let Some(session) = self.members[stream % members_count].connection.session() else { continue };
+            let Some(session) = self.channels[stream % channels_count].connection.session() else { continue };
             let mut id = None;
             for _ in 0..watchers_per_stream {
                 let message = workload::watch_message(self.plan.workload.keys, number % keys, wants_prev_kv);
@@ -298,7 +309,7 @@ impl<'a> Loader<'a> {
         let (thread, threads) = (as_u64(self.thread), as_u64(plan.threads));
         let count = if plan.total == u64::MAX { u64::MAX } else { plan.total.saturating_sub(thread).div_ceil(threads) };
         self.source = Source::Closed { taken: 0, count, end_ns };
-        for position in 0..self.members.len() {
+        for position in 0..self.channels.len() {
             self.fill(position, clock::now_ns());
         }
         Ok(())
@@ -347,19 +358,19 @@ impl<'a> Loader<'a> {
             return;
         }
         self.fill(position, now_ns);
-        let member = &mut self.members[position];
-        let is_left = member.connection.session().is_some_and(|session| session.is_spent() && session.calls() == 0);
+        let channel = &mut self.channels[position];
+        let is_left = channel.connection.session().is_some_and(|session| session.is_spent() && session.calls() == 0);
         if is_left {
-            member.connection.retire(now_ns);
+            channel.connection.retire(now_ns);
             self.reconnect(position, now_ns);
         }
     }
 
     /// A connection, who takes what arrives on it, and the buffer it is read into.
     fn parts(&mut self, position: usize, now_ns: u64) -> (&mut Connection<Call>, Intake<'_>, &mut [u8]) {
-        let member = &mut self.members[position];
+        let channel = &mut self.channels[position];
         let intake = Intake {
-            lane: &mut member.lane,
+            lane: &mut channel.lane,
             tally: &mut self.tally,
             preparation: &mut self.preparation,
             fanout: &mut self.fanout,
@@ -367,7 +378,7 @@ impl<'a> Loader<'a> {
             now_ns,
             is_closed_loop: self.plan.rate == 0,
         };
-        (&mut member.connection, intake, &mut self.scratch)
+        (&mut channel.connection, intake, &mut self.scratch)
     }
 
     fn fail(&mut self, position: usize, error: &Error, now_ns: u64) {
@@ -375,19 +386,19 @@ impl<'a> Loader<'a> {
         let (connection, mut intake, _) = self.parts(position, now_ns);
         connection.fail(&reason, now_ns, &mut intake);
         self.tally.error(&format!("connection: {reason}"), 1);
-        for slot in &mut self.members[position].lane.leases {
+        for slot in &mut self.channels[position].lane.leases {
             slot.stream = None;
         }
     }
 
     fn reconnect(&mut self, position: usize, now_ns: u64) {
-        if let Err(error) = self.members[position].connection.connect(&self.epoll) {
+        if let Err(error) = self.channels[position].connection.connect(&self.epoll) {
             self.fail(position, &error, now_ns);
         }
     }
 
     fn flush(&mut self, position: usize, now_ns: u64) {
-        if let Err(error) = self.members[position].connection.flush(&self.epoll) {
+        if let Err(error) = self.channels[position].connection.flush(&self.epoll) {
             self.fail(position, &error, now_ns);
         }
     }
@@ -412,18 +423,18 @@ impl<'a> Loader<'a> {
     /// Sends what is due on a connection and what its session owes, in one write.
     fn fill(&mut self, position: usize, now_ns: u64) {
         loop {
-            let member = &mut self.members[position];
-            if !member.connection.session().is_some_and(|session| session.can_open()) {
+            let channel = &mut self.channels[position];
+            if !channel.connection.session().is_some_and(|session| session.can_open()) {
                 break;
             }
-            if let Some(listing) = member.lane.resumable.pop() {
+            if let Some(listing) = channel.lane.resumable.pop() {
                 self.send_page(position, Box::new(listing), now_ns);
                 continue;
             }
-            if member.lane.in_flight >= OUTSTANDING_MAX && self.plan.rate > 0 {
+            if channel.lane.in_flight >= OUTSTANDING_MAX && self.plan.rate > 0 {
                 break;
             }
-            let Some(due) = self.source.take(&mut member.lane, self.plan, self.thread, now_ns) else { break };
+            let Some(due) = self.source.take(&mut channel.lane, self.plan, self.thread, now_ns) else { break };
             if self.plan.rate > 0 {
                 self.tally.lag.record(now_ns.saturating_sub(due.intended_ns));
             }
@@ -461,10 +472,10 @@ impl<'a> Loader<'a> {
         let step = Step::Single { class: request.class, watchers: watchers(request.key) };
         let call = Call { intended_ns: due.intended_ns, sent_ns: now_ns, client: due.client, step };
         let opening = Opening { path: request.path, is_unary: true, keeps_messages: false };
-        let member = &mut self.members[position];
-        let session = member.connection.session().expect("asked before the request was taken");
+        let channel = &mut self.channels[position];
+        let session = channel.connection.session().expect("asked before the request was taken");
         session.open(opening, request.message, call);
-        member.lane.in_flight += 1;
+        channel.lane.in_flight += 1;
     }
 
     fn send_page(&mut self, position: usize, listing: Box<Listing>, now_ns: u64) {
@@ -475,16 +486,16 @@ impl<'a> Loader<'a> {
         let opening = Opening { path: Path::Range, is_unary: true, keeps_messages: true };
         let (intended_ns, client) = (listing.intended_ns, listing.client);
         let call = Call { intended_ns, sent_ns: now_ns, client, step: Step::Page(listing) };
-        let member = &mut self.members[position];
-        let session = member.connection.session().expect("asked before the request was taken");
+        let channel = &mut self.channels[position];
+        let session = channel.connection.session().expect("asked before the request was taken");
         session.open(opening, &message, call);
-        member.lane.in_flight += 1;
+        channel.lane.in_flight += 1;
     }
 
     fn send_keep_alive(&mut self, position: usize, due: &Due, now_ns: u64, is_once: bool) {
-        let member = &mut self.members[position];
-        let lane = &mut member.lane;
-        let session = member.connection.session().expect("asked before the request was taken");
+        let channel = &mut self.channels[position];
+        let lane = &mut channel.lane;
+        let session = channel.connection.session().expect("asked before the request was taken");
         let client = if self.plan.rate == 0 {
             due.client
         } else {
@@ -516,16 +527,16 @@ impl<'a> Loader<'a> {
 
     /// Replaces lost connections and, once a second, gives up on what takes too long.
     fn do_chores(&mut self, now_ns: u64) {
-        for position in 0..self.members.len() {
-            let member = &mut self.members[position];
-            if member.lane.is_given_up {
+        for position in 0..self.channels.len() {
+            let channel = &mut self.channels[position];
+            if channel.lane.is_given_up {
                 continue;
             }
-            let down_ns = member.connection.down_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns));
+            let down_ns = channel.connection.down_since_ns.map_or(0, |since_ns| now_ns.saturating_sub(since_ns));
             if down_ns > DOWN_NS_MAX {
-                member.lane.is_given_up = true;
+                channel.lane.is_given_up = true;
                 self.fail(position, &Error::Setup { what: "given up", reason: "down for too long".to_owned() }, now_ns);
-            } else if member.connection.is_down() && member.connection.retry_at_ns <= now_ns {
+            } else if channel.connection.is_down() && channel.connection.retry_at_ns <= now_ns {
                 self.reconnect(position, now_ns);
             }
         }
@@ -561,7 +572,7 @@ impl<'a> Loader<'a> {
     fn expire(&mut self, now_ns: u64) {
         let timeout_ns = self.plan.timeout_ns;
         let is_old = |sent_ns: u64| now_ns.saturating_sub(sent_ns) > timeout_ns;
-        for position in 0..self.members.len() {
+        for position in 0..self.channels.len() {
             let (connection, mut intake, _) = self.parts(position, now_ns);
             let Some(session) = connection.session() else { continue };
             let is_late = |call: &Call| match &call.step {
@@ -581,16 +592,16 @@ impl<'a> Loader<'a> {
         if run_end_ns.is_some_and(|end_ns| now_ns > end_ns.saturating_add(self.plan.timeout_ns)) {
             return true;
         }
-        let is_usable = |member: &Member| !member.lane.is_given_up;
-        if !self.members.iter().any(is_usable) {
+        let is_usable = |channel: &Channel| !channel.lane.is_given_up;
+        if !self.channels.iter().any(is_usable) {
             return true;
         }
-        let is_idle = |member: &Member| {
-            let lane = &member.lane;
+        let is_idle = |channel: &Channel| {
+            let lane = &channel.lane;
             let is_served = lane.in_flight == 0 && lane.resumable.is_empty();
             lane.is_given_up || is_served && self.source.unsent(lane, self.plan, now_ns) == 0
         };
-        if !self.members.iter().all(is_idle) {
+        if !self.channels.iter().all(is_idle) {
             return false;
         }
         let is_waiting_for_events = self.fanout.delivered < self.fanout.expected;
@@ -601,7 +612,7 @@ impl<'a> Loader<'a> {
     fn settle(&mut self) {
         let now_ns = clock::now_ns();
         let mut unsent = 0;
-        for position in 0..self.members.len() {
+        for position in 0..self.channels.len() {
             let (connection, mut intake, _) = self.parts(position, now_ns);
             if let Some(session) = connection.session() {
                 let is_request = |call: &Call| !matches!(call.step, Step::Watch | Step::Grant);
@@ -613,9 +624,9 @@ impl<'a> Loader<'a> {
                     &mut intake,
                 );
             }
-            unsent += as_u64(self.members[position].lane.resumable.len());
+            unsent += as_u64(self.channels[position].lane.resumable.len());
             if matches!(self.source, Source::Open { .. }) {
-                unsent += self.source.unsent(&self.members[position].lane, self.plan, now_ns);
+                unsent += self.source.unsent(&self.channels[position].lane, self.plan, now_ns);
             }
         }
         if let Source::Closed { taken, count, .. } = self.source

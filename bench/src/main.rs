@@ -1,7 +1,20 @@
 //! `bench`: load for servers of the etcd API, Orlop or stock etcd, and a report of how they bore it.
 //!
-//! Flags become a `Plan` here, and nowhere else is a flag looked at; threads of load are started, and what they report is printed.
-//! Progress goes to stderr, the report to stdout. Exit status: 0, or 1 if anything failed, or 2 for flags that make no sense.
+//! Flags become a `Plan` here, and nowhere else is a flag looked at; threads of load are started, and what they report
+//! is printed. Progress goes to stderr, the report to stdout. Exit status: 0, or 1 if anything failed, or 2 for flags
+//! that make no sense.
+//!
+//! Files, each importing only files below it:
+//!
+//! - `flags`: the command line (clap's), checked and turned into a `Plan`.
+//! - `load`: one thread of load: its connections, its clock, when each request leaves.
+//! - `lane`: a connection's share of the load, and what is made of the answers.
+//! - `report`, `histogram`: what was seen, and what is printed of it.
+//! - `client`: a socket with its HTTP/2 session, and its return after a loss.
+//! - `http2`, `hpack`: a client's side of HTTP/2, as a state machine.
+//! - `reply`: the few fields of a reply that matter.
+//! - `workload`, `schedule`: what is asked of the server, and when.
+//! - `clock`, `error`: the only clock; why the generator stops.
 //!
 //! Deliberately absent: TLS, authentication, retries of requests, and any knowledge of one particular server.
 
@@ -16,21 +29,27 @@ mod hpack;
 mod http2;
 mod lane;
 mod load;
+mod reply;
 mod report;
 mod schedule;
-mod wire;
 mod workload;
 
-use std::io::IsTerminal;
-use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::{
+    io::IsTerminal,
+    process::ExitCode,
+    sync::{
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, sync_channel},
+    },
+};
 
 use clap::Parser;
 
-use crate::error::Error;
-use crate::load::{Plan, Report, START_NEVER};
-use crate::report::{Setting, Summary, Tally};
+use crate::{
+    error::Error,
+    load::{Plan, Report, START_NEVER},
+    report::{Setting, Summary, Tally},
+};
 
 /// 7-14 % less CPU than glibc's allocator on HTTP/2 loads.
 #[global_allocator]

@@ -2,16 +2,18 @@
 //!
 //! - A `Tally` is owned by one thread until it is sent here; the run's tally is the sum of all ever sent.
 //! - Every request that was due is either in a latency class or in `errors_by_kind`; nothing is dropped.
-//! - `errors_by_kind` has at most `ERROR_KINDS_MAX` kinds, so that a server whose messages all differ cannot fill our memory.
+//! - `errors_by_kind` has at most `ERROR_KINDS_MAX` kinds, so that a server whose messages all differ cannot fill our
+//!   memory.
 
-use std::collections::BTreeMap;
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write};
 
 use serde::Serialize;
 
-use crate::error::Error;
-use crate::histogram::{Latencies, Quantiles};
-use crate::http2::End;
+use crate::{
+    error::Error,
+    histogram::{Latencies, Quantiles},
+    http2::End,
+};
 
 const ERROR_KINDS_MAX: usize = 64;
 const ERROR_KIND_BYTES_MAX: usize = 300;

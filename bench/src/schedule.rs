@@ -1,17 +1,19 @@
 //! The open loop's timetable: request `i` is intended at `start + i / rate`, whatever the server does.
 //!
-//! Nothing is queued: a connection's next request is a number, and its intended time follows from it. So a server that stalls
-//! for a minute costs no memory here, and every request it delayed is still measured from when it should have left.
+//! Nothing is queued: a connection's next request is a number, and its intended time follows from it. So a server that
+//! stalls for a minute costs no memory here, and every request it delayed is still measured from when it should have
+//! left.
 //!
 //! Invariant: `due` counts exactly the requests whose `intended_ns` is not later than the time asked about.
 
 /// Nanoseconds in a second.
 const SECOND_NS: u128 = 1_000_000_000;
-/// The shortest time between two wake-ups of the pacing timer; more frequent requests leave in small groups, each with its own
-/// intended time, so that the wait for the tick (0.25 ms on average) counts as latency and shows as send lag.
+/// The shortest time between two wake-ups of the pacing timer; more frequent requests leave in small groups, each with
+/// its own intended time, so that the wait for the tick (0.25 ms on average) counts as latency and shows as send lag.
 ///
-/// **Source**: 10,000 puts/s over 100 connections against a stub, five runs each on a busy 2-core machine, 2026-11-21: median
-/// 13.2 us of CPU a request with 0.2 ms, 9.7 us with 0.5 ms; single runs spread over 8 to 16 us. To be measured on an idle one.
+/// **Source**: 10,000 puts/s over 100 connections against a stub, five runs each on a busy 2-core machine, 2026-11-21:
+/// median 13.2 us of CPU a request with 0.2 ms, 9.7 us with 0.5 ms; single runs spread over 8 to 16 us. To be measured
+/// on an idle one.
 const TICK_NS_MIN: u64 = 500_000;
 /// The longest time the loop sleeps, so that it notices losses and prints progress.
 pub(crate) const TICK_NS_MAX: u64 = 100_000_000;

@@ -1,18 +1,17 @@
 //! What is asked of the server: keys, values and request messages, encoded ahead.
 //!
-//! A request differs from the one before it by its key only, so each kind is encoded once, by prost, and afterwards the key's
-//! digits are written over the old ones. `Template` finds where they are by encoding two messages that differ there alone.
+//! A request differs from the one before it by its key only, so each kind is encoded once, by prost, and afterwards the
+//! key's digits are written over the old ones. `Template` finds where they are by encoding two messages that differ
+//! there alone.
 //!
-//! Keys are decimal numbers padded with zeros to the key size: readable in etcdctl, and `0` is a prefix of every loaded key space
-//! that leaves a digit free. Values are letters drawn once from the seed; all writes of a run carry the same.
+//! Keys are decimal numbers padded with zeros to the key size: readable in etcdctl, and `0` is a prefix of every loaded
+//! key space that leaves a digit free. Values are letters drawn once from the seed; all writes of a run carry the same.
 
 use prost::Message;
 use proto::etcdserverpb as pb;
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use crate::error::Error;
-use crate::hpack::Path;
+use crate::{error::Error, hpack::Path};
 
 /// The sub-command with its own settings.
 #[derive(Clone, Debug)]
@@ -260,7 +259,7 @@ pub(crate) fn page_message(
 
 /// The range end that makes a range of all keys with `prefix`; no prefix means all keys.
 pub(crate) fn prefix_end(prefix: &[u8]) -> Vec<u8> {
-    proto::key_range::prefix_end(prefix).to_vec()
+    proto::wire_range::prefix_end(prefix).to_vec()
 }
 
 pub(crate) fn grant_message(ttl_s: i64) -> Vec<u8> {

@@ -15,144 +15,44 @@
 //! - A hard state that moves only the commit index is kept in `hard_state_due` and rides with the next entries: losing
 //!   it is legal, because recovery takes the larger of it and the applied index, and the rest commits again in the new
 //!   term.
-//! - `unhanded_bytes` is what was proposed and not handed to the WAL. While the log's disk is full it counts against the room
-//!   that is left (`Wal::room_bytes`), of which `LOG_RESERVE` stays free for hard states and marks: a mark is what gives
-//!   segments back. What a leader sends to a follower whose log is full waits in the WAL's queue, unacknowledged.
+//! - `unhanded_bytes` is what was proposed and not handed to the WAL. While the log's disk is full it counts against
+//!   the room that is left (`Wal::room_bytes`), of which `LOG_RESERVE` stays free for hard states and marks: a mark is
+//!   what gives segments back. What a leader sends to a follower whose log is full waits in the WAL's queue,
+//!   unacknowledged.
 //! - After an error `stopped` is set: nothing is written, handed out or answered any more.
+//! - No clock is read: time is what `tick` is told. No chance is drawn: an election timeout follows from
+//!   `options.seed`, the member and the term.
 //!
 //! Deliberately not here: what an entry means, request timeouts, the transport, snapshots.
 
-use std::collections::VecDeque;
-use std::path::Path;
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
-use engine::disk::{Completion, Disk};
-use engine::wal::{self, Wal};
-use raft::eraftpb;
-use raft::{RawNode, SoftState, StateRole};
+use engine::{
+    disk::{Completion, Disk},
+    wal::{self, Wal},
+};
+use raft::{RawNode, SoftState, StateRole, eraftpb};
 
-use crate::log::{ENTRY_OVERHEAD_BYTES, Log, entry_cost_bytes};
-use crate::message::raft_entry;
-use crate::proposals::Backlog;
-use crate::read_index::ReadIndex;
-use crate::recovery;
-use crate::{ConfChange, ConfState, ConfirmedRead, Entry, EntryKind, Error, Message};
+use crate::{
+    backlog::Backlog,
+    entry::{Committed, ENTRY_OVERHEAD_BYTES, Entry, EntryId, EntryKind, entry_cost_bytes, raft_entry},
+    error::{Error, Refused},
+    log::Log,
+    members::{ConfChange, ConfState},
+    message::{Message, MessageKind},
+    read_index::{ConfirmedRead, ReadIndex},
+    recovery,
+    start::{Identity, Options, Start},
+};
 
-/// Who this member is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Identity {
-    /// Own id, never 0.
-    pub member_id: u64,
-    /// The cluster's id.
-    pub cluster_id: u64,
-}
-
-/// Place in the log up to which the state machine has applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Applied {
-    /// Log position; 0 for an empty state.
-    pub index: u64,
-    /// Term of the entry there.
-    pub term: u64,
-}
-
-/// What the state machine knows when the driver is opened.
-#[derive(Debug, Clone, Default)]
-pub struct Start {
-    /// How far the stored state is.
-    pub applied: Applied,
-    /// The log may have been trimmed up to this index; 0 if nothing is known of that.
-    pub trimmable: u64,
-    /// The configuration at that place; empty for an empty state.
-    pub conf_state: ConfState,
-    /// The members a new cluster starts with, as `ConfChange::bootstrap` makes them, ascending by id. Used only when
-    /// the log is empty; empty for a member that joins.
-    pub bootstrap: Vec<ConfChange>,
-}
-
-/// Bounds and timing, as `Options::from_knobs` derives them from `tuning`.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Ticks without a leader before a member campaigns; the real figure is drawn from [n, 2n).
-    pub election_ticks: usize,
-    /// Ticks between a leader's heartbeats.
-    pub heartbeat_ticks: usize,
-    /// Ask before campaigning.
-    pub pre_vote: bool,
-    /// Entries in one append message. **Units**: bytes.
-    pub message_bytes_max: u64,
-    /// Append messages in flight per peer.
-    pub messages_in_flight_max: usize,
-    /// All entries between proposal and apply. **Units**: bytes.
-    pub proposals_bytes_max: u64,
-    /// Committed entries that are not applied; beyond this proposals are refused (etcd: 5000).
-    pub backlog_entries_max: u64,
-    /// Committed entries queued for the caller; beyond this no more are fetched until some are taken. **Units**: bytes.
-    pub committed_bytes_max: u64,
-    /// Applied entries kept in memory for followers that are a little behind. **Units**: bytes.
-    pub tail_bytes_max: u64,
-    /// Applied entries kept in the log for followers when it is trimmed (etcd: 5000).
-    pub catch_up_entries: u64,
-    /// Reads waiting for confirmation.
-    pub reads_max: usize,
-    /// Ticks after which a read's unanswered round is asked again (etcd: 500 ms).
-    pub read_retry_ticks: usize,
-    /// Ticks after which a full disk is asked for a log segment again.
-    pub space_retry_ticks: usize,
-    /// Draws election timeouts; members of one cluster should differ.
-    pub seed: u64,
-    /// The log's own.
-    pub wal: wal::Options,
-}
-
-/// Time after which an unanswered read round is asked again. **Source**: etcd v3.7.1 `etcdserver/read/read.go`.
-const READ_RETRY_MS: u64 = 500;
-/// Time after which a full disk is asked again: each try takes what space there is, for a moment.
-const SPACE_RETRY_MS: u64 = 1000;
 /// Part of a log segment that clients' entries leave free while there is no next one.
 const LOG_RESERVE: u64 = 16;
 /// Part of a log segment below which what only grows the store is refused while there is no next one.
 const LOG_TIGHT: u64 = 4;
-/// Reads that wait for a round. The server asks once for all reads of a turn, so this bounds turns, not clients.
-const READS_MAX: usize = 4096;
-
-impl Options {
-    /// Options as the knobs say; `pre_vote` is etcd's flag, `seed` is the member's own randomness.
-    pub fn from_knobs(knobs: &tuning::Consensus, pre_vote: bool, seed: u64, wal: wal::Options) -> Options {
-        let ticks = |ms: u64| usize::try_from(ms.div_ceil(knobs.heartbeat_ms)).unwrap_or(usize::MAX);
-        Options {
-            election_ticks: ticks(knobs.election_ms),
-            heartbeat_ticks: 1,
-            pre_vote,
-            message_bytes_max: knobs.message_bytes_max,
-            messages_in_flight_max: knobs.messages_in_flight_max,
-            proposals_bytes_max: knobs.proposals_bytes_max as u64,
-            backlog_entries_max: knobs.backlog_entries_max,
-            committed_bytes_max: knobs.apply_batch_bytes_max as u64,
-            tail_bytes_max: knobs.tail_bytes_max as u64,
-            catch_up_entries: knobs.snapshot_catchup_entries,
-            reads_max: READS_MAX,
-            read_retry_ticks: ticks(READ_RETRY_MS),
-            space_retry_ticks: ticks(SPACE_RETRY_MS),
-            seed,
-            wal,
-        }
-    }
-}
-
-/// A committed entry, durable on a quorum.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Committed {
-    /// Log position.
-    pub index: u64,
-    /// Term it was proposed in.
-    pub term: u64,
-    /// What `data` is.
-    pub kind: EntryKind,
-    /// A request, empty for a leader's first entry; or an encoded `ConfChange`.
-    pub data: Bytes,
-}
-
 /// Where this member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status {
@@ -214,7 +114,7 @@ pub struct Driver {
     conf_state: ConfState,
     /// First index of the current term, if this member leads it.
     term_start: Option<u64>,
-    truncated_tail: Option<(std::path::PathBuf, u64)>,
+    truncated_tail: Option<(PathBuf, u64)>,
     /// Reused between steps.
     entries: Vec<wal::Entry>,
     stopped: Option<String>,
@@ -234,7 +134,7 @@ impl Driver {
         start: Start,
     ) -> Result<Driver, Error> {
         let restored = recovery::restore(disk, dir, &options, &start)?;
-        let config = raft_config(identity, &options, start.applied.index);
+        let config = options.to_raft(identity, start.applied.index);
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let raw = RawNode::new(&config, restored.log, &logger)
             .map_err(|source| Error::InvalidOptions { what: source.to_string() })?;
@@ -269,24 +169,89 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Proposes a request. The caller then calls `step`.
+    /// Proposes requests, in their order, as one step of raft: each follower gets them in one message. The caller then
+    /// calls `step`. The result names those that were refused, by ascending position; all others are accepted. Bounds
+    /// are checked for each as if those before it had been proposed already.
     ///
     /// **Bounds**: refused beyond `backlog_entries_max` and `proposals_bytes_max`.
-    /// **Errors**: `TooManyRequests`, `NoSpace`, `NoLeader`, `TooLarge` (more than the log can hold), `Stopped`. An accepted
-    /// proposal may still be lost with its leader: then it is never handed out, and the proposer's timeout answers.
-    pub fn propose(&mut self, data: Bytes) -> Result<(), Error> {
-        self.propose_entry(EntryKind::Normal, data)
+    /// **Errors**: `TooManyRequests`, `NoSpace`, `NoLeader`, `TooLarge` (more than the log can hold), `Stopped`. An
+    /// accepted proposal may still be lost with its leader: then it is never handed out, and the proposer's timeout
+    /// answers.
+    pub fn propose_all(&mut self, requests: impl IntoIterator<Item = Bytes>) -> Vec<Refused> {
+        self.propose_entries(EntryKind::Normal, requests.into_iter())
+    }
+
+    /// Proposes one request, as `propose_all` does.
+    ///
+    /// **Errors**: as `propose_all`.
+    pub fn propose(&mut self, request: Bytes) -> Result<(), Error> {
+        self.propose_one(EntryKind::Normal, request)
     }
 
     /// Proposes a configuration change. At most one may be between proposal and apply: another one becomes an empty
     /// entry, and its proposer's timeout answers, as in etcd.
     ///
-    /// **Errors**: as `propose`.
+    /// **Errors**: as `propose_all`.
     pub fn propose_conf_change(&mut self, change: &ConfChange) -> Result<(), Error> {
-        self.propose_entry(EntryKind::ConfChange, change.encode())
+        self.propose_one(EntryKind::ConfChange, change.encode())
     }
 
-    fn propose_entry(&mut self, kind: EntryKind, data: Bytes) -> Result<(), Error> {
+    fn propose_one(&mut self, kind: EntryKind, data: Bytes) -> Result<(), Error> {
+        match self.propose_entries(kind, std::iter::once(data)).pop() {
+            None => Ok(()),
+            Some(Refused { error, .. }) => Err(error),
+        }
+    }
+
+    fn propose_entries(&mut self, kind: EntryKind, datas: impl Iterator<Item = Bytes>) -> Vec<Refused> {
+        let mut accepted = Vec::with_capacity(datas.size_hint().0);
+        let mut refused = Vec::new();
+        let mut backlog = self.backlog();
+        let unhanded_bytes = self.unhanded_bytes;
+        for (position, data) in datas.enumerate() {
+            match self.check_proposal(&data, backlog) {
+                Ok(log_bytes) => {
+                    self.unhanded_bytes += log_bytes;
+                    let entry = raft_entry(0, 0, kind, data);
+                    backlog.bytes += unstable_cost_bytes(raft::util::entry_approximate_size(&entry), 1);
+                    accepted.push(entry);
+                }
+                Err(error) => refused.push(Refused { position, error }),
+            }
+        }
+        if accepted.is_empty() {
+            return refused;
+        }
+        let count = accepted.len() + refused.len();
+        let mut message = eraftpb::Message::default();
+        message.set_msg_type(eraftpb::MessageType::MsgPropose);
+        message.from = self.identity.member_id;
+        message.set_entries(accepted.into());
+        let reason = match self.raw.raft.step(message) {
+            Ok(()) => return refused,
+            // The leader was checked: what remains is raft-rs's own bound on uncommitted bytes.
+            Err(raft::Error::ProposalDropped) => None,
+            Err(source) => Some(source.to_string()),
+        };
+        self.unhanded_bytes = unhanded_bytes;
+        let error = || match &reason {
+            None => self.backlog().refusal(),
+            Some(reason) => Error::Stopped { reason: reason.clone() },
+        };
+        let mut earlier = refused.into_iter().peekable();
+        let all = (0..count).map(|position| {
+            let known = earlier.next_if(|refused| refused.position == position);
+            known.unwrap_or_else(|| Refused { position, error: error() })
+        });
+        let all = all.collect();
+        if let Some(reason) = reason {
+            self.stop(&reason);
+        }
+        all
+    }
+
+    /// May this be proposed, with `backlog` before it? The bytes that it will take in the log.
+    fn check_proposal(&self, data: &[u8], backlog: Backlog) -> Result<u64, Error> {
         self.check_running()?;
         let bytes_max = self.wal.entry_bytes_max();
         if data.len() > bytes_max {
@@ -296,26 +261,11 @@ impl Driver {
         if raft.leader_id == raft::INVALID_ID || raft.lead_transferee.is_some() {
             return Err(Error::NoLeader);
         }
-        let backlog = self.backlog();
         let (entries_max, bytes_max) = (self.options.backlog_entries_max, self.options.proposals_bytes_max);
-        backlog.admit(entry_cost_bytes(&data), entries_max, bytes_max)?;
-        let log_bytes = entry_cost_bytes(&data) + wal::GROUP_OVERHEAD_BYTES as u64;
+        backlog.admit(entry_cost_bytes(data), entries_max, bytes_max)?;
+        let log_bytes = entry_cost_bytes(data) + wal::GROUP_OVERHEAD_BYTES as u64;
         self.check_log_room(log_bytes)?;
-        let mut message = eraftpb::Message::default();
-        message.set_msg_type(eraftpb::MessageType::MsgPropose);
-        message.from = self.identity.member_id;
-        message.set_entries(vec![raft_entry(0, 0, kind, data)].into());
-        match self.raw.raft.step(message) {
-            Ok(()) => {
-                self.unhanded_bytes += log_bytes;
-                Ok(())
-            }
-            // The leader was checked: what remains is raft-rs's own bound on uncommitted bytes.
-            Err(raft::Error::ProposalDropped) => {
-                Err(Error::TooManyRequests { waiting_entries: backlog.entries, waiting_bytes: backlog.bytes })
-            }
-            Err(source) => Err(self.stop(&source.to_string())),
-        }
+        Ok(log_bytes)
     }
 
     fn check_log_room(&self, entry_bytes: u64) -> Result<(), Error> {
@@ -325,7 +275,7 @@ impl Driver {
         if wanted <= room_bytes { Ok(()) } else { Err(Error::NoSpace { room_bytes }) }
     }
 
-    /// Whether the log's disk has no room for another segment: what is left of the last one, else `None`. **Units**: bytes.
+    /// Set while the log's disk has no room for another segment: what is left of the last one. **Units**: bytes.
     pub fn log_room_bytes(&self) -> Option<u64> {
         self.wal.room_bytes()
     }
@@ -339,7 +289,7 @@ impl Driver {
     fn backlog(&self) -> Backlog {
         let raft_log = &self.raw.raft.raft_log;
         let unstable = &raft_log.unstable;
-        let unstable_bytes = unstable.entries_size as u64 + unstable.entries.len() as u64 * ENTRY_OVERHEAD_BYTES;
+        let unstable_bytes = unstable_cost_bytes(unstable.entries_size, unstable.entries.len());
         Backlog { entries: self.commit() - self.applied, bytes: self.raw.store().unapplied_bytes() + unstable_bytes }
     }
 
@@ -360,12 +310,8 @@ impl Driver {
             self.campaign_alone();
             return;
         }
-        // raft-rs draws the timeout from a thread's generator; drawn from the seed instead, a simulation repeats
-        // itself.
-        let ticks = self.options.election_ticks as u64;
-        let drawn = mix(self.options.seed ^ mix(self.identity.member_id) ^ raft.term) % ticks;
-        let timeout = self.options.election_ticks + usize::try_from(drawn).expect("below election_ticks");
-        raft.set_randomized_election_timeout(timeout);
+        // raft-rs draws the timeout from a generator of its own when its term or role changes. Only a tick looks at it.
+        raft.set_randomized_election_timeout(self.options.election_timeout_ticks(self.identity.member_id, raft.term));
         self.reads.tick(self.options.read_retry_ticks);
         self.raw.tick();
     }
@@ -378,7 +324,7 @@ impl Driver {
         if message.to != self.identity.member_id {
             return Err(Error::Malformed { what: "message for another member" });
         }
-        if message.kind == crate::MessageKind::TransferLeader && !self.is_leader() {
+        if message.kind == MessageKind::TransferLeader && !self.is_leader() {
             // A follower of either library stops when it forwards one that has a term already.
             return Ok(());
         }
@@ -433,7 +379,8 @@ impl Driver {
         entries
     }
 
-    /// Requests of the log that are not applied yet, with their indexes, in log order; behind a start, what will be applied again.
+    /// Requests of the log that are not applied yet, with their indexes, in log order. Right after a start these are
+    /// the requests that will be applied again.
     pub fn unapplied(&self) -> impl Iterator<Item = (u64, &Bytes)> {
         self.raw.store().unapplied()
     }
@@ -545,7 +492,7 @@ impl Driver {
     }
 
     /// File and offset where recovery cut off an unfinished group, for the log line at start.
-    pub fn truncated_tail(&self) -> Option<&(std::path::PathBuf, u64)> {
+    pub fn truncated_tail(&self) -> Option<&(PathBuf, u64)> {
         self.truncated_tail.as_ref()
     }
 
@@ -553,7 +500,7 @@ impl Driver {
     /// ask for.
     ///
     /// **Errors**: `Engine`, then `Stopped`.
-    pub fn trim(&mut self, applied: Applied) -> Result<(), Error> {
+    pub fn trim(&mut self, applied: EntryId) -> Result<(), Error> {
         self.check_running()?;
         assert!(applied.index <= self.applied, "trim to {} beyond applied {}", applied.index, self.applied);
         let alone = self.conf_state.voters.len() + self.conf_state.learners.len() <= 1;
@@ -563,7 +510,7 @@ impl Driver {
             let kept_from = applied.index.saturating_sub(self.options.catch_up_entries);
             let index = kept_from.max(self.raw.store().first() - 1).min(applied.index);
             let Some(term) = self.raw.store().term_of(index) else { return Ok(()) };
-            mark = Applied { index, term };
+            mark = EntryId { index, term };
         }
         if mark.index <= self.wal.mark().0 {
             return Ok(());
@@ -749,28 +696,7 @@ impl Driver {
     }
 }
 
-/// Spreads a seed over all bits (SplitMix64's finalizer).
-fn mix(seed: u64) -> u64 {
-    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-fn raft_config(identity: Identity, options: &Options, applied: u64) -> raft::Config {
-    raft::Config {
-        id: identity.member_id,
-        election_tick: options.election_ticks,
-        heartbeat_tick: options.heartbeat_ticks,
-        applied,
-        max_size_per_msg: options.message_bytes_max,
-        max_inflight_msgs: options.messages_in_flight_max,
-        check_quorum: true,
-        pre_vote: options.pre_vote,
-        read_only_option: raft::ReadOnlyOption::Safe,
-        priority: 0,
-        max_uncommitted_size: options.proposals_bytes_max.max(options.message_bytes_max),
-        max_committed_size_per_ready: options.committed_bytes_max,
-        ..raft::Config::default()
-    }
+/// What `count` entries cost while only raft-rs holds them; `size_bytes` is its own measure of them.
+fn unstable_cost_bytes(size_bytes: usize, count: usize) -> u64 {
+    size_bytes as u64 + count as u64 * ENTRY_OVERHEAD_BYTES
 }

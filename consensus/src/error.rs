@@ -106,3 +106,12 @@ pub enum Error {
         what: String,
     },
 }
+
+/// One proposal of several that was refused.
+#[derive(Debug)]
+pub struct Refused {
+    /// Its place among those that were proposed together, counted from 0.
+    pub position: usize,
+    /// Why.
+    pub error: Error,
+}

@@ -6,21 +6,39 @@
 //! Invariants: no raft-rs type leaves this crate; bytes of peers are never parsed by raft-rs's codec; configuration
 //! changes lie in the log as etcd's bytes, never with raft-rs's enum numbers; an entry is handed out only when it is
 //! durable on a quorum, once, in order.
+//!
+//! Files, each importing only files below it:
+//!
+//! - `driver`: raft-rs on one side, the write-ahead log on the other; everything a caller does goes through it.
+//! - `recovery`: from a log directory and a stored state to what raft starts with; takes over another program's log.
+//! - `start`: what a driver is opened with: identity, state, bounds, timing.
+//! - `log`: the log as raft-rs sees it, its newest part in memory.
+//! - `message`: messages between members as plain data, and their translation to and from raft-rs.
+//! - `members`: member ids and etcd's form of members and configuration changes.
+//! - `entry`: log entries as plain data, and the form in which raft-rs holds one.
+//! - `read_index`: from which index on a linearizable read may be answered.
+//! - `backlog`: the bound on what waits between proposal and apply.
+//! - `request_ids`: request ids in etcd's scheme.
+//! - `error`: everything that this crate reports.
 
+mod backlog;
 mod driver;
+mod entry;
 mod error;
 mod log;
-mod membership;
+mod members;
 mod message;
-mod proposals;
 mod read_index;
 mod recovery;
+mod request_ids;
+mod start;
 
-pub use driver::{Applied, Committed, Driver, Identity, Options, Start, Status};
-pub use error::Error;
-pub use log::EntryKind;
-pub use membership::{ConfChange, ConfChangeKind, ConfState, Member, cluster_id, member_id};
-pub use message::{Entry, Message, MessageKind};
-pub use proposals::RequestIds;
+pub use driver::{Driver, Status};
+pub use entry::{Committed, Entry, EntryId, EntryKind};
+pub use error::{Error, Refused};
+pub use members::{ConfChange, ConfChangeKind, ConfState, Member, cluster_id, member_id};
+pub use message::{Message, MessageKind};
 pub use read_index::ConfirmedRead;
 pub use recovery::adopt_log;
+pub use request_ids::RequestIds;
+pub use start::{Identity, Options, Start};

@@ -11,38 +11,9 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use raft::eraftpb;
-use raft::{GetEntriesContext, RaftState, Storage, StorageError};
+use raft::{GetEntriesContext, RaftState, Storage, StorageError, eraftpb};
 
-use crate::message::raft_entry;
-
-/// What an entry's bytes mean. The numbers are raftpb's, and the WAL's kind byte.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EntryKind {
-    /// A request; empty for the first entry of a leader and for a refused configuration change.
-    Normal = 0,
-    /// A `ConfChange` in etcd's bytes.
-    ConfChange = 1,
-}
-
-impl EntryKind {
-    /// The kind with this number; joint configurations (2) would stop an etcd member and do not exist here.
-    pub fn from_number(number: u64) -> Option<EntryKind> {
-        match number {
-            0 => Some(EntryKind::Normal),
-            1 => Some(EntryKind::ConfChange),
-            _ => None,
-        }
-    }
-}
-
-/// Memory and log bytes an entry costs beside its data: framing in the WAL and bookkeeping here.
-pub(crate) const ENTRY_OVERHEAD_BYTES: u64 = 64;
-
-/// What one entry costs, for every bound in this crate.
-pub(crate) fn entry_cost_bytes(data: &[u8]) -> u64 {
-    data.len() as u64 + ENTRY_OVERHEAD_BYTES
-}
+use crate::entry::{EntryKind, entry_cost_bytes, raft_entry};
 
 #[derive(Debug)]
 struct Kept {

@@ -9,20 +9,11 @@
 use bytes::Bytes;
 use raft::eraftpb::{self, MessageType};
 
-use crate::{ConfChange, EntryKind, Error};
-
-/// One log entry on its way to or from a peer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Log position; 0 in a forwarded proposal.
-    pub index: u64,
-    /// Term of the leader that made it; 0 in a forwarded proposal.
-    pub term: u64,
-    /// What `data` is.
-    pub kind: EntryKind,
-    /// Opaque bytes.
-    pub data: Bytes,
-}
+use crate::{
+    entry::{Entry, EntryKind, raft_entry},
+    error::Error,
+    members::ConfChange,
+};
 
 /// The message types that may pass between members, with raftpb's numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +160,7 @@ impl Message {
         if matches!(self.kind, MessageKind::Propose | MessageKind::ReadIndex) && self.entries.is_empty() {
             return Err(Error::Malformed { what: "proposal or read request without an entry" });
         }
-        let entries = self.entries.into_iter().map(Entry::into_raft).collect::<Result<Vec<_>, Error>>()?;
+        let entries = self.entries.into_iter().map(to_raft_entry).collect::<Result<Vec<_>, Error>>()?;
         message.set_entries(entries.into());
         Ok(message)
     }
@@ -181,49 +172,10 @@ fn is_contiguous(index: u64, entries: &[Entry]) -> bool {
         && entries.windows(2).all(|pair| pair[0].term <= pair[1].term)
 }
 
-impl Entry {
-    pub(crate) fn from_raft(entry: eraftpb::Entry) -> Entry {
-        let (kind, data) = raft_entry_data(entry.get_entry_type(), entry.data, entry.context);
-        Entry { index: entry.index, term: entry.term, kind, data }
+/// **Errors**: `Malformed` for a configuration change that is not etcd's: it must not enter the log.
+fn to_raft_entry(entry: Entry) -> Result<eraftpb::Entry, Error> {
+    if entry.kind == EntryKind::ConfChange {
+        ConfChange::decode(&entry.data)?;
     }
-
-    /// **Errors**: `Malformed` for a configuration change that is not etcd's: it must not enter the log.
-    pub(crate) fn into_raft(self) -> Result<eraftpb::Entry, Error> {
-        if self.kind == EntryKind::ConfChange {
-            ConfChange::decode(&self.data)?;
-        }
-        Ok(raft_entry(self.index, self.term, self.kind, self.data))
-    }
-}
-
-/// An entry as raft-rs holds it.
-///
-/// The bytes of a configuration change lie in `context`, a field that etcd does not know and raft-rs does not read.
-/// raft-rs's leader parses the `data` of every proposed change with its own enum, and drops the proposal when it meets
-/// etcd's number 3 (AddLearnerNode). Empty data parses as a change that adds nobody, which is all it looks at.
-pub(crate) fn raft_entry(index: u64, term: u64, kind: EntryKind, bytes: Bytes) -> eraftpb::Entry {
-    let mut entry = eraftpb::Entry { index, term, ..eraftpb::Entry::default() };
-    match kind {
-        EntryKind::Normal => entry.data = bytes,
-        EntryKind::ConfChange => {
-            entry.set_entry_type(eraftpb::EntryType::EntryConfChange);
-            entry.context = bytes;
-        }
-    }
-    entry
-}
-
-/// The pair of `raft_entry`.
-pub(crate) fn raft_entry_data(kind: eraftpb::EntryType, data: Bytes, context: Bytes) -> (EntryKind, Bytes) {
-    match kind {
-        eraftpb::EntryType::EntryNormal => {
-            assert!(context.is_empty(), "a request has no context");
-            (EntryKind::Normal, data)
-        }
-        eraftpb::EntryType::EntryConfChange => {
-            assert!(data.is_empty() && !context.is_empty(), "a configuration change lies in the context");
-            (EntryKind::ConfChange, context)
-        }
-        eraftpb::EntryType::EntryConfChangeV2 => unreachable!("no joint change is proposed, translated or recovered"),
-    }
+    Ok(raft_entry(entry.index, entry.term, entry.kind, entry.data))
 }

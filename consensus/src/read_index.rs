@@ -11,7 +11,7 @@
 
 use std::collections::VecDeque;
 
-use crate::Error;
+use crate::error::Error;
 
 /// A read that may be answered once the state machine has applied `index`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

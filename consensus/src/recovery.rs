@@ -10,13 +10,18 @@
 
 use std::path::{Path, PathBuf};
 
-use engine::disk::Disk;
-use engine::wal::{self, HardState, Wal};
+use engine::{
+    disk::Disk,
+    wal::{self, HardState, Wal},
+};
 use raft::eraftpb;
 
-use crate::driver::Applied;
-use crate::log::Log;
-use crate::{EntryKind, Error, Options, Start};
+use crate::{
+    entry::{EntryId, EntryKind},
+    error::Error,
+    log::Log,
+    start::{Options, Start},
+};
 
 /// What a driver starts from.
 pub(crate) struct Restored {
@@ -48,17 +53,17 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     Ok(Restored { wal, log, hard_state, ticket, truncated_tail })
 }
 
-/// Writes a new log in `dir` that goes on from another program's: it starts after `after`, and holds `entries`, what follows there, and
-/// `hard_state`. Blocks until all of it is durable.
+/// Writes a new log in `dir` that goes on from another program's: it starts after `after`, and holds `entries`, which
+/// follow there, and `hard_state`. Blocks until all of it is durable.
 ///
-/// **Errors** the disk's; an entry that is too large for the log.
+/// **Errors**: the disk's; an entry that is too large for the log.
 ///
-/// **Panics** if there is a log in `dir` already, or what is to be written does not go together.
+/// **Panics** if there is a log in `dir` already, or if the arguments contradict each other.
 pub fn adopt_log(
     disk: &mut dyn Disk,
     dir: &Path,
     options: wal::Options,
-    after: Applied,
+    after: EntryId,
     entries: &[wal::Entry],
     hard_state: HardState,
 ) -> Result<(), Error> {
@@ -181,7 +186,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::Applied;
+    use crate::members::{ConfChange, Member};
 
     type Case = (&'static [u64], HardState, (u64, u64), Option<HardState>);
 
@@ -204,7 +209,7 @@ mod tests {
             (&[], hard(2, 0, 4), (4, 1), None),        // another log's, at the mark itself
         ];
         for (number, (terms, recovered, (index, term), expected)) in cases.into_iter().enumerate() {
-            let start = Start { applied: Applied { index, term }, ..Start::default() };
+            let start = Start { applied: EntryId { index, term }, ..Start::default() };
             let mut log = Log::new((4, 2), index, 0).unwrap();
             let entries = terms.iter().zip(5..).map(|(&term, index)| {
                 let data = Bytes::from_static(b"x");
@@ -217,8 +222,8 @@ mod tests {
 
     #[test]
     fn a_torn_first_group_is_written_again_and_a_whole_one_is_not() {
-        let members = [1, 2].map(|id| crate::Member { id, ..crate::Member::default() });
-        let start = Start { bootstrap: members.iter().map(crate::ConfChange::bootstrap).collect(), ..Start::default() };
+        let members = [1, 2].map(|id| Member { id, ..Member::default() });
+        let start = Start { bootstrap: members.iter().map(ConfChange::bootstrap).collect(), ..Start::default() };
         let (entries, hard_state) = first_entries(&start);
         assert_eq!(entries.len(), 2);
         for torn in 0..=2 {
@@ -226,7 +231,7 @@ mod tests {
         }
         assert!(!is_fresh((0, 0), &entries, hard_state, &start));
         assert!(!is_fresh((0, 0), &[], HardState::default(), &Start::default()), "a member that joins");
-        let applied = Start { applied: Applied { index: 2, term: 1 }, ..start };
+        let applied = Start { applied: EntryId { index: 2, term: 1 }, ..start };
         assert!(!is_fresh((0, 0), &[], HardState::default(), &applied), "a lost log is not a new one");
     }
 }

@@ -4,12 +4,11 @@
 
 mod world;
 
-use std::io;
-use std::path::Path;
+use std::{io, path::Path};
 
 use bytes::Bytes;
 use consensus::{
-    Applied, Committed, ConfChange, ConfChangeKind, ConfState, ConfirmedRead, Driver, EntryKind, Error, Identity, Start,
+    Committed, ConfChange, ConfChangeKind, ConfState, ConfirmedRead, Driver, EntryId, EntryKind, Error, Identity, Start,
 };
 use engine::disk::sim::{Full, Order, Random, SimStorage};
 
@@ -210,7 +209,7 @@ fn a_failed_write_stops_the_driver_for_good() {
     stopped(world.propose("after"));
     stopped(world.driver.step(&mut world.disk));
     stopped(world.driver.read_index(1));
-    stopped(world.driver.trim(Applied::default()));
+    stopped(world.driver.trim(EntryId::default()));
     stopped(world.driver.propose_conf_change(&ConfChange::bootstrap(&member(2))));
     assert!(world.driver.take_committed(u64::MAX).is_empty());
     assert!(world.driver.take_reads().is_empty());
@@ -290,7 +289,7 @@ fn a_long_replay_is_fetched_in_bounded_pieces() {
         }
         world.driver.applied(entry.index);
         let mut state = world.machine.last().clone();
-        state.applied = Applied { index: entry.index, term: entry.term };
+        state.applied = EntryId { index: entry.index, term: entry.term };
         world.machine.states.push(state);
         world.machine.log.insert(entry.index, entry);
     }
@@ -363,7 +362,7 @@ fn a_log_that_does_not_belong_to_the_state_is_refused() {
     let storage = world.storage.clone();
     drop(world);
     let open = |index, term| {
-        let applied = Applied { index, term };
+        let applied = EntryId { index, term };
         let start = Start { applied, trimmable: 0, conf_state: conf_state.clone(), bootstrap: Vec::new() };
         let identity = Identity { member_id: 1, cluster_id: 1 };
         Driver::open(&mut storage.disk(), Path::new(DIR), identity, options(), start).map(|_driver| ())

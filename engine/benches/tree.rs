@@ -1,16 +1,16 @@
 //! Cost of puts, gets and counts on a tree that is in memory: `cargo bench -p engine --bench tree [keys]`.
 //!
-//! Plain loops over one thread, CPU time, the best of three rounds: for comparing changes to the tree on one machine, which may be
-//! busy with other things, not for promises.
+//! Plain loops over one thread, CPU time, the best of three rounds: for comparing changes to the tree on one machine,
+//! which may be busy with other things, not for promises.
 
-use std::hint::black_box;
-use std::time::Duration;
+use std::{hint::black_box, time::Duration};
 
 use bytes::Bytes;
-use engine::extent::{BlockCache, Directory};
-use engine::{KeyRange, Mvcc, RangeEnd, Roots};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use engine::{
+    KeyRange, Mvcc, RangeEnd, Roots,
+    test_support::{BlockCache, Directory},
+};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 use rustix::time::{ClockId, clock_gettime};
 
 // The server's allocator.

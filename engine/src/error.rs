@@ -3,10 +3,10 @@
 //! Owns no policy. A variant exists where the caller does something different: `NoSpace` of a checkpoint can be tried
 //! again, `Corrupt` needs an operator, `Io` and `Stopped` end the member. Nothing here is ever retried by the engine.
 
-use std::io;
-use std::path::{Path, PathBuf};
-
-use crate::disk::FileOp;
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 /// Why an operation of the engine failed.
 #[derive(Debug, thiserror::Error)]
@@ -96,8 +96,55 @@ impl Error {
         }
     }
 
+    /// The error for a page that is intact but does not hold what it should: at `at` of its payload.
+    pub(crate) fn malformed(at: usize, what: &'static str) -> Self {
+        Self::Corrupt { path: PathBuf::new(), offset: u64::try_from(at).unwrap_or(u64::MAX), what }
+    }
+
     /// The error for bytes of `path` at `offset` that fail the check `what`.
     pub fn corrupt(path: &Path, offset: u64, what: &'static str) -> Self {
         Self::Corrupt { path: path.to_path_buf(), offset, what }
+    }
+}
+
+/// What an operation did to a file, for error texts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileOp {
+    /// Create a directory or a file.
+    Create,
+    /// Open an existing file.
+    Open,
+    /// Read.
+    Read,
+    /// Write.
+    Write,
+    /// Make durable.
+    Sync,
+    /// List a directory.
+    List,
+    /// Remove a name.
+    Remove,
+    /// Change a name.
+    Rename,
+    /// Take the directory's lock.
+    Lock,
+    /// Set up the I/O path itself.
+    Setup,
+}
+
+impl fmt::Display for FileOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Create => "create",
+            Self::Open => "open",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Sync => "sync",
+            Self::List => "list",
+            Self::Remove => "remove",
+            Self::Rename => "rename",
+            Self::Lock => "lock",
+            Self::Setup => "setup",
+        })
     }
 }

@@ -1,15 +1,16 @@
 //! Bytes from a medium that may hold anything, decoded as each structure of the page store; what the fuzz targets call.
 //!
-//! One property for all: decoding never panics, whatever the bytes; and what it accepts is what the engine itself would write,
-//! so that reading it later cannot fail. The log's part is `wal::decode_hostile`. Nothing else calls this.
+//! One property for all: decoding never panics, whatever the bytes; and what it accepts is what the engine itself would
+//! write, so that reading it later cannot fail. The log's part is `wal::decode_hostile`. Nothing else calls this.
 
 use std::sync::Arc;
 
-use crate::Place;
-use crate::extent::{self, Chunk};
-use crate::node::Node;
-use crate::space::Space;
-use crate::superblock::Superblock;
+use crate::{
+    Place,
+    extent::{self, Chunk},
+    pages::{Space, Superblock},
+    tree::Node,
+};
 
 /// Decodes `bytes` as a tree page. True if they were one.
 pub fn tree_page(bytes: &[u8]) -> bool {
@@ -86,15 +87,13 @@ pub fn superblock(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::disk::sim::Random;
-    use crate::extent::{BlockCache, Directory};
-    use crate::{Mvcc, Record, Revision, Roots};
+    use crate::{Mvcc, Record, Revision, disk::sim::Random};
 
     type Target = fn(&[u8]) -> bool;
 
     /// The pages of a small tree.
     fn pages() -> Vec<Vec<u8>> {
-        let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        let mut mvcc = Mvcc::in_memory();
         for number in 0..900_u16 {
             let mut write = mvcc.begin();
             let key = format!("/registry/{:04}", number % 600).into_bytes();

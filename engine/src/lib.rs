@@ -1,43 +1,51 @@
 //! Bytes into durable bytes, and revisions: the WAL, the copy-on-write B+tree with etcd's MVCC, and the page store.
 //!
 //! Knows no Raft, gRPC or lease. Only `disk` touches a file.
+//!
+//! Folders and files, from the ground up. A file imports only what stands above it here:
+//! - `error`: what can go wrong between bytes and durable bytes.
+//! - `varint`, `prefix`: numbers as protobuf writes them; what keys begin with.
+//! - `revision`, `record`: the store-wide MVCC number; one version of one key.
+//! - `disk/`: the one seam to files.
+//! - `wal/`: the write-ahead log, which is the Raft log.
+//! - `page`: where bytes lie in the page store, and the envelope around them.
+//! - `fault`: what is said when a page is not in memory. `victims`: the segments that are being emptied.
+//! - `extent/`: records on disk. `tree/`: the B+trees over them.
+//! - `mvcc/`: etcd's MVCC: the writer, views, cursors, the hash.
+//! - `pages/`: the page store: checkpoints, space, recovery.
+//! - `hostile`, `test_support`: for fuzz targets, and for tests of this crate.
 
-mod checkpoint;
-pub mod cursor;
 pub mod disk;
 mod error;
-pub mod extent;
+mod extent;
+mod fault;
 #[doc(hidden)]
 pub mod hostile;
-pub mod inspect;
-pub mod mvcc;
-pub mod node;
-pub mod page;
-mod reader;
-pub mod recent;
-mod reclaim;
+mod mvcc;
+mod page;
+mod pages;
+mod prefix;
 mod record;
-mod relocation;
 mod revision;
-mod shard;
-mod space;
-pub mod store;
-mod superblock;
+#[doc(hidden)]
+pub mod test_support;
 mod tree;
+mod varint;
+mod victims;
 pub mod wal;
-mod writer;
 
-pub use checkpoint::{Checkpoint, CheckpointDone, Progress};
-pub use cursor::{Count, Cursor, KeyRange, Met, MetaCursor, Outline, RangeEnd, RevisionCursor, Usage, Version};
 pub use error::Error;
+pub use extent::Fingers;
+pub use fault::Fault;
 pub use mvcc::{
-    Change, Changes, Eviction, Found, HashKv, Mvcc, Published, PutPlain, ReadView, Roots, Sealed, SweepProgress, Write,
+    Change, Changes, Count, Cursor, Eviction, Found, HashKv, KeyRange, Met, MetaCursor, Mvcc, Outline, Published,
+    PutPlain, RangeEnd, ReadView, RevisionCursor, Roots, Sealed, SweepProgress, Usage, Version, Write,
 };
-pub use page::{Fault, Place};
-pub use reader::{Loaded, PageReader, load, load_for};
-pub use reclaim::Reclaimed;
+pub use page::Place;
+pub use pages::{
+    Checkpoint, CheckpointDone, Loaded, PageReader, Progress, Reclaimed, ShardJob, ShardProgress, Store, inspect, load,
+    load_for, store,
+};
 pub use record::Record;
 pub use revision::Revision;
-pub use shard::{ShardJob, ShardProgress};
-pub use store::Store;
 pub use tree::Profile;

@@ -1,22 +1,18 @@
-//! Where bytes lie in the page store, the envelope around every page and block, and what is said when one of them is
-//! not in memory.
+//! Where bytes lie in the page store, and the envelope around every page and block.
 //!
 //! Invariants:
-//! - The number of a segment (`Place::segment`) is used once in the life of a store: a recycled file gets a new number. So a
-//!   `Place` names the same bytes for ever, and a cached page never has to be invalidated.
-//! - The CRC of an envelope covers its kind, its length, its payload **and the place it was written for**: a page that lies
-//!   where another belongs (misdirected write), or that stayed from before the file was recycled (lost write), does
-//!   not pass.
+//! - The number of a segment (`Place::segment`) is used once in the life of a store: a recycled file gets a new number.
+//!   So a `Place` names the same bytes for ever, and a cached page never has to be invalidated.
+//! - The CRC of an envelope covers its kind, its length, its payload **and the place it was written for**: a page that
+//!   lies where another belongs (misdirected write), or that stayed from before the file was recycled (lost write),
+//!   does not pass.
 //! - `open` never panics, whatever the bytes are; what it gives back is exactly what `seal` was given.
 //!
-//! It does not read or write files, and does not know what a payload means: `node` and `extent` do.
+//! It does not read or write files, and does not know what a payload means: `tree` and `extent` do.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use crate::Error;
-use crate::extent::{self, BlockCache};
-use crate::node::{Node, Slot};
 
 /// Where bytes lie in the page store: `len` bytes at `offset` of segment file `segment`, their envelope included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,8 +38,8 @@ impl Place {
         bytes
     }
 
-    /// The inverse of [`Place::to_bytes`]; `None` if the bytes cannot be a place: segment 0, shorter than an envelope, or
-    /// its end past what 32 bits address.
+    /// The inverse of [`Place::to_bytes`]; `None` if the bytes cannot be a place: segment 0, shorter than an envelope,
+    /// or its end past what 32 bits address.
     pub fn from_bytes(bytes: [u8; Self::ENCODED_LEN]) -> Option<Self> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let place = Self { segment: word(0), offset: word(4), len: word(8) };
@@ -153,120 +149,6 @@ fn checksum(kind: Kind, place: Place, payload: &[u8]) -> u32 {
     hasher.update(&[kind as u8]);
     hasher.update(payload);
     hasher.finalize()
-}
-
-/// What must be read before an operation on a tree or on records can go on.
-///
-/// The caller reads [`Fault::place`], hands the bytes to [`Fault::resolve`] and tries the operation again. Resolving is
-/// idempotent: two readers may fault on the same page and both resolve it.
-#[derive(Clone)]
-pub struct Fault(Missing);
-
-#[derive(Clone)]
-enum Missing {
-    Node { slot: Arc<Slot>, place: Place, aside: Option<Arc<Slot>> },
-    Block { place: Place, cache: Arc<BlockCache>, seen_since: Option<u32>, ahead: Vec<Place> },
-    Index { extent: extent::Entry, cache: Arc<BlockCache> },
-    Extent { extent: extent::Entry, place: Place, cache: Arc<BlockCache> },
-}
-
-impl Fault {
-    /// The tree page of `slot`, which lies at `place`, is not in memory.
-    pub fn node(slot: Arc<Slot>, place: Place) -> Self {
-        Self(Missing::Node { slot, place, aside: None })
-    }
-
-    /// The same, for a walk that wants the page in `aside` if it is a leaf: a slot of its own, which leads to the same place.
-    pub(crate) fn aside(mut self, to: &Arc<Slot>) -> Self {
-        if let Missing::Node { place, aside, .. } = &mut self.0 {
-            assert_eq!(to.place(), Some(*place), "it stands for the same page");
-            *aside = Some(Arc::clone(to));
-        }
-        self
-    }
-
-    /// The record block at `place` is not in `cache`.
-    pub(crate) fn block(place: Place, cache: Arc<BlockCache>) -> Self {
-        Self(Missing::Block { place, cache, seen_since: None, ahead: Vec::new() })
-    }
-
-    /// The same, knowing the blocks behind it.
-    pub(crate) fn followed_by(mut self, places: Vec<Place>) -> Self {
-        if let Missing::Block { ahead, .. } = &mut self.0 {
-            *ahead = places;
-        }
-        self
-    }
-
-    /// It and, for a block, those behind it that a long scan will need next: they lie side by side.
-    pub fn with_ahead(mut self) -> impl Iterator<Item = Self> {
-        let (ahead, cache, seen_since) = match &mut self.0 {
-            Missing::Block { ahead, cache, seen_since, .. } => {
-                (std::mem::take(ahead), Some(Arc::clone(cache)), *seen_since)
-            }
-            _ => (Vec::new(), None, None),
-        };
-        let behind = ahead.into_iter().zip(std::iter::repeat(cache)).filter_map(move |(place, cache)| {
-            Some(Self(Missing::Block { place, cache: cache?, seen_since, ahead: Vec::new() }))
-        });
-        std::iter::once(self).chain(behind)
-    }
-
-    /// The index of `extent` is not in `cache`.
-    pub(crate) fn index(extent: extent::Entry, cache: Arc<BlockCache>) -> Self {
-        Self(Missing::Index { extent, cache })
-    }
-
-    /// All of `extent`, which lies at `place`, is not in `cache`.
-    pub(crate) fn extent(extent: extent::Entry, place: Place, cache: Arc<BlockCache>) -> Self {
-        Self(Missing::Extent { extent, place, cache })
-    }
-
-    /// The same, for a scan that began at `began` (see [`crate::ReadView::block_reads`]): a block is kept on its account only if
-    /// it was read before lately, or since the scan began.
-    pub fn scanning(mut self, began: u32) -> Self {
-        if let Missing::Block { seen_since, .. } = &mut self.0 {
-            *seen_since = Some(began);
-        }
-        self
-    }
-
-    /// What to read.
-    pub fn place(&self) -> Place {
-        match &self.0 {
-            Missing::Node { place, .. } | Missing::Block { place, .. } | Missing::Extent { place, .. } => *place,
-            Missing::Index { extent, .. } => extent.index,
-        }
-    }
-
-    /// Checks and decodes the bytes read from [`Fault::place`] and puts the page where the operation will find it.
-    ///
-    /// **Errors** `Corrupt`, with the segment file (relative to the data directory) and the offset.
-    pub fn resolve(self, envelope: &[u8]) -> Result<(), Error> {
-        match self.0 {
-            Missing::Node { slot, place, aside } => {
-                let node = Node::decode(open(Kind::Node, place, envelope)?, slot.residency())?;
-                match (&node, aside) {
-                    (Node::Leaf(_), Some(aside)) => aside.install(node),
-                    _ => slot.install(node),
-                }
-                Ok(())
-            }
-            Missing::Block { place, cache, seen_since, .. } => {
-                cache.install_block(place, open(Kind::Block, place, envelope)?, seen_since)
-            }
-            Missing::Index { extent, cache } => {
-                cache.install_index(&extent, open(Kind::ExtentIndex, extent.index, envelope)?)
-            }
-            Missing::Extent { extent, cache, .. } => cache.install_whole(&extent, envelope),
-        }
-    }
-}
-
-impl std::fmt::Debug for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Fault").field(&self.place()).finish()
-    }
 }
 
 #[cfg(test)]

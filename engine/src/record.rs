@@ -1,15 +1,15 @@
-//! One version of one key, as readers see it.
+//! One version of one key, as readers see it, and how long it is as an `mvccpb.KeyValue`: nothing else counts that.
 
 use bytes::Bytes;
 
-use crate::Revision;
+use crate::{Revision, varint};
 
-/// One version of a key: what a put or a delete left behind at its revision.
+/// One version of a key: what a put or a delete wrote at its revision.
 ///
-/// A tombstone has only `key` and `revision`; its other numbers are 0 and its value is empty (etcd's stored form). A record without a
-/// key has nothing but its revision: etcd's `snapshot restore --bump-revision` makes one at the end of the gap it leaves. No range of
-/// keys that a client can name holds it.
-/// The bytes are shared with the log entry or the block that brought them: cloning a record copies nothing.
+/// A tombstone has only `key` and `revision`; its other numbers are 0 and its value is empty (etcd's stored form). A
+/// record without a key has nothing but its revision: etcd's `snapshot restore --bump-revision` makes one at the end of
+/// the gap it leaves. No range of keys that a client can name holds it. The bytes are shared with the log entry or the
+/// block that brought them: cloning a record copies nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The key.
@@ -44,4 +44,31 @@ impl Record {
             (false, false) => (1..=self.revision.main).contains(&create_revision) && version > 0,
         }
     }
+
+    /// Length of the record as an `mvccpb.KeyValue` in an answer or an event: a tombstone has its revision there.
+    /// **Units** bytes.
+    pub fn key_value_len(&self) -> usize {
+        let Self { create_revision, revision, version, lease, .. } = *self;
+        let numbers = number_len(create_revision) + number_len(revision.main) + number_len(version) + number_len(lease);
+        slice_len(&self.key) + numbers + slice_len(&self.value)
+    }
+
+    /// Length of the record as the `mvccpb.KeyValue` that is stored, as in etcd: a tombstone has its key alone, a gap
+    /// nothing. **Units** bytes. **Bounds** below 4 GiB.
+    pub(crate) fn stored_len(&self) -> u32 {
+        let is_bare = self.is_tombstone || self.is_gap();
+        let len = if is_bare { slice_len(&self.key) } else { self.key_value_len() };
+        u32::try_from(len).expect("a record is smaller than 4 GiB")
+    }
+}
+
+/// Length of a field with a number behind its tag; 0 is left out.
+fn number_len(number: i64) -> usize {
+    if number == 0 { 0 } else { 1 + varint::len(number.cast_unsigned()) }
+}
+
+/// Length of a field of bytes behind its tag; an empty one is left out.
+fn slice_len(slice: &[u8]) -> usize {
+    let len = u64::try_from(slice.len()).unwrap_or(u64::MAX);
+    if slice.is_empty() { 0 } else { 1 + varint::len(len) + slice.len() }
 }

@@ -1,20 +1,23 @@
-//! Power loss at every single write of a workload with checkpoints: in every legal image the store opens, the log behind
-//! it is enough, and what it shows is what the log says. The log itself stands beside the disk as a list of operations
-//! (`replay`); that a real log keeps what it acknowledged is `wal_crash.rs`'s to show.
+//! Power loss at every single write of a workload with checkpoints: in every legal image the store opens, the log
+//! behind it is enough, and what it shows is what the log says. The log itself stands beside the disk as a list of
+//! operations (`replay`); that a real log keeps what it acknowledged is `wal_crash.rs`'s to show.
 
 #![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
 
 #[cfg(test)]
 mod replay;
 
-use engine::Error;
-use engine::disk::sim::{Order, Random, SimStorage};
 use std::path::Path;
 
-use engine::disk::{Disk, Owner};
-use engine::store::Options;
-use engine::wal::{Entry, Known, Wal};
-use engine::{Checkpoint, Progress, Store};
+use engine::{
+    Checkpoint, Error, Progress, Store,
+    disk::{
+        Disk, Owner,
+        sim::{Order, Random, SimStorage},
+    },
+    store::Options,
+    wal::{Entry, Known, Wal},
+};
 use replay::{DIR, Member, Operation, Shown, apply, model_shown, operations, options, term};
 
 /// Images looked at for each step at most.
@@ -27,8 +30,8 @@ struct Stopped {
     emptied: u64,
 }
 
-/// Applies `log` with sweeps, reclaim and checkpoints in between, some of them beside traffic, until the end or the storage
-/// stops.
+/// Applies `log` with sweeps, reclaim and checkpoints in between, some of them beside traffic, until the end or the
+/// storage stops.
 fn run(storage: &SimStorage, options: Options, log: &[Operation], seed: u64) -> (Stopped, Result<(), Error>) {
     let mut random = Random::new(seed);
     let mut member = match Member::open(storage, options, &[], 0) {

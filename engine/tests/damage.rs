@@ -1,23 +1,26 @@
-//! Damage of every kind to every structure of a data directory: what is damaged is named, with file and offset, and refused;
-//! or it is redundant and nothing is missing. Never a panic, never anything but what was acknowledged.
+//! Damage of every kind to every structure of a data directory: what is damaged is named, with file and offset, and
+//! refused; or it is redundant and nothing is missing. Never a panic, never anything but what was acknowledged.
 //!
-//! The structures are found by `FORMAT.md`'s tables alone, so this is also a test of that page. A data directory holds a
-//! store with checkpoints and a log whose last entries no checkpoint has; one entry a group, so that the one loss that cannot
-//! be told from a torn write (`FORMAT.md`, "What cannot be told apart") is of one entry.
+//! The structures are found by `FORMAT.md`'s tables alone, so this is also a test of that page. A data directory holds
+//! a store with checkpoints and a log whose last entries no checkpoint has; one entry a group, so that the one loss
+//! that cannot be told from a torn write (`FORMAT.md`, "What cannot be told apart") is of one entry.
 
 #![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
 
 #[cfg(test)]
 mod replay;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
-use engine::disk::Disk;
-use engine::disk::sim::SimStorage;
-use engine::wal::{self, Wal};
-use engine::{Error, Store};
+use engine::{
+    Error, Store,
+    disk::{Disk, sim::SimStorage},
+    wal::{self, Wal},
+};
 use replay::{DIR, Member, Operation, Shown, apply, model_shown, operations, options, shown, term};
 
 const BLOCK: usize = 4096;
@@ -253,8 +256,8 @@ fn newest_log(image: &SimStorage) -> PathBuf {
     image.paths().into_iter().filter(is_own).max().expect("the log is in use")
 }
 
-/// Opens `damaged`, in which only files in `named` are not what they were; true if that was refused. What only the newest log
-/// segment holds may be missing with it, if `may_end` says so: nothing else tells of it.
+/// Opens `damaged`, in which only files in `named` are not what they were; true if that was refused. What only the
+/// newest log segment holds may be missing with it, if `may_end` says so: nothing else tells of it.
 fn check_files(case: &mut Case<'_>, damaged: &SimStorage, named: &[&Path], may_end: bool, context: &str) -> bool {
     match case.open(damaged, context) {
         // A segment that nothing reaches, or the other half of what is redundant.

@@ -1,17 +1,20 @@
-//! The log on a full disk: at whatever step the space ends, nothing acknowledged is lost, what waits stays waiting, and the
-//! log goes on by itself once there is space. For the page store see `store_full_disk`.
+//! The log on a full disk: at whatever step the space ends, nothing acknowledged is lost, what waits stays waiting, and
+//! the log goes on by itself once there is space. For the page store see `store_full_disk`.
 //!
-//! The checker is small: entries are numbered and never replaced, so a recovered log is a prefix of what was appended, with
-//! at least everything that was acknowledged.
+//! The checker is small: entries are numbered and never replaced, so a recovered log is a prefix of what was appended,
+//! with at least everything that was acknowledged.
 
-use std::io;
-use std::path::Path;
+use std::{io, path::Path};
 
 use bytes::Bytes;
-use engine::Error;
-use engine::disk::sim::{Full, Order, SimDisk, SimStorage};
-use engine::disk::{Completion, Disk, FileOp};
-use engine::wal::{Entry, Known, Options, Wal};
+use engine::{
+    Error,
+    disk::{
+        Completion, Disk, FileOp,
+        sim::{Full, Order, SimDisk, SimStorage},
+    },
+    wal::{Entry, Known, Options, Wal},
+};
 
 const DIR: &str = "data/wal";
 /// Looks after which a log that does not move is taken to wait for space.
@@ -191,7 +194,8 @@ fn space_that_ends_while_a_segment_is_filled_or_synced_gives_that_segment_up() {
             for _ in 0..20 {
                 result = result.and_then(|()| bench.pump());
                 for flight in storage.in_flight() {
-                    // Groups are durable writes into the segment before; only the segment that is made ready has others.
+                    // Groups are durable writes into the segment before; only the segment that is made ready has
+                    // others.
                     let is_zeros = flight.op == FileOp::Write && flight.len == 4 * 4096;
                     let is_spare = flight.op == FileOp::Sync || is_zeros;
                     if is_spare && spare_ops == victim {

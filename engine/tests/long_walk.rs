@@ -1,16 +1,19 @@
-//! Walks over many cold keys: they read what lies side by side at once, leave little behind, and read on where a common read failed.
+//! Walks over many cold keys: they read what lies side by side at once, leave little behind, and read on where a common
+//! read failed.
 
 #![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
 
-use std::io::ErrorKind;
-use std::path::Path;
+use std::{io::ErrorKind, path::Path};
 
 use bytes::Bytes;
-use engine::disk::Disk;
-use engine::disk::sim::{Order, SimDisk, SimStorage};
-use engine::extent::Fingers;
-use engine::store::Options;
-use engine::{Fault, KeyRange, Met, PageReader, Store};
+use engine::{
+    Fault, Fingers, KeyRange, Met, PageReader, Store,
+    disk::{
+        Disk,
+        sim::{Order, SimDisk, SimStorage},
+    },
+    store::Options,
+};
 
 const DIR: &str = "/data";
 const KEYS: u32 = 80_000;
@@ -41,7 +44,8 @@ fn checkpoint(store: &mut Store, disk: &mut SimDisk) {
     store.checkpoint_end(done);
 }
 
-/// A store of which nothing is in memory, its keys written in seven rounds, so that neighbours are in different extents.
+/// A store of which nothing is in memory, its keys written in seven rounds, so that neighbours are in different
+/// extents.
 fn cold(storage: &SimStorage) -> Store {
     let mut disk = storage.disk();
     let mut store = Store::open(&mut disk, Path::new(DIR), Options::default()).unwrap();

@@ -1,7 +1,9 @@
-//! The writer and its views against a plain model: random requests, compactions, sweeps, checkpoints into memory, reopened trees.
+//! The writer and its views against a plain model: random requests, compactions, sweeps, checkpoints into memory,
+//! reopened trees.
 //!
-//! The model keeps every version for ever and computes each answer in the most obvious way. Pages lie in a map; what was not
-//! read again after a reopening is faulted in one page at a time, so that every operation is also tried again after faults.
+//! The model keeps every version for ever and computes each answer in the most obvious way. Pages lie in a map; what
+//! was not read again after a reopening is faulted in one page at a time, so that every operation is also tried again
+//! after faults.
 
 #[cfg(test)]
 mod model_store;
@@ -9,12 +11,12 @@ mod model_store;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::node::Node;
-use engine::page::HEADER_LEN;
-use engine::{KeyRange, RangeEnd, Revision};
+use engine::{
+    KeyRange, RangeEnd, Revision,
+    test_support::{HEADER_LEN, Node},
+};
 use model_store::{Store, range_strategy, some_key};
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 /// One run: batches of requests with every kind of disturbance between them.
 fn run(seed: u64, batches: usize) {

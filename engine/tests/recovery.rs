@@ -1,20 +1,26 @@
-//! A store whose medium is damaged, full or failing: it recovers, or it refuses and says where; it never panics and never
-//! shows anything but what the log says.
+//! A store whose medium is damaged, full or failing: it recovers, or it refuses and says where; it never panics and
+//! never shows anything but what the log says.
 
 #![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
 
 #[cfg(test)]
 mod replay;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use engine::disk::sim::{Faults, Order, Random, SimStorage};
-use engine::disk::{Disk, IoKind, IoPath, OpenKind, Owner, Preference, open_disk};
-use engine::page::segment_path;
-use engine::store::Options;
-use engine::{Error, KeyRange, PageReader, Progress, ShardProgress, Store};
+use engine::{
+    Error, KeyRange, PageReader, Progress, ShardProgress, Store,
+    disk::{
+        Disk, IoKind, IoPath, OpenKind, Owner, Preference, open_disk,
+        sim::{Faults, Order, Random, SimStorage},
+    },
+    store::Options,
+    test_support::segment_path,
+};
 use replay::{Change, DIR, Member, Operation, apply, model_shown, operations, options, shown, shown_in};
 
 fn superblock() -> PathBuf {

@@ -1,5 +1,6 @@
-//! The page store, alone and with its log beside it, on a full disk: at whatever write the space ends, a checkpoint waits and
-//! nothing else does, nothing acknowledged is lost, and all goes on once there is space. For the log alone see `full_disk`.
+//! The page store, alone and with its log beside it, on a full disk: at whatever write the space ends, a checkpoint
+//! waits and nothing else does, nothing acknowledged is lost, and all goes on once there is space. For the log alone
+//! see `full_disk`.
 
 #![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
 
@@ -9,10 +10,14 @@ mod replay;
 use std::path::Path;
 
 use bytes::Bytes;
-use engine::disk::sim::{Full, Order, SimDisk, SimStorage};
-use engine::disk::{Disk, FileOp};
-use engine::wal::{self, Wal};
-use engine::{Checkpoint, Error, Progress};
+use engine::{
+    Checkpoint, Error, Progress,
+    disk::{
+        Disk, FileOp,
+        sim::{Full, Order, SimDisk, SimStorage},
+    },
+    wal::{self, Wal},
+};
 use replay::{Change, DIR, Member, Operation, model_shown, operations, options};
 
 #[test]

@@ -8,10 +8,14 @@
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use engine::Error;
-use engine::disk::sim::{Fault, Faults, Order, Random, SimDisk, SimStorage};
-use engine::disk::{Completion, Disk, IoKind, IoPath, Preference, open_disk};
-use engine::wal::{Entry, HardState, Known, Options, Recovered, Wal};
+use engine::{
+    Error,
+    disk::{
+        Completion, Disk, IoKind, IoPath, Preference, open_disk,
+        sim::{FaultKind, Faults, Order, Random, SimDisk, SimStorage},
+    },
+    wal::{Entry, HardState, Known, Options, Recovered, Wal},
+};
 
 const DIR: &str = "data/wal";
 
@@ -632,7 +636,7 @@ fn lying_medium_is_refused_or_costs_only_the_last_groups() {
                 assert!(groups.len() - kept <= in_flight, "seed {seed}: {kept} entries left after {faults:?}");
             }
         }
-        injected += usize::from(faults.iter().any(|fault| fault.fault != Fault::ReadError));
+        injected += usize::from(faults.iter().any(|fault| fault.fault != FaultKind::ReadError));
     }
     assert!(injected > 100 && refused > 50, "{injected} runs had faults, {refused} were refused");
 }

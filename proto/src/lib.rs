@@ -1,18 +1,24 @@
 //! etcd's wire types, and what is fixed by the wire alone.
 //!
 //! The types are generated from `schema/`, our own `.proto` files with etcd v3.7.1's packages, names, numbers and
-//! types; a test compares the descriptors with etcd's; `orlop.v1` is our own. `bytes` fields are `bytes::Bytes`: decoded from a `Bytes`, keys
-//! and values share its memory.
-//!
-//! - [`key_range`]: what `range_end` means, everywhere it occurs.
-//! - [`internal`]: what a Raft log entry carries.
-//! - [`txn`]: txns, which hold themselves, decoded as deep as etcd decodes them.
+//! types; a test compares the descriptors with etcd's; `orlop.v1` is our own. `bytes` fields are `bytes::Bytes`:
+//! decoded from a `Bytes`, keys and values share its memory.
 //!
 //! This crate knows no behaviour: no validation, no defaults, no error texts. It makes no client or server stubs.
+//!
+//! Files, each importing only this one and files below it:
+//!
+//! - [`internal`]: what a Raft log entry carries: a header and one request.
+//! - [`txn`]: txns, which hold themselves, decoded as deep as etcd decodes them.
+//! - [`wire`]: varints, and a walk over the fields of a message that is not decoded.
+//! - [`wire_range`]: what a pair (key, range_end) means, everywhere it occurs.
+//! - [`error`]: why bytes are not what they should be.
 
+pub mod error;
 pub mod internal;
-pub mod key_range;
 pub mod txn;
+pub mod wire;
+pub mod wire_range;
 
 /// etcd's services and their messages, and the entries of its Raft log.
 #[allow(missing_docs, clippy::all, reason = "generated; the meaning stands in schema/etcdserverpb")]

@@ -1,25 +1,30 @@
 //! Decoding of `TxnRequest`, the one message that holds itself.
 //!
-//! prost refuses what is nested deeper than 100 messages, which is 50 txns; etcd takes [`LEVELS_MAX`]. Here the stack of
-//! messages under way is a vector, so that decoding needs no more of the thread's stack for a deep txn than for a flat one.
+//! prost refuses what is nested deeper than 100 messages, which is 50 txns; etcd takes [`LEVELS_MAX`]. Here the stack
+//! of messages under way is a vector, so that decoding a deep txn needs no more of the thread's stack than a flat one.
 //! Unknown fields are skipped, as protobuf asks, within prost's own limit.
 //!
-//! Whoever walks the result recursively, dropping it included, needs a stack for [`LEVELS_MAX`].
+//! A recursive walk over the result needs a stack for [`LEVELS_MAX`]. Dropping the result is such a walk.
 //!
-//! Invariants: of the messages in `stack` each is held by the one before it, and txns and operations alternate, a txn first.
-//! A message that prost decodes is decoded to the same value.
+//! Invariants: of the messages in `stack` each is held by the one before it, and txns and operations alternate, a txn
+//! first. A message that prost decodes is decoded to the same value.
 
-use bytes::{Buf, Bytes};
-use prost::Message;
-use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
+use bytes::Bytes;
+use prost::{
+    Message,
+    encoding::{DecodeContext, WireType, decode_key, skip_field},
+};
 
-use crate::etcdserverpb::{Compare, RequestOp, TxnRequest, request_op::Request};
-use crate::internal::Error;
+use crate::{
+    error::Error,
+    etcdserverpb::{Compare, RequestOp, TxnRequest, request_op::Request},
+    wire::take_delimited,
+};
 
 /// Messages that may be nested in one another, the outermost txn included; so 4,999 txns around a put.
 ///
-/// **Source** protobuf-go v1.36 `internal/impl/decode.go`, `protowire.DefaultRecursionLimit`; etcd 3.7.1 takes 4,999 and
-/// refuses 5,000.
+/// **Source**: protobuf-go v1.36 `internal/impl/decode.go`, `protowire.DefaultRecursionLimit`; etcd 3.7.1 takes 4,999
+/// and refuses 5,000.
 pub const LEVELS_MAX: usize = 10_000;
 
 enum Level {
@@ -29,7 +34,7 @@ enum Level {
 
 /// The txn that `raw` holds; its byte fields share memory with it.
 ///
-/// **Errors** `TooDeep`, `Malformed`, `Damaged`.
+/// **Errors**: `TooDeep`, `Malformed`, `Damaged`.
 pub fn decode(raw: Bytes) -> Result<TxnRequest, Error> {
     let mut stack = vec![Level::Txn { txn: TxnRequest::default(), rest: raw }];
     loop {
@@ -72,11 +77,11 @@ enum Field {
 fn txn_field(txn: &mut TxnRequest, rest: &mut Bytes) -> Result<Field, Error> {
     match decode_key(rest)? {
         (1, WireType::LengthDelimited) => {
-            txn.compare.push(Compare::decode(take(rest, 1)?)?);
+            txn.compare.push(Compare::decode(take_delimited(rest, 1)?)?);
             Ok(Field::Leaf)
         }
         (field @ (2 | 3), WireType::LengthDelimited) => {
-            let rest = take(rest, field)?;
+            let rest = take_delimited(rest, field.into())?;
             Ok(Field::Message(Level::Op { op: RequestOp::default(), is_success: field == 2, rest }))
         }
         (field, wire_type) => {
@@ -93,7 +98,7 @@ fn op_field(op: &mut RequestOp, rest: &mut Bytes) -> Result<Field, Error> {
         skip_field(wire_type, field, rest, DecodeContext::default())?;
         return Ok(Field::Nothing);
     }
-    let raw = take(rest, field)?;
+    let raw = take_delimited(rest, field.into())?;
     let before = op.request.take();
     let request = match (field, before) {
         (1, Some(Request::RequestRange(range))) => Request::RequestRange(merged(range, raw)?),
@@ -126,14 +131,6 @@ fn finish(stack: &mut Vec<Level>) -> Option<TxnRequest> {
         _ => unreachable!("txns and operations alternate"),
     }
     None
-}
-
-fn take(rest: &mut Bytes, field: u32) -> Result<Bytes, Error> {
-    let length = decode_varint(rest)?;
-    match usize::try_from(length) {
-        Ok(length) if length <= rest.remaining() => Ok(rest.split_to(length)),
-        _ => Err(Error::Damaged { field: u64::from(field) }),
-    }
 }
 
 #[cfg(test)]

@@ -112,7 +112,7 @@ pub enum Error {
     Timeout,
     /// The stream's client went away.
     #[error("etcdserver: watch canceled")]
-    WatchCanceled,
+    Canceled,
     /// RangeStream with an order.
     #[error("RangeStream does not support custom sort orders")]
     StreamSort,
@@ -169,7 +169,7 @@ impl Error {
             // etcd's table points this one at a value without a code, so that Unknown goes over the wire.
             E::TooManyRequests => Code::Unknown,
             E::NoLeader | E::Stopped | E::Timeout => Code::Unavailable,
-            E::WatchCanceled => Code::Canceled,
+            E::Canceled => Code::Canceled,
             E::StreamSort | E::StreamFilter | E::NotImplemented(_) | E::UnknownMethod(_) | E::Compressed(_) => {
                 Code::Unimplemented
             }

@@ -149,15 +149,12 @@ pub fn lowest_of(floors: &[Arc<AtomicI64>]) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use engine::{
-        Mvcc, Roots,
-        extent::{BlockCache, Directory},
-    };
+    use engine::Mvcc;
 
     use super::*;
 
     fn store() -> Mvcc {
-        let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        let mut mvcc = Mvcc::in_memory();
         for _ in 0..9 {
             let mut write = mvcc.begin();
             write.put("k".into(), "v".into(), 0).unwrap();

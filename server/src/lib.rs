@@ -4,34 +4,30 @@
 //!
 //! A library so that tests reach what the binary runs; `main` adds the allocator and the process's arguments.
 
+pub mod api;
 pub mod apply;
-pub mod backup;
-pub mod bolt;
-pub mod commit;
-pub mod compactor;
+pub mod boot;
+pub mod clock;
+pub mod commands;
 pub mod config;
-pub mod core;
 pub mod cores;
-pub mod defragment;
-pub mod endpoints;
 pub mod error;
+pub mod etcd_files;
 pub mod floor;
-pub mod import;
 pub mod insight;
-pub mod inspect;
 pub mod kv;
 pub mod lease;
-pub mod lease_rpc;
+pub mod loader;
 pub mod log;
-pub mod maintenance;
+pub mod mailbox;
+pub mod method;
 pub mod metrics;
+pub mod protobuf;
 pub mod quota;
-pub mod rpc;
-pub mod top;
-pub mod tune;
-pub mod waiters;
+pub mod raft;
+pub mod shared;
+pub mod slots;
 pub mod watch;
-pub mod watch_rpc;
 pub mod wire;
 
 /// The release of Orlop.

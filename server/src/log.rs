@@ -2,7 +2,9 @@
 //!
 //! Log lines as etcd writes them: one JSON object a line, with `level`, `ts`, `caller`, `msg` and the fields.
 //!
-//! Owns no state. **Source** etcd v3.7.1 `client/pkg/logutil/zap.go`.
+//! Reads no clock: whoever starts the log hands in where time comes from.
+//!
+//! **Source** etcd v3.7.1 `client/pkg/logutil/zap.go`.
 
 use std::{
     fmt::{self, Write as _},
@@ -16,22 +18,33 @@ use tracing::{
     field::{Field, Visit},
 };
 use tracing_subscriber::{
-    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer},
+    fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter, format::Writer, time::FormatTime},
     registry::LookupSpan,
 };
 
-use crate::{
-    config::{LogFormat, LogLevel, LogOutput},
-    clock::Clock,
-};
+use crate::config::{LogFormat, LogLevel, LogOutput};
 
-/// The format.
-pub struct Json;
+/// etcd's format, with the clock of its timestamps.
+struct Json<C>(C);
 
-/// Sends log lines of at least `level` to `outputs`, from now on.
+/// The clock of the terminal's format.
+struct Wall<C>(C);
+
+impl<C: Fn() -> u64> FormatTime for Wall<C> {
+    fn format_time(&self, writer: &mut Writer<'_>) -> fmt::Result {
+        writer.write_str(&timestamp((self.0)()))
+    }
+}
+
+/// Sends log lines of at least `level` to `outputs`, from now on. `unix_us` tells the microseconds since 1970.
 ///
 /// **Errors** a log file that cannot be opened.
-pub fn start(level: LogLevel, format: LogFormat, outputs: &[LogOutput]) -> io::Result<()> {
+pub fn start(
+    level: LogLevel,
+    format: LogFormat,
+    outputs: &[LogOutput],
+    unix_us: impl Fn() -> u64 + Send + Sync + 'static,
+) -> io::Result<()> {
     let level = match level {
         LogLevel::Debug => Level::DEBUG,
         LogLevel::Info => Level::INFO,
@@ -41,8 +54,10 @@ pub fn start(level: LogLevel, format: LogFormat, outputs: &[LogOutput]) -> io::R
     let outputs = Outputs(Mutex::new(outputs.iter().map(open).collect::<io::Result<_>>()?));
     let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(outputs);
     let set = match format {
-        LogFormat::Json => tracing::subscriber::set_global_default(lines.event_format(Json).finish()),
-        LogFormat::Console => tracing::subscriber::set_global_default(lines.with_ansi(false).finish()),
+        LogFormat::Json => tracing::subscriber::set_global_default(lines.event_format(Json(unix_us)).finish()),
+        LogFormat::Console => {
+            tracing::subscriber::set_global_default(lines.with_timer(Wall(unix_us)).with_ansi(false).finish())
+        }
     };
     set.map_err(io::Error::other)
 }
@@ -151,8 +166,9 @@ pub fn timestamp(unix_us: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
-impl<S, N> FormatEvent<S, N> for Json
+impl<C, S, N> FormatEvent<S, N> for Json<C>
 where
+    C: Fn() -> u64,
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
@@ -165,7 +181,7 @@ where
             writer,
             r#"{{"level":"{}","ts":"{}","caller":"{file}:{}","msg":{}{}}}"#,
             level(*metadata.level()),
-            timestamp(Clock::unix_us()),
+            timestamp((self.0)()),
             metadata.line().unwrap_or(0),
             quoted(&fields.message),
             fields.rest,

@@ -1,12 +1,34 @@
 //! Runs on: connection core.
 //!
-//! The pieces of protobuf that the hottest answers are written with by hand: watch events and large ranges.
+//! Messages as bytes: with their length in front, as gRPC streams carry them; and the pieces that the hottest answers, watch events and large
+//! ranges, are written with by hand.
 //!
-//! Invariants: fields are written in number order and zero values are left out, as prost and Go's protobuf do, so the bytes equal
-//! theirs (but for a stored record's, which are passed on as they lie: its lease comes before its value). Every `*_len` equals what its `put_*` appends.
+//! Invariants: fields are written in number order and zero values are left out, as prost and Go's protobuf do, so the bytes equal theirs. Only a
+//! stored record is passed on as it lies, its lease before its value. Every `*_len` equals what its `put_*` appends.
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes, BytesMut};
 use engine::Record;
+use prost::Message;
+
+/// What stands in front of a message: one byte "compressed", four bytes length, big-endian. **Units** bytes.
+pub const PREFIX_BYTES: usize = 5;
+
+/// A message with its length in front.
+///
+/// **Bounds** a message is shorter than 4 GiB; ours are bounded far below by what builds them.
+pub fn framed(message: &impl Message) -> Bytes {
+    let len = message.encoded_len();
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + len);
+    put_prefix(&mut out, len);
+    message.encode(&mut out).expect("the buffer was reserved");
+    out.freeze()
+}
+
+/// Appends the prefix of a message of `len` bytes.
+pub fn put_prefix(out: &mut impl BufMut, len: usize) {
+    out.put_u8(0);
+    out.put_u32(u32::try_from(len).expect("a message is shorter than 4 GiB"));
+}
 
 /// Length of a record as an `mvccpb.KeyValue`. **Units** bytes.
 pub fn key_value_len(record: &Record) -> usize {

@@ -95,17 +95,6 @@ pub fn is_active(alarms: &Alarms, alarm: Alarm) -> bool {
     alarms.keys().any(|(_, active)| *active == alarm as i32)
 }
 
-/// An alarm's name; a number that has none is its own.
-pub fn alarm_name(alarm: i32) -> String {
-    Alarm::try_from(alarm).map_or_else(|_| alarm.to_string(), |alarm| alarm.as_str_name().to_owned())
-}
-
-/// An alarm as Status shows it: Go's text form of the message.
-pub fn alarm_text(member: u64, alarm: i32) -> String {
-    let alarm = alarm_name(alarm);
-    if member == 0 { format!("alarm:{alarm}") } else { format!("memberID:{member}  alarm:{alarm}") }
-}
-
 /// Checks an entry against the active alarms, in etcd's order.
 ///
 /// **Errors** CORRUPT refuses all that reads or changes keys and leases; NOSPACE what adds to them.

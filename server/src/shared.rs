@@ -20,20 +20,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use consensus::Member;
+use consensus::{Identity, Member};
 use engine::{Published, disk::FileSystem};
 use proto::etcdserverpb as pb;
 
 pub use pb::AlarmType as Alarm;
-
-/// Who this member is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Identity {
-    /// Cluster id, in every response header.
-    pub cluster_id: u64,
-    /// Member id, likewise.
-    pub member_id: u64,
-}
 
 /// Bound on the data of this member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +90,17 @@ pub enum RaisedBy {
 
 /// Active alarms: member id and type, by its number.
 pub type Alarms = BTreeMap<(u64, i32), RaisedBy>;
+
+/// An alarm's name; a number that has none is its own.
+pub fn alarm_name(alarm: i32) -> String {
+    Alarm::try_from(alarm).map_or_else(|_| alarm.to_string(), |alarm| alarm.as_str_name().to_owned())
+}
+
+/// An alarm as Status shows it: Go's text form of the message.
+pub fn alarm_text(member: u64, alarm: i32) -> String {
+    let alarm = alarm_name(alarm);
+    if member == 0 { format!("alarm:{alarm}") } else { format!("memberID:{member}  alarm:{alarm}") }
+}
 
 /// The small replicated tables beside the keys.
 #[derive(Clone, Debug, Default)]

@@ -36,6 +36,11 @@ pub struct ReplyTo {
     pub slot: SlotId,
 }
 
+impl ReplyTo {
+    /// No slot of any core: for what has not been sent yet.
+    pub const NOBODY: Self = Self { core: usize::MAX, slot: SlotId { position: u32::MAX, generation: 0 } };
+}
+
 enum State<T> {
     Waiting(Option<Waker>),
     Answered(T),

@@ -3,8 +3,13 @@
 //! Each rule stands with its reason; a problem names every knob that could be changed to solve it. Only what would
 //! break or mislead is a problem: a merely unwise setting is the operator's business.
 
-use crate::{Host, KIB, Knobs, MIB, REGISTRY};
 use std::fmt;
+
+use crate::{
+    host::Host,
+    knobs::{Knobs, REGISTRY},
+    value::{KIB, MIB},
+};
 
 /// A setting, or a combination of settings, that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,9 +136,14 @@ impl Knobs {
     /// **Errors**: every problem found. None of them stops a server; they are for a warning and for `orlop tune`.
     pub fn check_host(&self, host: &Host) -> Result<(), Vec<Problem>> {
         let mut problems = Vec::new();
-        if self.server.cores > host.cpus {
-            let text = format!("{} serving threads on {} CPUs", self.server.cores, host.cpus);
+        let (serving, committing) = (self.server.cores, self.server.raft_apply.threads());
+        if serving > host.cpus {
+            let text = format!("{serving} serving threads on {} CPUs", host.cpus);
             problems.push(Problem { knobs: names(&["server-cores"]), text });
+        } else if serving.max(1) + committing > host.cpus && committing > 0 {
+            let serving = serving.max(1);
+            let text = format!("{serving} serving threads and {committing} for raft and apply on {} CPUs", host.cpus);
+            problems.push(Problem { knobs: names(&["server-raft-apply", "server-cores"]), text });
         }
         let budget = self.memory_bytes(host);
         if budget > host.memory_bytes {
@@ -184,6 +194,7 @@ fn widen(size: usize) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::RaftApply;
 
     /// Breaks one rule at a time; the problem must name the knob that was turned.
     #[test]
@@ -204,7 +215,7 @@ mod tests {
             if name == "store-record-block-bytes" {
                 knobs.store.write_bytes = 64 << 10;
             }
-            crate::knob(name).unwrap().set(&mut knobs, text).unwrap();
+            crate::knobs::knob(name).unwrap().set(&mut knobs, text).unwrap();
             let problems = knobs.check().unwrap_err();
             assert!(problems.iter().any(|p| p.knobs.iter().any(|knob| knob == name)), "{name}={text}: {problems:?}");
         }
@@ -247,5 +258,11 @@ mod tests {
         let problems = knobs.check_host(&host).unwrap_err();
         assert_eq!(problems[0].text, "3 serving threads on 2 CPUs");
         assert!(problems[1].knobs.iter().any(|knob| knob == "store-recent-bytes-max"));
+        (knobs.server.cores, knobs.server.raft_apply) = (0, RaftApply::TwoThreads);
+        let problems = knobs.check_host(&host).unwrap_err();
+        assert_eq!(problems[0].text, "1 serving threads and 2 for raft and apply on 2 CPUs");
+        assert_eq!(problems[0].knobs, ["server-raft-apply", "server-cores"]);
+        knobs.server.raft_apply = RaftApply::OneThread;
+        assert_eq!(knobs.check_host(&host).unwrap_err().len(), problems.len() - 1);
     }
 }

@@ -4,8 +4,12 @@
 //! Dashes and underscores are the same, quotes are optional. Nothing is skipped: an odd line is an error with its
 //! number.
 
-use crate::{Error, Knobs, knob};
 use std::collections::BTreeSet;
+
+use crate::{
+    error::Error,
+    knobs::{Knobs, knob},
+};
 
 /// Sets what the file's text sets.
 ///
@@ -49,6 +53,7 @@ fn unquoted(value: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::value::IoPathChoice;
 
     #[test]
     fn both_spellings_set_the_same_knobs() {
@@ -58,7 +63,7 @@ mod tests {
         apply_file(&mut toml, "[wal]\nsegment_bytes = \"128MiB\"\n[io]\npath = \"portable\"\n").unwrap();
         assert_eq!(flat, toml);
         assert_eq!(flat.wal.segment_bytes, 128 << 20);
-        assert_eq!(flat.io.path, crate::IoPath::Portable);
+        assert_eq!(flat.io.path, IoPathChoice::Portable);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! The caller reads the files; here they are only understood. A file that is missing or odd leaves the fact at its
 //! careful value (one CPU, no memory known), never a guess upwards.
 
+use crate::value::KIB;
+
 /// What the host offers this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Host {
@@ -19,7 +21,7 @@ impl Host {
     /// `memory.max`.
     pub fn parse(status: &str, meminfo: &str, limits: &str, memory_max: Option<&str>) -> Self {
         let physical = field(meminfo, "MemTotal:").and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok());
-        let physical_bytes = physical.unwrap_or(0).saturating_mul(crate::KIB);
+        let physical_bytes = physical.unwrap_or(0).saturating_mul(KIB);
         let limit_bytes = memory_max.and_then(|text| text.trim().parse::<u64>().ok());
         Self {
             cpus: field(status, "Cpus_allowed_list:").and_then(count_cpus).unwrap_or(1).max(1),

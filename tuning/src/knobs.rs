@@ -8,8 +8,10 @@
 //!
 //! What values must be to one another is in `check`.
 
-use crate::value::{IoPath, Unit, Value};
-use crate::{Error, GIB, KIB, MIB};
+use crate::{
+    error::Error,
+    value::{GIB, IoPathChoice, KIB, MIB, RaftApply, Unit, Value},
+};
 
 /// One row of the registry.
 #[derive(Debug)]
@@ -143,7 +145,7 @@ fn parse<T: Value>(name: &str, text: &str, unit: Unit, min: T, max: T) -> Result
     let value = T::parse(text, unit).ok_or_else(|| Error::BadValue {
         name: name(),
         text: text.into(),
-        expected: unit.expected(),
+        expected: T::expected(unit),
     })?;
     if (min..=max).contains(&value) {
         Ok(value)
@@ -179,15 +181,17 @@ knobs! {
         writes_in_flight_max: usize = 4, 1 => 64, Count;
         /// Records are packed into blocks of about this size; a larger record has a block of its own.
         record_block_bytes: usize = 16 * KIB_, 4 * KIB_ => MIB_, Bytes;
-        /// Log written since the last checkpoint that starts the next one, unless its pages would outweigh the log by far: then
-        /// more log gathers, for half a minute or up to half of store-recent-bytes-max. More means fewer page writes for each put, and a longer replay.
+        /// Log written since the last checkpoint that starts the next one. More log gathers, for half a minute or up to
+        /// half of store-recent-bytes-max, while the pages to write would outweigh the log by far. More means fewer
+        /// page writes for each put, and a longer replay.
         checkpoint_wal_bytes: u64 = 128 * MIB, 4 * MIB => 64 * GIB, Bytes;
         /// Records not yet on their pages that may be held in memory; at the bound proposals are refused until a
         /// checkpoint ends.
         recent_bytes_max: usize = GIB_, 8 * MIB_ => 64 * GIB_, Bytes;
         /// Memory for the trees' pages, and for record blocks read back from disk; 0 takes a quarter of the host's.
         cache_bytes: usize = 0, 0 => 4096 * GIB_, Bytes;
-        /// Page-store segment files that one core keeps open; all cores together at most a quarter of the files that may be.
+        /// Page-store segment files that one core keeps open. All cores together keep at most a quarter of the files
+        /// that the process may open.
         open_segments_max: usize = 1024, 8 => 65_536, Count;
         /// Storage shards: files and cursors written in parallel by a checkpoint.
         shards: usize = 1, 1 => 64, Count;
@@ -226,12 +230,16 @@ knobs! {
 
     /// Connections, requests, watches (`server`).
     server: Server {
-        /// Threads that serve; 0 takes all CPUs this process may run on but one, which is left to the kernel, and never none.
+        /// Threads that serve connections. 0 takes all CPUs this process may run on but one, which is left to the
+        /// kernel, and one thread at least.
         cores: usize = 0, 0 => 1024, Count;
         /// Binds each of those threads to one CPU. For hosts where nothing else runs.
         pin_cores: bool = false, false => true, Switch;
-        /// Lets the kernel back memory with huge pages, where it does so for who asks. Without them a request costs a little more, and
-        /// memory that is given up goes back in smaller pieces.
+        /// Where raft and apply run: in the loop of the first serving core (shared), on one thread of their own for
+        /// both, or on a thread each. auto decides by the number of CPUs.
+        raft_apply: RaftApply = RaftApply::Auto, RaftApply::Auto => RaftApply::TwoThreads, Choice;
+        /// Lets the kernel back memory with huge pages, if it does so for programs that ask. Without huge pages a
+        /// request costs a little more, and memory that is given up goes back in smaller pieces.
         huge_pages: bool = true, false => true, Switch;
         /// Largest client request, compared with its entry; gRPC refuses 512 KiB above.
         max_request_bytes: usize = 1536 * KIB_, 1 => 512 * MIB_, Bytes, etcd "max-request-bytes";
@@ -239,16 +247,18 @@ knobs! {
         max_txn_ops: usize = 128, 0 => 1_000_000, Count, etcd "max-txn-ops";
         /// Streams that a client may have open on one connection.
         max_concurrent_streams: u32 = u32::MAX, 1 => u32::MAX, Count, etcd "max-concurrent-streams";
-        /// Client connections; at the bound, or at the limit of open files less 150 and those of segments, no more are accepted.
+        /// Client connections; at the bound no more are accepted. The limit of open files, less 150 and those of
+        /// segments, is a bound as well.
         connections_max: usize = 65_536, 1 => 16_777_216, Count;
-        /// Data, history included, at which writes are refused and the NOSPACE alarm is raised. It is there to stop a client that
-        /// writes without end, not for the store's sake: larger is taken, and 128 GiB warned of, as nobody has measured it.
+        /// Data, history included, at which writes are refused and the NOSPACE alarm is raised. It stops a client that
+        /// writes without end; the store does not need it. More than 128 GiB is taken with a warning: nobody has
+        /// measured it.
         quota_backend_bytes: u64 = 32 * GIB, 1 => u64::MAX, Bytes, etcd "quota-backend-bytes";
-        /// Part of the quota, in percent, below which the NOSPACE alarm that it raised is taken back by itself; 0 never, as in
-        /// etcd: then `alarm disarm` does it.
+        /// Part of the quota, in percent. Below it the NOSPACE alarm that the quota raised is taken back by itself. 0
+        /// is etcd's way: the alarm stays until `alarm disarm`.
         quota_disarm_percent: u64 = 90, 0 => 99, Count;
-        /// Shortest time between two pings of a client; one that pings more often, or without a call, is told to go away.
-        /// 0 is gRPC's own 5 minutes.
+        /// Shortest time between two pings of a client; one that pings more often, or without a call, is told to go
+        /// away. 0 is gRPC's own 5 minutes.
         keepalive_min_ms: u64 = 5_000, 0 => u64::MAX, Milliseconds, etcd "grpc-keepalive-min-time";
         /// Silence on a connection after which the server pings; 0 never.
         keepalive_interval_ms: u64 = 7_200_000, 0 => u64::MAX, Milliseconds, etcd "grpc-keepalive-interval";
@@ -274,13 +284,15 @@ knobs! {
         /// Longest time for which a slow reader's revision is kept from being compacted away.
         held_revision_age_max_ms: u64 = 3_600_000, 1000 => 86_400_000, Milliseconds;
         /// Time between the progress notices of an idle watcher that asked for them.
-        watch_progress_interval_ms: u64 = 600_000, 100 => 86_400_000, Milliseconds, etcd "watch-progress-notify-interval";
+        watch_progress_interval_ms: u64 = 600_000, 100 => 86_400_000, Milliseconds,
+            etcd "watch-progress-notify-interval";
         /// A request that takes longer is logged, with its phases; at most 10 lines a second and core.
         warning_unary_ms: u64 = 300, 0 => 86_400_000, Milliseconds, etcd "warning-unary-request-duration";
         /// An entry that takes longer to apply, or a read, is logged likewise.
         warning_apply_ms: u64 = 100, 0 => 86_400_000, Milliseconds, etcd "warning-apply-duration";
-        /// Bytes of a backup that are sent before what was written to the log's file system is written back. A client that keeps the
-        /// backup there would have all of it written at once when it syncs, and the log's writes wait behind that; 0 lets it.
+        /// Bytes of a backup that are sent before the log's file system is told to write back what it holds. A client
+        /// that keeps the backup there syncs it at its end; without this all of it would be written at once, and the
+        /// log's writes would wait behind it. 0 turns this off.
         snapshot_write_back_bytes: u64 = 16 * MIB, 0 => 64 * GIB, Bytes;
         /// Time that requests under way have to finish after SIGTERM.
         drain_ms: u64 = 5_000, 0 => 600_000, Milliseconds;
@@ -289,7 +301,7 @@ knobs! {
     /// How files are reached (`engine::disk`).
     io: Io {
         /// io_uring, portable, or whichever works.
-        path: IoPath = IoPath::Auto, IoPath::Auto => IoPath::Portable, Choice;
+        path: IoPathChoice = IoPathChoice::Auto, IoPathChoice::Auto => IoPathChoice::Portable, Choice;
         /// Operations of one core that the kernel, or the I/O thread, has at once.
         operations_in_flight_max: u32 = 128, 8 => 4096, Count;
     }
@@ -297,8 +309,9 @@ knobs! {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::BTreeSet;
+
+    use super::*;
 
     #[test]
     fn every_knob_is_set_from_what_it_shows_and_has_a_name_of_its_own() {

@@ -10,8 +10,19 @@
 //! - A value is what it was set to: nothing here clamps, rounds or guesses. Out of bounds is an error.
 //!
 //! It reads no file, clock, environment or `/proc`: callers hand in the text.
+//!
+//! Files, each importing only files below it:
+//!
+//! - `profile`: named sets of knobs for a kind of work.
+//! - `file`: reads a knobs file.
+//! - `check`: what knobs must be to one another, and to the host.
+//! - `knobs`: every knob, and the registry of all.
+//! - `host`: what the machine offers.
+//! - `value`: how a value is written and read as text; sizes, units, choices.
+//! - `error`: why a setting was refused.
 
 mod check;
+mod error;
 mod file;
 mod host;
 mod knobs;
@@ -19,78 +30,9 @@ mod profile;
 mod value;
 
 pub use check::{Problem, cache_bytes};
+pub use error::Error;
 pub use file::apply_file;
 pub use host::Host;
 pub use knobs::{Consensus, Io, Knob, Knobs, REGISTRY, Server, Store, Wal, knob};
 pub use profile::{Change, PROFILES, Profile, profile};
-pub use value::{IoPath, Unit};
-
-/// Bytes in a KiB.
-pub const KIB: u64 = 1 << 10;
-/// Bytes in a MiB.
-pub const MIB: u64 = 1 << 20;
-/// Bytes in a GiB.
-pub const GIB: u64 = 1 << 30;
-
-/// Why a setting was refused. Each names what to change.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Error {
-    /// No knob has this name.
-    #[error("unknown knob {name:?}")]
-    UnknownKnob {
-        /// As written by the user.
-        name: String,
-    },
-    /// No profile has this name.
-    #[error("unknown profile {name:?} (there are {known})")]
-    UnknownProfile {
-        /// As written by the user.
-        name: String,
-        /// All names, comma separated.
-        known: String,
-    },
-    /// The text is not a value of the knob's unit.
-    #[error("invalid value {text:?} for {name}: {expected}")]
-    BadValue {
-        /// The knob.
-        name: String,
-        /// As written by the user.
-        text: String,
-        /// What would have been a value.
-        expected: &'static str,
-    },
-    /// A value, but outside the knob's bounds.
-    #[error("value {text:?} for {name} is out of bounds ({min} to {max})")]
-    OutOfBounds {
-        /// The knob.
-        name: String,
-        /// As written by the user.
-        text: String,
-        /// Smallest value allowed.
-        min: String,
-        /// Largest value allowed.
-        max: String,
-    },
-    /// A line of a knobs file is not `knob = value`, a `[group]` or a comment.
-    #[error("line {line}: expected `knob = value`, `[group]` or `# comment`")]
-    BadLine {
-        /// Counted from 1.
-        line: usize,
-    },
-    /// A knobs file sets the same knob twice.
-    #[error("line {line}: {name} is set twice")]
-    SetTwice {
-        /// Counted from 1.
-        line: usize,
-        /// The knob.
-        name: String,
-    },
-    /// A line of a knobs file has a knob or value that was refused.
-    #[error("line {line}: {source}")]
-    Line {
-        /// Counted from 1.
-        line: usize,
-        /// Why.
-        source: Box<Error>,
-    },
-}
+pub use value::{GIB, IoPathChoice, KIB, MIB, RaftApply, Unit};

@@ -3,7 +3,10 @@
 //! Invariants: every change names a knob, changes it from its default, and the result passes `Knobs::check`.
 //! A profile is applied first; a knobs file, then flags, go on top of it.
 
-use crate::{Error, Knobs, knob};
+use crate::{
+    error::Error,
+    knobs::{Knobs, knob},
+};
 
 /// A knob set by a profile.
 #[derive(Debug)]
@@ -57,7 +60,8 @@ const fn change(knob: &'static str, value: &'static str, why: &'static str) -> C
 pub static PROFILES: &[Profile] = &[
     Profile {
         name: "kubernetes",
-        purpose: "behind kube-apiserver: about 60 watch streams per apiserver, consistent lists from its cache, objects of a few KiB",
+        purpose: "behind kube-apiserver: about 60 watch streams per apiserver, consistent lists from its cache, \
+                  objects of a few KiB",
         changes: &[
             change(
                 "server-watch-progress-interval-ms",

@@ -5,6 +5,13 @@
 
 use std::fmt;
 
+/// Bytes in a KiB.
+pub const KIB: u64 = 1 << 10;
+/// Bytes in a MiB.
+pub const MIB: u64 = 1 << 20;
+/// Bytes in a GiB.
+pub const GIB: u64 = 1 << 30;
+
 /// What a knob counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
@@ -21,21 +28,21 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// What a user may write, for an error message.
-    pub(crate) fn expected(self) -> &'static str {
+    /// What a user may write, for an error message; a choice lists its words instead.
+    fn expected(self) -> &'static str {
         match self {
-            Self::Bytes => "expected bytes, such as 1048576 or 1MiB",
-            Self::Milliseconds => "expected milliseconds, such as 1500, or 1500ms, 5s, 10m, 2h",
-            Self::Count => "expected an integer, not negative",
-            Self::Switch => "expected true or false",
-            Self::Choice => "expected auto, uring or portable",
+            Self::Bytes => "bytes, such as 1048576 or 1MiB",
+            Self::Milliseconds => "milliseconds, such as 1500, or 1500ms, 5s, 10m, 2h",
+            Self::Count => "an integer, not negative",
+            Self::Switch => "true or false",
+            Self::Choice => "one of its words",
         }
     }
 
     /// Suffixes with their worth, the biggest first.
     fn suffixes(self) -> &'static [(&'static str, u64)] {
         match self {
-            Self::Bytes => &[("GiB", crate::GIB), ("MiB", crate::MIB), ("KiB", crate::KIB)],
+            Self::Bytes => &[("GiB", GIB), ("MiB", MIB), ("KiB", KIB)],
             // "ms" comes before "s" and "m", which it ends or begins with.
             Self::Milliseconds => &[("ms", 1), ("h", 3_600_000), ("m", 60_000), ("s", 1_000)],
             Self::Count | Self::Switch | Self::Choice => &[],
@@ -55,21 +62,89 @@ impl fmt::Display for Unit {
     }
 }
 
-/// How files are read and written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
-pub enum IoPath {
-    /// io_uring where the kernel allows it, else portable; the choice and its reason are logged at start.
-    Auto,
-    /// io_uring, or a refusal to start.
-    Uring,
-    /// `pwrite` on a thread.
-    Portable,
-}
-
 /// A type that a knob may have.
 pub(crate) trait Value: Copy + PartialOrd {
     fn parse(text: &str, unit: Unit) -> Option<Self>;
     fn show(self, unit: Unit) -> String;
+
+    /// What a user may write.
+    fn expected(unit: Unit) -> String {
+        unit.expected().to_owned()
+    }
+}
+
+/// An enum whose variants are written as words.
+macro_rules! choice {
+    (
+        $(#[doc = $doc:literal])+
+        $Choice:ident { $($(#[doc = $variant_doc:literal])+ $Variant:ident = $word:literal,)+ }
+    ) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd)]
+        pub enum $Choice {
+            $($(#[doc = $variant_doc])+ #[doc = concat!("Written `", $word, "`.")] $Variant,)+
+        }
+
+        impl $Choice {
+            const WORDS: &[(Self, &str)] = &[$((Self::$Variant, $word),)+];
+        }
+
+        impl Value for $Choice {
+            fn parse(text: &str, _: Unit) -> Option<Self> {
+                Self::WORDS.iter().find(|(_, word)| *word == text).map(|(choice, _)| *choice)
+            }
+
+            fn show(self, _: Unit) -> String {
+                match self {
+                    $(Self::$Variant => $word,)+
+                }
+                .into()
+            }
+
+            fn expected(_: Unit) -> String {
+                let words: Vec<&str> = Self::WORDS.iter().map(|(_, word)| *word).collect();
+                let (last, others) = words.split_last().expect("a choice has words");
+                format!("{} or {last}", others.join(", "))
+            }
+        }
+    };
+}
+
+choice! {
+    /// How files are read and written.
+    IoPathChoice {
+        /// io_uring where the kernel allows it, else portable; the choice and its reason are logged at start.
+        Auto = "auto",
+        /// io_uring, or a refusal to start.
+        Uring = "uring",
+        /// `pwrite` on a thread.
+        Portable = "portable",
+    }
+}
+
+choice! {
+    /// Which threads the raft core and the apply core run on.
+    RaftApply {
+        /// Chosen by the number of CPUs.
+        Auto = "auto",
+        /// None of their own: both run in the loop of the first serving core.
+        Shared = "shared",
+        /// One thread for both, which serves no connections.
+        OneThread = "one-thread",
+        /// A thread for each.
+        TwoThreads = "two-threads",
+    }
+}
+
+impl RaftApply {
+    /// Threads beside the serving ones; none where it is not decided yet.
+    pub(crate) fn threads(self) -> usize {
+        match self {
+            Self::Auto | Self::Shared => 0,
+            Self::OneThread => 1,
+            Self::TwoThreads => 2,
+        }
+    }
 }
 
 fn parse_integer(text: &str, unit: Unit) -> Option<u64> {
@@ -127,26 +202,6 @@ impl Value for bool {
     }
 }
 
-impl Value for IoPath {
-    fn parse(text: &str, _: Unit) -> Option<Self> {
-        match text {
-            "auto" => Some(Self::Auto),
-            "uring" => Some(Self::Uring),
-            "portable" => Some(Self::Portable),
-            _ => None,
-        }
-    }
-
-    fn show(self, _: Unit) -> String {
-        match self {
-            Self::Auto => "auto",
-            Self::Uring => "uring",
-            Self::Portable => "portable",
-        }
-        .into()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,8 +243,16 @@ mod tests {
         }
         assert_eq!(7_200_000_u64.show(Unit::Milliseconds), "2h");
         assert_eq!((64_u64 << 20).show(Unit::Bytes), "64MiB");
-        for path in [IoPath::Auto, IoPath::Uring, IoPath::Portable] {
-            assert_eq!(IoPath::parse(&path.show(Unit::Choice), Unit::Choice), Some(path));
+    }
+
+    #[test]
+    fn a_choice_is_written_as_its_word() {
+        for (choice, word) in RaftApply::WORDS {
+            assert_eq!(choice.show(Unit::Choice), *word);
+            assert_eq!(RaftApply::parse(word, Unit::Choice), Some(*choice));
         }
+        assert_eq!(RaftApply::parse("", Unit::Choice), None);
+        assert_eq!(RaftApply::expected(Unit::Choice), "auto, shared, one-thread or two-threads");
+        assert_eq!(IoPathChoice::expected(Unit::Choice), "auto, uring or portable");
     }
 }

@@ -5,15 +5,16 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
-use std::collections::BTreeMap;
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
 use consensus::{
-    Applied, Committed, ConfChange, ConfState, Driver, EntryKind, Error, Identity, Member, Message, Options, Start,
+    Committed, ConfChange, ConfState, Driver, EntryId, EntryKind, Error, Identity, Member, Message, Options, Start,
 };
-use engine::disk::Disk;
-use engine::disk::sim::{Order, SimDisk, SimStorage};
+use engine::disk::{
+    Disk,
+    sim::{Order, SimDisk, SimStorage},
+};
 
 pub const DIR: &str = "/data/wal";
 pub const CLUSTER: u64 = 99;
@@ -46,7 +47,7 @@ pub fn options() -> Options {
 /// What the state machine is at one index.
 #[derive(Clone, Debug, Default)]
 pub struct State {
-    pub applied: Applied,
+    pub applied: EntryId,
     pub conf_state: ConfState,
 }
 
@@ -140,7 +141,7 @@ impl World {
             let mut state = self.machine.last().clone();
             assert_eq!(entry.index, state.applied.index + 1, "exactly once, in order");
             assert!(entry.term >= state.applied.term);
-            state.applied = Applied { index: entry.index, term: entry.term };
+            state.applied = EntryId { index: entry.index, term: entry.term };
             if entry.kind == EntryKind::ConfChange {
                 let change = ConfChange::decode(&entry.data).unwrap();
                 state.conf_state = self.driver.apply_conf_change(&change)?;

@@ -1,4 +1,5 @@
-//! Bytes of an extent's index, as hostile as they come: decoding never panics, and what it accepts is what would be written.
+//! Bytes of an extent's index, as hostile as they come: decoding never panics, and what it accepts is what would be
+//! written.
 
 #![no_main]
 

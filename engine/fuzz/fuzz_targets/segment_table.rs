@@ -1,4 +1,5 @@
-//! Bytes of the segment table, as hostile as they come: decoding never panics, and what it accepts is what would be written.
+//! Bytes of the segment table, as hostile as they come: decoding never panics, and what it accepts is what would be
+//! written.
 
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! Bytes of a WAL segment, as hostile as they come: decoding never panics, and what it accepts encodes to the same bytes.
+//! Bytes of a WAL segment, as hostile as they come: decoding never panics, and what it accepts encodes to the same
+//! bytes.
 
 #![no_main]
 

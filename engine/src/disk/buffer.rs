@@ -8,12 +8,14 @@
 
 #![expect(unsafe_code, reason = "O_DIRECT needs memory aligned to the block size, which Vec cannot promise")]
 
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-use std::mem::MaybeUninit;
-use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
+use std::{
+    alloc::{Layout, alloc, dealloc, handle_alloc_error},
+    mem::MaybeUninit,
+    ops::{Deref, DerefMut},
+    ptr::NonNull,
+};
 
-use super::BLOCK;
+use super::block::BLOCK;
 
 /// Growable bytes in block-aligned memory.
 pub struct Buffer {
@@ -80,7 +82,8 @@ impl Buffer {
     /// Appends `bytes`.
     pub fn extend_from_slice(&mut self, bytes: &[u8]) {
         self.reserve(bytes.len());
-        // SAFETY: `reserve` made room for `bytes.len()` bytes behind `len`; a `&[u8]` cannot overlap memory we own mutably.
+        // SAFETY: `reserve` made room for `bytes.len()` bytes behind `len`; a `&[u8]` cannot overlap memory we own
+        // mutably.
         unsafe { self.ptr.as_ptr().add(self.len).copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         self.len += bytes.len();
     }
@@ -95,7 +98,8 @@ impl Buffer {
         self.len = len;
     }
 
-    /// Replaces the content by up to `len` bytes that `read` puts at the front of the memory it is given, and says how many.
+    /// Replaces the content by up to `len` bytes that `read` puts at the front of the memory it is given, and says how
+    /// many.
     ///
     /// **Errors** those of `read`; the buffer is empty then.
     pub(super) fn fill_with<E>(
@@ -109,12 +113,13 @@ impl Buffer {
         Ok(())
     }
 
-    /// Forgets the content: the first `len` bytes of its memory, to be read into. They stay where they are, and keep what is put there,
-    /// until something else is done to the buffer than to ask for as many again.
+    /// Forgets the content: the first `len` bytes of its memory, to be read into. They stay where they are, and keep
+    /// what is put there, until something else is done to the buffer than to ask for as many again.
     pub(super) fn room(&mut self, len: usize) -> &mut [MaybeUninit<u8>] {
         self.clear();
         self.reserve(len);
-        // SAFETY: `reserve` made room for `len` bytes, which nobody else reaches while `self` is borrowed; they need not be initialised.
+        // SAFETY: `reserve` made room for `len` bytes, which nobody else reaches while `self` is borrowed; they need
+        // not be initialised.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.as_ptr().cast::<MaybeUninit<u8>>(), len) }
     }
 

@@ -1,11 +1,15 @@
-//! The file system that a directory lies on: what others write to it, through the page cache, shares the medium with the log.
+//! The file system that a directory lies on: what others write to it, through the page cache, shares the medium with
+//! the log.
 //!
-//! Writes of the log wait behind whatever the kernel has handed to the medium before them. A file of hundreds of MiB that is synced
-//! at its end is handed over all at once; written back as it grows, it never has more than a few MiB under way.
+//! Writes of the log wait behind whatever the kernel has handed to the medium before them. A file of hundreds of MiB
+//! that is synced at its end is handed over all at once; written back as it grows, it never has more than a few MiB
+//! under way.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustix::fs::syncfs;
 
@@ -30,7 +34,8 @@ impl FileSystem {
 
     /// Writes back what any process has written to it so far, and waits for that. Blocks.
     ///
-    /// **Errors** anyone's bytes could not be written: nothing follows from it for our own files, which have their own syncs.
+    /// **Errors** anyone's bytes could not be written: nothing follows from it for our own files, which have their own
+    /// syncs.
     pub fn write_back(&self) -> Result<(), Error> {
         syncfs(&self.dir).map_err(|source| Error::io(&self.path, FileOp::Sync, source.into()))
     }

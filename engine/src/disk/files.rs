@@ -1,14 +1,17 @@
 //! The control plane on a real file system, shared by every implementation that has one.
 //!
-//! Invariants: a handle stays valid until `close`; directories and files it makes are for their owner only (0700, 0600).
-//! Deliberately does nothing off the caller's thread; what may be slow on the way of a request goes through `Op`.
+//! Invariants: a handle stays valid until `close`; directories and files it makes are for their owner only (0700,
+//! 0600). Deliberately does nothing off the caller's thread; what may be slow on the way of a request goes through
+//! `Op`.
 
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
-use std::mem::MaybeUninit;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::{
+    fs::{DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    mem::MaybeUninit,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 
@@ -75,8 +78,8 @@ impl Files {
         let file = options.open(path).map_err(|source| Error::io(path, op, source))?;
         match kind {
             OpenKind::Create { len } => reserve(path, &file, len)?,
-            // After a failed write-back the page cache may show bytes that the medium never got: what an earlier process
-            // left there is not trusted.
+            // After a failed write-back the page cache may show bytes that the medium never got: what an earlier
+            // process left there is not trusted.
             OpenKind::Read | OpenKind::Write if !self.is_direct => {
                 let dropped = fadvise(&file, 0, None, Advice::DontNeed);
                 dropped.map_err(|source| Error::io(path, op, source.into()))?;
@@ -163,8 +166,9 @@ fn reserve(path: &Path, file: &File, len: u64) -> Result<(), Error> {
     reserved.map_err(|source| {
         let error = Error::io(path, FileOp::Create, source);
         match Files::remove(path) {
-            Ok(()) => error,
+            Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => error,
             Err(removal) => removal,
+            Ok(()) => error,
         }
     })
 }

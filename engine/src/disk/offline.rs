@@ -1,19 +1,108 @@
-//! What only offline tools do with names: on the real file system, beside any `Disk`.
+//! Files and directories for tools that run beside no server: on the real file system, without a [`super::Disk`].
+//!
+//! Names, existence and small texts. Whatever holds data of a member is read and written through a `Disk`.
+//!
+//! Invariants: each function does one thing and blocks until it is done. A changed name survives power loss once
+//! [`sync_dir`] of its directory returned. Whatever is made here is for its owner only (0700, 0600).
+//! It follows no symbolic link when it removes.
 
-use std::path::Path;
+use std::{
+    ffi::OsString,
+    fs::{DirBuilder, File},
+    io::{self, Read},
+    os::unix::fs::DirBuilderExt,
+    path::Path,
+};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::FileOp;
-use crate::Error;
+use super::files::Files;
+use crate::error::{Error, FileOp};
 
-/// Gives two names to one another in one step: at no moment is one of them missing. Durable after a sync of their directory.
+/// What a name leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NameKind {
+    /// A file.
+    File,
+    /// A directory.
+    Directory,
+    /// Neither: a socket, a device, a pipe.
+    Other,
+}
+
+/// What `path` leads to, symbolic links followed; `None` if there is nothing.
 ///
-/// Where the file system cannot do that, `b` takes the name of `a` in two steps, `a` that of `b` with `.old` behind it in between.
+/// **Errors** it cannot be told, for want of a permission for instance.
+pub fn kind_of(path: &Path) -> Result<Option<NameKind>, Error> {
+    match std::fs::metadata(path) {
+        Ok(found) if found.is_file() => Ok(Some(NameKind::File)),
+        Ok(found) if found.is_dir() => Ok(Some(NameKind::Directory)),
+        Ok(_) => Ok(Some(NameKind::Other)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(source) => Err(Error::io(path, FileOp::Open, source)),
+    }
+}
+
+/// Whether `path` leads to anything. **Errors** as [`kind_of`].
+pub fn exists(path: &Path) -> Result<bool, Error> {
+    kind_of(path).map(|kind| kind.is_some())
+}
+
+/// Whether `path` leads to a directory. **Errors** as [`kind_of`].
+pub fn is_dir(path: &Path) -> Result<bool, Error> {
+    kind_of(path).map(|kind| kind == Some(NameKind::Directory))
+}
+
+/// Whether `path` leads to a file. **Errors** as [`kind_of`].
+pub fn is_file(path: &Path) -> Result<bool, Error> {
+    kind_of(path).map(|kind| kind == Some(NameKind::File))
+}
+
+/// Every name directly in `dir`, in order: files, directories and anything else.
+///
+/// **Errors** there is no such directory, or it cannot be read.
+pub fn list(dir: &Path) -> Result<Vec<OsString>, Error> {
+    let failed = |source| Error::io(dir, FileOp::List, source);
+    let entries = std::fs::read_dir(dir).map_err(failed)?;
+    let mut names: Vec<OsString> =
+        entries.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>().map_err(failed)?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Whether `dir` is missing or holds nothing. **Errors** it cannot be read, or is no directory.
+pub fn is_empty_or_missing(dir: &Path) -> Result<bool, Error> {
+    match list(dir) {
+        Ok(names) => Ok(names.is_empty()),
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Makes the directory `dir`. **Errors** it is there, or the one above it is not.
+pub fn create_dir(dir: &Path) -> Result<(), Error> {
+    DirBuilder::new().mode(0o700).create(dir).map_err(|source| Error::io(dir, FileOp::Create, source))
+}
+
+/// Makes `dir` and what is missing above it; one that is there is no error. The names are durable on return.
+pub fn create_dir_all(dir: &Path) -> Result<(), Error> {
+    Files::create_dir_all(dir)
+}
+
+/// Gives a file or a directory another name on the same file system. A file there is replaced, so is an empty
+/// directory by a directory.
+pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
+    Files::rename(from, to)
+}
+
+/// Gives two names to one another in one step: at no moment is one of them missing.
+///
+/// Some file systems cannot do that. There `b` takes the name of `a` in two steps, and in between `a` has the name of
+/// `b` with `.old` behind it.
 ///
 /// **Errors** one of them is not there, or not to be renamed.
 pub fn exchange(a: &Path, b: &Path) -> Result<(), Error> {
-    let failed = |source: std::io::Error| Error::io(a, FileOp::Rename, source);
+    let failed = |source: io::Error| Error::io(a, FileOp::Rename, source);
     match renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
         Ok(()) => Ok(()),
         Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => {
@@ -27,28 +116,102 @@ pub fn exchange(a: &Path, b: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes a directory that holds nothing any more.
-///
-/// **Errors** it holds something.
+/// Removes a file. **Errors** there is none.
+pub fn remove_file(path: &Path) -> Result<(), Error> {
+    Files::remove(path)
+}
+
+/// Removes a directory that holds nothing any more. **Errors** it holds something.
 pub fn remove_empty_dir(dir: &Path) -> Result<(), Error> {
     std::fs::remove_dir(dir).map_err(|source| Error::io(dir, FileOp::Remove, source))
 }
 
+/// Removes a directory and all that is below it; one that is not there is no error.
+pub fn remove_tree(dir: &Path) -> Result<(), Error> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(dir, FileOp::Remove, error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes the names in `dir` durable.
+pub fn sync_dir(dir: &Path) -> Result<(), Error> {
+    Files::sync_dir(dir)
+}
+
+/// All of a text file. **Bounds** `bytes_max`, so that a path to a wrong file does not fill the memory.
+///
+/// **Errors** there is no such file, it is longer, or it is no UTF-8.
+pub fn read_text(path: &Path, bytes_max: usize) -> Result<String, Error> {
+    let failed = |op| move |source| Error::io(path, op, source);
+    let file = File::open(path).map_err(failed(FileOp::Open))?;
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(bytes_max).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes).map_err(failed(FileOp::Read))?;
+    if bytes.len() > bytes_max {
+        return Err(failed(FileOp::Read)(io::ErrorKind::FileTooLarge.into()));
+    }
+    String::from_utf8(bytes).map_err(|error| failed(FileOp::Read)(io::Error::new(io::ErrorKind::InvalidData, error)))
+}
+
 #[cfg(test)]
 mod tests {
+    use std::{fs, path::PathBuf};
+
     use super::*;
 
     #[test]
     fn a_file_and_a_directory_exchange_their_names() {
         let dir = tempfile::tempdir().unwrap();
         let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-        std::fs::create_dir(&a).unwrap();
-        std::fs::write(a.join("inside"), b"1").unwrap();
-        std::fs::write(&b, b"2").unwrap();
+        create_dir(&a).unwrap();
+        fs::write(a.join("inside"), b"1").unwrap();
+        fs::write(&b, b"2").unwrap();
         exchange(&a, &b).unwrap();
-        assert_eq!(std::fs::read(&a).unwrap(), b"2");
-        assert_eq!(std::fs::read(b.join("inside")).unwrap(), b"1");
+        assert_eq!(fs::read(&a).unwrap(), b"2");
+        assert_eq!(fs::read(b.join("inside")).unwrap(), b"1");
         assert!(remove_empty_dir(&b).is_err());
         assert!(exchange(&a, &dir.path().join("c")).is_err());
+    }
+
+    #[test]
+    fn names_are_made_found_moved_and_removed() {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| -> PathBuf { temp.path().join(name) };
+        assert!(is_empty_or_missing(temp.path()).unwrap() && is_empty_or_missing(&at("none")).unwrap());
+        create_dir_all(&at("one/two")).unwrap();
+        create_dir_all(&at("one/two")).unwrap();
+        assert!(create_dir(&at("one")).is_err() && create_dir(&at("none/below")).is_err());
+        fs::write(at("one/file"), b"text").unwrap();
+        assert_eq!(list(&at("one")).unwrap(), ["file", "two"]);
+        assert!(list(&at("none")).is_err() && !is_empty_or_missing(&at("one")).unwrap());
+        assert!(is_empty_or_missing(&at("one/file")).is_err(), "a file is no directory");
+        assert_eq!(kind_of(&at("one")).unwrap(), Some(NameKind::Directory));
+        assert_eq!(kind_of(&at("one/file")).unwrap(), Some(NameKind::File));
+        assert_eq!(kind_of(&at("one/file/below")).unwrap(), None);
+        assert_eq!(kind_of(Path::new("/dev/null")).unwrap(), Some(NameKind::Other));
+        assert!(is_dir(&at("one")).unwrap() && !is_file(&at("one")).unwrap() && !exists(&at("none")).unwrap());
+        rename(&at("one"), &at("moved")).unwrap();
+        sync_dir(temp.path()).unwrap();
+        assert!(is_file(&at("moved/file")).unwrap() && !exists(&at("one")).unwrap());
+        assert!(rename(&at("one"), &at("moved")).is_err());
+        remove_file(&at("moved/file")).unwrap();
+        assert!(remove_file(&at("moved/file")).is_err());
+        fs::write(at("moved/two/deep"), b"").unwrap();
+        remove_tree(&at("moved")).unwrap();
+        remove_tree(&at("moved")).unwrap();
+        assert!(list(temp.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_text_is_read_up_to_its_bound() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("text");
+        fs::write(&path, "grüße").unwrap();
+        assert_eq!(read_text(&path, 7).unwrap(), "grüße");
+        assert!(read_text(&path, 6).is_err());
+        fs::write(&path, b"\xff").unwrap();
+        assert!(read_text(&path, 7).is_err());
+        assert!(read_text(&temp.path().join("none"), 7).is_err());
     }
 }

@@ -1,31 +1,43 @@
-//! `Disk` with `pread` and `pwrite` on threads of its own: for kernels that refuse io_uring, and file systems that refuse
-//! O_DIRECT.
+//! `Disk` with `pread` and `pwrite` on threads of its own: for kernels that refuse io_uring, and file systems that
+//! refuse O_DIRECT.
 //!
-//! Two threads, so that a page read does not wait behind a commit: one for what makes durable (`WriteDurable`, `Sync`), one
-//! for plain writes and reads. Each has a bounded queue; what exceeds it waits in `overflow` until `kick` or `completions`.
+//! Two threads, so that a page read does not wait behind a commit: one for what makes durable (`WriteDurable`, `Sync`),
+//! one for plain writes and reads. Each has a bounded queue; what exceeds it waits in `overflow` until `kick` or
+//! `completions`.
 //!
 //! Invariants:
-//! - An operation's buffer is owned by whoever works on it: caller, overflow, thread, then caller again.
+//! - An operation's buffer has one owner at a time: caller, overflow, thread, then caller again.
 //! - `Done::ended` is non-empty before `wake` is written, so a reader of `wake` misses nothing.
 //!
-//! Deliberately keeps threads, against the house rule that only `cores` makes them: they hold no state and run no logic.
+//! Deliberately keeps threads, against the house rule that only `cores` makes them: they hold no state and run no
+//! logic.
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::FileExt;
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{Builder, JoinHandle};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::fs::FileExt,
+    },
+    path::Path,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
+    thread::{Builder, JoinHandle},
+};
 
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::{Errno, IoSlice, ReadWriteFlags, pwritev2};
+use rustix::{
+    event::{EventfdFlags, eventfd},
+    io::{Errno, IoSlice, ReadWriteFlags, pwritev2},
+};
 
-use super::files::{Files, read_all};
-use super::{BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token};
+use super::{
+    BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token,
+    files::{Files, read_all},
+};
 use crate::Error;
 
 /// Operations that one thread's queue holds.

@@ -1,16 +1,25 @@
 //! Which I/O path this machine and directory allow: tried on a real file in the real directory, never guessed.
 //!
 //! io_uring with O_DIRECT where both work; else `pwrite` on threads, with O_DIRECT where that works. The answer and its
-//! reason are for the first lines a server prints. Deliberately measures nothing: speed is `orlop tune`'s.
+//! reason are for the first lines a server prints. A directory is probed once; every thread then opens its own disk on
+//! the path that was found ([`IoPath::disk`]).
+//!
+//! Invariants: any number of threads and processes may probe one directory at once. Each tries a file that it created
+//! itself, and works on the open file, not on its name. So another may remove the name as a leftover at any time.
+//!
+//! Deliberately measures nothing: speed is `orlop tune`'s.
 
-use std::fmt;
-use std::path::Path;
+use std::{fmt, io, path::Path};
 
-use super::files::Files;
-use super::portable::{Portable, refused};
-use super::uring::Uring;
-use super::{BLOCK, Buffer, Disk, FileOp, Op, OpenKind, Owner};
-use crate::Error;
+use super::{
+    block::BLOCK,
+    buffer::Buffer,
+    files::Files,
+    portable::{Portable, refused},
+    seam::{Disk, Op, OpenKind, Owner},
+    uring::Uring,
+};
+use crate::error::{Error, FileOp};
 
 /// What the operator asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,38 +75,48 @@ impl IoPath {
     }
 }
 
-/// Name of the file that is tried on; removed again.
+/// What the name of a file that is tried on begins with. Behind it stand the process and a number.
 const PROBE: &str = ".orlop-io-probe";
 
-/// The best disk for `dir` (which is created) that `preference` allows, and how it was chosen.
+/// The best path for `dir` (which is created) that `preference` allows. What probes left there that died is removed.
 ///
 /// **Errors** what the portable path meets, or with `Preference::Uring` why io_uring cannot be used.
-pub fn open_disk(preference: Preference, dir: &Path) -> Result<(Box<dyn Disk>, IoPath), Error> {
+pub fn probe(preference: Preference, dir: &Path) -> Result<IoPath, Error> {
     Files::create_dir_all(dir)?;
+    remove_leftovers(dir)?;
     let path_of = |kind, is_direct, why| IoPath { kind, is_direct, why };
-    let direct = path_of(IoKind::Uring, true, "allowed by the kernel and the file system".to_owned());
     let mut why = "asked for by a flag".to_owned();
     if preference != Preference::Portable {
-        match probed(&direct, dir) {
-            Ok(disk) => return Ok((disk, direct)),
+        let direct = path_of(IoKind::Uring, true, "allowed by the kernel and the file system".to_owned());
+        match try_path(&direct, dir) {
+            Ok(()) => return Ok(direct),
             Err(error) if preference == Preference::Uring => return Err(error),
             Err(error @ (Error::NoSpace { .. } | Error::Locked { .. })) => return Err(error),
             Err(error) => why = format!("io_uring with O_DIRECT is refused: {error}"),
         }
     }
     let path = path_of(IoKind::Portable, true, why.clone());
-    match probed(&path, dir) {
-        Ok(disk) => Ok((disk, path)),
+    match try_path(&path, dir) {
+        Ok(()) => Ok(path),
         Err(error @ Error::NoSpace { .. }) => Err(error),
         Err(error) => {
             let path = path_of(IoKind::Portable, false, format!("{why}; O_DIRECT is refused: {error}"));
-            Ok((probed(&path, dir)?, path))
+            try_path(&path, dir)?;
+            Ok(path)
         }
     }
 }
 
-/// A disk that goes through the kernel's page cache, for offline tools that read files wherever they lie: it tries nothing out, so
-/// a directory may be read-only.
+/// [`probe`] and a disk on what it found: for tools that need one disk.
+///
+/// **Errors** those of [`probe`].
+pub fn open_disk(preference: Preference, dir: &Path) -> Result<(Box<dyn Disk>, IoPath), Error> {
+    let path = probe(preference, dir)?;
+    Ok((path.disk(dir)?, path))
+}
+
+/// A disk that goes through the kernel's page cache, for offline tools that read files wherever they lie: it tries
+/// nothing out, so a directory may be read-only.
 ///
 /// **Errors** its thread cannot be started.
 pub fn open_buffered() -> Result<Box<dyn Disk>, Error> {
@@ -105,18 +124,40 @@ pub fn open_buffered() -> Result<Box<dyn Disk>, Error> {
     path.disk(Path::new("."))
 }
 
-/// A disk on `path`, if a durable write, a read and a sync of a directory work on it in `dir`.
-fn probed(path: &IoPath, dir: &Path) -> Result<Box<dyn Disk>, Error> {
+/// Removes the files of probes that died. One that is still at work loses its name only, which it needs no more.
+fn remove_leftovers(dir: &Path) -> Result<(), Error> {
+    for name in Files::list(dir)?.iter().filter(|name| name.starts_with(PROBE)) {
+        remove_if_there(&dir.join(name))?;
+    }
+    Ok(())
+}
+
+fn remove_if_there(path: &Path) -> Result<(), Error> {
+    match Files::remove(path) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// Tries a durable write, a read and a sync of a directory on `path` in `dir`.
+fn try_path(path: &IoPath, dir: &Path) -> Result<(), Error> {
     let mut disk = path.disk(dir)?;
-    let file = dir.join(PROBE);
-    if file.exists() {
-        disk.remove(&file)?;
+    // Processes of two containers may share a directory and have the same number: then the name is taken.
+    for number in 0_u64.. {
+        let file = dir.join(format!("{PROBE}-{}-{number}", std::process::id()));
+        let tried = try_file(&mut *disk, &file, dir);
+        if is_taken(&tried) {
+            continue;
+        }
+        // A refused O_DIRECT may leave an empty file.
+        remove_if_there(&file)?;
+        return tried;
     }
-    let tried = try_file(&mut *disk, &file, dir);
-    if file.exists() {
-        disk.remove(&file)?;
-    }
-    tried.map(|()| disk)
+    unreachable!("some number is free")
+}
+
+fn is_taken(tried: &Result<(), Error>) -> bool {
+    matches!(tried, Err(Error::Io { op: FileOp::Create, source, .. }) if source.kind() == io::ErrorKind::AlreadyExists)
 }
 
 fn try_file(disk: &mut dyn Disk, path: &Path, dir: &Path) -> Result<(), Error> {
@@ -149,4 +190,45 @@ fn try_file(disk: &mut dyn Disk, path: &Path, dir: &Path) -> Result<(), Error> {
     disk.close(file);
     disk.close(dir_file);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, thread};
+
+    use super::*;
+
+    #[test]
+    fn threads_that_probe_at_once_all_find_the_path_that_one_finds() {
+        let temp = tempfile::tempdir().unwrap();
+        for preference in [Preference::Auto, Preference::Portable, Preference::Uring] {
+            let alone = probe(preference, temp.path()).map(|path| path.to_string());
+            thread::scope(|scope| {
+                let probing = || (0..8).map(|_| probe(preference, temp.path())).collect::<Vec<_>>();
+                let threads: Vec<_> = (0..6).map(|_| scope.spawn(probing)).collect();
+                for found in threads.into_iter().flat_map(|thread| thread.join().unwrap()) {
+                    match &alone {
+                        Ok(alone) => assert_eq!(found.unwrap().to_string(), *alone),
+                        Err(_) => assert!(found.is_err(), "{preference:?} is refused here"),
+                    }
+                }
+            });
+            assert_eq!(fs::read_dir(temp.path()).unwrap().count(), 0, "nothing is left");
+        }
+    }
+
+    #[test]
+    fn leftovers_go_and_the_name_of_another_process_is_not_used() {
+        let temp = tempfile::tempdir().unwrap();
+        let own = format!("{PROBE}-{}-0", std::process::id());
+        for name in [PROBE, &own, ".orlop-io-probe-1-7", "kept"] {
+            fs::write(temp.path().join(name), b"left").unwrap();
+        }
+        let path = probe(Preference::Portable, temp.path()).unwrap();
+        assert_eq!(Files::list(temp.path()).unwrap(), ["kept"]);
+        // As if another process with the same number had begun behind the look for leftovers.
+        fs::write(temp.path().join(&own), b"theirs").unwrap();
+        try_path(&path, temp.path()).unwrap();
+        assert_eq!(fs::read(temp.path().join(&own)).unwrap(), b"theirs");
+    }
 }

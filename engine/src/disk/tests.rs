@@ -2,16 +2,13 @@
 
 #![expect(unsafe_code, reason = "a raw descriptor is polled")]
 
-use std::collections::BTreeSet;
-use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::{collections::BTreeSet, os::fd::BorrowedFd, path::Path};
 
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::portable::Portable;
-use super::sim::SimStorage;
-use super::uring::Uring;
-use super::{BLOCK, Buffer, Completion, Disk, Op, OpenKind, Owner, SECTOR};
+use super::{
+    BLOCK, Buffer, Completion, Disk, Op, OpenKind, Owner, SECTOR, portable::Portable, sim::SimStorage, uring::Uring,
+};
 use crate::Error;
 
 /// The disks this machine allows for `dir`; the portable one with the page cache works everywhere.
@@ -169,8 +166,8 @@ fn dropping_a_disk_waits_for_what_is_in_flight() {
     }
 }
 
-/// What every image that power loss may leave of `storage` holds in the first sector of `path`; `None` where the name is
-/// gone.
+/// What every image that power loss may leave of `storage` holds in the first sector of `path`; `None` where the name
+/// is gone.
 fn outcomes(storage: &SimStorage, path: &Path) -> BTreeSet<Option<u8>> {
     let images = storage.crash_images(1000);
     images.iter().map(|image| image.content(path).map(|content| content.first().copied().unwrap_or(0))).collect()

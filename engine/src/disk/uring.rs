@@ -3,26 +3,27 @@
 //! Invariants:
 //! - Every operation the kernel has is in `slots`, with its buffer: the buffer moves (it is a pointer), its memory does
 //!   not, and it is given back only after the kernel's completion. `drop` waits for all of them.
-//! - At most `RING_OPS_MAX` operations are with the kernel, half of what the completion queue holds, so it never overflows;
-//!   what exceeds that waits in `queue`.
+//! - At most `RING_OPS_MAX` operations are with the kernel, half of what the completion queue holds, so it never
+//!   overflows; what exceeds that waits in `queue`.
 //!
 //! A completion may come in parts: what is left of a write or read is submitted again under the same slot. Deliberately
 //! uses no registered buffers or files: one write per group commit does not pay for their bookkeeping.
 
 #![expect(unsafe_code, reason = "the kernel is handed pointers into buffers that the slots keep alive")]
 
-use std::collections::VecDeque;
-use std::fs::File;
-use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::path::Path;
-use std::sync::Arc;
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::fd::{AsRawFd, OwnedFd, RawFd},
+    path::Path,
+    sync::Arc,
+};
 
 use io_uring::{IoUring, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::files::Files;
-use super::{BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token};
+use super::{BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token, files::Files};
 use crate::Error;
 
 /// Operations with the kernel at once.
@@ -51,7 +52,7 @@ struct Job {
     done: usize,
 }
 
-/// The place of an operation the kernel has.
+/// An operation the kernel has.
 type Slot = Option<Job>;
 
 impl Uring {
@@ -90,8 +91,8 @@ impl Uring {
                 self.slots.push(None);
             }
             let entry = self.slots[at].insert(job).entry().user_data(at as u64);
-            // SAFETY: the buffer and the file the entry points to are owned by the slot, which is emptied only after the
-            // kernel completed this entry (`reap`), and `drop` waits for that.
+            // SAFETY: the buffer and the file the entry points to are owned by the slot, which is emptied only after
+            // the kernel completed this entry (`reap`), and `drop` waits for that.
             let pushed = unsafe { self.ring.submission().push(&entry) };
             pushed.expect("the queue holds RING_OPS_MAX entries and was emptied by the last submit");
             is_new = true;

@@ -1,8 +1,9 @@
 //! The bytes of a record, and of a block of records.
 //!
 //! Invariants:
-//! - A record is `main, sub` (varints), `flags`, then an `mvccpb.KeyValue` with its fields in the order 1, 2, 3, 4, 6, 5: the
-//!   value last, so that all but the value is a prefix. Zero fields are omitted; a tombstone has the key only, a gap nothing.
+//! - A record is `main, sub` (varints), `flags`, then an `mvccpb.KeyValue` with its fields in the order 1, 2, 3, 4, 6,
+//!   5: the value last, so that all but the value is a prefix. Zero fields are omitted; a tombstone has the key only, a
+//!   gap nothing.
 //! - Records of a block are strictly in the order of tree entries ([`order`]).
 //! - Everything is checked when a block is decoded, down to the last field of the last record: reading a record from a
 //!   decoded block cannot fail. Decoding never panics, whatever the bytes are.
@@ -13,7 +14,7 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-use crate::{Record, Revision};
+use crate::{Record, Revision, varint};
 
 /// Flag of a record that ends its key's generation.
 const FLAG_TOMBSTONE: u8 = 1;
@@ -31,47 +32,17 @@ pub(super) fn order(a: (&[u8], Revision), b: (&[u8], Revision)) -> Ordering {
     a.0.cmp(b.0).then_with(|| b.1.cmp(&a.1))
 }
 
-pub(super) fn put_varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value.to_le_bytes()[0] | 0x80);
-        value >>= 7;
-    }
-    out.push(value.to_le_bytes()[0]);
-}
-
-pub(super) fn varint_bytes(value: u64) -> usize {
-    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
-}
-
-/// Reads a varint from the front of `bytes`; `None` if it is cut short, longer than 64 bits, or not in its shortest form.
-pub(super) fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
-    let mut value = 0_u64;
-    for shift in (0..64).step_by(7) {
-        let (&byte, rest) = bytes.split_first()?;
-        *bytes = rest;
-        let low = u64::from(byte & 0x7f);
-        if shift == 63 && low > 1 {
-            return None;
-        }
-        value |= low << shift;
-        if byte & 0x80 == 0 {
-            return (byte != 0 || shift == 0).then_some(value);
-        }
-    }
-    None
-}
-
 fn put_field(tag: u8, value: i64, out: &mut Vec<u8>) {
     if value != 0 {
         out.push(tag);
-        put_varint(value.cast_unsigned(), out);
+        varint::write(out, value.cast_unsigned());
     }
 }
 
 fn put_bytes_field(tag: u8, value: &[u8], out: &mut Vec<u8>) {
     if !value.is_empty() {
         out.push(tag);
-        put_varint(value.len() as u64, out);
+        varint::write(out, value.len() as u64);
         out.extend_from_slice(value);
     }
 }
@@ -80,8 +51,8 @@ fn put_bytes_field(tag: u8, value: &[u8], out: &mut Vec<u8>) {
 fn encode_record(record: &Record, out: &mut Vec<u8>) {
     let before = out.len();
     assert!(record.revision.main > 0 && record.revision.sub >= 0, "a stored record has a revision");
-    put_varint(record.revision.main.cast_unsigned(), out);
-    put_varint(record.revision.sub.cast_unsigned(), out);
+    varint::write(out, record.revision.main.cast_unsigned());
+    varint::write(out, record.revision.sub.cast_unsigned());
     out.push(if record.is_tombstone { FLAG_TOMBSTONE } else { 0 });
     put_bytes_field(TAG_KEY, &record.key, out);
     if record.is_tombstone || record.is_gap() {
@@ -97,25 +68,15 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
 }
 
 /// Length of the stored form of `record`. **Units** bytes.
-pub fn record_bytes(record: &Record) -> usize {
-    let field = |value: i64| if value == 0 { 0 } else { 1 + varint_bytes(value.cast_unsigned()) };
-    let bytes_field = |value: &[u8]| {
-        if value.is_empty() { 0 } else { 1 + varint_bytes(value.len() as u64) + value.len() }
-    };
-    let place =
-        varint_bytes(record.revision.main.cast_unsigned()) + varint_bytes(record.revision.sub.cast_unsigned()) + 1;
-    let key = bytes_field(&record.key);
-    if record.is_tombstone || record.is_gap() {
-        return place + key;
-    }
-    let numbers =
-        field(record.create_revision) + field(record.revision.main) + field(record.version) + field(record.lease);
-    place + key + numbers + bytes_field(&record.value)
+pub(crate) fn record_bytes(record: &Record) -> usize {
+    let Revision { main, sub } = record.revision;
+    let before = varint::len(main.cast_unsigned()) + varint::len(sub.cast_unsigned()) + 1;
+    before + record.stored_len() as usize
 }
 
 fn take_revision(bytes: &mut &[u8]) -> Option<Revision> {
-    let main = i64::try_from(take_varint(bytes)?).ok()?;
-    let sub = i64::try_from(take_varint(bytes)?).ok()?;
+    let main = i64::try_from(varint::take(bytes)?).ok()?;
+    let sub = i64::try_from(varint::take(bytes)?).ok()?;
     (main > 0 && sub < i64::MAX).then_some(Revision { main, sub })
 }
 
@@ -125,7 +86,7 @@ fn take_field(tag: u8, bytes: &mut &[u8]) -> Option<i64> {
         return Some(0);
     }
     *bytes = &bytes[1..];
-    take_varint(bytes).filter(|value| *value != 0).map(u64::cast_signed)
+    varint::take(bytes).filter(|value| *value != 0).map(u64::cast_signed)
 }
 
 fn take_bytes_field<'a>(tag: u8, bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
@@ -133,7 +94,7 @@ fn take_bytes_field<'a>(tag: u8, bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
         return Some(&[]);
     }
     *bytes = &bytes[1..];
-    let len = usize::try_from(take_varint(bytes)?).ok().filter(|len| *len != 0)?;
+    let len = usize::try_from(varint::take(bytes)?).ok().filter(|len| *len != 0)?;
     let (value, rest) = bytes.split_at_checked(len)?;
     *bytes = rest;
     Some(value)
@@ -219,14 +180,15 @@ impl BlockBuilder {
     }
 }
 
-/// Appends how many items there are, and where in the payload each begins, given where it begins behind this.
+/// Appends the number of items and where each begins in the payload. `starts` counts from behind these slots.
 pub(super) fn put_slots(starts: impl ExactSizeIterator<Item = u32>, out: &mut Vec<u8>) {
     let base = u32::try_from(4 + 4 * starts.len()).expect("a payload is smaller than 4 GiB");
     out.extend_from_slice(&u32::try_from(starts.len()).expect("counted in 32 bits").to_le_bytes());
     starts.for_each(|start| out.extend_from_slice(&(base + start).to_le_bytes()));
 }
 
-/// How many items `payload` holds; `None` unless there is one, the first begins behind the slots and each ends where the next begins.
+/// How many items `payload` holds. `None` unless there is at least one, the first begins right behind the slots, and
+/// each ends where the next begins.
 pub(super) fn slot_count(payload: &[u8]) -> Option<usize> {
     let count = usize::try_from(word(payload, 0)?).ok()?;
     let base = count.checked_mul(4)?.checked_add(4)?;
@@ -242,7 +204,7 @@ pub(super) fn slot_count(payload: &[u8]) -> Option<usize> {
     is_sound.then_some(count)
 }
 
-/// The item at `position` of a payload that [`slot_count`] passed, which says `count`.
+/// The item at `position` of a payload of `count` items that [`slot_count`] has checked.
 pub(super) fn slot(payload: &[u8], count: usize, position: usize) -> &[u8] {
     assert!(position < count, "an item that is there");
     let start = |position: usize| word(payload, 4 + 4 * position).expect("within the slots") as usize;
@@ -292,8 +254,9 @@ impl Block {
         slot(&self.payload, self.count, position)
     }
 
-    /// Position of the record of `revision`, if it is one of those right behind `position`: those between are mostly versions that are no
-    /// longer wanted. No two records have the same revision, so the key need not be read.
+    /// Position of the record of `revision`, if it is one of those right behind `position`: the records between them
+    /// are mostly versions that are no longer wanted. No two records have the same revision, so the key need not be
+    /// read.
     pub(super) fn behind(&self, position: usize, revision: Revision) -> Option<usize> {
         let wanted = self.count.min(position + 1 + NEIGHBOURS);
         (position + 1..wanted).find(|position| {
@@ -346,8 +309,9 @@ pub(super) fn record_in(holder: &Bytes, stored: &[u8]) -> Record {
     }
 }
 
-/// A record's key and value, free of what holds them: an answer may hold a million records long after the cache let their
-/// blocks go, and a slice of a small record would hold its whole block. A record that fills most of it shares it.
+/// A record's key and value, copied out of their holder. An answer may hold a million records long after the cache
+/// dropped their blocks, and a slice of a small record would keep its whole block in memory. A record that fills most
+/// of its holder shares it.
 fn detached(holder: &Bytes, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
     if (key.len() + value.len()) * 2 >= holder.len() {
         return (holder.slice_ref(key), holder.slice_ref(value));
@@ -360,7 +324,7 @@ fn detached(holder: &Bytes, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
 /// Records looked at one by one behind another.
 const NEIGHBOURS: usize = 4;
 
-/// A record in the block that holds it, for who only passes it on.
+/// A record in the block that holds it, for readers that only pass it on.
 #[derive(Clone, Copy, Debug)]
 pub struct Stored<'a> {
     block: &'a Block,
@@ -378,8 +342,8 @@ impl<'a> Stored<'a> {
         self.block.record(self.position)
     }
 
-    /// The record as an encoded `mvccpb.KeyValue`, of [`record_bytes`]' length less what stands before it; the lease, if any, comes before
-    /// the value. Without a value, and with the key alone, for a tombstone.
+    /// The record as an encoded `mvccpb.KeyValue`, as it is stored: the lease, if there is one, comes before the value.
+    /// A tombstone has its key alone.
     pub fn key_value(&self) -> &'a [u8] {
         self.block.key_value(self.position)
     }
@@ -477,19 +441,6 @@ mod tests {
                     (0..block.len()).for_each(|position| drop(block.record(position)));
                 }
             }
-        }
-    }
-
-    #[test]
-    fn varints_have_one_form() {
-        for value in [0, 1, 127, 128, 16_383, 16_384, u64::from(u32::MAX), u64::MAX] {
-            let mut bytes = Vec::new();
-            put_varint(value, &mut bytes);
-            assert_eq!(bytes.len(), varint_bytes(value));
-            assert_eq!(take_varint(&mut bytes.as_slice()), Some(value));
-        }
-        for refused in [&[0x80, 0][..], &[0xff; 10], &[0x80], &[]] {
-            assert_eq!(take_varint(&mut &*refused), None);
         }
     }
 }

@@ -2,38 +2,43 @@
 //!
 //! Invariants:
 //! - What is cached under a `Place` never changes: places are not reused, so nothing is ever invalidated.
-//! - What was just resolved is found by the operation that asked for it, even if it is bigger than the whole cache or the cache
-//!   does not admit it: `latest` keeps the last few. A lookup needs an index *and* a block at once, so the two kinds
-//!   never push each other out. Without this a reader would fault for ever.
+//! - What was just resolved is found by the operation that asked for it, even if it is bigger than the whole cache or
+//!   the cache does not admit it: `latest` keeps the last few. A lookup needs an index *and* a block at once, so the
+//!   two kinds never push each other out. Without this a reader would fault for ever.
 //! - `latest` is bounded: indexes and extents by number, blocks by number and, beyond the first few, by bytes.
-//! - A block enters the cache proper when it is read again: by whoever wants single records, if it was read before at all as far as is
-//!   remembered (`Latest::seen`); by a scan, if that was lately or by the same scan. So a scan, however long and however often repeated,
-//!   leaves no trace, unless it is in the middle of more blocks at once than it holds itself ([`super::Fingers`]).
-//! - Readers in revision order (backups, hashes, watchers behind) take in extents whole, a few of which are kept while they are used.
+//! - A block enters the cache proper when it is read for the second time. A reader of single records counts every
+//!   earlier read that is remembered (`Latest::seen`). A scan counts only those since it began and the last few
+//!   thousand. So a scan, however long and however often repeated, leaves no trace, unless it works in more blocks at
+//!   once than it holds itself ([`super::Fingers`]).
+//! - Readers in revision order (backups, hashes, watchers behind) take in extents whole, a few of which are kept while
+//!   they are used.
 //!
 //! `latest` is behind a lock, taken only after a miss: next to a disk read it costs nothing.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use quick_cache::Weighter;
 
-use super::block::Block;
-use super::directory::Entry;
-use super::index::Index;
-use super::whole::Whole;
-use crate::page::{Fault, corrupt};
-use crate::{Error, Place};
+use super::{block::Block, chunk::Extent, index::Index, whole::Whole};
+use crate::{
+    Error, Fault, Place,
+    fault::Resolve,
+    page::{self, Kind, corrupt},
+};
 
 /// Indexes resolved last that are kept besides the cache proper; each is a few thousandths of its extent.
 const LATEST_INDEXES_MAX: usize = 256;
 /// Blocks resolved last that are kept.
 const LATEST_BLOCKS_MAX: usize = 64;
-/// So many of them are kept however big they are: more than there are cores that resolve at the same moment.
+/// So many of them are kept, however large they are. That is more than there are cores which resolve at the same
+/// moment.
 const LATEST_BLOCKS_MIN: usize = 8;
 /// Extents resolved last that are kept.
 const WHOLES_MAX: usize = 8;
-/// A scan that reads a block for the second time within so many reads of blocks has it kept: it is a short scan, repeated.
+/// A block that a scan reads twice within so many reads of blocks is kept: the scan is short and is repeated.
 const LATELY: u32 = 4096;
 #[derive(Clone, Debug)]
 enum Cached {
@@ -68,9 +73,10 @@ struct Latest {
     indexes: VecDeque<(Place, Arc<Index>)>,
     blocks: VecDeque<(Place, Arc<Block>)>,
     wholes: VecDeque<(Place, Arc<Whole>)>,
-    /// At least so many of them were used since they were looked through last.
+    /// At least so many of `wholes`, from the front, were used since `forget_wholes` was called last.
     wholes_used: usize,
-    /// Tags of places that were read and when, each at the position its hash gives; a later one of the same position takes it over.
+    /// Tags of the places that were read, and when. The hash of a place gives the position; a later place with the same
+    /// position replaces the earlier.
     seen: Vec<(u32, u32)>,
     /// Blocks read so far: the clock of `seen`. It may go round.
     block_reads: u32,
@@ -83,7 +89,7 @@ impl Latest {
         Self { indexes, blocks, wholes, wholes_used: 0, seen: vec![(0, 0); seen_len], block_reads: 0 }
     }
 
-    /// How many reads ago a block was read, as far as is remembered; it is from now on.
+    /// How many reads ago a block was read, if that is remembered. Remembers this read.
     fn seen_ago(&mut self, place: Place) -> Option<u32> {
         let now = self.block_reads;
         self.block_reads = now.wrapping_add(1);
@@ -144,7 +150,8 @@ pub struct BlockCache {
 }
 
 impl BlockCache {
-    /// A cache of at most about `bytes_max`. **Bounds** an eighth of it, or a few blocks, may be held besides, and a few extents.
+    /// A cache of at most about `bytes_max`. **Bounds** an eighth of it, or a few blocks, may be held besides, and a
+    /// few extents.
     pub fn new(bytes_max: usize) -> Arc<Self> {
         // Blocks are about this big; it only sizes the tables.
         const BLOCK_BYTES_USUAL: usize = 16 << 10;
@@ -157,7 +164,7 @@ impl BlockCache {
         })
     }
 
-    /// What it holds, but for what was read last. **Units** bytes.
+    /// What it holds, without what was read last (`latest`). **Units** bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.cache.weight()
     }
@@ -170,7 +177,7 @@ impl BlockCache {
         }
     }
 
-    /// Lets go of the extents that nobody used since the last call: whoever is in the middle of one reads it again.
+    /// Drops the extents that nobody used since the last call. A reader in the middle of one reads it again.
     pub(crate) fn forget_wholes(&self) {
         let mut latest = self.latest();
         let used = std::mem::take(&mut latest.wholes_used).min(latest.wholes.len());
@@ -189,15 +196,27 @@ impl BlockCache {
         self.latest().block_reads
     }
 
-    pub(super) fn block(self: &Arc<Self>, place: Place) -> Result<Arc<Block>, Fault> {
+    /// The block at `place`, if it is in memory.
+    pub(super) fn held_block(&self, place: Place) -> Option<Arc<Block>> {
         match self.cache.get(&place) {
-            Some(Cached::Block(block)) => Ok(block),
+            Some(Cached::Block(block)) => Some(block),
             Some(Cached::Index(_)) => unreachable!("the kind of a page is part of its checksum"),
-            None => self.latest().block(place).ok_or_else(|| Fault::block(place, Arc::clone(self))),
+            None => self.latest().block(place),
         }
     }
 
-    /// The first of the blocks at `places`, as far as they are among those resolved last.
+    /// The block at `place`, or the fault that it is missing.
+    pub(super) fn block(self: &Arc<Self>, place: Place) -> Result<Arc<Block>, Fault> {
+        self.held_block(place).ok_or_else(|| self.block_fault(place, Vec::new()))
+    }
+
+    /// The block at `place` is missing, and those at `ahead` lie behind it.
+    #[cold]
+    pub(super) fn block_fault(self: &Arc<Self>, place: Place, ahead: Vec<Place>) -> Fault {
+        Fault::new(place, Arc::new(BlockRead { cache: Arc::clone(self), seen_since: None, ahead }))
+    }
+
+    /// The blocks at `places`, up to the first that is not among those resolved last.
     pub(super) fn read_lately(&self, places: &[Place]) -> VecDeque<Arc<Block>> {
         if places.is_empty() {
             return VecDeque::new();
@@ -206,22 +225,25 @@ impl BlockCache {
         places.iter().map_while(|place| latest.block(*place)).collect()
     }
 
-    pub(super) fn index(self: &Arc<Self>, extent: &Entry) -> Result<Arc<Index>, Fault> {
+    pub(super) fn index(self: &Arc<Self>, extent: &Extent) -> Result<Arc<Index>, Fault> {
         match self.cache.get(&extent.index) {
             Some(Cached::Index(index)) => Ok(index),
             Some(Cached::Block(_)) => unreachable!("the kind of a page is part of its checksum"),
-            None => self.latest().index(extent.index).ok_or_else(|| Fault::index(*extent, Arc::clone(self))),
+            None => self.latest().index(extent.index).ok_or_else(|| {
+                Fault::new(extent.index, Arc::new(IndexRead { cache: Arc::clone(self), extent: *extent }))
+            }),
         }
     }
 
-    pub(crate) fn whole(self: &Arc<Self>, extent: &Entry) -> Result<Arc<Whole>, Fault> {
+    pub(crate) fn whole(self: &Arc<Self>, extent: &Extent) -> Result<Arc<Whole>, Fault> {
         let whole = self.latest().whole(extent.index);
-        whole.ok_or_else(|| Fault::extent(*extent, Whole::place(extent), Arc::clone(self)))
+        let missing = || Arc::new(WholeRead { cache: Arc::clone(self), extent: *extent });
+        whole.ok_or_else(|| Fault::new(Whole::place(extent), missing()))
     }
 
-    /// Decodes a block whose checksum is good and keeps it: among the latest; in the cache proper if it was seen before, for a scan lately
-    /// or since `seen_since`.
-    pub(crate) fn install_block(&self, place: Place, payload: &[u8], seen_since: Option<u32>) -> Result<(), Error> {
+    /// Decodes a block whose checksum is good and keeps it among the latest. It also enters the cache proper if it was
+    /// seen before; for a scan only if that was lately or since `seen_since`.
+    fn install_block(&self, place: Place, payload: &[u8], seen_since: Option<u32>) -> Result<(), Error> {
         let block = Arc::new(Block::decode(payload).ok_or_else(|| corrupt(place, "malformed records"))?);
         let is_admitted = {
             let mut latest = self.latest();
@@ -237,7 +259,7 @@ impl BlockCache {
     }
 
     /// Decodes an index whose checksum is good and keeps it.
-    pub(crate) fn install_index(&self, extent: &Entry, payload: &[u8]) -> Result<(), Error> {
+    fn install_index(&self, extent: &Extent, payload: &[u8]) -> Result<(), Error> {
         let index = Index::decode(payload).filter(|index| index.blocks_len() == extent.bytes - extent.index.len);
         let index = Arc::new(index.ok_or_else(|| corrupt(extent.index, "malformed extent index"))?);
         let mut latest = self.latest();
@@ -249,10 +271,62 @@ impl BlockCache {
     }
 
     /// Checks an extent and keeps it for a while.
-    pub(crate) fn install_whole(&self, extent: &Entry, bytes: &[u8]) -> Result<(), Error> {
+    fn install_whole(&self, extent: &Extent, bytes: &[u8]) -> Result<(), Error> {
         let whole = Arc::new(Whole::decode(extent, bytes)?);
         self.latest().push_whole((extent.index, whole));
         Ok(())
+    }
+}
+
+/// A block that is missing.
+struct BlockRead {
+    cache: Arc<BlockCache>,
+    /// When the scan that wants it began; `None` for a reader of single records.
+    seen_since: Option<u32>,
+    /// Blocks behind it that a long scan will need next.
+    ahead: Vec<Place>,
+}
+
+impl Resolve for BlockRead {
+    fn resolve(&self, place: Place, envelope: &[u8]) -> Result<(), Error> {
+        self.cache.install_block(place, page::open(Kind::Block, place, envelope)?, self.seen_since)
+    }
+
+    fn scanning(&self, began: u32) -> Option<Arc<dyn Resolve>> {
+        let (cache, ahead) = (Arc::clone(&self.cache), self.ahead.clone());
+        Some(Arc::new(Self { cache, seen_since: Some(began), ahead }))
+    }
+
+    fn apart(&self) -> Option<(Arc<dyn Resolve>, &[Place])> {
+        if self.ahead.is_empty() {
+            return None;
+        }
+        let (cache, seen_since, ahead) = (Arc::clone(&self.cache), self.seen_since, Vec::new());
+        Some((Arc::new(Self { cache, seen_since, ahead }), &self.ahead))
+    }
+}
+
+/// The index of an extent that is missing.
+struct IndexRead {
+    cache: Arc<BlockCache>,
+    extent: Extent,
+}
+
+impl Resolve for IndexRead {
+    fn resolve(&self, place: Place, envelope: &[u8]) -> Result<(), Error> {
+        self.cache.install_index(&self.extent, page::open(Kind::ExtentIndex, place, envelope)?)
+    }
+}
+
+/// An extent that is missing as a whole.
+struct WholeRead {
+    cache: Arc<BlockCache>,
+    extent: Extent,
+}
+
+impl Resolve for WholeRead {
+    fn resolve(&self, _place: Place, envelope: &[u8]) -> Result<(), Error> {
+        self.cache.install_whole(&self.extent, envelope)
     }
 }
 
@@ -260,8 +334,7 @@ impl BlockCache {
 mod tests {
     use bytes::Bytes;
 
-    use super::super::BlockBuilder;
-    use super::*;
+    use super::{super::BlockBuilder, *};
     use crate::{Record, Revision};
 
     fn payload() -> Vec<u8> {

@@ -5,8 +5,7 @@
 
 use std::sync::Arc;
 
-use super::directory::Directory;
-use super::whole::Whole;
+use super::{directory::Directory, whole::Whole};
 use crate::{Fault, Record, Revision};
 
 /// Walks the records of a [`Directory`] in revision order.
@@ -18,7 +17,8 @@ pub struct ExtentCursor {
 }
 
 impl ExtentCursor {
-    pub(super) fn new(directory: Arc<Directory>, from: Revision) -> Self {
+    /// The stored records of `directory` from `from` on.
+    pub(crate) fn new(directory: Arc<Directory>, from: Revision) -> Self {
         Self { directory, next: from, whole: None }
     }
 
@@ -26,8 +26,8 @@ impl ExtentCursor {
     #[expect(clippy::should_implement_trait, reason = "an iterator cannot say what has to be read first")]
     pub fn next(&mut self) -> Result<Option<Record>, Fault> {
         if self.whole.as_ref().is_none_or(|(whole, position)| *position == whole.len()) {
-            let Some(entry) = self.directory.at_or_above(self.next) else { return Ok(None) };
-            let whole = self.directory.whole(entry)?;
+            let Some(extent) = self.directory.at_or_above(self.next) else { return Ok(None) };
+            let whole = self.directory.whole(extent)?;
             let position = whole.position(self.next);
             assert!(position < whole.len(), "an extent reaches up to its last revision");
             self.whole = Some((whole, position));

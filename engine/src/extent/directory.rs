@@ -1,141 +1,32 @@
 //! The extent directory: which extent holds a revision, and how much of each extent is still wanted.
 //!
 //! Invariants:
-//! - Extents hold records of disjoint revision ranges; `chunks` and the `entries` in them ascend. A new extent
+//! - Extents hold records of disjoint revision ranges; `chunks` and the extents in them ascend. A new extent
 //!   lies above all others, or takes the place of extents whose live records it holds (`Edit::replace`).
-//! - `Entry::live_records` is the number of its records that are in the key tree of the same state.
-//! - `Entry::live_bytes` is at least 1 while `live_records` is: an extent's space is given up only with its last record.
-//! - A `Directory` is immutable. `Edit` makes the next one and shares every chunk it did not touch, so a checkpoint writes
-//!   only the chunks that changed; a chunk is written once (`place`).
-//! - An extent lies in one segment, that of its index.
+//! - A `Directory` is immutable. `Edit` makes the next one and shares every chunk it did not touch, so a checkpoint
+//!   writes only the chunks that changed; a chunk is written once (`place`).
 //!
 //! It finds records, it does not decide when an extent's space is reused (`space`) and does not write itself (`shard`).
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::{collections::BTreeMap, sync::Arc};
 
-use super::BlockCache;
-use super::block::{Stored, revision};
-use super::cursor::ExtentCursor;
-use super::fingers::Fingers;
-use super::index::Index;
-use super::whole::Whole;
-use crate::tree::Victims;
-use crate::{Fault, Place, Record, Revision};
-
-/// Extents a chunk holds at most.
-const CHUNK_ENTRIES_MAX: usize = 128;
-
-/// One extent as the directory knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
-    /// Revision of its first record.
-    pub(crate) first: Revision,
-    /// Revision of its last record.
-    pub(crate) last: Revision,
-    /// Where its index lies.
-    pub(crate) index: Place,
-    /// Records in it.
-    pub(crate) records: u32,
-    /// Records no sweep has dropped.
-    pub(crate) live_records: u32,
-    /// Length of its blocks and its index.
-    pub(crate) bytes: u32,
-    /// What of `bytes` is wanted still; the envelopes count until the last record is dropped.
-    pub(crate) live_bytes: u32,
-}
-
-const ENTRY_LEN: usize = 16 + 16 + Place::ENCODED_LEN + 4 * 4;
-
-impl Entry {
-    fn encode(&self, out: &mut Vec<u8>) {
-        for revision in [self.first, self.last] {
-            out.extend_from_slice(&revision.main.to_le_bytes());
-            out.extend_from_slice(&revision.sub.to_le_bytes());
-        }
-        out.extend_from_slice(&self.index.to_bytes());
-        for word in [self.records, self.live_records, self.bytes, self.live_bytes] {
-            out.extend_from_slice(&word.to_le_bytes());
-        }
-    }
-
-    fn decode(bytes: &[u8; ENTRY_LEN]) -> Option<Self> {
-        let (revisions, rest) = bytes.split_at(32);
-        let (index, words) = rest.split_first_chunk::<{ Place::ENCODED_LEN }>()?;
-        let word = |at: usize| u32::from_le_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]);
-        let entry = Self {
-            first: revision(revisions),
-            last: revision(&revisions[16..]),
-            index: Place::from_bytes(*index)?,
-            records: word(0),
-            live_records: word(4),
-            bytes: word(8),
-            live_bytes: word(12),
-        };
-        let is_sound = entry.first.main > 0
-            && entry.first <= entry.last
-            && entry.last.sub < i64::MAX
-            && (1..=entry.records).contains(&entry.live_records)
-            && (1..=entry.bytes).contains(&entry.live_bytes)
-            && entry.index.len < entry.bytes
-            && entry.bytes <= entry.index.end();
-        is_sound.then_some(entry)
-    }
-}
-
-/// A run of the directory, the unit it is written in.
-#[derive(Debug)]
-pub(crate) struct Chunk {
-    entries: Vec<Entry>,
-    place: OnceLock<Place>,
-}
-
-impl Chunk {
-    fn new(entries: Vec<Entry>) -> Arc<Self> {
-        assert!((1..=CHUNK_ENTRIES_MAX).contains(&entries.len()));
-        assert!(entries.is_sorted_by(|a, b| a.last < b.first), "extents do not overlap");
-        Arc::new(Self { entries, place: OnceLock::new() })
-    }
-
-    /// Where it lies on disk, once it was written.
-    pub(crate) fn place(&self) -> Option<Place> {
-        self.place.get().copied()
-    }
-
-    pub(crate) fn set_place(&self, place: Place) {
-        assert!(self.place.set(place).is_ok(), "a chunk is written once");
-    }
-
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        self.entries.iter().for_each(|entry| entry.encode(out));
-    }
-
-    /// The chunk that lies at `place`; `None` if the payload is not one.
-    pub(crate) fn decode(place: Place, payload: &[u8]) -> Option<Arc<Self>> {
-        let (entries, rest) = payload.as_chunks::<ENTRY_LEN>();
-        let entries: Vec<Entry> = entries.iter().map(Entry::decode).collect::<Option<_>>()?;
-        let is_sound = rest.is_empty()
-            && (1..=CHUNK_ENTRIES_MAX).contains(&entries.len())
-            && entries.is_sorted_by(|a, b| a.last < b.first);
-        is_sound.then(|| Arc::new(Self { entries, place: OnceLock::from(place) }))
-    }
-
-    fn first(&self) -> Revision {
-        self.entries[0].first
-    }
-
-    fn last(&self) -> Revision {
-        self.entries[self.entries.len() - 1].last
-    }
-}
+use super::{
+    block::Stored,
+    cache::BlockCache,
+    chunk::{CHUNK_EXTENTS_MAX, Chunk, Extent},
+    fingers::Fingers,
+    index::Index,
+    whole::Whole,
+};
+use crate::{Fault, Place, Record, Revision, victims::Victims};
 
 /// Blocks of an extent that a long scan reads together with the one it needs.
 const BLOCKS_AHEAD: usize = 2;
 /// Those that are larger hold a record or two, and are read on their own. **Units** bytes.
 const BLOCK_AHEAD_LEN_MAX: u32 = 24 << 10;
 
-fn block_place(entry: &Entry, index: &Index, position: usize) -> Place {
-    index.place(entry.index, position).expect("the index was checked")
+fn block_place(extent: &Extent, index: &Index, position: usize) -> Place {
+    index.place(extent.index, position).expect("the index was checked")
 }
 
 /// Every extent of the store, by revision; immutable, replaced by each checkpoint.
@@ -161,8 +52,8 @@ impl Directory {
         &self.chunks
     }
 
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.chunks.iter().flat_map(|chunk| &chunk.entries)
+    pub(crate) fn extents(&self) -> impl Iterator<Item = &Extent> {
+        self.chunks.iter().flat_map(|chunk| &chunk.extents)
     }
 
     /// Lowest revision an extent covers.
@@ -178,42 +69,42 @@ impl Directory {
 
     /// The version of `key` at `revision`, if it is in an extent.
     pub fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Fault> {
-        let Some(entry) = self.holder(revision) else { return Ok(None) };
-        let index = self.cache.index(entry)?;
-        let block = self.cache.block(block_place(entry, &index, index.position(key, revision)))?;
+        let Some(extent) = self.holder(revision) else { return Ok(None) };
+        let index = self.cache.index(extent)?;
+        let block = self.cache.block(block_place(extent, &index, index.position(key, revision)))?;
         Ok(block.find(key, revision).map(|position| block.record(position)))
     }
 
-    /// Where the version of `key` at `revision` lies, if it is in an extent; for walks over keys. A fault names the blocks behind it too
-    /// ([`Fault::with_ahead`]).
+    /// Where the version of `key` at `revision` lies, if it is in an extent; for walks over keys. A fault names the
+    /// blocks behind it too ([`Fault::with_ahead`]).
     pub(crate) fn stored<'a>(
         &self,
         key: &[u8],
         revision: Revision,
         fingers: &'a mut Fingers,
     ) -> Result<Option<Stored<'a>>, Fault> {
-        let Some(entry) = self.holder(revision) else { return Ok(None) };
-        if fingers.seek(entry.index, key, revision) {
-            return Ok(fingers.at(entry.index));
+        let Some(extent) = self.holder(revision) else { return Ok(None) };
+        if fingers.seek(extent.index, key, revision) {
+            return Ok(fingers.at(extent.index));
         }
-        let index = self.cache.index(entry)?;
+        let index = self.cache.index(extent)?;
         let at = index.position(key, revision);
-        let ahead = (at + 1..index.len().min(at + 1 + BLOCKS_AHEAD)).map(|at| block_place(entry, &index, at));
+        let ahead = (at + 1..index.len().min(at + 1 + BLOCKS_AHEAD)).map(|at| block_place(extent, &index, at));
         let ahead: Vec<Place> = ahead.take_while(|place| place.len <= BLOCK_AHEAD_LEN_MAX).collect();
-        let block = match self.cache.block(block_place(entry, &index, at)) {
-            Ok(block) => block,
-            Err(fault) if fingers.has_room_ahead() => return Err(fault.followed_by(ahead)),
-            Err(fault) => return Err(fault),
+        let place = block_place(extent, &index, at);
+        let Some(block) = self.cache.held_block(place) else {
+            return Err(self.cache.block_fault(place, if fingers.has_room_ahead() { ahead } else { Vec::new() }));
         };
         let Some(position) = block.find(key, revision) else { return Ok(None) };
-        // What was read ahead is taken though there is no room for more by now: it would be read again.
+        // Blocks that were read ahead are taken even if there is no room for more by now: otherwise they would be read
+        // again.
         let ahead = self.cache.read_lately(&ahead);
-        Ok(Some(fingers.put(entry.index, (block, position), ahead)))
+        Ok(Some(fingers.put(extent.index, (block, position), ahead)))
     }
 
     /// The extent that holds `revision` if any does.
-    fn holder(&self, revision: Revision) -> Option<&Entry> {
-        self.at_or_above(revision).filter(|entry| entry.first <= revision)
+    fn holder(&self, revision: Revision) -> Option<&Extent> {
+        self.at_or_above(revision).filter(|extent| extent.first <= revision)
     }
 
     /// Record blocks read so far; it may go round.
@@ -221,30 +112,26 @@ impl Directory {
         self.cache.block_reads()
     }
 
-    /// All of the extent of `entry`, which is one of these.
-    pub(crate) fn whole(&self, entry: &Entry) -> Result<Arc<Whole>, Fault> {
-        self.cache.whole(entry)
-    }
-
-    /// The stored records from `revision` on, in revision order.
-    pub fn records_from(self: &Arc<Self>, revision: Revision) -> ExtentCursor {
-        ExtentCursor::new(Arc::clone(self), revision)
+    /// All of `extent`, which is one of these.
+    pub(crate) fn whole(&self, extent: &Extent) -> Result<Arc<Whole>, Fault> {
+        self.cache.whole(extent)
     }
 
     /// The extent that holds `revision`, or else the first one above it.
-    pub(crate) fn at_or_above(&self, revision: Revision) -> Option<&Entry> {
+    pub(crate) fn at_or_above(&self, revision: Revision) -> Option<&Extent> {
         let chunk = self.chunks.get(self.chunks.partition_point(|chunk| chunk.last() < revision))?;
-        let entry = &chunk.entries[chunk.entries.partition_point(|entry| entry.last < revision)];
-        assert!(entry.last >= revision, "found by its last revision");
-        Some(entry)
+        let extent = &chunk.extents[chunk.extents.partition_point(|extent| extent.last < revision)];
+        assert!(extent.last >= revision, "found by its last revision");
+        Some(extent)
     }
 }
 
-/// Records that a sweep dropped since the last checkpoint, counted per extent: its size is bounded by the extents, by
-/// the records that are in none yet, and by those of the extents that the checkpoint under way moves.
+/// Records that a sweep dropped since the last checkpoint, counted per extent. Its size is bounded by three numbers:
+/// the extents, the records that are in no extent yet, and the records of the extents that the running checkpoint
+/// moves.
 #[derive(Debug, Default)]
-pub(crate) struct Dead {
-    /// By the first revision of the extent, which only moving changes: records and bytes.
+pub(crate) struct DeadRecords {
+    /// By the first revision of the extent: records and bytes. Only moving an extent changes that revision.
     extents: BTreeMap<Revision, (u32, u64)>,
     /// Records whose extent is not known yet: above every extent, or in one that is being moved.
     loose: Vec<(Revision, u32)>,
@@ -254,7 +141,7 @@ pub(crate) struct Dead {
     bytes: u64,
 }
 
-impl Dead {
+impl DeadRecords {
     /// An account for the time of a checkpoint that moves the extents out of segments of `moving`.
     pub(crate) fn during(moving: Victims) -> Self {
         Self { moving, ..Self::default() }
@@ -273,15 +160,15 @@ impl Dead {
     /// Counts the record of `bytes` at `revision`, which is in no live leaf any more.
     pub(crate) fn add(&mut self, directory: &Directory, revision: Revision, bytes: u32) {
         self.bytes += u64::from(bytes);
-        self.place(directory, revision, bytes);
+        self.assign(directory, revision, bytes);
     }
 
-    fn place(&mut self, directory: &Directory, revision: Revision, bytes: u32) {
+    fn assign(&mut self, directory: &Directory, revision: Revision, bytes: u32) {
         match directory.at_or_above(revision) {
-            Some(entry) if self.moving.contains(entry.index.segment) => self.loose.push((revision, bytes)),
-            Some(entry) => {
-                assert!(entry.first <= revision, "a live record is in an extent or above all");
-                let (records, sum) = self.extents.entry(entry.first).or_default();
+            Some(extent) if self.moving.contains(extent.index.segment) => self.loose.push((revision, bytes)),
+            Some(extent) => {
+                assert!(extent.first <= revision, "a live record is in an extent or above all");
+                let (records, sum) = self.extents.entry(extent.first).or_default();
                 *records += 1;
                 *sum += u64::from(bytes);
             }
@@ -289,11 +176,12 @@ impl Dead {
         }
     }
 
-    /// What a checkpoint over `directory` takes along: the deaths in its extents, and in order the records it need not write.
+    /// What a checkpoint over `directory` takes along: the dead records of its extents, and the revisions of the
+    /// records that it need not write, in order.
     pub(crate) fn take(&mut self, directory: &Directory) -> (BTreeMap<Revision, (u32, u64)>, Vec<Revision>) {
         assert!(self.moving.is_empty(), "taken between checkpoints");
         for (revision, bytes) in std::mem::take(&mut self.loose) {
-            self.place(directory, revision, bytes);
+            self.assign(directory, revision, bytes);
         }
         let mut above: Vec<Revision> =
             std::mem::take(&mut self.loose).into_iter().map(|(revision, _)| revision).collect();
@@ -314,7 +202,7 @@ pub(crate) struct Edit {
 }
 
 impl Edit {
-    /// Begins with `directory` less what died in its extents, as [`Dead::take`] gives it.
+    /// Begins with `directory` less what died in its extents, as [`DeadRecords::take`] gives it.
     pub(crate) fn new(directory: &Directory, dead: &BTreeMap<Revision, (u32, u64)>) -> Self {
         let mut edit = Self {
             cache: Arc::clone(&directory.cache),
@@ -328,23 +216,23 @@ impl Edit {
                 edit.kept.push(Arc::clone(chunk));
                 continue;
             }
-            let mut entries = chunk.entries.clone();
+            let mut extents = chunk.extents.clone();
             for (first, (records, bytes)) in of_chunk {
                 let at =
-                    entries.binary_search_by_key(first, |entry| entry.first).expect("counted for an extent that is");
-                edit.dead_bytes.push(bury(&mut entries[at], *records, *bytes));
+                    extents.binary_search_by_key(first, |extent| extent.first).expect("counted for an extent that is");
+                edit.dead_bytes.push(bury(&mut extents[at], *records, *bytes));
             }
-            entries.retain(|entry| entry.live_records > 0);
+            extents.retain(|extent| extent.live_records > 0);
             edit.dead_chunks.extend(chunk.place());
-            edit.push_chunk(entries);
+            edit.push_chunk(extents);
         }
         edit
     }
 
     /// The extents in segments of `victims`, in order, each with its position among all.
-    pub(crate) fn in_segments(&self, victims: &Victims) -> Vec<(usize, Entry)> {
-        let entries = self.kept.iter().flat_map(|chunk| &chunk.entries).copied().enumerate();
-        entries.filter(|(_, entry)| victims.contains(entry.index.segment)).collect()
+    pub(crate) fn in_segments(&self, victims: &Victims) -> Vec<(usize, Extent)> {
+        let extents = self.kept.iter().flat_map(|chunk| &chunk.extents).copied().enumerate();
+        extents.filter(|(_, extent)| victims.contains(extent.index.segment)).collect()
     }
 
     /// Has the chunks written anew that lie in segments of `victims`.
@@ -353,86 +241,87 @@ impl Edit {
             let place = chunk.place().filter(|place| victims.contains(place.segment));
             if let Some(place) = place {
                 self.dead_chunks.push(place);
-                *chunk = Chunk::new(chunk.entries.clone());
+                *chunk = Chunk::new(chunk.extents.clone());
             }
         }
     }
 
     /// Puts `added` in the place of `moved`, which hold the same live records; both are in order.
-    pub(crate) fn replace(&mut self, moved: &[Entry], added: Vec<Entry>) {
-        let live = |entries: &[Entry]| entries.iter().map(|entry| u64::from(entry.live_records)).sum::<u64>();
+    pub(crate) fn replace(&mut self, moved: &[Extent], added: Vec<Extent>) {
+        let live = |extents: &[Extent]| extents.iter().map(|extent| u64::from(extent.live_records)).sum::<u64>();
         assert_eq!(live(moved), live(&added), "moving loses no record and brings none back");
         let mut added = added.into_iter().peekable();
         let before = std::mem::take(&mut self.kept);
         for (number, chunk) in before.iter().enumerate() {
             let end = before.get(number + 1).map_or(Revision::MAX, |next| next.first());
-            let position = moved.partition_point(|entry| entry.first < chunk.first());
-            let is_touched = moved.get(position).is_some_and(|entry| entry.first <= chunk.last());
-            let mut entries = chunk.entries.clone();
-            entries.retain(|entry| moved.binary_search_by_key(&entry.first, |moved| moved.first).is_err());
-            let kept = entries.len();
-            entries.extend(std::iter::from_fn(|| added.next_if(|entry| entry.first < end)));
-            if !is_touched && entries.len() == kept {
+            let position = moved.partition_point(|extent| extent.first < chunk.first());
+            let is_touched = moved.get(position).is_some_and(|extent| extent.first <= chunk.last());
+            let mut extents = chunk.extents.clone();
+            extents.retain(|extent| moved.binary_search_by_key(&extent.first, |moved| moved.first).is_err());
+            let kept = extents.len();
+            extents.extend(std::iter::from_fn(|| added.next_if(|extent| extent.first < end)));
+            if !is_touched && extents.len() == kept {
                 self.kept.push(Arc::clone(chunk));
                 continue;
             }
-            entries.sort_unstable_by_key(|entry| entry.first);
+            extents.sort_unstable_by_key(|extent| extent.first);
             self.dead_chunks.extend(chunk.place());
-            entries.chunks(CHUNK_ENTRIES_MAX).for_each(|entries| self.push_chunk(entries.to_vec()));
+            extents.chunks(CHUNK_EXTENTS_MAX).for_each(|extents| self.push_chunk(extents.to_vec()));
         }
         assert!(added.next().is_none(), "what is added lies in a chunk of what was moved");
     }
 
     /// Adds a changed run, joined with the one before where both fit in one chunk.
-    fn push_chunk(&mut self, mut entries: Vec<Entry>) {
-        if entries.is_empty() {
+    fn push_chunk(&mut self, mut extents: Vec<Extent>) {
+        if extents.is_empty() {
             return;
         }
-        if let Some(before) = self.kept.pop_if(|before| before.entries.len() + entries.len() <= CHUNK_ENTRIES_MAX / 2) {
+        if let Some(before) = self.kept.pop_if(|before| before.extents.len() + extents.len() <= CHUNK_EXTENTS_MAX / 2) {
             self.dead_chunks.extend(before.place());
-            entries.splice(0..0, before.entries.iter().copied());
+            extents.splice(0..0, before.extents.iter().copied());
         }
-        self.kept.push(Chunk::new(entries));
+        self.kept.push(Chunk::new(extents));
     }
 
     /// The directory with `added` extents, in revision order, behind all others.
-    pub(crate) fn finish(mut self, added: Vec<Entry>) -> (Arc<Directory>, Vec<Place>) {
+    pub(crate) fn finish(mut self, added: Vec<Extent>) -> (Arc<Directory>, Vec<Place>) {
         let mut added = added.into_iter();
         if added.len() > 0
-            && let Some(last) = self.kept.pop_if(|last| last.entries.len() < CHUNK_ENTRIES_MAX)
+            && let Some(last) = self.kept.pop_if(|last| last.extents.len() < CHUNK_EXTENTS_MAX)
         {
             self.dead_chunks.extend(last.place());
-            let room = CHUNK_ENTRIES_MAX - last.entries.len();
-            let entries = last.entries.iter().copied().chain(added.by_ref().take(room)).collect();
-            self.kept.push(Chunk::new(entries));
+            let room = CHUNK_EXTENTS_MAX - last.extents.len();
+            let extents = last.extents.iter().copied().chain(added.by_ref().take(room)).collect();
+            self.kept.push(Chunk::new(extents));
         }
         while added.len() > 0 {
-            self.kept.push(Chunk::new(added.by_ref().take(CHUNK_ENTRIES_MAX).collect()));
+            self.kept.push(Chunk::new(added.by_ref().take(CHUNK_EXTENTS_MAX).collect()));
         }
         let directory = Directory::from_chunks(self.cache, self.kept).expect("new extents lie above all others");
         (directory, self.dead_chunks)
     }
 }
 
-/// Takes `records` of together `bytes` off an extent; its segment and the bytes it loses.
-fn bury(entry: &mut Entry, records: u32, bytes: u64) -> (u32, u64) {
-    assert!(records <= entry.live_records, "a record dies once");
-    entry.live_records -= records;
-    let lost = if entry.live_records == 0 {
-        entry.live_bytes
+/// Takes `records`, together `bytes` long, off an extent. Returns its segment and the bytes it loses.
+fn bury(extent: &mut Extent, records: u32, bytes: u64) -> (u32, u64) {
+    assert!(records <= extent.live_records, "a record dies once");
+    extent.live_records -= records;
+    let lost = if extent.live_records == 0 {
+        extent.live_bytes
     } else {
-        u32::try_from(bytes).unwrap_or(u32::MAX).min(entry.live_bytes - 1)
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(extent.live_bytes - 1)
     };
-    entry.live_bytes -= lost;
-    (entry.index.segment, u64::from(lost))
+    extent.live_bytes -= lost;
+    (extent.index.segment, u64::from(lost))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::extent::chunk::EXTENT_LEN;
 
-    fn extent(number: i64) -> Entry {
-        Entry {
+    fn extent(number: i64) -> Extent {
+        Extent {
             first: Revision::new(number * 10, 0),
             last: Revision::new(number * 10 + 9, 3),
             index: Place { segment: 1 + u32::try_from(number).unwrap() / 16, offset: 4096, len: 100 },
@@ -455,7 +344,7 @@ mod tests {
         directory.chunks[0].encode(&mut payload);
         let place = Place { segment: 9, offset: 0, len: 200 };
         let decoded = Chunk::decode(place, &payload).unwrap();
-        assert_eq!(decoded.entries, directory.chunks[0].entries);
+        assert_eq!(decoded.extents, directory.chunks[0].extents);
         assert_eq!(decoded.place(), Some(place));
         for at in 0..payload.len() {
             for byte in [0, 1, 0x80, 0xff] {
@@ -463,7 +352,7 @@ mod tests {
                 mutated[at] = byte;
                 drop(Chunk::decode(place, &mutated));
             }
-            assert_eq!(Chunk::decode(place, &payload[..at]).is_some(), at > 0 && at % ENTRY_LEN == 0);
+            assert_eq!(Chunk::decode(place, &payload[..at]).is_some(), at > 0 && at % EXTENT_LEN == 0);
         }
     }
 
@@ -474,7 +363,7 @@ mod tests {
         before.chunks.iter().zip(1..).for_each(|(chunk, segment)| {
             chunk.set_place(Place { segment, offset: 0, len: 4096 });
         });
-        let mut dead = Dead::default();
+        let mut dead = DeadRecords::default();
         (0..10).for_each(|sub| dead.add(&before, Revision::new(1500 + sub, 0), 50));
         dead.add(&before, Revision::new(9999, 1), 7);
         assert_eq!(dead.bytes(), 507);
@@ -483,7 +372,7 @@ mod tests {
         let edit = Edit::new(&before, &extents);
         assert_eq!(edit.dead_bytes.iter().map(|(_, bytes)| bytes).sum::<u64>(), 1200);
         let (after, dead_chunks) = edit.finish(Vec::new());
-        assert_eq!(after.entries().count(), 299);
+        assert_eq!(after.extents().count(), 299);
         assert_eq!(dead_chunks, [Place { segment: 2, offset: 0, len: 4096 }]);
         assert!(Arc::ptr_eq(&before.chunks[0], &after.chunks[0]));
         assert!(after.chunks[1].place().is_none());
@@ -492,7 +381,7 @@ mod tests {
         assert_eq!(edit.dead_bytes, [(10, 1199)]);
         let (after, _) = edit.finish(vec![extent(400)]);
         assert_eq!(after.last(), Some(Revision::new(4009, 3)));
-        assert_eq!(after.entries().count(), 300);
+        assert_eq!(after.extents().count(), 300);
     }
 
     #[test]

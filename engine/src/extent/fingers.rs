@@ -1,26 +1,29 @@
-//! Where walks over keys found the last version in each extent: what they want of it next is mostly right behind.
+//! Where walks over keys found the last version in each extent. The next version they want of it is mostly right
+//! behind.
 //!
-//! A scan goes on in as many blocks as there are extents with keys of its range. Here each of them is held until the scan has left it, so
-//! it need not be looked for again, and the cache need not keep it.
+//! A scan works in one block of each extent that has keys of its range. All these blocks are held here until the scan
+//! has left them: it need not look for them again, and the cache need not keep them.
 //!
-//! A long scan has a few blocks of an extent read at once; those that it will come to are held here too.
+//! A long scan reads a few blocks of an extent at once. Those that it has not come to yet are held here too.
 //!
-//! Invariants: a finger is only a hint, what is found through it was compared by revision, which no two records share. Blocks held take at
-//! most [`BYTES_MAX`], and those ahead are held up to [`AHEAD_BYTES_MAX`]; one of a single record is held until the next such, there is
-//! nothing else in it to come back for.
+//! Invariants: a finger is only a hint. What is found through it was compared by revision, and no two records share
+//! one. Blocks held take at most [`BYTES_MAX`]; blocks ahead are added up to [`AHEAD_BYTES_MAX`]. A block of a single
+//! record is held until the next such block: nothing else is in it.
 
-use std::collections::{HashMap, VecDeque};
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
 
 use foldhash::fast::RandomState;
 
 use super::block::{Block, Stored};
 use crate::{Place, Revision};
 
-/// Blocks held: where scans are in the middle of more, the cache keeps them. **Units** bytes.
+/// Blocks held at most. Where scans work in more, the cache keeps the others. **Units** bytes.
 const BYTES_MAX: usize = 32 << 20;
 
-/// Blocks held, up to which others are read ahead. **Units** bytes.
+/// While fewer blocks than this are held, others are read ahead. **Units** bytes.
 const AHEAD_BYTES_MAX: usize = 20 << 20;
 
 /// Where the last version was found in an extent.
@@ -39,7 +42,8 @@ impl Finger {
         self.block.bytes() + self.ahead.iter().map(|block| block.bytes()).sum::<usize>()
     }
 
-    /// Goes to the version of `key` at `revision`, if it is in a block that is held: the bytes it has let go of.
+    /// Goes to the version of `key` at `revision`, if it is in a block that is held. Returns the bytes of the blocks it
+    /// dropped.
     fn seek(&mut self, key: &[u8], revision: Revision) -> Option<usize> {
         let found = self.block.behind(self.position, revision).or_else(|| self.block.find(key, revision));
         if let Some(position) = found {
@@ -80,7 +84,8 @@ impl Fingers {
         self.bytes < AHEAD_BYTES_MAX
     }
 
-    /// Whether the version of `key` at `revision` is in the blocks held of the extent whose index lies at `extent`; its finger is on it then.
+    /// Whether the version of `key` at `revision` is in the blocks held of the extent whose index lies at `extent`; its
+    /// finger is on it then.
     pub(super) fn seek(&mut self, extent: Place, key: &[u8], revision: Revision) -> bool {
         let passed = self.last.get_mut(&extent).and_then(|finger| finger.seek(key, revision));
         self.bytes -= passed.unwrap_or_default();
@@ -116,16 +121,19 @@ impl Fingers {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-    use std::sync::Arc;
+    use std::{path::Path, sync::Arc};
 
     use bytes::Bytes;
 
-    use super::super::block::{Block, BlockBuilder};
-    use super::*;
-    use crate::disk::sim::SimStorage;
-    use crate::store::{Options, Store};
-    use crate::{Fault, Record};
+    use super::{
+        super::block::{Block, BlockBuilder},
+        *,
+    };
+    use crate::{
+        Fault, Record,
+        disk::sim::SimStorage,
+        store::{Options, Store},
+    };
 
     fn block(keys: &[&'static str], value_bytes: usize) -> Arc<Block> {
         let mut builder = BlockBuilder::default();
@@ -159,7 +167,8 @@ mod tests {
     #[test]
     fn what_is_held_is_found_before_and_behind_and_bounded_by_bytes() {
         let mut fingers = Fingers::default();
-        // A real store has no two records of one revision: here they tell nothing apart, so what is right behind is always taken.
+        // A real store has no two records of one revision: here they tell nothing apart, so what is right behind is
+        // always taken.
         let small = block(&["a", "b", "c", "d", "e", "f", "g", "h"], 10);
         put(&mut fingers, extent(0), &small, b"h", &[]);
         let mut seek = |extent, key: &[u8], main| {

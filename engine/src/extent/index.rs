@@ -2,15 +2,15 @@
 //!
 //! Invariants:
 //! - Blocks lie back to back and the index right behind them, so lengths alone say where each is.
-//! - Fences ascend strictly in the order of tree entries ([`order`]): records of the blocks before come before a block's fence, its own
-//!   do not. The first fence comes before everything; where the keys on both sides of another differ, it is the shortest key between them.
+//! - Fences ascend strictly in the order of tree entries ([`order`]): records of the blocks before come before a
+//!   block's fence, its own do not. The first fence comes before everything; where the keys on both sides of another
+//!   differ, it is the shortest key between them.
 //! - Everything is checked when an index is decoded; decoding never panics, whatever the bytes are.
 
 use bytes::Bytes;
 
-use super::block::{order, put_slots, put_varint, slot, slot_count, take_varint};
-use crate::node::common_prefix_len;
-use crate::{Place, Record, Revision};
+use super::block::{order, put_slots, slot, slot_count};
+use crate::{Place, Record, Revision, prefix::common_prefix_len, varint};
 
 /// Gathers the payload of an index.
 #[derive(Debug, Default)]
@@ -20,7 +20,8 @@ pub(crate) struct IndexBuilder {
 }
 
 impl IndexBuilder {
-    /// Adds a block of `first` and more records, which comes behind a block that ends with `before`; its envelope is `len` long.
+    /// Adds a block of `first` and more records, which comes behind a block that ends with `before`; its envelope is
+    /// `len` long.
     pub(crate) fn push(&mut self, before: Option<&Record>, first: &Record, len: u32) {
         assert_eq!(before.is_none(), self.starts.is_empty(), "the first block has none before it");
         let (key, revision) = before.map_or((&[][..], Revision::MAX), |before| fence(before, first));
@@ -32,8 +33,8 @@ impl IndexBuilder {
         self.starts.push(start);
         self.entries.extend_from_slice(&len.to_le_bytes());
         let Revision { main, sub } = if revision == Revision::MAX { Revision { main: 0, sub: 0 } } else { revision };
-        put_varint(main.cast_unsigned(), &mut self.entries);
-        put_varint(sub.cast_unsigned(), &mut self.entries);
+        varint::write(&mut self.entries, main.cast_unsigned());
+        varint::write(&mut self.entries, sub.cast_unsigned());
         self.entries.extend_from_slice(key);
     }
 
@@ -71,8 +72,8 @@ fn entry(mut stored: &[u8]) -> Option<(u32, &[u8], Revision)> {
     let bytes = &mut stored;
     let (len, rest) = bytes.split_first_chunk()?;
     *bytes = rest;
-    let main = i64::try_from(take_varint(bytes)?).ok()?;
-    let sub = i64::try_from(take_varint(bytes)?).ok()?;
+    let main = i64::try_from(varint::take(bytes)?).ok()?;
+    let sub = i64::try_from(varint::take(bytes)?).ok()?;
     let revision = if main == 0 { Revision::MAX } else { Revision { main, sub } };
     (main > 0 || sub == 0).then_some((u32::from_le_bytes(*len), bytes, revision))
 }

@@ -1,28 +1,36 @@
 //! Records on disk: extents of records, their blocks and indexes, and the directory that finds an extent by a revision.
 //!
-//! A checkpoint cuts the records it writes, in revision order, into extents of about 1 MiB. In an extent records are in the order of
-//! tree entries, packed into blocks of about 16 KiB with an index behind them, all in one segment: so a walk over keys reads each block
-//! once, whatever order they were written in, and a walk over revisions reads each extent once. Leaves of the key tree name a record by
-//! key and revision, never by a place, so neither a checkpoint nor reclaim rewrites leaves because records moved.
+//! A checkpoint cuts the records it writes, in revision order, into extents of about 1 MiB. In an extent records are in
+//! the order of tree entries, packed into blocks of about 16 KiB with an index behind them, all in one segment: so a
+//! walk over keys reads each block once, in whatever order the keys were written, and a reader in revision order reads
+//! each extent once. Leaves of the key tree name a record by key and revision, never by a place, so neither a
+//! checkpoint nor reclaim rewrites leaves because records moved.
 //!
-//! - `block`: the bytes of records and blocks. `index`: where an extent's blocks lie, between which keys. `cache`: what was
-//!   read from disk. `directory`: which extent holds a revision, and what of it is live. `cursor`: records in revision order.
-//!   `whole`: all records of one extent. `fingers`: where walks over keys are in each extent.
+//! Files, from the ground up:
+//! - `block`: the bytes of a record, and of a block of records. `index`: where the blocks of an extent lie.
+//! - `chunk`: an extent as the directory knows it, and the runs it is written in.
+//! - `whole`: all records of one extent, in revision order.
+//! - `cache`: blocks, indexes and extents that were read from disk.
+//! - `fingers`: where walks over keys are in each extent.
+//! - `directory`: which extent holds a revision, and what of it is live.
+//! - `cursor`: stored records in revision order.
 
 mod block;
 mod cache;
+mod chunk;
 mod cursor;
 mod directory;
 mod fingers;
 mod index;
 mod whole;
 
-pub(crate) use block::{BlockBuilder, rewritten_block};
-pub use block::{Stored, record_bytes};
+pub use block::Stored;
+pub(crate) use block::{BlockBuilder, record_bytes, rewritten_block};
 pub use cache::BlockCache;
-pub use cursor::ExtentCursor;
+pub(crate) use chunk::{Chunk, Extent};
+pub(crate) use cursor::ExtentCursor;
 pub use directory::Directory;
-pub(crate) use directory::{Chunk, Dead, Edit, Entry};
+pub(crate) use directory::{DeadRecords, Edit};
 pub use fingers::Fingers;
 pub(crate) use index::{IndexBuilder, rewritten_index};
 pub(crate) use whole::Whole;

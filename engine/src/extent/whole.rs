@@ -1,15 +1,19 @@
-//! One extent, read as a whole, its records in revision order: for who goes over revisions, or moves the extent.
+//! One extent, read as a whole, its records in revision order: for readers in revision order, and for moving an extent.
 //!
-//! Invariants: everything was checked when it was decoded, index, envelopes and records; `records` has one for each of the directory's
-//! count, in strictly ascending revision order, from the entry's first to its last.
+//! Invariants: everything was checked when it was decoded, index, envelopes and records; `records` has one for each of
+//! the directory's count, in strictly ascending revision order, from the extent's first to its last.
 
 use bytes::Bytes;
 
-use super::block::{Block, RecordRef, position_of, record_in, slot};
-use super::directory::Entry;
-use super::index::Index;
-use crate::page::{self, Kind, corrupt};
-use crate::{Error, Place, Record, Revision};
+use super::{
+    block::{Block, RecordRef, position_of, record_in, slot},
+    chunk::Extent,
+    index::Index,
+};
+use crate::{
+    Error, Place, Record, Revision,
+    page::{self, Kind, corrupt},
+};
 
 /// All of one extent.
 #[derive(Debug)]
@@ -20,28 +24,28 @@ pub(crate) struct Whole {
 }
 
 impl Whole {
-    /// Where the extent of `entry` lies, index included.
-    pub(super) fn place(entry: &Entry) -> Place {
-        let offset = entry.index.end().checked_sub(entry.bytes).expect("the entry was checked");
-        Place { segment: entry.index.segment, offset, len: entry.bytes }
+    /// Where the extent of `extent` lies, index included.
+    pub(super) fn place(extent: &Extent) -> Place {
+        let offset = extent.index.end().checked_sub(extent.bytes).expect("the extent was checked");
+        Place { segment: extent.index.segment, offset, len: extent.bytes }
     }
 
-    /// Checks all of the extent of `entry`.
+    /// Checks all of the extent of `extent`.
     ///
     /// **Errors** `Corrupt`.
-    pub(super) fn decode(entry: &Entry, bytes: &[u8]) -> Result<Self, Error> {
-        let malformed = || corrupt(entry.index, "malformed extent");
-        let whole = Self::place(entry);
+    pub(super) fn decode(extent: &Extent, bytes: &[u8]) -> Result<Self, Error> {
+        let malformed = || corrupt(extent.index, "malformed extent");
+        let whole = Self::place(extent);
         if bytes.len() != whole.len as usize {
             return Err(malformed());
         }
-        let blocks_len = entry.bytes - entry.index.len;
-        let index = page::open(Kind::ExtentIndex, entry.index, &bytes[blocks_len as usize..])?;
+        let blocks_len = extent.bytes - extent.index.len;
+        let index = page::open(Kind::ExtentIndex, extent.index, &bytes[blocks_len as usize..])?;
         let index = Index::decode(index).filter(|index| index.blocks_len() == blocks_len).ok_or_else(malformed)?;
-        let mut records = Vec::with_capacity(entry.records.min(entry.bytes) as usize);
+        let mut records = Vec::with_capacity(extent.records.min(extent.bytes) as usize);
         for position in 0..index.len() {
             let span = index.span(position);
-            let place = index.place(entry.index, position).expect("the extent lies inside its segment");
+            let place = index.place(extent.index, position).expect("the extent lies inside its segment");
             let payload = page::open(Kind::Block, place, &bytes[span.start as usize..span.end as usize])?;
             let count = Block::check(payload).ok_or_else(|| corrupt(place, "malformed records"))?;
             for position in 0..count {
@@ -55,10 +59,10 @@ impl Whole {
             }
         }
         records.sort_unstable_by_key(|(revision, ..)| *revision);
-        let is_sound = records.len() == entry.records as usize
+        let is_sound = records.len() == extent.records as usize
             && records.is_sorted_by(|a, b| a.0 < b.0)
-            && records.first().is_some_and(|first| first.0 == entry.first)
-            && records.last().is_some_and(|last| last.0 == entry.last);
+            && records.first().is_some_and(|first| first.0 == extent.first)
+            && records.last().is_some_and(|last| last.0 == extent.last);
         if !is_sound {
             return Err(malformed());
         }

@@ -1,20 +1,22 @@
 //! etcd's HashKV, in bounded steps and bounded memory.
 //!
-//! etcd hashes every stored record up to a revision R in revision order and leaves out, of those up to the compact revision C, what
-//! is not in a *keep set* of the newest live versions at R; it builds that set for all keys first. Here membership is a look-up
-//! in the key tree per record.
+//! etcd hashes every stored record up to a revision R in revision order. Of those up to the compact revision C it
+//! leaves out what is not in a *keep set*: the newest live versions at R. It builds that set for all keys first. Here
+//! each record is looked up in the key tree instead.
 //!
 //! Invariants:
 //! - `next` is above every record that `crc` has taken in, and not above any it has not.
-//! - The answer does not depend on how far the sweep is, nor on dead records that extents still hold: where etcd would hash whatever is
-//!   stored (its keep set is empty), here that is what compaction at C keeps.
+//! - The answer does not depend on how far the sweep is, nor on dead records that extents still hold: where etcd would
+//!   hash whatever is stored (its keep set is empty), here that is what compaction at C keeps.
 //!
-//! **Source** etcd 3.7.1 `server/storage/mvcc/hash.go`, `kvstore.go` (`hashByRev`), `kvstore_compaction.go`, `key_index.go` (`keep`).
+//! **Source** etcd 3.7.1 `server/storage/mvcc/hash.go`, `kvstore.go` (`hashByRev`), `kvstore_compaction.go`,
+//! `key_index.go` (`keep`).
 
-use super::ReadView;
-use crate::cursor::{Count, KeyRange};
-use crate::node::varint;
-use crate::{Fault, Record, Revision};
+use super::{
+    cursor::{Count, KeyRange},
+    view::ReadView,
+};
+use crate::{Fault, Record, Revision, varint};
 
 /// A hash of the store under way.
 #[derive(Debug)]
@@ -41,16 +43,31 @@ enum Keep {
     Filled,
 }
 
+impl ReadView {
+    /// The HashKV of this store at `revision`, computed in steps on this or newer views whose sweep is held at
+    /// this view's compact revision.
+    pub fn hash_kv(&self, revision: i64) -> HashKv {
+        HashKv::new(revision, self.compact_revision(), false)
+    }
+
+    /// The hash etcd takes while compacting to `revision`, where `previous` was the compact revision before (-1: none).
+    /// Exact as long as the sweep has dropped nothing for this compaction.
+    pub fn hash_compaction(&self, previous: i64, revision: i64) -> HashKv {
+        HashKv::new(revision, previous, true)
+    }
+}
+
 impl HashKv {
-    pub(super) fn new(revision: i64, compact_revision: i64, is_compaction: bool) -> Self {
+    fn new(revision: i64, compact_revision: i64, is_compaction: bool) -> Self {
         assert!(compact_revision <= revision, "what is compacted is not hashed");
         let (next, keep) = (Revision::MIN, Keep::Unknown);
         let crc = crc32c::crc32c(b"key");
         Self { revision, compact_revision, is_compaction, next, crc, keep, record_bytes: Vec::new() }
     }
 
-    /// Hashes on, about `budget` records; the hash and the compact revision it was taken with, once complete. `view` is the view it
-    /// was made from or a newer one. After a [`Fault`] is resolved the same call goes on where it was.
+    /// Hashes about `budget` more records. Returns the hash and the compact revision it was taken with, once it is
+    /// complete. `view` is the view it was made from or a newer one. After a [`Fault`] is resolved the same call goes
+    /// on where it was.
     pub fn step(&mut self, view: &ReadView, budget: usize) -> Result<Option<(u32, i64)>, Fault> {
         let mut records = view.records_from(self.next);
         let mut left = budget.max(1);
@@ -69,13 +86,13 @@ impl HashKv {
         Ok(Some((self.crc, self.compact_revision)))
     }
 
-    /// Whether a record is part of the hash; `None` if the budget ended before that was known.
+    /// Whether a record is part of the hash; `None` if the budget ended before this was known.
     fn is_hashed(&mut self, view: &ReadView, record: &Record, left: &mut usize) -> Result<Option<bool>, Fault> {
         let main = record.revision.main;
         if main > self.compact_revision {
             return Ok(Some(true));
         }
-        // Older etcds drop this tombstone, newer ones do not: their hashes are to be equal.
+        // Older etcds drop this tombstone and newer ones do not, and their hashes must be equal.
         if main == self.compact_revision && record.is_tombstone {
             return Ok(Some(false));
         }
@@ -138,7 +155,8 @@ impl HashKv {
         Ok(false)
     }
 
-    /// Hashes a record as etcd stores it: its revision as the key, the message with its fields in number order as the value.
+    /// Hashes a record as etcd stores it: its revision as the key, the message with its fields in number order as the
+    /// value.
     fn take(&mut self, record: &Record) {
         let bytes = &mut self.record_bytes;
         bytes.clear();

@@ -1,16 +1,16 @@
 //! Taking in what another store wrote, with the revisions it has there.
 //!
-//! For a store that is being built from a file, before anything is read from it: records come in revision order, then where the store
-//! stands. Between them whoever loads publishes and checkpoints, so that memory stays bounded.
+//! For a store that is being built from a file, before anything is read from it: records come in revision order, then
+//! where the store stands. The loader publishes and checkpoints between records, so that memory stays bounded.
 
-use super::{Mvcc, encoded_len};
-use crate::cursor::Version;
-use crate::node::{EntryMeta, NEWEST, TOMBSTONE};
-use crate::tree::{self, NewEntry};
-use crate::{Fault, Record};
+use super::{cursor::Version, write::Mvcc};
+use crate::{
+    Fault, Record,
+    tree::{self, EntryMeta, NEWEST, NewEntry, TOMBSTONE},
+};
 
 impl Mvcc {
-    /// Appends a record as it is, above all others; the version it replaces, if its key was live.
+    /// Appends a record as it is, above all others. Returns the version it replaces, if its key was live.
     ///
     /// **Errors** a page that is not resident; nothing was changed then.
     ///
@@ -18,7 +18,7 @@ impl Mvcc {
     pub fn load(&mut self, record: Record) -> Result<Option<Version>, Fault> {
         assert!(record.is_sound(), "a record that is loaded was checked");
         assert!(record.revision.main >= self.live.roots.revision, "records are loaded in revision order");
-        let bytes = encoded_len(&record);
+        let bytes = record.stored_len();
         let mut previous = None;
         let Record { revision, create_revision, version, lease, is_tombstone, .. } = record;
         let mut make = |newest: Option<&EntryMeta>| {
@@ -35,7 +35,7 @@ impl Mvcc {
         Ok(previous)
     }
 
-    /// Moves the revision on, where the newest ones left no records behind, and says what is compacted (-1: nothing).
+    /// Sets the current revision, which may lie above that of the last record, and the compact revision (-1: none).
     pub fn load_end(&mut self, revision: i64, compact_revision: i64) {
         assert!(revision >= self.live.revision(), "the revision never decreases");
         assert!(compact_revision >= self.live.compact_revision() && compact_revision <= revision);
@@ -50,13 +50,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::extent::{BlockCache, Directory};
-    use crate::mvcc::{ReadView, Roots};
-    use crate::{KeyRange, Revision};
-
-    fn fresh() -> Mvcc {
-        Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))))
-    }
+    use crate::{KeyRange, ReadView, Revision};
 
     fn hash(view: &ReadView, revision: i64) -> u32 {
         view.hash_kv(revision).step(view, usize::MAX).unwrap().unwrap().0
@@ -64,7 +58,7 @@ mod tests {
 
     /// Puts and deletes over a few keys, compacted on the way.
     fn history() -> Mvcc {
-        let mut mvcc = fresh();
+        let mut mvcc = Mvcc::in_memory();
         for number in 0..200_u32 {
             let mut write = mvcc.begin();
             let key = |number: u32| Bytes::from(format!("k{}", number % 17));
@@ -83,7 +77,7 @@ mod tests {
     fn what_compaction_keeps_makes_the_same_store_again() {
         let origin = history();
         let view = origin.view();
-        let mut copy = fresh();
+        let mut copy = Mvcc::in_memory();
         let mut records = view.records_from(Revision::MIN);
         let mut left_out = 0;
         while let Some(record) = records.next().unwrap() {
@@ -108,7 +102,7 @@ mod tests {
 
     #[test]
     fn a_gap_is_hashed_and_belongs_to_no_range_of_a_client() {
-        let mut copy = fresh();
+        let mut copy = Mvcc::in_memory();
         let record = |key: &'static str, main, version| Record {
             key: Bytes::from_static(key.as_bytes()),
             value: Bytes::new(),
@@ -135,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_revision_is_reached_without_a_record() {
-        let mut copy = fresh();
+        let mut copy = Mvcc::in_memory();
         copy.load_end(77, 70);
         let view = copy.publish(1, 1);
         assert_eq!((view.revision(), view.compact_revision()), (77, 70));

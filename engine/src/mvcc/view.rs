@@ -1,22 +1,24 @@
 //! One immutable state of the store, and every read of it.
 //!
-//! Any thread reads a view, for one turn of its loop. All reads are synchronous over resident pages; a `Fault` says which page to
-//! bring in before the same read is tried again.
+//! Any thread may read a view, for one turn of its loop. All reads are synchronous and use resident pages only. A
+//! `Fault` says which page must be read before the same call is tried again.
 //!
-//! It does not check that a revision asked for is between `compact_revision` and `revision`: below, answers are those of no
-//! revision; above, those of the newest.
+//! It does not check that a revision asked for is between `compact_revision` and `revision`: below, answers are those
+//! of no revision; above, those of the newest.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::hash::HashKv;
-use crate::cursor::{self, Count, Cursor, KeyRange, MetaCursor, RevisionCursor, Usage, Version};
-use crate::extent::{Directory, Fingers, Stored};
-use crate::node::{EntryMeta, Node, Slot};
-use crate::recent::Recent;
-use crate::tree::{self, Profile};
-use crate::{Fault, Record, Revision};
+use super::{
+    cursor::{self, Count, Cursor, KeyRange, MetaCursor, RevisionCursor, Usage, Version},
+    recent::Recent,
+};
+use crate::{
+    Fault, Record, Revision,
+    extent::{Directory, ExtentCursor, Fingers, Stored},
+    tree::{self, EntryMeta, Node, Profile, Slot},
+};
 
 /// A record where it is.
 #[derive(Clone, Copy, Debug)]
@@ -143,13 +145,14 @@ impl ReadView {
         Ok(self.roots.directory.stored(key, revision, fingers)?.map(Found::Stored))
     }
 
-    /// Record blocks read from disk so far (it may go round): when a scan began, for [`Fault::scanning`].
+    /// Record blocks read from disk so far (it may wrap around). A scan takes it when it begins, for
+    /// [`Fault::scanning`].
     pub fn block_reads(&self) -> u32 {
         self.roots.directory.block_reads()
     }
 
-    /// Number of live keys of `range` at revision `at`: O(log n) at the current revision, else a walk over the keys (where that may
-    /// be long, use [`ReadView::counter`]).
+    /// Number of live keys of `range` at revision `at`: O(log n) at the current revision, else a walk over the keys
+    /// (where that may be long, use [`ReadView::counter`]).
     pub fn count(&self, range: &KeyRange, at: i64) -> Result<u64, Fault> {
         let count = self.counter(range, at).step(usize::MAX)?;
         Ok(count.expect("the budget has no end"))
@@ -160,8 +163,8 @@ impl ReadView {
         Count::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
     }
 
-    /// The first live keys of `range` at the current revision, at most `max` of them: how many, and what they take up in the answer to a Range,
-    /// in O(log n).
+    /// The first live keys of `range` at the current revision, at most `max` of them: how many, and what they take up
+    /// in the answer to a Range, in O(log n).
     pub fn sums(&self, range: &KeyRange, max: u64) -> Result<(u64, u64), Fault> {
         cursor::sums_of_first(&self.roots.key_root, range, max)
     }
@@ -176,8 +179,8 @@ impl ReadView {
         Cursor::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
     }
 
-    /// Lets `cursor` go on in this view, which is not older than its own: whoever walks for longer than a view lives calls it at each
-    /// step. The cursor's revision must be one that the sweep was held back for.
+    /// Lets `cursor` go on in this view, which is not older than its own: a walk that takes longer than a view lives
+    /// calls it at each step. The cursor's revision must be one that the sweep was held back for.
     pub fn lead(&self, cursor: &mut Cursor) {
         cursor.follow(&self.roots.key_root, self.revision());
     }
@@ -187,7 +190,8 @@ impl ReadView {
         count.follow(&self.roots.key_root, self.revision());
     }
 
-    /// Like [`ReadView::cursor`], meeting every page that the same read will meet once `at` is a revision of the past.
+    /// Like [`ReadView::cursor`], but it takes the way that the same read will take once `at` is a revision of the
+    /// past. So it meets every page of that way.
     pub fn cursor_past(&self, range: &KeyRange, at: i64) -> Cursor {
         Cursor::new(Arc::clone(&self.roots.key_root), range, at, false)
     }
@@ -197,27 +201,26 @@ impl ReadView {
         self.cursor(range, at).after(last_key)
     }
 
-    /// Every stored record from `from` on up to this view's revision, in revision order. Up to the compact revision it may or may
-    /// not meet versions that compaction dropped.
+    /// Every stored record from `from` on up to this view's revision, in revision order. Up to the compact revision it
+    /// may or may not meet versions that compaction dropped.
     pub fn records_from(&self, from: Revision) -> RevisionCursor {
         let is_recent = self.recent.first().is_some_and(|first| first <= from);
-        let extents = (!is_recent).then(|| self.roots.directory.records_from(from));
+        let extents = (!is_recent).then(|| ExtentCursor::new(Arc::clone(&self.roots.directory), from));
         RevisionCursor::new(extents, self.recent.clone(), from, self.revision())
     }
 
-    /// At most `max` of the pages that a walk at `at` over `range`, from `start` on, has yet to read, in order: so that they can be read
-    /// together.
+    /// At most `max` of the pages that a walk at `at` over `range`, from `start` on, has yet to read, in order: so that
+    /// they can be read together.
     pub fn missing(&self, range: &KeyRange, start: &[u8], at: i64, max: usize) -> Vec<Fault> {
-        let mut faults = Vec::new();
         let start = start.max(&range.start[..]);
         let end = range.end_key();
         let skips_dead = at >= self.revision();
-        tree::missing(&self.roots.key_root, (start, end.as_deref()), skips_dead, max, &mut faults);
-        faults
+        tree::missing(&self.roots.key_root, (start, end.as_deref()), skips_dead, max).collect()
     }
 
-    /// Whether compaction at `compact_revision` keeps `record`, which is one of this store's: all above it; of each key the newest
-    /// up to it, a tombstone only exactly at it. For walks over a revision on newer and newer views, whose sweep is held there.
+    /// Whether compaction at `compact_revision` keeps `record`, a record of this store. It keeps all records above it,
+    /// and of each key the newest one up to it; a tombstone only exactly at it. For walks over one revision that go on
+    /// in newer and newer views, while the sweep is held there.
     pub fn is_kept(&self, record: &Record, compact_revision: i64) -> Result<bool, Fault> {
         let main = record.revision.main;
         if main > compact_revision {
@@ -246,18 +249,6 @@ impl ReadView {
     /// Number of entries in the meta tree and their bytes, keys and values.
     pub fn meta_sums(&self) -> Result<(u64, u64), Fault> {
         tree::total(&self.roots.meta_root)
-    }
-
-    /// The HashKV of this store at `revision`, computed in steps on this or newer views whose sweep is held at
-    /// this view's compact revision.
-    pub fn hash_kv(&self, revision: i64) -> HashKv {
-        HashKv::new(revision, self.compact_revision(), false)
-    }
-
-    /// The hash etcd takes while compacting to `revision`, where `previous` was the compact revision before (-1: none). Exact as long
-    /// as the sweep has dropped nothing for this compaction.
-    pub fn hash_compaction(&self, previous: i64, revision: i64) -> HashKv {
-        HashKv::new(revision, previous, true)
     }
 
     /// Walks both trees and panics where an invariant does not hold; for tests. What the key tree looks like.

@@ -1,21 +1,26 @@
 //! Giving back the memory of nodes that can be read again: a clock whose hand walks over a tree in key order.
 //!
 //! Invariants:
-//! - What goes is clean, its page can be read (`Ledger::is_stored`), no search came by since the hand was there last, and nothing
-//!   below it is resident. A root stays.
-//! - A tree changes in what is resident alone: pages, places and sums stay as they are. The parent of an evicted node is copied, so
-//!   views published before keep what they look at; its page stays its own, and a dirty parent stays dirty.
-//! - Each call looks at a bounded number of nodes and leaves the hand at a key, which later changes of the tree do not move.
+//! - A node is evicted only if it is clean, its page can be read (`Ledger::is_stored`), no search passed it since the
+//!   hand was there last, and nothing below it is resident. A root stays.
+//! - Eviction changes only what is resident: pages, places and sums stay as they are. The parent of an evicted node
+//!   is copied, so views published before keep what they look at; its page stays its own, and a dirty parent stays
+//!   dirty.
+//! - Each call looks at a bounded number of nodes and leaves the hand at a key, which later changes of the tree do not
+//!   move.
 //!
 //! It does not decide when memory is short (`Store` does).
 
 use std::sync::Arc;
 
-use super::Ledger;
+use super::{
+    ledger::Ledger,
+    node::{Inner, Node, Slot},
+};
 use crate::Revision;
-use crate::node::{Inner, Node, Slot};
 
-/// Where the clock's hand stands in a tree: at the first child that is not before it. A new hand stands at the beginning.
+/// Where the clock's hand stands in a tree: at the first child that is not before it. A new hand stands at the
+/// beginning.
 #[derive(Debug)]
 pub(crate) struct Hand {
     key: Vec<u8>,
@@ -33,7 +38,7 @@ impl Default for Hand {
 pub(crate) struct Lap {
     /// Nodes looked at.
     pub(crate) looked: usize,
-    /// Nodes whose memory goes with the last view that reaches them.
+    /// Nodes whose memory is freed with the last view that reaches them.
     pub(crate) evicted: usize,
     /// The hand came to the end, and stands at the beginning again.
     pub(crate) is_over: bool,
@@ -42,8 +47,8 @@ pub(crate) struct Lap {
 /// Moves the hand over about `budget` nodes.
 pub(crate) fn evict(root: &mut Arc<Slot>, ledger: &mut Ledger, hand: &mut Hand, budget: usize) -> Lap {
     let mut lap = Lap::default();
-    let mut clock = Clock { ledger, hand, lap: &mut lap, budget };
-    let (pruned, is_over) = clock.pass(root);
+    let mut pass = Pass { ledger, hand, lap: &mut lap, budget };
+    let (pruned, is_over) = pass.over(root);
     if let Some(pruned) = pruned {
         *root = pruned;
     }
@@ -54,22 +59,23 @@ pub(crate) fn evict(root: &mut Arc<Slot>, ledger: &mut Ledger, hand: &mut Hand, 
     lap
 }
 
-struct Clock<'a> {
+struct Pass<'a> {
     ledger: &'a mut Ledger,
     hand: &'a mut Hand,
     lap: &'a mut Lap,
     budget: usize,
 }
 
-impl Clock<'_> {
-    /// Passes over what is below `slot` from the hand on: what takes its place, if anything went, and whether the end was reached.
-    fn pass(&mut self, slot: &Arc<Slot>) -> (Option<Arc<Slot>>, bool) {
+impl Pass<'_> {
+    /// Passes over the subtree of `slot` from the hand on. Returns the slot that replaces it, if anything was evicted,
+    /// and whether the end was reached.
+    fn over(&mut self, slot: &Arc<Slot>) -> (Option<Arc<Slot>>, bool) {
         let Some(Node::Inner(inner)) = slot.resident() else { return (None, true) };
         let mut changed: Vec<(usize, Arc<Slot>)> = Vec::new();
         let mut position = inner.child_of(&self.hand.key, self.hand.revision);
         let is_over = loop {
             let child = &inner.children()[position].slot;
-            let (mut pruned, is_passed) = self.pass(child);
+            let (mut pruned, is_passed) = self.over(child);
             if is_passed && let Some(evicted) = self.look_at(pruned.as_ref().unwrap_or(child)) {
                 pruned = Some(evicted);
             }
@@ -92,18 +98,18 @@ impl Clock<'_> {
         (self.prune(slot, inner, changed), is_over)
     }
 
-    /// Looks at one child whose subtree was passed: what is left of it if it goes.
+    /// Looks at one child whose subtree was passed. Returns what replaces it if it is evicted.
     fn look_at(&mut self, slot: &Arc<Slot>) -> Option<Arc<Slot>> {
         self.lap.looked += 1;
         let node = slot.resident()?;
         let is_evictable = self.ledger.is_stored(slot) && node.children().all(|child| child.resident().is_none());
-        // The mark goes whether or not the node could: it is to tell of searches since now.
+        // The mark is taken even if the node stays: it shall tell of searches from now on.
         let is_used = slot.take_used();
         if !is_evictable || is_used {
             return None;
         }
         self.lap.evicted += 1;
-        Some(slot.evicted())
+        Some(slot.unread())
     }
 
     /// `slot` with other slots for some of its children.

@@ -1,48 +1,29 @@
-//! Takes tree pages out of segments that are to be emptied: the writer makes such nodes dirty, the next checkpoint writes
-//! them elsewhere.
+//! Takes tree pages out of segments that are to be emptied: the writer makes such nodes dirty, the next checkpoint
+//! writes them elsewhere.
 //!
-//! A tour goes over the tree in key order and looks at the places that inner nodes hold; it reads the inner nodes, and the leaves
-//! it moves. Its position is a place in the order of keys, so changes of the tree between two steps do not mislead it.
+//! A tour walks the tree in key order and looks at the places that inner nodes hold. It reads the inner nodes, and of
+//! the leaves only those it moves. Its position is a key, so changes of the tree between two steps do not mislead it.
 //!
 //! Invariants:
-//! - No clean node lies in a segment of `Victims` behind the tour: on the way to what it has passed, and below. Whatever
-//!   makes new nodes there (changes, splits, joins) makes dirty ones, and dirty ones are written to segments that were begun
-//!   later. So after one tour the tree reaches none of these segments.
+//! - No clean node lies in a segment of `Victims` behind the tour: on the way to what it has passed, and below.
+//!   Whatever makes new nodes there (changes, splits, joins) makes dirty ones, and dirty ones are written to segments
+//!   that were begun later. So after one tour the tree reaches none of these segments.
 //! - A step that faults has changed nothing.
 //!
 //! It does not choose segments (`reclaim`).
 
 use std::sync::Arc;
 
-use super::{Ledger, modify};
-use crate::node::{Inner, Node, Separator, Slot};
-use crate::{Fault, Place, Revision};
+use super::{
+    ledger::{Ledger, modify},
+    node::{Inner, Node, Slot},
+    separators::Separator,
+};
+use crate::{Fault, Revision, victims::Victims};
 
-/// Segments that are being emptied.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Victims(Arc<[u32]>);
-
-impl Victims {
-    pub(crate) fn new(mut segments: Vec<u32>) -> Self {
-        segments.sort_unstable();
-        Self(segments.into())
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    pub(crate) fn contains(&self, segment: u32) -> bool {
-        self.0.binary_search(&segment).is_ok()
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
-        self.0.iter().copied()
-    }
-
-    fn holds(&self, slot: &Slot) -> bool {
-        slot.place().is_some_and(|Place { segment, .. }| self.contains(segment))
-    }
+/// Whether the page of `slot` lies in one of them.
+fn holds(victims: &Victims, slot: &Slot) -> bool {
+    slot.place().is_some_and(|place| victims.contains(place.segment))
 }
 
 /// What a step looked at, and where the next one goes on.
@@ -52,7 +33,7 @@ pub(crate) struct Step {
     pub(crate) next: Option<Separator>,
 }
 
-/// The place before every key.
+/// The position before every key.
 pub(crate) fn start() -> Separator {
     Separator { key: Vec::new(), revision: Revision::MAX }
 }
@@ -76,7 +57,7 @@ pub(crate) fn rewrite(
     let first = parent.child_of(&from.key, from.revision);
     let mut targets = Vec::new();
     let mut next = way.end;
-    let held = parent.children().iter().enumerate().skip(first).filter(|(_, child)| victims.holds(&child.slot));
+    let held = parent.children().iter().enumerate().skip(first).filter(|(_, child)| holds(victims, &child.slot));
     for (position, child) in held.clone() {
         let is_full = targets.len() >= nodes_max.max(1);
         match child.slot.look() {
@@ -110,12 +91,12 @@ struct Way<'a> {
 impl<'a> Way<'a> {
     fn find(root: &'a Arc<Slot>, victims: &Victims, from: &Separator) -> Result<Self, Fault> {
         let depth = depth(root)?;
-        let mut way = Self { positions: Vec::new(), parent: None, end: None, holds_victim: victims.holds(root) };
+        let mut way = Self { positions: Vec::new(), parent: None, end: None, holds_victim: holds(victims, root) };
         let mut slot = root;
         for level in 0..depth {
             let Node::Inner(inner) = slot.look()? else { unreachable!("all leaves lie at one depth") };
             way.parent = Some(inner);
-            way.holds_victim |= victims.holds(slot);
+            way.holds_victim |= holds(victims, slot);
             let position = inner.child_of(&from.key, from.revision);
             if level + 1 < depth {
                 if position < inner.separators().len() {

@@ -2,8 +2,12 @@
 
 use std::sync::Arc;
 
-use super::{SEPARATOR_BYTES_MAX, is_overfull};
-use crate::node::{ENTRY_BYTES_MAX, Inner, Leaf, Node, Slot, Sums};
+use super::{
+    change::{SEPARATOR_BYTES_MAX, is_overfull},
+    leaf::{ENTRY_BYTES_MAX, Leaf},
+    node::{Inner, Node, Slot},
+    sums::Sums,
+};
 use crate::{Fault, Revision};
 
 /// What a tree looks like.

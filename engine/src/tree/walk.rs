@@ -1,19 +1,22 @@
-//! Reads of a tree: one entry, the rank of a place in the order, and a walk from leaf to leaf.
+//! Reads of a tree: one entry, the rank of a key, and a walk from leaf to leaf.
 //!
-//! Every function takes a root slot and works on whatever tree it leads to, published or not. A `Fault` leaves a [`Walk`] where it
-//! was (`next_leaf`) or to be sought again (`seek`).
+//! Every function takes a root slot and works on whatever tree it leads to, published or not. A `Fault` leaves a
+//! [`Walk`] where it was (`next_leaf`) or to be sought again (`seek`).
 //!
-//! A long walk need not leave the leaves it reads in the tree: it may have them read into slots of its own (`Walk::wanted`), which it lets go
-//! of as it gets on. Places are not reused, so such a leaf is the tree's as long as the tree has its place.
+//! A long walk need not leave its leaves in the tree. It may have them read into slots of its own (`Walk::wanted`), and
+//! drops each slot once it is past the leaf. Places are not reused: as long as the tree holds the place, such a leaf is
+//! the one of the tree.
 //!
 //! It knows no tombstone rules and no compaction: `cursor` and `mvcc` do.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::node::{EntryMeta, Inner, Leaf, Node, Slot};
+use super::{
+    leaf::{EntryMeta, Leaf},
+    node::{Inner, Node, Slot},
+};
 use crate::{Fault, Revision};
 
 /// Comes after every version of a key.
@@ -50,7 +53,8 @@ pub(crate) fn find(root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<O
     Ok(leaf.is_of(0, key).then(|| leaf.meta(0)))
 }
 
-/// The leaf that (`key`, `Revision::MAX`) leads to; `on_way` is told each inner node and the position of the child taken.
+/// The leaf that (`key`, `Revision::MAX`) leads to; `on_way` is told each inner node and the position of the child
+/// taken.
 fn leaf_of<'a>(root: &'a Arc<Slot>, key: &[u8], mut on_way: impl FnMut(&'a Inner, usize)) -> Result<&'a Leaf, Fault> {
     let mut node = root.look()?;
     loop {
@@ -129,19 +133,32 @@ pub(crate) fn entries_before(root: &Arc<Slot>, key: &[u8]) -> Result<u64, Fault>
     Ok(entries + u64::try_from(leaf.lower_bound(key, Revision::MAX)).expect("a leaf is small"))
 }
 
-/// Appends to `out`, up to `max`, the pages missing below `slot` that may hold entries from `start` on and before `end`, in key order; with
-/// `skips_dead` only where something is live. What lies below a page that is missing itself is not known yet.
+/// At most `max` of the pages missing below `root` that may hold entries from `start` on and before `end`, in key
+/// order; with `skips_dead` only where something is live. What lies below a page that is missing itself is not known
+/// yet.
 pub(crate) fn missing(
-    slot: &Arc<Slot>,
+    root: &Arc<Slot>,
+    span: (&[u8], Option<&[u8]>),
+    skips_dead: bool,
+    max: usize,
+) -> impl Iterator<Item = Fault> {
+    let mut slots = Vec::new();
+    missing_slots(root, span, skips_dead, max, &mut slots);
+    slots.into_iter().map(Slot::fault)
+}
+
+/// Appends the slots of [`missing`] to `out`.
+fn missing_slots<'a>(
+    slot: &'a Arc<Slot>,
     (start, end): (&[u8], Option<&[u8]>),
     skips_dead: bool,
     max: usize,
-    out: &mut Vec<Fault>,
+    out: &mut Vec<&'a Arc<Slot>>,
 ) {
-    let inner = match slot.look() {
-        Err(fault) => return out.push(fault),
-        Ok(Node::Leaf(_)) => return,
-        Ok(Node::Inner(inner)) => inner,
+    let inner = match slot.resident() {
+        None => return out.push(slot),
+        Some(Node::Leaf(_)) => return,
+        Some(Node::Inner(inner)) => inner,
     };
     for position in inner.child_of(start, Revision::MAX)..inner.len() {
         let is_behind = position > 0 && end.is_some_and(|end| inner.separators().key(position - 1) >= end);
@@ -150,7 +167,7 @@ pub(crate) fn missing(
         }
         let child = &inner.children()[position];
         if !skips_dead || child.sums.live > 0 {
-            missing(&child.slot, (start, end), skips_dead, max, out);
+            missing_slots(&child.slot, (start, end), skips_dead, max, out);
         }
     }
 }
@@ -161,7 +178,7 @@ pub(crate) fn total(root: &Arc<Slot>) -> Result<(u64, u64), Fault> {
     Ok((sums.live, sums.live_bytes))
 }
 
-/// A place in a tree: a leaf, a position in it, and the way there.
+/// A position in a tree: a leaf, an entry of it, and the way there.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Walk {
     path: Vec<(Arc<Slot>, usize)>,
@@ -205,8 +222,9 @@ impl Walk {
         slot.look().map(|_| Arc::clone(slot))
     }
 
-    /// What has to be read to go on from `start` to `end` in the tree of `root`: the leaves to come, at most `max` of them, or pages on the
-    /// way there. The first `shared` of them, counted down, are left in the tree; the others are read for this walk alone.
+    /// What has to be read to go on from `start` to `end` in the tree of `root`: the leaves to come, at most `max` of
+    /// them, or pages on the way there. The first `shared` of them, counted down, are left in the tree; the others are
+    /// read for this walk alone.
     pub(crate) fn wanted(
         &mut self,
         root: &Arc<Slot>,
@@ -215,19 +233,21 @@ impl Walk {
         max: usize,
         shared: &mut usize,
     ) -> Vec<Fault> {
-        let mut faults = Vec::new();
-        missing(root, (start, end), skips_dead, max + self.aside.len(), &mut faults);
-        self.aside.retain(|aside| faults.iter().any(|fault| Some(fault.place()) == aside.place()));
+        let mut slots = Vec::new();
+        missing_slots(root, (start, end), skips_dead, max + self.aside.len(), &mut slots);
+        self.aside.retain(|aside| slots.iter().any(|slot| slot.place() == aside.place()));
         self.aside.retain(|aside| aside.resident().is_some());
-        faults.retain(|fault| self.aside.iter().all(|aside| aside.place() != Some(fault.place())));
-        faults.truncate(max);
-        for fault in &mut faults {
+        slots.retain(|slot| self.aside.iter().all(|aside| aside.place() != slot.place()));
+        slots.truncate(max);
+        let mut faults = Vec::with_capacity(slots.len());
+        for slot in slots {
             if let Some(left) = shared.checked_sub(1) {
                 *shared = left;
+                faults.push(slot.fault());
                 continue;
             }
-            let aside = Slot::on_disk(fault.place(), root.residency());
-            *fault = fault.clone().aside(&aside);
+            let aside = slot.unread();
+            faults.push(slot.fault_aside(&aside));
             self.aside.push_back(aside);
         }
         // Read in the order they lie in, those that lie side by side are read together.
@@ -242,8 +262,8 @@ impl Walk {
         }
     }
 
-    /// Goes to the first entry of the next leaf, or of the next one below which something is live; false if there is none, or
-    /// none before `end`.
+    /// Goes to the first entry of the next leaf, or of the next one below which something is live; false if there is
+    /// none, or none before `end`.
     pub(crate) fn next_leaf(&mut self, skips_dead: bool, end: Option<&[u8]>) -> Result<bool, Fault> {
         let mut depth = self.path.len();
         while let Some(level) = depth.checked_sub(1) {

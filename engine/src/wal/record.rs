@@ -2,16 +2,18 @@
 //!
 //! Invariants:
 //! - A frame's CRC covers its length and body and starts from the CRC of the frame before it (`chain`); the chain of a
-//!   segment starts from its header's CRC. A frame is therefore valid only behind exactly the frames it was written behind.
+//!   segment starts from its header's CRC. A frame is therefore valid only behind exactly the frames it was written
+//!   behind.
 //! - A group head and a segment header also carry a check of their own, so that a scan can trust one it meets behind a
 //!   bad spot, where no chain leads.
 //! - A header fits in one sector: it is there whole or not at all.
 //!
-//! Decoding takes hostile bytes: it answers `None` and never panics. Deliberately knows no files and no order of entries.
+//! Decoding takes hostile bytes: it answers `None` and never panics. Deliberately knows no files and no order of
+//! entries.
 
 use bytes::Bytes;
 
-use super::{Entry, HardState};
+use super::entry::{Entry, HardState};
 use crate::disk::{BLOCK, Buffer, SECTOR};
 
 /// Version of the format that is written and read.
@@ -216,7 +218,7 @@ pub(super) fn frame_head(bytes: &[u8]) -> Option<(u32, u32)> {
 pub(super) struct Header {
     /// Identity of the log.
     pub(super) id: u64,
-    /// Place of the segment in the log, from 1.
+    /// Number of the segment in the log, from 1.
     pub(super) sequence: u32,
     /// Times the log had been opened.
     pub(super) life: u32,

@@ -9,106 +9,46 @@
 //!   not written to proves a misdirected write. Both refuse to start. Others are groups that nobody acknowledged: cut.
 //! - What was read may still be in a volatile cache when only the process died, so it is synced before it counts.
 //!
-//! Deliberately repairs nothing: damaged bytes stay as they are for whoever looks at them.
+//! Deliberately repairs nothing: damaged bytes stay as they are, so that a person can look at them.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 
-use super::positions::{Position, Positions, Terms};
-use super::record::{
-    BODY, FRAME, GROUP_FRAME, Group, Header, HeaderSector, INDEX_MAX, Record, VERSION, frame_crc, frame_head,
-};
-use super::segment::{Segment, Spares, name, sequence_of};
 use super::{
-    Active, Entry, GROUP_BYTES_MAX, HardState, Known, Options, Recovered, SEGMENT_BYTES_MIN, SegmentSummary, Summary,
-    Wal,
+    active::Active,
+    entry::{Entry, HardState},
+    options::{Known, Options},
+    positions::{Position, Positions},
+    record::{BODY, GROUP_FRAME, Group, Header, HeaderSector, INDEX_MAX, Record, VERSION},
+    segment::{Segment, Spares, name, sequence_of},
+    window::{Frame, Window},
 };
-use crate::Error;
-use crate::disk::{BLOCK, Buffer, Disk, Op, OpenKind, Owner};
+use crate::{
+    Error,
+    disk::{BLOCK, Buffer, Disk, FileOp, Op, OpenKind, Owner},
+};
 
 /// Bytes read at once while recovering; also how much memory one recovered payload may keep alive.
 const WINDOW_BYTES: usize = 1 << 20;
-
-/// Opens the log in `dir`, or creates it.
-pub(super) fn open(disk: &mut dyn Disk, dir: &Path, options: Options, known: Known) -> Result<(Wal, Recovered), Error> {
-    assert!(options.segment_bytes >= SEGMENT_BYTES_MIN && options.segment_bytes.is_multiple_of(BODY));
-    assert!(options.writes_in_flight_max > 0 && options.group_bytes_max <= GROUP_BYTES_MAX);
-    disk.create_dir_all(dir)?;
-    let lock = disk.lock(dir)?;
-    let mut spares = Spares::new(disk, dir, options.segment_bytes, options.spare_segments_max)?;
-    let found = Found::read(disk, dir)?;
-    let log = match found.last() {
-        Some(last) => Log::read(disk, dir, found, (last, known), &mut spares)?,
-        None => Log::create(disk, dir, found, &options, &mut spares)?,
-    };
-    let Log { id, replay, segments, active, torn } = log;
-    spares.expect(active.segment.sequence + 1);
-    let life = replay.life.checked_add(1).expect("2^32 openings outlast the hardware");
-    let (mark, hard_state) = (replay.mark, replay.hard_state);
-    let mut terms = Terms::starting_after(mark);
-    for entry in &replay.entries {
-        terms.put(entry.index, entry.term);
-    }
-    let mut wal = Wal {
-        _lock: lock,
-        options,
-        id,
-        life,
-        terms,
-        hard_state,
-        positions: replay.positions,
-        written_mark: mark,
-        written_hard_state: hard_state,
-        queue: VecDeque::new(),
-        queue_bytes: 0,
-        in_flight: VecDeque::new(),
-        ticket: 0,
-        durable: 0,
-        segments,
-        active,
-        spares,
-        buffers: Vec::new(),
-        is_opening: true,
-        is_failed: false,
-    };
-    wal.begin_life(disk)?;
-    Ok((wal, Recovered { mark, entries: replay.entries, hard_state, truncated_tail: torn, life }))
-}
-
-impl Wal {
-    /// Writes the life record and waits until it is durable.
-    fn begin_life(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
-        self.enqueue(Record::Life(self.life), 0);
-        self.step(disk)?;
-        let mut ended = Vec::new();
-        while !self.queue.is_empty() || !self.in_flight.is_empty() {
-            disk.wait()?;
-            disk.completions(&mut ended);
-            for completion in ended.drain(..) {
-                self.on_completion(completion, disk)?;
-            }
-        }
-        self.is_opening = false;
-        Ok(())
-    }
-}
+const _: () = assert!(WINDOW_BYTES > BLOCK && GROUP_FRAME < BLOCK);
 
 /// A segment file, and what its first sector is.
-struct Candidate {
-    segment: Segment,
-    header: HeaderSector,
+pub(super) struct Candidate {
+    pub(super) segment: Segment,
+    pub(super) header: HeaderSector,
 }
 
 /// All segment files of a directory.
-struct Found {
-    files: BTreeMap<u32, Candidate>,
+pub(super) struct Found {
+    pub(super) files: BTreeMap<u32, Candidate>,
 }
 
 impl Found {
-    fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Self, Error> {
+    pub(super) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Self, Error> {
         let mut files = BTreeMap::new();
         for sequence in disk.list(dir)?.iter().filter_map(|name| sequence_of(name)) {
             let path = dir.join(name(sequence));
@@ -138,11 +78,12 @@ impl Found {
     }
 
     /// The newest segment with a header of its own.
-    fn last(&self) -> Option<u32> {
+    pub(super) fn last(&self) -> Option<u32> {
         self.files.keys().rev().copied().find(|sequence| self.header(*sequence).is_some())
     }
 
-    /// Refuses when a file tells that the log went on behind `last`: a reused file holds an older header than the newest.
+    /// Refuses when a file tells that the log went on behind `last`: a reused file holds an older header than the
+    /// newest.
     fn assert_newest(&self, dir: &Path, last: u32, id: u64) -> Result<(), Error> {
         for (sequence, candidate) in &self.files {
             if let HeaderSector::Valid(header, _) = &candidate.header
@@ -184,17 +125,17 @@ impl Found {
 }
 
 /// What was found valid.
-struct Log {
-    id: u64,
-    replay: Replay,
-    segments: VecDeque<Segment>,
-    active: Active,
-    torn: Option<(PathBuf, u64)>,
+pub(super) struct Log {
+    pub(super) id: u64,
+    pub(super) replay: Replay,
+    pub(super) segments: VecDeque<Segment>,
+    pub(super) active: Active,
+    pub(super) torn: Option<(PathBuf, u64)>,
 }
 
 impl Log {
     /// A new log, with its first segment filled and its name durable; nothing of it counts before its first group is.
-    fn create(
+    pub(super) fn create(
         disk: &mut dyn Disk,
         dir: &Path,
         found: Found,
@@ -240,7 +181,7 @@ impl Log {
     }
 
     /// The log whose newest segment is `last`.
-    fn read(
+    pub(super) fn read(
         disk: &mut dyn Disk,
         dir: &Path,
         mut found: Found,
@@ -264,17 +205,22 @@ impl Log {
 }
 
 /// What a log's segments hold, found without changing any.
-struct Scan {
-    id: u64,
-    replay: Replay,
-    segments: VecDeque<Segment>,
-    tail: Tail,
+pub(super) struct Scan {
+    pub(super) id: u64,
+    pub(super) replay: Replay,
+    pub(super) segments: VecDeque<Segment>,
+    pub(super) tail: Tail,
     /// CRC of the last valid frame.
-    chain: u32,
+    pub(super) chain: u32,
 }
 
 impl Scan {
-    fn of(disk: &mut dyn Disk, dir: &Path, found: &Found, (last, known): (u32, Known)) -> Result<Self, Error> {
+    pub(super) fn of(
+        disk: &mut dyn Disk,
+        dir: &Path,
+        found: &Found,
+        (last, known): (u32, Known),
+    ) -> Result<Self, Error> {
         let (newest, _) = found.header(last).expect("`last` has a header");
         found.assert_newest(dir, last, newest.id)?;
         found.assert_unused(disk, dir, last.saturating_add(1), Some(newest.id))?;
@@ -312,36 +258,6 @@ impl Scan {
     }
 }
 
-/// Reads the log in `dir` as [`open`] does, and leaves it as it is.
-pub(super) fn inspect(disk: &mut dyn Disk, dir: &Path) -> Result<Option<Summary>, Error> {
-    let _lock = disk.lock(dir)?;
-    let found = Found::read(disk, dir)?;
-    let Some(last) = found.last() else { return Ok(None) };
-    let Scan { id, replay, segments, tail, .. } =
-        Scan::of(disk, dir, &found, (last, Known { applied: u64::MAX, trimmable: 0 }))?;
-    let part = |segment: &Segment| SegmentSummary {
-        name: name(segment.sequence),
-        bytes: segment.len,
-        used_bytes: if segment.sequence == last { tail.end } else { segment.end },
-    };
-    let in_use = |sequence: &u32| segments.iter().any(|segment| segment.sequence == *sequence);
-    let last_entry = replay.entries.last().map_or(replay.mark, |entry| (entry.index, entry.term));
-    let summary = Summary {
-        id,
-        life: replay.life,
-        mark: replay.mark,
-        last: last_entry,
-        hard_state: replay.hard_state,
-        segments: segments.iter().map(part).collect(),
-        spares: found.files.keys().filter(|sequence| !in_use(sequence)).map(|sequence| name(*sequence)).collect(),
-        torn: tail.torn(dir, last),
-    };
-    for candidate in found.files.values() {
-        disk.close(candidate.segment.file);
-    }
-    Ok(Some(summary))
-}
-
 impl Found {
     /// The segment reading has to begin with: the newest in the run up to `newest` that was begun with nothing live
     /// behind its mark, or behind `trimmable` if that is later; else the oldest of the run.
@@ -376,7 +292,7 @@ fn run(disk: &mut dyn Disk, spares: &mut Spares, op: Op) -> Result<(), Error> {
     disk.wait()?;
     disk.completions(&mut ended);
     assert_eq!(ended.len(), 1, "nothing else is in flight");
-    let failed = if is_sync { crate::disk::FileOp::Sync } else { crate::disk::FileOp::Write };
+    let failed = if is_sync { FileOp::Sync } else { FileOp::Write };
     for completion in ended {
         completion.result.map_err(|source| Error::io(disk.path(file), failed, source))?;
     }
@@ -384,14 +300,14 @@ fn run(disk: &mut dyn Disk, spares: &mut Spares, op: Op) -> Result<(), Error> {
 }
 
 /// The log's state, as the records read so far make it.
-struct Replay {
-    entries: Vec<Entry>,
-    positions: Positions,
-    mark: (u64, u64),
-    hard_state: HardState,
-    life: u32,
+pub(super) struct Replay {
+    pub(super) entries: Vec<Entry>,
+    pub(super) positions: Positions,
+    pub(super) mark: (u64, u64),
+    pub(super) hard_state: HardState,
+    pub(super) life: u32,
     /// Payloads up to this index are let go of as soon as they are checked.
-    passed: u64,
+    pub(super) passed: u64,
 }
 
 impl Replay {
@@ -476,9 +392,9 @@ struct Reader {
 }
 
 /// How the last segment ends.
-struct Tail {
-    end: u32,
-    is_torn: bool,
+pub(super) struct Tail {
+    pub(super) end: u32,
+    pub(super) is_torn: bool,
 }
 
 impl Reader {
@@ -566,9 +482,9 @@ impl Reader {
             found = self.window.frame(disk, segment, at, WINDOW_BYTES)?;
             found = found.filter(|frame| matches!(frame.record, Record::Group(_)));
         }
-        let place = (self.id, segment.sequence, at.offset);
+        let expected = (self.id, segment.sequence, at.offset);
         let found = found.filter(|frame| match &frame.record {
-            Record::Group(group) => (group.id, group.sequence, group.offset) == place,
+            Record::Group(group) => (group.id, group.sequence, group.offset) == expected,
             _ => true,
         });
         Ok(found.map(|frame| (at, frame)))
@@ -576,7 +492,7 @@ impl Reader {
 }
 
 impl Tail {
-    fn torn(&self, dir: &Path, last: u32) -> Option<(PathBuf, u64)> {
+    pub(super) fn torn(&self, dir: &Path, last: u32) -> Option<(PathBuf, u64)> {
         self.is_torn.then(|| (dir.join(name(last)), u64::from(self.end)))
     }
 
@@ -592,99 +508,3 @@ impl Tail {
         Ok(Active { segment, end: self.end, durable_end: self.end, chain, tail, header: None })
     }
 }
-
-/// A valid frame.
-pub(super) struct Frame {
-    record: Record,
-    len: u32,
-    crc: u32,
-}
-
-/// The part of a segment that was read last.
-#[derive(Default)]
-pub(super) struct Window {
-    sequence: u32,
-    start: u32,
-    bytes: Bytes,
-    /// The memory of `bytes`: it is read into again where no payload shares it.
-    memory: Arc<Buffer>,
-}
-
-/// Memory that payloads share.
-struct Shared(Arc<Buffer>);
-
-impl AsRef<[u8]> for Shared {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
-}
-
-impl Window {
-    /// `len` bytes of `segment` at `offset`; `None` beyond its end.
-    fn bytes(
-        &mut self,
-        disk: &mut dyn Disk,
-        segment: &Segment,
-        offset: u32,
-        len: usize,
-        read_bytes: usize,
-    ) -> Result<Option<Bytes>, Error> {
-        let Some(end) = u32::try_from(len).ok().and_then(|len| offset.checked_add(len)) else { return Ok(None) };
-        if end > segment.len {
-            return Ok(None);
-        }
-        let held = usize::try_from(offset.wrapping_sub(self.start)).expect("an offset fits in memory");
-        let is_held = self.sequence == segment.sequence && offset >= self.start && held + len <= self.bytes.len();
-        if !is_held {
-            let start = offset - offset % BODY;
-            let wanted = usize::try_from(end.next_multiple_of(BODY) - start).expect("a segment fits in memory");
-            let rest = usize::try_from(segment.len - start).expect("a segment fits in memory");
-            let before = std::mem::take(self);
-            drop(before.bytes);
-            let mut buf = Arc::into_inner(before.memory).unwrap_or_default();
-            disk.read_blocking(segment.file, start.into(), wanted.max(read_bytes).min(rest), &mut buf)?;
-            let memory = Arc::new(buf);
-            let bytes = Bytes::from_owner(Shared(Arc::clone(&memory)));
-            *self = Self { sequence: segment.sequence, start, bytes, memory };
-        }
-        let held = usize::try_from(offset - self.start).expect("an offset fits in memory");
-        Ok((held + len <= self.bytes.len()).then(|| self.bytes.slice(held..held + len)))
-    }
-
-    /// The frame at `at`, if one is there that chains on.
-    fn frame(
-        &mut self,
-        disk: &mut dyn Disk,
-        segment: &Segment,
-        at: Position,
-        read_bytes: usize,
-    ) -> Result<Option<Frame>, Error> {
-        let Some(head) = self.bytes(disk, segment, at.offset, FRAME, read_bytes)? else { return Ok(None) };
-        let (len, crc) = frame_head(&head).expect("a frame's head was read");
-        let Some(len) = usize::try_from(len).ok().filter(|len| *len > 0) else { return Ok(None) };
-        let Some(frame) = self.bytes(disk, segment, at.offset, FRAME.saturating_add(len), read_bytes)? else {
-            return Ok(None);
-        };
-        if crc != frame_crc(at.chain, &frame[..4], &frame[FRAME..]) {
-            return Ok(None);
-        }
-        let len = u32::try_from(frame.len()).expect("inside a segment");
-        Ok(Record::decode(&frame.slice(FRAME..)).map(|record| Frame { record, len, crc }))
-    }
-
-    /// The entry at `position`, which was durable once.
-    pub(super) fn entry(
-        &mut self,
-        disk: &mut dyn Disk,
-        segment: &Segment,
-        position: Position,
-        read_bytes: usize,
-    ) -> Result<Entry, Error> {
-        match self.frame(disk, segment, position, read_bytes)? {
-            Some(Frame { record: Record::Entry(entry), .. }) => Ok(entry),
-            _ => Err(Error::corrupt(disk.path(segment.file), position.offset.into(), "an entry that was durable")),
-        }
-    }
-}
-
-const _: () = assert!(WINDOW_BYTES > BLOCK && GROUP_FRAME < BLOCK);

@@ -9,17 +9,19 @@
 //! - `next` carries the name of the sequence after the active one, and that sequence only.
 //! - Every file in `pool` has `segment_bytes` and holds nothing that recovery could still need.
 //! - No write of a filling is in flight once `next` is ready.
-//! - A full disk is no failure here, as no record is in a segment that is not ready: a file that cannot be had, filled or
-//!   synced for want of space is given up whole (`is_refused`), and a fresh one is asked for when `retry` says so, or
-//!   when a segment was trimmed. A sync that failed is never asked for again; the file it was for is gone.
+//! - A full disk is no failure here, as no record is in a segment that is not ready: a file that cannot be had, filled
+//!   or synced for want of space is given up whole (`is_refused`), and a fresh one is asked for when `retry` says so,
+//!   or when a segment was trimmed. A sync that failed is never asked for again; the file it was for is gone.
 //!
 //! What a reused file holds is never mistaken: no frame of it chains to the header that it gets.
 
 use std::path::{Path, PathBuf};
 
 use super::record::BODY;
-use crate::Error;
-use crate::disk::{Buffer, Disk, FileId, FileOp, Op, OpenKind, Owner};
+use crate::{
+    Error,
+    disk::{Buffer, Disk, FileId, FileOp, Op, OpenKind, Owner},
+};
 
 /// Bytes of one zero-filling write. Small enough that a commit behind it waits little.
 const FILL_BYTES: u32 = 256 << 10;

@@ -1,18 +1,17 @@
 //! The store under test beside its model, and the pages of its checkpoints.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use engine::extent::{BlockCache, Directory};
-use engine::node::Slot;
-use engine::page::{Kind, seal};
 use engine::{
-    Count, Cursor, Fault, HashKv, KeyRange, Mvcc, Place, PutPlain, RangeEnd, ReadView, Record, Revision, Roots, Sealed,
-    Version, Write,
+    Count, Cursor, Fault, HashKv, KeyRange, Mvcc, Place, PutPlain, RangeEnd, ReadView, Record, Revision, Roots, Sealed, Version,
+    Write,
+    test_support::{BlockCache, Directory, Kind, Slot, seal},
 };
-use rand::Rng;
-use rand::rngs::SmallRng;
+use rand::{Rng, rngs::SmallRng};
 
 /// Everything that ever happened, and what compaction says of it.
 #[derive(Clone, Default)]
@@ -43,7 +42,8 @@ impl Model {
             || (is_newest && !(record.is_tombstone && record.revision.main < self.compact_revision))
     }
 
-    /// etcd's definition, with the keep set spelled out. The hash of a compaction is taken with the compact revision before.
+    /// etcd's definition, with the keep set spelled out. The hash of a compaction is taken with the compact revision
+    /// before.
     fn hash_kv(&self, revision: i64, is_compaction: bool) -> u32 {
         let is_kept = |record: &&Record| !record.is_tombstone || (is_compaction && record.revision.main == revision);
         let newest = self.keys.keys().filter_map(|key| self.newest(key, revision));

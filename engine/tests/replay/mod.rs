@@ -1,17 +1,20 @@
 //! A log of operations that stands for the WAL, and what the store must hold after any prefix of it.
 //!
-//! The model is a reference `Mvcc` that never touches a disk; that it means what etcd means is `model.rs`'s to show. Here a
-//! store that was checkpointed, crashed, reopened and replayed must not be told from it.
+//! The model is a reference `Mvcc` that never touches a disk; that it means what etcd means is `model.rs`'s to show.
+//! Here a store that was checkpointed, crashed, reopened and replayed must not be told from it.
 
-use std::path::Path;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
-use engine::disk::sim::{Random, SimDisk, SimStorage};
-use engine::disk::{Disk, Owner};
-use engine::extent::{BlockCache, Directory};
-use engine::store::Options;
-use engine::{Checkpoint, Error, Fault, KeyRange, Mvcc, Progress, ReadView, Record, Revision, Roots, Store, load_for};
+use engine::{
+    Checkpoint, Error, Fault, KeyRange, Mvcc, Progress, ReadView, Record, Revision, Store,
+    disk::{
+        Disk, Owner,
+        sim::{Random, SimDisk, SimStorage},
+    },
+    load_for,
+    store::Options,
+};
 
 pub(crate) const DIR: &str = "/data";
 
@@ -148,7 +151,7 @@ pub(crate) fn apply(
 
 /// What the store must be after `operations`.
 pub(crate) fn model(operations: &[Operation]) -> Mvcc {
-    let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+    let mut mvcc = Mvcc::in_memory();
     for (index, operation) in (1..).zip(operations) {
         apply(&mut mvcc, index, operation, |_| unreachable!("everything is in memory")).unwrap();
     }

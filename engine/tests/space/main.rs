@@ -1,5 +1,5 @@
-//! Space: files stay near what is live under any traffic, and shrink by themselves when less is live; what anybody can still
-//! read stays, and nothing is asked of writers or readers for it.
+//! Space: files stay near what is live under any traffic, and shrink by themselves when less is live; what anybody can
+//! still read stays, and nothing is asked of writers or readers for it.
 
 #![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
 
@@ -10,8 +10,10 @@ mod replay;
 mod soak;
 
 use bytes::Bytes;
-use engine::disk::sim::{Order, Random, SimStorage};
-use engine::store::Options;
+use engine::{
+    disk::sim::{Order, Random, SimStorage},
+    store::Options,
+};
 use replay::{Change, Member, Operation, model_shown, operations, options, shown};
 
 /// Length of a segment file with `options`.

@@ -1,14 +1,17 @@
-//! Soak: three weeks of virtual time in one store, with its traffic by day and by night, a compaction every five minutes, a crash every
-//! day. What it takes on disk and in memory stays within its bounds on the last day as on the first, and it shows what the model shows.
+//! Soak: three weeks of virtual time in one store, with its traffic by day and by night, a compaction every five
+//! minutes, a crash every day. What it takes on disk and in memory stays within its bounds on the last day as on the
+//! first, and it shows what the model shows.
 
 use std::time::Duration;
 
-use crate::replay::{Change, Member, Operation, apply, options, shown};
 use bytes::Bytes;
-use engine::disk::sim::{Random, SimDisk, SimStorage};
-use engine::extent::{BlockCache, Directory};
-use engine::store::Options;
-use engine::{Mvcc, Roots};
+use engine::{
+    Mvcc,
+    disk::sim::{Random, SimDisk, SimStorage},
+    store::Options,
+};
+
+use crate::replay::{Change, Member, Operation, apply, options, shown};
 
 const DAYS: u64 = 21;
 /// A compaction every five minutes.
@@ -37,12 +40,13 @@ impl Soak {
     fn new(seed: u64) -> Self {
         let storage = SimStorage::new(seed);
         let member = Member::open(&storage, soak_options(), &[], 0).unwrap();
-        let model = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        let model = Mvcc::in_memory();
         let random = Random::new(seed);
         Self { storage, random, member, log: Vec::new(), model, modelled: 0, node_bytes_max: 0 }
     }
 
-    /// What the cluster does in five minutes: status updates of a few keys, leases renewed, events that come, and go at night.
+    /// What the cluster does in five minutes: status updates of a few keys, leases renewed, events that come, and go at
+    /// night.
     fn traffic(&mut self, day: u64, interval: u64) {
         let is_day = (8 * 12..20 * 12).contains(&interval);
         for _ in 0..if is_day { 5 } else { 1 } {

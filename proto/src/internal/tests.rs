@@ -8,10 +8,11 @@ fn header() -> RequestHeader {
 }
 
 fn entry(header: &RequestHeader, kind: Kind, raw: &[u8]) -> Bytes {
-    let mut out = vec![];
-    encode(header, kind, raw, &mut out);
-    assert_eq!(out.len(), encoded_len(header, kind, raw.len()));
-    Bytes::from(out)
+    let encoded = encode(header, kind, raw);
+    assert_eq!(encoded.entry.len(), encoded_len(header, kind, raw.len()));
+    assert_eq!(encoded.request(), raw);
+    assert_eq!(request_id(&encoded.entry), Some(header.id));
+    encoded.entry
 }
 
 fn unhex(hex: &str) -> Bytes {
@@ -86,7 +87,9 @@ fn entry_equals_what_etcd_writes() {
 fn old_form_of_the_id_is_read() {
     let grant = Request::LeaseGrant(pb::LeaseGrantRequest { ttl: 60, id: 5 });
     let header = RequestHeader { id: 9, ..Default::default() };
-    assert_eq!(decode(unhex("08094204083c1005")), Ok((header, grant)));
+    let entry = unhex("08094204083c1005");
+    assert_eq!(request_id(&entry), Some(9));
+    assert_eq!(decode(entry), Ok((header, grant)));
 }
 
 #[test]
@@ -140,4 +143,81 @@ fn damaged_entry_never_decodes_to_another_request() {
     assert_eq!(decode(Bytes::from_static(b"\x25\x00")), Err(Error::Damaged { field: 4 }));
     let bad_key = entry(&header(), Kind::Put, b"\x0a\x05k");
     assert!(matches!(decode(bad_key), Err(Error::Malformed(_))));
+}
+
+#[test]
+fn an_entry_is_made_in_one_piece_and_its_request_lies_in_it() {
+    for kind in [Kind::Put, Kind::AuthRoleAdd] {
+        let encoded = encode(&header(), kind, b"\x0a\x01k");
+        let memory = encoded.entry.as_ptr_range();
+        let request = encoded.request();
+        assert!(memory.contains(&request.as_ptr()) && request == &b"\x0a\x01k"[..]);
+        let Ok((_, known)) = decode(encoded.entry.clone()) else { panic!("it was just encoded") };
+        assert_eq!(Request::decode(kind, request), Ok(known));
+        // Bytes keep the vector that they are made from, if it has no room to spare.
+        assert_eq!(Vec::from(encoded.entry).capacity(), encoded_len(&header(), kind, 3));
+    }
+}
+
+/// xorshift64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 % bound as u64).unwrap()
+    }
+
+    /// One field of an entry: an id in its old place, a header, a request, or something unknown.
+    fn field(&mut self) -> Vec<u8> {
+        let mut field = Vec::new();
+        match self.below(8) {
+            0 => prost::encoding::uint64::encode(1, &(self.below(3) as u64), &mut field),
+            1 => prost::encoding::uint64::encode(7000, &self.0, &mut field),
+            2..5 => {
+                let username = ["", "root"][self.below(2)].to_owned();
+                let header = RequestHeader { id: self.0 >> self.below(64), username, auth_revision: 3 };
+                let mut header = header.encode_to_vec();
+                match self.below(4) {
+                    0 => header.extend_from_slice(&[0x08, 5]),
+                    // A group that nobody knows.
+                    1 => header.extend_from_slice(&[0x7b, 0x7c]),
+                    _ => {}
+                }
+                prost::encoding::bytes::encode(100, &header, &mut field);
+            }
+            _ => prost::encoding::bytes::encode([3, 4, 11, 1000][self.below(4)], &Vec::new(), &mut field),
+        }
+        field
+    }
+}
+
+#[test]
+fn the_id_of_an_entry_is_that_of_its_decoded_header() {
+    let mut random = Random(0x9e37_79b9_7f4a_7c15);
+    let (mut whole, mut old) = (0, 0);
+    for _ in 0..50_000 {
+        let mut entry: Vec<u8> = (0..1 + random.below(4)).flat_map(|_| random.field()).collect();
+        if random.below(3) == 0 {
+            let at = random.below(entry.len());
+            match random.below(3) {
+                0 => entry[at] = u8::try_from(random.below(256)).unwrap(),
+                1 => entry.truncate(at),
+                _ => entry.insert(at, u8::try_from(random.below(256)).unwrap()),
+            }
+        }
+        let id = request_id(&entry);
+        match decode(Bytes::from(entry.clone())) {
+            Ok((header, _)) => {
+                assert_eq!(id, Some(header.id), "{entry:x?}");
+                whole += 1;
+                old += usize::from(fields(&entry).any(|field| matches!(field, Ok((1, Value::Varint(1..))))));
+            }
+            Err(Error::NoHeader) => assert_eq!(id, None, "{entry:x?}"),
+            Err(_) => {}
+        }
+    }
+    assert!(whole > 5000 && old > 500, "{whole} decoded, {old} with the id in its old place");
 }

@@ -2,26 +2,37 @@
 //!
 //! The service `orlop.v1.Insight`: what this member stores and does, for `orlop top` and for scripts.
 //!
-//! Reads published state and this core's view; asks no other core and changes nothing. Answers are bounded by the limits here.
+//! Reads published state and views; asks no other core and changes nothing. Answers are bounded by the limits here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
+use engine::{KeyRange, RangeEnd, ReadView, Usage};
 use proto::orlop::{
     HotItem, MethodCount, PhaseTime, PrefixUsage, SlowRequest, TopRequest, TopResponse, UsageRequest, UsageResponse,
 };
 
-use super::{
-    hot::{self, Hot},
-    slow::Slow,
-    trace::PHASES,
-    usage::{self, Row},
-};
+use super::desk::{Consistency, Desk};
 use crate::{
-    core::Core,
     error::{Code, Error},
-    metrics::{counters::Count, process},
-    wire::{grpc::framed, method::Method},
+    insight::{
+        hot::{self, Hot},
+        slow::Slow,
+        trace::PHASES,
+        usage::{CHILDREN_MAX, DESCENT_MAX, Row, STEPS_MAX, below, child_of, first_key, less},
+    },
+    method::Method,
+    metrics::{
+        counters::{CODE_NAMES, Count, Counters},
+        process,
+    },
+    protobuf::framed,
 };
 
 /// Prefixes of one request.
@@ -39,18 +50,17 @@ fn prefix_usage(row: Row) -> PrefixUsage {
 /// Answers Usage.
 ///
 /// **Errors** too many prefixes; damaged data.
-pub async fn usage(core: &Core, request: UsageRequest) -> Result<Bytes, Error> {
+pub(super) async fn usage(desk: &Desk, request: UsageRequest) -> Result<Bytes, Error> {
     if request.prefixes.len() > PREFIXES_MAX {
         return Err(Error::TooManyPrefixes);
     }
-    core.read_index()?;
-    let view = core.view();
+    let view = desk.view(Consistency::Linearizable).await?;
     let mut usages = Vec::new();
     for prefix in request.prefixes {
         if request.children {
-            usages.extend(usage::children(core, &view, prefix).await?);
+            usages.extend(children(desk, &view, prefix).await?);
         } else {
-            usages.push(usage::of(core, &view, prefix).await?);
+            usages.push(of(desk, &view, prefix).await?);
         }
     }
     let usages = usages.into_iter().map(prefix_usage).collect();
@@ -79,32 +89,32 @@ fn full_name(method: Method) -> String {
     format!("{}/{}", method.service(), method.name())
 }
 
-fn sum(core: &Core, pick: impl Fn(&crate::metrics::counters::Counters) -> &Count) -> u64 {
-    core.shared.counters.iter().fold(0, |sum, counters| sum.wrapping_add(pick(counters).get()))
+fn sum(desk: &Desk, pick: impl Fn(&Counters) -> &Count) -> u64 {
+    desk.registry.connections.iter().fold(0, |sum, counters| sum.wrapping_add(pick(counters).get()))
 }
 
-fn methods(core: &Core) -> Vec<MethodCount> {
+fn methods(desk: &Desk) -> Vec<MethodCount> {
     let count = |method: &Method| {
-        let by_code = |code: usize| sum(core, |counters| &counters.methods[*method as usize].handled[code]);
-        let handled = (0..crate::metrics::counters::CODE_NAMES.len()).map(by_code).sum();
+        let by_code = |code: usize| sum(desk, |counters| &counters.methods[*method as usize].handled[code]);
+        let handled = (0..CODE_NAMES.len()).map(by_code).sum();
         let failed = handled - by_code(Code::Ok as usize);
         MethodCount { method: full_name(*method), handled, failed }
     };
     Method::ALL.iter().map(count).filter(|method| method.handled > 0).collect()
 }
 
-fn phases(core: &Core) -> Vec<PhaseTime> {
+fn phases(desk: &Desk) -> Vec<PhaseTime> {
     let of = |(position, phase): (usize, &&str)| PhaseTime {
         phase: (*phase).to_owned(),
-        seconds: Duration::from_nanos(sum(core, |counters| &counters.phases[position])).as_secs_f64(),
-        slow_requests: sum(core, |counters| &counters.slow[position]),
+        seconds: Duration::from_nanos(sum(desk, |counters| &counters.phases[position])).as_secs_f64(),
+        slow_requests: sum(desk, |counters| &counters.slow[position]),
     };
     PHASES.iter().enumerate().map(of).collect()
 }
 
 /// The slow requests of all cores, newest first.
-fn slow(core: &Core, limit: usize) -> Vec<SlowRequest> {
-    let lists: Vec<_> = core.shared.slow.iter().map(|ring| ring.list()).collect();
+fn slow(desk: &Desk, limit: usize) -> Vec<SlowRequest> {
+    let lists: Vec<_> = desk.board.slow.iter().map(|ring| ring.list()).collect();
     let mut all: Vec<&Arc<Slow>> = lists.iter().flat_map(|list| list.iter()).collect();
     all.sort_by_key(|slow| std::cmp::Reverse(slow.at_unix_us));
     all.into_iter().take(limit).map(|slow| slow_request(slow)).collect()
@@ -113,20 +123,20 @@ fn slow(core: &Core, limit: usize) -> Vec<SlowRequest> {
 /// Answers Top.
 ///
 /// **Errors** damaged data.
-pub async fn top(core: &Core, request: TopRequest) -> Result<Bytes, Error> {
+pub(super) async fn top(desk: &Desk, request: TopRequest) -> Result<Bytes, Error> {
     let limit = match usize::try_from(request.limit).unwrap_or(usize::MAX) {
         0 => ROWS,
         limit => limit.min(ROWS_MAX),
     };
-    let view = core.view();
-    let mut usage = usage::children(core, &view, Bytes::new()).await?;
+    let view = desk.published();
+    let mut usage = children(desk, &view, Bytes::new()).await?;
     usage.sort_by_key(|row| std::cmp::Reverse(row.usage.live_bytes));
     usage.truncate(limit);
-    let now = core.clock.now();
-    let (hot_keys, hot_prefixes) = hot::hottest(&core.shared.heat_now(), now, limit);
-    let shared = &core.shared;
-    let load = |value: &std::sync::atomic::AtomicU64| value.load(std::sync::atomic::Ordering::Acquire);
-    let open = shared.connections.iter().map(|count| count.load(std::sync::atomic::Ordering::Relaxed) as u64);
+    let now = desk.clock.now();
+    let (hot_keys, hot_prefixes) = hot::hottest(&desk.board.heat_now(), now, limit);
+    let shared = &desk.shared;
+    let load = |value: &AtomicU64| value.load(Ordering::Acquire);
+    let open = shared.connections.iter().map(|count| count.load(Ordering::Relaxed) as u64);
     let cluster = shared.cluster.load();
     let own = cluster.members.iter().find(|member| member.id == shared.identity.member_id);
     Ok(framed(&TopResponse {
@@ -139,13 +149,74 @@ pub async fn top(core: &Core, request: TopRequest) -> Result<Bytes, Error> {
         in_use_bytes: load(&shared.sizes.in_use),
         resident_bytes: process::resident_bytes().unwrap_or(0),
         connections: open.sum(),
-        watchers: sum(core, |counters| &counters.watchers),
+        watchers: sum(desk, |counters| &counters.watchers),
         is_leader: load(&shared.raft.leader) == shared.identity.member_id,
-        methods: methods(core),
-        phases: phases(core),
+        methods: methods(desk),
+        phases: phases(desk),
         hot_keys: hot_keys.into_iter().map(hot_item).collect(),
         hot_prefixes: hot_prefixes.into_iter().map(hot_item).collect(),
-        slow: slow(core, limit),
+        slow: slow(desk, limit),
         usage: usage.into_iter().map(prefix_usage).collect(),
     }))
+}
+
+/// What `prefix` takes up.
+///
+/// **Errors** damaged data.
+async fn of(desk: &Desk, view: &ReadView, prefix: Bytes) -> Result<Row, Error> {
+    let range = below(&prefix);
+    let usage = desk.step_through(view, |view, _| view.usage(&range).map(Some)).await?;
+    Ok(Row { prefix, usage, is_rest: false })
+}
+
+/// What the children of `prefix` take up, and last what is left. An only child's children are told instead of it.
+///
+/// **Errors** damaged data.
+pub async fn children(desk: &Desk, view: &ReadView, mut prefix: Bytes) -> Result<Vec<Row>, Error> {
+    let mut rests = Vec::new();
+    for depth in 1.. {
+        let whole = of(desk, view, prefix).await?;
+        let mut rows = level(desk, view, &whole).await?;
+        let rest = rows.pop_if(|row| row.is_rest);
+        if let [only] = rows.as_slice()
+            && depth < DESCENT_MAX
+        {
+            rests.extend(rest);
+            prefix = only.prefix.clone();
+            continue;
+        }
+        rows.extend(rest);
+        rows.extend(rests.into_iter().rev());
+        return Ok(rows);
+    }
+    unreachable!("the descent ends")
+}
+
+async fn level(desk: &Desk, view: &ReadView, whole: &Row) -> Result<Vec<Row>, Error> {
+    let all = below(&whole.prefix);
+    let mut rows = Vec::new();
+    let mut rest = whole.usage;
+    let mut from = whole.prefix.clone();
+    for _ in 0..STEPS_MAX {
+        let range = KeyRange { start: from, end: all.end.clone() };
+        let Some(key) = desk.step_through(view, |view, _| first_key(view, &range).map(Some)).await? else { break };
+        let Some(child) = child_of(&whole.prefix, &key) else {
+            // A key without a child of its own: it is part of the rest, and the next one comes right behind it.
+            from = [&key[..], &[0]].concat().into();
+            continue;
+        };
+        if rows.len() == CHILDREN_MAX {
+            break;
+        }
+        let row = of(desk, view, child).await?;
+        rest = less(rest, row.usage);
+        let end = below(&row.prefix).end;
+        rows.push(row);
+        let RangeEnd::Before(end) = end else { break };
+        from = end;
+    }
+    if rest != Usage::default() {
+        rows.push(Row { prefix: whole.prefix.clone(), usage: rest, is_rest: true });
+    }
+    Ok(rows)
 }

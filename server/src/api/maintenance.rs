@@ -1,53 +1,41 @@
 //! Runs on: connection core.
 //!
-//! Maintenance, Cluster and health, as far as they read published state.
-//! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/{maintenance,member,health}.go`.
+//! The Maintenance service but for Snapshot: what reads published state, hashes, alarms, and the wish for space.
+//! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go`.
 
-use std::{rc::Rc, sync::atomic::Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use h2::server::SendResponse;
-use proto::{etcdserverpb as pb, health};
+use proto::etcdserverpb as pb;
 
+use super::desk::{Desk, Draft};
 use crate::{
-    core::Core,
-    error::{Code, Error, Status},
-    kv::range,
-    quota, rpc,
-    wire::{
-        grpc::{Messages, framed},
-        method::Method,
+    apply::{
+        message::{Answer, ToApply},
+        outcome::Outcome,
     },
+    error::Error,
+    kv::range::read_at,
+    protobuf::framed,
+    quota::Purpose,
+    shared::alarm_text,
 };
 
 /// HashKV of no records: the CRC-32C of the name of etcd's bucket, `key`.
 const EMPTY_HASH: u32 = 1_084_519_789;
 
-/// Answers MemberList; its header has no revision, as etcd's.
-pub fn member_list(core: &Core) -> pb::MemberListResponse {
-    let cluster = core.shared.cluster.load();
-    let members = cluster.members.iter().map(|member| pb::Member {
-        id: member.id,
-        name: member.name.clone(),
-        peer_ur_ls: member.peer_urls.clone(),
-        client_ur_ls: member.client_urls.clone(),
-        is_learner: member.is_learner,
-    });
-    pb::MemberListResponse { header: Some(core.header(0)), members: members.collect() }
-}
-
 /// Answers Status.
-pub fn status(core: &Core) -> pb::StatusResponse {
-    let shared = &core.shared;
-    let load = |value: &std::sync::atomic::AtomicU64| value.load(Ordering::Acquire);
+pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
+    let shared = &desk.shared;
+    let load = |value: &AtomicU64| value.load(Ordering::Acquire);
     let signed = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
     let leader = load(&shared.raft.leader);
     let mut errors = Vec::new();
     if leader == 0 {
         errors.push(Error::NoLeader.to_string());
     }
-    for (member, alarm) in core.alarms() {
-        errors.push(quota::alarm_text(member, alarm));
+    for (member, alarm) in desk.shared.cluster.load().alarms.keys().copied() {
+        errors.push(alarm_text(member, alarm));
     }
     if shared.is_disk_full.load(Ordering::Acquire) {
         errors.push("no space left on device".to_owned());
@@ -57,7 +45,7 @@ pub fn status(core: &Core) -> pb::StatusResponse {
     // And what is in use before what is allocated.
     let in_use = load(&shared.sizes.in_use);
     pb::StatusResponse {
-        header: Some(core.header(core.view().revision())),
+        header: Some(desk.header(desk.published().revision())),
         version: crate::ETCD_VERSION.to_owned(),
         db_size: signed(load(&shared.sizes.allocated)).max(1),
         db_size_in_use: signed(in_use),
@@ -73,35 +61,35 @@ pub fn status(core: &Core) -> pb::StatusResponse {
     }
 }
 
-async fn hash_at(core: &Core, revision: i64) -> Result<(u32, i64, i64), Error> {
+async fn hash_at(desk: &Desk, revision: i64) -> Result<(u32, i64, i64), Error> {
     let (mut hash, at, floor) = loop {
-        let view = core.view();
+        let view = desk.published();
         let at = if revision == 0 { view.revision() } else { revision };
         if at < 0 {
             // etcd takes it as it is and finds no record below it.
             return Ok((EMPTY_HASH, view.compact_revision(), at));
         }
-        range::read_at(&view, at)?;
+        read_at(&view, at)?;
         // The hash is taken with this view's compact revision, so what that shows has to stay.
-        match core.hold(view.compact_revision().max(0)) {
+        match desk.hold(view.compact_revision().max(0)) {
             // Compacted that very moment; maybe not as far as the revision asked for.
             Err(Error::Compacted) => {}
             floor => break (view.hash_kv(at), at, floor?),
         }
     };
     let (hash, compact_revision) =
-        core.step_along(&floor, |view, budget| hash.step(view, budget).map_err(|fault| [fault])).await?;
+        desk.step_along(&floor, |view, budget| hash.step(view, budget).map_err(|fault| [fault])).await?;
     Ok((hash, compact_revision, at))
 }
 
 /// Answers HashKV.
 ///
 /// **Errors** a compacted or a future revision.
-pub async fn hash_kv(core: &Core, request: pb::HashKvRequest) -> Result<Bytes, Error> {
-    let began = core.clock.now();
-    let (hash, compact_revision, hash_revision) = hash_at(core, request.revision).await?;
-    core.counters.hash_kv.observe_time(core.clock.now() - began);
-    let header = Some(core.header(core.view().revision()));
+pub(super) async fn hash_kv(desk: &Desk, request: pb::HashKvRequest) -> Result<Bytes, Error> {
+    let began = desk.clock.now();
+    let (hash, compact_revision, hash_revision) = hash_at(desk, request.revision).await?;
+    desk.counters.hash_kv.observe_time(desk.clock.now() - began);
+    let header = Some(desk.header(desk.published().revision()));
     Ok(framed(&pb::HashKvResponse { header, hash, compact_revision, hash_revision }))
 }
 
@@ -109,53 +97,37 @@ pub async fn hash_kv(core: &Core, request: pb::HashKvRequest) -> Result<Bytes, E
 /// of different storage by nature; nothing compares it.
 ///
 /// **Errors** damaged data.
-pub async fn hash(core: &Core) -> Result<Bytes, Error> {
-    let began = core.clock.now();
-    let (hash, _, _) = hash_at(core, 0).await?;
-    core.counters.hash.observe_time(core.clock.now() - began);
-    Ok(framed(&pb::HashResponse { header: Some(core.header(core.view().revision())), hash }))
+pub(super) async fn hash(desk: &Desk) -> Result<Bytes, Error> {
+    let began = desk.clock.now();
+    let (hash, _, _) = hash_at(desk, 0).await?;
+    desk.counters.hash.observe_time(desk.clock.now() - began);
+    Ok(framed(&pb::HashResponse { header: Some(desk.header(desk.published().revision())), hash }))
 }
 
-/// Answers health Check: the server as a whole serves once it answers at all.
+/// Answers Alarm: listed, raised and taken back through the log.
 ///
-/// **Errors** a service that is not tracked.
-pub fn health_check(request: health::HealthCheckRequest) -> Result<Bytes, Error> {
-    if !request.service.is_empty() {
-        return Err(Error::UnknownService);
-    }
-    let status = health::health_check_response::ServingStatus::Serving as i32;
-    Ok(framed(&health::HealthCheckResponse { status }))
+/// **Errors** too many alarms; those of proposing.
+pub(super) async fn alarm(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
+    let outcome = desk.propose(draft, Purpose::Other).await?;
+    let Outcome::Alarm { revision, alarms } = outcome else { unreachable!("alarms were asked for, not {outcome:?}") };
+    let alarms = alarms.into_iter().map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm }).collect();
+    Ok(framed(&pb::AlarmResponse { header: Some(desk.header(revision)), alarms }))
 }
 
-/// Answers health List: the server as a whole is the one service that is tracked, under the empty name.
-pub fn health_list() -> health::HealthListResponse {
-    let status = health::health_check_response::ServingStatus::Serving as i32;
-    let whole = (String::new(), health::HealthCheckResponse { status });
-    health::HealthListResponse { statuses: [whole].into() }
-}
-
-/// Serves health Watch: the state now, and nothing more until the client leaves, as it never changes.
-pub async fn health_watch(core: Rc<Core>, mut messages: Messages, reply: SendResponse<Bytes>) {
-    let Some(mut sender) = rpc::start(reply) else { return };
-    let request = match messages.next().await {
-        Ok(Some(body)) => rpc::decode::<health::HealthCheckRequest>(body),
-        Ok(None) => Err(Error::Undecodable("unexpected EOF".into())),
-        Err(error) => Err(error),
+/// Answers Defragment: has space given back, and waits until that is done.
+///
+/// **Errors** as [`Desk::ask`].
+pub(super) async fn defragment(desk: &Desk) -> Result<Bytes, Error> {
+    let run = match desk.ask(|reply| ToApply::Defragment { reply }).await? {
+        Answer::Defragmenting(run) => run,
+        other => unreachable!("the request is answered by its run, not {other:?}"),
     };
-    let result = match request {
-        Ok(request) => {
-            use health::health_check_response::ServingStatus;
-            let known = request.service.is_empty();
-            let status = if known { ServingStatus::Serving } else { ServingStatus::ServiceUnknown } as i32;
-            let sent = sender.send(framed(&health::HealthCheckResponse { status })).await;
-            if sent.is_ok() {
-                sender.closed().await;
-            }
-            Err(Error::WatchCanceled)
+    // However long it takes: only the client gives up.
+    loop {
+        match desk.ask(|reply| ToApply::AwaitDefragment { reply, run }).await {
+            Ok(_) => return Ok(framed(&pb::DefragmentResponse { header: None })),
+            Err(Error::Timeout) => {}
+            Err(error) => return Err(error),
         }
-        Err(error) => Err::<(), _>(error),
-    };
-    let status = result.err().map(Status::from);
-    core.counters.handled(Method::HealthWatch, status.as_ref().map_or(Code::Ok, |status| status.code));
-    rpc::drop_gone(sender.finish(status.as_ref()));
+    }
 }

@@ -1,230 +1,179 @@
 //! Runs on: connection core.
 //!
-//! One stream in, one answer out: the one place every gRPC request passes, for its limits, its accounting and (with the
-//! users' issue) its authorisation.
+//! etcd's API: the one door that every call comes through, and the rooms behind it where calls are answered.
 //!
-//! Knows the shapes of calls (unary, server stream, bidi) and who handles which method; handlers get decoded requests
-//! and know nothing of HTTP/2.
+//! - `call`: the door: what brings calls and takes answers away
+//! - `request`: the requests of unary calls, decoded
+//! - `admit`: what every call and message passes: limits, counters, permission
+//! - `body`: what a unary call is answered with
+//! - `told`: what is said of a unary call at its end
+//! - `desk`: what a core has at hand to answer
+//! - `watchers`: the watchers of a core
+//! - `quota`: refuses what does not fit, and raises the alarm
+//! - `range/`, `put`, `txn`, `compact`: the KV service
+//! - `watch`, `lease`, `cluster`, `maintenance`, `snapshot`, `health`, `insight`: the other services
+//!
+//! Invariants:
+//! - A handler gets decoded requests and ways to answer. It knows no HTTP, no socket, and not how a call came.
+//! - Nothing here changes keys, leases, alarms or members: that is proposed, and apply does it.
 
-use std::rc::Rc;
+use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
 
 use bytes::Bytes;
-use h2::{RecvStream, server::SendResponse};
-use http::Request;
-use prost::Message;
-use proto::{
-    etcdserverpb as pb, health,
-    internal::{self, Kind},
-    txn,
-};
+use proto::internal;
 
+use self::{
+    admit::{Inbound, Outbound},
+    body::Body,
+    call::{Call, Caller, Head, Reply, Requests},
+    desk::{Desk, Draft},
+    request::{Rare, Request},
+};
 use crate::{
-    backup,
-    core::Core,
     error::{Code, Error, Status},
-    insight::{
-        service,
-        slow::{self, Call, Origin},
-        trace::{Trace, traced},
-    },
-    kv::{self, range::Reply},
-    lease_rpc, maintenance,
-    quota::{self, Purpose},
-    watch_rpc,
-    wire::{
-        grpc::{self, Messages, Sender, framed},
-        method::{self, Flow, Method},
-    },
+    insight::trace::{Trace, traced},
+    method::{Flow, Method},
+    protobuf::framed,
 };
 
-/// Serves one stream from its head to its last byte.
-pub async fn serve(core: Rc<Core>, origin: Origin, request: Request<RecvStream>, reply: SendResponse<Bytes>) {
-    let Some(method) = Method::at(request.uri().path()) else {
-        let text = method::unknown(request.uri().path());
-        return drop_gone(grpc::refuse(reply, &Error::UnknownMethod(text).into()));
+mod admit;
+mod body;
+pub mod call;
+mod cluster;
+mod compact;
+pub mod desk;
+mod health;
+pub mod insight;
+mod lease;
+mod maintenance;
+mod put;
+mod quota;
+pub mod range;
+mod request;
+mod snapshot;
+mod told;
+mod txn;
+pub mod watch;
+#[cfg(test)]
+mod tests;
+pub mod watchers;
+
+/// Lets a call of `method` in.
+///
+/// **Errors** it is refused, and over.
+pub fn open(desk: &Desk, method: Method, head: &Head<'_>, caller: Caller) -> Result<Call, Status> {
+    let call = Call { method, caller };
+    admit::begin(desk, &call, head)?;
+    Ok(call)
+}
+
+/// Serves a call that was let in, to its end.
+pub async fn serve<Q: Requests, P: Reply>(desk: Rc<Desk>, call: Call, requests: Q, reply: P) {
+    if call.method.flow() == Flow::Unary {
+        return unary(&desk, &call, requests, reply).await;
+    }
+    // Boxed: a task is as large as the largest future in it, and is moved when it is made. Unary calls are most of all.
+    Box::pin(stream(&desk, &call, requests, reply)).await;
+    if desk.board.settings.is_extensive {
+        desk.counters.latencies.handling[call.method as usize].observe(desk.since(call.caller.began));
+    }
+}
+
+async fn unary<Q: Requests, P: Reply>(desk: &Rc<Desk>, call: &Call, mut requests: Q, mut reply: P) {
+    let body = match requests.next().await {
+        Ok(Some(body)) => body,
+        Ok(None) => return refuse(desk, call, Error::Undecodable("unexpected EOF".into()), reply),
+        Err(error) => return refuse(desk, call, error, reply),
     };
-    core.counters.started(method);
-    if let Err(error) = admit(&core, method, &request) {
-        let status = Status::from(error);
-        core.counters.handled(method, status.code);
-        return drop_gone(grpc::refuse(reply, &status));
-    }
-    let messages = Messages::new(request.into_body(), core.shared.limits.receive_bytes_max);
-    if method.flow() == Flow::Unary {
-        return serve_unary(core, method, origin, messages, reply).await;
-    }
-    // Boxed: a task is as large as the largest future in it, and is moved when it is made. The unary ones are most of all.
-    Box::pin(serve_stream(Rc::clone(&core), method, messages, reply)).await;
-    if core.shared.insight.is_extensive {
-        core.counters.latencies.handling[method as usize].observe(core.clock.now().saturating_sub(origin.began));
-    }
-}
-
-/// Answers that find their client gone are dropped: nobody is left to be told.
-pub fn drop_gone(sent: Result<(), h2::Error>) {
-    if let Err(error) = sent {
-        tracing::debug!(%error, "client went away before its answer");
-    }
-}
-
-/// What every call must satisfy, whatever it asks.
-fn admit(core: &Core, method: Method, request: &Request<RecvStream>) -> Result<(), Error> {
-    let headers = request.headers();
-    let version = headers.get("client-api-version").map(|version| version.as_bytes());
-    if version.is_some_and(|version| std::str::from_utf8(version).is_err()) {
-        return Err(Error::InvalidClientApiVersion);
-    }
-    core.counters.requested(method, version);
-    if !method.is_served() {
-        return Err(Error::NotImplemented(method.name()));
-    }
-    let wants_leader = headers.get("hasleader").is_some_and(|value| value.as_bytes() == b"true");
-    if wants_leader && !core.has_leader() {
-        return Err(Error::NoLeader);
-    }
-    Ok(())
-}
-
-async fn serve_stream(core: Rc<Core>, method: Method, messages: Messages, reply: SendResponse<Bytes>) {
-    match method {
-        Method::Watch => watch_rpc::serve(core, messages, reply).await,
-        Method::LeaseKeepAlive => lease_rpc::keep_alive(core, messages, reply).await,
-        Method::RangeStream => kv::stream::serve(core, messages, reply).await,
-        Method::Snapshot => backup::stream::serve(core, messages, reply).await,
-        Method::HealthWatch => maintenance::health_watch(core, messages, reply).await,
-        _ => unreachable!("a method that is not served was refused before"),
-    }
-}
-
-async fn serve_unary(
-    core: Rc<Core>,
-    method: Method,
-    origin: Origin,
-    mut messages: Messages,
-    mut reply: SendResponse<Bytes>,
-) {
-    let body = match messages.next().await {
-        Ok(Some(body)) => Ok(body),
-        Ok(None) => Err(Error::Undecodable("unexpected EOF".into())),
-        Err(error) => Err(error),
-    };
-    let (result, trace, body) = match body {
-        Ok(body) => {
-            core.counters.received(method, body.len());
-            tokio::select! {
-                biased;
-                (result, trace) = traced(&core.current, unary(&core, method, body.clone())) => (result, trace, body),
-                _ = std::future::poll_fn(|cx| reply.poll_reset(cx)) => {
-                    core.counters.handled(method, Code::Canceled);
-                    return;
-                }
-            }
-        }
-        Err(error) => (Err(error), Trace::default(), Bytes::new()),
-    };
-    slow::ended(&core, &Call { method, origin, body }, &trace, &result);
+    drop(requests);
+    desk.counters.received(call.method, body.len());
+    let mut work = pin!(traced(&desk.current, answer(desk, call, body.clone())));
+    let ended = poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending => reply.poll_left(cx).map(|()| None),
+    });
+    let Some((result, trace)) = ended.await else { return admit::left(desk, call.method) };
+    told::ended(desk, call, &body, &trace, result.as_ref().map(Body::message_len));
     match result {
-        Ok(Reply::Whole(message)) => {
-            core.counters.handled(method, Code::Ok);
-            core.counters.sent(method, message.len());
-            drop_gone(grpc::respond(reply, message));
+        Ok(Body::Whole(message)) => {
+            desk.counters.handled(call.method, Code::Ok);
+            desk.counters.sent(call.method, message.len());
+            reply.answer(message);
         }
-        Ok(Reply::Large(large)) => {
-            core.counters.sent(method, large.framed_len());
-            let sent = Box::pin(large.send(&core, reply)).await;
-            core.counters.handled(method, sent.map_or_else(|error| Status::from(error).code, |()| Code::Ok));
+        Ok(Body::Large(large)) => {
+            desk.counters.sent(call.method, large.framed_len());
+            let sent = Box::pin(large.send(desk, reply)).await;
+            desk.counters.handled(call.method, sent.map_or_else(|error| Status::from(error).code, |()| Code::Ok));
         }
-        Err(error) => {
-            let status = Status::from(error);
-            core.counters.handled(method, status.code);
-            drop_gone(grpc::refuse(reply, &status));
-        }
+        Err(error) => fail(desk, call, error, reply),
     }
 }
 
-/// Decodes a request.
-///
-/// **Errors** bytes that are not this message.
-pub fn decode<M: Message + Default>(body: Bytes) -> Result<M, Error> {
-    M::decode(body).map_err(|error| Error::Undecodable(error.to_string()))
+/// Ends a unary call whose message could not be read.
+#[cold]
+fn refuse(desk: &Desk, call: &Call, error: Error, reply: impl Reply) {
+    told::ended(desk, call, &Bytes::new(), &Trace::default(), Err(&error));
+    fail(desk, call, error, reply);
 }
 
-/// Decodes a txn, however deep within etcd's bound.
-///
-/// **Errors** as [`decode`]; one that is nested too deep.
-pub fn decode_txn(body: Bytes) -> Result<pb::TxnRequest, Error> {
-    txn::decode(body).map_err(|error| match error {
-        internal::Error::Malformed(error) => Error::Undecodable(error.to_string()),
-        error => Error::Undecodable(error.to_string()),
-    })
+fn fail(desk: &Desk, call: &Call, error: Error, reply: impl Reply) {
+    let status = Status::from(error);
+    desk.counters.handled(call.method, status.code);
+    reply.refuse(&status);
 }
 
-async fn unary(core: &Core, method: Method, body: Bytes) -> Result<Reply, Error> {
-    match method {
-        Method::Range => kv::range::serve(core, decode(body)?).await,
-        _ => whole(core, method, body).await.map(Reply::Whole),
+/// Decodes and answers the message of a unary call. The frequent ones are answered in place; the others in a box of their own, so that the
+/// future of a frequent call is small.
+async fn answer(desk: &Desk, call: &Call, body: Bytes) -> Result<Body, Error> {
+    match admit::request(desk, call, body)? {
+        Request::Draft(draft) if matches!(draft.request(), internal::Request::Put(_)) => {
+            put::put(desk, draft).await.map(Body::Whole)
+        }
+        Request::Draft(draft) => Box::pin(proposed(desk, draft)).await.map(Body::Whole),
+        Request::Range(request) => range::serve(desk, request).await,
+        Request::Rare(rare) => Box::pin(rarely(desk, *rare)).await.map(Body::Whole),
     }
 }
 
-async fn whole(core: &Core, method: Method, body: Bytes) -> Result<Bytes, Error> {
-    match method {
-        Method::Put => {
-            let request: pb::PutRequest = decode(body.clone())?;
-            quota::admit(core, quota::put_cost(&request)).await?;
-            kv::check::put(&request)?;
-            core.propose(Kind::Put, &body, Purpose::Grow).await?.framed()
-        }
-        Method::Txn => Box::pin(kv::txn::serve(core, body)).await,
-        Method::DeleteRange => {
-            kv::check::delete(&decode(body.clone())?)?;
-            core.propose(Kind::DeleteRange, &body, Purpose::Other).await?.framed()
-        }
-        Method::Compact => {
-            let request: pb::CompactionRequest = decode(body.clone())?;
-            let answer = core.propose(Kind::Compaction, &body, Purpose::Other).await?;
-            if request.physical {
-                core.swept(request.revision).await?;
-            }
-            answer.framed()
-        }
-        Method::LeaseGrant => Box::pin(lease_rpc::grant(core, decode(body)?)).await,
-        Method::LeaseRevoke => {
-            decode::<pb::LeaseRevokeRequest>(body.clone())?;
-            core.propose(Kind::LeaseRevoke, &body, Purpose::Other).await?.framed()
-        }
-        Method::LeaseTimeToLive => Box::pin(lease_rpc::time_to_live(core, decode(body)?)).await,
-        Method::LeaseLeases => lease_rpc::leases(core).await,
-        Method::MemberList => Ok(framed(&maintenance::member_list(core))),
-        Method::Alarm => {
-            decode::<pb::AlarmRequest>(body.clone())?;
-            core.propose(Kind::Alarm, &body, Purpose::Other).await?.framed()
-        }
-        Method::Status => Ok(framed(&maintenance::status(core))),
-        Method::Defragment => {
-            decode::<pb::DefragmentRequest>(body)?;
-            core.defragment().await?;
-            Ok(framed(&pb::DefragmentResponse { header: None }))
-        }
-        Method::Hash => Box::pin(maintenance::hash(core)).await,
-        Method::HashKv => Box::pin(maintenance::hash_kv(core, decode(body)?)).await,
-        Method::Usage => Box::pin(service::usage(core, decode(body)?)).await,
-        Method::Top => Box::pin(service::top(core, decode(body)?)).await,
-        Method::HealthCheck => maintenance::health_check(decode::<health::HealthCheckRequest>(body)?),
-        Method::HealthList => {
-            decode::<health::HealthListRequest>(body)?;
-            Ok(framed(&maintenance::health_list()))
-        }
-        _ => Err(Error::NotImplemented(method.name())),
+async fn proposed(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
+    match draft.request() {
+        internal::Request::Txn(_) => txn::serve(desk, draft).await,
+        internal::Request::DeleteRange(_) => put::delete_range(desk, draft).await,
+        internal::Request::Compaction(_) => compact::serve(desk, draft).await,
+        internal::Request::LeaseRevoke(_) => lease::revoke(desk, draft).await,
+        internal::Request::Alarm(_) => maintenance::alarm(desk, draft).await,
+        other => unreachable!("a client's request is not {:?}", other.kind()),
     }
 }
 
-/// Starts a streaming answer; `None` when the client is gone already.
-pub fn start(reply: SendResponse<Bytes>) -> Option<Sender> {
-    match Sender::start(reply) {
-        Ok(sender) => Some(sender),
-        Err(error) => {
-            tracing::debug!(%error, "client went away before its answer");
-            None
-        }
+async fn rarely(desk: &Desk, request: Rare) -> Result<Bytes, Error> {
+    match request {
+        Rare::LeaseGrant(request) => lease::grant(desk, request).await,
+        Rare::LeaseTimeToLive(request) => lease::time_to_live(desk, request).await,
+        Rare::LeaseLeases => lease::leases(desk).await,
+        Rare::MemberList => Ok(framed(&cluster::member_list(desk))),
+        Rare::Status => Ok(framed(&maintenance::status(desk))),
+        Rare::Defragment => maintenance::defragment(desk).await,
+        Rare::Hash => maintenance::hash(desk).await,
+        Rare::HashKv(request) => maintenance::hash_kv(desk, request).await,
+        Rare::Usage(request) => insight::usage(desk, request).await,
+        Rare::Top(request) => insight::top(desk, request).await,
+        Rare::HealthCheck(request) => health::check(request),
+        Rare::HealthList => Ok(framed(&health::list())),
     }
+}
+
+async fn stream<Q: Requests, P: Reply>(desk: &Rc<Desk>, call: &Call, requests: Q, reply: P) {
+    let Ok(answers) = reply.begin() else { return admit::left(desk, call.method) };
+    let mut inbound = Inbound::new(desk, call, requests);
+    let mut outbound = Outbound::new(desk, call.method, answers);
+    let result = match call.method {
+        Method::Watch => watch::serve(desk, call, &mut inbound, &mut outbound).await,
+        Method::LeaseKeepAlive => lease::keep_alive(desk, &mut inbound, &mut outbound).await,
+        Method::RangeStream => range::stream::serve(desk, &mut inbound, &mut outbound).await,
+        Method::Snapshot => snapshot::serve(desk, &mut inbound, &mut outbound).await,
+        Method::HealthWatch => health::watch(&mut inbound, &mut outbound).await,
+        _ => unreachable!("a method that is not served was refused before"),
+    };
+    outbound.end(result);
 }

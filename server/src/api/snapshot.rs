@@ -11,28 +11,26 @@
 //!
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go Snapshot`.
 
-use std::rc::Rc;
-
 use bytes::Bytes;
-use consensus::ConfState;
 use engine::{ReadView, disk::FileSystem};
-use h2::server::SendResponse;
 use proto::etcdserverpb as pb;
 use sha2::{Digest, Sha256};
 
-use super::content::{State, Walk};
+use super::{
+    admit::{Inbound, Outbound},
+    call::{Answers, Requests},
+    desk::Desk,
+};
 use crate::{
-    apply::{self, table},
-    bolt::writer::{FileWriter, Layout, PAGE_SIZE},
-    core::Core,
-    cores,
-    error::{Code, Error, Status},
-    floor::Floor,
-    lease, rpc,
-    wire::{
-        grpc::{Messages, Sender, framed},
-        method::Method,
+    apply::restore::Restore,
+    error::Error,
+    etcd_files::{
+        bolt::writer::{FileWriter, Layout, PAGE_SIZE},
+        content::Walk,
+        state::State,
     },
+    floor::Floor,
+    protobuf::framed,
 };
 
 /// Bytes of the file in one message, as etcd's.
@@ -43,61 +41,57 @@ const PIECE_BYTES: usize = 64 << 10;
 const STEP_RECORDS: usize = 256;
 
 /// Serves one Snapshot call.
-pub async fn serve(core: Rc<Core>, mut messages: Messages, reply: SendResponse<Bytes>) {
-    let Some(mut sender) = rpc::start(reply) else { return };
-    let result = match messages.next().await {
-        Ok(Some(body)) => match rpc::decode::<pb::SnapshotRequest>(body) {
-            Ok(_) => Box::pin(send(&core, &mut sender)).await,
-            Err(error) => Err(error),
-        },
-        Ok(None) => Err(Error::Undecodable("unexpected EOF".into())),
-        Err(error) => Err(error),
-    };
-    let status = result.err().map(Status::from);
-    core.counters.handled(Method::Snapshot, status.as_ref().map_or(Code::Ok, |status| status.code));
-    rpc::drop_gone(sender.finish(status.as_ref()));
+///
+/// **Errors** damaged data; a revision that was held for too long; a client that left.
+pub(super) async fn serve<Q: Requests, A: Answers>(
+    desk: &Desk,
+    inbound: &mut Inbound<'_, Q>,
+    outbound: &mut Outbound<'_, A>,
+) -> Result<(), Error> {
+    let _: pb::SnapshotRequest = inbound.only().await?;
+    Box::pin(send(desk, outbound)).await
 }
 
-async fn send(core: &Core, sender: &mut Sender) -> Result<(), Error> {
-    let began = core.clock.now();
-    let (state, floor) = capture(core).await?;
+async fn send<A: Answers>(desk: &Desk, outbound: &mut Outbound<'_, A>) -> Result<(), Error> {
+    let began = desk.clock.now();
+    let (state, floor) = capture(desk).await?;
     let layout = tokio::select! {
         biased;
-        layout = measure(core, &state, &floor) => layout?,
-        () = sender.closed() => return Err(Error::WatchCanceled),
+        layout = measure(desk, &state, &floor) => layout?,
+        () = outbound.left() => return Err(Error::Canceled),
     };
     let bytes = layout.bytes();
     tracing::info!(bytes, revision = state.revision, "sending database snapshot to client");
     let mut walk = Walk::new(&state, FileWriter::writing(layout));
-    let mut blobs = Blobs { sender, waiting: Vec::new(), left: bytes, digest: Sha256::new() };
-    let write_back_bytes = core.shared.limits.snapshot_write_back_bytes;
+    let mut blobs = Blobs { outbound, waiting: Vec::new(), left: bytes, digest: Sha256::new() };
+    let write_back_bytes = desk.shared.limits.snapshot_write_back_bytes;
     let mut written_back_at = bytes;
     loop {
-        let is_done = step(core, &floor, &mut walk).await?;
+        let is_done = step(desk, &floor, &mut walk).await?;
         blobs.send(walk.writer().take(), false).await?;
         if is_done {
             break;
         }
         if write_back_bytes > 0 && written_back_at - blobs.left >= write_back_bytes {
             written_back_at = blobs.left;
-            write_back(&core.shared.log_file_system).await;
+            write_back(&desk.shared.log_file_system).await;
         }
     }
     // Both walks are over one state: another layout means that records were not what they were.
     let (rest, _) = walk.finish().finish().ok_or(Error::Corrupt)?;
     blobs.send(rest, true).await?;
     blobs.finish().await?;
-    let took = core.clock.now() - began;
+    let took = desk.since(began);
     tracing::info!(bytes, ?took, "successfully sent database snapshot to client");
     Ok(())
 }
 
 /// The newest state, and a floor for what of it is compacted.
-async fn capture(core: &Core) -> Result<(State, Floor), Error> {
+async fn capture(desk: &Desk) -> Result<(State, Floor), Error> {
     loop {
-        let view = core.view();
-        match core.hold(view.compact_revision().max(0)) {
-            Ok(floor) => return Ok((read_state(core, &view).await?, floor)),
+        let view = desk.published();
+        match desk.hold(view.compact_revision().max(0)) {
+            Ok(floor) => return Ok((read_state(desk, &view).await?, floor)),
             // Compacted between the two: the newest state is another one.
             Err(Error::Compacted) => tokio::task::yield_now().await,
             Err(error) => return Err(error),
@@ -105,42 +99,15 @@ async fn capture(core: &Core) -> Result<(State, Floor), Error> {
     }
 }
 
-async fn read_state(core: &Core, view: &ReadView) -> Result<State, Error> {
-    let cluster = core.step_through(view, |view, _| apply::restore_cluster(view).map(Some)).await?;
-    let conf_state = core.step_through(view, |view, _| view.meta_get(table::CONF_STATE).map(Some)).await?;
-    let conf_state = match conf_state {
-        Some(bytes) => table::decode_conf_state(&bytes).ok_or(Error::Corrupt)?,
-        None => ConfState::default(),
-    };
-    let mut cursor = view.meta_cursor(lease::GRANTS);
-    let mut leases = Vec::new();
-    let is_sound = core
-        .step_through(view, |_, budget| {
-            for _ in 0..budget {
-                let Some((key, value)) = cursor.next()? else { return Ok(Some(true)) };
-                let Some(grant) = lease::stored_grant(&key, &value) else { return Ok(Some(false)) };
-                leases.push(grant);
-            }
-            Ok(None)
-        })
-        .await?;
-    if !is_sound {
-        return Err(Error::Corrupt);
-    }
-    Ok(State {
-        revision: view.revision(),
-        compact_revision: view.compact_revision(),
-        applied_index: view.applied_index(),
-        applied_term: view.applied_term(),
-        cluster,
-        conf_state,
-        leases,
-    })
+async fn read_state(desk: &Desk, view: &ReadView) -> Result<State, Error> {
+    let mut restore = Restore::new(view);
+    let tables = desk.step_through(view, |_, budget| restore.step(budget)).await?;
+    Ok(State::of(view, tables.map_err(|_damaged| Error::Corrupt)?))
 }
 
-async fn measure(core: &Core, state: &State, floor: &Floor) -> Result<Layout, Error> {
+async fn measure(desk: &Desk, state: &State, floor: &Floor) -> Result<Layout, Error> {
     let mut walk = Walk::new(state, FileWriter::measuring(PAGE_SIZE));
-    while !step(core, floor, &mut walk).await? {}
+    while !step(desk, floor, &mut walk).await? {}
     let (_, layout) = walk.finish().finish().expect("nothing was announced");
     Ok(layout)
 }
@@ -148,33 +115,33 @@ async fn measure(core: &Core, state: &State, floor: &Floor) -> Result<Layout, Er
 /// Waits until what clients have written to the log's file system is on its medium.
 async fn write_back(file_system: &FileSystem) {
     let file_system = file_system.clone();
-    if let Some(Err(error)) = cores::beside(move || file_system.write_back()).await {
+    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || file_system.write_back()).await {
         tracing::debug!(%error, "what others wrote beside the log was not written back");
     }
 }
 
 /// One step on the newest view; whether it was the last one.
-async fn step(core: &Core, floor: &Floor, walk: &mut Walk<'_>) -> Result<bool, Error> {
+async fn step(desk: &Desk, floor: &Floor, walk: &mut Walk<'_>) -> Result<bool, Error> {
     let piece = |view: &ReadView, _| match walk.step(view, STEP_RECORDS, PIECE_BYTES) {
         Ok(done) => Ok(Some(done.is_some())),
         Err(fault) => Err([fault]),
     };
-    let is_done = core.step_along(floor, piece).await?;
+    let is_done = desk.step_along(floor, piece).await?;
     // A client that takes all at once leaves the core no other pause.
     tokio::task::yield_now().await;
     Ok(is_done)
 }
 
 /// The file, message by message.
-struct Blobs<'a> {
-    sender: &'a mut Sender,
+struct Blobs<'a, 'd, A> {
+    outbound: &'a mut Outbound<'d, A>,
     waiting: Vec<u8>,
     /// Of the announced length.
     left: u64,
     digest: Sha256,
 }
 
-impl Blobs<'_> {
+impl<A: Answers> Blobs<'_, '_, A> {
     /// Sends whole messages; what is left over, too, if these are the last bytes.
     async fn send(&mut self, bytes: Vec<u8>, is_last: bool) -> Result<(), Error> {
         let all = if self.waiting.is_empty() { bytes } else { [std::mem::take(&mut self.waiting), bytes].concat() };
@@ -193,10 +160,7 @@ impl Blobs<'_> {
     async fn send_one(&mut self, blob: Bytes) -> Result<(), Error> {
         let version = crate::STORAGE_VERSION.to_owned();
         let message = framed(&pb::SnapshotResponse { header: None, remaining_bytes: self.left, blob, version });
-        self.sender.send(message).await.map_err(|gone| {
-            tracing::debug!(%gone, "client went away inside a Snapshot");
-            Error::WatchCanceled
-        })
+        Ok(self.outbound.send(message).await?)
     }
 
     /// The checksum of all that was sent.

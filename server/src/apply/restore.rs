@@ -1,32 +1,224 @@
-//! Runs on: core 0, at a start.
+//! Runs on: connection core (the Snapshot call), main thread (a start, offline tools).
 //!
-//! What a start reads of the meta tree beside the keys and leases: members, alarms, version.
+//! Reads back what the meta tree holds of the replicated state: all of it but the keys.
+//!
+//! [`Restore`] does so in bounded steps, for a core that serves others meanwhile; [`restore`] in one go, for a caller
+//! that may block.
+//!
+//! Invariants: all of it is of one view. A step that ends in a fault has taken everything before the place of the
+//! fault, so the next step goes on there.
+//!
+//! Not here: the identity of the member, which is not replicated (see `table`), and attachments of keys to leases,
+//! which are read where a lease is revoked.
 
-use consensus::Member;
-use engine::{Fault, ReadView};
+use consensus::{ConfState, Member};
+use engine::{Fault, MetaCursor, ReadView};
 
 use super::table;
-use crate::shared::Cluster;
+use crate::{
+    shared::Cluster,
+    lease::{self, Grant},
+};
 
-/// Restores the small tables beside the keys.
+/// The replicated state beside the keys.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// Members, alarms, version.
+    pub cluster: Cluster,
+    /// Voters and learners at the applied index; empty for an empty store.
+    pub conf_state: ConfState,
+    /// Leases by the order of their ids as unsigned numbers. Each takes 24 bytes, which is less than the lessor holds.
+    pub leases: Vec<(i64, Grant)>,
+}
+
+/// A table that does not decode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the store's table of {what} is damaged")]
+pub struct Damaged {
+    /// Which.
+    pub what: &'static str,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Members(MetaCursor),
+    Alarms(MetaCursor),
+    Values,
+    Leases(MetaCursor),
+}
+
+/// A restore under way.
+pub struct Restore<'a> {
+    view: &'a ReadView,
+    stage: Stage,
+    tables: Tables,
+}
+
+impl<'a> Restore<'a> {
+    /// Begins with the members.
+    pub fn new(view: &'a ReadView) -> Self {
+        let stage = Stage::Members(view.meta_cursor(table::MEMBER_PREFIX));
+        Self { view, stage, tables: Tables::default() }
+    }
+
+    /// Goes on, over at most `budget` rows of the tables, at least one. `None` before the end; not called after it.
+    ///
+    /// **Errors** a page that is not resident: the same call goes on once it is.
+    pub fn step(&mut self, budget: usize) -> Result<Option<Result<Tables, Damaged>>, Fault> {
+        for _ in 0..budget.max(1) {
+            match self.row() {
+                Ok(false) => {}
+                Ok(true) => return Ok(Some(Ok(std::mem::take(&mut self.tables)))),
+                Err(Stop::Fault(fault)) => return Err(fault),
+                Err(Stop::Damaged(damaged)) => return Ok(Some(Err(damaged))),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes one row, or goes on to the next table; whether that was all.
+    fn row(&mut self) -> Result<bool, Stop> {
+        let (view, tables) = (self.view, &mut self.tables);
+        match &mut self.stage {
+            Stage::Members(rows) => match rows.next()? {
+                Some((_, json)) => tables.cluster.members.extend(member(&json)),
+                None => self.stage = Stage::Alarms(view.meta_cursor(table::ALARM_PREFIX)),
+            },
+            Stage::Alarms(rows) => match rows.next()? {
+                Some((key, value)) => match table::decode_alarm(&key, &value) {
+                    Some((alarm, origin)) => drop(tables.cluster.alarms.insert(alarm, origin)),
+                    None => tracing::error!("an alarm in the meta tree cannot be read"),
+                },
+                None => self.stage = Stage::Values,
+            },
+            Stage::Values => {
+                let version = view.meta_get(table::CLUSTER_VERSION)?;
+                tables.cluster.version = version.and_then(|text| String::from_utf8(text.to_vec()).ok());
+                if let Some(bytes) = view.meta_get(table::CONF_STATE)? {
+                    let state = table::decode_conf_state(&bytes);
+                    tables.conf_state = state.ok_or(Damaged { what: "configuration" })?;
+                }
+                self.stage = Stage::Leases(view.meta_cursor(lease::GRANTS));
+            }
+            Stage::Leases(rows) => match rows.next()? {
+                Some((key, value)) => {
+                    let grant = lease::stored_grant(&key, &value);
+                    tables.leases.push(grant.ok_or(Damaged { what: "leases" })?);
+                }
+                None => return Ok(true),
+            },
+        }
+        Ok(false)
+    }
+}
+
+enum Stop {
+    Fault(Fault),
+    Damaged(Damaged),
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Damaged> for Stop {
+    fn from(damaged: Damaged) -> Self {
+        Self::Damaged(damaged)
+    }
+}
+
+/// A member that cannot be read is passed over: the log knows it too, and a member without it can still be looked at.
+fn member(json: &[u8]) -> Option<Member> {
+    match Member::from_json(json) {
+        Ok(member) => Some(member),
+        Err(error) => {
+            tracing::error!(%error, "a member in the meta tree cannot be read");
+            None
+        }
+    }
+}
+
+/// All tables of `view`, in one go. `load` makes resident what a fault names.
 ///
-/// **Errors** a page that is not resident.
-pub fn cluster(view: &ReadView) -> Result<Cluster, Fault> {
-    let mut cluster = Cluster::default();
-    let mut members = view.meta_cursor(table::MEMBER_PREFIX);
-    while let Some((_, json)) = members.next()? {
-        match Member::from_json(&json) {
-            Ok(member) => cluster.members.push(member),
-            Err(error) => tracing::error!(%error, "a member in the meta tree cannot be read"),
+/// **Errors** those of `load`; a table that does not decode.
+pub fn restore<E: From<Damaged>>(view: &ReadView, mut load: impl FnMut(Fault) -> Result<(), E>) -> Result<Tables, E> {
+    let mut restore = Restore::new(view);
+    loop {
+        match restore.step(usize::MAX) {
+            Ok(Some(tables)) => return Ok(tables?),
+            Ok(None) => {}
+            Err(fault) => load(fault)?,
         }
     }
-    let mut alarms = view.meta_cursor(table::ALARM_PREFIX);
-    while let Some((key, value)) = alarms.next()? {
-        match table::decode_alarm(&key, &value) {
-            Some((alarm, origin)) => drop(cluster.alarms.insert(alarm, origin)),
-            None => tracing::error!("an alarm in the meta tree cannot be read"),
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::{
+        Mvcc, Roots,
+        extent::{BlockCache, Directory},
+    };
+
+    use super::*;
+    use crate::shared::RaisedBy;
+
+    fn store(rows: &[(&[u8], &[u8])]) -> Mvcc {
+        let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        let mut write = mvcc.begin();
+        rows.iter().for_each(|(key, value)| write.meta_put(key, value).unwrap());
+        drop(write.finish());
+        mvcc
+    }
+
+    fn in_steps(view: &ReadView, budget: usize) -> Result<Tables, Damaged> {
+        let mut restore = Restore::new(view);
+        for _ in 0..100 {
+            if let Some(tables) = restore.step(budget).unwrap() {
+                return tables;
+            }
+        }
+        panic!("a restore ends");
+    }
+
+    #[test]
+    fn all_tables_are_restored_in_steps_of_any_size() {
+        let members: Vec<Member> =
+            (1..5).map(|id| Member { id, name: format!("m{id}"), ..Member::default() }).collect();
+        let conf_state = ConfState { voters: vec![1, 2, 3], learners: vec![4] };
+        let grant = |id: i64| Grant { ttl_s: 60 + id.abs(), remaining_s: 5 };
+        let mut rows: Vec<(Vec<u8>, Vec<u8>)> = vec![
+            (table::alarm_key(2, 1), table::encode_raised_by(RaisedBy::Quota).to_vec()),
+            (table::alarm_key(1, 2), table::encode_raised_by(RaisedBy::Hand).to_vec()),
+            (table::CLUSTER_VERSION.to_vec(), b"3.7.0".to_vec()),
+            (table::CONF_STATE.to_vec(), table::encode_conf_state(&conf_state)),
+            (lease::attachment_key(7, b"key"), Vec::new()),
+        ];
+        rows.extend(members.iter().map(|member| (table::member_key(member.id), member.to_json())));
+        rows.extend([-1, 7, 9].map(|id| (lease::grant_key(id).to_vec(), grant(id).encode().to_vec())));
+        let rows: Vec<(&[u8], &[u8])> = rows.iter().map(|(key, value)| (key.as_slice(), value.as_slice())).collect();
+        let view = store(&rows).view();
+        let none: fn(Fault) -> Result<(), Damaged> = |fault| panic!("{fault:?}: all is in memory");
+        let whole = restore(&view, none).unwrap();
+        assert_eq!(whole.cluster.members, members);
+        assert_eq!(whole.cluster.alarms, [((1, 2), RaisedBy::Hand), ((2, 1), RaisedBy::Quota)].into());
+        assert_eq!(whole.cluster.version.as_deref(), Some("3.7.0"));
+        assert_eq!(whole.conf_state, conf_state);
+        assert_eq!(whole.leases, [7, 9, -1].map(|id| (id, grant(id))));
+        for budget in [0, 1, 2, 5, 1000] {
+            let stepped = in_steps(&view, budget).unwrap();
+            assert_eq!(format!("{stepped:?}"), format!("{whole:?}"), "{budget}");
+        }
+        assert!(restore(&store(&[]).view(), none).unwrap().leases.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_table_is_named() {
+        let (configuration, lease) = (table::CONF_STATE, lease::grant_key(7));
+        let rows: [(&[u8], &str); 2] = [(configuration, "configuration"), (&lease, "leases")];
+        for (key, what) in rows {
+            assert_eq!(in_steps(&store(&[(key, b"x")]).view(), 1).unwrap_err(), Damaged { what });
         }
     }
-    cluster.version = view.meta_get(table::CLUSTER_VERSION)?.and_then(|text| String::from_utf8(text.to_vec()).ok());
-    Ok(cluster)
 }

@@ -12,9 +12,9 @@
 //!
 //! Leases have `l` and `a`: see `lease`.
 
-use consensus::ConfState;
+use consensus::{ConfState, Identity};
 
-use crate::shared::{Identity, RaisedBy};
+use crate::shared::RaisedBy;
 
 /// Members.
 pub const MEMBER_PREFIX: &[u8] = b"m";
@@ -62,6 +62,13 @@ pub fn encode_identity(identity: &Identity) -> [u8; 16] {
     out
 }
 
+/// The inverse of [`encode_identity`]; `None` if the bytes are no such thing.
+pub fn decode_identity(bytes: &[u8]) -> Option<Identity> {
+    let (cluster_id, member_id) = bytes.split_first_chunk::<8>()?;
+    let member_id: [u8; 8] = member_id.try_into().ok()?;
+    Some(Identity { cluster_id: u64::from_be_bytes(*cluster_id), member_id: u64::from_be_bytes(member_id) })
+}
+
 /// Count of voters (4 bytes, big-endian), then the ids of voters and of learners (8 bytes each).
 pub fn encode_conf_state(state: &ConfState) -> Vec<u8> {
     let voters = u32::try_from(state.voters.len()).expect("a cluster has few members");
@@ -96,6 +103,15 @@ mod tests {
             assert_eq!(decode_alarm(&key[..12], value), None);
             assert_eq!(decode_alarm(&key, b"x"), None);
         }
+    }
+
+    #[test]
+    fn an_identity_survives_its_encoding_and_nonsense_is_refused() {
+        let identity = Identity { cluster_id: 1 << 40, member_id: 7 };
+        let bytes = encode_identity(&identity);
+        assert_eq!(decode_identity(&bytes), Some(identity));
+        assert_eq!(decode_identity(&bytes[..15]), None);
+        assert_eq!(decode_identity(&[bytes.as_slice(), &[0]].concat()), None);
     }
 
     #[test]

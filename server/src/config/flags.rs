@@ -1,6 +1,6 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! The table of flags: one row each, with kind, default, fate and help.
+//! The server's table of flags: one row each, with kind, default, fate and help.
 //!
 //! Invariants:
 //! - Every flag of etcd 3.7.1 has a row, with etcd's default; a name stands once.
@@ -10,123 +10,7 @@
 //!
 //! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/etcdmain/{config,help}.go`.
 
-use super::{gates, go, url::Url};
-use std::collections::BTreeMap;
-
-/// How a flag's text is understood, and refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Text,
-    /// Go's boolean: needs no value on the command line.
-    Switch,
-    Unsigned,
-    /// etcd's own 32-bit type, with other error texts.
-    Unsigned32,
-    Signed,
-    Duration,
-    /// A list of URLs; an empty text leaves the default.
-    Urls,
-    /// One of these words.
-    Words(&'static [&'static str]),
-    /// A comma-separated list of these words.
-    WordList(&'static [&'static str]),
-    Gates,
-}
-
-/// What becomes of a flag.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fate {
-    /// `Config` has it.
-    Used,
-    /// Sets the knob whose row names this flag.
-    Knob,
-    /// Accepted without effect, for this reason; a warning says so.
-    Idle(&'static str),
-    /// Refused unless it says what is the case anyway; the reason.
-    Missing(&'static str),
-    /// Dropped by etcd itself; any value is taken, with etcd's warning.
-    Legacy,
-}
-
-/// One row.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Flag {
-    pub(super) name: &'static str,
-    pub(super) kind: Kind,
-    pub(super) default: &'static str,
-    pub(super) fate: Fate,
-    pub(super) help: &'static str,
-}
-
-/// A flag's value, by kind.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
-    Text(String),
-    Switch(bool),
-    Unsigned(u64),
-    Signed(i64),
-    /// Nanoseconds.
-    Duration(i64),
-    Urls(Vec<Url>),
-    Gates(BTreeMap<String, bool>),
-}
-
-impl Flag {
-    /// The value of a text.
-    ///
-    /// **Errors**: what follows `invalid value "x" for flag -name: ` in etcd.
-    pub(super) fn parse(&self, text: &str) -> Result<Value, String> {
-        let integer_error = |error: go::IntegerError| error.as_flag().to_owned();
-        match self.kind {
-            _ if self.fate == Fate::Legacy => Ok(Value::Text(text.to_owned())),
-            Kind::Text => Ok(Value::Text(text.to_owned())),
-            Kind::Switch => go::parse_bool(text).map(Value::Switch).ok_or_else(|| "parse error".to_owned()),
-            Kind::Unsigned => go::parse_uint(text).map(Value::Unsigned).map_err(integer_error),
-            Kind::Unsigned32 => go::parse_uint(text)
-                .and_then(|n| if u32::try_from(n).is_ok() { Ok(n) } else { Err(go::IntegerError::Range) })
-                .map(Value::Unsigned)
-                .map_err(|error| format!("strconv.ParseUint: parsing {text:?}: {}", error.as_strconv())),
-            Kind::Signed => go::parse_int(text).map(Value::Signed).map_err(integer_error),
-            Kind::Duration => go::parse_duration(text).map(Value::Duration).map_err(|_text| "parse error".to_owned()),
-            Kind::Urls if text.is_empty() => match self.default {
-                "" => Ok(Value::Urls(Vec::new())),
-                default => Url::parse_list(default).map(Value::Urls),
-            },
-            Kind::Urls => Url::parse_list(text).map(Value::Urls),
-            Kind::Words(words) if words.contains(&text) => Ok(Value::Text(text.to_owned())),
-            Kind::Words(_) => Err("invalid value".into()),
-            Kind::WordList(words) => match text.split(',').find(|word| !words.contains(word)) {
-                Some(word) => Err(format!("invalid value {word:?}")),
-                None => Ok(Value::Text(text.to_owned())),
-            },
-            Kind::Gates => gates::parse(text).map(Value::Gates),
-        }
-    }
-
-    /// Whether it takes no value from the next argument.
-    pub(super) fn is_switch(&self) -> bool {
-        self.kind == Kind::Switch
-    }
-
-    /// Whether it is etcd's, hence its variable `ETCD_...`; ours are `ORLOP_...`.
-    pub(super) fn is_ours(&self) -> bool {
-        OWN.1.iter().any(|row| row.name == self.name)
-    }
-}
-
-/// The row of a flag.
-pub(super) fn find(name: &str) -> Option<&'static Flag> {
-    rows().find(|row| row.name == name)
-}
-
-/// All rows.
-pub(super) fn rows() -> impl Iterator<Item = &'static Flag> {
-    SECTIONS.iter().flat_map(|(_, rows)| rows.iter())
-}
-
-const fn row(name: &'static str, kind: Kind, default: &'static str, fate: Fate, help: &'static str) -> Flag {
-    Flag { name, kind, default, fate, help }
-}
+use super::flag::{Fate, Flag, Kind, Section, Table, Target, row};
 
 use Fate::{Idle, Knob, Legacy, Missing, Used};
 use Kind::{Duration, Gates, Signed, Switch, Text, Unsigned, Unsigned32, Urls, WordList, Words};
@@ -138,38 +22,57 @@ const NO_TRACING: &str = "distributed tracing is not supported yet";
 const ONE_MEMBER: &str = "there are no other members yet";
 const NO_BBOLT: &str = "Orlop does not store its data in bbolt";
 
-/// Sections of `--help`, in order.
-pub(super) static SECTIONS: &[(&str, &[Flag])] =
-    &[MEMBER, CLUSTERING, SECURITY, AUTH, MONITORING, LOGGING, TRACING, FEATURES, UNSAFE, OWN, GENERAL, LEGACY];
+/// All flags of the server, the knobs' included.
+pub(crate) static TABLE: Table = Table {
+    sections: &[
+        MEMBER, CLUSTERING, SECURITY, AUTH, MONITORING, LOGGING, TRACING, FEATURES, UNSAFE, OWN, GENERAL, LEGACY,
+    ],
+    takes_words: false,
+    has_knobs: true,
+    renamed,
+};
+
+/// Whether a flag is Orlop's own, so that its variable is `ORLOP_...` rather than `ETCD_...`.
+pub(super) fn is_own(flag: &Flag) -> bool {
+    OWN.1.iter().any(|row| row.name == flag.name)
+}
 
 #[rustfmt::skip]
-const MEMBER: (&str, &[Flag]) = ("Member", &[
+const MEMBER: Section = ("Member", &[
     row("name", Text, "default", Used, "Name of this member."),
     row("data-dir", Text, "", Used, "Directory of the data; if empty, the name with '.etcd' in the working directory."),
     row("wal-dir", Text, "", Used, "Directory of the write-ahead log; if empty, in the data directory."),
-    row("snapshot-count", Unsigned, "10000", Idle("checkpoints follow the bytes of log, see store-checkpoint-wal-bytes"), "Entries between two raft snapshots."),
+    row("snapshot-count", Unsigned, "10000",
+        Idle("checkpoints follow the bytes of log, see store-checkpoint-wal-bytes"),
+        "Entries between two raft snapshots."),
     row("snapshot-catchup-entries", Unsigned, "5000", Knob, "Entries kept behind a snapshot for slow followers."),
     row("heartbeat-interval", Unsigned, "100", Knob, "Milliseconds between heartbeats."),
-    row("election-timeout", Unsigned, "1000", Knob, "Milliseconds of silence before an election; at least 5 heartbeats."),
-    row("initial-election-tick-advance", Switch, "true", Idle("a single voter elects itself at once"), "Whether to shorten the wait for the first election."),
+    row("election-timeout", Unsigned, "1000", Knob,
+        "Milliseconds of silence before an election; at least 5 heartbeats."),
+    row("initial-election-tick-advance", Switch, "true", Idle("a single voter elects itself at once"),
+        "Whether to shorten the wait for the first election."),
     row("listen-peer-urls", Urls, "http://localhost:2380", Used, "Addresses for other members."),
     row("listen-client-urls", Urls, "http://localhost:2379", Used, "Addresses for clients: gRPC and HTTP."),
-    row("listen-client-http-urls", Urls, "", Missing("a separate HTTP listener is not supported yet"), "Addresses for HTTP alone."),
+    row("listen-client-http-urls", Urls, "", Missing("a separate HTTP listener is not supported yet"),
+        "Addresses for HTTP alone."),
     row("max-snapshots", Unsigned, "5", Idle("there are no snapshot files to keep"), "Snapshot files to keep."),
     row("max-wals", Unsigned, "5", Idle("log segments are recycled after each checkpoint"), "Log files to keep."),
     row("memory-mlock", Switch, "false", Missing("locking memory is not supported yet"), "Keep the process in memory."),
-    row("quota-backend-bytes", Signed, "0", Knob, "Data, history included, at which writes are refused; 0 is 32 GiB, negative is no quota."),
+    row("quota-backend-bytes", Signed, "0", Knob,
+        "Data, history included, at which writes are refused; 0 is 32 GiB, negative is no quota."),
     row("backend-bbolt-freelist-type", Text, "map", Idle(NO_BBOLT), "Free list of bbolt."),
     row("backend-batch-interval", Duration, "0s", Idle(NO_BBOLT), "Time between commits of bbolt."),
     row("backend-batch-limit", Signed, "0", Idle(NO_BBOLT), "Operations between commits of bbolt."),
     row("max-txn-ops", Unsigned, "128", Knob, "Operations in one level of a transaction."),
     row("max-request-bytes", Unsigned, "1572864", Knob, "Largest client request."),
-    row("max-concurrent-streams", Unsigned32, "4294967295", Knob, "Streams that a client may have open on a connection."),
+    row("max-concurrent-streams", Unsigned32, "4294967295", Knob,
+        "Streams that a client may have open on a connection."),
     row("grpc-keepalive-min-time", Duration, "5s", Knob, "Shortest time between two pings of a client."),
     row("grpc-keepalive-interval", Duration, "2h", Knob, "Silence after which the server pings a client; 0 never."),
     row("grpc-keepalive-timeout", Duration, "20s", Knob, "Time a client has to answer that ping."),
     row("socket-reuse-port", Switch, "false", Used, "Set SO_REUSEPORT on listeners."),
-    row("socket-reuse-address", Switch, "false", Idle("listeners have SO_REUSEADDR anyway, as Go gives it"), "Set SO_REUSEADDR on listeners."),
+    row("socket-reuse-address", Switch, "false", Idle("listeners have SO_REUSEADDR anyway, as Go gives it"),
+        "Set SO_REUSEADDR on listeners."),
     row("enable-grpc-gateway", Switch, "true", Idle("the JSON gateway does not exist yet"), "Serve the JSON gateway."),
     row("raft-read-timeout", Duration, "5s", Idle(ONE_MEMBER), "Read timeout between members."),
     row("raft-write-timeout", Duration, "5s", Idle(ONE_MEMBER), "Write timeout between members."),
@@ -177,12 +80,16 @@ const MEMBER: (&str, &[Flag]) = ("Member", &[
 ]);
 
 #[rustfmt::skip]
-const CLUSTERING: (&str, &[Flag]) = ("Clustering", &[
-    row("initial-advertise-peer-urls", Urls, "http://localhost:2380", Used, "This member's URLs for the other members."),
-    row("initial-cluster", Text, "default=http://localhost:2380", Used, "The members of a new cluster, as in 'name=url,name=url'."),
-    row("initial-cluster-state", Words(&["new", "existing"]), "new", Missing("joining a cluster is not supported yet"), "'new', or 'existing' to join."),
+const CLUSTERING: Section = ("Clustering", &[
+    row("initial-advertise-peer-urls", Urls, "http://localhost:2380", Used,
+        "This member's URLs for the other members."),
+    row("initial-cluster", Text, "default=http://localhost:2380", Used,
+        "The members of a new cluster, as in 'name=url,name=url'."),
+    row("initial-cluster-state", Words(&["new", "existing"]), "new", Missing("joining a cluster is not supported yet"),
+        "'new', or 'existing' to join."),
     row("initial-cluster-token", Text, "etcd-cluster", Used, "Keeps clusters made of the same URLs apart."),
-    row("advertise-client-urls", Urls, "http://localhost:2379", Used, "This member's URLs for clients; mandatory with --listen-client-urls."),
+    row("advertise-client-urls", Urls, "http://localhost:2379", Used,
+        "This member's URLs for clients; mandatory with --listen-client-urls."),
     row("discovery-token", Text, "", Missing(NO_DISCOVERY), "Token of the cluster to discover."),
     row("discovery-endpoints", Text, "", Missing(NO_DISCOVERY), "Endpoints of the discovery service."),
     row("discovery-dial-timeout", Duration, "2s", Missing(NO_DISCOVERY), "Discovery: time to connect."),
@@ -190,7 +97,8 @@ const CLUSTERING: (&str, &[Flag]) = ("Clustering", &[
     row("discovery-keepalive-time", Duration, "2s", Missing(NO_DISCOVERY), "Discovery: time between pings."),
     row("discovery-keepalive-timeout", Duration, "6s", Missing(NO_DISCOVERY), "Discovery: time for a ping's answer."),
     row("discovery-insecure-transport", Switch, "true", Missing(NO_DISCOVERY), "Discovery: without TLS."),
-    row("discovery-insecure-skip-tls-verify", Switch, "false", Missing(NO_DISCOVERY), "Discovery: trust any certificate."),
+    row("discovery-insecure-skip-tls-verify", Switch, "false", Missing(NO_DISCOVERY),
+        "Discovery: trust any certificate."),
     row("discovery-cert", Text, "", Missing(NO_DISCOVERY), "Discovery: certificate file."),
     row("discovery-key", Text, "", Missing(NO_DISCOVERY), "Discovery: key file."),
     row("discovery-cacert", Text, "", Missing(NO_DISCOVERY), "Discovery: CA file."),
@@ -205,12 +113,14 @@ const CLUSTERING: (&str, &[Flag]) = ("Clustering", &[
     row("pre-vote", Switch, "true", Idle(ONE_MEMBER), "Ask before an election whether it could be won."),
     row("auto-compaction-retention", Text, "0", Used, "What compaction leaves: a time, hours, or revisions; 0 is off."),
     row("auto-compaction-mode", Text, "periodic", Used, "'periodic' by time, 'revision' by revisions."),
-    row("v2-deprecation", WordList(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "write-only", Idle("there is no v2 store"), "Deprecated."),
+    row("v2-deprecation", WordList(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]),
+        "write-only",
+        Idle("there is no v2 store"), "Deprecated."),
     row("max-learners", Signed, "1", Idle(ONE_MEMBER), "Learners that a cluster may have."),
 ]);
 
 #[rustfmt::skip]
-const SECURITY: (&str, &[Flag]) = ("Security", &[
+const SECURITY: Section = ("Security", &[
     row("cert-file", Text, "", Missing(NO_TLS), "Certificate for clients."),
     row("key-file", Text, "", Missing(NO_TLS), "Its key."),
     row("client-cert-auth", Switch, "false", Missing(NO_TLS), "Demand certificates of clients."),
@@ -230,43 +140,47 @@ const SECURITY: (&str, &[Flag]) = ("Security", &[
     row("peer-cert-allowed-hostname", Text, "", Missing(NO_TLS), "Names allowed in members' certificates."),
     row("peer-auto-tls", Switch, "false", Missing(NO_TLS), "Make a certificate for members."),
     row("peer-crl-file", Text, "", Missing(NO_TLS), "Revoked certificates of members."),
-    row("peer-skip-client-san-verification", Switch, "false", Missing(NO_TLS), "Do not compare members' certificates with their addresses."),
+    row("peer-skip-client-san-verification", Switch, "false", Missing(NO_TLS),
+        "Do not compare members' certificates with their addresses."),
     row("self-signed-cert-validity", Unsigned, "1", Missing(NO_TLS), "Years that certificates made here are valid."),
     row("cipher-suites", Text, "", Missing(NO_TLS), "TLS cipher suites."),
     row("tls-min-version", Text, "TLS1.2", Missing(NO_TLS), "Lowest TLS version."),
     row("tls-max-version", Text, "", Missing(NO_TLS), "Highest TLS version."),
     row("cors", Text, "*", Missing("restricting origins is not supported yet"), "Origins allowed in HTTP requests."),
-    row("host-whitelist", Text, "*", Missing("restricting hosts is not supported yet"), "Host names allowed in HTTP requests."),
+    row("host-whitelist", Text, "*", Missing("restricting hosts is not supported yet"),
+        "Host names allowed in HTTP requests."),
 ]);
 
 #[rustfmt::skip]
-const AUTH: (&str, &[Flag]) = ("Auth", &[
+const AUTH: Section = ("Auth", &[
     row("auth-token", Text, "simple", Missing(NO_AUTH), "Kind of token, and its options."),
     row("bcrypt-cost", Unsigned, "10", Missing(NO_AUTH), "Cost of hashing a password."),
     row("auth-token-ttl", Unsigned, "300", Missing(NO_AUTH), "Seconds that a token lives."),
 ]);
 
 #[rustfmt::skip]
-const MONITORING: (&str, &[Flag]) = ("Profiling and Monitoring", &[
+const MONITORING: Section = ("Profiling and Monitoring", &[
     row("enable-pprof", Switch, "false", Idle("Go's profiler does not exist here"), "Serve Go's profiler."),
     row("metrics", Text, "basic", Used, "'basic', or 'extensive' with a histogram for each method."),
     row("listen-metrics-urls", Urls, "", Used, "More addresses for /metrics and /health."),
 ]);
 
 #[rustfmt::skip]
-const LOGGING: (&str, &[Flag]) = ("Logging", &[
+const LOGGING: Section = ("Logging", &[
     row("logger", Text, "zap", Used, "Only 'zap', which is this server's own logger in zap's format."),
     row("log-outputs", Text, "default", Used, "'stderr', 'stdout' or paths, comma separated; 'default' is stderr."),
     row("log-level", Text, "info", Used, "debug, info, warn, error, panic or fatal."),
     row("log-format", Text, "json", Used, "json or console."),
     row("enable-log-rotation", Switch, "false", Missing("log rotation is not supported yet"), "Rotate a log file."),
-    row("log-rotation-config-json", Text, r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#, Missing("log rotation is not supported yet"), "How to rotate."),
+    row("log-rotation-config-json", Text,
+        r#"{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}"#,
+        Missing("log rotation is not supported yet"), "How to rotate."),
     row("warning-unary-request-duration", Duration, "300ms", Knob, "A request that takes longer is logged."),
     row("warning-apply-duration", Duration, "100ms", Knob, "An apply that takes longer is logged."),
 ]);
 
 #[rustfmt::skip]
-const TRACING: (&str, &[Flag]) = ("Distributed tracing", &[
+const TRACING: Section = ("Distributed tracing", &[
     row("enable-distributed-tracing", Switch, "false", Missing(NO_TRACING), "Send traces."),
     row("distributed-tracing-address", Text, "localhost:4317", Missing(NO_TRACING), "Where to."),
     row("distributed-tracing-service-name", Text, "etcd", Missing(NO_TRACING), "Name of the service in traces."),
@@ -275,37 +189,43 @@ const TRACING: (&str, &[Flag]) = ("Distributed tracing", &[
 ]);
 
 #[rustfmt::skip]
-const FEATURES: (&str, &[Flag]) = ("Features", &[
+const FEATURES: Section = ("Features", &[
     row("corrupt-check-time", Duration, "0s", Idle(ONE_MEMBER), "Time between comparisons of members' hashes."),
     row("compact-hash-check-time", Duration, "1m", Idle(ONE_MEMBER), "Time between comparisons of compaction hashes."),
     row("compaction-batch-limit", Signed, "1000", Knob, "Versions that one step of compaction looks at."),
-    row("compaction-sleep-interval", Duration, "10ms", Idle("steps of compaction yield to traffic by themselves"), "Pause between two steps of compaction."),
+    row("compaction-sleep-interval", Duration, "10ms", Idle("steps of compaction yield to traffic by themselves"),
+        "Pause between two steps of compaction."),
     row("watch-progress-notify-interval", Duration, "10m", Knob, "Time between progress notices to an idle watcher."),
-    row("bootstrap-defrag-threshold-megabytes", Unsigned, "0", Idle("space is reused without a pass at start"), "Defragment at start if this much would be freed."),
+    row("bootstrap-defrag-threshold-megabytes", Unsigned, "0", Idle("space is reused without a pass at start"),
+        "Defragment at start if this much would be freed."),
     row("downgrade-check-time", Duration, "5s", Idle(ONE_MEMBER), "Time between checks of a downgrade."),
 ]);
 
 #[rustfmt::skip]
-const UNSAFE: (&str, &[Flag]) = ("Unsafe", &[
-    row("import", Switch, "false", Used, "Take over the data directory of a stopped etcd, once; its own files are kept in member.imported."),
-    row("force-new-cluster", Switch, "false", Missing("forcing a new cluster is not supported yet"), "Make a cluster of this member alone."),
-    row("unsafe-no-fsync", Switch, "false", Missing("Orlop acknowledges no write that is not durable"), "Do without durability."),
+const UNSAFE: Section = ("Unsafe", &[
+    row("import", Switch, "false", Used,
+        "Take over the data directory of a stopped etcd, once; its own files are kept in member.imported."),
+    row("force-new-cluster", Switch, "false", Missing("forcing a new cluster is not supported yet"),
+        "Make a cluster of this member alone."),
+    row("unsafe-no-fsync", Switch, "false", Missing("Orlop acknowledges no write that is not durable"),
+        "Do without durability."),
 ]);
 
 #[rustfmt::skip]
-const OWN: (&str, &[Flag]) = ("Orlop", &[
+const OWN: Section = ("Orlop", &[
     row("profile", Text, "", Used, "Knobs for a kind of work, by name (see below)."),
     row("knobs", Text, "", Used, "File with a knob a line, as in 'wal-segment-bytes = 128MiB'."),
 ]);
 
 #[rustfmt::skip]
-const GENERAL: (&str, &[Flag]) = ("General", &[
-    row("config-file", Text, "", Missing("configuration files are not supported yet: use flags or ETCD_ variables"), "Configuration file in YAML."),
+const GENERAL: Section = ("General", &[
+    row("config-file", Text, "", Missing("configuration files are not supported yet: use flags or ETCD_ variables"),
+        "Configuration file in YAML."),
     row("version", Switch, "false", Used, "Print the version and exit."),
 ]);
 
 #[rustfmt::skip]
-const LEGACY: (&str, &[Flag]) = ("Ignored", &[
+const LEGACY: Section = ("Ignored", &[
     row("cluster-active-size", Switch, "", Legacy, ""),
     row("cluster-remove-delay", Switch, "", Legacy, ""),
     row("cluster-sync-interval", Switch, "", Legacy, ""),
@@ -323,18 +243,10 @@ const LEGACY: (&str, &[Flag]) = ("Ignored", &[
     row("test.outputdir", Switch, "", Legacy, ""),
 ]);
 
-/// What a flag of etcd 3.5 or 3.6 is called now.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Renamed {
-    Flag(&'static Flag),
-    /// A feature gate, set by the old flag's boolean.
-    Gate(&'static str),
-}
-
 /// The present meaning of an `--experimental-` flag, which manifests of etcd 3.5 and 3.6 still carry.
 ///
 /// **Source**: etcd v3.6.14 `server/embed/config.go`.
-pub(super) fn renamed(name: &str) -> Option<Renamed> {
+fn renamed(name: &str) -> Option<Target> {
     let gate = match name.strip_prefix("experimental-")? {
         "compact-hash-check-enabled" => "CompactHashCheck",
         "enable-lease-checkpoint" => "LeaseCheckpoint",
@@ -342,7 +254,7 @@ pub(super) fn renamed(name: &str) -> Option<Renamed> {
         "initial-corrupt-check" => "InitialCorruptCheck",
         "stop-grpc-service-on-defrag" => "StopGRPCServiceOnDefrag",
         "txn-mode-write-with-shared-buffer" => "TxnModeWriteWithSharedBuffer",
-        "snapshot-catch-up-entries" => return find("snapshot-catchup-entries").map(Renamed::Flag),
+        "snapshot-catch-up-entries" => return TABLE.row("snapshot-catchup-entries").map(Target::Flag),
         same @ ("bootstrap-defrag-threshold-megabytes"
         | "compact-hash-check-time"
         | "compaction-batch-limit"
@@ -359,90 +271,37 @@ pub(super) fn renamed(name: &str) -> Option<Renamed> {
         | "snapshot-catchup-entries"
         | "warning-apply-duration"
         | "warning-unary-request-duration"
-        | "watch-progress-notify-interval") => return find(same).map(Renamed::Flag),
+        | "watch-progress-notify-interval") => return TABLE.row(same).map(Target::Flag),
         _ => return None,
     };
-    Some(Renamed::Gate(gate))
-}
-
-/// What `--help` prints.
-pub(super) fn help() -> String {
-    let mut text = String::from(
-        "Usage:\n\n  orlop [flags]\n    Start the server.\n\n  orlop tune [--data-dir DIR]\n    \
-         Measure this host and recommend settings.\n\n  orlop top [--endpoint HOST:PORT] [--once] [--json]\n    \
-         Show what a member stores and does.\n\n  orlop --version\n    Show the version.\n\n  orlop -h | --help\n    \
-         Show this.\n\nEach of etcd's flags can be given as a variable, --name as ETCD_NAME, but not as both; \
-         Orlop's own as ORLOP_NAME.\n",
-    );
-    for (title, rows) in SECTIONS.iter().filter(|(title, _)| *title != LEGACY.0) {
-        text.push_str(&format!("\n{title}:\n"));
-        for row in *rows {
-            text.push_str(&format!("  --{} '{}'\n    {}", row.name, row.default, row.help));
-            match row.fate {
-                Missing(why) => text.push_str(&format!(" (Only the default: {why}.)")),
-                Idle(why) => text.push_str(&format!(" (No effect: {why}.)")),
-                Used | Knob | Legacy => {}
-            }
-            text.push('\n');
-        }
-    }
-    text.push_str("\nProfiles:\n");
-    for profile in tuning::PROFILES {
-        text.push_str(&format!("  {}\n    {}\n", profile.name, profile.purpose));
-    }
-    text.push_str("\nKnobs:\n");
-    for knob in tuning::REGISTRY.iter().filter(|knob| knob.etcd_flag.is_none()) {
-        let (min, max) = knob.bounds();
-        text.push_str(&format!("  --{} '{}'\n   {}", knob.name(), knob.default_text(), knob.help.join("\n   ")));
-        text.push_str(&format!(" ({}, {min} to {max})\n", knob.unit));
-    }
-    text
+    Some(Target::Gate(gate))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::BTreeSet;
+
+    use super::*;
 
     #[test]
     fn rows_are_unique_and_their_defaults_are_values() {
-        let mut names = BTreeSet::new();
-        for row in rows() {
-            assert!(names.insert(row.name), "{} stands twice", row.name);
-            assert!(row.parse(row.default).is_ok(), "{}: {:?}", row.name, row.parse(row.default));
-            assert!(row.fate == Legacy || !row.help.is_empty(), "{}", row.name);
-        }
-        for knob in tuning::REGISTRY.iter().filter(|knob| knob.etcd_flag.is_none()) {
-            assert!(names.insert(knob.name().leak()), "{} is a flag of etcd's", knob.name());
-        }
+        TABLE.check();
     }
 
     #[test]
     fn knobs_with_a_flag_of_etcds_and_rows_with_a_knob_are_the_same() {
         let by_knob: BTreeSet<_> = tuning::REGISTRY.iter().filter_map(|knob| knob.etcd_flag).collect();
-        let by_row: BTreeSet<_> = rows().filter(|row| row.fate == Knob).map(|row| row.name).collect();
+        let by_row: BTreeSet<_> = TABLE.rows().filter(|row| row.fate == Knob).map(|row| row.name).collect();
         assert_eq!(by_knob, by_row);
     }
 
     #[test]
     fn old_names_lead_to_present_ones() {
-        let flag = |old| renamed(old).map(|new| if let Renamed::Flag(row) = new { row.name } else { "" });
+        let flag = |old| renamed(old).map(|new| if let Target::Flag(row) = new { row.name } else { "" });
         assert_eq!(flag("experimental-watch-progress-notify-interval"), Some("watch-progress-notify-interval"));
         assert_eq!(flag("experimental-snapshot-catch-up-entries"), Some("snapshot-catchup-entries"));
-        assert_eq!(renamed("experimental-initial-corrupt-check"), Some(Renamed::Gate("InitialCorruptCheck")));
+        let gate = renamed("experimental-initial-corrupt-check");
+        assert!(matches!(gate, Some(Target::Gate("InitialCorruptCheck"))));
         assert!(renamed("experimental-bogus").is_none() && renamed("name").is_none());
-    }
-
-    #[test]
-    fn help_names_every_flag_knob_and_profile() {
-        let help = help();
-        for name in rows().filter(|row| row.fate != Legacy).map(|row| row.name.to_owned()) {
-            assert!(help.contains(&format!("  --{name} '")), "{name}");
-        }
-        for knob in tuning::REGISTRY {
-            let name = knob.etcd_flag.map_or_else(|| knob.name(), str::to_owned);
-            assert!(help.contains(&format!("  --{name} '")), "{name}");
-        }
-        assert!(tuning::PROFILES.iter().all(|profile| help.contains(profile.name)));
     }
 }

@@ -5,8 +5,12 @@
 //! Invariant: every gate etcd 3.7 knows is known here and none else, whether or not the feature exists yet: a manifest
 //! that names a gate must start, and the metric that lists them must list all.
 
-use super::go;
 use std::collections::BTreeMap;
+
+use super::{
+    error::{Error, Invalid},
+    go,
+};
 
 /// Maturity of a feature, as etcd's metric names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,20 +39,19 @@ pub const GATES: [(&str, Stage, bool); 11] = [
 /// `A=true,B=false`.
 ///
 /// **Errors**: etcd's text.
-pub(super) fn parse(text: &str) -> Result<BTreeMap<String, bool>, String> {
+pub(super) fn parse(text: &str) -> Result<BTreeMap<String, bool>, Invalid> {
     let mut set = BTreeMap::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (name, value) = match part.split_once('=') {
             Some((name, value)) => (name.trim(), value.trim()),
-            None => return Err(format!("missing bool value for {}", part.trim())),
+            None => return Err(Invalid::GateWithoutValue(part.trim().to_owned())),
         };
-        let value = go::parse_bool(value).ok_or_else(|| {
-            format!("invalid value of {name}={value}, err: strconv.ParseBool: parsing {value:?}: invalid syntax")
-        })?;
+        let bad = || Invalid::GateValue { gate: name.to_owned(), value: value.to_owned() };
+        let value = go::parse_bool(value).ok_or_else(bad)?;
         set.insert(name.to_owned(), value);
     }
     match set.keys().find(|name| GATES.iter().all(|(known, ..)| known != name)) {
-        Some(unknown) => Err(format!("unrecognized feature gate: {unknown}")),
+        Some(unknown) => Err(Invalid::Gate(unknown.clone())),
         None => Ok(set),
     }
 }
@@ -68,11 +71,10 @@ pub(super) fn resolve(set: &BTreeMap<String, bool>) -> BTreeMap<&'static str, bo
 /// What the gates must be to one another.
 ///
 /// **Errors**: etcd's text.
-pub(super) fn check(gates: &BTreeMap<&'static str, bool>) -> Result<(), String> {
+pub(super) fn check(gates: &BTreeMap<&'static str, bool>) -> Result<(), Error> {
     if gates["LeaseCheckpointPersist"] && !gates["LeaseCheckpoint"] {
-        return Err(
-            "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint".into()
-        );
+        let text = "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint";
+        return Err(Error::Refused(text.into()));
     }
     Ok(())
 }
@@ -95,7 +97,8 @@ mod tests {
             ),
         ];
         for (text, want) in rows {
-            assert_eq!(parse(text).map(|set| set.len()), want.map_err(str::to_owned), "{text:?}");
+            let got = parse(text).map(|set| set.len()).map_err(|why| why.to_string());
+            assert_eq!(got, want.map_err(str::to_owned), "{text:?}");
         }
     }
 

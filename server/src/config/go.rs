@@ -5,6 +5,8 @@
 //! Invariant: what Go's `flag`, `strconv` and `time` packages accept or refuse is accepted or refused here, in their
 //! words. Not copied: Go's own limits beyond 64 bits (there are none in etcd's flags).
 
+use super::error::Invalid;
+
 /// One argument of a command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Argument<'a> {
@@ -52,19 +54,22 @@ pub(super) enum IntegerError {
 }
 
 impl IntegerError {
-    /// As `flag` says it.
-    pub(super) fn as_flag(self) -> &'static str {
-        match self {
-            Self::Syntax => "parse error",
-            Self::Range => "value out of range",
-        }
-    }
-
-    /// As `strconv` says it.
-    pub(super) fn as_strconv(self) -> &'static str {
-        match self {
+    /// As `strconv` says it of `text`.
+    pub(super) fn as_strconv(self, text: &str) -> Invalid {
+        let why = match self {
             Self::Syntax => "invalid syntax",
             Self::Range => "value out of range",
+        };
+        Invalid::Integer { text: text.to_owned(), why }
+    }
+}
+
+/// As `flag` says it.
+impl From<IntegerError> for Invalid {
+    fn from(error: IntegerError) -> Self {
+        match error {
+            IntegerError::Syntax => Self::Syntax,
+            IntegerError::Range => Self::Range,
         }
     }
 }
@@ -115,8 +120,8 @@ const UNITS: [(&str, i128); 8] = [
 /// `time.ParseDuration`, in nanoseconds.
 ///
 /// **Errors**: Go's text.
-pub(super) fn parse_duration(text: &str) -> Result<i64, String> {
-    let invalid = || format!("time: invalid duration {text:?}");
+pub(super) fn parse_duration(text: &str) -> Result<i64, Invalid> {
+    let invalid = || Invalid::Duration(text.to_owned());
     let (is_negative, mut rest) = match text.as_bytes() {
         [b'-', ..] => (true, &text[1..]),
         [b'+', ..] => (false, &text[1..]),
@@ -141,12 +146,12 @@ pub(super) fn parse_duration(text: &str) -> Result<i64, String> {
         let unit_len = after.find(|c: char| c == '.' || c.is_ascii_digit()).unwrap_or(after.len());
         let unit = &after[..unit_len];
         if unit.is_empty() {
-            return Err(format!("time: missing unit in duration {text:?}"));
+            return Err(Invalid::DurationWithoutUnit(text.to_owned()));
         }
         let (_, worth) = UNITS
             .iter()
             .find(|(name, _)| *name == unit)
-            .ok_or_else(|| format!("time: unknown unit {unit:?} in duration {text:?}"))?;
+            .ok_or_else(|| Invalid::DurationUnit { unit: unit.to_owned(), text: text.to_owned() })?;
         total = add_part(total, &rest[..whole_len], fraction.unwrap_or(""), *worth).ok_or_else(invalid)?;
         rest = &after[unit_len..];
     }
@@ -255,7 +260,7 @@ mod tests {
             (".s", Err("time: invalid duration \".s\"")),
         ];
         for (text, want) in rows {
-            assert_eq!(parse_duration(text), want.map_err(str::to_owned), "{text:?}");
+            assert_eq!(parse_duration(text).map_err(|why| why.to_string()), want.map_err(str::to_owned), "{text:?}");
         }
     }
 }

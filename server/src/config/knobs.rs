@@ -5,19 +5,26 @@
 //! Invariant: later beats earlier - defaults, profile, room for the largest request, knobs file, etcd's flags, knob
 //! flags - and only what the user set is applied, so that a profile's value survives a flag's default.
 
-use super::flags::{self, Fate, Value};
-use super::parse::Values;
-use super::{ReadFile, Warning};
 use tuning::{Knob, Knobs};
+
+use super::{
+    error::Error,
+    flag::{Fate, Value},
+    flags::TABLE,
+    values::Values,
+};
+
+/// Reads a text file; `std::fs::read_to_string` in the program.
+pub type ReadFile<'a> = &'a dyn Fn(&str) -> std::io::Result<String>;
 
 /// The knobs, and the profile's name.
 ///
 /// **Errors**: text that names the flag, file or knob.
-pub(super) fn resolve(values: &mut Values, read_file: ReadFile<'_>) -> Result<(Option<&'static str>, Knobs), String> {
+pub(super) fn resolve(values: &mut Values, read_file: ReadFile<'_>) -> Result<(Option<&'static str>, Knobs), Error> {
     let mut knobs = Knobs::default();
     let profile = match values.text("profile").as_str() {
         "" => None,
-        name => Some(tuning::profile(name).map_err(|error| error.to_string())?),
+        name => Some(tuning::profile(name).map_err(refused)?),
     };
     if let Some(profile) = profile {
         knobs = profile.apply(knobs);
@@ -25,8 +32,8 @@ pub(super) fn resolve(values: &mut Values, read_file: ReadFile<'_>) -> Result<(O
     make_room(values, &mut knobs);
     let file = values.text("knobs");
     if !file.is_empty() {
-        let text = read_file(&file).map_err(|error| format!("--knobs {file}: {error}"))?;
-        tuning::apply_file(&mut knobs, &text).map_err(|error| format!("--knobs {file}: {error}"))?;
+        let text = read_file(&file).map_err(|error| refused(format!("--knobs {file}: {error}")))?;
+        tuning::apply_file(&mut knobs, &text).map_err(|error| refused(format!("--knobs {file}: {error}")))?;
     }
     check_ticks(values, &knobs)?;
     for knob in tuning::REGISTRY {
@@ -36,9 +43,13 @@ pub(super) fn resolve(values: &mut Values, read_file: ReadFile<'_>) -> Result<(O
     }
     for (name, text) in &values.knobs {
         let set = tuning::knob(name).and_then(|knob| knob.set(&mut knobs, text));
-        set.map_err(|error| error.to_string())?;
+        set.map_err(refused)?;
     }
     Ok((profile.map(|profile| profile.name), knobs))
+}
+
+fn refused(why: impl ToString) -> Error {
+    Error::Refused(why.to_string())
 }
 
 /// etcd takes any size of request; the sizes that must follow do so unless the user sets them.
@@ -48,39 +59,40 @@ fn make_room(values: &mut Values, knobs: &mut Knobs) {
     }
     let bytes = values.unsigned("max-request-bytes");
     for name in knobs.make_room_for_requests(bytes) {
-        let message = "raised to hold the largest request".to_owned();
-        values.warnings.push(Warning { message, field: "knob", value: name });
+        values.warn("raised to hold the largest request", "knob", &name);
     }
     if bytes > 10 << 20 {
-        let message = "exceeded recommended request limit".to_owned();
-        values.warnings.push(Warning { message, field: "max-request-bytes", value: bytes.to_string() });
+        values.warn("exceeded recommended request limit", "max-request-bytes", &bytes.to_string());
     }
 }
 
 /// etcd's words for what the knobs' bounds and rules would refuse too.
-fn check_ticks(values: &Values, knobs: &Knobs) -> Result<(), String> {
+fn check_ticks(values: &Values, knobs: &Knobs) -> Result<(), Error> {
     let set_or = |name: &str, otherwise: u64| if values.is_set(name) { values.unsigned(name) } else { otherwise };
     let heartbeat_ms = set_or("heartbeat-interval", knobs.consensus.heartbeat_ms);
     let election_ms = set_or("election-timeout", knobs.consensus.election_ms);
     if heartbeat_ms == 0 {
-        return Err("--heartbeat-interval must be >0 (set to 0ms)".into());
+        return Err(refused("--heartbeat-interval must be >0 (set to 0ms)"));
     }
     if election_ms == 0 {
-        return Err("--election-timeout must be >0 (set to 0ms)".into());
+        return Err(refused("--election-timeout must be >0 (set to 0ms)"));
     }
     if heartbeat_ms.saturating_mul(5) > election_ms {
-        return Err(format!(
-            "--election-timeout[{election_ms}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat_ms}ms]"
-        ));
+        return Err(refused(format!(
+            "--election-timeout[{election_ms}ms] should be at least as 5 times as \
+             --heartbeat-interval[{heartbeat_ms}ms]"
+        )));
     }
     if election_ms > 50_000 {
-        return Err(format!("--election-timeout[{election_ms}ms] is too long, and should be set less than 50000ms"));
+        return Err(refused(format!(
+            "--election-timeout[{election_ms}ms] is too long, and should be set less than 50000ms"
+        )));
     }
     Ok(())
 }
 
-fn set_from_flag(values: &mut Values, knobs: &mut Knobs, knob: &Knob, flag: &str) -> Result<(), String> {
-    debug_assert!(flags::find(flag).is_some_and(|row| row.fate == Fate::Knob));
+fn set_from_flag(values: &mut Values, knobs: &mut Knobs, knob: &Knob, flag: &str) -> Result<(), Error> {
+    debug_assert!(TABLE.row(flag).is_some_and(|row| row.fate == Fate::Knob));
     let text = match (flag, values.value(flag)) {
         // Values that mean "the default" in etcd.
         ("quota-backend-bytes" | "compaction-batch-limit", Value::Signed(0))
@@ -89,19 +101,16 @@ fn set_from_flag(values: &mut Values, knobs: &mut Knobs, knob: &Knob, flag: &str
         ("quota-backend-bytes", Value::Signed(..0)) => "unlimited".to_owned(),
         ("compaction-batch-limit", Value::Signed(..0)) => knob.default_text(),
         ("watch-progress-notify-interval", Value::Duration(nanoseconds @ 1..100_000_000)) => {
-            values.warnings.push(Warning {
-                message: "adjusting watch progress notify interval to minimum period".into(),
-                field: "given-nanoseconds",
-                value: nanoseconds.to_string(),
-            });
+            let message = "adjusting watch progress notify interval to minimum period";
+            values.warn(message, "given-nanoseconds", &nanoseconds.to_string());
             "100ms".to_owned()
         }
         // A part of a millisecond is a whole one: 0 has a meaning of its own.
         (_, Value::Duration(nanoseconds @ 0..)) => nanoseconds.unsigned_abs().div_ceil(1_000_000).to_string(),
-        (_, Value::Duration(_)) => return Err(format!("--{flag} must not be negative")),
+        (_, Value::Duration(_)) => return Err(refused(format!("--{flag} must not be negative"))),
         (_, Value::Unsigned(number)) => number.to_string(),
         (_, Value::Signed(number)) => number.to_string(),
         (_, other) => unreachable!("--{flag} sets a knob but is {other:?}"),
     };
-    knob.set(knobs, &text).map_err(|error| format!("--{flag}: {error}"))
+    knob.set(knobs, &text).map_err(|error| refused(format!("--{flag}: {error}")))
 }

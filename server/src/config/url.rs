@@ -7,8 +7,12 @@
 //!
 //! **Source**: etcd v3.7.1 `client/pkg/types/urls.go`, `server/embed/config.go`; Go's `net/url`.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
+
+use super::error::Invalid;
 
 /// What is spoken behind a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +49,7 @@ impl Url {
     /// One URL.
     ///
     /// **Errors**: etcd's or Go's text.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, Invalid> {
         let text = text.trim();
         let (scheme, rest) = split_scheme(text)?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
@@ -53,13 +57,13 @@ impl Url {
             "https" => Scheme::Https,
             "unix" => Scheme::Unix,
             "unixs" => Scheme::Unixs,
-            _ => return Err(format!("URL scheme must be http, https, unix, or unixs: {text}")),
+            _ => return Err(Invalid::UrlScheme(text.to_owned())),
         };
         if matches!(scheme, Scheme::Unix | Scheme::Unixs) {
             let host = rest.strip_prefix("//").unwrap_or(rest).to_owned();
             return Ok(Self { scheme, host, port: String::new(), text: text.to_owned() });
         }
-        let no_address = || format!("URL address does not have the form \"host:port\": {text}");
+        let no_address = || Invalid::UrlAddress(text.to_owned());
         let after = rest.strip_prefix("//").ok_or_else(no_address)?;
         let end = after.find(['/', '?', '#']).unwrap_or(after.len());
         let (authority, tail) = after.split_at(end);
@@ -67,7 +71,7 @@ impl Url {
         check_authority(text, address)?;
         let (host, port) = split_host_port(address).ok_or_else(no_address)?;
         if tail.starts_with('/') {
-            return Err(format!("URL must not contain a path: {text}"));
+            return Err(Invalid::UrlPath(text.to_owned()));
         }
         Ok(Self { scheme, host: host.to_owned(), port: port.to_owned(), text: text.to_owned() })
     }
@@ -75,7 +79,7 @@ impl Url {
     /// A comma-separated list, sorted, without repetitions.
     ///
     /// **Errors**: of the first URL refused.
-    pub fn parse_list(text: &str) -> Result<Vec<Self>, String> {
+    pub fn parse_list(text: &str) -> Result<Vec<Self>, Invalid> {
         let mut urls = text.split(',').map(Self::parse).collect::<Result<Vec<_>, _>>()?;
         urls.sort_by(|a, b| a.text.cmp(&b.text));
         urls.dedup();
@@ -90,15 +94,13 @@ impl Url {
     /// Where to listen: `localhost` is 127.0.0.1, an empty port is any.
     ///
     /// **Errors**: etcd's text; names are refused, since what they stand for may change.
-    pub fn bind_address(&self) -> Result<SocketAddr, String> {
+    pub fn bind_address(&self) -> Result<SocketAddr, Invalid> {
         let ip = match self.host.as_str() {
             "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            host => {
-                host.parse().map_err(|_not_an_address| format!("expected IP in URL for binding ({})", self.text))?
-            }
+            host => host.parse().map_err(|_not_an_address| Invalid::BindHost(self.text.clone()))?,
         };
         let port = if self.port.is_empty() { Ok(0) } else { self.port.parse() };
-        let port = port.map_err(|_too_large| format!("listen tcp: address {}: invalid port", self.port))?;
+        let port = port.map_err(|_too_large| Invalid::BindPort(self.port.clone()))?;
         Ok(SocketAddr::new(ip, port))
     }
 }
@@ -109,29 +111,30 @@ pub fn join(urls: &[Url]) -> String {
 }
 
 /// Scheme (perhaps empty) and what follows its colon, by the rules of Go's `url.Parse`.
-fn split_scheme(text: &str) -> Result<(&str, &str), String> {
+fn split_scheme(text: &str) -> Result<(&str, &str), Invalid> {
+    let refused = |why: &str| Err(Invalid::Url { text: text.to_owned(), why: why.to_owned() });
     if text.bytes().any(|b| b.is_ascii_control()) {
-        return Err(format!("parse {text:?}: net/url: invalid control character in URL"));
+        return refused("net/url: invalid control character in URL");
     }
     for (at, c) in text.char_indices() {
         match c {
             'a'..='z' | 'A'..='Z' => {}
             '0'..='9' | '+' | '-' | '.' if at > 0 => {}
-            ':' if at == 0 => return Err(format!("parse {text:?}: missing protocol scheme")),
+            ':' if at == 0 => return refused("missing protocol scheme"),
             ':' => return Ok((&text[..at], &text[at + 1..])),
             _ => break,
         }
     }
     let first_segment = text.split('/').next().unwrap_or(text);
     if first_segment.contains(':') {
-        return Err(format!("parse {text:?}: first path segment in URL cannot contain colon"));
+        return refused("first path segment in URL cannot contain colon");
     }
     Ok(("", text))
 }
 
 /// Go's checks of the host part.
-fn check_authority(text: &str, address: &str) -> Result<(), String> {
-    let refused = |why: String| Err(format!("parse {text:?}: {why}"));
+fn check_authority(text: &str, address: &str) -> Result<(), Invalid> {
+    let refused = |why: String| Err(Invalid::Url { text: text.to_owned(), why });
     if let Some(bad) = address.chars().find(|c| c.is_ascii() && " <>\"\\^`{|}".contains(*c)) {
         return refused(format!("invalid character \"{bad}\" in host name"));
     }
@@ -189,7 +192,7 @@ mod tests {
         for (text, want) in rows {
             let got = Url::parse(text).map(|url| (url.host, url.port));
             let want = want.map(|(h, p)| (h.to_owned(), p.to_owned())).map_err(str::to_owned);
-            assert_eq!(got, want, "{text:?}");
+            assert_eq!(got.map_err(|why| why.to_string()), want, "{text:?}");
         }
     }
 
@@ -207,9 +210,9 @@ mod tests {
         assert_eq!(bind("http://[::]:1").unwrap().to_string(), "[::]:1");
         assert_eq!(bind("http://0.0.0.0:").unwrap().to_string(), "0.0.0.0:0");
         assert_eq!(
-            bind("http://example.com:2379").unwrap_err(),
+            bind("http://example.com:2379").unwrap_err().to_string(),
             "expected IP in URL for binding (http://example.com:2379)"
         );
-        assert_eq!(bind("http://localhost:99999").unwrap_err(), "listen tcp: address 99999: invalid port");
+        assert_eq!(bind("http://localhost:99999").unwrap_err().to_string(), "listen tcp: address 99999: invalid port");
     }
 }

@@ -19,7 +19,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use consensus::{Applied, ConfChange, ConfState, Driver, Member};
+use consensus::{ConfChange, ConfState, Driver, EntryId, Member};
 use engine::{
     Fault, PageReader, Store,
     disk::{Disk, FileSystem, IoPath, Preference},
@@ -41,18 +41,17 @@ use super::{
 };
 use crate::{
     apply::{self, Applier, table},
-    backup,
+    boot::import::{self, Import},
     commit::{self, Commit, ToCommit},
     compactor::Compactor,
     config::{self, Config},
     core::{Core, Identity, Limits, Raft, Shared, Sizes},
     cores::Clock,
-    import::{self, Import},
+    etcd_files,
     insight::slow::{Ring, Settings},
     lease::{self, Lessor},
     metrics::timed::{CheckpointCommits, LogWrites, Timed},
     quota::{self, Quota},
-    tune,
     watch::hub::{Bounds, Responder},
     watch_rpc::WatchCore,
     wire,
@@ -89,10 +88,10 @@ pub enum Error {
     },
     /// etcd's data is not taken over.
     #[error("the data of etcd is not imported: {0}")]
-    Import(#[from] backup::Error),
+    Import(#[from] etcd_files::error::Error),
     /// Settings that a new member cannot start with.
-    #[error("{0}")]
-    Bootstrap(String),
+    #[error(transparent)]
+    Bootstrap(#[from] config::Error),
     /// Small tables that do not decode.
     #[error("the store's table of {what} is damaged")]
     Table {
@@ -139,9 +138,9 @@ fn bootstrap_member(config: &Config) -> Member {
 /// What the operator says of the I/O path.
 pub(crate) fn io_preference(config: &Config) -> Preference {
     match config.knobs.io.path {
-        tuning::IoPath::Auto => Preference::Auto,
-        tuning::IoPath::Uring => Preference::Uring,
-        tuning::IoPath::Portable => Preference::Portable,
+        tuning::IoPathChoice::Auto => Preference::Auto,
+        tuning::IoPathChoice::Uring => Preference::Uring,
+        tuning::IoPathChoice::Portable => Preference::Portable,
     }
 }
 
@@ -156,7 +155,7 @@ pub(crate) fn store_options(knobs: &tuning::Knobs) -> store::Options {
         write_bytes: knobs.store.write_bytes,
         writes_in_flight_max: knobs.store.writes_in_flight_max,
         record_block_bytes: knobs.store.record_block_bytes,
-        cache_bytes: tuning::cache_bytes(knobs.store.cache_bytes, &tune::host()),
+        cache_bytes: tuning::cache_bytes(knobs.store.cache_bytes, &config::host(&|path| std::fs::read_to_string(path))),
         reclaim_bytes_per_second: knobs.store.reclaim_bytes_per_second,
         reclaim_bytes_max: knobs.store.reclaim_bytes_max,
         shards: knobs.store.shards,
@@ -183,13 +182,17 @@ fn wal_options(knobs: &tuning::Wal) -> wal::Options {
 fn first_checkpoint(store: &mut Store, disk: &mut dyn Disk, identity: &Identity) -> Result<(), Error> {
     let mut write = store.mvcc_mut().begin();
     write
-        .meta_put(table::IDENTITY, &table::encode_identity(identity))
+        .meta_put(table::IDENTITY, &table::encode_identity(&log_identity(identity)))
         .unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
     drop(write.finish());
     drop(store.mvcc_mut().publish(0, 0));
     let done = store.checkpoint_begin().run(disk)?;
     store.checkpoint_end(done);
     Ok(())
+}
+
+fn log_identity(identity: &Identity) -> consensus::Identity {
+    consensus::Identity { member_id: identity.member_id, cluster_id: identity.cluster_id }
 }
 
 fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Result<Identity, Error> {
@@ -214,25 +217,24 @@ fn take_over(config: &Config) -> Result<(), Error> {
         return Err(Error::EtcdData { path: dir.display().to_string() });
     }
     if config.wal_dir.is_some() {
-        let text = "--wal-dir is set: move etcd's log into member/wal of the data directory, and leave the flag out";
-        return Err(backup::Error::Refused(text.into()).into());
+        return Err(etcd_files::error::Error::LogElsewhere.into());
     }
     let (store, wal) = (store_options(&config.knobs), wal_options(&config.knobs.wal));
-    let writing = |dir: &Path| Ok(engine::disk::open_disk(io_preference(config), dir)?.0);
-    Ok(Import { dir, store, wal }.run(&engine::disk::open_buffered, &writing)?)
+    let open = |dir: &Path| Ok(engine::disk::open_disk(io_preference(config), dir)?.0);
+    Ok(Import { dir, store, wal }.run(&open)?)
 }
 
 fn open(config: &Config) -> Result<Opened, Error> {
     let dir = config.data_dir.as_path();
     let knobs = &config.knobs;
-    if import::is_etcd(dir) {
+    if import::is_etcd(dir)? {
         take_over(config)?;
     }
     let (mut disk, io) = open_disk(config)?;
     import::complete(disk.as_mut(), dir)?;
     let mut store = Store::open(disk.as_mut(), dir, store_options(knobs))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
-        config.verify_bootstrap().map_err(Error::Bootstrap)?;
+        config.verify_bootstrap()?;
     }
     let member = bootstrap_member(config);
     let identity = identity_of(&mut store, disk.as_mut(), &member)?;
@@ -250,12 +252,12 @@ fn open(config: &Config) -> Result<Opened, Error> {
     let mut lessor = Lessor::new(lease::Params { ttl_min_s, retry_after: config.request_timeout() });
     lessor.restore(grants);
     let start = consensus::Start {
-        applied: Applied { index: view.applied_index(), term: view.applied_term() },
+        applied: EntryId { index: view.applied_index(), term: view.applied_term() },
         trimmable: store.trimmable().0,
         conf_state,
         bootstrap: vec![ConfChange::bootstrap(&member)],
     };
-    let ids = consensus::Identity { member_id: identity.member_id, cluster_id: identity.cluster_id };
+    let ids = log_identity(&identity);
     let driver = Driver::open(disk.as_mut(), &wal_dir(config), ids, consensus_options(knobs), start)?;
     let applier = Applier { lessor, cluster };
     Ok(Opened { store, disk, io, identity, driver, applier })
@@ -589,7 +591,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
 fn listen(config: &Config, urls: &[config::Url]) -> Result<Vec<TcpListener>, Error> {
     let mut listeners = Vec::new();
     for url in urls {
-        let address = url.bind_address().map_err(Error::Bootstrap)?;
+        let address = url.bind_address().map_err(config::Error::from)?;
         let bound = bind(address, config.socket_reuse_port);
         listeners.push(bound.map_err(system(format!("listen on {address}")))?);
     }

@@ -235,10 +235,8 @@ mod tests {
 
     fn entries() -> VecDeque<(u64, Bytes)> {
         let entry = |number| {
-            let mut entry = Vec::new();
             let put = pb::PutRequest { key: key(number), ..Default::default() };
-            internal::encode(&RequestHeader::default(), Kind::Put, &put.encode_to_vec(), &mut entry);
-            entry.into()
+            internal::encode(&RequestHeader::default(), Kind::Put, &put.encode_to_vec()).entry
         };
         (0..KEYS).rev().map(|number| (2 + u64::from(KEYS - number), entry(number))).collect()
     }

@@ -7,16 +7,13 @@
 //! is shown as it came: keys are escaped, of values only the size is told, texts are cut at [`text::TEXT_BYTES_MAX`].
 //! **Source** etcd v3.7.1 `etcdserver/txn/util.go`, `etcdserver/api/v3rpc/interceptor.go`.
 
-use std::{cell::Cell, collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
+use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 
-use super::{
-    text,
-    trace::{PHASES, Phases, Trace},
-};
-use crate::{core::Core, clock::Clock, error::Error, kv::range::Reply, log, wire::method::Method};
+use super::{text, trace::Phases};
+use crate::{error::Error, method::Method};
 
 /// Lines of one core and kind in a second.
 pub const LINES_PER_S: u32 = 10;
@@ -32,25 +29,6 @@ pub struct Settings {
     pub apply: Duration,
     /// Whether the durations of calls are counted by method.
     pub is_extensive: bool,
-}
-
-/// Where a request came from.
-#[derive(Clone, Copy, Debug)]
-pub struct Origin {
-    /// The client's address.
-    pub remote: Option<SocketAddr>,
-    /// The turn of its connection that brought it.
-    pub began: Duration,
-}
-
-/// A unary call, for what is said of it once it has ended.
-pub struct Call {
-    /// What was called.
-    pub method: Method,
-    /// Where it came from.
-    pub origin: Origin,
-    /// Its message.
-    pub body: Bytes,
 }
 
 /// A slow request that is remembered.
@@ -73,7 +51,8 @@ pub struct Slow {
 pub struct Ring(ArcSwap<VecDeque<Arc<Slow>>>);
 
 impl Ring {
-    fn push(&self, slow: Slow) {
+    /// Remembers one more, and forgets the oldest if there are too many.
+    pub fn push(&self, slow: Slow) {
         let mut next = VecDeque::clone(&self.0.load());
         next.truncate(SLOW_MAX - 1);
         next.push_front(Arc::new(slow));
@@ -116,102 +95,23 @@ pub struct Teller {
     reads: Cell<Throttle>,
 }
 
+impl Teller {
+    /// Whether a line about a request may be written: with how many were not since the last one.
+    pub fn admit_request(&self, now: Duration) -> Option<u64> {
+        admit(&self.requests, now)
+    }
+
+    /// Whether a line about a read may be written: with how many were not since the last one.
+    pub fn admit_read(&self, now: Duration) -> Option<u64> {
+        admit(&self.reads, now)
+    }
+}
+
 fn admit(throttle: &Cell<Throttle>, now: Duration) -> Option<u64> {
     let mut next = throttle.get();
     let admitted = next.admit(now);
     throttle.set(next);
     admitted
-}
-
-/// Counts an ended unary call, notes what it was about, and tells of it if it was slow.
-pub fn ended(core: &Core, call: &Call, trace: &Trace, result: &Result<Reply, Error>) {
-    let now = core.clock.now();
-    let took = now.saturating_sub(call.origin.began);
-    let settings = &core.shared.insight;
-    let is_proposed = trace.stamps.is_some();
-    core.counters.latencies.ended(call.method, is_proposed, result.is_ok(), took);
-    if settings.is_extensive {
-        core.counters.latencies.handling[call.method as usize].observe(took);
-    }
-    let phases = trace.phases(call.origin.began, now);
-    for (sum, phase) in core.counters.phases.iter().zip(phases) {
-        sum.add(u64::try_from(phase.as_nanos()).unwrap_or(u64::MAX));
-    }
-    core.heat.borrow_mut().note(now, call.method, &call.body);
-    if took > settings.unary.min(settings.apply) {
-        tell(core, call, trace, result, took, now);
-    }
-}
-
-#[cold]
-fn tell(core: &Core, call: &Call, trace: &Trace, result: &Result<Reply, Error>, took: Duration, now: Duration) {
-    let settings = &core.shared.insight;
-    let prefix = match (call.method, trace.stamps) {
-        (Method::Range, _) => Some("read-only range "),
-        (Method::Txn, None) => Some("read-only txn "),
-        _ => None,
-    };
-    if let Some(prefix) = prefix
-        && took > settings.apply
-    {
-        core.counters.slow_reads.add(1);
-        if let Some(withheld) = admit(&core.teller.reads, now) {
-            let response = result.as_ref().map_or(String::new(), |answer| format!("size:{}", answer.message_len()));
-            tracing::warn!(
-                took = ?took,
-                "expected-duration" = ?settings.apply,
-                prefix,
-                request = text::request(call.method, &call.body),
-                response,
-                error = result.as_ref().err().map(tracing::field::display),
-                loading = ?trace.loading,
-                withheld,
-                "apply request took too long"
-            );
-        }
-    }
-    if took <= settings.unary {
-        return;
-    }
-    let phases = trace.phases(call.origin.began, now);
-    let longest = (0..PHASES.len()).max_by_key(|phase| phases[*phase]).unwrap_or(0);
-    core.counters.slow[longest].add(1);
-    let Some(withheld) = admit(&core.teller.requests, now) else { return };
-    let at_unix_us = Clock::unix_us();
-    let request = text::request(call.method, &call.body);
-    log_stats(call, result, took, &phases, at_unix_us, &request, withheld);
-    let (method, loading) = (call.method, trace.loading);
-    core.shared.slow[core.id].push(Slow { at_unix_us, method, phases, loading, request });
-}
-
-fn log_stats(
-    call: &Call,
-    result: &Result<Reply, Error>,
-    took: Duration,
-    phases: &Phases,
-    ended_unix_us: u64,
-    request: &str,
-    withheld: u64,
-) {
-    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    let remote = call.origin.remote.map_or_else(|| "No remote client info.".to_owned(), |remote| remote.to_string());
-    let [queue, wal, apply, send, read] = phases;
-    tracing::warn!(
-        "start time" = log::timestamp(ended_unix_us.saturating_sub(took_us)),
-        "time spent" = ?took,
-        remote,
-        "response type" = format!("/{}/{}", call.method.service(), call.method.name()),
-        "request size" = call.body.len(),
-        "response size" = result.as_ref().map_or(0, Reply::message_len),
-        "request content" = request,
-        queue = ?queue,
-        wal = ?wal,
-        apply = ?apply,
-        send = ?send,
-        read = ?read,
-        withheld,
-        "request stats"
-    );
 }
 
 /// Says that applying an entry took too long; its caller has counted it, and asked its throttle.

@@ -204,10 +204,9 @@ mod tests {
         let put = PutRequest { key: "a\"\u{7}".into(), value: "secret".into(), lease: 7, ..Default::default() };
         let body = Bytes::from(put.encode_to_vec());
         assert_eq!(request(Method::Put, &body), r#"key:"a\"\007" value_size:6 lease:7 "#);
-        let mut bytes = Vec::new();
         let header = internal::RequestHeader { id: 9, ..Default::default() };
-        internal::encode(&header, internal::Kind::Put, &body, &mut bytes);
-        assert_eq!(entry(&bytes.into()), r#"header:<ID:9> put:<key:"a\"\007" value_size:6 lease:7 >"#);
+        let encoded = internal::encode(&header, internal::Kind::Put, &body);
+        assert_eq!(entry(&encoded.entry), r#"header:<ID:9> put:<key:"a\"\007" value_size:6 lease:7 >"#);
     }
 
     #[test]

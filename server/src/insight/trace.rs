@@ -1,8 +1,8 @@
 //! Runs on: connection core.
 //!
-//! What is noted of a request while it is under way: when the commit core did what with it, how long pages kept it waiting.
+//! What is noted of a request while it is under way: when raft and apply did what with it, how long pages kept it waiting.
 //!
-//! The notes of the request that is being polled are in `Core::current`; [`traced`] puts them there for each poll and takes
+//! The notes of the request that is being polled are in `Desk::current`; [`traced`] puts them there for each poll and takes
 //! them away after it. So whatever a handler calls may add to them, and no handler knows of them.
 
 use std::{
@@ -15,12 +15,19 @@ use std::{
 /// When a proposal passed each of its stations, since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stamps {
-    /// The commit core took it.
+    /// Raft took it.
     pub proposed: Duration,
     /// It was durable and handed to apply.
     pub committed: Duration,
-    /// It was applied.
+    /// It was applied; zero if it never was.
     pub applied: Duration,
+}
+
+impl Stamps {
+    /// They themselves, if the proposal has passed all stations.
+    pub fn passed(self) -> Option<Self> {
+        (self.applied > Duration::ZERO).then_some(self)
+    }
 }
 
 /// See the head of this file.

@@ -1,159 +1,21 @@
 //! Runs on: connection core, and apply core inside a txn.
 //!
-//! Range: what a call asks for and how it is answered; and the job that reads one view in bounded steps and ends in a response.
+//! Range: what a request asks for, and the job that reads one view in bounded steps and ends in a response.
 //!
 //! Invariants: `at` and `header_revision` are fixed when the job begins, so every step answers for the same revision;
 //! after a fault the next step goes on where the last one stopped, never from the start.
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/range.go`.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
-use engine::{Count, Cursor, Fault, KeyRange, Outline, ReadView, Record, Version};
+use engine::{Count, Cursor, Fault, KeyRange, ReadView, Record, Version};
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::range_request::{SortOrder, SortTarget},
     mvccpb::KeyValue,
 };
 
-use super::{
-    check, key_only, key_value, keys,
-    large::{Frame, Large, PIECE_BYTES, PIECE_KEYS, shown_len},
-    scan::{Batch, Bounds, Filter, LEAVES_AHEAD_MAX, Scan},
-};
-use crate::{
-    core::Core,
-    error::Error,
-    wire::grpc::{PREFIX_BYTES, framed},
-};
-
-/// What a Range call is answered with.
-#[derive(Debug)]
-pub enum Reply {
-    /// A message, framed.
-    Whole(Bytes),
-    /// One that is written piece by piece.
-    Large(Box<Large>),
-}
-
-impl Reply {
-    /// Length of the message, without gRPC's prefix. **Units** bytes.
-    pub fn message_len(&self) -> usize {
-        let framed = match self {
-            Self::Whole(message) => message.len(),
-            Self::Large(large) => large.framed_len(),
-        };
-        framed.saturating_sub(PREFIX_BYTES)
-    }
-}
-
-/// Answers a Range call.
-///
-/// **Errors** the static checks; a compacted or a future revision.
-pub async fn serve(core: &Core, request: pb::RangeRequest) -> Result<Reply, Error> {
-    check::range(&request)?;
-    if !request.serializable {
-        core.read_index()?;
-    }
-    core.counters.ranges.add(1);
-    if is_point(&request) {
-        return point(core, &core.view(), &request).await.map(Reply::Whole);
-    }
-    if !request.count_only && is_in_key_order(&request) {
-        return Box::pin(scan(core, &request)).await;
-    }
-    Box::pin(gather(core, request)).await.map(Reply::Whole)
-}
-
-/// Counts, and answers in another order than that of the keys: those have to be gathered first.
-async fn gather(core: &Core, request: pb::RangeRequest) -> Result<Bytes, Error> {
-    let view = core.view();
-    let mut job = Job::new(&view, request)?;
-    let mut response = core.step_through(&view, |view, budget| job.step(view, budget)).await?;
-    response.header = Some(core.header(job.header_revision));
-    Ok(framed(&response))
-}
-
-/// Answers in the order of the keys: at once where the answer is small, else as one that is counted now and written later.
-async fn scan(core: &Core, request: &pb::RangeRequest) -> Result<Reply, Error> {
-    let range = keys(&request.key, &request.range_end);
-    let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
-    let (mut scan, at, revision) = Scan::new(core, request, &range)?;
-    // A filter makes the limit apply to what it lets through: the whole range has to be met to know how many keys there are.
-    let is_filtered = is_filtered(request);
-    let total = if limit.is_some() && !is_filtered { Some(count(core, &scan, &range, at).await?) } else { None };
-    let wanted = limit.unwrap_or(usize::MAX);
-    let view = core.view();
-    let mut batch = Batch::default();
-    scan.batch(core, Bounds { keys: wanted.min(PIECE_KEYS), bytes: PIECE_BYTES }, &mut batch).await?;
-    let mut shown = batch.len();
-    let mut len = batch.iter().map(|(_, outline)| shown_len(outline, request.keys_only)).sum::<usize>();
-    let mut beyond = 0_u64;
-    let goes_on = !batch.is_last && (is_filtered || shown < wanted);
-    let is_in_sums = goes_on && at == view.revision() && !is_filtered && !request.keys_only;
-    if is_in_sums {
-        (shown, len) = sums(core, view, &range, wanted).await?;
-        scan.seen = shown as u64;
-    } else if goes_on {
-        drop(view);
-        let each = |outline: &Outline| {
-            if shown < wanted {
-                shown += 1;
-                len += shown_len(outline, request.keys_only);
-            } else {
-                beyond += 1;
-            }
-            is_filtered || shown < wanted
-        };
-        let met = scan.measure(core, each).await?;
-        scan.seen += met;
-    }
-    let total = total.unwrap_or(scan.seen);
-    let more = if is_filtered { beyond > 0 } else { limit.is_some_and(|limit| total > limit as u64) };
-    let frame = Frame { header: core.header(revision), more, count: i64::try_from(total).expect("counts fit") };
-    let is_whole = batch.len() == shown;
-    let large = Large::new(scan, batch, frame, (shown, len), request.keys_only)?;
-    if is_whole { large.whole(core).await.map(Reply::Whole) } else { Ok(Reply::Large(Box::new(large))) }
-}
-
-/// The first `wanted` keys of a range at the revision of `view`, its newest, and the length of their fields.
-///
-/// **Errors** damaged data.
-async fn sums(core: &Core, view: Arc<ReadView>, range: &KeyRange, wanted: usize) -> Result<(usize, usize), Error> {
-    let (keys, bytes) = core.step_through(&view, |view, _| view.sums(range, wanted as u64).map(Some)).await?;
-    let size = |sum| usize::try_from(sum).expect("sums fit in 64 bits");
-    Ok((size(keys), size(bytes)))
-}
-
-/// Keys of the range of a scan at its revision, in O(log n) where that is the newest.
-///
-/// **Errors** as [`Scan::batch`].
-pub async fn count(core: &Core, scan: &Scan, range: &KeyRange, at: i64) -> Result<u64, Error> {
-    let view = core.view();
-    if at == view.revision() {
-        return core.step_through(&view, |view, _| view.count(range, at).map(Some)).await;
-    }
-    let mut count = view.counter(range, at);
-    drop(view);
-    core.step_along(scan.floor(), |view, budget| {
-        view.lead_count(&mut count);
-        count.step(budget).map_err(|fault| count.wanted(fault, LEAVES_AHEAD_MAX))
-    })
-    .await
-}
-
-/// Whether the request asks for one key and its value, and nothing more: the most frequent read.
-fn is_point(request: &pb::RangeRequest) -> bool {
-    request.range_end.is_empty() && !request.count_only && !request.keys_only && !is_filtered(request)
-}
-
-async fn point(core: &Core, view: &ReadView, request: &pb::RangeRequest) -> Result<Bytes, Error> {
-    let at = read_at(view, request.revision)?;
-    let record = core.step_through(view, |view, _| view.get(&request.key, at).map(Some)).await?;
-    let kvs: Vec<KeyValue> = record.into_iter().map(key_value).collect();
-    let count = i64::from(!kvs.is_empty());
-    Ok(framed(&pb::RangeResponse { header: Some(core.header(view.revision())), kvs, more: false, count }))
-}
+use super::{key_only, key_value, keys};
+use crate::error::Error;
 
 /// The revision a request reads at.
 ///
@@ -175,7 +37,7 @@ pub fn has_default_order(request: &pb::RangeRequest) -> bool {
 }
 
 /// Whether the answer's keys come in their own order.
-fn is_in_key_order(request: &pb::RangeRequest) -> bool {
+pub fn is_in_key_order(request: &pb::RangeRequest) -> bool {
     request.sort_target == SortTarget::Key as i32 && request.sort_order != SortOrder::Descend as i32
 }
 
@@ -186,9 +48,37 @@ pub fn is_filtered(request: &pb::RangeRequest) -> bool {
     filters.iter().any(|bound| *bound != 0)
 }
 
+/// Whether the request asks for one key and its value, and nothing more: the most frequent read.
+pub fn is_point(request: &pb::RangeRequest) -> bool {
+    request.range_end.is_empty() && !request.count_only && !request.keys_only && !is_filtered(request)
+}
+
 /// Whether the answer shows, or depends on, more of a key than the key tree holds.
 pub fn reads_records(request: &pb::RangeRequest) -> bool {
     !request.count_only && (!request.keys_only || request.sort_target == SortTarget::Value as i32)
+}
+
+/// Which versions a request shows, by their revisions; 0 is no bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Filter {
+    mod_revision: (i64, i64),
+    create_revision: (i64, i64),
+}
+
+impl Filter {
+    /// The filter of a request.
+    pub fn of(request: &pb::RangeRequest) -> Self {
+        Self {
+            mod_revision: (request.min_mod_revision, request.max_mod_revision),
+            create_revision: (request.min_create_revision, request.max_create_revision),
+        }
+    }
+
+    /// Whether a version of these main revisions is shown.
+    pub fn passes(&self, mod_revision: i64, create_revision: i64) -> bool {
+        let within = |value: i64, (min, max): (i64, i64)| (min == 0 || value >= min) && (max == 0 || value <= max);
+        within(mod_revision, self.mod_revision) && within(create_revision, self.create_revision)
+    }
 }
 
 enum Total {
@@ -217,7 +107,7 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job for `request`, which passed [`check::range`].
+    /// A job for `request`, which passed [`super::check::range`].
     ///
     /// **Errors** as [`read_at`].
     pub fn new(view: &ReadView, request: pb::RangeRequest) -> Result<Self, Error> {

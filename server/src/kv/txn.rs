@@ -15,58 +15,14 @@ use proto::{
     etcdserverpb::{
         compare::{CompareResult, CompareTarget, TargetUnion},
         request_op::Request,
-        response_op::Response,
     },
-    internal::Kind,
 };
 
-use super::{check, keys, range};
-use crate::{
-    core::Core,
-    error::Error,
-    quota::{self, Purpose},
-    rpc,
-    wire::grpc::framed,
-};
+use super::keys;
+use crate::error::Error;
 
 /// The branch each txn takes, in execution order.
 pub type Path = Vec<bool>;
-
-/// Answers a Txn call: a txn of ranges alone is read here, any other goes through the log.
-///
-/// **Errors** the static checks, and those of its operations.
-pub async fn serve(core: &Core, body: Bytes) -> Result<Bytes, Error> {
-    let request = rpc::decode_txn(body.clone())?;
-    let cost = quota::txn_cost(&request);
-    quota::admit(core, cost).await?;
-    check::txn(&request, core.shared.limits.txn_ops_max)?;
-    if !is_read_only(&request) {
-        return core.propose(Kind::Txn, &body, Purpose::of_cost(cost)).await?.framed();
-    }
-    if !is_serializable(&request) {
-        core.read_index()?;
-    }
-    let view = core.view();
-    let path = core.step_through(&view, |view, _| decide(view, &request).map(Some)).await?;
-    let succeeded = path[0];
-    let ops = branch(&request, succeeded);
-    for op in ops {
-        if let Some(Request::RequestRange(request)) = &op.request {
-            check_range(&view, request)?;
-        }
-    }
-    core.counters.ranges.add(ops.len() as u64);
-    core.counters.txns.add(u64::from(ops.len() > 1));
-    let mut responses = Vec::with_capacity(ops.len());
-    for op in ops {
-        let Some(Request::RequestRange(request)) = &op.request else { unreachable!("the txn only reads") };
-        let mut job = range::Job::new(&view, request.clone())?;
-        let mut response = core.step_through(&view, |view, budget| job.step(view, budget)).await?;
-        response.header = Some(inner_header(job.header_revision));
-        responses.push(pb::ResponseOp { response: Some(Response::ResponseRange(response)) });
-    }
-    Ok(framed(&pb::TxnResponse { header: Some(core.header(view.revision())), succeeded, responses }))
-}
 
 /// Headers inside a txn carry the revision alone.
 pub fn inner_header(revision: i64) -> pb::ResponseHeader {
@@ -82,11 +38,13 @@ fn all_ops(request: &pb::TxnRequest) -> impl Iterator<Item = &pb::RequestOp> {
     request.success.iter().chain(&request.failure)
 }
 
-fn is_read_only(request: &pb::TxnRequest) -> bool {
+/// Whether the txn changes nothing, whatever branch it takes.
+pub fn is_read_only(request: &pb::TxnRequest) -> bool {
     all_ops(request).all(|op| matches!(op.request, Some(Request::RequestRange(_))))
 }
 
-fn is_serializable(request: &pb::TxnRequest) -> bool {
+/// Whether all its reads may be served from what this member has.
+pub fn is_serializable(request: &pb::TxnRequest) -> bool {
     all_ops(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 

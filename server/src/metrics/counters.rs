@@ -13,9 +13,8 @@ use std::{
 
 use super::latency::{Applies, Requests};
 use crate::{
-    error::{Code, Error},
+    error::Code,
     insight::trace::PHASES,
-    watch::hub,
     method::{Flow, Method},
 };
 
@@ -295,22 +294,6 @@ impl Counters {
         if has_passed { &check.passed } else { &check.failed }.add(1);
         let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX >> 1);
         check.last.set(now_us << 1 | u64::from(has_passed));
-    }
-
-    /// How a proposal ended for who waits.
-    pub fn proposed<T>(&self, result: &Result<T, Error>) {
-        if let Err(Error::Timeout | Error::NoLeader | Error::Stopped) = result {
-            self.proposals_failed.add(1);
-        }
-    }
-
-    /// What this core's hub holds and has done.
-    pub fn watching(&self, hub: &hub::Counters) {
-        self.watch_streams.set(hub.streams as u64);
-        self.watchers.set(hub.watchers as u64);
-        self.watchers_unsynced.set(hub.watchers_unsynced as u64);
-        self.events.set(hub.events_sent);
-        self.events_pending.set(hub.events_pending);
     }
 }
 

@@ -8,6 +8,7 @@
 use std::{
     fmt::{Display, Write as _},
     sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,14 +20,13 @@ use super::{
     },
     latency::{Handling, REQUEST_TYPES, SUCCESS},
     process::Process,
+    registry::Registry,
 };
 use crate::{
     config::Stage,
-    core::Core,
-    clock::Clock,
-    insight::{hot, text, trace::PHASES},
-    quota,
+    insight::{Board, hot, text, trace::PHASES},
     method::Method,
+    shared::{Shared, alarm_name},
 };
 
 /// What a histogram's numbers are divided by to be seconds, from nanoseconds.
@@ -43,24 +43,38 @@ const NEVER: [(&str, &str, &str); 5] = [
     ("etcd_server_snapshot_apply_in_progress_total", "gauge", "1 if the server applies an incoming snapshot."),
 ];
 
+/// What a scrape looks at.
+pub struct Scrape<'a> {
+    /// Published state.
+    pub shared: &'a Shared,
+    /// What is counted.
+    pub registry: &'a Registry,
+    /// What insight has published.
+    pub board: &'a Board,
+    /// Time since the process began.
+    pub now: Duration,
+    /// **Units** microseconds since 1970.
+    pub unix_us: u64,
+}
+
 /// The answer to /metrics.
-pub fn render(core: &Core) -> String {
+pub fn render(of: &Scrape<'_>) -> String {
     let mut text = Text(String::with_capacity(128 * 1024));
-    render_identity(core, &mut text);
-    render_raft(core, &mut text);
-    render_store(core, &mut text);
-    render_operations(core, &mut text);
-    render_compaction(core, &mut text);
-    render_watch(core, &mut text);
-    render_leases(core, &mut text);
-    render_disk(core, &mut text);
-    render_health(core, &mut text);
-    render_requests(core, &mut text);
-    render_grpc(core, &mut text);
-    render_latencies(core, &mut text);
-    render_phases(core, &mut text);
-    render_usage(core, &mut text);
-    render_heat(core, &mut text);
+    render_identity(of, &mut text);
+    render_raft(of, &mut text);
+    render_store(of, &mut text);
+    render_operations(of, &mut text);
+    render_compaction(of, &mut text);
+    render_watch(of, &mut text);
+    render_leases(of, &mut text);
+    render_disk(of, &mut text);
+    render_health(of, &mut text);
+    render_requests(of, &mut text);
+    render_grpc(of, &mut text);
+    render_latencies(of, &mut text);
+    render_phases(of, &mut text);
+    render_usage(of, &mut text);
+    render_heat(of, &mut text);
     render_process(&Process::look(), &mut text);
     text.0
 }
@@ -140,12 +154,12 @@ fn load(value: &AtomicU64) -> u64 {
     value.load(Ordering::Acquire)
 }
 
-fn sum(core: &Core, pick: impl Fn(&Counters) -> &Count) -> u64 {
-    core.shared.counters.iter().fold(0, |sum, counters| sum.wrapping_add(pick(counters).get()))
+fn sum(of: &Scrape<'_>, pick: impl Fn(&Counters) -> &Count) -> u64 {
+    of.registry.connections.iter().fold(0, |sum, counters| sum.wrapping_add(pick(counters).get()))
 }
 
-fn render_identity(core: &Core, text: &mut Text) {
-    let shared = &core.shared;
+fn render_identity(of: &Scrape<'_>, text: &mut Text) {
+    let shared = of.shared;
     let id = format!("{:x}", shared.identity.member_id);
     text.label(
         "etcd_server_id",
@@ -178,7 +192,7 @@ fn render_identity(core: &Core, text: &mut Text) {
     }
     let name = "etcd_server_feature_enabled";
     text.family(name, "gauge", "Whether or not a feature is enabled. 1 is enabled, 0 is not.");
-    for (feature, stage, is_enabled) in &shared.features {
+    for (feature, stage, is_enabled) in &of.registry.features {
         let stage = match stage {
             Stage::Alpha => "ALPHA",
             Stage::Beta => "BETA",
@@ -192,19 +206,19 @@ fn render_identity(core: &Core, text: &mut Text) {
             text.sample(name, &format!("{{Local=\"{id}\",Remote=\"{:x}\"}}", member.id), 1);
         }
     }
-    let alarms = core.alarms();
+    let alarms = &cluster.alarms;
     if !alarms.is_empty() {
         let name = "etcd_debugging_server_alarms";
         text.family(name, "gauge", "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm");
-        for (member, alarm) in alarms {
-            let kind = quota::alarm_name(alarm);
+        for (member, alarm) in alarms.keys() {
+            let kind = alarm_name(*alarm);
             text.sample(name, &format!("{{alarm_type=\"{kind}\",server_id=\"{member:x}\"}}"), 1);
         }
     }
 }
 
-fn render_raft(core: &Core, text: &mut Text) {
-    let shared = &core.shared;
+fn render_raft(of: &Scrape<'_>, text: &mut Text) {
+    let shared = of.shared;
     let leader = load(&shared.raft.leader);
     text.gauge(
         "etcd_server_has_leader",
@@ -213,7 +227,7 @@ fn render_raft(core: &Core, text: &mut Text) {
     );
     let is_leader = u8::from(leader == shared.identity.member_id);
     text.gauge("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.", is_leader);
-    let changes = shared.commit_counters.leader_changes.get();
+    let changes = of.registry.commit.leader_changes.get();
     text.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen.", changes);
     // The applied index first: it must not be seen ahead of the committed one.
     let applied = load(&shared.raft.applied);
@@ -226,11 +240,11 @@ fn render_raft(core: &Core, text: &mut Text) {
     text.gauge("etcd_server_proposals_applied_total", "The total number of consensus proposals applied.", applied);
     let pending = shared.raft.pending.load(Ordering::Acquire);
     text.gauge("etcd_server_proposals_pending", "The current number of pending proposals to commit.", pending);
-    let failed = sum(core, |counters| &counters.proposals_failed);
+    let failed = sum(of, |counters| &counters.proposals_failed);
     text.counter("etcd_server_proposals_failed_total", "The total number of failed proposals seen.", failed);
-    let failed = sum(core, |counters| &counters.reads_failed);
+    let failed = sum(of, |counters| &counters.reads_failed);
     text.counter("etcd_server_read_indexes_failed_total", "The total number of failed read indexes seen.", failed);
-    let slow = shared.commit_counters.slow_applies.get() + sum(core, |counters| &counters.slow_reads);
+    let slow = of.registry.commit.slow_applies.get() + sum(of, |counters| &counters.slow_reads);
     let help = "The total number of slow apply requests, reads among them.";
     text.counter("etcd_server_slow_apply_total", help, slow);
     for (name, kind, help) in NEVER {
@@ -239,9 +253,9 @@ fn render_raft(core: &Core, text: &mut Text) {
     }
 }
 
-fn render_store(core: &Core, text: &mut Text) {
-    let shared = &core.shared;
-    let view = core.view();
+fn render_store(of: &Scrape<'_>, text: &mut Text) {
+    let shared = of.shared;
+    let view = of.shared.view.load();
     let quota = shared.limits.quota.shown();
     text.gauge("etcd_server_quota_backend_bytes", "Current backend storage quota size in bytes.", quota);
     let allocated = load(&shared.sizes.allocated);
@@ -260,27 +274,27 @@ fn render_store(core: &Core, text: &mut Text) {
         text.gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", keys);
     }
     let help = "The latency distribution of storage hash operation.";
-    text.histogram("etcd_mvcc_hash_duration_seconds", help, &histogram(core, |counters| &counters.hash), SECONDS);
+    text.histogram("etcd_mvcc_hash_duration_seconds", help, &histogram(of, |counters| &counters.hash), SECONDS);
     let help = "The latency distribution of storage hash by revision operation.";
     text.histogram(
         "etcd_mvcc_hash_rev_duration_seconds",
         help,
-        &histogram(core, |counters| &counters.hash_kv),
+        &histogram(of, |counters| &counters.hash_kv),
         SECONDS,
     );
 }
 
-fn histogram<const N: usize>(core: &Core, pick: impl Fn(&Counters) -> &Histogram<N>) -> Snapshot {
-    Snapshot::of(core.shared.counters.iter().map(|counters| pick(counters)))
+fn histogram<const N: usize>(of: &Scrape<'_>, pick: impl Fn(&Counters) -> &Histogram<N>) -> Snapshot {
+    Snapshot::of(of.registry.connections.iter().map(|counters| pick(counters)))
 }
 
-fn render_operations(core: &Core, text: &mut Text) {
-    let commit = &core.shared.commit_counters;
+fn render_operations(of: &Scrape<'_>, text: &mut Text) {
+    let commit = &of.registry.commit;
     text.counter("etcd_mvcc_put_total", "Total number of puts seen by this member.", commit.puts.get());
     text.counter("etcd_mvcc_delete_total", "Total number of deletes seen by this member.", commit.deletes.get());
-    let ranges = commit.ranges.get() + sum(core, |counters| &counters.ranges);
+    let ranges = commit.ranges.get() + sum(of, |counters| &counters.ranges);
     text.counter("etcd_mvcc_range_total", "Total number of ranges seen by this member.", ranges);
-    let txns = commit.txns.get() + sum(core, |counters| &counters.txns);
+    let txns = commit.txns.get() + sum(of, |counters| &counters.txns);
     text.counter("etcd_mvcc_txn_total", "Total number of txns seen by this member.", txns);
     let bytes = commit.put_bytes.get();
     text.gauge(
@@ -290,15 +304,15 @@ fn render_operations(core: &Core, text: &mut Text) {
     );
 }
 
-fn render_compaction(core: &Core, text: &mut Text) {
-    let commit = &core.shared.commit_counters;
+fn render_compaction(of: &Scrape<'_>, text: &mut Text) {
+    let commit = &of.registry.commit;
     let dropped = commit.versions_dropped.get();
     text.counter("etcd_debugging_mvcc_db_compaction_keys_total", "Total number of db keys compacted.", dropped);
     let last = match commit.swept_at_us.get() {
         0 => 0,
         at_us => {
-            let now_us = u64::try_from(core.clock.now().as_micros()).unwrap_or(u64::MAX);
-            Clock::unix_us().saturating_sub(now_us.saturating_sub(at_us)) / 1_000_000
+            let now_us = u64::try_from(of.now.as_micros()).unwrap_or(u64::MAX);
+            of.unix_us.saturating_sub(now_us.saturating_sub(at_us)) / 1_000_000
         }
     };
     text.gauge(
@@ -311,21 +325,21 @@ fn render_compaction(core: &Core, text: &mut Text) {
     text.histogram("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", help, &shown, MILLISECONDS);
 }
 
-fn render_watch(core: &Core, text: &mut Text) {
-    let streams = sum(core, |counters| &counters.watch_streams);
+fn render_watch(of: &Scrape<'_>, text: &mut Text) {
+    let streams = sum(of, |counters| &counters.watch_streams);
     text.gauge("etcd_debugging_mvcc_watch_stream_total", "Total number of watch streams.", streams);
-    let watchers = sum(core, |counters| &counters.watchers);
+    let watchers = sum(of, |counters| &counters.watchers);
     text.gauge("etcd_debugging_mvcc_watcher_total", "Total number of watchers.", watchers);
-    let slow = sum(core, |counters| &counters.watchers_unsynced);
+    let slow = sum(of, |counters| &counters.watchers_unsynced);
     text.gauge("etcd_debugging_mvcc_slow_watcher_total", "Total number of unsynced slow watchers.", slow);
-    let events = sum(core, |counters| &counters.events);
+    let events = sum(of, |counters| &counters.events);
     text.counter("etcd_debugging_mvcc_events_total", "Total number of events sent by this member.", events);
-    let pending = sum(core, |counters| &counters.events_pending);
+    let pending = sum(of, |counters| &counters.events_pending);
     text.gauge("etcd_debugging_mvcc_pending_events_total", "Total number of pending events to be sent.", pending);
 }
 
-fn render_leases(core: &Core, text: &mut Text) {
-    let commit = &core.shared.commit_counters;
+fn render_leases(of: &Scrape<'_>, text: &mut Text) {
+    let commit = &of.registry.commit;
     text.counter(
         "etcd_debugging_lease_granted_total",
         "The total number of granted leases.",
@@ -344,8 +358,8 @@ fn render_leases(core: &Core, text: &mut Text) {
     text.histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", &shown, 1.0);
 }
 
-fn render_disk(core: &Core, text: &mut Text) {
-    let commit = &core.shared.commit_counters;
+fn render_disk(of: &Scrape<'_>, text: &mut Text) {
+    let commit = &of.registry.commit;
     text.gauge("etcd_disk_wal_write_bytes_total", "Total number of bytes written in WAL.", commit.wal_bytes.get());
     let shown = Snapshot::of([&commit.wal_write].into_iter());
     let help = "The latency distributions of durable writes of the WAL: write and fsync are one here.";
@@ -376,15 +390,16 @@ fn render_disk(core: &Core, text: &mut Text) {
     }
 }
 
-fn render_health(core: &Core, text: &mut Text) {
-    let healthy = sum(core, |counters| &counters.health_ok);
+fn render_health(of: &Scrape<'_>, text: &mut Text) {
+    let healthy = sum(of, |counters| &counters.health_ok);
     text.counter("etcd_server_health_success", "The total number of successful health checks", healthy);
-    let failed = sum(core, |counters| &counters.health_failed);
+    let failed = sum(of, |counters| &counters.health_failed);
     text.counter("etcd_server_health_failures", "The total number of failed health checks", failed);
-    let pick = |position: usize, of: fn(&Check) -> &Count| sum(core, move |counters| of(&counters.checks[position]));
+    let pick =
+        |position: usize, count: fn(&Check) -> &Count| sum(of, move |counters| count(&counters.checks[position]));
     let results: Vec<_> = (0..CHECKS.len())
         .map(|position| {
-            let last = core.shared.counters.iter().map(|counters| counters.checks[position].last.get()).max();
+            let last = of.registry.connections.iter().map(|counters| counters.checks[position].last.get()).max();
             let (endpoint, name) = CHECKS[position];
             let passed = pick(position, |check| &check.passed);
             let failed = pick(position, |check| &check.failed);
@@ -412,17 +427,17 @@ fn render_health(core: &Core, text: &mut Text) {
     }
 }
 
-fn render_requests(core: &Core, text: &mut Text) {
-    let sent = sum(core, |counters| &counters.sent_bytes);
+fn render_requests(of: &Scrape<'_>, text: &mut Text) {
+    let sent = sum(of, |counters| &counters.sent_bytes);
     text.counter("etcd_network_client_grpc_sent_bytes_total", "The total number of bytes sent to grpc clients.", sent);
-    let received = sum(core, |counters| &counters.received_bytes);
+    let received = sum(of, |counters| &counters.received_bytes);
     let help = "The total number of bytes received from grpc clients.";
     text.counter("etcd_network_client_grpc_received_bytes_total", help, received);
     let name = "etcd_server_client_requests_total";
     text.family(name, "counter", "The total number of client requests per client version.");
     for (call_type, calls) in CALL_TYPES.iter().enumerate() {
         for (version, version_name) in CLIENT_VERSIONS.iter().enumerate() {
-            let count = sum(core, |counters| &counters.requests[call_type][version]);
+            let count = sum(of, |counters| &counters.requests[call_type][version]);
             if count > 0 {
                 text.sample(name, &format!("{{client_api_version=\"{version_name}\",type=\"{calls}\"}}"), count);
             }
@@ -435,7 +450,7 @@ fn labels(method: Method) -> String {
     format!("grpc_method=\"{name}\",grpc_service=\"{service}\",grpc_type=\"{flow}\"")
 }
 
-fn render_grpc(core: &Core, text: &mut Text) {
+fn render_grpc(of: &Scrape<'_>, text: &mut Text) {
     type Pick = fn(&OfMethod) -> &Count;
     let families: [(&str, &str, Pick); 3] = [
         ("grpc_server_started_total", "Total number of RPCs started on the server.", |of| &of.started),
@@ -445,7 +460,7 @@ fn render_grpc(core: &Core, text: &mut Text) {
     for (name, help, pick) in families {
         text.family(name, "counter", help);
         for method in Method::ALL {
-            let value = sum(core, |counters| pick(&counters.methods[*method as usize]));
+            let value = sum(of, |counters| pick(&counters.methods[*method as usize]));
             text.sample(name, &format!("{{{}}}", labels(*method)), value);
         }
     }
@@ -454,7 +469,7 @@ fn render_grpc(core: &Core, text: &mut Text) {
     for method in Method::ALL {
         let labels = labels(*method);
         for (code, code_name) in CODE_NAMES.iter().enumerate() {
-            let value = sum(core, |counters| &counters.methods[*method as usize].handled[code]);
+            let value = sum(of, |counters| &counters.methods[*method as usize].handled[code]);
             text.line(format_args!("{name}{{grpc_code=\"{code_name}\",{labels}}} {value}"));
         }
     }
@@ -469,41 +484,41 @@ fn vector(text: &mut Text, name: &str, help: &str, series: impl Iterator<Item = 
     }
 }
 
-fn render_latencies(core: &Core, text: &mut Text) {
+fn render_latencies(of: &Scrape<'_>, text: &mut Text) {
     let by_success = |position: usize| format!("success=\"{}\"", SUCCESS[position]);
-    let types = REQUEST_TYPES.iter().enumerate().flat_map(|(of, name)| (0..SUCCESS.len()).map(move |s| (of, name, s)));
-    let series = types.map(|(of, name, success)| {
-        let shown = histogram(core, |counters| &counters.latencies.by_type[of][success]);
+    let types = REQUEST_TYPES.iter().enumerate().flat_map(|(at, name)| (0..SUCCESS.len()).map(move |s| (at, name, s)));
+    let series = types.map(|(at, name, success)| {
+        let shown = histogram(of, |counters| &counters.latencies.by_type[at][success]);
         (format!("{},type=\"{name}\"", by_success(success)), shown)
     });
     let help = "Response latency distribution in seconds for each type.";
     vector(text, "etcd_server_request_duration_seconds", help, series);
     let ranges = (0..SUCCESS.len())
-        .map(|success| (by_success(success), histogram(core, |counters| &counters.latencies.ranges[success])));
+        .map(|success| (by_success(success), histogram(of, |counters| &counters.latencies.ranges[success])));
     vector(text, "etcd_server_range_duration_seconds", "The latency distributions of txn.Range", ranges);
-    let applies = core.shared.commit_counters.applies.shown();
+    let applies = of.registry.commit.applies.shown();
     let series =
         applies.map(|(kind, success, shown)| (format!("op=\"{kind:?}\",success=\"{success}\",version=\"v3\""), shown));
     let help = "The latency distributions of applying entries, waits for pages included.";
     vector(text, "etcd_server_apply_duration_seconds", help, series);
-    if core.shared.insight.is_extensive {
+    if of.board.settings.is_extensive {
         let name = "grpc_server_handling_seconds";
         let help =
             "Histogram of response latency (seconds) of gRPC that had been application-level handled by the server.";
         text.family(name, "histogram", help);
         for method in Method::ALL {
-            let cores = core.shared.counters.iter();
+            let cores = of.registry.connections.iter();
             let shown = Handling::sum(cores.map(|counters| &counters.latencies.handling[*method as usize]));
             text.series(name, &labels(*method), &shown, SECONDS);
         }
     }
 }
 
-fn render_phases(core: &Core, text: &mut Text) {
+fn render_phases(of: &Scrape<'_>, text: &mut Text) {
     let name = "orlop_request_phase_seconds_total";
     text.family(name, "counter", "Time that unary requests spent in each phase; read is all of one that only reads.");
     for (position, phase) in PHASES.iter().enumerate() {
-        let nanoseconds = sum(core, |counters| &counters.phases[position]);
+        let nanoseconds = sum(of, |counters| &counters.phases[position]);
         text.sample(name, &format!("{{phase=\"{phase}\"}}"), number(nanoseconds as f64 / SECONDS));
     }
     let name = "orlop_slow_requests_total";
@@ -513,14 +528,14 @@ fn render_phases(core: &Core, text: &mut Text) {
         "Requests longer than --warning-unary-request-duration, by the phase that took longest.",
     );
     for (position, phase) in PHASES.iter().enumerate() {
-        text.sample(name, &format!("{{phase=\"{phase}\"}}"), sum(core, |counters| &counters.slow[position]));
+        text.sample(name, &format!("{{phase=\"{phase}\"}}"), sum(of, |counters| &counters.slow[position]));
     }
 }
 
 /// Prefixes that are shown with a series of their own.
 const HOT_SHOWN: usize = 10;
 
-fn render_usage(core: &Core, text: &mut Text) {
+fn render_usage(of: &Scrape<'_>, text: &mut Text) {
     type Pick = fn(&engine::Usage) -> u64;
     let families: [(&str, &str, Pick); 3] = [
         ("orlop_prefix_keys", "Live keys by the first parts of their path.", |usage| usage.keys),
@@ -529,7 +544,7 @@ fn render_usage(core: &Core, text: &mut Text) {
             usage.versions
         }),
     ];
-    let rows = core.shared.usage.load();
+    let rows = of.board.usage.load();
     for (name, help, pick) in families.iter().filter(|_| !rows.is_empty()) {
         text.family(name, "gauge", help);
         for row in rows.iter() {
@@ -540,8 +555,8 @@ fn render_usage(core: &Core, text: &mut Text) {
 }
 
 /// Keys are shown by rank: their names would be ever new series.
-fn render_heat(core: &Core, text: &mut Text) {
-    let (keys, prefixes) = hot::hottest(&core.shared.heat_now(), core.clock.now(), HOT_SHOWN);
+fn render_heat(of: &Scrape<'_>, text: &mut Text) {
+    let (keys, prefixes) = hot::hottest(&of.board.heat_now(), of.now, HOT_SHOWN);
     if keys.is_empty() && prefixes.is_empty() {
         return;
     }

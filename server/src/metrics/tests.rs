@@ -5,39 +5,44 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::Arc,
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
-use engine::{PageReader, Store, disk::sim::SimStorage, store};
+use engine::{Store, disk::sim::SimStorage, store};
 use proto::internal::Kind;
-use tokio::sync::mpsc;
 
-use super::render;
+use super::{Scrape, registry::Registry, render};
 use crate::{
-    core::{Cluster, Core, Shared},
-    cores::{Clock, loader::Loader},
-    error::{Code, Error},
-    quota::RaisedBy,
-    watch::hub::{Bounds, Responder},
-    watch_rpc::WatchCore,
+    config::GATES,
+    error::Code,
+    insight::{Board, slow::Settings},
     method::Method,
+    shared::{Cluster, RaisedBy, Shared},
 };
 
-fn core() -> std::rc::Rc<Core> {
-    let storage = SimStorage::new(1);
-    let dir = Path::new("data");
-    let store = Store::open(&mut storage.disk(), dir, store::Options::default()).unwrap();
-    let cluster =
-        Cluster { version: Some("3.7.0".into()), alarms: [((0xab, 1), RaisedBy::Hand)].into(), ..Cluster::default() };
-    let cluster = ArcSwap::from_pointee(cluster);
-    let shared = Arc::new(Shared { cluster, ..Shared::for_tests(store.mvcc().published(), 2) });
-    let bounds = Bounds { stream_buffer_bytes_max: 1, fragment_bytes_max: 1, watchers_max: 1 };
-    let counters = Arc::clone(&shared.counters[1]);
-    let watch = WatchCore::new(bounds, Responder::default(), 1, counters, Duration::from_secs(600), 1);
-    let loader = Loader::new(Box::new(storage.disk()), PageReader::new(dir, 1, 1));
-    Core::new(1, shared, Clock::start(), watch, mpsc::channel(1).0, loader)
+/// What a member of two cores has at its start, with one alarm.
+struct Member {
+    shared: Shared,
+    registry: Registry,
+    board: Board,
+}
+
+impl Member {
+    fn new() -> Self {
+        let store = Store::open(&mut SimStorage::new(1).disk(), Path::new("data"), store::Options::default()).unwrap();
+        let shared = Shared::for_tests(store.mvcc().published(), 2);
+        let (version, alarms) = (Some("3.7.0".into()), [((0xab, 1), RaisedBy::Hand)].into());
+        shared.cluster.store(Cluster { version, alarms, ..Cluster::default() }.into());
+        let registry = Registry::new(GATES.to_vec(), 2);
+        let (unary, apply) = (Duration::from_millis(300), Duration::from_millis(100));
+        let board = Board::new(Settings { unary, apply, is_extensive: true }, 2);
+        Self { shared, registry, board }
+    }
+
+    fn render(&self) -> String {
+        let Self { shared, registry, board } = self;
+        render(&Scrape { shared, registry, board, now: Duration::from_secs(1), unix_us: 1_000_000 })
+    }
 }
 
 /// A sample: its name, its labels as written, its value.
@@ -98,23 +103,24 @@ fn assert_histogram(name: &str, samples: &[Sample]) {
 
 #[test]
 fn what_is_rendered_is_well_formed_and_adds_up() {
-    let core = core();
-    let commit = &core.shared.commit_counters;
+    let member = Member::new();
+    let commit = &member.registry.commit;
+    let [one_core, other] = &member.registry.connections[..] else { unreachable!("it has two cores") };
     for ms in [0, 1, 3, 9, 100, 20_000] {
         commit.wal_write.observe_time(Duration::from_millis(ms));
     }
     commit.lease_ttl.observe(i64::MAX.cast_unsigned());
-    core.counters.requested(Method::Put, Some(b"3.7"));
-    core.shared.counters[0].requested(Method::Put, Some(b"3.7"));
-    core.counters.handled(Method::Put, Code::Ok);
-    core.counters.proposed::<()>(&Err(Error::Timeout));
-    core.counters.checked("readyz", "linearizable_read", true, Duration::from_secs(1));
-    core.shared.counters[0].checked("readyz", "linearizable_read", false, Duration::from_secs(2));
-    core.counters.latencies.ended(Method::Txn, true, false, Duration::from_millis(3));
-    core.shared.counters[0].latencies.ended(Method::Range, false, true, Duration::from_micros(300));
-    core.counters.latencies.handling[Method::Put as usize].observe(Duration::from_millis(30));
+    one_core.requested(Method::Put, Some(b"3.7"));
+    other.requested(Method::Put, Some(b"3.7"));
+    one_core.handled(Method::Put, Code::Ok);
+    one_core.proposals_failed.add(1);
+    one_core.checked("readyz", "linearizable_read", true, Duration::from_secs(1));
+    other.checked("readyz", "linearizable_read", false, Duration::from_secs(2));
+    one_core.latencies.ended(Method::Txn, true, false, Duration::from_millis(3));
+    other.latencies.ended(Method::Range, false, true, Duration::from_micros(300));
+    one_core.latencies.handling[Method::Put as usize].observe(Duration::from_millis(30));
     commit.applies.observe(Kind::Put, true, Duration::from_micros(900));
-    let families = parse(&render(&core));
+    let families = parse(&member.render());
     for (name, (kind, samples)) in &families {
         if kind == "histogram" {
             assert_histogram(name, samples);
@@ -173,7 +179,7 @@ const ASKED_FOR: [(&str, &str); 19] = [
 
 #[test]
 fn what_alerts_and_dashboards_ask_for_is_there_from_the_start() {
-    let families = parse(&render(&core()));
+    let families = parse(&Member::new().render());
     for (name, kind) in ASKED_FOR {
         let (found, samples) = families.get(name).unwrap_or_else(|| panic!("{name} is missing"));
         assert_eq!(found, kind, "{name}");

@@ -80,8 +80,8 @@ impl Hub {
                     Some(encoded) => {
                         stream.outbox.put(&Response::new(head, watcher.id), encoded.len(), [encoded]);
                         watcher.is_idle = false;
-                        self.counters.events_sent += 1;
-                        self.counters.events_pending += 1;
+                        self.totals.events_sent += 1;
+                        self.totals.events_pending += 1;
                         if !stream.is_listed {
                             stream.is_listed = true;
                             self.ready.push_back(watcher.stream);
@@ -169,8 +169,8 @@ impl Hub {
             }
         }
         watcher.is_idle = false;
-        self.counters.events_sent += run.len() as u64;
-        self.counters.events_pending += run.len() as u64;
+        self.totals.events_sent += run.len() as u64;
+        self.totals.events_pending += run.len() as u64;
         let stream = watcher.stream;
         self.list(stream);
     }

@@ -7,7 +7,7 @@
 //! - What it shows at a revision never changes; `revision` and `compact_revision` never decrease from one view to the next.
 //! - A fault says what must be read; the same call succeeds once that is resident. No call changes anything.
 
-use engine::{Record, Revision};
+use engine::{Fault, ReadView, Record, Revision, RevisionCursor};
 
 /// An immutable view on the store's revisions.
 pub trait History {
@@ -47,4 +47,37 @@ pub trait Records {
     ///
     /// **Errors** the block that is not resident; the same call may be repeated once it is.
     fn next(&mut self) -> Result<Option<Record>, Self::Fault>;
+}
+
+impl History for ReadView {
+    type Fault = Fault;
+    type Records<'a> = RevisionCursor;
+
+    fn revision(&self) -> i64 {
+        self.revision()
+    }
+
+    fn compact_revision(&self) -> i64 {
+        self.compact_revision()
+    }
+
+    fn get(&self, key: &[u8], at: i64) -> Result<Option<Record>, Fault> {
+        self.get(key, at)
+    }
+
+    fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Fault> {
+        self.record(key, revision)
+    }
+
+    fn records_from(&self, from: Revision) -> RevisionCursor {
+        self.records_from(from)
+    }
+}
+
+impl Records for RevisionCursor {
+    type Fault = Fault;
+
+    fn next(&mut self) -> Result<Option<Record>, Fault> {
+        self.next()
+    }
 }

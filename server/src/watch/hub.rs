@@ -58,7 +58,7 @@ pub struct Bounds {
 
 /// What the hub holds and has done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct Totals {
     /// Open streams.
     pub streams: usize,
     /// Watchers, cancelled ones excluded.
@@ -96,7 +96,7 @@ pub struct Hub {
     pub(super) pairs_max: usize,
     /// Revision behind what the last step of catching up has read.
     pub(super) read_to: i64,
-    pub(super) counters: Counters,
+    pub(super) totals: Totals,
     pub(super) scratch: Scratch,
 }
 
@@ -131,7 +131,7 @@ impl Hub {
             mark: 0,
             pairs_max: PAIRS_MAX,
             read_to: 0,
-            counters: Counters::default(),
+            totals: Totals::default(),
             scratch: Scratch::default(),
         }
     }
@@ -142,7 +142,7 @@ impl Hub {
         let progress_at = stream.progress_at;
         let id = u32::try_from(self.streams.insert(stream)).expect("streams of a core are bounded below 2^32");
         self.progress_timers.insert((progress_at, id));
-        self.counters.streams += 1;
+        self.totals.streams += 1;
         StreamId(id)
     }
 
@@ -156,8 +156,8 @@ impl Hub {
         assert!(closed.watchers.is_empty() && closed.parked.is_empty() && closed.running == 0 && closed.unsynced == 0);
         let had_timer = self.progress_timers.remove(&(closed.progress_at, stream.0));
         assert!(had_timer, "an open stream has a timer");
-        self.counters.streams -= 1;
-        self.counters.events_pending -= closed.outbox.events();
+        self.totals.streams -= 1;
+        self.totals.events_pending -= closed.outbox.events();
     }
 
     /// Takes in a client's request. `denied` is the reason, in etcd's words, why a create is not permitted.
@@ -235,7 +235,7 @@ impl Hub {
         let outbox = &mut self.streams[stream.0 as usize].outbox;
         let before = outbox.events();
         let chunk = outbox.take()?;
-        self.counters.events_pending -= before - outbox.events();
+        self.totals.events_pending -= before - outbox.events();
         self.unpark(stream.0);
         Some(chunk)
     }
@@ -251,8 +251,8 @@ impl Hub {
     }
 
     /// What the hub holds and has done.
-    pub fn counters(&self) -> Counters {
-        self.counters
+    pub fn totals(&self) -> Totals {
+        self.totals
     }
 
     fn check_view(&self, view: &impl History) {
@@ -309,7 +309,7 @@ impl Hub {
         self.leave(Side::Synced, seat);
         let stream = self.watchers[slot as usize].stream;
         self.streams[stream as usize].unsynced += 1;
-        self.counters.watchers_unsynced += 1;
+        self.totals.watchers_unsynced += 1;
         self.park(slot);
         self.unpark(stream);
     }
@@ -320,7 +320,7 @@ impl Hub {
         assert!(watcher.next > self.revision, "a synced watcher has all there is");
         watcher.state = State::Synced(self.synced.insert(&watcher.range, slot));
         self.streams[watcher.stream as usize].unsynced -= 1;
-        self.counters.watchers_unsynced -= 1;
+        self.totals.watchers_unsynced -= 1;
     }
 
     /// Puts a watcher that is held nowhere at the end of its stream's queue.
@@ -372,8 +372,8 @@ impl Hub {
         let watcher = &mut self.watchers[slot as usize];
         watcher.state = State::Compacted;
         let (stream, id) = (watcher.stream, watcher.id);
-        self.counters.watchers -= 1;
-        self.counters.watchers_unsynced -= 1;
+        self.totals.watchers -= 1;
+        self.totals.watchers_unsynced -= 1;
         let head = Head::new(&self.responder, 0);
         self.reply(stream, &Response { is_canceled: true, compact_revision, ..Response::new(&head, id) });
         self.scratch.touched.push(stream);
@@ -395,11 +395,11 @@ impl Hub {
         }
         let state_of_stream = &mut self.streams[stream as usize];
         if state != State::Compacted {
-            self.counters.watchers -= 1;
+            self.totals.watchers -= 1;
         }
         if !matches!(state, State::Synced(_)) {
             state_of_stream.unsynced -= 1;
-            self.counters.watchers_unsynced -= usize::from(state != State::Compacted);
+            self.totals.watchers_unsynced -= usize::from(state != State::Compacted);
         }
         state_of_stream.notified.remove(&slot);
         let known = state_of_stream.watchers.remove(&id);

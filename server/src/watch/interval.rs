@@ -19,7 +19,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use proto::key_range::KeyRange;
+use proto::wire_range::WireRange;
 use slab::Slab;
 
 /// Number of a watcher.
@@ -42,7 +42,7 @@ pub(super) struct Index {
 }
 
 struct Group {
-    range: KeyRange,
+    range: WireRange,
     members: Vec<WatcherSlot>,
 }
 
@@ -53,11 +53,11 @@ impl Index {
     }
 
     /// Seats `watcher` so that it is found by the keys of `range`, which is not empty.
-    pub(super) fn insert(&mut self, range: &KeyRange, watcher: WatcherSlot) -> Seat {
+    pub(super) fn insert(&mut self, range: &WireRange, watcher: WatcherSlot) -> Seat {
         assert!(!range.is_empty(), "an empty range is never watched");
         let known = match range {
-            KeyRange::Single(key) => self.exact.get(key).copied(),
-            KeyRange::From(_) | KeyRange::Bounded { .. } => self.ranges.group_of(&Span::new(range)),
+            WireRange::Single(key) => self.exact.get(key).copied(),
+            WireRange::From(_) | WireRange::Bounded { .. } => self.ranges.group_of(&Span::new(range)),
         };
         let group = known.unwrap_or_else(|| self.add_group(range));
         let members = &mut self.groups[group as usize].members;
@@ -77,7 +77,7 @@ impl Index {
         }
         let group = self.groups.remove(seat.group as usize);
         match &group.range {
-            KeyRange::Single(key) => {
+            WireRange::Single(key) => {
                 let removed = self.exact.remove(key);
                 assert_eq!(removed, Some(seat.group), "a group is found by its key");
             }
@@ -102,10 +102,10 @@ impl Index {
         &self.groups[group as usize].members
     }
 
-    fn add_group(&mut self, range: &KeyRange) -> u32 {
+    fn add_group(&mut self, range: &WireRange) -> u32 {
         let group = number(self.groups.insert(Group { range: range.clone(), members: Vec::with_capacity(1) }));
         match range {
-            KeyRange::Single(key) => {
+            WireRange::Single(key) => {
                 let former = self.exact.insert(key.clone(), group);
                 assert_eq!(former, None, "one group for a key");
             }
@@ -127,11 +127,11 @@ struct Span {
 }
 
 impl Span {
-    fn new(range: &KeyRange) -> Self {
+    fn new(range: &WireRange) -> Self {
         match range {
-            KeyRange::From(start) => Self { start: start.clone(), end: None },
-            KeyRange::Bounded { start, end } => Self { start: start.clone(), end: Some(end.clone()) },
-            KeyRange::Single(_) => unreachable!("single keys are found by hash"),
+            WireRange::From(start) => Self { start: start.clone(), end: None },
+            WireRange::Bounded { start, end } => Self { start: start.clone(), end: Some(end.clone()) },
+            WireRange::Single(_) => unreachable!("single keys are found by hash"),
         }
     }
 
@@ -403,10 +403,10 @@ mod tests {
         (0..len).map(|_| [0, b'a', b'b', 0xff][rng.random_range(0..4)]).collect::<Vec<u8>>().into()
     }
 
-    fn range(rng: &mut SmallRng) -> KeyRange {
+    fn range(rng: &mut SmallRng) -> WireRange {
         loop {
             let end = [Bytes::new(), Bytes::from_static(b"\0"), key(rng), key(rng)][rng.random_range(0..4)].clone();
-            let range = KeyRange::new(key(rng), end);
+            let range = WireRange::new(key(rng), end);
             if !range.is_empty() {
                 return range;
             }
@@ -418,7 +418,7 @@ mod tests {
         for seed in 0..20 {
             let mut rng = SmallRng::seed_from_u64(seed);
             let mut index = Index::default();
-            let mut model: BTreeMap<WatcherSlot, (KeyRange, Seat)> = BTreeMap::new();
+            let mut model: BTreeMap<WatcherSlot, (WireRange, Seat)> = BTreeMap::new();
             for step in 0..600 {
                 if rng.random_range(0..3) > 0 || model.is_empty() {
                     let range = range(&mut rng);
@@ -452,7 +452,7 @@ mod tests {
     fn ascending_ranges_leave_the_tree_shallow() {
         let mut index = Index::default();
         for start in 0..10_000u32 {
-            index.insert(&KeyRange::new(Bytes::from(start.to_be_bytes().to_vec()), Bytes::from_static(b"\0")), start);
+            index.insert(&WireRange::new(Bytes::from(start.to_be_bytes().to_vec()), Bytes::from_static(b"\0")), start);
         }
         assert!(index.ranges.height(index.ranges.root) <= 20, "1.44 log2 of 10,000");
     }

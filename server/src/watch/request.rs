@@ -11,7 +11,7 @@
 
 use bytes::Bytes;
 use proto::etcdserverpb::WatchCreateRequest;
-use proto::key_range::KeyRange;
+use proto::wire_range::WireRange;
 
 use super::encode::{Head, NO_WATCH_ID, Response};
 use super::hub::Hub;
@@ -30,7 +30,7 @@ impl Hub {
         if request.key.is_empty() {
             request.key = Bytes::from_static(b"\0");
         }
-        let range = KeyRange::new(request.key.clone(), request.range_end.clone());
+        let range = WireRange::new(request.key.clone(), request.range_end.clone());
         let is_duplicate = request.watch_id != 0 && self.stream(stream).watchers.contains_key(&request.watch_id);
         let refusal = if request.start_revision < 0 {
             Some(COMPACTED)
@@ -80,8 +80,8 @@ impl Hub {
         }
         state.progress_from_max = state.progress_from_max.max(progress_from);
         state.unsynced += 1;
-        self.counters.watchers += 1;
-        self.counters.watchers_unsynced += 1;
+        self.totals.watchers += 1;
+        self.totals.watchers_unsynced += 1;
         if is_synced {
             self.sync(slot);
         } else {

@@ -15,8 +15,8 @@ use engine::{Record, Revision};
 use prost::Message;
 use proto::etcdserverpb::watch_request::RequestUnion;
 use proto::etcdserverpb::{WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse};
-use proto::key_range::KeyRange;
 use proto::mvccpb;
+use proto::wire_range::WireRange;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -150,7 +150,7 @@ impl Records for Walk<'_> {
 
 /// What a client knows of one of its watchers.
 struct Expectation {
-    range: KeyRange,
+    range: WireRange,
     /// First revision it asked for.
     from: i64,
     request: WatchCreateRequest,
@@ -269,7 +269,7 @@ impl Client {
                 assert!(!response.cancel_reason.is_empty());
                 return;
             }
-            let range = KeyRange::new(request.key.clone(), request.range_end.clone());
+            let range = WireRange::new(request.key.clone(), request.range_end.clone());
             let from = if request.start_revision == 0 { at + 1 } else { request.start_revision };
             let (got, is_canceled, is_in_fragment) = (vec![], false, false);
             let watcher = Expectation { range, from, request, got, is_canceled, is_in_fragment };
@@ -492,9 +492,9 @@ impl Run {
                 watcher.check(&self.store, last);
             }
         }
-        let counters = self.hub.counters();
-        assert_eq!((counters.watchers, counters.watchers_unsynced), (watchers, 0));
-        assert_eq!(counters.events_pending, 0, "every stream was drained");
+        let totals = self.hub.totals();
+        assert_eq!((totals.watchers, totals.watchers_unsynced), (watchers, 0));
+        assert_eq!(totals.events_pending, 0, "every stream was drained");
         self.clients.iter().map(|client| client.progress_seen).sum()
     }
 }
@@ -686,7 +686,7 @@ fn stalled_watcher_waits_for_its_stream_and_loses_nothing() {
         assert!(small.waiting() < 1_200, "bounded by the buffer and one response");
     }
     assert!(small.hub.is_full(small.stream.0));
-    assert_eq!(small.hub.counters().watchers_unsynced, 1);
+    assert_eq!(small.hub.totals().watchers_unsynced, 1);
     let mut got: Vec<i64> = vec![];
     for _ in 0..1_000 {
         got.extend(small.responses().iter().flat_map(revisions));
@@ -695,7 +695,7 @@ fn stalled_watcher_waits_for_its_stream_and_loses_nothing() {
         }
     }
     assert_eq!(got, (2..=101).collect::<Vec<_>>());
-    assert_eq!(small.hub.counters().watchers_unsynced, 0);
+    assert_eq!(small.hub.totals().watchers_unsynced, 0);
 }
 
 #[test]

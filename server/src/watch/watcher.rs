@@ -11,13 +11,13 @@
 use engine::Record;
 use proto::etcdserverpb::WatchCreateRequest;
 use proto::etcdserverpb::watch_create_request::FilterType;
-use proto::key_range::KeyRange;
+use proto::wire_range::WireRange;
 
 use super::interval::Seat;
 
 /// A watcher on a stream of this core.
 pub(super) struct Watcher {
-    pub(super) range: KeyRange,
+    pub(super) range: WireRange,
     /// Position of its stream.
     pub(super) stream: u32,
     /// The id its client knows it by; unique on its stream.
@@ -58,7 +58,7 @@ pub(super) enum State {
 
 impl Watcher {
     /// A watcher as `request` asks for it, not yet held anywhere.
-    pub(super) fn new(range: KeyRange, stream: u32, id: i64, revision: i64, request: &WatchCreateRequest) -> Self {
+    pub(super) fn new(range: WireRange, stream: u32, id: i64, revision: i64, request: &WatchCreateRequest) -> Self {
         let start = request.start_revision;
         assert!(start >= 0, "a negative start is refused before");
         let has_filter = |filter: FilterType| request.filters.contains(&i32::from(filter));

@@ -1,38 +1,30 @@
 //! Runs on: connection core.
 //!
-//! gRPC over an h2 stream: length-prefixed messages, statuses, metadata. Knows no service.
+//! gRPC over an h2 stream: length-prefixed messages, statuses, metadata. Knows no service: it brings calls to the door (`api::call`) and takes
+//! their answers away.
 //!
 //! Bounds: a message is refused by its announced length before its body is read; a stream holds at most one message and
 //! the flow-control window beyond it.
 
-use std::future::poll_fn;
+use std::{
+    future::poll_fn,
+    task::{Context, Poll},
+};
 
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, server::SendResponse};
-use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE};
-use prost::Message;
+use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE, request::Parts};
 
-use crate::error::{Code, Error, Status};
+use crate::{
+    api::call::{Answers, Head, Left, Reply, Requests},
+    error::{Code, Error, Status},
+    protobuf::PREFIX_BYTES,
+};
 
-/// **Units** bytes. The prefix of a message: one byte "compressed", four bytes length, big-endian.
-pub const PREFIX_BYTES: usize = 5;
-
-/// Appends `message` with its gRPC prefix.
-///
-/// **Bounds** a gRPC message holds less than 4 GiB; ours are bounded far below by what builds them.
-pub fn frame(message: &impl Message, out: &mut BytesMut) {
-    let len = message.encoded_len();
-    out.reserve(PREFIX_BYTES + len);
-    out.put_u8(0);
-    out.put_u32(u32::try_from(len).expect("a message is below 4 GiB"));
-    message.encode(out).expect("the buffer was reserved");
-}
-
-/// [`frame`] into a buffer of its own.
-pub fn framed(message: &impl Message) -> Bytes {
-    let mut out = BytesMut::new();
-    frame(message, &mut out);
-    out.freeze()
+/// What a request's metadata say of its call.
+pub fn head(parts: &Parts) -> Head<'_> {
+    let value = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
+    Head { client_api_version: value("client-api-version"), wants_leader: value("hasleader") == Some(b"true") }
 }
 
 /// Splits a stream's body into messages.
@@ -47,29 +39,6 @@ impl Messages {
     /// Reads messages of at most `len_max` bytes from `body`.
     pub fn new(body: RecvStream, len_max: usize) -> Self {
         Self { body, buffer: BytesMut::new(), whole: None, len_max }
-    }
-
-    /// The next message; `None` at the end of the body.
-    ///
-    /// **Errors** a message that is too long, compressed or cut short; a connection that broke.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        loop {
-            if let Some(message) = self.split()? {
-                return Ok(Some(message));
-            }
-            match self.body.data().await {
-                Some(Ok(data)) => {
-                    self.body
-                        .flow_control()
-                        .release_capacity(data.len())
-                        .map_err(|error| Error::Undecodable(error.to_string()))?;
-                    self.take_in(data);
-                }
-                Some(Err(_)) => return Err(Error::WatchCanceled),
-                None if self.buffered() == 0 => return Ok(None),
-                None => return Err(Error::Undecodable("unexpected EOF".into())),
-            }
-        }
     }
 
     fn buffered(&self) -> usize {
@@ -116,6 +85,26 @@ impl Messages {
     }
 }
 
+impl Requests for Messages {
+    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        loop {
+            if let Some(message) = self.split()? {
+                return Ok(Some(message));
+            }
+            match self.body.data().await {
+                Some(Ok(data)) => {
+                    let released = self.body.flow_control().release_capacity(data.len());
+                    released.map_err(|error| Error::Undecodable(error.to_string()))?;
+                    self.take_in(data);
+                }
+                Some(Err(_)) => return Err(Error::Canceled),
+                None if self.buffered() == 0 => return Ok(None),
+                None => return Err(Error::Undecodable("unexpected EOF".into())),
+            }
+        }
+    }
+}
+
 fn response_head() -> Response<()> {
     let mut response = Response::new(());
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -148,40 +137,67 @@ fn ok_trailers() -> HeaderMap {
     trailers
 }
 
-/// Answers a unary call with one already framed message.
-///
-/// **Errors** only when the connection or the stream is gone; nobody is left to be told.
-pub fn respond(mut reply: SendResponse<Bytes>, message: Bytes) -> Result<(), h2::Error> {
-    let mut stream = reply.send_response(response_head(), false)?;
-    stream.send_data(message, false)?;
-    stream.send_trailers(ok_trailers())
+/// A client that has gone away before its answer is no error: nobody is left to be told.
+fn drop_gone(sent: Result<(), h2::Error>) {
+    if let Err(error) = sent {
+        tracing::debug!(%error, "client went away before its answer");
+    }
 }
 
-/// Answers with a status alone (gRPC's "trailers-only").
-///
-/// **Errors** as [`respond`].
-pub fn refuse(mut reply: SendResponse<Bytes>, status: &Status) -> Result<(), h2::Error> {
-    debug_assert_ne!(status.code, Code::Ok, "a refusal says why");
-    let mut response = response_head();
-    put_status(response.headers_mut(), status);
-    reply.send_response(response, true).map(drop)
+/// The way back to a call's client.
+pub struct Responder(SendResponse<Bytes>);
+
+impl Responder {
+    /// The way back over `reply`.
+    pub fn new(reply: SendResponse<Bytes>) -> Self {
+        Self(reply)
+    }
+
+    fn respond(mut self, message: Bytes) -> Result<(), h2::Error> {
+        let mut stream = self.0.send_response(response_head(), false)?;
+        stream.send_data(message, false)?;
+        stream.send_trailers(ok_trailers())
+    }
+}
+
+impl Reply for Responder {
+    type Answers = Sender;
+
+    fn answer(self, message: Bytes) {
+        drop_gone(self.respond(message));
+    }
+
+    /// A status alone is gRPC's "trailers-only".
+    fn refuse(mut self, status: &Status) {
+        debug_assert_ne!(status.code, Code::Ok, "a refusal says why");
+        let mut response = response_head();
+        put_status(response.headers_mut(), status);
+        drop_gone(self.0.send_response(response, true).map(drop));
+    }
+
+    fn begin(mut self) -> Result<Sender, Left> {
+        match self.0.send_response(response_head(), false) {
+            Ok(stream) => Ok(Sender(stream)),
+            Err(error) => Err(left(&error)),
+        }
+    }
+
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Either answer means that nobody listens any more.
+        self.0.poll_reset(cx).map(drop)
+    }
+}
+
+fn left(error: &h2::Error) -> Left {
+    tracing::debug!(%error, "client went away before its answer");
+    Left
 }
 
 /// The sending half of a streaming call.
 pub struct Sender(SendStream<Bytes>);
 
 impl Sender {
-    /// Sends the response head; messages follow.
-    ///
-    /// **Errors** as [`respond`].
-    pub fn start(mut reply: SendResponse<Bytes>) -> Result<Self, h2::Error> {
-        Ok(Self(reply.send_response(response_head(), false)?))
-    }
-
-    /// Sends framed messages as the client's flow control allows; returns when all of it was handed to the connection.
-    ///
-    /// **Errors** the stream or connection is gone.
-    pub async fn send(&mut self, mut messages: Bytes) -> Result<(), h2::Error> {
+    async fn send_all(&mut self, mut messages: Bytes) -> Result<(), h2::Error> {
         while !messages.is_empty() {
             self.0.reserve_capacity(messages.len());
             let granted = match poll_fn(|cx| self.0.poll_capacity(cx)).await {
@@ -193,21 +209,28 @@ impl Sender {
         }
         Ok(())
     }
+}
 
-    /// Ends the call.
-    ///
-    /// **Errors** as [`respond`].
-    pub fn finish(mut self, status: Option<&Status>) -> Result<(), h2::Error> {
-        let Some(status) = status else { return self.0.send_trailers(ok_trailers()) };
-        let mut trailers = HeaderMap::with_capacity(2);
-        put_status(&mut trailers, status);
-        self.0.send_trailers(trailers)
+impl Answers for Sender {
+    async fn send(&mut self, messages: Bytes) -> Result<(), Left> {
+        self.send_all(messages).await.map_err(|error| left(&error))
     }
 
-    /// Resolves when the client resets the stream.
-    pub async fn closed(&mut self) {
+    async fn left(&mut self) {
         // Either answer means that nobody listens any more.
         drop(poll_fn(|cx| self.0.poll_reset(cx)).await);
+    }
+
+    fn finish(mut self, status: Option<&Status>) {
+        let trailers = match status {
+            None => ok_trailers(),
+            Some(status) => {
+                let mut trailers = HeaderMap::with_capacity(2);
+                put_status(&mut trailers, status);
+                trailers
+            }
+        };
+        drop_gone(self.0.send_trailers(trailers));
     }
 }
 

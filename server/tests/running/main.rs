@@ -1,7 +1,8 @@
-//! The server's binary over real sockets, spoken to without a gRPC library.
+//! The server's binary: over real sockets, spoken to without a gRPC library, and its command lines.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod commands;
 mod insight;
 mod member;
 
@@ -65,4 +66,17 @@ fn a_client_that_pings_too_often_is_told_to_go_away_in_grpcs_words() {
     assert_eq!(&farewell[4..8], [0, 0, 0, 11], "ENHANCE_YOUR_CALM");
     assert_eq!(&farewell[8..], b"too_many_pings");
     assert!(next_frame(&mut socket).is_none(), "the connection ends");
+}
+
+#[test]
+fn several_cores_start_on_one_path_that_was_tried_once() {
+    for _ in 0..5 {
+        let member = Member::start(&["--server-cores", "6"]);
+        let log = member.log_text();
+        let paths: Vec<&str> = log.lines().filter(|line| line.contains("\"I/O path\"")).collect();
+        let [path] = paths[..] else { panic!("said {} times: {paths:?}", paths.len()) };
+        // A member alone on a directory loses nothing to itself: one that could have io_uring has it on all threads.
+        let alone = Member::start(&["--server-cores", "1"]).log_text();
+        assert_eq!(path.contains("io_uring, O_DIRECT"), alone.contains("io_uring, O_DIRECT"), "{path}");
+    }
 }

@@ -4,6 +4,7 @@
 //! process; a test that fails shows the end of its log.
 
 use std::{
+    env,
     fs::{self, File},
     net::{SocketAddr, TcpListener},
     path::PathBuf,
@@ -51,6 +52,8 @@ impl Member {
             .args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url])
             .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
             .args(["--initial-cluster", &format!("m={peer_url}")])
+            // What a whole run of these tests is to be made with, see `.ci/test`.
+            .args(env::var("ORLOP_FLAGS").unwrap_or_default().split_whitespace())
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -3,12 +3,16 @@
 //! Invariants: a choice of 0 everywhere keeps exactly what was durable; `count` images are distinct choices, though not
 //! always distinct contents. Deliberately changes nothing: every image is a new machine.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
-use super::State;
-use super::image::{Choices, Fate, Written, sampled};
-use super::random::Random;
+use super::{
+    image::{Choices, Fate, Written, sampled},
+    random::Random,
+    state::State,
+};
 
 /// The open choices of a power loss, over all files and names.
 pub(super) struct Crash {

@@ -8,8 +8,7 @@
 //!
 //! Deliberately knows no names and no faults; those are the storage's.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::random::Random;
 use crate::disk::{BLOCK, SECTOR};

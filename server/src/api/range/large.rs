@@ -11,18 +11,20 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::{Found, Outline};
-use h2::server::SendResponse;
 use prost::Message;
 use proto::etcdserverpb as pb;
 
-use super::scan::{Batch, Bounds, Scan};
+use super::{
+    super::{
+        call::{Answers, Reply},
+        desk::Desk,
+    },
+    scan::{Batch, Bounds, Scan},
+};
 use crate::{
-    core::Core,
     error::{Error, Status},
-    rpc,
-    wire::{
-        grpc::{PREFIX_BYTES, Sender},
-        protobuf::{field_len, nested_len, put_bytes, put_field, put_key_value, put_varint},
+    protobuf::{
+        PREFIX_BYTES, field_len, nested_len, put_bytes, put_field, put_key_value, put_prefix, put_varint,
     },
 };
 
@@ -151,10 +153,10 @@ impl Large {
     /// The whole answer, where it fits one piece.
     ///
     /// **Errors** as [`Scan::records`].
-    pub async fn whole(mut self, core: &Core) -> Result<Bytes, Error> {
+    pub async fn whole(mut self, desk: &Desk) -> Result<Bytes, Error> {
         let mut out = BytesMut::with_capacity(self.framed_len());
         self.begin(&mut out);
-        self.write_batch(core, &mut out).await?;
+        self.write_batch(desk, &mut out).await?;
         self.end(&mut out);
         assert_eq!(out.len(), self.framed_len(), "what was counted is what was written");
         Ok(out.freeze())
@@ -162,34 +164,31 @@ impl Large {
 
     /// Writes the answer as the client takes it.
     ///
-    /// **Errors** none: whoever reads is told by a status.
-    pub async fn send(mut self, core: &Core, reply: SendResponse<Bytes>) -> Result<(), Error> {
-        let Some(mut sender) = rpc::start(reply) else { return Err(Error::WatchCanceled) };
-        let result = self.send_pieces(core, &mut sender).await;
+    /// **Errors** those of [`Scan::batch`], which the client is told, too; a client that left.
+    pub(in crate::api) async fn send(mut self, desk: &Desk, reply: impl Reply) -> Result<(), Error> {
+        let mut answers = reply.begin()?;
+        let result = self.send_pieces(desk, &mut answers).await;
         let status = result.as_ref().err().cloned().map(Status::from);
-        rpc::drop_gone(sender.finish(status.as_ref()));
+        answers.finish(status.as_ref());
         result
     }
 
-    async fn send_pieces(&mut self, core: &Core, sender: &mut Sender) -> Result<(), Error> {
+    async fn send_pieces(&mut self, desk: &Desk, answers: &mut impl Answers) -> Result<(), Error> {
         let mut out = BytesMut::with_capacity(PIECE_BYTES + PIECE_BYTES / 8);
         let mut written = 0;
         self.begin(&mut out);
         loop {
-            self.write_batch(core, &mut out).await?;
+            self.write_batch(desk, &mut out).await?;
             if self.left == 0 {
                 self.end(&mut out);
             }
             written += out.len();
-            sender.send(out.split().freeze()).await.map_err(|gone| {
-                tracing::debug!(%gone, "client went away inside a Range answer");
-                Error::WatchCanceled
-            })?;
+            answers.send(out.split().freeze()).await?;
             if self.left == 0 {
                 break;
             }
             self.scan
-                .batch(core, Bounds { keys: self.left.min(PIECE_KEYS), bytes: PIECE_BYTES }, &mut self.batch)
+                .batch(desk, Bounds { keys: self.left.min(PIECE_KEYS), bytes: PIECE_BYTES }, &mut self.batch)
                 .await?;
         }
         assert_eq!(written, self.framed_len(), "what was counted is what was written");
@@ -197,8 +196,7 @@ impl Large {
     }
 
     fn begin(&self, out: &mut BytesMut) {
-        out.put_u8(0);
-        out.put_u32(u32::try_from(self.len).expect("checked when it was made"));
+        put_prefix(out, self.len);
         self.frame.encode_head(out);
     }
 
@@ -206,7 +204,7 @@ impl Large {
         self.frame.encode_tail(out);
     }
 
-    async fn write_batch(&mut self, core: &Core, out: &mut BytesMut) -> Result<(), Error> {
+    async fn write_batch(&mut self, desk: &Desk, out: &mut BytesMut) -> Result<(), Error> {
         let batch = &self.batch;
         assert!(batch.len() <= self.left && (self.left == 0 || !batch.is_empty()), "a revision shows the same");
         self.left -= batch.len();
@@ -229,6 +227,6 @@ impl Large {
             let start = ends[position] - shown_len(outline, false);
             write_record(&mut out[start..ends[position]], outline, found);
         };
-        self.scan.find(core, batch, write).await
+        self.scan.find(desk, batch, write).await
     }
 }

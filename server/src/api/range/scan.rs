@@ -1,4 +1,4 @@
-//! Runs on: connection core.
+//! Runs on: connection desk.
 //!
 //! Scan: the keys of a range at a held revision, batch by batch. What large answers, RangeStream and whoever walks far read through.
 //!
@@ -14,8 +14,12 @@
 use engine::{Cursor, Fault, Found, KeyRange, Met, Outline, ReadView, Record};
 use proto::etcdserverpb as pb;
 
-use super::range::read_at;
-use crate::{core::Core, error::Error, floor::Floor};
+use super::super::desk::{Consistency, Desk};
+use crate::{
+    error::Error,
+    floor::Floor,
+    kv::range::{Filter, read_at},
+};
 
 /// Blocks read at once for one batch, or a few more.
 const LOADS_MAX: usize = 32;
@@ -25,29 +29,6 @@ const LONG_KEYS: u64 = 4096;
 pub const LEAVES_AHEAD_MAX: usize = 16;
 /// About what a leaf holds.
 const KEYS_PER_LEAF: usize = 64;
-
-/// Which versions a request shows, by their revisions; 0 is no bound.
-#[derive(Clone, Copy, Debug)]
-pub struct Filter {
-    mod_revision: (i64, i64),
-    create_revision: (i64, i64),
-}
-
-impl Filter {
-    /// The filter of a request.
-    pub fn of(request: &pb::RangeRequest) -> Self {
-        Self {
-            mod_revision: (request.min_mod_revision, request.max_mod_revision),
-            create_revision: (request.min_create_revision, request.max_create_revision),
-        }
-    }
-
-    /// Whether a version of these main revisions is shown.
-    pub fn passes(&self, mod_revision: i64, create_revision: i64) -> bool {
-        let within = |value: i64, (min, max): (i64, i64)| (min == 0 || value >= min) && (max == 0 || value <= max);
-        within(mod_revision, self.mod_revision) && within(create_revision, self.create_revision)
-    }
-}
 
 /// How much one batch holds.
 #[derive(Clone, Copy, Debug)]
@@ -113,12 +94,12 @@ pub struct Scan {
 impl Scan {
     /// A scan of `range` as `request` asks for it, the revision it reads, and the store's revision now.
     ///
-    /// **Errors** as [`read_at`]; too many revisions are held.
-    pub fn new(core: &Core, request: &pb::RangeRequest, range: &KeyRange) -> Result<(Self, i64, i64), Error> {
+    /// **Errors** no leader; as [`read_at`]; too many revisions are held.
+    pub async fn new(desk: &Desk, request: &pb::RangeRequest, range: &KeyRange) -> Result<(Self, i64, i64), Error> {
         loop {
-            let view = core.view();
+            let view = desk.view(Consistency::of(request.serializable)).await?;
             let at = read_at(&view, request.revision)?;
-            let floor = match core.hold(at) {
+            let floor = match desk.hold(at) {
                 // Compacted that very moment: the newest revision is another one then.
                 Err(Error::Compacted) if request.revision <= 0 => continue,
                 floor => floor?,
@@ -138,7 +119,7 @@ impl Scan {
     /// Puts the next batch in the place of `batch`.
     ///
     /// **Errors** damaged data; the revision was held for too long and is compacted.
-    pub async fn batch(&mut self, core: &Core, bounds: Bounds, batch: &mut Batch) -> Result<(), Error> {
+    pub async fn batch(&mut self, desk: &Desk, bounds: Bounds, batch: &mut Batch) -> Result<(), Error> {
         batch.clear();
         let mut bytes = 0;
         let Self { floor, cursor, filter, seen, .. } = self;
@@ -165,14 +146,14 @@ impl Scan {
             }
             Ok(Some(()))
         };
-        core.step_along(floor, step).await
+        desk.step_along(floor, step).await
     }
 
     /// Tells `each` of what is shown from here on to the end of the range, or until it answers false; the scan itself stays where it
     /// is. The keys met, shown or not.
     ///
     /// **Errors** as [`Scan::batch`].
-    pub async fn measure(&mut self, core: &Core, mut each: impl FnMut(&Outline) -> bool) -> Result<u64, Error> {
+    pub async fn measure(&mut self, desk: &Desk, mut each: impl FnMut(&Outline) -> bool) -> Result<u64, Error> {
         let Self { floor, cursor: parked, filter, .. } = self;
         let mut cursor = parked.clone();
         let mut met = 0;
@@ -195,29 +176,29 @@ impl Scan {
                 }
             }
         };
-        core.step_along(floor, step).await?;
+        desk.step_along(floor, step).await?;
         Ok(met)
     }
 
     /// The records of a batch of this scan, in the same order.
     ///
     /// **Errors** as [`Scan::batch`].
-    pub async fn records(&self, core: &Core, batch: &Batch) -> Result<Vec<Record>, Error> {
+    pub async fn records(&self, desk: &Desk, batch: &Batch) -> Result<Vec<Record>, Error> {
         let mut records: Vec<Option<Record>> = vec![None; batch.len()];
-        self.find(core, batch, |position, found| records[position] = Some(found.to_record())).await?;
+        self.find(desk, batch, |position, found| records[position] = Some(found.to_record())).await?;
         Ok(records.into_iter().map(|record| record.expect("each was read")).collect())
     }
 
     /// Tells `each` of the positions in a batch of this scan and of their records, each once, those first that are in memory.
     ///
     /// **Errors** as [`Scan::batch`].
-    pub async fn find(&self, core: &Core, batch: &Batch, mut each: impl FnMut(usize, Found<'_>)) -> Result<(), Error> {
-        let view = core.view();
+    pub async fn find(&self, desk: &Desk, batch: &Batch, mut each: impl FnMut(usize, Found<'_>)) -> Result<(), Error> {
+        let view = desk.published();
         self.floor.check(&view)?;
         let mut left: Vec<usize> = (0..batch.len()).collect();
         while !left.is_empty() {
-            let (missed, faults) = self.find_resident(core, &view, batch, &left, &mut each);
-            core.load_all(faults).await?;
+            let (missed, faults) = self.find_resident(desk, &view, batch, &left, &mut each);
+            desk.load_all(faults).await?;
             left = missed;
         }
         Ok(())
@@ -226,13 +207,13 @@ impl Scan {
     /// [`Scan::find`] for those at the positions `wanted` that are in memory; the others, and what has to be read for the first of them.
     fn find_resident(
         &self,
-        core: &Core,
+        desk: &Desk,
         view: &ReadView,
         batch: &Batch,
         wanted: &[usize],
         each: &mut impl FnMut(usize, Found<'_>),
     ) -> (Vec<usize>, Vec<Fault>) {
-        let mut fingers = core.fingers.borrow_mut();
+        let mut fingers = desk.fingers.borrow_mut();
         let is_long = self.seen >= LONG_KEYS;
         let (mut missed, mut faults) = (Vec::new(), Vec::<Fault>::new());
         let mut wanted = wanted.iter().copied();

@@ -3,10 +3,7 @@
 //! Apply over a store in memory: what it refuses it refuses whole.
 
 use bytes::Bytes;
-use engine::{
-    KeyRange, Roots,
-    extent::{BlockCache, Directory},
-};
+use engine::KeyRange;
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::*;
@@ -21,7 +18,7 @@ struct Store {
 
 impl Store {
     fn new() -> Self {
-        let mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        let mvcc = Mvcc::in_memory();
         let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) };
         Self { mvcc, applier: Applier { lessor: Lessor::new(params), cluster: Cluster::default() } }
     }

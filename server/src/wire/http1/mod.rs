@@ -119,10 +119,7 @@ async fn send(socket: &mut TcpStream, response: &Response, keep_alive: bool, is_
 /// Serves one connection until it closes.
 ///
 /// **Errors** the socket's.
-pub async fn serve<F>(mut socket: TcpStream, endpoint: impl Fn(Request) -> F) -> io::Result<()>
-where
-    F: Future<Output = Response>,
-{
+pub async fn serve(mut socket: TcpStream, endpoint: impl AsyncFn(Request) -> Response) -> io::Result<()> {
     let mut buffer = Vec::with_capacity(1024);
     loop {
         let head = match parse(&buffer) {

@@ -1,0 +1,135 @@
+//! What a driver is opened with: who the member is, what its state machine knows, bounds and timing.
+//!
+//! Plain data, and its translation from `tuning`'s knobs and to raft-rs's configuration. Reads no clock and no
+//! environment, draws nothing: the seed of all randomness comes with `Options`.
+
+use engine::wal;
+
+use crate::{
+    entry::EntryId,
+    members::{ConfChange, ConfState},
+};
+
+/// Who this member is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster's id.
+    pub cluster_id: u64,
+    /// Own id, never 0.
+    pub member_id: u64,
+}
+
+/// What the state machine knows when the driver is opened.
+#[derive(Debug, Clone, Default)]
+pub struct Start {
+    /// The last entry that the stored state contains.
+    pub applied: EntryId,
+    /// The log may have been trimmed up to this index; 0 if nothing is known of that.
+    pub trimmable: u64,
+    /// The configuration at that place; empty for an empty state.
+    pub conf_state: ConfState,
+    /// The members a new cluster starts with, as `ConfChange::bootstrap` makes them, ascending by id. Used only when
+    /// the log is empty; empty for a member that joins.
+    pub bootstrap: Vec<ConfChange>,
+}
+
+/// Bounds and timing, as `Options::from_knobs` derives them from `tuning`.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Ticks without a leader before a member campaigns; the real figure is drawn from [n, 2n).
+    pub election_ticks: usize,
+    /// Ticks between a leader's heartbeats.
+    pub heartbeat_ticks: usize,
+    /// Ask before campaigning.
+    pub pre_vote: bool,
+    /// Entries in one append message. **Units**: bytes.
+    pub message_bytes_max: u64,
+    /// Append messages in flight per peer.
+    pub messages_in_flight_max: usize,
+    /// All entries between proposal and apply. **Units**: bytes.
+    pub proposals_bytes_max: u64,
+    /// Committed entries that are not applied; beyond this proposals are refused (etcd: 5000).
+    pub backlog_entries_max: u64,
+    /// Committed entries queued for the caller; beyond this no more are fetched until some are taken. **Units**: bytes.
+    pub committed_bytes_max: u64,
+    /// Applied entries kept in memory for followers that are a little behind. **Units**: bytes.
+    pub tail_bytes_max: u64,
+    /// Applied entries kept in the log for followers when it is trimmed (etcd: 5000).
+    pub catch_up_entries: u64,
+    /// Reads waiting for confirmation.
+    pub reads_max: usize,
+    /// Ticks after which a read's unanswered round is asked again (etcd: 500 ms).
+    pub read_retry_ticks: usize,
+    /// Ticks after which a full disk is asked for a log segment again.
+    pub space_retry_ticks: usize,
+    /// Draws election timeouts; members of one cluster should differ.
+    pub seed: u64,
+    /// The log's own.
+    pub wal: wal::Options,
+}
+
+/// Time after which an unanswered read round is asked again. **Source**: etcd v3.7.1 `etcdserver/read/read.go`.
+const READ_RETRY_MS: u64 = 500;
+/// Time after which a full disk is asked again: each try takes what space there is, for a moment.
+const SPACE_RETRY_MS: u64 = 1000;
+/// Reads that wait for a round. The server asks once for all reads of a turn, so this bounds turns, not clients.
+const READS_MAX: usize = 4096;
+
+impl Options {
+    /// Options as the knobs say; `pre_vote` is etcd's flag, `seed` is the member's own randomness.
+    pub fn from_knobs(knobs: &tuning::Consensus, pre_vote: bool, seed: u64, wal: wal::Options) -> Options {
+        let ticks = |ms: u64| usize::try_from(ms.div_ceil(knobs.heartbeat_ms)).unwrap_or(usize::MAX);
+        Options {
+            election_ticks: ticks(knobs.election_ms),
+            heartbeat_ticks: 1,
+            pre_vote,
+            message_bytes_max: knobs.message_bytes_max,
+            messages_in_flight_max: knobs.messages_in_flight_max,
+            proposals_bytes_max: knobs.proposals_bytes_max as u64,
+            backlog_entries_max: knobs.backlog_entries_max,
+            committed_bytes_max: knobs.apply_batch_bytes_max as u64,
+            tail_bytes_max: knobs.tail_bytes_max as u64,
+            catch_up_entries: knobs.snapshot_catchup_entries,
+            reads_max: READS_MAX,
+            read_retry_ticks: ticks(READ_RETRY_MS),
+            space_retry_ticks: ticks(SPACE_RETRY_MS),
+            seed,
+            wal,
+        }
+    }
+
+    /// The same for raft-rs, for a member whose state stands at index `applied`.
+    pub(crate) fn to_raft(&self, identity: Identity, applied: u64) -> raft::Config {
+        raft::Config {
+            id: identity.member_id,
+            election_tick: self.election_ticks,
+            heartbeat_tick: self.heartbeat_ticks,
+            applied,
+            max_size_per_msg: self.message_bytes_max,
+            max_inflight_msgs: self.messages_in_flight_max,
+            check_quorum: true,
+            pre_vote: self.pre_vote,
+            read_only_option: raft::ReadOnlyOption::Safe,
+            priority: 0,
+            max_uncommitted_size: self.proposals_bytes_max.max(self.message_bytes_max),
+            max_committed_size_per_ready: self.committed_bytes_max,
+            ..raft::Config::default()
+        }
+    }
+
+    /// Ticks without a leader after which `member_id` campaigns in `term`.
+    ///
+    /// The same for the same seed, member and term, so that a simulation repeats itself.
+    pub(crate) fn election_timeout_ticks(&self, member_id: u64, term: u64) -> usize {
+        let drawn = mix(self.seed ^ mix(member_id) ^ term) % self.election_ticks as u64;
+        self.election_ticks + usize::try_from(drawn).expect("below election_ticks")
+    }
+}
+
+/// Spreads a seed over all bits (SplitMix64's finalizer).
+fn mix(seed: u64) -> u64 {
+    let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,154 @@
+//! Proposals of one turn: one step of raft, each entry with an answer of its own; and elections that a seed repeats.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod world;
+
+use bytes::Bytes;
+use consensus::{Error, MessageKind, Options, Refused};
+use engine::disk::sim::{Full, Random, SimStorage};
+
+use world::{Machine, World, options, seeded};
+
+fn opened(id: u64, members: u64, options: Options) -> World {
+    let mut world = World::open(id, members, seeded(id), Machine::new(), options).unwrap();
+    world.settle().unwrap();
+    world
+}
+
+/// Position and text of each refusal.
+fn texts(refused: Vec<Refused>) -> Vec<(usize, String)> {
+    refused.into_iter().map(|refused| (refused.position, refused.error.to_string())).collect()
+}
+
+fn one_by_one(world: &mut World, requests: &[Bytes]) -> Vec<(usize, String)> {
+    let answers = requests.iter().cloned().map(|request| world.driver.propose(request)).enumerate();
+    answers.filter_map(|(position, answer)| Some((position, answer.err()?.to_string()))).collect()
+}
+
+fn together(world: &mut World, requests: &[Bytes]) -> Vec<(usize, String)> {
+    texts(world.driver.propose_all(requests.iter().cloned()))
+}
+
+#[test]
+fn requests_proposed_together_are_answered_as_if_proposed_one_by_one() {
+    let bounded = Options { proposals_bytes_max: 10_000, message_bytes_max: 1000, ..options() };
+    let (mut refused, mut accepted) = (0, 0);
+    for seed in 0..100 {
+        let mut random = Random::new(seed);
+        let mut alone = opened(1, 1, bounded.clone());
+        let mut batched = opened(1, 1, bounded.clone());
+        if random.chance(1, 3) {
+            for world in [&mut alone, &mut batched] {
+                world.storage.set_full(Some((0, Full::Creations)));
+            }
+        }
+        for turn in 0..10 {
+            let request = |random: &mut Random| {
+                let len = [0, 10, 100, 3000, 12_000, 128 << 20][usize::try_from(random.below(6)).unwrap()];
+                // What is larger than the log takes costs no memory: nobody touches its zeros.
+                Bytes::from(vec![0; len])
+            };
+            let requests: Vec<Bytes> = (0..random.below(12)).map(|_| request(&mut random)).collect();
+            let answers = one_by_one(&mut alone, &requests);
+            assert_eq!(together(&mut batched, &requests), answers, "seed {seed}, turn {turn}");
+            refused += answers.len();
+            accepted += requests.len() - answers.len();
+            if random.chance(1, 2) {
+                alone.settle().unwrap();
+                batched.settle().unwrap();
+            }
+        }
+        alone.settle().unwrap();
+        batched.settle().unwrap();
+        assert_eq!(alone.machine.requests(), batched.machine.requests(), "seed {seed}");
+    }
+    assert!(refused > 500 && accepted > 500, "{refused} refused, {accepted} accepted");
+}
+
+#[test]
+fn requests_proposed_together_go_to_each_follower_in_one_message() {
+    let mut members = [1, 2, 3].map(|id| opened(id, 3, options()));
+    while !members[0].driver.status().is_leader {
+        members[0].driver.tick();
+        exchange(&mut members);
+    }
+    let requests = (0..50).map(|number| Bytes::from(format!("{number:02}")));
+    assert_eq!(texts(members[0].driver.propose_all(requests)), []);
+    members[0].turn().unwrap();
+    for follower in [2, 3] {
+        let appends = members[0].outbox.iter().filter(|message| message.to == follower);
+        let entries: Vec<usize> = appends.map(|message| message.entries.len()).collect();
+        assert_eq!(entries, [50], "member {follower}");
+    }
+    exchange(&mut members);
+    // A follower forwards all of them in one message, too.
+    assert_eq!(texts(members[1].driver.propose_all(["a", "b"].map(Bytes::from))), []);
+    members[1].turn().unwrap();
+    let sent: Vec<_> = members[1].outbox.iter().map(|message| (message.kind, message.entries.len())).collect();
+    assert_eq!(sent, [(MessageKind::Propose, 2)]);
+    exchange(&mut members);
+    members[0].driver.tick();
+    exchange(&mut members);
+    for member in &members {
+        assert_eq!(member.machine.requests().len(), 52);
+    }
+}
+
+/// Until no member has anything to say.
+fn exchange(members: &mut [World; 3]) {
+    loop {
+        members.iter_mut().for_each(|member| member.settle().unwrap());
+        let messages: Vec<_> = members.iter_mut().flat_map(|member| member.outbox.split_off(0)).collect();
+        if messages.is_empty() {
+            return;
+        }
+        for message in messages {
+            let to = usize::try_from(message.to - 1).unwrap();
+            members[to].driver.receive(message).unwrap();
+        }
+    }
+}
+
+#[test]
+fn without_a_leader_or_after_a_failure_every_request_is_refused() {
+    let requests = || ["a", "b", "c"].map(Bytes::from);
+    let positions = |refused: &[Refused]| refused.iter().map(|refused| refused.position).collect::<Vec<_>>();
+    let mut world = opened(1, 3, options());
+    let refused = world.driver.propose_all(requests());
+    assert_eq!(positions(&refused), [0, 1, 2]);
+    assert!(refused.iter().all(|refused| matches!(refused.error, Error::NoLeader)));
+
+    let storage = SimStorage::new(1);
+    let mut world = World::open(1, 1, storage.clone(), Machine::new(), options()).unwrap();
+    world.settle().unwrap();
+    storage.stop_after(storage.steps());
+    world.propose("lost").unwrap();
+    world.settle().unwrap_err();
+    let refused = world.driver.propose_all(requests());
+    assert_eq!(positions(&refused), [0, 1, 2]);
+    assert!(refused.iter().all(|refused| matches!(refused.error, Error::Stopped { .. })));
+}
+
+#[test]
+fn elections_depend_on_the_seed_alone() {
+    // Ticks between the campaigns of a member that nobody answers.
+    let campaigns = |seed| {
+        let mut world = opened(1, 3, Options { seed, ..options() });
+        let mut ticks = Vec::new();
+        for tick in 0..200 {
+            world.driver.tick();
+            world.settle().unwrap();
+            if !world.outbox.split_off(0).is_empty() {
+                ticks.push(tick);
+            }
+        }
+        ticks
+    };
+    let runs: Vec<Vec<u64>> = (0..20).map(campaigns).collect();
+    assert!(runs.iter().all(|ticks| ticks.len() >= 5));
+    assert!(runs.iter().any(|ticks| ticks != &runs[0]), "seeds differ");
+    for (seed, ticks) in (0..20).zip(&runs) {
+        assert_eq!(&campaigns(seed), ticks, "seed {seed}");
+    }
+}

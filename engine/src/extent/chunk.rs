@@ -1,0 +1,120 @@
+//! An extent as the directory knows it, and the runs of them that the directory is written in.
+//!
+//! Invariants:
+//! - `Extent::live_records` is the number of its records that are in the key tree of the same state.
+//! - `Extent::live_bytes` is at least 1 while `live_records` is: an extent's space is given up only with its last
+//!   record.
+//! - An extent lies in one segment, that of its index.
+//! - The extents of a chunk ascend and do not overlap. A chunk is written once (`place`).
+//! - Decoding never panics, whatever the bytes are.
+
+use std::sync::{Arc, OnceLock};
+
+use super::block::revision;
+use crate::{Place, Revision};
+
+/// Extents a chunk holds at most.
+pub(super) const CHUNK_EXTENTS_MAX: usize = 128;
+
+/// One extent as the directory knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extent {
+    /// Revision of its first record.
+    pub(crate) first: Revision,
+    /// Revision of its last record.
+    pub(crate) last: Revision,
+    /// Where its index lies.
+    pub(crate) index: Place,
+    /// Records in it.
+    pub(crate) records: u32,
+    /// Records no sweep has dropped.
+    pub(crate) live_records: u32,
+    /// Length of its blocks and its index.
+    pub(crate) bytes: u32,
+    /// How many of `bytes` are still wanted. The envelopes count until the last record is dropped.
+    pub(crate) live_bytes: u32,
+}
+
+pub(super) const EXTENT_LEN: usize = 16 + 16 + Place::ENCODED_LEN + 4 * 4;
+
+impl Extent {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for revision in [self.first, self.last] {
+            out.extend_from_slice(&revision.main.to_le_bytes());
+            out.extend_from_slice(&revision.sub.to_le_bytes());
+        }
+        out.extend_from_slice(&self.index.to_bytes());
+        for word in [self.records, self.live_records, self.bytes, self.live_bytes] {
+            out.extend_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    fn decode(bytes: &[u8; EXTENT_LEN]) -> Option<Self> {
+        let (revisions, rest) = bytes.split_at(32);
+        let (index, words) = rest.split_first_chunk::<{ Place::ENCODED_LEN }>()?;
+        let word = |at: usize| u32::from_le_bytes([words[at], words[at + 1], words[at + 2], words[at + 3]]);
+        let extent = Self {
+            first: revision(revisions),
+            last: revision(&revisions[16..]),
+            index: Place::from_bytes(*index)?,
+            records: word(0),
+            live_records: word(4),
+            bytes: word(8),
+            live_bytes: word(12),
+        };
+        let is_sound = extent.first.main > 0
+            && extent.first <= extent.last
+            && extent.last.sub < i64::MAX
+            && (1..=extent.records).contains(&extent.live_records)
+            && (1..=extent.bytes).contains(&extent.live_bytes)
+            && extent.index.len < extent.bytes
+            && extent.bytes <= extent.index.end();
+        is_sound.then_some(extent)
+    }
+}
+
+/// A run of the directory, the unit it is written in.
+#[derive(Debug)]
+pub(crate) struct Chunk {
+    pub(super) extents: Vec<Extent>,
+    place: OnceLock<Place>,
+}
+
+impl Chunk {
+    pub(super) fn new(extents: Vec<Extent>) -> Arc<Self> {
+        assert!((1..=CHUNK_EXTENTS_MAX).contains(&extents.len()));
+        assert!(extents.is_sorted_by(|a, b| a.last < b.first), "extents do not overlap");
+        Arc::new(Self { extents, place: OnceLock::new() })
+    }
+
+    /// Where it lies on disk, once it was written.
+    pub(crate) fn place(&self) -> Option<Place> {
+        self.place.get().copied()
+    }
+
+    pub(crate) fn set_place(&self, place: Place) {
+        assert!(self.place.set(place).is_ok(), "a chunk is written once");
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        self.extents.iter().for_each(|extent| extent.encode(out));
+    }
+
+    /// The chunk that lies at `place`; `None` if the payload is not one.
+    pub(crate) fn decode(place: Place, payload: &[u8]) -> Option<Arc<Self>> {
+        let (extents, rest) = payload.as_chunks::<EXTENT_LEN>();
+        let extents: Vec<Extent> = extents.iter().map(Extent::decode).collect::<Option<_>>()?;
+        let is_sound = rest.is_empty()
+            && (1..=CHUNK_EXTENTS_MAX).contains(&extents.len())
+            && extents.is_sorted_by(|a, b| a.last < b.first);
+        is_sound.then(|| Arc::new(Self { extents, place: OnceLock::from(place) }))
+    }
+
+    pub(super) fn first(&self) -> Revision {
+        self.extents[0].first
+    }
+
+    pub(super) fn last(&self) -> Revision {
+        self.extents[self.extents.len() - 1].last
+    }
+}

@@ -1,0 +1,464 @@
+//! The one writer of the store, and the views it publishes.
+//!
+//! The writer works on `Mvcc::live`, a [`ReadView`] like those it publishes: publishing clones a few references. A
+//! [`Write`] is one writing request; its changes get one main revision and the sub revisions 0, 1, 2 ...; reads through
+//! it see them.
+//!
+//! Invariants:
+//! - `Roots::revision`, `compact_revision` and `applied_index` never decrease.
+//! - Every version in the key tree has its record in `ReadView::recent` or in `Roots::directory`, under its revision.
+//! - What compaction at C drops is invisible from `compact` on, whether or not the sweep came by: of each key the
+//!   newest version with main <= C is kept, a tombstone only if it stands exactly at C.
+//! - Key tree and meta tree change in one publish and are sealed in one piece.
+//!
+//! It checks no revision that a caller asks for (the server answers "compacted" and "future revision" itself), expires
+//! no lease and reads no file.
+
+use std::{fmt, ops::Deref, sync::Arc};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+
+use super::{
+    cursor::Version,
+    recent::Recent,
+    view::{ReadView, Roots},
+};
+use crate::{
+    Fault, Place, Record, Revision,
+    extent::{BlockCache, Directory},
+    tree::{self, EntryMeta, Hand, Ledger, NEWEST, NewEntry, Separator, TOMBSTONE, VALUE},
+    victims::Victims,
+};
+
+/// Where other threads get the newest [`ReadView`].
+#[derive(Clone)]
+pub struct Published(Arc<ArcSwap<ReadView>>);
+
+impl Published {
+    /// The newest view.
+    pub fn load(&self) -> Arc<ReadView> {
+        self.0.load_full()
+    }
+}
+
+impl fmt::Debug for Published {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Published").field(&self.0.load().revision()).finish()
+    }
+}
+
+/// The writer: owned by the apply core.
+#[derive(Debug)]
+pub struct Mvcc {
+    pub(super) live: ReadView,
+    published: Published,
+    pub(super) ledger: Ledger,
+    /// What the running checkpoint writes. It is held here so that no place the checkpoint sets is missed.
+    sealed: Option<Sealed>,
+    /// Whether a request wrote since the last publish.
+    pub(super) is_ahead: bool,
+    /// The sweep drops nothing that is visible at this revision or above.
+    sweep_floor: i64,
+    clock: Clock,
+}
+
+/// The clock that finds nodes to evict; it goes round through the key tree and the meta tree.
+#[derive(Debug, Default)]
+struct Clock {
+    hand: Hand,
+    is_in_meta: bool,
+    /// Rounds since one in which something went.
+    idle_rounds: u32,
+    evicted: usize,
+}
+
+impl Mvcc {
+    /// A writer over recovered roots.
+    pub fn new(recovered: Roots) -> Self {
+        assert!(recovered.revision >= 1, "a fresh store stands at revision 1");
+        assert!(recovered.compact_revision <= recovered.revision, "nothing to come is compacted");
+        let live = ReadView::new(recovered);
+        let published = Published(Arc::new(ArcSwap::from_pointee(live.clone())));
+        let ledger = Ledger::new(Arc::clone(live.roots.key_root.residency()));
+        let (sealed, is_ahead, sweep_floor, clock) = (None, false, i64::MAX, Clock::default());
+        Self { live, published, ledger, sealed, is_ahead, sweep_floor, clock }
+    }
+
+    /// A writer of an empty store that keeps its records in memory: for tests.
+    #[doc(hidden)]
+    pub fn in_memory() -> Self {
+        Self::new(Roots::fresh(Directory::empty(BlockCache::new(0))))
+    }
+
+    /// The view published last.
+    pub fn view(&self) -> Arc<ReadView> {
+        self.published.load()
+    }
+
+    /// The state with everything written so far, published or not; what the next request will see.
+    pub fn live(&self) -> &ReadView {
+        &self.live
+    }
+
+    /// The cell every other thread loads views from.
+    pub fn published(&self) -> Published {
+        self.published.clone()
+    }
+
+    /// Encoded length of the records that no checkpoint has written. **Units** bytes.
+    pub fn recent_bytes(&self) -> u64 {
+        self.live.recent().bytes()
+    }
+
+    /// Memory of the trees' nodes, those included that only older views reach. **Units** bytes.
+    pub fn node_bytes(&self) -> u64 {
+        self.live.roots.key_root.residency().bytes()
+    }
+
+    /// Memory of the nodes that the next checkpoint will write. **Units** bytes.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.ledger.dirty_bytes()
+    }
+
+    /// Looks at about `budget` nodes. Takes those out of the unpublished trees that can be read again and that no
+    /// search passed lately. Their memory is freed once a view without them is published and the older views are
+    /// dropped.
+    pub fn evict(&mut self, budget: usize) -> Eviction {
+        let clock = &mut self.clock;
+        let roots = &mut self.live.roots;
+        let root = if clock.is_in_meta { &mut roots.meta_root } else { &mut roots.key_root };
+        let lap = tree::evict(root, &mut self.ledger, &mut clock.hand, budget.max(1));
+        clock.evicted += lap.evicted;
+        if lap.is_over {
+            clock.is_in_meta = !clock.is_in_meta;
+            if !clock.is_in_meta {
+                clock.idle_rounds = if clock.evicted == 0 { clock.idle_rounds + 1 } else { 0 };
+                clock.evicted = 0;
+            }
+        }
+        Eviction { evicted: lap.evicted, idle_rounds: clock.idle_rounds }
+    }
+
+    /// Begins one writing request: all its changes get the next main revision.
+    pub fn begin(&mut self) -> Write<'_> {
+        Write { mvcc: self, changes: Vec::new() }
+    }
+
+    /// One writing request as a whole, in one descent: puts `key` without a lease, unless the version that it replaces has one.
+    ///
+    /// A fault leaves everything as it was.
+    pub fn put_plain(&mut self, key: Bytes, value: Bytes) -> Result<PutPlain, Fault> {
+        let revision = Revision::new(self.live.revision() + 1, 0);
+        let (create_revision, version) = (revision.main, 1);
+        let record = Record { key, value, create_revision, revision, version, lease: 0, is_tombstone: false };
+        Ok(match self.insert(record, |live| live.lease == 0)? {
+            Some((record, previous)) => {
+                PutPlain::Done { record, previous: previous.map(|previous| previous.revision) }
+            }
+            None => PutPlain::HasLease,
+        })
+    }
+
+    /// Puts in a version. Gives it back, with what goes on from the live version of its key filled in, and the live version. Puts nothing
+    /// where that one must not be replaced.
+    fn insert(
+        &mut self,
+        mut record: Record,
+        may_replace: impl Fn(&EntryMeta) -> bool,
+    ) -> Result<Option<(Record, Option<EntryMeta>)>, Fault> {
+        assert!(!record.key.is_empty(), "a key is not empty");
+        let (key, revision) = (record.key.clone(), record.revision);
+        let mut previous = None;
+        let mut bytes = None;
+        let mut make = |newest: Option<&EntryMeta>| {
+            previous = newest.filter(|newest| !newest.is_tombstone()).copied();
+            if !previous.as_ref().is_none_or(&may_replace) {
+                return None;
+            }
+            if let Some(previous) = previous.filter(|_| !record.is_tombstone) {
+                record.create_revision = previous.create_revision;
+                record.version = previous.version + 1;
+            }
+            let flags = if record.is_tombstone { NEWEST | TOMBSTONE } else { NEWEST };
+            let Record { create_revision, version, lease, .. } = record;
+            let len = *bytes.insert(record.stored_len());
+            Some(EntryMeta { flags, revision, create_revision, version, lease, bytes: len })
+        };
+        let mut new = NewEntry { key: &key, revision, value: &[], make: &mut make };
+        tree::put(&mut self.live.roots.key_root, &mut self.ledger, &mut new)?;
+        let Some(bytes) = bytes else { return Ok(None) };
+        assert!(revision.main >= self.live.roots.revision, "revisions ascend");
+        self.live.roots.revision = revision.main;
+        self.live.recent.push(record.clone(), bytes);
+        self.is_ahead = true;
+        Ok(Some((record, previous)))
+    }
+
+    /// Moves the compact revision; what becomes droppable is invisible at once and removed by [`Mvcc::sweep`].
+    pub fn compact(&mut self, revision: i64) {
+        assert!(revision > self.live.compact_revision(), "compaction goes forward");
+        assert!(revision <= self.live.revision(), "nothing to come is compacted");
+        self.live.roots.compact_revision = revision;
+    }
+
+    /// Holds the sweep back: whatever is compacted, it drops only what is visible at no revision from `floor` on.
+    /// `None` lifts that. For walks over one revision that take longer than a view lives.
+    pub fn hold_sweep(&mut self, floor: Option<i64>) {
+        self.sweep_floor = floor.unwrap_or(i64::MAX);
+    }
+
+    /// Drops versions that compaction made invisible, looking at about `budget` entries.
+    ///
+    /// A fault leaves what was done so far; the same call goes on.
+    pub fn sweep(&mut self, budget: usize) -> Result<SweepProgress, Fault> {
+        let up_to = self.live.compact_revision().min(self.sweep_floor);
+        let mut progress = SweepProgress { dropped: 0, is_done: false };
+        let mut examined = 0;
+        while examined < budget.max(1) {
+            let Some(step) = tree::sweep(&mut self.live.roots.key_root, &mut self.ledger, up_to)? else {
+                progress.is_done = true;
+                break;
+            };
+            examined += step.0.max(1);
+            progress.dropped += u64::try_from(step.1).expect("a leaf is small");
+        }
+        Ok(progress)
+    }
+
+    /// Makes pages dirty that lie in segments of `victims`, looking at about `budget` of them; whether the tour has
+    /// passed both trees. No answer changes.
+    ///
+    /// Faults leave what was done so far; the same call goes on.
+    pub(crate) fn rewrite(&mut self, tour: &mut Tour, victims: &Victims, budget: usize) -> Result<bool, Vec<Fault>> {
+        let roots = &mut self.live.roots;
+        let mut examined = 0;
+        while examined < budget.max(1) {
+            let root = match tour.tree {
+                0 => &mut roots.key_root,
+                1 => &mut roots.meta_root,
+                _ => return Ok(true),
+            };
+            let step = tree::rewrite(root, &mut self.ledger, victims, &tour.from, budget)?;
+            examined += step.examined;
+            tour.tree += usize::from(step.next.is_none());
+            tour.from = step.next.unwrap_or_else(tree::start);
+        }
+        Ok(false)
+    }
+
+    /// Makes everything so far visible to readers, as of the applied entry; O(1), once per batch.
+    pub fn publish(&mut self, applied_index: u64, applied_term: u64) -> Arc<ReadView> {
+        assert!(applied_index >= self.live.applied_index(), "entries are applied in log order");
+        assert!(applied_term >= self.live.applied_term(), "terms ascend along the log");
+        self.live.roots.applied_index = applied_index;
+        self.live.roots.applied_term = applied_term;
+        self.is_ahead = false;
+        let view = Arc::new(self.live.clone());
+        let before = self.published.0.swap(Arc::clone(&view));
+        assert!(before.revision() <= view.revision(), "revisions ascend");
+        assert!(before.compact_revision() <= view.compact_revision(), "compaction goes forward");
+        view
+    }
+
+    /// Faults in what a put or delete of `key` needs.
+    pub fn touch(&self, key: &[u8]) -> Result<(), Fault> {
+        self.live.touch(key)
+    }
+
+    /// Faults in what a put or delete of `key` in the meta tree needs.
+    pub fn touch_meta(&self, key: &[u8]) -> Result<(), Fault> {
+        tree::find(&self.live.roots.meta_root, key, Revision::MAX).map(drop)
+    }
+
+    /// Freezes the state published last for a checkpoint. Until [`Mvcc::checkpoint_done`] or
+    /// [`Mvcc::checkpoint_failed`] there is no second one.
+    pub fn seal_for_checkpoint(&mut self) -> Sealed {
+        assert!(!self.is_ahead, "what a request wrote is sealed with its applied index");
+        self.ledger.seal();
+        let sealed = Sealed { roots: self.live.roots.clone(), recent: self.live.recent.clone() };
+        self.sealed = Some(sealed.clone());
+        sealed
+    }
+
+    /// The sealed state is durable: `directory` now holds every record up to `up_to`; they leave memory. Readers get
+    /// the new directory with the next publish.
+    pub fn checkpoint_done(&mut self, directory: Arc<Directory>, up_to: Revision) {
+        let sealed = self.sealed.take().expect("a checkpoint was sealed");
+        assert!(sealed.recent.last().is_none_or(|last| up_to <= last), "only what was sealed was written");
+        assert!(!sealed.roots.key_root.is_dirty() && !sealed.roots.meta_root.is_dirty(), "the roots were written");
+        self.ledger.unseal();
+        // The nodes it wrote can be evicted now, however long the clock found nothing.
+        self.clock.idle_rounds = 0;
+        self.live.roots.directory = directory;
+        self.live.recent.drop_up_to(up_to, Record::stored_len);
+    }
+
+    /// The sealed state did not become durable. Places that were set stay set.
+    pub fn checkpoint_failed(&mut self) {
+        assert!(self.sealed.take().is_some(), "a checkpoint was sealed");
+        self.ledger.unseal();
+    }
+
+    /// Pages the unpublished trees no longer reach. What is taken right before [`Mvcc::seal_for_checkpoint`] is not
+    /// reached by the sealed trees either; what comes up later may be.
+    pub fn take_dead_places(&mut self) -> Vec<Place> {
+        std::mem::take(&mut self.ledger.dead_places)
+    }
+
+    /// Versions dropped by the sweep, with the lengths of their encoded records; to be taken like the places.
+    pub fn take_dead_records(&mut self) -> Vec<(Revision, u32)> {
+        std::mem::take(&mut self.ledger.dead_records)
+    }
+}
+
+/// What a checkpoint writes.
+#[derive(Clone, Debug)]
+pub struct Sealed {
+    /// Roots, revisions and applied entry, and the directory the new one is built upon.
+    pub roots: Roots,
+    /// Records that are not in the directory yet.
+    pub recent: Recent,
+}
+
+/// What a step of eviction did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Eviction {
+    /// Nodes taken out.
+    pub evicted: usize,
+    /// Rounds over both trees since the last one that evicted something. A first round only clears the marks of
+    /// searches.
+    pub idle_rounds: u32,
+}
+
+/// Where [`Mvcc::rewrite`] goes on.
+#[derive(Debug)]
+pub(crate) struct Tour {
+    /// Trees behind it.
+    tree: usize,
+    from: Separator,
+}
+
+impl Tour {
+    /// A tour before everything.
+    pub(crate) fn new() -> Self {
+        Self { tree: 0, from: tree::start() }
+    }
+}
+
+/// How far a sweep is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SweepProgress {
+    /// Versions this step dropped.
+    pub dropped: u64,
+    /// Whether nothing is left to drop.
+    pub is_done: bool,
+}
+
+/// One writing request under way. Reads through it (it is a [`ReadView`]) see its own changes.
+#[derive(Debug)]
+pub struct Write<'a> {
+    mvcc: &'a mut Mvcc,
+    changes: Vec<Change>,
+}
+
+impl Deref for Write<'_> {
+    type Target = ReadView;
+
+    fn deref(&self) -> &ReadView {
+        &self.mvcc.live
+    }
+}
+
+impl Write<'_> {
+    /// Appends a version of `key`. Returns the version it replaces, if the key was live.
+    ///
+    /// A fault leaves this one change undone, and only this one.
+    pub fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<Option<Version>, Fault> {
+        let revision = self.next_revision();
+        let (create_revision, version) = (revision.main, 1);
+        let record = Record { key, value, create_revision, revision, version, lease, is_tombstone: false };
+        self.append(record)
+    }
+
+    /// Appends a tombstone if `key` is live. Returns the version that it ends.
+    ///
+    /// A fault leaves this one change undone, and only this one.
+    pub fn delete(&mut self, key: &[u8]) -> Result<Option<Version>, Fault> {
+        let newest = tree::find(&self.roots.key_root, key, Revision::MAX)?;
+        if newest.is_none_or(|newest| newest.is_tombstone()) {
+            return Ok(None);
+        }
+        let (key, value, revision) = (Bytes::copy_from_slice(key), Bytes::new(), self.next_revision());
+        let record = Record { key, value, create_revision: 0, revision, version: 0, lease: 0, is_tombstone: true };
+        self.append(record)
+    }
+
+    /// Sets `key` in the meta tree.
+    pub fn meta_put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Fault> {
+        let bytes = u32::try_from(value.len()).expect("a value is smaller than 4 GiB");
+        let flags = NEWEST | VALUE;
+        let meta = EntryMeta { flags, revision: Revision::MIN, create_revision: 0, version: 0, lease: 0, bytes };
+        self.mvcc.is_ahead = true;
+        let mut new = NewEntry { key, revision: meta.revision, value, make: &mut |_| Some(meta) };
+        tree::put(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, &mut new)
+    }
+
+    /// Removes `key` from the meta tree; whether it was there.
+    pub fn meta_delete(&mut self, key: &[u8]) -> Result<bool, Fault> {
+        self.mvcc.is_ahead = true;
+        tree::remove(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, key)
+    }
+
+    /// What changed. The revision has moved iff a record was written.
+    pub fn finish(self) -> Changes {
+        Changes { revision: self.mvcc.live.revision(), records: self.changes }
+    }
+
+    fn next_revision(&self) -> Revision {
+        let written = i64::try_from(self.changes.len()).expect("a request is bounded");
+        // The first change of a request moves the revision, so that reads through the request see it.
+        let main = self.mvcc.live.revision() + i64::from(written == 0);
+        Revision::new(main, written)
+    }
+
+    /// Puts in a version. Its create revision and version number are filled in where its key is live.
+    fn append(&mut self, record: Record) -> Result<Option<Version>, Fault> {
+        let (record, previous) = self.mvcc.insert(record, |_| true)?.expect("every version may be replaced");
+        let previous = previous.map(|previous| Version::new(record.key.clone(), &previous));
+        self.changes.push(Change { record, previous: previous.clone() });
+        Ok(previous)
+    }
+}
+
+/// What [`Mvcc::put_plain`] did.
+#[derive(Clone, Debug)]
+pub enum PutPlain {
+    /// It put this record, as a revision of its own.
+    Done {
+        /// The record.
+        record: Record,
+        /// Revision of the version that it replaced, if the key was live.
+        previous: Option<Revision>,
+    },
+    /// It put nothing: the version that it would replace has a lease.
+    HasLease,
+}
+
+/// What one writing request changed.
+#[derive(Clone, Debug, Default)]
+pub struct Changes {
+    /// Current main revision after it.
+    pub revision: i64,
+    /// The records it wrote, by sub revision.
+    pub records: Vec<Change>,
+}
+
+/// One record with what it replaced.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The new record.
+    pub record: Record,
+    /// The version it replaced, if the key was live.
+    pub previous: Option<Version>,
+}

@@ -1,0 +1,571 @@
+//! A checkpoint: writes one sealed state to the page store beside running traffic, and publishes it with one
+//! superblock.
+//!
+//! A plain state machine. `step` does a bounded piece of work and submits I/O; completions whose token is
+//! `Owner::Checkpoint`'s come back through `on_completion`. It may run on any thread, and its shards on several
+//! (`split`, `join`). Order of events:
+//!
+//! 1. files dead long enough are removed;
+//! 2. the shards write the records as extents and the dirty subtrees, children first, and sync what they wrote;
+//! 3. the first shard's writer moves the records out of the segments that are to be emptied (`relocation`), and writes
+//!    what is left of the trees up to both roots, the changed directory chunks, the directory root and the segment
+//!    table; its files and the directory of the files are synced;
+//! 4. the superblock is written, durably, over the older copy. Only then is the checkpoint `Done`.
+//!
+//! Invariants:
+//! - Before 4 nothing that either superblock copy reaches is touched; so a crash at any moment leaves the newest one
+//!   intact.
+//! - `space` counts exactly what the new superblock reaches when 4 begins; a segment of `victims` is then dead, unless
+//!   moving ran out of space.
+//! - `NoSpace` leaves the job where it was: `step` goes on when there is room. The job must be kept for that: nodes
+//!   written already have their places, which only this job makes durable. In 4 (a file system that copies on write)
+//!   the superblock is written whole once more: the copy it goes to is the older one, and the newer one is untouched.
+//!   After any other error it answers `Stopped`.
+//!
+//! It does not decide when to run, and does not touch the live state: `Store` begins and ends it on the apply core.
+
+use std::{
+    collections::BTreeSet,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use super::{
+    relocation::{Moving, Relocated, Relocation},
+    shard::{ShardJob, ShardProgress, Source, TreeWalk},
+    space::{DeadFile, Space},
+    superblock::{self, Pages, Superblock},
+    writer::{Layout, READ_SHARD, Stream, Writer, number_of, shard_of, sync_failed},
+};
+use crate::{
+    Error, Place, Revision,
+    disk::{Completion, Disk, FileId, FileOp, Op, OpenKind, Owner},
+    extent::{self, Directory, Edit},
+    mvcc::Sealed,
+    page::{HEADER_LEN, Kind, PAGES_DIR},
+    tree::Slot,
+    victims::Victims,
+};
+
+/// What a step of a [`Checkpoint`] leaves to do.
+#[derive(Debug)]
+pub enum Progress {
+    /// Step again.
+    Working,
+    /// Nothing to do before one of its operations ends.
+    Waiting,
+    /// The state is durable; hand this to [`crate::Store::checkpoint_end`].
+    Done(Box<CheckpointDone>),
+}
+
+/// What a finished checkpoint gives back to the store.
+#[derive(Debug)]
+pub struct CheckpointDone {
+    pub(crate) superblock: Superblock,
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) space: Space,
+    pub(crate) writers: Vec<Writer>,
+    pub(crate) up_to: Revision,
+    /// Whether all victims were emptied.
+    pub(crate) is_reclaimed: bool,
+}
+
+impl CheckpointDone {
+    /// Raft index of the last entry in the durable state.
+    pub fn applied_index(&self) -> u64 {
+        self.superblock.applied_index
+    }
+}
+
+/// What the store hands to a checkpoint.
+#[derive(Debug)]
+pub(crate) struct Begin {
+    pub(crate) layout: Arc<Layout>,
+    pub(crate) newest: Superblock,
+    pub(crate) sealed: Sealed,
+    pub(crate) space: Space,
+    pub(crate) writers: Vec<Writer>,
+    pub(crate) removable: Vec<DeadFile>,
+    pub(crate) dead_places: Vec<Place>,
+    pub(crate) dead_records: extent::DeadRecords,
+    /// Segments to be emptied; the sealed trees reach no page in them.
+    pub(crate) victims: Victims,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Prepare(Box<Begin>),
+    Remove,
+    Shards,
+    Records,
+    Trees(u8),
+    Chunks(usize),
+    Tables,
+    Sync,
+    Superblock,
+    Written,
+    Stopped,
+}
+
+/// Number of the token of the sync of the directory, and of the superblock's write: a shard number no shard has.
+const OWN_SHARD: u64 = 0xffff;
+
+/// A checkpoint under way.
+pub struct Checkpoint {
+    stage: Stage,
+    layout: Arc<Layout>,
+    roots: [Arc<Slot>; 2],
+    superblock: Superblock,
+    up_to: Revision,
+    space: Space,
+    removable: Vec<DeadFile>,
+    edit: Option<Edit>,
+    extents: Vec<extent::Extent>,
+    victims: Victims,
+    relocation: Option<Relocation>,
+    is_reclaimed: bool,
+    shards: Vec<ShardJob>,
+    shard_count: usize,
+    is_split: bool,
+    writers: Vec<Writer>,
+    walk: TreeWalk,
+    directory: Arc<Directory>,
+    tables: Option<(Place, Place)>,
+    has_created: bool,
+    own_file: Option<FileId>,
+    is_own_submitted: bool,
+    is_own_done: bool,
+}
+
+impl std::fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Checkpoint").field("stage", &self.stage).field("superblock", &self.superblock).finish()
+    }
+}
+
+impl Checkpoint {
+    pub(crate) fn new(begin: Begin) -> Self {
+        let roots = &begin.sealed.roots;
+        let superblock = Superblock {
+            generation: begin.newest.generation + 1,
+            revision: roots.revision,
+            compact_revision: roots.compact_revision,
+            applied_index: roots.applied_index,
+            applied_term: roots.applied_term,
+            ..begin.newest
+        };
+        assert!(superblock.applied_index >= begin.newest.applied_index, "the applied index never decreases");
+        assert!(superblock.revision >= begin.newest.revision, "the revision never decreases");
+        Self {
+            layout: Arc::clone(&begin.layout),
+            roots: [Arc::clone(&roots.key_root), Arc::clone(&roots.meta_root)],
+            superblock,
+            up_to: begin.sealed.recent.last().unwrap_or(Revision::MIN),
+            space: Space::default(),
+            removable: Vec::new(),
+            edit: None,
+            extents: Vec::new(),
+            victims: begin.victims.clone(),
+            relocation: None,
+            is_reclaimed: true,
+            shards: Vec::new(),
+            shard_count: begin.writers.len(),
+            is_split: false,
+            writers: Vec::new(),
+            walk: TreeWalk::default(),
+            directory: Arc::clone(&roots.directory),
+            tables: None,
+            has_created: false,
+            own_file: None,
+            is_own_submitted: false,
+            is_own_done: false,
+            stage: Stage::Prepare(Box::new(begin)),
+        }
+    }
+
+    /// Does what takes too long on the apply core: counts what died, finds the changed chunks, cuts the work into
+    /// pieces.
+    fn prepare(&mut self) {
+        let Stage::Prepare(begin) = std::mem::replace(&mut self.stage, Stage::Remove) else { return };
+        let Begin { newest, sealed, mut space, mut writers, removable, dead_places, mut dead_records, .. } = *begin;
+        for place in dead_places {
+            space.remove(place);
+        }
+        if let Some(pages) = newest.pages {
+            space.remove(pages.directory);
+            space.remove(pages.segments);
+        }
+        let (dead, skip) = dead_records.take(&self.directory);
+        let mut edit = Edit::new(&self.directory, &dead);
+        for (segment, bytes) in &edit.dead_bytes {
+            space.remove_bytes(*segment, *bytes);
+        }
+        if !self.victims.is_empty() {
+            edit.renew(&self.victims);
+            let victims = edit.in_segments(&self.victims);
+            self.relocation = Some(Relocation::new(&self.layout.dir, Arc::clone(&self.roots[0]), victims));
+        }
+        let live_bytes = space.sizes().1 + sealed.recent.bytes();
+        writers.iter_mut().for_each(|writer| writer.size_for(live_bytes));
+        let subtrees = subtrees(&self.roots, self.shard_count);
+        let source = Source::new(sealed.recent, self.directory.last(), skip, subtrees);
+        let source = Arc::new(Mutex::new(source));
+        self.shards = writers.into_iter().map(|writer| ShardJob::new(writer, Arc::clone(&source))).collect();
+        self.edit = Some(edit);
+        self.space = space;
+        self.removable = removable;
+    }
+
+    /// Gives out the shards' jobs, to be run each on its own thread and disk; [`Checkpoint::join`] takes them back.
+    /// Without it the checkpoint steps them itself.
+    pub fn split(&mut self) -> Vec<ShardJob> {
+        assert!(matches!(self.stage, Stage::Prepare(_)), "shards are given out before the first step");
+        self.prepare();
+        self.is_split = true;
+        std::mem::take(&mut self.shards)
+    }
+
+    /// Takes back the shards' jobs, all `Done`.
+    pub fn join(&mut self, mut shards: Vec<ShardJob>) {
+        assert_eq!(shards.len(), self.shard_count, "every shard comes back");
+        assert!(shards.iter().all(|shard| shard.writer.is_synced()), "a shard comes back when it is done");
+        shards.sort_unstable_by_key(|shard| shard.writer.shard());
+        self.shards = shards;
+    }
+
+    /// Does a bounded piece of the work and submits what can be; the caller kicks the disk.
+    ///
+    /// **Errors** `NoSpace` leaves the job as it was: keep it and step it again later. After any other error the member
+    /// stops.
+    pub fn step(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        let result = self.advance(disk);
+        self.note(&result);
+        result
+    }
+
+    /// Takes the end of an operation whose token is `Owner::Checkpoint`'s.
+    ///
+    /// **Errors** as [`Checkpoint::step`].
+    pub fn on_completion(&mut self, completion: Completion) -> Result<(), Error> {
+        let result = self.complete(completion);
+        self.note(&result);
+        result
+    }
+
+    /// Steps to the end on a disk that nobody else uses meanwhile. Blocks.
+    ///
+    /// **Errors** as [`Checkpoint::step`]; after `NoSpace` it can be called again.
+    pub fn run(&mut self, disk: &mut dyn Disk) -> Result<CheckpointDone, Error> {
+        let mut completions = Vec::new();
+        loop {
+            match self.step(disk)? {
+                Progress::Done(done) => return Ok(*done),
+                Progress::Working => disk.kick()?,
+                Progress::Waiting => disk.wait()?,
+            }
+            disk.completions(&mut completions);
+            let mut result = Ok(());
+            for completion in completions.drain(..) {
+                // All of them have to be taken: each gives back a buffer that may have to be written again.
+                result = self.on_completion(completion).and(result);
+            }
+            result?;
+        }
+    }
+
+    fn note<T>(&mut self, result: &Result<T, Error>) {
+        if let Err(error) = result
+            && !matches!(error, Error::NoSpace { .. })
+        {
+            self.stage = Stage::Stopped;
+        }
+    }
+
+    fn complete(&mut self, completion: Completion) -> Result<(), Error> {
+        assert_eq!(Owner::of(completion.token), Owner::Checkpoint);
+        let shard = shard_of(completion.token);
+        if shard == OWN_SHARD {
+            return self.complete_own(completion.result);
+        }
+        if shard == READ_SHARD {
+            return self.relocation.as_mut().expect("it has reads in flight").on_completion(completion);
+        }
+        let shard = usize::try_from(shard).expect("few shards");
+        match self.shards.get_mut(shard) {
+            Some(shard) => shard.on_completion(completion),
+            None => self.writers[shard].on_completion(completion),
+        }
+    }
+
+    /// The directory was synced, or the superblock written.
+    fn complete_own(&mut self, result: io::Result<usize>) -> Result<(), Error> {
+        let is_written = result.is_ok();
+        let result = result.map(drop).map_err(|source| match self.stage {
+            Stage::Superblock => Error::io(&superblock::path(&self.layout.dir), FileOp::Write, source),
+            _ => sync_failed(self.pages_dir(), source),
+        });
+        self.is_own_done = is_written;
+        self.is_own_submitted = is_written;
+        result
+    }
+
+    fn pages_dir(&self) -> PathBuf {
+        self.layout.dir.join(PAGES_DIR)
+    }
+
+    fn advance(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        match self.stage {
+            Stage::Prepare(_) => {
+                self.prepare();
+                Ok(Progress::Working)
+            }
+            Stage::Remove => self.remove(disk),
+            Stage::Shards => self.step_shards(disk),
+            Stage::Records => self.step_records(disk),
+            Stage::Trees(tree) => self.step_trees(tree, disk),
+            Stage::Chunks(position) => self.step_chunks(position, disk),
+            Stage::Tables => self.write_tables(disk),
+            Stage::Sync => self.sync(disk),
+            Stage::Superblock => self.write_superblock(disk),
+            Stage::Written => Ok(self.finish(disk)),
+            Stage::Stopped => Err(Error::Stopped),
+        }
+    }
+
+    fn remove(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        match self.removable.pop() {
+            Some(dead) => {
+                if let Err(error) = disk.remove(&self.layout.segment_path(dead.segment)) {
+                    self.space.restore_dead(dead);
+                    return Err(error);
+                }
+            }
+            None => self.stage = Stage::Shards,
+        }
+        Ok(Progress::Working)
+    }
+
+    fn step_shards(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        if self.shards.len() < self.shard_count {
+            assert!(self.is_split, "the shards are here or given out");
+            return Ok(Progress::Waiting);
+        }
+        let (mut is_done, mut is_working) = (true, false);
+        for shard in &mut self.shards {
+            let progress = if self.is_split { ShardProgress::Done } else { shard.step(disk)? };
+            is_done &= progress == ShardProgress::Done;
+            is_working |= progress == ShardProgress::Working;
+        }
+        if is_done {
+            for mut shard in std::mem::take(&mut self.shards) {
+                self.extents.append(&mut shard.extents);
+                self.writers.push(shard.writer);
+            }
+            self.stage = Stage::Records;
+            return Ok(Progress::Working);
+        }
+        Ok(if is_working { Progress::Working } else { Progress::Waiting })
+    }
+
+    fn step_records(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        if !self.pump(disk) {
+            return Ok(Progress::Waiting);
+        }
+        if let Some(relocation) = &mut self.relocation {
+            match relocation.step(&mut self.writers[0], disk)? {
+                Moving::Working => return Ok(Progress::Working),
+                Moving::Waiting => return Ok(Progress::Waiting),
+                Moving::Done => {}
+            }
+        }
+        self.account();
+        let mut edit = self.edit.take().expect("the directory is made once");
+        if let Some(relocation) = self.relocation.take() {
+            let Relocated { moved, added, given_up, is_complete } = relocation.finish();
+            for entry in &moved {
+                self.space.remove_bytes(entry.index.segment, u64::from(entry.live_bytes));
+            }
+            for entry in given_up {
+                self.space.remove_bytes(entry.index.segment, u64::from(entry.bytes));
+            }
+            edit.replace(&moved, added);
+            self.is_reclaimed = is_complete;
+        }
+        let mut extents = std::mem::take(&mut self.extents);
+        extents.sort_unstable_by_key(|extent| extent.first);
+        let (directory, dead_chunks) = edit.finish(extents);
+        self.directory = directory;
+        dead_chunks.into_iter().for_each(|place| self.space.remove(place));
+        self.stage = Stage::Trees(0);
+        Ok(Progress::Working)
+    }
+
+    /// Counts what the writers added.
+    fn account(&mut self) {
+        for writer in &mut self.writers {
+            let added = writer.take_added();
+            for (segment, file_bytes) in added.segments {
+                self.space.create(segment, file_bytes);
+                self.has_created = true;
+            }
+            for (segment, bytes) in added.bytes {
+                self.space.add_bytes(segment, bytes);
+            }
+        }
+    }
+
+    /// Hands to the disk what the first writer has queued; true if it can take more.
+    fn pump(&mut self, disk: &mut dyn Disk) -> bool {
+        self.writers[0].submit(disk);
+        !self.writers[0].is_full()
+    }
+
+    fn step_trees(&mut self, tree: u8, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        if !self.pump(disk) {
+            return Ok(Progress::Waiting);
+        }
+        let Some(root) = self.roots.get(usize::from(tree)) else {
+            self.stage = Stage::Chunks(0);
+            return Ok(Progress::Working);
+        };
+        if self.walk.is_idle() {
+            self.walk.begin(root);
+        }
+        if !self.walk.step(&mut self.writers[0], disk)? {
+            assert!(!root.is_dirty(), "the root is written last");
+            self.stage = Stage::Trees(tree + 1);
+        }
+        Ok(Progress::Working)
+    }
+
+    fn step_chunks(&mut self, position: usize, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        if !self.pump(disk) {
+            return Ok(Progress::Waiting);
+        }
+        let chunks = self.directory.chunks();
+        let Some(at) = (position..chunks.len()).find(|at| chunks[*at].place().is_none()) else {
+            self.stage = Stage::Tables;
+            return Ok(Progress::Working);
+        };
+        let mut payload = Vec::new();
+        chunks[at].encode(&mut payload);
+        self.writers[0].reserve(Stream::Pages, HEADER_LEN + payload.len(), disk)?;
+        chunks[at].set_place(self.writers[0].append(Stream::Pages, Kind::DirectoryChunk, &payload));
+        self.stage = Stage::Chunks(at + 1);
+        Ok(Progress::Working)
+    }
+
+    /// Writes the directory root and the segment table, which counts everything but these two.
+    fn write_tables(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        let mut payload = Vec::new();
+        for chunk in self.directory.chunks() {
+            payload.extend_from_slice(&chunk.place().expect("every chunk was written").to_bytes());
+        }
+        // The room is taken before the table is made, so that a segment begun for it stands in it.
+        self.account();
+        let table_len = self.space.encoded_bytes(1);
+        self.writers[0].reserve(Stream::Pages, 2 * HEADER_LEN + payload.len() + table_len, disk)?;
+        self.account();
+        let open: BTreeSet<u32> = self.writers.iter().flat_map(Writer::open_segments).collect();
+        self.space.bury(self.superblock.generation, |segment| open.contains(&segment));
+        let is_left = |segment| self.space.segments().contains_key(&segment);
+        assert!(!self.is_reclaimed || !self.victims.iter().any(is_left), "nothing reaches what was emptied");
+        let directory = self.writers[0].append(Stream::Pages, Kind::DirectoryRoot, &payload);
+        payload.clear();
+        self.space.encode(&mut payload);
+        assert!(payload.len() <= table_len, "room was taken for the table");
+        let segments = self.writers[0].append(Stream::Pages, Kind::SegmentTable, &payload);
+        self.account();
+        self.tables = Some((directory, segments));
+        self.writers[0].flush();
+        self.stage = Stage::Sync;
+        self.is_own_done = !self.has_created;
+        Ok(Progress::Working)
+    }
+
+    fn sync(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        if !self.is_own_done && self.own_file.is_none() {
+            let file = disk.open(&self.pages_dir(), OpenKind::Directory)?;
+            self.own_file = Some(file);
+            disk.submit(Op::Sync { file }, own_token());
+        }
+        self.writers[0].submit(disk);
+        self.writers[0].submit_syncs(disk);
+        if !self.is_own_done || !self.writers[0].is_synced() {
+            return Ok(Progress::Waiting);
+        }
+        if let Some(file) = self.own_file.take() {
+            disk.close(file);
+        }
+        self.writers.iter_mut().for_each(|writer| writer.close(disk));
+        self.stage = Stage::Superblock;
+        self.is_own_done = false;
+        Ok(Progress::Working)
+    }
+
+    fn write_superblock(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
+        if self.own_file.is_none() {
+            assert!(self.writers.iter().all(Writer::is_synced), "all that a superblock reaches is durable before it");
+            let (directory, segments) = self.tables.expect("written before");
+            let place = |root: &Arc<Slot>| root.place().expect("written before");
+            let pages =
+                Pages { key_root: place(&self.roots[0]), meta_root: place(&self.roots[1]), directory, segments };
+            self.superblock.pages = Some(pages);
+            self.superblock.next_segment = self.layout.next_segment.load(std::sync::atomic::Ordering::Relaxed);
+            self.own_file = Some(disk.open(&superblock::path(&self.layout.dir), OpenKind::Write)?);
+            self.is_own_submitted = false;
+        }
+        if let Some(file) = self.own_file
+            && !self.is_own_submitted
+        {
+            let (offset, buf) = (self.superblock.offset(), self.superblock.encode());
+            disk.submit(Op::WriteDurable { file, offset, buf }, own_token());
+            self.is_own_submitted = true;
+        }
+        if !self.is_own_done {
+            return Ok(Progress::Waiting);
+        }
+        self.stage = Stage::Written;
+        Ok(Progress::Working)
+    }
+
+    fn finish(&mut self, disk: &mut dyn Disk) -> Progress {
+        self.stage = Stage::Stopped;
+        disk.close(self.own_file.take().expect("open since the superblock was written"));
+        Progress::Done(Box::new(CheckpointDone {
+            superblock: self.superblock,
+            directory: Arc::clone(&self.directory),
+            space: std::mem::take(&mut self.space),
+            writers: std::mem::take(&mut self.writers),
+            up_to: self.up_to,
+            is_reclaimed: self.is_reclaimed,
+        }))
+    }
+}
+
+fn own_token() -> u64 {
+    Owner::Checkpoint.token(number_of(OWN_SHARD))
+}
+
+/// Cuts dirty trees into subtrees for `shards` shards to write in parallel; what lies above the cut is left.
+fn subtrees(roots: &[Arc<Slot>; 2], shards: usize) -> Vec<Arc<Slot>> {
+    // A few pieces for each shard even out their sizes; a single shard takes the trees whole.
+    let enough = if shards == 1 { 0 } else { 4 * shards };
+    let mut cut: Vec<Arc<Slot>> = roots.iter().filter(|root| root.is_dirty()).map(Arc::clone).collect();
+    for _level in 0..3 {
+        if cut.len() >= enough {
+            break;
+        }
+        let mut below = Vec::new();
+        for slot in &cut {
+            let node = slot.node().expect("a dirty node is resident");
+            below.extend(node.children().filter(|child| child.is_dirty()).map(Arc::clone));
+        }
+        if below.is_empty() {
+            break;
+        }
+        cut = below;
+    }
+    cut
+}

@@ -1,0 +1,239 @@
+//! A look at a page store that no process uses: what its superblocks and segments say, and whether every page and
+//! record is what was written.
+//!
+//! Changes nothing. What is damaged is named and passed over, so that one run finds all of it. Memory is bounded: nodes
+//! and blocks are let go as soon as they were checked.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use super::{
+    reader::load_for,
+    space::Space,
+    store::{recover_tables, segment_files},
+    superblock::{self, Pages, Superblock},
+};
+use crate::{
+    Error, Place,
+    disk::Disk,
+    extent::{BlockCache, Directory, Extent, ExtentCursor},
+    page::PAGES_DIR,
+    tree::Slot,
+};
+
+/// One copy of the superblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State {
+    /// Identity of the store.
+    pub store_id: u64,
+    /// Counts the checkpoints.
+    pub generation: u64,
+    /// Current revision.
+    pub revision: i64,
+    /// Compact revision, -1 for none.
+    pub compact_revision: i64,
+    /// Index and term of the last applied entry.
+    pub applied: (u64, u64),
+}
+
+impl State {
+    fn of(superblock: &Superblock) -> Self {
+        Self {
+            store_id: superblock.store_id,
+            generation: superblock.generation,
+            revision: superblock.revision,
+            compact_revision: superblock.compact_revision,
+            applied: (superblock.applied_index, superblock.applied_term),
+        }
+    }
+}
+
+/// A segment file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    /// Its number.
+    pub number: u32,
+    /// Length of the file.
+    pub file_bytes: u32,
+    /// What of it the newest state reaches; 0 for a file that it does without.
+    pub live_bytes: u32,
+}
+
+/// What a store looks like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    /// The copies of the superblock, by position; `None` for a damaged one.
+    pub copies: [Option<State>; 2],
+    /// Position of the newest copy.
+    pub newest: usize,
+    /// Segments by number.
+    pub segments: Vec<Segment>,
+    /// Extents of records.
+    pub extents: u64,
+    /// Records in them, and how many of those no sweep has dropped.
+    pub records: (u64, u64),
+}
+
+/// What a check came by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Pages of the trees.
+    pub nodes: u64,
+    /// Extents.
+    pub extents: u64,
+    /// Records.
+    pub records: u64,
+}
+
+struct Opened {
+    copies: [Option<Superblock>; 2],
+    newest: usize,
+    pages: Option<Pages>,
+    space: Space,
+    directory: Arc<Directory>,
+}
+
+fn open(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
+    if !superblock::exists(disk, dir)? {
+        return Err(Error::corrupt(&superblock::path(dir), 0, "there is no superblock: no store lies here"));
+    }
+    let copies = superblock::peek(disk, dir)?;
+    let generation = |copy: &Option<Superblock>| copy.map_or(0, |state| state.generation);
+    let newest = usize::from(generation(&copies[1]) > generation(&copies[0]));
+    let state = copies[newest];
+    let state =
+        state.ok_or_else(|| Error::corrupt(&superblock::path(dir), 0, "neither copy of the superblock is valid"))?;
+    let files = segment_files(disk, &dir.join(PAGES_DIR))?;
+    let (space, directory) = recover_tables(disk, dir, &state, &files, BlockCache::new(CACHE_BYTES))?;
+    Ok(Opened { copies, newest, pages: state.pages, space, directory })
+}
+
+/// Blocks that are kept while they are read. **Units** bytes.
+const CACHE_BYTES: usize = 8 << 20;
+
+/// Looks at the store in `dir`. Blocks.
+///
+/// **Errors** `Locked`; `Corrupt` if neither superblock, or a table of the newest state, is what was written.
+pub fn report(disk: &mut dyn Disk, dir: &Path) -> Result<Report, Error> {
+    let _lock = disk.lock(dir)?;
+    let Opened { copies, newest, space, directory, .. } = open(disk, dir)?;
+    let live = space.segments().iter().map(|(number, entry)| Segment {
+        number: *number,
+        file_bytes: entry.file_bytes,
+        live_bytes: entry.live_bytes,
+    });
+    let dead = space.dead_files().map(|(number, bytes)| Segment {
+        number,
+        file_bytes: u32::try_from(bytes).unwrap_or(u32::MAX),
+        live_bytes: 0,
+    });
+    let mut segments: Vec<Segment> = live.chain(dead).collect();
+    segments.sort_unstable_by_key(|segment| segment.number);
+    let sum = |count: fn(&Extent) -> u32| directory.extents().map(|extent| u64::from(count(extent))).sum();
+    Ok(Report {
+        copies: copies.map(|copy| copy.as_ref().map(State::of)),
+        newest,
+        segments,
+        extents: directory.extents().count() as u64,
+        records: (sum(|entry| entry.records), sum(|entry| entry.live_records)),
+    })
+}
+
+/// Reads every page and record that the newest state in `dir` reaches; `damage` is told of each that is not what was
+/// written, and of segments whose account of live bytes is wrong. Blocks, for as long as the data is large.
+///
+/// **Errors** as [`report`], and those of the medium.
+pub fn verify(disk: &mut dyn Disk, dir: &Path, damage: &mut dyn FnMut(&Error)) -> Result<Checked, Error> {
+    let _lock = disk.lock(dir)?;
+    let Opened { pages, space, directory, .. } = open(disk, dir)?;
+    let mut check = Check { disk, dir, damage, reached: BTreeMap::new(), done: Checked::default(), is_whole: true };
+    if let Some(pages) = &pages {
+        [pages.directory, pages.segments].into_iter().for_each(|place| check.reach(place));
+        check.tree(pages.key_root)?;
+        check.tree(pages.meta_root)?;
+    }
+    directory.chunks().iter().filter_map(|chunk| chunk.place()).for_each(|place| check.reach(place));
+    check.extents(&directory)?;
+    check.account(&space);
+    Ok(check.done)
+}
+
+struct Check<'a> {
+    disk: &'a mut dyn Disk,
+    dir: &'a Path,
+    damage: &'a mut dyn FnMut(&Error),
+    /// Live bytes found, by segment.
+    reached: BTreeMap<u32, u64>,
+    done: Checked,
+    /// Whether everything could be read.
+    is_whole: bool,
+}
+
+impl Check<'_> {
+    fn reach(&mut self, place: Place) {
+        *self.reached.entry(place.segment).or_default() += u64::from(place.len);
+    }
+
+    /// What was read; `None` where it is damaged.
+    fn sound<T>(&mut self, read: Result<T, Error>) -> Result<Option<T>, Error> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(error @ Error::Corrupt { .. }) => {
+                self.is_whole = false;
+                (self.damage)(&error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn tree(&mut self, root: Place) -> Result<(), Error> {
+        // Slots of their own: a node goes with the last of its children.
+        let residency = Arc::default();
+        let mut stack = vec![Slot::on_disk(root, &residency)];
+        while let Some(slot) = stack.pop() {
+            self.reach(slot.place().expect("read from disk"));
+            let node = load_for(self.disk, self.dir, || slot.node());
+            if let Some(node) = self.sound(node)? {
+                self.done.nodes += 1;
+                stack.extend(node.children().map(Arc::clone));
+            }
+        }
+        Ok(())
+    }
+
+    fn extents(&mut self, directory: &Arc<Directory>) -> Result<(), Error> {
+        for extent in directory.extents() {
+            *self.reached.entry(extent.index.segment).or_default() += u64::from(extent.live_bytes);
+            self.done.extents += 1;
+            let mut cursor = ExtentCursor::new(Arc::clone(directory), extent.first);
+            let mut records = 0;
+            while records < u64::from(extent.records) {
+                let record = load_for(self.disk, self.dir, || cursor.next());
+                let Some(record) = self.sound(record)? else { break };
+                if record.is_none_or(|record| record.revision > extent.last) {
+                    let what = "an extent holds fewer records than the directory says";
+                    let short = Error::corrupt(&self.dir.join(extent.index.path()), extent.index.offset.into(), what);
+                    self.sound::<()>(Err(short))?;
+                    break;
+                }
+                records += 1;
+            }
+            self.done.records += records;
+        }
+        Ok(())
+    }
+
+    /// Compares what was reached with the segment table; says nothing where damage hides what is reached.
+    fn account(&mut self, space: &Space) {
+        if !self.is_whole {
+            return;
+        }
+        for (segment, entry) in space.segments() {
+            let found = self.reached.remove(segment).unwrap_or(0);
+            if found != u64::from(entry.live_bytes) {
+                let path = self.dir.join(crate::page::segment_path(*segment));
+                (self.damage)(&Error::corrupt(&path, 0, "the table of segments counts other live bytes"));
+            }
+        }
+    }
+}

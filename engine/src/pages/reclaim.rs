@@ -1,0 +1,378 @@
+//! Gives space back: chooses the segments to be emptied, has the trees leave them, and says when a checkpoint is worth
+//! it for the space alone.
+//!
+//! A round: victims are chosen by the account of live bytes; a tour goes once over both trees and makes dirty what lies
+//! in them (`tree::rewrite`); the next checkpoint moves their records (`relocation`) and writes what was made dirty; at
+//! its end nothing reaches them. Their files are removed two checkpoints later (`space`).
+//!
+//! Invariants:
+//! - Victims are never open for appending, and no segment that was begun after they were chosen is one of them. So what
+//!   leaves them does not come back, and one tour serves all of them.
+//! - `State::Ready` only after a whole tour; only then a checkpoint takes the victims.
+//! - Moved in a round are at most `bytes_max` and one segment; in all, at most `bytes_per_second`, unless a client
+//!   asked for it (`Defragment`): that waits for no rate.
+//! - A defragmentation empties segments that were there when it began, each once, and ends after a bounded number of
+//!   checkpoints, whatever the traffic.
+//!
+//! Time comes from the caller. It touches no file and no page.
+
+use std::time::Duration;
+
+use super::space::{SegmentSpace, Space};
+use crate::{
+    Fault,
+    mvcc::{Mvcc, Tour},
+    victims::Victims,
+};
+
+/// Reclaim begins when this part of the live data could be given back ...
+const BEGIN_PERCENT: u64 = 20;
+/// ... and rests when what is left is this part.
+const REST_PERCENT: u64 = 15;
+/// Dead files, and dead records that no checkpoint has counted, are worth a checkpoint of their own once they reach
+/// this part of the live data.
+const WAITING_PERCENT: u64 = 5;
+/// A defragmentation leaves alone what is fuller than this.
+const FULL_PERCENT: u64 = 90;
+/// Checkpoints of a defragmentation besides those that move: one to count what died, two to remove what is dead, and a
+/// few for views that are held meanwhile.
+const ROUNDS_MORE: u64 = 8;
+
+#[derive(Debug)]
+enum State {
+    Idle,
+    /// A tour walks the trees.
+    Tour(Victims, Tour),
+    /// No tree reaches the victims.
+    Ready(Victims),
+    /// The checkpoint under way has them.
+    Moving,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Defragment {
+    No,
+    /// What died so far has to be counted first, by a checkpoint that begins after the call.
+    Asked {
+        has_begun: bool,
+    },
+    /// Segments below `limit` are emptied.
+    Under {
+        limit: u32,
+        rounds_left: u64,
+    },
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Reclaim {
+    bytes_per_second: u64,
+    bytes_max: u64,
+    /// Fewer bytes than this are left alone, however small the store is.
+    floor_bytes: u64,
+    state: State,
+    defragment: Defragment,
+    /// Bytes that may be moved now; below zero after a round that took more.
+    allowance: i64,
+    refilled: Duration,
+    /// Whether the account may have changed since victims were looked for.
+    is_due: bool,
+    /// Victims of the round under way, and the live bytes in them when they were chosen.
+    round: Reclaimed,
+    reclaimed: Reclaimed,
+}
+
+/// What was given back since the store was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reclaimed {
+    /// Segments that were emptied by moving what lived in them.
+    pub segments: u64,
+    /// What was moved. **Units** bytes.
+    pub moved_bytes: u64,
+}
+
+impl Reclaim {
+    pub(crate) fn new(bytes_per_second: u64, bytes_max: u64, floor_bytes: u64) -> Self {
+        assert!(bytes_per_second > 0 && bytes_max > 0);
+        Self {
+            bytes_per_second,
+            bytes_max,
+            floor_bytes,
+            state: State::Idle,
+            defragment: Defragment::No,
+            allowance: signed(bytes_max),
+            refilled: Duration::ZERO,
+            is_due: true,
+            round: Reclaimed::default(),
+            reclaimed: Reclaimed::default(),
+        }
+    }
+
+    pub(crate) fn reclaimed(&self) -> Reclaimed {
+        self.reclaimed
+    }
+
+    /// Whether there may be something to choose now.
+    pub(crate) fn is_looking(&mut self, now: Duration) -> bool {
+        if !self.is_due || !matches!(self.state, State::Idle) {
+            return false;
+        }
+        self.refill(now);
+        match self.defragment {
+            Defragment::No => self.allowance > 0,
+            Defragment::Asked { .. } => false,
+            Defragment::Under { .. } => true,
+        }
+    }
+
+    /// Empties everything sparse that there is now.
+    pub(crate) fn defragment(&mut self) {
+        if matches!(self.defragment, Defragment::No) {
+            self.defragment = Defragment::Asked { has_begun: false };
+        }
+    }
+
+    pub(crate) fn is_defragmenting(&self) -> bool {
+        !matches!(self.defragment, Defragment::No)
+    }
+
+    /// Looks for victims among the segments that are not `open`; `aging_bytes` of dead files wait for checkpoints.
+    pub(crate) fn look(&mut self, space: &Space, open: &[u32], aging_bytes: u64) {
+        assert!(self.is_due && matches!(self.state, State::Idle), "one round at a time");
+        let victims = match self.defragment {
+            Defragment::Under { limit, .. } => self.sparse(space, open, limit),
+            Defragment::No | Defragment::Asked { .. } => self.sparsest(space, open),
+        };
+        if !victims.is_empty() {
+            let live = victims.iter().map(|victim| u64::from(space.segments()[victim].live_bytes)).sum();
+            self.round = Reclaimed { segments: victims.len() as u64, moved_bytes: live };
+            self.state = State::Tour(Victims::new(victims), Tour::new());
+            return;
+        }
+        self.is_due = false;
+        if let Defragment::Under { rounds_left, .. } = self.defragment
+            && (aging_bytes == 0 || rounds_left == 0)
+        {
+            self.defragment = Defragment::No;
+        }
+    }
+
+    fn refill(&mut self, now: Duration) {
+        let passed = now.saturating_sub(self.refilled);
+        let more = passed.as_micros().saturating_mul(u128::from(self.bytes_per_second)) / 1_000_000;
+        if more > 0 {
+            let more = i64::try_from(more).unwrap_or(i64::MAX);
+            self.allowance = self.allowance.saturating_add(more).min(signed(self.bytes_max));
+            self.refilled = now;
+        }
+    }
+
+    /// The sparsest segments, until what is left is little or enough was chosen.
+    fn sparsest(&mut self, space: &Space, open: &[u32]) -> Vec<u32> {
+        let live = space.sizes().1;
+        let closed = space.segments().iter().filter(|(segment, _)| !open.contains(segment));
+        let mut closed: Vec<(u32, SegmentSpace)> = closed.map(|(segment, entry)| (*segment, *entry)).collect();
+        let mut garbage: u64 = closed.iter().map(|(_, entry)| free(entry)).sum();
+        if garbage <= part(live, BEGIN_PERCENT) + self.floor_bytes {
+            return Vec::new();
+        }
+        closed.sort_unstable_by_key(|(segment, entry)| (share(entry), *segment));
+        let mut victims = Vec::new();
+        for (segment, entry) in closed {
+            if garbage <= part(live, REST_PERCENT) + self.floor_bytes / 2 || self.allowance <= 0 || free(&entry) == 0 {
+                break;
+            }
+            garbage -= free(&entry);
+            self.allowance -= i64::from(entry.live_bytes);
+            victims.push(segment);
+        }
+        victims
+    }
+
+    /// Segments of a defragmentation that are not full, until enough for one round were chosen.
+    fn sparse(&self, space: &Space, open: &[u32], limit: u32) -> Vec<u32> {
+        let mut bytes = 0;
+        let mut victims = Vec::new();
+        for (segment, entry) in space.segments().range(..limit) {
+            if !open.contains(segment) && share(entry) < FULL_PERCENT * SHARE_UNITS / 100 && bytes < self.bytes_max {
+                bytes += u64::from(entry.live_bytes);
+                victims.push(*segment);
+            }
+        }
+        victims
+    }
+
+    /// Goes on with the tour, looking at about `pages` places; whether there is more to do at once.
+    pub(crate) fn step(&mut self, mvcc: &mut Mvcc, pages: usize) -> Result<bool, Vec<Fault>> {
+        let State::Tour(victims, tour) = &mut self.state else { return Ok(false) };
+        if mvcc.rewrite(tour, victims, pages)? {
+            self.state = State::Ready(std::mem::take(victims));
+        }
+        Ok(matches!(self.state, State::Tour(..)))
+    }
+
+    /// Whether a checkpoint is wanted, if none is under way. `uncounted_bytes` died since the last one; `is_idle` if
+    /// nothing was applied since.
+    pub(crate) fn wants_checkpoint(&self, live: u64, aging_bytes: u64, uncounted_bytes: u64, is_idle: bool) -> bool {
+        let is_much = |bytes| bytes > part(live, WAITING_PERCENT) + self.floor_bytes;
+        match (&self.state, self.defragment) {
+            (State::Ready(_), _) => true,
+            (State::Tour(..) | State::Moving, _) => false,
+            (State::Idle, Defragment::Asked { has_begun }) => !has_begun,
+            // What is dead goes, and then victims are looked for once more.
+            (State::Idle, Defragment::Under { .. }) => aging_bytes > 0 && !self.is_due,
+            (State::Idle, Defragment::No) => {
+                is_much(uncounted_bytes) || is_much(aging_bytes) || (is_idle && aging_bytes > 0)
+            }
+        }
+    }
+
+    /// A checkpoint begins; the victims it empties.
+    pub(crate) fn checkpoint_begins(&mut self) -> Victims {
+        if let Defragment::Asked { has_begun } = &mut self.defragment {
+            *has_begun = true;
+        }
+        match std::mem::replace(&mut self.state, State::Idle) {
+            State::Ready(victims) => {
+                self.state = State::Moving;
+                victims
+            }
+            state => {
+                assert!(!matches!(state, State::Moving), "one checkpoint at a time");
+                self.state = state;
+                Victims::default()
+            }
+        }
+    }
+
+    /// The checkpoint ended, with its victims emptied if `is_complete`. True if the open segments are to be left, so
+    /// that they can be emptied too; `next_segment` was never used.
+    pub(crate) fn checkpoint_ended(&mut self, is_complete: bool, space: &Space, next_segment: u32) -> bool {
+        if matches!(self.state, State::Moving) {
+            self.state = State::Idle;
+            if is_complete {
+                self.reclaimed.segments += self.round.segments;
+                self.reclaimed.moved_bytes += self.round.moved_bytes;
+            }
+        }
+        self.is_due = true;
+        match &mut self.defragment {
+            Defragment::Asked { has_begun: true } => {
+                let rounds_left = space.sizes().0 / self.bytes_max + ROUNDS_MORE;
+                self.defragment = Defragment::Under { limit: next_segment, rounds_left };
+                return true;
+            }
+            Defragment::Under { rounds_left, .. } => *rounds_left = rounds_left.saturating_sub(1),
+            _ => {}
+        }
+        if !is_complete {
+            // There was no room to move anything: try again after a while, as if the round had cost all it may.
+            self.allowance = -signed(self.bytes_max);
+            self.defragment = Defragment::No;
+        }
+        false
+    }
+}
+
+/// What emptying a segment gives back. **Units** bytes.
+fn free(segment: &SegmentSpace) -> u64 {
+    u64::from(segment.file_bytes - segment.live_bytes)
+}
+
+/// A full segment's share.
+const SHARE_UNITS: u64 = 10_000;
+
+/// Which part of a segment is live.
+fn share(segment: &SegmentSpace) -> u64 {
+    u64::from(segment.live_bytes) * SHARE_UNITS / u64::from(segment.file_bytes.max(1))
+}
+
+fn part(bytes: u64, percent: u64) -> u64 {
+    bytes / 100 * percent
+}
+
+fn signed(bytes: u64) -> i64 {
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Segments 1, 2, ... of 1000 bytes with so many live.
+    fn space(live: &[u64]) -> Space {
+        let mut space = Space::default();
+        for (segment, live) in (1..).zip(live) {
+            space.create(segment, 1000);
+            space.add_bytes(segment, *live);
+        }
+        space
+    }
+
+    fn chosen(reclaim: &Reclaim) -> Vec<u32> {
+        match &reclaim.state {
+            State::Tour(victims, _) => victims.iter().collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_sparsest_closed_segments_are_chosen_as_fast_as_the_rate_allows() {
+        let space = space(&[900, 100, 500, 300, 0, 950]);
+        let mut reclaim = Reclaim::new(100, 300, 10);
+        assert!(reclaim.is_looking(Duration::ZERO));
+        reclaim.look(&space, &[5], 0);
+        assert_eq!(chosen(&reclaim), [2, 4], "the allowance is spent before it comes to the third");
+        assert_eq!(reclaim.allowance, -100);
+        reclaim.state = State::Idle;
+        assert!(!reclaim.is_looking(Duration::from_secs(1)), "what was taken too much has to be made up for");
+        assert!(reclaim.is_looking(Duration::from_millis(1010)));
+    }
+
+    #[test]
+    fn what_is_nearly_full_is_left_alone_until_somebody_asks() {
+        let nearly_full = space(&[850, 880, 1000, 1000]);
+        let mut reclaim = Reclaim::new(100, 10_000, 10);
+        reclaim.look(&nearly_full, &[], 0);
+        assert!(chosen(&reclaim).is_empty());
+        assert!(!reclaim.is_looking(Duration::from_secs(9)), "nothing changes before the next checkpoint");
+        reclaim.defragment();
+        assert!(reclaim.wants_checkpoint(3730, 0, 0, false), "what died is counted first");
+        assert!(reclaim.checkpoint_begins().is_empty());
+        assert!(reclaim.checkpoint_ended(true, &nearly_full, 2), "open segments are left");
+        reclaim.look(&nearly_full, &[], 0);
+        assert_eq!(chosen(&reclaim), [1], "segments begun since are not its affair");
+        reclaim.state = State::Moving;
+        assert!(!reclaim.checkpoint_ended(true, &space(&[]), 9));
+        reclaim.look(&space(&[]), &[], 1000);
+        assert!(reclaim.is_defragmenting() && reclaim.wants_checkpoint(0, 1000, 0, false), "the file is still there");
+        assert!(!reclaim.checkpoint_ended(true, &space(&[]), 9));
+        reclaim.look(&space(&[]), &[], 0);
+        assert!(!reclaim.is_defragmenting());
+        assert_eq!(reclaim.reclaimed(), Reclaimed { segments: 1, moved_bytes: 850 });
+    }
+
+    #[test]
+    fn an_idle_store_wants_checkpoints_until_its_dead_files_are_gone() {
+        let mut reclaim = Reclaim::new(100, 10_000, 10);
+        for (aging, uncounted, is_idle, wanted) in [
+            (0, 0, true, false),
+            (1, 0, true, true),
+            (1, 0, false, false),
+            (60, 0, false, false),
+            (61, 0, false, true),
+            (0, 60, true, false),
+            (0, 61, true, true),
+        ] {
+            assert_eq!(
+                reclaim.wants_checkpoint(1000, aging, uncounted, is_idle),
+                wanted,
+                "{aging} {uncounted} {is_idle}"
+            );
+        }
+        reclaim.state = State::Ready(Victims::new(vec![1]));
+        assert!(reclaim.wants_checkpoint(1000, 0, 0, false));
+        assert!(reclaim.checkpoint_begins().contains(1));
+        assert!(!reclaim.wants_checkpoint(1000, 61, 61, true), "one at a time");
+    }
+}

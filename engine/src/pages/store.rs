@@ -1,0 +1,529 @@
+//! The page store as the apply core owns it: opens and recovers, begins and ends checkpoints, knows the sizes.
+//!
+//! Invariants:
+//! - `newest` and `previous` are the states in the two superblock copies; `newest` is durable. `directory` is the one
+//!   `newest` names, and what the next published view reads through.
+//! - `parts` (the space account and the shards' writers) is out exactly while a checkpoint is under way: there is one
+//!   at a time.
+//! - The log may be trimmed up to the applied index of `previous`, never further: if `newest` turns out damaged, the
+//!   state before it and the log behind that are still all there (`trimmable`).
+//! - `retired` holds, weakly, each directory superseded since the start: a view that is held keeps its own alive, and
+//!   while it does no file is removed that the view may read.
+//! - Opening reads the superblock and the tables; its cost does not depend on the size of the data. Trees are read as
+//!   they are used.
+//!
+//! It replays nothing: entries behind `applied_index` go through the ordinary apply path of the layers above.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    checkpoint::{Begin, Checkpoint, CheckpointDone},
+    reader::{load_for, read_table},
+    reclaim::{Reclaim, Reclaimed},
+    space::Space,
+    superblock::{self, FILE_BYTES, Superblock},
+    writer::{Layout, Writer},
+};
+use crate::{
+    Error, Fault, Place, Revision,
+    disk::{BLOCK, DirLock, Disk, OpenKind},
+    extent::{self, BlockCache, Chunk, Directory, ExtentCursor},
+    mvcc::{Mvcc, Roots, SweepProgress},
+    page::{self, Kind, PAGES_DIR},
+    tree::{self, Slot},
+};
+
+/// Sizes and bounds of a store.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Length of a segment file; files begin smaller after a start. **Units** bytes, a multiple of 4 KiB.
+    pub segment_bytes: u32,
+    /// Length of a checkpoint's writes, and about that of an extent. **Units** bytes, a multiple of 4 KiB.
+    pub write_bytes: usize,
+    /// Writes in flight for each shard, at least 1.
+    pub writes_in_flight_max: usize,
+    /// Payload of a record block; a larger record has a block of its own. **Units** bytes.
+    pub record_block_bytes: usize,
+    /// Memory for tree nodes, and record blocks read from disk. **Units** bytes.
+    pub cache_bytes: usize,
+    /// Storage shards, at least 1.
+    pub shards: usize,
+    /// Live bytes that are moved to give space back, on average at most.
+    pub reclaim_bytes_per_second: u64,
+    /// Live bytes that one checkpoint moves, and one segment more. **Units** bytes.
+    pub reclaim_bytes_max: u64,
+    /// Drawn at random by the caller; becomes the identity of a store that is created now.
+    pub fresh_id: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            segment_bytes: 16 << 20,
+            write_bytes: 1 << 20,
+            writes_in_flight_max: 4,
+            record_block_bytes: 16 << 10,
+            cache_bytes: 256 << 20,
+            shards: 1,
+            reclaim_bytes_per_second: 32 << 20,
+            reclaim_bytes_max: 64 << 20,
+            fresh_id: 0,
+        }
+    }
+}
+
+/// Space is worth giving back from this part of a segment on.
+const FLOOR_PER_SEGMENT: u64 = 16;
+
+/// What the store takes on disk. **Units** bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// All of it, with what no checkpoint has written yet. Never 0.
+    pub allocated: u64,
+    /// What is reachable; never more than `allocated`.
+    pub in_use: u64,
+}
+
+/// What a checkpoint borrows from the store.
+#[derive(Debug)]
+struct Parts {
+    space: Space,
+    writers: Vec<Writer>,
+}
+
+/// The page store and the MVCC state over it.
+#[derive(Debug)]
+pub struct Store {
+    mvcc: Mvcc,
+    dir: PathBuf,
+    layout: Arc<Layout>,
+    newest: Superblock,
+    previous: Option<Superblock>,
+    directory: Arc<Directory>,
+    retired: Vec<(u64, Weak<Directory>)>,
+    dead_records: extent::DeadRecords,
+    parts: Option<Parts>,
+    reclaim: Reclaim,
+    /// Length of the files and what of it is live, at the last checkpoint's end.
+    file_sizes: (u64, u64),
+    cache: Arc<BlockCache>,
+    cache_bytes: u64,
+    /// Memory of the nodes when none of them could be evicted; 0 if some can. Until they take notably more or less,
+    /// looking again would be in vain: all nodes are dirty, or held by views.
+    evict_idle_at: u64,
+    _lock: DirLock,
+}
+
+impl Store {
+    /// Opens the store in `dir`, or creates it. Blocks.
+    ///
+    /// **Errors** `Locked`; `Corrupt` with the file if neither superblock copy, or a table of the newest, is what was
+    /// written.
+    pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options) -> Result<Self, Error> {
+        assert!(options.segment_bytes as usize >= BLOCK && (options.segment_bytes as usize).is_multiple_of(BLOCK));
+        assert!(options.write_bytes >= BLOCK && options.write_bytes.is_multiple_of(BLOCK));
+        assert!(options.shards > 0 && options.shards < 0xfffe && options.writes_in_flight_max > 0);
+        let pages_dir = dir.join(PAGES_DIR);
+        disk.create_dir_all(&pages_dir)?;
+        let lock = disk.lock(dir)?;
+        let files = segment_files(disk, &pages_dir)?;
+        let (newest, previous) = if superblock::exists(disk, dir)? {
+            let opened = superblock::read(disk, dir)?;
+            (opened.newest, opened.previous)
+        } else if files.is_empty() {
+            (superblock::create(disk, dir, options.fresh_id)?, None)
+        } else {
+            return Err(Error::corrupt(&superblock::path(dir), 0, "the superblock is gone, segments are there"));
+        };
+        let cache = BlockCache::new(options.cache_bytes - node_bytes_max(options.cache_bytes));
+        let (space, directory) = recover_tables(disk, dir, &newest, &files, Arc::clone(&cache))?;
+        let next_segment = files.last().map_or(1, |last| last + 1).max(newest.next_segment);
+        let layout = Arc::new(Layout {
+            dir: dir.to_path_buf(),
+            segment_bytes: options.segment_bytes,
+            write_bytes: options.write_bytes,
+            writes_in_flight_max: options.writes_in_flight_max,
+            block_bytes: options.record_block_bytes,
+            next_segment: AtomicU32::new(next_segment),
+        });
+        let writers = (0..options.shards).map(|shard| Writer::new(Arc::clone(&layout), shard)).collect();
+        Ok(Self {
+            mvcc: Mvcc::new(roots(&newest, &directory)),
+            dir: dir.to_path_buf(),
+            layout,
+            newest,
+            previous,
+            directory,
+            retired: Vec::new(),
+            dead_records: extent::DeadRecords::default(),
+            file_sizes: space.sizes(),
+            cache,
+            cache_bytes: options.cache_bytes as u64,
+            evict_idle_at: 0,
+            parts: Some(Parts { space, writers }),
+            reclaim: Reclaim::new(
+                options.reclaim_bytes_per_second,
+                options.reclaim_bytes_max,
+                u64::from(options.segment_bytes) / FLOOR_PER_SEGMENT,
+            ),
+            _lock: lock,
+        })
+    }
+
+    /// The MVCC state.
+    pub fn mvcc(&self) -> &Mvcc {
+        &self.mvcc
+    }
+
+    /// The MVCC state, for its one writer. Sweep through [`Store::sweep`], which keeps the account of space bounded.
+    pub fn mvcc_mut(&mut self) -> &mut Mvcc {
+        &mut self.mvcc
+    }
+
+    /// Data directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Identity drawn when the store was created.
+    pub fn store_id(&self) -> u64 {
+        self.newest.store_id
+    }
+
+    /// Counts the checkpoints in the life of the store, from 1.
+    pub fn generation(&self) -> u64 {
+        self.newest.generation
+    }
+
+    /// Index and term of the last entry in the newest durable state: the log is replayed behind it.
+    pub fn applied(&self) -> (u64, u64) {
+        (self.newest.applied_index, self.newest.applied_term)
+    }
+
+    /// Index and term of the last entry that the log may be trimmed to; (0, 0) while only one superblock copy is good.
+    pub fn trimmable(&self) -> (u64, u64) {
+        self.previous.map_or((0, 0), |previous| (previous.applied_index, previous.applied_term))
+    }
+
+    /// One bounded step of the compaction sweep.
+    pub fn sweep(&mut self, budget: usize) -> Result<SweepProgress, Fault> {
+        let progress = self.mvcc.sweep(budget);
+        self.bury_records();
+        progress
+    }
+
+    /// Whether the trees' nodes take more memory than they may, and some of it can be given back.
+    pub fn wants_eviction(&self) -> bool {
+        let bytes = self.mvcc.node_bytes();
+        bytes > self.node_bytes_max() && bytes > self.evict_idle_at + self.evict_idle_at / 32
+    }
+
+    /// By how many quarters of their allowed memory the nodes exceed it.
+    pub fn shortage(&self) -> u64 {
+        let max = self.node_bytes_max().max(1);
+        self.mvcc.node_bytes().saturating_sub(max) * 4 / max
+    }
+
+    /// Memory that nodes may take; dirty ones can take more until their checkpoint. **Units** bytes.
+    pub fn node_bytes_max(&self) -> u64 {
+        node_bytes_max(usize::try_from(self.cache_bytes).expect("it was a usize")) as u64
+    }
+
+    /// Memory of dirty nodes at which a checkpoint is due: as much again may be changed while it writes them. **Units**
+    /// bytes.
+    pub fn dirty_bytes_due(&self) -> u64 {
+        self.node_bytes_max() / 2
+    }
+
+    /// One bounded step of eviction, looking at about `budget` nodes; whether any was taken out of the trees: publish
+    /// then. Record blocks may take what nodes leave.
+    pub fn evict(&mut self, budget: usize) -> bool {
+        let bytes = self.mvcc.node_bytes();
+        let eviction = self.mvcc.evict(budget);
+        if eviction.idle_rounds >= IDLE_ROUNDS {
+            self.evict_idle_at = bytes;
+        }
+        eviction.evicted > 0
+    }
+
+    /// Memory for record blocks and indexes that were read from disk. **Units** bytes.
+    pub fn block_bytes(&self) -> u64 {
+        self.cache.bytes()
+    }
+
+    /// Gives record blocks what nodes leave of the memory for both, and lets go of extents that nobody used since the
+    /// last call; to be called now and then.
+    pub fn balance(&mut self) {
+        self.cache.forget_wholes();
+        let nodes = self.mvcc.node_bytes();
+        if nodes < self.evict_idle_at - self.evict_idle_at / 32 {
+            // A view is gone that held them.
+            self.evict_idle_at = 0;
+        }
+        let nodes = nodes.min(self.node_bytes_max());
+        self.cache.set_bytes_max(self.cache_bytes - nodes);
+    }
+
+    fn bury_records(&mut self) {
+        for (revision, bytes) in self.mvcc.take_dead_records() {
+            self.dead_records.add(&self.directory, revision, bytes);
+        }
+    }
+
+    /// One bounded step of giving space back, over about `pages` places of tree pages; whether there is more to do at
+    /// once. Moving itself is done by the checkpoints, see [`Store::wants_checkpoint`]. `now` is of any clock that does
+    /// not go back.
+    pub fn reclaim(&mut self, now: Duration, pages: usize) -> Result<bool, Vec<Fault>> {
+        if self.reclaim.is_looking(now)
+            && let Some(Parts { space, writers }) = &self.parts
+        {
+            let aging_bytes = space.aging_bytes(self.oldest_view());
+            let open: Vec<u32> = writers.iter().flat_map(Writer::open_segments).collect();
+            self.reclaim.look(space, &open, aging_bytes);
+        }
+        self.reclaim.step(&mut self.mvcc, pages)
+    }
+
+    /// Gives back, without a bound in time, what can be given back now; it is under way while
+    /// [`Store::is_defragmenting`].
+    pub fn defragment(&mut self) {
+        self.reclaim.defragment();
+    }
+
+    /// What was given back since the store was opened.
+    pub fn reclaimed(&self) -> Reclaimed {
+        self.reclaim.reclaimed()
+    }
+
+    /// Whether a defragmentation is under way.
+    pub fn is_defragmenting(&self) -> bool {
+        self.reclaim.is_defragmenting()
+    }
+
+    /// Whether a checkpoint would give back space, even if nothing was written since the last one. False while one is
+    /// under way.
+    pub fn wants_checkpoint(&self) -> bool {
+        if self.is_checkpointing() {
+            return false;
+        }
+        let is_idle = self.mvcc.live().applied_index() == self.newest.applied_index;
+        self.reclaim.wants_checkpoint(self.file_sizes.1, self.aging_bytes(), self.dead_records.bytes(), is_idle)
+    }
+
+    /// Dead files that only wait for checkpoints. **Units** bytes.
+    fn aging_bytes(&self) -> u64 {
+        let oldest_view = self.oldest_view();
+        self.parts.as_ref().map_or(0, |parts| parts.space.aging_bytes(oldest_view))
+    }
+
+    /// Generation that ended views still held.
+    fn oldest_view(&self) -> Option<u64> {
+        let held = self.retired.iter().filter(|(_, directory)| directory.strong_count() > 0);
+        held.map(|(generation, _)| *generation).min()
+    }
+
+    /// Whether a checkpoint is under way.
+    pub fn is_checkpointing(&self) -> bool {
+        self.parts.is_none()
+    }
+
+    /// Begins to write the state published last. The checkpoint may run on any thread while apply goes on; there is one
+    /// at a time, and it has to come to its end (see [`Checkpoint`]).
+    pub fn checkpoint_begin(&mut self) -> Checkpoint {
+        let Parts { mut space, writers } = self.parts.take().expect("one checkpoint at a time");
+        self.bury_records();
+        let dead_places = self.mvcc.take_dead_places();
+        let sealed = self.mvcc.seal_for_checkpoint();
+        assert!(Arc::ptr_eq(&sealed.roots.directory, &self.directory), "the live state reads the newest directory");
+        self.retired.retain(|(_, directory)| directory.strong_count() > 0);
+        let oldest_view = self.oldest_view();
+        let removable = space.take_removable(self.newest.generation + 1, oldest_view);
+        let victims = self.reclaim.checkpoint_begins();
+        let dead_records = std::mem::replace(&mut self.dead_records, extent::DeadRecords::during(victims.clone()));
+        Checkpoint::new(Begin {
+            layout: Arc::clone(&self.layout),
+            newest: self.newest,
+            sealed,
+            space,
+            writers,
+            removable,
+            dead_places,
+            dead_records,
+            victims,
+        })
+    }
+
+    /// Ends a checkpoint: its state is the newest durable one. The next published view reads its records through the
+    /// new directory; they leave memory when the last view from before is gone, so an idle store had better publish
+    /// once more.
+    pub fn checkpoint_end(&mut self, done: CheckpointDone) {
+        assert!(self.is_checkpointing(), "a checkpoint ends once");
+        assert_eq!(done.superblock.generation, self.newest.generation + 1, "no generation is skipped");
+        assert!(done.superblock.applied_index >= self.newest.applied_index, "the applied index never decreases");
+        self.previous = Some(self.newest);
+        self.newest = done.superblock;
+        let old = std::mem::replace(&mut self.directory, Arc::clone(&done.directory));
+        self.retired.push((self.newest.generation, Arc::downgrade(&old)));
+        drop(old);
+        self.mvcc.checkpoint_done(done.directory, done.up_to);
+        self.file_sizes = done.space.sizes();
+        self.dead_records.moved();
+        let (space, mut writers) = (done.space, done.writers);
+        let next_segment = self.layout.next_segment.load(Ordering::Relaxed);
+        if self.reclaim.checkpoint_ended(done.is_reclaimed, &space, next_segment) {
+            writers.iter_mut().for_each(Writer::leave_segments);
+        }
+        self.parts = Some(Parts { space, writers });
+        self.evict_idle_at = 0;
+    }
+
+    /// What the store takes on disk, and what of it is reachable; records that wait for a checkpoint count in both.
+    pub fn sizes(&self) -> Sizes {
+        let waiting = FILE_BYTES + self.mvcc.recent_bytes();
+        let (files, live) = self.parts.as_ref().map_or(self.file_sizes, |parts| parts.space.sizes());
+        let sizes = Sizes { allocated: files + waiting, in_use: live + waiting };
+        assert!(sizes.in_use <= sizes.allocated && sizes.allocated > 0);
+        sizes
+    }
+
+    /// Reads everything the newest durable state reaches and compares it with the account of live bytes. Blocks, and
+    /// costs as much as the data is large; for tests and offline checks. Not during a checkpoint.
+    ///
+    /// **Errors** `Corrupt` for whatever is not what was written.
+    pub fn verify(&self, disk: &mut dyn Disk) -> Result<(), Error> {
+        let space = &self.parts.as_ref().expect("no checkpoint is under way").space;
+        let mut reached: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut reach = |place: Place| *reached.entry(place.segment).or_default() += u64::from(place.len);
+        if let Some(pages) = &self.newest.pages {
+            [pages.directory, pages.segments].into_iter().for_each(&mut reach);
+            for root in [pages.key_root, pages.meta_root] {
+                let mut stack = vec![Slot::on_disk(root, &Arc::default())];
+                while let Some(slot) = stack.pop() {
+                    reach(slot.place().expect("read from disk"));
+                    let node = load_for(disk, &self.dir, || slot.node())?;
+                    stack.extend(node.children().map(Arc::clone));
+                }
+            }
+        }
+        self.directory.chunks().iter().filter_map(|chunk| chunk.place()).for_each(&mut reach);
+        let reach_tree = self.newest.pages.map(|pages| Slot::on_disk(pages.key_root, &Arc::default()));
+        let mut cursor = ExtentCursor::new(Arc::clone(&self.directory), Revision::MIN);
+        let mut records = 0;
+        let mut wanted: BTreeMap<Revision, u32> = BTreeMap::new();
+        while let Some(record) = load_for(disk, &self.dir, || cursor.next())? {
+            records += 1;
+            let root = reach_tree.as_ref().expect("records come with a tree");
+            let found = load_for(disk, &self.dir, || tree::find(root, &record.key, record.revision))?;
+            let extent = self.directory.at_or_above(record.revision).expect("the record came from it");
+            let is_wanted = found.is_some_and(|found| found.revision == record.revision);
+            *wanted.entry(extent.first).or_default() += u32::from(is_wanted);
+        }
+        let mut records_told = 0;
+        for extent in self.directory.extents() {
+            *reached.entry(extent.index.segment).or_default() += u64::from(extent.live_bytes);
+            records_told += u64::from(extent.records);
+            assert_eq!(wanted.get(&extent.first), Some(&extent.live_records), "records of {extent:?} in the tree");
+        }
+        assert_eq!(records, records_told, "extents hold the records the directory tells of");
+        for (segment, entry) in space.segments() {
+            let found = reached.remove(segment).unwrap_or(0);
+            assert_eq!(u64::from(entry.live_bytes), found, "live bytes of segment {segment}");
+        }
+        assert!(reached.is_empty(), "what is reached lies in segments of the table");
+        Ok(())
+    }
+}
+
+/// The clock rests after so many rounds that evicted nothing. The first of them may only have cleared marks.
+const IDLE_ROUNDS: u32 = 2;
+
+/// Nodes may take three quarters of the memory for nodes and blocks: a node leads to dozens of records.
+fn node_bytes_max(cache_bytes: usize) -> usize {
+    cache_bytes / 4 * 3
+}
+
+fn roots(newest: &Superblock, directory: &Arc<Directory>) -> Roots {
+    let residency = Arc::default();
+    match &newest.pages {
+        None => Roots::fresh(Arc::clone(directory)),
+        Some(pages) => Roots {
+            key_root: Slot::on_disk(pages.key_root, &residency),
+            meta_root: Slot::on_disk(pages.meta_root, &residency),
+            revision: newest.revision,
+            compact_revision: newest.compact_revision,
+            applied_index: newest.applied_index,
+            applied_term: newest.applied_term,
+            directory: Arc::clone(directory),
+        },
+    }
+}
+
+/// Numbers of the segment files, ascending.
+pub(crate) fn segment_files(disk: &mut dyn Disk, pages_dir: &Path) -> Result<Vec<u32>, Error> {
+    let mut files: Vec<u32> = disk.list(pages_dir)?.iter().filter_map(|name| segment_number(name)).collect();
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn segment_number(name: &str) -> Option<u32> {
+    let number: u32 = name.strip_suffix(".seg")?.parse().ok()?;
+    // Only the name that would be given to it: "+1.seg" is none of ours.
+    (page::segment_path(number).file_name()?.to_str()? == name && number > 0).then_some(number)
+}
+
+/// Loads the tables that `newest` names. Files it does not name are dead: left by a crash, or by a state before.
+pub(crate) fn recover_tables(
+    disk: &mut dyn Disk,
+    dir: &Path,
+    newest: &Superblock,
+    files: &[u32],
+    cache: Arc<BlockCache>,
+) -> Result<(Space, Arc<Directory>), Error> {
+    let (mut space, directory) = match &newest.pages {
+        None => (Space::default(), Directory::empty(cache)),
+        Some(pages) => {
+            let malformed =
+                |place: Place| Error::corrupt(&dir.join(place.path()), place.offset.into(), "malformed table");
+            let table = read_table(disk, dir, Kind::SegmentTable, pages.segments)?;
+            let mut space = Space::decode(&table).ok_or_else(|| malformed(pages.segments))?;
+            let root = read_table(disk, dir, Kind::DirectoryRoot, pages.directory)?;
+            let (places, rest) = root.as_chunks::<{ Place::ENCODED_LEN }>();
+            let mut chunks = Vec::with_capacity(places.len());
+            for bytes in places {
+                let place = Place::from_bytes(*bytes).ok_or_else(|| malformed(pages.directory))?;
+                let payload = read_table(disk, dir, Kind::DirectoryChunk, place)?;
+                chunks.push(Chunk::decode(place, &payload).ok_or_else(|| malformed(place))?);
+            }
+            let directory = Directory::from_chunks(cache, chunks).filter(|_| rest.is_empty());
+            let directory = directory.ok_or_else(|| malformed(pages.directory))?;
+            if !space.is_sound(&[pages.directory, pages.segments]) {
+                return Err(malformed(pages.segments));
+            }
+            space.add(pages.directory);
+            space.add(pages.segments);
+            (space, directory)
+        }
+    };
+    for segment in space.segments().keys() {
+        if files.binary_search(segment).is_err() {
+            return Err(Error::corrupt(&dir.join(page::segment_path(*segment)), 0, "the segment file is gone"));
+        }
+    }
+    for segment in files {
+        if !space.segments().contains_key(segment) {
+            let file = disk.open(&dir.join(page::segment_path(*segment)), OpenKind::Read)?;
+            let bytes = disk.len(file)?;
+            disk.close(file);
+            space.adopt_dead(*segment, bytes, newest.generation);
+        }
+    }
+    Ok((space, directory))
+}

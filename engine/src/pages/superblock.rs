@@ -1,0 +1,338 @@
+//! The superblock: the one place that says which state of the page store is the present one.
+//!
+//! Invariants:
+//! - The file holds two copies, [`COPY_STRIDE`] apart. Generation `g` is written to copy `g % 2`, one durable write, so
+//!   the generation before is untouched while its successor is written.
+//! - All of a copy stands in its first sector: a torn write leaves the old copy or the new one. A CRC over that sector
+//!   tells damage, and the parity of the generation a misdirected write.
+//! - The newest copy that is valid counts. Nothing that the other copy needs is given up before a newer one is durable
+//!   (`space`, `Store::trimmable`), so either copy alone is enough.
+//! - The file is created whole under another name, so once it has its name at least one copy was valid.
+//! - What is read at a start may come from a process that was killed, and not be durable: its name and its bytes are
+//!   synced before anything is built upon them.
+//!
+//! It does not know what the places in it hold.
+
+use std::path::{Path, PathBuf};
+
+use crate::{
+    Error, Place,
+    disk::{BLOCK, Buffer, Disk, FileOp, Op, OpenKind, Owner},
+};
+
+/// Name of the file in the data directory.
+pub(crate) const FILE: &str = "superblock";
+const FILE_NEW: &str = "superblock.new";
+
+/// Version of the page store's format that this release writes, and the only one it reads.
+pub(crate) const FORMAT: u32 = 3;
+
+const MAGIC: [u8; 8] = *b"ORLOPSB\0";
+
+/// Distance between the copies: more than what a device rewrites behind the scenes as one. **Units** bytes.
+pub(crate) const COPY_STRIDE: u64 = 16 << 10;
+pub(crate) const FILE_BYTES: u64 = 2 * COPY_STRIDE;
+
+// Offsets in a copy; each is the previous plus its size.
+const MAGIC_AT: usize = 0;
+const FORMAT_AT: usize = MAGIC_AT + 8;
+const NEXT_SEGMENT_AT: usize = FORMAT_AT + 4;
+const STORE_ID_AT: usize = NEXT_SEGMENT_AT + 4;
+const GENERATION_AT: usize = STORE_ID_AT + 8;
+const REVISION_AT: usize = GENERATION_AT + 8;
+const COMPACT_REVISION_AT: usize = REVISION_AT + 8;
+const APPLIED_INDEX_AT: usize = COMPACT_REVISION_AT + 8;
+const APPLIED_TERM_AT: usize = APPLIED_INDEX_AT + 8;
+const KEY_ROOT_AT: usize = APPLIED_TERM_AT + 8;
+const META_ROOT_AT: usize = KEY_ROOT_AT + Place::ENCODED_LEN;
+const DIRECTORY_AT: usize = META_ROOT_AT + Place::ENCODED_LEN;
+const SEGMENTS_AT: usize = DIRECTORY_AT + Place::ENCODED_LEN;
+const END: usize = SEGMENTS_AT + Place::ENCODED_LEN;
+const CRC_AT: usize = COPY_LEN - 4;
+const COPY_LEN: usize = 512;
+// A copy fits the smallest sector there is, so that the medium never tears it.
+const _: () = assert!(END <= CRC_AT && COPY_LEN <= BLOCK && COPY_STRIDE >= BLOCK as u64);
+
+/// What the pages of one state hang from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pages {
+    pub(crate) key_root: Place,
+    pub(crate) meta_root: Place,
+    /// The directory root: where the directory chunks lie.
+    pub(crate) directory: Place,
+    /// The segment table.
+    pub(crate) segments: Place,
+}
+
+/// One state of the page store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Superblock {
+    /// Drawn when the store was created.
+    pub(crate) store_id: u64,
+    /// Counts the states, from 1.
+    pub(crate) generation: u64,
+    pub(crate) revision: i64,
+    pub(crate) compact_revision: i64,
+    pub(crate) applied_index: u64,
+    pub(crate) applied_term: u64,
+    /// `None` for a store that has had no checkpoint.
+    pub(crate) pages: Option<Pages>,
+    /// Lowest segment number never used.
+    pub(crate) next_segment: u32,
+}
+
+impl Superblock {
+    /// The first state of a new store.
+    pub(crate) fn fresh(store_id: u64) -> Self {
+        Self {
+            store_id,
+            generation: 1,
+            revision: 1,
+            compact_revision: -1,
+            applied_index: 0,
+            applied_term: 0,
+            pages: None,
+            next_segment: 1,
+        }
+    }
+
+    /// Where in the file it belongs.
+    pub(crate) fn offset(&self) -> u64 {
+        self.generation % 2 * COPY_STRIDE
+    }
+
+    /// The bytes of its copy, padded to a block.
+    pub(crate) fn encode(&self) -> Buffer {
+        let mut buf = Buffer::zeroed(BLOCK);
+        let mut put = |at: usize, bytes: &[u8]| buf[at..at + bytes.len()].copy_from_slice(bytes);
+        put(MAGIC_AT, &MAGIC);
+        put(FORMAT_AT, &FORMAT.to_le_bytes());
+        put(NEXT_SEGMENT_AT, &self.next_segment.to_le_bytes());
+        put(STORE_ID_AT, &self.store_id.to_le_bytes());
+        put(GENERATION_AT, &self.generation.to_le_bytes());
+        put(REVISION_AT, &self.revision.to_le_bytes());
+        put(COMPACT_REVISION_AT, &self.compact_revision.to_le_bytes());
+        put(APPLIED_INDEX_AT, &self.applied_index.to_le_bytes());
+        put(APPLIED_TERM_AT, &self.applied_term.to_le_bytes());
+        if let Some(pages) = &self.pages {
+            put(KEY_ROOT_AT, &pages.key_root.to_bytes());
+            put(META_ROOT_AT, &pages.meta_root.to_bytes());
+            put(DIRECTORY_AT, &pages.directory.to_bytes());
+            put(SEGMENTS_AT, &pages.segments.to_bytes());
+        }
+        let crc = crc32fast::hash(&buf[..CRC_AT]);
+        buf[CRC_AT..COPY_LEN].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Self::decode(&buf, self.generation % 2).ok(), Some(*self), "what is written can be read");
+        buf
+    }
+
+    /// The state that `bytes`, filled up with zeros, would hold if magic, format and checksum were right.
+    pub(crate) fn decode_resealed(bytes: &[u8]) -> Option<Self> {
+        let mut copy = [0; COPY_LEN];
+        let len = bytes.len().min(COPY_LEN);
+        copy[..len].copy_from_slice(&bytes[..len]);
+        copy[..FORMAT_AT].copy_from_slice(&MAGIC);
+        copy[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&FORMAT.to_le_bytes());
+        let crc = crc32fast::hash(&copy[..CRC_AT]);
+        copy[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
+        (0..2).find_map(|number| Self::decode(&copy, number).ok())
+    }
+
+    /// The state in copy number `copy`, whose bytes begin at `bytes[0]`.
+    fn decode(bytes: &[u8], copy: u64) -> Result<Self, Damage> {
+        let bytes: &[u8; COPY_LEN] = bytes.first_chunk().ok_or(Damage::Bytes)?;
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let double = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
+        if bytes[..FORMAT_AT] != MAGIC || word(CRC_AT) != crc32fast::hash(&bytes[..CRC_AT]) {
+            return Err(Damage::Bytes);
+        }
+        if word(FORMAT_AT) != FORMAT {
+            return Err(Damage::Format(word(FORMAT_AT)));
+        }
+        let place = |at: usize| Place::from_bytes(*bytes[at..].first_chunk().expect("inside the copy"));
+        let has_no_pages = bytes[KEY_ROOT_AT..END].iter().all(|byte| *byte == 0);
+        let pages = match (place(KEY_ROOT_AT), place(META_ROOT_AT), place(DIRECTORY_AT), place(SEGMENTS_AT)) {
+            (Some(key_root), Some(meta_root), Some(directory), Some(segments)) => {
+                Some(Pages { key_root, meta_root, directory, segments })
+            }
+            _ if has_no_pages => None,
+            _ => return Err(Damage::Bytes),
+        };
+        let state = Self {
+            store_id: double(STORE_ID_AT),
+            generation: double(GENERATION_AT),
+            revision: double(REVISION_AT).cast_signed(),
+            compact_revision: double(COMPACT_REVISION_AT).cast_signed(),
+            applied_index: double(APPLIED_INDEX_AT),
+            applied_term: double(APPLIED_TERM_AT),
+            pages,
+            next_segment: word(NEXT_SEGMENT_AT),
+        };
+        let is_sound = state.generation > 0
+            && state.generation % 2 == copy
+            && state.next_segment > 0
+            && state.revision >= 1
+            && (-1..=state.revision).contains(&state.compact_revision);
+        if is_sound { Ok(state) } else { Err(Damage::Bytes) }
+    }
+}
+
+/// Why a copy cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Damage {
+    Bytes,
+    /// Intact, but of a format this release does not know.
+    Format(u32),
+}
+
+/// What the superblock file held.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Opened {
+    /// The newest valid state.
+    pub(crate) newest: Superblock,
+    /// The state before it, unless its copy is damaged.
+    pub(crate) previous: Option<Superblock>,
+}
+
+/// Whether the data directory has a superblock.
+pub(crate) fn exists(disk: &mut dyn Disk, dir: &Path) -> Result<bool, Error> {
+    Ok(disk.list(dir)?.iter().any(|name| name == FILE))
+}
+
+/// Reads both copies, and makes sure that what was read is durable. Nothing else may be in flight.
+///
+/// **Errors** `Corrupt` if neither is valid, `Format` if one is of a later release: falling back to the other would
+/// undo what that release wrote.
+pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
+    let path = dir.join(FILE);
+    let file = disk.open(&path, OpenKind::Write)?;
+    let mut copies = [None, None];
+    let mut later = None;
+    for (copy, state) in (0..).zip(&mut copies) {
+        let mut buf = Buffer::new();
+        disk.read_blocking(file, copy * COPY_STRIDE, BLOCK, &mut buf)?;
+        match Superblock::decode(&buf, copy) {
+            Ok(valid) => *state = Some(valid),
+            Err(Damage::Format(found)) => later = Some(found),
+            Err(Damage::Bytes) => {}
+        }
+    }
+    perform(disk, &path, Op::Sync { file })?;
+    disk.close(file);
+    disk.sync_dir(dir)?;
+    if let Some(found) = later {
+        return Err(Error::Format { path, found, supported: FORMAT });
+    }
+    let (newest, previous) = match copies {
+        [Some(a), Some(b)] if a.generation > b.generation => (a, Some(b)),
+        [Some(a), Some(b)] => (b, Some(a)),
+        [Some(only), None] | [None, Some(only)] => (only, None),
+        [None, None] => return Err(Error::corrupt(&path, 0, "neither copy of the superblock is valid")),
+    };
+    if previous.is_some_and(|previous| previous.store_id != newest.store_id) {
+        return Err(Error::corrupt(&path, 0, "the copies are of two stores"));
+    }
+    // A copy that is older than the last but one would be one whose replacement was lost: what it names may be gone.
+    let previous = previous.filter(|previous| previous.generation + 1 == newest.generation);
+    Ok(Opened { newest, previous })
+}
+
+/// What stands in both copies, for a look at a store. Nothing is made durable. `None` for a damaged one.
+///
+/// **Errors** `Format` for a copy of a later release.
+pub(crate) fn peek(disk: &mut dyn Disk, dir: &Path) -> Result<[Option<Superblock>; 2], Error> {
+    let path = dir.join(FILE);
+    let file = disk.open(&path, OpenKind::Read)?;
+    let mut copies = [None, None];
+    for (copy, state) in (0..).zip(&mut copies) {
+        let mut buf = Buffer::new();
+        disk.read_blocking(file, copy * COPY_STRIDE, BLOCK, &mut buf)?;
+        *state = match Superblock::decode(&buf, copy) {
+            Ok(valid) => Some(valid),
+            Err(Damage::Format(found)) => return Err(Error::Format { path, found, supported: FORMAT }),
+            Err(Damage::Bytes) => None,
+        };
+    }
+    disk.close(file);
+    Ok(copies)
+}
+
+/// Creates the file with the first state; durable on return.
+pub(crate) fn create(disk: &mut dyn Disk, dir: &Path, store_id: u64) -> Result<Superblock, Error> {
+    let path = dir.join(FILE_NEW);
+    if disk.list(dir)?.iter().any(|name| name == FILE_NEW) {
+        disk.remove(&path)?;
+    }
+    let file = disk.open(&path, OpenKind::Create { len: FILE_BYTES })?;
+    let state = Superblock::fresh(store_id);
+    perform(disk, &path, Op::WriteDurable { file, offset: state.offset(), buf: state.encode() })?;
+    // The file's length has to survive as well; a durable write promises no more than its own bytes.
+    perform(disk, &path, Op::Sync { file })?;
+    disk.close(file);
+    disk.rename(&path, &dir.join(FILE))?;
+    disk.sync_dir(dir)?;
+    Ok(state)
+}
+
+/// Does `op` and waits for its end; nothing else is in flight at a start.
+fn perform(disk: &mut dyn Disk, path: &Path, op: Op) -> Result<(), Error> {
+    let kind = if matches!(op, Op::Sync { .. }) { FileOp::Sync } else { FileOp::Write };
+    disk.submit(op, Owner::Checkpoint.token(0));
+    disk.wait()?;
+    let mut done = Vec::new();
+    disk.completions(&mut done);
+    assert_eq!(done.len(), 1, "nothing else is in flight at a start");
+    let result = done.pop().map_or(Ok(0), |completion| completion.result);
+    result.map(drop).map_err(|source| Error::io(path, kind, source))
+}
+
+/// Path of the file.
+pub(crate) fn path(dir: &Path) -> PathBuf {
+    dir.join(FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(generation: u64) -> Superblock {
+        let place = |offset| Place { segment: 3, offset, len: 4096 };
+        Superblock {
+            generation,
+            revision: 1 << 40,
+            compact_revision: 77,
+            applied_index: u64::MAX,
+            applied_term: 5,
+            pages: Some(Pages { key_root: place(0), meta_root: place(1), directory: place(2), segments: place(3) }),
+            next_segment: 9,
+            ..Superblock::fresh(0xfeed)
+        }
+    }
+
+    #[test]
+    fn any_flipped_bit_makes_a_copy_invalid_and_so_does_the_place_of_the_other() {
+        for state in [state(6), Superblock { pages: None, ..state(6) }] {
+            let bytes = state.encode();
+            assert_eq!(Superblock::decode(&bytes, 0), Ok(state));
+            assert_eq!(Superblock::decode(&bytes, 1), Err(Damage::Bytes));
+            for bit in 0..COPY_LEN * 8 {
+                let mut damaged = bytes.to_vec();
+                damaged[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(Superblock::decode(&damaged, 0), Err(Damage::Bytes), "bit {bit}");
+            }
+            assert_eq!(Superblock::decode(&bytes[..COPY_LEN - 1], 0), Err(Damage::Bytes));
+        }
+        assert_eq!(Superblock::decode(&[0; COPY_LEN], 0), Err(Damage::Bytes));
+    }
+
+    #[test]
+    fn another_format_is_told_from_damage() {
+        for other in [FORMAT - 1, FORMAT + 1] {
+            let mut bytes = state(6).encode();
+            bytes[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&other.to_le_bytes());
+            let crc = crc32fast::hash(&bytes[..CRC_AT]);
+            bytes[CRC_AT..COPY_LEN].copy_from_slice(&crc.to_le_bytes());
+            assert_eq!(Superblock::decode(&bytes, 0), Err(Damage::Format(other)));
+        }
+    }
+}

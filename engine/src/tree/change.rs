@@ -1,0 +1,347 @@
+//! Changes to a copy-on-write B+tree: put, remove, and the sweep that drops old versions.
+//!
+//! One writer owns the root slot. A node that only the unpublished tree reaches is changed in place; any other is
+//! copied. So the first change after a publish copies a path, and the next changes mostly find copies they may change.
+//!
+//! Invariants:
+//! - All leaves lie at one depth. A root that is an inner node has at least two children. No leaf but a root is empty.
+//! - `Child::sums` are exact; `Leaf::superseded_at` is exact. `verify` checks both.
+//! - The newest version of a key, if there is one, lies in the leaf that (`key`, `Revision::MAX`) leads to. Splits keep
+//!   that. The sweep keeps it because it takes leaves from right to left, so that a run of versions loses its oldest
+//!   first.
+//! - An operation that faults has changed nothing that a reader could see.
+//! - Every page that a change makes unreachable from the unpublished tree comes up once in `Ledger::dead_places`.
+//!
+//! It knows no revisions to come, no records and no views: `mvcc` does.
+
+use std::sync::Arc;
+
+use super::{
+    leaf::{ENTRY_BYTES_MAX, EntryMeta, Leaf, VALUE},
+    ledger::{Ledger, modify},
+    node::{Child, INNER_CHILDREN_MAX, Inner, Node, Slot},
+    separators::{Separator, Separators},
+    sums::Sums,
+    walk::find,
+};
+use crate::{Fault, Revision, prefix::common_prefix_len};
+
+/// Separators of an inner node that exceed this split it, as long as four children are left. **Units** bytes.
+pub(crate) const SEPARATOR_BYTES_MAX: usize = 8192;
+/// A node is joined with a neighbour when it has become smaller than this part of the most it may hold ...
+const SMALL_DIVISOR: usize = 4;
+/// ... and both together stay below three of as many parts, so that the next insertion does not split them again.
+const JOINED_PARTS: usize = 3;
+
+/// How the sums of a subtree change.
+#[derive(Clone, Copy)]
+struct Delta {
+    live: i64,
+    live_bytes: i64,
+    versions: i64,
+    droppable_at: i64,
+}
+
+impl Delta {
+    fn apply(&self, sums: &mut Sums) {
+        let add = |sum: u64, delta: i64| sum.checked_add_signed(delta).expect("sums are exact");
+        sums.live = add(sums.live, self.live);
+        sums.live_bytes = add(sums.live_bytes, self.live_bytes);
+        sums.versions = add(sums.versions, self.versions);
+        sums.droppable_at = sums.droppable_at.min(self.droppable_at);
+    }
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).expect("sums stay far below 2^63")
+}
+
+/// A node that was cut off to the right of another.
+struct Cut {
+    separator: Separator,
+    child: Child,
+}
+
+/// What a put did to a subtree.
+struct Put {
+    delta: Delta,
+    /// The parts that were cut off, in order; and the sums of what remained, if anything was cut off.
+    cuts: Vec<Cut>,
+    remaining: Option<Sums>,
+}
+
+/// What is to be put in.
+pub(crate) struct NewEntry<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) revision: Revision,
+    /// The value of an entry of the meta tree.
+    pub(crate) value: &'a [u8],
+    /// Makes the entry, knowing the newest one of the key; `None` to leave everything as it is.
+    pub(crate) make: &'a mut dyn FnMut(Option<&EntryMeta>) -> Option<EntryMeta>,
+}
+
+/// Puts a version in front of the older ones of its key, or sets an entry of the meta tree.
+pub(crate) fn put(root: &mut Arc<Slot>, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Result<(), Fault> {
+    let put = modify(root, ledger, |node, ledger| put_in(node, ledger, new))?;
+    if let Some(remaining) = put.remaining {
+        let separators = Separators::pack(put.cuts.iter().map(|cut| (&cut.separator.key[..], cut.separator.revision)));
+        let mut children = vec![Child { slot: Arc::clone(root), sums: remaining }];
+        children.extend(put.cuts.into_iter().map(|cut| cut.child));
+        *root = ledger.dirty(Node::Inner(Inner::new(separators, children)));
+    }
+    Ok(())
+}
+
+fn put_in(node: &mut Node, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Result<Put, Fault> {
+    match node {
+        Node::Leaf(leaf) => Ok(put_in_leaf(leaf, ledger, new)),
+        Node::Inner(inner) => {
+            // The new version comes before all other versions of its key.
+            let position = inner.child_of(new.key, Revision::MAX);
+            let child = inner.child_mut(position);
+            let put = modify(&mut child.slot, ledger, |node, ledger| put_in(node, ledger, new))?;
+            let Some(remaining) = put.remaining else {
+                put.delta.apply(&mut child.sums);
+                return Ok(put);
+            };
+            child.sums = remaining;
+            let is_last = position + 1 == inner.len();
+            for (cut, position) in put.cuts.into_iter().zip(position..) {
+                inner.insert_behind(position, &cut.separator, cut.child);
+            }
+            let mut cuts = Vec::new();
+            cut_inner(inner, ledger, is_last, &mut cuts);
+            let remaining = (!cuts.is_empty()).then(|| inner.sums());
+            Ok(Put { delta: put.delta, cuts, remaining })
+        }
+    }
+}
+
+fn put_in_leaf(leaf: &mut Leaf, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Put {
+    let NewEntry { key, revision, value, ref mut make } = *new;
+    let position = leaf.lower_bound(key, Revision::MAX);
+    let is_known = position < leaf.len() && leaf.is_of(position, key);
+    let before = is_known.then(|| leaf.meta(position));
+    let Some(meta) = make(before.as_ref()) else {
+        let delta = Delta { live: 0, live_bytes: 0, versions: 0, droppable_at: i64::MAX };
+        return Put { delta, cuts: Vec::new(), remaining: None };
+    };
+    assert!(meta.is_newest() && meta.revision == revision, "what is put is the newest");
+    let mut delta = Delta { live: 0, live_bytes: 0, versions: 1, droppable_at: meta.droppable_at(i64::MAX) };
+    if let Some(before) = before {
+        assert!(before.is_newest(), "nothing goes between the versions of a key");
+        if before.is_live() {
+            delta.live -= 1;
+            delta.live_bytes -= signed(before.live_bytes(key.len()));
+        }
+        if meta.flags & VALUE != 0 {
+            leaf.remove(position);
+            delta.versions -= 1;
+        } else {
+            assert!(before.revision < revision, "revisions ascend");
+            leaf.clear_newest(position);
+            delta.droppable_at = delta.droppable_at.min(before.droppable_at(revision.main));
+        }
+    }
+    leaf.insert(position, key, meta, value);
+    if meta.is_live() {
+        delta.live += 1;
+        delta.live_bytes += signed(meta.live_bytes(key.len()));
+    }
+    let mut cuts = Vec::new();
+    cut_leaf(leaf, ledger, Some(position), &mut cuts);
+    let remaining = (!cuts.is_empty()).then(|| leaf.sums());
+    Put { delta, cuts, remaining }
+}
+
+/// Cuts a leaf until every part fits, the parts behind the first in order into `cuts`.
+fn cut_leaf(leaf: &mut Leaf, ledger: &mut Ledger, inserted: Option<usize>, cuts: &mut Vec<Cut>) {
+    if leaf.entry_bytes() <= ENTRY_BYTES_MAX || leaf.len() < 2 {
+        return;
+    }
+    let position = leaf.split_position(inserted);
+    let mut right = leaf.split_off(position);
+    let separator = separator_between(leaf, &right);
+    cut_leaf(leaf, ledger, None, cuts);
+    let mut behind = Vec::new();
+    cut_leaf(&mut right, ledger, None, &mut behind);
+    let sums = right.sums();
+    cuts.push(Cut { separator, child: Child { slot: ledger.dirty(Node::Leaf(right)), sums } });
+    cuts.append(&mut behind);
+}
+
+fn separator_between(left: &Leaf, right: &Leaf) -> Separator {
+    let mut key = right.key(0).to_vec();
+    if right.superseded_at() != i64::MAX {
+        return Separator { key, revision: right.meta(0).revision };
+    }
+    let common = common_prefix_len(&left.key(left.len() - 1), &key);
+    assert!(common < key.len(), "keys ascend");
+    key.truncate(common + 1);
+    Separator { key, revision: Revision::MAX }
+}
+
+pub(super) fn is_overfull(inner: &Inner) -> bool {
+    inner.len() > INNER_CHILDREN_MAX || (inner.len() >= 4 && inner.separators().bytes() > SEPARATOR_BYTES_MAX)
+}
+
+/// Cuts an inner node until every part fits. `is_appended`: the last child was the one that grew.
+fn cut_inner(inner: &mut Inner, ledger: &mut Ledger, is_appended: bool, cuts: &mut Vec<Cut>) {
+    if !is_overfull(inner) {
+        return;
+    }
+    let position = if is_appended { inner.len() - 1 } else { inner.len() / 2 };
+    let (separator, mut right) = inner.split_off(position);
+    cut_inner(inner, ledger, false, cuts);
+    let mut behind = Vec::new();
+    cut_inner(&mut right, ledger, false, &mut behind);
+    let sums = right.sums();
+    cuts.push(Cut { separator, child: Child { slot: ledger.dirty(Node::Inner(right)), sums } });
+    cuts.append(&mut behind);
+}
+
+/// What became of a subtree that lost entries.
+struct Shrunk {
+    sums: Sums,
+    is_empty: bool,
+}
+
+/// Removes an entry of the meta tree; whether it was there.
+pub(crate) fn remove(root: &mut Arc<Slot>, ledger: &mut Ledger, key: &[u8]) -> Result<bool, Fault> {
+    if find(root, key, Revision::MAX)?.is_none() {
+        return Ok(false);
+    }
+    let shrunk = remove_in(root, ledger, key)?;
+    settle_root(root, ledger, &shrunk);
+    Ok(true)
+}
+
+fn remove_in(slot: &mut Arc<Slot>, ledger: &mut Ledger, key: &[u8]) -> Result<Shrunk, Fault> {
+    modify(slot, ledger, |node, ledger| match node {
+        Node::Leaf(leaf) => {
+            let position = leaf.lower_bound(key, Revision::MAX);
+            assert!(position < leaf.len() && leaf.is_of(position, key), "found before");
+            leaf.remove(position);
+            Ok(Shrunk { sums: leaf.sums(), is_empty: leaf.is_empty() })
+        }
+        Node::Inner(inner) => {
+            let position = inner.child_of(key, Revision::MAX);
+            let shrunk = remove_in(&mut inner.child_mut(position).slot, ledger, key)?;
+            Ok(settle(inner, ledger, position, &shrunk))
+        }
+    })
+}
+
+/// Drops what can be dropped at `compact_revision` from the rightmost leaf that has such entries. Returns how many
+/// entries were looked at and how many were dropped; `None` if there is nothing to drop.
+pub(crate) fn sweep(
+    root: &mut Arc<Slot>,
+    ledger: &mut Ledger,
+    compact_revision: i64,
+) -> Result<Option<(usize, usize)>, Fault> {
+    if root.look()?.sums().droppable_at > compact_revision {
+        return Ok(None);
+    }
+    let mut counts = (0, 0);
+    let shrunk = sweep_in(root, ledger, compact_revision, &mut counts)?;
+    settle_root(root, ledger, &shrunk);
+    Ok(Some(counts))
+}
+
+fn sweep_in(
+    slot: &mut Arc<Slot>,
+    ledger: &mut Ledger,
+    compact_revision: i64,
+    counts: &mut (usize, usize),
+) -> Result<Shrunk, Fault> {
+    if let Node::Leaf(leaf) = slot.look()? {
+        let kept = leaf.swept(compact_revision, |meta| ledger.dead_records.push((meta.revision, meta.bytes)));
+        *counts = (leaf.len(), leaf.len() - kept.len());
+        ledger.retire(slot);
+        let shrunk = Shrunk { sums: kept.sums(), is_empty: kept.is_empty() };
+        *slot = ledger.dirty(Node::Leaf(kept));
+        return Ok(shrunk);
+    }
+    modify(slot, ledger, |node, ledger| {
+        let Node::Inner(inner) = node else { unreachable!("leaves were dealt with") };
+        let position = inner
+            .children()
+            .iter()
+            .rposition(|child| child.sums.droppable_at <= compact_revision)
+            .expect("the sums said that there is one");
+        let shrunk = sweep_in(&mut inner.child_mut(position).slot, ledger, compact_revision, counts)?;
+        Ok(settle(inner, ledger, position, &shrunk))
+    })
+}
+
+/// Takes in the child that shrank. An empty child is removed, a small one is joined with a neighbour that is in memory.
+fn settle(inner: &mut Inner, ledger: &mut Ledger, position: usize, shrunk: &Shrunk) -> Shrunk {
+    inner.child_mut(position).sums = shrunk.sums;
+    if shrunk.is_empty && inner.len() == 1 {
+        return Shrunk { sums: Sums::ZERO, is_empty: true };
+    }
+    if shrunk.is_empty {
+        let removed = inner.remove(position);
+        ledger.retire(&removed.slot);
+    } else {
+        let has_left = position > 0 && join(inner, ledger, position - 1);
+        if !has_left && position + 1 < inner.len() {
+            join(inner, ledger, position);
+        }
+    }
+    Shrunk { sums: inner.sums(), is_empty: false }
+}
+
+fn settle_root(root: &mut Arc<Slot>, ledger: &mut Ledger, shrunk: &Shrunk) {
+    if shrunk.is_empty {
+        ledger.retire(root);
+        *root = ledger.dirty(Node::empty());
+        return;
+    }
+    loop {
+        let only_child = match root.resident() {
+            Some(Node::Inner(inner)) if inner.len() == 1 => Arc::clone(&inner.children()[0].slot),
+            _ => return,
+        };
+        ledger.retire(root);
+        *root = only_child;
+    }
+}
+
+/// Joins the children at `left` and `left + 1` if one is small, both are in memory and together they are not too large.
+fn join(inner: &mut Inner, ledger: &mut Ledger, left: usize) -> bool {
+    let [left_child, right_child] = &inner.children()[left..left + 2] else { unreachable!("two children") };
+    let (Some(left_node), Some(right_node)) = (left_child.slot.resident(), right_child.slot.resident()) else {
+        return false;
+    };
+    let joined = match (left_node, right_node) {
+        (Node::Leaf(left), Node::Leaf(right)) => join_leaves(left, right).map(Node::Leaf),
+        (Node::Inner(left_inner), Node::Inner(right_inner)) => {
+            let between = inner.separators().get(left);
+            join_inner(left_inner, &between, right_inner).map(Node::Inner)
+        }
+        _ => unreachable!("all leaves lie at one depth"),
+    };
+    let Some(joined) = joined else { return false };
+    let mut sums = left_child.sums;
+    sums.add(&right_child.sums);
+    let right_child = inner.remove(left + 1);
+    ledger.retire(&right_child.slot);
+    let child = inner.child_mut(left);
+    ledger.retire(&child.slot);
+    *child = Child { slot: ledger.dirty(joined), sums };
+    true
+}
+
+fn join_leaves(left: &Leaf, right: &Leaf) -> Option<Leaf> {
+    let is_small = left.entry_bytes().min(right.entry_bytes()) < ENTRY_BYTES_MAX / SMALL_DIVISOR;
+    (is_small && left.joined_bytes(right) <= ENTRY_BYTES_MAX / SMALL_DIVISOR * JOINED_PARTS).then(|| left.joined(right))
+}
+
+fn join_inner(left: &Inner, between: &Separator, right: &Inner) -> Option<Inner> {
+    let is_small = left.len().min(right.len()) < INNER_CHILDREN_MAX / SMALL_DIVISOR;
+    let bytes = left.separators().bytes() + between.key.len() + right.separators().bytes();
+    let fits = left.len() + right.len() <= INNER_CHILDREN_MAX / SMALL_DIVISOR * JOINED_PARTS
+        && bytes <= SEPARATOR_BYTES_MAX / SMALL_DIVISOR * JOINED_PARTS;
+    (is_small && fits).then(|| left.joined(between, right))
+}

@@ -1,0 +1,34 @@
+//! Copy-on-write B+trees over pages: the key tree and the meta tree.
+//!
+//! Files, from the ground up:
+//! - `sums`: what a parent knows of a subtree.
+//! - `leaf`: entries packed in key order. `separators`: what lies between the children of an inner node.
+//! - `node`: nodes, their page form, and the slots that hold them.
+//! - `ledger`: what the writer tells the page store, and the one way to change a node.
+//! - `walk`: one entry, the rank of a key, and the walk from leaf to leaf.
+//! - `change`: put, remove, and the sweep that drops old versions.
+//! - `evict`: gives back the memory of nodes that can be read again.
+//! - `rewrite`: takes tree pages out of segments that are to be emptied.
+//! - `verify`: walks a whole tree and panics where an invariant does not hold.
+
+mod change;
+mod evict;
+mod leaf;
+mod ledger;
+mod node;
+mod rewrite;
+mod separators;
+mod sums;
+mod verify;
+mod walk;
+
+pub(crate) use change::{NewEntry, put, remove, sweep};
+pub(crate) use evict::{Hand, evict};
+pub(crate) use leaf::{EntryMeta, NEWEST, TOMBSTONE, VALUE};
+pub(crate) use ledger::Ledger;
+pub use node::{Node, Slot};
+pub(crate) use rewrite::{rewrite, start};
+pub(crate) use separators::Separator;
+pub use verify::Profile;
+pub(crate) use verify::verify;
+pub(crate) use walk::{AFTER, Walk, bytes_of_first, entries_before, find, missing, rank, total, value_of};

@@ -1,0 +1,564 @@
+//! The write-ahead log, which is the Raft log: entries and hard states, appended in groups, one durable write a group.
+//!
+//! Runs wherever its owner runs (the raft core); sans-io: `append` queues, `step` submits writes, `on_completion` takes
+//! their ends, `durable` says how far everything is on the medium. Group commit is by natural batching: while the
+//! allowed number of writes is in flight, what is appended gathers. A group is bounded by bytes, never by count or
+//! time.
+//!
+//! Invariants:
+//! - `durable` covers a contiguous prefix: groups retire in the order they were written, whatever order they complete
+//!   in.
+//! - A group starts right behind the last one, in the block that the last one began, only when nothing is in flight: it
+//!   then rewrites that block (its former bytes from `tail`, unchanged), so no two writes in flight touch one block,
+//!   and sectors that held durable bytes are overwritten with the same bytes. With a write in flight a group starts at
+//!   the next block boundary. The reader knows the gap: zeros up to the boundary, and a group head there that chains
+//!   on.
+//! - Its head states `durable_end`, what was durable when it was written. So a bad frame before what any later head
+//!   states is damage, and one behind it is a group that was never acknowledged.
+//! - A segment is begun only when nothing is in flight: a segment with a valid header proves the one before it
+//!   complete.
+//! - `open` ends by writing a *life* record, unique to this opening, behind the last valid frame, after a sync of what
+//!   it read and before anything else. All that is appended later chains through it, and bytes left behind the cut
+//!   chain to what stood in its place: they can never become valid again, even if the same entries are appended once
+//!   more.
+//! - A segment is recycled only when the mark that made it useless is durable, and with it what replaced its entries.
+//! - A segment that a full disk refuses is no failure: what needs it waits in the queue, nothing of it was submitted,
+//!   and `room_bytes` tells the caller how little is left before that. The disk is asked again after `retry_space`.
+//! - After a failed write or sync of a segment of the log `is_failed` is set and nothing is done any more, whatever the
+//!   reason: a group that found no space may lie on the medium in part.
+//!
+//! Deliberately knows no Raft: a term is a number that does not decrease. It keeps positions, not payloads.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    active::Active,
+    entry::{Entry, HardState},
+    options::{GROUP_BYTES_MAX, GROUP_OVERHEAD_BYTES, Known, Options, SEGMENT_BYTES_MIN},
+    positions::{Position, Positions, Terms},
+    record::{BODY, ENTRY_FRAME, GROUP_FRAME, Group, HARD_STATE_FRAME, Header, Record},
+    recover::{Found, Log},
+    segment::{Segment, Spares},
+    window::Window,
+};
+use crate::{
+    Error,
+    disk::{BLOCK, Buffer, Completion, DirLock, Disk, FileOp, Op, Owner},
+};
+
+/// Bytes read at once for entries that are no longer in memory.
+const READ_BYTES: usize = 256 << 10;
+
+/// What a log held when it was opened.
+pub struct Recovered {
+    /// Index and term of the entry the log starts after; (0, 0) for a log never trimmed.
+    pub mark: (u64, u64),
+    /// The entries behind `mark`, contiguous. Payloads share the memory the segments were read into, about 1 MiB a
+    /// piece.
+    pub entries: Vec<Entry>,
+    /// Last hard state. Its commit is at least the mark's index, and at most the last index.
+    pub hard_state: HardState,
+    /// Where an unfinished group was cut off: it was never acknowledged.
+    pub truncated_tail: Option<(PathBuf, u64)>,
+    /// Times this log was opened, this one included.
+    pub life: u32,
+}
+
+impl fmt::Debug for Recovered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recovered")
+            .field("mark", &self.mark)
+            .field("entries", &self.entries.len())
+            .field("hard_state", &self.hard_state)
+            .field("truncated_tail", &self.truncated_tail)
+            .field("life", &self.life)
+            .finish()
+    }
+}
+
+/// A record that waits for its group, and what `durable` may become once it and all before it are durable.
+#[derive(Debug)]
+struct Queued {
+    record: Record,
+    ticket: u64,
+}
+
+/// A group that is being written, or waits for an older one.
+#[derive(Debug)]
+struct InFlight {
+    number: u64,
+    is_done: bool,
+    len: usize,
+    end: u32,
+    bytes: usize,
+    ticket: u64,
+    has_mark: bool,
+    /// First segment with an entry that this group replaces.
+    replaces: Option<u32>,
+}
+
+/// The log. See the head of this file.
+#[derive(Debug)]
+pub struct Wal {
+    _lock: DirLock,
+    options: Options,
+    id: u64,
+    life: u32,
+    /// What was appended.
+    terms: Terms,
+    hard_state: HardState,
+    /// What was put into groups.
+    positions: Positions,
+    written_mark: (u64, u64),
+    written_hard_state: HardState,
+    queue: VecDeque<Queued>,
+    queue_bytes: usize,
+    in_flight: VecDeque<InFlight>,
+    ticket: u64,
+    durable: u64,
+    segments: VecDeque<Segment>,
+    active: Active,
+    spares: Spares,
+    buffers: Vec<Buffer>,
+    /// Nothing but what `open` waits for is begun, so that nothing is in flight when it returns.
+    is_opening: bool,
+    is_failed: bool,
+}
+
+impl Wal {
+    /// Opens the log in `dir`, or creates it, and starts a new life of it. Blocks; nothing of `Owner::Wal` may be in
+    /// flight.
+    ///
+    /// **Errors** `Corrupt` when bytes that were durable are damaged, `Locked`, `Format`, `NoSpace`, `Io`.
+    pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options, known: Known) -> Result<(Self, Recovered), Error> {
+        assert!(options.segment_bytes >= SEGMENT_BYTES_MIN && options.segment_bytes.is_multiple_of(BODY));
+        assert!(options.writes_in_flight_max > 0 && options.group_bytes_max <= GROUP_BYTES_MAX);
+        disk.create_dir_all(dir)?;
+        let lock = disk.lock(dir)?;
+        let mut spares = Spares::new(disk, dir, options.segment_bytes, options.spare_segments_max)?;
+        let found = Found::read(disk, dir)?;
+        let log = match found.last() {
+            Some(last) => Log::read(disk, dir, found, (last, known), &mut spares)?,
+            None => Log::create(disk, dir, found, &options, &mut spares)?,
+        };
+        let Log { id, replay, segments, active, torn } = log;
+        spares.expect(active.segment.sequence + 1);
+        let life = replay.life.checked_add(1).expect("2^32 openings outlast the hardware");
+        let (mark, hard_state) = (replay.mark, replay.hard_state);
+        let mut terms = Terms::starting_after(mark);
+        for entry in &replay.entries {
+            terms.put(entry.index, entry.term);
+        }
+        let mut wal = Self {
+            _lock: lock,
+            options,
+            id,
+            life,
+            terms,
+            hard_state,
+            positions: replay.positions,
+            written_mark: mark,
+            written_hard_state: hard_state,
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            in_flight: VecDeque::new(),
+            ticket: 0,
+            durable: 0,
+            segments,
+            active,
+            spares,
+            buffers: Vec::new(),
+            is_opening: true,
+            is_failed: false,
+        };
+        wal.begin_life(disk)?;
+        Ok((wal, Recovered { mark, entries: replay.entries, hard_state, truncated_tail: torn, life }))
+    }
+
+    /// Writes the life record and waits until it is durable.
+    fn begin_life(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+        self.enqueue(Record::Life(self.life), 0);
+        self.step(disk)?;
+        let mut ended = Vec::new();
+        while !self.queue.is_empty() || !self.in_flight.is_empty() {
+            disk.wait()?;
+            disk.completions(&mut ended);
+            for completion in ended.drain(..) {
+                self.on_completion(completion, disk)?;
+            }
+        }
+        self.is_opening = false;
+        Ok(())
+    }
+
+    /// Queues entries and a hard state; they are durable when `durable() >= ticket`. Tickets never decrease. Entries
+    /// are contiguous; one whose index is in the log already replaces it and all behind it. A hard state that differs
+    /// from the last only in `commit` forces no write: it goes with the next group, and its ticket waits for nothing.
+    ///
+    /// **Errors** `EntryTooLarge` (nothing was queued), `Stopped`.
+    pub fn append(&mut self, entries: &[Entry], hard_state: Option<HardState>, ticket: u64) -> Result<(), Error> {
+        if self.is_failed {
+            return Err(Error::Stopped);
+        }
+        assert!(ticket >= self.ticket, "tickets never decrease");
+        let bytes_max = self.entry_bytes_max();
+        if let Some(entry) = entries.iter().find(|entry| entry.data.len() > bytes_max) {
+            return Err(Error::EntryTooLarge { bytes: entry.data.len(), bytes_max });
+        }
+        let before = self.ticket;
+        for entry in entries {
+            self.terms.put(entry.index, entry.term);
+            self.enqueue(Record::Entry(entry.clone()), before);
+        }
+        let forced =
+            hard_state.filter(|state| (state.term, state.vote) != (self.hard_state.term, self.hard_state.vote));
+        if let Some(state) = hard_state {
+            assert!(state.term >= self.hard_state.term, "terms never decrease");
+            assert!(state.commit >= self.hard_state.commit, "what is committed stays committed");
+            assert!(state.commit <= self.last_index(), "only entries of the log are committed");
+            self.hard_state = state;
+        }
+        if let Some(state) = forced {
+            self.enqueue(Record::HardState(state), before);
+        }
+        self.ticket = ticket;
+        match (self.queue.back_mut(), self.in_flight.back_mut()) {
+            (Some(last), _) => last.ticket = ticket,
+            (None, Some(last)) => last.ticket = ticket,
+            (None, None) => self.durable = ticket,
+        }
+        Ok(())
+    }
+
+    fn enqueue(&mut self, record: Record, ticket: u64) {
+        self.queue_bytes += record.frame_len();
+        self.queue.push_back(Queued { record, ticket });
+    }
+
+    /// Submits the writes that may start now; the caller kicks the disk.
+    ///
+    /// **Errors** the log has stopped then. A disk too full for the next segment is none: see `room_bytes`.
+    pub fn step(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+        if self.is_failed {
+            return Err(Error::Stopped);
+        }
+        let result = self.try_step(disk);
+        self.is_failed = result.is_err();
+        result
+    }
+
+    fn try_step(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+        let mut is_segment_needed = false;
+        while !self.queue.is_empty() && self.in_flight.len() < self.options.writes_in_flight_max {
+            if self.start_group(disk) {
+                continue;
+            }
+            if !self.in_flight.is_empty() {
+                break;
+            }
+            let Some(segment) = self.spares.take() else {
+                is_segment_needed = true;
+                break;
+            };
+            self.begin_segment(segment);
+        }
+        if self.is_opening && !is_segment_needed {
+            return Ok(());
+        }
+        let is_idle = self.queue.is_empty() && self.in_flight.is_empty();
+        self.spares.step(disk, is_idle, is_segment_needed)?;
+        if self.is_opening && self.spares.is_refused() {
+            let path = self.spares.path(self.active.segment.sequence + 1);
+            return Err(Error::NoSpace { path, op: FileOp::Create });
+        }
+        Ok(())
+    }
+
+    /// Bytes of records that surely fit into what the log has while the disk is too full for its next segment; `None`
+    /// otherwise. What is appended beyond waits in memory until there is space: the caller of `append` bounds that.
+    pub fn room_bytes(&self) -> Option<u64> {
+        if !self.spares.is_refused() {
+            return None;
+        }
+        let start = self.active.end.next_multiple_of(BODY);
+        let room = usize::try_from(self.active.segment.len.saturating_sub(start)).expect("a segment fits in memory");
+        let waiting = self.queue_bytes + self.queue.len() * GROUP_OVERHEAD_BYTES;
+        Some(room.saturating_sub(waiting) as u64)
+    }
+
+    /// Asks for space again where a full disk refused the next segment; the next `step` does it.
+    pub const fn retry_space(&mut self) {
+        self.spares.retry();
+    }
+
+    /// Turns to a new segment; its header goes with its first group.
+    fn begin_segment(&mut self, segment: Segment) {
+        assert!(self.in_flight.is_empty() && self.active.durable_end == self.active.end);
+        assert_eq!(segment.sequence, self.active.segment.sequence + 1);
+        let header = Header {
+            id: self.id,
+            sequence: segment.sequence,
+            life: self.life,
+            previous_end: self.active.end,
+            previous_chain: self.active.chain,
+            first_index: self.positions.next(),
+            mark: self.written_mark,
+            hard_state: self.written_hard_state,
+        };
+        self.segments.back_mut().expect("the active segment is there").end = self.active.end;
+        self.active = Active::beginning(segment, &header);
+        self.segments.push_back(segment);
+    }
+
+    /// Records from the front of the queue that make the next group from `start` on, with its bytes, head included;
+    /// none when not even the first fits.
+    fn next_group(&self, start: u32) -> Option<(usize, usize)> {
+        let room = usize::try_from(self.active.segment.len.checked_sub(start)?).expect("a segment fits in memory");
+        let (mut records, mut bytes) = (0, GROUP_FRAME);
+        for queued in &self.queue {
+            let len = queued.record.frame_len();
+            if bytes + len > room || (records > 0 && bytes >= self.options.group_bytes_max) {
+                break;
+            }
+            records += 1;
+            bytes += len;
+        }
+        (records > 0).then_some((records, bytes))
+    }
+
+    /// Puts records from the queue into a group and submits it; false when the active segment has no room.
+    fn start_group(&mut self, disk: &mut dyn Disk) -> bool {
+        let has_company = !self.in_flight.is_empty();
+        let start = if has_company { self.active.end.next_multiple_of(BODY) } else { self.active.end };
+        let Some((records, mut bytes)) = self.next_group(start) else { return false };
+        let room = usize::try_from(self.active.segment.len - start).expect("a segment fits in memory");
+        // A commit may be written only behind all entries it can speak of: in a group that drains the queue.
+        let commit = (records == self.queue.len() && self.hard_state != self.written_hard_state)
+            .then_some(self.hard_state)
+            .filter(|_| bytes + HARD_STATE_FRAME <= room);
+        bytes += commit.map_or(0, |_| HARD_STATE_FRAME);
+
+        let mut buf = self.buffers.pop().unwrap_or_default();
+        buf.clear();
+        buf.reserve(bytes + 2 * BLOCK);
+        let offset = self.active.begin_write(start, &mut buf);
+        let head = Group {
+            id: self.id,
+            life: self.life,
+            sequence: self.active.segment.sequence,
+            offset: start,
+            durable: self.active.durable_end,
+            len: u32::try_from(bytes).expect("a group fits in a segment"),
+        };
+        let mut group = InFlight {
+            number: self.spares.operation(),
+            is_done: false,
+            len: 0,
+            end: start + head.len,
+            bytes: 0,
+            ticket: 0,
+            has_mark: false,
+            replaces: None,
+        };
+        self.active.chain = Record::Group(head).encode(self.active.chain, &mut buf);
+        for _ in 0..records {
+            let queued = self.queue.pop_front().expect("counted above");
+            group.bytes += queued.record.frame_len();
+            group.ticket = queued.ticket;
+            self.write_record(&queued.record, offset, &mut buf, &mut group);
+        }
+        if let Some(state) = commit {
+            self.write_record(&Record::HardState(state), offset, &mut buf, &mut group);
+        }
+        assert_eq!(offset as usize + buf.len(), group.end as usize);
+        self.queue_bytes -= group.bytes;
+        self.active.end_write(group.end, &mut buf);
+        group.len = buf.len();
+        self.spares.earn(buf.len());
+        let op = Op::WriteDurable { file: self.active.segment.file, offset: u64::from(offset), buf };
+        disk.submit(op, Owner::Wal.token(group.number));
+        self.in_flight.push_back(group);
+        true
+    }
+
+    /// Appends one record to a group's bytes, and keeps what has to be known of it.
+    fn write_record(&mut self, record: &Record, offset: u32, buf: &mut Buffer, group: &mut InFlight) {
+        let at = offset + u32::try_from(buf.len()).expect("a group fits in a segment");
+        let position = Position { sequence: self.active.segment.sequence, offset: at, chain: self.active.chain };
+        self.active.chain = record.encode(self.active.chain, buf);
+        match record {
+            Record::Entry(entry) => {
+                let replaced = self.positions.put(entry.index, position).map(|position| position.sequence);
+                group.replaces = [group.replaces, replaced].into_iter().flatten().min();
+            }
+            Record::HardState(state) => self.written_hard_state = *state,
+            Record::Mark { index, term, is_restart } => {
+                group.has_mark = true;
+                self.written_mark = (*index, *term);
+                if *is_restart {
+                    self.positions.restart(index + 1);
+                } else {
+                    self.positions.trim(*index);
+                }
+            }
+            Record::Life(_) | Record::Group(_) => {}
+        }
+    }
+
+    /// Takes the end of an operation whose token is `Owner::Wal`'s, and submits what may start after it; the caller
+    /// kicks the disk.
+    ///
+    /// **Errors** what the operation met; the log has stopped then.
+    pub fn on_completion(&mut self, completion: Completion, disk: &mut dyn Disk) -> Result<(), Error> {
+        if self.is_failed {
+            return Err(Error::Stopped);
+        }
+        let result = self.complete(completion, disk).and_then(|()| self.try_step(disk));
+        self.is_failed = result.is_err();
+        result
+    }
+
+    fn complete(&mut self, completion: Completion, disk: &mut dyn Disk) -> Result<(), Error> {
+        assert_eq!(Owner::of(completion.token), Owner::Wal);
+        let number = completion.token;
+        if let Some((file, op)) = self.spares.op_of(number) {
+            return match completion.result.map_err(|source| Error::io(disk.path(file), op, source)) {
+                Ok(_) => self.spares.on_done(number, completion.buf, disk),
+                Err(error @ Error::NoSpace { .. }) => self.spares.on_no_space(number, error, disk),
+                Err(error) => Err(error),
+            };
+        }
+        let group = self.in_flight.iter_mut().find(|group| group.number == number);
+        let group = group.expect("every operation of the log is known");
+        let file = self.active.segment.file;
+        let written = completion.result.map_err(|source| Error::io(disk.path(file), FileOp::Write, source))?;
+        assert!(!group.is_done && written == group.len, "a write completes once, and whole");
+        group.is_done = true;
+        if completion.buf.capacity() <= 2 * self.options.group_bytes_max + 2 * BLOCK {
+            self.buffers.push(completion.buf);
+        }
+        let mut has_mark = false;
+        while self.in_flight.front().is_some_and(|group| group.is_done) {
+            let group = self.in_flight.pop_front().expect("just seen");
+            assert!(group.end > self.active.durable_end && group.ticket >= self.durable);
+            self.active.durable_end = group.end;
+            self.durable = group.ticket;
+            has_mark |= group.has_mark;
+        }
+        if has_mark { self.recycle(disk) } else { Ok(()) }
+    }
+
+    /// Gives up the segments that neither the durable log nor what is being written needs.
+    fn recycle(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+        let active = self.active.segment.sequence;
+        let first = self.positions.front().map_or(active, |position| position.sequence);
+        let floor = self.in_flight.iter().filter_map(|group| group.replaces).min().map_or(first, |old| old.min(first));
+        while self.segments.front().is_some_and(|segment| segment.sequence < floor) {
+            let segment = self.segments.pop_front().expect("just seen");
+            disk.close(segment.file);
+            let path = self.spares.path(segment.sequence);
+            self.spares.recycle(disk, path, segment.len)?;
+        }
+        Ok(())
+    }
+
+    /// Highest ticket whose records, and all before them, are durable.
+    pub const fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Bytes appended and not durable yet.
+    pub fn queued_bytes(&self) -> usize {
+        self.queue_bytes + self.in_flight.iter().map(|group| group.bytes).sum::<usize>()
+    }
+
+    /// Entries up to `index` (of term `term`) are no longer needed: they are forgotten at once, their segments recycled
+    /// when the mark is durable. With an index beyond the last entry, or another term than the log has there, the log
+    /// restarts behind it (a snapshot was installed). A mark that is not ahead of the present one does nothing.
+    pub fn trim(&mut self, index: u64, term: u64) -> Result<(), Error> {
+        if self.is_failed {
+            return Err(Error::Stopped);
+        }
+        if index <= self.mark().0 {
+            return Ok(());
+        }
+        let is_restart = !self.terms.holds(index, term);
+        if is_restart {
+            self.terms = Terms::starting_after((index, term));
+        } else {
+            self.terms.trim(index, term);
+        }
+        self.enqueue(Record::Mark { index, term, is_restart }, self.ticket);
+        Ok(())
+    }
+
+    /// Durable entries from `from` on, at most about `bytes_max` bytes, but at least one where there is one; none when
+    /// `from` is not durable yet. `from` is behind the mark. Blocks: for followers that are behind, not for the commit
+    /// path.
+    ///
+    /// **Errors** `Corrupt` when an entry is not what was written, `Io`.
+    pub fn read(&mut self, disk: &mut dyn Disk, from: u64, bytes_max: usize) -> Result<Vec<Entry>, Error> {
+        assert!(from > self.mark().0, "entry {from} was trimmed");
+        let durable = (self.active.segment.sequence, self.active.durable_end);
+        let mut window = Window::default();
+        let (mut entries, mut bytes, mut index) = (Vec::new(), 0_usize, from);
+        while let Some(position) = self.positions.get(index) {
+            if (position.sequence, position.offset) >= durable || (bytes >= bytes_max && index > from) {
+                break;
+            }
+            let segment = self.segments.iter().find(|segment| segment.sequence == position.sequence);
+            let segment = segment.expect("a segment with entries is kept");
+            let entry = window.entry(disk, segment, position, READ_BYTES)?;
+            if entry.index != index || self.terms.get(index).is_some_and(|term| term != entry.term) {
+                let what = "another entry stands here";
+                return Err(Error::corrupt(disk.path(segment.file), position.offset.into(), what));
+            }
+            bytes += entry.data.len() + ENTRY_FRAME;
+            entries.push(entry);
+            index += 1;
+        }
+        Ok(entries)
+    }
+
+    /// Bytes of log behind the mark; drives checkpoints.
+    pub fn len_bytes(&self) -> u64 {
+        let Some(first) = self.positions.get(self.mark().0 + 1) else { return self.queue_bytes as u64 };
+        let mut bytes = self.queue_bytes as u64;
+        for segment in self.segments.iter().filter(|segment| segment.sequence >= first.sequence) {
+            let start = if segment.sequence == first.sequence { first.offset } else { BODY };
+            let end = if segment.sequence == self.active.segment.sequence { self.active.end } else { segment.end };
+            assert!(start <= end, "the first entry lies before the end");
+            bytes += u64::from(end - start);
+        }
+        bytes
+    }
+
+    /// Index and term of the entry the log starts after.
+    pub fn mark(&self) -> (u64, u64) {
+        self.terms.mark()
+    }
+
+    /// Index of the last entry appended; the mark's when there is none.
+    pub const fn last_index(&self) -> u64 {
+        self.terms.last_index()
+    }
+
+    /// Term of the entry at `index`, if that is the mark or in the log.
+    pub fn term(&self, index: u64) -> Option<u64> {
+        self.terms.get(index)
+    }
+
+    /// Largest payload an entry may have.
+    pub fn entry_bytes_max(&self) -> usize {
+        entry_bytes_max(self.options.segment_bytes)
+    }
+}
+
+fn entry_bytes_max(segment_bytes: u32) -> usize {
+    let body = usize::try_from(segment_bytes - BODY).expect("a segment fits in memory");
+    body - GROUP_FRAME - ENTRY_FRAME
+}

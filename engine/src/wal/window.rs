@@ -1,0 +1,113 @@
+//! A window on a segment file: the part that was read last, and the frames in it.
+//!
+//! Invariants: `bytes` starts at `start` of segment `sequence`. Payloads share its memory; it is read into again only
+//! where none does.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{
+    entry::Entry,
+    positions::Position,
+    record::{BODY, FRAME, Record, frame_crc, frame_head},
+    segment::Segment,
+};
+use crate::{
+    Error,
+    disk::{Buffer, Disk},
+};
+
+/// A valid frame.
+pub(super) struct Frame {
+    pub(super) record: Record,
+    pub(super) len: u32,
+    pub(super) crc: u32,
+}
+
+/// The part of a segment that was read last.
+#[derive(Default)]
+pub(super) struct Window {
+    sequence: u32,
+    start: u32,
+    bytes: Bytes,
+    /// The memory of `bytes`: it is read into again where no payload shares it.
+    memory: Arc<Buffer>,
+}
+
+/// Memory that payloads share.
+struct Shared(Arc<Buffer>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Window {
+    /// `len` bytes of `segment` at `offset`; `None` beyond its end.
+    fn bytes(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: &Segment,
+        offset: u32,
+        len: usize,
+        read_bytes: usize,
+    ) -> Result<Option<Bytes>, Error> {
+        let Some(end) = u32::try_from(len).ok().and_then(|len| offset.checked_add(len)) else { return Ok(None) };
+        if end > segment.len {
+            return Ok(None);
+        }
+        let held = usize::try_from(offset.wrapping_sub(self.start)).expect("an offset fits in memory");
+        let is_held = self.sequence == segment.sequence && offset >= self.start && held + len <= self.bytes.len();
+        if !is_held {
+            let start = offset - offset % BODY;
+            let wanted = usize::try_from(end.next_multiple_of(BODY) - start).expect("a segment fits in memory");
+            let rest = usize::try_from(segment.len - start).expect("a segment fits in memory");
+            let before = std::mem::take(self);
+            drop(before.bytes);
+            let mut buf = Arc::into_inner(before.memory).unwrap_or_default();
+            disk.read_blocking(segment.file, start.into(), wanted.max(read_bytes).min(rest), &mut buf)?;
+            let memory = Arc::new(buf);
+            let bytes = Bytes::from_owner(Shared(Arc::clone(&memory)));
+            *self = Self { sequence: segment.sequence, start, bytes, memory };
+        }
+        let held = usize::try_from(offset - self.start).expect("an offset fits in memory");
+        Ok((held + len <= self.bytes.len()).then(|| self.bytes.slice(held..held + len)))
+    }
+
+    /// The frame at `at`, if one is there that chains on.
+    pub(super) fn frame(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: &Segment,
+        at: Position,
+        read_bytes: usize,
+    ) -> Result<Option<Frame>, Error> {
+        let Some(head) = self.bytes(disk, segment, at.offset, FRAME, read_bytes)? else { return Ok(None) };
+        let (len, crc) = frame_head(&head).expect("a frame's head was read");
+        let Some(len) = usize::try_from(len).ok().filter(|len| *len > 0) else { return Ok(None) };
+        let Some(frame) = self.bytes(disk, segment, at.offset, FRAME.saturating_add(len), read_bytes)? else {
+            return Ok(None);
+        };
+        if crc != frame_crc(at.chain, &frame[..4], &frame[FRAME..]) {
+            return Ok(None);
+        }
+        let len = u32::try_from(frame.len()).expect("inside a segment");
+        Ok(Record::decode(&frame.slice(FRAME..)).map(|record| Frame { record, len, crc }))
+    }
+
+    /// The entry at `position`, which was durable once.
+    pub(super) fn entry(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: &Segment,
+        position: Position,
+        read_bytes: usize,
+    ) -> Result<Entry, Error> {
+        match self.frame(disk, segment, position, read_bytes)? {
+            Some(Frame { record: Record::Entry(entry), .. }) => Ok(entry),
+            _ => Err(Error::corrupt(disk.path(segment.file), position.offset.into(), "an entry that was durable")),
+        }
+    }
+}

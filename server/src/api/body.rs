@@ -1,0 +1,28 @@
+//! Runs on: connection core.
+//!
+//! What a unary call is answered with: a message, or the means to write a long one.
+
+use bytes::Bytes;
+
+use super::range::large::Large;
+use crate::protobuf::PREFIX_BYTES;
+
+/// What a unary call is answered with.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// A message, framed.
+    Whole(Bytes),
+    /// One that is written piece by piece.
+    Large(Box<Large>),
+}
+
+impl Body {
+    /// Length of the message, without its prefix. **Units** bytes.
+    pub(super) fn message_len(&self) -> usize {
+        let framed = match self {
+            Self::Whole(message) => message.len(),
+            Self::Large(large) => large.framed_len(),
+        };
+        framed.saturating_sub(PREFIX_BYTES)
+    }
+}

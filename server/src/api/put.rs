@@ -1,0 +1,46 @@
+//! Runs on: connection core.
+//!
+//! Put and DeleteRange: checked here, done by apply.
+//!
+//! A put's permission is checked before it comes here, in `admit::permit`.
+//! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/key.go`.
+
+use bytes::Bytes;
+use proto::{etcdserverpb as pb, internal::Request};
+
+use super::{
+    desk::{Desk, Draft},
+    quota::admit,
+};
+use crate::{
+    apply::outcome::Outcome,
+    error::Error,
+    kv::check,
+    protobuf::framed,
+    quota::{Purpose, put_cost},
+};
+
+/// Answers Put.
+///
+/// **Errors** the static checks; the quota; those of proposing.
+pub(super) async fn put(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
+    let Request::Put(request) = draft.request() else { unreachable!("asked for a put") };
+    admit(desk, put_cost(request)).await?;
+    check::put(request)?;
+    let outcome = desk.propose(draft, Purpose::Grow).await?;
+    let Outcome::Put { revision, previous } = outcome else { unreachable!("a put has been done, not {outcome:?}") };
+    let prev_kv = previous.map(|previous| *previous);
+    Ok(framed(&pb::PutResponse { header: Some(desk.header(revision)), prev_kv }))
+}
+
+/// Answers DeleteRange.
+///
+/// **Errors** the static checks; those of proposing.
+pub(super) async fn delete_range(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
+    let Request::DeleteRange(request) = draft.request() else { unreachable!("asked for a delete") };
+    check::delete(request)?;
+    let outcome = desk.propose(draft, Purpose::Other).await?;
+    let Outcome::DeleteRange(mut response) = outcome else { unreachable!("keys were deleted, not {outcome:?}") };
+    desk.complete(&mut response.header);
+    Ok(framed(&*response))
+}

@@ -1,0 +1,139 @@
+//! Runs on: connection core.
+//!
+//! Range: how a call is answered. One key at once; a small answer whole; a large one counted first and written as its client takes it.
+//!
+//! - `scan`: the keys of a range at a held revision, batch by batch
+//! - `large`: an answer that is longer than one piece
+//! - `stream`: RangeStream
+//! **Source** etcd v3.7.1 `server/etcdserver/txn/range.go`.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use engine::{KeyRange, Outline, ReadView};
+use proto::{etcdserverpb as pb, mvccpb::KeyValue};
+
+use self::{
+    large::{Frame, Large, PIECE_BYTES, PIECE_KEYS, shown_len},
+    scan::{Batch, Bounds, LEAVES_AHEAD_MAX, Scan},
+};
+use super::{
+    body::Body,
+    desk::{Consistency, Desk},
+};
+use crate::{
+    error::Error,
+    kv::{
+        check, key_value, keys,
+        range::{Job, is_filtered, is_in_key_order, is_point, read_at},
+    },
+    protobuf::framed,
+};
+
+pub mod large;
+pub mod scan;
+pub mod stream;
+
+/// Answers a Range call.
+///
+/// **Errors** the static checks; a compacted or a future revision.
+pub(super) async fn serve(desk: &Desk, request: pb::RangeRequest) -> Result<Body, Error> {
+    check::range(&request)?;
+    if is_point(&request) {
+        return point(desk, &request).await.map(Body::Whole);
+    }
+    if !request.count_only && is_in_key_order(&request) {
+        return Box::pin(scan(desk, &request)).await;
+    }
+    Box::pin(gather(desk, request)).await.map(Body::Whole)
+}
+
+/// Counts, and answers in another order than that of the keys: those have to be gathered first.
+async fn gather(desk: &Desk, request: pb::RangeRequest) -> Result<Bytes, Error> {
+    let view = desk.view(Consistency::of(request.serializable)).await?;
+    desk.counters.ranges.add(1);
+    let mut job = Job::new(&view, request)?;
+    let mut response = desk.step_through(&view, |view, budget| job.step(view, budget)).await?;
+    response.header = Some(desk.header(job.header_revision));
+    Ok(framed(&response))
+}
+
+/// Answers in the order of the keys: at once where the answer is small, else as one that is counted now and written later.
+async fn scan(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
+    let range = keys(&request.key, &request.range_end);
+    let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
+    let (mut scan, at, revision) = Scan::new(desk, request, &range).await?;
+    desk.counters.ranges.add(1);
+    // A filter makes the limit apply to what it lets through: the whole range has to be met to know how many keys there are.
+    let is_filtered = is_filtered(request);
+    let total = if limit.is_some() && !is_filtered { Some(count(desk, &scan, &range, at).await?) } else { None };
+    let wanted = limit.unwrap_or(usize::MAX);
+    let view = desk.published();
+    let mut batch = Batch::default();
+    scan.batch(desk, Bounds { keys: wanted.min(PIECE_KEYS), bytes: PIECE_BYTES }, &mut batch).await?;
+    let mut shown = batch.len();
+    let mut len = batch.iter().map(|(_, outline)| shown_len(outline, request.keys_only)).sum::<usize>();
+    let mut beyond = 0_u64;
+    let goes_on = !batch.is_last && (is_filtered || shown < wanted);
+    let is_in_sums = goes_on && at == view.revision() && !is_filtered && !request.keys_only;
+    if is_in_sums {
+        (shown, len) = sums(desk, view, &range, wanted).await?;
+        scan.seen = shown as u64;
+    } else if goes_on {
+        drop(view);
+        let each = |outline: &Outline| {
+            if shown < wanted {
+                shown += 1;
+                len += shown_len(outline, request.keys_only);
+            } else {
+                beyond += 1;
+            }
+            is_filtered || shown < wanted
+        };
+        let met = scan.measure(desk, each).await?;
+        scan.seen += met;
+    }
+    let total = total.unwrap_or(scan.seen);
+    let more = if is_filtered { beyond > 0 } else { limit.is_some_and(|limit| total > limit as u64) };
+    let frame = Frame { header: desk.header(revision), more, count: i64::try_from(total).expect("counts fit") };
+    let is_whole = batch.len() == shown;
+    let large = Large::new(scan, batch, frame, (shown, len), request.keys_only)?;
+    if is_whole { large.whole(desk).await.map(Body::Whole) } else { Ok(Body::Large(Box::new(large))) }
+}
+
+/// The first `wanted` keys of a range at the revision of `view`, its newest, and the length of their fields.
+///
+/// **Errors** damaged data.
+async fn sums(desk: &Desk, view: Arc<ReadView>, range: &KeyRange, wanted: usize) -> Result<(usize, usize), Error> {
+    let (keys, bytes) = desk.step_through(&view, |view, _| view.sums(range, wanted as u64).map(Some)).await?;
+    let size = |sum| usize::try_from(sum).expect("sums fit in 64 bits");
+    Ok((size(keys), size(bytes)))
+}
+
+/// Keys of the range of a scan at its revision, in O(log n) where that is the newest.
+///
+/// **Errors** as [`Scan::batch`].
+pub(super) async fn count(desk: &Desk, scan: &Scan, range: &KeyRange, at: i64) -> Result<u64, Error> {
+    let view = desk.published();
+    if at == view.revision() {
+        return desk.step_through(&view, |view, _| view.count(range, at).map(Some)).await;
+    }
+    let mut count = view.counter(range, at);
+    drop(view);
+    desk.step_along(scan.floor(), |view, budget| {
+        view.lead_count(&mut count);
+        count.step(budget).map_err(|fault| count.wanted(fault, LEAVES_AHEAD_MAX))
+    })
+    .await
+}
+
+async fn point(desk: &Desk, request: &pb::RangeRequest) -> Result<Bytes, Error> {
+    let view = desk.view(Consistency::of(request.serializable)).await?;
+    desk.counters.ranges.add(1);
+    let at = read_at(&view, request.revision)?;
+    let record = desk.step_through(&view, |view, _| view.get(&request.key, at).map(Some)).await?;
+    let kvs: Vec<KeyValue> = record.into_iter().map(key_value).collect();
+    let count = i64::from(!kvs.is_empty());
+    Ok(framed(&pb::RangeResponse { header: Some(desk.header(view.revision())), kvs, more: false, count }))
+}
+

@@ -1,0 +1,99 @@
+//! Runs on: connection core.
+//!
+//! The requests of unary calls, decoded: each once, at the edge, whatever the way it came.
+//!
+//! Invariant: what goes through the log is decoded from the bytes of the entry that will carry it, so its keys and values share the entry's
+//! memory, and the buffers of the connection are free at once.
+
+use bytes::Bytes;
+use prost::Message;
+use proto::{etcdserverpb as pb, health, internal::Kind, orlop};
+
+use super::desk::{Desk, Draft};
+use crate::{error::Error, method::Method};
+
+/// A decoded request. The frequent ones lie in it, so that they cost no allocation.
+#[derive(Debug)]
+pub(super) enum Request {
+    /// It goes through the log, or may do so: a txn that only reads does not.
+    Draft(Draft),
+    /// KV Range.
+    Range(pb::RangeRequest),
+    /// Anything else.
+    Rare(Box<Rare>),
+}
+
+/// A request of which there are few.
+#[derive(Debug)]
+pub(super) enum Rare {
+    /// Lease LeaseGrant.
+    LeaseGrant(pb::LeaseGrantRequest),
+    /// Lease LeaseTimeToLive.
+    LeaseTimeToLive(pb::LeaseTimeToLiveRequest),
+    /// Lease LeaseLeases.
+    LeaseLeases,
+    /// Cluster MemberList.
+    MemberList,
+    /// Maintenance Status.
+    Status,
+    /// Maintenance Defragment.
+    Defragment,
+    /// Maintenance Hash.
+    Hash,
+    /// Maintenance HashKV.
+    HashKv(pb::HashKvRequest),
+    /// Insight Usage.
+    Usage(orlop::UsageRequest),
+    /// Insight Top.
+    Top(orlop::TopRequest),
+    /// Health Check.
+    HealthCheck(health::HealthCheckRequest),
+    /// Health List.
+    HealthList,
+}
+
+/// Decodes a message.
+///
+/// **Errors** bytes that are not this message.
+pub(super) fn decode<M: Message + Default>(body: Bytes) -> Result<M, Error> {
+    M::decode(body).map_err(|error| Error::Undecodable(error.to_string()))
+}
+
+impl Request {
+    /// The request of a unary `method`.
+    ///
+    /// **Errors** bytes that are not such a request; a method that is not served.
+    pub(super) fn decode(desk: &Desk, method: Method, body: Bytes) -> Result<Self, Error> {
+        let kind = match method {
+            Method::Put => Kind::Put,
+            Method::Range => return decode(body).map(Self::Range),
+            Method::Txn => Kind::Txn,
+            Method::DeleteRange => Kind::DeleteRange,
+            Method::Compact => Kind::Compaction,
+            Method::LeaseRevoke => Kind::LeaseRevoke,
+            Method::Alarm => Kind::Alarm,
+            _ => return Rare::decode(method, body).map(|rare| Self::Rare(Box::new(rare))),
+        };
+        desk.draft(kind, &body).map(Self::Draft)
+    }
+}
+
+impl Rare {
+    fn decode(method: Method, body: Bytes) -> Result<Self, Error> {
+        Ok(match method {
+            Method::LeaseGrant => Self::LeaseGrant(decode(body)?),
+            Method::LeaseTimeToLive => Self::LeaseTimeToLive(decode(body)?),
+            Method::LeaseLeases => decode::<pb::LeaseLeasesRequest>(body).map(|_| Self::LeaseLeases)?,
+            Method::MemberList => decode::<pb::MemberListRequest>(body).map(|_| Self::MemberList)?,
+            Method::Status => decode::<pb::StatusRequest>(body).map(|_| Self::Status)?,
+            Method::Defragment => decode::<pb::DefragmentRequest>(body).map(|_| Self::Defragment)?,
+            Method::Hash => decode::<pb::HashRequest>(body).map(|_| Self::Hash)?,
+            Method::HashKv => Self::HashKv(decode(body)?),
+            Method::Usage => Self::Usage(decode(body)?),
+            Method::Top => Self::Top(decode(body)?),
+            Method::HealthCheck => Self::HealthCheck(decode(body)?),
+            Method::HealthList => decode::<health::HealthListRequest>(body).map(|_| Self::HealthList)?,
+            _ => return Err(Error::NotImplemented(method.name())),
+        })
+    }
+}

@@ -1,0 +1,128 @@
+//! Runs on: connection core.
+//!
+//! The watchers of one core, and what wakes the loops that serve them.
+//!
+//! Owns the hub, which decides what is sent and to whom (`watch`). One loop serves a stream (not a watcher), one loop a core those that are
+//! behind; both are in `watch.rs` beside this file.
+
+use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use engine::{Fault, ReadView};
+use proto::etcdserverpb::WatchRequest;
+use tokio::sync::Notify;
+
+use crate::{
+    metrics::counters::Counters,
+    watch::{
+        batch::Batch,
+        hub::{Bounds, Hub, Responder},
+        stream::StreamId,
+    },
+};
+
+/// See the head of this file.
+pub struct Watchers {
+    hub: RefCell<Hub>,
+    counters: Arc<Counters>,
+    wakes: RefCell<HashMap<StreamId, Rc<Notify>>>,
+    behind: Notify,
+    progress_interval: Duration,
+    catch_up_bytes: usize,
+}
+
+impl Watchers {
+    /// A core without watchers, at the store's `revision`.
+    pub fn new(
+        bounds: Bounds,
+        responder: Responder,
+        revision: i64,
+        counters: Arc<Counters>,
+        progress_interval: Duration,
+        catch_up_bytes: usize,
+    ) -> Self {
+        let hub = RefCell::new(Hub::new(bounds, responder, revision));
+        let (wakes, behind) = (RefCell::default(), Notify::new());
+        Self { hub, counters, wakes, behind, progress_interval, catch_up_bytes }
+    }
+
+    /// Takes in what a publish changed.
+    pub fn on_batch(&self, batch: &Arc<Batch>, view: &ReadView) {
+        self.hub.borrow_mut().on_batch(batch, view);
+        self.wake();
+    }
+
+    /// Automatic progress.
+    pub fn on_tick(&self, now: Duration, raft_term: u64) {
+        let mut hub = self.hub.borrow_mut();
+        hub.set_raft_term(raft_term);
+        if hub.next_wake().is_some_and(|due| due <= now) {
+            hub.on_tick(now);
+        }
+        drop(hub);
+        self.wake();
+    }
+
+    /// Begins a stream, whose progress is told at intervals that are longer by up to a tenth, as `jitter` in 0..1 says.
+    pub fn open(&self, now: Duration, jitter: f64) -> (StreamId, Rc<Notify>) {
+        let interval = self.progress_interval + self.progress_interval.mul_f64(jitter / 10.0);
+        let stream = self.hub.borrow_mut().open_stream(now, interval);
+        let wake = Rc::new(Notify::new());
+        self.wakes.borrow_mut().insert(stream, Rc::clone(&wake));
+        (stream, wake)
+    }
+
+    /// Ends a stream.
+    pub fn close(&self, stream: StreamId) {
+        self.wakes.borrow_mut().remove(&stream);
+        self.hub.borrow_mut().close_stream(stream);
+        self.wake();
+    }
+
+    /// Takes in a request of a stream; `denied` says why a create is not permitted.
+    pub fn on_request(&self, stream: StreamId, request: WatchRequest, denied: Option<&str>, view: &ReadView) {
+        self.hub.borrow_mut().on_request(stream, request, denied, view);
+        self.wake();
+    }
+
+    /// The next bytes of a stream.
+    pub fn take_output(&self, stream: StreamId) -> Option<Bytes> {
+        let chunk = self.hub.borrow_mut().take_output(stream);
+        self.wake();
+        chunk
+    }
+
+    /// Resolves when a watcher has fallen behind since the last time.
+    pub async fn fallen_behind(&self) {
+        self.behind.notified().await;
+    }
+
+    /// A step of bringing watchers up to date; whether there is more to do.
+    ///
+    /// **Errors** a page that is not resident.
+    pub fn catch_up(&self, view: &ReadView) -> Result<bool, Fault> {
+        let step = self.hub.borrow_mut().catch_up(view, self.catch_up_bytes);
+        self.wake();
+        step
+    }
+
+    /// Wakes the loops of streams with new output, and the one of those behind; whatever changed the hub ends here.
+    fn wake(&self) {
+        let mut hub = self.hub.borrow_mut();
+        let wakes = self.wakes.borrow();
+        while let Some(stream) = hub.next_ready() {
+            if let Some(wake) = wakes.get(&stream) {
+                wake.notify_one();
+            }
+        }
+        if hub.wants_catch_up() {
+            self.behind.notify_one();
+        }
+        let totals = hub.totals();
+        self.counters.watch_streams.set(totals.streams as u64);
+        self.counters.watchers.set(totals.watchers as u64);
+        self.counters.watchers_unsynced.set(totals.watchers_unsynced as u64);
+        self.counters.events.set(totals.events_sent);
+        self.counters.events_pending.set(totals.events_pending);
+    }
+}

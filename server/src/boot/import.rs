@@ -1,0 +1,248 @@
+//! Runs on: main thread, before the server starts.
+//!
+//! `--import`: takes over the data directory of a stopped etcd, once. Database and log become a store and a log of this
+//! server, and the member goes on as who it was.
+//!
+//! What the database holds is built into a store as of its applied index. The entries behind that index go into the
+//! log, with term, vote and commit. The start that follows applies them, as after any stop.
+//!
+//! Invariants:
+//! - Nothing of etcd's is changed or removed. Until all that was built is durable, the directory is etcd's as it was.
+//! - The directory changes hands in one step ([`offline::exchange`]). Before that step etcd can start on it and this
+//!   server cannot; after it this server can and etcd cannot: `member` is a file then, and etcd's directory lies in
+//!   `member.imported`.
+//! - The database is locked meanwhile, as a running etcd locks it.
+//!
+//! | in the data directory | before that step | after it |
+//! |---|---|---|
+//! | `member` | etcd's directory | a file that says what happened |
+//! | `member.imported` | the file to be | etcd's directory |
+//! | `import.part` | what is being built | what is moved out of it; gone at the end |
+//!
+//! Not here: what etcd's files mean, and whether this release can go on from them (`etcd_files`).
+
+use std::path::Path;
+
+use consensus::Applied;
+use engine::{
+    disk::{BLOCK, Buffer, Disk, FileOp, Op, OpenKind, Owner, offline},
+    store, wal,
+};
+
+use crate::{
+    apply,
+    etcd_files::{
+        self,
+        build::{Builder, OpenDisk},
+        error::Error,
+        stopped::Stopped,
+    },
+};
+
+const MEMBER: &str = "member";
+const ORIGINAL: &str = "member.imported";
+const PART: &str = "import.part";
+/// What is moved out of [`PART`], in this order: without a superblock nothing else counts.
+const PARTS: [&str; 3] = ["wal", "pages", "superblock"];
+
+const NOTE: &str = "This data directory was taken over by Orlop. etcd's own files lie unchanged in member.imported;\n\
+    they are older than what Orlop has acknowledged since, and no etcd may go on from them.\n";
+
+/// What is taken over, and how.
+pub struct Import<'a> {
+    /// The data directory.
+    pub dir: &'a Path,
+    /// Settings of the store to be made.
+    pub store: store::Options,
+    /// Settings of its log.
+    pub wal: wal::Options,
+}
+
+/// Whether etcd's data lies in `dir`.
+///
+/// **Errors** it cannot be told.
+pub fn is_etcd(dir: &Path) -> Result<bool, engine::Error> {
+    offline::is_dir(&dir.join(MEMBER))
+}
+
+impl Import<'_> {
+    /// Takes the directory over. Blocks, for as long as the data is large.
+    ///
+    /// **Errors** why not; the directory is etcd's as before then.
+    pub fn run(self, open: OpenDisk<'_>) -> Result<(), Error> {
+        let dir = self.dir;
+        let mut disk = open(dir)?;
+        let _own = disk.lock(dir)?;
+        check_unused(dir)?;
+        let member = dir.join(MEMBER);
+        let mut stopped = Stopped::open(disk.as_mut(), &member, apply::is_applied)?;
+        let part = dir.join(PART);
+        clear(disk.as_mut(), &part)?;
+        tracing::info!(
+            path = %member.join("snap").join("db").display(),
+            index = stopped.state.applied.index,
+            entries = stopped.log.entries.len(),
+            torn = ?stopped.log.torn,
+            "importing the data of etcd"
+        );
+        self.write_log(open(&part)?.as_mut(), &part.join("wal"), &stopped.log, stopped.state.applied)?;
+        self.build(open(&part)?, &part, &mut stopped)?;
+        hand_over(disk.as_mut(), dir)?;
+        tracing::info!(original = %dir.join(ORIGINAL).display(), "imported the data of etcd; its own files are kept");
+        Ok(())
+    }
+
+    fn write_log(
+        &self,
+        disk: &mut dyn Disk,
+        dir: &Path,
+        log: &etcd_files::wal::Log,
+        applied: Applied,
+    ) -> Result<(), Error> {
+        let entry = |entry: &etcd_files::wal::Entry| wal::Entry {
+            index: entry.index,
+            term: entry.term,
+            kind: u8::try_from(entry.kind).expect("checked before"),
+            data: entry.data.clone(),
+        };
+        let entries: Vec<wal::Entry> = log.entries.iter().map(entry).collect();
+        // What is applied was committed, also where the log does not tell yet.
+        let etcd_files::wal::HardState { term, vote, commit } = log.hard_state;
+        let hard_state = wal::HardState { term, vote, commit: commit.max(applied.index) };
+        consensus::adopt_log(disk, dir, self.wal, applied, &entries, hard_state)?;
+        Ok(())
+    }
+
+    fn build(&self, disk: Box<dyn Disk>, part: &Path, stopped: &mut Stopped) -> Result<(), Error> {
+        let Stopped { database, identity, state, .. } = stopped;
+        let mut builder = Builder::create(disk, part, self.store)?;
+        builder.leases(&state.tables.leases)?;
+        let last = builder.records(database)?;
+        // Compaction may have left no record, and the revision is not lower for it.
+        state.revision = last.max(state.compact_revision).max(1);
+        builder.finish(identity, state)?;
+        Ok(())
+    }
+}
+
+/// Refuses a directory in which a store of this server lies already, or was.
+fn check_unused(dir: &Path) -> Result<(), Error> {
+    let mut is_used = offline::is_dir(&dir.join(ORIGINAL))?;
+    for name in PARTS {
+        is_used |= offline::exists(&dir.join(name))?;
+    }
+    if is_used { Err(Error::TwoStores { dir: dir.to_path_buf() }) } else { Ok(()) }
+}
+
+/// Removes what an import that did not end has left.
+fn clear(disk: &mut dyn Disk, part: &Path) -> Result<(), Error> {
+    for dir in [part.join("wal"), part.join("pages"), part.to_path_buf()] {
+        if offline::is_dir(&dir)? {
+            for name in disk.list(&dir)? {
+                disk.remove(&dir.join(name))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The moment at which the directory changes hands. All that was built is durable.
+fn hand_over(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {
+    let (member, original) = (dir.join(MEMBER), dir.join(ORIGINAL));
+    if offline::exists(&original)? {
+        disk.remove(&original)?;
+    }
+    write_note(disk, &original)?;
+    disk.sync_dir(dir)?;
+    offline::exchange(&member, &original)?;
+    disk.sync_dir(dir)?;
+    complete(disk, dir)
+}
+
+fn write_note(disk: &mut dyn Disk, path: &Path) -> Result<(), Error> {
+    let file = disk.open(path, OpenKind::Create { len: BLOCK as u64 })?;
+    let mut buf = Buffer::new();
+    buf.extend_from_slice(NOTE.as_bytes());
+    buf.extend_from_slice(&vec![b'\n'; BLOCK - NOTE.len()]);
+    for op in [Op::WriteDurable { file, offset: 0, buf }, Op::Sync { file }] {
+        disk.submit(op, Owner::Other.token(0));
+        disk.wait()?;
+        let mut ended = Vec::new();
+        disk.completions(&mut ended);
+        for completion in ended {
+            completion.result.map_err(|source| engine::Error::io(path, FileOp::Write, source))?;
+        }
+    }
+    disk.close(file);
+    Ok(())
+}
+
+/// Moves what an import has built to its place, if the directory has changed hands: the last step of an import, or the
+/// first of the next start.
+///
+/// **Errors** the disk's.
+pub fn complete(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {
+    let part = dir.join(PART);
+    if !offline::is_file(&dir.join(MEMBER))? || !offline::is_dir(&part)? {
+        return Ok(());
+    }
+    for name in PARTS {
+        if offline::exists(&part.join(name))? {
+            disk.rename(&part.join(name), &dir.join(name))?;
+            disk.sync_dir(&part)?;
+            disk.sync_dir(dir)?;
+        }
+    }
+    offline::remove_empty_dir(&part)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_that_changed_hands_is_completed_from_wherever_it_stopped() {
+        for moved in 0..=PARTS.len() {
+            let temporary = tempfile::tempdir().unwrap();
+            let dir = temporary.path();
+            fs::create_dir_all(dir.join(ORIGINAL)).unwrap();
+            fs::create_dir(dir.join(PART)).unwrap();
+            fs::write(dir.join(MEMBER), NOTE).unwrap();
+            for (position, name) in PARTS.iter().enumerate() {
+                fs::write(dir.join(if position < moved { "" } else { PART }).join(name), name).unwrap();
+            }
+            let mut disk = engine::disk::open_buffered().unwrap();
+            complete(disk.as_mut(), dir).unwrap();
+            assert!(PARTS.iter().all(|name| fs::read_to_string(dir.join(name)).unwrap() == *name));
+            assert!(!dir.join(PART).exists() && dir.join(ORIGINAL).is_dir() && !is_etcd(dir).unwrap());
+            complete(disk.as_mut(), dir).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_an_import_left_that_did_not_end_is_never_taken_for_its_result() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        let part = dir.join(PART);
+        fs::create_dir_all(part.join("pages")).unwrap();
+        fs::write(part.join("superblock"), "half").unwrap();
+        fs::write(part.join("pages/00000001.seg"), "half").unwrap();
+        let mut disk = engine::disk::open_buffered().unwrap();
+        for with_member in [false, true] {
+            if with_member {
+                fs::create_dir(dir.join(MEMBER)).unwrap();
+            }
+            complete(disk.as_mut(), dir).unwrap();
+            assert!(part.join("superblock").exists() && !dir.join("superblock").exists());
+        }
+        clear(disk.as_mut(), &part).unwrap();
+        assert!(!part.join("superblock").exists() && !part.join("pages/00000001.seg").exists());
+        fs::write(part.join("superblock"), "whole").unwrap();
+        hand_over(disk.as_mut(), dir).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("superblock")).unwrap(), "whole");
+        assert!(fs::read_to_string(dir.join(MEMBER)).unwrap().starts_with(NOTE) && dir.join(ORIGINAL).is_dir());
+    }
+}

@@ -1,0 +1,35 @@
+//! Runs on: main thread, until the server's cores run.
+//!
+//! `orlop`: the server. Flags and variables become a configuration, the log begins, and the member is started.
+
+use std::process::ExitCode;
+
+use super::cli::{Command, Error, Invocation, Manner, wall_us};
+use crate::{
+    boot,
+    clock::Clock,
+    config::{self, Config, Values},
+    log,
+};
+
+/// The server.
+pub(super) static COMMAND: Command = Command {
+    name: "",
+    forms: &[("[flags]", "Start the server."), ("--version", "Show the version."), ("-h | --help", "Show this.")],
+    note: "Each of etcd's flags can be given as a variable, --name as ETCD_NAME, but not as both; Orlop's own as \
+        ORLOP_NAME.\n",
+    table: &config::TABLE,
+    manner: Manner::Server,
+    run,
+};
+
+fn run(invocation: &Invocation<'_>, values: Values) -> Result<ExitCode, Error> {
+    let config = Config::new(values, invocation.variables, invocation.read_file)?;
+    let clock = Clock::start();
+    log::start(config.log_level, config.log_format, &config.log_outputs, wall_us(&clock))
+        .map_err(|error| config::Error::Refused(format!("log outputs: {error}")))?;
+    for warning in &config.warnings {
+        tracing::warn!(field = warning.field, value = %warning.value, "{}", warning.message);
+    }
+    Ok(boot::run(config, clock))
+}

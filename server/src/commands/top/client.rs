@@ -1,0 +1,123 @@
+//! Runs on: the main thread of `orlop top`, and tests.
+//!
+//! A gRPC client of the smallest kind: one connection, one unary call at a time, over h2.
+
+use std::{future::poll_fn, time::Duration};
+
+use bytes::{Buf, Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::{HeaderMap, Request, header::CONTENT_TYPE};
+use prost::Message;
+use tokio::net::TcpStream;
+
+use crate::protobuf::{PREFIX_BYTES, framed};
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An endpoint that is no address.
+    #[error(transparent)]
+    Endpoint(#[from] http::Error),
+    /// The connection or its socket.
+    #[error("{endpoint}: {source}")]
+    Io {
+        /// The member's address.
+        endpoint: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// HTTP/2.
+    #[error("{endpoint}: {source}")]
+    Http {
+        /// The member's address.
+        endpoint: String,
+        /// What h2 says.
+        source: h2::Error,
+    },
+    /// The member refused.
+    #[error("the member refused: {0}")]
+    Refused(String),
+    /// No answer in time.
+    #[error("no answer from {0} within {1:?}")]
+    Late(String, Duration),
+    /// An answer that cannot be understood.
+    #[error("the answer cannot be understood: {0}")]
+    Answer(String),
+}
+
+/// Longest wait for a connection or an answer.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// A connection to one member.
+pub struct Client {
+    endpoint: String,
+    requests: SendRequest<Bytes>,
+}
+
+impl Client {
+    /// Connects to `endpoint`, a host and port. To be called on a `LocalSet`.
+    ///
+    /// **Errors** no connection, or not in time.
+    pub async fn connect(endpoint: &str) -> Result<Self, Error> {
+        let io = |source| Error::Io { endpoint: endpoint.to_owned(), source };
+        let late = |_| Error::Late(endpoint.to_owned(), WAIT_MAX);
+        let socket = tokio::time::timeout(WAIT_MAX, TcpStream::connect(endpoint)).await.map_err(late)?.map_err(io)?;
+        let http = |source| Error::Http { endpoint: endpoint.to_owned(), source };
+        let (requests, connection) = h2::client::handshake(socket).await.map_err(http)?;
+        tokio::task::spawn_local(async move {
+            // The call under way sees the error of its connection.
+            drop(connection.await);
+        });
+        Ok(Self { endpoint: endpoint.to_owned(), requests })
+    }
+
+    /// Calls a unary method.
+    ///
+    /// **Errors** a refusal; a connection that broke; no answer in time.
+    pub async fn call<M: Message + Default>(&mut self, path: &str, request: &impl Message) -> Result<M, Error> {
+        let message = framed(request);
+        match tokio::time::timeout(WAIT_MAX, self.exchange(path, message)).await {
+            Ok(answer) => {
+                let body = answer?;
+                M::decode(body).map_err(|error| Error::Answer(error.to_string()))
+            }
+            Err(_) => Err(Error::Late(self.endpoint.clone(), WAIT_MAX)),
+        }
+    }
+
+    async fn exchange(&mut self, path: &str, message: Bytes) -> Result<Bytes, Error> {
+        let endpoint = self.endpoint.clone();
+        let http = |source| Error::Http { endpoint: endpoint.clone(), source };
+        let request = Request::post(format!("http://{}{path}", self.endpoint))
+            .header(CONTENT_TYPE, "application/grpc")
+            .header("te", "trailers")
+            .body(())?;
+        poll_fn(|cx| self.requests.poll_ready(cx)).await.map_err(http)?;
+        let (answer, mut body) = self.requests.send_request(request, false).map_err(http)?;
+        body.send_data(message, true).map_err(http)?;
+        let (head, mut stream) = answer.await.map_err(http)?.into_parts();
+        let mut bytes = BytesMut::new();
+        while let Some(data) = stream.data().await {
+            let data = data.map_err(http)?;
+            stream.flow_control().release_capacity(data.len()).map_err(http)?;
+            bytes.extend_from_slice(&data);
+        }
+        let trailers = stream.trailers().await.map_err(http)?.unwrap_or_default();
+        check_status(&head.headers, &trailers)?;
+        if bytes.len() < PREFIX_BYTES {
+            return Err(Error::Answer("it is empty".into()));
+        }
+        bytes.advance(PREFIX_BYTES);
+        Ok(bytes.freeze())
+    }
+}
+
+/// The status stands in the trailers, or in the head of an answer without a body.
+fn check_status(head: &HeaderMap, trailers: &HeaderMap) -> Result<(), Error> {
+    let find = |name: &str| trailers.get(name).or_else(|| head.get(name)).and_then(|value| value.to_str().ok());
+    match find("grpc-status") {
+        Some("0") => Ok(()),
+        Some(code) => Err(Error::Refused(format!("code {code}: {}", find("grpc-message").unwrap_or("")))),
+        None => Err(Error::Answer("it has no gRPC status: is this a client address?".into())),
+    }
+}

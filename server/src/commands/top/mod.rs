@@ -1,0 +1,135 @@
+//! Runs on: the main thread of `orlop top`; no server runs beside it.
+//!
+//! `orlop top`: what a member stores and does, as a live table in the terminal, or once as JSON for scripts.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `client` | the connection to a member |
+//! | `table` | an answer as text and as JSON |
+//!
+//! Asks `orlop.v1.Insight/Top` and shows the answer; rates are differences between two answers. Needs a terminal for
+//! nothing: between two tables it sends the sequence that clears one.
+
+use std::{process::ExitCode, time::Duration};
+
+use proto::orlop::{TopRequest, TopResponse};
+
+use super::cli::{self, Command, Invocation, Manner};
+use crate::config::{
+    Fate::{Same, Used},
+    Kind::{Switch, Text, Unsigned32},
+    Section, Table, Values, row,
+};
+
+pub mod client;
+mod table;
+
+/// `orlop top`.
+pub(super) static COMMAND: Command = Command {
+    name: "top",
+    forms: &[("[flags]", "Show what a member stores and does.")],
+    note: "",
+    table: &TABLE,
+    manner: Manner::Own,
+    run,
+};
+
+static TABLE: Table = Table::of(&[FLAGS]);
+
+#[rustfmt::skip]
+const FLAGS: Section = ("Flags", &[
+    row("endpoint", Text, "127.0.0.1:2379", Used, "A member's client address."),
+    row("endpoints", Text, "", Same("endpoint"), "The same as --endpoint."),
+    row("interval", Text, "2", Used, "Seconds between two tables."),
+    row("rows", Unsigned32, "10", Used, "Rows of each list, at most 100."),
+    row("once", Switch, "false", Used, "One answer, then the end."),
+    row("json", Switch, "false", Used, "The answer as JSON, one object a line."),
+]);
+
+#[derive(Debug, PartialEq, Eq)]
+struct Options {
+    endpoint: String,
+    interval: Duration,
+    rows: u32,
+    is_once: bool,
+    is_json: bool,
+}
+
+impl Options {
+    fn of(values: &Values) -> Result<Self, cli::Error> {
+        values.refuse_words()?;
+        let endpoint = values.text("endpoint");
+        Ok(Self {
+            endpoint: endpoint.strip_prefix("http://").unwrap_or(&endpoint).trim_end_matches('/').to_owned(),
+            interval: seconds(&values.text("interval"))?,
+            rows: u32::try_from(values.unsigned("rows")).expect("the flag is of 32 bits"),
+            is_once: values.switch("once"),
+            is_json: values.switch("json"),
+        })
+    }
+}
+
+fn seconds(text: &str) -> Result<Duration, cli::Error> {
+    let seconds = text.trim_end_matches('s').parse::<f64>().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    let wanted = || {
+        cli::Error::Usage(format!("invalid value {text:?} for flag -interval: no number of seconds from 0.1 to 3600"))
+    };
+    seconds.map(Duration::from_secs_f64).ok_or_else(wanted)
+}
+
+fn run(_: &Invocation<'_>, values: Values) -> Result<ExitCode, cli::Error> {
+    let options = Options::of(&values)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime
+        .map_err(|source| cli::Error::failed(client::Error::Io { endpoint: options.endpoint.clone(), source }))?;
+    tokio::task::LocalSet::new().block_on(&runtime, show(&options)).map_err(cli::Error::failed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn show(options: &Options) -> Result<(), client::Error> {
+    let mut client = client::Client::connect(&options.endpoint).await?;
+    let mut before: Option<TopResponse> = None;
+    loop {
+        let now: TopResponse = client.call("/orlop.v1.Insight/Top", &TopRequest { limit: options.rows }).await?;
+        let text = match options.is_json {
+            true => format!("{}\n", table::json(&now)),
+            false => table::table(&now, before.as_ref()),
+        };
+        let clear = if options.is_once || options.is_json { "" } else { "\x1b[H\x1b[2J" };
+        if print(&format!("{clear}{text}")).is_err() || options.is_once {
+            // Whoever read it has seen enough.
+            return Ok(());
+        }
+        before = Some(now);
+        tokio::time::sleep(options.interval).await;
+    }
+}
+
+fn print(text: &str) -> std::io::Result<()> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_understood_or_refused_by_name() {
+        let parse = |line: &str| {
+            let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            Options::of(&Values::read(&TABLE, &arguments)?)
+        };
+        let options = parse("--endpoints=http://h:1/ --interval 0.5s --rows 3 --once --json").unwrap();
+        let interval = Duration::from_millis(500);
+        assert_eq!(options, Options { endpoint: "h:1".into(), interval, rows: 3, is_once: true, is_json: true });
+        for (line, why) in [
+            ("--interval 0", "invalid value \"0\" for flag -interval: no number of seconds from 0.1 to 3600"),
+            ("fast", "\"fast\" is not a valid flag"),
+        ] {
+            assert_eq!(parse(line).unwrap_err().to_string(), why);
+        }
+    }
+}

@@ -1,0 +1,455 @@
+//! Runs on: main thread, before any core is started.
+//!
+//! What the operator wants: etcd's flags and `ETCD_` variables, Orlop's profile, knobs file and knob flags, as one
+//! checked `Config`.
+//!
+//! Invariants:
+//! - A `Config` that exists can be started: combinations that etcd refuses are refused, in etcd's words and with its
+//!   exit codes.
+//! - Nothing the user wrote is dropped without a word: unknown or unsupported is refused, without effect is a warning.
+//! - Later beats earlier: defaults, profile, knobs file, flags and variables.
+//!
+//! The flags of the other commands are read by the same parser, each with a table of its own.
+//!
+//! | file | what it has |
+//! |---|---|
+//! | `error` | what can be wrong, in the words of etcd and of Go |
+//! | `go` | Go's text syntax: arguments, booleans, integers, durations |
+//! | `url` | URLs, and lists of them |
+//! | `gates` | etcd's feature gates |
+//! | `flag` | what a flag is: row, kind, fate, value; a table of them |
+//! | `values` | the parser: from arguments to values by flag |
+//! | `flags` | the server's table |
+//! | `variables` | the server's flags in the environment |
+//! | `knobs` | profile, knobs file and flags become knobs |
+//! | `host` | what this machine offers |
+//!
+//! It opens no socket, resolves no name, creates no directory; files are read through the function passed in. Not done
+//! as in etcd: the default route's address in place of `0.0.0.0` in advertised defaults.
+//!
+//! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/config/config.go`, and the answers of a running one.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+mod error;
+mod flag;
+mod flags;
+mod gates;
+mod go;
+mod host;
+mod knobs;
+#[cfg(test)]
+mod tests;
+mod url;
+mod values;
+mod variables;
+
+pub use error::{Error, Invalid, Usage};
+pub(crate) use flag::{Fate, Kind, Section, Table, row};
+pub(crate) use flags::TABLE;
+pub use gates::{GATES, Stage};
+pub use host::host;
+pub use knobs::ReadFile;
+pub use url::{Scheme, Url, join};
+pub(crate) use values::Values;
+pub use values::Warning;
+
+/// What compaction the server does by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// None.
+    Off,
+    /// Keeps what is younger than this.
+    Periodic(Duration),
+    /// Keeps this many revisions.
+    Revision(i64),
+}
+
+/// Least severe line that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Everything.
+    Debug,
+    /// What an operator may want to know.
+    Info,
+    /// What an operator should know.
+    Warn,
+    /// What a human must look at.
+    Error,
+    /// Only the reason of an end.
+    Fatal,
+}
+
+/// How a line is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// An object a line, as etcd's.
+    Json,
+    /// For a terminal.
+    Console,
+}
+
+/// Where lines go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogOutput {
+    /// Standard error.
+    Stderr,
+    /// Standard output.
+    Stdout,
+    /// Appended to a file.
+    File(PathBuf),
+}
+
+/// Everything decided before the server starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// This member's name.
+    pub name: String,
+    /// Directory of the data.
+    pub data_dir: PathBuf,
+    /// Directory of the log, if it is not within `data_dir`.
+    pub wal_dir: Option<PathBuf>,
+    /// Where clients are served.
+    pub listen_client_urls: Vec<Url>,
+    /// Where other members will be served.
+    pub listen_peer_urls: Vec<Url>,
+    /// Where metrics and health are served besides.
+    pub listen_metrics_urls: Vec<Url>,
+    /// What the member list tells clients.
+    pub advertise_client_urls: Vec<Url>,
+    /// What the member list tells other members; part of the member's id.
+    pub advertise_peer_urls: Vec<Url>,
+    /// Members of a new cluster, by name.
+    pub initial_cluster: BTreeMap<String, Vec<Url>>,
+    /// Part of the cluster's id.
+    pub initial_cluster_token: String,
+    /// Whether data of a stopped etcd is taken over.
+    pub import: bool,
+    /// Compaction without being asked.
+    pub auto_compaction: AutoCompaction,
+    /// Least severe line that is logged.
+    pub log_level: LogLevel,
+    /// How a line is written.
+    pub log_format: LogFormat,
+    /// Where lines go; at least one.
+    pub log_outputs: Vec<LogOutput>,
+    /// Whether /metrics has the durations of calls by method.
+    pub extensive_metrics: bool,
+    /// Whether listeners set SO_REUSEPORT.
+    pub socket_reuse_port: bool,
+    /// All feature gates with their values.
+    pub gates: BTreeMap<&'static str, bool>,
+    /// The profile that `knobs` began with.
+    pub profile: Option<&'static str>,
+    /// All settings of engine, consensus and server.
+    pub knobs: tuning::Knobs,
+    /// For the log.
+    pub warnings: Vec<Warning>,
+}
+
+impl Config {
+    /// From the server's arguments behind the program's name, and the environment.
+    ///
+    /// **Errors**: what to print and how to exit.
+    pub fn parse(arguments: &[String], variables: &[(String, String)], read_file: ReadFile<'_>) -> Result<Self, Error> {
+        Self::new(Values::read(&TABLE, arguments)?, variables, read_file)
+    }
+
+    /// From the values of the server's table that the arguments gave, and the environment.
+    ///
+    /// **Errors**: what to print and how to exit.
+    pub(crate) fn new(
+        mut values: Values,
+        variables: &[(String, String)],
+        read_file: ReadFile<'_>,
+    ) -> Result<Self, Error> {
+        if values.switch("version") {
+            return Err(Error::Version);
+        }
+        variables::read(&mut values, variables)?;
+        refuse_missing(&values)?;
+        check_words(&values)?;
+        warn_idle(&mut values);
+        let (profile, knobs) = knobs::resolve(&mut values, read_file)?;
+        let config = Self::build(values, profile, knobs)?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// What must hold before the first start in an empty data directory; later starts take the cluster from the data.
+    ///
+    /// **Errors**: etcd's text.
+    pub fn verify_bootstrap(&self) -> Result<(), Error> {
+        let cluster = || self.initial_cluster.values().flatten();
+        let Some(own) = self.initial_cluster.get(&self.name) else {
+            return Err(refused(format!(
+                "couldn't find local name {:?} in the initial cluster configuration",
+                self.name
+            )));
+        };
+        if *own != self.advertise_peer_urls {
+            return Err(refused(mismatch(&self.name, own, &self.advertise_peer_urls)));
+        }
+        if cluster().map(Url::as_str).collect::<BTreeSet<_>>().len() < cluster().count() {
+            let cluster = cluster_text(&self.initial_cluster);
+            return Err(refused(format!("initial cluster {cluster} has duplicate url")));
+        }
+        if self.initial_cluster.len() > 1 {
+            let names = self.initial_cluster.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            return Err(refused(format!(
+                "--initial-cluster has several members ({names}): clusters are not supported yet"
+            )));
+        }
+        Ok(())
+    }
+
+    /// How long a proposal, or a read that must be current, may take.
+    ///
+    /// **Source**: etcd v3.7.1 `server/config/config.go`, `ReqTimeout`.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * Duration::from_millis(self.knobs.consensus.election_ms)
+    }
+
+    fn build(mut values: Values, profile: Option<&'static str>, knobs: tuning::Knobs) -> Result<Self, Error> {
+        let name = values.text("name");
+        let advertise_peer_urls = values.urls("initial-advertise-peer-urls");
+        let initial_cluster = initial_cluster(&values, &name, &advertise_peer_urls)?;
+        let data_dir = match values.text("data-dir") {
+            empty if empty.is_empty() => format!("{name}.etcd"),
+            given => given,
+        };
+        if name == "default" {
+            let message = "it isn't recommended to use default name, please set a value for --name. Note that etcd \
+                might run into issue when multiple members have the same default name";
+            values.warn(message, "name", &name);
+        }
+        let has_no_advertised = values.is_set("listen-client-urls") && !values.is_set("advertise-client-urls");
+        Ok(Self {
+            data_dir: PathBuf::from(data_dir),
+            wal_dir: Some(values.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
+            listen_client_urls: values.urls("listen-client-urls"),
+            listen_peer_urls: values.urls("listen-peer-urls"),
+            listen_metrics_urls: values.urls("listen-metrics-urls"),
+            advertise_client_urls: if has_no_advertised { Vec::new() } else { values.urls("advertise-client-urls") },
+            advertise_peer_urls,
+            initial_cluster,
+            initial_cluster_token: values.text("initial-cluster-token"),
+            import: values.switch("import"),
+            auto_compaction: auto_compaction(&values)?,
+            log_level: log_level(&values.text("log-level"))?,
+            log_format: log_format(&values.text("log-format"))?,
+            log_outputs: log_outputs(&values.text("log-outputs"))?,
+            extensive_metrics: values.text("metrics") == "extensive",
+            socket_reuse_port: values.switch("socket-reuse-port"),
+            gates: gates::resolve(&values.gates("feature-gates")),
+            profile,
+            knobs,
+            warnings: values.warnings,
+            name,
+        })
+    }
+
+    /// etcd's checks of the whole, in etcd's order.
+    fn check(&self) -> Result<(), Error> {
+        for url in [&self.listen_peer_urls, &self.listen_client_urls, &self.listen_metrics_urls].into_iter().flatten() {
+            match url.scheme {
+                Scheme::Http => drop(url.bind_address()?),
+                Scheme::Https => return Err(refused(format!("TLS is not supported yet ({url})"))),
+                Scheme::Unix | Scheme::Unixs => {
+                    return Err(refused(format!("Unix sockets are not supported yet ({url})")));
+                }
+            }
+        }
+        if let Some(url) = self.advertise_peer_urls.iter().find(|url| url.host.is_empty()) {
+            return Err(refused(format!(
+                "--initial-advertise-peer-urls {:?} must be \"host:port\" (unexpected empty host ({url}))",
+                join(&self.advertise_peer_urls)
+            )));
+        }
+        if let Some(url) = self.advertise_client_urls.iter().find(|url| url.host.is_empty()) {
+            return Err(refused(format!(
+                "--advertise-client-urls {:?} must be in the format \"host:port\", \"unix:/path/to/socket\" or \
+                 \"unixs:/path/to/socket\" (unexpected empty host ({url}))",
+                join(&self.advertise_client_urls)
+            )));
+        }
+        if self.advertise_client_urls.is_empty() {
+            return Err(refused("--advertise-client-urls is required when --listen-client-urls is set explicitly"));
+        }
+        gates::check(&self.gates)?;
+        self.knobs
+            .check()
+            .map_err(|problems| refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+    }
+}
+
+fn refused(text: impl Into<String>) -> Error {
+    Error::Refused(text.into())
+}
+
+/// Flags whose feature does not exist may only say what is the case anyway. All of them are named at once.
+fn refuse_missing(values: &Values) -> Result<(), Error> {
+    let missing: Vec<String> = TABLE
+        .rows()
+        .filter(|row| values.differs(row))
+        .filter_map(|row| match row.fate {
+            Fate::Missing(why) => Some(format!("--{}: {why}", row.name)),
+            _ => None,
+        })
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(refused(missing.join("; "))) }
+}
+
+fn warn_idle(values: &mut Values) {
+    let idle = TABLE.rows().filter(|row| values.differs(row)).filter_map(|row| match row.fate {
+        Fate::Idle(why) => Some((row.name, why)),
+        _ => None,
+    });
+    for (name, why) in idle.collect::<Vec<_>>() {
+        values.warn(&format!("flag has no effect: {why}"), "flag-name", name);
+    }
+    for (name, message) in [
+        ("max-snapshots", "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8."),
+        (
+            "v2-deprecation",
+            "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, \
+             ignoring user input.",
+        ),
+    ] {
+        if values.is_set(name) {
+            values.warn(message, "flag-name", name);
+        }
+    }
+}
+
+/// Texts that etcd's own validation refuses, rather than its flag parser; and durations that must be positive.
+fn check_words(values: &Values) -> Result<(), Error> {
+    if values.text("discovery-fallback") == "proxy" {
+        return Err(refused("v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""));
+    }
+    match values.text("logger").as_str() {
+        "zap" => {}
+        "capnslog" => return Err(refused("--logger=capnslog is removed in v3.5")),
+        other => return Err(refused(format!("unknown logger option {other:?}"))),
+    }
+    match values.text("auto-compaction-mode").as_str() {
+        "periodic" | "revision" => {}
+        "" => return Err(refused("undefined auto-compaction-mode")),
+        other => return Err(refused(format!("unknown auto-compaction-mode {other:?}"))),
+    }
+    if values.duration("compact-hash-check-time") <= 0 {
+        return Err(refused("--compact-hash-check-time must be >0"));
+    }
+    Ok(())
+}
+
+/// The members of `--initial-cluster`; its default follows the name and the advertised URLs.
+fn initial_cluster(values: &Values, name: &str, advertised: &[Url]) -> Result<BTreeMap<String, Vec<Url>>, Error> {
+    let text = values.text("initial-cluster");
+    let mut cluster: BTreeMap<String, Vec<Url>> = BTreeMap::new();
+    if name != "default" && text == "default=http://localhost:2380" {
+        cluster.insert(name.to_owned(), advertised.to_vec());
+        return Ok(cluster);
+    }
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let (member, url) = part.split_once('=').unwrap_or((part, ""));
+        let url = Url::parse(url).map_err(|why| refused(format!("error setting up initial cluster: {why}")))?;
+        cluster.entry(member.to_owned()).or_default().push(url);
+    }
+    for urls in cluster.values_mut() {
+        urls.sort_by(|a, b| a.as_str().cmp(b.as_str()));
+    }
+    Ok(cluster)
+}
+
+/// How a member's URLs differ between the two flags; in etcd's words, without its resolving of names.
+fn mismatch(name: &str, own: &[Url], advertised: &[Url]) -> String {
+    let named = |urls: &[Url]| urls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(",");
+    let beyond = |urls: &[Url], others: &[Url]| -> Vec<Url> {
+        urls.iter().filter(|url| !others.contains(url)).cloned().collect()
+    };
+    let missing = beyond(own, advertised);
+    if missing.is_empty() {
+        let unknown = beyond(advertised, own);
+        return format!(
+            "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
+            join(&unknown),
+            named(advertised)
+        );
+    }
+    let quoted = |urls: &[Url]| urls.iter().map(|url| format!("{:?}", url.as_str())).collect::<Vec<_>>().join(" ");
+    let why = if own.len() == advertised.len() {
+        let pair = advertised.iter().zip(own).find(|(a, b)| a != b);
+        pair.map_or_else(String::new, |(a, b)| format!("resolved urls: {:?} != {:?}", a.as_str(), b.as_str()))
+    } else {
+        format!("len([{}]) != len([{}])", quoted(advertised), quoted(own))
+    };
+    format!(
+        "--initial-cluster has {} but missing from --initial-advertise-peer-urls={} ({why})",
+        named(&missing),
+        join(advertised)
+    )
+}
+
+fn cluster_text(cluster: &BTreeMap<String, Vec<Url>>) -> String {
+    let mut pairs: Vec<String> =
+        cluster.iter().flat_map(|(name, urls)| urls.iter().map(move |url| format!("{name}={url}"))).collect();
+    pairs.sort();
+    pairs.join(",")
+}
+
+/// An integer is hours or revisions by mode; anything else is a duration, whose nanoseconds etcd takes as revisions
+/// too.
+fn auto_compaction(values: &Values) -> Result<AutoCompaction, Error> {
+    let is_periodic = values.text("auto-compaction-mode") == "periodic";
+    let text = values.text("auto-compaction-retention");
+    let retention = match text.parse::<i64>() {
+        Ok(number) if number >= 0 && is_periodic => number.saturating_mul(3_600_000_000_000),
+        Ok(number) if number >= 0 => number,
+        _ => go::parse_duration(&text).map_err(|why| refused(format!("error parsing CompactionRetention: {why}")))?,
+    };
+    match u64::try_from(retention) {
+        Ok(0) => Ok(AutoCompaction::Off),
+        Ok(nanoseconds) if is_periodic => Ok(AutoCompaction::Periodic(Duration::from_nanos(nanoseconds))),
+        Ok(_) => Ok(AutoCompaction::Revision(retention)),
+        Err(_negative) => Err(refused(format!("--auto-compaction-retention must not be negative (set to {text})"))),
+    }
+}
+
+fn log_level(text: &str) -> Result<LogLevel, Error> {
+    match text {
+        "debug" | "DEBUG" => Ok(LogLevel::Debug),
+        "info" | "INFO" | "" => Ok(LogLevel::Info),
+        "warn" | "WARN" => Ok(LogLevel::Warn),
+        "error" | "ERROR" => Ok(LogLevel::Error),
+        "dpanic" | "DPANIC" | "panic" | "PANIC" | "fatal" | "FATAL" => Ok(LogLevel::Fatal),
+        other => Err(refused(format!("unrecognized level: {other:?}"))),
+    }
+}
+
+fn log_format(text: &str) -> Result<LogFormat, Error> {
+    match text {
+        "json" | "" => Ok(LogFormat::Json),
+        "console" => Ok(LogFormat::Console),
+        other => Err(refused(format!("unknown log format: {other}, supported values json, console"))),
+    }
+}
+
+fn log_outputs(text: &str) -> Result<Vec<LogOutput>, Error> {
+    let words: BTreeSet<&str> = text.split(',').collect();
+    if words.len() > 1 && words.contains("default") {
+        return Err(refused("multi logoutput for \"default\" is not supported yet"));
+    }
+    let output = |word: &str| match word {
+        "default" | "stderr" => Ok(LogOutput::Stderr),
+        "stdout" => Ok(LogOutput::Stdout),
+        "systemd/journal" => Err(refused("--log-outputs: systemd/journal is not supported yet")),
+        "" => Err(refused("open sink \"\": open : no such file or directory")),
+        path => Ok(LogOutput::File(PathBuf::from(path))),
+    };
+    words.into_iter().map(output).collect()
+}

@@ -1,0 +1,167 @@
+//! Runs on: main thread, offline.
+//!
+//! Builds a data directory from what another store holds: leases first, then records in revision order, then the rest.
+//!
+//! Invariants:
+//! - What is built is no member before [`Builder::finish`]: it has no identity. The caller builds it where no server
+//!   looks for it.
+//! - Records leave memory by a checkpoint every `CHECKPOINT_BYTES`.
+//! - A key is attached to the lease of its newest version, if there is such a lease, as etcd does when it starts.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
+
+use consensus::Identity;
+use engine::{Fault, Mvcc, Record, Store, disk::Disk, store};
+
+use super::{error::Error, file::Database, state::State};
+use crate::{
+    apply::{restore::Tables, table},
+    lease::{self, Grant},
+};
+
+/// Gives a disk for a directory of a store.
+pub type OpenDisk<'a> = &'a dyn Fn(&Path) -> Result<Box<dyn Disk>, engine::Error>;
+
+/// Records that wait for a checkpoint. **Units** bytes.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
+/// Nodes that one eviction looks at. There is one after each record while the trees take more memory than they may.
+const EVICT_NODES: usize = 256;
+
+/// See the head of this file.
+pub struct Builder {
+    disk: Box<dyn Disk>,
+    dir: PathBuf,
+    store: Store,
+    leases: BTreeSet<i64>,
+}
+
+impl Builder {
+    /// Creates a store in `dir`, which holds none.
+    ///
+    /// **Errors** the disk's.
+    pub fn create(mut disk: Box<dyn Disk>, dir: &Path, options: store::Options) -> Result<Self, Error> {
+        let store = Store::open(disk.as_mut(), dir, options)?;
+        assert!(store.generation() == 1, "a store is built once");
+        Ok(Self { disk, dir: dir.to_path_buf(), store, leases: BTreeSet::new() })
+    }
+
+    /// Tries `change` until all its pages are in memory.
+    fn change<T>(&mut self, mut change: impl FnMut(&mut Mvcc) -> Result<T, Fault>) -> Result<T, Error> {
+        loop {
+            match change(self.store.mvcc_mut()) {
+                Ok(done) => return Ok(done),
+                Err(fault) => engine::load(self.disk.as_mut(), &self.dir, fault)?,
+            }
+        }
+    }
+
+    fn meta_put(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        self.change(|mvcc| {
+            let mut write = mvcc.begin();
+            write.meta_put(key, value)?;
+            drop(write.finish());
+            Ok(())
+        })
+    }
+
+    fn meta_delete(&mut self, key: &[u8]) -> Result<(), Error> {
+        self.change(|mvcc| {
+            let mut write = mvcc.begin();
+            write.meta_delete(key)?;
+            drop(write.finish());
+            Ok(())
+        })
+    }
+
+    /// Adds the leases, before all records.
+    ///
+    /// **Errors** the disk's.
+    pub fn leases(&mut self, leases: &[(i64, Grant)]) -> Result<(), Error> {
+        for (id, grant) in leases {
+            self.leases.insert(*id);
+            self.meta_put(&lease::grant_key(*id), &grant.encode())?;
+        }
+        Ok(())
+    }
+
+    /// Adds the records of `database`; the revision of the last one, or 0.
+    ///
+    /// **Errors** damage in the database; the disk's.
+    pub fn records(&mut self, database: &mut Database) -> Result<i64, Error> {
+        let mut records = database.records();
+        let mut revision = 0;
+        while let Some(record) = records.next(database)? {
+            revision = record.revision.main;
+            self.record(&record)?;
+        }
+        Ok(revision)
+    }
+
+    /// Adds a record. Its revision is above those of all records before it.
+    ///
+    /// **Errors** the disk's.
+    pub fn record(&mut self, record: &Record) -> Result<(), Error> {
+        let previous = self.change(|mvcc| mvcc.load(record.clone()))?;
+        let before = previous.map_or(0, |previous| previous.lease);
+        if before != record.lease {
+            if before != 0 {
+                self.meta_delete(&lease::attachment_key(before, &record.key))?;
+            }
+            if self.leases.contains(&record.lease) {
+                self.meta_put(&lease::attachment_key(record.lease, &record.key), &[])?;
+            }
+        }
+        self.bound_memory()
+    }
+
+    fn bound_memory(&mut self) -> Result<(), Error> {
+        let dirty_bytes_max = self.store.dirty_bytes_due();
+        let mvcc = self.store.mvcc();
+        if mvcc.recent_bytes() >= CHECKPOINT_BYTES || mvcc.dirty_bytes() >= dirty_bytes_max {
+            drop(self.store.mvcc_mut().publish(0, 0));
+            self.checkpoint()?;
+            // The view that held the written records goes, and they leave memory with it.
+            drop(self.store.mvcc_mut().publish(0, 0));
+        }
+        if self.store.wants_eviction() && self.store.evict(EVICT_NODES) {
+            drop(self.store.mvcc_mut().publish(0, 0));
+            self.store.balance();
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&mut self) -> Result<(), Error> {
+        let done = self.store.checkpoint_begin().run(self.disk.as_mut())?;
+        self.store.checkpoint_end(done);
+        Ok(())
+    }
+
+    /// Adds what is left of `state` and makes the directory that of the member `identity`. All of it is durable then.
+    /// Gives back the disk.
+    ///
+    /// **Errors** the disk's.
+    ///
+    /// **Panics** if the leases of `state` are not those that were added before the records.
+    pub fn finish(mut self, identity: &Identity, state: &State) -> Result<Box<dyn Disk>, Error> {
+        let State { tables: Tables { cluster, conf_state, leases }, applied, revision, compact_revision } = state;
+        assert!(leases.iter().all(|(id, _)| self.leases.contains(id)), "leases come before records");
+        self.meta_put(table::IDENTITY, &table::encode_identity(identity))?;
+        self.meta_put(table::CONF_STATE, &table::encode_conf_state(conf_state))?;
+        for member in &cluster.members {
+            self.meta_put(&table::member_key(member.id), &member.to_json())?;
+        }
+        for ((member_id, alarm), origin) in &cluster.alarms {
+            self.meta_put(&table::alarm_key(*member_id, *alarm), table::encode_raised_by(*origin))?;
+        }
+        if let Some(version) = &cluster.version {
+            self.meta_put(table::CLUSTER_VERSION, version.as_bytes())?;
+        }
+        self.store.mvcc_mut().load_end(*revision, *compact_revision);
+        drop(self.store.mvcc_mut().publish(applied.index, applied.term));
+        self.checkpoint()?;
+        Ok(self.disk)
+    }
+}

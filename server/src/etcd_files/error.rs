@@ -1,0 +1,143 @@
+//! Runs on: main thread, offline.
+//!
+//! Why a file of etcd's is not read, or nothing is made of it: one enum for the room.
+//!
+//! Where etcd's tools refuse the same thing, the text is theirs.
+
+use std::path::PathBuf;
+
+use super::schema;
+
+/// Why a file is not read, or nothing is made of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The disk, or damage in a file.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The log of the member that is made.
+    #[error(transparent)]
+    Consensus(#[from] consensus::Error),
+    /// A bucket holds what etcd does not write.
+    #[error("bucket {name:?} holds something that is not etcd's")]
+    Bucket {
+        /// Its name.
+        name: schema::Name,
+    },
+    /// This release would lose users and roles without a word.
+    #[error("the file has users or roles, which this release of Orlop does not have")]
+    Auth,
+
+    /// A snapshot file without a checksum at its end.
+    #[error("snapshot missing hash but --skip-hash-check=false")]
+    NoHash,
+    /// A snapshot file with the checksum of other bytes.
+    #[error("expected sha256 [{}], got [{}]", decimals(told), decimals(found))]
+    Hash {
+        /// The checksum that stands in the file.
+        told: Vec<u8>,
+        /// The checksum of its bytes.
+        found: Vec<u8>,
+    },
+    /// A restore writes into a new directory only.
+    #[error("data-dir {:?} not empty or could not be read", dir.display())]
+    DataDir {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A restore writes a new log only.
+    #[error("wal-dir {:?} exists", dir.display())]
+    WalDir {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// An earlier restore was interrupted.
+    #[error("{:?} is left of a restore that did not end", dir.display())]
+    Unfinished {
+        /// What it has built so far.
+        dir: PathBuf,
+    },
+    /// No revision lies so far ahead.
+    #[error("--bump-revision goes beyond all revisions")]
+    Bump,
+
+    /// Nobody can tell which data is newer.
+    #[error("{} holds data of etcd and of Orlop", dir.display())]
+    TwoStores {
+        /// The data directory.
+        dir: PathBuf,
+    },
+    /// A log outside of the data directory is not taken over.
+    #[error("--wal-dir is set: move etcd's log into member/wal of the data directory, and leave the flag out")]
+    LogElsewhere,
+    /// A database whose place in the log is not known.
+    #[error(
+        "the database was not written by etcd 3.5 or later, or never written to: start and stop such an etcd on it"
+    )]
+    Unplaced,
+    /// A database of a release that is not known.
+    #[error("the database has storage version {version}, which this release does not know")]
+    StorageVersion {
+        /// What stands in it.
+        version: String,
+    },
+    /// The log begins behind the database.
+    #[error("the database stands at index {index}, before the log's snapshot at {snapshot}: start etcd on it first")]
+    Behind {
+        /// Last entry that is applied.
+        index: u64,
+        /// Where the log begins.
+        snapshot: u64,
+    },
+    /// Database and log are of different histories.
+    #[error("the log has no entry {index} of term {term}, at which the database stands")]
+    OtherLog {
+        /// Last entry that is applied.
+        index: u64,
+        /// Its term.
+        term: u64,
+    },
+    /// Committed entries are missing.
+    #[error("the log ends at {last}, and {commit} is committed")]
+    CutLog {
+        /// Its last entry.
+        last: u64,
+        /// What is committed.
+        commit: u64,
+    },
+    /// Entries are newer than the term that was written down before them.
+    #[error("the log's entries are of a later term than its state")]
+    LaterTerm,
+    /// An entry that waits to be applied, of a kind that this release does not apply.
+    #[error(
+        "entry {index} of the log is not in the database yet, and this release does not apply it ({what}): \
+         start etcd on it once more, and stop it by SIGTERM"
+    )]
+    Entry {
+        /// Its place in the log.
+        index: u64,
+        /// Its kind, or why it cannot be read.
+        what: String,
+    },
+    /// One member's data is not a cluster's.
+    #[error("the cluster has {count} members; only one alone can be imported")]
+    Members {
+        /// How many there are.
+        count: usize,
+    },
+    /// The member in the database is not the one that wrote the log, or has no vote.
+    #[error("the only member is {stored:x}, and the log belongs to {logged:x}")]
+    OtherMember {
+        /// The member in the database.
+        stored: u64,
+        /// The member that wrote the log.
+        logged: u64,
+    },
+    /// Votes that the member alone cannot replace.
+    #[error("the database's configuration has other voters than its one member")]
+    Voters,
+}
+
+/// As Go prints an array of bytes.
+fn decimals(bytes: &[u8]) -> String {
+    bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(" ")
+}

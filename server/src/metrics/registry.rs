@@ -1,0 +1,26 @@
+//! Runs on: every core.
+//!
+//! All that is counted in this process, for whoever is asked for it on any core.
+
+use std::sync::Arc;
+
+use super::counters::{CommitCounters, Counters};
+use crate::config::Stage;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Registry {
+    /// Counters of every connection core.
+    pub connections: Vec<Arc<Counters>>,
+    /// Counters of raft, apply and the checkpoints; apart from the others, as they change with every entry.
+    pub commit: Arc<CommitCounters>,
+    /// Feature gates with their stage and value.
+    pub features: Vec<(&'static str, Stage, bool)>,
+}
+
+impl Registry {
+    /// Counters for `cores` connection cores, all zero.
+    pub fn new(features: Vec<(&'static str, Stage, bool)>, cores: usize) -> Self {
+        Self { connections: (0..cores).map(|_| Arc::default()).collect(), commit: Arc::default(), features }
+    }
+}

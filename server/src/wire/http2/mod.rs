@@ -1,0 +1,193 @@
+//! Runs on: connection core.
+//!
+//! Connections of HTTP/2, over h2: each stream is a call, one task each; what all of them answer within a turn leaves in one write.
+//!
+//! - `coalesce`: the writer below h2
+//! - `frames`: follows the frames of one direction
+//! - `pings`: which pings of a client are too many
+
+use std::{
+    cell::Cell,
+    future::{Future, poll_fn},
+    io,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{RecvStream, server::SendResponse};
+use http::Request;
+use tokio::{net::TcpStream, sync::watch, task::spawn_local};
+
+use self::{coalesce::Coalesced, pings::Pings};
+use super::grpc::{self, Messages, Responder};
+use crate::{
+    api::{
+        self,
+        call::{Caller, Reply},
+        desk::Desk,
+    },
+    error::Error,
+    method::{self, Method},
+};
+
+pub mod coalesce;
+pub mod frames;
+pub mod pings;
+
+/// How HTTP/2 connections are run.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Streams a client may have open on one connection.
+    pub streams_max: u32,
+    /// **Units** bytes a client may send on a stream before it is read.
+    pub stream_window_bytes: u32,
+    /// **Units** bytes a client may send on a connection before it is read.
+    pub connection_window_bytes: u32,
+    /// **Units** bytes that may wait to be written to one connection.
+    pub buffer_bytes_max: usize,
+    /// Shortest time between two pings of a client; zero is gRPC's default.
+    pub ping_min: Duration,
+    /// Silence after which the server pings; zero never.
+    pub ping_after: Duration,
+    /// Time for the answer to a ping.
+    pub ping_timeout: Duration,
+}
+
+const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
+const RESETS_PENDING_MAX: usize = 1000;
+
+/// Serves a connection until it ends.
+///
+/// **Errors** the socket's, and those of the protocol.
+pub async fn serve(
+    desk: Rc<Desk>,
+    socket: TcpStream,
+    options: &Options,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let remote = socket.peer_addr().ok();
+    let calls = Rc::new(Cell::new(0));
+    let pings = Pings::new(options.ping_min);
+    let (io, output) = Coalesced::new(socket, options.buffer_bytes_max, pings, desk.clock.clone(), Rc::clone(&calls));
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(options.streams_max)
+        .initial_window_size(options.stream_window_bytes)
+        .initial_connection_window_size(options.connection_window_bytes)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX);
+    let mut handshake = Box::pin(builder.handshake::<_, Bytes>(io));
+    let mut connection = poll_fn(|cx| {
+        let polled = handshake.as_mut().poll(cx);
+        match output.borrow_mut().poll_drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => polled.map_err(io::Error::other),
+        }
+    })
+    .await?;
+    drop(handshake);
+    let pings = connection.ping_pong().ok_or_else(|| io::Error::other("a connection gives its pings once"))?;
+    let mut silence = Box::pin(until_silent(pings, options.ping_after, options.ping_timeout));
+    let mut is_stopping = false;
+    // One look at the clock for all requests of a turn.
+    let mut turn_began = None;
+    loop {
+        let turn = poll_fn(|cx| {
+            let polled = connection.poll_accept(cx);
+            if matches!(polled, Poll::Ready(Some(_))) {
+                return polled.map_err(io::Error::other);
+            }
+            turn_began = None;
+            if output.borrow_mut().has_too_many_pings() {
+                // What can be written at once is; nobody waits for such a client.
+                drop(output.borrow_mut().poll_drain(cx));
+                return Poll::Ready(Some(Err(io::Error::other("got too many pings from the client"))));
+            }
+            match output.borrow_mut().poll_drain(cx) {
+                Poll::Ready(Err(error)) => Poll::Ready(Some(Err(error))),
+                _ => polled.map_err(io::Error::other),
+            }
+        });
+        let accepted = tokio::select! {
+            biased;
+            accepted = turn => Some(accepted),
+            _ = stop.changed(), if !is_stopping => None,
+            () = &mut silence => return Ok(()),
+        };
+        let Some(accepted) = accepted else {
+            is_stopping = true;
+            connection.graceful_shutdown();
+            continue;
+        };
+        match accepted {
+            Some(Ok((request, reply))) => {
+                let began = *turn_began.get_or_insert_with(|| desk.clock.now());
+                begin_call(&desk, Caller { remote, began }, request, reply, &calls);
+            }
+            Some(Err(error)) => return Err(error),
+            None => return Ok(()),
+        }
+    }
+}
+
+/// Brings one stream to the door.
+fn begin_call(
+    desk: &Rc<Desk>,
+    caller: Caller,
+    request: Request<RecvStream>,
+    reply: SendResponse<Bytes>,
+    calls: &Rc<Cell<usize>>,
+) {
+    let (parts, body) = request.into_parts();
+    let reply = Responder::new(reply);
+    let Some(method) = Method::at(parts.uri.path()) else {
+        let text = method::unknown(parts.uri.path());
+        return reply.refuse(&Error::UnknownMethod(text).into());
+    };
+    let call = match api::open(desk, method, &grpc::head(&parts), caller) {
+        Ok(call) => call,
+        Err(status) => return reply.refuse(&status),
+    };
+    drop(parts);
+    let messages = Messages::new(body, desk.shared.limits.receive_bytes_max);
+    let (desk, under_way) = (Rc::clone(desk), CallUnderWay::begin(calls));
+    spawn_local(async move {
+        api::serve(desk, call, messages, reply).await;
+        drop(under_way);
+    });
+}
+
+/// Counts a call from its beginning to its end.
+struct CallUnderWay(Rc<Cell<usize>>);
+
+impl CallUnderWay {
+    fn begin(calls: &Rc<Cell<usize>>) -> Self {
+        calls.set(calls.get() + 1);
+        Self(Rc::clone(calls))
+    }
+}
+
+impl Drop for CallUnderWay {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Pings the client every `after`; resolves when an answer has not come within `timeout`.
+async fn until_silent(mut pings: h2::PingPong, after: Duration, timeout: Duration) {
+    if after.is_zero() {
+        return std::future::pending().await;
+    }
+    loop {
+        tokio::time::sleep(after).await;
+        match tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            // The connection's own loop sees an error of the connection and ends it with its reason.
+            Ok(Err(_)) => return std::future::pending().await,
+            Err(_) => return,
+        }
+    }
+}
+
