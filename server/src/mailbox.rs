@@ -91,6 +91,11 @@ impl<T> Post<T> {
     }
 }
 
+/// A way to a core on another thread, for the turns of all senders.
+pub fn turns<T>() -> (mpsc::Sender<Vec<T>>, mpsc::Receiver<Vec<T>>) {
+    mpsc::channel(TURNS_MAX)
+}
+
 /// Carries what is posted to a receiver on another thread, until that is gone.
 pub async fn carry<T>(post: Rc<Post<T>>, to: mpsc::Sender<Vec<T>>) {
     loop {
@@ -110,10 +115,9 @@ pub struct Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    /// An inbox, and what other threads send to.
-    pub fn new() -> (mpsc::Sender<Vec<T>>, Self) {
-        let (sender, others) = mpsc::channel(TURNS_MAX);
-        (sender, Self { own: None, others })
+    /// An inbox for what other threads send to `others`; it stays on the thread where it is made.
+    pub fn new(others: mpsc::Receiver<Vec<T>>) -> Self {
+        Self { own: None, others }
     }
 
     /// Takes what is in `post`, which belongs to a core on this thread, as well.
@@ -168,7 +172,8 @@ mod tests {
     #[tokio::test]
     async fn what_one_turn_posts_arrives_together_and_in_order() {
         let local = tokio::task::LocalSet::new();
-        let (sender, mut inbox) = Inbox::new();
+        let (sender, others) = turns();
+        let mut inbox = Inbox::new(others);
         let (own, other) = (Post::new(8), Post::new(8));
         inbox.own(Rc::clone(&own));
         let run = async {
@@ -184,7 +189,7 @@ mod tests {
     #[tokio::test]
     async fn a_full_post_refuses_and_one_without_a_receiver_is_closed() {
         let local = tokio::task::LocalSet::new();
-        let (sender, inbox) = Inbox::<u32>::new();
+        let (sender, inbox) = turns::<u32>();
         let post = Post::new(2);
         post.send(1).unwrap();
         post.send(2).unwrap();
@@ -196,7 +201,8 @@ mod tests {
 
     #[tokio::test]
     async fn an_inbox_ends_when_nobody_can_send_any_more() {
-        let (sender, mut inbox) = Inbox::new();
+        let (sender, others) = turns();
+        let mut inbox = Inbox::new(others);
         sender.send(vec![1]).await.unwrap();
         drop(sender);
         assert_eq!(received(&mut inbox).await, [1]);

@@ -2,8 +2,6 @@
 //!
 //! Why a member stops: it cannot be sure of its log or of its state any more.
 
-use proto::internal;
-
 /// See the head of this file.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
@@ -22,6 +20,6 @@ pub enum Fatal {
         /// Its index.
         index: u64,
         /// What is wrong with it.
-        source: internal::Error,
+        source: proto::error::Error,
     },
 }

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use consensus::{Applied as Place, ConfChange, EntryKind};
+use consensus::{ConfChange, EntryId, EntryKind};
 use engine::{Checkpoint, CheckpointDone, Fault, Store};
 use prost::Message;
 use proto::{
@@ -112,7 +112,7 @@ pub struct Apply {
     /// The request at the front of `queue` with its id, once it was looked at.
     asked: Option<(u64, Asked)>,
     pinned: Pinned,
-    pub(super) applied: Place,
+    pub(super) applied: EntryId,
     answers: Answers,
     events: Vec<Event>,
     /// First main revision that no batch has covered.
@@ -120,9 +120,9 @@ pub struct Apply {
     is_faulted: bool,
     report: Report,
     /// What the last report said that another one would not have to repeat.
-    told: (Place, Space),
+    told: (EntryId, Space),
     standing: Standing,
-    log_bytes: u64,
+    pub(super) log_bytes: u64,
     has_published_attributes: bool,
     /// First request id of this run; the member's ids have its high bits.
     first_id: u64,
@@ -148,7 +148,7 @@ impl Apply {
         applier: Applier,
     ) -> Self {
         let view = store.mvcc().view();
-        let applied = Place { index: view.applied_index(), term: view.applied_term() };
+        let applied = EntryId { index: view.applied_index(), term: view.applied_term() };
         let mut taken = Taken::new(Arc::clone(&shared), Arc::clone(&counters));
         taken.sum_up(&store);
         let apply = Self {
@@ -313,6 +313,12 @@ impl Apply {
         self.standing.read_floor.is_some_and(|floor| self.applied.index >= floor)
     }
 
+    /// Bytes of entries that wait here.
+    #[cfg(test)]
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.queue.iter().map(|entry| entry.data.len()).sum()
+    }
+
     fn answer(&mut self, reply: ReplyTo, answer: Answer) {
         self.answers[reply.core].push((reply.slot, answer));
     }
@@ -399,7 +405,7 @@ impl Apply {
                 return Ok(faults);
             }
             let entry = self.queue.pop_front().expect("the front was there");
-            self.applied = Place { index: entry.index, term: entry.term };
+            self.applied = EntryId { index: entry.index, term: entry.term };
         }
         Ok(Vec::new())
     }
@@ -488,7 +494,7 @@ impl Apply {
 
     /// Makes everything that was applied visible.
     fn publish(&mut self) {
-        let Place { index, term } = self.applied;
+        let EntryId { index, term } = self.applied;
         drop(self.store.mvcc_mut().publish(index, term));
         self.report.applied = self.applied;
         self.shared.raft.applied.store(index, Ordering::Release);
@@ -574,7 +580,7 @@ impl Apply {
         self.publish();
         let (index, term) = self.store.trimmable();
         if index > 0 {
-            self.report.trim = Some(Place { index, term });
+            self.report.trim = Some(EntryId { index, term });
         }
     }
 }

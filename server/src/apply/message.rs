@@ -3,7 +3,7 @@
 //! What the apply core is told, handed and asked; what comes back into the reply slots of connection cores, and what raft is told.
 
 use bytes::Bytes;
-use consensus::{Applied as Place, ConfChange, ConfState, EntryKind};
+use consensus::{ConfChange, ConfState, EntryId, EntryKind};
 use engine::CheckpointDone;
 
 use super::{own::Own, proposal::Proposal};
@@ -59,13 +59,13 @@ pub struct Space {
 #[derive(Debug, Default)]
 pub struct Report {
     /// Up to here everything is applied and visible.
-    pub applied: Place,
+    pub applied: EntryId,
     /// Configuration changes up to there that were not refused, in log order, each with the configuration that it made.
     pub conf_changes: Vec<(ConfChange, ConfState)>,
     /// What is to be proposed for the server itself.
     pub own: Vec<Own>,
     /// A checkpoint holds everything up to here: the log may be trimmed.
-    pub trim: Option<Place>,
+    pub trim: Option<EntryId>,
     /// How space is felt.
     pub space: Space,
     /// An entry about an alarm was applied since the last report.

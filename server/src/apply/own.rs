@@ -20,8 +20,7 @@ pub struct Own {
 impl Own {
     /// The entry with request id `id`.
     pub fn new(id: u64, purpose: Purpose, kind: Kind, message: &impl Message) -> Self {
-        let mut entry = Vec::new();
-        internal::encode(&quota::header(id, purpose), kind, &message.encode_to_vec(), &mut entry);
-        Self { entry: entry.into(), purpose }
+        let encoded = internal::encode(&quota::header(id, purpose), kind, &message.encode_to_vec());
+        Self { entry: encoded.entry, purpose }
     }
 }

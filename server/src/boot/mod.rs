@@ -1,9 +1,159 @@
-//! Runs on: main thread.
+//! Runs on: main thread, core 0.
 //!
-//! From a data directory and a configuration to a serving member.
+//! From a configuration to a serving member, and from SIGTERM to a clean end.
 //!
-//! | file | what it owns |
-//! |---|---|
-//! | `import` | taking over the data directory of a stopped etcd, once |
+//! - `process`: the limits of the process; `options`: what the knobs mean to each part
+//! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped etcd, once
+//! - `threads`: the cores; `drain`: the end
+//!
+//! Order: lock and open the store, open the log, apply what the log has beyond the store, bind, then serve once the member
+//! has published itself. Nothing is answered before that. Bootstrap settings count only for a directory without data:
+//! who a member is lies in its store.
 
+use std::{process::ExitCode, rc::Rc, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::spawn_local,
+};
+
+use self::{
+    error::{Error, system},
+    open::Opened,
+    options::Cores,
+    threads::Member,
+};
+use crate::{
+    clock::Clock,
+    config::{self, Config},
+    cores::{
+        STACK_BYTES,
+        connection_loop::{Serving, keep_usage},
+        listen,
+        thread::{block_on, end_by, pin, stop_member},
+    },
+    quota,
+};
+
+mod drain;
+mod error;
 pub mod import;
+mod open;
+pub mod options;
+mod process;
+mod threads;
+
+/// Runs the member until it is told to stop.
+pub fn run(config: Config, clock: Clock) -> ExitCode {
+    process::raise_files_max();
+    if !config.knobs.server.huge_pages {
+        process::leave_huge_pages();
+    }
+    let core = thread::Builder::new().name("core-0".into()).stack_size(STACK_BYTES);
+    let served = core.spawn(move || block_on(serve(Arc::new(config), clock)));
+    let ended = match served.map(thread::JoinHandle::join) {
+        Ok(Ok(ended)) => ended,
+        // It has said why.
+        Ok(Err(_)) => return ExitCode::FAILURE,
+        Err(source) => stop_member(&Error::System { what: "a core's thread".into(), source }),
+    };
+    match ended {
+        Ok(Ok(signal)) => {
+            if std::process::id() == 1 {
+                return ExitCode::SUCCESS;
+            }
+            end_by(signal)
+        }
+        Ok(Err(error)) => stop_member(&error),
+        Err(source) => stop_member(&Error::System { what: "the runtime".into(), source }),
+    }
+}
+
+/// Serves until the signal that is returned.
+async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
+    let cores = Cores::of(&config);
+    if config.knobs.server.pin_cores {
+        pin(0);
+    }
+    let opened = open::open(&config, &clock)?;
+    log_start(&config, &opened, cores);
+    let (stop, stopping) = watch::channel(false);
+    let serving = Serving { options: options::wire(&config), stop: stopping };
+    let member = Member::new(Arc::clone(&config), clock, cores, &opened)?;
+    let mut started = threads::start(&member, opened, &serving)?;
+    let listeners = bind(&config, &config.listen_client_urls)?;
+    for listener in bind(&config, &config.listen_metrics_urls)? {
+        spawn_local(listen::accept_metrics(listener, Rc::clone(&started.desk)));
+    }
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
+    tokio::select! {
+        _ = started.ready.wait_for(|ready| *ready) => {}
+        _ = terminate.recv() => return Ok(libc::SIGTERM),
+        _ = interrupt.recv() => return Ok(libc::SIGINT),
+    }
+    spawn_local(keep_usage(Rc::clone(&started.desk)));
+    tracing::info!("ready to serve client requests");
+    for listener in listeners {
+        if let Ok(address) = listener.local_addr() {
+            tracing::info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
+        }
+        let (desk, ways) = (Rc::clone(&started.desk), started.ways.clone());
+        spawn_local(listen::accept_clients(listener, desk, ways, serving.clone()));
+    }
+    let signal = tokio::select! {
+        _ = terminate.recv() => libc::SIGTERM,
+        _ = interrupt.recv() => libc::SIGINT,
+    };
+    tracing::info!(signal, "received signal; shutting down...");
+    drain::drain(&started.desk, &stop, Duration::from_millis(config.knobs.server.drain_ms)).await;
+    Ok(signal)
+}
+
+/// Binds the addresses of `urls`.
+fn bind(config: &Config, urls: &[config::Url]) -> Result<Vec<TcpListener>, Error> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        let address = url.bind_address().map_err(config::Error::from)?;
+        let bound = listen::bind(address, config.socket_reuse_port);
+        listeners.push(bound.map_err(system(format!("listen on {address}")))?);
+    }
+    Ok(listeners)
+}
+
+fn log_start(config: &Config, opened: &Opened, cores: Cores) {
+    let view = opened.store.mvcc().view();
+    let (revision, index) = (view.revision(), view.applied_index());
+    tracing::info!(release = crate::RELEASE, etcd = crate::ETCD_VERSION, "starting Orlop");
+    tracing::info!(path = %config.data_dir.display(), revision, index, "data directory");
+    tracing::info!(path = %opened.paths.data, log = %opened.paths.log, "I/O path");
+    let bytes = options::quota(config).shown();
+    if bytes > quota::SENSIBLE_BYTES_MAX {
+        let maximum = quota::SENSIBLE_BYTES_MAX;
+        tracing::warn!(
+            "quota-size-bytes" = bytes,
+            "quota-maximum-size-bytes" = maximum,
+            "quota exceeds the maximum value"
+        );
+    }
+    let shown = if bytes < 0 { "disabled backend quota" } else { "enabled backend quota" };
+    tracing::info!("quota-size-bytes" = bytes, "{shown}");
+    if let Some((file, offset)) = opened.driver.truncated_tail() {
+        tracing::warn!(file = %file.display(), offset, "the log's torn tail was cut off");
+    }
+    let urls = config::join(&config.advertise_client_urls);
+    let (member, cluster) = (opened.identity.member_id, opened.identity.cluster_id);
+    let catch_up = config.knobs.consensus.snapshot_catchup_entries;
+    tracing::info!(
+        name = %config.name,
+        "member-id" = %format!("{member:x}"),
+        "cluster-id" = %format!("{cluster:x}"),
+        "client-urls" = %urls,
+        cores = cores.serving,
+        "raft-apply" = ?cores.placement,
+        "snapshot-catchup-entries" = catch_up,
+        "starting an etcd server"
+    );
+}

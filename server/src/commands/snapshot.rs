@@ -17,6 +17,7 @@ use crate::{
         Section, Table, Values, row,
     },
     boot::options,
+    clock::Clock,
     etcd_files::{
         restore::{NewCluster, Restore},
         status::{Status, status},
@@ -102,6 +103,7 @@ fn restore(file: &Path, values: &Values, invocation: &Invocation<'_>) -> Result<
     // A fault in them is not one of this command line: etcdutl looks at them when it restores.
     let config = Config::parse(&arguments, &[], invocation.read_file).map_err(Error::failed)?;
     config.verify_bootstrap().map_err(Error::failed)?;
+    let clock = Clock::start();
     let restore = Restore {
         file,
         dir: &config.data_dir,
@@ -110,8 +112,8 @@ fn restore(file: &Path, values: &Values, invocation: &Invocation<'_>) -> Result<
         skip_hash_check: values.switch("skip-hash-check"),
         bump_revision: i64::try_from(bump_revision)
             .map_err(|_too_large| Error::failed("--bump-revision is out of range"))?,
-        store: options::store_options(&config.knobs),
-        consensus: options::consensus_options(&config.knobs),
+        store: options::store(&config.knobs, &clock),
+        consensus: options::consensus(&config.knobs, &clock),
     };
     let writing = |dir: &Path| Ok(engine::disk::open_disk(options::io_preference(&config), dir)?.0);
     restore.run(&writing).map_err(Error::failed)?;

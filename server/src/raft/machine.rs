@@ -24,8 +24,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use consensus::{Applied as Place, Driver, EntryKind};
+use consensus::{Committed, Driver, EntryId, EntryKind, Refused};
 use engine::disk::{Completion, Disk, Owner};
+use proto::internal;
 
 use super::{message::ToRaft, waiters::Waiters};
 use crate::{
@@ -239,16 +240,19 @@ impl Raft {
             return;
         }
         let mut waiting = std::mem::take(&mut self.proposals);
-        for Waiting { entry, proposal } in waiting.drain(..) {
-            match (self.driver.propose(entry), proposal) {
-                (Ok(()), Some(proposal)) => self.waiters.insert(proposal, now),
-                (Ok(()), None) => {}
-                (Err(error), proposal) => {
-                    tracing::debug!(%error, "a proposal was refused");
-                    if let Some(proposal) = proposal {
-                        self.refuse(proposal, refusal(&error, self.is_disk_full()));
-                    }
+        let refused = self.driver.propose_all(waiting.iter().map(|waiting| waiting.entry.clone()));
+        let mut refused = refused.into_iter().peekable();
+        for (position, Waiting { proposal, .. }) in waiting.drain(..).enumerate() {
+            let refusal_here = refused.next_if(|refused| refused.position == position);
+            if let Some(Refused { error, .. }) = &refusal_here {
+                tracing::debug!(%error, "a proposal was refused");
+            }
+            match (refusal_here, proposal) {
+                (None, Some(proposal)) => self.waiters.insert(proposal, now),
+                (Some(Refused { error, .. }), Some(proposal)) => {
+                    self.refuse(proposal, refusal(&error, self.is_disk_full()));
                 }
+                (_, None) => {}
             }
         }
         self.proposals = waiting;
@@ -265,10 +269,10 @@ impl Raft {
         let mut lot = Lot { last, bytes: 0, proposals: 0 };
         let mut entries = Vec::with_capacity(committed.len());
         for entry in committed {
-            let consensus::Committed { index, term, kind, data } = entry;
+            let Committed { index, term, kind, data } = entry;
             let mut proposal = None;
             if kind == EntryKind::Normal && self.waiters.len() > 0 {
-                proposal = request_id(&data).and_then(|id| self.waiters.take(id, &data));
+                proposal = internal::request_id(&data).and_then(|id| self.waiters.take(id, &data));
             }
             if let Some(proposal) = &mut proposal {
                 proposal.stamps.committed = now;
@@ -284,7 +288,7 @@ impl Raft {
         entries
     }
 
-    fn trim(&mut self, place: Place) -> Result<(), Fatal> {
+    fn trim(&mut self, place: EntryId) -> Result<(), Fatal> {
         self.note_log();
         self.driver.trim(place)?;
         self.log_len = self.driver.log_bytes();
@@ -372,9 +376,4 @@ fn refusal(error: &consensus::Error, is_disk_full: bool) -> Error {
         consensus::Error::TooLarge { .. } => Error::RequestTooLarge,
         _ => Error::Stopped,
     }
-}
-
-/// The request id in an entry's header; `None` where it has none.
-fn request_id(entry: &Bytes) -> Option<u64> {
-    proto::internal::decode(entry.clone()).ok().map(|(header, _)| header.id)
 }

@@ -1,13 +1,33 @@
-//! Runs on: apply core.
+//! Runs on: tests.
 //!
 //! Apply over a store in memory: what it refuses it refuses whole.
 
+use std::time::Duration;
+
 use bytes::Bytes;
-use engine::KeyRange;
+use consensus::ConfState;
+use engine::{KeyRange, Mvcc};
+use proto::{
+    etcdserverpb as pb,
+    etcdserverpb::{alarm_request::AlarmAction, compare, request_op},
+    internal::Request,
+};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use super::*;
-use crate::lease::Params;
+use crate::{
+    apply::{
+        count,
+        entry::{Applier, Asked},
+        outcome::Outcome,
+        restore::{Damaged, restore},
+        touch::Pinned,
+    },
+    error::Error,
+    lease::{Lessor, Params},
+    quota,
+    shared::{Alarms, Cluster, RaisedBy},
+    watch::batch::Event,
+};
 
 const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"e"];
 
@@ -20,7 +40,8 @@ impl Store {
     fn new() -> Self {
         let mvcc = Mvcc::in_memory();
         let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) };
-        Self { mvcc, applier: Applier { lessor: Lessor::new(params), cluster: Cluster::default() } }
+        let (lessor, cluster, conf_state) = (Lessor::new(params), Cluster::default(), ConfState::default());
+        Self { mvcc, applier: Applier { lessor, cluster, conf_state } }
     }
 
     fn apply(&mut self, request: Request) -> Result<usize, Error> {
@@ -28,12 +49,35 @@ impl Store {
     }
 
     fn apply_for(&mut self, is_awaited: bool, request: Request) -> Result<usize, Error> {
-        let mut pinned = Pinned::new(is_awaited);
-        self.applier.touch(&self.mvcc, &request, &mut pinned).expect("all is in memory");
-        let mut events = Vec::new();
-        let header = RequestHeader::default();
-        let applied = self.applier.apply(&mut self.mvcc, &header, request, &pinned, Duration::ZERO, &mut events);
-        applied.map(|_| events.len())
+        let (result, events) = self.execute(is_awaited, request, RaisedBy::Hand);
+        result.map(|_| events.len())
+    }
+
+    fn execute(
+        &mut self,
+        is_awaited: bool,
+        request: Request,
+        origin: RaisedBy,
+    ) -> (Result<Outcome, Error>, Vec<Event>) {
+        let (mut pinned, mut events) = (Pinned::default(), Vec::new());
+        pinned.clear(is_awaited);
+        let asked = Asked { request, origin };
+        let result = self.applier.execute(&mut self.mvcc, &asked, &mut pinned, Duration::ZERO, &mut events);
+        (result.expect("all is in memory"), events)
+    }
+
+    /// As every entry was executed before puts were told apart: a look first, then the change.
+    fn execute_with_a_look(&mut self, request: Request) -> (Result<Outcome, Error>, Vec<Event>) {
+        let (mut pinned, mut events) = (Pinned::default(), Vec::new());
+        pinned.clear(true);
+        let asked = Asked { request, origin: RaisedBy::Hand };
+        self.applier.touch(&self.mvcc, &asked.request, &mut pinned).expect("all is in memory");
+        (self.applier.apply(&mut self.mvcc, &asked, &pinned, Duration::ZERO, &mut events), events)
+    }
+
+    fn alarms_stored(&mut self) -> Alarms {
+        let view = self.mvcc.publish(0, 0);
+        restore(&view, |fault| -> Result<(), Damaged> { panic!("{fault:?}: all is in memory") }).unwrap().cluster.alarms
     }
 
     fn hash(&mut self) -> Option<(u32, i64)> {
@@ -100,19 +144,13 @@ fn the_deepest_txn_is_walked_on_the_stack_of_a_core() {
         let raw = nested(proto::txn::LEVELS_MAX / 2 - 1);
         let request = proto::txn::decode(raw.clone()).unwrap();
         crate::kv::check::txn(&request, 1_000_000).unwrap();
-        let mut store = Store::new();
-        let mut events = Vec::new();
-        let mut pinned = Pinned::new(true);
-        let request = Request::Txn(request);
-        store.applier.touch(&store.mvcc, &request, &mut pinned).unwrap();
-        let header = RequestHeader::default();
-        let outcome =
-            store.applier.apply(&mut store.mvcc, &header, request, &pinned, Duration::ZERO, &mut events).unwrap();
+        let (outcome, events) = Store::new().execute(true, Request::Txn(request), RaisedBy::Hand);
         assert_eq!(events.len(), 1);
+        let Ok(Outcome::Txn(response)) = &outcome else { panic!("it is done") };
+        assert!(prost::Message::encode_to_vec(response.as_ref()).len() > 10_000);
         let counters = crate::metrics::counters::CommitCounters::default();
-        assert!(outcome.framed().unwrap().len() > 10_000);
-        counters.applied(&Ok(outcome), &events, false);
-        let text = crate::insight::text::request(crate::wire::method::Method::Txn, &raw);
+        count::applied(&counters, &outcome, &events, false);
+        let text = crate::insight::text::request(crate::method::Method::Txn, &raw);
         assert!(text.contains("request_txn"));
     };
     let core = std::thread::Builder::new().stack_size(crate::cores::STACK_BYTES).spawn(walk).unwrap();
@@ -175,13 +213,11 @@ fn alarm(action: AlarmAction, member_id: u64, alarm: i32) -> Request {
 
 impl Store {
     /// The alarms that an alarm request answers.
-    fn alarms(&mut self, request: Request, header: &RequestHeader) -> Vec<(u64, i32)> {
-        let pinned = Pinned::default();
-        self.applier.touch(&self.mvcc, &request, &mut Pinned::default()).unwrap();
-        let applied =
-            self.applier.apply(&mut self.mvcc, header, request, &pinned, Duration::ZERO, &mut Vec::new()).unwrap();
-        let Outcome::Alarm(response) = applied else { panic!("an alarm request has an alarm response") };
-        response.alarms.into_iter().map(|alarm| (alarm.member_id, alarm.alarm)).collect()
+    fn alarms(&mut self, request: Request, origin: RaisedBy) -> Vec<(u64, i32)> {
+        match self.execute(true, request, origin).0 {
+            Ok(Outcome::Alarm { alarms, .. }) => alarms,
+            other => panic!("an alarm request has an alarm response, not {other:?}"),
+        }
     }
 }
 
@@ -189,7 +225,6 @@ impl Store {
 fn alarms_are_raised_listed_and_taken_back_as_in_etcd_and_lie_in_the_meta_tree() {
     use AlarmAction::{Activate, Deactivate, Get};
     let mut store = Store::new();
-    let hand = RequestHeader::default();
     type Case = (AlarmAction, u64, i32, &'static [(u64, i32)]);
     let cases: [Case; 12] = [
         (Get, 0, 0, &[]),
@@ -206,9 +241,9 @@ fn alarms_are_raised_listed_and_taken_back_as_in_etcd_and_lie_in_the_meta_tree()
         (Deactivate, 7, 1, &[]),
     ];
     for (number, (action, member, kind, shown)) in cases.into_iter().enumerate() {
-        assert_eq!(store.alarms(alarm(action, member, kind), &hand), shown, "case {number}");
+        assert_eq!(store.alarms(alarm(action, member, kind), RaisedBy::Hand), shown, "case {number}");
     }
-    let restored = restore_cluster(&store.mvcc.publish(0, 0)).unwrap().alarms;
+    let restored = store.alarms_stored();
     assert_eq!(restored, store.applier.cluster.alarms);
     assert_eq!(restored.len(), 2);
     assert_eq!(store.mvcc.live().revision(), 1, "an alarm is no revision");
@@ -218,13 +253,12 @@ fn alarms_are_raised_listed_and_taken_back_as_in_etcd_and_lie_in_the_meta_tree()
 fn the_origin_of_an_alarm_is_kept_until_a_hand_raises_it() {
     let mut store = Store::new();
     let raise = alarm(AlarmAction::Activate, 7, 1);
-    let of = |store: &mut Store| restore_cluster(&store.mvcc.publish(0, 0)).unwrap().alarms[&(7, 1)];
-    let by_quota = quota::header(1, quota::Purpose::Alarm);
-    store.alarms(raise.clone(), &by_quota);
+    let of = |store: &mut Store| store.alarms_stored()[&(7, 1)];
+    store.alarms(raise.clone(), RaisedBy::Quota);
     assert_eq!(of(&mut store), RaisedBy::Quota);
-    store.alarms(raise.clone(), &RequestHeader::default());
+    store.alarms(raise.clone(), RaisedBy::Hand);
     assert_eq!(of(&mut store), RaisedBy::Hand);
-    store.alarms(raise, &by_quota);
+    store.alarms(raise, RaisedBy::Quota);
     assert_eq!(of(&mut store), RaisedBy::Hand);
 }
 
@@ -239,4 +273,66 @@ fn alarms_are_bounded_and_what_they_refuse_changes_nothing() {
     assert_eq!(store.apply(Request::Txn(txn(vec![put(b"a", false)]))), Err(Error::NoSpace));
     assert_eq!(store.apply(Request::Txn(txn(vec![delete(b"a", b"")]))), Ok(0));
     assert_eq!(store.mvcc.live().revision(), 1);
+}
+
+/// A put, or the txn that Kubernetes puts with, or something that looks like one of them.
+fn random_put(random: &mut SmallRng, revision: i64) -> Request {
+    let key = Bytes::from_static(KEYS[random.random_range(0..5)]);
+    let put = pb::PutRequest {
+        key: key.clone(),
+        value: vec![random.random(); 3].into(),
+        lease: if random.random_bool(0.2) { 9 } else { 0 },
+        prev_kv: random.random_bool(0.1),
+        ignore_value: false,
+        ignore_lease: random.random_bool(0.05),
+    };
+    if random.random_bool(0.2) {
+        return Request::DeleteRange(pb::DeleteRangeRequest { key, ..Default::default() });
+    }
+    if random.random_bool(0.5) {
+        return Request::Put(put);
+    }
+    let target_union = match random.random_range(0..4) {
+        0 => None,
+        1 => Some(compare::TargetUnion::Version(1)),
+        _ => Some(compare::TargetUnion::ModRevision(random.random_range(0..=revision))),
+    };
+    let range_end = if random.random_bool(0.1) { Bytes::from_static(b"z") } else { Bytes::new() };
+    let (result, target) = (random.random_range(0..4), if random.random_bool(0.8) { 2 } else { 0 });
+    let compare = pb::Compare { result, target, key: key.clone(), range_end, target_union };
+    let range = pb::RangeRequest { key, ..Default::default() };
+    let failure = vec![pb::RequestOp { request: Some(request_op::Request::RequestRange(range)) }];
+    let mut request = pb::TxnRequest { compare: vec![compare], failure, ..Default::default() };
+    for _ in 0..random.random_range(1..=2) {
+        let put = pb::PutRequest { key: KEYS[request.success.len()].into(), ..put.clone() };
+        let put = if request.success.is_empty() { pb::PutRequest { key: request.compare[0].key.clone(), ..put } } else { put };
+        request.success.push(pb::RequestOp { request: Some(request_op::Request::RequestPut(put)) });
+    }
+    Request::Txn(request)
+}
+
+#[test]
+fn what_is_put_without_a_look_before_is_what_a_look_before_would_give() {
+    let mut done = 0;
+    for seed in 0..200 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let (mut plain, mut looked) = (Store::new(), Store::new());
+        for store in [&mut plain, &mut looked] {
+            store.apply(Request::LeaseGrant(pb::LeaseGrantRequest { ttl: 60, id: 9 })).unwrap();
+        }
+        for step in 0..60 {
+            let request = random_put(&mut random, plain.mvcc.live().revision());
+            let (result, events) = plain.execute(true, request.clone(), RaisedBy::Hand);
+            let (expected, expected_events) = looked.execute_with_a_look(request.clone());
+            assert_eq!(result, expected, "seed {seed}, step {step}: {request:?}");
+            assert_eq!(format!("{events:?}"), format!("{expected_events:?}"), "seed {seed}, step {step}");
+            done += u32::from(result.is_ok());
+        }
+        plain.mvcc.live().verify().unwrap();
+        assert_eq!(plain.hash(), looked.hash(), "seed {seed}");
+        assert!(plain.apply(Request::LeaseRevoke(pb::LeaseRevokeRequest { id: 9 })).is_ok());
+        assert!(looked.apply(Request::LeaseRevoke(pb::LeaseRevokeRequest { id: 9 })).is_ok());
+        assert_eq!(plain.hash(), looked.hash(), "seed {seed}: attachments are the same");
+    }
+    assert!(done > 5000);
 }

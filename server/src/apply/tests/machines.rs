@@ -1,0 +1,518 @@
+//! Runs on: tests.
+//!
+//! Raft and apply over a simulated disk, turn by turn: what waits for a checkpoint and goes on at its end; and that it does not matter
+//! when which of them moves.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use consensus::{ConfChange, ConfState, Driver};
+use engine::{
+    Checkpoint, Fault, Store,
+    disk::{
+        Disk,
+        sim::{SimDisk, SimStorage},
+    },
+    store,
+};
+use prost::Message;
+use proto::{
+    etcdserverpb as pb,
+    etcdserverpb::{compare, request_op},
+    internal::{self, Kind, Request},
+};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+use crate::{
+    apply::{
+        entry::Applier,
+        machine::{Apply, Options, Turn},
+        message::{Answer, Answers, Handed, Report, ToApply},
+        outcome::Outcome,
+        own::Own,
+        proposal::Proposal,
+    },
+    clock::Clock,
+    config::AutoCompaction,
+    error::Error,
+    insight::trace::Stamps,
+    lease::{Lessor, Params},
+    metrics::counters::CommitCounters,
+    quota::{self, Purpose},
+    raft::{machine::Raft, message::ToRaft},
+    shared::{Cluster, Shared, Sizes},
+    slots::{ReplyTo, Slots},
+};
+
+/// Small enough for a test, large enough that one entry is little of it.
+const CACHE_BYTES: usize = 1 << 20;
+/// More turns than anything here takes.
+const TURNS_MAX: usize = 2000;
+
+struct Member {
+    raft: Raft,
+    apply: Apply,
+    storage: SimStorage,
+    disk: SimDisk,
+    shared: Arc<Shared>,
+    /// The checkpoint that nobody runs yet.
+    checkpoint: Option<Checkpoint>,
+    now: Duration,
+    proposed: u64,
+}
+
+fn dir() -> &'static Path {
+    Path::new("data")
+}
+
+fn driver(disk: &mut dyn Disk) -> Driver {
+    let voter = consensus::Member { id: 0xab, peer_urls: vec!["http://localhost:2380".into()], ..Default::default() };
+    let start = consensus::Start { bootstrap: vec![ConfChange::bootstrap(&voter)], ..consensus::Start::default() };
+    let wal = engine::wal::Options { segment_bytes: 4 << 20, ..engine::wal::Options::default() };
+    let options = consensus::Options::from_knobs(&tuning::Consensus::default(), true, 1, wal);
+    let ids = consensus::Identity { member_id: 0xab, cluster_id: 1 };
+    Driver::open(disk, &dir().join("wal"), ids, options, start).unwrap()
+}
+
+fn options(checkpoint_wal_bytes: u64) -> Options {
+    Options {
+        checkpoint_wal_bytes,
+        recent_bytes_max: 1 << 30,
+        sweep_entries_per_step: 100,
+        reclaim_pages_per_step: 100,
+        warning_apply: Duration::from_secs(1),
+        auto_compaction: AutoCompaction::Off,
+        election_timeout: Duration::from_secs(1),
+        name: "m".into(),
+        client_urls: Vec::new(),
+        replayed_to: 0,
+        clock: Clock::manual(1),
+    }
+}
+
+impl Member {
+    fn new(checkpoint_wal_bytes: u64) -> Self {
+        Self::with_batches(checkpoint_wal_bytes, 1 << 20)
+    }
+
+    fn with_batches(checkpoint_wal_bytes: u64, batch_bytes_max: u64) -> Self {
+        let storage = SimStorage::new(1);
+        let mut disk = storage.disk();
+        let store_options = store::Options { cache_bytes: CACHE_BYTES, ..store::Options::default() };
+        let store = Store::open(&mut disk, dir(), store_options).unwrap();
+        let driver = driver(&mut disk);
+        let shared = Arc::new(Shared::for_tests(store.mvcc().published(), 1));
+        let lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
+        let applier = Applier { lessor, cluster: Cluster::default(), conf_state: ConfState::default() };
+        let counters = Arc::<CommitCounters>::default();
+        let options = options(checkpoint_wal_bytes);
+        let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
+        let raft = Raft::new(Arc::clone(&shared), counters, driver, batch_bytes_max);
+        Self { raft, apply, storage, disk, shared, checkpoint: None, now: Duration::ZERO, proposed: 0 }
+    }
+
+    fn propose(&mut self, kind: Kind, message: &impl Message) {
+        self.proposed += 1;
+        let Own { entry, purpose } = Own::new(self.shared.next_request_id(), Purpose::Grow, kind, message);
+        self.raft.receive(ToRaft::ProposeOwn { entry, purpose }, self.now);
+    }
+
+    fn put(&mut self, number: u64) {
+        // Scattered, and long, so that few share a leaf.
+        let key = format!("{:016x}{:0>200}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15), number);
+        self.propose(Kind::Put, &pb::PutRequest { key: key.into(), value: "v".into(), ..Default::default() });
+    }
+
+    fn resolve(&mut self, faults: Vec<Fault>) {
+        for fault in faults {
+            engine::load(&mut self.storage.disk(), dir(), fault).unwrap();
+        }
+        self.apply.receive(ToApply::Loaded(Ok(())), self.now).unwrap();
+    }
+
+    /// One turn of both as `cores` runs them in one loop.
+    fn turn_both(&mut self) -> (Turn, bool) {
+        self.now += Duration::from_micros(100);
+        self.raft.turn(&mut self.disk, self.now).unwrap();
+        if let Some(handed) = self.raft.take_handed(self.now) {
+            self.apply.hand(handed, self.now);
+        }
+        let turn = self.apply.turn(self.now).unwrap();
+        if let Some(report) = self.apply.take_report() {
+            self.raft.report(report, self.now).unwrap();
+            self.raft.settle(&mut self.disk, self.now).unwrap();
+        }
+        let more = turn.more || self.raft.has_more();
+        (turn, more)
+    }
+
+    /// One turn, with what it has to read; whether there is more to do at once.
+    fn turn(&mut self) -> bool {
+        let (turn, more) = self.turn_both();
+        if turn.checkpoint.is_some() {
+            assert!(self.checkpoint.is_none(), "one at a time");
+            self.checkpoint = turn.checkpoint;
+        }
+        if turn.faults.is_empty() {
+            return more;
+        }
+        self.resolve(turn.faults);
+        true
+    }
+
+    fn applied(&self) -> u64 {
+        self.shared.raft.applied.load(Ordering::Acquire)
+    }
+
+    fn committed(&self) -> u64 {
+        self.shared.raft.commit.load(Ordering::Acquire)
+    }
+
+    /// Turns until nothing moves any more.
+    fn settle(&mut self) {
+        let mut still = 0;
+        for _ in 0..TURNS_MAX {
+            let before = (self.applied(), self.committed());
+            let more = self.turn();
+            let has_moved = more || before != (self.applied(), self.committed());
+            still = if has_moved { 0 } else { still + 1 };
+            if still > 3 {
+                return;
+            }
+        }
+        panic!("it never comes to rest");
+    }
+
+    fn is_all_applied(&self) -> bool {
+        self.applied() == self.committed()
+    }
+
+    fn dirty_bytes(&self) -> u64 {
+        self.apply.store.mvcc().dirty_bytes()
+    }
+
+    /// Puts new keys until a checkpoint is due, which nobody runs, and then until apply waits for it.
+    fn fill_until_held(&mut self) {
+        while !self.apply.is_held() {
+            assert!(self.is_all_applied(), "nothing waits yet");
+            assert!(self.proposed < 100_000, "memory has a bound");
+            (0..10).for_each(|_| self.put(self.proposed));
+            self.settle();
+        }
+        assert!(self.checkpoint.is_some());
+    }
+
+    /// Runs the checkpoint that waits, to its end.
+    fn run_checkpoint(&mut self) {
+        let mut checkpoint = self.checkpoint.take().expect("one is due");
+        let done = checkpoint.run(&mut self.storage.disk()).map(Box::new);
+        self.apply.receive(ToApply::Checkpointed(done), self.now).unwrap();
+    }
+
+    fn run_checkpoints(&mut self) {
+        self.settle();
+        while self.checkpoint.is_some() {
+            self.run_checkpoint();
+            self.settle();
+        }
+    }
+}
+
+#[test]
+fn apply_waits_for_a_checkpoint_when_memory_for_changed_nodes_is_used_up() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    member.fill_until_held();
+    let due = member.apply.store.dirty_bytes_due();
+    let held = member.dirty_bytes();
+    assert!(held >= due);
+    let applied = member.applied();
+    for _ in 0..200 {
+        member.put(member.proposed);
+        assert!(!member.turn(), "the loop does not spin while it waits");
+    }
+    assert_eq!((member.applied(), member.dirty_bytes()), (applied, held), "nothing is changed meanwhile");
+    assert!(!member.is_all_applied(), "what is committed waits");
+    member.run_checkpoints();
+    assert!(member.is_all_applied() && member.applied() > applied);
+    assert!(member.apply.store.mvcc().node_bytes() <= member.apply.store.node_bytes_max() + due);
+}
+
+#[test]
+fn what_apply_has_not_finished_is_bounded() {
+    let mut member = Member::with_batches(1 << 30, 16 << 10);
+    member.settle();
+    member.fill_until_held();
+    for _ in 0..1000 {
+        member.put(member.proposed);
+        assert!(!member.turn(), "the loop does not spin while it waits");
+    }
+    let (waiting, behind) = (member.apply.waiting_bytes(), member.committed() - member.applied());
+    assert!(behind > 900 && waiting < 40 << 10, "{waiting} bytes of {behind} entries are with apply");
+    member.run_checkpoints();
+    assert!(member.is_all_applied());
+    assert_eq!(member.apply.waiting_bytes(), 0);
+}
+
+#[test]
+fn the_sweep_waits_for_a_checkpoint_too() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    for _ in 0..3 {
+        // Older versions for the sweep to drop, in pages that were written.
+        for number in 0..500 {
+            member.put(number);
+        }
+        member.run_checkpoints();
+    }
+    let revision = member.apply.store.mvcc().view().revision();
+    member.fill_until_held();
+    // Committed and applied before the bound was reached in a real member; here it is told directly.
+    member.apply.sweep.compacted(member.now);
+    member.apply.store.mvcc_mut().compact(revision);
+    let held = member.dirty_bytes();
+    for _ in 0..100 {
+        assert!(!member.turn());
+    }
+    assert_eq!(member.dirty_bytes(), held, "it changes nothing meanwhile");
+    assert!(member.shared.swept_revision.load(Ordering::Acquire) < revision);
+    member.run_checkpoints();
+    assert_eq!(member.shared.swept_revision.load(Ordering::Acquire), revision);
+    assert!(member.is_all_applied());
+}
+
+#[test]
+fn scattered_changes_are_waited_with_for_a_while_but_not_for_ever() {
+    // A key of 216 bytes and its value take 0.3 KiB of the log, and what is changed of the tree about as much again and again.
+    let mut member = Member::new(48 << 10);
+    member.settle();
+    for number in 0..400 {
+        member.put(number);
+    }
+    member.run_checkpoints();
+    for number in (0..400).step_by(20) {
+        member.put(number);
+    }
+    member.settle();
+    let gathered = member.apply.log_bytes - member.apply.checkpoints.written();
+    assert!(gathered < 48 << 10 && member.dirty_bytes() > 2 * (48 << 10), "few changes of many pages");
+    assert!(member.checkpoint.is_none(), "more may come to the same pages");
+    member.now += Duration::from_secs(31);
+    member.put(0);
+    member.settle();
+    assert!(member.checkpoint.is_some());
+}
+
+#[test]
+fn what_is_applied_counts_at_once_and_what_a_checkpoint_wrote_goes_on_counting() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    let sizes = |member: &Member| {
+        let Sizes { in_use, allocated } = &member.shared.sizes;
+        (in_use.load(Ordering::Acquire), allocated.load(Ordering::Acquire))
+    };
+    let (before, _) = sizes(&member);
+    for number in 0..1000 {
+        member.put(number);
+    }
+    let mut seen = before;
+    while member.apply.store.mvcc().view().revision() < 1001 {
+        member.turn();
+        let (in_use, allocated) = sizes(&member);
+        assert!(in_use >= seen && allocated >= in_use, "no tick is needed to know of what was put");
+        seen = in_use;
+    }
+    let recent = member.apply.store.mvcc().recent_bytes();
+    assert!(recent > 200_000 && seen >= before + recent, "{seen} bytes, {before} before");
+    member.checkpoint = Some(member.apply.store.checkpoint_begin());
+    member.run_checkpoint();
+    assert_eq!(member.apply.store.mvcc().recent_bytes(), 0);
+    let told = member.apply.store.sizes();
+    assert_eq!(sizes(&member), (told.in_use, told.allocated));
+    assert!(told.in_use > recent / 2, "records in files count");
+}
+
+/// Requests of clients, the same for the same seed.
+fn requests(seed: u64) -> Vec<Request> {
+    let mut random = SmallRng::seed_from_u64(seed);
+    let some_key = |random: &mut SmallRng| Bytes::from(format!("{:0>90}", random.random_range(0..200)));
+    let mut puts = 0;
+    let request = |_| {
+        let key = some_key(&mut random);
+        puts += 1;
+        let put = pb::PutRequest { key: key.clone(), value: vec![7; 100].into(), ..Default::default() };
+        match random.random_range(0..20) {
+            0 => Request::LeaseGrant(pb::LeaseGrantRequest { ttl: 60, id: random.random_range(1..5) }),
+            1 => Request::LeaseRevoke(pb::LeaseRevokeRequest { id: random.random_range(1..5) }),
+            2 => Request::Compaction(pb::CompactionRequest { revision: random.random_range(1..400), physical: false }),
+            3 => Request::Put(pb::PutRequest { lease: random.random_range(1..5), ..put }),
+            4 => Request::Put(pb::PutRequest { prev_kv: true, ..put }),
+            5 | 6 => Request::DeleteRange(pb::DeleteRangeRequest { key, prev_kv: true, ..Default::default() }),
+            7..10 => {
+                let target_union = Some(compare::TargetUnion::ModRevision(random.random_range(0..3)));
+                let compare = pb::Compare { target: 2, key, target_union, ..Default::default() };
+                let op = pb::RequestOp { request: Some(request_op::Request::RequestPut(put)) };
+                Request::Txn(pb::TxnRequest { compare: vec![compare], success: vec![op], failure: Vec::new() })
+            }
+            _ => Request::Put(put),
+        }
+    };
+    (0..600).map(request).collect()
+}
+
+fn raw(request: &Request) -> Vec<u8> {
+    match request {
+        Request::Put(put) => put.encode_to_vec(),
+        Request::DeleteRange(delete) => delete.encode_to_vec(),
+        Request::Txn(txn) => txn.encode_to_vec(),
+        Request::Compaction(compaction) => compaction.encode_to_vec(),
+        Request::LeaseGrant(grant) => grant.encode_to_vec(),
+        Request::LeaseRevoke(revoke) => revoke.encode_to_vec(),
+        other => panic!("{other:?} is not asked for here"),
+    }
+}
+
+/// A proposal of `request`; about every second one comes without the decoded request, as if another core had lost it.
+fn proposal(id: u64, request: Request, slots: &Slots<()>) -> Box<Proposal> {
+    let header = quota::header(id, Purpose::Grow);
+    let entry = internal::encode(&header, request.kind(), &raw(&request)).entry;
+    let slot = slots.open(Duration::ZERO).expect("there is room").id();
+    Box::new(Proposal {
+        reply: ReplyTo { core: 0, slot },
+        id,
+        purpose: Purpose::Grow,
+        entry,
+        request: id.is_multiple_of(2).then_some(request),
+        stamps: Stamps::default(),
+        result: Err(Error::Timeout),
+    })
+}
+
+/// What clients and watchers see of a run.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    answers: BTreeMap<u64, Result<Outcome, Error>>,
+    /// Revisions of events, in order.
+    events: Vec<(i64, i64)>,
+    hash: Option<(u32, i64)>,
+}
+
+/// Raft and apply with queues between them, moved in any order.
+struct Apart {
+    member: Member,
+    handed: VecDeque<Handed>,
+    reports: VecDeque<Report>,
+    faults: Vec<Fault>,
+    seen: Seen,
+}
+
+impl Apart {
+    fn see(&mut self, answers: Answers) {
+        for (_, answer) in answers.into_iter().flatten() {
+            let Answer::Applied(proposal) = answer else { panic!("only proposals are answered") };
+            if let Ok(Outcome::Put { revision, .. }) = &proposal.result {
+                let shown = self.member.shared.view.load().revision();
+                assert!(shown >= *revision, "a reply leaves behind its publish");
+            }
+            assert!(self.seen.answers.insert(proposal.id, proposal.result).is_none(), "answered once");
+        }
+    }
+
+    fn move_raft(&mut self, random: &mut SmallRng) {
+        let now = self.member.now;
+        for _ in 0..random.random_range(0..=self.reports.len()) {
+            let report = self.reports.pop_front().expect("there are as many");
+            self.member.raft.report(report, now).unwrap();
+        }
+        self.member.raft.turn(&mut self.member.disk, now).unwrap();
+        if random.random_bool(0.7) {
+            self.handed.extend(self.member.raft.take_handed(now));
+        }
+        let answers = self.member.raft.take_answers();
+        self.see(answers);
+    }
+
+    fn move_apply(&mut self, random: &mut SmallRng) {
+        let now = self.member.now;
+        for _ in 0..random.random_range(0..=self.handed.len()) {
+            let handed = self.handed.pop_front().expect("there are as many");
+            self.member.apply.hand(handed, now);
+        }
+        if !self.faults.is_empty() && random.random_bool(0.5) {
+            let faults = std::mem::take(&mut self.faults);
+            self.member.resolve(faults);
+        }
+        let turn = self.member.apply.turn(now).unwrap();
+        if random.random_bool(0.7) {
+            self.reports.extend(self.member.apply.take_report());
+        }
+        self.faults.extend(turn.faults);
+        if turn.checkpoint.is_some() {
+            self.member.checkpoint = turn.checkpoint;
+        }
+        let view = self.member.shared.view.load();
+        for event in turn.batch.iter().flat_map(|batch| &batch.events) {
+            let revision = event.record().revision;
+            assert!(revision.main <= view.revision(), "an event leaves behind its publish");
+            self.seen.events.push((revision.main, revision.sub));
+        }
+        self.see(turn.answers);
+    }
+}
+
+/// Runs the requests of `seed`, with raft and apply moved by chance, or strictly in turns.
+fn run(seed: u64, in_turns: bool) -> Seen {
+    let mut random = SmallRng::seed_from_u64(if in_turns { 1 } else { seed });
+    let member = Member::with_batches(24 << 10, 2 << 10);
+    let slots = Slots::new(1 << 16);
+    let mut waiting: VecDeque<_> = requests(seed).into_iter().zip(1 << 40..).collect();
+    let count = waiting.len();
+    let (handed, reports, faults, seen) = (VecDeque::new(), VecDeque::new(), Vec::new(), Seen::default());
+    let mut apart = Apart { member, handed, reports, faults, seen };
+    for turn in 0.. {
+        assert!(turn < 200_000, "seed {seed}: {} of {count} were answered", apart.seen.answers.len());
+        apart.member.now += Duration::from_millis(1);
+        for _ in 0..random.random_range(0..8).min(waiting.len()) {
+            let (request, id) = waiting.pop_front().expect("there are as many");
+            apart.member.raft.receive(ToRaft::Propose(proposal(id, request, &slots)), apart.member.now);
+        }
+        if in_turns || random.random_bool(0.5) {
+            apart.move_raft(&mut random);
+        }
+        if in_turns || random.random_bool(0.5) {
+            apart.move_apply(&mut random);
+        }
+        if apart.member.checkpoint.is_some() && random.random_bool(0.05) {
+            apart.member.run_checkpoint();
+        }
+        if turn % 100 == 0 {
+            apart.member.raft.tick(apart.member.now);
+            apart.member.apply.tick(apart.member.now);
+        }
+        if apart.seen.answers.len() == count && apart.member.is_all_applied() {
+            break;
+        }
+    }
+    let view = apart.member.shared.view.load();
+    apart.seen.hash = engine::load_for(&mut apart.member.storage.disk(), dir(), || {
+        view.hash_kv(view.revision()).step(&view, usize::MAX)
+    })
+    .unwrap();
+    apart.seen
+}
+
+#[test]
+fn it_does_not_matter_when_raft_and_apply_move() {
+    for seed in 0..20 {
+        let together = run(seed, true);
+        let refused = together.answers.values().filter(|result| result.is_err()).count();
+        assert!(refused > 10 && refused < 200, "seed {seed}: {refused} were refused");
+        assert!(together.events.is_sorted(), "seed {seed}");
+        assert_eq!(run(seed, false), together, "seed {seed}");
+    }
+}

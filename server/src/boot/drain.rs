@@ -1,0 +1,23 @@
+//! Runs on: core 0.
+//!
+//! The end: requests under way may finish.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio::sync::watch;
+
+use crate::api::desk::Desk;
+
+/// How often the open connections are counted.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Tells connections to go away, and waits for them, at most for `bound`.
+pub async fn drain(desk: &Desk, stop: &watch::Sender<bool>, bound: Duration) {
+    desk.shared.is_stopping.store(true, Ordering::Release);
+    stop.send_replace(true);
+    let until = desk.clock.now() + bound;
+    let open = || desk.shared.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum::<usize>();
+    while open() > 0 && desk.clock.now() < until {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,48 @@
+//! Runs on: main thread, core 0.
+//!
+//! Why a member does not start.
+
+use crate::{apply::restore::Damaged, config, etcd_files};
+
+/// See the head of this file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Storage.
+    #[error(transparent)]
+    Engine(#[from] engine::Error),
+    /// The log, or raft.
+    #[error(transparent)]
+    Consensus(#[from] consensus::Error),
+    /// A socket or thread.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// The data directory belongs to another program.
+    #[error(
+        "{path} holds data of etcd, which is left untouched; start once with --import to take it over: the member goes on \
+         with its keys, leases and id, and etcd's own files are kept in member.imported"
+    )]
+    EtcdData {
+        /// The directory.
+        path: String,
+    },
+    /// etcd's data is not taken over.
+    #[error("the data of etcd is not imported: {0}")]
+    Import(#[from] etcd_files::error::Error),
+    /// Settings that a new member cannot start with.
+    #[error(transparent)]
+    Bootstrap(#[from] config::Error),
+    /// Small tables that do not decode.
+    #[error(transparent)]
+    Table(#[from] Damaged),
+}
+
+/// What was tried, for an error of the system.
+pub fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
+    let what = what.into();
+    move |source| Error::System { what, source }
+}

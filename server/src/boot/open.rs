@@ -1,0 +1,144 @@
+//! Runs on: core 0.
+//!
+//! Opens the data directory: the store, who the member is, the log.
+//!
+//! Each directory's I/O path is probed once, before any other thread runs; all disks of the member are opened on what was found.
+
+use std::path::Path;
+
+use consensus::{ConfChange, Driver, EntryId, Identity, Member};
+use engine::{
+    Store,
+    disk::{self, Disk, IoPath},
+    load, load_for,
+};
+
+use super::{
+    error::Error,
+    import::{self, Import},
+    options,
+};
+use crate::{
+    apply::{entry::Applier, restore, restore::Damaged, table},
+    clock::Clock,
+    config::Config,
+    etcd_files,
+    lease::Lessor,
+};
+
+/// How files are reached.
+#[derive(Clone, Debug)]
+pub struct IoPaths {
+    /// Those of the data directory.
+    pub data: IoPath,
+    /// Those of the log, which may have a directory of its own.
+    pub log: IoPath,
+}
+
+/// A member at rest.
+pub struct Opened {
+    /// Keys and tables.
+    pub store: Store,
+    /// How files are reached.
+    pub paths: IoPaths,
+    /// The disk on which the log was opened.
+    pub log_disk: Box<dyn Disk>,
+    /// Who it is.
+    pub identity: Identity,
+    /// Raft and the log.
+    pub driver: Driver,
+    /// What lies beside the keys.
+    pub applier: Applier,
+}
+
+/// Opens the member that `config` names, or makes it.
+///
+/// **Errors** why it cannot start.
+pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
+    let dir = config.data_dir.as_path();
+    if import::is_etcd(dir)? {
+        take_over(config, clock)?;
+    }
+    let paths = probe(config)?;
+    let mut data_disk = paths.data.disk(dir)?;
+    let disk = data_disk.as_mut();
+    import::complete(disk, dir)?;
+    let mut store = Store::open(disk, dir, options::store(&config.knobs, clock))?;
+    if store.applied() == (0, 0) && store.generation() <= 1 {
+        config.verify_bootstrap()?;
+    }
+    let member = bootstrap_member(config);
+    let identity = identity_of(&mut store, disk, &member)?;
+    let view = store.mvcc().view();
+    let tables = restore::restore(&view, |fault| load(disk, dir, fault).map_err(Error::from))?;
+    let mut lessor = Lessor::new(options::lease(config));
+    lessor.restore(tables.leases);
+    let start = consensus::Start {
+        applied: EntryId { index: view.applied_index(), term: view.applied_term() },
+        trimmable: store.trimmable().0,
+        conf_state: tables.conf_state.clone(),
+        bootstrap: vec![ConfChange::bootstrap(&member)],
+    };
+    let log_dir = options::wal_dir(config);
+    let mut log_disk = paths.log.disk(&log_dir)?;
+    let consensus = options::consensus(&config.knobs, clock);
+    let driver = Driver::open(log_disk.as_mut(), &log_dir, identity, consensus, start)?;
+    let applier = Applier { lessor, cluster: tables.cluster, conf_state: tables.conf_state };
+    Ok(Opened { store, paths, log_disk, identity, driver, applier })
+}
+
+/// Tries out, once for each directory, how files are reached there.
+fn probe(config: &Config) -> Result<IoPaths, Error> {
+    let preference = options::io_preference(config);
+    let data = disk::probe(preference, &config.data_dir)?;
+    let log = match &config.wal_dir {
+        Some(dir) => disk::probe(preference, dir)?,
+        None => data.clone(),
+    };
+    Ok(IoPaths { data, log })
+}
+
+/// Imports etcd's data, if the operator wants that.
+fn take_over(config: &Config, clock: &Clock) -> Result<(), Error> {
+    let dir = config.data_dir.as_path();
+    if !config.import {
+        return Err(Error::EtcdData { path: dir.display().to_string() });
+    }
+    if config.wal_dir.is_some() {
+        return Err(etcd_files::error::Error::LogElsewhere.into());
+    }
+    let (store, wal) = (options::store(&config.knobs, clock), options::wal(&config.knobs.wal, clock));
+    let path = disk::probe(options::io_preference(config), dir)?;
+    let open = |dir: &Path| path.disk(dir);
+    Ok(Import { dir, store, wal }.run(&open)?)
+}
+
+fn bootstrap_member(config: &Config) -> Member {
+    let peer_urls: Vec<String> = config.advertise_peer_urls.iter().map(ToString::to_string).collect();
+    let id = consensus::member_id(&peer_urls, &config.initial_cluster_token, None);
+    Member { id, peer_urls, name: config.name.clone(), ..Member::default() }
+}
+
+/// Who the member is: as its store has it, and if that is new, `member`.
+fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Result<Identity, Error> {
+    let view = store.mvcc().view();
+    if let Some(bytes) = load_for(disk, store.dir(), || view.meta_get(table::IDENTITY))? {
+        return Ok(table::decode_identity(&bytes).ok_or(Damaged { what: "identity" })?);
+    }
+    let identity = Identity { cluster_id: consensus::cluster_id(&[member.id]), member_id: member.id };
+    first_checkpoint(store, disk, &identity)?;
+    Ok(identity)
+}
+
+/// Writes down who the member is before anything else is.
+fn first_checkpoint(store: &mut Store, disk: &mut dyn Disk, identity: &Identity) -> Result<(), Error> {
+    let mut write = store.mvcc_mut().begin();
+    write
+        .meta_put(table::IDENTITY, &table::encode_identity(identity))
+        .unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
+    drop(write.finish());
+    drop(store.mvcc_mut().publish(0, 0));
+    let done = store.checkpoint_begin().run(disk)?;
+    store.checkpoint_end(done);
+    Ok(())
+}

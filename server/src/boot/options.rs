@@ -1,0 +1,249 @@
+//! Runs on: main thread, core 0.
+//!
+//! What the knobs mean to each part of the member.
+
+use std::{path::PathBuf, time::Duration};
+
+use engine::{disk::Preference, store, wal};
+
+use super::process;
+use crate::{
+    apply::machine,
+    clock::Clock,
+    config::{self, Config, Stage},
+    cores::Placement,
+    insight::slow::Settings,
+    lease,
+    shared::{Limits, Quota},
+    watch::hub::Bounds,
+    wire::http2,
+};
+
+/// etcd's allowance for gRPC above the largest request.
+const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
+/// Files that etcd keeps for itself.
+const OWN_FILES: usize = 150;
+/// Watchers of one core.
+const WATCHERS_MAX: usize = 1 << 20;
+/// Up to so many CPUs raft and apply share the first serving core's loop ...
+const CPUS_SHARED_MAX: usize = 2;
+/// ... and up to so many they have one thread for both.
+const CPUS_ONE_THREAD_MAX: usize = 4;
+
+/// Which threads there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cores {
+    /// Those that serve connections.
+    pub serving: usize,
+    /// Where raft and apply run.
+    pub placement: Placement,
+}
+
+impl Cores {
+    /// As the knobs have it, on this host.
+    pub fn of(config: &Config) -> Self {
+        Self::on(process::cpus(), config.knobs.server.cores, config.knobs.server.raft_apply)
+    }
+
+    /// On `cpus`, with so many serving cores, 0 for as many as there is room for: one CPU is left to the kernel's side of sockets and disk.
+    fn on(cpus: usize, serving: usize, raft_apply: tuning::RaftApply) -> Self {
+        let placement = match raft_apply {
+            tuning::RaftApply::Shared => Placement::Shared,
+            tuning::RaftApply::OneThread => Placement::OneThread,
+            tuning::RaftApply::TwoThreads => Placement::TwoThreads,
+            tuning::RaftApply::Auto => match cpus.max(serving) {
+                ..=CPUS_SHARED_MAX => Placement::Shared,
+                ..=CPUS_ONE_THREAD_MAX => Placement::OneThread,
+                _ => Placement::TwoThreads,
+            },
+        };
+        let room = cpus.saturating_sub(1 + placement.threads()).max(1);
+        Self { serving: if serving == 0 { room } else { serving }, placement }
+    }
+
+    /// Threads that read pages for as long as the member runs.
+    fn readers(self) -> usize {
+        self.serving + self.placement.threads().min(1)
+    }
+}
+
+/// What the operator says of the I/O path.
+pub fn io_preference(config: &Config) -> Preference {
+    match config.knobs.io.path {
+        tuning::IoPathChoice::Auto => Preference::Auto,
+        tuning::IoPathChoice::Uring => Preference::Uring,
+        tuning::IoPathChoice::Portable => Preference::Portable,
+    }
+}
+
+/// Where the log lies.
+pub fn wal_dir(config: &Config) -> PathBuf {
+    config.wal_dir.clone().unwrap_or_else(|| config.data_dir.join("wal"))
+}
+
+/// A store.
+pub fn store(knobs: &tuning::Knobs, clock: &Clock) -> store::Options {
+    store::Options {
+        segment_bytes: u32::try_from(knobs.store.segment_bytes).expect("bounded by 1 GiB"),
+        write_bytes: knobs.store.write_bytes,
+        writes_in_flight_max: knobs.store.writes_in_flight_max,
+        record_block_bytes: knobs.store.record_block_bytes,
+        cache_bytes: cache_bytes(knobs),
+        reclaim_bytes_per_second: knobs.store.reclaim_bytes_per_second,
+        reclaim_bytes_max: knobs.store.reclaim_bytes_max,
+        shards: knobs.store.shards,
+        fresh_id: clock.seed(),
+    }
+}
+
+/// Memory for nodes and blocks. **Units** bytes.
+pub fn cache_bytes(knobs: &tuning::Knobs) -> usize {
+    tuning::cache_bytes(knobs.store.cache_bytes, &config::host(&|path| std::fs::read_to_string(path)))
+}
+
+/// The log, and raft.
+pub fn consensus(knobs: &tuning::Knobs, clock: &Clock) -> consensus::Options {
+    consensus::Options::from_knobs(&knobs.consensus, true, clock.seed(), wal(&knobs.wal, clock))
+}
+
+/// The log.
+pub fn wal(knobs: &tuning::Wal, clock: &Clock) -> wal::Options {
+    wal::Options {
+        segment_bytes: u32::try_from(knobs.segment_bytes).unwrap_or(!4095),
+        group_bytes_max: knobs.group_bytes_max,
+        writes_in_flight_max: knobs.writes_in_flight_max,
+        fresh_id: clock.seed(),
+        ..wal::Options::default()
+    }
+}
+
+/// How long leases last.
+pub fn lease(config: &Config) -> lease::Params {
+    let knobs = &config.knobs.consensus;
+    let election_ticks = u32::try_from(knobs.election_ms / knobs.heartbeat_ms).unwrap_or(u32::MAX);
+    let ttl_min_s = lease::ttl_min_s(heartbeat(config), election_ticks);
+    lease::Params { ttl_min_s, retry_after: config.request_timeout() }
+}
+
+/// Between two ticks.
+pub fn heartbeat(config: &Config) -> Duration {
+    Duration::from_millis(config.knobs.consensus.heartbeat_ms)
+}
+
+/// The quota on the data of the store.
+pub fn quota(config: &Config) -> Quota {
+    let server = &config.knobs.server;
+    Quota::new(server.quota_backend_bytes, server.quota_disarm_percent)
+}
+
+/// Bounds that requests are held against.
+pub fn limits(config: &Config, cores: Cores) -> Limits {
+    let server = &config.knobs.server;
+    Limits {
+        request_bytes_max: server.max_request_bytes,
+        receive_bytes_max: server.max_request_bytes + GRPC_OVERHEAD_BYTES,
+        txn_ops_max: server.max_txn_ops,
+        scan_entries_per_turn: server.scan_entries_per_turn,
+        held_revisions_max: server.held_revisions_max,
+        held_revision_age_max: Duration::from_millis(server.held_revision_age_max_ms),
+        request_timeout: config.request_timeout(),
+        quota: quota(config),
+        connections_max: connections_max(config, cores),
+        snapshot_write_back_bytes: server.snapshot_write_back_bytes,
+    }
+}
+
+/// Segment files that one core keeps open: all cores together at most a quarter of the files there may be.
+pub fn open_segments_max(config: &Config, cores: Cores) -> usize {
+    let share = process::files_max() / 4 / cores.readers();
+    config.knobs.store.open_segments_max.min(share).max(8)
+}
+
+/// Connections that the knob and the limit on open files allow: etcd keeps some files for itself, we the segments too.
+fn connections_max(config: &Config, cores: Cores) -> usize {
+    let own = OWN_FILES + cores.readers() * open_segments_max(config, cores);
+    config.knobs.server.connections_max.min(process::files_max().saturating_sub(own))
+}
+
+/// What is told of requests.
+pub fn insight(config: &Config) -> Settings {
+    Settings {
+        unary: Duration::from_millis(config.knobs.server.warning_unary_ms),
+        apply: Duration::from_millis(config.knobs.server.warning_apply_ms),
+        is_extensive: config.extensive_metrics,
+    }
+}
+
+/// Feature gates with their stage and value.
+pub fn features(config: &Config) -> Vec<(&'static str, Stage, bool)> {
+    config::GATES.iter().map(|(name, stage, _)| (*name, *stage, config.gates[name])).collect()
+}
+
+/// Bounds of a core's watchers.
+pub fn watchers(config: &Config) -> Bounds {
+    Bounds {
+        stream_buffer_bytes_max: config.knobs.server.stream_buffer_bytes_max,
+        fragment_bytes_max: config.knobs.server.max_request_bytes + GRPC_OVERHEAD_BYTES,
+        watchers_max: WATCHERS_MAX,
+    }
+}
+
+/// Connections.
+pub fn wire(config: &Config) -> http2::Options {
+    let server = &config.knobs.server;
+    http2::Options {
+        streams_max: server.max_concurrent_streams,
+        stream_window_bytes: server.stream_window_bytes,
+        connection_window_bytes: server.connection_window_bytes,
+        buffer_bytes_max: server.connection_buffer_bytes_max,
+        ping_min: Duration::from_millis(server.keepalive_min_ms),
+        ping_after: Duration::from_millis(server.keepalive_interval_ms),
+        ping_timeout: Duration::from_millis(server.keepalive_timeout_ms),
+    }
+}
+
+/// Bytes of entries that apply is handed at once.
+pub fn batch_bytes_max(config: &Config) -> u64 {
+    config.knobs.consensus.apply_batch_bytes_max as u64
+}
+
+/// Apply, over a log that ended at `replayed_to` at the start.
+pub fn apply(config: &Config, clock: &Clock, replayed_to: u64) -> machine::Options {
+    let knobs = &config.knobs;
+    machine::Options {
+        checkpoint_wal_bytes: knobs.store.checkpoint_wal_bytes,
+        recent_bytes_max: knobs.store.recent_bytes_max as u64,
+        sweep_entries_per_step: knobs.store.sweep_entries_per_step,
+        reclaim_pages_per_step: knobs.store.reclaim_pages_per_step,
+        warning_apply: Duration::from_millis(knobs.server.warning_apply_ms),
+        auto_compaction: config.auto_compaction,
+        election_timeout: Duration::from_millis(knobs.consensus.election_ms),
+        name: config.name.clone(),
+        client_urls: config.advertise_client_urls.iter().map(ToString::to_string).collect(),
+        replayed_to,
+        clock: clock.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tuning::RaftApply::{Auto, OneThread, Shared, TwoThreads};
+
+    use super::*;
+
+    #[test]
+    fn threads_follow_the_cpus_and_the_knobs_win() {
+        let on = |cpus, serving, raft_apply| {
+            let Cores { serving, placement } = Cores::on(cpus, serving, raft_apply);
+            (serving, placement)
+        };
+        assert_eq!(on(1, 0, Auto), (1, Placement::Shared));
+        assert_eq!(on(2, 0, Auto), (1, Placement::Shared));
+        assert_eq!(on(4, 0, Auto), (2, Placement::OneThread));
+        assert_eq!(on(16, 0, Auto), (13, Placement::TwoThreads));
+        assert_eq!(on(2, 4, Auto), (4, Placement::OneThread), "several cores are meant for several CPUs");
+        assert_eq!(on(16, 0, Shared), (15, Placement::Shared));
+        assert_eq!(on(2, 0, TwoThreads), (1, Placement::TwoThreads));
+        assert_eq!(on(2, 3, OneThread), (3, Placement::OneThread));
+    }
+}

@@ -1,0 +1,363 @@
+//! Runs on: core 0, and each thread at its beginning.
+//!
+//! The member's threads: connection cores, raft and apply where they have threads of their own, checkpoints, and for a while those that bring
+//! in pages behind the start.
+//!
+//! Core 0 serves connections, accepts those of all cores, and awaits the signals. What runs on a thread is made there, as a core's state stays on
+//! its thread.
+
+use std::{
+    rc::Rc,
+    sync::{Arc, mpsc as blocking},
+    thread,
+    time::Duration,
+};
+
+use consensus::{Driver, RequestIds};
+use engine::{
+    Checkpoint, PageReader,
+    disk::{Disk, FileSystem},
+};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::spawn_local,
+};
+
+use super::{
+    error::{Error, system},
+    open::{IoPaths, Opened},
+    options::{self, Cores},
+    process,
+};
+use crate::{
+    api::{
+        desk::{Desk, Parts},
+        watchers::Watchers,
+    },
+    apply::{
+        fatal::Fatal,
+        machine::Apply,
+        message::{Handed, Report, ToApply},
+    },
+    clock::Clock,
+    config::Config,
+    cores::{
+        Placement, STACK_BYTES,
+        apply_loop::{self, ApplyCore, ToRaftThread},
+        checkpoint,
+        connection_loop::{self, Posts, Serving, Ways},
+        outbox::{Outbox, ToCore, Way},
+        raft_loop::{self, RaftCore, ToApplyThread},
+        reads,
+        thread::{block_on, pin, stop_member},
+        warm::{self, Warmer},
+    },
+    insight::Board,
+    loader::Loader,
+    mailbox::{Inbox, turns},
+    metrics::{
+        registry::Registry,
+        timed::{CheckpointCommits, LogWrites, Timed},
+    },
+    raft::{machine::Raft, message::ToRaft},
+    shared::Shared,
+    watch::hub::Responder,
+};
+
+/// Threads that bring in pages behind a start.
+const WARMERS_MAX: usize = 4;
+/// Entries for which a thread is worth it.
+const WARM_ENTRIES_MIN: usize = 64;
+/// Entries that are looked at ahead of apply.
+const WARM_ENTRIES_MAX: usize = 32_768;
+/// Bytes of cache for each of them: most need one page, which takes some 6 KiB, of an eighth of the cache.
+const WARM_CACHE_SHARE: usize = 8 * (8 << 10);
+
+/// What all threads of the member know.
+#[derive(Clone)]
+pub struct Member {
+    config: Arc<Config>,
+    clock: Clock,
+    cores: Cores,
+    paths: IoPaths,
+    shared: Arc<Shared>,
+    registry: Arc<Registry>,
+    board: Arc<Board>,
+}
+
+/// The member's threads as core 0 sees them.
+pub struct Started {
+    /// Its own desk.
+    pub desk: Rc<Desk>,
+    /// The ways to all cores that serve.
+    pub ways: Vec<Way>,
+    /// Becomes true when clients may be served.
+    pub ready: watch::Receiver<bool>,
+}
+
+/// What raft and apply are made of.
+struct Machines {
+    driver: Driver,
+    log_disk: Box<dyn Disk>,
+    apply: Apply,
+    checkpoints: blocking::Sender<Checkpoint>,
+    ready: watch::Sender<bool>,
+    /// What tells that the first pages behind the start are there.
+    warmed: Vec<oneshot::Receiver<()>>,
+    ways: Ways,
+    to_raft: mpsc::Receiver<Vec<ToRaft>>,
+    to_apply: mpsc::Receiver<Vec<ToApply>>,
+}
+
+impl Member {
+    /// The member that was opened.
+    ///
+    /// **Errors** where its log lies cannot be told.
+    pub fn new(config: Arc<Config>, clock: Clock, cores: Cores, opened: &Opened) -> Result<Self, Error> {
+        let first_id = RequestIds::new(opened.identity.member_id, clock.unix_us() / 1000).next_id();
+        let log_file_system = FileSystem::of(&options::wal_dir(&config))?;
+        let shared = Arc::new(Shared::new(
+            opened.identity,
+            options::limits(&config, cores),
+            opened.store.mvcc().published(),
+            cores.serving,
+            first_id,
+            log_file_system,
+        ));
+        let registry = Arc::new(Registry::new(options::features(&config), cores.serving));
+        let board = Arc::new(Board::new(options::insight(&config), cores.serving));
+        Ok(Self { config, clock, cores, paths: opened.paths.clone(), shared, registry, board })
+    }
+
+    /// Page reads of one more thread.
+    fn loader(&self) -> Result<Loader, engine::Error> {
+        let reads_max = self.config.knobs.io.operations_in_flight_max as usize;
+        let files_max = options::open_segments_max(&self.config, self.cores);
+        let dir = &self.config.data_dir;
+        Ok(Loader::new(self.paths.data.disk(dir)?, PageReader::new(dir, files_max, reads_max)))
+    }
+
+    /// The desk of connection core `id`, on its thread, and its posts.
+    fn desk(&self, id: usize) -> Result<(Rc<Desk>, Posts), engine::Error> {
+        let server = &self.config.knobs.server;
+        let identity = &self.shared.identity;
+        let responder = Responder { cluster_id: identity.cluster_id, member_id: identity.member_id, raft_term: 0 };
+        let watchers = Watchers::new(
+            options::watchers(&self.config),
+            responder,
+            self.shared.view.load().revision(),
+            Arc::clone(&self.registry.connections[id]),
+            Duration::from_millis(server.watch_progress_interval_ms),
+            server.catch_up_bytes_per_turn,
+        );
+        let posts = Posts::new(server.mailbox_messages_max);
+        let desk = Desk::new(Parts {
+            id,
+            shared: Arc::clone(&self.shared),
+            registry: Arc::clone(&self.registry),
+            board: Arc::clone(&self.board),
+            clock: self.clock.clone(),
+            watchers,
+            to_raft: Rc::clone(&posts.to_raft),
+            to_apply: Rc::clone(&posts.to_apply),
+            loader: self.loader()?,
+        });
+        connection_loop::spawn_beside(&desk);
+        Ok((desk, posts))
+    }
+
+    /// Runs a core on a thread of its own. `position` is its place among all threads; an error of `run` stops the member.
+    fn spawn<F: Future<Output = Result<(), E>>, E: std::error::Error>(
+        &self,
+        name: String,
+        position: usize,
+        run: impl FnOnce() -> F + Send + 'static,
+    ) -> Result<(), Error> {
+        let pins = self.config.knobs.server.pin_cores;
+        let core = move || {
+            if pins {
+                pin(position);
+            }
+            match block_on(run()) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => stop_member(&error),
+                Err(source) => stop_member(&Error::System { what: "a core's runtime".into(), source }),
+            }
+        };
+        let spawned = thread::Builder::new().name(name).stack_size(STACK_BYTES).spawn(core);
+        spawned.map(drop).map_err(system("a core's thread"))
+    }
+
+    /// Starts the connection cores behind the first, each on a thread of its own; the ways to them.
+    fn spawn_connections(&self, ways: &Ways, serving: &Serving) -> Result<Vec<mpsc::Sender<ToCore>>, Error> {
+        let mut senders = Vec::new();
+        for id in 1..self.cores.serving {
+            let (sender, inbox) = mpsc::channel(self.config.knobs.server.mailbox_messages_max);
+            senders.push(sender);
+            let (member, ways, serving) = (self.clone(), ways.clone(), serving.clone());
+            self.spawn(format!("core-{id}"), id, move || async move {
+                let (desk, posts) = member.desk(id)?;
+                ways.carry(posts);
+                connection_loop::run(desk, inbox, serving).await;
+                Ok::<(), engine::Error>(())
+            })?;
+        }
+        Ok(senders)
+    }
+
+    fn spawn_checkpoints(&self, apply: mpsc::Sender<Vec<ToApply>>) -> Result<blocking::Sender<Checkpoint>, Error> {
+        let (jobs, inbox) = blocking::channel();
+        let disk = self.paths.data.disk(&self.config.data_dir)?;
+        let commits = CheckpointCommits::new(Arc::clone(&self.registry.commit), self.clock.clone());
+        let run = move || checkpoint::run(Timed::new(disk, commits), &inbox, &apply);
+        thread::Builder::new().name("checkpoint".into()).spawn(run).map_err(system("the checkpoint thread"))?;
+        Ok(jobs)
+    }
+
+    /// Has threads bring in what `driver`'s log will need of the store, while it is applied. A host that has no room for them goes without.
+    /// What tells that the first of it is there.
+    fn spawn_warmers(&self, driver: &Driver) -> Vec<oneshot::Receiver<()>> {
+        let entries: Vec<_> = driver.unapplied().map(|(index, entry)| (index, entry.clone())).collect();
+        let count = process::cpus().saturating_sub(1).clamp(1, WARMERS_MAX).min(entries.len() / WARM_ENTRIES_MIN);
+        let cache_bytes = options::cache_bytes(&self.config.knobs);
+        let ahead_max = (cache_bytes / WARM_CACHE_SHARE).clamp(WARM_ENTRIES_MIN, WARM_ENTRIES_MAX) as u64;
+        let mut firsts = Vec::new();
+        for position in 0..count {
+            let share = entries.iter().skip(position).step_by(count).cloned().collect();
+            let (first, is_first) = oneshot::channel();
+            let files_max = (options::open_segments_max(&self.config, self.cores) / (4 * count)).max(8);
+            let reader = PageReader::new(&self.config.data_dir, files_max, warm::READS_MAX);
+            let view = self.shared.view.clone();
+            let spawned = self.paths.data.disk(&self.config.data_dir).map(|disk| {
+                let warmer = Warmer::new(view, disk, reader, share, ahead_max, first);
+                let run = move || {
+                    if let Err(error) = warmer.run() {
+                        tracing::debug!(%error, "pages are not brought in ahead");
+                    }
+                };
+                thread::Builder::new().name("warm".into()).spawn(run)
+            });
+            match spawned {
+                Ok(Ok(_thread)) => firsts.push(is_first),
+                Ok(Err(error)) => tracing::debug!(%error, "pages are not brought in ahead"),
+                Err(error) => tracing::debug!(%error, "pages are not brought in ahead"),
+            }
+        }
+        firsts
+    }
+
+    fn raft_core(&self, driver: Driver, log_disk: Box<dyn Disk>, inbox: Inbox<ToRaft>) -> RaftCore {
+        let (shared, counters) = (Arc::clone(&self.shared), Arc::clone(&self.registry.commit));
+        let disk = Timed::new(log_disk, LogWrites::new(Arc::clone(&counters)));
+        let raft = Raft::new(shared, counters, driver, options::batch_bytes_max(&self.config));
+        RaftCore { raft, disk, inbox, messages: Vec::new() }
+    }
+}
+
+/// Starts the member's threads. Raft and apply begin at once; connections come when somebody accepts them.
+///
+/// **Errors** a thread or a disk is not to be had.
+pub fn start(member: &Member, opened: Opened, serving: &Serving) -> Result<Started, Error> {
+    let Opened { store, log_disk, driver, applier, .. } = opened;
+    let (to_raft_sender, to_raft) = turns();
+    let (to_apply_sender, to_apply) = turns();
+    let ways = Ways { to_raft: to_raft_sender, to_apply: to_apply_sender };
+    let others = member.spawn_connections(&ways, serving)?;
+    let warmed = member.spawn_warmers(&driver);
+    let checkpoints = member.spawn_checkpoints(ways.to_apply.clone())?;
+    let (ready, is_ready) = watch::channel(false);
+    let options = options::apply(&member.config, &member.clock, driver.status().last_index);
+    let (shared, counters) = (Arc::clone(&member.shared), Arc::clone(&member.registry.commit));
+    let apply = Apply::new(shared, counters, options, store, applier);
+    let (desk, posts) = member.desk(0)?;
+    let machines = Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply };
+    if member.cores.placement == Placement::Shared {
+        let mut all = vec![Way::Here(Rc::clone(&desk))];
+        all.extend(others.into_iter().map(Way::There));
+        run_here(member, machines, &desk, posts, all.clone());
+        return Ok(Started { desk, ways: all, ready: is_ready });
+    }
+    let (own, inbox) = mpsc::channel(member.config.knobs.server.mailbox_messages_max);
+    machines.ways.clone().carry(posts);
+    spawn_local(connection_loop::run(Rc::clone(&desk), inbox, serving.clone()));
+    let mut senders = vec![own];
+    senders.extend(others);
+    let mut all = vec![Way::Here(Rc::clone(&desk))];
+    all.extend(senders[1..].iter().cloned().map(Way::There));
+    run_apart(member, machines, &senders)?;
+    Ok(Started { desk, ways: all, ready: is_ready })
+}
+
+/// Runs raft and apply in the loop of core 0.
+fn run_here(member: &Member, machines: Machines, desk: &Desk, posts: Posts, ways: Vec<Way>) {
+    let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways: own, to_raft, to_apply } = machines;
+    let (mut raft_inbox, mut apply_inbox) = (Inbox::new(to_raft), Inbox::new(to_apply));
+    raft_inbox.own(posts.to_raft);
+    apply_inbox.own(posts.to_apply);
+    let raft = member.raft_core(driver, log_disk, raft_inbox);
+    let (loader, messages, to_self) = (desk.loader().clone(), Vec::new(), own.to_apply);
+    let apply = ApplyCore { apply, inbox: apply_inbox, to_self, loader, checkpoints, ready, messages };
+    let (clock, heartbeat) = (member.clock.clone(), options::heartbeat(&member.config));
+    let running = spawn_local(async move {
+        wait_for(warmed).await;
+        raft_loop::run_both(raft, apply, Outbox::new(ways), clock, heartbeat).await
+    });
+    spawn_local(async move {
+        match running.await {
+            Ok(Ok(())) => {}
+            Ok(Err(fatal)) => stop_member(&fatal),
+            Err(error) => stop_member(&error),
+        }
+    });
+}
+
+/// Runs raft and apply on one thread for both, or on one each. `cores` leads to the connection cores.
+fn run_apart(member: &Member, machines: Machines, cores: &[mpsc::Sender<ToCore>]) -> Result<(), Error> {
+    let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply } = machines;
+    let to_self = ways.to_apply;
+    let apply_core = {
+        let member = member.clone();
+        move || -> Result<ApplyCore, Fatal> {
+            let loader = member.loader()?;
+            spawn_local(reads::collect(loader.clone()));
+            spawn_local(reads::close_unused(loader.clone()));
+            let (inbox, messages) = (Inbox::new(to_apply), Vec::new());
+            Ok(ApplyCore { apply, inbox, to_self, loader, checkpoints, ready, messages })
+        }
+    };
+    let raft_core = {
+        let member = member.clone();
+        move || member.raft_core(driver, log_disk, Inbox::new(to_raft))
+    };
+    let outbox = {
+        let cores = cores.to_vec();
+        move || Outbox::new(cores.into_iter().map(Way::There).collect())
+    };
+    let (clock, heartbeat) = (member.clock.clone(), options::heartbeat(&member.config));
+    let position = member.cores.serving;
+    if member.cores.placement == Placement::OneThread {
+        return member.spawn("raft-apply".into(), position, move || async move {
+            wait_for(warmed).await;
+            raft_loop::run_both(raft_core(), apply_core()?, outbox(), clock, heartbeat).await
+        });
+    }
+    let (to_apply, handed) = mpsc::channel::<Handed>(apply_loop::WAITING_MAX);
+    let (reports, from_apply) = mpsc::channel::<Report>(apply_loop::WAITING_MAX);
+    let (raft_outbox, raft_clock) = (outbox.clone(), clock.clone());
+    member.spawn("raft".into(), position, move || async move {
+        let apply = ToApplyThread { handed: to_apply, reports: from_apply };
+        raft_loop::run(raft_core(), apply, raft_outbox(), raft_clock, heartbeat).await
+    })?;
+    member.spawn("apply".into(), position + 1, move || async move {
+        wait_for(warmed).await;
+        apply_loop::run(apply_core()?, ToRaftThread { handed, reports }, outbox(), clock, heartbeat).await
+    })
+}
+
+/// Waits until the first pages behind the start are there: apply would read the same, one after the other. A thread that ended without
+/// telling is no reason to wait.
+async fn wait_for(warmed: Vec<oneshot::Receiver<()>>) {
+    for first in warmed {
+        drop(first.await);
+    }
+}

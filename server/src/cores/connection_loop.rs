@@ -1,0 +1,140 @@
+//! Runs on: connection core.
+//!
+//! A core that serves connections: what runs beside these, and what it takes from other cores.
+
+use std::{net::TcpStream, rc::Rc, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_local,
+    time::MissedTickBehavior,
+};
+
+use super::{
+    outbox::{ToCore, take_turn},
+    reads,
+};
+use crate::{
+    api::{self, desk::Desk},
+    apply::message::ToApply,
+    mailbox::{Post, carry},
+    raft::message::ToRaft,
+    wire::{http2, socket},
+};
+
+/// How often slots expire and automatic progress is looked at.
+const HOUSEKEEPING: Duration = Duration::from_millis(100);
+/// How often a core publishes what is asked of it most.
+const HEAT_EVERY: Duration = Duration::from_secs(1);
+/// How often /metrics' usage by prefix is taken anew.
+const USAGE_EVERY: Duration = Duration::from_secs(15);
+/// Scans that nobody goes on with are forgotten once in so many rounds of housekeeping.
+const FORGET_EVERY: u64 = 50;
+
+/// What every connection of a core is served with.
+#[derive(Clone)]
+pub struct Serving {
+    /// Bounds and times.
+    pub options: http2::Options,
+    /// Becomes true when the member is told to stop.
+    pub stop: watch::Receiver<bool>,
+}
+
+/// A connection core's posts to raft and apply.
+#[derive(Clone)]
+pub struct Posts {
+    /// To raft.
+    pub to_raft: Rc<Post<ToRaft>>,
+    /// To apply.
+    pub to_apply: Rc<Post<ToApply>>,
+}
+
+impl Posts {
+    /// Empty posts, each for at most `messages_max` messages.
+    pub fn new(messages_max: usize) -> Self {
+        Self { to_raft: Post::new(messages_max), to_apply: Post::new(messages_max) }
+    }
+}
+
+/// The ways from any thread to raft and apply.
+#[derive(Clone)]
+pub struct Ways {
+    /// To raft.
+    pub to_raft: mpsc::Sender<Vec<ToRaft>>,
+    /// To apply.
+    pub to_apply: mpsc::Sender<Vec<ToApply>>,
+}
+
+impl Ways {
+    /// Carries what is posted on this thread to raft and apply on others.
+    pub fn carry(self, posts: Posts) {
+        spawn_local(carry(posts.to_raft, self.to_raft));
+        spawn_local(carry(posts.to_apply, self.to_apply));
+    }
+}
+
+/// Begins what runs on a connection core beside its connections.
+pub fn spawn_beside(desk: &Rc<Desk>) {
+    spawn_local(api::watch::catch_up(Rc::clone(desk)));
+    spawn_local(housekeeping(Rc::clone(desk)));
+    spawn_local(reads::collect(desk.loader().clone()));
+    spawn_local(reads::close_unused(desk.loader().clone()));
+}
+
+/// Takes what other cores send, until none can any more.
+pub async fn run(desk: Rc<Desk>, mut inbox: mpsc::Receiver<ToCore>, serving: Serving) {
+    while let Some(message) = inbox.recv().await {
+        match message {
+            ToCore::Turn { answers, batch } => take_turn(&desk, answers, batch.as_ref()),
+            ToCore::Accept(connection) => accept(&desk, connection, &serving),
+        }
+    }
+}
+
+fn accept(desk: &Rc<Desk>, connection: TcpStream, serving: &Serving) {
+    match tokio::net::TcpStream::from_std(connection) {
+        Ok(connection) => serve(desk, connection, serving),
+        Err(error) => tracing::warn!(%error, "an accepted connection cannot be served"),
+    }
+}
+
+/// Serves a connection on the core of this desk.
+pub fn serve(desk: &Rc<Desk>, connection: tokio::net::TcpStream, serving: &Serving) {
+    let Serving { options, stop } = serving.clone();
+    spawn_local(socket::serve(Rc::clone(desk), connection, options, stop));
+}
+
+async fn housekeeping(desk: Rc<Desk>) {
+    let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut publish_at = Duration::ZERO;
+    for count in 1_u64.. {
+        ticks.tick().await;
+        desk.expire();
+        if count.is_multiple_of(FORGET_EVERY) {
+            desk.fingers.borrow_mut().forget_unused();
+        }
+        let now = desk.clock.now();
+        desk.watchers.on_tick(now, desk.shared.raft.term.load(std::sync::atomic::Ordering::Acquire));
+        if now >= publish_at {
+            publish_at = now + HEAT_EVERY;
+            if let Some(heat) = desk.heat.borrow_mut().publish(now) {
+                desk.board.heat[desk.id].store(heat);
+            }
+        }
+    }
+}
+
+/// Keeps /metrics' usage by prefix up to date: a scrape waits for no page.
+pub async fn keep_usage(desk: Rc<Desk>) {
+    let mut ticks = tokio::time::interval(USAGE_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // A page that cannot be read was reported; the last figures stay.
+        if let Ok(rows) = api::insight::children(&desk, &desk.published(), Bytes::new()).await {
+            desk.board.usage.store(Arc::new(rows));
+        }
+    }
+}

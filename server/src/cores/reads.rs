@@ -1,0 +1,36 @@
+//! Runs on: connection core, apply core.
+//!
+//! A core's page reads as the runtime sees them: what has ended is taken in, and files that nobody reads any more are closed.
+
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use super::{thread::stop_member, wake::Wake};
+use crate::loader::Loader;
+
+/// Segment files that nobody read meanwhile are closed once in so long.
+const CLOSE_UNUSED_EVERY: Duration = Duration::from_secs(5);
+
+/// Takes in what has ended, for ever.
+pub async fn collect(loader: Loader) {
+    let wake = match Wake::new(loader.wake_fd()) {
+        Ok(wake) => wake,
+        Err(error) => return tracing::error!(%error, "page reads cannot be waited for"),
+    };
+    while wake.ready().await.is_ok() {
+        if let Err(error) = loader.collect() {
+            stop_member(&error);
+        }
+    }
+}
+
+/// Closes files now and then, for ever.
+pub async fn close_unused(loader: Loader) {
+    let mut ticks = tokio::time::interval(CLOSE_UNUSED_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        loader.close_unused();
+    }
+}
