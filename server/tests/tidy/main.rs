@@ -3,9 +3,21 @@
 //!
 //! Not here: what rustfmt and clippy know already (see the lint table in the workspace's `Cargo.toml`).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::{Path, PathBuf};
+mod graph;
+mod parse;
+mod source;
+mod tree;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
+
+use crate::{
+    graph::Graph,
+    source::{Source, assert_none, read_sources, root},
+    tree::Tree,
+};
 
 const CRATES: [&str; 6] = ["bench", "consensus", "engine", "proto", "server", "tuning"];
 
@@ -48,53 +60,16 @@ const UNSAFE_ALLOWED: [&str; 2] = ["engine/src/disk/", "server/src/cores"];
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 900;
 
-struct Source {
-    /// From the root, with forward slashes.
-    path: String,
-    text: String,
-}
-
-impl Source {
-    fn is_rust(&self) -> bool {
-        self.path.ends_with(".rs")
-    }
-
-    /// Lines with their number, from 1.
-    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
-        self.text.lines().enumerate().map(|(position, line)| (position + 1, line))
-    }
-}
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the workspace").to_owned()
-}
-
-/// All text files of the project.
+/// Everything that is read.
 fn sources() -> Vec<Source> {
-    let mut found = Vec::new();
-    for entry in [".ci", ".config", ".deny.toml", "Cargo.toml", "README.md"].iter().chain(&CRATES) {
-        collect(&root().join(entry), &mut found);
-    }
-    assert!(found.iter().filter(|source| source.is_rust()).count() > 20, "the source tree was not found");
-    found
+    let mut entries = vec![".ci", ".config", ".deny.toml", "Cargo.toml", "README.md"];
+    entries.extend(CRATES);
+    read_sources(&entries)
 }
 
-fn collect(path: &Path, found: &mut Vec<Source>) {
-    if path.is_dir() {
-        if path.ends_with("target") || path.extension().is_some_and(|extension| extension == "etcd") {
-            return;
-        }
-        for entry in fs::read_dir(path).expect("a directory of the project is readable") {
-            collect(&entry.expect("its entries too").path(), found);
-        }
-    } else if let Ok(text) = fs::read_to_string(path) {
-        let relative = path.strip_prefix(root()).expect("every path began at the root");
-        found.push(Source { path: relative.to_string_lossy().replace('\\', "/"), text });
-    }
-}
-
-fn assert_none(rule: &str, violations: &[String]) {
-    assert!(violations.is_empty(), "{rule}:\n{}", violations.join("\n"));
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    assert_none("arrows run one way", &Graph::of(&Tree::read(&CRATES, &sources())).circles());
 }
 
 #[test]
