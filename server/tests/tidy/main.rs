@@ -1,23 +1,68 @@
-//! What no compiler checks: the rules of the house that are about the text of the project. Reads the source tree, runs in
-//! milliseconds, names the file and line of each violation.
+//! What no compiler checks: the rules of the house that are about the text of the project. Reads the source tree, takes
+//! seconds, names the file and line of each violation.
+//!
+//! - `source`: the files, and what a violation is
+//! - `text`: code as text: words, and the length of functions
+//! - `parse`: code as names and paths
+//! - `tree`: modules, and what a path means in them
+//! - `graph`: which file imports which, and circles
+//! - `rooms`: the rows of the server's rooms
+//! - `names`: names that belong to a few files
+//! - `imports`: the style of imports
+//! - `layout`: folders, heads, columns, and the README
+//!
+//! A test beside each rule shows it fail, on source that is made up. Here stand the tables, and then the rules as the
+//! project is held to them.
 //!
 //! Not here: what rustfmt and clippy know already (see the lint table in the workspace's `Cargo.toml`).
 
 mod graph;
+mod imports;
+mod layout;
+mod names;
 mod parse;
+mod rooms;
 mod source;
+mod text;
 mod tree;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-};
+use std::{collections::BTreeSet, fs, sync::LazyLock};
 
 use crate::{
     graph::Graph,
-    source::{Source, assert_none, read_sources, root},
+    names::{Owned, foreign_uses, is_below},
+    rooms::Row,
+    source::{Source, Violation, assert_none, read_sources, root},
+    text::{contains_word, functions, without_literals},
     tree::Tree,
 };
+
+/// All exceptions from the rules on owned names (`OWNED`), each with its reason. One that is no longer needed is a
+/// violation too.
+const EXCEPTIONS: [Exception; 4] = [
+    Exception {
+        what: "files",
+        place: "server/src/main.rs",
+        reason: "hands the reading of a knobs file to the config, before there is a disk",
+    },
+    Exception {
+        what: "files",
+        place: "server/src/log",
+        reason: "appends to the log's own outputs, before there is a disk",
+    },
+    Exception { what: "files", place: "server/src/metrics/process.rs", reason: "reads /proc, which is no medium" },
+    Exception {
+        what: "files",
+        place: "server/src/commands/tune.rs",
+        reason: "reads /proc and /sys, which are no medium",
+    },
+];
+
+struct Exception {
+    what: &'static str,
+    place: &'static str,
+    reason: &'static str,
+}
 
 const CRATES: [&str; 6] = ["bench", "consensus", "engine", "proto", "server", "tuning"];
 
@@ -29,6 +74,96 @@ const EDGES: [(&str, &[&str]); 6] = [
     ("proto", &[]),
     ("server", &["consensus", "engine", "proto", "tuning"]),
     ("tuning", &[]),
+];
+
+/// The rooms of the server, as README.md draws them: a room imports only what stands in rows below it.
+const ROWS: [Row; 14] = [
+    Row::closed(&["main"]),
+    Row::closed(&["commands"]),
+    Row::closed(&["boot"]),
+    Row::closed(&["cores"]),
+    Row::closed(&["peer"]),
+    Row::closed(&["wire"]),
+    Row::closed(&["api"]),
+    Row::closed(&["etcd_files"]),
+    Row::closed(&["raft"]),
+    Row::closed(&["apply"]),
+    Row::closed(&["kv", "watch", "lease", "quota"]),
+    Row::closed(&["insight", "metrics", "log"]),
+    Row::closed(&["config"]),
+    Row::open(&["shared", "error", "clock", "mailbox", "slots", "loader", "floor", "method", "outcome", "lib"]),
+];
+
+/// Rooms that are drawn, and not built yet.
+const LATER: [&str; 1] = ["peer"];
+
+/// Names that only a few files use.
+const OWNED: [Owned; 6] = [
+    Owned { what: "HTTP", paths: &["h2", "http"], methods: &[], packages: &["server"], owners: &["server/src/wire"] },
+    Owned {
+        what: "sockets",
+        paths: &["tokio::net", "std::net::Tcp*", "std::net::Udp*", "std::os::unix::net", "socket2", "rustix::net"],
+        methods: &[],
+        packages: &["consensus", "engine", "proto", "server", "tuning"],
+        owners: &["server/src/wire", "server/src/peer", "server/src/cores/listen.rs", "server/src/commands"],
+    },
+    Owned {
+        what: "files",
+        paths: &["std::fs", "std::os::unix::fs", "tokio::fs", "rustix::fs"],
+        methods: &[
+            "canonicalize",
+            "exists",
+            "is_dir",
+            "is_file",
+            "read_dir",
+            "read_link",
+            "symlink_metadata",
+            "try_exists",
+        ],
+        packages: &["consensus", "engine", "proto", "server", "tuning"],
+        owners: &["engine/src/disk"],
+    },
+    Owned {
+        what: "time",
+        paths: &[
+            "libc::clock_gettime",
+            "rustix::time",
+            "std::time::Instant::now",
+            "std::time::Instant::elapsed",
+            "std::time::SystemTime::now",
+            "std::time::SystemTime::elapsed",
+            "tokio::time::Instant::now",
+            "tokio::time::Instant::elapsed",
+        ],
+        methods: &["elapsed"],
+        packages: &["consensus", "engine", "proto", "server", "tuning"],
+        owners: &["server/src/clock"],
+    },
+    Owned {
+        what: "chance",
+        paths: &[
+            "rand::random*",
+            "rand::rng",
+            "rand::rngs::OsRng",
+            "rand::rngs::SmallRng::from_os_rng",
+            "rand::rngs::StdRng::from_os_rng",
+            "rand::rngs::ThreadRng",
+            "rand::thread_rng",
+            "rustix::rand",
+            "std::collections::hash_map::RandomState::new",
+            "std::hash::RandomState::new",
+        ],
+        methods: &[],
+        packages: &["consensus", "engine", "proto", "server", "tuning"],
+        owners: &["server/src/clock"],
+    },
+    Owned {
+        what: "threads",
+        paths: &["std::thread::Builder", "std::thread::scope", "std::thread::spawn", "tokio::task::spawn_blocking"],
+        methods: &[],
+        packages: &["consensus", "engine", "proto", "server", "tuning"],
+        owners: &["engine/src/disk", "server/src/boot", "server/src/cores"],
+    },
 ];
 
 const TOP_LEVEL: [&str; 18] = [
@@ -59,17 +194,99 @@ const UNSAFE_ALLOWED: [&str; 2] = ["engine/src/disk/", "server/src/cores"];
 
 const FUNCTION_LINES_MAX: usize = 70;
 const FILE_LINES_MAX: usize = 900;
+const README_LINES_MAX: usize = 250;
 
-/// Everything that is read.
-fn sources() -> Vec<Source> {
+static SOURCES: LazyLock<Vec<Source>> = LazyLock::new(|| {
     let mut entries = vec![".ci", ".config", ".deny.toml", "Cargo.toml", "README.md"];
     entries.extend(CRATES);
     read_sources(&entries)
+});
+
+static TREE: LazyLock<Tree> = LazyLock::new(|| Tree::read(&CRATES, &SOURCES));
+
+static GRAPH: LazyLock<Graph> = LazyLock::new(|| Graph::of(&TREE));
+
+fn readme() -> &'static Source {
+    SOURCES.iter().find(|source| source.path == "README.md").expect("there is a README")
+}
+
+fn rust_violations(rule: impl Fn(&Source) -> Vec<Violation>) -> Vec<Violation> {
+    SOURCES.iter().filter(|source| source.is_rust()).flat_map(rule).collect()
 }
 
 #[test]
 fn no_files_import_each_other_in_a_circle() {
-    assert_none("arrows run one way", &Graph::of(&Tree::read(&CRATES, &sources())).circles());
+    assert_none("arrows run one way", &GRAPH.circles());
+}
+
+#[test]
+fn rooms_of_the_server_import_only_rooms_below() {
+    assert_none("arrows between rooms point downward", &rooms::wrong_arrows(&GRAPH, &ROWS));
+}
+
+#[test]
+fn every_room_of_the_server_stands_in_a_row() {
+    assert_none("rooms and rows", &rooms::unknown_rooms(&SOURCES, &ROWS, &LATER));
+}
+
+#[test]
+fn the_readme_draws_the_rooms_in_their_rows() {
+    assert_none("rows that README.md draws otherwise", &rooms::undrawn_rows(&readme().text, &ROWS));
+}
+
+#[test]
+fn owned_names_are_used_by_their_owners() {
+    let mut violations = Vec::new();
+    let mut needed = BTreeSet::new();
+    for owned in &OWNED {
+        for found in foreign_uses(&TREE, owned) {
+            let excepts =
+                |exception: &Exception| exception.what == owned.what && is_below(&found.path, exception.place);
+            match EXCEPTIONS.iter().position(excepts) {
+                Some(exception) => needed.extend([exception]),
+                None => violations.push(found),
+            }
+        }
+    }
+    for (position, exception) in EXCEPTIONS.iter().enumerate() {
+        if !needed.contains(&position) {
+            let text = format!("nothing needs this exception: {} ({})", exception.what, exception.reason);
+            violations.push(Violation::new(exception.place, 0, text));
+        }
+    }
+    assert_none("names that belong to others", &violations);
+}
+
+#[test]
+fn imports_have_one_style() {
+    assert_none("imports", &rust_violations(imports::wrong_imports));
+}
+
+#[test]
+fn modules_have_one_style() {
+    assert_none("modules", &layout::split_modules(&SOURCES));
+}
+
+/// Code, scripts, and prose; no generated lists, and not the schemas that are etcd's own.
+#[test]
+fn lines_have_at_most_120_columns() {
+    let is_read = |source: &&Source| {
+        let is_code = [".rs", ".go", ".md", ".toml"].iter().any(|end| source.path.ends_with(end));
+        is_code || source.path.starts_with(".ci/") || source.text.starts_with("#!")
+    };
+    let violations: Vec<_> = SOURCES.iter().filter(is_read).flat_map(layout::wide_lines).collect();
+    assert_none("wide lines", &violations);
+}
+
+#[test]
+fn the_head_of_a_folder_names_each_of_its_modules() {
+    assert_none("maps at the heads of folders", &rust_violations(layout::unmapped_modules));
+}
+
+#[test]
+fn the_readme_is_short_and_names_every_crate_and_folder() {
+    let violations = layout::readme_faults(readme(), README_LINES_MAX, &CRATES, &SOURCES);
+    assert_none("README.md", &violations);
 }
 
 #[test]
@@ -87,7 +304,7 @@ fn nothing_is_left_for_later_and_no_machine_is_named() {
         concat!("/ro", "ot/"),
     ];
     let mut violations = Vec::new();
-    for source in sources() {
+    for source in SOURCES.iter() {
         for (number, line) in source.lines() {
             violations.extend(
                 never
@@ -103,7 +320,7 @@ fn nothing_is_left_for_later_and_no_machine_is_named() {
 #[test]
 fn every_file_says_first_what_it_is_and_in_the_server_where_it_runs() {
     let mut violations = Vec::new();
-    for source in sources().iter().filter(|source| source.is_rust()) {
+    for source in SOURCES.iter().filter(|source| source.is_rust()) {
         let first = source.text.lines().next().unwrap_or_default();
         if !first.starts_with("//! ") {
             violations.push(format!("{}: no `//!` head", source.path));
@@ -118,7 +335,7 @@ fn every_file_says_first_what_it_is_and_in_the_server_where_it_runs() {
 fn unsafe_code_stays_in_its_two_places() {
     let words = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern", "unsafe trait"];
     let mut violations = Vec::new();
-    for source in sources().iter().filter(|source| source.is_rust()) {
+    for source in SOURCES.iter().filter(|source| source.is_rust()) {
         if UNSAFE_ALLOWED.iter().any(|place| source.path.starts_with(place)) {
             continue;
         }
@@ -151,11 +368,12 @@ fn crates_depend_on_one_another_as_drawn() {
     }
 }
 
-/// A reading is `group.field` anywhere, or `.field` in a file that names the group's struct. Setting by registry is none.
+/// A knob is read as `group.field` anywhere, or as `.field` in a file that names the group's struct. Setting it by the
+/// registry does not count.
 #[test]
 fn every_knob_is_read_somewhere() {
-    let readers: Vec<Source> = sources()
-        .into_iter()
+    let readers: Vec<&Source> = SOURCES
+        .iter()
         .filter(|source| source.is_rust() && source.path.contains("/src/"))
         .filter(|source| !source.path.starts_with("tuning/") && !source.path.starts_with("server/src/config"))
         .collect();
@@ -175,33 +393,6 @@ fn every_knob_is_read_somewhere() {
     assert_none("a knob is read by code or does not exist", &unread);
 }
 
-fn contains_word(text: &str, word: &str) -> bool {
-    let is_inside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    text.match_indices(word).any(|(at, _)| {
-        let is_start = word.starts_with('.') || !is_inside(text[..at].chars().next_back());
-        is_start && !is_inside(text[at + word.len()..].chars().next())
-    })
-}
-
-/// A file stands in the map by its path below `src`, such as `disk/uring.rs`; a folder's `mod.rs` by the folder, `disk/`.
-#[test]
-fn the_map_in_the_readme_names_every_source_file() {
-    let readme = fs::read_to_string(root().join("README.md")).expect("there is a README");
-    let mut missing = Vec::new();
-    for source in sources().iter().filter(|source| source.is_rust()) {
-        let Some((_, below)) = source.path.split_once("/src/") else { continue };
-        // Tests beside their code are found where the code is.
-        if below.ends_with("tests.rs") {
-            continue;
-        }
-        let name = below.strip_suffix("mod.rs").filter(|folder| !folder.is_empty()).unwrap_or(below);
-        if !readme.contains(name) {
-            missing.push(source.path.clone());
-        }
-    }
-    assert_none("not in README.md's map", &missing);
-}
-
 #[test]
 fn the_top_level_stays_clean() {
     let mut violations = Vec::new();
@@ -218,7 +409,7 @@ fn the_top_level_stays_clean() {
 #[test]
 fn functions_and_files_stay_short() {
     let mut violations = Vec::new();
-    for source in sources().iter().filter(|source| source.is_rust()) {
+    for source in SOURCES.iter().filter(|source| source.is_rust()) {
         let lines = source.text.lines().count();
         if lines > FILE_LINES_MAX {
             violations.push(format!("{}: {lines} lines in the file", source.path));
@@ -230,124 +421,4 @@ fn functions_and_files_stay_short() {
         }
     }
     assert_none("too long", &violations);
-}
-
-/// Each function's first line, name, and number of lines in its body that are neither blank nor comment.
-fn functions(text: &str) -> Vec<(usize, String, usize)> {
-    let code = without_literals(text);
-    let mut open: Vec<(usize, String, usize, usize)> = Vec::new();
-    let mut done = Vec::new();
-    let mut depth = 0_usize;
-    let mut waiting: Option<(usize, String)> = None;
-    for (position, line) in code.lines().enumerate() {
-        for function in &mut open {
-            function.3 += usize::from(!line.trim().is_empty());
-        }
-        if let Some(name) = function_name(line) {
-            waiting = Some((position + 1, name));
-        }
-        for c in line.chars() {
-            match c {
-                '{' => {
-                    depth += 1;
-                    if let Some((line, name)) = waiting.take() {
-                        open.push((line, name, depth, 0));
-                    }
-                }
-                '}' => {
-                    if open.last().is_some_and(|function| function.2 == depth) {
-                        let (line, name, _, lines) = open.pop().expect("just seen");
-                        done.push((line, name, lines.saturating_sub(1)));
-                    }
-                    depth = depth.saturating_sub(1);
-                }
-                ';' => waiting = None,
-                _ => {}
-            }
-        }
-    }
-    done
-}
-
-fn function_name(line: &str) -> Option<String> {
-    let at = line.find("fn ").filter(|at| *at == 0 || line[..*at].ends_with([' ', '(']))?;
-    let name: String = line[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-    (!name.is_empty()).then_some(name)
-}
-
-/// The text with comments, strings and characters blanked, line for line.
-fn without_literals(text: &str) -> String {
-    let mut code = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(c) = rest.chars().next() {
-        let literal = literal_len(rest, code.chars().next_back());
-        if literal == 0 {
-            code.push(c);
-            rest = &rest[c.len_utf8()..];
-        } else {
-            code.extend(rest[..literal].chars().filter(|c| *c == '\n'));
-            rest = &rest[literal..];
-        }
-    }
-    code
-}
-
-/// Length of the comment, string or character that the text begins with; 0 if none.
-fn literal_len(text: &str, before: Option<char>) -> usize {
-    let until = |from: usize, end: &str| text[from..].find(end).map_or(text.len(), |at| from + at + end.len());
-    if text.starts_with("//") {
-        return text.find('\n').unwrap_or(text.len());
-    }
-    if text.starts_with("/*") {
-        return until(2, "*/");
-    }
-    if text.starts_with('"') {
-        return quoted_len(text, '"');
-    }
-    let is_after_word = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    if text.starts_with('r') && !is_after_word {
-        let hashes = text[1..].chars().take_while(|c| *c == '#').count();
-        if text[1 + hashes..].starts_with('"') {
-            return until(2 + hashes, &format!("\"{}", "#".repeat(hashes)));
-        }
-    }
-    if text.starts_with('\'') {
-        // A lifetime has no second quote where a character has it.
-        let mut chars = text.strip_prefix(|_: char| true).unwrap_or_default().chars();
-        return match (chars.next(), chars.next()) {
-            (Some('\\'), _) => quoted_len(text, '\''),
-            (Some(c), Some('\'')) => 2 + c.len_utf8(),
-            _ => 0,
-        };
-    }
-    0
-}
-
-fn quoted_len(text: &str, quote: char) -> usize {
-    let mut is_escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        match c {
-            _ if is_escaped => is_escaped = false,
-            '\\' => is_escaped = true,
-            c if c == quote => return at + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-/// The rules above are only worth something if the reading beneath them sees what is there.
-#[test]
-fn the_reader_sees_code_and_not_literals() {
-    let text =
-        "fn a() {\n    let s = \"}\\\"{\"; // }\n\n    let c = '{';\n    let r = r#\"}\"}\"#;\n    b::<'x>()\n}\n";
-    assert_eq!(functions(text), [(1, "a".to_owned(), 4)]);
-    assert_eq!(without_literals("x /* a\nb */ 'c' 'd: \"\n\""), "x \n  'd: \n");
-    let nested = "trait T {\n    fn declared(&self);\n    fn outer() {\n        fn inner() {}\n    }\n}\n";
-    let by_name: BTreeMap<_, _> =
-        functions(nested).into_iter().map(|(line, name, lines)| (name, (line, lines))).collect();
-    assert_eq!(by_name["outer"], (3, 1));
-    assert!(by_name.contains_key("inner") && !by_name.contains_key("declared"));
-    assert!(contains_word("a.wal.segment_bytes;", "wal.segment_bytes"));
-    assert!(!contains_word("a.wal.segment_bytes_max", "wal.segment_bytes") && !contains_word("xwal.b", "wal.b"));
 }

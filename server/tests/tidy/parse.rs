@@ -1,7 +1,7 @@
-//! One Rust file as the names it defines, the names it imports, and the paths it mentions. Tests inside it do not count.
+//! One Rust file as the names it defines, the names it imports, and the paths it mentions. Tests in it do not count.
 //!
-//! Macros are not expanded. Paths among the tokens of a macro's definition or call are found all the same; items that a
-//! macro defines are not.
+//! Macros are not expanded. Paths among the tokens of a macro's definition or call are found all the same. What
+//! is not found: items that a macro defines, and calls of another file's `macro_rules!` without a `use`.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use syn::{
@@ -219,8 +219,14 @@ impl Reader<'_> {
                 segments.push(next.to_string());
                 at += 3;
             }
-            let is_called = punct(at) == Some('!')
-                || matches!(tokens.get(at), Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Parenthesis);
+            let is_called = match tokens.get(at) {
+                Some(TokenTree::Group(group)) => group.delimiter() == Delimiter::Parenthesis,
+                // A macro's call, and not `a != b`.
+                Some(TokenTree::Punct(punct)) => {
+                    punct.as_char() == '!' && matches!(tokens.get(at + 1), Some(TokenTree::Group(_)))
+                }
+                _ => false,
+            };
             let before = first.checked_sub(1).and_then(punct);
             let is_range = first >= 2 && before == Some('.') && punct(first - 2) == Some('.');
             match before {

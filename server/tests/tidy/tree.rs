@@ -33,7 +33,7 @@ pub(crate) enum Target {
     Item(ModuleId),
     /// A module itself.
     Module(ModuleId),
-    /// Something of a crate that is not ours, by its whole path; also what is not known at all, such as `Vec` or `T::new`.
+    /// Something of a crate that is not ours, by its whole path; also what is not known at all: `Vec`, `T::new`.
     Foreign(Vec<String>),
 }
 
@@ -263,7 +263,7 @@ mod tests {
         is("a/src/user.rs", "crate::File", &["a/src/disk/file.rs"]);
         is("a/src/user.rs", "disk::File::new", &["a/src/disk/file.rs"]);
         is("a/src/user.rs", "disk::BLOCK", &["a/src/disk/mod.rs"]);
-        // A module and what it is named after are both meant where the name ends, and the function is what re-exports it.
+        // A name may mean a module and a function: both count where the path ends there.
         is("a/src/user.rs", "disk::open", &["a/src/disk/open.rs", "mod a/src/disk/open.rs"]);
         is("a/src/user.rs", "disk::open::open", &["a/src/disk/open.rs"]);
         // Made by a macro, for all that is known.
