@@ -12,11 +12,7 @@ use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::Request;
 use prost::Message;
-use proto::{
-    etcdserverpb as pb, health,
-    internal::{self, Kind},
-    txn,
-};
+use proto::{etcdserverpb as pb, health, internal::Kind, txn};
 
 use crate::{
     backup,
