@@ -197,7 +197,7 @@ mod tests {
             content::Walk,
         },
         lease::{self, Grant},
-        quota::Origin,
+        shared::RaisedBy,
     };
 
     fn records(view: &ReadView, mut load: impl FnMut(Fault)) -> Vec<Record> {
@@ -226,7 +226,7 @@ mod tests {
         let view = mvcc.publish(9, 2);
         let member = Member { id: 1, name: "other".into(), ..Member::default() };
         let cluster =
-            Cluster { members: vec![member], alarms: [((5, 1), Origin::Quota)].into(), version: Some("3.7.0".into()) };
+            Cluster { members: vec![member], alarms: [((5, 1), RaisedBy::Quota)].into(), version: Some("3.7.0".into()) };
         let conf_state = ConfState { voters: vec![1], learners: Vec::new() };
         let leases = vec![(7, Grant { ttl_s: 60, remaining_s: 9 })];
         let state = State::of(&view, Tables { cluster, conf_state, leases });
@@ -280,7 +280,7 @@ mod tests {
         let tables = tables.unwrap();
         let [member] = tables.cluster.members.as_slice() else { panic!("the flags name one member") };
         assert_eq!((member.name.as_str(), tables.conf_state.voters), ("m", vec![member.id]));
-        assert_eq!(tables.cluster.alarms, [((5, 1), Origin::Hand)].into());
+        assert_eq!(tables.cluster.alarms, [((5, 1), RaisedBy::Hand)].into());
         assert_eq!(tables.cluster.version, told.tables.cluster.version);
         assert_eq!(tables.leases, told.tables.leases);
         // The meta tree is one page here, which is in memory by now.
