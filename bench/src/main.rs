@@ -9,11 +9,11 @@
 //! - `flags`: the command line (clap's), checked and turned into a `Plan`.
 //! - `load`: one thread of load: its connections, its clock, when each request leaves.
 //! - `lane`: a connection's share of the load, and what is made of the answers.
+//! - `workload`, `schedule`: what is asked of the server, and when.
 //! - `report`, `histogram`: what was seen, and what is printed of it.
 //! - `client`: a socket with its HTTP/2 session, and its return after a loss.
 //! - `http2`, `hpack`: a client's side of HTTP/2, as a state machine.
 //! - `reply`: the few fields of a reply that matter.
-//! - `workload`, `schedule`: what is asked of the server, and when.
 //! - `clock`, `error`: the only clock; why the generator stops.
 //!
 //! Deliberately absent: TLS, authentication, retries of requests, and any knowledge of one particular server.

@@ -4,9 +4,11 @@
 
 mod world;
 
+use std::io::ErrorKind;
+
 use bytes::Bytes;
 use consensus::{Error, MessageKind, Options, Refused};
-use engine::disk::sim::{Full, Random, SimStorage};
+use engine::disk::sim::{Full, Order, Random};
 
 use world::{Machine, World, options, seeded};
 
@@ -119,12 +121,13 @@ fn without_a_leader_or_after_a_failure_every_request_is_refused() {
     assert_eq!(positions(&refused), [0, 1, 2]);
     assert!(refused.iter().all(|refused| matches!(refused.error, Error::NoLeader)));
 
-    let storage = SimStorage::new(1);
-    let mut world = World::open(1, 1, storage.clone(), Machine::new(), options()).unwrap();
-    world.settle().unwrap();
-    storage.stop_after(storage.steps());
+    let mut world = opened(1, 1, options());
+    world.storage.set_order(Order::Manual);
     world.propose("lost").unwrap();
-    world.settle().unwrap_err();
+    world.turn().unwrap();
+    let write = world.storage.in_flight()[0].clone();
+    world.storage.fail(write.number, ErrorKind::Other);
+    world.turn().unwrap_err();
     let refused = world.driver.propose_all(requests());
     assert_eq!(positions(&refused), [0, 1, 2]);
     assert!(refused.iter().all(|refused| matches!(refused.error, Error::Stopped { .. })));

@@ -65,7 +65,7 @@ pub fn segment_path(segment: u32) -> PathBuf {
 }
 
 /// Directory of the segment files below the data directory.
-pub const PAGES_DIR: &str = "pages";
+pub(crate) const PAGES_DIR: &str = "pages";
 
 /// What a payload is; part of the checksum, so that a page is never taken for one of another kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +124,7 @@ pub fn seal(kind: Kind, segment: u32, offset: u32, payload: &[u8], out: &mut Vec
 /// The payload of the envelope read from `place`.
 ///
 /// **Errors** `Corrupt` unless every byte is what `seal` wrote for this kind and this place.
-pub fn open(kind: Kind, place: Place, envelope: &[u8]) -> Result<&[u8], Error> {
+pub(crate) fn open(kind: Kind, place: Place, envelope: &[u8]) -> Result<&[u8], Error> {
     let damaged = || corrupt(place, kind.name());
     if envelope.len() != place.len as usize || envelope.len() < HEADER_LEN {
         return Err(damaged());

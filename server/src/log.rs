@@ -14,7 +14,7 @@ use std::{
 };
 
 use tracing::{
-    Event, Level, Subscriber,
+    Dispatch, Event, Level, Subscriber,
     field::{Field, Visit},
 };
 use tracing_subscriber::{
@@ -52,14 +52,21 @@ pub fn start(
         LogLevel::Error | LogLevel::Fatal => Level::ERROR,
     };
     let outputs = Outputs(Mutex::new(outputs.iter().map(open).collect::<io::Result<_>>()?));
+    tracing::dispatcher::set_global_default(lines(level, format, outputs, unix_us)).map_err(io::Error::other)
+}
+
+/// What writes lines of that format.
+fn lines(
+    level: Level,
+    format: LogFormat,
+    outputs: Outputs,
+    unix_us: impl Fn() -> u64 + Send + Sync + 'static,
+) -> Dispatch {
     let lines = tracing_subscriber::fmt().with_max_level(level).with_writer(outputs);
-    let set = match format {
-        LogFormat::Json => tracing::subscriber::set_global_default(lines.event_format(Json(unix_us)).finish()),
-        LogFormat::Console => {
-            tracing::subscriber::set_global_default(lines.with_timer(Wall(unix_us)).with_ansi(false).finish())
-        }
-    };
-    set.map_err(io::Error::other)
+    match format {
+        LogFormat::Json => lines.event_format(Json(unix_us)).finish().into(),
+        LogFormat::Console => lines.with_timer(Wall(unix_us)).with_ansi(false).finish().into(),
+    }
 }
 
 fn open(output: &LogOutput) -> io::Result<Box<dyn Write + Send>> {
@@ -70,7 +77,7 @@ fn open(output: &LogOutput) -> io::Result<Box<dyn Write + Send>> {
     })
 }
 
-/// Every output gets every line, whole: lines are rare and never on the path of a request.
+/// Every output gets every line, whole. A lock serves: lines are rare, and no request waits for one.
 struct Outputs(Mutex<Vec<Box<dyn Write + Send>>>);
 
 struct Line<'a>(MutexGuard<'a, Vec<Box<dyn Write + Send>>>);
@@ -192,6 +199,23 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lines_have_the_time_of_the_clock_that_was_handed_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let written = |format| {
+            let output = Outputs(Mutex::new(vec![open(&LogOutput::File(path.clone())).unwrap()]));
+            let dispatch = lines(Level::INFO, format, output, || 951_782_400_000_001);
+            tracing::dispatcher::with_default(&dispatch, || tracing::warn!(count = 3, "a \"word\""));
+            std::fs::read_to_string(&path).unwrap()
+        };
+        let json = written(LogFormat::Json);
+        assert!(json.starts_with(r#"{"level":"warn","ts":"2000-02-29T00:00:00.000001Z","caller":"log.rs:"#), "{json}");
+        assert!(json.ends_with(concat!(r#","msg":"a \"word\"","count":3}"#, "\n")), "{json}");
+        let both = written(LogFormat::Console);
+        assert!(both[json.len()..].starts_with("2000-02-29T00:00:00.000001Z  WARN "), "{both}");
+    }
 
     #[test]
     fn timestamps_are_civil_dates() {

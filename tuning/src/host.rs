@@ -1,7 +1,7 @@
 //! Facts about the machine, read from the text of a few kernel files.
 //!
-//! The caller reads the files; here they are only understood. A file that is missing or odd leaves the fact at its
-//! careful value (one CPU, no memory known), never a guess upwards.
+//! The caller reads the files; this file only understands their text. A missing or odd text leaves its fact at the most
+//! careful value: one CPU, no memory known, no open files.
 
 use crate::value::KIB;
 

@@ -10,7 +10,7 @@ use crate::{Fault, Record, Revision};
 
 /// Walks the records of a [`Directory`] in revision order.
 #[derive(Debug)]
-pub struct ExtentCursor {
+pub(crate) struct ExtentCursor {
     directory: Arc<Directory>,
     next: Revision,
     whole: Option<(Arc<Whole>, usize)>,
@@ -23,8 +23,7 @@ impl ExtentCursor {
     }
 
     /// The next record; after a [`Fault`] is resolved the same call goes on where it was.
-    #[expect(clippy::should_implement_trait, reason = "an iterator cannot say what has to be read first")]
-    pub fn next(&mut self) -> Result<Option<Record>, Fault> {
+    pub(crate) fn next(&mut self) -> Result<Option<Record>, Fault> {
         if self.whole.as_ref().is_none_or(|(whole, position)| *position == whole.len()) {
             let Some(extent) = self.directory.at_or_above(self.next) else { return Ok(None) };
             let whole = self.directory.whole(extent)?;

@@ -24,8 +24,7 @@ mod fingers;
 mod index;
 mod whole;
 
-pub use block::Stored;
-pub(crate) use block::{BlockBuilder, record_bytes, rewritten_block};
+pub(crate) use block::{BlockBuilder, Stored, record_bytes, rewritten_block};
 pub use cache::BlockCache;
 pub(crate) use chunk::{Chunk, Extent};
 pub(crate) use cursor::ExtentCursor;

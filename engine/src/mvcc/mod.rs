@@ -17,7 +17,7 @@ mod write;
 
 pub use cursor::{Count, Cursor, KeyRange, Met, MetaCursor, Outline, RangeEnd, RevisionCursor, Usage, Version};
 pub use hash::HashKv;
-pub use recent::Recent;
+pub(crate) use recent::Recent;
 pub use view::{Found, ReadView, Roots};
 pub(crate) use write::Tour;
 pub use write::{Change, Changes, Eviction, Mvcc, Published, PutPlain, Sealed, SweepProgress, Write};

@@ -151,7 +151,7 @@ fn an_entry_is_made_in_one_piece_and_its_request_lies_in_it() {
         let encoded = encode(&header(), kind, b"\x0a\x01k");
         let memory = encoded.entry.as_ptr_range();
         let request = encoded.request();
-        assert!(memory.contains(&request.as_ptr()) && request == &b"\x0a\x01k"[..]);
+        assert!(memory.contains(&request.as_ptr()) && request == b"\x0a\x01k"[..]);
         let Ok((_, known)) = decode(encoded.entry.clone()) else { panic!("it was just encoded") };
         assert_eq!(Request::decode(kind, request), Ok(known));
         // Bytes keep the vector that they are made from, if it has no room to spare.

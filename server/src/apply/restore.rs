@@ -169,6 +169,7 @@ mod tests {
         let mut write = mvcc.begin();
         rows.iter().for_each(|(key, value)| write.meta_put(key, value).unwrap());
         drop(write.finish());
+        drop(mvcc.publish(0, 0));
         mvcc
     }
 

@@ -23,7 +23,7 @@
 
 use std::path::Path;
 
-use consensus::Applied;
+use consensus::EntryId;
 use engine::{
     disk::{BLOCK, Buffer, Disk, FileOp, Op, OpenKind, Owner, offline},
     store, wal,
@@ -97,7 +97,7 @@ impl Import<'_> {
         disk: &mut dyn Disk,
         dir: &Path,
         log: &etcd_files::wal::Log,
-        applied: Applied,
+        applied: EntryId,
     ) -> Result<(), Error> {
         let entry = |entry: &etcd_files::wal::Entry| wal::Entry {
             index: entry.index,

@@ -66,16 +66,16 @@ pub(super) struct Invocation<'a> {
     pub(super) read_file: config::ReadFile<'a>,
 }
 
-/// Why a command ends without having done its work.
+/// Why a command ends before its work is done.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
     /// Flags or settings.
     #[error(transparent)]
     Config(#[from] config::Error),
-    /// The words beside the flags, or what flags are to one another: said with the usage.
+    /// Words or flags that the command cannot use: said with the usage.
     #[error("{0}")]
     Usage(String),
-    /// What an etcd tool refuses with an exit status of its own.
+    /// What an etcd tool refuses with an exit status of its own; said without the usage.
     #[error("{text}")]
     Tool {
         /// The tool's words.
@@ -145,7 +145,7 @@ fn explain(command: &Command, commands: &[&Command], error: &Error) -> ExitCode 
     }
 }
 
-/// As etcd says it: its log begins with that line and ends there.
+/// Says it as etcd does, in a log of this one line.
 #[expect(clippy::print_stderr, reason = "there is no log")]
 fn log_refusal(error: &Error) {
     match log::start(LogLevel::Error, LogFormat::Json, &[LogOutput::Stderr], wall_us(&Clock::start())) {
@@ -182,7 +182,7 @@ fn help(command: &Command, commands: &[&Command]) -> String {
     text
 }
 
-/// The flags of a section; nothing where etcd itself does not name them any more.
+/// The flags of a section; nothing for those that etcd itself names no more.
 fn section_help((title, rows): &Section) -> String {
     let mut text = String::new();
     for row in rows.iter().filter(|row| row.fate != Fate::Legacy) {

@@ -39,7 +39,7 @@ pub(super) static INSPECT: Command = Command {
 /// `orlop verify`.
 pub(super) static VERIFY: Command = Command {
     name: "verify",
-    forms: &[("[flags] DATA-DIR", "Show that, and read every page and record.")],
+    forms: &[("[flags] DATA-DIR", "Show what inspect shows, and check every page and record.")],
     note: "",
     table: &TABLE,
     manner: Manner::Own,
@@ -50,7 +50,7 @@ static TABLE: Table = Table::of(&[FLAGS]);
 
 #[rustfmt::skip]
 const FLAGS: Section = ("Flags", &[
-    row("verify", Switch, "false", Used, "Read every page and record."),
+    row("verify", Switch, "false", Used, "Check every page and record."),
     row("data-dir", Text, "", Used, "The data directory, for those who write it as the server's flag."),
     row("wal-dir", Text, "", Used, "Directory of the log; if not given, 'wal' in the data directory."),
 ]);

@@ -2,7 +2,7 @@
 //!
 //! `orlop snapshot status|restore`: the flags of `etcdutl snapshot`, its exit statuses, and what it prints.
 //!
-//! `status` and `restore` have one table of flags, as they always had: a flag of the other one is taken.
+//! `status` and `restore` share one table of flags: each takes the flags of the other, without effect.
 //!
 //! **Source** etcd v3.7.1 `etcdutl/etcdutl/{snapshot_command,printer*}.go`, `pkg/cobrautl/error.go`.
 
@@ -51,7 +51,7 @@ const RESTORE: Section = ("Snapshot restore", &[
     row("initial-memory-map-size", Text, "", Idle("no file is mapped"), "Size of bbolt's map."),
 ]);
 
-/// Flags that go to the configuration of the member to be made. Its defaults count.
+/// Flags for the configuration of the new member. The server's defaults count for those that are not given.
 #[rustfmt::skip]
 const MEMBER: Section = ("Member to be made", &[
     row("data-dir", Text, "", Used, "Its data directory; if empty, the name with '.etcd' in the working directory."),
@@ -100,7 +100,7 @@ fn restore(file: &Path, values: &Values, invocation: &Invocation<'_>) -> Result<
     }
     let given = MEMBER.1.iter().filter(|row| values.is_set(row.name));
     let arguments: Vec<String> = given.map(|row| format!("--{}={}", row.name, values.text(row.name))).collect();
-    // A fault in them is not one of this command line: etcdutl looks at them when it restores.
+    // A fault here is a failure, not a usage error: etcdutl too looks at these values only when it restores.
     let config = Config::parse(&arguments, &[], invocation.read_file).map_err(Error::failed)?;
     config.verify_bootstrap().map_err(Error::failed)?;
     let clock = Clock::start();
@@ -205,12 +205,12 @@ fn human_bytes(bytes: u64) -> String {
         scale *= 1000;
         unit += 1;
     }
-    // Rounded to tenths, half of one upwards.
+    // Rounded to tenths; a half goes up.
     let tenths = (u128::from(bytes) * 20 / u128::from(scale)).div_ceil(2);
     if tenths < 100 {
         return format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]);
     }
-    // Go rounds what is left to even.
+    // Go rounds a half to the even number.
     let (whole, rest) = (tenths / 10, tenths % 10);
     let is_up = rest > 5 || rest == 5 && whole % 2 == 1;
     format!("{} {}", whole + u128::from(is_up), UNITS[unit])

@@ -46,10 +46,10 @@ const DEPTHS: [usize; 3] = [1, 2, 4];
 const SYNCS_MAX: usize = 2000;
 /// A slow disk is measured for this long instead of for so many writes.
 const SYNCS_TIME_MAX: Duration = Duration::from_millis(600);
-/// The paths take turns this often, and the least disturbed turn counts: hosts and their disks are rarely alone.
+/// Turns for each path. The best figures count: other programs on the host and its disk only make them worse.
 const ROUNDS: usize = 3;
 
-/// Durable 4 KiB writes, so many at once.
+/// Durable writes of 4 KiB, with this many in flight.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Syncs {
     in_flight: usize,
@@ -69,7 +69,7 @@ struct Figures {
 }
 
 impl Figures {
-    /// Of each figure the better: what disturbs only ever makes them worse.
+    /// The better value of each figure: other programs on the host only make them worse.
     fn or_better(mut self, other: Self) -> Self {
         self.write_mb_per_s = self.write_mb_per_s.max(other.write_mb_per_s);
         for (mine, theirs) in self.syncs.iter_mut().zip(other.syncs) {
@@ -165,7 +165,7 @@ fn describe(text: &mut String, name: &str, figures: &Figures) {
     }
 }
 
-/// Threads that ran or wanted to, on average over the last minute; 0 if that is not known.
+/// Threads that ran or wanted to run, on average over the last minute; 0 if that is not known.
 fn load(read_file: ReadFile<'_>) -> f64 {
     let text = read_file("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
@@ -178,7 +178,7 @@ fn recommend(host: &Host, chosen: &Figures, portable: Option<&Figures>) -> Vec<R
     let single = chosen.syncs[0];
     if let Some(portable) = portable {
         let other = portable.syncs[0];
-        // A thread's hand-over costs CPU that this does not see: it has to be clearly faster to be worth it.
+        // Handing a write to a thread costs CPU that is not measured here, so threads must be clearly faster.
         let is_faster = other.p50_us < 0.8 * single.p50_us;
         let why =
             format!("one durable write takes {:.0} us on io_uring, {:.0} us on a thread", single.p50_us, other.p50_us);
@@ -186,7 +186,7 @@ fn recommend(host: &Host, chosen: &Figures, portable: Option<&Figures>) -> Vec<R
     }
     let best = chosen.syncs.iter().map(|syncs| syncs.per_second).fold(0.0, f64::max);
     if let Some(enough) = chosen.syncs.iter().find(|syncs| syncs.per_second >= 0.9 * best) {
-        // Never below the default's two: while one write is on its way the next group must not wait for the loop.
+        // Never below the default of two: the next group must not wait for the loop while one write is in flight.
         let depth = enough.in_flight.max(Knobs::default().wal.writes_in_flight_max);
         let why =
             format!("{} at once reach {:.0} of {best:.0} durable writes a second", enough.in_flight, enough.per_second);
@@ -212,8 +212,8 @@ fn recommend(host: &Host, chosen: &Figures, portable: Option<&Figures>) -> Vec<R
     all
 }
 
-/// So much log that writing its checkpoint takes five seconds at most, and its records fit four times in a quarter of
-/// memory.
+/// How much log may lie between two checkpoints. Writing the checkpoint takes five seconds at most; the log's records,
+/// four times over, fit into a quarter of the memory.
 fn checkpoint_mib(write_mb_per_s: f64, host: &Host) -> u32 {
     let by_memory = host.memory_bytes / 16;
     let by_disk = Duration::try_from_secs_f64(write_mb_per_s * 5.0).unwrap_or_default().as_secs() * 1_000_000;
@@ -231,7 +231,7 @@ fn size_text(mib: u32) -> String {
     if mib.is_multiple_of(1024) { format!("{}GiB", mib / 1024) } else { format!("{mib}MiB") }
 }
 
-/// What no knob mends.
+/// What no knob can mend.
 fn notes(host: &Host, chosen: &Figures, slowest_us: f64, load: f64) -> Vec<String> {
     let mut all = Vec::new();
     if Duration::try_from_secs_f64(load).is_ok_and(|load| load >= Duration::from_secs(host.cpus as u64)) {
@@ -278,7 +278,7 @@ fn measure(preference: Preference, dir: &Path, now: Now<'_>) -> Result<(Figures,
 }
 
 fn measure_file(disk: &mut dyn Disk, file: FileId, now: Now<'_>) -> Result<Figures, Error> {
-    // Filling with zeros is what the log does ahead of its writes; the durable writes then meet allocated blocks.
+    // The log also fills its files with zeros first, so that durable writes meet allocated blocks.
     let chunk = CHUNK_BYTES as u64;
     let fills = (0..FILE_BYTES / chunk).map(|number| (number * chunk, CHUNK_BYTES));
     let started = now();
@@ -298,7 +298,7 @@ fn measure_file(disk: &mut dyn Disk, file: FileId, now: Now<'_>) -> Result<Figur
     Ok(Figures { write_mb_per_s, syncs })
 }
 
-/// Keeps `depth` operations in flight until the places or the time run out; the latency of each.
+/// Keeps `depth` operations in flight until the places or the time run out. Returns the latency of each.
 fn drive(
     disk: &mut dyn Disk,
     file: FileId,

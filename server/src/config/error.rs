@@ -2,9 +2,9 @@
 //!
 //! What can be wrong with a command line or a setting, in the words of etcd and of Go.
 //!
-//! Variants follow what the caller does: print help, print the version, point to the help and exit with the status of
-//! a usage error, or refuse to start. `Invalid` says why a text is no value; it does not say where the text stood: who
-//! reads a flag, a variable or a list adds that.
+//! The variants of `Error` follow what the caller does: print the help, print the version, show the usage, or refuse to
+//! start. `Invalid` says why a text is no value. It does not say where the text stood: the reader of the flag, the
+//! variable or the list adds that.
 //!
 //! **Source**: etcd v3.7.1 and Go 1.26, `flag`, `strconv`, `time`, `net/url`.
 

@@ -68,7 +68,7 @@ pub(super) fn resolve(set: &BTreeMap<String, bool>) -> BTreeMap<&'static str, bo
     GATES.iter().map(value_of).collect()
 }
 
-/// What the gates must be to one another.
+/// Refuses gates that need another one.
 ///
 /// **Errors**: etcd's text.
 pub(super) fn check(gates: &BTreeMap<&'static str, bool>) -> Result<(), Error> {

@@ -6,7 +6,7 @@
 //! Invariants:
 //! - A flag given twice has its last value; gates add up.
 //! - The first fault in the order of the arguments is the one that is told, as in Go.
-//! - Help is asked for where Go sees it: `--help` behind a faulty flag is not reached, and as a value it is a value.
+//! - `--help` counts where Go sees it: not behind a faulty flag, and not as the value of another flag.
 //!
 //! Not as in Go: where a table takes words, flags may follow them, as in etcd's tools.
 
@@ -30,7 +30,7 @@ pub struct Warning {
     pub value: String,
 }
 
-/// What was set, by whom.
+/// What the arguments, and for the server the variables, set.
 pub(crate) struct Values {
     table: &'static Table,
     set: BTreeMap<&'static str, Value>,

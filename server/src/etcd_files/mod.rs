@@ -18,8 +18,8 @@
 //! | `stopped` | database and log of a stopped etcd, checked against each other |
 //! | `wal` | the log of a stopped etcd |
 //!
-//! Invariants: what is read is checked as it is read, and nothing of etcd's is changed. A file that this server writes
-//! is one that etcd would write, byte for byte where etcd's tools compare.
+//! Invariants: what is read is checked as it is read, and nothing of etcd's is changed. etcd and its tools take every
+//! file that is written here as one of their own.
 //!
 //! Not here: sockets (`api` sends the file), command lines (`commands`), and the moment at which a data directory
 //! changes hands (`boot::import`).

@@ -180,3 +180,133 @@ fn gap(main: i64) -> Record {
         is_tombstone: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use engine::{
+        Fault, Mvcc, ReadView, Roots, Store,
+        extent::{BlockCache, Directory},
+        wal,
+    };
+
+    use super::*;
+    use crate::{
+        apply::{restore::restore, table},
+        etcd_files::{
+            bolt::writer::{FileWriter, PAGE_SIZE},
+            content::Walk,
+        },
+        lease::{self, Grant},
+        shared::RaisedBy,
+    };
+
+    fn records(view: &ReadView, mut load: impl FnMut(Fault)) -> Vec<Record> {
+        let mut cursor = view.records_from(Revision::MIN);
+        let mut records = Vec::new();
+        loop {
+            match cursor.next() {
+                Ok(Some(record)) => records.push(record),
+                Ok(None) => return records,
+                Err(fault) => load(fault),
+            }
+        }
+    }
+
+    /// A snapshot file without a checksum, its records, and what else is in it.
+    fn write_file(path: &Path) -> (Vec<Record>, State) {
+        let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        for (key, lease) in [("a", 7), ("b", 0), ("c", 8), ("a", 0), ("b", 7)] {
+            let mut write = mvcc.begin();
+            write.put(Bytes::from_static(key.as_bytes()), Bytes::from_static(b"value"), lease).unwrap();
+            drop(write.finish());
+        }
+        let mut write = mvcc.begin();
+        write.delete(b"c").unwrap();
+        drop(write.finish());
+        let view = mvcc.publish(9, 2);
+        let member = Member { id: 1, name: "other".into(), ..Member::default() };
+        let cluster =
+            Cluster { members: vec![member], alarms: [((5, 1), RaisedBy::Quota)].into(), version: Some("3.7.0".into()) };
+        let conf_state = ConfState { voters: vec![1], learners: Vec::new() };
+        let leases = vec![(7, Grant { ttl_s: 60, remaining_s: 9 })];
+        let state = State::of(&view, Tables { cluster, conf_state, leases });
+        let write = |writer| {
+            let mut walk = Walk::new(&state, writer);
+            while walk.step(&view, 2, usize::MAX).unwrap().is_none() {}
+            walk.finish().finish().unwrap()
+        };
+        let (_, layout) = write(FileWriter::measuring(PAGE_SIZE));
+        std::fs::write(path, write(FileWriter::writing(layout)).0).unwrap();
+        (records(&view, |fault| panic!("{fault:?}: all is in memory")), state)
+    }
+
+    fn run(file: &Path, dir: &Path, skip_hash_check: bool) -> Result<(), Error> {
+        let wal = wal::Options { segment_bytes: 4 << 20, ..wal::Options::default() };
+        let cluster = NewCluster {
+            members: vec![("m".into(), vec!["http://localhost:2380".into()])],
+            token: "token".into(),
+            own_name: "m".into(),
+        };
+        let restore = Restore {
+            file,
+            dir,
+            wal_dir: None,
+            cluster,
+            skip_hash_check,
+            bump_revision: 0,
+            store: store::Options::default(),
+            consensus: consensus::Options::from_knobs(&tuning::Consensus::default(), true, 1, wal),
+        };
+        restore.run(&|_| engine::disk::open_buffered())
+    }
+
+    #[test]
+    fn a_restored_member_knows_what_the_file_holds_and_is_itself() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (file, dir) = (temporary.path().join("file"), temporary.path().join("data"));
+        let (expected, told) = write_file(&file);
+        assert!(matches!(run(&file, &dir, false), Err(Error::NoHash)));
+        run(&file, &dir, true).unwrap();
+        let mut disk = engine::disk::open_buffered().unwrap();
+        let store = Store::open(disk.as_mut(), &dir, store::Options::default()).unwrap();
+        let view = store.mvcc().view();
+        let mut load = |fault| engine::load(disk.as_mut(), &dir, fault).unwrap();
+        assert_eq!(records(&view, &mut load), expected);
+        assert_eq!((view.revision(), view.compact_revision()), (told.revision, -1));
+        let tables: Result<Tables, crate::apply::restore::Damaged> = restore(&view, |fault| {
+            load(fault);
+            Ok(())
+        });
+        let tables = tables.unwrap();
+        let [member] = tables.cluster.members.as_slice() else { panic!("the flags name one member") };
+        assert_eq!((member.name.as_str(), tables.conf_state.voters), ("m", vec![member.id]));
+        assert_eq!(tables.cluster.alarms, [((5, 1), RaisedBy::Hand)].into());
+        assert_eq!(tables.cluster.version, told.tables.cluster.version);
+        assert_eq!(tables.leases, told.tables.leases);
+        // The meta tree is one page here, which is in memory by now.
+        let identity = view.meta_get(table::IDENTITY).unwrap().and_then(|bytes| table::decode_identity(&bytes));
+        assert_eq!(identity.map(|identity| identity.member_id), Some(member.id));
+        let mut attached = view.meta_cursor(&lease::attachment_prefix(7));
+        let (key, _) = attached.next().unwrap().unwrap();
+        assert_eq!(key[..], lease::attachment_key(7, b"b"));
+        assert_eq!(attached.next().unwrap(), None);
+        assert_eq!((view.applied_index(), view.applied_term()), (1, 1));
+    }
+
+    #[test]
+    fn nothing_is_restored_over_what_is_there() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (file, dir) = (temporary.path().join("file"), temporary.path().join("data"));
+        write_file(&file);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join("something"), b"").unwrap();
+        assert!(matches!(run(&file, &dir, true), Err(Error::DataDir { .. })));
+        std::fs::remove_file(dir.join("something")).unwrap();
+        std::fs::create_dir(part_of(&dir)).unwrap();
+        std::fs::write(part_of(&dir).join("something"), b"").unwrap();
+        assert!(matches!(run(&file, &dir, true), Err(Error::Unfinished { .. })));
+        std::fs::remove_file(part_of(&dir).join("something")).unwrap();
+        run(&file, &dir, true).unwrap();
+        assert!(matches!(run(&file, &dir, true), Err(Error::DataDir { .. })));
+    }
+}

@@ -126,7 +126,7 @@ fn who_and_what(database: &mut Database, meta: Meta, log: &Log) -> Result<(Ident
 
 #[cfg(test)]
 mod tests {
-    use consensus::Applied;
+    use consensus::EntryId;
 
     use super::*;
 
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_log_that_is_not_the_databases_or_not_understood_is_refused() {
-        let meta = Meta { applied: Applied { index: 10, term: 2 }, compact_revision: -1, ..Meta::default() };
+        let meta = Meta { applied: EntryId { index: 10, term: 2 }, compact_revision: -1, ..Meta::default() };
         let log = |change: &dyn Fn(&mut Log)| {
             let mut log = Log {
                 hard_state: wal::HardState { term: 3, vote: 1, commit: 11 },
@@ -175,6 +175,6 @@ mod tests {
             let meta = Meta { storage_version: version.map(str::to_owned), ..meta.clone() };
             assert_eq!(check_version(&meta).is_ok(), version != Some("3.8.0"));
         }
-        assert!(check_version(&Meta { applied: Applied { index: 10, term: 0 }, ..meta }).is_err());
+        assert!(check_version(&Meta { applied: EntryId { index: 10, term: 0 }, ..meta }).is_err());
     }
 }

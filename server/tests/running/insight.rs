@@ -146,7 +146,8 @@ fn top_names_what_is_hot_and_slow_and_the_log_and_metrics_agree() {
     for line in [
         "etcd_server_request_duration_seconds_count{success=\"true\",type=\"Put\"} 15",
         "etcd_server_apply_duration_seconds_count{op=\"Put\",success=\"true\",version=\"v3\"} 15",
-        "grpc_server_handling_seconds_count{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"} 15",
+        "grpc_server_handling_seconds_count{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",\
+         grpc_type=\"unary\"} 15",
         "orlop_hot_prefix_requests_per_second{prefix=\"/registry/\"}",
         "orlop_hot_key_requests_per_second{rank=\"5\"}",
     ] {

@@ -1,6 +1,8 @@
 //! Runs on: the main thread of `orlop top`.
 //!
-//! An answer of Top as text for the terminal, and as JSON. Keys are shown escaped: the terminal sees printable ASCII alone.
+//! An answer of Top as text for the terminal, and as JSON.
+//!
+//! Invariant: the terminal sees printable ASCII alone; keys are escaped.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -118,12 +120,12 @@ fn slow(now: &TopResponse) -> String {
     out
 }
 
-/// What a member says, without what a terminal might obey.
+/// What a member says, without bytes that a terminal might obey.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| (' '..='~').contains(c)).collect()
 }
 
-/// A key as far as it fits; the end tells keys apart, so the middle is left out.
+/// A key, shortened to the column. The middle is left out: keys differ at their ends.
 fn shortened(key: &[u8]) -> String {
     let text = escaped(key);
     if text.len() <= NAME_WIDTH {
