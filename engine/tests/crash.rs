@@ -18,6 +18,7 @@ use engine::{
     store::Options,
     wal::{Entry, Known, Wal},
 };
+
 use replay::{DIR, Member, Operation, Shown, apply, model_shown, operations, options, term};
 
 /// Images looked at for each step at most.

@@ -21,6 +21,7 @@ use engine::{
     disk::{Disk, sim::SimStorage},
     wal::{self, Wal},
 };
+
 use replay::{DIR, Member, Operation, Shown, apply, model_shown, operations, options, shown, term};
 
 const BLOCK: usize = 4096;

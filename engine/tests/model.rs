@@ -15,8 +15,9 @@ use engine::{
     KeyRange, RangeEnd, Revision,
     test_support::{HEADER_LEN, Node},
 };
-use model_store::{Store, range_strategy, some_key};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
+
+use model_store::{Store, range_strategy, some_key};
 
 /// One run: batches of requests with every kind of disturbance between them.
 fn run(seed: u64, batches: usize) {

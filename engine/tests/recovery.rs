@@ -21,6 +21,7 @@ use engine::{
     store::Options,
     test_support::segment_path,
 };
+
 use replay::{Change, DIR, Member, Operation, apply, model_shown, operations, options, shown, shown_in};
 
 fn superblock() -> PathBuf {

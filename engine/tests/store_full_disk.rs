@@ -18,6 +18,7 @@ use engine::{
     },
     wal::{self, Wal},
 };
+
 use replay::{Change, DIR, Member, Operation, model_shown, operations, options};
 
 #[test]

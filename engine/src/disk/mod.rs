@@ -42,11 +42,10 @@ pub mod sim;
 mod tests;
 mod uring;
 
+pub use crate::error::FileOp;
 pub(crate) use block::assert_aligned;
 pub use block::{BLOCK, SECTOR};
 pub use buffer::Buffer;
 pub use file_system::FileSystem;
 pub use probe::{IoKind, IoPath, Preference, open_buffered, open_disk, probe};
 pub use seam::{Completion, DirLock, Disk, FileId, Op, OpenKind, Owner, Token};
-
-pub use crate::error::FileOp;

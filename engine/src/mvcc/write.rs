@@ -153,9 +153,7 @@ impl Mvcc {
         let (create_revision, version) = (revision.main, 1);
         let record = Record { key, value, create_revision, revision, version, lease: 0, is_tombstone: false };
         Ok(match self.insert(record, |live| live.lease == 0)? {
-            Some((record, previous)) => {
-                PutPlain::Done { record, previous: previous.map(|previous| previous.revision) }
-            }
+            Some((record, previous)) => PutPlain::Done { record, previous: previous.map(|previous| previous.revision) },
             None => PutPlain::HasLease,
         })
     }

@@ -14,6 +14,7 @@ use engine::{
     disk::sim::{Order, Random, SimStorage},
     store::Options,
 };
+
 use replay::{Change, Member, Operation, model_shown, operations, options, shown};
 
 /// Length of a segment file with `options`.

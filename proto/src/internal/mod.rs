@@ -20,6 +20,7 @@ use bytes::Bytes;
 use prost::Message;
 
 pub use crate::etcdserverpb::RequestHeader;
+
 use crate::{
     error::Error,
     etcdserverpb as pb, membershippb, txn,

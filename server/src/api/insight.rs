@@ -29,7 +29,8 @@ use crate::{
     },
     method::Method,
     metrics::{
-        counters::{CODE_NAMES, Count, Counters},
+        counters::{CODE_NAMES, Counters},
+        histogram::Count,
         process,
     },
     protobuf::framed,

@@ -35,7 +35,9 @@ pub(super) async fn grant(desk: &Desk, mut request: pb::LeaseGrantRequest) -> Re
     }
     let draft = desk.draft(Kind::LeaseGrant, &request.encode_to_vec())?;
     let outcome = desk.propose(draft, Purpose::Grow).await?;
-    let Outcome::LeaseGrant { revision, id, ttl } = outcome else { unreachable!("a lease was granted, not {outcome:?}") };
+    let Outcome::LeaseGrant { revision, id, ttl } = outcome else {
+        unreachable!("a lease was granted, not {outcome:?}")
+    };
     Ok(framed(&pb::LeaseGrantResponse { header: Some(desk.header(revision)), id, ttl, error: String::new() }))
 }
 

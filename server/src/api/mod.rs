@@ -51,11 +51,11 @@ mod quota;
 pub mod range;
 mod request;
 mod snapshot;
+#[cfg(test)]
+mod tests;
 mod told;
 mod txn;
 pub mod watch;
-#[cfg(test)]
-mod tests;
 pub mod watchers;
 
 /// Lets a call of `method` in.

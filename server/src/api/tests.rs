@@ -255,7 +255,8 @@ async fn a_linearizable_read_needs_a_leader_and_a_serializable_one_does_not() {
     run(async |member: Member| {
         member.desk.shared.raft.leader.store(0, std::sync::atomic::Ordering::Release);
         for (serializable, range_end) in [(false, ""), (true, ""), (false, "z"), (true, "z")] {
-            let request = pb::RangeRequest { key: "k".into(), range_end: range_end.into(), serializable, ..Default::default() };
+            let request =
+                pb::RangeRequest { key: "k".into(), range_end: range_end.into(), serializable, ..Default::default() };
             let client = Client::sending([request.encode_to_vec()]);
             member.call(Method::Range, &client);
             settle().await;

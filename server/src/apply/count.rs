@@ -59,7 +59,7 @@ pub(super) fn applied(counters: &CommitCounters, result: &Result<Outcome, Error>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::counters::Count;
+    use crate::metrics::histogram::Count;
 
     #[test]
     fn operations_are_counted_wherever_in_a_txn_they_stand() {

@@ -90,12 +90,7 @@ impl Applier {
 
     /// Does a put of one key without a lease in one descent, and in two one of a txn that asks only whether the key was changed. `None` for
     /// anything else, for a key with a lease, and for a txn that does not put.
-    fn put_plain(
-        &self,
-        mvcc: &mut Mvcc,
-        request: &Request,
-        events: &mut Vec<Event>,
-    ) -> Result<Option<Outcome>, Fault> {
+    fn put_plain(&self, mvcc: &mut Mvcc, request: &Request, events: &mut Vec<Event>) -> Result<Option<Outcome>, Fault> {
         if !self.cluster.alarms.is_empty() {
             return Ok(None);
         }

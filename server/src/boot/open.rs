@@ -19,7 +19,11 @@ use super::{
     options,
 };
 use crate::{
-    apply::{entry::Applier, restore, restore::Damaged, table},
+    apply::{
+        entry::Applier,
+        restore::{self, Damaged},
+        table,
+    },
     clock::Clock,
     config::Config,
     etcd_files,

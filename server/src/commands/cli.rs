@@ -14,8 +14,8 @@ use std::process::ExitCode;
 
 use crate::{
     ETCD_VERSION, RELEASE,
-    config::{self, Fate, LogFormat, LogLevel, LogOutput, Section, Table, Values},
     clock::Clock,
+    config::{self, Fate, LogFormat, LogLevel, LogOutput, Section, Table, Values},
     log,
 };
 

@@ -19,8 +19,8 @@ use tuning::{Host, Knobs, MIB};
 
 use super::cli::{self, Command, Invocation, Manner};
 use crate::{
-    config::{Fate::Used, Kind::Text, ReadFile, Section, Table, Values, host, row},
     clock::Clock,
+    config::{Fate::Used, Kind::Text, ReadFile, Section, Table, Values, host, row},
 };
 
 /// `orlop tune`.

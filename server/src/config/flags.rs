@@ -10,10 +10,10 @@
 //!
 //! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/etcdmain/{config,help}.go`.
 
-use super::flag::{Fate, Flag, Kind, Section, Table, Target, row};
-
 use Fate::{Idle, Knob, Legacy, Missing, Used};
 use Kind::{Duration, Gates, Signed, Switch, Text, Unsigned, Unsigned32, Urls, WordList, Words};
+
+use super::flag::{Fate, Flag, Kind, Section, Table, Target, row};
 
 const NO_TLS: &str = "TLS is not supported yet";
 const NO_AUTH: &str = "authentication is not supported yet";

@@ -155,7 +155,7 @@ mod tests {
     use engine::Mvcc;
 
     use super::*;
-    use crate::{shared::Cluster, etcd_files::bolt::writer::PAGE_SIZE, lease::Grant};
+    use crate::{etcd_files::bolt::writer::PAGE_SIZE, lease::Grant, shared::Cluster};
 
     fn write(mvcc: &mut Mvcc, key: &str, value: usize) {
         let mut write = mvcc.begin();

@@ -15,8 +15,10 @@
 //! All calls are O(log n) but `list`, `restore`, `promote` and `demote`, which visit all leases. It makes no ids, knows no keys and
 //! proposes nothing itself.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::Grant;
 
@@ -285,8 +287,7 @@ fn seconds(duration: Duration) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use rand::rngs::SmallRng;
-    use rand::{Rng, SeedableRng};
+    use rand::{Rng, SeedableRng, rngs::SmallRng};
 
     use super::*;
 

@@ -9,7 +9,7 @@ use std::{array, time::Duration};
 
 use proto::internal::Kind;
 
-use super::counters::{Count, Histogram, Snapshot};
+use super::histogram::{Count, Histogram, Snapshot};
 use crate::method::Method;
 
 /// Nanoseconds of a millisecond.

@@ -15,9 +15,8 @@ use bytes::Bytes;
 use engine::{KeyRange, RangeEnd};
 
 use super::{
-    counters::{
-        CALL_TYPES, CHECKS, CLIENT_VERSIONS, CODE_NAMES, Check, Count, Counters, Histogram, MEMORY, OfMethod, Snapshot,
-    },
+    counters::{CALL_TYPES, CHECKS, CLIENT_VERSIONS, CODE_NAMES, Check, Counters, MEMORY, OfMethod},
+    histogram::{Count, Histogram, Snapshot},
     latency::{Handling, REQUEST_TYPES, SUCCESS},
     process::Process,
     registry::Registry,
@@ -276,12 +275,7 @@ fn render_store(of: &Scrape<'_>, text: &mut Text) {
     let help = "The latency distribution of storage hash operation.";
     text.histogram("etcd_mvcc_hash_duration_seconds", help, &histogram(of, |counters| &counters.hash), SECONDS);
     let help = "The latency distribution of storage hash by revision operation.";
-    text.histogram(
-        "etcd_mvcc_hash_rev_duration_seconds",
-        help,
-        &histogram(of, |counters| &counters.hash_kv),
-        SECONDS,
-    );
+    text.histogram("etcd_mvcc_hash_rev_duration_seconds", help, &histogram(of, |counters| &counters.hash_kv), SECONDS);
 }
 
 fn histogram<const N: usize>(of: &Scrape<'_>, pick: impl Fn(&Counters) -> &Histogram<N>) -> Snapshot {

@@ -208,7 +208,7 @@ mod tests {
             disk.wait().unwrap();
             disk.at(ms(40)).completions(&mut ended);
         }
-        let shown = crate::metrics::counters::Snapshot::of([&counters.wal_write].into_iter());
+        let shown = crate::metrics::histogram::Snapshot::of([&counters.wal_write].into_iter());
         assert_eq!((shown.count, shown.sum), (2, 55_000_000));
         assert_eq!(counters.wal_bytes.get(), 2 * BLOCK as u64);
         assert!(disk.watcher.in_flight.is_empty());
@@ -222,7 +222,7 @@ mod tests {
         let dir = Path::new("data");
         let mut store = engine::Store::open(&mut disk, dir, engine::store::Options::default()).unwrap();
         let commits = |counters: &CommitCounters| {
-            crate::metrics::counters::Snapshot::of([&counters.checkpoint_commit].into_iter()).count
+            crate::metrics::histogram::Snapshot::of([&counters.checkpoint_commit].into_iter()).count
         };
         let before = commits(&counters);
         for index in 1..4 {

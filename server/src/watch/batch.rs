@@ -14,8 +14,7 @@ use std::sync::OnceLock;
 use bytes::Bytes;
 use engine::{Record, Revision};
 
-use super::encode;
-use super::history::History;
+use super::{encode, history::History};
 
 /// The events of one publish.
 #[derive(Debug)]

@@ -15,11 +15,13 @@
 
 use engine::Revision;
 
-use super::batch::Event;
-use super::deliver::{Side, event_of, slot_of};
-use super::encode::Head;
-use super::history::{History, Records};
-use super::hub::Hub;
+use super::{
+    batch::Event,
+    deliver::{Side, event_of, slot_of},
+    encode::Head,
+    history::{History, Records},
+    hub::Hub,
+};
 
 /// Charged for each version read, beside its key and value. **Units** bytes.
 const RECORD_BYTES: usize = 64;

@@ -11,22 +11,13 @@
 
 use bytes::Bytes;
 
-use super::batch::Event;
-use super::encode::{Head, MESSAGE_BYTES_MAX, Response};
-use super::history::History;
-use super::hub::Hub;
-use super::interval::WatcherSlot;
-
-/// Which watchers events are gathered for.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Side {
-    Synced,
-    Unsynced,
-}
-
-/// Pairs of watcher and event that one step gathers before it hands out responses; one watcher's events of one revision
-/// may exceed it. **Units** pairs of 8 bytes.
-pub(super) const PAIRS_MAX: usize = 1 << 20;
+use super::{
+    batch::Event,
+    encode::{Head, MESSAGE_BYTES_MAX, Response},
+    history::History,
+    hub::{Hub, Side},
+    interval::WatcherSlot,
+};
 
 impl Hub {
     /// Gives the events of one main revision to the synced watchers they concern.

@@ -9,7 +9,6 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::Record;
 
-use super::hub::Responder;
 use crate::protobuf::{
     bytes_len, field_len, key_value_len, nested_len, put_bytes, put_field, put_key_value, put_varint,
 };
@@ -35,6 +34,17 @@ const EVENTS_TAG: u8 = 11 << 3 | 2;
 /// Field tag, length, and four fields of at most a tag and ten bytes.
 const HEAD_LEN_MAX: usize = 2 + 4 * 11;
 const _: () = assert!(HEAD_LEN_MAX - 2 < 0x80, "the header's length fits one byte");
+
+/// Who answers: the part of a response header that is not a revision.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Responder {
+    /// Id of the cluster.
+    pub cluster_id: u64,
+    /// Id of this member.
+    pub member_id: u64,
+    /// Term this member is in.
+    pub raft_term: u64,
+}
 
 /// An encoded response header with its field tag: equal for all watchers that are told of one revision.
 #[derive(Clone, Copy)]
@@ -150,10 +160,11 @@ pub(super) fn event(record: &Record, prev: Option<&Record>) -> Bytes {
 mod tests {
     use engine::Revision;
     use prost::Message;
-    use proto::etcdserverpb::{ResponseHeader, WatchResponse};
-    use proto::mvccpb::{Event, KeyValue};
-    use rand::rngs::SmallRng;
-    use rand::{Rng, SeedableRng};
+    use proto::{
+        etcdserverpb::{ResponseHeader, WatchResponse},
+        mvccpb::{Event, KeyValue},
+    };
+    use rand::{Rng, SeedableRng, rngs::SmallRng};
 
     use super::*;
 

@@ -17,33 +17,35 @@
 //! Requests are answered in `request`, events become responses in `deliver`, the past is read in `catch_up`.
 //! It does not know who may watch what (the caller says if a create is refused), and it makes no views.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use proto::etcdserverpb::WatchRequest;
-use proto::etcdserverpb::watch_request::RequestUnion;
+use proto::etcdserverpb::{WatchRequest, watch_request::RequestUnion};
 use slab::Slab;
 
-use super::batch::Batch;
-use super::deliver::{PAIRS_MAX, Side};
-use super::encode::{Head, Response};
-use super::history::History;
-use super::interval::{Index, Seat, WatcherSlot};
-use super::stream::{Stream, StreamId};
-use super::watcher::{State, Watcher};
+use super::{
+    batch::Batch,
+    encode::{Head, Responder, Response},
+    history::History,
+    interval::{Index, Seat, WatcherSlot},
+    stream::{Stream, StreamId},
+    watcher::{State, Watcher},
+};
 
-/// Who answers: the part of a response header that is not a revision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Responder {
-    /// Id of the cluster.
-    pub cluster_id: u64,
-    /// Id of this member.
-    pub member_id: u64,
-    /// Term this member is in.
-    pub raft_term: u64,
+/// Which watchers events are gathered for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    Synced,
+    Unsynced,
 }
+
+/// Pairs of watcher and event that one step gathers before it hands out responses; one watcher's events of one revision
+/// may exceed it. **Units** pairs of 8 bytes.
+pub(super) const PAIRS_MAX: usize = 1 << 20;
 
 /// Bounds of a hub.
 #[derive(Clone, Copy, Debug)]

@@ -15,8 +15,7 @@
 //!
 //! It does not know what a watcher is: a number.
 
-use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::{cmp::Ordering, collections::HashMap};
 
 use bytes::Bytes;
 use proto::wire_range::WireRange;
@@ -375,8 +374,7 @@ impl Tree {
 mod tests {
     use std::collections::BTreeMap;
 
-    use rand::rngs::SmallRng;
-    use rand::{Rng, SeedableRng};
+    use rand::{Rng, SeedableRng, rngs::SmallRng};
 
     use super::*;
 

@@ -20,7 +20,7 @@
 pub mod batch;
 mod catch_up;
 mod deliver;
-mod encode;
+pub mod encode;
 pub mod history;
 pub mod hub;
 mod interval;

@@ -10,13 +10,14 @@
 //! Refusing a create for lack of permission is the caller's decision.
 
 use bytes::Bytes;
-use proto::etcdserverpb::WatchCreateRequest;
-use proto::wire_range::WireRange;
+use proto::{etcdserverpb::WatchCreateRequest, wire_range::WireRange};
 
-use super::encode::{Head, NO_WATCH_ID, Response};
-use super::hub::Hub;
-use super::interval::WatcherSlot;
-use super::watcher::Watcher;
+use super::{
+    encode::{Head, NO_WATCH_ID, Response},
+    hub::Hub,
+    interval::WatcherSlot,
+    watcher::Watcher,
+};
 
 /// Texts of refused creates. **Source** etcd v3.7.1 `mvcc/watcher.go`, `api/v3rpc/rpctypes/error.go`.
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";

@@ -11,13 +11,17 @@
 //! Whether events may still be put into the outbox is decided by the hub; replies to requests always may, and
 //! whoever reads requests stops while the stream is congested.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::encode::{FRAME_LEN, Response};
-use super::interval::WatcherSlot;
+use super::{
+    encode::{FRAME_LEN, Response},
+    interval::WatcherSlot,
+};
 
 /// A watch stream of one hub. The number is used again after the stream is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

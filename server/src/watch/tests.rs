@@ -5,25 +5,33 @@
 //! Owns the model and nothing else. Reads fault at random and succeed when tried again, streams are drained a chunk now and then,
 //! batches arrive late or never; what each watcher has got in the end must be exactly what it asked for.
 
-use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
-use std::time::Duration;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use engine::{Record, Revision};
 use prost::Message;
-use proto::etcdserverpb::watch_request::RequestUnion;
-use proto::etcdserverpb::{WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse};
-use proto::mvccpb;
-use proto::wire_range::WireRange;
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
+use proto::{
+    etcdserverpb::{
+        WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchResponse,
+        watch_request::RequestUnion,
+    },
+    mvccpb,
+    wire_range::WireRange,
+};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use super::batch::{Batch, Event};
-use super::history::{History, Records};
-use super::hub::{Bounds, Hub, Responder};
-use super::stream::StreamId;
+use super::{
+    batch::{Batch, Event},
+    encode::Responder,
+    history::{History, Records},
+    hub::{Bounds, Hub},
+    stream::StreamId,
+};
 
 /// Names of live versions: revision and whether reading it faults first.
 struct Fault(Revision);

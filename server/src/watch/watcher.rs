@@ -9,9 +9,10 @@
 //! - Positions are main revisions: events of one main revision are given all at once or not at all.
 
 use engine::Record;
-use proto::etcdserverpb::WatchCreateRequest;
-use proto::etcdserverpb::watch_create_request::FilterType;
-use proto::wire_range::WireRange;
+use proto::{
+    etcdserverpb::{WatchCreateRequest, watch_create_request::FilterType},
+    wire_range::WireRange,
+};
 
 use super::interval::Seat;
 

@@ -15,4 +15,3 @@ pub mod grpc;
 pub mod http1;
 pub mod http2;
 pub mod socket;
-

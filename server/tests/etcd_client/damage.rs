@@ -1,10 +1,6 @@
 //! A record that is damaged on the medium: who needs it is refused, everybody else is served, and the log says where.
 
-use std::{
-    fs::{self, OpenOptions},
-    os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-};
+use std::{fs::{self, OpenOptions}, os::unix::fs::FileExt, path::{Path, PathBuf}};
 
 use etcd_client::GetOptions;
 use tempfile::TempDir;

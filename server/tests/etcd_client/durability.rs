@@ -6,20 +6,14 @@
 //!
 //! SIGKILL leaves what the kernel was given; what a power loss may take is tested on `engine`'s simulated disk.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::{collections::{BTreeMap, BTreeSet}, ops::Range};
 
 use etcd_client::{Client, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions};
-use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
+use rand::{rngs::StdRng, Rng, RngCore, SeedableRng};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::{
-    member::{Member, fresh},
-    next, revision,
-};
+use crate::{member::{fresh, Member}, next, revision};
 
 const SEED: u64 = 0x0712_1a7e;
 const ROUNDS: usize = 3;

@@ -11,12 +11,9 @@ mod member;
 mod space;
 mod watches;
 
-use etcd_client::{
-    CompactionOptions, Compare, CompareOp, DeleteOptions, Error, GetOptions, KeyValue, PutOptions, ResponseHeader,
-    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchResponse, WatchStream,
-};
+use etcd_client::{CompactionOptions, Compare, CompareOp, DeleteOptions, Error, GetOptions, KeyValue, PutOptions, ResponseHeader, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchResponse, WatchStream};
 
-use crate::member::{Member, WAIT_MAX, fresh};
+use crate::member::{fresh, Member, WAIT_MAX};
 
 /// gRPC's codes.
 const INVALID_ARGUMENT: i32 = 3;

@@ -2,7 +2,7 @@
 
 use etcd_client::{Client, Error, EventType, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, WatchOptions};
 
-use crate::{FAILED_PRECONDITION, NOT_FOUND, keys, member::fresh, next, refusal, revision};
+use crate::{keys, member::fresh, next, refusal, revision, FAILED_PRECONDITION, NOT_FOUND};
 
 const LEASE: i64 = 0x1234;
 const TTL_SECONDS: i64 = 600;

@@ -3,16 +3,7 @@
 //! A member is ready when it answers Status; nobody waits for it in any other way, and never without a bound. Dropping
 //! it ends the process; a test that fails shows the end of its log.
 
-use std::{
-    env,
-    fs::{self, File},
-    net::TcpListener,
-    os::unix::process::ExitStatusExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    thread,
-    time::Duration,
-};
+use std::{env, fs::{self, File}, net::TcpListener, os::unix::process::ExitStatusExt, path::{Path, PathBuf}, process::{Child, Command, Stdio}, thread, time::Duration};
 
 use etcd_client::{Client, ConnectOptions};
 use tempfile::TempDir;

@@ -2,23 +2,12 @@
 //!
 //! The full disk is a small tmpfs, mounted for the test; where mounting is not allowed that test says so and passes.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{path::{Path, PathBuf}, process::Command, time::Duration};
 
-use etcd_client::{
-    AlarmAction, AlarmOptions, AlarmType, Client, Compare, CompareOp, DeleteOptions, Error, GetOptions, PutResponse,
-    Txn, TxnOp,
-};
+use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, Compare, CompareOp, DeleteOptions, Error, GetOptions, PutResponse, Txn, TxnOp};
 use tempfile::TempDir;
 
-use crate::{
-    INVALID_ARGUMENT, NOT_FOUND,
-    member::{Member, WAIT_MAX, fresh},
-    refusal,
-};
+use crate::{member::{fresh, Member, WAIT_MAX}, refusal, INVALID_ARGUMENT, NOT_FOUND};
 
 const RESOURCE_EXHAUSTED: i32 = 8;
 const DATA_LOSS: i32 = 15;

@@ -1,8 +1,6 @@
 //! Watches: live, from the past, what was before, progress, cancelling.
 
-use etcd_client::{
-    Client, CompactionOptions, Event, EventType, Txn, TxnOp, WatchFilterType, WatchOptions, WatchResponse, WatchStream,
-};
+use etcd_client::{Client, CompactionOptions, Event, EventType, Txn, TxnOp, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
 
 use crate::{member::fresh, next, revision};
 

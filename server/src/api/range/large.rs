@@ -23,9 +23,7 @@ use super::{
 };
 use crate::{
     error::{Error, Status},
-    protobuf::{
-        PREFIX_BYTES, field_len, nested_len, put_bytes, put_field, put_key_value, put_prefix, put_varint,
-    },
+    protobuf::{PREFIX_BYTES, field_len, nested_len, put_bytes, put_field, put_key_value, put_prefix, put_varint},
 };
 
 /// Records read and written at a time: half of it costs a twentieth more CPU, twice as much saves nothing. **Units** bytes.

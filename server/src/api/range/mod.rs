@@ -136,4 +136,3 @@ async fn point(desk: &Desk, request: &pb::RangeRequest) -> Result<Bytes, Error> 
     let count = i64::from(!kvs.is_empty());
     Ok(framed(&pb::RangeResponse { header: Some(desk.header(view.revision())), kvs, more: false, count }))
 }
-

@@ -190,4 +190,3 @@ async fn until_silent(mut pings: h2::PingPong, after: Duration, timeout: Duratio
         }
     }
 }
-
