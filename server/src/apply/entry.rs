@@ -21,7 +21,7 @@ use super::{
     alarms, kv, lease, members,
     outcome::Outcome,
     table,
-    touch::{Pinned, resident},
+    touch::Pinned,
 };
 use crate::{
     error::Error,

@@ -176,7 +176,7 @@ impl Apply {
             front_since: Duration::ZERO,
             applied_at: Duration::ZERO,
             slow_applies: Throttle::default(),
-            sweep: Sweep::new(),
+            sweep: Sweep::left(),
             reclaim: Reclaim::default(),
             taken,
         };

@@ -20,12 +20,12 @@ pub mod machine;
 pub mod members;
 pub mod message;
 pub mod outcome;
-mod own;
+pub mod own;
 pub mod prefetch;
 pub mod proposal;
 pub mod restore;
 pub mod table;
 #[cfg(test)]
 mod tests;
-mod touch;
-mod upkeep;
+pub mod touch;
+pub mod upkeep;

@@ -75,7 +75,7 @@ impl Import<'_> {
         let _own = disk.lock(dir)?;
         check_unused(dir)?;
         let member = dir.join(MEMBER);
-        let mut stopped = Stopped::open(disk.as_mut(), &member, apply::is_applied)?;
+        let mut stopped = Stopped::open(disk.as_mut(), &member, apply::entry::is_applied)?;
         let part = dir.join(PART);
         clear(disk.as_mut(), &part)?;
         tracing::info!(

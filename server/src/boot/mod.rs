@@ -37,13 +37,13 @@ use crate::{
     quota,
 };
 
-mod drain;
-mod error;
+pub mod drain;
+pub mod error;
 pub mod import;
-mod open;
+pub mod open;
 pub mod options;
-mod process;
-mod threads;
+pub mod process;
+pub mod threads;
 
 /// Runs the member until it is told to stop.
 pub fn run(config: Config, clock: Clock) -> ExitCode {

@@ -51,11 +51,9 @@ impl Cores {
             tuning::RaftApply::Shared => Placement::Shared,
             tuning::RaftApply::OneThread => Placement::OneThread,
             tuning::RaftApply::TwoThreads => Placement::TwoThreads,
-            tuning::RaftApply::Auto => match cpus.max(serving) {
-                ..=CPUS_SHARED_MAX => Placement::Shared,
-                ..=CPUS_ONE_THREAD_MAX => Placement::OneThread,
-                _ => Placement::TwoThreads,
-            },
+            tuning::RaftApply::Auto if cpus.max(serving) <= CPUS_SHARED_MAX => Placement::Shared,
+            tuning::RaftApply::Auto if cpus.max(serving) <= CPUS_ONE_THREAD_MAX => Placement::OneThread,
+            tuning::RaftApply::Auto => Placement::TwoThreads,
         };
         let room = cpus.saturating_sub(1 + placement.threads()).max(1);
         Self { serving: if serving == 0 { room } else { serving }, placement }

@@ -96,7 +96,7 @@ impl Raft {
             driver,
             batch_bytes_max,
             proposals: Vec::new(),
-            waiters: Waiters::new(),
+            waiters: Waiters::default(),
             completions: Vec::new(),
             lots: VecDeque::new(),
             unfinished_bytes: 0,
@@ -113,8 +113,6 @@ impl Raft {
     }
 
     /// Takes one message.
-    ///
-    /// **Errors** the member must stop.
     pub fn receive(&mut self, message: ToRaft, now: Duration) {
         if self.driver.log_room_bytes().is_some() {
             // Each is held against what is left with those before it counted.
@@ -271,7 +269,7 @@ impl Raft {
         for entry in committed {
             let Committed { index, term, kind, data } = entry;
             let mut proposal = None;
-            if kind == EntryKind::Normal && self.waiters.len() > 0 {
+            if kind == EntryKind::Normal && self.waiters.count() > 0 {
                 proposal = internal::request_id(&data).and_then(|id| self.waiters.take(id, &data));
             }
             if let Some(proposal) = &mut proposal {
@@ -354,7 +352,7 @@ impl Raft {
         self.counters.leader_changes.add(u64::from(is_new));
         raft.leader.store(status.leader_id, Ordering::Release);
         raft.commit.store(status.commit, Ordering::Release);
-        raft.pending.store(self.waiters.len() + self.unfinished_proposals, Ordering::Release);
+        raft.pending.store(self.waiters.count() + self.unfinished_proposals, Ordering::Release);
     }
 }
 

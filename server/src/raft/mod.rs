@@ -12,4 +12,4 @@ pub mod machine;
 pub mod message;
 #[cfg(test)]
 mod tests;
-mod waiters;
+pub mod waiters;

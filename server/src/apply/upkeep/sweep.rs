@@ -24,7 +24,7 @@ pub struct Sweep {
 
 impl Sweep {
     /// A sweep of what an earlier run may have left.
-    pub fn new() -> Self {
+    pub fn left() -> Self {
         Self { is_going: true, is_held: false, compacted_at: None, waiting: Waiters::default() }
     }
 
