@@ -7,8 +7,8 @@ use std::{
 
 use bytes::Bytes;
 use engine::{
-    Count, Cursor, Fault, HashKv, KeyRange, Mvcc, Place, PutPlain, RangeEnd, ReadView, Record, Revision, Roots, Sealed, Version,
-    Write,
+    Count, Cursor, Fault, HashKv, KeyRange, Mvcc, Place, PutPlain, RangeEnd, ReadView, Record, Revision, Roots, Sealed,
+    Version, Write,
     test_support::{BlockCache, Directory, Kind, Slot, seal},
 };
 use rand::{Rng, rngs::SmallRng};

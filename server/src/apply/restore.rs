@@ -16,8 +16,8 @@ use engine::{Fault, MetaCursor, ReadView};
 
 use super::table;
 use crate::{
-    shared::Cluster,
     lease::{self, Grant},
+    shared::Cluster,
 };
 
 /// The replicated state beside the keys.

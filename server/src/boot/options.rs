@@ -45,7 +45,8 @@ impl Cores {
         Self::on(process::cpus(), config.knobs.server.cores, config.knobs.server.raft_apply)
     }
 
-    /// On `cpus`, with so many serving cores, 0 for as many as there is room for: one CPU is left to the kernel's side of sockets and disk.
+    /// On `cpus`, with so many serving cores, 0 for as many as there is room for: one CPU is left to the kernel's side
+    /// of sockets and disk.
     fn on(cpus: usize, serving: usize, raft_apply: tuning::RaftApply) -> Self {
         let placement = match raft_apply {
             tuning::RaftApply::Shared => Placement::Shared,

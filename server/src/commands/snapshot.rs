@@ -10,14 +10,14 @@ use std::{path::Path, process::ExitCode};
 
 use super::cli::{Command, Error, Invocation, Manner};
 use crate::{
+    boot::options,
+    clock::Clock,
     config::{
         Config,
         Fate::{Idle, Same, Used},
         Kind::{Switch, Text, Unsigned},
         Section, Table, Values, row,
     },
-    boot::options,
-    clock::Clock,
     etcd_files::{
         restore::{NewCluster, Restore},
         status::{Status, status},

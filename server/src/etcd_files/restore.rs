@@ -183,10 +183,7 @@ fn gap(main: i64) -> Record {
 
 #[cfg(test)]
 mod tests {
-    use engine::{
-        Fault, Mvcc, ReadView, Store,
-        wal,
-    };
+    use engine::{Fault, Mvcc, ReadView, Store, wal};
 
     use super::*;
     use crate::{
@@ -224,8 +221,11 @@ mod tests {
         drop(write.finish());
         let view = mvcc.publish(9, 2);
         let member = Member { id: 1, name: "other".into(), ..Member::default() };
-        let cluster =
-            Cluster { members: vec![member], alarms: [((5, 1), RaisedBy::Quota)].into(), version: Some("3.7.0".into()) };
+        let cluster = Cluster {
+            members: vec![member],
+            alarms: [((5, 1), RaisedBy::Quota)].into(),
+            version: Some("3.7.0".into()),
+        };
         let conf_state = ConfState { voters: vec![1], learners: Vec::new() };
         let leases = vec![(7, Grant { ttl_s: 60, remaining_s: 9 })];
         let state = State::of(&view, Tables { cluster, conf_state, leases });

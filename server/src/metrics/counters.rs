@@ -2,8 +2,8 @@
 //!
 //! What is counted: [`Counters`] by each connection core, [`CommitCounters`] by raft, apply and the checkpoints.
 //!
-//! Invariants: every [`Count`] has one writer, the core it belongs to; what is a counter only grows; a histogram's buckets
-//! are disjoint here and cumulated when they are shown, so that what it shows always adds up.
+//! Invariants: every [`Count`] has one writer, the core it belongs to; what is a counter only grows; a histogram's
+//! buckets are disjoint here and cumulated when they are shown, so that what it shows always adds up.
 
 use std::{
     array,
@@ -352,7 +352,8 @@ pub struct CommitCounters {
     pub memory: [Count; MEMORY.len()],
 }
 
-/// What of the store is in memory: records and nodes that no checkpoint has written, other nodes, what was read of extents.
+/// What of the store is in memory: records and nodes that no checkpoint has written, other nodes, what was read of
+/// extents.
 pub const MEMORY: [&str; 4] = ["recent", "dirty_nodes", "clean_nodes", "blocks"];
 
 impl Default for CommitCounters {

@@ -3,9 +3,10 @@
 //! Proposals on their way through the log: found again by the entries that come out of it.
 //!
 //! Invariants:
-//! - `by_id` holds each proposal from the moment raft has accepted it until its entry is committed or it is lost. It is bounded by the
-//!   reply slots of all cores, whose timeout is half of a proposal's lifetime here.
-//! - A proposal is found by the very bytes that it proposed. An entry of another origin may have the same id: then the proposal stays.
+//! - `by_id` holds each proposal from the moment raft has accepted it until its entry is committed or it is lost. It is
+//!   bounded by the reply slots of all cores, whose timeout is half of a proposal's lifetime here.
+//! - A proposal is found by the very bytes that it proposed. An entry of another origin may have the same id: then the
+//!   proposal stays.
 //! - `accepted` is ordered by time; what was found meanwhile is only there, until it is at the front.
 
 use std::{collections::VecDeque, time::Duration};

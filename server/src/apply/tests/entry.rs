@@ -305,7 +305,11 @@ fn random_put(random: &mut SmallRng, revision: i64) -> Request {
     let mut request = pb::TxnRequest { compare: vec![compare], failure, ..Default::default() };
     for _ in 0..random.random_range(1..=2) {
         let put = pb::PutRequest { key: KEYS[request.success.len()].into(), ..put.clone() };
-        let put = if request.success.is_empty() { pb::PutRequest { key: request.compare[0].key.clone(), ..put } } else { put };
+        let put = if request.success.is_empty() {
+            pb::PutRequest { key: request.compare[0].key.clone(), ..put }
+        } else {
+            put
+        };
         request.success.push(pb::RequestOp { request: Some(request_op::Request::RequestPut(put)) });
     }
     Request::Txn(request)

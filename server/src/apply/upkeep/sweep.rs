@@ -54,7 +54,8 @@ impl Sweep {
         self.waiting.take(&swept)
     }
 
-    /// Drops what can be dropped below `floor`, looking at about `budget` entries: how many were dropped, and whether no more can be.
+    /// Drops what can be dropped below `floor`, looking at about `budget` entries: how many were dropped, and whether
+    /// no more can be.
     ///
     /// **Errors** a page that is not resident; the same call goes on.
     pub fn step(&mut self, store: &mut Store, floor: i64, budget: usize) -> Result<(u64, bool), Fault> {
