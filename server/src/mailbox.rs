@@ -2,15 +2,16 @@
 //!
 //! Messages from one core to another, many at a time.
 //!
-//! A core posts messages one by one into its [`Post`]. They leave together at the end of the core's turn: whoever takes them is woken by the
-//! first of them, and runs behind all tasks that were ready before. The receiver on the same thread takes them out of the post itself
-//! ([`Inbox::own`]); for a receiver on another thread [`carry`] moves each turn's messages as one. So a turn costs one wake-up and one message
-//! between threads, however many requests it proposed.
+//! A core posts messages one by one into its [`Post`]. They leave together at the end of the core's turn: whoever takes
+//! them is woken by the first of them, and runs behind all tasks that were ready before. The receiver on the same
+//! thread takes them out of the post itself ([`Inbox::own`]); for a receiver on another thread [`carry`] moves each
+//! turn's messages as one. So a turn costs one wake-up and one message between threads, however many requests it
+//! proposed.
 //!
 //! Invariants:
 //! - The messages of one sender arrive in the order in which they were posted.
-//! - A post holds at most `messages_max`; one more is refused, and its sender tells its client. A channel between threads holds at most
-//!   [`TURNS_MAX`] turns; while it is full, messages gather in the post.
+//! - A post holds at most `messages_max`; one more is refused, and its sender tells its client. A channel between
+//!   threads holds at most [`TURNS_MAX`] turns; while it is full, messages gather in the post.
 
 use std::{cell::RefCell, rc::Rc};
 
@@ -141,7 +142,10 @@ impl<T> Inbox<T> {
             tokio::select! {
                 biased;
                 () = own.posted() => {}
-                turn = self.others.recv(), if !self.others.is_closed() => taken.extend(turn.into_iter().flatten()),
+                turn = self.others.recv(), if !self.others.is_closed() => if let Some(turn) = turn {
+                    taken.extend(turn);
+                    return true;
+                },
             }
         }
     }

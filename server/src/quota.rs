@@ -1,7 +1,7 @@
 //! Runs on: every core (costs and the check before a proposal) and commit core (the refusals of alarms, the `Keeper`).
 //!
-//! Quota and alarms: what a request costs, when the store is full, which requests an active alarm refuses, and this member's own
-//! NOSPACE alarm.
+//! Quota and alarms: what a request costs, when the store is full, which requests an active alarm refuses, and this
+//! member's own NOSPACE alarm.
 //!
 //! What counts against the quota is data, not files: everything reachable, history included, and the records that no
 //! checkpoint has written. Dead bytes in segment files do not count, as they go away by themselves.
@@ -9,15 +9,16 @@
 //! `etcdserver/apply/{capped,corrupt,uber_applier}.go`.
 //!
 //! Invariants:
-//! - Which entry is refused follows from the alarms alone, and these from entries alone. Sizes differ between members: they
-//!   decide only what a member proposes, and what it refuses before it is proposed.
+//! - Which entry is refused follows from the alarms alone, and these from entries alone. Sizes differ between members:
+//!   they decide only what a member proposes, and what it refuses before it is proposed.
 //! - A member takes back only its own NOSPACE alarm, only one that its quota raised (`RaisedBy::Quota`), and only below
-//!   `disarm_below`, well under the quota, so that it does not flap. The origin is durable, as it stands in the entry: the
-//!   header of an entry that a quota proposes names `QUOTA_USER`, where etcd has the user of an authenticated client and, for an
-//!   alarm, reads nothing. A hand that raises what a quota has raised makes it its own; so an operator can keep it up.
+//!   `disarm_below`, well under the quota, so that it does not flap. The origin is durable, as it stands in the entry:
+//!   the header of an entry that a quota proposes names `QUOTA_USER`, where etcd has the user of an authenticated
+//!   client and, for an alarm, reads nothing. A hand that raises what a quota has raised makes it its own; so an
+//!   operator can keep it up.
 //!
-//! Unlike etcd, a put that was let in and then found the quota exceeded is applied and answered as what it is, a success; the
-//! alarm is raised all the same.
+//! Unlike etcd, a put that was let in and then found the quota exceeded is applied and answered as what it is, a
+//! success; the alarm is raised all the same.
 
 use std::time::Duration;
 

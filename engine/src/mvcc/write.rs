@@ -145,7 +145,8 @@ impl Mvcc {
         Write { mvcc: self, changes: Vec::new() }
     }
 
-    /// One writing request as a whole, in one descent: puts `key` without a lease, unless the version that it replaces has one.
+    /// One writing request as a whole, in one descent: puts `key` without a lease, unless the version that it replaces
+    /// has one.
     ///
     /// A fault leaves everything as it was.
     pub fn put_plain(&mut self, key: Bytes, value: Bytes) -> Result<PutPlain, Fault> {
@@ -158,8 +159,8 @@ impl Mvcc {
         })
     }
 
-    /// Puts in a version. Gives it back, with what goes on from the live version of its key filled in, and the live version. Puts nothing
-    /// where that one must not be replaced.
+    /// Puts in a version. Gives it back, with what goes on from the live version of its key filled in, and the live
+    /// version. Puts nothing where that one must not be replaced.
     fn insert(
         &mut self,
         mut record: Record,

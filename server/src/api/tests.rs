@@ -40,7 +40,7 @@ use crate::{
     protobuf::PREFIX_BYTES,
     raft::message::ToRaft,
     shared::Shared,
-    watch::hub::{Bounds, Responder},
+    watch::{encode::Responder, hub::Bounds},
 };
 
 /// What a client was told.

@@ -16,7 +16,8 @@ use crate::{
     metrics::counters::Counters,
     watch::{
         batch::Batch,
-        hub::{Bounds, Hub, Responder},
+        encode::Responder,
+        hub::{Bounds, Hub},
         stream::StreamId,
     },
 };

@@ -12,7 +12,8 @@ use crate::{
     shared::{Alarm, Alarms, RaisedBy},
 };
 
-/// Does what `request` asks for; the alarms that its answer shows. An action or an alarm that does not exist changes nothing.
+/// Does what `request` asks for; the alarms that its answer shows. An action or an alarm that does not exist changes
+/// nothing.
 ///
 /// **Errors** there are too many; nothing was changed then.
 pub fn apply(

@@ -6,8 +6,9 @@
 //! - Every change of keys, leases, members and alarms comes from an entry, in log order; the same entries give the same
 //!   state on every member: no clock, no randomness, no hash order, no setting of this member decides a result.
 //! - A refused entry changes nothing and consumes no revision.
-//! - What an entry needs is brought into memory before it begins ([`Applier::touch`]), so that it never stops half-way. A put of one key that
-//!   nothing else hangs on needs no look before: it is done in one descent of the tree, or not at all.
+//! - What an entry needs is brought into memory before it begins ([`Applier::touch`]), so that it never stops half-way.
+//!   A put of one key that nothing else hangs on needs no look before: it is done in one descent of the tree, or not at
+//!   all.
 //!
 //! Does not know who waits for an entry, and does not publish: its caller does, once per batch.
 
@@ -17,12 +18,7 @@ use consensus::{ConfChange, ConfState};
 use engine::{Fault, Mvcc, PutPlain, Write};
 use proto::{etcdserverpb as pb, internal::Request};
 
-use super::{
-    alarms, kv, lease, members,
-    outcome::Outcome,
-    table,
-    touch::{Pinned, resident},
-};
+use super::{alarms, kv, lease, members, outcome::Outcome, table, touch::Pinned};
 use crate::{
     error::Error,
     kv::txn,
@@ -69,8 +65,8 @@ pub fn is_applied(request: &Request) -> bool {
 }
 
 impl Applier {
-    /// Executes an entry, or says what it needs first; called again then, it goes on with what is missing. Its events are appended to
-    /// `events`. The inner result is what the client is told.
+    /// Executes an entry, or says what it needs first; called again then, it goes on with what is missing. Its events
+    /// are appended to `events`. The inner result is what the client is told.
     ///
     /// **Errors** a page that is not resident; nothing was changed then.
     pub fn execute(
@@ -88,8 +84,8 @@ impl Applier {
         Ok(self.apply(mvcc, asked, pinned, now, events))
     }
 
-    /// Does a put of one key without a lease in one descent, and in two one of a txn that asks only whether the key was changed. `None` for
-    /// anything else, for a key with a lease, and for a txn that does not put.
+    /// Does a put of one key without a lease in one descent, and in two one of a txn that asks only whether the key was
+    /// changed. `None` for anything else, for a key with a lease, and for a txn that does not put.
     fn put_plain(&self, mvcc: &mut Mvcc, request: &Request, events: &mut Vec<Event>) -> Result<Option<Outcome>, Fault> {
         if !self.cluster.alarms.is_empty() {
             return Ok(None);
@@ -202,7 +198,8 @@ impl Applier {
         }
     }
 
-    /// A configuration change: the members table, and raft's configuration. `false` if it is refused: then it must not reach raft.
+    /// A configuration change: the members table, and raft's configuration. `false` if it is refused: then it must not
+    /// reach raft.
     ///
     /// **Errors** a page that is not resident; nothing was changed then.
     pub fn change_configuration(&mut self, mvcc: &mut Mvcc, change: &ConfChange) -> Result<bool, Fault> {

@@ -2,9 +2,9 @@
 //!
 //! Put, DeleteRange and Txn inside an entry.
 //!
-//! Three walks over the same requests: `touch` brings pages and records into memory, `check` decides whether the entry is
-//! refused, `execute` changes and cannot fail. Reads inside a txn see what the txn wrote before them. What needs none of them is found by
-//! [`is_plain`] and [`as_put_if_unchanged`].
+//! Three walks over the same requests: `touch` brings pages and records into memory, `check` decides whether the entry
+//! is refused, `execute` changes and cannot fail. Reads inside a txn see what the txn wrote before them. What needs
+//! none of them is found by [`is_plain`] and [`as_put_if_unchanged`].
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/{put,delete,txn}.go`.
 
 use std::slice::Iter;
@@ -39,13 +39,14 @@ fn operation(op: &pb::RequestOp) -> Option<&Request> {
     op.request.as_ref()
 }
 
-/// Whether a put changes nothing but its key, and answers nothing but its revision, unless the version before it has a lease.
+/// Whether a put changes nothing but its key, and answers nothing but its revision, unless the version before it has a
+/// lease.
 pub(super) fn is_plain(put: &pb::PutRequest) -> bool {
     put.lease == 0 && !put.prev_kv && !put.ignore_value && !put.ignore_lease
 }
 
-/// The frequent txn of Kubernetes: a plain put if its key was not changed since a revision, with 0 if it is not there. The put and the
-/// revision.
+/// The frequent txn of Kubernetes: a plain put if its key was not changed since a revision, with 0 if it is not there.
+/// The put and the revision.
 pub(super) fn as_put_if_unchanged(request: &pb::TxnRequest) -> Option<(&pb::PutRequest, i64)> {
     let ([compare], [op]) = (&request.compare[..], &request.success[..]) else { return None };
     let Some(Request::RequestPut(put)) = &op.request else { return None };
@@ -118,7 +119,8 @@ fn touch_read(view: &ReadView, request: &pb::RangeRequest, only_grows: bool, pin
         // Puts before it only push keys that are there now behind its limit, and what they write is in memory.
         return Ok(());
     }
-    // Deletes before it may let it come to any key; and after a write what is the newest revision now is one of the past.
+    // Deletes before it may let it come to any key; and after a write what is the newest revision now is one of the
+    // past.
     let range = keys(&request.key, &request.range_end);
     let is_newest = request.revision == 0;
     let mut cursor = if is_newest { view.cursor(&range, job.at) } else { view.cursor_past(&range, job.at) };
@@ -185,8 +187,9 @@ type Cleared<'a> = Option<&'a Bytes>;
 
 /// Checks the branches taken, in the order of execution.
 ///
-/// A put that keeps the value or lease of a key which the txn deleted before is refused here, where nothing has changed yet. The static
-/// check refuses it already where the delete has an end, but, as etcd's, does not see an open-ended one. etcd goes on and dies of it.
+/// A put that keeps the value or lease of a key which the txn deleted before is refused here, where nothing has changed
+/// yet. The static check refuses it already where the delete has an end, but, as etcd's, does not see an open-ended
+/// one. etcd goes on and dies of it.
 pub(super) fn check_txn<'a>(
     view: &ReadView,
     lessor: &Lessor,

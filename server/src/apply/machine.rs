@@ -2,18 +2,20 @@
 //!
 //! Committed entries in, state, answers and events out.
 //!
-//! A turn: apply what was handed in log order, publish one view for all of it, and only then hand out answers and events. So a reply never
-//! leaves before its entry is durable (raft hands out nothing else) and visible. Beside that, a step of each upkeep.
+//! A turn: apply what was handed in log order, publish one view for all of it, and only then hand out answers and
+//! events. So a reply never leaves before its entry is durable (raft hands out nothing else) and visible. Beside that,
+//! a step of each upkeep.
 //!
 //! Invariants:
-//! - `queue` holds entries in log order; its front is the next to apply; `applied` never decreases, and is `Report::applied` once it is published.
+//! - `queue` holds entries in log order; its front is the next to apply; `applied` never decreases, and is
+//!   `Report::applied` once it is published.
 //! - `answers` and `events` are of entries up to `applied`; they leave with or behind their publish.
 //! - At most one checkpoint and one lot of faults are under way.
-//! - What is to be proposed, and what raft must do about the log and the configuration, gathers in `report` until raft can take it. It is
-//!   bounded: by the lessor's bound on revocations, and by one checkpoint at a time.
+//! - What is to be proposed, and what raft must do about the log and the configuration, gathers in `report` until raft
+//!   can take it. It is bounded: by the lessor's bound on revocations, and by one checkpoint at a time.
 //!
-//! A plain state machine: time comes in with each call, and through `clock` the time that one entry takes; it drives no disk. It does not know
-//! threads, sockets, the runtime, or raft; `cores` moves its inputs and outputs.
+//! A plain state machine: time comes in with each call, and through `clock` the time that one entry takes; it drives no
+//! disk. It does not know threads, sockets, the runtime, or raft; `cores` moves its inputs and outputs.
 
 use std::{
     collections::VecDeque,
@@ -176,7 +178,7 @@ impl Apply {
             front_since: Duration::ZERO,
             applied_at: Duration::ZERO,
             slow_applies: Throttle::default(),
-            sweep: Sweep::new(),
+            sweep: Sweep::left(),
             reclaim: Reclaim::default(),
             taken,
         };
@@ -220,8 +222,8 @@ impl Apply {
         Ok(())
     }
 
-    /// Takes what raft hands over. Leases run where the leader is: they begin anew when this member becomes it, and stand still when it is
-    /// no more.
+    /// Takes what raft hands over. Leases run where the leader is: they begin anew when this member becomes it, and
+    /// stand still when it is no more.
     pub fn hand(&mut self, handed: Handed, now: Duration) {
         assert!(handed.log_bytes >= self.log_bytes, "what was written stays written");
         self.log_bytes = handed.log_bytes;
@@ -263,8 +265,8 @@ impl Apply {
         if !self.is_faulted && faults.is_empty() {
             faults = self.reclaim(now);
         }
-        // Not while an entry waits for a page, unless another one was applied: what was brought for it stays until it is applied, or is
-        // asked for once more.
+        // Not while an entry waits for a page, unless another one was applied: what was brought for it stays until it
+        // is applied, or is asked for once more.
         let has_progressed = faults.is_empty() || self.applied.index > applied_before;
         let is_short = !self.is_faulted && has_progressed && self.store.wants_eviction();
         let has_evicted =
@@ -381,13 +383,14 @@ impl Apply {
         }
     }
 
-    /// Whether apply, and the sweep, had better wait for the checkpoint that is being written: what they would change now does not fit in
-    /// memory.
+    /// Whether apply, and the sweep, had better wait for the checkpoint that is being written: what they would change
+    /// now does not fit in memory.
     pub(super) fn is_held(&self) -> bool {
         checkpoint::is_dirty_due(&self.store) && self.store.is_checkpointing() && !self.checkpoints.is_waiting()
     }
 
-    /// Applies what was handed, in log order, until the queue is empty, a page is missing or a checkpoint has to end first.
+    /// Applies what was handed, in log order, until the queue is empty, a page is missing or a checkpoint has to end
+    /// first.
     fn apply_queue(&mut self, now: Duration) -> Result<Vec<Fault>, Fatal> {
         if !self.queue.is_empty() {
             self.applied_at = self.options.clock.now();
@@ -461,8 +464,8 @@ impl Apply {
         }
     }
 
-    /// Counts how long the entry at the front took, with its wait for pages, and tells of it if that was long. What a start
-    /// applies again is not counted.
+    /// Counts how long the entry at the front took, with its wait for pages, and tells of it if that was long. What a
+    /// start applies again is not counted.
     fn note_time(&mut self, kind: Kind, error: Option<&Error>) {
         self.applied_at = self.options.clock.now();
         let entry = self.queue.front().expect("it is being applied");
@@ -537,7 +540,8 @@ impl Apply {
             self.counters.versions_dropped.add(dropped);
             self.taken.keeper.swept(dropped);
             if is_done {
-                // What was dropped stays in the view of readers until the next one, and an idle store may wait long for it.
+                // What was dropped stays in the view of readers until the next one, and an idle store may wait long for
+                // it.
                 self.publish();
                 let compacted = self.store.mvcc().live().compact_revision();
                 let swept = self.sweep.ended(compacted, floor, now, &self.counters);
@@ -589,8 +593,8 @@ fn no_answers(cores: usize) -> Answers {
     (0..cores).map(|_| Vec::new()).collect()
 }
 
-/// What the entry asks for, with its request id. A client's request comes decoded with its proposal; an alarm is decoded again, as its header
-/// tells who raised it.
+/// What the entry asks for, with its request id. A client's request comes decoded with its proposal; an alarm is
+/// decoded again, as its header tells who raised it.
 ///
 /// **Errors** it cannot be understood.
 fn asked(entry: &mut Entry) -> Result<(u64, Asked), Fatal> {
@@ -607,7 +611,8 @@ fn asked(entry: &mut Entry) -> Result<(u64, Asked), Fatal> {
 
 /// Nodes that one turn looks at for eviction: some 50 us.
 const EVICT_NODES_PER_TURN: usize = 256;
-/// It looks at twice as many for each quarter that nodes take more than they may: under load all of them are used all the time.
+/// It looks at twice as many for each quarter that nodes take more than they may: under load all of them are used all
+/// the time.
 const EVICT_DOUBLINGS_MAX: u64 = 4;
 
 /// A request id without these bits names its member. **Source** etcd v3.7.1 `pkg/idutil/id.go`.

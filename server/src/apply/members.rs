@@ -2,8 +2,8 @@
 //!
 //! Members inside an entry: configuration changes, and what a member says of itself.
 //!
-//! Invariant: [`changed`] gives the configuration that raft itself gives for the same change, so that apply stores it without asking raft,
-//! and raft follows later ([`super::message::Report`]).
+//! Invariant: [`changed`] gives the configuration that raft itself gives for the same change, so that apply stores it
+//! without asking raft, and raft follows later ([`super::message::Report`]).
 
 use consensus::{ConfChange, ConfChangeKind, ConfState, Member};
 use engine::{Fault, Mvcc};
@@ -42,8 +42,8 @@ pub(super) fn touch(mvcc: &Mvcc, change: &ConfChange) -> Result<(), Fault> {
     mvcc.touch_meta(table::CONF_STATE)
 }
 
-/// Applies a configuration change: the members table, and raft's configuration `state`. `false` if it is refused: then it must not reach
-/// raft.
+/// Applies a configuration change: the members table, and raft's configuration `state`. `false` if it is refused: then
+/// it must not reach raft.
 pub(super) fn apply(cluster: &mut Cluster, state: &mut ConfState, mvcc: &mut Mvcc, change: &ConfChange) -> bool {
     if change.kind != ConfChangeKind::AddNode || cluster.members.iter().any(|member| member.id == change.member_id) {
         return false;

@@ -1,6 +1,7 @@
 //! Runs on: connection core, raft core, apply core.
 //!
-//! What the apply core is told, handed and asked; what comes back into the reply slots of connection cores, and what raft is told.
+//! What the apply core is told, handed and asked; what comes back into the reply slots of connection cores, and what
+//! raft is told.
 
 use bytes::Bytes;
 use consensus::{ConfChange, ConfState, EntryId, EntryKind};

@@ -1,7 +1,7 @@
 //! Runs on: apply core, connection core.
 //!
-//! What applying an entry gave, on its way to the client who waits for it. Small, as every answer is moved from core to core: what is large is
-//! behind a box.
+//! What applying an entry gave, on its way to the client who waits for it. Small, as every answer is moved from core to
+//! core: what is large is behind a box.
 //!
 //! Headers carry the revision alone; whoever answers the client fills in the rest.
 

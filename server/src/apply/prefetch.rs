@@ -2,8 +2,8 @@
 //!
 //! What entries that wait will need: pages are brought in together and ahead rather than one entry after the other.
 //!
-//! Invariants: only ever a help. What it misses, or brings in vain, changes nothing: each entry is touched again before it is applied.
-//! Bounds: `FAULTS_MAX` pages at once.
+//! Invariants: only ever a help. What it misses, or brings in vain, changes nothing: each entry is touched again before
+//! it is applied. Bounds: `FAULTS_MAX` pages at once.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! Runs on: connection core, raft core, apply core.
 //!
-//! One client's request on its way through the log: made by the core that decoded it, handed to raft, then with its committed entry to apply,
-//! and with its result back to the core that waits. One allocation for the whole way.
+//! One client's request on its way through the log: made by the core that decoded it, handed to raft, then with its
+//! committed entry to apply, and with its result back to the core that waits. One allocation for the whole way.
 //!
 //! Invariants:
 //! - `request` was decoded from the bytes of `entry`, so applying it is applying the entry.

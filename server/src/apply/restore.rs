@@ -156,16 +156,13 @@ pub fn restore<E: From<Damaged>>(view: &ReadView, mut load: impl FnMut(Fault) ->
 
 #[cfg(test)]
 mod tests {
-    use engine::{
-        Mvcc, Roots,
-        extent::{BlockCache, Directory},
-    };
+    use engine::Mvcc;
 
     use super::*;
     use crate::shared::RaisedBy;
 
     fn store(rows: &[(&[u8], &[u8])]) -> Mvcc {
-        let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        let mut mvcc = Mvcc::in_memory();
         let mut write = mvcc.begin();
         rows.iter().for_each(|(key, value)| write.meta_put(key, value).unwrap());
         drop(write.finish());

@@ -18,8 +18,8 @@ pub struct Pinned {
     deletes: Vec<Option<Bytes>>,
     /// Deletes met in the touch under way.
     deletes_met: usize,
-    /// Whether anybody waits for the entry's answer. If not, as in a replay, what only the answer would hold is not read: no state
-    /// depends on it.
+    /// Whether anybody waits for the entry's answer. If not, as in a replay, what only the answer would hold is not
+    /// read: no state depends on it.
     is_awaited: bool,
 }
 

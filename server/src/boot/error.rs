@@ -23,8 +23,8 @@ pub enum Error {
     },
     /// The data directory belongs to another program.
     #[error(
-        "{path} holds data of etcd, which is left untouched; start once with --import to take it over: the member goes on \
-         with its keys, leases and id, and etcd's own files are kept in member.imported"
+        "{path} holds data of etcd, which is left untouched; start once with --import to take it over: the member \
+         goes on with its keys, leases and id, and etcd's own files are kept in member.imported"
     )]
     EtcdData {
         /// The directory.

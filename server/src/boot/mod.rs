@@ -3,12 +3,13 @@
 //! From a configuration to a serving member, and from SIGTERM to a clean end.
 //!
 //! - `process`: the limits of the process; `options`: what the knobs mean to each part
-//! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped etcd, once
+//! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped
+//!   etcd, once
 //! - `threads`: the cores; `drain`: the end
 //!
-//! Order: lock and open the store, open the log, apply what the log has beyond the store, bind, then serve once the member
-//! has published itself. Nothing is answered before that. Bootstrap settings count only for a directory without data:
-//! who a member is lies in its store.
+//! Order: lock and open the store, open the log, apply what the log has beyond the store, bind, then serve once the
+//! member has published itself. Nothing is answered before that. Bootstrap settings count only for a directory without
+//! data: who a member is lies in its store.
 
 use std::{process::ExitCode, rc::Rc, sync::Arc, thread, time::Duration};
 
@@ -37,13 +38,13 @@ use crate::{
     quota,
 };
 
-mod drain;
-mod error;
+pub mod drain;
+pub mod error;
 pub mod import;
-mod open;
+pub mod open;
 pub mod options;
-mod process;
-mod threads;
+pub mod process;
+pub mod threads;
 
 /// Runs the member until it is told to stop.
 pub fn run(config: Config, clock: Clock) -> ExitCode {

@@ -2,7 +2,8 @@
 //!
 //! Opens the data directory: the store, who the member is, the log.
 //!
-//! Each directory's I/O path is probed once, before any other thread runs; all disks of the member are opened on what was found.
+//! Each directory's I/O path is probed once, before any other thread runs; all disks of the member are opened on what
+//! was found.
 
 use std::path::Path;
 

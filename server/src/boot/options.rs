@@ -45,17 +45,16 @@ impl Cores {
         Self::on(process::cpus(), config.knobs.server.cores, config.knobs.server.raft_apply)
     }
 
-    /// On `cpus`, with so many serving cores, 0 for as many as there is room for: one CPU is left to the kernel's side of sockets and disk.
+    /// On `cpus`, with so many serving cores, 0 for as many as there is room for: one CPU is left to the kernel's side
+    /// of sockets and disk.
     fn on(cpus: usize, serving: usize, raft_apply: tuning::RaftApply) -> Self {
         let placement = match raft_apply {
             tuning::RaftApply::Shared => Placement::Shared,
             tuning::RaftApply::OneThread => Placement::OneThread,
             tuning::RaftApply::TwoThreads => Placement::TwoThreads,
-            tuning::RaftApply::Auto => match cpus.max(serving) {
-                ..=CPUS_SHARED_MAX => Placement::Shared,
-                ..=CPUS_ONE_THREAD_MAX => Placement::OneThread,
-                _ => Placement::TwoThreads,
-            },
+            tuning::RaftApply::Auto if cpus.max(serving) <= CPUS_SHARED_MAX => Placement::Shared,
+            tuning::RaftApply::Auto if cpus.max(serving) <= CPUS_ONE_THREAD_MAX => Placement::OneThread,
+            tuning::RaftApply::Auto => Placement::TwoThreads,
         };
         let room = cpus.saturating_sub(1 + placement.threads()).max(1);
         Self { serving: if serving == 0 { room } else { serving }, placement }

@@ -1,10 +1,10 @@
 //! Runs on: core 0, and each thread at its beginning.
 //!
-//! The member's threads: connection cores, raft and apply where they have threads of their own, checkpoints, and for a while those that bring
-//! in pages behind the start.
+//! The member's threads: connection cores, raft and apply where they have threads of their own, checkpoints, and for a
+//! while those that bring in pages behind the start.
 //!
-//! Core 0 serves connections, accepts those of all cores, and awaits the signals. What runs on a thread is made there, as a core's state stays on
-//! its thread.
+//! Core 0 serves connections, accepts those of all cores, and awaits the signals. What runs on a thread is made there,
+//! as a core's state stays on its thread.
 
 use std::{
     rc::Rc,
@@ -61,7 +61,7 @@ use crate::{
     },
     raft::{machine::Raft, message::ToRaft},
     shared::Shared,
-    watch::hub::Responder,
+    watch::encode::Responder,
 };
 
 /// Threads that bring in pages behind a start.
@@ -166,7 +166,8 @@ impl Member {
         Ok((desk, posts))
     }
 
-    /// Runs a core on a thread of its own. `position` is its place among all threads; an error of `run` stops the member.
+    /// Runs a core on a thread of its own. `position` is its place among all threads; an error of `run` stops the
+    /// member.
     fn spawn<F: Future<Output = Result<(), E>>, E: std::error::Error>(
         &self,
         name: String,
@@ -214,8 +215,8 @@ impl Member {
         Ok(jobs)
     }
 
-    /// Has threads bring in what `driver`'s log will need of the store, while it is applied. A host that has no room for them goes without.
-    /// What tells that the first of it is there.
+    /// Has threads bring in what `driver`'s log will need of the store, while it is applied. A host that has no room
+    /// for them goes without. What tells that the first of it is there.
     fn spawn_warmers(&self, driver: &Driver) -> Vec<oneshot::Receiver<()>> {
         let entries: Vec<_> = driver.unapplied().map(|(index, entry)| (index, entry.clone())).collect();
         let count = process::cpus().saturating_sub(1).clamp(1, WARMERS_MAX).min(entries.len() / WARM_ENTRIES_MIN);
@@ -354,8 +355,8 @@ fn run_apart(member: &Member, machines: Machines, cores: &[mpsc::Sender<ToCore>]
     })
 }
 
-/// Waits until the first pages behind the start are there: apply would read the same, one after the other. A thread that ended without
-/// telling is no reason to wait.
+/// Waits until the first pages behind the start are there: apply would read the same, one after the other. A thread
+/// that ended without telling is no reason to wait.
 async fn wait_for(warmed: Vec<oneshot::Receiver<()>>) {
     for first in warmed {
         drop(first.await);

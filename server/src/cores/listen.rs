@@ -35,7 +35,8 @@ pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts connections of clients, for all cores that serve: `ways` leads to each of them. `desk` is the desk of the core that accepts.
+/// Accepts connections of clients, for all cores that serve: `ways` leads to each of them. `desk` is the desk of the
+/// core that accepts.
 pub async fn accept_clients(listener: TcpListener, desk: Rc<Desk>, ways: Vec<Way>, serving: Serving) {
     loop {
         let connection = accept(&listener).await;

@@ -1,7 +1,7 @@
 //! Runs on: every core.
 //!
-//! Threads and their loops: they move inputs and outputs between the state machines, the disks and the runtime. Everything else is handed time
-//! and messages.
+//! Threads and their loops: they move inputs and outputs between the state machines, the disks and the runtime.
+//! Everything else is handed time and messages.
 //!
 //! - `connection_loop`: a core that serves connections; `outbox`: what other cores send to these
 //! - `raft_loop`: raft, and apply beside it where both share a thread; `apply_loop`: apply
@@ -10,8 +10,8 @@
 //! - `reads`, `ticks`, `wake`: page reads, the heartbeat and a disk's completions as the runtime sees them
 //! - `thread`: how a thread runs, is pinned, and ends the process
 //!
-//! Each core has a runtime of its own and shares nothing but what `shared` names. Where raft and apply run is [`Placement`]'s to say; a connection
-//! core asks them by message alone, wherever they are.
+//! Each core has a runtime of its own and shares nothing but what `shared` names. Where raft and apply run is
+//! [`Placement`]'s to say; a connection core asks them by message alone, wherever they are.
 
 pub mod apply_loop;
 pub mod checkpoint;
@@ -27,8 +27,8 @@ pub mod warm;
 
 /// **Units** bytes of a core's stack; the kernel gives memory only for what is touched.
 ///
-/// Requests are walked recursively, and the deepest that is decoded, `proto::txn::LEVELS_MAX` messages, must fit wherever it
-/// is: checked, decided, applied, answered and dropped. A test walks one on such a stack.
+/// Requests are walked recursively, and the deepest that is decoded, `proto::txn::LEVELS_MAX` messages, must fit
+/// wherever it is: checked, decided, applied, answered and dropped. A test walks one on such a stack.
 pub const STACK_BYTES: usize = 64 << 20;
 
 /// Which threads raft and apply run on.

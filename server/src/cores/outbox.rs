@@ -2,8 +2,9 @@
 //!
 //! What raft and apply have for connection cores.
 //!
-//! Invariants: answers and events of one turn reach a core in one message, in the order of turns. A mailbox that is full keeps answers back (they
-//! are bounded by the reply slots) and lets events go, which watchers then read from the past.
+//! Invariants: answers and events of one turn reach a core in one message, in the order of turns. A mailbox that is
+//! full keeps answers back (they are bounded by the reply slots) and lets events go, which watchers then read from the
+//! past.
 
 use std::{net::TcpStream, rc::Rc, sync::Arc};
 

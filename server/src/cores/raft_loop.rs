@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use engine::disk::Disk;
 use tokio::sync::mpsc;
 
 use super::{apply_loop::ApplyCore, outbox::Outbox, ticks::Ticks, wake::Wake};
@@ -41,7 +42,6 @@ impl RaftCore {
     }
 
     fn wake(&self) -> Result<Wake, Fatal> {
-        use engine::disk::Disk;
         Wake::new(self.disk.wake_fd()).map_err(Fatal::Wake)
     }
 }

@@ -1,6 +1,7 @@
 //! Runs on: connection core, apply core.
 //!
-//! A core's page reads as the runtime sees them: what has ended is taken in, and files that nobody reads any more are closed.
+//! A core's page reads as the runtime sees them: what has ended is taken in, and files that nobody reads any more are
+//! closed.
 
 use std::time::Duration;
 

@@ -2,8 +2,8 @@
 //!
 //! The heartbeat of a loop that may be busy all the time.
 //!
-//! The runtime's timer wakes a loop that sleeps. A loop that does not sleep looks at the clock: however many messages there are, a tick is
-//! never later than one turn.
+//! The runtime's timer wakes a loop that sleeps. A loop that does not sleep looks at the clock: however many messages
+//! there are, a tick is never later than one turn.
 
 use std::time::Duration;
 

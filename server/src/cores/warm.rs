@@ -1,12 +1,12 @@
 //! Runs on: threads of its own, behind a start.
 //!
-//! Brings in the pages that the entries behind the last checkpoint will need, ahead of apply: reading and checking pages is most of what
-//! applying entries anew costs, and any thread may do it.
+//! Brings in the pages that the entries behind the last checkpoint will need, ahead of apply: reading and checking
+//! pages is most of what applying entries anew costs, and any thread may do it.
 //!
 //! Invariants:
 //! - Only ever a help: what cannot be read here is left for apply to meet.
-//! - Nothing is brought in for entries that are more than `ahead_max` behind the one that was applied last, so that the cache holds it
-//!   until apply comes.
+//! - Nothing is brought in for entries that are more than `ahead_max` behind the one that was applied last, so that the
+//!   cache holds it until apply comes.
 //! - No view is held but for a look: what apply replaces is not kept.
 
 use std::{
@@ -27,7 +27,8 @@ pub const READS_MAX: usize = 64;
 const LOOKS_MAX: u32 = 16;
 /// Between two looks at how far apply is.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Entries that are taken up at first, and how much more each time: a few find the way to the leaves, which all others go.
+/// Entries that are taken up at first, and how much more each time: a few find the way to the leaves, which all others
+/// go.
 const BATCH_MIN: u64 = 64;
 const BATCH_GROWTH: u64 = 8;
 /// Of `ahead_max`, entries that are taken up at a time later on: the more, the more of their pages lie side by side.
@@ -58,8 +59,8 @@ pub struct Warmer {
 }
 
 impl Warmer {
-    /// Brings in what `entries`, with their indexes in order, need of the states in `view`. `first` is told, or dropped, when it has done so
-    /// for the first of them.
+    /// Brings in what `entries`, with their indexes in order, need of the states in `view`. `first` is told, or
+    /// dropped, when it has done so for the first of them.
     pub fn new(
         view: Published,
         disk: Box<dyn Disk>,

@@ -183,11 +183,7 @@ fn gap(main: i64) -> Record {
 
 #[cfg(test)]
 mod tests {
-    use engine::{
-        Fault, Mvcc, ReadView, Roots, Store,
-        extent::{BlockCache, Directory},
-        wal,
-    };
+    use engine::{Fault, Mvcc, ReadView, Store, wal};
 
     use super::*;
     use crate::{
@@ -214,7 +210,7 @@ mod tests {
 
     /// A snapshot file without a checksum, its records, and what else is in it.
     fn write_file(path: &Path) -> (Vec<Record>, State) {
-        let mut mvcc = Mvcc::new(Roots::fresh(Directory::empty(BlockCache::new(0))));
+        let mut mvcc = Mvcc::in_memory();
         for (key, lease) in [("a", 7), ("b", 0), ("c", 8), ("a", 0), ("b", 7)] {
             let mut write = mvcc.begin();
             write.put(Bytes::from_static(key.as_bytes()), Bytes::from_static(b"value"), lease).unwrap();

@@ -135,9 +135,7 @@ mod tests {
     }
 
     fn request(kind: internal::Kind) -> Vec<u8> {
-        let mut out = Vec::new();
-        internal::encode(&internal::RequestHeader { id: 9, ..Default::default() }, kind, &[], &mut out);
-        out
+        internal::encode(&internal::RequestHeader { id: 9, ..Default::default() }, kind, &[]).entry.to_vec()
     }
 
     #[test]
@@ -152,7 +150,7 @@ mod tests {
                 ..Log::default()
             };
             change(&mut log);
-            check_log(&meta, &log, crate::apply::is_applied)
+            check_log(&meta, &log, crate::apply::entry::is_applied)
         };
         log(&|_| {}).unwrap();
         log(&|log| log.hard_state.commit = 8).unwrap();

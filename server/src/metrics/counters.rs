@@ -264,7 +264,8 @@ pub struct CommitCounters {
     pub memory: [Count; MEMORY.len()],
 }
 
-/// What of the store is in memory: records and nodes that no checkpoint has written, other nodes, what was read of extents.
+/// What of the store is in memory: records and nodes that no checkpoint has written, other nodes, what was read of
+/// extents.
 pub const MEMORY: [&str; 4] = ["recent", "dirty_nodes", "clean_nodes", "blocks"];
 
 impl Default for CommitCounters {

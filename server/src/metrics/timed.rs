@@ -3,9 +3,9 @@
 //! A disk with a memory of when its durable writes were handed to it: the log's, and a checkpoint's last ones.
 //!
 //! Everything goes through unchanged. A log write's time runs from the turn that submitted it to the turn that found it
-//! done, both as handed to [`Timed::at`]: no clock is read for it. The commit of a checkpoint, which is what etcd's alerts
-//! hold to be the backend's, runs from the first of its last syncs to the end of the superblock's write; the thread of
-//! checkpoints has time for a look at the clock. What is in flight is bounded by the log and the checkpoint.
+//! done, both as handed to [`Timed::at`]: no clock is read for it. The commit of a checkpoint, which is what etcd's
+//! alerts hold to be the backend's, runs from the first of its last syncs to the end of the superblock's write; the
+//! thread of checkpoints has time for a look at the clock. What is in flight is bounded by the log and the checkpoint.
 
 use std::{collections::VecDeque, os::fd::RawFd, path::Path, sync::Arc, time::Duration};
 

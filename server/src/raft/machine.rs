@@ -2,20 +2,22 @@
 //!
 //! Proposals in, one durable order of entries out.
 //!
-//! A turn: take in finished writes, propose what came, let raft and the log move. Committed entries are then handed to apply, with the proposals
-//! that wait for them; what apply reports is told to raft in its turn.
+//! A turn: take in finished writes, propose what came, let raft and the log move. Committed entries are then handed to
+//! apply, with the proposals that wait for them; what apply reports is told to raft in its turn.
 //!
 //! Invariants:
-//! - Entries are handed out in log order, each once, when they are durable on a quorum. What is handed out and not yet applied is bounded
-//!   (`unfinished_bytes`), so that apply may be as slow as it likes.
-//! - A proposal is either in `proposals` (raft was not asked yet), in `waiters` (accepted), or gone: refused with an answer, or handed to apply.
+//! - Entries are handed out in log order, each once, when they are durable on a quorum. What is handed out and not yet
+//!   applied is bounded (`unfinished_bytes`), so that apply may be as slow as it likes.
+//! - A proposal is either in `proposals` (raft was not asked yet), in `waiters` (accepted), or gone: refused with an
+//!   answer, or handed to apply.
 //! - A configuration change that apply has applied reaches raft before raft learns that its entry was applied.
-//! - A full disk is not the end: proposals that do not fit are refused before they reach the log ([`Raft::receive`]), and what is committed is
-//!   applied. When the log's disk is full each proposal is held against what is left with all before it counted.
+//! - A full disk is not the end: proposals that do not fit are refused before they reach the log ([`Raft::receive`]),
+//!   and what is committed is applied. When the log's disk is full each proposal is held against what is left with all
+//!   before it counted.
 //! - `log_bytes` is what was written of the log in all; it never decreases.
 //!
-//! A plain state machine: time comes in with each call, the log's disk is the only thing it drives. It does not know threads, sockets, the
-//! runtime, or what an entry means; `cores` moves its inputs and outputs.
+//! A plain state machine: time comes in with each call, the log's disk is the only thing it drives. It does not know
+//! threads, sockets, the runtime, or what an entry means; `cores` moves its inputs and outputs.
 
 use std::{
     collections::VecDeque,
@@ -96,7 +98,7 @@ impl Raft {
             driver,
             batch_bytes_max,
             proposals: Vec::new(),
-            waiters: Waiters::new(),
+            waiters: Waiters::default(),
             completions: Vec::new(),
             lots: VecDeque::new(),
             unfinished_bytes: 0,
@@ -113,8 +115,6 @@ impl Raft {
     }
 
     /// Takes one message.
-    ///
-    /// **Errors** the member must stop.
     pub fn receive(&mut self, message: ToRaft, now: Duration) {
         if self.driver.log_room_bytes().is_some() {
             // Each is held against what is left with those before it counted.
@@ -271,7 +271,7 @@ impl Raft {
         for entry in committed {
             let Committed { index, term, kind, data } = entry;
             let mut proposal = None;
-            if kind == EntryKind::Normal && self.waiters.len() > 0 {
+            if kind == EntryKind::Normal && self.waiters.count() > 0 {
                 proposal = internal::request_id(&data).and_then(|id| self.waiters.take(id, &data));
             }
             if let Some(proposal) = &mut proposal {
@@ -354,7 +354,7 @@ impl Raft {
         self.counters.leader_changes.add(u64::from(is_new));
         raft.leader.store(status.leader_id, Ordering::Release);
         raft.commit.store(status.commit, Ordering::Release);
-        raft.pending.store(self.waiters.len() + self.unfinished_proposals, Ordering::Release);
+        raft.pending.store(self.waiters.count() + self.unfinished_proposals, Ordering::Release);
     }
 }
 

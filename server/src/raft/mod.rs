@@ -6,10 +6,11 @@
 //! - `machine`: the log and its order, turn by turn
 //! - `waiters`: proposals on their way through the log
 //!
-//! Reads that must ask other members, and what follows from leadership, will stand in `reads` and `leadership`; a single voter needs neither.
+//! Reads that must ask other members, and what follows from leadership, will stand in `reads` and `leadership`; a
+//! single voter needs neither.
 
 pub mod machine;
 pub mod message;
 #[cfg(test)]
 mod tests;
-mod waiters;
+pub mod waiters;

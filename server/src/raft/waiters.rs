@@ -3,20 +3,21 @@
 //! Proposals on their way through the log: found again by the entries that come out of it.
 //!
 //! Invariants:
-//! - `by_id` holds each proposal from the moment raft has accepted it until its entry is committed or it is lost. It is bounded by the
-//!   reply slots of all cores, whose timeout is half of a proposal's lifetime here.
-//! - A proposal is found by the very bytes that it proposed. An entry of another origin may have the same id: then the proposal stays.
+//! - `by_id` holds each proposal from the moment raft has accepted it until its entry is committed or it is lost. It is
+//!   bounded by the reply slots of all cores, whose timeout is half of a proposal's lifetime here.
+//! - A proposal is found by the very bytes that it proposed. An entry of another origin may have the same id: then the
+//!   proposal stays.
 //! - `accepted` is ordered by time; what was found meanwhile is only there, until it is at the front.
 
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
-use foldhash::{HashMap, HashMapExt};
+use foldhash::HashMap;
 
 use crate::apply::proposal::Proposal;
 
 /// See the head of this file.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Waiters {
     /// Ids are drawn by this process: nobody else chooses what is hashed.
     by_id: HashMap<u64, Box<Proposal>>,
@@ -25,13 +26,8 @@ pub struct Waiters {
 }
 
 impl Waiters {
-    /// Nobody waits yet.
-    pub fn new() -> Self {
-        Self { by_id: HashMap::new(), accepted: VecDeque::new() }
-    }
-
     /// How many wait.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.by_id.len()
     }
 
@@ -89,11 +85,11 @@ mod tests {
 
     #[test]
     fn a_proposal_is_found_by_its_own_bytes_alone() {
-        let mut waiters = Waiters::new();
+        let mut waiters = Waiters::default();
         waiters.insert(proposal(7, b"mine"), Duration::ZERO);
         assert!(waiters.take(7, &Bytes::from_static(b"another's")).is_none(), "its entry was replaced");
         assert!(waiters.take(8, &Bytes::from_static(b"mine")).is_none());
-        assert_eq!(waiters.len(), 1, "it waits on");
+        assert_eq!(waiters.count(), 1, "it waits on");
         assert!(waiters.take(7, &Bytes::copy_from_slice(b"mine")).is_some(), "the same bytes read from elsewhere");
         assert!(waiters.take(7, &Bytes::from_static(b"mine")).is_none(), "it was found once");
         assert!(waiters.accepted.is_empty());
@@ -101,15 +97,15 @@ mod tests {
 
     #[test]
     fn lost_proposals_are_forgotten_and_leave_nothing_behind() {
-        let mut waiters = Waiters::new();
+        let mut waiters = Waiters::default();
         let second = Duration::from_secs(1);
         for id in 1..=3 {
             waiters.insert(proposal(id, b"x"), second * u32::try_from(id).unwrap());
         }
         assert!(waiters.take(2, &Bytes::from_static(b"x")).is_some());
         waiters.forget_lost(11 * second, 10 * second);
-        assert_eq!((waiters.len(), waiters.accepted.len()), (1, 2));
+        assert_eq!((waiters.count(), waiters.accepted.len()), (1, 2));
         waiters.forget_lost(13 * second, 10 * second);
-        assert_eq!((waiters.len(), waiters.accepted.len()), (0, 0));
+        assert_eq!((waiters.count(), waiters.accepted.len()), (0, 0));
     }
 }

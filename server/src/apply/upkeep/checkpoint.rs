@@ -2,24 +2,26 @@
 //!
 //! When a checkpoint begins.
 //!
-//! Invariant: what is changed while a checkpoint writes is bounded: apply and the sweep wait for its end at the bound ([`is_dirty_due`]), unless
-//! the checkpoint itself waits for space; then proposals are refused.
+//! Invariant: what is changed while a checkpoint writes is bounded: apply and the sweep wait for its end at the bound
+//! ([`is_dirty_due`]), unless the checkpoint itself waits for space; then proposals are refused.
 
 use std::time::Duration;
 
 use engine::Store;
 
-/// Memory of dirty nodes for each byte of log above which a checkpoint waits for more log: a node takes about twice its page.
+/// Memory of dirty nodes for each byte of log above which a checkpoint waits for more log: a node takes about twice its
+/// page.
 const DIRTY_PER_LOG_MAX: u64 = 2;
 
 /// When nothing was applied for so long, a checkpoint is due with less log than else.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// Scattered changes are not waited with for longer than this once they are as many as a full log may have at most: each takes a restart the
-/// read of a page.
+/// Scattered changes are not waited with for longer than this once they are as many as a full log may have at most:
+/// each takes a restart the read of a page.
 const SCATTERED: Duration = Duration::from_secs(30);
 
-/// Between two checkpoints for the sake of space alone: so that beside traffic each writes many changes of a page at once.
+/// Between two checkpoints for the sake of space alone: so that beside traffic each writes many changes of a page at
+/// once.
 const RECLAIM_PAUSE: Duration = Duration::from_secs(2);
 
 /// Whether what was changed since the last checkpoint began is as much as memory may hold beside what that one writes.
@@ -84,8 +86,9 @@ impl Checkpoints {
         // Each page is written once for all changes since the last checkpoint: scattered ones are worth waiting for.
         let is_worth_it = mvcc.dirty_bytes() <= gathered.saturating_mul(DIRTY_PER_LOG_MAX);
         let is_long = gathered >= self.log_bytes && is_worth_it;
-        // Half of what memory may hold: the other half is for what comes while it is written. Without this a log that grows more
-        // slowly than the records (a delete of many keys) would end in refusals that no checkpoint ever lifts.
+        // Half of what memory may hold: the other half is for what comes while it is written. Without this a log that
+        // grows more slowly than the records (a delete of many keys) would end in refusals that no checkpoint ever
+        // lifts.
         let is_full = mvcc.recent_bytes() >= self.recent_bytes_max / 2;
         // Nobody is disturbed by it, and a restart has less to replay.
         let is_quiet = at.now.saturating_sub(at.applied_at) >= QUIET && gathered >= self.log_bytes / 8;

@@ -3,12 +3,13 @@
 //! Defragment: runs of giving space back that somebody asked for, and who waits for their ends.
 //!
 //! Invariants:
-//! - One run at a time, counted from 1; `ended` have ended. Whoever asks gets a run that begins after the asking, so that what was
-//!   compacted before is given back; many who ask meanwhile share one.
+//! - One run at a time, counted from 1; `ended` have ended. Whoever asks gets a run that begins after the asking, so
+//!   that what was compacted before is given back; many who ask meanwhile share one.
 //! - A run begins when the sweep has done what it can: what a compaction dropped is what is to be given back.
 //!
 //! Nobody is held up by a run: the store moves what lives beside traffic.
-//! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go` (log lines), `server/storage/backend/metrics.go`.
+//! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go` (log lines),
+//! `server/storage/backend/metrics.go`.
 
 use std::time::Duration;
 

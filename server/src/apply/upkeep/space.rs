@@ -2,11 +2,11 @@
 //!
 //! What the store takes, in memory and on disk, as the other cores are told of it; and this member's NOSPACE alarm.
 //!
-//! Order in which a full disk is felt: the next log segment or a checkpoint finds no space and is waited for; what grows the
-//! store is refused when a quarter of the log's last segment is left; everything else, but for what raft itself writes, at a
-//! sixteenth; and whatever comes when records or nodes that no checkpoint has written reach their bounds. Reads are not
-//! concerned. Nothing of this is an alarm: it is this member's disk, and it is over when there is space. Raft refuses; apply
-//! tells it how space is felt here ([`Space`]).
+//! Order in which a full disk is felt: the next log segment or a checkpoint finds no space and is waited for; what
+//! grows the store is refused when a quarter of the log's last segment is left; everything else, but for what raft
+//! itself writes, at a sixteenth; and whatever comes when records or nodes that no checkpoint has written reach their
+//! bounds. Reads are not concerned. Nothing of this is an alarm: it is this member's disk, and it is over when there is
+//! space. Raft refuses; apply tells it how space is felt here ([`Space`]).
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -63,7 +63,8 @@ impl Taken {
         self.publish(mvcc.recent_bytes());
     }
 
-    /// Tells what the store takes with all that was applied: segments are summed up now and then, what waits for a checkpoint is known at once.
+    /// Tells what the store takes with all that was applied: segments are summed up now and then, what waits for a
+    /// checkpoint is known at once.
     pub fn publish(&self, recent: u64) {
         let in_use = self.keeper.used(recent);
         self.shared.sizes.allocated.store(in_use + self.dead_bytes, Ordering::Release);

@@ -24,7 +24,7 @@ pub struct Sweep {
 
 impl Sweep {
     /// A sweep of what an earlier run may have left.
-    pub fn new() -> Self {
+    pub fn left() -> Self {
         Self { is_going: true, is_held: false, compacted_at: None, waiting: Waiters::default() }
     }
 
@@ -54,7 +54,8 @@ impl Sweep {
         self.waiting.take(&swept)
     }
 
-    /// Drops what can be dropped below `floor`, looking at about `budget` entries: how many were dropped, and whether no more can be.
+    /// Drops what can be dropped below `floor`, looking at about `budget` entries: how many were dropped, and whether
+    /// no more can be.
     ///
     /// **Errors** a page that is not resident; the same call goes on.
     pub fn step(&mut self, store: &mut Store, floor: i64, budget: usize) -> Result<(u64, bool), Fault> {

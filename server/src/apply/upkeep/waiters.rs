@@ -1,8 +1,10 @@
 //! Runs on: apply core.
 //!
-//! Requests that wait until a number is reached, for longer than a reply slot lives: they ask anew whenever theirs has timed out.
+//! Requests that wait until a number is reached, for longer than a reply slot lives: they ask anew whenever theirs has
+//! timed out.
 //!
-//! Invariant: what was asked before the last slots' lifetime is forgotten, so there are no more entries than twice the reply slots of all cores.
+//! Invariant: what was asked before the last slots' lifetime is forgotten, so there are no more entries than twice the
+//! reply slots of all cores.
 
 use std::{collections::VecDeque, time::Duration};
 
