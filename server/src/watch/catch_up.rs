@@ -17,10 +17,10 @@ use engine::Revision;
 
 use super::{
     batch::Event,
-    deliver::{Side, event_of, slot_of},
+    deliver::{event_of, slot_of},
     encode::Head,
     history::{History, Records},
-    hub::Hub,
+    hub::{Hub, Side},
 };
 
 /// Charged for each version read, beside its key and value. **Units** bytes.
