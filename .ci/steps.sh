@@ -2,8 +2,9 @@
 #
 # `begin NAME COMMAND..` starts a step beside what follows, `end NAME` waits for it and prints what it said.
 #
-# A step that reports counts of its own (cargo's `test result:`, or `N passed, N failed`) counts as so many; any other as one. Scripts that
-# one of them starts add to the same counts, and only the first prints them. A step that fails ends nothing: the rest is worth knowing.
+# A step that reports counts of its own (cargo's `test result:`, or `N passed, N failed`) counts as so many; any other
+# as one. Scripts that one of them starts add to the same counts, and only the first prints them. A step that fails ends
+# nothing: the rest is worth knowing.
 
 repo=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 shared=${ORLOP_SHARED:-$(dirname "$repo")/shared}
@@ -12,7 +13,8 @@ tools=${ORLOP_TOOLS:-$HOME/.cache/orlop-tools}
 target=${CARGO_TARGET_DIR:-$repo/target}
 # One profile for all that CI builds and starts: see Cargo.toml.
 profile=ci
-# Flags of a member as production has it: several serving cores, raft and apply on a thread each. CPUs are shared: order and ownership are tested.
+# Flags of a member as production has it: several serving cores, raft and apply on a thread each. CPUs are shared: order
+# and ownership are tested.
 several_cores="--server-cores 4 --server-raft-apply two-threads"
 
 if [[ -z ${ORLOP_STEPS:-} ]]; then
@@ -86,7 +88,8 @@ end() {
     rm -f "$log"
 }
 
-# The counts of all steps; the status is 1 if any failed. A script that another one started leaves the printing to that one.
+# The counts of all steps; the status is 1 if any failed. A script that another one started leaves the printing to that
+# one.
 finish() {
     local status=0 passed failed
     [[ -s $ORLOP_STEPS/failed ]] && status=1

@@ -2,8 +2,9 @@
 //!
 //! The clock: monotonic time, wall time, and the seed that all chance comes from.
 //!
-//! One clock is made in `boot` and handed down; nothing else reads time or draws chance. Copies of a clock are one clock: they show the same
-//! time and draw from one sequence of seeds. A manual clock is for tests and simulations: it stands still until it is told to go on.
+//! One clock is made in `boot` and handed down; nothing else reads time or draws chance. Copies of a clock are one
+//! clock: they show the same time and draw from one sequence of seeds. A manual clock is for tests and simulations: it
+//! stands still until it is told to go on.
 //!
 //! Invariant: `now` never goes back.
 
@@ -31,7 +32,8 @@ enum Source {
     Manual(Arc<AtomicU64>),
 }
 
-/// What SplitMix64 adds for each number. **Source** Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014.
+/// What SplitMix64 adds for each number. **Source** Steele, Lea, Flood, "Fast splittable pseudorandom number
+/// generators", 2014.
 const SEED_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Clock {

@@ -2,15 +2,17 @@
 //!
 //! Floors: the revisions that operations of this core read for longer than a view lives.
 //!
-//! What takes many steps (a large answer, HashKV, a backup) reads each step on the newest view, so that it pins no memory. For its
-//! revision to stay readable it holds a floor: the sweep drops nothing that is visible at or above the lowest floor of any core.
+//! What takes many steps (a large answer, HashKV, a backup) reads each step on the newest view, so that it pins no
+//! memory. For its revision to stay readable it holds a floor: the sweep drops nothing that is visible at or above the
+//! lowest floor of any core.
 //!
 //! Invariants:
-//! - `lowest`, which the commit core reads before each step of the sweep, is the lowest revision in `held`, or `i64::MAX`.
-//! - A floor is told before the view is looked at that proves its revision to be uncompacted ([`Floors::hold`]), and the commit core
-//!   looks at the floors after it has published a compaction: so one of the two sees the other.
-//! - At most `held_max` floors, each for at most `age_max`: a client that reads slowly costs no more. A floor that has grown too
-//!   old holds nothing back any more; its operation goes on as long as its revision is not compacted.
+//! - `lowest`, which the commit core reads before each step of the sweep, is the lowest revision in `held`, or
+//!   `i64::MAX`.
+//! - A floor is told before the view is looked at that proves its revision to be uncompacted ([`Floors::hold`]), and
+//!   the commit core looks at the floors after it has published a compaction: so one of the two sees the other.
+//! - At most `held_max` floors, each for at most `age_max`: a client that reads slowly costs no more. A floor that has
+//!   grown too old holds nothing back any more; its operation goes on as long as its revision is not compacted.
 //!
 //! Does not know what is read; whoever does asks [`Floor::check`] before each step.
 
@@ -77,7 +79,8 @@ impl Floors {
             id
         };
         self.publish();
-        // Pairs with the fence in `lowest_of`: either the sweep sees this floor, or we see the compaction it sweeps for.
+        // Pairs with the fence in `lowest_of`: either the sweep sees this floor, or we see the compaction it sweeps
+        // for.
         fence(Ordering::SeqCst);
         let floor = Floor { floors: Rc::clone(self), at, id };
         if at < newest().compact_revision() {

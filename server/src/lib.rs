@@ -1,6 +1,7 @@
 //! Runs on: every core.
 //!
-//! etcd's meaning over `consensus` and `engine`: the wire, the meaning of requests, apply, leases, watches, start and stop.
+//! etcd's meaning over `consensus` and `engine`: the wire, the meaning of requests, apply, leases, watches, start and
+//! stop.
 //!
 //! A library so that tests reach what the binary runs; `main` adds the allocator and the process's arguments.
 

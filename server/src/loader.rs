@@ -3,9 +3,9 @@
 //! Brings pages into memory for one core: a fault goes in, and whoever waits goes on when its bytes are there.
 //!
 //! Invariants: every submitted read has one waiter, named by its token; a waiter that went away leaves its read to end
-//! alone. A page that cannot be read is told of once (`told`), and concerns those who wait for it: a request that needs it
-//! fails, all others are served. Only apply cannot do without: there the same error stops the member. Bounds: reads in flight by
-//! the requests of the core; open segment files by the reader's own bound; `told` by `TOLD_MAX`.
+//! alone. A page that cannot be read is told of once (`told`), and concerns those who wait for it: a request that needs
+//! it fails, all others are served. Only apply cannot do without: there the same error stops the member. Bounds: reads
+//! in flight by the requests of the core; open segment files by the reader's own bound; `told` by `TOLD_MAX`.
 
 use std::{
     cell::RefCell,
@@ -68,7 +68,8 @@ impl Loader {
 
     /// Brings what `fault` names into memory.
     ///
-    /// **Errors** its file cannot be opened or read, or is damaged there; it has been told of. `Stopped` with the member.
+    /// **Errors** its file cannot be opened or read, or is damaged there; it has been told of. `Stopped` with the
+    /// member.
     pub async fn load(&self, fault: Fault) -> Result<(), Error> {
         self.load_all([fault]).await
     }

@@ -1,10 +1,11 @@
 //! Runs on: connection core.
 //!
-//! Messages as bytes: with their length in front, as gRPC streams carry them; and the pieces that the hottest answers, watch events and large
-//! ranges, are written with by hand.
+//! Messages as bytes: with their length in front, as gRPC streams carry them; and the pieces that the hottest answers,
+//! watch events and large ranges, are written with by hand.
 //!
-//! Invariants: fields are written in number order and zero values are left out, as prost and Go's protobuf do, so the bytes equal theirs. Only a
-//! stored record is passed on as it lies, its lease before its value. Every `*_len` equals what its `put_*` appends.
+//! Invariants: fields are written in number order and zero values are left out, as prost and Go's protobuf do, so the
+//! bytes equal theirs. Only a stored record is passed on as it lies, its lease before its value. Every `*_len` equals
+//! what its `put_*` appends.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::Record;

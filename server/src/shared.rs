@@ -3,10 +3,10 @@
 //! What all cores of this process share: who the member is, its bounds, and the published state.
 //!
 //! Invariants:
-//! - Each field has one writer: apply publishes `view`, `cluster`, `sizes`, `swept_revision`; raft publishes `raft`; each connection core its
-//!   own entry of `floors` and `connections`. All read all.
-//! - What a view shows was durable before it was published, and a reply leaves after the view that holds its write was published. So on a
-//!   single voter any view loaded after a request arrived answers it linearizably.
+//! - Each field has one writer: apply publishes `view`, `cluster`, `sizes`, `swept_revision`; raft publishes `raft`;
+//!   each connection core its own entry of `floors` and `connections`. All read all.
+//! - What a view shows was durable before it was published, and a reply leaves after the view that holds its write was
+//!   published. So on a single voter any view loaded after a request arrived answers it linearizably.
 //!
 //! Holds values alone: nothing here waits, locks, or knows what a request is.
 

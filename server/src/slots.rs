@@ -155,7 +155,8 @@ impl<T> Drop for Waiting<T> {
         let mut table = self.table.borrow_mut();
         let slot = table.slots.remove(self.id.position as usize);
         debug_assert_eq!(slot.generation, self.id.generation, "only its own wait removes a slot");
-        // Its deadline stays queued and finds nobody; trim what is gone at the front so that a fast server's queue is short.
+        // Its deadline stays queued and finds nobody; trim what is gone at the front so that a fast server's queue is
+        // short.
         while let Some((_, id)) = table.deadlines.front().copied() {
             let live = table.slots.get(id.position as usize).is_some_and(|slot| slot.generation == id.generation);
             if live {

@@ -18,7 +18,6 @@
 //! One instance belongs to one thread at a time. Several users may share it: the top byte of a token names the user
 //! (see `Token`), and a completion is handed to the user its token names. The instance bounds nothing: each user bounds
 //! what it has in flight. It deliberately knows no format, no retry and no clock.
-
 //!
 //! Files:
 //! - `seam`: the trait `Disk` and its operations.

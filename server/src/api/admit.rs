@@ -1,10 +1,11 @@
 //! Runs on: connection core.
 //!
-//! The one place that every call passes, and every message of it: limits, counters, the leader that a call may ask for, slow requests; and, with
-//! users, its permission ([`permit`]).
+//! The one place that every call passes, and every message of it: limits, counters, the leader that a call may ask for,
+//! slow requests; and, with users, its permission ([`permit`]).
 //!
-//! Invariants: a call that [`begin`] has counted as started is counted as handled exactly once: by `begin` itself if it refuses it, by
-//! [`left`] or `told` for unary calls, by [`Outbound::end`] for streams. No handler sees a message that was not admitted.
+//! Invariants: a call that [`begin`] has counted as started is counted as handled exactly once: by `begin` itself if it
+//! refuses it, by [`left`] or `told` for unary calls, by [`Outbound::end`] for streams. No handler sees a message that
+//! was not admitted.
 
 use bytes::Bytes;
 use prost::Message;
@@ -21,8 +22,8 @@ use crate::{
 
 /// Lets a call in: what every call must satisfy, whatever it asks.
 ///
-/// **Errors** metadata that is not text; a method that this release does not serve; no leader where the client asks for one. The call is over
-/// then, and counted.
+/// **Errors** metadata that is not text; a method that this release does not serve; no leader where the client asks for
+/// one. The call is over then, and counted.
 pub(super) fn begin(desk: &Desk, call: &Call, head: &Head<'_>) -> Result<(), Status> {
     desk.counters.started(call.method);
     check(desk, call.method, head).map_err(|error| {
@@ -46,8 +47,8 @@ fn check(desk: &Desk, method: Method, head: &Head<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether whoever calls may do what a message asks for: the hook for authorisation, which every message passes once it is decoded. Without
-/// users everybody may do everything.
+/// Whether whoever calls may do what a message asks for: the hook for authorisation, which every message passes once it
+/// is decoded. Without users everybody may do everything.
 ///
 /// **Errors** permission denied, once there are users.
 #[expect(clippy::unnecessary_wraps, reason = "users are refused here")]

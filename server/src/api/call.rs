@@ -2,8 +2,9 @@
 //!
 //! What comes through the door: a call with its head, the messages of its client, and the way back to it.
 //!
-//! The traits are the door itself. Whoever brings calls has an implementation of them: gRPC over HTTP/2 (`wire`), tests; later the JSON
-//! gateway and services that call others in the process. Handlers are generic over them, so a call costs no indirection.
+//! The traits are the door itself. Whoever brings calls has an implementation of them: gRPC over HTTP/2 (`wire`),
+//! tests; later the JSON gateway and services that call others in the process. Handlers are generic over them, so a
+//! call costs no indirection.
 
 use std::{
     future::Future,
@@ -86,7 +87,8 @@ pub trait Reply: Sized {
 
 /// Answers to one call, one after the other.
 pub trait Answers {
-    /// Sends framed messages as the client takes them; returns when all was handed on. What waits is bounded by the client's windows.
+    /// Sends framed messages as the client takes them; returns when all was handed on. What waits is bounded by the
+    /// client's windows.
     ///
     /// **Errors** the client has left.
     fn send(&mut self, messages: Bytes) -> impl Future<Output = Result<(), Left>>;

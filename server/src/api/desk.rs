@@ -1,11 +1,11 @@
 //! Runs on: connection core.
 //!
-//! The desk: what a connection core has at hand to answer requests. The published state, its posts to raft and apply, its reply slots, its
-//! page reads.
+//! The desk: what a connection core has at hand to answer requests. The published state, its posts to raft and apply,
+//! its reply slots, its page reads.
 //!
 //! Invariants:
-//! - [`Desk::view`] is the only way to a view that answers a client. Alone it returns at once (see the head of `shared`); with more members it
-//!   waits here for a read round.
+//! - [`Desk::view`] is the only way to a view that answers a client. Alone it returns at once (see the head of
+//!   `shared`); with more members it waits here for a read round.
 //! - A core asks raft and apply by message alone, and never waits for another core while it holds a borrow.
 //!
 //! Knows no method and no connection.
@@ -169,7 +169,8 @@ impl Desk {
         Ok(self.published())
     }
 
-    /// The newest view, for the core's own work and for requests that have been admitted to a revision. It promises nothing to a client.
+    /// The newest view, for the core's own work and for requests that have been admitted to a revision. It promises
+    /// nothing to a client.
     pub fn published(&self) -> Arc<ReadView> {
         self.shared.view.load()
     }
@@ -192,7 +193,8 @@ impl Desk {
         self.floors.hold(at, self.clock.now(), || self.published())
     }
 
-    /// A request of `kind` that will go through the log, decoded from the bytes of its entry. `raw` is embedded as it came.
+    /// A request of `kind` that will go through the log, decoded from the bytes of its entry. `raw` is embedded as it
+    /// came.
     ///
     /// **Errors** bytes that are not such a request.
     pub fn draft(&self, kind: Kind, raw: &[u8]) -> Result<Draft, Error> {
@@ -310,7 +312,8 @@ impl Desk {
         }
     }
 
-    /// Runs a job in bounded steps, each on the newest view, at a held revision: what is longer than a turn pins no memory.
+    /// Runs a job in bounded steps, each on the newest view, at a held revision: what is longer than a turn pins no
+    /// memory.
     ///
     /// **Errors** damaged data; the revision was held for too long and is compacted.
     pub async fn step_along<T, F: IntoIterator<Item = Fault>>(
@@ -321,8 +324,8 @@ impl Desk {
         loop {
             let view = self.published();
             floor.check(&view)?;
-            // What was read is there on the view that missed it, so the step gets on. After that a newer view: this one keeps in memory what
-            // was evicted since.
+            // What was read is there on the view that missed it, so the step gets on. After that a newer view: this one
+            // keeps in memory what was evicted since.
             let mut has_read = false;
             loop {
                 match step(&view, self.shared.limits.scan_entries_per_turn) {

@@ -122,8 +122,8 @@ fn fail(desk: &Desk, call: &Call, error: Error, reply: impl Reply) {
     reply.refuse(&status);
 }
 
-/// Decodes and answers the message of a unary call. The frequent ones are answered in place; the others in a box of their own, so that the
-/// future of a frequent call is small.
+/// Decodes and answers the message of a unary call. The frequent ones are answered in place; the others in a box of
+/// their own, so that the future of a frequent call is small.
 async fn answer(desk: &Desk, call: &Call, body: Bytes) -> Result<Body, Error> {
     match admit::request(desk, call, body)? {
         Request::Draft(draft) if matches!(draft.request(), internal::Request::Put(_)) => {

@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
-//! Refuses what does not fit below the quota before it is proposed, and raises the alarm, as etcd does before it looks at anything else in a
-//! request.
+//! Refuses what does not fit below the quota before it is proposed, and raises the alarm, as etcd does before it looks
+//! at anything else in a request.
 //! **Source** etcd v3.7.1 `etcdserver/api/v3rpc/quota.go`.
 
 use std::sync::atomic::Ordering;

@@ -2,8 +2,8 @@
 //!
 //! The requests of unary calls, decoded: each once, at the edge, whatever the way it came.
 //!
-//! Invariant: what goes through the log is decoded from the bytes of the entry that will carry it, so its keys and values share the entry's
-//! memory, and the buffers of the connection are free at once.
+//! Invariant: what goes through the log is decoded from the bytes of the entry that will carry it, so its keys and
+//! values share the entry's memory, and the buffers of the connection are free at once.
 
 use bytes::Bytes;
 use prost::Message;

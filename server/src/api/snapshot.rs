@@ -2,12 +2,13 @@
 //!
 //! Snapshot: this member's newest state as the file that etcd would send, and its SHA-256 behind it.
 //!
-//! The file's length is announced with the first message and its first pages name what comes last, so the records are gone over twice:
-//! once for the layout, once to send. Between two steps nothing is held but a revision ([`crate::floor`]) and about `PIECE_BYTES`: a client
-//! that takes its time costs no more.
+//! The file's length is announced with the first message and its first pages name what comes last, so the records are
+//! gone over twice: once for the layout, once to send. Between two steps nothing is held but a revision
+//! ([`crate::floor`]) and about `PIECE_BYTES`: a client that takes its time costs no more.
 //!
-//! Most clients write the file to a disk of this host, and sync it at its end: where that is the log's disk, puts would wait until all of
-//! it is written. So the log's file system is written back as the file grows ([`engine::disk::FileSystem`]), and the stream waits for it.
+//! Most clients write the file to a disk of this host, and sync it at its end: where that is the log's disk, puts would
+//! wait until all of it is written. So the log's file system is written back as the file grows
+//! ([`engine::disk::FileSystem`]), and the stream waits for it.
 //!
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go Snapshot`.
 

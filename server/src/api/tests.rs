@@ -1,6 +1,7 @@
 //! Runs on: tests.
 //!
-//! Calls through the door without HTTP: a client of channels, a desk over an empty store, and nobody or somebody who plays raft and apply.
+//! Calls through the door without HTTP: a client of channels, a desk over an empty store, and nobody or somebody who
+//! plays raft and apply.
 
 use std::{
     cell::RefCell,

@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
-//! What is said of a unary call at its end: its duration is counted by kind and by phase, what it was about is noted, and it is told of if it was
-//! slow.
+//! What is said of a unary call at its end: its duration is counted by kind and by phase, what it was about is noted,
+//! and it is told of if it was slow.
 //!
 //! Invariant: decides no result. Lines are in etcd's words, and bounded by `insight::slow`.
 //! **Source** etcd v3.7.1 `etcdserver/txn/util.go`, `etcdserver/api/v3rpc/interceptor.go`.

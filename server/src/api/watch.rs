@@ -2,7 +2,8 @@
 //!
 //! The Watch service: moves requests into this core's hub and its bytes out to the streams, as their clients take them.
 //!
-//! One loop a stream (not a watcher), one loop a core for those that are behind. What is sent, and to whom, is decided in `watch`.
+//! One loop a stream (not a watcher), one loop a core for those that are behind. What is sent, and to whom, is decided
+//! in `watch`.
 
 use std::rc::Rc;
 
@@ -25,7 +26,8 @@ pub async fn catch_up(desk: Rc<Desk>) {
             match desk.watchers.catch_up(&view) {
                 Ok(false) => break,
                 Ok(true) => tokio::task::yield_now().await,
-                // A page that cannot be read was reported; the watchers keep their place, and the next batch tries again.
+                // A page that cannot be read was reported; the watchers keep their place, and the next batch tries
+                // again.
                 Err(fault) => {
                     if desk.load_all([fault]).await.is_err() {
                         break;

@@ -2,8 +2,8 @@
 //!
 //! The watchers of one core, and what wakes the loops that serve them.
 //!
-//! Owns the hub, which decides what is sent and to whom (`watch`). One loop serves a stream (not a watcher), one loop a core those that are
-//! behind; both are in `watch.rs` beside this file.
+//! Owns the hub, which decides what is sent and to whom (`watch`). One loop serves a stream (not a watcher), one loop a
+//! core those that are behind; both are in `watch.rs` beside this file.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 

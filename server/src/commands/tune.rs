@@ -2,8 +2,8 @@
 //!
 //! `orlop tune`: measures this host's disk and prints the settings it recommends, each with the figures behind it.
 //!
-//! What is printed is a knobs file: figures and reasons are its comments, `--knobs` takes it as it is. Only what differs
-//! from the default is set; where the default is right, a comment says by which figure.
+//! What is printed is a knobs file: figures and reasons are its comments, `--knobs` takes it as it is. Only what
+//! differs from the default is set; where the default is right, a comment says by which figure.
 //!
 //! Invariants: what is recommended passes `Knobs::check`; the file measured on is removed, also after a failure; time
 //! comes from the clock passed in. It measures the directory given, through the same `engine::disk` that the server

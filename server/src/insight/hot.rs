@@ -2,12 +2,12 @@
 //!
 //! Which keys and prefixes are asked for most, in the last [`WINDOW`] to twice that.
 //!
-//! Each core counts what it serves in two tables of bounded size, one for keys, one for prefixes that end with a slash; where it
-//! serves much it looks at every [`SAMPLE_EVERY`]th request alone, which then counts for all of them. Once a second the core
-//! publishes its tables; who wants to know merges those of all cores.
+//! Each core counts what it serves in two tables of bounded size, one for keys, one for prefixes that end with a slash;
+//! where it serves much it looks at every [`SAMPLE_EVERY`]th request alone, which then counts for all of them. Once a
+//! second the core publishes its tables; who wants to know merges those of all cores.
 //!
-//! Invariants: memory is bounded by [`ITEMS_MAX`] and [`ITEM_BYTES_MAX`], whatever clients ask; `previous` is the window right
-//! before `current`, or empty.
+//! Invariants: memory is bounded by [`ITEMS_MAX`] and [`ITEM_BYTES_MAX`], whatever clients ask; `previous` is the
+//! window right before `current`, or empty.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,6 +1,7 @@
 //! Runs on: connection core, apply core.
 //!
-//! What operators want to know of a member at work: which requests are slow, and in which phase, what is asked for most, what takes up space.
+//! What operators want to know of a member at work: which requests are slow, and in which phase, what is asked for
+//! most, what takes up space.
 //!
 //! - `trace`: where one request spends its time
 //! - `slow`: which requests are told of, and what is remembered of them

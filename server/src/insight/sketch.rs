@@ -2,9 +2,10 @@
 //!
 //! The most frequent of many items in a bounded table: space-saving.
 //!
-//! Invariants: at most `items_max` items; an item's `count` is at least what it truly had, and at most by `error` too much; an
-//! item that had more than a share of `1 / items_max` of all is in the table.
-//! **Source** Metwally, Agrawal, El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data Streams", 2005.
+//! Invariants: at most `items_max` items; an item's `count` is at least what it truly had, and at most by `error` too
+//! much; an item that had more than a share of `1 / items_max` of all is in the table.
+//! **Source** Metwally, Agrawal, El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data Streams",
+//! 2005.
 
 use std::collections::HashMap;
 

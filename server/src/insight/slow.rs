@@ -3,8 +3,9 @@
 //! Slow requests: which they are, what is remembered of them, and the lines in etcd's words that tell of them.
 //!
 //! Invariants: all slow requests are counted; of those of one core at most [`LINES_PER_S`] a second are told of and
-//! remembered, so that a storm of slow requests is not a storm of lines, and the last [`SLOW_MAX`] are kept. No key or value
-//! is shown as it came: keys are escaped, of values only the size is told, texts are cut at [`text::TEXT_BYTES_MAX`].
+//! remembered, so that a storm of slow requests is not a storm of lines, and the last [`SLOW_MAX`] are kept. No key or
+//! value is shown as it came: keys are escaped, of values only the size is told, texts are cut at
+//! [`text::TEXT_BYTES_MAX`].
 //! **Source** etcd v3.7.1 `etcdserver/txn/util.go`, `etcdserver/api/v3rpc/interceptor.go`.
 
 use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Duration};

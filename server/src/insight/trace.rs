@@ -1,9 +1,10 @@
 //! Runs on: connection core.
 //!
-//! What is noted of a request while it is under way: when raft and apply did what with it, how long pages kept it waiting.
+//! What is noted of a request while it is under way: when raft and apply did what with it, how long pages kept it
+//! waiting.
 //!
-//! The notes of the request that is being polled are in `Desk::current`; [`traced`] puts them there for each poll and takes
-//! them away after it. So whatever a handler calls may add to them, and no handler knows of them.
+//! The notes of the request that is being polled are in `Desk::current`; [`traced`] puts them there for each poll and
+//! takes them away after it. So whatever a handler calls may add to them, and no handler knows of them.
 
 use std::{
     cell::Cell,
@@ -39,7 +40,8 @@ pub struct Trace {
     pub loading: Duration,
 }
 
-/// Names of phases, in the order in which a request goes through them; `read` stands for all of a request that only reads.
+/// Names of phases, in the order in which a request goes through them; `read` stands for all of a request that only
+/// reads.
 pub const PHASES: [&str; 5] = ["queue", "wal", "apply", "send", "read"];
 
 /// How long a request spent in each of [`PHASES`].

@@ -2,8 +2,9 @@
 //!
 //! What prefixes take up, from the sums in the nodes: O(log n) for each, whatever lies below it.
 //!
-//! Keys are seen as paths: the children of a prefix are its continuations up to the next slash. Invariants: a listing takes at
-//! most [`STEPS_MAX`] looks into the tree; what it does not list is told as one rest, so that a listing adds up.
+//! Keys are seen as paths: the children of a prefix are its continuations up to the next slash. Invariants: a listing
+//! takes at most [`STEPS_MAX`] looks into the tree; what it does not list is told as one rest, so that a listing adds
+//! up.
 
 use bytes::Bytes;
 use engine::{Fault, KeyRange, RangeEnd, ReadView, Usage};

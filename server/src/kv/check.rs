@@ -84,8 +84,8 @@ fn op(op: &RequestOp, ops_max: usize) -> Result<(), Error> {
 #[derive(Default)]
 struct Written {
     puts: HashSet<Bytes>,
-    /// Disjoint: start to end. An interval whose end is not after its start holds nothing, as in etcd, where a delete of
-    /// "every key from k" is written with the end "\0" and so escapes this check.
+    /// Disjoint: start to end. An interval whose end is not after its start holds nothing, as in etcd, where a delete
+    /// of "every key from k" is written with the end "\0" and so escapes this check.
     deletes: BTreeMap<Bytes, Bytes>,
 }
 

@@ -183,7 +183,8 @@ impl Job {
             if !filter.passes(version.revision.main, version.create_revision) {
                 continue;
             }
-            // The one beyond the limit only says that there is more: its value is never read, unless sorting moves it up.
+            // The one beyond the limit only says that there is more: its value is never read, unless sorting moves it
+            // up.
             let is_beyond = self.request.sort_target == SortTarget::Key as i32
                 && self.fetch_max.is_some_and(|max| self.found.len() + 1 == max);
             if is_beyond || !reads_records(&self.request) {

@@ -2,18 +2,18 @@
 //!
 //! Which leases there are and, on the leader, when each expires.
 //!
-//! That a lease exists changes with the log only: `grant`, `revoke`. When it expires is this leader's knowledge: it is never
-//! stored, and starts anew with each leader. An expired lease stays until its revocation has been applied; the lessor says which
-//! revocations to propose, at a bounded rate, and says so again for those that have not come back.
+//! That a lease exists changes with the log only: `grant`, `revoke`. When it expires is this leader's knowledge: it is
+//! never stored, and starts anew with each leader. An expired lease stays until its revocation has been applied; the
+//! lessor says which revocations to propose, at a bounded rate, and says so again for those that have not come back.
 //!
 //! Invariants:
-//! - `by_expiry` holds, by `Lease::expiry`, exactly the leases that are `Timing::Running`; `proposed`, by retry time, those that are
-//!   `Timing::Proposed`. While the lessor does not lead, all are `Timing::Stopped` and both are empty.
+//! - `by_expiry` holds, by `Lease::expiry`, exactly the leases that are `Timing::Running`; `proposed`, by retry time,
+//!   those that are `Timing::Proposed`. While the lessor does not lead, all are `Timing::Stopped` and both are empty.
 //! - `proposed` holds at most [`PROPOSED_MAX`]; all of its leases have expired.
 //! - A lease never expires before its time to live has passed since the leader granted, renewed or took it over.
 //!
-//! All calls are O(log n) but `list`, `restore`, `promote` and `demote`, which visit all leases. It makes no ids, knows no keys and
-//! proposes nothing itself.
+//! All calls are O(log n) but `list`, `restore`, `promote` and `demote`, which visit all leases. It makes no ids, knows
+//! no keys and proposes nothing itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -114,8 +114,8 @@ impl Lessor {
         self.leases = grants.into_iter().map(|(id, grant)| (id, lease(grant))).collect();
     }
 
-    /// Adds a lease; returns its time to live in seconds, which may be longer than asked for. `None` if there is one with this id,
-    /// or the id is 0, which means no lease.
+    /// Adds a lease; returns its time to live in seconds, which may be longer than asked for. `None` if there is one
+    /// with this id, or the id is 0, which means no lease.
     pub fn grant(&mut self, id: i64, ttl_s: i64, now: Duration) -> Option<i64> {
         if id == 0 || self.leases.contains_key(&id) {
             return None;
@@ -151,8 +151,8 @@ impl Lessor {
         self.leases.contains_key(&id)
     }
 
-    /// Begins a lease's time to live anew and returns it in seconds; `None` if it is unknown or has expired, or if the lessor does
-    /// not lead.
+    /// Begins a lease's time to live anew and returns it in seconds; `None` if it is unknown or has expired, or if the
+    /// lessor does not lead.
     pub fn renew(&mut self, id: i64, now: Duration) -> Option<i64> {
         let lease = self.leases.get_mut(&id)?;
         if lease.timing != Timing::Running || lease.expiry <= now {
@@ -165,8 +165,8 @@ impl Lessor {
         Some(lease.grant.ttl_s)
     }
 
-    /// Whole seconds left, negative for a lease that has expired and waits to be revoked, and the granted ones; `None` if
-    /// it is unknown. A lessor that does not lead says that all is left.
+    /// Whole seconds left, negative for a lease that has expired and waits to be revoked, and the granted ones; `None`
+    /// if it is unknown. A lessor that does not lead says that all is left.
     pub fn time_to_live(&self, id: i64, now: Duration) -> Option<(i64, i64)> {
         let lease = self.leases.get(&id)?;
         let left = match lease.timing {
@@ -189,8 +189,8 @@ impl Lessor {
         ids.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// This member leads now: every lease gets its time anew, and `extend` (the election timeout) in addition. Of many leases,
-    /// some get more, so that they do not expire all at once.
+    /// This member leads now: every lease gets its time anew, and `extend` (the election timeout) in addition. Of many
+    /// leases, some get more, so that they do not expire all at once.
     pub fn promote(&mut self, now: Duration, extend: Duration) {
         self.leads = true;
         self.proposed.clear();
@@ -232,7 +232,8 @@ impl Lessor {
 
     /// Appends the leases whose revocation is to be proposed now.
     ///
-    /// **Bounds** [`ROUND_REVOCATIONS_MAX`] in [`ROUND`], [`PROPOSED_MAX`] at a time: as revocations are applied, others follow.
+    /// **Bounds** [`ROUND_REVOCATIONS_MAX`] in [`ROUND`], [`PROPOSED_MAX`] at a time: as revocations are applied,
+    /// others follow.
     pub fn expired(&mut self, now: Duration, out: &mut Vec<i64>) {
         if self.next_wake().is_none_or(|wake| wake > now) {
             return;

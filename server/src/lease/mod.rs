@@ -1,6 +1,7 @@
 //! Runs on: apply core.
 //!
-//! Leases: what of them is durable, as keys and values of the meta tree, and the [`Lessor`] that knows when they expire.
+//! Leases: what of them is durable, as keys and values of the meta tree, and the [`Lessor`] that knows when they
+//! expire.
 //!
 //! | key | value |
 //! |---|---|
@@ -13,8 +14,9 @@
 //! | 1..9 | granted time to live in seconds, big-endian, signed |
 //! | 9..17 | what was left of it at the last checkpoint in seconds, big-endian, signed; 0: no checkpoint |
 //!
-//! Invariants: the attachments of one lease are neighbours, in the order of their keys: that is the order in which a revocation deletes
-//! them. Both kinds change only in the write that applies an entry; expiry times are of one leader's term and are never stored.
+//! Invariants: the attachments of one lease are neighbours, in the order of their keys: that is the order in which a
+//! revocation deletes them. Both kinds change only in the write that applies an entry; expiry times are of one leader's
+//! term and are never stored.
 
 use engine::{Fault, ReadView};
 
@@ -88,8 +90,8 @@ fn parse_grant_key(key: &[u8]) -> Option<i64> {
     Some(i64::from_be_bytes(id.try_into().ok()?))
 }
 
-/// All stored leases, for [`Lessor::restore`]; `None` if one is damaged. `load` makes resident what a fault names: the walk then goes
-/// on where it was.
+/// All stored leases, for [`Lessor::restore`]; `None` if one is damaged. `load` makes resident what a fault names: the
+/// walk then goes on where it was.
 ///
 /// **Errors** those of `load`.
 pub fn restore_grants<E>(

@@ -2,8 +2,8 @@
 //!
 //! Numbers that one core writes and all may read: counts, and how often values fell into buckets.
 //!
-//! Invariants: every [`Count`] has one writer; a histogram's buckets are disjoint here and cumulated when they are shown, so that what it shows
-//! always adds up.
+//! Invariants: every [`Count`] has one writer; a histogram's buckets are disjoint here and cumulated when they are
+//! shown, so that what it shows always adds up.
 
 use std::{
     array,

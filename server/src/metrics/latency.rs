@@ -2,8 +2,8 @@
 //!
 //! How long things take, by label: requests by method and by etcd's type, entries by etcd's name of their operation.
 //!
-//! Invariants: as in `counters`: each number has one writer. All label values are fixed here, so that no client chooses how
-//! many series there are. No clock is read: durations come from their owners.
+//! Invariants: as in `counters`: each number has one writer. All label values are fixed here, so that no client chooses
+//! how many series there are. No clock is read: durations come from their owners.
 
 use std::{array, time::Duration};
 

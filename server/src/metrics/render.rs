@@ -2,8 +2,8 @@
 //!
 //! The answer to /metrics: Prometheus' text format, one function for each part of the member.
 //!
-//! Invariants: a family is written once, all its samples behind its TYPE; types are etcd's, even where a counter is called
-//! a gauge. Writes nothing but text; what it shows was counted elsewhere.
+//! Invariants: a family is written once, all its samples behind its TYPE; types are etcd's, even where a counter is
+//! called a gauge. Writes nothing but text; what it shows was counted elsewhere.
 
 use std::{
     fmt::{Display, Write as _},

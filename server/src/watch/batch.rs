@@ -1,11 +1,13 @@
 //! Runs on: connection core.
 //!
-//! What one publish of apply did to the keys, as watchers are told of it. Made by the apply core, shared by all connection cores.
+//! What one publish of apply did to the keys, as watchers are told of it. Made by the apply core, shared by all
+//! connection cores.
 //!
 //! Invariants:
 //! - Immutable but for the encoded forms, which are filled in by whichever core needs them first and never change then.
 //! - `events` are in revision order, all with `first_main <= main <= last_main`.
-//! - `Event::encoded` is made at most once per event and core, whatever the number of watchers; a copy is all a watcher costs.
+//! - `Event::encoded` is made at most once per event and core, whatever the number of watchers; a copy is all a watcher
+//!   costs.
 //!
 //! It does not say who is told; that is [`super::hub`].
 
@@ -62,7 +64,8 @@ impl Event {
     /// A change that has just happened. `prev` is the version it replaced or deleted, if one was live.
     pub fn new(record: Record, prev: Option<Revision>) -> Self {
         let prev = match prev {
-            // `prev_kv` is what was live before the whole revision, never what an earlier change of the same revision wrote.
+            // `prev_kv` is what was live before the whole revision, never what an earlier change of the same revision
+            // wrote.
             Some(prev) if prev.main == record.revision.main => Prev::Unknown,
             Some(prev) => {
                 assert!(prev < record.revision, "a version replaces an older one");

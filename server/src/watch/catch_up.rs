@@ -2,9 +2,10 @@
 //!
 //! Catching up: one bounded step of reading the past for the unsynced watchers of a hub.
 //!
-//! A step reads the versions from one position on, for all running watchers at once; each takes what is in its range and at or
-//! above its own position. It ends between two main revisions: when it has read its budget, when it has gathered enough, when
-//! something is not resident, or at the hub's revision. Then each watcher gets one response, and its position is where the step ended.
+//! A step reads the versions from one position on, for all running watchers at once; each takes what is in its range
+//! and at or above its own position. It ends between two main revisions: when it has read its budget, when it has
+//! gathered enough, when something is not resident, or at the hub's revision. Then each watcher gets one response, and
+//! its position is where the step ended.
 //!
 //! Which position a step reads from goes round: the lowest one behind what the last step has read, else the lowest of
 //! all. So a watcher far behind does not keep one that is nearly there waiting, and watchers that meet go on together.
@@ -133,7 +134,8 @@ impl Hub {
         }
     }
 
-    /// Gathers the events from `first` on, which are one main revision, and makes sure that `prev_kv` is known where wanted.
+    /// Gathers the events from `first` on, which are one main revision, and makes sure that `prev_kv` is known where
+    /// wanted.
     fn gather_past<H: History>(&mut self, events: &[Event], first: usize, view: &H) -> Result<(), H::Fault> {
         let gathered = self.scratch.pairs.len();
         self.gather(Side::Unsynced, &events[first..], first);

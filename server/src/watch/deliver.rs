@@ -89,8 +89,8 @@ impl Hub {
         self.scratch.groups = groups;
     }
 
-    /// Adds to `scratch.pairs` which of `events`, all of one main revision, go to which watchers; `offset` is the position of the
-    /// first event. Watchers for whom there is no more room in this step are cut off here.
+    /// Adds to `scratch.pairs` which of `events`, all of one main revision, go to which watchers; `offset` is the
+    /// position of the first event. Watchers for whom there is no more room in this step are cut off here.
     pub(super) fn gather(&mut self, side: Side, events: &[Event], offset: usize) {
         let main = events[0].main();
         let room = self.pairs_max.saturating_sub(self.scratch.pairs.len()) / events.len();
@@ -124,8 +124,8 @@ impl Hub {
         self.scratch.groups = groups;
     }
 
-    /// Puts the response for one watcher into its stream's outbox: the events that `run` names, in fragments if they are
-    /// long and it may be so.
+    /// Puts the response for one watcher into its stream's outbox: the events that `run` names, in fragments if they
+    /// are long and it may be so.
     pub(super) fn send(&mut self, slot: WatcherSlot, run: &[u64], events: &[Event], head: &Head) {
         let watcher = &mut self.watchers[slot as usize];
         let outbox = &mut self.streams[watcher.stream as usize].outbox;

@@ -1,10 +1,10 @@
 //! Runs on: connection core.
 //!
-//! `WatchResponse` and `mvccpb.Event` as bytes. Written by hand because an event goes to many watchers: its bytes are made once,
-//! tag and length included, and a response is a few fields in front of a copy of them.
+//! `WatchResponse` and `mvccpb.Event` as bytes. Written by hand because an event goes to many watchers: its bytes are
+//! made once, tag and length included, and a response is a few fields in front of a copy of them.
 //!
-//! Invariants: fields are written in number order and zero values are left out, as prost and Go's protobuf do, so the bytes equal
-//! theirs (a test compares). Every `*_len` equals what its `put_*` appends.
+//! Invariants: fields are written in number order and zero values are left out, as prost and Go's protobuf do, so the
+//! bytes equal theirs (a test compares). Every `*_len` equals what its `put_*` appends.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::Record;
@@ -19,7 +19,8 @@ pub(super) const NO_WATCH_ID: i64 = -1;
 /// gRPC's frame in front of a message: a flag (uncompressed) and the length.
 pub(super) const FRAME_LEN: usize = 5;
 
-/// Longest gRPC message a client accepts at all. **Source** grpc-go `MaxCallRecvMsgSize(math.MaxInt32)` as etcd's client sets it.
+/// Longest gRPC message a client accepts at all. **Source** grpc-go `MaxCallRecvMsgSize(math.MaxInt32)` as etcd's
+/// client sets it.
 pub(super) const MESSAGE_BYTES_MAX: usize = (1 << 31) - 1;
 
 const HEADER_TAG: u8 = 1 << 3 | 2;
@@ -132,7 +133,8 @@ impl<'a> Response<'a> {
     }
 }
 
-/// The field `events` of a response with one event in it: several of them, one after the other, are a response's list of events.
+/// The field `events` of a response with one event in it: several of them, one after the other, are a response's list
+/// of events.
 pub(super) fn event(record: &Record, prev: Option<&Record>) -> Bytes {
     let kv_len = key_value_len(record);
     let prev_len = prev.map(key_value_len);

@@ -1,10 +1,11 @@
 //! Runs on: connection core.
 //!
-//! The part of a `ReadView` that watching needs, as a trait: so the hub cannot reach for more, and a test can put a small
-//! model with injected faults in its place.
+//! The part of a `ReadView` that watching needs, as a trait: so the hub cannot reach for more, and a test can put a
+//! small model with injected faults in its place.
 //!
 //! Invariants an implementation keeps:
-//! - What it shows at a revision never changes; `revision` and `compact_revision` never decrease from one view to the next.
+//! - What it shows at a revision never changes; `revision` and `compact_revision` never decrease from one view to the
+//!   next.
 //! - A fault says what must be read; the same call succeeds once that is resident. No call changes anything.
 
 use engine::{Fault, ReadView, Record, Revision, RevisionCursor};

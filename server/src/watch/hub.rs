@@ -3,15 +3,18 @@
 //! All watch streams of one connection core, as a state machine: requests, batches of events and the time go in, bytes
 //! for each stream come out.
 //!
-//! A watcher is *synced* while every event of its keys is put into its stream's outbox as it happens. When the outbox has
-//! no room, when the previous value is not in memory, or when it asks for the past, it is *unsynced* and served by
-//! [`Hub::catch_up`] from a view, in order, until it has reached the hub's revision; it misses nothing and gets nothing twice.
+//! A watcher is *synced* while every event of its keys is put into its stream's outbox as it happens. When the outbox
+//! has no room, when the previous value is not in memory, or when it asks for the past, it is *unsynced* and served by
+//! [`Hub::catch_up`] from a view, in order, until it has reached the hub's revision; it misses nothing and gets nothing
+//! twice.
 //!
 //! Invariants:
 //! - `revision` is the revision up to which batches were taken in; a synced watcher has everything at or below it, or
 //!   asked for later (`Watcher::next`). It never decreases, and no view handed in is older.
-//! - A synced watcher sits in `synced`, a running one in `unsynced` and in `running`, a parked one in its stream's queue.
-//! - A stream's outbox exceeds `stream_buffer_bytes_max` by at most one response and the replies to its client's requests.
+//! - A synced watcher sits in `synced`, a running one in `unsynced` and in `running`, a parked one in its stream's
+//!   queue.
+//! - A stream's outbox exceeds `stream_buffer_bytes_max` by at most one response and the replies to its client's
+//!   requests.
 //! - `ready` lists each stream with output that has not been handed out since, once.
 //!
 //! Requests are answered in `request`, events become responses in `deliver`, the past is read in `catch_up`.
@@ -52,7 +55,8 @@ pub(super) const PAIRS_MAX: usize = 1 << 20;
 pub struct Bounds {
     /// Above this a stream's watchers get no more events until it has drained. **Units** bytes.
     pub stream_buffer_bytes_max: usize,
-    /// Where the responses of a watcher that allows fragments are split: etcd's max-request-bytes + 512 KiB. **Units** bytes.
+    /// Where the responses of a watcher that allows fragments are split: etcd's max-request-bytes + 512 KiB. **Units**
+    /// bytes.
     pub fragment_bytes_max: usize,
     /// Watchers of this core; a create beyond it is refused.
     pub watchers_max: usize,
@@ -174,9 +178,9 @@ impl Hub {
         }
     }
 
-    /// Takes in what a publish has changed. The batches follow each other; when some are missing (the core was not listening, the
-    /// store was replaced), watchers read what they missed from the past. A batch without events that begins behind the
-    /// store's revision says just that: for a core that begins to listen.
+    /// Takes in what a publish has changed. The batches follow each other; when some are missing (the core was not
+    /// listening, the store was replaced), watchers read what they missed from the past. A batch without events that
+    /// begins behind the store's revision says just that: for a core that begins to listen.
     ///
     /// **Bounds** work is proportional to the events and to the watchers they concern.
     pub fn on_batch(&mut self, batch: &Arc<Batch>, view: &impl History) {
@@ -230,9 +234,9 @@ impl Hub {
         None
     }
 
-    /// The next bytes of a stream, in the order to send them; to be asked for only when the stream can take them. Requests are
-    /// read only from a stream that has nothing left here, so their answers do not pile up. Whether taking has let
-    /// watchers go on, [`Hub::wants_catch_up`] tells.
+    /// The next bytes of a stream, in the order to send them; to be asked for only when the stream can take them.
+    /// Requests are read only from a stream that has nothing left here, so their answers do not pile up. Whether taking
+    /// has let watchers go on, [`Hub::wants_catch_up`] tells.
     pub fn take_output(&mut self, stream: StreamId) -> Option<Bytes> {
         let outbox = &mut self.streams[stream.0 as usize].outbox;
         let before = outbox.events();

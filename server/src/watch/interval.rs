@@ -2,16 +2,18 @@
 //!
 //! Which watchers a key concerns: watchers seated by their key or range, found by a key.
 //!
-//! - Watchers of an equal range share one *group*. `exact` maps a key to the group of those who watch just it; `ranges` is an
-//!   AVL tree of the other groups by (start, end), each node knowing which end below it is the greatest (CLRS, interval trees).
-//! - Finding the groups of a key: O(1) for `exact`, O(log n + m log n) for n ranges of which m match; inserting and removing O(log n).
-//!   The tree is balanced by rule and not by chance, since clients choose the ranges and their order.
+//! - Watchers of an equal range share one *group*. `exact` maps a key to the group of those who watch just it; `ranges`
+//!   is an AVL tree of the other groups by (start, end), each node knowing which end below it is the greatest (CLRS,
+//!   interval trees).
+//! - Finding the groups of a key: O(1) for `exact`, O(log n + m log n) for n ranges of which m match; inserting and
+//!   removing O(log n). The tree is balanced by rule and not by chance, since clients choose the ranges and their
+//!   order.
 //!
 //! Invariants:
-//! - A group has at least one member, and `seat.position` of a member is its place in `members`: removing one moves the last
-//!   member into its place, and the caller is told which.
-//! - Of each node: keys left of it are smaller, right of it greater; heights differ by at most one; `widest` is the node
-//!   below or at it with the greatest end.
+//! - A group has at least one member, and `seat.position` of a member is its place in `members`: removing one moves the
+//!   last member into its place, and the caller is told which.
+//! - Of each node: keys left of it are smaller, right of it greater; heights differ by at most one; `widest` is the
+//!   node below or at it with the greatest end.
 //!
 //! It does not know what a watcher is: a number.
 
@@ -218,8 +220,8 @@ impl Tree {
         }
     }
 
-    /// Whether a range contains `key`. Where one on the left side ends behind it, the widest there either contains it or begins behind
-    /// it, and so does everything on the right side: one path decides.
+    /// Whether a range contains `key`. Where one on the left side ends behind it, the widest there either contains it
+    /// or begins behind it, and so does everything on the right side: one path decides.
     fn is_stabbed(&self, key: &[u8]) -> bool {
         let mut at = self.root;
         while at != NIL {

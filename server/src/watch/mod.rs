@@ -11,11 +11,14 @@
 //! ```
 //!
 //! - [`hub`]: the state machine; `request`, `deliver` and `catch_up` are its three activities.
-//! - [`batch`]: what apply hands to every core: events of one publish, each encoded once, whatever the number of watchers.
+//! - [`batch`]: what apply hands to every core: events of one publish, each encoded once, whatever the number of
+//!   watchers.
 //! - [`history`]: the narrow view on the store that watching needs.
-//! - `interval`: which watchers a key concerns. `stream`, `watcher`: their state. `encode`: `WatchResponse` on the wire.
+//! - `interval`: which watchers a key concerns. `stream`, `watcher`: their state. `encode`: `WatchResponse` on the
+//!   wire.
 //!
-//! Nothing here reads a clock, awaits, or knows HTTP/2. A watcher belongs to the core of its stream and never leaves it.
+//! Nothing here reads a clock, awaits, or knows HTTP/2. A watcher belongs to the core of its stream and never leaves
+//! it.
 
 pub mod batch;
 mod catch_up;

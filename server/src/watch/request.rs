@@ -3,7 +3,8 @@
 //! What clients of a hub's streams ask for: create, cancel, progress; and the progress they are told unasked.
 //!
 //! Invariants:
-//! - A create is answered by exactly one response, in the order of the requests; an event of a watcher never precedes it.
+//! - A create is answered by exactly one response, in the order of the requests; an event of a watcher never precedes
+//!   it.
 //! - Progress at a revision is told only when every event at or below it has been put into the outbox before, of the
 //!   watcher or of all watchers of the stream.
 //!

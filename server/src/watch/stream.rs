@@ -3,7 +3,8 @@
 //! One watch stream: its watchers by id, those of them that wait, and the bytes that wait to be sent.
 //!
 //! Invariants:
-//! - `outbox.bytes` is the sum of what `sealed` and `tail` hold; a message may lie in several chunks, chunks are in order.
+//! - `outbox.bytes` is the sum of what `sealed` and `tail` hold; a message may lie in several chunks, chunks are in
+//!   order.
 //! - `unsynced` counts the watchers that are not synced, `running` those that take part in catching up,
 //!   `parked` holds the ones that wait, oldest ticket first.
 //! - `progress_from_max` is at least every watcher's `progress_from`.

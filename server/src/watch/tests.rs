@@ -2,8 +2,8 @@
 //!
 //! The hub against a plain model: a store that keeps every version, watchers that are compared with all of them.
 //!
-//! Owns the model and nothing else. Reads fault at random and succeed when tried again, streams are drained a chunk now and then,
-//! batches arrive late or never; what each watcher has got in the end must be exactly what it asked for.
+//! Owns the model and nothing else. Reads fault at random and succeed when tried again, streams are drained a chunk now
+//! and then, batches arrive late or never; what each watcher has got in the end must be exactly what it asked for.
 
 use std::{
     cell::RefCell,

@@ -3,8 +3,8 @@
 //! One watcher: what it asked for and how far it is.
 //!
 //! Invariants:
-//! - Everything it wants with a main revision below `next` has been put into its stream's outbox, or is older than it asked
-//!   for; nothing at or above `next` has, unless it is synced: then the hub's revision counts when it is greater.
+//! - Everything it wants with a main revision below `next` has been put into its stream's outbox, or is older than it
+//!   asked for; nothing at or above `next` has, unless it is synced: then the hub's revision counts when it is greater.
 //! - Nothing at or above `cut` is given to it in the current step; outside a step `cut` is `i64::MAX`.
 //! - Positions are main revisions: events of one main revision are given all at once or not at all.
 

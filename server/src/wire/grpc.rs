@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
-//! gRPC over an h2 stream: length-prefixed messages, statuses, metadata. Knows no service: it brings calls to the door (`api::call`) and takes
-//! their answers away.
+//! gRPC over an h2 stream: length-prefixed messages, statuses, metadata. Knows no service: it brings calls to the door
+//! (`api::call`) and takes their answers away.
 //!
 //! Bounds: a message is refused by its announced length before its body is read; a stream holds at most one message and
 //! the flow-control window beyond it.

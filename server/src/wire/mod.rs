@@ -1,6 +1,7 @@
 //! Runs on: connection core.
 //!
-//! The wire: from an accepted connection to calls at the door of `api`, and back. The only place of this crate that knows HTTP.
+//! The wire: from an accepted connection to calls at the door of `api`, and back. The only place of this crate that
+//! knows HTTP.
 //!
 //! - `socket`: a connection's first bytes tell HTTP/2 from HTTP/1.1
 //! - `http2/`: connections of HTTP/2, over h2
@@ -8,7 +9,8 @@
 //! - `grpc`: gRPC over an h2 stream
 //! - `endpoints`: /health, /livez, /readyz, /version, /metrics
 //!
-//! Bounds: connections by their count, streams by the advertised maximum, request bytes by the windows, unsent bytes by the writer.
+//! Bounds: connections by their count, streams by the advertised maximum, request bytes by the windows, unsent bytes by
+//! the writer.
 
 pub mod endpoints;
 pub mod grpc;

@@ -16,8 +16,9 @@ const (
 	largeValueBytes = 1500
 )
 
-// largeAnswers compares answers of many MiB, which a server may write while it reads, with what was put: keys written in another order
-// than their own, overwritten and deleted behind the revision that is asked for, and compacted away while an answer is on its way.
+// largeAnswers compares answers of many MiB, which a server may write while it reads, with what was put: keys written
+// in another order than their own, overwritten and deleted behind the revision that is asked for, and compacted away
+// while an answer is on its way.
 func (c *checks) largeAnswers(ctx context.Context) error {
 	random := rand.New(rand.NewSource(1))
 	prefix := c.prefix + "large/"
@@ -63,7 +64,8 @@ func (c *checks) largeAnswers(ctx context.Context) error {
 	return c.largeBesideCompaction(ctx, prefix, old, first)
 }
 
-// largeBesideCompaction reads a revision that is compacted and swept away behind the reader: it gets all of it, or is refused.
+// largeBesideCompaction reads a revision that is compacted and swept away behind the reader: it gets all of it, or is
+// refused.
 func (c *checks) largeBesideCompaction(ctx context.Context, prefix string, want map[string][]byte, at int64) error {
 	done := make(chan error, 1)
 	go func() {

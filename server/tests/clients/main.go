@@ -1,9 +1,10 @@
-// Clients uses a server through etcd's own Go client, as programs do: etcd's packages clientv3, concurrency and namespace.
+// Clients uses a server through etcd's own Go client, as programs do: etcd's packages clientv3, concurrency and
+// namespace.
 //
-//	clients -endpoint http://127.0.0.1:2379
+// 	clients -endpoint http://127.0.0.1:2379
 //
-// It leaves other keys alone: all of its own begin with a prefix of this run. One line for each check, then `N passed, N failed`; the
-// exit status is 1 if any failed.
+// It leaves other keys alone: all of its own begin with a prefix of this run. One line for each check, then `N passed,
+// N failed`; the exit status is 1 if any failed.
 package main
 
 import (

@@ -319,7 +319,8 @@ func (j *journey) imported() error {
 	if _, err := run1("cp", "-a", origin.data(), kept); err != nil {
 		return err
 	}
-	// etcd's own restart, and what it is then. It answers the hashes it took while compacting until it is started once more.
+	// etcd's own restart, and what it is then. It answers the hashes it took while compacting until it is started once
+	// more.
 	if err := errors.Join(origin.start(), origin.stop(syscall.SIGTERM), origin.start()); err != nil {
 		return err
 	}

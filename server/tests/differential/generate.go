@@ -10,8 +10,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// generator makes requests. What it knows of the store (revisions, leases) makes them likely to mean something; a fair part is wrong on
-// purpose. Keys, values and lease ids are few, so that requests meet.
+// generator makes requests. What it knows of the store (revisions, leases) makes them likely to mean something; a fair
+// part is wrong on purpose. Keys, values and lease ids are few, so that requests meet.
 type generator struct {
 	*rand.Rand
 	// Revisions of the store, as etcd's answers told.
@@ -179,8 +179,8 @@ func (g *generator) oversizePut() *pb.PutRequest {
 	if g.percent(40) {
 		return &pb.PutRequest{Key: g.key(), Value: make([]byte, maxRequestBytes+pick(g, 0, 512<<10)+g.IntN(1000))}
 	}
-	// What is limited is the log entry. Its id takes seven to ten bytes, by the low bits of the member's own id, so the entries that
-	// only some members' ids make too long are left out.
+	// What is limited is the log entry. Its id takes seven to ten bytes, by the low bits of the member's own id, so the
+	// entries that only some members' ids make too long are left out.
 	put := &pb.PutRequest{Key: pick(g, keys...), Value: make([]byte, maxRequestBytes-100)}
 	entry := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 1 << 62}, Put: put}
 	put.Value = make([]byte, len(put.Value)+maxRequestBytes-proto.Size(entry)+pick(g, -1, -1, 3))
@@ -270,8 +270,8 @@ func (g *generator) putInTxn() *pb.PutRequest {
 	return p
 }
 
-// txn keeps etcd alive: it does not see that an open-ended delete takes a key which a later put of the transaction wants to keep the
-// value or lease of, and panics.
+// txn keeps etcd alive: it does not see that an open-ended delete takes a key which a later put of the transaction
+// wants to keep the value or lease of, and panics.
 func (g *generator) txn(depth int) *pb.TxnRequest {
 	t := g.anyTxn(depth)
 	if hasOpenDelete(t) {

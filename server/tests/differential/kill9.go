@@ -23,8 +23,8 @@ const (
 	killAfterMost  = 2 * time.Second
 )
 
-// tally is what one writer knows of one of its keys: each put writes the next number, so the store must hold a number that was tried,
-// and none before the last one acknowledged.
+// tally is what one writer knows of one of its keys: each put writes the next number, so the store must hold a number
+// that was tried, and none before the last one acknowledged.
 type tally struct {
 	tried, acknowledged int64
 	// The revision the acknowledgement named.
@@ -102,7 +102,8 @@ func loadUntilKilled(server *server, tallies [][keysPerWriter]tally, loaded time
 	return total.Load(), errors.Join(append(refusals, err)...)
 }
 
-// writeNext puts the key's next number: plainly, in a transaction that demands the one before, or with a lease made for it.
+// writeNext puts the key's next number: plainly, in a transaction that demands the one before, or with a lease made for
+// it.
 func writeNext(ctx context.Context, server *server, key []byte, tally *tally, random *rand.Rand) error {
 	kv := pb.NewKVClient(server.conn)
 	next := tally.tried + 1

@@ -1,15 +1,17 @@
 // Differential plays one random sequence of requests to stock etcd and to Orlop and compares every answer whole.
 //
-//	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S] [-keys 3000]
-//	differential -kill9 5 -orlop target/release/orlop
-//	differential -files -etcd bin/etcd -etcdctl bin/etcdctl -etcdutl bin/etcdutl -orlop target/release/orlop
+// 	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S] [-keys 3000]
+// 	differential -kill9 5 -orlop target/release/orlop
+// 	differential -files -etcd bin/etcd -etcdctl bin/etcdctl -etcdutl bin/etcdutl -orlop target/release/orlop
 //
-// Both servers start empty, with the same flags, on loopback. Requests go one at a time through one connection to each server; watches
-// run beside them. Compared are all fields of all responses, and of errors the code and the exact text. Not compared: the values of
-// cluster, member and raft term ids, sizes, log positions, ports, and the order of equals where etcd's own sort leaves it open.
+// Both servers start empty, with the same flags, on loopback. Requests go one at a time through one connection to each
+// server; watches run beside them. Compared are all fields of all responses, and of errors the code and the exact text.
+// Not compared: the values of cluster, member and raft term ids, sizes, log positions, ports, and the order of equals
+// where etcd's own sort leaves it open.
 //
-// The sequence follows from the seed and from etcd's answers alone, so a seed repeats a run. The seeds in seeds.txt, which once found
-// something, run first. The first difference ends the run with status 1; it is printed with seed, step, request and both answers.
+// The sequence follows from the seed and from etcd's answers alone, so a seed repeats a run. The seeds in seeds.txt,
+// which once found something, run first. The first difference ends the run with status 1; it is printed with seed,
+// step, request and both answers.
 package main
 
 import (
@@ -24,7 +26,7 @@ import (
 	"time"
 )
 
-//go:embed seeds.txt
+// go:embed seeds.txt
 var keptSeeds string
 
 type options struct {

@@ -13,12 +13,12 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// ttlTolerance is what two clocks may differ by, in seconds, beside the time by which one server started later than the other: at its
-// start a server gives every lease its full time again.
+// ttlTolerance is what two clocks may differ by, in seconds, beside the time by which one server started later than the
+// other: at its start a server gives every lease its full time again.
 const ttlTolerance = 3
 
-// mask returns a copy of response with everything taken out that may differ between two right servers; request tells which freedom
-// there is in it.
+// mask returns a copy of response with everything taken out that may differ between two right servers; request tells
+// which freedom there is in it.
 func mask(request, response proto.Message, port int) proto.Message {
 	masked := proto.Clone(response)
 	maskHeaders(masked.ProtoReflect())
@@ -96,8 +96,8 @@ func maskStatus(status *pb.StatusResponse) {
 	status.RaftIndex, status.RaftAppliedIndex = present(status.RaftIndex), present(status.RaftAppliedIndex)
 }
 
-// maskTies puts runs of equals into key order. etcd sorts with an unstable algorithm, so which equals come first, and which of them a
-// limit cuts off, is open.
+// maskTies puts runs of equals into key order. etcd sorts with an unstable algorithm, so which equals come first, and
+// which of them a limit cuts off, is open.
 func maskTies(request *pb.RangeRequest, response *pb.RangeResponse) {
 	if request.SortTarget == pb.RangeRequest_KEY {
 		return

@@ -30,9 +30,9 @@ type run struct {
 	ttlTolerance int64
 	// Revisions compacted at since the last start.
 	remembered map[int64]bool
-	// Revisions at which a transaction may have deleted a key, by an open-ended delete, and put it again. There etcd's index knows of the
-	// tombstone alone: compacted at one of them it removes the live record and dies when it reads the key; HashKV at one of them does
-	// not count the key.
+	// Revisions at which a transaction may have deleted a key, by an open-ended delete, and put it again. There etcd's
+	// index knows of the tombstone alone: compacted at one of them it removes the live record and dies when it reads
+	// the key; HashKV at one of them does not count the key.
 	reborn map[int64]bool
 }
 
@@ -179,7 +179,8 @@ func (r *run) judge(method string, request proto.Message, outcomes [2]outcome) e
 func (r *run) stream() error {
 	request := r.rangeRequest()
 	if request.SortOrder == pb.RangeRequest_NONE && request.SortTarget != pb.RangeRequest_KEY {
-		// etcd sorts each piece by itself and goes on behind the last key of the sorted piece: keys are lost or come twice.
+		// etcd sorts each piece by itself and goes on behind the last key of the sorted piece: keys are lost or come
+		// twice.
 		request.SortTarget = pb.RangeRequest_KEY
 	}
 	var outcomes [2]outcome
@@ -215,8 +216,8 @@ func (r *run) hashKV() error {
 	return r.hashAt(request)
 }
 
-// hashAt leaves out the revisions whose hash etcd keeps from when it compacted at them: until it stops it answers those as of the
-// compaction before, and a restarted etcd answers otherwise.
+// hashAt leaves out the revisions whose hash etcd keeps from when it compacted at them: until it stops it answers those
+// as of the compaction before, and a restarted etcd answers otherwise.
 func (r *run) hashAt(request *pb.HashKVRequest) error {
 	revision := request.Revision
 	if revision == 0 {

@@ -24,11 +24,12 @@ const (
 	watchDeadline = 20 * time.Second
 )
 
-// watchSet is all watches of a run. How events are batched may differ between the servers, so compared are: for each watcher the
-// sequence of its events; for each stream the sequence of its control answers (created, canceled); progress when it is asked for.
+// watchSet is all watches of a run. How events are batched may differ between the servers, so compared are: for each
+// watcher the sequence of its events; for each stream the sequence of its control answers (created, canceled); progress
+// when it is asked for.
 //
-// One more stream on each server watches everything from the first revision: from its events in etcd's order follows what any watcher
-// must get, so it is known when nothing more is to come.
+// One more stream on each server watches everything from the first revision: from its events in etcd's order follows
+// what any watcher must get, so it is known when nothing more is to come.
 type watchSet struct {
 	servers [2]*server
 	log     *watchStream
@@ -318,7 +319,8 @@ func (w *watchSet) advance(revision int64) error {
 	return nil
 }
 
-// compareEvents takes what both sides have got for a watcher. The events must be the same, and those of expected if that is given.
+// compareEvents takes what both sides have got for a watcher. The events must be the same, and those of expected if
+// that is given.
 func (w *watchSet) compareEvents(stream *watchStream, id int64, of *watcher) ([]*mvccpb.Event, error) {
 	var got [2][]*mvccpb.Event
 	for side := range got {

@@ -100,7 +100,8 @@ func (r *run) watchCreate() error {
 	return nil
 }
 
-// readable drops from the events at the compacted revision those that a later one of the same revision and key has superseded.
+// readable drops from the events at the compacted revision those that a later one of the same revision and key has
+// superseded.
 func readable(history []*mvccpb.Event, compacted int64) []*mvccpb.Event {
 	first, _ := slices.BinarySearchFunc(history, compacted, func(event *mvccpb.Event, revision int64) int {
 		return int(min(1, max(-1, event.Kv.ModRevision-revision)))
@@ -147,8 +148,8 @@ func (r *run) watchCancel() error {
 	return err
 }
 
-// watchProgress asks how far a stream is. etcd answers when all its watchers have caught up and none waits for a revision to come, and
-// does not answer otherwise: then the question is put again.
+// watchProgress asks how far a stream is. etcd answers when all its watchers have caught up and none waits for a
+// revision to come, and does not answer otherwise: then the question is put again.
 func (r *run) watchProgress() error {
 	if len(r.watches.streams) == 0 {
 		return nil

@@ -1,7 +1,7 @@
 //! A member under test: the server's binary as a process of its own, on free loopback ports and a directory of its own.
 //!
-//! It is ready when it says so in its log; nobody waits in any other way, and never without a bound. Dropping it ends the
-//! process; a test that fails shows the end of its log.
+//! It is ready when it says so in its log; nobody waits in any other way, and never without a bound. Dropping it ends
+//! the process; a test that fails shows the end of its log.
 
 use std::{
     env,

@@ -1,13 +1,14 @@
 //! Runs on: connection core.
 //!
-//! A Range answer that is larger than one piece: its length is known first, from the sums in the tree where they hold, and else from a walk
-//! over its keys; then it is written as the client takes it.
+//! A Range answer that is larger than one piece: its length is known first, from the sums in the tree where they hold,
+//! and else from a walk over its keys; then it is written as the client takes it.
 //!
 //! Invariants:
-//! - `len` is announced before the first key and is exactly what is written: a revision shows the same for ever, and the floor of the scan keeps
-//!   it readable.
+//! - `len` is announced before the first key and is exactly what is written: a revision shows the same for ever, and
+//!   the floor of the scan keeps it readable.
 //! - No more than about two pieces are in memory, whatever the answer's size and the client's pace.
-//! - An answer that cannot be finished ends with an error status, in the middle of its message: no client takes it for whole.
+//! - An answer that cannot be finished ends with an error status, in the middle of its message: no client takes it for
+//!   whole.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::{Found, Outline};
@@ -26,7 +27,8 @@ use crate::{
     protobuf::{PREFIX_BYTES, field_len, nested_len, put_bytes, put_field, put_key_value, put_prefix, put_varint},
 };
 
-/// Records read and written at a time: half of it costs a twentieth more CPU, twice as much saves nothing. **Units** bytes.
+/// Records read and written at a time: half of it costs a twentieth more CPU, twice as much saves nothing. **Units**
+/// bytes.
 pub const PIECE_BYTES: usize = 512 << 10;
 
 /// And so many of them at most: small ones are looked for in one turn of the core.
@@ -126,7 +128,8 @@ pub struct Large {
 }
 
 impl Large {
-    /// An answer of `shown` keys whose fields take `fields_len` bytes; `batch` is the first of them, `scan` stands behind it.
+    /// An answer of `shown` keys whose fields take `fields_len` bytes; `batch` is the first of them, `scan` stands
+    /// behind it.
     ///
     /// **Errors** longer than gRPC allows.
     pub fn new(
@@ -219,7 +222,8 @@ impl Large {
             })
             .collect();
         out.resize(end, 0);
-        // They come in another order than they are shown in, and each is copied where it belongs at once: nothing holds its block.
+        // They come in another order than they are shown in, and each is copied where it belongs at once: nothing holds
+        // its block.
         let write = |position: usize, found: Found<'_>| {
             let (_, outline) = batch.at(position);
             let start = ends[position] - shown_len(outline, false);

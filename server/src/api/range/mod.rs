@@ -1,6 +1,7 @@
 //! Runs on: connection core.
 //!
-//! Range: how a call is answered. One key at once; a small answer whole; a large one counted first and written as its client takes it.
+//! Range: how a call is answered. One key at once; a small answer whole; a large one counted first and written as its
+//! client takes it.
 //!
 //! - `scan`: the keys of a range at a held revision, batch by batch
 //! - `large`: an answer that is longer than one piece
@@ -58,13 +59,15 @@ async fn gather(desk: &Desk, request: pb::RangeRequest) -> Result<Bytes, Error> 
     Ok(framed(&response))
 }
 
-/// Answers in the order of the keys: at once where the answer is small, else as one that is counted now and written later.
+/// Answers in the order of the keys: at once where the answer is small, else as one that is counted now and written
+/// later.
 async fn scan(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
     let range = keys(&request.key, &request.range_end);
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
     let (mut scan, at, revision) = Scan::new(desk, request, &range).await?;
     desk.counters.ranges.add(1);
-    // A filter makes the limit apply to what it lets through: the whole range has to be met to know how many keys there are.
+    // A filter makes the limit apply to what it lets through: the whole range has to be met to know how many keys there
+    // are.
     let is_filtered = is_filtered(request);
     let total = if limit.is_some() && !is_filtered { Some(count(desk, &scan, &range, at).await?) } else { None };
     let wanted = limit.unwrap_or(usize::MAX);

@@ -1,13 +1,15 @@
 //! Runs on: connection desk.
 //!
-//! Scan: the keys of a range at a held revision, batch by batch. What large answers, RangeStream and whoever walks far read through.
+//! Scan: the keys of a range at a held revision, batch by batch. What large answers, RangeStream and whoever walks far
+//! read through.
 //!
 //! Invariants:
-//! - Every batch is read on the newest view, so a scan pins no memory between two of them however slowly its client reads; the floor
-//!   keeps its revision readable meanwhile.
-//! - A batch ends when it has `keys` keys, or at least `bytes` bytes of records, or the range ends. It is never empty before the end.
-//! - The records of a batch are looked for together, and the blocks that are missing are read at once. Extents are in key order, so a scan
-//!   goes on in as many blocks as there are extents with keys of its range, and needs each once.
+//! - Every batch is read on the newest view, so a scan pins no memory between two of them however slowly its client
+//!   reads; the floor keeps its revision readable meanwhile.
+//! - A batch ends when it has `keys` keys, or at least `bytes` bytes of records, or the range ends. It is never empty
+//!   before the end.
+//! - The records of a batch are looked for together, and the blocks that are missing are read at once. Extents are in
+//!   key order, so a scan goes on in as many blocks as there are extents with keys of its range, and needs each once.
 //!
 //! Knows no message and no flow control.
 
@@ -149,8 +151,8 @@ impl Scan {
         desk.step_along(floor, step).await
     }
 
-    /// Tells `each` of what is shown from here on to the end of the range, or until it answers false; the scan itself stays where it
-    /// is. The keys met, shown or not.
+    /// Tells `each` of what is shown from here on to the end of the range, or until it answers false; the scan itself
+    /// stays where it is. The keys met, shown or not.
     ///
     /// **Errors** as [`Scan::batch`].
     pub async fn measure(&mut self, desk: &Desk, mut each: impl FnMut(&Outline) -> bool) -> Result<u64, Error> {
@@ -189,7 +191,8 @@ impl Scan {
         Ok(records.into_iter().map(|record| record.expect("each was read")).collect())
     }
 
-    /// Tells `each` of the positions in a batch of this scan and of their records, each once, those first that are in memory.
+    /// Tells `each` of the positions in a batch of this scan and of their records, each once, those first that are in
+    /// memory.
     ///
     /// **Errors** as [`Scan::batch`].
     pub async fn find(&self, desk: &Desk, batch: &Batch, mut each: impl FnMut(usize, Found<'_>)) -> Result<(), Error> {
@@ -204,7 +207,8 @@ impl Scan {
         Ok(())
     }
 
-    /// [`Scan::find`] for those at the positions `wanted` that are in memory; the others, and what has to be read for the first of them.
+    /// [`Scan::find`] for those at the positions `wanted` that are in memory; the others, and what has to be read for
+    /// the first of them.
     fn find_resident(
         &self,
         desk: &Desk,

@@ -21,7 +21,7 @@ use crate::config::{
     Section, Table, Values, row,
 };
 
-pub mod client;
+
 mod table;
 
 /// `orlop top`.

@@ -36,7 +36,8 @@ const PREFACE_BYTES: usize = 24;
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
 thread_local! {
-    /// The last large buffer given back, for the connection that needs one next: mostly the same, in the middle of a large answer.
+    /// The last large buffer given back, for the connection that needs one next: mostly the same, in the middle of a
+    /// large answer.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -81,8 +82,8 @@ impl Watch {
 }
 
 impl Output {
-    /// Whether the client has pinged too often. It is told so if that can be done between two frames; the connection is to
-    /// be closed after what is pending was written, as far as it can be at once.
+    /// Whether the client has pinged too often. It is told so if that can be done between two frames; the connection is
+    /// to be closed after what is pending was written, as far as it can be at once.
     pub fn has_too_many_pings(&mut self) -> bool {
         if self.watch.has_too_many && self.written.is_between() {
             let last = frames::go_away(self.watch.last_stream, pings::CALM, pings::TOO_MANY);

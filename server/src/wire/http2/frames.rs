@@ -2,8 +2,8 @@
 //!
 //! Follows the frames of one direction of an HTTP/2 connection, below h2: where they begin, and of what kind they are.
 //!
-//! Reads nine bytes a frame and skips the rest; judges nothing, as h2 does. What it says of a connection that h2 closes for its
-//! frames does not matter.
+//! Reads nine bytes a frame and skips the rest; judges nothing, as h2 does. What it says of a connection that h2 closes
+//! for its frames does not matter.
 //! **Source** RFC 9113, 3.4 and 4.1.
 
 /// **Units** bytes of a frame's head.

@@ -1,6 +1,7 @@
 //! Runs on: connection core.
 //!
-//! Connections of HTTP/2, over h2: each stream is a call, one task each; what all of them answer within a turn leaves in one write.
+//! Connections of HTTP/2, over h2: each stream is a call, one task each; what all of them answer within a turn leaves
+//! in one write.
 //!
 //! - `coalesce`: the writer below h2
 //! - `frames`: follows the frames of one direction

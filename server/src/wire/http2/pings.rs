@@ -1,10 +1,10 @@
 //! Runs on: connection core.
 //!
-//! Which pings of a client are too many: the policy of grpc-go, which etcd runs with, for connections of h2, which answers
-//! pings at any rate.
+//! Which pings of a client are too many: the policy of grpc-go, which etcd runs with, for connections of h2, which
+//! answers pings at any rate.
 //!
-//! A ping that comes too soon after the last one is a strike; more than two strikes in a row, with nothing sent to the client
-//! between them, end the connection.
+//! A ping that comes too soon after the last one is a strike; more than two strikes in a row, with nothing sent to the
+//! client between them, end the connection.
 //! **Source** grpc-go v1.82.1 `internal/transport/http2_server.go handlePing`; etcd v3.7.1 `embed/etcd.go`.
 
 use std::time::Duration;
