@@ -137,6 +137,34 @@ pub struct Sizes {
     pub in_use: AtomicU64,
 }
 
+/// Connections by core.
+#[derive(Debug)]
+pub struct Connections(Vec<AtomicUsize>);
+
+impl Connections {
+    /// None yet, for `cores` cores.
+    pub fn new(cores: usize) -> Self {
+        Self((0..cores).map(|_| AtomicUsize::new(0)).collect())
+    }
+
+    /// The count of one core.
+    pub fn of(&self, core: usize) -> &AtomicUsize {
+        &self.0[core]
+    }
+
+    /// Number of connection cores.
+    pub fn cores(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All connections, and the position of the core with the fewest.
+    pub fn total_and_least(&self) -> (usize, usize) {
+        let counts = || self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        let least = counts().enumerate().min_by_key(|(_, count)| *count).map_or(0, |(position, _)| position);
+        (counts().sum(), least)
+    }
+}
+
 /// See the head of this file.
 pub struct Shared {
     /// Who we are.
@@ -158,7 +186,7 @@ pub struct Shared {
     /// Source of request ids: etcd's scheme, one counter for the process.
     pub request_ids: AtomicU64,
     /// Connections by core.
-    pub connections: Vec<AtomicUsize>,
+    pub connections: Arc<Connections>,
     /// Set once: the process ends.
     pub is_stopping: AtomicBool,
     /// The log, or a checkpoint, waits for space on its disk.
@@ -187,7 +215,7 @@ impl Shared {
             floors: (0..cores).map(|_| Arc::new(AtomicI64::new(i64::MAX))).collect(),
             swept_revision: AtomicI64::new(-1),
             request_ids: AtomicU64::new(first_request_id),
-            connections: (0..cores).map(|_| AtomicUsize::new(0)).collect(),
+            connections: Arc::new(Connections::new(cores)),
             is_stopping: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
             log_file_system,

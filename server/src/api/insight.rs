@@ -137,7 +137,7 @@ pub(super) async fn top(desk: &Desk, request: TopRequest) -> Result<Bytes, Error
     let (hot_keys, hot_prefixes) = hot::hottest(&desk.board.heat_now(), now, limit);
     let shared = &desk.shared;
     let load = |value: &AtomicU64| value.load(Ordering::Acquire);
-    let open = shared.connections.iter().map(|count| count.load(Ordering::Relaxed) as u64);
+    let (open, _) = shared.connections.total_and_least();
     let cluster = shared.cluster.load();
     let own = cluster.members.iter().find(|member| member.id == shared.identity.member_id);
     Ok(framed(&TopResponse {
@@ -149,7 +149,7 @@ pub(super) async fn top(desk: &Desk, request: TopRequest) -> Result<Bytes, Error
         allocated_bytes: load(&shared.sizes.allocated),
         in_use_bytes: load(&shared.sizes.in_use),
         resident_bytes: process::resident_bytes().unwrap_or(0),
-        connections: open.sum(),
+        connections: open as u64,
         watchers: sum(desk, |counters| &counters.watchers),
         is_leader: load(&shared.raft.leader) == shared.identity.member_id,
         methods: methods(desk),

@@ -154,7 +154,7 @@ impl Apply {
         let mut taken = Taken::new(Arc::clone(&shared), Arc::clone(&counters));
         taken.sum_up(&store);
         let apply = Self {
-            answers: no_answers(shared.connections.len()),
+            answers: no_answers(shared.connections.cores()),
             first_id: shared.request_ids.load(Ordering::Relaxed),
             compactor: Compactor::new(options.auto_compaction, options.clock.now()),
             checkpoints: Checkpoints::new(options.checkpoint_wal_bytes, options.recent_bytes_max),

@@ -16,8 +16,7 @@ pub async fn drain(desk: &Desk, stop: &watch::Sender<bool>, bound: Duration) {
     desk.shared.is_stopping.store(true, Ordering::Release);
     stop.send_replace(true);
     let until = desk.clock.now() + bound;
-    let open = || desk.shared.connections.iter().map(|count| count.load(Ordering::Relaxed)).sum::<usize>();
-    while open() > 0 && desk.clock.now() < until {
+    while desk.shared.connections.total_and_least().0 > 0 && desk.clock.now() < until {
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -68,7 +68,7 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let mut data_disk = paths.data.disk(dir)?;
     let disk = data_disk.as_mut();
     import::complete(disk, dir)?;
-    let mut store = Store::open(disk, dir, options::store(&config.knobs, clock))?;
+    let mut store = Store::open(disk, dir, options::store(config, clock))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
         config.verify_bootstrap()?;
     }
@@ -112,7 +112,7 @@ fn take_over(config: &Config, clock: &Clock) -> Result<(), Error> {
     if config.wal_dir.is_some() {
         return Err(etcd_files::error::Error::LogElsewhere.into());
     }
-    let (store, wal) = (options::store(&config.knobs, clock), options::wal(&config.knobs.wal, clock));
+    let (store, wal) = (options::store(config, clock), options::wal(&config.knobs.wal, clock));
     let path = disk::probe(options::io_preference(config), dir)?;
     let open = |dir: &Path| path.disk(dir);
     Ok(Import { dir, store, wal }.run(&open)?)

@@ -81,23 +81,19 @@ pub fn wal_dir(config: &Config) -> PathBuf {
 }
 
 /// A store.
-pub fn store(knobs: &tuning::Knobs, clock: &Clock) -> store::Options {
+pub fn store(config: &Config, clock: &Clock) -> store::Options {
+    let knobs = &config.knobs;
     store::Options {
         segment_bytes: u32::try_from(knobs.store.segment_bytes).expect("bounded by 1 GiB"),
         write_bytes: knobs.store.write_bytes,
         writes_in_flight_max: knobs.store.writes_in_flight_max,
         record_block_bytes: knobs.store.record_block_bytes,
-        cache_bytes: cache_bytes(knobs),
+        cache_bytes: config.cache_bytes,
         reclaim_bytes_per_second: knobs.store.reclaim_bytes_per_second,
         reclaim_bytes_max: knobs.store.reclaim_bytes_max,
         shards: knobs.store.shards,
         fresh_id: clock.seed(),
     }
-}
-
-/// Memory for nodes and blocks. **Units** bytes.
-pub fn cache_bytes(knobs: &tuning::Knobs) -> usize {
-    tuning::cache_bytes(knobs.store.cache_bytes, &config::host(&|path| std::fs::read_to_string(path)))
 }
 
 /// The log, and raft.

@@ -112,7 +112,7 @@ fn restore(file: &Path, values: &Values, invocation: &Invocation<'_>) -> Result<
         skip_hash_check: values.switch("skip-hash-check"),
         bump_revision: i64::try_from(bump_revision)
             .map_err(|_too_large| Error::failed("--bump-revision is out of range"))?,
-        store: options::store(&config.knobs, &clock),
+        store: options::store(&config, &clock),
         consensus: options::consensus(&config.knobs, &clock),
     };
     let writing = |dir: &Path| Ok(engine::disk::open_disk(options::io_preference(&config), dir)?.0);

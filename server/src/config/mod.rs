@@ -147,6 +147,8 @@ pub struct Config {
     pub profile: Option<&'static str>,
     /// All settings of engine, consensus and server.
     pub knobs: tuning::Knobs,
+    /// Memory for nodes and blocks, on this host where the knob leaves it open. **Units** bytes.
+    pub cache_bytes: usize,
     /// For the log.
     pub warnings: Vec<Warning>,
 }
@@ -175,7 +177,8 @@ impl Config {
         check_words(&values)?;
         warn_idle(&mut values);
         let (profile, knobs) = knobs::resolve(&mut values, read_file)?;
-        let config = Self::build(values, profile, knobs)?;
+        let cache_bytes = tuning::cache_bytes(knobs.store.cache_bytes, &host(read_file));
+        let config = Self::build(values, profile, knobs, cache_bytes)?;
         config.check()?;
         Ok(config)
     }
@@ -214,7 +217,12 @@ impl Config {
         Duration::from_secs(5) + 2 * Duration::from_millis(self.knobs.consensus.election_ms)
     }
 
-    fn build(mut values: Values, profile: Option<&'static str>, knobs: tuning::Knobs) -> Result<Self, Error> {
+    fn build(
+        mut values: Values,
+        profile: Option<&'static str>,
+        knobs: tuning::Knobs,
+        cache_bytes: usize,
+    ) -> Result<Self, Error> {
         let name = values.text("name");
         let advertise_peer_urls = values.urls("initial-advertise-peer-urls");
         let initial_cluster = initial_cluster(&values, &name, &advertise_peer_urls)?;
@@ -248,6 +256,7 @@ impl Config {
             gates: gates::resolve(&values.gates("feature-gates")),
             profile,
             knobs,
+            cache_bytes,
             warnings: values.warnings,
             name,
         })

@@ -2,7 +2,7 @@
 //!
 //! A core that serves connections: what runs beside these, and what it takes from other cores.
 
-use std::{net::TcpStream, rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -20,7 +20,10 @@ use crate::{
     apply::message::ToApply,
     mailbox::{Post, carry},
     raft::message::ToRaft,
-    wire::{http2, socket},
+    wire::{
+        http2,
+        socket::{self, Connection},
+    },
 };
 
 /// How often slots expire and automatic progress is looked at.
@@ -87,20 +90,13 @@ pub async fn run(desk: Rc<Desk>, mut inbox: mpsc::Receiver<ToCore>, serving: Ser
     while let Some(message) = inbox.recv().await {
         match message {
             ToCore::Turn { answers, batch } => take_turn(&desk, answers, batch.as_ref()),
-            ToCore::Accept(connection) => accept(&desk, connection, &serving),
+            ToCore::Accept(connection) => serve(&desk, connection, &serving),
         }
     }
 }
 
-fn accept(desk: &Rc<Desk>, connection: TcpStream, serving: &Serving) {
-    match tokio::net::TcpStream::from_std(connection) {
-        Ok(connection) => serve(desk, connection, serving),
-        Err(error) => tracing::warn!(%error, "an accepted connection cannot be served"),
-    }
-}
-
 /// Serves a connection on the core of this desk.
-pub fn serve(desk: &Rc<Desk>, connection: tokio::net::TcpStream, serving: &Serving) {
+pub fn serve(desk: &Rc<Desk>, connection: Connection, serving: &Serving) {
     let Serving { options, stop } = serving.clone();
     spawn_local(socket::serve(Rc::clone(desk), connection, options, stop));
 }

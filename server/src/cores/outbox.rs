@@ -6,7 +6,7 @@
 //! full keeps answers back (they are bounded by the reply slots) and lets events go, which watchers then read from the
 //! past.
 
-use std::{net::TcpStream, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use tokio::sync::mpsc;
 
@@ -15,6 +15,7 @@ use crate::{
     apply::message::{Answer, Answers},
     slots::SlotId,
     watch::batch::Batch,
+    wire::socket::Connection,
 };
 
 /// Messages to a connection core.
@@ -27,7 +28,7 @@ pub enum ToCore {
         batch: Option<Arc<Batch>>,
     },
     /// A connection to serve.
-    Accept(TcpStream),
+    Accept(Connection),
 }
 
 /// Hands a turn to the core whose desk this is.

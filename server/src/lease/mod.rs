@@ -3,6 +3,8 @@
 //! Leases: what of them is durable, as keys and values of the meta tree, and the [`Lessor`] that knows when they
 //! expire.
 //!
+//! `lessor` has the second.
+//!
 //! | key | value |
 //! |---|---|
 //! | `l`, lease id (8 bytes, big-endian) | a [`Grant`] |

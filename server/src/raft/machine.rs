@@ -92,7 +92,7 @@ impl Raft {
         let status = driver.status();
         let log_len = driver.log_bytes();
         let mut raft = Self {
-            answers: no_answers(shared.connections.len()),
+            answers: no_answers(shared.connections.cores()),
             shared,
             counters,
             driver,

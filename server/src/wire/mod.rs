@@ -8,10 +8,12 @@
 //! - `http1/`: connections of HTTP/1.1, for small GETs
 //! - `grpc`: gRPC over an h2 stream
 //! - `endpoints`: /health, /livez, /readyz, /version, /metrics
+//! - `client`: the other end, of the smallest kind, for `orlop top` and tests
 //!
 //! Bounds: connections by their count, streams by the advertised maximum, request bytes by the windows, unsent bytes by
 //! the writer.
 
+pub mod client;
 pub mod endpoints;
 pub mod grpc;
 pub mod http1;

@@ -2,31 +2,77 @@
 //!
 //! Sockets: which protocol an accepted connection speaks, and its count.
 
-use std::{io, rc::Rc, sync::atomic::Ordering, time::Duration};
+use std::{
+    io,
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio::{net::TcpStream, sync::watch};
 
 use super::{endpoints, http1, http2};
-use crate::api::desk::Desk;
+use crate::{api::desk::Desk, shared::Connections};
 
 /// For a client's first bytes.
 const SNIFF_TIMEOUT: Duration = Duration::from_secs(10);
 /// What a client of HTTP/2 sends first.
 const PREFACE: &[u8; 4] = b"PRI ";
 
+/// An accepted connection, on its way to the core that serves it. It counts as that core's from the moment it was
+/// given to it, so that many connections that come at once are spread.
+#[derive(Debug)]
+pub struct Connection {
+    socket: std::net::TcpStream,
+    count: Count,
+}
+
+/// One of the connections of a core.
+#[derive(Debug)]
+struct Count {
+    connections: Arc<Connections>,
+    core: usize,
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.connections.of(self.core).fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Connection {
+    /// Takes `socket` off the runtime of this thread and gives it to the core at a position.
+    ///
+    /// **Errors** the runtime's.
+    pub fn new(socket: TcpStream, connections: &Arc<Connections>, core: usize) -> io::Result<Self> {
+        connections.of(core).fetch_add(1, Ordering::Relaxed);
+        let count = Count { connections: Arc::clone(connections), core };
+        Ok(Self { socket: socket.into_std()?, count })
+    }
+}
+
 /// Serves one connection until it ends.
-pub async fn serve(desk: Rc<Desk>, socket: TcpStream, options: http2::Options, stop: watch::Receiver<bool>) {
-    desk.shared.connections[desk.id].fetch_add(1, Ordering::Relaxed);
-    let result = match tokio::time::timeout(SNIFF_TIMEOUT, is_http2(&socket)).await {
-        Ok(Ok(true)) => http2::serve(Rc::clone(&desk), socket, &options, stop).await,
+pub async fn serve(desk: Rc<Desk>, connection: Connection, options: http2::Options, stop: watch::Receiver<bool>) {
+    let Connection { socket, count } = connection;
+    if let Err(error) = serve_socket(desk, socket, &options, stop).await {
+        tracing::debug!(%error, "a connection ended");
+    }
+    drop(count);
+}
+
+async fn serve_socket(
+    desk: Rc<Desk>,
+    socket: std::net::TcpStream,
+    options: &http2::Options,
+    stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let socket = TcpStream::from_std(socket)?;
+    match tokio::time::timeout(SNIFF_TIMEOUT, is_http2(&socket)).await {
+        Ok(Ok(true)) => http2::serve(desk, socket, options, stop).await,
         Ok(Ok(false)) => http1::serve(socket, async |request| endpoints::answer(&desk, &request)).await,
         Ok(Err(error)) => Err(error),
         Err(_) => Ok(()),
-    };
-    if let Err(error) = result {
-        tracing::debug!(%error, "a connection ended");
     }
-    desk.shared.connections[desk.id].fetch_sub(1, Ordering::Relaxed);
 }
 
 /// Serves only the plain HTTP endpoints, on a connection of the metrics port.

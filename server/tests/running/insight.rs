@@ -12,7 +12,7 @@ use proto::{
     orlop::{PrefixUsage, UsageRequest, UsageResponse},
 };
 use serde_json::Value;
-use server::commands::top::client::Client;
+use server::wire::client::Client;
 
 use crate::member::{Member, WAIT_MAX, deadline, is_over};
 

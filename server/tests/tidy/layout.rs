@@ -153,10 +153,8 @@ mod tests {
                     //! whole, index\n\nmod block;\npub(crate) mod cache;\npub mod cursor;\nmod cursors;\nmod index;\n\
                     #[cfg(test)]\nmod tests;\n    mod inner;\n";
         let lacking = |path: &str| texts(&unmapped_modules(&Source::new(path, text)));
-        let expected = [
-            "a/src/mod.rs:9: the head has no line for `cursor`",
-            "a/src/mod.rs:11: the head has no line for `index`",
-        ];
+        let expected =
+            ["a/src/mod.rs:9: the head has no line for `cursor`", "a/src/mod.rs:11: the head has no line for `index`"];
         assert_eq!(lacking("a/src/mod.rs"), expected);
         assert!(lacking("a/src/plain.rs").is_empty());
     }

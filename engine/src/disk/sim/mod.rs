@@ -13,7 +13,6 @@
 //!
 //! Deliberately has no time: an operation completes when `completions` or `wait` is called (`Order`), or, with
 //! `Order::Manual`, when the test says so. Time, if a simulation wants it, is between those calls.
-
 //!
 //! - `storage`: the machine's disk as a test holds it: faults, order, images after power loss.
 //! - `state`: what the storage holds, and how operations take effect.

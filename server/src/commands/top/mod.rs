@@ -2,10 +2,7 @@
 //!
 //! `orlop top`: what a member stores and does, as a live table in the terminal, or once as JSON for scripts.
 //!
-//! | file | what it has |
-//! |---|---|
-//! | `client` | the connection to a member |
-//! | `table` | an answer as text and as JSON |
+//! - `table`: an answer as text and as JSON
 //!
 //! Asks `orlop.v1.Insight/Top` and shows the answer; rates are differences between two answers. Needs a terminal for
 //! nothing: between two tables it sends the sequence that clears one.
@@ -15,12 +12,14 @@ use std::{process::ExitCode, time::Duration};
 use proto::orlop::{TopRequest, TopResponse};
 
 use super::cli::{self, Command, Invocation, Manner};
-use crate::config::{
-    Fate::{Same, Used},
-    Kind::{Switch, Text, Unsigned32},
-    Section, Table, Values, row,
+use crate::{
+    config::{
+        Fate::{Same, Used},
+        Kind::{Switch, Text, Unsigned32},
+        Section, Table, Values, row,
+    },
+    wire::client,
 };
-
 
 mod table;
 
