@@ -2,10 +2,13 @@
 //!
 //! From a configuration to a serving member, and from SIGTERM to a clean end.
 //!
-//! - `process`: the limits of the process; `options`: what the knobs mean to each part
-//! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped
-//!   etcd, once
-//! - `threads`: the cores; `drain`: the end
+//! - `error`: why a member does not start
+//! - `process`: the limits of the process
+//! - `options`: what the knobs mean to each part
+//! - `import`: taking over the data directory of a stopped etcd, once
+//! - `open`: the data directory, who the member is, its log
+//! - `threads`: the cores
+//! - `drain`: the end
 //!
 //! Order: lock and open the store, open the log, apply what the log has beyond the store, bind, then serve once the
 //! member has published itself. Nothing is answered before that. Bootstrap settings count only for a directory without
@@ -14,7 +17,6 @@
 use std::{process::ExitCode, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tokio::{
-    net::TcpListener,
     signal::unix::{SignalKind, signal},
     sync::watch,
     task::spawn_local,
@@ -30,9 +32,9 @@ use crate::{
     clock::Clock,
     config::{self, Config},
     cores::{
-        STACK_BYTES,
+        STACK_BYTES, accept,
         connection_loop::{Serving, keep_usage},
-        listen,
+        listen::Listener,
         thread::{block_on, end_by, pin, stop_member},
     },
     quota,
@@ -86,7 +88,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let mut started = threads::start(&member, opened, &serving)?;
     let listeners = bind(&config, &config.listen_client_urls)?;
     for listener in bind(&config, &config.listen_metrics_urls)? {
-        spawn_local(listen::accept_metrics(listener, Rc::clone(&started.desk)));
+        spawn_local(accept::metrics(listener, Rc::clone(&started.desk)));
     }
     let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
@@ -98,11 +100,11 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     spawn_local(keep_usage(Rc::clone(&started.desk)));
     tracing::info!("ready to serve client requests");
     for listener in listeners {
-        if let Ok(address) = listener.local_addr() {
+        if let Ok(address) = listener.address() {
             tracing::info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
         }
         let (desk, ways) = (Rc::clone(&started.desk), started.ways.clone());
-        spawn_local(listen::accept_clients(listener, desk, ways, serving.clone()));
+        spawn_local(accept::clients(listener, desk, ways, serving.clone()));
     }
     let signal = tokio::select! {
         _ = terminate.recv() => libc::SIGTERM,
@@ -114,11 +116,11 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
 }
 
 /// Binds the addresses of `urls`.
-fn bind(config: &Config, urls: &[config::Url]) -> Result<Vec<TcpListener>, Error> {
+fn bind(config: &Config, urls: &[config::Url]) -> Result<Vec<Listener>, Error> {
     let mut listeners = Vec::new();
     for url in urls {
         let address = url.bind_address().map_err(config::Error::from)?;
-        let bound = listen::bind(address, config.socket_reuse_port);
+        let bound = Listener::bind(address, config.socket_reuse_port);
         listeners.push(bound.map_err(system(format!("listen on {address}")))?);
     }
     Ok(listeners)

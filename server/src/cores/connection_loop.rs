@@ -2,7 +2,11 @@
 //!
 //! A core that serves connections: what runs beside these, and what it takes from other cores.
 
-use std::{net::TcpStream, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use tokio::{
@@ -12,6 +16,7 @@ use tokio::{
 };
 
 use super::{
+    listen::{Connection, Moved},
     outbox::{ToCore, take_turn},
     reads,
 };
@@ -92,15 +97,15 @@ pub async fn run(desk: Rc<Desk>, mut inbox: mpsc::Receiver<ToCore>, serving: Ser
     }
 }
 
-fn accept(desk: &Rc<Desk>, connection: TcpStream, serving: &Serving) {
-    match tokio::net::TcpStream::from_std(connection) {
+fn accept(desk: &Rc<Desk>, connection: Moved, serving: &Serving) {
+    match Connection::from_std(connection) {
         Ok(connection) => serve(desk, connection, serving),
         Err(error) => tracing::warn!(%error, "an accepted connection cannot be served"),
     }
 }
 
 /// Serves a connection on the core of this desk.
-pub fn serve(desk: &Rc<Desk>, connection: tokio::net::TcpStream, serving: &Serving) {
+pub fn serve(desk: &Rc<Desk>, connection: Connection, serving: &Serving) {
     let Serving { options, stop } = serving.clone();
     spawn_local(socket::serve(Rc::clone(desk), connection, options, stop));
 }
@@ -116,7 +121,7 @@ async fn housekeeping(desk: Rc<Desk>) {
             desk.fingers.borrow_mut().forget_unused();
         }
         let now = desk.clock.now();
-        desk.watchers.on_tick(now, desk.shared.raft.term.load(std::sync::atomic::Ordering::Acquire));
+        desk.watchers.on_tick(now, desk.shared.raft.term.load(Ordering::Acquire));
         if now >= publish_at {
             publish_at = now + HEAT_EVERY;
             if let Some(heat) = desk.heat.borrow_mut().publish(now) {

@@ -1,81 +1,57 @@
 //! Runs on: core 0.
 //!
-//! Addresses, and which core serves a new connection: the one with the fewest.
+//! Addresses, and connections as they come.
 
-use std::{io, net::SocketAddr, rc::Rc, sync::atomic::Ordering, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::spawn_local,
-};
+use tokio::net::TcpListener;
 
-use super::{
-    connection_loop::{self, Serving},
-    outbox::{ToCore, Way},
-};
-use crate::{api::desk::Desk, wire::socket};
+/// A connection on the core that serves it.
+pub type Connection = tokio::net::TcpStream;
+
+/// A connection on its way to another core.
+pub type Moved = std::net::TcpStream;
 
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 4096;
 /// After an accept that failed, mostly for want of descriptors.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Binds an address. Go binds with SO_REUSEADDR always, so that a restart does not wait for old connections to be
-/// forgotten; so do we, whatever the flag says.
-///
-/// **Errors** the socket's.
-pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(reuse_port)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
-}
+/// An address that is listened on.
+pub struct Listener(TcpListener);
 
-/// Accepts connections of clients, for all cores that serve: `ways` leads to each of them. `desk` is the desk of the
-/// core that accepts.
-pub async fn accept_clients(listener: TcpListener, desk: Rc<Desk>, ways: Vec<Way>, serving: Serving) {
-    loop {
-        let connection = accept(&listener).await;
-        let loads = desk.shared.connections.iter().map(|load| load.load(Ordering::Relaxed));
-        let total: usize = loads.clone().sum();
-        if total >= desk.shared.limits.connections_max {
-            tracing::warn!(connections = total, "no more connections are accepted");
-            continue;
-        }
-        let least = loads.enumerate().min_by_key(|(_, load)| *load).map_or(0, |(position, _)| position);
-        match &ways[least] {
-            Way::Here(desk) => connection_loop::serve(desk, connection, &serving),
-            Way::There(core) => match connection.into_std() {
-                Ok(connection) => {
-                    if core.try_send(ToCore::Accept(connection)).is_err() {
-                        tracing::warn!(core = least, "a core is too busy to take a connection");
-                    }
+impl Listener {
+    /// Binds an address. Go binds with SO_REUSEADDR always, so that a restart does not wait for old connections to be
+    /// forgotten; so do we, whatever the flag says.
+    ///
+    /// **Errors** the socket's.
+    pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.set_reuse_port(reuse_port)?;
+        socket.set_nonblocking(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        TcpListener::from_std(socket.into()).map(Self)
+    }
+
+    /// The address, with the port that the system chose if none was given.
+    ///
+    /// **Errors** the socket's.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+
+    /// The next connection.
+    pub async fn accept(&self) -> Connection {
+        loop {
+            match self.0.accept().await {
+                Ok((connection, _)) => return connection,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(PAUSE).await;
                 }
-                Err(error) => tracing::warn!(%error, "an accepted connection cannot be moved"),
-            },
-        }
-    }
-}
-
-/// Accepts connections of the metrics port, which this core serves.
-pub async fn accept_metrics(listener: TcpListener, desk: Rc<Desk>) {
-    loop {
-        let connection = accept(&listener).await;
-        spawn_local(socket::serve_endpoints(Rc::clone(&desk), connection));
-    }
-}
-
-async fn accept(listener: &TcpListener) -> TcpStream {
-    loop {
-        match listener.accept().await {
-            Ok((connection, _)) => return connection,
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(PAUSE).await;
             }
         }
     }

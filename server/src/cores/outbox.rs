@@ -6,10 +6,11 @@
 //! full keeps answers back (they are bounded by the reply slots) and lets events go, which watchers then read from the
 //! past.
 
-use std::{net::TcpStream, rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc};
 
 use tokio::sync::mpsc;
 
+use super::listen::Moved;
 use crate::{
     api::desk::Desk,
     apply::message::{Answer, Answers},
@@ -27,7 +28,7 @@ pub enum ToCore {
         batch: Option<Arc<Batch>>,
     },
     /// A connection to serve.
-    Accept(TcpStream),
+    Accept(Moved),
 }
 
 /// Hands a turn to the core whose desk this is.
