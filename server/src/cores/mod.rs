@@ -3,12 +3,17 @@
 //! Threads and their loops: they move inputs and outputs between the state machines, the disks and the runtime.
 //! Everything else is handed time and messages.
 //!
-//! - `connection_loop`: a core that serves connections; `outbox`: what other cores send to these
-//! - `raft_loop`: raft, and apply beside it where both share a thread; `apply_loop`: apply
-//! - `checkpoint`: writes checkpoints; `warm`: brings in pages behind a start
+//! - `thread`: how a core's thread runs, is bound to a CPU, and ends the process
+//! - `wake`: a disk's completions as the runtime sees them
+//! - `ticks`: the heartbeat of a loop that may be busy all the time
+//! - `reads`: page reads as the runtime sees them
 //! - `listen`: addresses, and which core serves a new connection
-//! - `reads`, `ticks`, `wake`: page reads, the heartbeat and a disk's completions as the runtime sees them
-//! - `thread`: how a thread runs, is pinned, and ends the process
+//! - `outbox`: what raft and apply have for connection cores
+//! - `connection_loop`: a core that serves connections
+//! - `apply_loop`: apply on a thread of its own
+//! - `raft_loop`: raft on a thread of its own, or together with apply
+//! - `checkpoint`: writes checkpoints
+//! - `warm`: brings in pages behind a start
 //!
 //! Each core has a runtime of its own and shares nothing but what `shared` names. Where raft and apply run is
 //! [`Placement`]'s to say; a connection core asks them by message alone, wherever they are.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use consensus::{ConfChange, ConfState, Driver};
+use consensus::{ConfChange, ConfState, Driver, EntryId};
 use engine::{
     Checkpoint, Fault, Store,
     disk::{
@@ -36,6 +36,7 @@ use crate::{
         outcome::Outcome,
         own::Own,
         proposal::Proposal,
+        restore::{Damaged, restore},
     },
     clock::Clock,
     config::AutoCompaction,
@@ -45,7 +46,7 @@ use crate::{
     metrics::counters::CommitCounters,
     quota::{self, Purpose},
     raft::{machine::Raft, message::ToRaft},
-    shared::{Cluster, Shared, Sizes},
+    shared::{Shared, Sizes},
     slots::{ReplyTo, Slots},
 };
 
@@ -70,9 +71,16 @@ fn dir() -> &'static Path {
     Path::new("data")
 }
 
-fn driver(disk: &mut dyn Disk) -> Driver {
+/// The log beside a store that stands there.
+fn driver(disk: &mut dyn Disk, store: &Store, conf_state: ConfState) -> Driver {
     let voter = consensus::Member { id: 0xab, peer_urls: vec!["http://localhost:2380".into()], ..Default::default() };
-    let start = consensus::Start { bootstrap: vec![ConfChange::bootstrap(&voter)], ..consensus::Start::default() };
+    let (index, term) = store.applied();
+    let start = consensus::Start {
+        applied: EntryId { index, term },
+        trimmable: store.trimmable().0,
+        conf_state,
+        bootstrap: vec![ConfChange::bootstrap(&voter)],
+    };
     let wal = engine::wal::Options { segment_bytes: 4 << 20, ..engine::wal::Options::default() };
     let options = consensus::Options::from_knobs(&tuning::Consensus::default(), true, 1, wal);
     let ids = consensus::Identity { member_id: 0xab, cluster_id: 1 };
@@ -101,14 +109,24 @@ impl Member {
     }
 
     fn with_batches(checkpoint_wal_bytes: u64, batch_bytes_max: u64) -> Self {
-        let storage = SimStorage::new(1);
+        Self::on(SimStorage::new(1), checkpoint_wal_bytes, batch_bytes_max)
+    }
+
+    /// A member on what lies in `storage`.
+    fn on(storage: SimStorage, checkpoint_wal_bytes: u64, batch_bytes_max: u64) -> Self {
         let mut disk = storage.disk();
         let store_options = store::Options { cache_bytes: CACHE_BYTES, ..store::Options::default() };
         let store = Store::open(&mut disk, dir(), store_options).unwrap();
-        let driver = driver(&mut disk);
+        let view = store.mvcc().view();
+        let load = |fault: Fault| -> Result<(), Damaged> {
+            engine::load(&mut storage.disk(), dir(), fault).unwrap();
+            Ok(())
+        };
+        let tables = restore(&view, load).unwrap();
+        let driver = driver(&mut disk, &store, tables.conf_state.clone());
         let shared = Arc::new(Shared::for_tests(store.mvcc().published(), 1));
         let lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
-        let applier = Applier { lessor, cluster: Cluster::default(), conf_state: ConfState::default() };
+        let applier = Applier { lessor, cluster: tables.cluster, conf_state: tables.conf_state };
         let counters = Arc::<CommitCounters>::default();
         let options = options(checkpoint_wal_bytes);
         let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
@@ -415,6 +433,27 @@ struct Apart {
 }
 
 impl Apart {
+    fn new(mut member: Member) -> Self {
+        // Until it leads.
+        member.settle();
+        let (handed, reports, faults, seen) = (VecDeque::new(), VecDeque::new(), Vec::new(), Seen::default());
+        Self { member, handed, reports, faults, seen }
+    }
+
+    /// Time goes on, and by chance raft, apply or a checkpoint moves.
+    fn move_some(&mut self, random: &mut SmallRng) {
+        self.member.now += Duration::from_millis(1);
+        if random.random_bool(0.5) {
+            self.move_raft(random);
+        }
+        if random.random_bool(0.5) {
+            self.move_apply(random);
+        }
+        if self.member.checkpoint.is_some() && random.random_bool(0.05) {
+            self.member.run_checkpoint();
+        }
+    }
+
     fn see(&mut self, answers: Answers) {
         for (_, answer) in answers.into_iter().flatten() {
             let Answer::Applied(proposal) = answer else { panic!("only proposals are answered") };
@@ -468,32 +507,28 @@ impl Apart {
     }
 }
 
-/// Runs the requests of `seed`, with raft and apply moved by chance, or strictly in turns.
+/// Runs the requests of `seed`, with raft and apply moved by chance, or one behind the other.
 fn run(seed: u64, in_turns: bool) -> Seen {
     let mut random = SmallRng::seed_from_u64(if in_turns { 1 } else { seed });
-    let mut member = Member::with_batches(24 << 10, 2 << 10);
-    // Until it leads.
-    member.settle();
     let slots = Slots::new(1 << 16);
     let mut waiting: VecDeque<_> = requests(seed).into_iter().zip(1 << 40..).collect();
     let count = waiting.len();
-    let (handed, reports, faults, seen) = (VecDeque::new(), VecDeque::new(), Vec::new(), Seen::default());
-    let mut apart = Apart { member, handed, reports, faults, seen };
+    let mut apart = Apart::new(Member::with_batches(24 << 10, 2 << 10));
     for turn in 0.. {
         assert!(turn < 200_000, "seed {seed}: {} of {count} were answered", apart.seen.answers.len());
-        apart.member.now += Duration::from_millis(1);
         for _ in 0..random.random_range(0..8).min(waiting.len()) {
             let (request, id) = waiting.pop_front().expect("there are as many");
             apart.member.raft.receive(ToRaft::Propose(proposal(id, request, &slots)), apart.member.now);
         }
-        if in_turns || random.random_bool(0.5) {
+        if in_turns {
+            apart.member.now += Duration::from_millis(1);
             apart.move_raft(&mut random);
-        }
-        if in_turns || random.random_bool(0.5) {
             apart.move_apply(&mut random);
-        }
-        if apart.member.checkpoint.is_some() && random.random_bool(0.05) {
-            apart.member.run_checkpoint();
+            if apart.member.checkpoint.is_some() {
+                apart.member.run_checkpoint();
+            }
+        } else {
+            apart.move_some(&mut random);
         }
         if turn % 100 == 0 {
             apart.member.raft.tick(apart.member.now);
@@ -520,4 +555,34 @@ fn it_does_not_matter_when_raft_and_apply_move() {
         assert!(together.events.is_sorted(), "seed {seed}");
         assert_eq!(run(seed, false), together, "seed {seed}");
     }
+}
+
+#[test]
+fn what_was_acknowledged_is_there_after_power_loss_whenever_raft_and_apply_moved() {
+    let mut acknowledged = 0;
+    for seed in 0..40 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let slots = Slots::new(1 << 16);
+        let mut apart = Apart::new(Member::with_batches(24 << 10, 2 << 10));
+        let key = |id: u64| Bytes::from(format!("{:0>60}", id));
+        let turns = random.random_range(10..600);
+        for id in 0..turns {
+            let put = pb::PutRequest { key: key(id), value: vec![7; 100].into(), ..Default::default() };
+            let put = proposal(1 << 40 | id, Request::Put(put), &slots);
+            apart.member.raft.receive(ToRaft::Propose(put), apart.member.now);
+            apart.move_some(&mut random);
+        }
+        let mut again = Member::on(apart.member.storage.crash(), 24 << 10, 2 << 10);
+        again.run_checkpoints();
+        let view = again.shared.view.load();
+        for (id, result) in &apart.seen.answers {
+            let Ok(Outcome::Put { revision, .. }) = result else { panic!("a put is done: {result:?}") };
+            let key = key(id & 0xffff_ffff);
+            let found = engine::load_for(&mut again.storage.disk(), dir(), || view.version_of(&key, view.revision()));
+            let found = found.unwrap().expect("it was acknowledged").revision.main;
+            assert_eq!(found, *revision, "seed {seed}");
+        }
+        acknowledged += apart.seen.answers.len();
+    }
+    assert!(acknowledged > 2000, "{acknowledged} puts were acknowledged");
 }

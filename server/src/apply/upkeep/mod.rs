@@ -4,7 +4,8 @@
 //!
 //! - `checkpoint`: when a checkpoint begins
 //! - `sweep`: dropping what compactions made invisible, and who waits for it
-//! - `reclaim`: giving space back; `defragment` for those who ask for that now
+//! - `reclaim`: giving space back
+//! - `defragment`: runs of that which somebody asked for
 //! - `space`: what the store takes, and this member's NOSPACE alarm
 //! - `compactor`: automatic compaction
 //! - `waiters`: requests that wait until a number is reached
