@@ -80,6 +80,11 @@ pub fn wal_dir(config: &Config) -> PathBuf {
     config.wal_dir.clone().unwrap_or_else(|| config.data_dir.join("wal"))
 }
 
+/// Memory for nodes and blocks. **Units** bytes.
+pub fn cache_bytes(config: &Config) -> usize {
+    tuning::cache_bytes(config.knobs.store.cache_bytes, &config.host)
+}
+
 /// A store.
 pub fn store(config: &Config, clock: &Clock) -> store::Options {
     let knobs = &config.knobs;
@@ -88,7 +93,7 @@ pub fn store(config: &Config, clock: &Clock) -> store::Options {
         write_bytes: knobs.store.write_bytes,
         writes_in_flight_max: knobs.store.writes_in_flight_max,
         record_block_bytes: knobs.store.record_block_bytes,
-        cache_bytes: config.cache_bytes,
+        cache_bytes: cache_bytes(config),
         reclaim_bytes_per_second: knobs.store.reclaim_bytes_per_second,
         reclaim_bytes_max: knobs.store.reclaim_bytes_max,
         shards: knobs.store.shards,

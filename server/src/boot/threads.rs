@@ -220,7 +220,8 @@ impl Member {
     fn spawn_warmers(&self, driver: &Driver) -> Vec<oneshot::Receiver<()>> {
         let entries: Vec<_> = driver.unapplied().map(|(index, entry)| (index, entry.clone())).collect();
         let count = process::cpus().saturating_sub(1).clamp(1, WARMERS_MAX).min(entries.len() / WARM_ENTRIES_MIN);
-        let ahead_max = (self.config.cache_bytes / WARM_CACHE_SHARE).clamp(WARM_ENTRIES_MIN, WARM_ENTRIES_MAX) as u64;
+        let ahead_max =
+            (options::cache_bytes(&self.config) / WARM_CACHE_SHARE).clamp(WARM_ENTRIES_MIN, WARM_ENTRIES_MAX) as u64;
         let mut firsts = Vec::new();
         for position in 0..count {
             let share = entries.iter().skip(position).step_by(count).cloned().collect();

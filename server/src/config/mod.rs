@@ -147,8 +147,8 @@ pub struct Config {
     pub profile: Option<&'static str>,
     /// All settings of engine, consensus and server.
     pub knobs: tuning::Knobs,
-    /// Memory for nodes and blocks, on this host where the knob leaves it open. **Units** bytes.
-    pub cache_bytes: usize,
+    /// The machine, for what the knobs leave to it.
+    pub host: tuning::Host,
     /// For the log.
     pub warnings: Vec<Warning>,
 }
@@ -177,8 +177,7 @@ impl Config {
         check_words(&values)?;
         warn_idle(&mut values);
         let (profile, knobs) = knobs::resolve(&mut values, read_file)?;
-        let cache_bytes = tuning::cache_bytes(knobs.store.cache_bytes, &host(read_file));
-        let config = Self::build(values, profile, knobs, cache_bytes)?;
+        let config = Self::build(values, profile, knobs, host(read_file))?;
         config.check()?;
         Ok(config)
     }
@@ -221,7 +220,7 @@ impl Config {
         mut values: Values,
         profile: Option<&'static str>,
         knobs: tuning::Knobs,
-        cache_bytes: usize,
+        host: tuning::Host,
     ) -> Result<Self, Error> {
         let name = values.text("name");
         let advertise_peer_urls = values.urls("initial-advertise-peer-urls");
@@ -256,7 +255,7 @@ impl Config {
             gates: gates::resolve(&values.gates("feature-gates")),
             profile,
             knobs,
-            cache_bytes,
+            host,
             warnings: values.warnings,
             name,
         })
