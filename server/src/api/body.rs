@@ -19,10 +19,9 @@ pub(super) enum Body {
 impl Body {
     /// Length of the message, without its prefix. **Units** bytes.
     pub(super) fn message_len(&self) -> usize {
-        let framed = match self {
-            Self::Whole(message) => message.len(),
-            Self::Large(large) => large.framed_len(),
-        };
-        framed.saturating_sub(PREFIX_BYTES)
+        match self {
+            Self::Whole(message) => message.len().saturating_sub(PREFIX_BYTES),
+            Self::Large(large) => large.message_len(),
+        }
     }
 }

@@ -7,7 +7,7 @@
 //! call costs no indirection.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     net::SocketAddr,
     task::{Context, Poll},
     time::Duration,
@@ -59,10 +59,17 @@ impl From<Left> for Error {
 
 /// The messages of a call's client.
 pub trait Requests {
-    /// The next message; `None` when the client has said that it sends no more.
+    /// The next message; `None` when the client has said that it sends no more. Pending when it has not come whole.
     ///
     /// **Errors** a message that is too long, compressed or cut short; a client that left.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, Error>>;
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>>;
+
+    /// Waits for the next message. Dropping the future loses nothing.
+    ///
+    /// **Errors** as [`Requests::poll_next`].
+    fn next(&mut self) -> impl Future<Output = Result<Option<Bytes>, Error>> {
+        poll_fn(|cx| self.poll_next(cx))
+    }
 }
 
 /// The way back to a call's client.

@@ -162,11 +162,18 @@ impl Desk {
     ///
     /// **Errors** no leader, where the view must be linearizable.
     pub async fn view(&self, consistency: Consistency) -> Result<Arc<ReadView>, Error> {
+        self.view_at_once(consistency).expect("alone there is nothing to wait for")
+    }
+
+    /// The same where nothing has to be waited for; `None` where it has to.
+    ///
+    /// **Errors** as [`Desk::view`].
+    pub fn view_at_once(&self, consistency: Consistency) -> Option<Result<Arc<ReadView>, Error>> {
         if consistency == Consistency::Linearizable && !self.shared.has_leader() {
             self.counters.reads_failed.add(1);
-            return Err(Error::NoLeader);
+            return Some(Err(Error::NoLeader));
         }
-        Ok(self.published())
+        Some(Ok(self.published()))
     }
 
     /// The newest view, for the core's own work and for requests that have been admitted to a revision. It promises

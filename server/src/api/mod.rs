@@ -17,7 +17,12 @@
 //! - A handler gets decoded requests and ways to answer. It knows no HTTP, no socket, and not how a call came.
 //! - Nothing here changes keys, leases, alarms or members: that is proposed, and apply does it.
 
-use std::{future::poll_fn, pin::pin, rc::Rc, task::Poll};
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::Bytes;
 use proto::internal;
@@ -67,70 +72,137 @@ pub fn open(desk: &Desk, method: Method, head: &Head<'_>, caller: Caller) -> Res
     Ok(call)
 }
 
-/// Serves a call that was let in, to its end.
-pub async fn serve<Q: Requests, P: Reply>(desk: Rc<Desk>, call: Call, requests: Q, reply: P) {
-    if call.method.flow() == Flow::Unary {
-        return unary(&desk, &call, requests, reply).await;
+/// Serves a call that was let in: at once where nothing has to be waited for, else in what is returned.
+///
+/// The frequent calls are mostly whole when they come. Their requests are decoded here, so that what is returned is small.
+pub fn serve<Q: Requests + 'static, P: Reply + 'static>(
+    desk: &Rc<Desk>,
+    call: Call,
+    mut requests: Q,
+    reply: P,
+) -> Option<impl Future<Output = ()> + use<Q, P>> {
+    let mut todo = None;
+    if call.method.flow() == Flow::Unary
+        && let Poll::Ready(body) = requests.poll_next(&mut Context::from_waker(Waker::noop()))
+    {
+        match begin_unary(desk, &call, body) {
+            Begun::Ended(body, result) => {
+                end_unary(desk, &call, &body, &Trace::default(), result.map(Body::Whole), reply);
+                return None;
+            }
+            Begun::Waits(request, body) => todo = Some((request, body)),
+        }
     }
-    // Boxed: a task is as large as the largest future in it, and is moved when it is made. Unary calls are most of all.
-    Box::pin(stream(&desk, &call, requests, reply)).await;
+    Some(serve_later(Rc::clone(desk), call, requests, todo, reply))
+}
+
+async fn serve_later<Q: Requests, P: Reply>(
+    desk: Rc<Desk>,
+    call: Call,
+    requests: Q,
+    todo: Option<(Request, Bytes)>,
+    reply: P,
+) {
+    if let Some((request, body)) = todo {
+        drop(requests);
+        return answer_unary(&desk, &call, request, body, reply).await;
+    }
+    // Boxed: a task is as large as the largest future in it, and most calls do not come here.
+    Box::pin(serve_from_start(&desk, &call, requests, reply)).await;
+}
+
+/// Serves a stream, or a unary call whose message has not come yet.
+async fn serve_from_start<Q: Requests, P: Reply>(desk: &Rc<Desk>, call: &Call, mut requests: Q, reply: P) {
+    if call.method.flow() == Flow::Unary {
+        let body = requests.next().await;
+        drop(requests);
+        return match begin_unary(desk, call, body) {
+            Begun::Ended(body, result) => {
+                end_unary(desk, call, &body, &Trace::default(), result.map(Body::Whole), reply);
+            }
+            Begun::Waits(request, body) => answer_unary(desk, call, request, body, reply).await,
+        };
+    }
+    stream(desk, call, requests, reply).await;
     if desk.board.settings.is_extensive {
         desk.counters.latencies.handling[call.method as usize].observe(desk.since(call.caller.began));
     }
 }
 
-async fn unary<Q: Requests, P: Reply>(desk: &Rc<Desk>, call: &Call, mut requests: Q, mut reply: P) {
-    let body = match requests.next().await {
+/// How far a unary call came without waiting.
+enum Begun {
+    /// To its end: its message and its answer.
+    Ended(Bytes, Result<Bytes, Error>),
+    /// It is decoded and permitted. Its request and its message.
+    Waits(Request, Bytes),
+}
+
+/// Decodes the message of a unary call, and answers it if nothing has to be waited for.
+fn begin_unary(desk: &Desk, call: &Call, body: Result<Option<Bytes>, Error>) -> Begun {
+    let body = match body {
         Ok(Some(body)) => body,
-        Ok(None) => return refuse(desk, call, Error::Undecodable("unexpected EOF".into()), reply),
-        Err(error) => return refuse(desk, call, error, reply),
+        Ok(None) => return Begun::Ended(Bytes::new(), Err(Error::Undecodable("unexpected EOF".into()))),
+        Err(error) => return Begun::Ended(Bytes::new(), Err(error)),
     };
-    drop(requests);
     desk.counters.received(call.method, body.len());
-    let mut work = pin!(traced(&desk.current, answer(desk, call, body.clone())));
+    let request = match admit::request(desk, call, body.clone()) {
+        Ok(request) => request,
+        Err(error) => return Begun::Ended(body, Err(error)),
+    };
+    if let Request::Range(request) = &request
+        && let Some(result) = range::at_once(desk, request)
+    {
+        return Begun::Ended(body, result);
+    }
+    Begun::Waits(request, body)
+}
+
+/// Answers a unary call, unless its client leaves before.
+async fn answer_unary<P: Reply>(desk: &Desk, call: &Call, request: Request, body: Bytes, mut reply: P) {
+    let mut work = pin!(traced(&desk.current, answer(desk, request)));
     let ended = poll_fn(|cx| match work.as_mut().poll(cx) {
         Poll::Ready(ended) => Poll::Ready(Some(ended)),
         Poll::Pending => reply.poll_left(cx).map(|()| None),
     });
     let Some((result, trace)) = ended.await else { return admit::left(desk, call.method) };
-    told::ended(desk, call, &body, &trace, result.as_ref().map(Body::message_len));
+    match result {
+        Ok(Body::Large(large)) => {
+            told::ended(desk, call, &body, &trace, Ok(large.message_len()));
+            desk.counters.sent(call.method, large.framed_len());
+            let sent = Box::pin(large.send(desk, reply)).await;
+            desk.counters.handled(call.method, sent.map_or_else(|error| Status::from(error).code, |()| Code::Ok));
+        }
+        result => end_unary(desk, call, &body, &trace, result, reply),
+    }
+}
+
+/// Counts a unary call as ended, tells of it if that is due, and answers it.
+fn end_unary(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Result<Body, Error>, reply: impl Reply) {
+    told::ended(desk, call, body, trace, result.as_ref().map(Body::message_len));
     match result {
         Ok(Body::Whole(message)) => {
             desk.counters.handled(call.method, Code::Ok);
             desk.counters.sent(call.method, message.len());
             reply.answer(message);
         }
-        Ok(Body::Large(large)) => {
-            desk.counters.sent(call.method, large.framed_len());
-            let sent = Box::pin(large.send(desk, reply)).await;
-            desk.counters.handled(call.method, sent.map_or_else(|error| Status::from(error).code, |()| Code::Ok));
+        Ok(Body::Large(_)) => unreachable!("it is sent piece by piece"),
+        Err(error) => {
+            let status = Status::from(error);
+            desk.counters.handled(call.method, status.code);
+            reply.refuse(&status);
         }
-        Err(error) => fail(desk, call, error, reply),
     }
 }
 
-/// Ends a unary call whose message could not be read.
-#[cold]
-fn refuse(desk: &Desk, call: &Call, error: Error, reply: impl Reply) {
-    told::ended(desk, call, &Bytes::new(), &Trace::default(), Err(&error));
-    fail(desk, call, error, reply);
-}
-
-fn fail(desk: &Desk, call: &Call, error: Error, reply: impl Reply) {
-    let status = Status::from(error);
-    desk.counters.handled(call.method, status.code);
-    reply.refuse(&status);
-}
-
-/// Decodes and answers the message of a unary call. The frequent ones are answered in place; the others in a box of
-/// their own, so that the future of a frequent call is small.
-async fn answer(desk: &Desk, call: &Call, body: Bytes) -> Result<Body, Error> {
-    match admit::request(desk, call, body)? {
+/// Answers a request. A put is answered in place; the others in a box of their own, so that the future of a put is
+/// small.
+async fn answer(desk: &Desk, request: Request) -> Result<Body, Error> {
+    match request {
         Request::Draft(draft) if matches!(draft.request(), internal::Request::Put(_)) => {
             put::put(desk, draft).await.map(Body::Whole)
         }
         Request::Draft(draft) => Box::pin(proposed(desk, draft)).await.map(Body::Whole),
-        Request::Range(request) => range::serve(desk, request).await,
+        Request::Range(request) => Box::pin(range::serve(desk, &request)).await,
         Request::Rare(rare) => Box::pin(rarely(desk, *rare)).await.map(Body::Whole),
     }
 }

@@ -12,13 +12,13 @@ use proto::{etcdserverpb as pb, health, internal::Kind, orlop};
 use super::desk::{Desk, Draft};
 use crate::{error::Error, method::Method};
 
-/// A decoded request. The frequent ones lie in it, so that they cost no allocation.
+/// A decoded request. It is small, as it waits in the future that answers it.
 #[derive(Debug)]
 pub(super) enum Request {
     /// It goes through the log, or may do so: a txn that only reads does not.
     Draft(Draft),
     /// KV Range.
-    Range(pb::RangeRequest),
+    Range(Box<pb::RangeRequest>),
     /// Anything else.
     Rare(Box<Rare>),
 }
@@ -66,7 +66,7 @@ impl Request {
     pub(super) fn decode(desk: &Desk, method: Method, body: Bytes) -> Result<Self, Error> {
         let kind = match method {
             Method::Put => Kind::Put,
-            Method::Range => return decode(body).map(Self::Range),
+            Method::Range => return decode(body).map(Box::new).map(Self::Range),
             Method::Txn => Kind::Txn,
             Method::DeleteRange => Kind::DeleteRange,
             Method::Compact => Kind::Compaction,

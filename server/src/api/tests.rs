@@ -75,8 +75,8 @@ impl Client {
 }
 
 impl Requests for Client {
-    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
-        Ok(self.sends.borrow_mut().pop_front())
+    fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
+        Poll::Ready(Ok(self.sends.borrow_mut().pop_front()))
     }
 }
 
@@ -163,7 +163,9 @@ impl Member {
     /// Brings a call of `client` to the door.
     fn call(&self, method: Method, client: &Client) {
         let call = self.open(method, &Head::default()).unwrap();
-        tokio::task::spawn_local(serve(Rc::clone(&self.desk), call, client.clone(), client.clone()));
+        if let Some(later) = serve(&self.desk, call, client.clone(), client.clone()) {
+            tokio::task::spawn_local(later);
+        }
     }
 
     fn handled(&self, method: Method, code: Code) -> u64 {

@@ -8,12 +8,12 @@
 
 use std::{
     future::poll_fn,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use h2::{RecvStream, SendStream, server::SendResponse};
-use http::{HeaderMap, HeaderValue, Response, header::CONTENT_TYPE, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, header::CONTENT_TYPE, request::Parts};
 
 use crate::{
     api::call::{Answers, Head, Left, Reply, Requests},
@@ -21,10 +21,15 @@ use crate::{
     protobuf::PREFIX_BYTES,
 };
 
+static CLIENT_API_VERSION: HeaderName = HeaderName::from_static("client-api-version");
+static HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
+static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
 /// What a request's metadata say of its call.
 pub fn head(parts: &Parts) -> Head<'_> {
-    let value = |name: &str| parts.headers.get(name).map(HeaderValue::as_bytes);
-    Head { client_api_version: value("client-api-version"), wants_leader: value("hasleader") == Some(b"true") }
+    let value = |name: &HeaderName| parts.headers.get(name).map(HeaderValue::as_bytes);
+    Head { client_api_version: value(&CLIENT_API_VERSION), wants_leader: value(&HAS_LEADER) == Some(b"true") }
 }
 
 /// Splits a stream's body into messages.
@@ -86,20 +91,20 @@ impl Messages {
 }
 
 impl Requests for Messages {
-    async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
         loop {
             if let Some(message) = self.split()? {
-                return Ok(Some(message));
+                return Poll::Ready(Ok(Some(message)));
             }
-            match self.body.data().await {
+            match ready!(self.body.poll_data(cx)) {
                 Some(Ok(data)) => {
                     let released = self.body.flow_control().release_capacity(data.len());
                     released.map_err(|error| Error::Undecodable(error.to_string()))?;
                     self.take_in(data);
                 }
-                Some(Err(_)) => return Err(Error::Canceled),
-                None if self.buffered() == 0 => return Ok(None),
-                None => return Err(Error::Undecodable("unexpected EOF".into())),
+                Some(Err(_)) => return Poll::Ready(Err(Error::Canceled)),
+                None if self.buffered() == 0 => return Poll::Ready(Ok(None)),
+                None => return Poll::Ready(Err(Error::Undecodable("unexpected EOF".into()))),
             }
         }
     }
@@ -107,6 +112,8 @@ impl Requests for Messages {
 
 fn response_head() -> Response<()> {
     let mut response = Response::new(());
+    // An empty map would make room for six at its first header.
+    *response.headers_mut() = HeaderMap::with_capacity(1);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
 }
@@ -125,15 +132,15 @@ fn encode_message(text: &str) -> HeaderValue {
 }
 
 fn put_status(headers: &mut HeaderMap, status: &Status) {
-    headers.insert("grpc-status", HeaderValue::from(u16::from(status.code as u8)));
+    headers.insert(&GRPC_STATUS, HeaderValue::from(u16::from(status.code as u8)));
     if !status.message.is_empty() {
-        headers.insert("grpc-message", encode_message(&status.message));
+        headers.insert(&GRPC_MESSAGE, encode_message(&status.message));
     }
 }
 
 fn ok_trailers() -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(1);
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers.insert(&GRPC_STATUS, HeaderValue::from_static("0"));
     trailers
 }
 

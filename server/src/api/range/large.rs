@@ -11,7 +11,7 @@
 //!   whole.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use engine::{Found, Outline};
+use engine::{Found, Outline, Record};
 use prost::Message;
 use proto::etcdserverpb as pb;
 
@@ -93,6 +93,24 @@ pub fn shown_len(outline: &Outline, keys_only: bool) -> usize {
     nested_len(if keys_only { key_only_len(outline) } else { outline.bytes as usize })
 }
 
+/// The answer to a read of one key, with its prefix.
+pub fn framed_point(header: pb::ResponseHeader, record: Option<&Record>) -> Bytes {
+    let frame = Frame { header, more: false, count: i64::from(record.is_some()) };
+    let record_len = record.map(key_value_len);
+    let len = frame.head_len() + record_len.map_or(0, nested_len) + frame.tail_len();
+    let mut out = BytesMut::with_capacity(PREFIX_BYTES + len);
+    put_prefix(&mut out, len);
+    frame.encode_head(&mut out);
+    if let (Some(record), Some(len)) = (record, record_len) {
+        out.put_u8(TAG_KVS);
+        put_varint(&mut out, len as u64);
+        put_key_value(&mut out, record);
+    }
+    frame.encode_tail(&mut out);
+    assert_eq!(out.len(), PREFIX_BYTES + len, "what was counted is what was written");
+    out.freeze()
+}
+
 /// A version without its value and, as etcd's index-only path has it, without its lease.
 fn put_key_only(out: &mut BytesMut, key: &[u8], outline: &Outline) {
     out.put_u8(TAG_KVS);
@@ -146,7 +164,12 @@ impl Large {
         Ok(Self { scan, batch, frame, keys_only, left: shown, len })
     }
 
-    /// Length of the message with its prefix. **Units** bytes.
+    /// Length of the message. **Units** bytes.
+    pub fn message_len(&self) -> usize {
+        self.len
+    }
+
+    /// The same with its prefix.
     pub fn framed_len(&self) -> usize {
         PREFIX_BYTES + self.len
     }

@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use engine::{KeyRange, Outline, ReadView};
-use proto::{etcdserverpb as pb, mvccpb::KeyValue};
+use proto::etcdserverpb as pb;
 
 use self::{
-    large::{Frame, Large, PIECE_BYTES, PIECE_KEYS, shown_len},
+    large::{Frame, Large, PIECE_BYTES, PIECE_KEYS, framed_point, shown_len},
     scan::{Batch, Bounds, LEAVES_AHEAD_MAX, Scan},
 };
 use super::{
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::Error,
     kv::{
-        check, key_value, keys,
+        check, keys,
         range::{Job, is_filtered, is_in_key_order, is_point, read_at},
     },
     protobuf::framed,
@@ -38,15 +38,15 @@ pub mod stream;
 /// Answers a Range call.
 ///
 /// **Errors** the static checks; a compacted or a future revision.
-pub(super) async fn serve(desk: &Desk, request: pb::RangeRequest) -> Result<Body, Error> {
-    check::range(&request)?;
-    if is_point(&request) {
-        return point(desk, &request).await.map(Body::Whole);
+pub(super) async fn serve(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
+    check::range(request)?;
+    if is_point(request) {
+        return point(desk, request).await.map(Body::Whole);
     }
-    if !request.count_only && is_in_key_order(&request) {
-        return Box::pin(scan(desk, &request)).await;
+    if !request.count_only && is_in_key_order(request) {
+        return Box::pin(scan(desk, request)).await;
     }
-    Box::pin(gather(desk, request)).await.map(Body::Whole)
+    Box::pin(gather(desk, request.clone())).await.map(Body::Whole)
 }
 
 /// Counts, and answers in another order than that of the keys: those have to be gathered first.
@@ -130,12 +130,30 @@ pub(super) async fn count(desk: &Desk, scan: &Scan, range: &KeyRange, at: i64) -
     .await
 }
 
+/// Answers the most frequent read, of one key, where nothing has to be waited for: neither a view nor a page.
+///
+/// **Errors** as [`serve`].
+pub(super) fn at_once(desk: &Desk, request: &pb::RangeRequest) -> Option<Result<Bytes, Error>> {
+    if !is_point(request) || request.key.is_empty() {
+        return None;
+    }
+    let view = match desk.view_at_once(Consistency::of(request.serializable))? {
+        Ok(view) => view,
+        Err(error) => return Some(Err(error)),
+    };
+    let at = match read_at(&view, request.revision) {
+        Ok(at) => at,
+        Err(error) => return Some(Err(error)),
+    };
+    let record = view.get(&request.key, at).ok()?;
+    desk.counters.ranges.add(1);
+    Some(Ok(framed_point(desk.header(view.revision()), record.as_ref())))
+}
+
 async fn point(desk: &Desk, request: &pb::RangeRequest) -> Result<Bytes, Error> {
     let view = desk.view(Consistency::of(request.serializable)).await?;
     desk.counters.ranges.add(1);
     let at = read_at(&view, request.revision)?;
     let record = desk.step_through(&view, |view, _| view.get(&request.key, at).map(Some)).await?;
-    let kvs: Vec<KeyValue> = record.into_iter().map(key_value).collect();
-    let count = i64::from(!kvs.is_empty());
-    Ok(framed(&pb::RangeResponse { header: Some(desk.header(view.revision())), kvs, more: false, count }))
+    Ok(framed_point(desk.header(view.revision()), record.as_ref()))
 }

@@ -58,6 +58,8 @@ pub struct Options {
 
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 const RESETS_PENDING_MAX: usize = 1000;
+/// What a call that waits takes: the future of a put. **Units** bytes.
+const TASK_BYTES_MAX: usize = 700;
 
 /// Serves a connection until it ends.
 ///
@@ -153,11 +155,15 @@ fn begin_call(
     };
     drop(parts);
     let messages = Messages::new(body, desk.shared.limits.receive_bytes_max);
-    let (desk, under_way) = (Rc::clone(desk), CallUnderWay::begin(calls));
-    spawn_local(async move {
-        api::serve(desk, call, messages, reply).await;
-        drop(under_way);
-    });
+    if let Some(later) = api::serve(desk, call, messages, reply) {
+        let under_way = CallUnderWay::begin(calls);
+        let task = async move {
+            later.await;
+            drop(under_way);
+        };
+        assert!(size_of_val(&task) <= TASK_BYTES_MAX, "a task is allocated and moved for each call");
+        spawn_local(task);
+    }
 }
 
 /// Counts a call from its beginning to its end.
