@@ -16,8 +16,8 @@ const (
 	largeValueBytes = 1500
 )
 
-// largeAnswers compares answers of many MiB, which a server may write while it reads, with what was put: keys written
-// in another order than their own, overwritten and deleted behind the revision that is asked for, and compacted away
+// largeAnswers compares answers of many MiB with what was put. A server may write such an answer while it still reads.
+// The keys are put in random order. They are overwritten behind the revision that is asked for, and compacted away
 // while an answer is on its way.
 func (c *checks) largeAnswers(ctx context.Context) error {
 	random := rand.New(rand.NewSource(1))
@@ -29,7 +29,8 @@ func (c *checks) largeAnswers(ctx context.Context) error {
 		for len(order) > 0 {
 			var ops []clientv3.Op
 			for _, number := range order[:min(100, len(order))] {
-				key, value := fmt.Sprintf("%s%06d", prefix, number), bytes.Repeat([]byte{fill}, random.Intn(2*largeValueBytes))
+				key := fmt.Sprintf("%s%06d", prefix, number)
+				value := bytes.Repeat([]byte{fill}, random.Intn(2*largeValueBytes))
 				ops = append(ops, clientv3.OpPut(key, string(value)))
 				want[key] = value
 			}
@@ -64,8 +65,8 @@ func (c *checks) largeAnswers(ctx context.Context) error {
 	return c.largeBesideCompaction(ctx, prefix, old, first)
 }
 
-// largeBesideCompaction reads a revision that is compacted and swept away behind the reader: it gets all of it, or is
-// refused.
+// largeBesideCompaction reads a revision that is compacted and swept away behind the reader. Each read gets all of it
+// or is refused.
 func (c *checks) largeBesideCompaction(ctx context.Context, prefix string, want map[string][]byte, at int64) error {
 	done := make(chan error, 1)
 	go func() {
@@ -100,10 +101,20 @@ func (c *checks) sameLarge(ctx context.Context, prefix string, want map[string][
 		hasKeys bool
 	}{
 		{name: "all", keys: keys},
-		{name: "a limit", options: []clientv3.OpOption{clientv3.WithLimit(largeKeys / 2)}, keys: keys[:largeKeys/2], more: true},
+		{
+			name:    "a limit",
+			options: []clientv3.OpOption{clientv3.WithLimit(largeKeys / 2)},
+			keys:    keys[:largeKeys/2],
+			more:    true,
+		},
 		{name: "a limit of all", options: []clientv3.OpOption{clientv3.WithLimit(largeKeys)}, keys: keys},
 		{name: "keys only", options: []clientv3.OpOption{clientv3.WithKeysOnly()}, keys: keys, hasKeys: true},
-		{name: "a filter that lets all through", options: []clientv3.OpOption{clientv3.WithMinModRev(2), clientv3.WithLimit(largeKeys - 1)}, keys: keys[:largeKeys-1], more: true},
+		{
+			name:    "a filter that lets all through",
+			options: []clientv3.OpOption{clientv3.WithMinModRev(2), clientv3.WithLimit(largeKeys - 1)},
+			keys:    keys[:largeKeys-1],
+			more:    true,
+		},
 		{name: "serializable", options: []clientv3.OpOption{clientv3.WithSerializable()}, keys: keys},
 	} {
 		got, err := c.Get(ctx, prefix, append(each.options, clientv3.WithPrefix(), clientv3.WithRev(at))...)
@@ -118,7 +129,8 @@ func (c *checks) sameLarge(ctx context.Context, prefix string, want map[string][
 			if each.hasKeys {
 				value = nil
 			}
-			if string(kv.Key) != each.keys[i] || !bytes.Equal(kv.Value, value) || kv.ModRevision == 0 || kv.CreateRevision == 0 {
+			isSame := string(kv.Key) == each.keys[i] && bytes.Equal(kv.Value, value)
+			if !isSame || kv.ModRevision == 0 || kv.CreateRevision == 0 {
 				return fmt.Errorf("%s at %d: key %d is %q with %d bytes", each.name, at, i, kv.Key, len(kv.Value))
 			}
 		}

@@ -1,10 +1,10 @@
-// Clients uses a server through etcd's own Go client, as programs do: etcd's packages clientv3, concurrency and
+// Clients uses a server through etcd's own Go client, as programs do: by its packages clientv3, concurrency and
 // namespace.
 //
-// 	clients -endpoint http://127.0.0.1:2379
+//	clients -endpoint http://127.0.0.1:2379
 //
-// It leaves other keys alone: all of its own begin with a prefix of this run. One line for each check, then `N passed,
-// N failed`; the exit status is 1 if any failed.
+// It leaves other keys alone: all its own keys begin with a prefix of this run. It prints one line for each check, then
+// `N passed, N failed`. The exit status is 1 if any check failed.
 package main
 
 import (
@@ -42,7 +42,11 @@ type check struct {
 func main() {
 	endpoint := flag.String("endpoint", "http://127.0.0.1:2379", "")
 	flag.Parse()
-	client, err := clientv3.New(clientv3.Config{Endpoints: []string{*endpoint}, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
+	client, err := clientv3.New(clientv3.Config{
+		Endpoints:   []string{*endpoint},
+		DialTimeout: 5 * time.Second,
+		Logger:      zap.NewNop(),
+	})
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -151,7 +155,8 @@ func (c *checks) pages(ctx context.Context) error {
 		return err
 	}
 	prefix := c.prefix + "pages/"
-	down, err := c.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(3))
+	descending := clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend)
+	down, err := c.Get(ctx, prefix, clientv3.WithPrefix(), descending, clientv3.WithLimit(3))
 	if err != nil {
 		return err
 	}
@@ -269,8 +274,11 @@ func (c *checks) txn(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	nested, err := c.Txn(ctx).If(clientv3.Compare(clientv3.Value(key), "=", "mine"), clientv3.Compare(clientv3.Version(key), ">", 0)).
-		Then(clientv3.OpTxn(nil, []clientv3.Op{clientv3.OpPut(key+"/a", "1"), clientv3.OpDelete(key)}, nil), clientv3.OpGet(key)).Commit()
+	putAndDelete := []clientv3.Op{clientv3.OpPut(key+"/a", "1"), clientv3.OpDelete(key)}
+	nested, err := c.Txn(ctx).
+		If(clientv3.Compare(clientv3.Value(key), "=", "mine"), clientv3.Compare(clientv3.Version(key), ">", 0)).
+		Then(clientv3.OpTxn(nil, putAndDelete, nil), clientv3.OpGet(key)).
+		Commit()
 	if err != nil {
 		return err
 	}
@@ -423,7 +431,8 @@ func (c *checks) watchPast(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !slices.IsSortedFunc(events, func(a, b *clientv3.Event) int { return int(a.Kv.ModRevision - b.Kv.ModRevision) }) {
+	byRevision := func(a, b *clientv3.Event) int { return int(a.Kv.ModRevision - b.Kv.ModRevision) }
+	if !slices.IsSortedFunc(events, byRevision) {
 		return errors.New("events are out of order")
 	}
 	return errors.Join(expect("events", len(events), 250), expect("first revision", events[0].Kv.ModRevision, first))
@@ -434,7 +443,8 @@ func (c *checks) watchMany(ctx context.Context) error {
 	defer cancel()
 	var watches []clientv3.WatchChan
 	for range 50 {
-		watch := c.Watch(ctx, c.prefix+"many/", clientv3.WithPrefix(), clientv3.WithFilterDelete(), clientv3.WithCreatedNotify())
+		watch := c.Watch(ctx, c.prefix+"many/",
+			clientv3.WithPrefix(), clientv3.WithFilterDelete(), clientv3.WithCreatedNotify())
 		if err := created(ctx, watch); err != nil {
 			return err
 		}
@@ -540,7 +550,9 @@ func (c *checks) leaseRevoke(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	isListed := slices.ContainsFunc(leases.Leases, func(status clientv3.LeaseStatus) bool { return status.ID == lease.ID })
+	isListed := slices.ContainsFunc(leases.Leases, func(status clientv3.LeaseStatus) bool {
+		return status.ID == lease.ID
+	})
 	if _, err := c.Revoke(ctx, lease.ID); err != nil {
 		return err
 	}
@@ -577,7 +589,7 @@ func (c *checks) leaseKeepAlive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// Renewed each third of its time: six answers are twice the lease's life.
+	// The client renews the lease after each third of its time. So six answers take twice the lease's time.
 	for range 6 {
 		if answer := <-alive; answer == nil || answer.TTL != 2 {
 			return fmt.Errorf("keep-alive: %v", answer)
@@ -747,7 +759,9 @@ func (c *checks) maintenance(ctx context.Context) error {
 	if len(members.Members) == 0 {
 		return errors.New("no members")
 	}
-	isMember := slices.ContainsFunc(members.Members, func(member *etcdserverpb.Member) bool { return member.ID == status.Header.MemberId })
+	isMember := slices.ContainsFunc(members.Members, func(member *etcdserverpb.Member) bool {
+		return member.ID == status.Header.MemberId
+	})
 	return errors.Join(
 		expect("the member is listed", isMember, true),
 		expect("there is a leader", status.Leader != 0, true),

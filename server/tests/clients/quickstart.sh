@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# etcdctl's quick start, and what else a user tries on the first day, against an empty server:
+# Runs etcdctl's quick start, and what else a user tries on the first day, against an empty server:
 #
 #     quickstart.sh ETCDCTL ENDPOINT
 #
-# Prints each command with what it answered. What may differ between two right servers (ids, times, sizes, log
-# positions, terms, versions, the endpoint) is replaced by its name, so the outputs for stock etcd and for Orlop can be
-# compared with diff. A command that fails is part of the output, with its exit status; only a watch that does not
-# deliver stops the script.
+# Prints each command with its answer. Names replace what may differ between two right servers: ids, times, sizes, log
+# positions, terms, versions and the endpoint. So diff can compare the outputs for stock etcd and for Orlop. A command
+# that fails is part of the output, with its exit status. Only a watch that does not deliver stops the script.
 set -euo pipefail
 [[ $# -eq 2 ]] || { echo "usage: quickstart.sh ETCDCTL ENDPOINT" >&2; exit 2; }
 etcdctl=$1 endpoint=$2
@@ -21,7 +20,8 @@ trap finish EXIT
 normal() {
     sed -E \
         -e "s#${endpoint#*://}#ENDPOINT#g; s#https?://ENDPOINT#ENDPOINT#g; s#http://[0-9.]+:[0-9]+#URL#g" \
-        -e 's/"(cluster_id|member_id|leader|ID)":[0-9]+/"\1":ID/g; s/"(raft_term|raftTerm|raftIndex|raftAppliedIndex)":[0-9]+/"\1":N/g' \
+        -e 's/"(cluster_id|member_id|leader|ID)":[0-9]+/"\1":ID/g' \
+        -e 's/"(raft_term|raftTerm|raftIndex|raftAppliedIndex)":[0-9]+/"\1":N/g' \
         -e 's/^"(ClusterID|MemberID|Leader)" : [0-9]+/"\1" : ID/; s/^"(RaftTerm)" : [0-9]+/"\1" : N/' \
         -e 's/"(dbSize|dbSizeInUse)":[0-9]+/"\1":BYTES/g; s/"(version|storageVersion)":"[^"]*"/"\1":"VERSION"/g' \
         -e 's/took (= )?[0-9.]+(ms|µs|s)/took TIME/; s/remaining\([0-9]+s\)/remaining(TIME)/' \
@@ -29,7 +29,7 @@ normal() {
         -e 's/"ts":"[^"]*"/"ts":"TIME"/g; s/0x[0-9a-f]+/POINTER/g; s/127\.0\.0\.1:[0-9]+/ADDRESS/g'
 }
 
-# run ARGUMENT..: one etcdctl command; its input is ours.
+# run ARGUMENT..: runs one etcdctl command, which reads this function's input.
 run() {
     echo "\$ etcdctl $*" | normal
     local status=0
@@ -40,7 +40,7 @@ run() {
     [[ $status -eq 0 ]] || echo "exit status $status"
 }
 
-# fields NAME|NAME..: of the last answer, which came as fields.
+# fields NAME|NAME..: prints these fields of the last answer, which came as fields.
 fields() { grep -E "^\"($1)\"" "$dir/out" | normal; }
 
 lease=

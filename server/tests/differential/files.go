@@ -21,7 +21,7 @@ import (
 // filePrograms are stock etcd's tools.
 type filePrograms struct{ etcdctl, etcdutl string }
 
-// journey is one random history, and the servers and files that come of it.
+// journey is one random history, with the servers and files that come of it.
 type journey struct {
 	options
 	filePrograms
@@ -30,7 +30,7 @@ type journey struct {
 	dir     string
 }
 
-// runFiles carries data between the two by every way there is, and compares what is there with where it came from.
+// runFiles carries data between the two servers in every way there is, and compares what arrives with what was sent.
 func runFiles(opt options, programs filePrograms, seed uint64) error {
 	dir, err := os.MkdirTemp(opt.dataDir, "differential-files-")
 	if err != nil {
@@ -48,7 +48,12 @@ func runFiles(opt options, programs filePrograms, seed uint64) error {
 		// Without compactions, with some, and compacted to the last revision.
 		for variant := range 3 {
 			j := &journey{options: opt, filePrograms: programs, dir: dir}
-			j.generator = &generator{Rand: rand.New(rand.NewPCG(seed, uint64(variant))), current: 1, compacted: -1, many: 500 * variant}
+			j.generator = &generator{
+				Rand:      rand.New(rand.NewPCG(seed, uint64(variant))),
+				current:   1,
+				compacted: -1,
+				many:      500 * variant,
+			}
 			err := step.act(j)
 			for _, server := range j.servers {
 				if err != nil && server.hasDied() {
@@ -89,7 +94,7 @@ func (j *journey) history(s *server) error {
 		case chance < 70:
 			txn := j.txn(2)
 			if hasOpenDelete(txn) {
-				continue // etcd forgets a key that such a one deletes and puts again
+				continue // etcd forgets a key that such a transaction deletes and puts again
 			}
 			method, request, response = kv+"Txn", txn, &pb.TxnResponse{}
 		case chance < 75 && j.many > 0:
@@ -103,14 +108,16 @@ func (j *journey) history(s *server) error {
 		case chance < 97:
 			method, request, response = lease+"LeaseGrant", j.grant(), &pb.LeaseGrantResponse{}
 		case chance < 98:
-			method, request, response = lease+"LeaseRevoke", &pb.LeaseRevokeRequest{ID: j.leaseID()}, &pb.LeaseRevokeResponse{}
+			revoke := &pb.LeaseRevokeRequest{ID: j.leaseID()}
+			method, request, response = lease+"LeaseRevoke", revoke, &pb.LeaseRevokeResponse{}
 		case j.many > 0:
 			method, request, response = kv+"Compact", j.compaction(), &pb.CompactionResponse{}
 		default:
 			continue
 		}
 		if j.many == 1000 && step == 2499 {
-			method, request, response = kv+"Compact", &pb.CompactionRequest{Revision: j.current, Physical: true}, &pb.CompactionResponse{}
+			compaction := &pb.CompactionRequest{Revision: j.current, Physical: true}
+			method, request, response = kv+"Compact", compaction, &pb.CompactionResponse{}
 		}
 		outcome := invoke(s.conn, method, request, response, false)
 		if outcome.code == codes.Unavailable || outcome.code == codes.DeadlineExceeded {
@@ -122,16 +129,18 @@ func (j *journey) history(s *server) error {
 		if compaction, ok := request.(*pb.CompactionRequest); ok {
 			j.compacted = compaction.Revision
 		}
-		j.current = max(j.current, outcome.response.(interface{ GetHeader() *pb.ResponseHeader }).GetHeader().GetRevision())
+		answer := outcome.response.(interface{ GetHeader() *pb.ResponseHeader })
+		j.current = max(j.current, answer.GetHeader().GetRevision())
 	}
 	raise := &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: alarmed}
-	if answer := invoke(s.conn, "/etcdserverpb.Maintenance/Alarm", raise, &pb.AlarmResponse{}, false); answer.code != codes.OK {
+	answer := invoke(s.conn, "/etcdserverpb.Maintenance/Alarm", raise, &pb.AlarmResponse{}, false)
+	if answer.code != codes.OK {
 		return fmt.Errorf("raising an alarm: %v", answer)
 	}
 	return nil
 }
 
-// alarmed is a member whose alarm a client raises.
+// alarmed is the id of a member whose alarm a client raises.
 const alarmed = 77
 
 func run1(name string, arguments ...string) (string, error) {
@@ -139,12 +148,13 @@ func run1(name string, arguments ...string) (string, error) {
 	var output, errors strings.Builder
 	command.Stdout, command.Stderr = &output, &errors
 	if err := command.Run(); err != nil {
-		return "", fmt.Errorf("%s %s: %w\n%s%s", filepath.Base(name), strings.Join(arguments, " "), err, output.String(), errors.String())
+		return "", fmt.Errorf("%s %s: %w\n%s%s",
+			filepath.Base(name), strings.Join(arguments, " "), err, output.String(), errors.String())
 	}
 	return output.String(), nil
 }
 
-// save takes a snapshot file of a server, which both tools must find to be the same.
+// save takes a snapshot file of a server. Both tools must report the same of it.
 func (j *journey) save(s *server) (string, error) {
 	file := filepath.Join(s.dir, "snapshot.db")
 	if _, err := run1(j.etcdctl, "--endpoints", s.url(), "snapshot", "save", file); err != nil {
@@ -235,7 +245,7 @@ func (j *journey) restored(origin *server) error {
 	return j.bumped(file)
 }
 
-// bumped restores with a gap in the revisions: both tools must come to the same.
+// bumped restores with a gap in the revisions. Both tools must come to the same result.
 func (j *journey) bumped(file string) error {
 	current, compacted := j.current, j.compacted
 	defer func() { j.current, j.compacted = current, compacted }()
@@ -262,7 +272,7 @@ func (j *journey) bumped(file string) error {
 	if err := contents[etcd].compare(contents[orlop]); err != nil {
 		return fmt.Errorf("bumped: %w", err)
 	}
-	// The record of the gap is carried on.
+	// A restart and another snapshot must keep the record of the gap.
 	if err := servers[orlop].stop(syscall.SIGKILL); err != nil {
 		return err
 	}
@@ -288,10 +298,11 @@ func (j *journey) bumped(file string) error {
 
 func (j *journey) goesOn(s *server) error {
 	disarm := &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: alarmed}
-	if answer := invoke(s.conn, "/etcdserverpb.Maintenance/Alarm", disarm, &pb.AlarmResponse{}, false); answer.code != codes.OK {
+	answer := invoke(s.conn, "/etcdserverpb.Maintenance/Alarm", disarm, &pb.AlarmResponse{}, false)
+	if answer.code != codes.OK {
 		return fmt.Errorf("taking back the alarm: %v", answer)
 	}
-	answer := invoke(s.conn, "/etcdserverpb.KV/Put", &pb.PutRequest{Key: []byte("on")}, &pb.PutResponse{}, false)
+	answer = invoke(s.conn, "/etcdserverpb.KV/Put", &pb.PutRequest{Key: []byte("on")}, &pb.PutResponse{}, false)
 	put, ok := answer.response.(*pb.PutResponse)
 	if !ok || put.Header.Revision != j.current+1 {
 		return fmt.Errorf("the next put after revision %d: %v", j.current, answer)
@@ -299,7 +310,7 @@ func (j *journey) goesOn(s *server) error {
 	return nil
 }
 
-// imported lets Orlop take over what a killed etcd left, and compares with what etcd itself makes of a copy.
+// imported lets Orlop take over what a killed etcd left, and compares that with what etcd itself makes of a copy.
 func (j *journey) imported() error {
 	origin, err := j.server(etcd)
 	if err != nil {
@@ -319,8 +330,8 @@ func (j *journey) imported() error {
 	if _, err := run1("cp", "-a", origin.data(), kept); err != nil {
 		return err
 	}
-	// etcd's own restart, and what it is then. It answers the hashes it took while compacting until it is started once
-	// more.
+	// What etcd itself makes of the data. It answers the hashes it took while compacting until it is started again, so
+	// it starts twice.
 	if err := errors.Join(origin.start(), origin.stop(syscall.SIGTERM), origin.start()); err != nil {
 		return err
 	}
@@ -328,10 +339,11 @@ func (j *journey) imported() error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(origin.stop(syscall.SIGKILL), os.RemoveAll(origin.data()), os.Rename(kept, origin.data())); err != nil {
+	err = errors.Join(origin.stop(syscall.SIGKILL), os.RemoveAll(origin.data()), os.Rename(kept, origin.data()))
+	if err != nil {
 		return err
 	}
-	// The same member, of another program.
+	// The same member, but another program.
 	origin.name, origin.binary = sideNames[orlop], j.orlop
 	if err := origin.start(); err == nil || !strings.Contains(err.Error(), "--import") {
 		return fmt.Errorf("etcd's data without --import: %v", err)
@@ -347,7 +359,7 @@ func (j *journey) imported() error {
 	if err := j.goesOn(origin); err != nil {
 		return err
 	}
-	// Once is enough: the flag may stay, and may go.
+	// One import is enough. After it the flag may stay or go.
 	if err := errors.Join(origin.stop(syscall.SIGKILL), origin.start(), origin.stop(syscall.SIGTERM)); err != nil {
 		return err
 	}
@@ -355,7 +367,7 @@ func (j *journey) imported() error {
 	if err := origin.start(); err != nil {
 		return err
 	}
-	// Neither side starts on the old data by accident.
+	// Stock etcd must not start on the old data by accident.
 	stock := exec.Command(j.etcd, origin.flags...)
 	if output, err := stock.CombinedOutput(); err == nil {
 		return fmt.Errorf("stock etcd starts on data that was imported:\n%s", output)
@@ -392,8 +404,11 @@ func (j *journey) content(s *server) (*content, error) {
 	}
 	for _, revision := range revisions {
 		everything := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: revision}
-		err := errors.Join(ask("/etcdserverpb.Maintenance/HashKV", &pb.HashKVRequest{Revision: revision}, &pb.HashKVResponse{}),
-			ask("/etcdserverpb.KV/Range", everything, &pb.RangeResponse{}))
+		hash := &pb.HashKVRequest{Revision: revision}
+		err := errors.Join(
+			ask("/etcdserverpb.Maintenance/HashKV", hash, &pb.HashKVResponse{}),
+			ask("/etcdserverpb.KV/Range", everything, &pb.RangeResponse{}),
+		)
 		if err != nil {
 			return nil, err
 		}
@@ -404,8 +419,8 @@ func (j *journey) content(s *server) (*content, error) {
 	}
 	slices.SortFunc(leases.Leases, func(a, b *pb.LeaseStatus) int { return cmp.Compare(a.ID, b.ID) })
 	for _, lease := range leases.Leases {
-		left := &pb.LeaseTimeToLiveResponse{}
-		if err := ask("/etcdserverpb.Lease/LeaseTimeToLive", &pb.LeaseTimeToLiveRequest{ID: lease.ID, Keys: true}, left); err != nil {
+		request, left := &pb.LeaseTimeToLiveRequest{ID: lease.ID, Keys: true}, &pb.LeaseTimeToLiveResponse{}
+		if err := ask("/etcdserverpb.Lease/LeaseTimeToLive", request, left); err != nil {
 			return nil, err
 		}
 		left.TTL = 0
@@ -422,7 +437,7 @@ func (j *journey) content(s *server) (*content, error) {
 		if member.ID == 0 || len(member.PeerURLs) != 1 || len(member.ClientURLs) != 1 {
 			return nil, fmt.Errorf("a member is not whole: %v", member)
 		}
-		// A restored member is another one, with the ports of its own.
+		// A restored member is another member, with its own ports.
 		member.ID, member.PeerURLs, member.ClientURLs = 0, nil, nil
 	}
 	return c, nil

@@ -10,20 +10,25 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// generator makes requests. What it knows of the store (revisions, leases) makes them likely to mean something; a fair
-// part is wrong on purpose. Keys, values and lease ids are few, so that requests meet.
+// generator makes requests. It knows the store's revisions and its leases, so most requests mean something. A fair part
+// is wrong on purpose. There are few keys, values and lease ids, so requests often concern the same ones.
 type generator struct {
 	*rand.Rand
-	// Revisions of the store, as etcd's answers told.
+	// Revisions of the store, from etcd's answers.
 	current, compacted int64
-	// Keys beside the few; with them trees have many leaves and ranges many pieces, but requests meet less often.
+	// The number of keys beside the few. With them trees have many leaves and ranges have many pieces, but requests
+	// concern the same key less often.
 	many int
 }
 
 var keys = [][]byte{
-	{0}, {0, 0}, {0, 1}, []byte("a"), []byte("a\x00"), []byte("a\xff"), []byte("aa"), []byte("ab"), []byte("b"), []byte("b/1"),
-	[]byte("b/2"), []byte("b/2/x"), []byte("b/3"), []byte("b0"), []byte("c"), []byte("c\xff\xff"), []byte("d"), []byte("d1"),
-	[]byte("d2"), []byte("d3"), []byte("e"), []byte("\u00e9"), {0xfe}, {0xff}, {0xff, 0}, {0xff, 0xff},
+	{0}, {0, 0}, {0, 1},
+	[]byte("a"), []byte("a\x00"), []byte("a\xff"), []byte("aa"), []byte("ab"),
+	[]byte("b"), []byte("b/1"), []byte("b/2"), []byte("b/2/x"), []byte("b/3"), []byte("b0"),
+	[]byte("c"), []byte("c\xff\xff"),
+	[]byte("d"), []byte("d1"), []byte("d2"), []byte("d3"),
+	[]byte("e"), []byte("\u00e9"),
+	{0xfe}, {0xff}, {0xff, 0}, {0xff, 0xff},
 }
 
 var leaseIDs = []int64{1, 2, 3, 4, 5, 6, 7, 8, 1 << 40, 1<<63 - 1, -5, -1 << 63}
@@ -100,7 +105,7 @@ func (g *generator) value() []byte {
 
 func (g *generator) leaseID() int64 { return pick(g, leaseIDs...) }
 
-// revision draws one that is mostly readable.
+// revision draws a revision. Most of them can be read.
 func (g *generator) revision() int64 {
 	switch chance := g.Float64() * 100; {
 	case chance < 3:
@@ -115,7 +120,7 @@ func (g *generator) revision() int64 {
 	return g.pastRevision()
 }
 
-// pastRevision is one that can be read.
+// pastRevision draws a revision that can be read.
 func (g *generator) pastRevision() int64 {
 	oldest := max(g.compacted, 1)
 	newest := max(g.current, oldest)
@@ -145,7 +150,8 @@ func (g *generator) rangeRequest() *pb.RangeRequest {
 		}
 	}
 	if g.percent(15) {
-		for _, bound := range []*int64{&r.MinModRevision, &r.MaxModRevision, &r.MinCreateRevision, &r.MaxCreateRevision} {
+		bounds := []*int64{&r.MinModRevision, &r.MaxModRevision, &r.MinCreateRevision, &r.MaxCreateRevision}
+		for _, bound := range bounds {
 			if g.percent(40) {
 				*bound = g.revision()
 			}
@@ -174,13 +180,13 @@ func (g *generator) put() *pb.PutRequest {
 	return r
 }
 
-// oversizePut is at or above one of the limits: of a request, and of a gRPC message.
+// oversizePut is about as large as one of the limits, or larger: the limit of a request or that of a gRPC message.
 func (g *generator) oversizePut() *pb.PutRequest {
 	if g.percent(40) {
 		return &pb.PutRequest{Key: g.key(), Value: make([]byte, maxRequestBytes+pick(g, 0, 512<<10)+g.IntN(1000))}
 	}
-	// What is limited is the log entry. Its id takes seven to ten bytes, by the low bits of the member's own id, so the
-	// entries that only some members' ids make too long are left out.
+	// The limit is one of the log entry. Its id takes seven to ten bytes, depending on the low bits of the member's own
+	// id. Entries that only some members' ids make too long are left out.
 	put := &pb.PutRequest{Key: pick(g, keys...), Value: make([]byte, maxRequestBytes-100)}
 	entry := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 1 << 62}, Put: put}
 	put.Value = make([]byte, len(put.Value)+maxRequestBytes-proto.Size(entry)+pick(g, -1, -1, 3))
@@ -190,7 +196,7 @@ func (g *generator) oversizePut() *pb.PutRequest {
 func (g *generator) deleteRange() *pb.DeleteRangeRequest {
 	r := &pb.DeleteRangeRequest{PrevKv: g.percent(40)}
 	r.Key, r.RangeEnd = g.keyRange()
-	// Mostly one key: else the store would be empty most of the time.
+	// Mostly one key. Otherwise the store would be empty most of the time.
 	if g.percent(75) || g.many > 0 && g.percent(95) {
 		r.RangeEnd = nil
 	}
@@ -198,7 +204,11 @@ func (g *generator) deleteRange() *pb.DeleteRangeRequest {
 }
 
 func (g *generator) compare() *pb.Compare {
-	c := &pb.Compare{Result: pb.Compare_CompareResult(g.IntN(4)), Target: pb.Compare_CompareTarget(g.IntN(5)), Key: g.key()}
+	c := &pb.Compare{
+		Result: pb.Compare_CompareResult(g.IntN(4)),
+		Target: pb.Compare_CompareTarget(g.IntN(5)),
+		Key:    g.key(),
+	}
 	if g.percent(30) {
 		c.Key, c.RangeEnd = g.keyRange()
 	}
@@ -239,7 +249,8 @@ func (g *generator) ops(depth, most int) []*pb.RequestOp {
 		case chance < 75:
 			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: g.putInTxn()}})
 		case chance < 88 || depth == 0:
-			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: g.deleteRange()}})
+			deletion := &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: g.deleteRange()}
+			ops = append(ops, &pb.RequestOp{Request: deletion})
 		default:
 			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: g.anyTxn(depth - 1)}})
 		}
@@ -247,7 +258,7 @@ func (g *generator) ops(depth, most int) []*pb.RequestOp {
 	return ops
 }
 
-// rangeInTxn and putInTxn are right more often, as one wrong part refuses the whole transaction.
+// rangeInTxn and putInTxn are wrong less often, because one wrong part makes a server refuse the whole transaction.
 func (g *generator) rangeInTxn() *pb.RangeRequest {
 	r := g.rangeRequest()
 	if g.percent(80) && r.Revision != 0 {
@@ -270,8 +281,8 @@ func (g *generator) putInTxn() *pb.PutRequest {
 	return p
 }
 
-// txn keeps etcd alive: it does not see that an open-ended delete takes a key which a later put of the transaction
-// wants to keep the value or lease of, and panics.
+// txn makes a transaction that etcd survives. etcd panics if an open-ended delete takes a key and a later put of the
+// same transaction wants to keep that key's value or lease.
 func (g *generator) txn(depth int) *pb.TxnRequest {
 	t := g.anyTxn(depth)
 	if hasOpenDelete(t) {
@@ -312,7 +323,7 @@ func (g *generator) anyTxn(depth int) *pb.TxnRequest {
 	return t
 }
 
-// readOnlyTxn does not go through the log.
+// readOnlyTxn makes a transaction that does not go through the log.
 func (g *generator) readOnlyTxn() *pb.TxnRequest {
 	t := &pb.TxnRequest{}
 	for range g.IntN(3) {
@@ -337,13 +348,14 @@ func (g *generator) bulk() *pb.TxnRequest {
 	return t
 }
 
-// longTxn is at or above the limit of operations, on some level.
+// longTxn has about as many operations as the limit allows, at the top or in a nested transaction.
 func (g *generator) longTxn() *pb.TxnRequest {
 	count := maxTxnOps + g.IntN(3) - 1
 	ops := make([]*pb.RequestOp, count)
 	for i := range ops {
 		key := append([]byte("long/"), byte(i))
-		ops[i] = &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key, Value: g.value()[:0]}}}
+		put := &pb.PutRequest{Key: key, Value: g.value()[:0]}
+		ops[i] = &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: put}}
 	}
 	t := &pb.TxnRequest{Success: ops}
 	if g.percent(50) {
@@ -369,7 +381,7 @@ func (g *generator) compaction() *pb.CompactionRequest {
 	return c
 }
 
-// grant keeps clear of times to live that end during a run.
+// grant asks for times to live that do not end during a run.
 func (g *generator) grant() *pb.LeaseGrantRequest {
 	r := &pb.LeaseGrantRequest{ID: g.leaseID(), TTL: 1000 + g.Int64N(8000)}
 	if g.percent(5) {

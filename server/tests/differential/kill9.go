@@ -23,11 +23,11 @@ const (
 	killAfterMost  = 2 * time.Second
 )
 
-// tally is what one writer knows of one of its keys: each put writes the next number, so the store must hold a number
-// that was tried, and none before the last one acknowledged.
+// tally is what one writer knows of one of its keys. Each put writes the next number. So the store must hold a number
+// that was tried, and none before the last acknowledged one.
 type tally struct {
 	tried, acknowledged int64
-	// The revision the acknowledgement named.
+	// The revision that the acknowledgement named.
 	revision int64
 	lease    int64
 }
@@ -69,7 +69,8 @@ func runKills(opt options, seed uint64, rounds int) error {
 
 func tallyKey(writer, key int) []byte { return fmt.Appendf(nil, "kill/%03d/%03d", writer, key) }
 
-// loadUntilKilled writes from many sides at once, and kills the server in the middle of it.
+// loadUntilKilled runs all writers at once and kills the server under them. It returns how many writes were
+// acknowledged.
 func loadUntilKilled(server *server, tallies [][keysPerWriter]tally, loaded time.Duration, seed uint64) (int64, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -86,7 +87,7 @@ func loadUntilKilled(server *server, tallies [][keysPerWriter]tally, loaded time
 				case codes.OK:
 					total.Add(1)
 				case codes.Unavailable, codes.Canceled:
-					// The server is gone: whether this write is there is open.
+					// The server is gone. This write may be there or not.
 					return
 				default:
 					refusals[writer] = err
@@ -102,8 +103,7 @@ func loadUntilKilled(server *server, tallies [][keysPerWriter]tally, loaded time
 	return total.Load(), errors.Join(append(refusals, err)...)
 }
 
-// writeNext puts the key's next number: plainly, in a transaction that demands the one before, or with a lease made for
-// it.
+// writeNext puts the key's next number. Some puts are part of a transaction, and some have a lease made for them.
 func writeNext(ctx context.Context, server *server, key []byte, tally *tally, random *rand.Rand) error {
 	kv := pb.NewKVClient(server.conn)
 	next := tally.tried + 1
@@ -122,9 +122,10 @@ func writeNext(ctx context.Context, server *server, key []byte, tally *tally, ra
 	tally.tried = next
 	var revision int64
 	if random.IntN(4) == 0 {
+		deletion := &pb.DeleteRangeRequest{Key: append(key, "/old"...)}
 		answer, err := kv.Txn(ctx, &pb.TxnRequest{
 			Success: []*pb.RequestOp{
-				{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: append(key, "/old"...)}}},
+				{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: deletion}},
 				{Request: &pb.RequestOp_RequestPut{RequestPut: put}},
 			},
 		})
@@ -149,7 +150,8 @@ func writeNext(ctx context.Context, server *server, key []byte, tally *tally, ra
 func checkTallies(server *server, tallies [][keysPerWriter]tally) error {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	everything, err := pb.NewKVClient(server.conn).Range(ctx, &pb.RangeRequest{Key: []byte("kill/"), RangeEnd: []byte("kill0")})
+	request := &pb.RangeRequest{Key: []byte("kill/"), RangeEnd: []byte("kill0")}
+	everything, err := pb.NewKVClient(server.conn).Range(ctx, request)
 	if err != nil {
 		return err
 	}
@@ -171,7 +173,8 @@ func checkTallies(server *server, tallies [][keysPerWriter]tally) error {
 			at, isFound := found[name]
 			if !isFound {
 				if tally.acknowledged > 0 {
-					return fmt.Errorf("%s is missing; %d was acknowledged at revision %d", name, tally.acknowledged, tally.revision)
+					return fmt.Errorf("%s is missing; %d was acknowledged at revision %d",
+						name, tally.acknowledged, tally.revision)
 				}
 				continue
 			}
@@ -181,17 +184,17 @@ func checkTallies(server *server, tallies [][keysPerWriter]tally) error {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			if number < tally.acknowledged || number > tally.tried || kv.ModRevision < tally.revision {
-				return fmt.Errorf("%s is %d of revision %d; acknowledged was %d at revision %d, tried %d", name, number, kv.ModRevision,
-					tally.acknowledged, tally.revision, tally.tried)
+				return fmt.Errorf("%s is %d of revision %d; acknowledged was %d at revision %d, tried %d",
+					name, number, kv.ModRevision, tally.acknowledged, tally.revision, tally.tried)
 			}
 			if number == tally.acknowledged && (kv.ModRevision != tally.revision || kv.Lease != tally.lease) {
-				return fmt.Errorf("%s: %d has revision %d and lease %d, acknowledged with %d and %d", name, number, kv.ModRevision, kv.Lease,
-					tally.revision, tally.lease)
+				return fmt.Errorf("%s: %d has revision %d and lease %d, acknowledged with %d and %d",
+					name, number, kv.ModRevision, kv.Lease, tally.revision, tally.lease)
 			}
 			if kv.Lease != 0 && !granted[kv.Lease] {
 				return fmt.Errorf("%s: its lease %d is gone", name, kv.Lease)
 			}
-			// What was open is decided now, and must stay.
+			// What was open is now settled, and must stay so.
 			tally.acknowledged, tally.revision, tally.lease = number, kv.ModRevision, kv.Lease
 		}
 	}

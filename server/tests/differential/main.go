@@ -1,16 +1,16 @@
 // Differential plays one random sequence of requests to stock etcd and to Orlop and compares every answer whole.
 //
-// 	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S] [-keys 3000]
-// 	differential -kill9 5 -orlop target/release/orlop
-// 	differential -files -etcd bin/etcd -etcdctl bin/etcdctl -etcdutl bin/etcdutl -orlop target/release/orlop
+//	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S] [-keys 3000]
+//	differential -kill9 5 -orlop target/release/orlop
+//	differential -files -etcd bin/etcd -etcdctl bin/etcdctl -etcdutl bin/etcdutl -orlop target/release/orlop
 //
-// Both servers start empty, with the same flags, on loopback. Requests go one at a time through one connection to each
-// server; watches run beside them. Compared are all fields of all responses, and of errors the code and the exact text.
-// Not compared: the values of cluster, member and raft term ids, sizes, log positions, ports, and the order of equals
-// where etcd's own sort leaves it open.
+// Both servers start empty, with the same flags, on loopback. Each gets its requests one at a time over one connection;
+// watches run beside them. The comparison covers every field of every response, and the code and exact text of every
+// error. It leaves out the values of cluster ids, member ids and raft terms, sizes, log positions and ports. It also
+// leaves out the order of equals where etcd's own sort leaves that open.
 //
-// The sequence follows from the seed and from etcd's answers alone, so a seed repeats a run. The seeds in seeds.txt,
-// which once found something, run first. The first difference ends the run with status 1; it is printed with seed,
+// The sequence depends only on the seed and on etcd's answers, so a seed repeats a run. The seeds in seeds.txt, which
+// once found something, run first. The first difference ends the run with status 1. The program prints it with seed,
 // step, request and both answers.
 package main
 
@@ -26,7 +26,7 @@ import (
 	"time"
 )
 
-// go:embed seeds.txt
+//go:embed seeds.txt
 var keptSeeds string
 
 type options struct {
@@ -49,7 +49,8 @@ func main() {
 	flag.StringVar(&opt.dataDir, "data", os.TempDir(), "where data directories are made")
 	flag.IntVar(&opt.requests, "requests", 20000, "requests of a run")
 	flag.IntVar(&opt.restarts, "restarts", 3, "how often both servers are killed and started again during a run")
-	flag.IntVar(&opt.keys, "keys", 0, "keys beside the few that requests mostly meet at; then trees are deep and ranges long")
+	flag.IntVar(&opt.keys, "keys", 0,
+		"keys beside the few that requests mostly meet at; then trees are deep and ranges long")
 	flag.BoolVar(&opt.alarms, "alarms", false, "raise and clear the NOSPACE alarm, too")
 	flag.BoolVar(&opt.verbose, "v", false, "print every request")
 	seed := flag.Uint64("seed", 0, "0 draws one")
@@ -59,7 +60,8 @@ func main() {
 	var programs filePrograms
 	flag.StringVar(&programs.etcdctl, "etcdctl", "", "stock etcdctl, for -files")
 	flag.StringVar(&programs.etcdutl, "etcdutl", "", "stock etcdutl, for -files")
-	kill9 := flag.Int("kill9", 0, "instead: this many rounds of SIGKILL under load, checking that acknowledged writes survive")
+	kill9 := flag.Int("kill9", 0,
+		"instead: this many rounds of SIGKILL under load, checking that acknowledged writes survive")
 	flag.Parse()
 
 	if opt.orlop == "" || (opt.etcd == "" && *kill9 == 0) || flag.NArg() > 0 || *workers < 1 {
@@ -126,7 +128,9 @@ func play(opt options, seed uint64) bool {
 	began := time.Now()
 	report, err := runSeed(opt, seed)
 	if err != nil {
-		fmt.Printf("\nFAIL seed %d (differential -seed %d -requests %d -restarts %d -keys %d)\n%v\n", seed, seed, opt.requests, opt.restarts, opt.keys, err)
+		again := fmt.Sprintf("differential -seed %d -requests %d -restarts %d -keys %d",
+			seed, opt.requests, opt.restarts, opt.keys)
+		fmt.Printf("\nFAIL seed %d (%s)\n%v\n", seed, again, err)
 		return false
 	}
 	fmt.Printf("seed %d: equal after %s, %.0f s\n", seed, report, time.Since(began).Seconds())

@@ -13,12 +13,11 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// ttlTolerance is what two clocks may differ by, in seconds, beside the time by which one server started later than the
-// other: at its start a server gives every lease its full time again.
+// ttlTolerance is how many seconds two clocks may differ by. The time by which one server started later than the other
+// comes on top, because a server that starts gives every lease its full time again.
 const ttlTolerance = 3
 
-// mask returns a copy of response with everything taken out that may differ between two right servers; request tells
-// which freedom there is in it.
+// mask returns a copy of response without what may differ between two right servers. The request tells what that is.
 func mask(request, response proto.Message, port int) proto.Message {
 	masked := proto.Clone(response)
 	maskHeaders(masked.ProtoReflect())
@@ -50,7 +49,7 @@ func mask(request, response proto.Message, port int) proto.Message {
 	return masked
 }
 
-// alignTTL makes equal the remaining times of two responses that are close to each other.
+// alignTTL makes the remaining times of two responses equal if they are close to each other.
 func alignTTL(a, b proto.Message, tolerance int64) {
 	one, ok := a.(*pb.LeaseTimeToLiveResponse)
 	if !ok {
@@ -69,7 +68,7 @@ func present[T uint64 | int64](value T) T {
 	return 1
 }
 
-// maskHeaders keeps of ids and terms whether they are set at all.
+// maskHeaders replaces ids and terms by whether they are set at all.
 func maskHeaders(message protoreflect.Message) {
 	if header, ok := message.Interface().(*pb.ResponseHeader); ok {
 		header.ClusterId, header.MemberId = present(header.ClusterId), present(header.MemberId)
@@ -96,8 +95,8 @@ func maskStatus(status *pb.StatusResponse) {
 	status.RaftIndex, status.RaftAppliedIndex = present(status.RaftIndex), present(status.RaftAppliedIndex)
 }
 
-// maskTies puts runs of equals into key order. etcd sorts with an unstable algorithm, so which equals come first, and
-// which of them a limit cuts off, is open.
+// maskTies puts runs of equals into key order. etcd's sort is unstable. So the order of equals is open, and so is which
+// of them a limit cuts off.
 func maskTies(request *pb.RangeRequest, response *pb.RangeResponse) {
 	if request.SortTarget == pb.RangeRequest_KEY {
 		return

@@ -52,7 +52,7 @@ func show(message proto.Message) string {
 	return text
 }
 
-// difference is the finding of this program, as opposed to a failure of its own.
+// difference is what this program looks for. Every other error is a failure of its own.
 type difference struct {
 	method  string
 	request proto.Message
@@ -65,7 +65,8 @@ func (d *difference) Error() string {
 	if d.request != nil {
 		request = show(d.request)
 	}
-	return fmt.Sprintf("%s\n%s {\n%s}\n--- etcd\n%s\n--- orlop\n%s", d.reason, d.method, request, d.sides[etcd], d.sides[orlop])
+	return fmt.Sprintf("%s\n%s {\n%s}\n--- etcd\n%s\n--- orlop\n%s",
+		d.reason, d.method, request, d.sides[etcd], d.sides[orlop])
 }
 
 // onBoth runs act for both servers at once.
@@ -98,7 +99,7 @@ func invoke(conn *grpc.ClientConn, method string, request, response proto.Messag
 	return outcome{response: response}
 }
 
-// rangeStream merges the pieces, and checks what may stand in which.
+// rangeStream merges the pieces into one response, and checks which piece holds what.
 func rangeStream(conn *grpc.ClientConn, request *pb.RangeRequest) outcome {
 	ctx, cancel := callContext(false)
 	defer cancel()

@@ -26,22 +26,27 @@ type run struct {
 	refused    int
 	// The last compaction's removal may still be going on.
 	isCompacting bool
-	// By how much the remaining times of leases may differ. In seconds.
+	// How many seconds the remaining times of leases may differ by.
 	ttlTolerance int64
-	// Revisions compacted at since the last start.
+	// Revisions at which the servers have compacted since their last start.
 	remembered map[int64]bool
-	// Revisions at which a transaction may have deleted a key, by an open-ended delete, and put it again. There etcd's
-	// index knows of the tombstone alone: compacted at one of them it removes the live record and dies when it reads
-	// the key; HashKV at one of them does not count the key.
+	// Revisions at which a transaction may have deleted a key, by an open-ended delete, and put it again. etcd's index
+	// knows only the tombstone there. A compaction at such a revision removes the live record, and etcd dies when it
+	// reads the key. HashKV at such a revision does not count the key.
 	reborn map[int64]bool
 }
 
 func runSeed(opt options, seed uint64) (report string, err error) {
-	r := &run{generator: &generator{Rand: rand.New(rand.NewPCG(seed, 0)), current: 1, compacted: -1, many: opt.keys}, options: opt,
-		remembered: map[int64]bool{}, reborn: map[int64]bool{}}
+	r := &run{
+		generator:  &generator{Rand: rand.New(rand.NewPCG(seed, 0)), current: 1, compacted: -1, many: opt.keys},
+		options:    opt,
+		remembered: map[int64]bool{},
+		reborn:     map[int64]bool{},
+	}
 	binaries := [2][2]string{{opt.etcd, opt.etcdFlags}, {opt.orlop, opt.orlopFlags}}
 	for side := range r.servers {
-		if r.servers[side], err = newServer(sideNames[side], binaries[side][0], binaries[side][1], opt.dataDir); err != nil {
+		binary, flags := binaries[side][0], binaries[side][1]
+		if r.servers[side], err = newServer(sideNames[side], binary, flags, opt.dataDir); err != nil {
 			return "", err
 		}
 		defer r.servers[side].discard()
@@ -150,7 +155,7 @@ func (r *run) call(method string, request, response proto.Message) error {
 	return err
 }
 
-// callEach is call with a request for each; they may differ in ids that the servers chose.
+// callEach is call with a request for each server. The two may differ in ids that the servers chose.
 func (r *run) callEach(method string, requests [2]proto.Message, response proto.Message) ([2]outcome, error) {
 	leader := r.percent(5)
 	var outcomes [2]outcome
@@ -179,7 +184,7 @@ func (r *run) judge(method string, request proto.Message, outcomes [2]outcome) e
 func (r *run) stream() error {
 	request := r.rangeRequest()
 	if request.SortOrder == pb.RangeRequest_NONE && request.SortTarget != pb.RangeRequest_KEY {
-		// etcd sorts each piece by itself and goes on behind the last key of the sorted piece: keys are lost or come
+		// etcd sorts each piece by itself and goes on behind the last key of the sorted piece. So keys are lost or come
 		// twice.
 		request.SortTarget = pb.RangeRequest_KEY
 	}
@@ -191,7 +196,7 @@ func (r *run) stream() error {
 }
 
 func (r *run) compact() error {
-	// What a watcher has yet to get would fall to the compaction on one server and not on the other.
+	// The compaction could take events that a watcher has yet to get, on one server and not on the other.
 	if err := r.watches.drain(r.current); err != nil {
 		return err
 	}
@@ -199,7 +204,8 @@ func (r *run) compact() error {
 	if r.reborn[request.Revision] {
 		return nil
 	}
-	outcomes, err := r.callEach("/etcdserverpb.KV/Compact", [2]proto.Message{request, request}, &pb.CompactionResponse{})
+	requests := [2]proto.Message{request, request}
+	outcomes, err := r.callEach("/etcdserverpb.KV/Compact", requests, &pb.CompactionResponse{})
 	if outcomes[etcd].code == codes.OK {
 		r.compacted = max(r.compacted, request.Revision)
 		r.isCompacting = !request.Physical
@@ -216,8 +222,9 @@ func (r *run) hashKV() error {
 	return r.hashAt(request)
 }
 
-// hashAt leaves out the revisions whose hash etcd keeps from when it compacted at them: until it stops it answers those
-// as of the compaction before, and a restarted etcd answers otherwise.
+// hashAt compares the hashes of a revision, unless etcd's answer is known to be off. When etcd compacts at a revision,
+// it keeps the hash as of the compaction before. It answers that hash until it stops. A restarted etcd answers
+// otherwise.
 func (r *run) hashAt(request *pb.HashKVRequest) error {
 	revision := request.Revision
 	if revision == 0 {
@@ -240,26 +247,27 @@ func (r *run) hashes() error {
 	return r.call("/etcdserverpb.KV/Range", everything, &pb.RangeResponse{})
 }
 
-// grantAndRevoke takes ids that the servers choose, and times that are too short to stay.
+// grantAndRevoke makes a lease and revokes it at once. So the servers may choose its id, and its time may be short.
 func (r *run) grantAndRevoke() error {
 	request := &pb.LeaseGrantRequest{TTL: pick[int64](r.generator, -1<<63, -1, 0, 1, 2, 3, 60)}
 	if r.percent(50) {
 		request.ID = 1000 + r.Int64N(1000)
 	}
 	var granted [2]outcome
+	method := "/etcdserverpb.Lease/LeaseGrant"
 	onBoth(func(side int) {
-		granted[side] = invoke(r.servers[side].conn, "/etcdserverpb.Lease/LeaseGrant", request, &pb.LeaseGrantResponse{}, false)
+		granted[side] = invoke(r.servers[side].conn, method, request, &pb.LeaseGrantResponse{}, false)
 	})
 	var revokes [2]proto.Message
 	for side := range granted {
 		answer, ok := granted[side].response.(*pb.LeaseGrantResponse)
 		if !ok {
-			return r.judge("/etcdserverpb.Lease/LeaseGrant", request, granted)
+			return r.judge(method, request, granted)
 		}
 		revokes[side] = &pb.LeaseRevokeRequest{ID: answer.ID}
 		if request.ID == 0 && answer.ID <= 0 {
 			return &difference{
-				method: "/etcdserverpb.Lease/LeaseGrant", request: request, reason: "a chosen id must be positive",
+				method: method, request: request, reason: "a chosen id must be positive",
 				sides: [2]string{granted[etcd].String(), granted[orlop].String()},
 			}
 		}
@@ -267,17 +275,18 @@ func (r *run) grantAndRevoke() error {
 			answer.ID = 1
 		}
 	}
-	if err := r.judge("/etcdserverpb.Lease/LeaseGrant", request, granted); err != nil {
+	if err := r.judge(method, request, granted); err != nil {
 		return err
 	}
 	_, err := r.callEach("/etcdserverpb.Lease/LeaseRevoke", revokes, &pb.LeaseRevokeResponse{})
 	return err
 }
 
-// expire lets a lease with keys run out on both servers: the keys must go in one revision, and the lease with them.
+// expire lets a lease with keys run out on both servers. The keys must go in one revision, and the lease with them.
 func (r *run) expire() error {
 	id := 2000 + r.Int64N(1<<40)
-	if err := r.call("/etcdserverpb.Lease/LeaseGrant", &pb.LeaseGrantRequest{ID: id, TTL: 1}, &pb.LeaseGrantResponse{}); err != nil {
+	grant := &pb.LeaseGrantRequest{ID: id, TTL: 1}
+	if err := r.call("/etcdserverpb.Lease/LeaseGrant", grant, &pb.LeaseGrantResponse{}); err != nil {
 		return err
 	}
 	for range 1 + r.IntN(5) {
@@ -300,7 +309,8 @@ func (r *run) expire() error {
 			time.Sleep(50 * time.Millisecond)
 		}
 	}
-	if err := r.call("/etcdserverpb.KV/Range", &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}, &pb.RangeResponse{}); err != nil {
+	everything := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
+	if err := r.call("/etcdserverpb.KV/Range", everything, &pb.RangeResponse{}); err != nil {
 		return err
 	}
 	return r.watches.drain(r.current)
@@ -355,7 +365,12 @@ func (r *run) health() error {
 }
 
 func (r *run) unknownMethod() error {
-	method := pick(r.generator, "/etcdserverpb.KV/Nothing", "/nothing.Nothing/Range", "/grpc.reflection.v1.ServerReflection/Nothing")
+	method := pick(
+		r.generator,
+		"/etcdserverpb.KV/Nothing",
+		"/nothing.Nothing/Range",
+		"/grpc.reflection.v1.ServerReflection/Nothing",
+	)
 	return r.call(method, &pb.RangeRequest{Key: []byte("a")}, &pb.RangeResponse{})
 }
 

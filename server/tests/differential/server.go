@@ -33,7 +33,7 @@ type server struct {
 	flags  []string
 	dir    string
 	port   int
-	// What the member tells other members; its id follows from it.
+	// The URL that the member tells other members; its id follows from it.
 	peer    string
 	child   *exec.Cmd
 	exited  chan struct{}
@@ -76,7 +76,11 @@ func newServer(name, binary, flags, parent string) (*server, error) {
 	s.conn, err = grpc.NewClient("passthrough:///127.0.0.1:"+strconv.Itoa(s.port),
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithConnectParams(grpc.ConnectParams{
-			Backoff:           backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.2, MaxDelay: 200 * time.Millisecond},
+			Backoff: backoff.Config{
+				BaseDelay:  20 * time.Millisecond,
+				Multiplier: 1.2,
+				MaxDelay:   200 * time.Millisecond,
+			},
 			MinConnectTimeout: time.Second,
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)))
@@ -123,7 +127,7 @@ func (s *server) start() error {
 	}
 }
 
-// stop ends the process by the signal; SIGTERM must be obeyed in time.
+// stop sends the signal and waits until the process has ended. It is an error if that takes too long.
 func (s *server) stop(signal syscall.Signal) error {
 	if s.child == nil {
 		return nil

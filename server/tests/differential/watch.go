@@ -19,23 +19,23 @@ const (
 	watchMethod = "/etcdserverpb.Watch/Watch"
 	streamsMax  = 4
 	watchersMax = 12
-	// How long etcd may take to find out that an old watcher has nothing to catch up on: three turns of its loop.
+	// How long etcd may take to find that an old watcher has nothing to catch up on: three turns of its loop.
 	syncPause     = 300 * time.Millisecond
 	watchDeadline = 20 * time.Second
 )
 
-// watchSet is all watches of a run. How events are batched may differ between the servers, so compared are: for each
-// watcher the sequence of its events; for each stream the sequence of its control answers (created, canceled); progress
-// when it is asked for.
+// watchSet is all watches of a run. The servers may batch events differently, so batches are not compared. Three things
+// are: the sequence of each watcher's events, the sequence of each stream's control answers (created, canceled), and
+// progress when it is asked for.
 //
-// One more stream on each server watches everything from the first revision: from its events in etcd's order follows
-// what any watcher must get, so it is known when nothing more is to come.
+// One more stream on each server watches everything from the first revision. Its events, in etcd's order, tell what
+// each watcher must get. So it is known when nothing more is to come.
 type watchSet struct {
 	servers [2]*server
 	log     *watchStream
 	history []*mvccpb.Event
 	streams []*watchStream
-	// When a watcher was last made that etcd may take time to see as caught up.
+	// When the last watcher was made that etcd may need time to see as caught up.
 	unsyncedAt time.Time
 	delivered  int
 }
@@ -48,7 +48,7 @@ type watchStream struct {
 	lateProgress int
 }
 
-// watcher is one that both servers know by the same id.
+// watcher is a watcher that both servers know by the same id.
 type watcher struct {
 	id      int64
 	request *pb.WatchCreateRequest
@@ -89,7 +89,12 @@ func openWatch(s *server) (*watchSide, error) {
 		cancel()
 		return nil, err
 	}
-	side := &watchSide{stream: stream, cancel: cancel, control: make(chan *pb.WatchResponse, 1000), events: map[int64]*sequence{}}
+	side := &watchSide{
+		stream:  stream,
+		cancel:  cancel,
+		control: make(chan *pb.WatchResponse, 1000),
+		events:  map[int64]*sequence{},
+	}
 	go func() {
 		for {
 			response, err := stream.Recv()
@@ -110,7 +115,7 @@ func openWatch(s *server) (*watchSide, error) {
 	return side, nil
 }
 
-// take files a response, and checks what a client may rely on whatever the batching.
+// take sorts a response in. It also checks what a client may rely on however events are batched.
 func (s *watchSide) take(response *pb.WatchResponse) error {
 	id := response.WatchId
 	if response.Created || response.Canceled {
@@ -134,19 +139,21 @@ func (s *watchSide) take(response *pb.WatchResponse) error {
 	for i, event := range response.Events {
 		isSplit := event.Kv.ModRevision == sequence.newest && i == 0 && !sequence.inFragment
 		if event.Kv.ModRevision < sequence.newest || isSplit {
-			return fmt.Errorf("watcher %d: revision %d comes in two answers, or backwards: %s", id, event.Kv.ModRevision, show(response))
+			return fmt.Errorf("watcher %d: revision %d comes in two answers, or backwards: %s",
+				id, event.Kv.ModRevision, show(response))
 		}
 		sequence.newest = event.Kv.ModRevision
 	}
 	if response.GetHeader().GetRevision() < sequence.newest {
-		return fmt.Errorf("watcher %d: header.revision %d with an event of %d", id, response.Header.Revision, sequence.newest)
+		return fmt.Errorf("watcher %d: header.revision %d with an event of %d",
+			id, response.Header.Revision, sequence.newest)
 	}
 	sequence.inFragment = response.Fragment
 	sequence.events = append(sequence.events, response.Events...)
 	return nil
 }
 
-// state returns the number of a watcher's events that wait for comparison.
+// state returns how many events of a watcher wait for comparison, their newest revision, and what broke the stream.
 func (s *watchSide) state(id int64) (int, int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -175,7 +182,7 @@ func (s *watchSide) takeProgress() []*pb.WatchResponse {
 	return progress
 }
 
-// await polls until isDone says so on both sides; err of a broken stream and of a missed deadline names the side.
+// await polls until isDone is true on both sides. The error of a broken stream or a missed deadline names the side.
 func await(what func() string, isDone func(side int) (bool, error)) error {
 	deadline := time.Now().Add(watchDeadline)
 	for side := range 2 {
@@ -261,7 +268,7 @@ func (s *watchStream) close() error {
 	return nil
 }
 
-// open starts the watch of everything, behind what it has seen before.
+// open starts the watch of everything, after the last revision it has seen.
 func (w *watchSet) open(servers [2]*server) error {
 	w.servers = servers
 	next := int64(2)
@@ -319,8 +326,8 @@ func (w *watchSet) advance(revision int64) error {
 	return nil
 }
 
-// compareEvents takes what both sides have got for a watcher. The events must be the same, and those of expected if
-// that is given.
+// compareEvents takes the events that both sides have got for a watcher. They must be the same. If of is given, they
+// must also be the ones it expects.
 func (w *watchSet) compareEvents(stream *watchStream, id int64, of *watcher) ([]*mvccpb.Event, error) {
 	var got [2][]*mvccpb.Event
 	for side := range got {
@@ -349,15 +356,20 @@ func (w *watchSet) compareEvents(stream *watchStream, id int64, of *watcher) ([]
 		other, otherText := at(got[orlop], i)
 		if !proto.Equal(one, other) {
 			return nil, &difference{
-				method: watchMethod, request: request, reason: fmt.Sprintf("events of watcher %d differ", id), sides: [2]string{text, otherText},
+				method: watchMethod, request: request, reason: fmt.Sprintf("events of watcher %d differ", id),
+				sides: [2]string{text, otherText},
 			}
 		}
 		if of == nil {
 			continue
 		}
-		if i >= len(of.expected) || got[etcd][i].Type != of.expected[i].Type || !proto.Equal(got[etcd][i].Kv, of.expected[i].Kv) {
+		isExpected := i < len(of.expected) &&
+			got[etcd][i].Type == of.expected[i].Type &&
+			proto.Equal(got[etcd][i].Kv, of.expected[i].Kv)
+		if !isExpected {
 			_, wanted := at(of.expected, i)
-			return nil, fmt.Errorf("watcher %d, %v: both servers send\n%s\nbut what all changes call for is\n%s", id, request, text, wanted)
+			return nil, fmt.Errorf("watcher %d, %v: both servers send\n%s\nbut what all changes call for is\n%s",
+				id, request, text, wanted)
 		}
 	}
 	w.delivered += length
@@ -425,8 +437,9 @@ func (w *watcher) wanted(events []*mvccpb.Event) (wanted []*mvccpb.Event) {
 		default:
 			isInside = bytes.Compare(at, key) >= 0 && bytes.Compare(at, end) < 0
 		}
-		isFiltered := event.Type == mvccpb.Event_PUT && slices.Contains(w.request.Filters, pb.WatchCreateRequest_NOPUT) ||
-			event.Type == mvccpb.Event_DELETE && slices.Contains(w.request.Filters, pb.WatchCreateRequest_NODELETE)
+		filters := w.request.Filters
+		isFiltered := event.Type == mvccpb.Event_PUT && slices.Contains(filters, pb.WatchCreateRequest_NOPUT) ||
+			event.Type == mvccpb.Event_DELETE && slices.Contains(filters, pb.WatchCreateRequest_NODELETE)
 		if isInside && !isFiltered && event.Kv.ModRevision >= w.start {
 			wanted = append(wanted, event)
 		}

@@ -27,7 +27,7 @@ func (r *run) watchRequest() *pb.WatchCreateRequest {
 	case chance < 40:
 		request.StartRevision = r.pastRevision()
 		if r.isCompacting {
-			// At the compacted revision itself, what a watcher finds depends on how far the removal is.
+			// What a watcher finds at the compacted revision itself depends on how far the removal is.
 			request.StartRevision = max(request.StartRevision, r.compacted+1)
 		}
 	case chance < 45:
@@ -88,7 +88,8 @@ func (r *run) watchCreate() error {
 			return err
 		}
 		if canceled.CompactRevision != r.compacted {
-			return fmt.Errorf("both servers answer %v to a watch from %d, compacted is %d", canceled, added.start, r.compacted)
+			return fmt.Errorf("both servers answer %v to a watch from %d, compacted is %d",
+				canceled, added.start, r.compacted)
 		}
 		added.isCompacted = true
 	case added.start <= r.current:
@@ -100,18 +101,19 @@ func (r *run) watchCreate() error {
 	return nil
 }
 
-// readable drops from the events at the compacted revision those that a later one of the same revision and key has
-// superseded.
+// readable returns the events from the compacted revision on. At that revision itself it drops the events that a later
+// one of the same key supersedes.
 func readable(history []*mvccpb.Event, compacted int64) []*mvccpb.Event {
 	first, _ := slices.BinarySearchFunc(history, compacted, func(event *mvccpb.Event, revision int64) int {
 		return int(min(1, max(-1, event.Kv.ModRevision-revision)))
 	})
 	var kept []*mvccpb.Event
 	for i := first; i < len(history); i++ {
-		isSuperseded := history[i].Kv.ModRevision == compacted && slices.ContainsFunc(history[i+1:min(len(history), i+300)],
-			func(later *mvccpb.Event) bool {
-				return later.Kv.ModRevision == compacted && string(later.Kv.Key) == string(history[i].Kv.Key)
-			})
+		isSameKey := func(later *mvccpb.Event) bool {
+			return later.Kv.ModRevision == compacted && string(later.Kv.Key) == string(history[i].Kv.Key)
+		}
+		laterOnes := history[i+1 : min(len(history), i+300)]
+		isSuperseded := history[i].Kv.ModRevision == compacted && slices.ContainsFunc(laterOnes, isSameKey)
 		if !isSuperseded {
 			kept = append(kept, history[i])
 		}
@@ -136,7 +138,8 @@ func (r *run) watchCancel() error {
 		at = r.IntN(len(stream.watchers))
 		id = stream.watchers[at].id
 	}
-	request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: id}}}
+	cancel := &pb.WatchCancelRequest{WatchId: id}
+	request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: cancel}}
 	if err := stream.send(request); err != nil || at < 0 {
 		return err // an unknown id is not answered
 	}
@@ -148,8 +151,8 @@ func (r *run) watchCancel() error {
 	return err
 }
 
-// watchProgress asks how far a stream is. etcd answers when all its watchers have caught up and none waits for a
-// revision to come, and does not answer otherwise: then the question is put again.
+// watchProgress asks how far a stream is. etcd answers only if all its watchers have caught up and none waits for a
+// revision to come. Watchers that have yet to catch up do so soon, so the question is put again until it is answered.
 func (r *run) watchProgress() error {
 	if len(r.watches.streams) == 0 {
 		return nil
@@ -167,7 +170,8 @@ func (r *run) watchProgress() error {
 			isAnswered = false
 		}
 	}
-	request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
+	progress := &pb.WatchProgressRequest{}
+	request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: progress}}
 	if !isAnswered {
 		return stream.send(request)
 	}
@@ -183,12 +187,15 @@ func (r *run) watchProgress() error {
 				return err
 			}
 			stream.lateProgress = max(stream.lateProgress, asked)
-			for again := time.Now().Add(syncPause); len(answers) == 0 && time.Now().Before(again); time.Sleep(time.Millisecond) {
+			again := time.Now().Add(syncPause)
+			for len(answers) == 0 && time.Now().Before(again) {
 				answers = stream.sides[side].takeProgress()
+				time.Sleep(time.Millisecond)
 			}
 		}
 		for _, answer := range answers {
-			isRight := answer.WatchId == -1 && answer.Header.GetRevision() == r.current && answer.Header.GetClusterId() != 0 &&
+			isRight := answer.WatchId == -1 &&
+				answer.Header.GetRevision() == r.current && answer.Header.GetClusterId() != 0 &&
 				answer.CompactRevision == 0 && answer.CancelReason == "" && !answer.Fragment
 			if !isRight {
 				return fmt.Errorf("%s: at revision %d, progress is %v", sideNames[side], r.current, answer)

@@ -1,6 +1,10 @@
-//! A record that is damaged on the medium: who needs it is refused, everybody else is served, and the log says where.
+//! A record is damaged on the medium. Requests that need it are refused, all others are served, and the log says where.
 
-use std::{fs::{self, OpenOptions}, os::unix::fs::FileExt, path::{Path, PathBuf}};
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+};
 
 use etcd_client::GetOptions;
 use tempfile::TempDir;
@@ -15,7 +19,7 @@ fn value(number: usize) -> String {
     format!("value {number:06} {}", "x".repeat(20_000))
 }
 
-/// The segment file, and the offset in it, where the record of a key lies.
+/// Where the record of a key lies: the segment file and the offset in it.
 fn place_of(data: &Path, number: usize) -> (PathBuf, u64) {
     let marker = format!("value {number:06} ");
     for file in fs::read_dir(data.join("pages")).expect("the page store").map(|entry| entry.expect("a file").path()) {

@@ -1,19 +1,25 @@
 //! What a client was told stays true when the process dies at any moment.
 //!
-//! Each writer sends its next write only when the last is acknowledged, and write `n` of writer `w` is a function of
-//! seed, `w` and `n`. So a correct history holds the writes of each writer without a gap and in order, all that were
-//! acknowledged and at most one more, which was under way. The whole history is read back, not just the newest values.
+//! Each writer sends its next write only when the last is acknowledged. Write `n` of writer `w` is a function of the
+//! seed, `w` and `n`. So a correct history holds each writer's writes in order and without a gap: all that were
+//! acknowledged, and at most one more that was under way. The whole history is read back, not just the newest values.
 //!
 //! SIGKILL leaves what the kernel was given; what a power loss may take is tested on `engine`'s simulated disk.
 
-use std::{collections::{BTreeMap, BTreeSet}, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use etcd_client::{Client, EventType, GetOptions, PutOptions, Txn, TxnOp, WatchOptions};
-use rand::{rngs::StdRng, Rng, RngCore, SeedableRng};
+use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
 use tokio::{sync::mpsc, task::JoinSet};
 
-use crate::{member::{fresh, Member}, next, revision};
+use crate::{
+    member::{Member, fresh},
+    next, revision,
+};
 
 const SEED: u64 = 0x0712_1a7e;
 const ROUNDS: usize = 3;
@@ -47,7 +53,7 @@ fn write(writer: usize, number: u64) -> Puts {
     puts
 }
 
-/// Who made these puts, and as which write.
+/// The writer that made these puts, and the number of its write.
 fn author(puts: &Puts) -> (usize, u64) {
     let (key, value) = puts.first().expect("a revision has an event");
     let number = |bytes: &[u8], end: u8| {
@@ -72,7 +78,7 @@ async fn write_until_gone(mut client: Client, writer: usize, first: u64, report:
     }
 }
 
-/// Kills the member under the load of all writers, once so many writes are acknowledged; returns all that were.
+/// Kills the member under the load of all writers once `kill_at` writes are acknowledged. Returns all that were.
 async fn kill_under_load(member: &mut Member, firsts: &[u64], kill_at: usize) -> Vec<Acknowledged> {
     let (report, mut reports) = mpsc::channel(WRITERS);
     let mut writers = JoinSet::new();
@@ -94,7 +100,7 @@ async fn kill_under_load(member: &mut Member, firsts: &[u64], kill_at: usize) ->
     acknowledged
 }
 
-/// All that ever happened, by revision.
+/// All puts that ever happened, by revision.
 async fn history(client: &mut Client) -> BTreeMap<i64, Puts> {
     let newest = revision(client.get("0", None).await.unwrap().header());
     let options = WatchOptions::new().with_all_keys().with_start_revision(2);
@@ -133,7 +139,7 @@ fn check_history(history: &BTreeMap<i64, Puts>, firsts: &[u64], acknowledged: &[
     nexts
 }
 
-/// What a history leaves as the newest state.
+/// Checks that the newest state is what the history leads to.
 async fn check_state(client: &mut Client, history: &BTreeMap<i64, Puts>) {
     let newest: BTreeMap<_, _> = history.values().flatten().cloned().collect();
     let all = client.get("", Some(GetOptions::new().with_all_keys())).await.unwrap();

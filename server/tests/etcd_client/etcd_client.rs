@@ -1,8 +1,8 @@
 //! The API as the `etcd-client` crate sees it, against the binary that `ORLOP` names.
 //!
-//! Each test has a member of its own, so revisions are known numbers: an empty store is at 1. What is asked for here is
-//! what etcd does; the differential test compares far more answers, this one what a Rust program makes of them.
-//! `durability` kills the process, `damage` its data, `space` takes its space away, `member` starts it.
+//! Each test has a member of its own, so revisions are known numbers: an empty store is at 1. The tests ask for what
+//! etcd does. The differential test compares far more answers; this one looks at what a Rust program makes of them.
+//! `durability` kills the process, `damage` damages its data, `space` takes its space away, `member` starts it.
 
 mod damage;
 mod durability;
@@ -11,9 +11,12 @@ mod member;
 mod space;
 mod watches;
 
-use etcd_client::{CompactionOptions, Compare, CompareOp, DeleteOptions, Error, GetOptions, KeyValue, PutOptions, ResponseHeader, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchResponse, WatchStream};
+use etcd_client::{
+    CompactionOptions, Compare, CompareOp, DeleteOptions, Error, GetOptions, KeyValue, PutOptions, ResponseHeader,
+    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchResponse, WatchStream,
+};
 
-use crate::member::{fresh, Member, WAIT_MAX};
+use crate::member::{Member, WAIT_MAX, fresh};
 
 /// gRPC's codes.
 const INVALID_ARGUMENT: i32 = 3;

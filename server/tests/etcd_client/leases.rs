@@ -2,7 +2,7 @@
 
 use etcd_client::{Client, Error, EventType, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, WatchOptions};
 
-use crate::{keys, member::fresh, next, refusal, revision, FAILED_PRECONDITION, NOT_FOUND};
+use crate::{FAILED_PRECONDITION, NOT_FOUND, keys, member::fresh, next, refusal, revision};
 
 const LEASE: i64 = 0x1234;
 const TTL_SECONDS: i64 = 600;
@@ -18,7 +18,7 @@ async fn put_leased(client: &mut Client, key: &str, lease: i64) -> Result<i64, E
     Ok(revision(answer.header()))
 }
 
-/// Granted seconds, and the keys in order; a lease that does not exist has -1 left.
+/// The granted seconds, and the keys in order. A lease that does not exist has none, and -1 seconds left.
 async fn attached(client: &mut Client, lease: i64) -> (i64, Vec<Vec<u8>>) {
     let options = LeaseTimeToLiveOptions::new().with_keys();
     let answer = client.lease_time_to_live(lease, Some(options)).await.unwrap();
@@ -108,7 +108,7 @@ async fn what_names_no_lease_or_a_taken_one_is_refused() {
 
 #[tokio::test]
 async fn an_expired_lease_takes_its_keys_along() {
-    // The least that an election timeout of a second allows.
+    // The shortest time that an election timeout of one second allows.
     const TTL_SECONDS_MIN: i64 = 2;
     let (_dir, _member, mut client) = fresh().await;
     assert_eq!(grant(&mut client, LEASE, 1).await.unwrap(), TTL_SECONDS_MIN);

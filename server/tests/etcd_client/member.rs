@@ -1,9 +1,18 @@
 //! A member under test: the binary that `ORLOP` names, as a process of its own on free loopback ports.
 //!
-//! A member is ready when it answers Status; nobody waits for it in any other way, and never without a bound. Dropping
-//! it ends the process; a test that fails shows the end of its log.
+//! A member is ready when it answers Status. Tests wait for it in no other way, and never without a bound. Dropping it
+//! ends the process. A test that fails shows the end of its log.
 
-use std::{env, fs::{self, File}, net::TcpListener, os::unix::process::ExitStatusExt, path::{Path, PathBuf}, process::{Child, Command, Stdio}, thread, time::Duration};
+use std::{
+    env,
+    fs::{self, File},
+    net::TcpListener,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::Duration,
+};
 
 use etcd_client::{Client, ConnectOptions};
 use tempfile::TempDir;
@@ -11,10 +20,10 @@ use tempfile::TempDir;
 /// Longest wait for anything that must happen: only a failing test waits so long.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// Between two looks at a member that starts.
+/// The pause between two looks at a member that starts.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// A free port may be taken between its choice and its use.
+/// How often to try a start, because a free port may be taken between its choice and its use.
 const STARTS_MAX: usize = 5;
 
 const NAME: &str = "tested";
@@ -104,7 +113,7 @@ impl Member {
         fs::read_to_string(&self.log).expect("the member's log")
     }
 
-    /// Ends the member as no program can prepare for.
+    /// Ends the member by SIGKILL, which no program can prepare for.
     pub fn kill(&mut self) {
         self.child.kill().expect("the member is our child");
         let status = self.child.wait().expect("the member is our child");
@@ -114,7 +123,7 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        // A process that has ended already is what is wanted.
+        // The process may have ended already; that is just as well.
         let ended = self.child.kill().and_then(|()| self.child.wait());
         if thread::panicking() {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -124,7 +133,7 @@ impl Drop for Member {
     }
 }
 
-/// Two addresses that nobody listens on, held together so that they differ.
+/// Two addresses that nobody listens on. They are held at the same time, so they differ.
 fn free_urls() -> [String; 2] {
     let held = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).expect("a free port"));
     held.map(|listener| format!("http://{}", listener.local_addr().expect("it is bound")))

@@ -2,19 +2,30 @@
 //!
 //! The full disk is a small tmpfs, mounted for the test; where mounting is not allowed that test says so and passes.
 
-use std::{path::{Path, PathBuf}, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use etcd_client::{AlarmAction, AlarmOptions, AlarmType, Client, Compare, CompareOp, DeleteOptions, Error, GetOptions, PutResponse, Txn, TxnOp};
+use etcd_client::{
+    AlarmAction, AlarmOptions, AlarmType, Client, Compare, CompareOp, DeleteOptions, Error, GetOptions, PutResponse,
+    Txn, TxnOp,
+};
 use tempfile::TempDir;
 
-use crate::{member::{fresh, Member, WAIT_MAX}, refusal, INVALID_ARGUMENT, NOT_FOUND};
+use crate::{
+    INVALID_ARGUMENT, NOT_FOUND,
+    member::{Member, WAIT_MAX, fresh},
+    refusal,
+};
 
 const RESOURCE_EXHAUSTED: i32 = 8;
 const DATA_LOSS: i32 = 15;
 const EXCEEDED: &str = "etcdserver: mvcc: database space exceeded";
 const CORRUPT: &str = "etcdserver: corrupt cluster";
 const VALUE_BYTES: usize = 60_000;
-/// Between two tries of what has to work again.
+/// The pause between two tries of a write that has to work again.
 const TRY_EVERY: Duration = Duration::from_millis(50);
 
 fn exceeded() -> (i32, String) {
@@ -35,7 +46,7 @@ async fn put(client: &mut Client, number: usize) -> Result<PutResponse, Error> {
     client.put(key(number), value(number), None).await
 }
 
-/// Puts one key after the other until one is refused for space; returns how many were not.
+/// Puts one key after the other until one is refused for space. Returns the number of that key.
 async fn fill(client: &mut Client, first: usize) -> usize {
     for number in first.. {
         assert!(number < 10_000, "space ends at some time");
@@ -62,7 +73,7 @@ async fn member_id(client: &mut Client) -> u64 {
     client.status().await.expect("status").header().expect("a header").member_id()
 }
 
-/// Puts until it works, which it must.
+/// Tries a put until it works, which must happen in time.
 async fn await_space(client: &mut Client, number: usize) {
     let trying = async {
         let mut tries = tokio::time::interval(TRY_EVERY);
@@ -190,7 +201,7 @@ async fn an_alarm_that_a_hand_raised_again_stays_and_so_does_every_one_if_told_t
 struct Mounted(PathBuf);
 
 impl Mounted {
-    /// `None`, and why, where this is not allowed.
+    /// `None` where mounting is not allowed; the reason is printed.
     fn new(path: &Path, size: &str) -> Option<Self> {
         std::fs::create_dir(path).expect("a directory to mount at");
         let mount = run(&["mount", "-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], path);

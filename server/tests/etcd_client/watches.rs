@@ -1,13 +1,15 @@
 //! Watches: live, from the past, what was before, progress, cancelling.
 
-use etcd_client::{Client, CompactionOptions, Event, EventType, Txn, TxnOp, WatchFilterType, WatchOptions, WatchResponse, WatchStream};
+use etcd_client::{
+    Client, CompactionOptions, Event, EventType, Txn, TxnOp, WatchFilterType, WatchOptions, WatchResponse, WatchStream,
+};
 
 use crate::{member::fresh, next, revision};
 
-/// The watch id of progress that holds for all watchers of a stream.
+/// The watch id of a progress message for all watchers of a stream.
 const ALL_WATCHERS: i64 = -1;
 
-/// Opens a stream with one watcher, which is told to be there.
+/// Opens a stream with one watcher, and waits for the word that it is there.
 async fn watch(client: &mut Client, key: &str, options: WatchOptions) -> WatchStream {
     let mut stream = client.watch(key, Some(options)).await.unwrap();
     let created = next(&mut stream).await;
@@ -22,7 +24,7 @@ async fn events(stream: &mut WatchStream, watch_id: i64) -> WatchResponse {
     message
 }
 
-/// Put or not, key, value, and the value before.
+/// What an event tells: whether it is a put, the key, the value, and the value before.
 fn told(event: &Event) -> (bool, &[u8], &[u8], Option<&[u8]>) {
     let kv = event.kv().expect("an event has its key");
     (event.event_type() == EventType::Put, kv.key(), kv.value(), event.prev_kv().map(|kv| kv.value()))
@@ -126,7 +128,7 @@ async fn a_cancelled_watcher_is_silent_and_its_neighbours_are_not() {
     assert_eq!((gone.watch_id(), gone.canceled(), gone.cancel_reason()), (11, true, ""));
     client.put("k", "v", None).await.unwrap();
     assert_eq!(events(&mut stream, 12).await.events().len(), 1);
-    // Whatever the cancelled one still had to say would come before this.
+    // A late event of the cancelled watcher would come before this.
     stream.request_progress().await.unwrap();
     assert_eq!(next(&mut stream).await.watch_id(), ALL_WATCHERS);
 }

@@ -96,7 +96,7 @@ pub fn shown_len(outline: &Outline, keys_only: bool) -> usize {
 /// The answer to a read of one key, with its prefix.
 pub fn framed_point(header: pb::ResponseHeader, record: Option<&Record>) -> Bytes {
     let frame = Frame { header, more: false, count: i64::from(record.is_some()) };
-    let record_len = record.map(key_value_len);
+    let record_len = record.map(Record::key_value_len);
     let len = frame.head_len() + record_len.map_or(0, nested_len) + frame.tail_len();
     let mut out = BytesMut::with_capacity(PREFIX_BYTES + len);
     put_prefix(&mut out, len);
