@@ -9,9 +9,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::Record;
 
-use crate::protobuf::{
-    bytes_len, field_len, key_value_len, nested_len, put_bytes, put_field, put_key_value, put_varint,
-};
+use crate::protobuf::{bytes_len, field_len, nested_len, put_bytes, put_field, put_key_value, put_varint};
 
 /// Watch id of a response that concerns no single watcher.
 pub(super) const NO_WATCH_ID: i64 = -1;
@@ -136,8 +134,8 @@ impl<'a> Response<'a> {
 /// The field `events` of a response with one event in it: several of them, one after the other, are a response's list
 /// of events.
 pub(super) fn event(record: &Record, prev: Option<&Record>) -> Bytes {
-    let kv_len = key_value_len(record);
-    let prev_len = prev.map(key_value_len);
+    let kv_len = record.key_value_len();
+    let prev_len = prev.map(Record::key_value_len);
     let type_len = if record.is_tombstone { 2 } else { 0 };
     let body_len = type_len + nested_len(kv_len) + prev_len.map_or(0, nested_len);
     let mut out = BytesMut::with_capacity(nested_len(body_len));
