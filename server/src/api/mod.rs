@@ -33,6 +33,7 @@ use self::{
     call::{Call, Caller, Head, Reply, Requests},
     desk::{Desk, Draft},
     request::{Rare, Request},
+    told::Ended,
 };
 use crate::{
     error::{Code, Error, Status},
@@ -167,7 +168,7 @@ async fn answer_unary<P: Reply>(desk: &Desk, call: &Call, request: Request, body
     let Some((result, trace)) = ended.await else { return admit::left(desk, call.method) };
     match result {
         Ok(Body::Large(large)) => {
-            told::ended(desk, call, &body, &trace, Ok(large.message_len()));
+            told::ended(desk, Ended { call, body: &body, trace: &trace, result: Ok(large.message_len()) });
             desk.counters.sent(call.method, large.framed_len());
             let sent = Box::pin(large.send(desk, reply)).await;
             desk.counters.handled(call.method, sent.map_or_else(|error| Status::from(error).code, |()| Code::Ok));
@@ -178,7 +179,7 @@ async fn answer_unary<P: Reply>(desk: &Desk, call: &Call, request: Request, body
 
 /// Counts a unary call as ended, tells of it if that is due, and answers it.
 fn end_unary(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Result<Body, Error>, reply: impl Reply) {
-    told::ended(desk, call, body, trace, result.as_ref().map(Body::message_len));
+    told::ended(desk, Ended { call, body, trace, result: result.as_ref().map(Body::message_len) });
     match result {
         Ok(Body::Whole(message)) => {
             desk.counters.handled(call.method, Code::Ok);

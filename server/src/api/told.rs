@@ -16,15 +16,28 @@ use crate::{
     insight::{
         slow::Slow,
         text,
-        trace::{PHASES, Phases, Trace},
+        trace::{PHASES, Trace},
     },
     log,
     method::Method,
 };
 
+/// A unary call that has ended.
+#[derive(Clone, Copy)]
+pub(super) struct Ended<'a> {
+    /// The call.
+    pub(super) call: &'a Call,
+    /// Its message.
+    pub(super) body: &'a Bytes,
+    /// What was noted of it while it was under way.
+    pub(super) trace: &'a Trace,
+    /// The length of its answer, or why it failed.
+    pub(super) result: Result<usize, &'a Error>,
+}
+
 /// Counts an ended unary call, notes what it was about, and tells of it if it was slow.
-/// `result` is the length of its message, or why it failed.
-pub(super) fn ended(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Result<usize, &Error>) {
+pub(super) fn ended(desk: &Desk, ended: Ended<'_>) {
+    let Ended { call, body, trace, result } = ended;
     let now = desk.clock.now();
     let took = now.saturating_sub(call.caller.began);
     let settings = &desk.board.settings;
@@ -39,20 +52,13 @@ pub(super) fn ended(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, resul
     }
     desk.heat.borrow_mut().note(now, call.method, body);
     if took > settings.unary.min(settings.apply) {
-        tell(desk, call, body, trace, result, took, now);
+        tell(desk, ended, took, now);
     }
 }
 
 #[cold]
-fn tell(
-    desk: &Desk,
-    call: &Call,
-    body: &Bytes,
-    trace: &Trace,
-    result: Result<usize, &Error>,
-    took: Duration,
-    now: Duration,
-) {
+fn tell(desk: &Desk, ended: Ended<'_>, took: Duration, now: Duration) {
+    let Ended { call, body, trace, result } = ended;
     let settings = &desk.board.settings;
     let prefix = match (call.method, trace.stamps) {
         (Method::Range, _) => Some("read-only range "),
@@ -85,34 +91,26 @@ fn tell(
     let longest = (0..PHASES.len()).max_by_key(|phase| phases[*phase]).unwrap_or(0);
     desk.counters.slow[longest].add(1);
     let Some(withheld) = desk.teller.admit_request(now) else { return };
-    let at_unix_us = desk.clock.unix_us();
-    let request = text::request(call.method, body);
-    log_stats(call, body.len(), result, took, &phases, at_unix_us, &request, withheld);
     let (method, loading) = (call.method, trace.loading);
-    desk.board.slow[desk.id].push(Slow { at_unix_us, method, phases, loading, request });
+    let (at_unix_us, request) = (desk.clock.unix_us(), text::request(method, body));
+    let slow = Slow { at_unix_us, method, phases, loading, request };
+    log_stats(ended, took, &slow, withheld);
+    desk.board.slow[desk.id].push(slow);
 }
 
-fn log_stats(
-    call: &Call,
-    body_len: usize,
-    result: Result<usize, &Error>,
-    took: Duration,
-    phases: &Phases,
-    ended_unix_us: u64,
-    request: &str,
-    withheld: u64,
-) {
+fn log_stats(ended: Ended<'_>, took: Duration, slow: &Slow, withheld: u64) {
+    let Ended { call, body, result, .. } = ended;
     let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
     let remote = call.caller.remote.map_or_else(|| "No remote client info.".to_owned(), |remote| remote.to_string());
-    let [queue, wal, apply, send, read] = phases;
+    let [queue, wal, apply, send, read] = &slow.phases;
     tracing::warn!(
-        "start time" = log::timestamp(ended_unix_us.saturating_sub(took_us)),
+        "start time" = log::timestamp(slow.at_unix_us.saturating_sub(took_us)),
         "time spent" = ?took,
         remote,
         "response type" = format!("/{}/{}", call.method.service(), call.method.name()),
-        "request size" = body_len,
+        "request size" = body.len(),
         "response size" = result.unwrap_or(0),
-        "request content" = request,
+        "request content" = slow.request,
         queue = ?queue,
         wal = ?wal,
         apply = ?apply,

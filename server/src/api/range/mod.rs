@@ -6,6 +6,7 @@
 //! - `scan`: the keys of a range at a held revision, batch by batch
 //! - `large`: an answer that is longer than one piece
 //! - `stream`: RangeStream
+//!
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/range.go`.
 
 use std::sync::Arc;
