@@ -38,7 +38,9 @@ need() {
 judge() {
     local name=$1 log=$2 status=$3 started=$4 passed failed
     read -r passed failed < <(awk '
-        /^test result: / { for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1) } }
+        /^test result: / {
+            for (i = 2; i <= NF; i++) { if ($i ~ /^passed/) p += $(i-1); if ($i ~ /^failed/) f += $(i-1) }
+        }
         /^[0-9]+ passed, [0-9]+ failed$/ { p += $1; f += $3 }
         END { print p + 0, f + 0 }' "$log")
     if [[ $status -eq 0 && $((passed + failed)) -eq 0 ]]; then

@@ -31,7 +31,8 @@ pub fn put_prefix(out: &mut impl BufMut, len: usize) {
     out.put_u32(u32::try_from(len).expect("a message is shorter than 4 GiB"));
 }
 
-/// Appends a record as an `mvccpb.KeyValue`: as many bytes as [`Record::key_value_len`] says. A tombstone's is its key and the revision of the deletion: its other fields are zero.
+/// Appends a record as an `mvccpb.KeyValue`: as many bytes as [`Record::key_value_len`] says. A tombstone's is its key
+/// and the revision of the deletion: its other fields are zero.
 pub fn put_key_value(out: &mut impl BufMut, record: &Record) {
     if !record.key.is_empty() {
         put_bytes(out, 1 << 3 | 2, &record.key);

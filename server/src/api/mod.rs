@@ -75,7 +75,8 @@ pub fn open(desk: &Desk, method: Method, head: &Head<'_>, caller: Caller) -> Res
 
 /// Serves a call that was let in: at once where nothing has to be waited for, else in what is returned.
 ///
-/// The frequent calls are mostly whole when they come. Their requests are decoded here, so that what is returned is small.
+/// The frequent calls are mostly whole when they come. Their requests are decoded here, so that what is returned is
+/// small.
 pub fn serve<Q: Requests + 'static, P: Reply + 'static>(
     desk: &Rc<Desk>,
     call: Call,

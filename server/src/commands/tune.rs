@@ -236,8 +236,8 @@ fn notes(host: &Host, chosen: &Figures, slowest_us: f64, load: f64) -> Vec<Strin
     let mut all = Vec::new();
     if Duration::try_from_secs_f64(load).is_ok_and(|load| load >= Duration::from_secs(host.cpus as u64)) {
         all.push(format!(
-            "{load:.1} threads wanted the {} CPUs meanwhile, and who waits for a CPU seems to wait for the disk: measure on \
-             a host that is quiet",
+            "{load:.1} threads wanted the {} CPUs meanwhile, and who waits for a CPU seems to wait for the disk: \
+             measure on a host that is quiet",
             host.cpus
         ));
     }

@@ -256,8 +256,8 @@ fn later_settings_of_a_knob_beat_earlier_ones() {
         (
             "--wal-segment-bytes 1MiB",
             "",
-            "wal-segment-bytes, wal-group-bytes-max, server-max-request-bytes: a log segment must hold the largest group \
-             and the largest request's entry, with its framing",
+            "wal-segment-bytes, wal-group-bytes-max, server-max-request-bytes: a log segment must hold the largest \
+             group and the largest request's entry, with its framing",
         ),
     ] {
         assert_eq!(parse_with(line, &[], file).unwrap_err(), refused(want), "{line}");

@@ -49,8 +49,8 @@ impl Listener {
         self.0.local_addr()
     }
 
-    /// Accepts connections of clients, for all cores that serve: `ways` leads to each of them. `desk` is the desk of the
-    /// core that accepts.
+    /// Accepts connections of clients, for all cores that serve: `ways` leads to each of them. `desk` is the desk of
+    /// the core that accepts.
     pub async fn accept_clients(self, desk: Rc<Desk>, ways: Vec<Way>, serving: Serving) {
         let connections = &desk.shared.connections;
         loop {

@@ -208,7 +208,9 @@ fn render_identity(of: &Scrape<'_>, text: &mut Text) {
     let alarms = &cluster.alarms;
     if !alarms.is_empty() {
         let name = "etcd_debugging_server_alarms";
-        text.family(name, "gauge", "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' label with type of this alarm");
+        let help = "Alarms for every member in cluster. 1 for 'server_id' label with current ID. 2 for 'alarm_type' \
+                    label with type of this alarm";
+        text.family(name, "gauge", help);
         for (member, alarm) in alarms.keys() {
             let kind = alarm_name(*alarm);
             text.sample(name, &format!("{{alarm_type=\"{kind}\",server_id=\"{member:x}\"}}"), 1);
