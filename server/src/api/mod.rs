@@ -73,59 +73,53 @@ pub fn open(desk: &Desk, method: Method, head: &Head<'_>, caller: Caller) -> Res
     Ok(call)
 }
 
-/// Serves a call that was let in: at once where nothing has to be waited for, else in what is returned.
-///
-/// The frequent calls are mostly whole when they come. Their requests are decoded here, so that what is returned is
-/// small.
-pub fn serve<Q: Requests + 'static, P: Reply + 'static>(
-    desk: &Rc<Desk>,
-    call: Call,
-    mut requests: Q,
-    reply: P,
-) -> Option<impl Future<Output = ()> + use<Q, P>> {
-    let mut todo = None;
-    if call.method.flow() == Flow::Unary
-        && let Poll::Ready(body) = requests.poll_next(&mut Context::from_waker(Waker::noop()))
-    {
-        match begin_unary(desk, &call, body) {
-            Begun::Ended(body, result) => {
-                end_unary(desk, &call, &body, &Trace::default(), result.map(Body::Whole), reply);
-                return None;
-            }
-            Begun::Waits(request, body) => todo = Some((request, body)),
-        }
-    }
-    Some(serve_later(Rc::clone(desk), call, requests, todo, reply))
+/// What is left to do for a call that was let in.
+pub enum Later<Q, P> {
+    /// Nothing: it was served.
+    Nothing,
+    /// A unary call, decoded: [`answer`] it.
+    Answer(Decoded, P),
+    /// A stream, or a unary call whose message has not come yet: [`serve`] it.
+    Serve(Q, P),
 }
 
-async fn serve_later<Q: Requests, P: Reply>(
-    desk: Rc<Desk>,
-    call: Call,
-    requests: Q,
-    todo: Option<(Request, Bytes)>,
-    reply: P,
-) {
-    if let Some((request, body)) = todo {
-        drop(requests);
-        return answer_unary(&desk, &call, request, body, reply).await;
+/// The message of a unary call, and its request.
+#[derive(Debug)]
+pub struct Decoded {
+    request: Request,
+    body: Bytes,
+}
+
+/// Serves a call that was let in, as far as that goes without waiting. The frequent calls are mostly whole when they
+/// come: then they are decoded here, and a read of what is in memory is over.
+pub fn begin<Q: Requests, P: Reply>(desk: &Desk, call: &Call, mut requests: Q, reply: P) -> Later<Q, P> {
+    if call.method.flow() != Flow::Unary {
+        return Later::Serve(requests, reply);
     }
-    // Boxed: a task is as large as the largest future in it, and most calls do not come here.
-    Box::pin(serve_from_start(&desk, &call, requests, reply)).await;
+    let Poll::Ready(body) = requests.poll_next(&mut Context::from_waker(Waker::noop())) else {
+        return Later::Serve(requests, reply);
+    };
+    match begin_unary(desk, call, body) {
+        Begun::Ended(body, result) => {
+            end_unary(desk, call, &body, &Trace::default(), result.map(Body::Whole), reply);
+            Later::Nothing
+        }
+        Begun::Waits(decoded) => Later::Answer(decoded, reply),
+    }
 }
 
 /// Serves a stream, or a unary call whose message has not come yet.
-async fn serve_from_start<Q: Requests, P: Reply>(desk: &Rc<Desk>, call: &Call, mut requests: Q, reply: P) {
+pub async fn serve<Q: Requests, P: Reply>(desk: Rc<Desk>, call: Call, mut requests: Q, reply: P) {
     if call.method.flow() == Flow::Unary {
         let body = requests.next().await;
-        drop(requests);
-        return match begin_unary(desk, call, body) {
+        return match begin_unary(&desk, &call, body) {
             Begun::Ended(body, result) => {
-                end_unary(desk, call, &body, &Trace::default(), result.map(Body::Whole), reply);
+                end_unary(&desk, &call, &body, &Trace::default(), result.map(Body::Whole), reply);
             }
-            Begun::Waits(request, body) => answer_unary(desk, call, request, body, reply).await,
+            Begun::Waits(decoded) => Box::pin(answer(Rc::clone(&desk), call, decoded, reply)).await,
         };
     }
-    stream(desk, call, requests, reply).await;
+    Box::pin(stream(&desk, &call, requests, reply)).await;
     if desk.board.settings.is_extensive {
         desk.counters.latencies.handling[call.method as usize].observe(desk.since(call.caller.began));
     }
@@ -135,8 +129,8 @@ async fn serve_from_start<Q: Requests, P: Reply>(desk: &Rc<Desk>, call: &Call, m
 enum Begun {
     /// To its end: its message and its answer.
     Ended(Bytes, Result<Bytes, Error>),
-    /// It is decoded and permitted. Its request and its message.
-    Waits(Request, Bytes),
+    /// It is decoded and permitted.
+    Waits(Decoded),
 }
 
 /// Decodes the message of a unary call, and answers it if nothing has to be waited for.
@@ -156,25 +150,36 @@ fn begin_unary(desk: &Desk, call: &Call, body: Result<Option<Bytes>, Error>) -> 
     {
         return Begun::Ended(body, result);
     }
-    Begun::Waits(request, body)
+    Begun::Waits(Decoded { request, body })
 }
 
 /// Answers a unary call, unless its client leaves before.
-async fn answer_unary<P: Reply>(desk: &Desk, call: &Call, request: Request, body: Bytes, mut reply: P) {
-    let mut work = pin!(traced(&desk.current, answer(desk, request)));
-    let ended = poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending => reply.poll_left(cx).map(|()| None),
-    });
-    let Some((result, trace)) = ended.await else { return admit::left(desk, call.method) };
-    match result {
-        Ok(Body::Large(large)) => {
-            told::ended(desk, Ended { call, body: &body, trace: &trace, result: Ok(large.message_len()) });
-            desk.counters.sent(call.method, large.framed_len());
-            let sent = Box::pin(large.send(desk, reply)).await;
-            desk.counters.handled(call.method, sent.map_or_else(|error| Status::from(error).code, |()| Code::Ok));
+///
+/// This is the future of a put, allocated for each: an async function would hold each argument twice.
+pub fn answer<P: Reply>(
+    desk: Rc<Desk>,
+    call: Call,
+    Decoded { request, body }: Decoded,
+    mut reply: P,
+) -> impl Future<Output = ()> {
+    async move {
+        let mut work = pin!(traced(&desk.current, answer_request(&desk, request)));
+        let ended = poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending => reply.poll_left(cx).map(|()| None),
+        });
+        match ended.await {
+            None => admit::left(&desk, call.method),
+            Some((Ok(Body::Large(large)), trace)) => {
+                let result = Ok(large.message_len());
+                told::ended(&desk, Ended { call: &call, body: &body, trace: &trace, result });
+                desk.counters.sent(call.method, large.framed_len());
+                let sent = Box::pin(large.send(&desk, reply)).await;
+                let code = sent.map_or_else(|error| Status::from(error).code, |()| Code::Ok);
+                desk.counters.handled(call.method, code);
+            }
+            Some((result, trace)) => end_unary(&desk, &call, &body, &trace, result, reply),
         }
-        result => end_unary(desk, call, &body, &trace, result, reply),
     }
 }
 
@@ -198,7 +203,7 @@ fn end_unary(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Resu
 
 /// Answers a request. A put is answered in place; the others in a box of their own, so that the future of a put is
 /// small.
-async fn answer(desk: &Desk, request: Request) -> Result<Body, Error> {
+async fn answer_request(desk: &Desk, request: Request) -> Result<Body, Error> {
     match request {
         Request::Draft(draft) if matches!(draft.request(), internal::Request::Put(_)) => {
             put::put(desk, draft).await.map(Body::Whole)

@@ -17,9 +17,10 @@ use bytes::Bytes;
 use engine::{PageReader, Store, disk::sim::SimStorage, store};
 use prost::Message;
 use proto::{etcdserverpb as pb, internal::Request};
-use tokio::task::{LocalSet, yield_now};
+use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use super::{
+    Later, answer, begin,
     call::{Answers, Call, Caller, Head, Left, Reply, Requests},
     desk::{Desk, Parts},
     open, serve,
@@ -163,8 +164,11 @@ impl Member {
     /// Brings a call of `client` to the door.
     fn call(&self, method: Method, client: &Client) {
         let call = self.open(method, &Head::default()).unwrap();
-        if let Some(later) = serve(&self.desk, call, client.clone(), client.clone()) {
-            tokio::task::spawn_local(later);
+        let desk = Rc::clone(&self.desk);
+        match begin(&desk, &call, client.clone(), client.clone()) {
+            Later::Nothing => {}
+            Later::Answer(decoded, reply) => drop(spawn_local(answer(desk, call, decoded, reply))),
+            Later::Serve(requests, reply) => drop(spawn_local(serve(desk, call, requests, reply))),
         }
     }
 

@@ -8,10 +8,13 @@
 
 use std::{
     cell::Cell,
-    future::{Future, poll_fn},
-    pin::pin,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
     time::Duration,
 };
+
+use pin_project_lite::pin_project;
 
 /// When a proposal passed each of its stations, since the process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,18 +62,34 @@ impl Trace {
     }
 }
 
+pin_project! {
+    /// A future whose notes are in `current` while it is polled, and nobody else's.
+    ///
+    /// Written by hand, as the future of a call is: an async block would hold `future` twice, where it was and where it
+    /// is polled.
+    pub struct Traced<'a, F> {
+        current: &'a Cell<Trace>,
+        trace: Trace,
+        #[pin]
+        future: F,
+    }
+}
+
 /// Runs `future`; its result and what was noted meanwhile.
-pub async fn traced<T>(current: &Cell<Trace>, future: impl Future<Output = T>) -> (T, Trace) {
-    let mut future = pin!(future);
-    let mut trace = Trace::default();
-    let result = poll_fn(|cx| {
-        current.set(trace);
-        let polled = future.as_mut().poll(cx);
-        trace = current.take();
-        polled
-    });
-    let result = result.await;
-    (result, trace)
+pub fn traced<F: Future>(current: &Cell<Trace>, future: F) -> Traced<'_, F> {
+    Traced { current, trace: Trace::default(), future }
+}
+
+impl<F: Future> Future for Traced<'_, F> {
+    type Output = (F::Output, Trace);
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        this.current.set(*this.trace);
+        let polled = this.future.poll(cx);
+        *this.trace = this.current.take();
+        polled.map(|result| (result, *this.trace))
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@
 //! the flow-control window beyond it.
 
 use std::{
+    cell::Cell,
     future::poll_fn,
+    rc::Rc,
     task::{Context, Poll, ready},
 };
 
@@ -151,17 +153,37 @@ fn drop_gone(sent: Result<(), h2::Error>) {
     }
 }
 
+/// Counts a call of a connection from its beginning to its end.
+pub struct UnderWay(Rc<Cell<usize>>);
+
+impl UnderWay {
+    /// One more of `calls`.
+    pub fn begin(calls: &Rc<Cell<usize>>) -> Self {
+        calls.set(calls.get() + 1);
+        Self(Rc::clone(calls))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
 /// The way back to a call's client.
-pub struct Responder(SendResponse<Bytes>);
+pub struct Responder {
+    reply: SendResponse<Bytes>,
+    under_way: UnderWay,
+}
 
 impl Responder {
-    /// The way back over `reply`.
-    pub fn new(reply: SendResponse<Bytes>) -> Self {
-        Self(reply)
+    /// The way back over `reply`. The call is under way until it is answered.
+    pub fn new(reply: SendResponse<Bytes>, under_way: UnderWay) -> Self {
+        Self { reply, under_way }
     }
 
     fn respond(mut self, message: Bytes) -> Result<(), h2::Error> {
-        let mut stream = self.0.send_response(response_head(), false)?;
+        let mut stream = self.reply.send_response(response_head(), false)?;
         stream.send_data(message, false)?;
         stream.send_trailers(ok_trailers())
     }
@@ -179,19 +201,19 @@ impl Reply for Responder {
         debug_assert_ne!(status.code, Code::Ok, "a refusal says why");
         let mut response = response_head();
         put_status(response.headers_mut(), status);
-        drop_gone(self.0.send_response(response, true).map(drop));
+        drop_gone(self.reply.send_response(response, true).map(drop));
     }
 
     fn begin(mut self) -> Result<Sender, Left> {
-        match self.0.send_response(response_head(), false) {
-            Ok(stream) => Ok(Sender(stream)),
+        match self.reply.send_response(response_head(), false) {
+            Ok(stream) => Ok(Sender { stream, _under_way: self.under_way }),
             Err(error) => Err(left(&error)),
         }
     }
 
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         // Either answer means that nobody listens any more.
-        self.0.poll_reset(cx).map(drop)
+        self.reply.poll_reset(cx).map(drop)
     }
 }
 
@@ -201,18 +223,21 @@ fn left(error: &h2::Error) -> Left {
 }
 
 /// The sending half of a streaming call.
-pub struct Sender(SendStream<Bytes>);
+pub struct Sender {
+    stream: SendStream<Bytes>,
+    _under_way: UnderWay,
+}
 
 impl Sender {
     async fn send_all(&mut self, mut messages: Bytes) -> Result<(), h2::Error> {
         while !messages.is_empty() {
-            self.0.reserve_capacity(messages.len());
-            let granted = match poll_fn(|cx| self.0.poll_capacity(cx)).await {
+            self.stream.reserve_capacity(messages.len());
+            let granted = match poll_fn(|cx| self.stream.poll_capacity(cx)).await {
                 Some(granted) => granted?,
                 None => return Err(h2::Reason::CANCEL.into()),
             };
             let len = granted.min(messages.len());
-            self.0.send_data(messages.split_to(len), false)?;
+            self.stream.send_data(messages.split_to(len), false)?;
         }
         Ok(())
     }
@@ -225,7 +250,7 @@ impl Answers for Sender {
 
     async fn left(&mut self) {
         // Either answer means that nobody listens any more.
-        drop(poll_fn(|cx| self.0.poll_reset(cx)).await);
+        drop(poll_fn(|cx| self.stream.poll_reset(cx)).await);
     }
 
     fn finish(mut self, status: Option<&Status>) {
@@ -237,7 +262,7 @@ impl Answers for Sender {
                 trailers
             }
         };
-        drop_gone(self.0.send_trailers(trailers));
+        drop_gone(self.stream.send_trailers(trailers));
     }
 }
 

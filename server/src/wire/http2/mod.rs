@@ -22,10 +22,10 @@ use http::Request;
 use tokio::{net::TcpStream, sync::watch, task::spawn_local};
 
 use self::{coalesce::Coalesced, pings::Pings};
-use super::grpc::{self, Messages, Responder};
+use super::grpc::{self, Messages, Responder, UnderWay};
 use crate::{
     api::{
-        self,
+        self, Later,
         call::{Caller, Reply},
         desk::Desk,
     },
@@ -144,7 +144,7 @@ fn begin_call(
     calls: &Rc<Cell<usize>>,
 ) {
     let (parts, body) = request.into_parts();
-    let reply = Responder::new(reply);
+    let reply = Responder::new(reply, UnderWay::begin(calls));
     let Some(method) = Method::at(parts.uri.path()) else {
         let text = method::unknown(parts.uri.path());
         return reply.refuse(&Error::UnknownMethod(text).into());
@@ -155,30 +155,15 @@ fn begin_call(
     };
     drop(parts);
     let messages = Messages::new(body, desk.shared.limits.receive_bytes_max);
-    if let Some(later) = api::serve(desk, call, messages, reply) {
-        let under_way = CallUnderWay::begin(calls);
-        let task = async move {
-            later.await;
-            drop(under_way);
-        };
-        assert!(size_of_val(&task) <= TASK_BYTES_MAX, "a task is allocated and moved for each call");
-        spawn_local(task);
-    }
-}
-
-/// Counts a call from its beginning to its end.
-struct CallUnderWay(Rc<Cell<usize>>);
-
-impl CallUnderWay {
-    fn begin(calls: &Rc<Cell<usize>>) -> Self {
-        calls.set(calls.get() + 1);
-        Self(Rc::clone(calls))
-    }
-}
-
-impl Drop for CallUnderWay {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+    match api::begin(desk, &call, messages, reply) {
+        Later::Nothing => {}
+        Later::Answer(decoded, reply) => {
+            let task = api::answer(Rc::clone(desk), call, decoded, reply);
+            let bytes = size_of_val(&task);
+            assert!(bytes <= TASK_BYTES_MAX, "{bytes} bytes are allocated and moved for each call that waits");
+            spawn_local(task);
+        }
+        Later::Serve(messages, reply) => drop(spawn_local(api::serve(Rc::clone(desk), call, messages, reply))),
     }
 }
 
