@@ -40,6 +40,11 @@ impl Published {
     pub fn load(&self) -> Arc<ReadView> {
         self.0.load_full()
     }
+
+    /// Its revision, for whoever wants nothing else of it.
+    pub fn revision(&self) -> i64 {
+        self.0.load().revision()
+    }
 }
 
 impl fmt::Debug for Published {

@@ -51,6 +51,9 @@ use crate::{
 /// Requests of one core that may wait for raft and apply.
 pub const SLOTS_MAX: usize = 1 << 20;
 
+/// How often [`Desk::expire`] is to be called: nobody waits longer than that beyond its time.
+pub const EXPIRE_EVERY: Duration = Duration::from_millis(100);
+
 /// How new a view must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Consistency {
@@ -124,6 +127,8 @@ pub struct Desk {
     pub heat: RefCell<Heat>,
     /// Where scans are in each extent.
     pub fingers: RefCell<Fingers>,
+    /// When slots were expired last: no clock is read for a request's deadline.
+    ticked: Cell<Duration>,
     floors: Rc<Floors>,
     to_raft: Rc<Post<ToRaft>>,
     to_apply: Rc<Post<ToApply>>,
@@ -144,12 +149,13 @@ impl Desk {
             shared,
             registry,
             board,
-            clock,
             watchers,
             current: Cell::default(),
             teller: Teller::default(),
             heat: RefCell::default(),
             fingers: RefCell::default(),
+            ticked: Cell::new(clock.now()),
+            clock,
             floors,
             to_raft,
             to_apply,
@@ -180,6 +186,11 @@ impl Desk {
     /// nothing to a client.
     pub fn published(&self) -> Arc<ReadView> {
         self.shared.view.load()
+    }
+
+    /// A response header at the newest revision.
+    pub fn newest_header(&self) -> pb::ResponseHeader {
+        self.header(self.shared.view.revision())
     }
 
     /// A response header at `revision`.
@@ -256,7 +267,7 @@ impl Desk {
     }
 
     fn slot(&self) -> Result<(Waiting<Answer>, ReplyTo), Error> {
-        let deadline = self.clock.now() + self.shared.limits.request_timeout;
+        let deadline = self.ticked.get() + self.shared.limits.request_timeout + EXPIRE_EVERY;
         let waiting = self.slots.open(deadline).ok_or(Error::TooManyRequests)?;
         let reply = ReplyTo { core: self.id, slot: waiting.id() };
         Ok((waiting, reply))
@@ -284,6 +295,7 @@ impl Desk {
     /// Times out what waited too long, and lets go of revisions held too long.
     pub fn expire(&self) {
         let now = self.clock.now();
+        self.ticked.set(now);
         self.slots.expire(now, || Answer::TimedOut);
         self.floors.expire(now);
     }

@@ -87,7 +87,7 @@ pub(super) async fn leases(desk: &Desk) -> Result<Bytes, Error> {
     let answer = desk.ask(|reply| ToApply::Leases { reply }).await?;
     let Answer::Leases(ids) = answer else { unreachable!("the question has one kind of answer") };
     let leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
-    let header = Some(desk.header(desk.published().revision()));
+    let header = Some(desk.newest_header());
     Ok(framed(&pb::LeaseLeasesResponse { header, leases }))
 }
 
@@ -100,7 +100,7 @@ pub(super) async fn keep_alive<Q: Requests, A: Answers>(
     outbound: &mut Outbound<'_, A>,
 ) -> Result<(), Error> {
     while let Some(request) = inbound.next::<pb::LeaseKeepAliveRequest>().await? {
-        let header = Some(desk.header(desk.published().revision()));
+        let header = Some(desk.newest_header());
         let answer = desk.ask(|reply| ToApply::Renew { reply, lease: request.id }).await?;
         let Answer::Renewed(ttl) = answer else { unreachable!("the question has one kind of answer") };
         outbound.send(framed(&pb::LeaseKeepAliveResponse { header, id: request.id, ttl })).await?;

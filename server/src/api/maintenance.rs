@@ -45,7 +45,7 @@ pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
     // And what is in use before what is allocated.
     let in_use = load(&shared.sizes.in_use);
     pb::StatusResponse {
-        header: Some(desk.header(desk.published().revision())),
+        header: Some(desk.newest_header()),
         version: crate::ETCD_VERSION.to_owned(),
         db_size: signed(load(&shared.sizes.allocated)).max(1),
         db_size_in_use: signed(in_use),
@@ -89,7 +89,7 @@ pub(super) async fn hash_kv(desk: &Desk, request: pb::HashKvRequest) -> Result<B
     let began = desk.clock.now();
     let (hash, compact_revision, hash_revision) = hash_at(desk, request.revision).await?;
     desk.counters.hash_kv.observe_time(desk.clock.now() - began);
-    let header = Some(desk.header(desk.published().revision()));
+    let header = Some(desk.newest_header());
     Ok(framed(&pb::HashKvResponse { header, hash, compact_revision, hash_revision }))
 }
 
@@ -101,7 +101,7 @@ pub(super) async fn hash(desk: &Desk) -> Result<Bytes, Error> {
     let began = desk.clock.now();
     let (hash, _, _) = hash_at(desk, 0).await?;
     desk.counters.hash.observe_time(desk.clock.now() - began);
-    Ok(framed(&pb::HashResponse { header: Some(desk.header(desk.published().revision())), hash }))
+    Ok(framed(&pb::HashResponse { header: Some(desk.newest_header()), hash }))
 }
 
 /// Answers Alarm: listed, raised and taken back through the log.

@@ -16,7 +16,10 @@ use super::{
     reads,
 };
 use crate::{
-    api::{self, desk::Desk},
+    api::{
+        self,
+        desk::{Desk, EXPIRE_EVERY},
+    },
     apply::message::ToApply,
     mailbox::{Post, carry},
     raft::message::ToRaft,
@@ -26,8 +29,6 @@ use crate::{
     },
 };
 
-/// How often slots expire and automatic progress is looked at.
-const HOUSEKEEPING: Duration = Duration::from_millis(100);
 /// How often a core publishes what is asked of it most.
 const HEAT_EVERY: Duration = Duration::from_secs(1);
 /// How often /metrics' usage by prefix is taken anew.
@@ -102,7 +103,7 @@ pub fn serve(desk: &Rc<Desk>, connection: Connection, serving: &Serving) {
 }
 
 async fn housekeeping(desk: Rc<Desk>) {
-    let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    let mut ticks = tokio::time::interval(EXPIRE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut publish_at = Duration::ZERO;
     for count in 1_u64.. {

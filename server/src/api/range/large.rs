@@ -67,13 +67,13 @@ impl Frame {
         field_len(self.count) + if self.more { 2 } else { 0 }
     }
 
-    fn encode_head(&self, out: &mut BytesMut) {
+    fn encode_head(&self, out: &mut impl BufMut) {
         out.put_u8(TAG_HEADER);
         put_varint(out, self.header.encoded_len() as u64);
-        self.header.encode(out).expect("the buffer grows");
+        self.header.encode_raw(out);
     }
 
-    fn encode_tail(&self, out: &mut BytesMut) {
+    fn encode_tail(&self, out: &mut impl BufMut) {
         if self.more {
             out.put_slice(&[TAG_MORE, 1]);
         }
@@ -98,7 +98,7 @@ pub fn framed_point(header: pb::ResponseHeader, record: Option<&Record>) -> Byte
     let frame = Frame { header, more: false, count: i64::from(record.is_some()) };
     let record_len = record.map(Record::key_value_len);
     let len = frame.head_len() + record_len.map_or(0, nested_len) + frame.tail_len();
-    let mut out = BytesMut::with_capacity(PREFIX_BYTES + len);
+    let mut out = Vec::with_capacity(PREFIX_BYTES + len);
     put_prefix(&mut out, len);
     frame.encode_head(&mut out);
     if let (Some(record), Some(len)) = (record, record_len) {
@@ -108,7 +108,7 @@ pub fn framed_point(header: pb::ResponseHeader, record: Option<&Record>) -> Byte
     }
     frame.encode_tail(&mut out);
     assert_eq!(out.len(), PREFIX_BYTES + len, "what was counted is what was written");
-    out.freeze()
+    out.into()
 }
 
 /// A version without its value and, as etcd's index-only path has it, without its lease.
