@@ -153,9 +153,8 @@ fn begin_unary(desk: &Desk, call: &Call, body: Result<Option<Bytes>, Error>) -> 
     Begun::Waits(Decoded { request, body })
 }
 
-/// Answers a unary call, unless its client leaves before.
-///
-/// This is the future of a put, allocated for each: an async function would hold each argument twice.
+/// Answers a unary call, unless its client leaves before. This is the future that is allocated for each put.
+#[expect(clippy::manual_async_fn, reason = "an async function would hold each argument twice")]
 pub fn answer<P: Reply>(
     desk: Rc<Desk>,
     call: Call,
