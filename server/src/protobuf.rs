@@ -19,7 +19,8 @@ pub const PREFIX_BYTES: usize = 5;
 /// **Bounds** a message is shorter than 4 GiB; ours are bounded far below by what builds them.
 pub fn framed(message: &impl Message) -> Bytes {
     let len = message.encoded_len();
-    // A `Vec` takes single bytes, as varints are, at half the cost of a `BytesMut`; being full it becomes `Bytes` as it is.
+    // A `Vec` takes single bytes, as varints are, at half the cost of a `BytesMut`; being full it becomes `Bytes` as it
+    // is.
     let mut out = Vec::with_capacity(PREFIX_BYTES + len);
     put_prefix(&mut out, len);
     message.encode_raw(&mut out);

@@ -236,8 +236,8 @@ knobs! {
         /// Binds each of those threads to one CPU. For hosts where nothing else runs.
         pin_cores: bool = false, false => true, Switch;
         /// Where raft and apply run: in the loop of the first serving core (shared), on one thread of their own for
-        /// both, or on a thread each. auto shares on one or two CPUs, takes one thread on three or four and two on more;
-        /// as many serving cores count as so many CPUs.
+        /// both, or on a thread each. auto shares on one or two CPUs, takes one thread on three or four and two on
+        /// more; as many serving cores count as so many CPUs.
         raft_apply: RaftApply = RaftApply::Auto, RaftApply::Auto => RaftApply::TwoThreads, Choice;
         /// Lets the kernel back memory with huge pages, if it does so for programs that ask. Without huge pages a
         /// request costs a little more, and memory that is given up goes back in smaller pieces.

@@ -52,7 +52,7 @@ pub(super) async fn revoke(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
 
 /// Answers LeaseTimeToLive: an unknown lease has -1 left.
 ///
-/// **Errors** those of asking the commit desk.
+/// **Errors** those of asking apply.
 pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveRequest) -> Result<Bytes, Error> {
     let id = request.id;
     let answer = desk.ask(|reply| ToApply::TimeToLive { reply, lease: id }).await?;
@@ -82,7 +82,7 @@ pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveReques
 
 /// Answers LeaseLeases.
 ///
-/// **Errors** those of asking the commit desk.
+/// **Errors** those of asking apply.
 pub(super) async fn leases(desk: &Desk) -> Result<Bytes, Error> {
     let answer = desk.ask(|reply| ToApply::Leases { reply }).await?;
     let Answer::Leases(ids) = answer else { unreachable!("the question has one kind of answer") };

@@ -1,4 +1,4 @@
-//! Runs on: connection desk.
+//! Runs on: connection core.
 //!
 //! The plain HTTP endpoints: /health, /livez, /readyz, /version, /metrics.
 //!

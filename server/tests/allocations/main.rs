@@ -1,5 +1,5 @@
-//! How many allocations a put and a get take, over a real socket: the server runs in this process, and an allocator counts
-//! for all threads but the client's.
+//! How many allocations a put and a get take, over a real socket: the server runs in this process, and an allocator
+//! counts for all threads but the client's.
 //!
 //! Most of them are h2's, for a stream and its headers. What is beyond is ours: the entry, the proposal, the task that
 //! waits for it, the answer.

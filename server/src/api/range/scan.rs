@@ -1,4 +1,4 @@
-//! Runs on: connection desk.
+//! Runs on: connection core.
 //!
 //! Scan: the keys of a range at a held revision, batch by batch. What large answers, RangeStream and whoever walks far
 //! read through.
