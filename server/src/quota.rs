@@ -82,7 +82,7 @@ pub const fn lease_cost() -> u64 {
 }
 
 /// What an entry's request costs.
-fn cost(request: &Request) -> u64 {
+pub fn cost(request: &Request) -> u64 {
     match request {
         Request::Put(put) => put_cost(put),
         Request::Txn(txn) => txn_cost(txn),

@@ -13,7 +13,7 @@ use prost::Message;
 use super::{
     call::{Answers, Call, Head, Left, Requests},
     desk::Desk,
-    request::{Request, decode},
+    request::{Asked, Asks, Request, decode},
 };
 use crate::{
     error::{Code, Error, Status},
@@ -47,12 +47,12 @@ fn check(desk: &Desk, method: Method, head: &Head<'_>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether whoever calls may do what a message asks for: the hook for authorisation, which every message passes once it
-/// is decoded. Without users everybody may do everything.
+/// Whether a caller may do what its message asks for: the hook for authorisation, which every message passes once it is
+/// decoded. There are no users yet, so everybody may do everything.
 ///
 /// **Errors** permission denied, once there are users.
 #[expect(clippy::unnecessary_wraps, reason = "users are refused here")]
-pub(super) fn permit<M>(_desk: &Desk, _call: &Call, _message: &M) -> Result<(), Error> {
+pub(super) fn permit(_desk: &Desk, _call: &Call, _asked: Asked<'_>) -> Result<(), Error> {
     Ok(())
 }
 
@@ -61,7 +61,7 @@ pub(super) fn permit<M>(_desk: &Desk, _call: &Call, _message: &M) -> Result<(), 
 /// **Errors** bytes that are not such a message; permission.
 pub(super) fn request(desk: &Desk, call: &Call, body: Bytes) -> Result<Request, Error> {
     let request = Request::decode(desk, call.method, body)?;
-    permit(desk, call, &request)?;
+    permit(desk, call, request.asked())?;
     Ok(request)
 }
 
@@ -86,9 +86,9 @@ impl<'a, R: Requests> Inbound<'a, R> {
     /// The next message, which is permitted; `None` when the client sends no more.
     ///
     /// **Errors** a message that is not such a one, or is too long; permission; a client that left.
-    pub(super) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
-        let Some(request) = self.take().await? else { return Ok(None) };
-        permit(self.desk, self.call, &request)?;
+    pub(super) async fn next<M: Message + Default + Asks>(&mut self) -> Result<Option<M>, Error> {
+        let Some(request) = self.take::<M>().await? else { return Ok(None) };
+        permit(self.desk, self.call, request.asked())?;
         Ok(Some(request))
     }
 
@@ -104,7 +104,7 @@ impl<'a, R: Requests> Inbound<'a, R> {
     /// The one message of a call that streams its answers alone.
     ///
     /// **Errors** as [`Inbound::next`]; no message.
-    pub(super) async fn only<M: Message + Default>(&mut self) -> Result<M, Error> {
+    pub(super) async fn only<M: Message + Default + Asks>(&mut self) -> Result<M, Error> {
         self.next().await?.ok_or_else(|| Error::Undecodable("unexpected EOF".into()))
     }
 }

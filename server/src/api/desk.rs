@@ -17,6 +17,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use engine::{Fault, Fingers, ReadView};
 use proto::{
     etcdserverpb as pb,
@@ -50,6 +51,9 @@ use crate::{
 
 /// Requests of one core that may wait for raft and apply.
 pub const SLOTS_MAX: usize = 1 << 20;
+
+/// Boxes of proposals that are kept for the next ones.
+const PROPOSALS_KEPT: usize = 256;
 
 /// How often [`Desk::expire`] is to be called: nobody waits longer than that beyond its time.
 pub const EXPIRE_EVERY: Duration = Duration::from_millis(100);
@@ -127,6 +131,8 @@ pub struct Desk {
     pub heat: RefCell<Heat>,
     /// Where scans are in each extent.
     pub fingers: RefCell<Fingers>,
+    /// Boxes of proposals that have come back, empty.
+    proposals: RefCell<Vec<Box<Proposal>>>,
     /// When slots were expired last: no clock is read for a request's deadline.
     ticked: Cell<Duration>,
     floors: Rc<Floors>,
@@ -154,6 +160,7 @@ impl Desk {
             teller: Teller::default(),
             heat: RefCell::default(),
             fingers: RefCell::default(),
+            proposals: RefCell::default(),
             ticked: Cell::new(clock.now()),
             clock,
             floors,
@@ -228,7 +235,14 @@ impl Desk {
         let request = Request::decode(kind, encoded.request()).map_err(undecodable)?;
         let entry = encoded.entry;
         let (reply, stamps, result) = (ReplyTo::NOBODY, Stamps::default(), Err(Error::Timeout));
-        Ok(Draft(Box::new(Proposal { reply, id, purpose, entry, request: Some(request), stamps, result })))
+        let proposal = Proposal { reply, id, purpose, entry, request: Some(request), stamps, result };
+        Ok(Draft(match self.proposals.borrow_mut().pop() {
+            Some(mut used) => {
+                *used = proposal;
+                used
+            }
+            None => Box::new(proposal),
+        }))
     }
 
     /// Sends a request through the log and waits for its result. `purpose` says whether it grows the store.
@@ -257,9 +271,15 @@ impl Desk {
 
     fn proposed(&self, answer: Answer) -> Result<Outcome, Error> {
         match answer {
-            Answer::Applied(proposal) => {
+            Answer::Applied(mut proposal) => {
                 self.current.set(Trace { stamps: proposal.stamps.passed(), ..self.current.get() });
-                proposal.result
+                let result = std::mem::replace(&mut proposal.result, Err(Error::Timeout));
+                proposal.entry = Bytes::new();
+                let proposals = &mut *self.proposals.borrow_mut();
+                if proposals.len() < PROPOSALS_KEPT {
+                    proposals.push(proposal);
+                }
+                result
             }
             Answer::TimedOut => Err(Error::Timeout),
             other => unreachable!("a proposal is answered by its result, not {other:?}"),

@@ -129,7 +129,7 @@ pub(super) async fn top(desk: &Desk, request: TopRequest) -> Result<Bytes, Error
         0 => ROWS,
         limit => limit.min(ROWS_MAX),
     };
-    let view = desk.published();
+    let view = desk.view(Consistency::Serializable).await?;
     let mut usage = children(desk, &view, Bytes::new()).await?;
     usage.sort_by_key(|row| std::cmp::Reverse(row.usage.live_bytes));
     usage.truncate(limit);

@@ -10,8 +10,8 @@ use proto::{etcdserverpb as pb, internal::Kind};
 use super::{
     admit::{Inbound, Outbound},
     call::{Answers, Requests},
-    desk::{Desk, Draft},
-    quota::admit,
+    desk::{Consistency, Desk, Draft},
+    quota::check_room,
 };
 use crate::{
     apply::{
@@ -28,7 +28,7 @@ use crate::{
 ///
 /// **Errors** those of the entry, and of proposing.
 pub(super) async fn grant(desk: &Desk, mut request: pb::LeaseGrantRequest) -> Result<Bytes, Error> {
-    admit(desk, lease_cost()).await?;
+    check_room(desk, lease_cost()).await?;
     while request.id == 0 {
         // A request id without its sign is etcd's scheme for lease ids, too.
         request.id = (desk.shared.next_request_id() & (u64::MAX >> 1)).cast_signed();
@@ -57,7 +57,7 @@ pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveReques
     let id = request.id;
     let answer = desk.ask(|reply| ToApply::TimeToLive { reply, lease: id }).await?;
     let Answer::TimeToLive(found) = answer else { unreachable!("the question has one kind of answer") };
-    let view = desk.published();
+    let view = desk.view(Consistency::Serializable).await?;
     let header = Some(desk.header(view.revision()));
     let Some((ttl, granted_ttl)) = found else {
         return Ok(framed(&pb::LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() }));

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use proto::etcdserverpb as pb;
 
-use super::desk::{Desk, Draft};
+use super::desk::{Consistency, Desk, Draft};
 use crate::{
     apply::{
         message::{Answer, ToApply},
@@ -63,7 +63,7 @@ pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
 
 async fn hash_at(desk: &Desk, revision: i64) -> Result<(u32, i64, i64), Error> {
     let (mut hash, at, floor) = loop {
-        let view = desk.published();
+        let view = desk.view(Consistency::Serializable).await?;
         let at = if revision == 0 { view.revision() } else { revision };
         if at < 0 {
             // etcd takes it as it is and finds no record below it.

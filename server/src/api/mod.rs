@@ -40,6 +40,7 @@ use crate::{
     insight::trace::{Trace, traced},
     method::{Flow, Method},
     protobuf::framed,
+    quota::cost,
 };
 
 mod admit;
@@ -86,8 +87,15 @@ pub enum Later<Q, P> {
 /// The message of a unary call, and its request.
 #[derive(Debug)]
 pub struct Decoded {
-    request: Request,
+    request: Waiting,
     body: Bytes,
+}
+
+/// A request that waits to be answered. It is small, as it lies in the future that answers it.
+#[derive(Debug)]
+enum Waiting {
+    Draft(Draft),
+    Other(Box<Request>),
 }
 
 /// Serves a call that was let in, as far as that goes without waiting. The frequent calls are mostly whole when they
@@ -150,6 +158,10 @@ fn begin_unary(desk: &Desk, call: &Call, body: Result<Option<Bytes>, Error>) -> 
     {
         return Begun::Ended(body, result);
     }
+    let request = match request {
+        Request::Draft(draft) => Waiting::Draft(draft),
+        other => Waiting::Other(Box::new(other)),
+    };
     Begun::Waits(Decoded { request, body })
 }
 
@@ -200,16 +212,26 @@ fn end_unary(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Resu
     }
 }
 
-/// Answers a request. A put is answered in place; the others in a box of their own, so that the future of a put is
-/// small.
-async fn answer_request(desk: &Desk, request: Request) -> Result<Body, Error> {
+/// Answers a request, if there is room for what it adds. A put is answered in place; the others in a box of their own,
+/// so that the future of a put is small.
+async fn answer_request(desk: &Desk, request: Waiting) -> Result<Body, Error> {
     match request {
-        Request::Draft(draft) if matches!(draft.request(), internal::Request::Put(_)) => {
-            put::put(desk, draft).await.map(Body::Whole)
+        Waiting::Draft(draft) => {
+            quota::check_room(desk, cost(draft.request())).await?;
+            if matches!(draft.request(), internal::Request::Put(_)) {
+                return put::put(desk, draft).await.map(Body::Whole);
+            }
+            Box::pin(proposed(desk, draft)).await.map(Body::Whole)
         }
-        Request::Draft(draft) => Box::pin(proposed(desk, draft)).await.map(Body::Whole),
-        Request::Range(request) => Box::pin(range::serve(desk, &request)).await,
-        Request::Rare(rare) => Box::pin(rarely(desk, *rare)).await.map(Body::Whole),
+        Waiting::Other(request) => Box::pin(answer_other(desk, *request)).await,
+    }
+}
+
+async fn answer_other(desk: &Desk, request: Request) -> Result<Body, Error> {
+    match request {
+        Request::Draft(draft) => proposed(desk, draft).await.map(Body::Whole),
+        Request::Range(request) => range::serve(desk, &request).await,
+        Request::Rare(rare) => rarely(desk, *rare).await.map(Body::Whole),
     }
 }
 

@@ -8,24 +8,14 @@
 use bytes::Bytes;
 use proto::{etcdserverpb as pb, internal::Request};
 
-use super::{
-    desk::{Desk, Draft},
-    quota::admit,
-};
-use crate::{
-    apply::outcome::Outcome,
-    error::Error,
-    kv::check,
-    protobuf::framed,
-    quota::{Purpose, put_cost},
-};
+use super::desk::{Desk, Draft};
+use crate::{apply::outcome::Outcome, error::Error, kv::check, protobuf::framed, quota::Purpose};
 
 /// Answers Put.
 ///
-/// **Errors** the static checks; the quota; those of proposing.
+/// **Errors** the static checks; those of proposing.
 pub(super) async fn put(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::Put(request) = draft.request() else { unreachable!("asked for a put") };
-    admit(desk, put_cost(request)).await?;
     check::put(request)?;
     let outcome = desk.propose(draft, Purpose::Grow).await?;
     let Outcome::Put { revision, previous } = outcome else { unreachable!("a put has been done, not {outcome:?}") };

@@ -19,7 +19,7 @@ use crate::{
 /// Whether a request of `cost` fits.
 ///
 /// **Errors** the quota is exceeded.
-pub(super) async fn admit(desk: &Desk, cost: u64) -> Result<(), Error> {
+pub(super) async fn check_room(desk: &Desk, cost: u64) -> Result<(), Error> {
     let used = desk.shared.sizes.in_use.load(Ordering::Acquire);
     if desk.shared.limits.quota.has_room(used, cost) {
         return Ok(());

@@ -3,7 +3,7 @@
 //! The requests of unary calls, decoded: each once, at the edge, whatever the way it came.
 //!
 //! Invariant: what goes through the log is decoded from the bytes of the entry that will carry it, so its keys and
-//! values share the entry's memory, and the buffers of the connection are free at once.
+//! values share the entry's memory.
 
 use bytes::Bytes;
 use prost::Message;
@@ -12,13 +12,13 @@ use proto::{etcdserverpb as pb, health, internal::Kind, orlop};
 use super::desk::{Desk, Draft};
 use crate::{error::Error, method::Method};
 
-/// A decoded request. It is small, as it waits in the future that answers it.
+/// A decoded request.
 #[derive(Debug)]
 pub(super) enum Request {
     /// It goes through the log, or may do so: a txn that only reads does not.
     Draft(Draft),
     /// KV Range.
-    Range(Box<pb::RangeRequest>),
+    Range(pb::RangeRequest),
     /// Anything else.
     Rare(Box<Rare>),
 }
@@ -52,6 +52,65 @@ pub(super) enum Rare {
     HealthList,
 }
 
+/// What a message asks for, as whoever gives permission sees it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Asked<'a> {
+    /// A unary call's request.
+    Unary(&'a Request),
+    /// A request of a Watch stream.
+    Watch(&'a pb::WatchRequest),
+    /// A request of a RangeStream.
+    RangeStream(&'a pb::RangeRequest),
+    /// A renewal of a lease.
+    KeepAlive(&'a pb::LeaseKeepAliveRequest),
+    /// A backup.
+    Snapshot,
+    /// The health of the server.
+    Health,
+}
+
+/// A message that asks for something.
+pub(super) trait Asks {
+    /// What it asks for.
+    fn asked(&self) -> Asked<'_>;
+}
+
+impl Asks for Request {
+    fn asked(&self) -> Asked<'_> {
+        Asked::Unary(self)
+    }
+}
+
+impl Asks for pb::WatchRequest {
+    fn asked(&self) -> Asked<'_> {
+        Asked::Watch(self)
+    }
+}
+
+impl Asks for pb::RangeRequest {
+    fn asked(&self) -> Asked<'_> {
+        Asked::RangeStream(self)
+    }
+}
+
+impl Asks for pb::LeaseKeepAliveRequest {
+    fn asked(&self) -> Asked<'_> {
+        Asked::KeepAlive(self)
+    }
+}
+
+impl Asks for pb::SnapshotRequest {
+    fn asked(&self) -> Asked<'_> {
+        Asked::Snapshot
+    }
+}
+
+impl Asks for health::HealthCheckRequest {
+    fn asked(&self) -> Asked<'_> {
+        Asked::Health
+    }
+}
+
 /// Decodes a message.
 ///
 /// **Errors** bytes that are not this message.
@@ -66,7 +125,7 @@ impl Request {
     pub(super) fn decode(desk: &Desk, method: Method, body: Bytes) -> Result<Self, Error> {
         let kind = match method {
             Method::Put => Kind::Put,
-            Method::Range => return decode(body).map(Box::new).map(Self::Range),
+            Method::Range => return decode(body).map(Self::Range),
             Method::Txn => Kind::Txn,
             Method::DeleteRange => Kind::DeleteRange,
             Method::Compact => Kind::Compaction,

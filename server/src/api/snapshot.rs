@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use super::{
     admit::{Inbound, Outbound},
     call::{Answers, Requests},
-    desk::Desk,
+    desk::{Consistency, Desk},
 };
 use crate::{
     apply::restore::Restore,
@@ -90,7 +90,7 @@ async fn send<A: Answers>(desk: &Desk, outbound: &mut Outbound<'_, A>) -> Result
 /// The newest state, and a floor for what of it is compacted.
 async fn capture(desk: &Desk) -> Result<(State, Floor), Error> {
     loop {
-        let view = desk.published();
+        let view = desk.view(Consistency::Serializable).await?;
         match desk.hold(view.compact_revision().max(0)) {
             Ok(floor) => return Ok((read_state(desk, &view).await?, floor)),
             // Compacted between the two: the newest state is another one.

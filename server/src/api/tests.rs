@@ -276,6 +276,22 @@ async fn a_linearizable_read_needs_a_leader_and_a_serializable_one_does_not() {
 }
 
 #[tokio::test]
+async fn what_is_answered_at_once_is_checked_as_everything_is() {
+    run(async |member: Member| {
+        for (key, sort_order, sort_target) in [("k", 99, 0), ("k", 0, 99), ("", 0, 0)] {
+            let request = pb::RangeRequest { key: key.into(), sort_order, sort_target, ..Default::default() };
+            let client = Client::sending([request.encode_to_vec()]);
+            member.call(Method::Range, &client);
+            settle().await;
+            let expected = if key.is_empty() { Error::EmptyKey } else { Error::InvalidSortOption };
+            assert_eq!(client.told.borrow().end, Some(Status::from(expected)));
+        }
+        assert_eq!(member.handled(Method::Range, Code::InvalidArgument), 3);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn every_message_of_a_stream_is_counted_and_a_renewal_asks_apply() {
     run(async |member: Member| {
         let renew = |id| pb::LeaseKeepAliveRequest { id }.encode_to_vec();

@@ -10,10 +10,7 @@ use proto::{
     internal::Request,
 };
 
-use super::{
-    desk::{Consistency, Desk, Draft},
-    quota::admit,
-};
+use super::desk::{Consistency, Desk, Draft};
 use crate::{
     apply::outcome::Outcome,
     error::Error,
@@ -27,11 +24,10 @@ use crate::{
 
 /// Answers Txn.
 ///
-/// **Errors** the static checks, the quota, those of its operations and of proposing.
+/// **Errors** the static checks, those of its operations and of proposing.
 pub(super) async fn serve(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::Txn(request) = draft.request() else { unreachable!("asked for a txn") };
     let cost = txn_cost(request);
-    admit(desk, cost).await?;
     check::txn(request, desk.shared.limits.txn_ops_max)?;
     if is_read_only(request) {
         return Box::pin(read(desk, request)).await;

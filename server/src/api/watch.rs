@@ -14,6 +14,7 @@ use super::{
     admit::{self, Inbound, Outbound},
     call::{Answers, Call, Requests},
     desk::Desk,
+    request::Asks,
 };
 use crate::{error::Error, watch::stream::StreamId};
 
@@ -71,7 +72,7 @@ async fn run<Q: Requests, A: Answers>(
             request = inbound.take::<WatchRequest>() => {
                 let Some(request) = request? else { return Ok(()) };
                 // A create that is not permitted is answered by a cancelled watcher, not by the end of the stream.
-                let denied = admit::permit(desk, call, &request).err().map(|error| error.to_string());
+                let denied = admit::permit(desk, call, request.asked()).err().map(|error| error.to_string());
                 desk.watchers.on_request(stream, request, denied.as_deref(), &desk.published());
             }
             () = outbound.left() => return Err(Error::Canceled),

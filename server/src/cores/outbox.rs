@@ -48,17 +48,29 @@ pub enum Way {
     There(mpsc::Sender<ToCore>),
 }
 
+/// What did not fit into a core's mailbox.
+#[derive(Default)]
+struct Kept {
+    answers: Vec<(SlotId, Answer)>,
+    /// Last revision of the events that were let go.
+    missed: Option<i64>,
+}
+
+impl Kept {
+    fn is_empty(&self) -> bool {
+        self.answers.is_empty() && self.missed.is_none()
+    }
+}
+
 /// See the head of this file.
 pub struct Outbox {
-    ways: Vec<Way>,
-    kept: Answers,
+    ways: Vec<(Way, Kept)>,
 }
 
 impl Outbox {
     /// An outbox for connection cores, in the order of their positions.
     pub fn new(ways: Vec<Way>) -> Self {
-        let kept = ways.iter().map(|_| Vec::new()).collect();
-        Self { ways, kept }
+        Self { ways: ways.into_iter().map(|way| (way, Kept::default())).collect() }
     }
 
     /// Sends the answers of a turn, by core, and its events.
@@ -67,7 +79,7 @@ impl Outbox {
             return;
         }
         let mut answers = answers.into_iter();
-        for (way, kept) in self.ways.iter().zip(&mut self.kept) {
+        for (way, kept) in &mut self.ways {
             let own = answers.next().unwrap_or_default();
             match way {
                 Way::Here(desk) => take_turn(desk, own, batch),
@@ -76,24 +88,54 @@ impl Outbox {
         }
     }
 
-    /// Whether answers wait for room.
+    /// Whether a core has not been sent everything, for want of room.
     pub fn has_kept(&self) -> bool {
-        self.kept.iter().any(|kept| !kept.is_empty())
+        self.ways.iter().any(|(_, kept)| !kept.is_empty())
     }
 }
 
-fn send_to(
-    core: &mpsc::Sender<ToCore>,
-    kept: &mut Vec<(SlotId, Answer)>,
-    mut own: Vec<(SlotId, Answer)>,
-    batch: Option<&Arc<Batch>>,
-) {
-    kept.append(&mut own);
-    if kept.is_empty() && batch.is_none() {
+fn send_to(core: &mpsc::Sender<ToCore>, kept: &mut Kept, mut own: Vec<(SlotId, Answer)>, batch: Option<&Arc<Batch>>) {
+    kept.answers.append(&mut own);
+    // A batch behind a gap tells a core of the gap. Where none follows, an empty one does.
+    let behind_gap = |last: i64| Arc::new(Batch::new(last + 1, last, Vec::new()));
+    let batch = batch.cloned().or_else(|| kept.missed.map(behind_gap));
+    if kept.answers.is_empty() && batch.is_none() {
         return;
     }
-    let message = ToCore::Turn { answers: std::mem::take(kept), batch: batch.cloned() };
-    if let Err(mpsc::error::TrySendError::Full(ToCore::Turn { answers, .. })) = core.try_send(message) {
-        *kept = answers;
+    let message = ToCore::Turn { answers: std::mem::take(&mut kept.answers), batch };
+    kept.missed = None;
+    if let Err(mpsc::error::TrySendError::Full(ToCore::Turn { answers, batch })) = core.try_send(message) {
+        kept.answers = answers;
+        kept.missed = batch.map(|batch| batch.last_main);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(main: i64) -> Arc<Batch> {
+        Arc::new(Batch::new(main, main, Vec::new()))
+    }
+
+    #[test]
+    fn a_core_whose_mailbox_was_full_is_told_of_the_events_that_it_missed() {
+        let (sender, mut core) = mpsc::channel(1);
+        let mut outbox = Outbox::new(vec![Way::There(sender)]);
+        let mut received = || match core.try_recv() {
+            Ok(ToCore::Turn { batch, .. }) => batch.map(|batch| (batch.first_main, batch.last_main)),
+            _ => panic!("there is a turn"),
+        };
+        outbox.send(Answers::new(), Some(&batch(5)));
+        outbox.send(Answers::new(), Some(&batch(6)));
+        outbox.send(Answers::new(), Some(&batch(7)));
+        assert!(outbox.has_kept(), "6 and 7 found no room");
+        assert_eq!(received(), Some((5, 5)));
+        outbox.send(Answers::new(), None);
+        assert_eq!(received(), Some((8, 7)), "nothing happened behind 7, but up to it something did");
+        assert!(!outbox.has_kept());
+        outbox.send(Answers::new(), None);
+        outbox.send(Answers::new(), Some(&batch(8)));
+        assert_eq!(received(), Some((8, 8)));
     }
 }

@@ -135,7 +135,7 @@ pub(super) async fn count(desk: &Desk, scan: &Scan, range: &KeyRange, at: i64) -
 ///
 /// **Errors** as [`serve`].
 pub(super) fn at_once(desk: &Desk, request: &pb::RangeRequest) -> Option<Result<Bytes, Error>> {
-    if !is_point(request) || request.key.is_empty() {
+    if !is_point(request) || check::range(request).is_err() {
         return None;
     }
     let view = match desk.view_at_once(Consistency::of(request.serializable))? {
