@@ -66,7 +66,6 @@ async fn scan(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
     let range = keys(&request.key, &request.range_end);
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
     let (mut scan, at, revision) = Scan::new(desk, request, &range).await?;
-    desk.counters.ranges.add(1);
     // A filter makes the limit apply to what it lets through: the whole range has to be met to know how many keys there
     // are.
     let is_filtered = is_filtered(request);
@@ -144,7 +143,10 @@ pub(super) fn at_once(desk: &Desk, request: &pb::RangeRequest) -> Option<Result<
     };
     let at = match read_at(&view, request.revision) {
         Ok(at) => at,
-        Err(error) => return Some(Err(error)),
+        Err(error) => {
+            desk.counters.ranges.add(1);
+            return Some(Err(error));
+        }
     };
     let record = view.get(&request.key, at).ok()?;
     desk.counters.ranges.add(1);

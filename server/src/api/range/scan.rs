@@ -94,16 +94,21 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// A scan of `range` as `request` asks for it, the revision it reads, and the store's revision now.
+    /// A scan of `range`, which is counted as a range, as `request` asks for it, the revision it reads, and the store's revision now.
     ///
     /// **Errors** no leader; as [`read_at`]; too many revisions are held.
     pub async fn new(desk: &Desk, request: &pb::RangeRequest, range: &KeyRange) -> Result<(Self, i64, i64), Error> {
+        let consistency = Consistency::of(request.serializable);
+        let mut view = desk.view(consistency).await?;
+        desk.counters.ranges.add(1);
         loop {
-            let view = desk.view(Consistency::of(request.serializable)).await?;
             let at = read_at(&view, request.revision)?;
             let floor = match desk.hold(at) {
                 // Compacted that very moment: the newest revision is another one then.
-                Err(Error::Compacted) if request.revision <= 0 => continue,
+                Err(Error::Compacted) if request.revision <= 0 => {
+                    view = desk.view(consistency).await?;
+                    continue;
+                }
                 floor => floor?,
             };
             let (cursor, filter) = (view.cursor(range, at), Filter::of(request));

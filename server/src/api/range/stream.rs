@@ -50,7 +50,6 @@ pub(in crate::api) async fn serve<Q: Requests, A: Answers>(
     }
     let range = keys(&request.key, &request.range_end);
     let (scan, at, header_revision) = Scan::new(desk, &request, &range).await?;
-    desk.counters.ranges.add(1);
     let total = count(desk, &scan, &range, at).await?;
     let mut last = pb::RangeResponse {
         header: Some(desk.header(header_revision)),
