@@ -1,21 +1,21 @@
 //! Runs on: connection core.
 //!
-//! etcd's API: the one door that every call comes through, and the rooms behind it where calls are answered.
+//! etcd's API: the one door that every call comes through, and the handlers behind it.
 //!
-//! - `call`: the door: what brings calls and takes answers away
+//! - `call`: the door: what brings calls, and the way back for answers
 //! - `request`: the requests of unary calls, decoded
 //! - `admit`: what every call and message passes: limits, counters, permission
-//! - `body`: what a unary call is answered with
-//! - `told`: what is said of a unary call at its end
-//! - `desk`: what a core has at hand to answer
+//! - `body`: the answer to a unary call
+//! - `told`: what is counted and logged at the end of a unary call
+//! - `desk`: what a core needs to answer requests
 //! - `watchers`: the watchers of a core
-//! - `quota`: refuses what does not fit, and raises the alarm
+//! - `quota`: refuses requests that do not fit, and raises the alarm
 //! - `range/`, `put`, `txn`, `compact`: the KV service
 //! - `watch`, `lease`, `cluster`, `maintenance`, `snapshot`, `health`, `insight`: the other services
 //!
 //! Invariants:
 //! - A handler gets decoded requests and ways to answer. It knows no HTTP, no socket, and not how a call came.
-//! - Nothing here changes keys, leases, alarms or members: that is proposed, and apply does it.
+//! - Nothing here changes keys, leases, alarms or members. A handler proposes the change, and apply makes it.
 
 use std::{
     future::{Future, poll_fn},
@@ -66,16 +66,16 @@ pub mod watchers;
 
 /// Lets a call of `method` in.
 ///
-/// **Errors** it is refused, and over.
+/// **Errors** the call is refused. It is over then.
 pub fn open(desk: &Desk, method: Method, head: &Head<'_>, caller: Caller) -> Result<Call, Status> {
     let call = Call { method, caller };
     admit::begin(desk, &call, head)?;
     Ok(call)
 }
 
-/// What is left to do for a call that was let in.
+/// The work that is left for a call that was let in.
 pub enum Later<Q, P> {
-    /// Nothing: it was served.
+    /// Nothing: the call was served.
     Nothing,
     /// A unary call, decoded: [`answer`] it.
     Answer(Decoded, P),
@@ -83,15 +83,15 @@ pub enum Later<Q, P> {
     Serve(Q, P),
 }
 
-/// The message of a unary call, and its request.
+/// The message of a unary call, and the request decoded from it.
 #[derive(Debug)]
 pub struct Decoded {
     request: Request,
     body: Bytes,
 }
 
-/// Serves a call that was let in, as far as that goes without waiting. The frequent calls are mostly whole when they
-/// come: then they are decoded here, and a read of what is in memory is over.
+/// Serves a call as far as possible without waiting. A frequent call has mostly come whole: then it is decoded here,
+/// and a read of what is in memory is answered here.
 pub fn begin<Q: Requests, P: Reply>(desk: &Desk, call: &Call, mut requests: Q, reply: P) -> Later<Q, P> {
     if call.method.flow() != Flow::Unary {
         return Later::Serve(requests, reply);
@@ -127,13 +127,13 @@ pub async fn serve<Q: Requests, P: Reply>(desk: Rc<Desk>, call: Call, mut reques
 
 /// How far a unary call came without waiting.
 enum Begun {
-    /// To its end: its message and its answer.
+    /// It has ended: its message and its answer.
     Ended(Bytes, Result<Bytes, Error>),
     /// It is decoded and permitted.
     Waits(Decoded),
 }
 
-/// Decodes the message of a unary call, and answers it if nothing has to be waited for.
+/// Decodes the message of a unary call. Answers it if it need not wait.
 fn begin_unary(desk: &Desk, call: &Call, body: Result<Option<Bytes>, Error>) -> Begun {
     let body = match body {
         Ok(Some(body)) => body,
@@ -153,9 +153,9 @@ fn begin_unary(desk: &Desk, call: &Call, body: Result<Option<Bytes>, Error>) -> 
     Begun::Waits(Decoded { request, body })
 }
 
-/// Answers a unary call, unless its client leaves before.
+/// Answers a unary call, unless its client leaves first.
 ///
-/// This is the future of a put, allocated for each: an async function would hold each argument twice.
+/// This is the future of a put. One is allocated for each put. An async function would hold each argument twice.
 pub fn answer<P: Reply>(
     desk: Rc<Desk>,
     call: Call,
@@ -183,7 +183,7 @@ pub fn answer<P: Reply>(
     }
 }
 
-/// Counts a unary call as ended, tells of it if that is due, and answers it.
+/// Counts a unary call as ended, logs it if that is due, and answers it.
 fn end_unary(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Result<Body, Error>, reply: impl Reply) {
     told::ended(desk, Ended { call, body, trace, result: result.as_ref().map(Body::message_len) });
     match result {
@@ -201,8 +201,8 @@ fn end_unary(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Resu
     }
 }
 
-/// Answers a request. A put is answered in place; the others in a box of their own, so that the future of a put is
-/// small.
+/// Answers a request. A put is answered in place. The other requests run in a box of their own, so that the future of a
+/// put stays small.
 async fn answer_request(desk: &Desk, request: Request) -> Result<Body, Error> {
     match request {
         Request::Draft(draft) if matches!(draft.request(), internal::Request::Put(_)) => {

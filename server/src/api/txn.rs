@@ -1,6 +1,6 @@
 //! Runs on: connection core.
 //!
-//! Txn: one of ranges alone is read here, any other goes through the log.
+//! Txn: a txn that only reads is answered here. Any other goes through the log.
 
 use bytes::Bytes;
 use engine::ReadView;
@@ -27,7 +27,7 @@ use crate::{
 
 /// Answers Txn.
 ///
-/// **Errors** the static checks, the quota, those of its operations and of proposing.
+/// **Errors** the static checks; the quota; the errors of its operations and of proposing.
 pub(super) async fn serve(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::Txn(request) = draft.request() else { unreachable!("asked for a txn") };
     let cost = txn_cost(request);
