@@ -99,7 +99,7 @@ pub struct Hub {
     pub(super) mark: u64,
     /// [`PAIRS_MAX`]; less in tests.
     pub(super) pairs_max: usize,
-    /// The last revision that the last step of catching up has read.
+    /// The revision after the last one that the last step of catching up has read.
     pub(super) read_to: i64,
     pub(super) totals: Totals,
     pub(super) scratch: Scratch,

@@ -34,7 +34,7 @@ use super::{
     stream::StreamId,
 };
 
-/// Names live versions by revision. Reading a named version faults first.
+/// Names the version that must be read before a call can go on.
 struct Fault(Revision);
 
 /// A store that forgets what is compacted. Beside it, everything that ever happened.
