@@ -1,10 +1,10 @@
 //! Runs on: every core.
 //!
-//! The clock: monotonic time, wall time, and the seed that all chance comes from.
+//! The clock: monotonic time, wall time, and the seeds of all randomness.
 //!
-//! One clock is made in `boot` and handed down; nothing else reads time or draws chance. Copies of a clock are one
-//! clock: they show the same time and draw from one sequence of seeds. A manual clock is for tests and simulations: it
-//! stands still until it is told to go on.
+//! One clock is made in `boot` and handed down. Nothing else reads time or draws randomness. Copies of a clock are the
+//! same clock: they show the same time and draw from one sequence of seeds. A manual clock is for tests and
+//! simulations. It stands still until it is moved.
 //!
 //! Invariant: `now` never goes back.
 
@@ -26,29 +26,29 @@ pub struct Clock {
 
 #[derive(Clone, Debug)]
 enum Source {
-    /// The system's clocks; `now` counts from this moment.
+    /// The system's clocks. `now` counts from this moment.
     System(Instant),
-    /// Nanoseconds since the start, set by hand; the wall clock stands as far behind 1970.
+    /// Nanoseconds since the start, set by hand. The wall clock shows the same time after 1970.
     Manual(Arc<AtomicU64>),
 }
 
-/// What SplitMix64 adds for each number. **Source** Steele, Lea, Flood, "Fast splittable pseudorandom number
+/// SplitMix64 adds this for each number. **Source** Steele, Lea, Flood, "Fast splittable pseudorandom number
 /// generators", 2014.
 const SEED_STEP: u64 = 0x9e37_79b9_7f4a_7c15;
 
 impl Clock {
-    /// A clock of the system, which starts now.
+    /// A clock of the system. It starts now.
     #[expect(clippy::disallowed_methods, reason = "this is where time and chance come from")]
     pub fn start() -> Self {
         Self { source: Source::System(Instant::now()), seeds: Arc::new(AtomicU64::new(rand::random())) }
     }
 
-    /// A clock that stands at zero until [`Clock::advance`], and whose chance follows from `seed`.
+    /// A clock that stands at zero until [`Clock::advance`]. Its randomness follows from `seed`.
     pub fn manual(seed: u64) -> Self {
         Self { source: Source::Manual(Arc::default()), seeds: Arc::new(AtomicU64::new(seed)) }
     }
 
-    /// Moves a manual clock on.
+    /// Moves a manual clock forward.
     pub fn advance(&self, by: Duration) {
         let Source::Manual(now) = &self.source else { unreachable!("the system's clock goes by itself") };
         now.fetch_add(u64::try_from(by.as_nanos()).expect("less than 584 years"), Ordering::AcqRel);
@@ -62,7 +62,7 @@ impl Clock {
         }
     }
 
-    /// **Units** microseconds since 1970.
+    /// Wall time. **Units** microseconds since 1970.
     #[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
     pub fn unix_us(&self) -> u64 {
         let since = match &self.source {
@@ -72,7 +72,7 @@ impl Clock {
         u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// A number that nobody else gets: the seed of somebody's chance.
+    /// Returns a number that no other call returns: the seed of a random generator.
     pub fn seed(&self) -> u64 {
         // SplitMix64: a counter that is mixed well.
         let mut mixed = self.seeds.fetch_add(SEED_STEP, Ordering::Relaxed).wrapping_add(SEED_STEP);
@@ -83,7 +83,7 @@ impl Clock {
 
     /// A random number in 0..1, for spreading timers.
     pub fn jitter(&self) -> f64 {
-        // The 53 bits that a double holds.
+        // A double holds 53 bits.
         (self.seed() >> 11) as f64 / (1_u64 << 53) as f64
     }
 }

@@ -1,9 +1,9 @@
 //! Runs on: every core.
 //!
-//! The one table from what can go wrong to what a client sees: gRPC code and etcd's exact text.
+//! The one table from errors to what a client sees: a gRPC code and etcd's exact text.
 //!
-//! Owns no state. An error is made where it is found, travels as a value, and becomes a status only at the wire.
-//! Texts are etcd's, byte for byte: clients map errors by text.
+//! It owns no state. An error is made where it is found, travels as a value, and becomes a status only at the wire.
+//! Texts are etcd's, byte for byte, because clients map errors by text.
 //! **Source** etcd v3.7.1 `api/v3rpc/rpctypes/error.go`, `server/etcdserver/api/v3rpc/util.go`.
 
 use std::borrow::Cow;
@@ -16,7 +16,7 @@ pub enum Code {
     Ok = 0,
     /// The caller went away.
     Canceled = 1,
-    /// Anything etcd itself leaves unmapped.
+    /// Any error for which etcd itself has no code.
     Unknown = 2,
     /// The request can never succeed as it is.
     InvalidArgument = 3,
@@ -38,7 +38,7 @@ pub enum Code {
     DataLoss = 15,
 }
 
-/// What a client is told: a code and a text.
+/// The result that a client sees: a code and a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// gRPC code.
@@ -47,7 +47,7 @@ pub struct Status {
     pub message: Cow<'static, str>,
 }
 
-/// Everything the server refuses or fails with, by what the caller can do about it.
+/// Every refusal and failure of the server. The variants follow what the caller can do about it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Empty key in a request that needs one.
@@ -95,7 +95,7 @@ pub enum Error {
     /// A proposal above `max-request-bytes`.
     #[error("etcdserver: request is too large")]
     RequestTooLarge,
-    /// Too many entries between committed and applied, or a mailbox at its bound.
+    /// Too many entries are between committed and applied, or a mailbox is full.
     #[error("etcdserver: too many requests")]
     TooManyRequests,
     /// The quota is exceeded, the NOSPACE alarm is active, or the disk is full.
@@ -119,7 +119,7 @@ pub enum Error {
     /// RangeStream with a revision filter.
     #[error("RangeStream does not support revision filters")]
     StreamFilter,
-    /// The CORRUPT alarm is active, or damaged data was met.
+    /// The CORRUPT alarm is active, or the data is damaged.
     #[error("etcdserver: corrupt cluster")]
     Corrupt,
     /// A health check of a service that is not tracked.
@@ -128,10 +128,10 @@ pub enum Error {
     /// A method that this release does not have.
     #[error("{0} is not implemented by this release of Orlop")]
     NotImplemented(&'static str),
-    /// A method nobody has.
+    /// A method that no service has.
     #[error("{0}")]
     UnknownMethod(String),
-    /// A message above the receive limit; sizes in bytes.
+    /// A message above the receive limit. **Units** bytes.
     #[error("grpc: received message larger than max ({len} vs. {max})")]
     MessageTooLarge {
         /// Announced length.
@@ -166,7 +166,7 @@ impl Error {
             E::LeaseNotFound | E::UnknownService => Code::NotFound,
             E::LeaseExists => Code::FailedPrecondition,
             E::MessageTooLarge { .. } | E::NoSpace => Code::ResourceExhausted,
-            // etcd's table points this one at a value without a code, so that Unknown goes over the wire.
+            // etcd's table points this error at a value without a code, so that Unknown goes over the wire.
             E::TooManyRequests => Code::Unknown,
             E::NoLeader | E::Stopped | E::Timeout => Code::Unavailable,
             E::Canceled => Code::Canceled,

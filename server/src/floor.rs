@@ -1,20 +1,19 @@
-//! Runs on: connection core.
+//! Runs on: connection core, apply core (`lowest_of`).
 //!
 //! Floors: the revisions that operations of this core read for longer than a view lives.
 //!
-//! What takes many steps (a large answer, HashKV, a backup) reads each step on the newest view, so that it pins no
-//! memory. For its revision to stay readable it holds a floor: the sweep drops nothing that is visible at or above the
+//! An operation of many steps (a large answer, HashKV, a backup) reads each step on the newest view, so that it pins no
+//! memory. It holds a floor to keep its revision readable. The sweep drops nothing that is visible at or above the
 //! lowest floor of any core.
 //!
 //! Invariants:
-//! - `lowest`, which the commit core reads before each step of the sweep, is the lowest revision in `held`, or
-//!   `i64::MAX`.
-//! - A floor is told before the view is looked at that proves its revision to be uncompacted ([`Floors::hold`]), and
-//!   the commit core looks at the floors after it has published a compaction: so one of the two sees the other.
-//! - At most `held_max` floors, each for at most `age_max`: a client that reads slowly costs no more. A floor that has
-//!   grown too old holds nothing back any more; its operation goes on as long as its revision is not compacted.
+//! - `lowest` is the lowest revision in `held`, or `i64::MAX`. The apply core reads it before each step of the sweep.
+//! - [`Floors::hold`] publishes a floor first. Then it looks at the view that proves the revision uncompacted. The
+//!   apply core looks at the floors after it has published a compaction. So one of the two sees the other.
+//! - There are at most `held_max` floors, each for at most `age_max`, so a slow client costs no more. A floor that is
+//!   too old holds nothing back any more. Its operation goes on as long as its revision is not compacted.
 //!
-//! Does not know what is read; whoever does asks [`Floor::check`] before each step.
+//! A floor does not know what is read. The reader asks [`Floor::check`] before each step.
 
 use std::{
     cell::RefCell,
@@ -42,7 +41,7 @@ pub struct Floors {
 
 #[derive(Debug, Default)]
 struct Held {
-    /// By id, which ascends with time: revision, and when it was taken.
+    /// Floors by id: the revision, and when it was taken. Ids ascend with time.
     by_id: BTreeMap<u64, (i64, Duration)>,
     by_revision: BTreeSet<(i64, u64)>,
     next_id: u64,
@@ -57,15 +56,15 @@ impl Held {
 }
 
 impl Floors {
-    /// No floors yet; `lowest` is where the commit core will look.
+    /// No floors yet. The apply core will look at `lowest`.
     pub fn new(lowest: Arc<AtomicI64>, held_max: usize, age_max: Duration) -> Rc<Self> {
         assert_eq!(lowest.load(Ordering::Relaxed), i64::MAX, "nothing is held at first");
         Rc::new(Self { held: RefCell::default(), lowest, held_max, age_max })
     }
 
-    /// Holds revision `at`; `newest` gives the newest view, which is asked for only once the floor is told.
+    /// Holds revision `at`. `newest` gives the newest view; it is called only after the floor is published.
     ///
-    /// **Errors** too many are held; the revision is compacted.
+    /// **Errors** too many floors are held; the revision is compacted.
     pub fn hold(self: &Rc<Self>, at: i64, now: Duration, newest: impl Fn() -> Arc<ReadView>) -> Result<Floor, Error> {
         let id = {
             let held = &mut *self.held.borrow_mut();
@@ -79,8 +78,8 @@ impl Floors {
             id
         };
         self.publish();
-        // Pairs with the fence in `lowest_of`: either the sweep sees this floor, or we see the compaction it sweeps
-        // for.
+        // This pairs with the fence in `lowest_of`. Either the sweep sees this floor, or we see the compaction for
+        // which it sweeps.
         fence(Ordering::SeqCst);
         let floor = Floor { floors: Rc::clone(self), at, id };
         if at < newest().compact_revision() {
@@ -89,7 +88,7 @@ impl Floors {
         Ok(floor)
     }
 
-    /// Lets go of what has been held for too long.
+    /// Releases floors that were held for too long.
     pub fn expire(&self, now: Duration) {
         let mut is_changed = false;
         {
@@ -114,7 +113,7 @@ impl Floors {
     }
 }
 
-/// A held revision; dropping it lets go.
+/// A held revision. Dropping it releases the revision.
 #[derive(Debug)]
 pub struct Floor {
     floors: Rc<Floors>,
@@ -128,7 +127,7 @@ impl Floor {
         self.at
     }
 
-    /// Whether the revision can be read on `view`, the newest one.
+    /// Checks that the revision can be read on `view`, the newest one.
     ///
     /// **Errors** it was held for too long and has been compacted meanwhile.
     pub fn check(&self, view: &ReadView) -> Result<(), Error> {
@@ -144,7 +143,8 @@ impl Drop for Floor {
     }
 }
 
-/// The lowest of the cores' floors; `i64::MAX` for none. For the commit core, which has published what it sweeps for.
+/// The lowest of the cores' floors; `i64::MAX` for none. It is for the apply core, after it has published the
+/// compaction for which it sweeps.
 pub fn lowest_of(floors: &[Arc<AtomicI64>]) -> i64 {
     fence(Ordering::SeqCst);
     floors.iter().map(|lowest| lowest.load(Ordering::SeqCst)).min().unwrap_or(i64::MAX)

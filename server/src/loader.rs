@@ -1,11 +1,12 @@
-//! Runs on: connection core.
+//! Runs on: connection core, apply core.
 //!
-//! Brings pages into memory for one core: a fault goes in, and whoever waits goes on when its bytes are there.
+//! Loads pages into memory for one core. A fault goes in; its waiter goes on when the bytes are there.
 //!
-//! Invariants: every submitted read has one waiter, named by its token; a waiter that went away leaves its read to end
-//! alone. A page that cannot be read is told of once (`told`), and concerns those who wait for it: a request that needs
-//! it fails, all others are served. Only apply cannot do without: there the same error stops the member. Bounds: reads
-//! in flight by the requests of the core; open segment files by the reader's own bound; `told` by `TOLD_MAX`.
+//! Invariants: every submitted read has one waiter, which its token names. If the waiter has gone away, its read ends
+//! unnoticed. A page that cannot be read is reported once (`told`), and concerns only its waiters: a request that needs
+//! the page fails, and all others are served. Only apply cannot do without a page; there the same error stops the
+//! member. Bounds: the requests of the core bound the reads in flight, the reader's own bound limits the open segment
+//! files, and `TOLD_MAX` bounds `told`.
 
 use std::{
     cell::RefCell,
@@ -21,11 +22,11 @@ struct State {
     reader: PageReader,
     waiting: HashMap<u64, oneshot::Sender<Result<(), Error>>>,
     next: u64,
-    /// What has been told of pages that cannot be read.
+    /// The unreadable pages that were reported.
     told: BTreeSet<String>,
 }
 
-/// Unreadable pages that are told of, each once.
+/// Unreadable pages that are reported, each once.
 const TOLD_MAX: usize = 1024;
 
 impl State {
@@ -37,7 +38,7 @@ impl State {
             tracing::error!(%error, "a page cannot be read; requests that need it fail");
         }
         for ticket in tickets {
-            // The request that waited may be gone; then nobody needs to know.
+            // The waiting request may be gone. Then nobody needs the result.
             let result = result.as_ref().copied().map_err(Error::again);
             if let Some(done) = self.waiting.remove(&ticket)
                 && done.send(result).is_err()
@@ -60,21 +61,21 @@ impl State {
 pub struct Loader(Rc<RefCell<State>>);
 
 impl Loader {
-    /// Reads through `disk`.
+    /// A loader that reads through `disk`.
     pub fn new(disk: Box<dyn Disk>, reader: PageReader) -> Self {
         let (waiting, told) = (HashMap::new(), BTreeSet::new());
         Self(Rc::new(RefCell::new(State { disk, reader, waiting, next: 0, told })))
     }
 
-    /// Brings what `fault` names into memory.
+    /// Loads the page that `fault` names.
     ///
-    /// **Errors** its file cannot be opened or read, or is damaged there; it has been told of. `Stopped` with the
-    /// member.
+    /// **Errors** its file cannot be opened or read, or is damaged there; this has been reported. `Stopped` if the
+    /// member stops.
     pub async fn load(&self, fault: Fault) -> Result<(), Error> {
         self.load_all([fault]).await
     }
 
-    /// Brings what each of `faults` names into memory, all at once.
+    /// Loads the pages that `faults` name, all at once.
     ///
     /// **Errors** as [`Loader::load`].
     pub async fn load_all(&self, faults: impl IntoIterator<Item = Fault>) -> Result<(), Error> {
@@ -91,20 +92,20 @@ impl Loader {
             state.step()?;
         }
         for wait in waits {
-            // The sender goes only with the loader: then the member has stopped.
+            // The sender goes away only with the loader. The member has then stopped.
             wait.await.map_err(|_gone| Error::Stopped)??;
         }
         Ok(())
     }
 
-    /// The descriptor that tells when [`Loader::collect`] has something to do.
+    /// The descriptor that becomes readable when [`Loader::collect`] has something to do.
     pub fn wake_fd(&self) -> Option<std::os::fd::RawFd> {
         self.0.borrow().disk.wake_fd()
     }
 
-    /// Takes in reads that have ended and begins those that waited for a place.
+    /// Takes in reads that have ended, and begins reads that waited for a place.
     ///
-    /// **Errors** the disk takes no more operations: the member must stop.
+    /// **Errors** the disk takes no more operations; the member must stop.
     pub fn collect(&self) -> Result<(), Error> {
         let mut ended = Vec::new();
         let state = &mut *self.0.borrow_mut();
@@ -117,7 +118,7 @@ impl Loader {
         state.step()
     }
 
-    /// Closes segment files that were not read since the last call: removed ones take space until then.
+    /// Closes segment files that were not read since the last call. Removed files take space until they are closed.
     pub fn close_unused(&self) {
         let State { disk, reader, .. } = &mut *self.0.borrow_mut();
         reader.close_unused(disk.as_mut());

@@ -1,8 +1,8 @@
 //! Runs on: every core.
 //!
-//! Log lines as etcd writes them: one JSON object a line, with `level`, `ts`, `caller`, `msg` and the fields.
+//! Log lines as etcd writes them: one JSON object in each line, with `level`, `ts`, `caller`, `msg` and the fields.
 //!
-//! Reads no clock: whoever starts the log hands in where time comes from.
+//! It reads no clock: the code that starts the log passes the source of time in.
 //!
 //! **Source** etcd v3.7.1 `client/pkg/logutil/zap.go`.
 
@@ -36,7 +36,7 @@ impl<C: Fn() -> u64> FormatTime for Wall<C> {
     }
 }
 
-/// Sends log lines of at least `level` to `outputs`, from now on. `unix_us` tells the microseconds since 1970.
+/// Sends log lines of at least `level` to `outputs` from now on. `unix_us` returns microseconds since 1970.
 ///
 /// **Errors** a log file that cannot be opened.
 pub fn start(
@@ -55,7 +55,7 @@ pub fn start(
     tracing::dispatcher::set_global_default(lines(level, format, outputs, unix_us)).map_err(io::Error::other)
 }
 
-/// What writes lines of that format.
+/// A layer that writes lines in `format`.
 fn lines(
     level: Level,
     format: LogFormat,
@@ -77,7 +77,7 @@ fn open(output: &LogOutput) -> io::Result<Box<dyn Write + Send>> {
     })
 }
 
-/// Every output gets every line, whole. A lock serves: lines are rare, and no request waits for one.
+/// Every output gets every line, whole. A lock is good enough: lines are rare, and no request waits for one.
 struct Outputs(Mutex<Vec<Box<dyn Write + Send>>>);
 
 struct Line<'a>(MutexGuard<'a, Vec<Box<dyn Write + Send>>>);
@@ -151,7 +151,7 @@ fn level(level: Level) -> &'static str {
     }
 }
 
-/// Civil date of a day since 1970-01-01. **Source** H. Hinnant, "chrono-compatible low-level date algorithms".
+/// The date of a day, counted from 1970-01-01. **Source** H. Hinnant, "chrono-compatible low-level date algorithms".
 fn civil(days: u64) -> (u64, u64, u64) {
     let shifted = days + 719_468;
     let era = shifted / 146_097;
@@ -164,7 +164,7 @@ fn civil(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-/// `2006-01-02T15:04:05.000000Z`.
+/// A time in the form `2006-01-02T15:04:05.000000Z`.
 pub fn timestamp(unix_us: u64) -> String {
     let seconds = unix_us / 1_000_000;
     let (year, month, day) = civil(seconds / 86_400);

@@ -2,28 +2,28 @@
 //!
 //! Messages from one core to another, many at a time.
 //!
-//! A core posts messages one by one into its [`Post`]. They leave together at the end of the core's turn: whoever takes
-//! them is woken by the first of them, and runs behind all tasks that were ready before. The receiver on the same
-//! thread takes them out of the post itself ([`Inbox::own`]); for a receiver on another thread [`carry`] moves each
+//! A core posts messages one by one into its [`Post`]. They leave together at the end of the core's turn: the first
+//! message wakes the receiver, which then runs after all tasks that were ready before. A receiver on the same thread
+//! takes the messages out of the post itself ([`Inbox::own`]). For a receiver on another thread, [`carry`] moves each
 //! turn's messages as one. So a turn costs one wake-up and one message between threads, however many requests it
 //! proposed.
 //!
 //! Invariants:
 //! - The messages of one sender arrive in the order in which they were posted.
-//! - A post holds at most `messages_max`; one more is refused, and its sender tells its client. A channel between
-//!   threads holds at most [`TURNS_MAX`] turns; while it is full, messages gather in the post.
+//! - A post holds at most `messages_max`. It refuses one more, and the sender tells its client. A channel between
+//!   threads holds at most [`TURNS_MAX`] turns. While it is full, messages gather in the post.
 
 use std::{cell::RefCell, rc::Rc};
 
 use tokio::sync::{Notify, mpsc};
 
-/// Turns of all senders that wait between two threads.
+/// Turns of all senders that may wait between two threads.
 pub const TURNS_MAX: usize = 1024;
 
 /// Why a message was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// As many wait as may.
+    /// As many messages wait as are allowed.
     Full,
     /// The receiver is gone.
     Closed,
@@ -35,7 +35,7 @@ struct Waiting<T> {
     is_closed: bool,
 }
 
-/// What one core has for another one, until it is taken.
+/// The messages of one core for another core, until they are taken.
 #[derive(Debug)]
 pub struct Post<T> {
     waiting: RefCell<Waiting<T>>,
@@ -68,12 +68,12 @@ impl<T> Post<T> {
         Ok(())
     }
 
-    /// Moves what waits behind `taken`; whether there was anything.
+    /// Moves the waiting messages to the end of `taken`. Returns whether there were any.
     pub fn take(&self, taken: &mut Vec<T>) -> bool {
         let messages = &mut self.waiting.borrow_mut().messages;
         let has_any = !messages.is_empty();
         if has_any && taken.is_empty() {
-            // Both keep their memory for the next turns.
+            // Both vectors keep their memory for the next turns.
             std::mem::swap(messages, taken);
         } else {
             taken.append(messages);
@@ -81,7 +81,7 @@ impl<T> Post<T> {
         has_any
     }
 
-    /// Resolves when a message has been posted since the last take. It may resolve once more than that.
+    /// Resolves when a message was posted since the last take. It may resolve once more without one.
     pub async fn posted(&self) {
         self.wake.notified().await;
     }
@@ -92,12 +92,12 @@ impl<T> Post<T> {
     }
 }
 
-/// A way to a core on another thread, for the turns of all senders.
+/// A channel to a core on another thread, for the turns of all senders.
 pub fn turns<T>() -> (mpsc::Sender<Vec<T>>, mpsc::Receiver<Vec<T>>) {
     mpsc::channel(TURNS_MAX)
 }
 
-/// Carries what is posted to a receiver on another thread, until that is gone.
+/// Carries posted messages to a receiver on another thread, until the receiver is gone.
 pub async fn carry<T>(post: Rc<Post<T>>, to: mpsc::Sender<Vec<T>>) {
     loop {
         post.posted().await;
@@ -108,7 +108,7 @@ pub async fn carry<T>(post: Rc<Post<T>>, to: mpsc::Sender<Vec<T>>) {
     }
 }
 
-/// Where a core takes its messages: from other threads, and from the core that runs on its own thread, if there is one.
+/// The inputs of a core: from other threads, and from the core that runs on its own thread, if there is one.
 #[derive(Debug)]
 pub struct Inbox<T> {
     own: Option<Rc<Post<T>>>,
@@ -116,17 +116,17 @@ pub struct Inbox<T> {
 }
 
 impl<T> Inbox<T> {
-    /// An inbox for what other threads send to `others`; it stays on the thread where it is made.
+    /// An inbox for the messages that other threads send to `others`. It stays on the thread where it is made.
     pub fn new(others: mpsc::Receiver<Vec<T>>) -> Self {
         Self { own: None, others }
     }
 
-    /// Takes what is in `post`, which belongs to a core on this thread, as well.
+    /// Also takes messages from `post`, which belongs to a core on this thread.
     pub fn own(&mut self, post: Rc<Post<T>>) {
         assert!(self.own.replace(post).is_none(), "one core runs on a thread");
     }
 
-    /// Waits for messages and moves all there are behind `taken`; `false` when no more can come.
+    /// Waits for messages and moves all of them to the end of `taken`. Returns `false` when no more can come.
     ///
     /// Dropping the future loses nothing.
     pub async fn receive(&mut self, taken: &mut Vec<T>) -> bool {
@@ -150,7 +150,7 @@ impl<T> Inbox<T> {
         }
     }
 
-    /// Moves what is there behind `taken`, without waiting; whether there was anything.
+    /// Moves the messages that are there to the end of `taken`, without waiting. Returns whether there were any.
     pub fn take(&mut self, taken: &mut Vec<T>) -> bool {
         let before = taken.len();
         if let Some(own) = &self.own {

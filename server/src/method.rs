@@ -58,7 +58,7 @@ macro_rules! methods {
                 match self { $(Method::$name => Flow::$flow,)* }
             }
 
-            /// Whether this release serves it; the others answer `Unimplemented`.
+            /// Whether this release serves it. The others answer `Unimplemented`.
             pub fn is_served(self) -> bool {
                 match self { $(Method::$name => $served,)* }
             }
@@ -66,7 +66,7 @@ macro_rules! methods {
     };
 }
 
-// The hot ones first.
+// Frequent methods come first.
 methods! {
     Put = "etcdserverpb.KV" / "Put", Unary, true;
     Range = "etcdserverpb.KV" / "Range", Unary, true;
@@ -124,7 +124,7 @@ methods! {
     HealthWatch = "grpc.health.v1.Health" / "Watch", ServerStream, true;
 }
 
-/// The text of grpc-go's refusal of a path that no service has.
+/// The text with which grpc-go refuses a path that no service has.
 pub fn unknown(path: &str) -> String {
     let path = path.strip_prefix('/').unwrap_or(path);
     let Some((service, method)) = path.rsplit_once('/') else {

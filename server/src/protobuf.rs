@@ -1,22 +1,22 @@
 //! Runs on: connection core.
 //!
-//! Messages as bytes: with their length in front, as gRPC streams carry them; and the pieces that the hottest answers,
-//! watch events and large ranges, are written with by hand.
+//! Messages as bytes, with their length in front, as gRPC streams carry them. Also the pieces with which the most
+//! frequent answers, watch events and large ranges are written by hand.
 //!
-//! Invariants: fields are written in number order and zero values are left out, as prost and Go's protobuf do, so the
-//! bytes equal theirs. Only a stored record is passed on as it lies, its lease before its value. Every `*_len` equals
-//! what its `put_*` appends.
+//! Invariants: fields are written in the order of their numbers, and zero values are left out. prost and Go's protobuf
+//! do the same, so the bytes equal theirs. Only a stored record is passed on as it is, with its lease before its value.
+//! Every `*_len` equals the number of bytes that its `put_*` appends.
 
 use bytes::{BufMut, Bytes};
 use engine::Record;
 use prost::Message;
 
-/// What stands in front of a message: one byte "compressed", four bytes length, big-endian. **Units** bytes.
+/// The prefix of a message: one byte "compressed", then four bytes length, big-endian. **Units** bytes.
 pub const PREFIX_BYTES: usize = 5;
 
 /// A message with its length in front.
 ///
-/// **Bounds** a message is shorter than 4 GiB; ours are bounded far below by what builds them.
+/// **Bounds** a message is shorter than 4 GiB; the code that builds ours keeps them far below.
 pub fn framed(message: &impl Message) -> Bytes {
     let len = message.encoded_len();
     // A `Vec` takes single bytes, as varints are, at half the cost of a `BytesMut`; being full it becomes `Bytes` as it
@@ -34,7 +34,7 @@ pub fn put_prefix(out: &mut impl BufMut, len: usize) {
     out.put_u32(u32::try_from(len).expect("a message is shorter than 4 GiB"));
 }
 
-/// Appends a record as an `mvccpb.KeyValue`: as many bytes as [`Record::key_value_len`] says. A tombstone's is its key
+/// Appends a record as an `mvccpb.KeyValue`, with exactly [`Record::key_value_len`] bytes. A tombstone has only its key
 /// and the revision of the deletion: its other fields are zero.
 pub fn put_key_value(out: &mut impl BufMut, record: &Record) {
     if !record.key.is_empty() {
@@ -54,12 +54,12 @@ pub fn nested_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
 }
 
-/// Length of a field of bytes, absent where there are none. **Units** bytes.
+/// Length of a field of bytes; 0 if there are none, because the field is then absent. **Units** bytes.
 pub fn bytes_len(bytes: &[u8]) -> usize {
     if bytes.is_empty() { 0 } else { nested_len(bytes.len()) }
 }
 
-/// Length of a field with a number, absent for 0. **Units** bytes.
+/// Length of a field with a number; 0 for the number 0, because the field is then absent. **Units** bytes.
 pub fn field_len(value: i64) -> usize {
     if value == 0 { 0 } else { 1 + varint_len(value.cast_unsigned()) }
 }
@@ -80,7 +80,7 @@ pub fn put_bytes(out: &mut impl BufMut, tag: u8, bytes: &[u8]) {
 }
 
 fn varint_len(value: u64) -> usize {
-    // Seven bits a byte; zero takes one.
+    // Each byte holds seven bits. Zero takes one byte.
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 

@@ -1,24 +1,24 @@
-//! Runs on: every core (costs and the check before a proposal) and commit core (the refusals of alarms, the `Keeper`).
+//! Runs on: every core (costs), raft core (`Asking`), apply core (checks of entries, the `Keeper`).
 //!
-//! Quota and alarms: what a request costs, when the store is full, which requests an active alarm refuses, and this
-//! member's own NOSPACE alarm.
+//! Quota and alarms: the cost of a request, the state of a full store, the requests that an active alarm refuses, and
+//! this member's own NOSPACE alarm.
 //!
-//! What counts against the quota is data, not files: everything reachable, history included, and the records that no
-//! checkpoint has written. Dead bytes in segment files do not count, as they go away by themselves.
-//! **Source** of costs, checks and their order: etcd v3.7.1 `storage/quota.go`, `etcdserver/api/v3rpc/quota.go`,
+//! Data counts against the quota, not files: everything that is reachable, history included, and the records that no
+//! checkpoint has written. Dead bytes in segment files do not count, because they go away by themselves. **Source** of
+//! costs, checks and their order: etcd v3.7.1 `storage/quota.go`, `etcdserver/api/v3rpc/quota.go`,
 //! `etcdserver/apply/{capped,corrupt,uber_applier}.go`.
 //!
 //! Invariants:
-//! - Which entry is refused follows from the alarms alone, and these from entries alone. Sizes differ between members:
-//!   they decide only what a member proposes, and what it refuses before it is proposed.
-//! - A member takes back only its own NOSPACE alarm, only one that its quota raised (`RaisedBy::Quota`), and only below
-//!   `disarm_below`, well under the quota, so that it does not flap. The origin is durable, as it stands in the entry:
-//!   the header of an entry that a quota proposes names `QUOTA_USER`, where etcd has the user of an authenticated
-//!   client and, for an alarm, reads nothing. A hand that raises what a quota has raised makes it its own; so an
-//!   operator can keep it up.
+//! - The alarms alone decide which entry is refused, and entries alone change the alarms. Sizes differ between members.
+//!   They only decide what a member proposes, and what it refuses before it is proposed.
+//! - A member disarms only its own NOSPACE alarm, only if its quota raised it (`RaisedBy::Quota`), and only below
+//!   `disarm_below`. That is well under the quota, so that the alarm does not flap. The origin is durable, because it
+//!   is in the entry: the header of an entry that a quota proposes names `QUOTA_USER`. At this place etcd has the user
+//!   of an authenticated client, and does not read it for an alarm. If a client raises an alarm that a quota has
+//!   raised, the alarm becomes the client's. So an operator can keep it up.
 //!
-//! Unlike etcd, a put that was let in and then found the quota exceeded is applied and answered as what it is, a
-//! success; the alarm is raised all the same.
+//! One thing differs from etcd. A put may be let in and then find the quota exceeded. It is applied and answered as a
+//! success, and the alarm is raised all the same.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ use crate::{
     shared::{Alarm, Alarms, Quota, RaisedBy},
 };
 
-/// The user in the header of what a quota proposes.
+/// The user in the header of an entry that a quota proposes.
 const QUOTA_USER: &str = "orlop-quota";
 
 /// Who proposed the entry with this header.
@@ -47,22 +47,22 @@ pub fn header(id: u64, purpose: Purpose) -> RequestHeader {
     RequestHeader { id, username, ..Default::default() }
 }
 
-/// Alarms there may be; etcd's clients know two types, for each member.
+/// Alarms at most. etcd's clients know two types of alarm for each member.
 pub const ALARMS_MAX: usize = 1 << 14;
-/// etcd's estimate of what a key takes besides its bytes. **Units** bytes.
+/// etcd's estimate of what a key takes beside its bytes. **Units** bytes.
 const KEY_OVERHEAD: u64 = 256;
 /// etcd's estimate of a lease. **Units** bytes.
 const LEASE_OVERHEAD: u64 = 64;
 
-/// Above this a quota is taken, with a warning: it is four times what was measured. **Units** bytes.
+/// A quota above this is accepted with a warning: it is four times what was measured. **Units** bytes.
 pub const SENSIBLE_BYTES_MAX: i64 = 128 << 30;
 
-/// What a Put costs.
+/// The cost of a Put.
 pub fn put_cost(request: &pb::PutRequest) -> u64 {
     KEY_OVERHEAD + request.key.len() as u64 + request.value.len() as u64
 }
 
-/// What a Txn costs: the dearer of its branches.
+/// The cost of a Txn: that of the dearer of its branches.
 pub fn txn_cost(request: &pb::TxnRequest) -> u64 {
     let branch = |ops: &[pb::RequestOp]| ops.iter().map(op_cost).sum::<u64>();
     branch(&request.success).max(branch(&request.failure))
@@ -76,7 +76,7 @@ fn op_cost(op: &pb::RequestOp) -> u64 {
     }
 }
 
-/// What a LeaseGrant costs.
+/// The cost of a LeaseGrant.
 pub const fn lease_cost() -> u64 {
     LEASE_OVERHEAD
 }
@@ -98,7 +98,7 @@ pub fn is_active(alarms: &Alarms, alarm: Alarm) -> bool {
 
 /// Checks an entry against the active alarms, in etcd's order.
 ///
-/// **Errors** CORRUPT refuses all that reads or changes keys and leases; NOSPACE what adds to them.
+/// **Errors** CORRUPT refuses everything that reads or changes keys and leases; NOSPACE refuses what adds to them.
 pub fn check(alarms: &Alarms, request: &Request) -> Result<(), Error> {
     if alarms.is_empty() {
         return Ok(());
@@ -122,14 +122,14 @@ pub fn check(alarms: &Alarms, request: &Request) -> Result<(), Error> {
     Ok(())
 }
 
-/// What a proposal is for, where the log's own space is short.
+/// The purpose of a proposal. It decides when the log's own space is short.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// It adds data: refused first.
+    /// It adds data, and is refused first.
     Grow,
     /// It removes data, or changes little.
     Other,
-    /// It is this member's quota's, and raises or takes back its alarm.
+    /// It comes from this member's quota, and raises or disarms its alarm.
     Alarm,
 }
 
@@ -140,20 +140,20 @@ impl Purpose {
     }
 }
 
-/// The request that raises or takes back a member's NOSPACE alarm.
+/// The request that raises or disarms a member's NOSPACE alarm.
 pub fn own_alarm(member_id: u64, action: AlarmAction) -> pb::AlarmRequest {
     pb::AlarmRequest { action: action as i32, member_id, alarm: Alarm::Nospace as i32 }
 }
 
-/// How often a proposal about this member's NOSPACE alarm is made.
+/// Limits how often this member's NOSPACE alarm is proposed.
 #[derive(Debug, Default)]
 pub struct Asking {
-    /// When the last one was made that may still be under way.
+    /// When the last proposal was made that may still be under way.
     asked: Option<Duration>,
 }
 
 impl Asking {
-    /// Whether one may be made now; it counts as made then.
+    /// Whether a proposal may be made now. It then counts as made.
     pub fn ask(&mut self, now: Duration) -> bool {
         if self.asked.is_some_and(|at| now.saturating_sub(at) < ASK_AGAIN) {
             return false;
@@ -162,27 +162,27 @@ impl Asking {
         true
     }
 
-    /// An entry about an alarm has come.
+    /// Notes that an entry about an alarm has come.
     pub fn heard(&mut self) {
         self.asked = None;
     }
 }
 
-/// This member's own NOSPACE alarm: when it is raised and taken back.
+/// This member's own NOSPACE alarm. It decides when the alarm is raised and disarmed.
 #[derive(Debug)]
 pub struct Keeper {
     quota: Quota,
     member_id: u64,
-    /// What counts, but for the records that no checkpoint has written. **Units** bytes.
+    /// The bytes that count, without the records that no checkpoint has written. **Units** bytes.
     settled_bytes: u64,
     asking: Asking,
     /// An entry found the quota exceeded.
     is_exceeded: bool,
-    /// The sweep has dropped versions since the last checkpoint began, which alone gives their bytes back.
+    /// The sweep has dropped versions since the last checkpoint began. Only a checkpoint gives their bytes back.
     has_swept: bool,
 }
 
-/// Time after which a proposal of the keeper's that nothing was heard of is made again.
+/// Time after which a proposal of the keeper is made again if nothing was heard of it.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 impl Keeper {
@@ -191,12 +191,12 @@ impl Keeper {
         Self { quota, member_id, settled_bytes: 0, asking: Asking::default(), is_exceeded: false, has_swept: false }
     }
 
-    /// The store holds `in_use` bytes, `recent` of them in records that no checkpoint has written.
+    /// Takes in that the store holds `in_use` bytes, `recent` of them in records that no checkpoint has written.
     pub fn settle(&mut self, in_use: u64, recent: u64) {
         self.settled_bytes = in_use.saturating_sub(recent);
     }
 
-    /// What counts against the quota. **Units** bytes.
+    /// The bytes that count against the quota. **Units** bytes.
     pub fn used(&self, recent: u64) -> u64 {
         self.settled_bytes + recent
     }
@@ -205,12 +205,13 @@ impl Keeper {
         alarms.get(&(self.member_id, Alarm::Nospace as i32))
     }
 
-    /// Whether apply may propose something about the alarm now; it counts as proposed then.
+    /// Whether apply may propose something about the alarm now. It then counts as proposed.
     pub fn ask(&mut self, now: Duration) -> bool {
         self.asking.ask(now)
     }
 
-    /// `request` is about to be applied, beside `recent` bytes. One that was applied in an earlier run is not `is_new`.
+    /// Takes in that `request` is about to be applied, beside `recent` bytes. `is_new` is false if an earlier run has
+    /// applied it before.
     pub fn observe(&mut self, request: &Request, recent: u64, alarms: &Alarms, is_new: bool) {
         match request {
             Request::Alarm(_) => self.asking.heard(),
@@ -221,23 +222,23 @@ impl Keeper {
         }
     }
 
-    /// A step of the sweep has dropped so many versions.
+    /// Takes in that a step of the sweep has dropped `dropped` versions.
     pub fn swept(&mut self, dropped: u64) {
         self.has_swept |= dropped > 0;
     }
 
-    /// Whether a checkpoint is due because only it gives back what the sweep has dropped, and space is short.
+    /// Whether space is short, and a checkpoint is due because only it gives back what the sweep has dropped.
     pub fn wants_checkpoint(&self, recent: u64, alarms: &Alarms) -> bool {
         let is_tight = |quota: u64| self.used(recent) >= quota - quota / 10;
         self.has_swept && (self.quota.bytes.is_some_and(is_tight) || self.alarm(alarms).is_some())
     }
 
-    /// A checkpoint begins.
+    /// Takes in that a checkpoint begins.
     pub fn checkpoint_begun(&mut self) {
         self.has_swept = false;
     }
 
-    /// What to do about the alarm now, if anything.
+    /// The action on the alarm that is due now, if there is one.
     pub fn due(&mut self, recent: u64, alarms: &Alarms) -> Option<AlarmAction> {
         let is_exceeded = std::mem::take(&mut self.is_exceeded);
         match self.alarm(alarms) {
@@ -302,7 +303,7 @@ mod tests {
         assert_eq!(check(&unknown, &put(1)), Ok(()));
     }
 
-    /// A keeper of a quota of 1000 whose alarm was raised so.
+    /// A keeper of a quota of 1000, and an alarm that `origin` raised.
     fn raised(disarm_percent: u64, origin: RaisedBy) -> (Keeper, Alarms) {
         (Keeper::new(Quota::new(1000, disarm_percent), MEMBER), Alarms::from([(NOSPACE, origin)]))
     }

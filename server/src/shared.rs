@@ -1,14 +1,14 @@
 //! Runs on: every core.
 //!
-//! What all cores of this process share: who the member is, its bounds, and the published state.
+//! The state that all cores of this process share: the member's identity, its bounds, and the published state.
 //!
 //! Invariants:
-//! - Each field has one writer: apply publishes `view`, `cluster`, `sizes`, `swept_revision`; raft publishes `raft`;
-//!   each connection core its own entry of `floors` and `connections`. All read all.
-//! - What a view shows was durable before it was published, and a reply leaves after the view that holds its write was
-//!   published. So on a single voter any view loaded after a request arrived answers it linearizably.
+//! - Each field has one writer. Apply publishes `view`, `cluster`, `sizes` and `swept_revision`. Raft publishes `raft`.
+//!   Each connection core writes its own entry of `floors` and `connections`. All cores read everything.
+//! - Everything that a view shows was durable before the view was published. A reply leaves after the view that holds
+//!   its write was published. So on a single voter, any view loaded after a request arrived answers it linearizably.
 //!
-//! Holds values alone: nothing here waits, locks, or knows what a request is.
+//! This file holds values only. Nothing here waits, locks, or knows what a request is.
 
 use std::{
     collections::BTreeMap,
@@ -26,48 +26,48 @@ use proto::etcdserverpb as pb;
 
 pub use pb::AlarmType as Alarm;
 
-/// Bound on the data of this member.
+/// The bound on the data of this member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quota {
-    /// **Units** bytes; `None` for no quota.
+    /// The quota; `None` for no quota. **Units** bytes.
     pub bytes: Option<u64>,
-    /// Data below which an alarm that the quota raised is taken back; 0 for never. **Units** bytes.
+    /// Below this amount of data, an alarm that the quota raised is disarmed; 0 for never. **Units** bytes.
     pub disarm_below: u64,
 }
 
 impl Quota {
-    /// A quota of `bytes` (`u64::MAX` is none), whose alarm is taken back below `disarm_percent` of it; 0 for never.
+    /// A quota of `bytes`; `u64::MAX` means none. Its alarm is disarmed below `disarm_percent` of it; 0 means never.
     pub fn new(bytes: u64, disarm_percent: u64) -> Self {
         let bytes = (bytes < u64::MAX).then_some(bytes);
         let part = u128::from(bytes.unwrap_or(u64::MAX)) * u128::from(disarm_percent.min(100)) / 100;
         Self { bytes, disarm_below: u64::try_from(part).expect("a part of a u64") }
     }
 
-    /// As Status and metrics show it: negative for none.
+    /// The quota as Status and metrics show it; negative for none.
     pub fn shown(&self) -> i64 {
         self.bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX))
     }
 
-    /// Whether a request of `cost` fits beside `used` bytes. One that costs nothing always does.
+    /// Whether a request of `cost` fits beside `used` bytes. A request without cost always fits.
     pub fn has_room(&self, used: u64, cost: u64) -> bool {
         cost == 0 || self.bytes.is_none_or(|bytes| used.saturating_add(cost) < bytes)
     }
 }
 
-/// Bounds a request is held against.
+/// The bounds on requests.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// **Units** bytes of a marshalled entry.
+    /// Bytes of a marshalled entry at most. **Units** bytes.
     pub request_bytes_max: usize,
-    /// **Units** bytes of a message from a client.
+    /// Bytes of a message from a client at most. **Units** bytes.
     pub receive_bytes_max: usize,
     /// Operations in one level of a txn.
     pub txn_ops_max: usize,
-    /// Entries a scan visits before its core turns to others.
+    /// Entries that a scan visits before its core turns to other work.
     pub scan_entries_per_turn: usize,
     /// Revisions that one core may hold.
     pub held_revisions_max: usize,
-    /// How long each may be held.
+    /// How long a revision may be held.
     pub held_revision_age_max: Duration,
     /// How long a proposal may take: 5 s and two election timeouts.
     pub request_timeout: Duration,
@@ -75,23 +75,23 @@ pub struct Limits {
     pub connections_max: usize,
     /// Quota on the data of the store.
     pub quota: Quota,
-    /// Bytes of a backup between two write-backs of the log's file system; 0 for none.
+    /// Bytes of a backup between two write-backs of the log's file system; 0 for no write-backs.
     pub snapshot_write_back_bytes: u64,
 }
 
 /// Who raised an alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RaisedBy {
-    /// A client; or a member of etcd, whose entries do not tell.
+    /// A client raised it, or a member of etcd, whose entries do not say who raised it.
     Hand,
-    /// The quota of the member whose alarm it is.
+    /// The quota of the alarm's member raised it.
     Quota,
 }
 
-/// Active alarms: member id and type, by its number.
+/// The active alarms, each with a member id and the number of its type.
 pub type Alarms = BTreeMap<(u64, i32), RaisedBy>;
 
-/// An alarm's name; a number that has none is its own.
+/// An alarm's name. A number without a name is its own name.
 pub fn alarm_name(alarm: i32) -> String {
     Alarm::try_from(alarm).map_or_else(|_| alarm.to_string(), |alarm| alarm.as_str_name().to_owned())
 }
@@ -131,18 +131,18 @@ pub struct Raft {
 /// Sizes of the store. **Units** bytes.
 #[derive(Debug, Default)]
 pub struct Sizes {
-    /// Allocated, and what is not checkpointed yet; never 0.
+    /// Allocated bytes, including those that are not checkpointed yet; never 0.
     pub allocated: AtomicU64,
-    /// Reachable, as of the last turn: what counts against the quota.
+    /// Reachable bytes after the last turn. They count against the quota.
     pub in_use: AtomicU64,
 }
 
-/// Connections by core.
+/// The number of connections of each core.
 #[derive(Debug)]
 pub struct Connections(Vec<AtomicUsize>);
 
 impl Connections {
-    /// None yet, for `cores` cores.
+    /// The counts for `cores` cores, all 0.
     pub fn new(cores: usize) -> Self {
         Self((0..cores).map(|_| AtomicUsize::new(0)).collect())
     }
@@ -157,7 +157,7 @@ impl Connections {
         self.0.len()
     }
 
-    /// All connections, and the position of the core with the fewest.
+    /// The number of all connections, and the position of the core with the fewest.
     pub fn total_and_least(&self) -> (usize, usize) {
         let counts = || self.0.iter().map(|count| count.load(Ordering::Relaxed));
         let least = counts().enumerate().min_by_key(|(_, count)| *count).map_or(0, |(position, _)| position);
@@ -167,36 +167,36 @@ impl Connections {
 
 /// See the head of this file.
 pub struct Shared {
-    /// Who we are.
+    /// The identity of the member.
     pub identity: Identity,
-    /// Bounds.
+    /// Bounds on requests.
     pub limits: Limits,
     /// The newest view.
     pub view: Published,
     /// Members, alarms, version.
     pub cluster: ArcSwap<Cluster>,
-    /// Raft's place.
+    /// Where raft stands.
     pub raft: Raft,
-    /// Store sizes.
+    /// Sizes of the store.
     pub sizes: Sizes,
-    /// Lowest revision held by each core; see [`crate::floor`].
+    /// The lowest revision that each core holds; see [`crate::floor`].
     pub floors: Vec<Arc<AtomicI64>>,
     /// Revision up to which the sweep is done.
     pub swept_revision: AtomicI64,
-    /// Source of request ids: etcd's scheme, one counter for the process.
+    /// Source of request ids. They follow etcd's scheme, with one counter for the process.
     pub request_ids: AtomicU64,
     /// Connections by core.
     pub connections: Arc<Connections>,
-    /// Set once: the process ends.
+    /// The process ends. It is set once.
     pub is_stopping: AtomicBool,
-    /// The log, or a checkpoint, waits for space on its disk.
+    /// The log or a checkpoint waits for space on its disk.
     pub is_disk_full: AtomicBool,
-    /// Where the log lies.
+    /// The file system of the log.
     pub log_file_system: FileSystem,
 }
 
 impl Shared {
-    /// What the member `identity` shares between `cores` connection cores at its start.
+    /// The shared state of the member `identity` with `cores` connection cores, at its start.
     pub fn new(
         identity: Identity,
         limits: Limits,
@@ -222,7 +222,7 @@ impl Shared {
         }
     }
 
-    /// What member 0xab of cluster 1 shares between `cores` cores; its log lies nowhere.
+    /// The shared state of member 0xab of cluster 1 with `cores` cores. Its log is in the working directory.
     #[cfg(test)]
     pub(crate) fn for_tests(view: Published, cores: usize) -> Self {
         let limits = Limits {

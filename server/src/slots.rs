@@ -1,10 +1,10 @@
 //! Runs on: connection core.
 //!
-//! Reply slots: where a handler waits for what another core answers.
+//! Reply slots: a handler waits in a slot for the answer of another core.
 //!
-//! A slot is named by position and generation, so a late answer to a slot that was given up finds nobody instead of
-//! somebody else. Slots have the one timeout of the server (etcd's proposal timeout), so they expire in the order in
-//! which they were made: no timer per request.
+//! A slot is named by position and generation. So a late answer to a slot that was given up finds nobody, and not
+//! another request. All slots have the one timeout of the server (etcd's proposal timeout). So they expire in the order
+//! in which they were made, and no request needs a timer.
 //!
 //! Invariants: `deadlines` is ordered by time; a live slot appears in it exactly once.
 
@@ -27,7 +27,7 @@ pub struct SlotId {
     generation: u32,
 }
 
-/// Where an answer has to go.
+/// The slot to which an answer must go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReplyTo {
     /// Position of the core.
@@ -37,7 +37,7 @@ pub struct ReplyTo {
 }
 
 impl ReplyTo {
-    /// No slot of any core: for what has not been sent yet.
+    /// A slot of no core, for requests that have not been sent yet.
     pub const NOBODY: Self = Self { core: usize::MAX, slot: SlotId { position: u32::MAX, generation: 0 } };
 }
 
@@ -70,7 +70,7 @@ impl<T> Slots<T> {
         Self { table: Rc::new(RefCell::new(table)), slots_max }
     }
 
-    /// A new slot that expires at `deadline`; `None` when all are taken.
+    /// Opens a slot that expires at `deadline`; `None` when all slots are taken.
     pub fn open(&self, deadline: Duration) -> Option<Waiting<T>> {
         let mut table = self.table.borrow_mut();
         if table.slots.len() >= self.slots_max {
@@ -85,7 +85,7 @@ impl<T> Slots<T> {
         Some(Waiting { id, table: Rc::clone(&self.table) })
     }
 
-    /// Answers a slot; a slot that is gone, or answered already, is left alone.
+    /// Answers a slot. Does nothing if the slot is gone or already answered.
     pub fn answer(&self, id: SlotId, answer: T) {
         let mut table = self.table.borrow_mut();
         let Some(slot) = table.slots.get_mut(id.position as usize).filter(|s| s.generation == id.generation) else {
@@ -116,14 +116,14 @@ impl<T> Slots<T> {
     }
 }
 
-/// One request's wait for its answer. Dropping it gives the slot up.
+/// One request's wait for its answer. Dropping it gives up the slot.
 pub struct Waiting<T> {
     id: SlotId,
     table: Rc<RefCell<Table<T>>>,
 }
 
 impl<T> Waiting<T> {
-    /// The slot's name, to be sent along with the request.
+    /// The slot's name, which is sent along with the request.
     pub fn id(&self) -> SlotId {
         self.id
     }
@@ -155,8 +155,8 @@ impl<T> Drop for Waiting<T> {
         let mut table = self.table.borrow_mut();
         let slot = table.slots.remove(self.id.position as usize);
         debug_assert_eq!(slot.generation, self.id.generation, "only its own wait removes a slot");
-        // Its deadline stays queued and finds nobody; trim what is gone at the front so that a fast server's queue is
-        // short.
+        // The deadline of a given-up slot stays queued and finds nobody. Trimming the front keeps the queue of a fast
+        // server short.
         while let Some((_, id)) = table.deadlines.front().copied() {
             let live = table.slots.get(id.position as usize).is_some_and(|slot| slot.generation == id.generation);
             if live {

@@ -1,11 +1,12 @@
 //! Runs on: connection core.
 //!
-//! The one place that every call passes, and every message of it: limits, counters, the leader that a call may ask for,
-//! slow requests; and, with users, its permission ([`permit`]).
+//! Every call passes here, and every message of it. This is the one place for limits, for counters, for the check that
+//! there is a leader if the call requires one, and for slow requests. With users, the permission will be checked here
+//! too ([`permit`]).
 //!
-//! Invariants: a call that [`begin`] has counted as started is counted as handled exactly once: by `begin` itself if it
-//! refuses it, by [`left`] or `told` for unary calls, by [`Outbound::end`] for streams. No handler sees a message that
-//! was not admitted.
+//! Invariants: [`begin`] counts a call as started. Each such call is counted as handled exactly once: by `begin` itself
+//! if it refuses the call, by [`left`] or `told` for unary calls, by [`Outbound::end`] for streams. No handler sees a
+//! message that was not admitted.
 
 use bytes::Bytes;
 use prost::Message;
@@ -20,10 +21,10 @@ use crate::{
     method::Method,
 };
 
-/// Lets a call in: what every call must satisfy, whatever it asks.
+/// Lets a call in. It checks what every call must satisfy, whatever it asks.
 ///
-/// **Errors** metadata that is not text; a method that this release does not serve; no leader where the client asks for
-/// one. The call is over then, and counted.
+/// **Errors** metadata that is not text; a method that this release does not serve; no leader, if the client requires
+/// one. On an error the call is over, and counted.
 pub(super) fn begin(desk: &Desk, call: &Call, head: &Head<'_>) -> Result<(), Status> {
     desk.counters.started(call.method);
     check(desk, call.method, head).map_err(|error| {
@@ -56,16 +57,16 @@ pub(super) fn permit(_desk: &Desk, _call: &Call, _asked: Asked<'_>) -> Result<()
     Ok(())
 }
 
-/// Takes in the one message of a unary call, as it came: decoded, and permitted.
+/// Admits the one message of a unary call: decodes it and checks the permission.
 ///
-/// **Errors** bytes that are not such a message; permission.
+/// **Errors** bytes that are not a message of this method; permission.
 pub(super) fn request(desk: &Desk, call: &Call, body: Bytes) -> Result<Request, Error> {
     let request = Request::decode(desk, call.method, body)?;
     permit(desk, call, request.asked())?;
     Ok(request)
 }
 
-/// The client of a unary call left before it was answered.
+/// Counts a unary call whose client left before the answer.
 pub(super) fn left(desk: &Desk, method: Method) {
     desk.counters.handled(method, Code::Canceled);
 }
@@ -78,12 +79,12 @@ pub(super) struct Inbound<'a, R> {
 }
 
 impl<'a, R: Requests> Inbound<'a, R> {
-    /// Those that `requests` brings for `call`.
+    /// The messages of `call`, which `requests` brings.
     pub(super) fn new(desk: &'a Desk, call: &'a Call, requests: R) -> Self {
         Self { desk, call, requests }
     }
 
-    /// The next message, which is permitted; `None` when the client sends no more.
+    /// The next message, after its permission was checked; `None` when the client sends no more.
     ///
     /// **Errors** a message that is not such a one, or is too long; permission; a client that left.
     pub(super) async fn next<M: Message + Default + Asks>(&mut self) -> Result<Option<M>, Error> {
@@ -92,16 +93,17 @@ impl<'a, R: Requests> Inbound<'a, R> {
         Ok(Some(request))
     }
 
-    /// The next message of a client who is told by its handler what is not permitted, as in Watch.
+    /// The next message, before its permission is checked. It is for handlers that tell the client themselves what is
+    /// not permitted, as in Watch.
     ///
-    /// **Errors** as [`Inbound::next`], but for permission.
+    /// **Errors** as [`Inbound::next`], without permission.
     pub(super) async fn take<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
         let Some(body) = self.requests.next().await? else { return Ok(None) };
         self.desk.counters.received(self.call.method, body.len());
         decode(body).map(Some)
     }
 
-    /// The one message of a call that streams its answers alone.
+    /// The one message of a call whose answers alone are a stream.
     ///
     /// **Errors** as [`Inbound::next`]; no message.
     pub(super) async fn only<M: Message + Default + Asks>(&mut self) -> Result<M, Error> {
@@ -117,12 +119,12 @@ pub(super) struct Outbound<'a, A> {
 }
 
 impl<'a, A: Answers> Outbound<'a, A> {
-    /// Those that go to `answers`.
+    /// The answers that go to `answers`.
     pub(super) fn new(desk: &'a Desk, method: Method, answers: A) -> Self {
         Self { desk, method, answers }
     }
 
-    /// Sends one framed message, or several in one piece, which count as one.
+    /// Sends framed messages in one piece. The piece counts as one message.
     ///
     /// **Errors** the client has left.
     pub(super) async fn send(&mut self, message: Bytes) -> Result<(), Left> {

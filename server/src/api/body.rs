@@ -1,18 +1,18 @@
 //! Runs on: connection core.
 //!
-//! What a unary call is answered with: a message, or the means to write a long one.
+//! The answer to a unary call: a message, or the means to write a long one.
 
 use bytes::Bytes;
 
 use super::range::large::Large;
 use crate::protobuf::PREFIX_BYTES;
 
-/// What a unary call is answered with.
+/// The answer to a unary call.
 #[derive(Debug)]
 pub(super) enum Body {
     /// A message, framed.
     Whole(Bytes),
-    /// One that is written piece by piece.
+    /// A message that is written piece by piece.
     Large(Box<Large>),
 }
 

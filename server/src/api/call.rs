@@ -1,10 +1,10 @@
 //! Runs on: connection core.
 //!
-//! What comes through the door: a call with its head, the messages of its client, and the way back to it.
+//! A call as it comes through the door: its head, the messages of its client, and the way back to the client.
 //!
-//! The traits are the door itself. Whoever brings calls has an implementation of them: gRPC over HTTP/2 (`wire`),
-//! tests; later the JSON gateway and services that call others in the process. Handlers are generic over them, so a
-//! call costs no indirection.
+//! The traits are the door itself. Each source of calls implements them: gRPC over HTTP/2 (`wire`) and tests; later the
+//! JSON gateway, and services that call other services in the process. Handlers are generic over the traits, so a call
+//! costs no indirection.
 
 use std::{
     future::{Future, poll_fn},
@@ -25,29 +25,29 @@ use crate::{
 pub struct Caller {
     /// The client's address.
     pub remote: Option<SocketAddr>,
-    /// The turn of its connection that brought the call.
+    /// When the turn of its connection began that brought the call.
     pub began: Duration,
 }
 
 /// A call that was let in.
 #[derive(Clone, Copy, Debug)]
 pub struct Call {
-    /// What is called.
+    /// The method that is called.
     pub method: Method,
-    /// Who calls.
+    /// The caller.
     pub caller: Caller,
 }
 
-/// What a client says of a call besides its messages.
+/// What a client says about a call besides its messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Head<'a> {
     /// The version of etcd's API that the client says it speaks.
     pub client_api_version: Option<&'a [u8]>,
-    /// The client wants to be refused where there is no leader.
+    /// The client wants a refusal if there is no leader.
     pub wants_leader: bool,
 }
 
-/// The client has left: nobody is there to be told anything.
+/// The client has left: nobody waits for an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Left;
 
@@ -59,7 +59,8 @@ impl From<Left> for Error {
 
 /// The messages of a call's client.
 pub trait Requests {
-    /// The next message; `None` when the client has said that it sends no more. Pending when it has not come whole.
+    /// The next message; `None` when the client has said that it sends no more. Pending until the whole message has
+    /// come.
     ///
     /// **Errors** a message that is too long, compressed or cut short; a client that left.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>>;
@@ -94,8 +95,8 @@ pub trait Reply: Sized {
 
 /// Answers to one call, one after the other.
 pub trait Answers {
-    /// Sends framed messages as the client takes them; returns when all was handed on. What waits is bounded by the
-    /// client's windows.
+    /// Sends framed messages as fast as the client takes them. Returns when everything was handed on. The client's
+    /// windows bound what waits.
     ///
     /// **Errors** the client has left.
     fn send(&mut self, messages: Bytes) -> impl Future<Output = Result<(), Left>>;
@@ -103,6 +104,6 @@ pub trait Answers {
     /// Resolves when the client has left.
     fn left(&mut self) -> impl Future<Output = ()>;
 
-    /// Ends the call: well, or with an error.
+    /// Ends the call, with success or with an error.
     fn finish(self, status: Option<&Status>);
 }

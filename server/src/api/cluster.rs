@@ -7,7 +7,7 @@ use proto::etcdserverpb as pb;
 
 use super::desk::Desk;
 
-/// Answers MemberList; its header has no revision, as etcd's.
+/// Answers MemberList. The header has no revision, as in etcd.
 pub(super) fn member_list(desk: &Desk) -> pb::MemberListResponse {
     let cluster = desk.shared.cluster.load();
     let members = cluster.members.iter().map(|member| pb::Member {

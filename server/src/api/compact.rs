@@ -1,6 +1,7 @@
 //! Runs on: connection core.
 //!
-//! Compact: goes through the log; a physical one is answered when what it dropped is swept away.
+//! Compact goes through the log. A physical compaction is answered when the sweep has dropped everything that it made
+//! invisible.
 
 use bytes::Bytes;
 use proto::{etcdserverpb as pb, internal::Request};
@@ -10,7 +11,7 @@ use crate::{apply::outcome::Outcome, error::Error, protobuf::framed, quota::Purp
 
 /// Answers Compact.
 ///
-/// **Errors** a compacted or a future revision; those of proposing, and of waiting for the sweep.
+/// **Errors** a compacted or a future revision; the errors of proposing and of waiting for the sweep.
 pub(super) async fn serve(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::Compaction(request) = draft.request() else { unreachable!("asked for a compaction") };
     let physical = request.physical.then_some(request.revision);

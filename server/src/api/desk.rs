@@ -1,14 +1,14 @@
 //! Runs on: connection core.
 //!
-//! The desk: what a connection core has at hand to answer requests. The published state, its posts to raft and apply,
+//! The desk holds what a connection core needs to answer requests: the published state, its posts to raft and apply,
 //! its reply slots, its page reads.
 //!
 //! Invariants:
-//! - [`Desk::view`] is the only way to a view that answers a client. Alone it returns at once (see the head of
-//!   `shared`); with more members it waits here for a read round.
-//! - A core asks raft and apply by message alone, and never waits for another core while it holds a borrow.
+//! - [`Desk::view`] is the only way to a view that answers a client. A single member gets the view at once (see the
+//!   head of `shared`). With more members, the call waits here for a read round.
+//! - A core asks raft and apply by message alone. It never waits for another core while it holds a borrow.
 //!
-//! Knows no method and no connection.
+//! The desk knows no method and no connection.
 
 use std::{
     cell::{Cell, RefCell},
@@ -63,18 +63,18 @@ pub const EXPIRE_EVERY: Duration = Duration::from_millis(100);
 pub enum Consistency {
     /// It shows everything that was acknowledged before the request came.
     Linearizable,
-    /// What this member has, however old.
+    /// It shows what this member has, however old that is.
     Serializable,
 }
 
 impl Consistency {
-    /// What a request with this flag wants.
+    /// The consistency that a request with this flag wants.
     pub fn of(is_serializable: bool) -> Self {
         if is_serializable { Self::Serializable } else { Self::Linearizable }
     }
 }
 
-/// A request that will go through the log: decoded, and in the bytes of the entry that will carry it.
+/// A request that will go through the log: the decoded request, and the bytes of the entry that will carry it.
 #[derive(Debug)]
 pub struct Draft(Box<Proposal>);
 
@@ -85,17 +85,17 @@ impl Draft {
     }
 }
 
-/// What a desk is made of.
+/// The parts of a desk.
 pub struct Parts {
     /// Position among the connection cores.
     pub id: usize,
-    /// What is shared with the others.
+    /// The state that all cores share.
     pub shared: Arc<Shared>,
-    /// All that is counted.
+    /// All counters.
     pub registry: Arc<Registry>,
-    /// What is published of insight.
+    /// The published results of insight.
     pub board: Arc<Board>,
-    /// Time and chance.
+    /// Time and randomness.
     pub clock: Clock,
     /// The core's watchers.
     pub watchers: Watchers,
@@ -111,23 +111,23 @@ pub struct Parts {
 pub struct Desk {
     /// Position among the connection cores.
     pub id: usize,
-    /// What is shared with the others.
+    /// The state that all cores share.
     pub shared: Arc<Shared>,
-    /// All that is counted.
+    /// All counters.
     pub registry: Arc<Registry>,
-    /// What is published of insight.
+    /// The published results of insight.
     pub board: Arc<Board>,
     /// What this core counts.
     pub counters: Arc<Counters>,
-    /// Time and chance.
+    /// Time and randomness.
     pub clock: Clock,
-    /// Its watchers.
+    /// The core's watchers.
     pub watchers: Watchers,
     /// Notes of the request that is being polled.
     pub current: Cell<Trace>,
-    /// Tells of slow requests.
+    /// Reports slow requests.
     pub teller: Teller,
-    /// What is asked of it most.
+    /// Counts which keys and prefixes this core is asked for most.
     pub heat: RefCell<Heat>,
     /// Where scans are in each extent.
     pub fingers: RefCell<Fingers>,
@@ -171,14 +171,14 @@ impl Desk {
         })
     }
 
-    /// A view that answers a request.
+    /// Returns a view that answers a request.
     ///
-    /// **Errors** no leader, where the view must be linearizable.
+    /// **Errors** no leader, if the view must be linearizable.
     pub async fn view(&self, consistency: Consistency) -> Result<Arc<ReadView>, Error> {
         self.view_at_once(consistency).expect("alone there is nothing to wait for")
     }
 
-    /// The same where nothing has to be waited for; `None` where it has to.
+    /// Returns the view of [`Desk::view`] if it need not wait for it, and `None` otherwise.
     ///
     /// **Errors** as [`Desk::view`].
     pub fn view_at_once(&self, consistency: Consistency) -> Option<Result<Arc<ReadView>, Error>> {
@@ -189,8 +189,8 @@ impl Desk {
         Some(Ok(self.published()))
     }
 
-    /// The newest view, for the core's own work and for requests that have been admitted to a revision. It promises
-    /// nothing to a client.
+    /// The newest view. It is for the core's own work and for requests that were already admitted to a revision. It
+    /// promises nothing to a client.
     pub fn published(&self) -> Arc<ReadView> {
         self.shared.view.load()
     }
@@ -205,28 +205,28 @@ impl Desk {
         self.shared.header(revision)
     }
 
-    /// Fills what a header lacks that apply made, which knows the revision alone.
+    /// Completes a header that apply made. Apply knows the revision alone.
     pub fn complete(&self, header: &mut Option<pb::ResponseHeader>) {
         let revision = header.as_ref().expect("apply makes the headers of its answers").revision;
         *header = Some(self.header(revision));
     }
 
-    /// Keeps revision `at` readable while the floor lives, whatever is compacted; each step asks [`Floor::check`].
+    /// Keeps revision `at` readable while the floor lives, whatever is compacted. Each step asks [`Floor::check`].
     ///
-    /// **Errors** too many revisions are held; it is compacted already.
+    /// **Errors** too many revisions are held; the revision is compacted already.
     pub fn hold(&self, at: i64) -> Result<Floor, Error> {
         self.floors.hold(at, self.clock.now(), || self.published())
     }
 
-    /// A request of `kind` that will go through the log, decoded from the bytes of its entry. `raw` is embedded as it
-    /// came.
+    /// Makes a request of `kind` that will go through the log. The request is decoded from the bytes of its entry, in
+    /// which `raw` is embedded unchanged.
     ///
-    /// **Errors** bytes that are not such a request.
+    /// **Errors** bytes that are not a request of this kind.
     pub fn draft(&self, kind: Kind, raw: &[u8]) -> Result<Draft, Error> {
         self.draft_for(Purpose::Other, kind, raw)
     }
 
-    /// The same, for a `purpose` that its entry may have to name.
+    /// As [`Desk::draft`], for a `purpose` that the entry may have to name.
     ///
     /// **Errors** as [`Desk::draft`].
     pub fn draft_for(&self, purpose: Purpose, kind: Kind, raw: &[u8]) -> Result<Draft, Error> {
@@ -245,9 +245,9 @@ impl Desk {
         }))
     }
 
-    /// Sends a request through the log and waits for its result. `purpose` says whether it grows the store.
+    /// Sends a request through the log and waits for its result. `purpose` says whether the request grows the store.
     ///
-    /// **Errors** the entry's own; too large; too many requests; no answer in time.
+    /// **Errors** the errors of the entry; the request is too large; there are too many requests; no answer in time.
     pub async fn propose(&self, draft: Draft, purpose: Purpose) -> Result<Outcome, Error> {
         let result = match self.post_proposal(draft, purpose) {
             Ok(waiting) => self.proposed(waiting.await),
@@ -293,9 +293,9 @@ impl Desk {
         Ok((waiting, reply))
     }
 
-    /// Asks apply and waits for its answer.
+    /// Asks apply and waits for the answer.
     ///
-    /// **Errors** the post or the slots are full; the member stops; no answer within the request timeout.
+    /// **Errors** the post or the slots are full; the member stops; there is no answer within the request timeout.
     pub async fn ask(&self, message: impl FnOnce(ReplyTo) -> ToApply) -> Result<Answer, Error> {
         let (waiting, reply) = self.slot()?;
         self.to_apply.send(message(reply)).map_err(refusal)?;
@@ -312,7 +312,7 @@ impl Desk {
         }
     }
 
-    /// Times out what waited too long, and lets go of revisions held too long.
+    /// Times out requests that waited too long, and releases revisions that were held too long.
     pub fn expire(&self) {
         let now = self.clock.now();
         self.ticked.set(now);
@@ -333,7 +333,8 @@ impl Desk {
         Ok(())
     }
 
-    /// Runs a job in bounded steps on `view`: other requests run between them, faults are loaded and the step retried.
+    /// Runs a job in bounded steps on `view`. Other requests run between the steps. If a step faults, the pages are
+    /// loaded and the step is tried again.
     ///
     /// **Errors** damaged data.
     pub async fn step_through<T>(
@@ -345,14 +346,14 @@ impl Desk {
             match step(view, self.shared.limits.scan_entries_per_turn) {
                 Ok(Some(done)) => return Ok(done),
                 Ok(None) => tokio::task::yield_now().await,
-                // Boxed: what is read is mostly in memory.
+                // Boxed because it is rare: what is read is mostly in memory.
                 Err(fault) => Box::pin(self.load_all([fault])).await?,
             }
         }
     }
 
-    /// Runs a job in bounded steps, each on the newest view, at a held revision: what is longer than a turn pins no
-    /// memory.
+    /// Runs a job in bounded steps at a held revision, each step on the newest view. So a job that takes longer than
+    /// one turn pins no memory.
     ///
     /// **Errors** damaged data; the revision was held for too long and is compacted.
     pub async fn step_along<T, F: IntoIterator<Item = Fault>>(
@@ -363,8 +364,8 @@ impl Desk {
         loop {
             let view = self.published();
             floor.check(&view)?;
-            // What was read is there on the view that missed it, so the step gets on. After that a newer view: this one
-            // keeps in memory what was evicted since.
+            // The pages just read are resident in the view that missed them, so the same view is tried once more and
+            // the step gets on. Then a newer view is taken: this one keeps in memory what was evicted since.
             let mut has_read = false;
             loop {
                 match step(&view, self.shared.limits.scan_entries_per_turn) {
@@ -386,20 +387,20 @@ impl Desk {
         &self.loader
     }
 
-    /// Brings what each of `faults` names into memory, all at once.
+    /// Loads the pages that `faults` name into memory, all at once.
     ///
-    /// **Errors** damaged data; it has been told of, and the member goes on serving what is sound.
+    /// **Errors** damaged data. The damage has been reported, and the member goes on serving what is sound.
     pub async fn load_all(&self, faults: impl IntoIterator<Item = Fault>) -> Result<(), Error> {
         let began = self.clock.now();
         let loaded = self.loader.load_all(faults).await;
         let trace = self.current.get();
         let loading = trace.loading + self.clock.now().saturating_sub(began);
         self.current.set(Trace { loading, ..trace });
-        // What is wrong was said by the loader; the member may only be stopping.
+        // The loader has reported the damage. The member may also only be stopping.
         loaded.map_err(|error| if matches!(error, engine::Error::Stopped) { Error::Stopped } else { Error::Corrupt })
     }
 
-    /// What an answer of /metrics looks at.
+    /// The state that an answer of /metrics reads.
     pub fn scrape(&self) -> Scrape<'_> {
         let (now, unix_us) = (self.clock.now(), self.clock.unix_us());
         Scrape { shared: &self.shared, registry: &self.registry, board: &self.board, now, unix_us }
@@ -418,7 +419,7 @@ fn refusal(refused: Refused) -> Error {
     }
 }
 
-/// protobuf's words for bytes that are no such message.
+/// The error for bytes that do not decode, in protobuf's words.
 fn undecodable(error: proto::error::Error) -> Error {
     Error::Undecodable(match error {
         proto::error::Error::Malformed(error) => error.to_string(),

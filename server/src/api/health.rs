@@ -1,6 +1,6 @@
 //! Runs on: connection core.
 //!
-//! The health service of gRPC: a server that answers at all serves.
+//! The health service of gRPC. A server that answers at all is healthy.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/health.go`.
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{error::Error, protobuf::framed};
 
-/// Answers health Check: the server as a whole serves once it answers at all.
+/// Answers health Check. The server as a whole serves once it answers at all.
 ///
 /// **Errors** a service that is not tracked.
 pub(super) fn check(request: health::HealthCheckRequest) -> Result<Bytes, Error> {
@@ -23,16 +23,16 @@ pub(super) fn check(request: health::HealthCheckRequest) -> Result<Bytes, Error>
     Ok(framed(&health::HealthCheckResponse { status }))
 }
 
-/// Answers health List: the server as a whole is the one service that is tracked, under the empty name.
+/// Answers health List. Only the server as a whole is tracked, under the empty name.
 pub(super) fn list() -> health::HealthListResponse {
     let status = ServingStatus::Serving as i32;
     let whole = (String::new(), health::HealthCheckResponse { status });
     health::HealthListResponse { statuses: [whole].into() }
 }
 
-/// Serves Watch: the state now, and nothing more until the client leaves, as it never changes.
+/// Serves Watch. It sends the present state, then nothing until the client leaves: the state never changes.
 ///
-/// **Errors** a message that is no such request; a client that left.
+/// **Errors** a message that does not decode; a client that left.
 pub(super) async fn watch<Q: Requests, A: Answers>(
     inbound: &mut Inbound<'_, Q>,
     outbound: &mut Outbound<'_, A>,

@@ -1,8 +1,8 @@
 //! Runs on: connection core.
 //!
-//! The service `orlop.v1.Insight`: what this member stores and does, for `orlop top` and for scripts.
+//! The service `orlop.v1.Insight` shows what this member stores and does, for `orlop top` and for scripts.
 //!
-//! Reads published state and views; asks no other core and changes nothing. Answers are bounded by the limits here.
+//! It reads published state and views. It asks no other core and changes nothing. The limits here bound its answers.
 
 use std::{
     sync::{
@@ -36,11 +36,11 @@ use crate::{
     protobuf::framed,
 };
 
-/// Prefixes of one request.
+/// Prefixes of one request at most.
 const PREFIXES_MAX: usize = 1000;
-/// Rows of each table, where none are asked for.
+/// Rows of each table if the request gives no number.
 const ROWS: usize = 10;
-/// Rows of each table.
+/// Rows of each table at most.
 const ROWS_MAX: usize = 100;
 
 fn prefix_usage(row: Row) -> PrefixUsage {
@@ -161,7 +161,7 @@ pub(super) async fn top(desk: &Desk, request: TopRequest) -> Result<Bytes, Error
     }))
 }
 
-/// What `prefix` takes up.
+/// Measures the space that `prefix` takes.
 ///
 /// **Errors** damaged data.
 async fn of(desk: &Desk, view: &ReadView, prefix: Bytes) -> Result<Row, Error> {
@@ -170,7 +170,8 @@ async fn of(desk: &Desk, view: &ReadView, prefix: Bytes) -> Result<Row, Error> {
     Ok(Row { prefix, usage, is_rest: false })
 }
 
-/// What the children of `prefix` take up, and last what is left. An only child's children are told instead of it.
+/// Measures the space of each child of `prefix`; the last row is the rest. If there is only one child, its children are
+/// listed instead.
 ///
 /// **Errors** damaged data.
 pub async fn children(desk: &Desk, view: &ReadView, mut prefix: Bytes) -> Result<Vec<Row>, Error> {
@@ -202,7 +203,7 @@ async fn level(desk: &Desk, view: &ReadView, whole: &Row) -> Result<Vec<Row>, Er
         let range = KeyRange { start: from, end: all.end.clone() };
         let Some(key) = desk.step_through(view, |view, _| first_key(view, &range).map(Some)).await? else { break };
         let Some(child) = child_of(&whole.prefix, &key) else {
-            // A key without a child of its own: it is part of the rest, and the next one comes right behind it.
+            // This key belongs to no child, so it is part of the rest. The next key comes directly after it.
             from = [&key[..], &[0]].concat().into();
             continue;
         };

@@ -1,6 +1,6 @@
 //! Runs on: connection core.
 //!
-//! The Lease service: grants and revocations go through the log, renewals and looks ask the lessor, which apply has.
+//! The Lease service. Grants and revocations go through the log. Renewals and queries ask the lessor, which apply owns.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/lease.go`, `server/etcdserver/v3_server.go`.
 
 use bytes::Bytes;
@@ -24,13 +24,13 @@ use crate::{
     quota::{Purpose, lease_cost},
 };
 
-/// Answers LeaseGrant; an id of 0 is chosen here, so that the entry is the same on every member.
+/// Answers LeaseGrant. If the id is 0, an id is chosen here, so that the entry is the same on every member.
 ///
-/// **Errors** those of the entry, and of proposing.
+/// **Errors** the errors of the entry and of proposing.
 pub(super) async fn grant(desk: &Desk, mut request: pb::LeaseGrantRequest) -> Result<Bytes, Error> {
     check_room(desk, lease_cost()).await?;
     while request.id == 0 {
-        // A request id without its sign is etcd's scheme for lease ids, too.
+        // As in etcd, a lease id is a request id without its sign bit.
         request.id = (desk.shared.next_request_id() & (u64::MAX >> 1)).cast_signed();
     }
     let draft = desk.draft(Kind::LeaseGrant, &request.encode_to_vec())?;
@@ -43,14 +43,14 @@ pub(super) async fn grant(desk: &Desk, mut request: pb::LeaseGrantRequest) -> Re
 
 /// Answers LeaseRevoke.
 ///
-/// **Errors** an unknown lease; those of proposing.
+/// **Errors** an unknown lease; the errors of proposing.
 pub(super) async fn revoke(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let outcome = desk.propose(draft, Purpose::Other).await?;
     let Outcome::LeaseRevoke { revision } = outcome else { unreachable!("a lease was revoked, not {outcome:?}") };
     Ok(framed(&pb::LeaseRevokeResponse { header: Some(desk.header(revision)) }))
 }
 
-/// Answers LeaseTimeToLive: an unknown lease has -1 left.
+/// Answers LeaseTimeToLive. An unknown lease has -1 seconds left.
 ///
 /// **Errors** those of asking apply.
 pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveRequest) -> Result<Bytes, Error> {
@@ -91,9 +91,9 @@ pub(super) async fn leases(desk: &Desk) -> Result<Bytes, Error> {
     Ok(framed(&pb::LeaseLeasesResponse { header, leases }))
 }
 
-/// Serves one LeaseKeepAlive stream: each request gets one response; an unknown lease gets a time of 0.
+/// Serves one LeaseKeepAlive stream. Each request gets one response. An unknown lease gets a time to live of 0.
 ///
-/// **Errors** a message that is no such request; those of asking apply; a client that left.
+/// **Errors** a message that does not decode; the errors of asking apply; a client that left.
 pub(super) async fn keep_alive<Q: Requests, A: Answers>(
     desk: &Desk,
     inbound: &mut Inbound<'_, Q>,

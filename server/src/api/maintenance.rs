@@ -1,6 +1,6 @@
 //! Runs on: connection core.
 //!
-//! The Maintenance service but for Snapshot: what reads published state, hashes, alarms, and the wish for space.
+//! The Maintenance service without Snapshot: published state, hashes, alarms, and defragmentation.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,9 +40,9 @@ pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
     if shared.is_disk_full.load(Ordering::Acquire) {
         errors.push("no space left on device".to_owned());
     }
-    // The applied index first: it must not be seen ahead of the committed one.
+    // The applied index is read first, so that it is never ahead of the committed one.
     let applied = load(&shared.raft.applied);
-    // And what is in use before what is allocated.
+    // The bytes in use are read before the allocated ones, for the same reason.
     let in_use = load(&shared.sizes.in_use);
     pb::StatusResponse {
         header: Some(desk.newest_header()),
@@ -66,13 +66,13 @@ async fn hash_at(desk: &Desk, revision: i64) -> Result<(u32, i64, i64), Error> {
         let view = desk.view(Consistency::Serializable).await?;
         let at = if revision == 0 { view.revision() } else { revision };
         if at < 0 {
-            // etcd takes it as it is and finds no record below it.
+            // etcd accepts such a revision and finds no record below it.
             return Ok((EMPTY_HASH, view.compact_revision(), at));
         }
         read_at(&view, at)?;
-        // The hash is taken with this view's compact revision, so what that shows has to stay.
+        // The hash is taken with this view's compact revision, so what that revision shows has to stay readable.
         match desk.hold(view.compact_revision().max(0)) {
-            // Compacted that very moment; maybe not as far as the revision asked for.
+            // A compaction came at this very moment. It may not have reached the revision asked for.
             Err(Error::Compacted) => {}
             floor => break (view.hash_kv(at), at, floor?),
         }
@@ -93,8 +93,8 @@ pub(super) async fn hash_kv(desk: &Desk, request: pb::HashKvRequest) -> Result<B
     Ok(framed(&pb::HashKvResponse { header, hash, compact_revision, hash_revision }))
 }
 
-/// Answers Hash: a checksum of this member's own data. etcd's covers its file's buckets, so it differs between members
-/// of different storage by nature; nothing compares it.
+/// Answers Hash with a checksum of this member's own data. etcd's Hash covers the buckets of its file, so it differs
+/// between members of different storage by nature. Nothing compares it.
 ///
 /// **Errors** damaged data.
 pub(super) async fn hash(desk: &Desk) -> Result<Bytes, Error> {
@@ -104,9 +104,9 @@ pub(super) async fn hash(desk: &Desk) -> Result<Bytes, Error> {
     Ok(framed(&pb::HashResponse { header: Some(desk.newest_header()), hash }))
 }
 
-/// Answers Alarm: listed, raised and taken back through the log.
+/// Answers Alarm: lists, raises and disarms alarms through the log.
 ///
-/// **Errors** too many alarms; those of proposing.
+/// **Errors** too many alarms; the errors of proposing.
 pub(super) async fn alarm(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let outcome = desk.propose(draft, Purpose::Other).await?;
     let Outcome::Alarm { revision, alarms } = outcome else { unreachable!("alarms were asked for, not {outcome:?}") };
@@ -114,7 +114,7 @@ pub(super) async fn alarm(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     Ok(framed(&pb::AlarmResponse { header: Some(desk.header(revision)), alarms }))
 }
 
-/// Answers Defragment: has space given back, and waits until that is done.
+/// Answers Defragment: asks apply to give back space, and waits until that is done.
 ///
 /// **Errors** as [`Desk::ask`].
 pub(super) async fn defragment(desk: &Desk) -> Result<Bytes, Error> {
@@ -122,7 +122,7 @@ pub(super) async fn defragment(desk: &Desk) -> Result<Bytes, Error> {
         Answer::Defragmenting(run) => run,
         other => unreachable!("the request is answered by its run, not {other:?}"),
     };
-    // However long it takes: only the client gives up.
+    // There is no time limit: only the client gives up.
     loop {
         match desk.ask(|reply| ToApply::AwaitDefragment { reply, run }).await {
             Ok(_) => return Ok(framed(&pb::DefragmentResponse { header: None })),

@@ -1,21 +1,21 @@
 //! Runs on: connection core.
 //!
-//! etcd's API: the one door that every call comes through, and the rooms behind it where calls are answered.
+//! etcd's API: the one door that every call comes through, and the handlers behind it.
 //!
-//! - `call`: the door: what brings calls and takes answers away
+//! - `call`: the door: what brings calls, and the way back for answers
 //! - `request`: the requests of unary calls, decoded
 //! - `admit`: what every call and message passes: limits, counters, permission
-//! - `body`: what a unary call is answered with
-//! - `told`: what is said of a unary call at its end
-//! - `desk`: what a core has at hand to answer
+//! - `body`: the answer to a unary call
+//! - `told`: what is counted and logged at the end of a unary call
+//! - `desk`: what a core needs to answer requests
 //! - `watchers`: the watchers of a core
-//! - `quota`: refuses what does not fit, and raises the alarm
+//! - `quota`: refuses requests that do not fit, and raises the alarm
 //! - `range/`, `put`, `txn`, `compact`: the KV service
 //! - `watch`, `lease`, `cluster`, `maintenance`, `snapshot`, `health`, `insight`: the other services
 //!
 //! Invariants:
 //! - A handler gets decoded requests and ways to answer. It knows no HTTP, no socket, and not how a call came.
-//! - Nothing here changes keys, leases, alarms or members: that is proposed, and apply does it.
+//! - Nothing here changes keys, leases, alarms or members. A handler proposes the change, and apply makes it.
 
 use std::{
     future::{Future, poll_fn},
@@ -67,16 +67,16 @@ pub mod watchers;
 
 /// Lets a call of `method` in.
 ///
-/// **Errors** it is refused, and over.
+/// **Errors** the call is refused. It is over then.
 pub fn open(desk: &Desk, method: Method, head: &Head<'_>, caller: Caller) -> Result<Call, Status> {
     let call = Call { method, caller };
     admit::begin(desk, &call, head)?;
     Ok(call)
 }
 
-/// What is left to do for a call that was let in.
+/// The work that is left for a call that was let in.
 pub enum Later<Q, P> {
-    /// Nothing: it was served.
+    /// Nothing: the call was served.
     Nothing,
     /// A unary call, decoded: [`answer`] it.
     Answer(Decoded, P),
@@ -84,7 +84,7 @@ pub enum Later<Q, P> {
     Serve(Q, P),
 }
 
-/// The message of a unary call, and its request.
+/// The message of a unary call, and the request decoded from it.
 #[derive(Debug)]
 pub struct Decoded {
     request: Waiting,
@@ -135,13 +135,13 @@ pub async fn serve<Q: Requests, P: Reply>(desk: Rc<Desk>, call: Call, mut reques
 
 /// How far a unary call came without waiting.
 enum Begun {
-    /// To its end: its message and its answer.
+    /// It has ended: its message and its answer.
     Ended(Bytes, Result<Bytes, Error>),
     /// It is decoded and permitted.
     Waits(Decoded),
 }
 
-/// Decodes the message of a unary call, and answers it if nothing has to be waited for.
+/// Decodes the message of a unary call. Answers it if it need not wait.
 fn begin_unary(desk: &Desk, call: &Call, body: Result<Option<Bytes>, Error>) -> Begun {
     let body = match body {
         Ok(Some(body)) => body,
@@ -194,7 +194,7 @@ pub fn answer<P: Reply>(
     }
 }
 
-/// Counts a unary call as ended, tells of it if that is due, and answers it.
+/// Counts a unary call as ended, logs it if that is due, and answers it.
 fn end_unary(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Result<Body, Error>, reply: impl Reply) {
     told::ended(desk, Ended { call, body, trace, result: result.as_ref().map(Body::message_len) });
     match result {

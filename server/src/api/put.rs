@@ -1,6 +1,6 @@
 //! Runs on: connection core.
 //!
-//! Put and DeleteRange: checked here, done by apply.
+//! Put and DeleteRange: this file checks them, apply executes them.
 //!
 //! A put's permission is checked before it comes here, in `admit::permit`.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/key.go`.
@@ -25,7 +25,7 @@ pub(super) async fn put(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
 
 /// Answers DeleteRange.
 ///
-/// **Errors** the static checks; those of proposing.
+/// **Errors** the static checks; the errors of proposing.
 pub(super) async fn delete_range(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::DeleteRange(request) = draft.request() else { unreachable!("asked for a delete") };
     check::delete(request)?;

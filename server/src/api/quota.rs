@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
-//! Refuses what does not fit below the quota before it is proposed, and raises the alarm, as etcd does before it looks
-//! at anything else in a request.
+//! Refuses a request that does not fit below the quota, before it is proposed, and raises the alarm. As in etcd, this
+//! comes before any other check of the request.
 //! **Source** etcd v3.7.1 `etcdserver/api/v3rpc/quota.go`.
 
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::{
     shared::Alarm,
 };
 
-/// Whether a request of `cost` fits.
+/// Admits a request of `cost` if it fits.
 ///
 /// **Errors** the quota is exceeded.
 pub(super) async fn check_room(desk: &Desk, cost: u64) -> Result<(), Error> {
@@ -24,7 +24,7 @@ pub(super) async fn check_room(desk: &Desk, cost: u64) -> Result<(), Error> {
     if desk.shared.limits.quota.has_room(used, cost) {
         return Ok(());
     }
-    // Boxed: it is rare, and a put is not.
+    // Boxed because it is rare, and a put is not.
     Box::pin(raise(desk)).await;
     Err(Error::NoSpace)
 }

@@ -1,6 +1,6 @@
 //! Runs on: connection core.
 //!
-//! The requests of unary calls, decoded: each once, at the edge, whatever the way it came.
+//! The requests of unary calls, decoded. Each is decoded once, at the edge, however it came.
 //!
 //! Invariant: what goes through the log is decoded from the bytes of the entry that will carry it, so its keys and
 //! values share the entry's memory.
@@ -15,7 +15,7 @@ use crate::{error::Error, method::Method};
 /// A decoded request.
 #[derive(Debug)]
 pub(super) enum Request {
-    /// It goes through the log, or may do so: a txn that only reads does not.
+    /// A request that goes through the log, or may do so: a txn that only reads does not.
     Draft(Draft),
     /// KV Range.
     Range(pb::RangeRequest),
@@ -23,7 +23,7 @@ pub(super) enum Request {
     Rare(Box<Rare>),
 }
 
-/// A request of which there are few.
+/// A request of a kind that comes rarely.
 #[derive(Debug)]
 pub(super) enum Rare {
     /// Lease LeaseGrant.
@@ -120,9 +120,9 @@ pub(super) fn decode<M: Message + Default>(body: Bytes) -> Result<M, Error> {
 }
 
 impl Request {
-    /// The request of a unary `method`.
+    /// Decodes the request of a unary `method`.
     ///
-    /// **Errors** bytes that are not such a request; a method that is not served.
+    /// **Errors** bytes that do not decode; a method that is not served.
     pub(super) fn decode(desk: &Desk, method: Method, body: Bytes) -> Result<Self, Error> {
         let kind = match method {
             Method::Put => Kind::Put,

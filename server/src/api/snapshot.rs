@@ -1,13 +1,13 @@
 //! Runs on: connection core.
 //!
-//! Snapshot: this member's newest state as the file that etcd would send, and its SHA-256 behind it.
+//! Snapshot sends this member's newest state as the file that etcd would send, followed by its SHA-256.
 //!
-//! The file's length is announced with the first message and its first pages name what comes last, so the records are
-//! gone over twice: once for the layout, once to send. Between two steps nothing is held but a revision
-//! ([`crate::floor`]) and about `PIECE_BYTES`: a client that takes its time costs no more.
+//! The first message announces the length of the file, and the first pages of the file name what comes last. So there
+//! are two walks over the records: one for the layout, one to send. Between two steps only a revision is held
+//! ([`crate::floor`]) and about `PIECE_BYTES`. So a slow client costs no more than a fast one.
 //!
-//! Most clients write the file to a disk of this host, and sync it at its end: where that is the log's disk, puts would
-//! wait until all of it is written. So the log's file system is written back as the file grows
+//! Most clients write the file to a disk of this host and sync it at the end. If that is the log's disk, puts would
+//! wait until all of the file is written. So the log's file system is written back as the file grows
 //! ([`engine::disk::FileSystem`]), and the stream waits for it.
 //!
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go Snapshot`.
@@ -36,9 +36,9 @@ use crate::{
 
 /// Bytes of the file in one message, as etcd's.
 const MESSAGE_BYTES: usize = 32 << 10;
-/// Bytes of the file that are made before they are sent. A node, or a record, may be longer.
+/// Bytes of the file that are made before they are sent. A single node or record may be longer.
 const PIECE_BYTES: usize = 64 << 10;
-/// Records that one step looks at: each may take a search in the key tree, and requests wait for a step's end.
+/// Records that one step looks at. Each may take a search in the key tree, and other requests wait until the step ends.
 const STEP_RECORDS: usize = 256;
 
 /// Serves one Snapshot call.
@@ -78,7 +78,7 @@ async fn send<A: Answers>(desk: &Desk, outbound: &mut Outbound<'_, A>) -> Result
             write_back(&desk.shared.log_file_system).await;
         }
     }
-    // Both walks are over one state: another layout means that records were not what they were.
+    // Both walks are over the same state. A different layout means that the records have changed: they are damaged.
     let (rest, _) = walk.finish().finish().ok_or(Error::Corrupt)?;
     blobs.send(rest, true).await?;
     blobs.finish().await?;
@@ -87,13 +87,13 @@ async fn send<A: Answers>(desk: &Desk, outbound: &mut Outbound<'_, A>) -> Result
     Ok(())
 }
 
-/// The newest state, and a floor for what of it is compacted.
+/// Takes the newest state, and a floor that keeps it readable.
 async fn capture(desk: &Desk) -> Result<(State, Floor), Error> {
     loop {
         let view = desk.view(Consistency::Serializable).await?;
         match desk.hold(view.compact_revision().max(0)) {
             Ok(floor) => return Ok((read_state(desk, &view).await?, floor)),
-            // Compacted between the two: the newest state is another one.
+            // A compaction came between the two. The newest state has changed.
             Err(Error::Compacted) => tokio::task::yield_now().await,
             Err(error) => return Err(error),
         }
@@ -121,29 +121,29 @@ async fn write_back(file_system: &FileSystem) {
     }
 }
 
-/// One step on the newest view; whether it was the last one.
+/// Makes one step on the newest view. Returns whether it was the last one.
 async fn step(desk: &Desk, floor: &Floor, walk: &mut Walk<'_>) -> Result<bool, Error> {
     let piece = |view: &ReadView, _| match walk.step(view, STEP_RECORDS, PIECE_BYTES) {
         Ok(done) => Ok(Some(done.is_some())),
         Err(fault) => Err([fault]),
     };
     let is_done = desk.step_along(floor, piece).await?;
-    // A client that takes all at once leaves the core no other pause.
+    // A client that takes everything at once gives the core no other pause.
     tokio::task::yield_now().await;
     Ok(is_done)
 }
 
-/// The file, message by message.
+/// The file, sent message by message.
 struct Blobs<'a, 'd, A> {
     outbound: &'a mut Outbound<'d, A>,
     waiting: Vec<u8>,
-    /// Of the announced length.
+    /// Bytes of the announced length that are not yet sent. **Units** bytes.
     left: u64,
     digest: Sha256,
 }
 
 impl<A: Answers> Blobs<'_, '_, A> {
-    /// Sends whole messages; what is left over, too, if these are the last bytes.
+    /// Sends all full messages. Sends the remainder too, if these are the last bytes.
     async fn send(&mut self, bytes: Vec<u8>, is_last: bool) -> Result<(), Error> {
         let all = if self.waiting.is_empty() { bytes } else { [std::mem::take(&mut self.waiting), bytes].concat() };
         let mut rest = &all[..];
@@ -164,7 +164,7 @@ impl<A: Answers> Blobs<'_, '_, A> {
         Ok(self.outbound.send(message).await?)
     }
 
-    /// The checksum of all that was sent.
+    /// Returns the checksum of everything that was sent.
     async fn finish(mut self) -> Result<(), Error> {
         assert!(self.left == 0 && self.waiting.is_empty(), "all that was announced was sent");
         let digest = std::mem::take(&mut self.digest).finalize();

@@ -1,7 +1,7 @@
 //! Runs on: tests.
 //!
-//! Calls through the door without HTTP: a client of channels, a desk over an empty store, and nobody or somebody who
-//! plays raft and apply.
+//! Calls through the door without HTTP. The client is made of channels, and the desk stands over an empty store. Raft
+//! and apply are missing, or the test plays them.
 
 use std::{
     cell::RefCell,
@@ -176,7 +176,7 @@ impl Member {
         self.desk.counters.methods[method as usize].handled[code as usize].get()
     }
 
-    /// Plays raft and apply: what was proposed is done at revision 7.
+    /// Plays raft and apply: everything that was proposed is done at revision 7.
     fn answer_proposals(&self) -> Vec<Request> {
         let (mut taken, mut requests) = (Vec::new(), Vec::new());
         self.to_raft.take(&mut taken);
@@ -196,7 +196,7 @@ async fn run(test: impl AsyncFnOnce(Member)) {
     LocalSet::new().run_until(test(Member::new())).await;
 }
 
-/// Lets everything that can go on do so.
+/// Runs the other tasks until none can go on.
 async fn settle() {
     for _ in 0..16 {
         yield_now().await;

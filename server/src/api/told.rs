@@ -1,9 +1,9 @@
 //! Runs on: connection core.
 //!
-//! What is said of a unary call at its end: its duration is counted by kind and by phase, what it was about is noted,
-//! and it is told of if it was slow.
+//! What happens at the end of a unary call: its duration is counted by kind and by phase, its keys are noted, and it is
+//! logged if it was slow.
 //!
-//! Invariant: decides no result. Lines are in etcd's words, and bounded by `insight::slow`.
+//! Invariant: this file decides no result. Its log lines are in etcd's words, and `insight::slow` bounds them.
 //! **Source** etcd v3.7.1 `etcdserver/txn/util.go`, `etcdserver/api/v3rpc/interceptor.go`.
 
 use std::time::Duration;
@@ -29,13 +29,13 @@ pub(super) struct Ended<'a> {
     pub(super) call: &'a Call,
     /// Its message.
     pub(super) body: &'a Bytes,
-    /// What was noted of it while it was under way.
+    /// The notes that were taken while the call was under way.
     pub(super) trace: &'a Trace,
     /// The length of its answer, or why it failed.
     pub(super) result: Result<usize, &'a Error>,
 }
 
-/// Counts an ended unary call, notes what it was about, and tells of it if it was slow.
+/// Counts an ended unary call, notes its keys, and logs it if it was slow.
 pub(super) fn ended(desk: &Desk, ended: Ended<'_>) {
     let Ended { call, body, trace, result } = ended;
     let now = desk.clock.now();

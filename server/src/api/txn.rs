@@ -1,6 +1,6 @@
 //! Runs on: connection core.
 //!
-//! Txn: one of ranges alone is read here, any other goes through the log.
+//! Txn: a txn that only reads is answered here. Any other goes through the log.
 
 use bytes::Bytes;
 use engine::ReadView;

@@ -1,9 +1,10 @@
 //! Runs on: connection core.
 //!
-//! The Watch service: moves requests into this core's hub and its bytes out to the streams, as their clients take them.
+//! The Watch service moves requests into this core's hub, and moves the hub's bytes out to the streams as fast as
+//! clients take them.
 //!
-//! One loop a stream (not a watcher), one loop a core for those that are behind. What is sent, and to whom, is decided
-//! in `watch`.
+//! There is one loop for each stream (not for each watcher), and one loop on each core for the watchers that are
+//! behind. `watch` decides what is sent, and to whom.
 
 use std::rc::Rc;
 
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{error::Error, watch::stream::StreamId};
 
-/// The loop of a core that brings unsynced watchers up to date, in bounded steps between other work.
+/// The loop that brings a core's unsynced watchers up to date, in bounded steps between other work.
 pub async fn catch_up(desk: Rc<Desk>) {
     loop {
         desk.watchers.fallen_behind().await;
@@ -27,8 +28,8 @@ pub async fn catch_up(desk: Rc<Desk>) {
             match desk.watchers.catch_up(&view) {
                 Ok(false) => break,
                 Ok(true) => tokio::task::yield_now().await,
-                // A page that cannot be read was reported; the watchers keep their place, and the next batch tries
-                // again.
+                // The loader has reported that the page cannot be read. The watchers keep their place, and the next
+                // batch tries again.
                 Err(fault) => {
                     if desk.load_all([fault]).await.is_err() {
                         break;
@@ -41,7 +42,7 @@ pub async fn catch_up(desk: Rc<Desk>) {
 
 /// Serves one Watch stream.
 ///
-/// **Errors** a message that is no such request; a client that left.
+/// **Errors** a message that does not decode; a client that left.
 pub(super) async fn serve<Q: Requests, A: Answers>(
     desk: &Desk,
     call: &Call,

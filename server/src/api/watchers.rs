@@ -1,9 +1,9 @@
 //! Runs on: connection core.
 //!
-//! The watchers of one core, and what wakes the loops that serve them.
+//! The watchers of one core, and the means to wake the loops that serve them.
 //!
-//! Owns the hub, which decides what is sent and to whom (`watch`). One loop serves a stream (not a watcher), one loop a
-//! core those that are behind; both are in `watch.rs` beside this file.
+//! Owns the hub, which decides what is sent and to whom (`watch`). One loop serves each stream (not each watcher). One
+//! loop on each core serves the watchers that are behind. Both loops are in `watch.rs` beside this file.
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    /// A core without watchers, at the store's `revision`.
+    /// The watchers of a core that has none yet, at the store's `revision`.
     pub fn new(
         bounds: Bounds,
         responder: Responder,
@@ -47,13 +47,13 @@ impl Watchers {
         Self { hub, counters, wakes, behind, progress_interval, catch_up_bytes }
     }
 
-    /// Takes in what a publish changed.
+    /// Takes in the changes of a publish.
     pub fn on_batch(&self, batch: &Arc<Batch>, view: &ReadView) {
         self.hub.borrow_mut().on_batch(batch, view);
         self.wake();
     }
 
-    /// Automatic progress.
+    /// Sends automatic progress when it is due.
     pub fn on_tick(&self, now: Duration, raft_term: u64) {
         let mut hub = self.hub.borrow_mut();
         hub.set_raft_term(raft_term);
@@ -64,7 +64,7 @@ impl Watchers {
         self.wake();
     }
 
-    /// Begins a stream, whose progress is told at intervals that are longer by up to a tenth, as `jitter` in 0..1 says.
+    /// Opens a stream. Its progress interval is longer by up to a tenth, as `jitter` in 0..1 says.
     pub fn open(&self, now: Duration, jitter: f64) -> (StreamId, Rc<Notify>) {
         let interval = self.progress_interval + self.progress_interval.mul_f64(jitter / 10.0);
         let stream = self.hub.borrow_mut().open_stream(now, interval);
@@ -93,12 +93,12 @@ impl Watchers {
         chunk
     }
 
-    /// Resolves when a watcher has fallen behind since the last time.
+    /// Resolves when a watcher has fallen behind since the last call.
     pub async fn fallen_behind(&self) {
         self.behind.notified().await;
     }
 
-    /// A step of bringing watchers up to date; whether there is more to do.
+    /// Makes one step of bringing watchers up to date. Returns whether there is more to do.
     ///
     /// **Errors** a page that is not resident.
     pub fn catch_up(&self, view: &ReadView) -> Result<bool, Fault> {
@@ -107,7 +107,8 @@ impl Watchers {
         step
     }
 
-    /// Wakes the loops of streams with new output, and the one of those behind; whatever changed the hub ends here.
+    /// Wakes the loops of streams with new output, and the loop of watchers that are behind. Every change of the hub
+    /// ends here.
     fn wake(&self) {
         let mut hub = self.hub.borrow_mut();
         let wakes = self.wakes.borrow();

@@ -1,6 +1,6 @@
 //! Runs on: apply core.
 //!
-//! Alarms inside an entry: listed, raised, taken back.
+//! Alarms inside an entry: listed, raised, and disarmed.
 
 use engine::Mvcc;
 use proto::{etcdserverpb as pb, etcdserverpb::alarm_request::AlarmAction};
@@ -12,10 +12,10 @@ use crate::{
     shared::{Alarm, Alarms, RaisedBy},
 };
 
-/// Does what `request` asks for; the alarms that its answer shows. An action or an alarm that does not exist changes
-/// nothing.
+/// Does what `request` asks for, and returns the alarms that its answer shows. An action or an alarm that does not
+/// exist changes nothing.
 ///
-/// **Errors** there are too many; nothing was changed then.
+/// **Errors** there are too many alarms; nothing was changed then.
 pub fn apply(
     alarms: &mut Alarms,
     mvcc: &mut Mvcc,
@@ -33,7 +33,7 @@ pub fn apply(
             if alarms.len() >= quota::ALARMS_MAX && !alarms.contains_key(&alarm) {
                 return Err(Error::TooManyRequests);
             }
-            // A hand that raises what a quota has raised makes it its own.
+            // If a client raises an alarm that a quota has raised, the alarm becomes the client's.
             let before = alarms.get(&alarm).copied();
             if before.is_none() || (before, origin) == (Some(RaisedBy::Quota), RaisedBy::Hand) {
                 alarms.insert(alarm, origin);

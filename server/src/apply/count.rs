@@ -1,13 +1,13 @@
 //! Runs on: apply core.
 //!
-//! What is counted of applied entries: their operations, wherever in a txn they stand.
+//! Counts the operations of applied entries, wherever they are in a txn.
 
 use proto::{etcdserverpb as pb, etcdserverpb::response_op::Response};
 
 use super::outcome::Outcome;
 use crate::{error::Error, metrics::counters::CommitCounters, watch::batch::Event};
 
-/// Operations of one entry.
+/// The operations of one entry.
 #[derive(Default)]
 struct Operations {
     puts: u64,
@@ -28,7 +28,7 @@ impl Operations {
     }
 }
 
-/// An entry was applied with this result and these events. `is_own` if this member proposed it for itself.
+/// Counts an entry that was applied with this result and these events. `is_own` if this member proposed it for itself.
 pub(super) fn applied(counters: &CommitCounters, result: &Result<Outcome, Error>, events: &[Event], is_own: bool) {
     let Ok(outcome) = result else { return };
     let mut operations = Operations::default();

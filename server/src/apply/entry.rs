@@ -1,16 +1,15 @@
 //! Runs on: apply core.
 //!
-//! One entry: the state machine beside the key trees, and what an entry changes in both.
+//! One entry: the state machine beside the key trees, and the changes that an entry makes in both.
 //!
 //! Invariants:
-//! - Every change of keys, leases, members and alarms comes from an entry, in log order; the same entries give the same
-//!   state on every member: no clock, no randomness, no hash order, no setting of this member decides a result.
+//! - Every change of keys, leases, members and alarms comes from an entry, in log order. The same entries give the same
+//!   state on every member. No clock, no randomness, no hash order and no setting of this member decides a result.
 //! - A refused entry changes nothing and consumes no revision.
-//! - What an entry needs is brought into memory before it begins ([`Applier::touch`]), so that it never stops half-way.
-//!   A put of one key that nothing else hangs on needs no look before: it is done in one descent of the tree, or not at
-//!   all.
+//! - Everything that an entry needs is brought into memory before it begins ([`Applier::touch`]), so that it never
+//!   stops half-way. A plain put of one key needs no such step: it is done in one descent of the tree, or not at all.
 //!
-//! Does not know who waits for an entry, and does not publish: its caller does, once per batch.
+//! This file does not know who waits for an entry. It does not publish; its caller does, once per batch.
 
 use std::time::Duration;
 
@@ -39,16 +38,16 @@ pub struct Applier {
     pub conf_state: ConfState,
 }
 
-/// What an entry asks for, and of whom the request is told to be.
+/// The request of an entry, and who the request says it comes from.
 #[derive(Debug)]
 pub struct Asked {
     /// The request.
     pub request: Request,
-    /// Who raised the alarm that it raises.
+    /// Who raised the alarm, if the request raises one.
     pub origin: RaisedBy,
 }
 
-/// Whether this release applies such a request; [`Applier::apply`] passes over others with a warning.
+/// Whether this release applies such a request. [`Applier::apply`] skips other requests with a warning.
 pub fn is_applied(request: &Request) -> bool {
     matches!(
         request,
@@ -65,8 +64,8 @@ pub fn is_applied(request: &Request) -> bool {
 }
 
 impl Applier {
-    /// Executes an entry, or says what it needs first; called again then, it goes on with what is missing. Its events
-    /// are appended to `events`. The inner result is what the client is told.
+    /// Executes an entry, or returns the page that it needs first. Called again then, it goes on with what is missing.
+    /// It appends its events to `events`. The inner result is the client's.
     ///
     /// **Errors** a page that is not resident; nothing was changed then.
     pub fn execute(
@@ -84,8 +83,9 @@ impl Applier {
         Ok(self.apply(mvcc, asked, pinned, now, events))
     }
 
-    /// Does a put of one key without a lease in one descent, and in two one of a txn that asks only whether the key was
-    /// changed. `None` for anything else, for a key with a lease, and for a txn that does not put.
+    /// Executes a put of one key without a lease in one descent. Executes a txn that only asks whether the key was
+    /// changed in two descents. Returns `None` for anything else, for a key with a lease, and for a txn that does not
+    /// put.
     fn put_plain(&self, mvcc: &mut Mvcc, request: &Request, events: &mut Vec<Event>) -> Result<Option<Outcome>, Fault> {
         if !self.cluster.alarms.is_empty() {
             return Ok(None);
@@ -94,7 +94,8 @@ impl Applier {
             Request::Put(put) if kv::is_plain(put) => (put, false),
             Request::Txn(request) => {
                 let Some((put, expected)) = kv::as_put_if_unchanged(request) else { return Ok(None) };
-                // A look before: a put that is given up has changed nothing, but has copied its way to the leaf.
+                // The key is looked up first. A put that is given up changes nothing, but it has copied its path to the
+                // leaf.
                 let live = kv::live_version(mvcc.live(), &put.key)?;
                 if live.as_ref().map_or(0, |live| live.revision.main) != expected {
                     return Ok(None);
@@ -114,7 +115,7 @@ impl Applier {
         }))
     }
 
-    /// Brings into memory what `request` will need; called again after each fault, it goes on with what is missing.
+    /// Brings into memory what `request` will need. Called again after a fault, it goes on with what is missing.
     ///
     /// **Errors** a page that is not resident.
     pub(super) fn touch(&self, mvcc: &Mvcc, request: &Request, pinned: &mut Pinned) -> Result<(), Fault> {
@@ -135,9 +136,9 @@ impl Applier {
         }
     }
 
-    /// Executes one request that was touched.
+    /// Executes one request that was touched before.
     ///
-    /// **Errors** what the client is told; nothing was changed then.
+    /// **Errors** the error that the client gets; nothing was changed then.
     pub(super) fn apply(
         &mut self,
         mvcc: &mut Mvcc,
@@ -198,8 +199,8 @@ impl Applier {
         }
     }
 
-    /// A configuration change: the members table, and raft's configuration. `false` if it is refused: then it must not
-    /// reach raft.
+    /// Applies a configuration change to the members table and to raft's configuration. Returns `false` if the change
+    /// is refused. A refused change must not reach raft.
     ///
     /// **Errors** a page that is not resident; nothing was changed then.
     pub fn change_configuration(&mut self, mvcc: &mut Mvcc, change: &ConfChange) -> Result<bool, Fault> {
@@ -219,7 +220,7 @@ fn compact(mvcc: &mut Mvcc, request: &pb::CompactionRequest) -> Result<Outcome, 
     Ok(Outcome::Compaction { revision: mvcc.live().revision() })
 }
 
-/// Ends a write: its events, and the store's revision after it.
+/// Ends a write. Appends its events, and returns the store's revision after it.
 fn finish(write: Write<'_>, events: &mut Vec<Event>) -> i64 {
     let changes = write.finish();
     events.extend(changes.records.into_iter().map(|change| {

@@ -1,6 +1,6 @@
 //! Runs on: raft core, apply core.
 //!
-//! Why a member stops: it cannot be sure of its log or of its state any more.
+//! The reasons why a member stops: it can no longer trust its log or its state.
 
 /// See the head of this file.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +14,7 @@ pub enum Fatal {
     /// The disk's completions cannot be waited for.
     #[error("waiting for the disk: {0}")]
     Wake(std::io::Error),
-    /// An entry that cannot be understood was committed.
+    /// A committed entry cannot be understood.
     #[error("entry {index} cannot be applied: {source}")]
     Entry {
         /// Its index.

@@ -2,9 +2,9 @@
 //!
 //! Put, DeleteRange and Txn inside an entry.
 //!
-//! Three walks over the same requests: `touch` brings pages and records into memory, `check` decides whether the entry
-//! is refused, `execute` changes and cannot fail. Reads inside a txn see what the txn wrote before them. What needs
-//! none of them is found by [`is_plain`] and [`as_put_if_unchanged`].
+//! Three walks go over the same requests. `touch` brings pages and records into memory. `check` decides whether the
+//! entry is refused. `execute` makes the changes and cannot fail. A read inside a txn sees what the txn wrote before
+//! it. [`is_plain`] and [`as_put_if_unchanged`] find the requests that need no walk.
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/{put,delete,txn}.go`.
 
 use std::slice::Iter;
@@ -28,25 +28,25 @@ use crate::{
     lease::{self, Lessor},
 };
 
-/// The branch that a txn's path takes next.
+/// The branch that a txn takes, read from the path.
 fn next_branch<'a>(request: &'a pb::TxnRequest, path: &mut Iter<'_, bool>) -> (bool, &'a [pb::RequestOp]) {
     let succeeded = *path.next().expect("a path has a decision for each txn");
     (succeeded, txn::branch(request, succeeded))
 }
 
-/// What an operation is; an unset one was refused before it was proposed.
+/// The kind of an operation. An operation without a kind was refused before it was proposed.
 fn operation(op: &pb::RequestOp) -> Option<&Request> {
     op.request.as_ref()
 }
 
-/// Whether a put changes nothing but its key, and answers nothing but its revision, unless the version before it has a
-/// lease.
+/// Whether a put changes only its key and answers only its revision. The caller must still check that the version
+/// before it has no lease.
 pub(super) fn is_plain(put: &pb::PutRequest) -> bool {
     put.lease == 0 && !put.prev_kv && !put.ignore_value && !put.ignore_lease
 }
 
-/// The frequent txn of Kubernetes: a plain put if its key was not changed since a revision, with 0 if it is not there.
-/// The put and the revision.
+/// Returns the put and the expected revision of the frequent txn of Kubernetes: a plain put if its key was not changed
+/// since a revision. The revision is 0 for a key that must not exist.
 pub(super) fn as_put_if_unchanged(request: &pb::TxnRequest) -> Option<(&pb::PutRequest, i64)> {
     let ([compare], [op]) = (&request.compare[..], &request.success[..]) else { return None };
     let Some(Request::RequestPut(put)) = &op.request else { return None };
@@ -63,7 +63,7 @@ pub(super) fn one_put(revision: i64) -> pb::TxnResponse {
     pb::TxnResponse { header: Some(txn::inner_header(revision)), succeeded: true, responses }
 }
 
-/// The version of `key` that a put or delete now would replace.
+/// The version of `key` that a put or delete would replace now.
 pub(super) fn live_version(view: &ReadView, key: &[u8]) -> Result<Option<Version>, Fault> {
     Ok(view.version_of(key, view.revision())?.filter(|version| !version.is_tombstone))
 }
@@ -102,13 +102,13 @@ pub(super) fn touch_delete(mvcc: &Mvcc, request: &pb::DeleteRangeRequest, pinned
         if request.prev_kv && pinned.is_awaited() {
             drop(pinned.pin(view, &version)?);
         }
-        // Nothing is evicted and nothing else applied before this entry is: what was touched stays.
+        // Before this entry is applied, nothing is evicted and nothing else is applied. So what was touched stays.
         pinned.set_touched(number, version.key);
     }
     Ok(())
 }
 
-/// Brings in what a read needs, wherever in the txn it stands.
+/// Brings into memory what a read needs, wherever it is in the txn.
 fn touch_read(view: &ReadView, request: &pb::RangeRequest, only_grows: bool, pinned: &mut Pinned) -> Result<(), Fault> {
     if !pinned.is_awaited() {
         return Ok(());
@@ -116,11 +116,11 @@ fn touch_read(view: &ReadView, request: &pb::RangeRequest, only_grows: bool, pin
     let Ok(mut job) = range::Job::new(view, request.clone()) else { return Ok(()) };
     while job.step_with(view, usize::MAX, |view, version| pinned.pin(view, version))?.is_none() {}
     if only_grows && request.revision == 0 {
-        // Puts before it only push keys that are there now behind its limit, and what they write is in memory.
+        // Puts before the read can only push present keys beyond its limit, and what these puts write is in memory.
         return Ok(());
     }
-    // Deletes before it may let it come to any key; and after a write what is the newest revision now is one of the
-    // past.
+    // Deletes before the read may let it reach any key of its range. And after a write, the present newest revision is
+    // one of the past.
     let range = keys(&request.key, &request.range_end);
     let is_newest = request.revision == 0;
     let mut cursor = if is_newest { view.cursor(&range, job.at) } else { view.cursor_past(&range, job.at) };
@@ -132,7 +132,7 @@ fn touch_read(view: &ReadView, request: &pb::RangeRequest, only_grows: bool, pin
     Ok(())
 }
 
-/// Whether the branches taken delete nothing.
+/// Whether the branches that are taken delete nothing.
 fn only_grows(request: &pb::TxnRequest, path: &mut Iter<'_, bool>) -> bool {
     let (_, ops) = next_branch(request, path);
     ops.iter().all(|op| match operation(op) {
@@ -182,14 +182,15 @@ pub(super) fn check_put(view: &ReadView, lessor: &Lessor, request: &pb::PutReque
     Ok(())
 }
 
-/// Lowest key that open-ended deletes earlier in a txn leave nothing at or above of; `None` before the first.
+/// The lowest key from which open-ended deletes earlier in a txn have deleted everything; `None` before the first such
+/// delete.
 type Cleared<'a> = Option<&'a Bytes>;
 
-/// Checks the branches taken, in the order of execution.
+/// Checks the branches that are taken, in the order of execution.
 ///
-/// A put that keeps the value or lease of a key which the txn deleted before is refused here, where nothing has changed
-/// yet. The static check refuses it already where the delete has an end, but, as etcd's, does not see an open-ended
-/// one. etcd goes on and dies of it.
+/// A put may keep the value or lease of a key that the txn deleted before. Such a put is refused here, before anything
+/// has changed. The static check already refuses it if the delete has an end. Like etcd's, it does not see an
+/// open-ended delete. etcd goes on and crashes.
 pub(super) fn check_txn<'a>(
     view: &ReadView,
     lessor: &Lessor,
@@ -218,7 +219,7 @@ pub(super) fn check_txn<'a>(
     Ok(())
 }
 
-/// Puts; what it replaced, where that is shown.
+/// Puts a key. Returns the version that it replaced, if the answer shows it.
 pub(super) fn put(write: &mut Write<'_>, request: &pb::PutRequest, pinned: &Pinned) -> Option<mvccpb::KeyValue> {
     let shows_previous = request.prev_kv && pinned.is_awaited();
     let needs_previous = shows_previous || request.ignore_value || request.ignore_lease;

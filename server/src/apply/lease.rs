@@ -1,6 +1,6 @@
 //! Runs on: apply core.
 //!
-//! Leases inside an entry: granted, and revoked with the keys attached to them.
+//! Leases inside an entry: grants, and revocations with the attached keys.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{
     lease::{self, Lessor},
 };
 
-/// Keys attached to a lease, in order.
+/// The keys attached to a lease, in order.
 fn attached(view: &ReadView, lease: i64) -> Result<Vec<Bytes>, Fault> {
     let prefix = lease::attachment_prefix(lease);
     let mut keys = Vec::new();
@@ -25,7 +25,7 @@ fn attached(view: &ReadView, lease: i64) -> Result<Vec<Bytes>, Fault> {
     Ok(keys)
 }
 
-/// Brings in what a revocation needs.
+/// Brings into memory what a revocation needs.
 ///
 /// **Errors** a page that is not resident.
 pub(super) fn touch_revoke(mvcc: &Mvcc, lease: i64) -> Result<(), Fault> {
@@ -39,7 +39,7 @@ pub(super) fn touch_revoke(mvcc: &Mvcc, lease: i64) -> Result<(), Fault> {
 
 /// Grants a lease.
 ///
-/// **Errors** it lasts too long, or is there.
+/// **Errors** the lease lasts too long, or it exists already.
 pub(super) fn grant(
     lessor: &mut Lessor,
     mvcc: &mut Mvcc,
@@ -55,7 +55,7 @@ pub(super) fn grant(
     Ok(Outcome::LeaseGrant { revision: write.finish().revision, id: request.id, ttl })
 }
 
-/// Revokes a lease: deletes its keys and itself in `write`.
+/// Revokes a lease: `write` deletes its keys and the lease itself.
 pub(super) fn revoke(write: &mut Write<'_>, lease: i64) {
     for key in resident(attached(write, lease)) {
         resident(write.delete(&key));

@@ -1,21 +1,21 @@
 //! Runs on: apply core.
 //!
-//! Committed entries in, state, answers and events out.
+//! Takes committed entries, and gives state, answers and events.
 //!
-//! A turn: apply what was handed in log order, publish one view for all of it, and only then hand out answers and
-//! events. So a reply never leaves before its entry is durable (raft hands out nothing else) and visible. Beside that,
-//! a step of each upkeep.
+//! A turn applies the entries that were handed over, in log order, and publishes one view for all of them. Only then
+//! does it hand out answers and events. So a reply never leaves before its entry is durable (raft hands out nothing
+//! else) and visible. A turn also makes one step of each upkeep.
 //!
 //! Invariants:
-//! - `queue` holds entries in log order; its front is the next to apply; `applied` never decreases, and is
+//! - `queue` holds entries in log order; its front is applied next. `applied` never decreases. It becomes
 //!   `Report::applied` once it is published.
-//! - `answers` and `events` are of entries up to `applied`; they leave with or behind their publish.
-//! - At most one checkpoint and one lot of faults are under way.
-//! - What is to be proposed, and what raft must do about the log and the configuration, gathers in `report` until raft
-//!   can take it. It is bounded: by the lessor's bound on revocations, and by one checkpoint at a time.
+//! - `answers` and `events` belong to entries up to `applied`. They leave with their publish or after it.
+//! - At most one checkpoint and one set of faults are under way.
+//! - `report` gathers what must be proposed, and what raft must do about the log and the configuration, until raft can
+//!   take it. It is bounded by the lessor's bound on revocations, and by one checkpoint at a time.
 //!
-//! A plain state machine: time comes in with each call, and through `clock` the time that one entry takes; it drives no
-//! disk. It does not know threads, sockets, the runtime, or raft; `cores` moves its inputs and outputs.
+//! A plain state machine: time comes in with each call, and `clock` times each entry. It drives no disk. It knows no
+//! thread, no socket, no runtime and no raft; `cores` moves its inputs and outputs.
 
 use std::{
     collections::VecDeque,
@@ -61,16 +61,16 @@ use crate::{
     watch::batch::{Batch, Event},
 };
 
-/// What a turn hands out.
+/// The results of a turn.
 #[derive(Default)]
 pub struct Turn {
-    /// Answers, by core; empty when there are none.
+    /// Answers, listed by core; empty if there are none.
     pub answers: Answers,
     /// Events of this turn's publish.
     pub batch: Option<Arc<Batch>>,
-    /// Pages that are needed before apply or its upkeep goes on.
+    /// Pages that apply or its upkeep needs before it can go on.
     pub faults: Vec<Fault>,
-    /// A checkpoint to run.
+    /// A checkpoint that must be run.
     pub checkpoint: Option<Checkpoint>,
     /// Whether there is work that need not wait for an input.
     pub more: bool,
@@ -79,27 +79,27 @@ pub struct Turn {
 /// Settings of apply.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// **Units** bytes of log after which a checkpoint begins.
+    /// Bytes of log after which a checkpoint begins. **Units** bytes.
     pub checkpoint_wal_bytes: u64,
-    /// **Units** bytes of records that no checkpoint has written; above it proposals are refused.
+    /// Bytes of records that no checkpoint has written. Above this bound, proposals are refused. **Units** bytes.
     pub recent_bytes_max: u64,
-    /// Versions a sweep step looks at.
+    /// Versions that one step of the sweep looks at.
     pub sweep_entries_per_step: usize,
-    /// Places of tree pages a step of reclaim looks at.
+    /// Places of tree pages that one step of reclaim looks at.
     pub reclaim_pages_per_step: usize,
-    /// An entry that takes longer to apply is told of.
+    /// An entry that takes longer than this to apply is logged.
     pub warning_apply: Duration,
     /// Automatic compaction.
     pub auto_compaction: AutoCompaction,
-    /// A new leader gives every lease this much more.
+    /// The time that a new leader adds to every lease.
     pub election_timeout: Duration,
-    /// Own name, published to the members table.
+    /// This member's name, published to the members table.
     pub name: String,
-    /// Own client URLs, likewise.
+    /// This member's client URLs, published likewise.
     pub client_urls: Vec<String>,
-    /// Last index of the log at the start: what is applied again is not counted again.
+    /// Last index of the log at the start. Entries up to here are applied again, and not counted again.
     pub replayed_to: u64,
-    /// Times each entry; nothing but what is counted and logged depends on it.
+    /// Times each entry. Only counters and log lines depend on it.
     pub clock: Clock,
 }
 
@@ -111,7 +111,7 @@ pub struct Apply {
     pub(super) store: Store,
     applier: Applier,
     queue: VecDeque<Entry>,
-    /// The request at the front of `queue` with its id, once it was looked at.
+    /// The request at the front of `queue` with its id, once it is decoded.
     asked: Option<(u64, Asked)>,
     pinned: Pinned,
     pub(super) applied: EntryId,
@@ -121,16 +121,16 @@ pub struct Apply {
     next_main: i64,
     is_faulted: bool,
     report: Report,
-    /// What the last report said that another one would not have to repeat.
+    /// The parts of the last report that need not be repeated.
     told: (EntryId, Space),
     standing: Standing,
     pub(super) log_bytes: u64,
     has_published_attributes: bool,
-    /// First request id of this run; the member's ids have its high bits.
+    /// First request id of this run. The ids of this member have the same high bits.
     first_id: u64,
-    /// When the front came to the front.
+    /// When the front entry came to the front.
     front_since: Duration,
-    /// When the entry applied last had been applied.
+    /// When the last applied entry was done.
     applied_at: Duration,
     slow_applies: Throttle,
     compactor: Compactor,
@@ -222,8 +222,8 @@ impl Apply {
         Ok(())
     }
 
-    /// Takes what raft hands over. Leases run where the leader is: they begin anew when this member becomes it, and
-    /// stand still when it is no more.
+    /// Takes what raft hands over. Leases expire on the leader alone. They begin anew when this member becomes the
+    /// leader, and stop when it no longer is.
     pub fn hand(&mut self, handed: Handed, now: Duration) {
         assert!(handed.log_bytes >= self.log_bytes, "what was written stays written");
         self.log_bytes = handed.log_bytes;
@@ -236,7 +236,7 @@ impl Apply {
         self.queue.extend(handed.entries);
     }
 
-    /// A heartbeat interval has passed.
+    /// Takes in that a heartbeat interval has passed.
     pub fn tick(&mut self, now: Duration) {
         self.taken.sum_up(&self.store);
         self.store.balance();
@@ -254,19 +254,19 @@ impl Apply {
         self.publish_attributes();
     }
 
-    /// One turn; see the head of this file.
+    /// Makes one turn; see the head of this file.
     ///
     /// **Errors** the member must stop.
     pub fn turn(&mut self, now: Duration) -> Result<Turn, Fatal> {
         self.expire_leases(now);
         let applied_before = self.applied.index;
         let mut faults = if self.is_faulted { Vec::new() } else { self.apply_queue(now)? };
-        // Before eviction, which takes what was brought and not searched.
+        // Reclaim comes before eviction, which takes pages that were loaded and not yet searched.
         if !self.is_faulted && faults.is_empty() {
             faults = self.reclaim(now);
         }
-        // Not while an entry waits for a page, unless another one was applied: what was brought for it stays until it
-        // is applied, or is asked for once more.
+        // There is no eviction while an entry waits for a page, unless another entry was applied. Pages that were
+        // loaded for the waiting entry then stay until it is applied, or are asked for again.
         let has_progressed = faults.is_empty() || self.applied.index > applied_before;
         let is_short = !self.is_faulted && has_progressed && self.store.wants_eviction();
         let has_evicted =
@@ -287,7 +287,7 @@ impl Apply {
         Ok(Turn { answers, batch, faults, checkpoint, more })
     }
 
-    /// What raft is to be told, if there is anything new.
+    /// The report that raft must get, if there is anything new.
     pub fn take_report(&mut self) -> Option<Report> {
         let is_waiting = self.checkpoints.is_waiting();
         self.report.space = space::felt(&self.store, self.options.recent_bytes_max, is_waiting);
@@ -300,8 +300,8 @@ impl Apply {
         Some(std::mem::replace(&mut self.report, Report { applied, ..Report::default() }))
     }
 
-    /// Whether the member has applied all that was acknowledged before it started, and has published itself, so that
-    /// clients may be served.
+    /// Whether clients may be served. The member must have applied everything that was acknowledged before it started,
+    /// and must have published itself.
     pub fn is_ready(&self) -> bool {
         let member_id = self.shared.identity.member_id;
         let own = self.applier.cluster.members.iter().find(|member| member.id == member_id);
@@ -310,7 +310,7 @@ impl Apply {
             && own.is_some_and(|own| own.name == self.options.name && own.client_urls == self.options.client_urls)
     }
 
-    /// Whether the member leads and has applied all that was acknowledged before it started.
+    /// Whether the member leads, and has applied everything that was acknowledged before it started.
     fn is_caught_up(&self) -> bool {
         self.standing.read_floor.is_some_and(|floor| self.applied.index >= floor)
     }
@@ -333,13 +333,13 @@ impl Apply {
         std::mem::replace(&mut self.answers, no_answers(cores))
     }
 
-    /// Has a request of the server's own proposed.
+    /// Asks raft to propose a request of the server's own.
     fn propose(&mut self, purpose: Purpose, kind: Kind, message: &impl Message) {
         let id = self.shared.next_request_id();
         self.report.own.push(Own::new(id, purpose, kind, message));
     }
 
-    /// Proposes the end of leases whose time is over.
+    /// Proposes to revoke the leases that have expired.
     fn expire_leases(&mut self, now: Duration) {
         if self.applier.lessor.next_wake().is_none_or(|due| due > now) {
             return;
@@ -351,9 +351,9 @@ impl Apply {
         }
     }
 
-    /// Lets a new member's name, URLs and version be known, as etcd does, until the table has them.
+    /// Publishes a new member's name, URLs and version, as etcd does, until the table has them.
     fn publish_attributes(&mut self) {
-        // What is applied again may still change the table: only behind it is it known what there is to say.
+        // Entries that are applied again may still change the table. Only after them is it known what to publish.
         if self.has_published_attributes || !self.is_caught_up() {
             return;
         }
@@ -372,7 +372,7 @@ impl Apply {
         }
     }
 
-    /// Raises this member's NOSPACE alarm, or takes it back, when that is due.
+    /// Raises this member's NOSPACE alarm or disarms it, when that is due.
     fn keep_alarm(&mut self, now: Duration) {
         if self.applied.index < self.options.replayed_to {
             return;
@@ -383,14 +383,14 @@ impl Apply {
         }
     }
 
-    /// Whether apply, and the sweep, had better wait for the checkpoint that is being written: what they would change
-    /// now does not fit in memory.
+    /// Whether apply and the sweep should wait for the checkpoint that is being written, because their changes do not
+    /// fit in memory now.
     pub(super) fn is_held(&self) -> bool {
         checkpoint::is_dirty_due(&self.store) && self.store.is_checkpointing() && !self.checkpoints.is_waiting()
     }
 
-    /// Applies what was handed, in log order, until the queue is empty, a page is missing or a checkpoint has to end
-    /// first.
+    /// Applies the entries that were handed over, in log order. Stops when the queue is empty, when a page is missing,
+    /// or when a checkpoint must end first.
     fn apply_queue(&mut self, now: Duration) -> Result<Vec<Fault>, Fatal> {
         if !self.queue.is_empty() {
             self.applied_at = self.options.clock.now();
@@ -413,7 +413,7 @@ impl Apply {
         Ok(Vec::new())
     }
 
-    /// Applies the request at the front; what it needs first.
+    /// Applies the request at the front. Returns the pages that it needs first.
     fn apply_request(&mut self, now: Duration) -> Result<Vec<Fault>, Fatal> {
         let entry = self.queue.front_mut().expect("there is one to apply");
         if self.asked.is_none() {
@@ -451,7 +451,7 @@ impl Apply {
         Ok(Vec::new())
     }
 
-    /// What follows from an entry of this kind beside its result.
+    /// Does what follows from an entry of this kind, beside its result.
     fn note_kind(&mut self, kind: Kind, is_ok: bool, now: Duration) {
         match kind {
             Kind::Compaction if is_ok => self.sweep.compacted(now),
@@ -464,8 +464,8 @@ impl Apply {
         }
     }
 
-    /// Counts how long the entry at the front took, with its wait for pages, and tells of it if that was long. What a
-    /// start applies again is not counted.
+    /// Counts how long the entry at the front took, with its wait for pages, and logs it if that was long. Entries that
+    /// a start applies again are not counted.
     fn note_time(&mut self, kind: Kind, error: Option<&Error>) {
         self.applied_at = self.options.clock.now();
         let entry = self.queue.front().expect("it is being applied");
@@ -482,7 +482,7 @@ impl Apply {
         }
     }
 
-    /// Applies the configuration change at the front; what it needs first.
+    /// Applies the configuration change at the front. Returns the pages that it needs first.
     fn apply_conf_change(&mut self) -> Result<Vec<Fault>, Fatal> {
         let entry = self.queue.front().expect("there is one to apply");
         let change = ConfChange::decode(&entry.data)?;
@@ -519,7 +519,7 @@ impl Apply {
         Some(Arc::new(Batch::new(first_main, last_main, std::mem::take(&mut self.events))))
     }
 
-    /// A step of giving space back; what it has to read.
+    /// Makes one step of giving space back. Returns the pages that it must read.
     fn reclaim(&mut self, now: Duration) -> Vec<Fault> {
         let is_sweeping = self.sweep.is_going();
         for reply in self.reclaim.take_ended(&mut self.store, is_sweeping, &self.counters, now) {
@@ -528,7 +528,7 @@ impl Apply {
         self.reclaim.step(&mut self.store, now, self.options.reclaim_pages_per_step)
     }
 
-    /// A step of the sweep; what it has to read.
+    /// Makes one step of the sweep. Returns the page that it must read.
     fn sweep(&mut self, now: Duration) -> Option<Fault> {
         if self.sweep.is_going() && !self.is_faulted {
             let floor = floor::lowest_of(&self.shared.floors);
@@ -540,8 +540,7 @@ impl Apply {
             self.counters.versions_dropped.add(dropped);
             self.taken.keeper.swept(dropped);
             if is_done {
-                // What was dropped stays in the view of readers until the next one, and an idle store may wait long for
-                // it.
+                // Readers hold what was dropped until the next view. In an idle store that view may come late.
                 self.publish();
                 let compacted = self.store.mvcc().live().compact_revision();
                 let swept = self.sweep.ended(compacted, floor, now, &self.counters);
@@ -578,9 +577,9 @@ impl Apply {
         self.counters.segments_emptied.set(reclaimed.segments);
         self.counters.moved_bytes.set(reclaimed.moved_bytes);
         self.counters.checkpoint.observe_time(self.checkpoints.ended(now));
-        // Before what counts is told anew: the written records are in files now.
+        // This comes before the sizes are published anew: the written records are in files now.
         self.taken.sum_up(&self.store);
-        // They leave memory with the next view, and an idle store may wait long for one.
+        // The written records leave memory with the next view. In an idle store that view may come late.
         self.publish();
         let (index, term) = self.store.trimmable();
         if index > 0 {
@@ -593,10 +592,10 @@ fn no_answers(cores: usize) -> Answers {
     (0..cores).map(|_| Vec::new()).collect()
 }
 
-/// What the entry asks for, with its request id. A client's request comes decoded with its proposal; an alarm is
-/// decoded again, as its header tells who raised it.
+/// What the entry asks for, with its request id. A client's request comes decoded with its proposal. An alarm is
+/// decoded again, because its header says who raised it.
 ///
-/// **Errors** it cannot be understood.
+/// **Errors** the entry cannot be understood.
 fn asked(entry: &mut Entry) -> Result<(u64, Asked), Fatal> {
     if let Some(proposal) = &mut entry.proposal
         && proposal.purpose != Purpose::Alarm
@@ -609,11 +608,12 @@ fn asked(entry: &mut Entry) -> Result<(u64, Asked), Fatal> {
     Ok((header.id, Asked { request, origin: quota::raised_by(&header) }))
 }
 
-/// Nodes that one turn looks at for eviction: some 50 us.
+/// Nodes that one turn looks at for eviction. This takes about 50 us.
 const EVICT_NODES_PER_TURN: usize = 256;
-/// It looks at twice as many for each quarter that nodes take more than they may: under load all of them are used all
-/// the time.
+/// For each quarter by which nodes exceed their memory, eviction looks at twice as many nodes, up to this many
+/// doublings. Under load all nodes are in use all the time.
 const EVICT_DOUBLINGS_MAX: u64 = 4;
 
-/// A request id without these bits names its member. **Source** etcd v3.7.1 `pkg/idutil/id.go`.
+/// The low bits of a request id that count requests. The high bits name the member. **Source** etcd v3.7.1
+/// `pkg/idutil/id.go`.
 const ID_COUNT_BITS: u32 = 48;

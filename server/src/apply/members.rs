@@ -1,9 +1,9 @@
 //! Runs on: apply core.
 //!
-//! Members inside an entry: configuration changes, and what a member says of itself.
+//! Members inside an entry: configuration changes, and what a member publishes about itself.
 //!
-//! Invariant: [`changed`] gives the configuration that raft itself gives for the same change, so that apply stores it
-//! without asking raft, and raft follows later ([`super::message::Report`]).
+//! Invariant: [`changed`] gives the same configuration as raft gives for the same change. So apply stores it without
+//! asking raft, and raft follows later ([`super::message::Report`]).
 
 use consensus::{ConfChange, ConfChangeKind, ConfState, Member};
 use engine::{Fault, Mvcc};
@@ -16,7 +16,7 @@ use crate::shared::Cluster;
 pub fn changed(state: &ConfState, change: &ConfChange) -> Option<ConfState> {
     let mut next = state.clone();
     let id = change.member_id;
-    // etcd's entries have changes that were refused before they were proposed: their member is 0.
+    // A log of etcd holds changes that were refused before they were proposed. Their member is 0.
     if id != 0 && change.kind != ConfChangeKind::UpdateNode {
         next.voters.retain(|voter| *voter != id);
         next.learners.retain(|learner| *learner != id);
@@ -34,7 +34,7 @@ fn insert(ids: &mut Vec<u64>, id: u64) {
     ids.insert(position, id);
 }
 
-/// Brings into memory what a configuration change will need.
+/// Brings into memory what a configuration change needs.
 ///
 /// **Errors** a page that is not resident.
 pub(super) fn touch(mvcc: &Mvcc, change: &ConfChange) -> Result<(), Fault> {
@@ -42,8 +42,8 @@ pub(super) fn touch(mvcc: &Mvcc, change: &ConfChange) -> Result<(), Fault> {
     mvcc.touch_meta(table::CONF_STATE)
 }
 
-/// Applies a configuration change: the members table, and raft's configuration `state`. `false` if it is refused: then
-/// it must not reach raft.
+/// Applies a configuration change to the members table and to raft's configuration `state`. Returns `false` if the
+/// change is refused. A refused change must not reach raft.
 pub(super) fn apply(cluster: &mut Cluster, state: &mut ConfState, mvcc: &mut Mvcc, change: &ConfChange) -> bool {
     if change.kind != ConfChangeKind::AddNode || cluster.members.iter().any(|member| member.id == change.member_id) {
         return false;

@@ -1,7 +1,7 @@
 //! Runs on: connection core, raft core, apply core.
 //!
-//! What the apply core is told, handed and asked; what comes back into the reply slots of connection cores, and what
-//! raft is told.
+//! The messages to the apply core: entries that raft hands over, and requests. Also the answers in the reply slots of
+//! connection cores, and the reports to raft.
 
 use bytes::Bytes;
 use consensus::{ConfChange, ConfState, EntryId, EntryKind};
@@ -15,13 +15,13 @@ use crate::slots::{ReplyTo, SlotId};
 pub struct Entry {
     /// Log position.
     pub index: u64,
-    /// Term it was proposed in.
+    /// The term in which it was proposed.
     pub term: u64,
-    /// What `data` is.
+    /// The meaning of `data`.
     pub kind: EntryKind,
-    /// A request, empty for a leader's first entry; or an encoded `ConfChange`.
+    /// A request (empty in a leader's first entry), or an encoded `ConfChange`.
     pub data: Bytes,
-    /// The proposal whose entry it is, if its client waits for it here.
+    /// The proposal that made this entry, if its client waits on this member.
     pub proposal: Option<Box<Proposal>>,
 }
 
@@ -30,95 +30,96 @@ pub struct Entry {
 pub struct Standing {
     /// This member leads.
     pub leads: bool,
-    /// What must be applied before clients may be served; `None` while that is not known.
+    /// The index that must be applied before clients may be served; `None` while it is unknown.
     pub read_floor: Option<u64>,
 }
 
 /// What raft hands to apply, in log order.
 #[derive(Debug, Default)]
 pub struct Handed {
-    /// Committed entries behind those handed before.
+    /// The next committed entries, after those handed over before.
     pub entries: Vec<Entry>,
     /// Where raft stands.
     pub standing: Standing,
-    /// Bytes of log written so far; never decreases.
+    /// Bytes of log written so far. Never decreases.
     pub log_bytes: u64,
 }
 
-/// How space is felt by apply.
+/// How apply feels the lack of space.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// Records that no checkpoint has written have reached their bound.
+    /// The records that no checkpoint has written have reached their bound.
     pub is_full_of_recent: bool,
     /// The checkpoint under way waits for space on its disk.
     pub is_checkpoint_waiting: bool,
-    /// The nodes that were changed take more memory than all nodes may.
+    /// The changed nodes take more memory than all nodes together may.
     pub is_dirty_over: bool,
 }
 
 /// What apply tells raft.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Up to here everything is applied and visible.
+    /// Everything up to here is applied and visible.
     pub applied: EntryId,
-    /// Configuration changes up to there that were not refused, in log order, each with the configuration that it made.
+    /// Configuration changes that were applied and not refused, in log order. Each comes with the configuration that it
+    /// made.
     pub conf_changes: Vec<(ConfChange, ConfState)>,
-    /// What is to be proposed for the server itself.
+    /// Requests that raft must propose for the server itself.
     pub own: Vec<Own>,
-    /// A checkpoint holds everything up to here: the log may be trimmed.
+    /// A checkpoint holds everything up to here, so the log may be trimmed.
     pub trim: Option<EntryId>,
-    /// How space is felt.
+    /// How apply feels the lack of space.
     pub space: Space,
     /// An entry about an alarm was applied since the last report.
     pub has_alarm_come: bool,
 }
 
-/// Answers, by connection core.
+/// Answers, listed by connection core.
 pub type Answers = Vec<Vec<(SlotId, Answer)>>;
 
 /// Messages to the apply core.
 pub enum ToApply {
     /// Renew a lease.
     Renew {
-        /// Who waits.
+        /// Where the answer goes.
         reply: ReplyTo,
         /// Lease id.
         lease: i64,
     },
-    /// How long a lease lasts.
+    /// Ask for the time that a lease has left.
     TimeToLive {
-        /// Who waits.
+        /// Where the answer goes.
         reply: ReplyTo,
         /// Lease id.
         lease: i64,
     },
-    /// All leases.
+    /// List all leases.
     Leases {
-        /// Who waits.
+        /// Where the answer goes.
         reply: ReplyTo,
     },
     /// Answer once the sweep has passed `revision`.
     AwaitSweep {
-        /// Who waits.
+        /// Where the answer goes.
         reply: ReplyTo,
         /// Compacted revision.
         revision: i64,
     },
-    /// Give back what space there is to give; the number of the run that does it is the answer.
+    /// Give back the space that can be given back. The answer is the number of the run that does it.
     Defragment {
-        /// Who waits.
+        /// Where the answer goes.
         reply: ReplyTo,
     },
-    /// Answer once that run has ended.
+    /// Answer once this run has ended.
     AwaitDefragment {
-        /// Who waits.
+        /// Where the answer goes.
         reply: ReplyTo,
-        /// Its number.
+        /// The number of the run.
         run: u64,
     },
     /// The checkpoint under way waits for space on its disk.
     CheckpointWaits,
-    /// A checkpoint ended.
+    /// A checkpoint has ended.
     Checkpointed(Result<Box<CheckpointDone>, engine::Error>),
     /// The faults of a turn were resolved.
     Loaded(Result<(), engine::Error>),
@@ -127,19 +128,19 @@ pub enum ToApply {
 /// What comes back into a reply slot.
 #[derive(Debug)]
 pub enum Answer {
-    /// A proposal with its result.
+    /// A proposal comes back with its result.
     Applied(Box<Proposal>),
     /// A lease was renewed; 0 for an unknown one. **Units** seconds.
     Renewed(i64),
-    /// What is left of a lease, and what it was granted; `None` for an unknown one. **Units** seconds.
+    /// The time that a lease has left, and the granted time; `None` for an unknown lease. **Units** seconds.
     TimeToLive(Option<(i64, i64)>),
-    /// Lease ids by remaining time.
+    /// Lease ids, in the order of their remaining time.
     Leases(Vec<i64>),
     /// The sweep has passed the revision asked for.
     Swept,
     /// The number of the run that gives space back.
     Defragmenting(u64),
-    /// That run has ended.
+    /// The run has ended.
     Defragmented,
     /// Nobody answered in time.
     TimedOut,

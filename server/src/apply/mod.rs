@@ -2,23 +2,23 @@
 //!
 //! Apply: the one place where committed entries change state.
 //!
-//! - `outcome`: what came of an entry, on its way to its client
+//! - `outcome`: the result of an entry, on its way to its client
 //! - `proposal`: a client's request on its way through the log
 //! - `own`: entries of the server's own
-//! - `message`: what apply is told, handed and asked, and what it tells
+//! - `message`: the messages to apply, and what it answers and reports
 //! - `fatal`: why a member stops
 //! - `table`: keys of the meta tree that are not leases
-//! - `restore`: what a start and a backup read of the meta tree
-//! - `touch`: what an entry holds in memory until it was applied
+//! - `restore`: what a start and a backup read from the meta tree
+//! - `touch`: what an entry keeps in memory until it is applied
 //! - `kv`: puts, deletes and txns inside an entry
 //! - `lease`: leases inside an entry
 //! - `alarms`: alarms inside an entry
-//! - `members`: configuration changes, and what a member says of itself
+//! - `members`: configuration changes, and what a member publishes about itself
 //! - `entry`: one entry: what it needs in memory, and what it changes
-//! - `count`: what is counted of entries
-//! - `prefetch`: what entries that wait will need
+//! - `count`: counts the operations of entries
+//! - `prefetch`: loads pages that waiting entries will need
 //! - `upkeep/`: what keeps the store small and the log short: checkpoints, the sweep, giving space back
-//! - `machine`: the queue of committed entries, turn by turn, and what a turn publishes and answers
+//! - `machine`: applies the queue of committed entries turn by turn, publishes, and answers
 
 pub mod alarms;
 mod count;

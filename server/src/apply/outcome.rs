@@ -1,9 +1,9 @@
 //! Runs on: apply core, connection core.
 //!
-//! What applying an entry gave, on its way to the client who waits for it. Small, as every answer is moved from core to
-//! core: what is large is behind a box.
+//! The result of applying an entry, on its way to the client that waits for it. It is small, because every answer is
+//! moved from core to core. Large parts are in a box.
 //!
-//! Headers carry the revision alone; whoever answers the client fills in the rest.
+//! Headers carry the revision alone. The code that answers the client fills in the rest.
 
 use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 
@@ -12,9 +12,9 @@ use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 pub enum Outcome {
     /// A Put was done.
     Put {
-        /// The revision it has.
+        /// The revision of the put.
         revision: i64,
-        /// What it replaced, where that was asked for.
+        /// The version that it replaced, if the request asked for it.
         previous: Option<Box<KeyValue>>,
     },
     /// Answer to a DeleteRange.
@@ -44,7 +44,7 @@ pub enum Outcome {
     Alarm {
         /// The store's revision.
         revision: i64,
-        /// Those that the answer shows: member id and type.
+        /// The alarms that the answer shows: member id and type.
         alarms: Vec<(u64, i32)>,
     },
     /// An entry that no client sent.

@@ -1,6 +1,6 @@
 //! Runs on: apply core.
 //!
-//! Entries that the server proposes for itself, and for which nobody waits.
+//! Entries that the server proposes for itself. Nobody waits for them.
 
 use bytes::Bytes;
 use prost::Message;
@@ -13,7 +13,7 @@ use crate::quota::{self, Purpose};
 pub struct Own {
     /// The marshalled `InternalRaftRequest`.
     pub entry: Bytes,
-    /// What it is for.
+    /// The purpose of the request.
     pub purpose: Purpose,
 }
 

@@ -1,9 +1,10 @@
-//! Runs on: apply core, and beside it behind a start.
+//! Runs on: apply core; warm threads after a start.
 //!
-//! What entries that wait will need: pages are brought in together and ahead rather than one entry after the other.
+//! Finds the pages that waiting entries will need. They are loaded together and ahead, instead of one entry after the
+//! other.
 //!
-//! Invariants: only ever a help. What it misses, or brings in vain, changes nothing: each entry is touched again before
-//! it is applied. Bounds: `FAULTS_MAX` pages at once.
+//! Invariants: this only helps. A page that it misses, or loads in vain, changes nothing: each entry is touched again
+//! before it is applied. Bounds: `FAULTS_MAX` pages at once.
 
 use std::collections::BTreeSet;
 
@@ -18,12 +19,12 @@ use proto::{
 use super::message::Entry;
 use crate::kv::keys;
 
-/// Pages brought in at once.
+/// Pages that are loaded at once.
 const FAULTS_MAX: usize = 64;
-/// Entries looked at behind the one that waits.
+/// Entries that are looked at after the one that waits.
 const ENTRIES_MAX: usize = 64;
 
-/// The faults of a look ahead.
+/// The faults that a look ahead finds.
 struct Ahead<'a> {
     view: &'a ReadView,
     faults: Vec<Fault>,
@@ -84,14 +85,14 @@ impl<'a> Ahead<'a> {
     }
 }
 
-/// What applying `request` would need on `view`.
+/// The pages that applying `request` on `view` would need and that are not in memory.
 pub fn faults_of(view: &ReadView, request: &Request) -> Vec<Fault> {
     let mut ahead = Ahead::new(view);
     ahead.request(request);
     ahead.faults
 }
 
-/// `first`, which `front` waits for, and what it and the entries behind it will need besides.
+/// Returns `first`, the fault for which `front` waits, and the other faults of `front` and of the entries after it.
 pub fn faults<'a>(
     view: &ReadView,
     first: Fault,

@@ -1,11 +1,12 @@
 //! Runs on: connection core, raft core, apply core.
 //!
-//! One client's request on its way through the log: made by the core that decoded it, handed to raft, then with its
-//! committed entry to apply, and with its result back to the core that waits. One allocation for the whole way.
+//! One client's request on its way through the log. The core that decoded the request makes the proposal and hands it
+//! to raft. It goes to apply with its committed entry, and back with its result to the core that waits. It is one
+//! allocation for the whole way.
 //!
 //! Invariants:
-//! - `request` was decoded from the bytes of `entry`, so applying it is applying the entry.
-//! - It comes back exactly once, or never, where the entry is lost with its leader: then the slot's deadline answers.
+//! - `request` was decoded from the bytes of `entry`. So applying the request is applying the entry.
+//! - It comes back exactly once, or never if the entry is lost with its leader. Then the slot's deadline answers.
 
 use bytes::Bytes;
 use proto::internal::Request;
@@ -16,18 +17,18 @@ use crate::{error::Error, insight::trace::Stamps, quota::Purpose, slots::ReplyTo
 /// See the head of this file.
 #[derive(Debug)]
 pub struct Proposal {
-    /// Who waits.
+    /// Where the answer goes.
     pub reply: ReplyTo,
     /// Request id, as in the entry's header.
     pub id: u64,
-    /// What it is for.
+    /// The purpose of the request.
     pub purpose: Purpose,
     /// The marshalled `InternalRaftRequest`.
     pub entry: Bytes,
-    /// Its request, until apply takes it.
+    /// The request, until apply takes it.
     pub request: Option<Request>,
-    /// When it passed its stations.
+    /// The times at which it passed its stations.
     pub stamps: Stamps,
-    /// What came of it; before that, what its client is told if nothing comes.
+    /// The result. Until there is one, it is the error that the client gets if no result comes.
     pub result: Result<Outcome, Error>,
 }

@@ -1,15 +1,15 @@
 //! Runs on: connection core (the Snapshot call), main thread (a start, offline tools).
 //!
-//! Reads back what the meta tree holds of the replicated state: all of it but the keys.
+//! Reads back the replicated state that the meta tree holds: everything except the keys.
 //!
-//! [`Restore`] does so in bounded steps, for a core that serves others meanwhile; [`restore`] in one go, for a caller
-//! that may block.
+//! [`Restore`] reads in bounded steps, for a core that serves others meanwhile. [`restore`] reads everything in one go,
+//! for a caller that may block.
 //!
-//! Invariants: all of it is of one view. A step that ends in a fault has taken everything before the place of the
+//! Invariants: everything comes from one view. A step that ends in a fault has taken everything before the place of the
 //! fault, so the next step goes on there.
 //!
-//! Not here: the identity of the member, which is not replicated (see `table`), and attachments of keys to leases,
-//! which are read where a lease is revoked.
+//! This file does not read the identity of the member, which is not replicated (see `table`). It does not read the
+//! attachments of keys to leases either; a revocation reads them.
 
 use consensus::{ConfState, Member};
 use engine::{Fault, MetaCursor, ReadView};
@@ -27,7 +27,7 @@ pub struct Tables {
     pub cluster: Cluster,
     /// Voters and learners at the applied index; empty for an empty store.
     pub conf_state: ConfState,
-    /// Leases by the order of their ids as unsigned numbers. Each takes 24 bytes, which is less than the lessor holds.
+    /// Leases in the order of their ids as unsigned numbers. Each takes 24 bytes, less than the lessor needs for it.
     pub leases: Vec<(i64, Grant)>,
 }
 
@@ -35,7 +35,7 @@ pub struct Tables {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the store's table of {what} is damaged")]
 pub struct Damaged {
-    /// Which.
+    /// The name of the table.
     pub what: &'static str,
 }
 
@@ -55,15 +55,16 @@ pub struct Restore<'a> {
 }
 
 impl<'a> Restore<'a> {
-    /// Begins with the members.
+    /// Begins a restore. It starts with the members.
     pub fn new(view: &'a ReadView) -> Self {
         let stage = Stage::Members(view.meta_cursor(table::MEMBER_PREFIX));
         Self { view, stage, tables: Tables::default() }
     }
 
-    /// Goes on, over at most `budget` rows of the tables, at least one. `None` before the end; not called after it.
+    /// Goes on for at most `budget` rows of the tables, and at least one. Returns `None` before the end. Must not be
+    /// called after the end.
     ///
-    /// **Errors** a page that is not resident: the same call goes on once it is.
+    /// **Errors** a page that is not resident; load it and call again.
     pub fn step(&mut self, budget: usize) -> Result<Option<Result<Tables, Damaged>>, Fault> {
         for _ in 0..budget.max(1) {
             match self.row() {
@@ -76,7 +77,7 @@ impl<'a> Restore<'a> {
         Ok(None)
     }
 
-    /// Takes one row, or goes on to the next table; whether that was all.
+    /// Takes one row, or goes on to the next table. Returns whether that was everything.
     fn row(&mut self) -> Result<bool, Stop> {
         let (view, tables) = (self.view, &mut self.tables);
         match &mut self.stage {
@@ -129,7 +130,7 @@ impl From<Damaged> for Stop {
     }
 }
 
-/// A member that cannot be read is passed over: the log knows it too, and a member without it can still be looked at.
+/// Skips a member that cannot be read: the log knows it too, and a member without it can still be inspected.
 fn member(json: &[u8]) -> Option<Member> {
     match Member::from_json(json) {
         Ok(member) => Some(member),
@@ -140,7 +141,7 @@ fn member(json: &[u8]) -> Option<Member> {
     }
 }
 
-/// All tables of `view`, in one go. `load` makes resident what a fault names.
+/// Reads all tables of `view` in one go. `load` loads the page that a fault names.
 ///
 /// **Errors** those of `load`; a table that does not decode.
 pub fn restore<E: From<Damaged>>(view: &ReadView, mut load: impl FnMut(Fault) -> Result<(), E>) -> Result<Tables, E> {

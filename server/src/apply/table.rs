@@ -1,6 +1,6 @@
 //! Runs on: apply core.
 //!
-//! Keys of the meta tree that are not leases: members, configuration, versions. The only place that knows them.
+//! The keys of the meta tree that are not leases: members, configuration, versions. Only this file knows them.
 //!
 //! | key | value |
 //! |---|---|
@@ -10,7 +10,7 @@
 //! | `i` | cluster id, member id (8 bytes each, big-endian) |
 //! | `r` alarm type, member id (4 and 8 bytes, big-endian) | empty, or `q` if the member's quota raised it |
 //!
-//! Leases have `l` and `a`: see `lease`.
+//! Leases use `l` and `a`: see `lease`.
 
 use consensus::{ConfState, Identity};
 
@@ -22,7 +22,7 @@ pub const MEMBER_PREFIX: &[u8] = b"m";
 pub const CONF_STATE: &[u8] = b"c";
 /// Decided cluster version.
 pub const CLUSTER_VERSION: &[u8] = b"v";
-/// Who this store belongs to.
+/// The cluster and the member that own this store.
 pub const IDENTITY: &[u8] = b"i";
 
 /// Active alarms.
@@ -41,7 +41,7 @@ pub fn encode_raised_by(origin: RaisedBy) -> &'static [u8] {
     }
 }
 
-/// Member, type and origin of an alarm; `None` if key and value are no such thing.
+/// The member, type and origin of an alarm; `None` if key and value are not an alarm.
 pub fn decode_alarm(key: &[u8], value: &[u8]) -> Option<((u64, i32), RaisedBy)> {
     let (alarm, member) = key.strip_prefix(ALARM_PREFIX)?.split_first_chunk::<4>()?;
     let member: [u8; 8] = member.try_into().ok()?;
@@ -62,7 +62,7 @@ pub fn encode_identity(identity: &Identity) -> [u8; 16] {
     out
 }
 
-/// The inverse of [`encode_identity`]; `None` if the bytes are no such thing.
+/// The inverse of [`encode_identity`]; `None` if the bytes are not an identity.
 pub fn decode_identity(bytes: &[u8]) -> Option<Identity> {
     let (cluster_id, member_id) = bytes.split_first_chunk::<8>()?;
     let member_id: [u8; 8] = member_id.try_into().ok()?;
@@ -79,7 +79,7 @@ pub fn encode_conf_state(state: &ConfState) -> Vec<u8> {
     out
 }
 
-/// The inverse of [`encode_conf_state`]; `None` if the bytes are no such thing.
+/// The inverse of [`encode_conf_state`]; `None` if the bytes are not a configuration.
 pub fn decode_conf_state(bytes: &[u8]) -> Option<ConfState> {
     let (count, ids) = bytes.split_first_chunk::<4>()?;
     let (ids, rest) = ids.as_chunks::<8>();

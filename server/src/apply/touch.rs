@@ -1,30 +1,30 @@
 //! Runs on: apply core.
 //!
-//! What an entry holds in memory from the moment it was read until the entry was applied.
+//! What an entry keeps in memory from the moment it was read until the entry is applied.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use engine::{Fault, ReadView, Record, Revision, Version};
 
-/// Records of more than this are not worth their table's memory until the next entry.
+/// A table for more records than this is freed: its memory is not worth keeping until the next entry.
 const KEPT_MAX: usize = 1024;
 
-/// Records that the entry at hand needs. One such table serves all entries, one after the other.
+/// The records that the present entry needs. One table serves all entries, one after the other.
 #[derive(Debug, Default)]
 pub struct Pinned {
     records: HashMap<Revision, Record>,
-    /// How far each delete of the entry has been touched: its last key, so that a fault does not begin it anew.
+    /// For each delete of the entry, the last key that was touched. So a fault does not make the delete begin anew.
     deletes: Vec<Option<Bytes>>,
-    /// Deletes met in the touch under way.
+    /// Deletes that the touch under way has met.
     deletes_met: usize,
-    /// Whether anybody waits for the entry's answer. If not, as in a replay, what only the answer would hold is not
-    /// read: no state depends on it.
+    /// Whether anybody waits for the entry's answer. If not, as in a replay, records that only the answer would show
+    /// are not read: no state depends on them.
     is_awaited: bool,
 }
 
 impl Pinned {
-    /// Forgets the last entry, for one whose answer is awaited or not.
+    /// Forgets the last entry, and begins the next one. `is_awaited` says whether its answer is awaited.
     pub fn clear(&mut self, is_awaited: bool) {
         if self.records.capacity() > KEPT_MAX {
             self.records = HashMap::new();
@@ -40,12 +40,12 @@ impl Pinned {
         self.is_awaited
     }
 
-    /// A touch begins anew.
+    /// Begins a touch anew.
     pub(super) fn begin(&mut self) {
         self.deletes_met = 0;
     }
 
-    /// The next delete of a touch: how far it is.
+    /// Returns the number of the next delete of this touch.
     pub(super) fn next_delete(&mut self) -> usize {
         let number = self.deletes_met;
         self.deletes_met += 1;
@@ -55,12 +55,12 @@ impl Pinned {
         number
     }
 
-    /// The last key that delete `number` has touched.
+    /// The last key that was touched for delete `number`.
     pub(super) fn touched(&self, number: usize) -> Option<&Bytes> {
         self.deletes[number].as_ref()
     }
 
-    /// Delete `number` has touched `key`.
+    /// Notes that `key` was touched for delete `number`.
     pub(super) fn set_touched(&mut self, number: usize, key: Bytes) {
         self.deletes[number] = Some(key);
     }
@@ -77,7 +77,7 @@ impl Pinned {
         Ok(record)
     }
 
-    /// The record of `version`, which is in memory: pinned, or written a moment ago.
+    /// The record of `version`. It is in memory: it was pinned, or written a moment ago.
     pub(super) fn record(&self, view: &ReadView, version: &Version) -> Record {
         if let Some(record) = self.records.get(&version.revision) {
             return record.clone();
@@ -87,7 +87,8 @@ impl Pinned {
     }
 }
 
-/// What was touched is resident; a fault here would be a defect of the touch, and half an entry.
+/// Unwraps a result of something that was touched and is resident. A fault here would be a defect of the touch, and
+/// would leave half an entry.
 pub(super) fn resident<T>(result: Result<T, Fault>) -> T {
     result.unwrap_or_else(|fault| panic!("{fault:?} was not touched"))
 }

@@ -1,6 +1,6 @@
 //! Runs on: core 0.
 //!
-//! The end: requests under way may finish.
+//! The end of a member: requests under way may finish.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::api::desk::Desk;
 /// How often the open connections are counted.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// Tells connections to go away, and waits for them, at most for `bound`.
+/// Tells connections to go away, and waits for them, for `bound` at most.
 pub async fn drain(desk: &Desk, stop: &watch::Sender<bool>, bound: Duration) {
     desk.shared.is_stopping.store(true, Ordering::Release);
     stop.send_replace(true);

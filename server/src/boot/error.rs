@@ -1,19 +1,19 @@
 //! Runs on: main thread, core 0.
 //!
-//! Why a member does not start.
+//! The reasons why a member does not start.
 
 use crate::{apply::restore::Damaged, config, etcd_files};
 
 /// See the head of this file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Storage.
+    /// The storage failed.
     #[error(transparent)]
     Engine(#[from] engine::Error),
-    /// The log, or raft.
+    /// The log or raft failed.
     #[error(transparent)]
     Consensus(#[from] consensus::Error),
-    /// A socket or thread.
+    /// A socket or a thread failed.
     #[error("{what}: {source}")]
     System {
         /// What was tried.
@@ -30,18 +30,18 @@ pub enum Error {
         /// The directory.
         path: String,
     },
-    /// etcd's data is not taken over.
+    /// etcd's data cannot be imported.
     #[error("the data of etcd is not imported: {0}")]
     Import(#[from] etcd_files::error::Error),
-    /// Settings that a new member cannot start with.
+    /// A new member cannot start with these settings.
     #[error(transparent)]
     Bootstrap(#[from] config::Error),
-    /// Small tables that do not decode.
+    /// A table of the store does not decode.
     #[error(transparent)]
     Table(#[from] Damaged),
 }
 
-/// What was tried, for an error of the system.
+/// Makes an error of the system that names what was tried.
 pub fn system(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Error {
     let what = what.into();
     move |source| Error::System { what, source }

@@ -1,15 +1,16 @@
 //! Runs on: main thread, before the server starts.
 //!
-//! `--import`: takes over the data directory of a stopped etcd, once. Database and log become a store and a log of this
-//! server, and the member goes on as who it was.
+//! `--import` takes over the data directory of a stopped etcd, once. The database and the log become a store and a log
+//! of this server. The member keeps its identity.
 //!
-//! What the database holds is built into a store as of its applied index. The entries behind that index go into the
+//! The content of the database is built into a store as of its applied index. The entries after that index go into the
 //! log, with term, vote and commit. The start that follows applies them, as after any stop.
 //!
 //! Invariants:
-//! - Nothing of etcd's is changed or removed. Until all that was built is durable, the directory is etcd's as it was.
+//! - Nothing of etcd's is changed or removed. Until everything that was built is durable, the directory still belongs
+//!   to etcd, unchanged.
 //! - The directory changes hands in one step ([`offline::exchange`]). Before that step etcd can start on it and this
-//!   server cannot; after it this server can and etcd cannot: `member` is a file then, and etcd's directory lies in
+//!   server cannot. After it this server can and etcd cannot: `member` is then a file, and etcd's directory is in
 //!   `member.imported`.
 //! - The database is locked meanwhile, as a running etcd locks it.
 //!
@@ -19,7 +20,7 @@
 //! | `member.imported` | the file to be | etcd's directory |
 //! | `import.part` | what is being built | what is moved out of it; gone at the end |
 //!
-//! Not here: what etcd's files mean, and whether this release can go on from them (`etcd_files`).
+//! This file does not know what etcd's files mean, nor whether this release can go on from them. `etcd_files` does.
 
 use std::path::Path;
 
@@ -42,13 +43,13 @@ use crate::{
 const MEMBER: &str = "member";
 const ORIGINAL: &str = "member.imported";
 const PART: &str = "import.part";
-/// What is moved out of [`PART`], in this order: without a superblock nothing else counts.
+/// The parts that are moved out of [`PART`], in this order. Without a superblock the other parts do not count.
 const PARTS: [&str; 3] = ["wal", "pages", "superblock"];
 
 const NOTE: &str = "This data directory was taken over by Orlop. etcd's own files lie unchanged in member.imported;\n\
     they are older than what Orlop has acknowledged since, and no etcd may go on from them.\n";
 
-/// What is taken over, and how.
+/// An import: its directory and the settings of what it builds.
 pub struct Import<'a> {
     /// The data directory.
     pub dir: &'a Path,
@@ -60,15 +61,15 @@ pub struct Import<'a> {
 
 /// Whether etcd's data lies in `dir`.
 ///
-/// **Errors** it cannot be told.
+/// **Errors** the directory cannot be read.
 pub fn is_etcd(dir: &Path) -> Result<bool, engine::Error> {
     offline::is_dir(&dir.join(MEMBER))
 }
 
 impl Import<'_> {
-    /// Takes the directory over. Blocks, for as long as the data is large.
+    /// Takes the directory over. Blocks for a time that grows with the data.
     ///
-    /// **Errors** why not; the directory is etcd's as before then.
+    /// **Errors** the reason why not. The directory then belongs to etcd as before.
     pub fn run(self, open: OpenDisk<'_>) -> Result<(), Error> {
         let dir = self.dir;
         let mut disk = open(dir)?;
@@ -106,7 +107,7 @@ impl Import<'_> {
             data: entry.data.clone(),
         };
         let entries: Vec<wal::Entry> = log.entries.iter().map(entry).collect();
-        // What is applied was committed, also where the log does not tell yet.
+        // What is applied was committed, even if the log does not say so yet.
         let etcd_files::wal::HardState { term, vote, commit } = log.hard_state;
         let hard_state = wal::HardState { term, vote, commit: commit.max(applied.index) };
         consensus::adopt_log(disk, dir, self.wal, applied, &entries, hard_state)?;
@@ -118,14 +119,14 @@ impl Import<'_> {
         let mut builder = Builder::create(disk, part, self.store)?;
         builder.leases(&state.tables.leases)?;
         let last = builder.records(database)?;
-        // Compaction may have left no record, and the revision is not lower for it.
+        // A compaction may have left no record. The revision is never lower than the compacted one.
         state.revision = last.max(state.compact_revision).max(1);
         builder.finish(identity, state)?;
         Ok(())
     }
 }
 
-/// Refuses a directory in which a store of this server lies already, or was.
+/// Refuses a directory that holds a store of this server, or held one.
 fn check_unused(dir: &Path) -> Result<(), Error> {
     let mut is_used = offline::is_dir(&dir.join(ORIGINAL))?;
     for name in PARTS {
@@ -134,7 +135,7 @@ fn check_unused(dir: &Path) -> Result<(), Error> {
     if is_used { Err(Error::TwoStores { dir: dir.to_path_buf() }) } else { Ok(()) }
 }
 
-/// Removes what an import that did not end has left.
+/// Removes what an unfinished import has left.
 fn clear(disk: &mut dyn Disk, part: &Path) -> Result<(), Error> {
     for dir in [part.join("wal"), part.join("pages"), part.to_path_buf()] {
         if offline::is_dir(&dir)? {
@@ -146,7 +147,7 @@ fn clear(disk: &mut dyn Disk, part: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// The moment at which the directory changes hands. All that was built is durable.
+/// The moment at which the directory changes hands. Everything that was built is durable.
 fn hand_over(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {
     let (member, original) = (dir.join(MEMBER), dir.join(ORIGINAL));
     if offline::exists(&original)? {
@@ -177,8 +178,8 @@ fn write_note(disk: &mut dyn Disk, path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Moves what an import has built to its place, if the directory has changed hands: the last step of an import, or the
-/// first of the next start.
+/// Moves what an import has built to its place, if the directory has changed hands. It is the last step of an import,
+/// or the first step of the next start.
 ///
 /// **Errors** the disk's.
 pub fn complete(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {

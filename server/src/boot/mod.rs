@@ -2,14 +2,14 @@
 //!
 //! From a configuration to a serving member, and from SIGTERM to a clean end.
 //!
-//! - `process`: the limits of the process; `options`: what the knobs mean to each part
+//! - `process`: the limits of the process; `options`: the knobs as settings for each part
 //! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped
 //!   etcd, once
 //! - `threads`: the cores; `drain`: the end; `error`: why a member does not start, or stops
 //!
-//! Order: lock and open the store, open the log, apply what the log has beyond the store, bind, then serve once the
-//! member has published itself. Nothing is answered before that. Bootstrap settings count only for a directory without
-//! data: who a member is lies in its store.
+//! Order: lock and open the store, open the log, apply the entries that the store does not have yet, bind. The member
+//! serves once it has published itself; nothing is answered before that. Bootstrap settings count only for a directory
+//! without data, because the store holds the identity of a member.
 
 use std::{process::ExitCode, rc::Rc, sync::Arc, thread, time::Duration};
 
@@ -55,7 +55,7 @@ pub fn run(config: Config, clock: Clock) -> ExitCode {
     let served = core.spawn(move || block_on(serve(Arc::new(config), clock)));
     let ended = match served.map(thread::JoinHandle::join) {
         Ok(Ok(ended)) => ended,
-        // It has said why.
+        // The thread has reported why.
         Ok(Err(_)) => return ExitCode::FAILURE,
         Err(source) => stop_member(&Error::System { what: "a core's thread".into(), source }),
     };
@@ -71,7 +71,7 @@ pub fn run(config: Config, clock: Clock) -> ExitCode {
     }
 }
 
-/// Serves until the signal that is returned.
+/// Serves until a signal comes, and returns it.
 async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let cores = Cores::of(&config);
     if config.knobs.server.pin_cores {

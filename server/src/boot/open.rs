@@ -1,9 +1,9 @@
 //! Runs on: core 0.
 //!
-//! Opens the data directory: the store, who the member is, the log.
+//! Opens the data directory: the store, the member's identity, the log.
 //!
-//! Each directory's I/O path is probed once, before any other thread runs; all disks of the member are opened on what
-//! was found.
+//! Each directory's I/O path is probed once, before any other thread runs. All disks of the member are opened on the
+//! path that was found.
 
 use std::path::Path;
 
@@ -31,34 +31,34 @@ use crate::{
     lease::Lessor,
 };
 
-/// How files are reached.
+/// The I/O paths of the member.
 #[derive(Clone, Debug)]
 pub struct IoPaths {
-    /// Those of the data directory.
+    /// The path of the data directory.
     pub data: IoPath,
-    /// Those of the log, which may have a directory of its own.
+    /// The path of the log, which may have a directory of its own.
     pub log: IoPath,
 }
 
-/// A member at rest.
+/// An opened member before its threads run.
 pub struct Opened {
     /// Keys and tables.
     pub store: Store,
-    /// How files are reached.
+    /// The I/O paths.
     pub paths: IoPaths,
     /// The disk on which the log was opened.
     pub log_disk: Box<dyn Disk>,
-    /// Who it is.
+    /// The identity of the member.
     pub identity: Identity,
     /// Raft and the log.
     pub driver: Driver,
-    /// What lies beside the keys.
+    /// The state beside the keys.
     pub applier: Applier,
 }
 
 /// Opens the member that `config` names, or makes it.
 ///
-/// **Errors** why it cannot start.
+/// **Errors** the reason why it cannot start.
 pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let dir = config.data_dir.as_path();
     if import::is_etcd(dir)? {
@@ -92,7 +92,7 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     Ok(Opened { store, paths, log_disk, identity, driver, applier })
 }
 
-/// Tries out, once for each directory, how files are reached there.
+/// Probes the I/O path of each directory, once.
 fn probe(config: &Config) -> Result<IoPaths, Error> {
     let preference = options::io_preference(config);
     let data = disk::probe(preference, &config.data_dir)?;
@@ -103,7 +103,7 @@ fn probe(config: &Config) -> Result<IoPaths, Error> {
     Ok(IoPaths { data, log })
 }
 
-/// Imports etcd's data, if the operator wants that.
+/// Imports etcd's data, if the operator asked for it.
 fn take_over(config: &Config, clock: &Clock) -> Result<(), Error> {
     let dir = config.data_dir.as_path();
     if !config.import {
@@ -124,7 +124,7 @@ fn bootstrap_member(config: &Config) -> Member {
     Member { id, peer_urls, name: config.name.clone(), ..Member::default() }
 }
 
-/// Who the member is: as its store has it, and if that is new, `member`.
+/// The identity of the member, as its store has it. If the store is new, the identity of `member`.
 fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Result<Identity, Error> {
     let view = store.mvcc().view();
     if let Some(bytes) = load_for(disk, store.dir(), || view.meta_get(table::IDENTITY))? {
@@ -135,7 +135,7 @@ fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Resul
     Ok(identity)
 }
 
-/// Writes down who the member is before anything else is.
+/// Writes the identity of the member, before anything else is written.
 fn first_checkpoint(store: &mut Store, disk: &mut dyn Disk, identity: &Identity) -> Result<(), Error> {
     let mut write = store.mvcc_mut().begin();
     write

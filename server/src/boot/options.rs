@@ -1,6 +1,6 @@
 //! Runs on: main thread, core 0.
 //!
-//! What the knobs mean to each part of the member.
+//! Turns the knobs into settings for each part of the member.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -25,28 +25,28 @@ const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
 const OWN_FILES: usize = 150;
 /// Watchers of one core.
 const WATCHERS_MAX: usize = 1 << 20;
-/// Up to so many CPUs raft and apply share the first serving core's loop ...
+/// Up to this many CPUs, raft and apply share the loop of the first serving core ...
 const CPUS_SHARED_MAX: usize = 2;
-/// ... and up to so many they have one thread for both.
+/// ... and up to this many, they have one thread for both.
 const CPUS_ONE_THREAD_MAX: usize = 4;
 
-/// Which threads there are.
+/// The cores of the member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cores {
-    /// Those that serve connections.
+    /// Number of cores that serve connections.
     pub serving: usize,
     /// Where raft and apply run.
     pub placement: Placement,
 }
 
 impl Cores {
-    /// As the knobs have it, on this host.
+    /// The cores that the knobs ask for, on this host.
     pub fn of(config: &Config) -> Self {
         Self::on(process::cpus(), config.knobs.server.cores, config.knobs.server.raft_apply)
     }
 
-    /// On `cpus`, with so many serving cores, 0 for as many as there is room for: one CPU is left to the kernel's side
-    /// of sockets and disk.
+    /// The cores on `cpus` CPUs. `serving` is the number of serving cores; 0 means as many as there is room for. One
+    /// CPU is left for the kernel's work on sockets and disk.
     fn on(cpus: usize, serving: usize, raft_apply: tuning::RaftApply) -> Self {
         let placement = match raft_apply {
             tuning::RaftApply::Shared => Placement::Shared,
@@ -66,7 +66,7 @@ impl Cores {
     }
 }
 
-/// What the operator says of the I/O path.
+/// What the operator asks for as I/O path.
 pub fn io_preference(config: &Config) -> Preference {
     match config.knobs.io.path {
         tuning::IoPathChoice::Auto => Preference::Auto,
@@ -75,7 +75,7 @@ pub fn io_preference(config: &Config) -> Preference {
     }
 }
 
-/// Where the log lies.
+/// The directory of the log.
 pub fn wal_dir(config: &Config) -> PathBuf {
     config.wal_dir.clone().unwrap_or_else(|| config.data_dir.join("wal"))
 }
@@ -85,7 +85,7 @@ pub fn cache_bytes(config: &Config) -> usize {
     tuning::cache_bytes(config.knobs.store.cache_bytes, &config.host)
 }
 
-/// A store.
+/// Settings of the store.
 pub fn store(config: &Config, clock: &Clock) -> store::Options {
     let knobs = &config.knobs;
     store::Options {
@@ -101,12 +101,12 @@ pub fn store(config: &Config, clock: &Clock) -> store::Options {
     }
 }
 
-/// The log, and raft.
+/// Settings of raft and the log.
 pub fn consensus(knobs: &tuning::Knobs, clock: &Clock) -> consensus::Options {
     consensus::Options::from_knobs(&knobs.consensus, true, clock.seed(), wal(&knobs.wal, clock))
 }
 
-/// The log.
+/// Settings of the log.
 pub fn wal(knobs: &tuning::Wal, clock: &Clock) -> wal::Options {
     wal::Options {
         segment_bytes: u32::try_from(knobs.segment_bytes).unwrap_or(!4095),
@@ -117,7 +117,7 @@ pub fn wal(knobs: &tuning::Wal, clock: &Clock) -> wal::Options {
     }
 }
 
-/// How long leases last.
+/// Settings of leases.
 pub fn lease(config: &Config) -> lease::Params {
     let knobs = &config.knobs.consensus;
     let election_ticks = u32::try_from(knobs.election_ms / knobs.heartbeat_ms).unwrap_or(u32::MAX);
@@ -125,7 +125,7 @@ pub fn lease(config: &Config) -> lease::Params {
     lease::Params { ttl_min_s, retry_after: config.request_timeout() }
 }
 
-/// Between two ticks.
+/// Time between two ticks.
 pub fn heartbeat(config: &Config) -> Duration {
     Duration::from_millis(config.knobs.consensus.heartbeat_ms)
 }
@@ -136,7 +136,7 @@ pub fn quota(config: &Config) -> Quota {
     Quota::new(server.quota_backend_bytes, server.quota_disarm_percent)
 }
 
-/// Bounds that requests are held against.
+/// Bounds on requests.
 pub fn limits(config: &Config, cores: Cores) -> Limits {
     let server = &config.knobs.server;
     Limits {
@@ -153,19 +153,21 @@ pub fn limits(config: &Config, cores: Cores) -> Limits {
     }
 }
 
-/// Segment files that one core keeps open: all cores together at most a quarter of the files there may be.
+/// Segment files that one core keeps open. All cores together keep at most a quarter of the files that the process may
+/// open.
 pub fn open_segments_max(config: &Config, cores: Cores) -> usize {
     let share = process::files_max() / 4 / cores.readers();
     config.knobs.store.open_segments_max.min(share).max(8)
 }
 
-/// Connections that the knob and the limit on open files allow: etcd keeps some files for itself, we the segments too.
+/// Connections that the knob and the limit on open files allow. etcd keeps some files for itself; we also keep the
+/// segments.
 fn connections_max(config: &Config, cores: Cores) -> usize {
     let own = OWN_FILES + cores.readers() * open_segments_max(config, cores);
     config.knobs.server.connections_max.min(process::files_max().saturating_sub(own))
 }
 
-/// What is told of requests.
+/// Which requests are logged and counted.
 pub fn insight(config: &Config) -> Settings {
     Settings {
         unary: Duration::from_millis(config.knobs.server.warning_unary_ms),
@@ -179,7 +181,7 @@ pub fn features(config: &Config) -> Vec<(&'static str, Stage, bool)> {
     config::GATES.iter().map(|(name, stage, _)| (*name, *stage, config.gates[name])).collect()
 }
 
-/// Bounds of a core's watchers.
+/// Bounds on the watchers of a core.
 pub fn watchers(config: &Config) -> Bounds {
     Bounds {
         stream_buffer_bytes_max: config.knobs.server.stream_buffer_bytes_max,
@@ -188,7 +190,7 @@ pub fn watchers(config: &Config) -> Bounds {
     }
 }
 
-/// Connections.
+/// Settings of connections.
 pub fn wire(config: &Config) -> http2::Options {
     let server = &config.knobs.server;
     http2::Options {
@@ -202,12 +204,12 @@ pub fn wire(config: &Config) -> http2::Options {
     }
 }
 
-/// Bytes of entries that apply is handed at once.
+/// Bytes of entries that are handed to apply at once.
 pub fn batch_bytes_max(config: &Config) -> u64 {
     config.knobs.consensus.apply_batch_bytes_max as u64
 }
 
-/// Apply, over a log that ended at `replayed_to` at the start.
+/// Settings of apply, over a log that ended at `replayed_to` at the start.
 pub fn apply(config: &Config, clock: &Clock, replayed_to: u64) -> machine::Options {
     let knobs = &config.knobs;
     machine::Options {

@@ -4,7 +4,7 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit on open files as far as this process may, as Go's runtime does for etcd.
+/// Raises the limit on open files as far as this process may. Go's runtime does so for etcd.
 pub fn raise_files_max() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
@@ -18,7 +18,7 @@ pub fn files_max() -> usize {
     usize::try_from(files).unwrap_or(usize::MAX)
 }
 
-/// Has the kernel back this process's memory with small pages alone.
+/// Makes the kernel back this process's memory with small pages only.
 pub fn leave_huge_pages() {
     if let Err(error) = rustix::thread::disable_transparent_huge_pages(true) {
         tracing::warn!(%error, "huge pages stay as the host has them");

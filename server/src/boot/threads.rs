@@ -1,10 +1,10 @@
 //! Runs on: core 0, and each thread at its beginning.
 //!
-//! The member's threads: connection cores, raft and apply where they have threads of their own, checkpoints, and for a
-//! while those that bring in pages behind the start.
+//! The member's threads: connection cores, raft and apply if they have threads of their own, checkpoints, and for a
+//! while the threads that load pages after the start.
 //!
-//! Core 0 serves connections, accepts those of all cores, and awaits the signals. What runs on a thread is made there,
-//! as a core's state stays on its thread.
+//! Core 0 serves connections, accepts the connections of all cores, and waits for the signals. The state of a core is
+//! made on the core's own thread, because it stays there.
 
 use std::{
     rc::Rc,
@@ -64,16 +64,17 @@ use crate::{
     watch::encode::Responder,
 };
 
-/// Threads that bring in pages behind a start.
+/// Threads that load pages after a start.
 const WARMERS_MAX: usize = 4;
-/// Entries for which a thread is worth it.
+/// Entries from which on such a thread is worth it.
 const WARM_ENTRIES_MIN: usize = 64;
-/// Entries that are looked at ahead of apply.
+/// Entries that are looked at ahead of apply, at most.
 const WARM_ENTRIES_MAX: usize = 32_768;
-/// Bytes of cache for each of them: most need one page, which takes some 6 KiB, of an eighth of the cache.
+/// Bytes of cache for each of these entries. Most need one page of about 6 KiB, and all of them may take an eighth of
+/// the cache.
 const WARM_CACHE_SHARE: usize = 8 * (8 << 10);
 
-/// What all threads of the member know.
+/// The state that all threads of the member share.
 #[derive(Clone)]
 pub struct Member {
     config: Arc<Config>,
@@ -87,7 +88,7 @@ pub struct Member {
 
 /// The member's threads as core 0 sees them.
 pub struct Started {
-    /// Its own desk.
+    /// The desk of core 0.
     pub desk: Rc<Desk>,
     /// The ways to all cores that serve.
     pub ways: Vec<Way>,
@@ -95,14 +96,14 @@ pub struct Started {
     pub ready: watch::Receiver<bool>,
 }
 
-/// What raft and apply are made of.
+/// The parts from which raft and apply are made.
 struct Machines {
     driver: Driver,
     log_disk: Box<dyn Disk>,
     apply: Apply,
     checkpoints: blocking::Sender<Checkpoint>,
     ready: watch::Sender<bool>,
-    /// What tells that the first pages behind the start are there.
+    /// Signals that the first pages after the start are there.
     warmed: Vec<oneshot::Receiver<()>>,
     ways: Ways,
     to_raft: mpsc::Receiver<Vec<ToRaft>>,
@@ -112,7 +113,7 @@ struct Machines {
 impl Member {
     /// The member that was opened.
     ///
-    /// **Errors** where its log lies cannot be told.
+    /// **Errors** the file system of the log cannot be found.
     pub fn new(config: Arc<Config>, clock: Clock, cores: Cores, opened: &Opened) -> Result<Self, Error> {
         let first_id = RequestIds::new(opened.identity.member_id, clock.unix_us() / 1000).next_id();
         let log_file_system = FileSystem::of(&options::wal_dir(&config))?;
@@ -129,7 +130,7 @@ impl Member {
         Ok(Self { config, clock, cores, paths: opened.paths.clone(), shared, registry, board })
     }
 
-    /// Page reads of one more thread.
+    /// The page reads of one more thread.
     fn loader(&self) -> Result<Loader, engine::Error> {
         let reads_max = self.config.knobs.io.operations_in_flight_max as usize;
         let files_max = options::open_segments_max(&self.config, self.cores);
@@ -137,7 +138,7 @@ impl Member {
         Ok(Loader::new(self.paths.data.disk(dir)?, PageReader::new(dir, files_max, reads_max)))
     }
 
-    /// The desk of connection core `id`, on its thread, and its posts.
+    /// The desk of connection core `id` and its posts. Must be called on that core's thread.
     fn desk(&self, id: usize) -> Result<(Rc<Desk>, Posts), engine::Error> {
         let server = &self.config.knobs.server;
         let identity = &self.shared.identity;
@@ -166,7 +167,7 @@ impl Member {
         Ok((desk, posts))
     }
 
-    /// Runs a core on a thread of its own. `position` is its place among all threads; an error of `run` stops the
+    /// Runs a core on a thread of its own. `position` is its place among all threads. An error of `run` stops the
     /// member.
     fn spawn<F: Future<Output = Result<(), E>>, E: std::error::Error>(
         &self,
@@ -189,7 +190,7 @@ impl Member {
         spawned.map(drop).map_err(system("a core's thread"))
     }
 
-    /// Starts the connection cores behind the first, each on a thread of its own; the ways to them.
+    /// Starts the connection cores after the first, each on a thread of its own. Returns the ways to them.
     fn spawn_connections(&self, ways: &Ways, serving: &Serving) -> Result<Vec<mpsc::Sender<ToCore>>, Error> {
         let mut senders = Vec::new();
         for id in 1..self.cores.serving {
@@ -215,8 +216,8 @@ impl Member {
         Ok(jobs)
     }
 
-    /// Has threads bring in what `driver`'s log will need of the store, while it is applied. A host that has no room
-    /// for them goes without. What tells that the first of it is there.
+    /// Starts threads that load the pages which `driver`'s log needs from the store, while the log is applied. A host
+    /// that has no room for them goes without. Returns the signals that the first pages are there.
     fn spawn_warmers(&self, driver: &Driver) -> Vec<oneshot::Receiver<()>> {
         let entries: Vec<_> = driver.unapplied().map(|(index, entry)| (index, entry.clone())).collect();
         let count = process::cpus().saturating_sub(1).clamp(1, WARMERS_MAX).min(entries.len() / WARM_ENTRIES_MIN);
@@ -257,7 +258,7 @@ impl Member {
 
 /// Starts the member's threads. Raft and apply begin at once; connections come when somebody accepts them.
 ///
-/// **Errors** a thread or a disk is not to be had.
+/// **Errors** a thread or a disk cannot be made.
 pub fn start(member: &Member, opened: Opened, serving: &Serving) -> Result<Started, Error> {
     let Opened { store, log_disk, driver, applier, .. } = opened;
     let (to_raft_sender, to_raft) = turns();
@@ -312,7 +313,7 @@ fn run_here(member: &Member, machines: Machines, desk: &Desk, posts: Posts, ways
     });
 }
 
-/// Runs raft and apply on one thread for both, or on one each. `cores` leads to the connection cores.
+/// Runs raft and apply on one thread, or on one thread each. `cores` leads to the connection cores.
 fn run_apart(member: &Member, machines: Machines, cores: &[mpsc::Sender<ToCore>]) -> Result<(), Error> {
     let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply } = machines;
     let to_self = ways.to_apply;
@@ -355,8 +356,8 @@ fn run_apart(member: &Member, machines: Machines, cores: &[mpsc::Sender<ToCore>]
     })
 }
 
-/// Waits until the first pages behind the start are there: apply would read the same, one after the other. A thread
-/// that ended without telling is no reason to wait.
+/// Waits until the first pages after the start are there. Apply would read the same pages, one after the other. A
+/// thread that ended without a signal is not waited for.
 async fn wait_for(warmed: Vec<oneshot::Receiver<()>>) {
     for first in warmed {
         drop(first.await);

@@ -1,14 +1,14 @@
 //! Runs on: main thread.
 //!
-//! The command line: which command the arguments name, how its flags are read and shown, and how it fails.
+//! The command line: it finds the command that the arguments name, reads and shows its flags, and reports its failure.
 //!
 //! Invariants:
-//! - A command is one table of flags and one function; everything else that users see of commands comes from here.
-//! - What was asked for is printed on stdout, what is wrong on stderr.
-//! - Exit statuses: 0; 1 for what was tried and failed, or a setting refused; 2 for arguments that do not parse.
+//! - A command is one table of flags and one function. Everything else that users see of commands comes from this file.
+//! - What the user asked for is printed on stdout. What is wrong is printed on stderr.
+//! - Exit statuses: 0 for success; 1 if the work failed or a setting is refused; 2 for arguments that do not parse.
 //!   Commands of etcd's tools have those tools' statuses.
 //!
-//! It knows no command by name: the list is handed in.
+//! It knows no command by name: the caller passes the list.
 
 use std::process::ExitCode;
 
@@ -21,28 +21,28 @@ use crate::{
 
 /// One command.
 pub(super) struct Command {
-    /// The word behind `orlop`; empty for the server.
+    /// The word after `orlop`; empty for the server.
     pub(super) name: &'static str,
     /// The forms of its arguments, and what each does.
     pub(super) forms: &'static [(&'static str, &'static str)],
-    /// What the help says between forms and flags: whole lines, or nothing.
+    /// Text of the help between forms and flags: whole lines, or nothing.
     pub(super) note: &'static str,
     /// Its flags.
     pub(super) table: &'static Table,
-    /// How it fails.
+    /// How it reports failures.
     pub(super) manner: Manner,
     /// Runs it.
     pub(super) run: fn(&Invocation<'_>, Values) -> Result<ExitCode, Error>,
 }
 
-/// How a command fails.
+/// How a command reports failures.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Manner {
-    /// As etcd: what is refused is a line of the log.
+    /// As etcd: a refusal is a line of the log.
     Server,
     /// With the command's name before the reason.
     Own,
-    /// As etcdctl and etcdutl: `Error: ` before the reason, and their exit status for bad arguments.
+    /// As etcdctl and etcdutl: `Error: ` comes before the reason, and bad arguments have their exit status.
     ///
     /// **Source**: etcd v3.7.1 `pkg/cobrautl/error.go`.
     EtcdTool,
@@ -58,7 +58,7 @@ impl Manner {
     }
 }
 
-/// What a command is run with besides its flags.
+/// What a command gets beside its flags.
 pub(super) struct Invocation<'a> {
     /// The environment.
     pub(super) variables: &'a [(String, String)],
@@ -69,13 +69,13 @@ pub(super) struct Invocation<'a> {
 /// Why a command ends before its work is done.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Error {
-    /// Flags or settings.
+    /// A flag or a setting is wrong.
     #[error(transparent)]
     Config(#[from] config::Error),
-    /// Words or flags that the command cannot use: said with the usage.
+    /// The command cannot use these words or flags. The message comes with the usage.
     #[error("{0}")]
     Usage(String),
-    /// What an etcd tool refuses with an exit status of its own; said without the usage.
+    /// An etcd tool refuses this with an exit status of its own. The message comes without the usage.
     #[error("{text}")]
     Tool {
         /// The tool's words.
@@ -83,13 +83,13 @@ pub(super) enum Error {
         /// The tool's exit status.
         status: u8,
     },
-    /// It was tried, and failed.
+    /// The work failed.
     #[error(transparent)]
     Failed(Box<dyn std::error::Error>),
 }
 
 impl Error {
-    /// A failure for that reason.
+    /// A failure with this reason.
     pub(super) fn failed(why: impl Into<Box<dyn std::error::Error>>) -> Self {
         Self::Failed(why.into())
     }
@@ -101,7 +101,7 @@ pub(super) fn wall_us(clock: &Clock) -> impl Fn() -> u64 + Send + Sync + 'static
     move || clock.unix_us()
 }
 
-/// Runs the command that the arguments name. The first of `commands` is the one that is run without a name.
+/// Runs the command that the arguments name. The first of `commands` runs if there is no name.
 pub(super) fn run(commands: &[&Command], arguments: &[String], invocation: &Invocation<'_>) -> ExitCode {
     let named = arguments.first().and_then(|first| {
         commands.iter().find(|command| !command.name.is_empty() && command.name == first).map(|found| (*found, 1))
@@ -112,7 +112,7 @@ pub(super) fn run(commands: &[&Command], arguments: &[String], invocation: &Invo
     ended.unwrap_or_else(|error| explain(command, commands, &error))
 }
 
-/// Says why the command did nothing, or not all, and gives the exit status.
+/// Prints why the command did nothing, or not everything. Returns the exit status.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command answers on its streams")]
 fn explain(command: &Command, commands: &[&Command], error: &Error) -> ExitCode {
     match error {
@@ -145,7 +145,7 @@ fn explain(command: &Command, commands: &[&Command], error: &Error) -> ExitCode 
     }
 }
 
-/// Says it as etcd does, in a log of this one line.
+/// Reports the refusal as etcd does, in a log of this one line.
 #[expect(clippy::print_stderr, reason = "there is no log")]
 fn log_refusal(error: &Error) {
     match log::start(LogLevel::Error, LogFormat::Json, &[LogOutput::Stderr], wall_us(&Clock::start())) {
@@ -154,7 +154,7 @@ fn log_refusal(error: &Error) {
     }
 }
 
-/// The forms of a command; those of all commands for the one without a name.
+/// The forms of a command. For the command without a name, the forms of all commands.
 fn usage(command: &Command, commands: &[&Command]) -> String {
     let shown: Vec<&Command> = if command.name.is_empty() { commands.to_vec() } else { vec![command] };
     let mut text = String::from("Usage:\n");
@@ -182,7 +182,7 @@ fn help(command: &Command, commands: &[&Command]) -> String {
     text
 }
 
-/// The flags of a section; nothing for those that etcd itself names no more.
+/// The help for the flags of a section. Flags that etcd itself no longer lists are left out.
 fn section_help((title, rows): &Section) -> String {
     let mut text = String::new();
     for row in rows.iter().filter(|row| row.fate != Fate::Legacy) {

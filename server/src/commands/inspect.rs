@@ -1,10 +1,10 @@
 //! Runs on: main thread, in place of the server.
 //!
-//! `orlop inspect` and `orlop verify`: what lies in a data directory that no server uses, and whether all of it is what
-//! was written.
+//! `orlop inspect` shows the contents of a data directory that no server uses. `orlop verify` checks that everything in
+//! it is as it was written.
 //!
-//! Changes nothing in the directory. Damage is named with its file and offset, all of it in one run; the exit status is
-//! 1 then.
+//! They change nothing in the directory. One run names all damage, each with its file and offset. The exit status is
+//! then 1.
 
 use std::{
     fmt::Write as _,
@@ -55,14 +55,14 @@ const FLAGS: Section = ("Flags", &[
     row("wal-dir", Text, "", Used, "Directory of the log; if not given, 'wal' in the data directory."),
 ]);
 
-/// Where to look.
+/// The directory to look at.
 struct Place {
     dir: PathBuf,
     wal_dir: PathBuf,
 }
 
 impl Place {
-    /// The one directory that is named, as a word or with the server's flag.
+    /// The one directory that the arguments name, as a word or with the server's flag.
     fn of(values: &Values) -> Option<Self> {
         let flag = values.is_set("data-dir").then(|| values.text("data-dir"));
         let dir = match (flag, &values.words()[..]) {
@@ -85,7 +85,7 @@ fn run(name: &str, values: &Values, verifies: bool) -> Result<ExitCode, cli::Err
     Ok(if damages == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is to be printed, and how much is damaged.
+/// Returns the text to print, and the number of damaged things.
 fn look(place: &Place, verifies: bool, disk: &mut dyn Disk) -> Result<(String, usize), Error> {
     let mut text = String::new();
     let mut damages = 0;

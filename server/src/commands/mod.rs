@@ -1,18 +1,18 @@
 //! Runs on: main thread.
 //!
-//! What users run: the server and the commands beside it, on one command line.
+//! The commands that users run: the server and the commands beside it, on one command line.
 //!
 //! | file | what it has |
 //! |---|---|
-//! | `cli` | the command line: which command, its help, how it fails |
+//! | `cli` | the command line: finds the command, prints help, reports failures |
 //! | `serve` | `orlop`: the server |
 //! | `snapshot` | `orlop snapshot status`, `orlop snapshot restore` |
 //! | `inspect` | `orlop inspect`, `orlop verify` |
 //! | `tune` | `orlop tune` |
 //! | `top/` | `orlop top`: its client, its table |
 //!
-//! A new command is a file with a table of flags and a function, named in `COMMANDS`. Commands import nothing of one
-//! another.
+//! A new command is a file with a table of flags and a function, and an entry in `COMMANDS`. Commands import nothing
+//! from each other.
 
 use std::process::ExitCode;
 
@@ -25,11 +25,11 @@ mod tune;
 
 use cli::{Command, Invocation};
 
-/// All commands, in the order of the help; the first is run without a name.
+/// All commands, in the order of the help. The first one runs if there is no name.
 static COMMANDS: [&Command; 6] =
     [&serve::COMMAND, &snapshot::COMMAND, &inspect::INSPECT, &inspect::VERIFY, &tune::COMMAND, &top::COMMAND];
 
-/// Runs what the arguments behind the program's name, and the environment, ask for.
+/// Runs the command that the arguments after the program's name ask for, with the environment.
 pub fn run(arguments: &[String], variables: &[(String, String)]) -> ExitCode {
     let read_file = |path: &str| std::fs::read_to_string(path);
     cli::run(&COMMANDS, arguments, &Invocation { variables, read_file: &read_file })

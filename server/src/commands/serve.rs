@@ -1,6 +1,6 @@
-//! Runs on: main thread, until the server's cores run.
+//! Runs on: main thread, before any core is started.
 //!
-//! `orlop`: the server. Flags and variables become a configuration, the log begins, and the member is started.
+//! `orlop`: the server. It turns flags and variables into a configuration, starts the log, and starts the member.
 
 use std::process::ExitCode;
 

@@ -1,8 +1,8 @@
 //! Runs on: main thread, in place of the server.
 //!
-//! `orlop snapshot status|restore`: the flags of `etcdutl snapshot`, its exit statuses, and what it prints.
+//! `orlop snapshot status|restore`: the flags of `etcdutl snapshot`, its exit statuses, and its output.
 //!
-//! `status` and `restore` share one table of flags: each takes the flags of the other, without effect.
+//! `status` and `restore` share one table of flags. Each accepts the flags of the other, without effect.
 //!
 //! **Source** etcd v3.7.1 `etcdutl/etcdutl/{snapshot_command,printer*}.go`, `pkg/cobrautl/error.go`.
 
@@ -51,7 +51,7 @@ const RESTORE: Section = ("Snapshot restore", &[
     row("initial-memory-map-size", Text, "", Idle("no file is mapped"), "Size of bbolt's map."),
 ]);
 
-/// Flags for the configuration of the new member. The server's defaults count for those that are not given.
+/// Flags for the configuration of the new member. Flags that are not given have the server's defaults.
 #[rustfmt::skip]
 const MEMBER: Section = ("Member to be made", &[
     row("data-dir", Text, "", Used, "Its data directory; if empty, the name with '.etcd' in the working directory."),
@@ -100,7 +100,7 @@ fn restore(file: &Path, values: &Values, invocation: &Invocation<'_>) -> Result<
     }
     let given = MEMBER.1.iter().filter(|row| values.is_set(row.name));
     let arguments: Vec<String> = given.map(|row| format!("--{}={}", row.name, values.text(row.name))).collect();
-    // A fault here is a failure, not a usage error: etcdutl too looks at these values only when it restores.
+    // An error here is a failure, not a usage error: etcdutl too looks at these values only when it restores.
     let config = Config::parse(&arguments, &[], invocation.read_file).map_err(Error::failed)?;
     config.verify_bootstrap().map_err(Error::failed)?;
     let clock = Clock::start();
@@ -138,14 +138,14 @@ enum Format {
     Simple,
     /// A JSON object.
     Json,
-    /// A line for each figure.
+    /// One line for each figure.
     Fields,
     /// A table.
     Table,
 }
 
 impl Format {
-    /// The format of that name.
+    /// The format with this name.
     fn named(name: &str) -> Option<Self> {
         match name {
             "simple" => Some(Self::Simple),
@@ -193,7 +193,7 @@ fn table(cells: &[String; 5]) -> String {
     [line("┌", "┬", "┐"), row(heads), line("├", "┼", "┤"), row(cells), line("└", "┴", "┘")].concat()
 }
 
-/// As Go's `humanize.Bytes`: three digits at most, powers of 1000.
+/// A size as Go's `humanize.Bytes` prints it: at most three digits, powers of 1000.
 fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
     if bytes < 10 {
@@ -205,7 +205,7 @@ fn human_bytes(bytes: u64) -> String {
         scale *= 1000;
         unit += 1;
     }
-    // Rounded to tenths; a half goes up.
+    // This rounds to tenths. A half goes up.
     let tenths = (u128::from(bytes) * 20 / u128::from(scale)).div_ceil(2);
     if tenths < 100 {
         return format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]);

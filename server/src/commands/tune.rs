@@ -2,12 +2,12 @@
 //!
 //! `orlop tune`: measures this host's disk and prints the settings it recommends, each with the figures behind it.
 //!
-//! What is printed is a knobs file: figures and reasons are its comments, `--knobs` takes it as it is. Only what
-//! differs from the default is set; where the default is right, a comment says by which figure.
+//! The output is a knobs file that `--knobs` accepts as it is. Figures and reasons are its comments. Only values that
+//! differ from the default are set. Where the default is right, a comment says which figure shows it.
 //!
-//! Invariants: what is recommended passes `Knobs::check`; the file measured on is removed, also after a failure; time
-//! comes from the clock passed in. It measures the directory given, through the same `engine::disk` that the server
-//! uses, and nothing else: not the network, not a running server.
+//! Invariants: the recommended settings pass `Knobs::check`. The file that was measured on is removed, after a failure
+//! too. Time comes from the clock that is passed in. It measures the given directory through the same `engine::disk` as
+//! the server, and nothing else: not the network, and not a running server.
 
 use std::{fmt::Write as _, path::Path, process::ExitCode, time::Duration};
 
@@ -44,9 +44,9 @@ const CHUNK_BYTES: usize = 1 << 20;
 const CHUNKS_IN_FLIGHT: usize = 4;
 const DEPTHS: [usize; 3] = [1, 2, 4];
 const SYNCS_MAX: usize = 2000;
-/// A slow disk is measured for this long instead of for so many writes.
+/// A slow disk is measured for this time, instead of for a number of writes.
 const SYNCS_TIME_MAX: Duration = Duration::from_millis(600);
-/// Turns for each path. The best figures count: other programs on the host and its disk only make them worse.
+/// Rounds for each path. The best figures count, because other programs on the host can only make them worse.
 const ROUNDS: usize = 3;
 
 /// Durable writes of 4 KiB, with this many in flight.
@@ -59,17 +59,17 @@ struct Syncs {
     max_us: f64,
 }
 
-/// What one I/O path does in the directory.
+/// The figures of one I/O path in the directory.
 #[derive(Debug, Clone, PartialEq)]
 struct Figures {
-    /// Of large writes, with the sync at their end. **Units**: MB/s.
+    /// Rate of large writes, with the sync at their end. **Units** MB/s.
     write_mb_per_s: f64,
     /// One for each of `DEPTHS`.
     syncs: Vec<Syncs>,
 }
 
 impl Figures {
-    /// The better value of each figure: other programs on the host only make them worse.
+    /// The better value of each figure. Other programs on the host can only make them worse.
     fn or_better(mut self, other: Self) -> Self {
         self.write_mb_per_s = self.write_mb_per_s.max(other.write_mb_per_s);
         for (mine, theirs) in self.syncs.iter_mut().zip(other.syncs) {
@@ -82,7 +82,7 @@ impl Figures {
     }
 }
 
-/// A setting, with the figures that speak for it.
+/// A setting, with the figures that support it.
 #[derive(Debug, PartialEq)]
 struct Recommendation {
     knob: &'static str,
@@ -165,7 +165,7 @@ fn describe(text: &mut String, name: &str, figures: &Figures) {
     }
 }
 
-/// Threads that ran or wanted to run, on average over the last minute; 0 if that is not known.
+/// The average number of threads that ran or wanted to run in the last minute; 0 if it is not known.
 fn load(read_file: ReadFile<'_>) -> f64 {
     let text = read_file("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().next().and_then(|first| first.parse().ok()).unwrap_or(0.0)
@@ -186,7 +186,8 @@ fn recommend(host: &Host, chosen: &Figures, portable: Option<&Figures>) -> Vec<R
     }
     let best = chosen.syncs.iter().map(|syncs| syncs.per_second).fold(0.0, f64::max);
     if let Some(enough) = chosen.syncs.iter().find(|syncs| syncs.per_second >= 0.9 * best) {
-        // Never below the default of two: the next group must not wait for the loop while one write is in flight.
+        // The depth is never below the default of two. The next group must not wait for the loop while one write is in
+        // flight.
         let depth = enough.in_flight.max(Knobs::default().wal.writes_in_flight_max);
         let why =
             format!("{} at once reach {:.0} of {best:.0} durable writes a second", enough.in_flight, enough.per_second);
@@ -212,8 +213,8 @@ fn recommend(host: &Host, chosen: &Figures, portable: Option<&Figures>) -> Vec<R
     all
 }
 
-/// How much log may lie between two checkpoints. Writing the checkpoint takes five seconds at most; the log's records,
-/// four times over, fit into a quarter of the memory.
+/// How much log may lie between two checkpoints. Writing a checkpoint takes at most five seconds. Four times the log's
+/// records fit into a quarter of the memory.
 fn checkpoint_mib(write_mb_per_s: f64, host: &Host) -> u32 {
     let by_memory = host.memory_bytes / 16;
     let by_disk = Duration::try_from_secs_f64(write_mb_per_s * 5.0).unwrap_or_default().as_secs() * 1_000_000;
@@ -226,12 +227,12 @@ fn power_of_two_mib(bytes: u64, min: u32, max: u32) -> u32 {
     1 << mib.ilog2()
 }
 
-/// As the registry shows it.
+/// A size as the registry shows it.
 fn size_text(mib: u32) -> String {
     if mib.is_multiple_of(1024) { format!("{}GiB", mib / 1024) } else { format!("{mib}MiB") }
 }
 
-/// What no knob can mend.
+/// Problems that no knob can fix.
 fn notes(host: &Host, chosen: &Figures, slowest_us: f64, load: f64) -> Vec<String> {
     let mut all = Vec::new();
     if Duration::try_from_secs_f64(load).is_ok_and(|load| load >= Duration::from_secs(host.cpus as u64)) {
@@ -259,17 +260,17 @@ fn notes(host: &Host, chosen: &Figures, slowest_us: f64, load: f64) -> Vec<Strin
     all
 }
 
-/// Figures of the path that `preference` leads to, and that path.
+/// Measures the path that `preference` leads to. Returns the figures and that path.
 fn measure(preference: Preference, dir: &Path, now: Now<'_>) -> Result<(Figures, IoPath), Error> {
     let (mut disk, path) = open_disk(preference, dir)?;
     let name = dir.join(FILE);
-    // Left behind by a run that was killed.
+    // A run that was killed has left this file.
     if disk.list(dir)?.iter().any(|name| name == FILE) {
         disk.remove(&name)?;
     }
     let file = disk.open(&name, OpenKind::Create { len: FILE_BYTES })?;
     let figures = measure_file(&mut *disk, file, now);
-    // After a failure writes may still be on their way; the name can go all the same.
+    // After a failure, writes may still be under way. The name can be removed all the same.
     if figures.is_ok() {
         disk.close(file);
     }

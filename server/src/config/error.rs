@@ -1,9 +1,9 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! What can be wrong with a command line or a setting, in the words of etcd and of Go.
+//! The errors of a command line or a setting, in the words of etcd and of Go.
 //!
 //! The variants of `Error` follow what the caller does: print the help, print the version, show the usage, or refuse to
-//! start. `Invalid` says why a text is no value. It does not say where the text stood: the reader of the flag, the
+//! start. `Invalid` says why a text is not a value. It does not say where the text was; the reader of the flag, the
 //! variable or the list adds that.
 //!
 //! **Source**: etcd v3.7.1 and Go 1.26, `flag`, `strconv`, `time`, `net/url`.
@@ -11,16 +11,16 @@
 /// Why a command does not run.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// `--help`: the help is printed on stdout, exit status 0.
+    /// `--help`: the help is printed on stdout, with exit status 0.
     #[error("help requested")]
     Help,
-    /// `--version`: the version is printed on stdout, exit status 0.
+    /// `--version`: the version is printed on stdout, with exit status 0.
     #[error("version requested")]
     Version,
-    /// The arguments do not parse: this and the usage are printed on stderr, exit status 2.
+    /// The arguments do not parse. The message and the usage are printed on stderr, with exit status 2.
     #[error(transparent)]
     Usage(#[from] Usage),
-    /// A setting that cannot be started, in etcd's words: it is logged, exit status 1.
+    /// The server cannot start with this setting. The message is in etcd's words and is logged, with exit status 1.
     #[error("{0}")]
     Refused(String),
 }
@@ -43,10 +43,10 @@ pub enum Usage {
     /// The flag is the last argument, and needs a value.
     #[error("flag needs an argument: -{0}")]
     NoValue(String),
-    /// A word where only flags may stand.
+    /// There is a word where only flags may be.
     #[error("{0:?} is not a valid flag")]
     Word(String),
-    /// The value is not of the flag's kind.
+    /// The value does not have the flag's kind.
     #[error("invalid value {text:?} for flag -{flag}: {why}")]
     Value {
         /// The flag, as it was given.
@@ -68,16 +68,16 @@ pub enum Usage {
     },
 }
 
-/// Why a text is no value of its kind.
+/// Why a text is not a value of its kind.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Invalid {
-    /// No boolean, integer or duration, as Go's `flag` says it.
+    /// The text is not a boolean, integer or duration, in the words of Go's `flag`.
     #[error("parse error")]
     Syntax,
-    /// An integer beyond its type, as Go's `flag` says it.
+    /// An integer is beyond its type, in the words of Go's `flag`.
     #[error("value out of range")]
     Range,
-    /// An integer, as Go's `strconv` says it.
+    /// An integer is wrong, in the words of Go's `strconv`.
     #[error("strconv.ParseUint: parsing {text:?}: {why}")]
     Integer {
         /// The text.
@@ -85,13 +85,13 @@ pub enum Invalid {
         /// Syntax or range.
         why: &'static str,
     },
-    /// None of the words allowed.
+    /// The word is not an allowed one.
     #[error("invalid value")]
     Word,
-    /// A list with a word that is not allowed.
+    /// The list has a word that is not allowed.
     #[error("invalid value {0:?}")]
     ListWord(String),
-    /// A duration, as Go's `time` says it.
+    /// A duration is wrong, in the words of Go's `time`.
     #[error("time: invalid duration {0:?}")]
     Duration(String),
     /// A duration that has a number without its unit.
@@ -116,7 +116,7 @@ pub enum Invalid {
         /// Its value.
         value: String,
     },
-    /// No gate of etcd's.
+    /// etcd has no such gate.
     #[error("unrecognized feature gate: {0}")]
     Gate(String),
     /// A URL of another scheme.
@@ -136,13 +136,13 @@ pub enum Invalid {
         /// Go's reason.
         why: String,
     },
-    /// A name where an address is needed to listen on.
+    /// The host is a name, but listening needs an address.
     #[error("expected IP in URL for binding ({0})")]
     BindHost(String),
     /// A port above 65535.
     #[error("listen tcp: address {0}: invalid port")]
     BindPort(String),
-    /// A knob's value.
+    /// The value of a knob is wrong.
     #[error(transparent)]
     Knob(#[from] tuning::Error),
 }

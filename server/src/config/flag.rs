@@ -1,29 +1,30 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! What a flag is, for every command: its row in a table, its kind, and the value of a text.
+//! Defines a flag, for every command: its row in a table, its kind, and the value of a text.
 //!
 //! Invariants:
-//! - A default is a value of its kind: each table is tested for it.
-//! - A name stands once in a table.
+//! - A default is a value of its kind. A test checks each table for it.
+//! - A name occurs once in a table.
 //!
-//! Not here: the tables (`flags` has the server's, each command its own), and the reading of arguments (`values`).
+//! Not here: the tables (`flags` has the server's table, each command its own), and the reading of arguments
+//! (`values`).
 
 use std::collections::BTreeMap;
 
 use super::{error::Invalid, gates, go, url::Url};
 
-/// How a flag's text is understood, and refused.
+/// How a flag's text is read and refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Text,
-    /// Go's boolean: needs no value on the command line.
+    /// Go's boolean. It needs no value on the command line.
     Switch,
     Unsigned,
     /// etcd's own 32-bit type, with other error texts.
     Unsigned32,
     Signed,
     Duration,
-    /// A list of URLs; an empty text leaves the default.
+    /// A list of URLs. An empty text keeps the default.
     Urls,
     /// One of these words.
     Words(&'static [&'static str]),
@@ -32,20 +33,20 @@ pub(crate) enum Kind {
     Gates,
 }
 
-/// What becomes of a flag.
+/// What happens with a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// The command reads it.
     Used,
     /// Sets the knob whose row names this flag.
     Knob,
-    /// Accepted without effect, for this reason; the server warns.
+    /// It is accepted without effect, for this reason; the server warns.
     Idle(&'static str),
-    /// Refused unless it says what is the case anyway; the reason.
+    /// It is refused for this reason, unless it asks for what is true anyway.
     Missing(&'static str),
-    /// Dropped by etcd itself; any value is taken, with etcd's warning.
+    /// etcd itself has dropped it. Any value is accepted, with etcd's warning.
     Legacy,
-    /// Another name of this flag of the same table.
+    /// It is another name of this flag in the same table.
     Same(&'static str),
 }
 
@@ -78,9 +79,9 @@ pub(crate) enum Value {
 }
 
 impl Flag {
-    /// The value of a text.
+    /// Reads the value of a text.
     ///
-    /// **Errors**: what follows `invalid value "x" for flag -name: ` in etcd.
+    /// **Errors**: the text that follows `invalid value "x" for flag -name: ` in etcd.
     pub(crate) fn parse(&self, text: &str) -> Result<Value, Invalid> {
         match self.kind {
             _ if self.fate == Fate::Legacy => Ok(Value::Text(text.to_owned())),
@@ -114,7 +115,7 @@ impl Flag {
 pub(crate) enum Target {
     /// A row of the table.
     Flag(&'static Flag),
-    /// A feature gate, set by a flag of an older release.
+    /// A feature gate that a flag of an older release sets.
     Gate(&'static str),
     /// A knob without a flag of etcd's.
     Knob(&'static tuning::Knob),
@@ -131,14 +132,14 @@ impl Target {
     }
 }
 
-/// Rows that stand together in the help, under a title.
+/// Rows that are together in the help, under a title.
 pub(crate) type Section = (&'static str, &'static [Flag]);
 
 /// All flags of a command.
 pub(crate) struct Table {
-    /// In the order of the help.
+    /// The sections, in the order of the help.
     pub(crate) sections: &'static [Section],
-    /// Whether words that are no flags may stand among the arguments.
+    /// Whether words that are not flags may be among the arguments.
     pub(crate) takes_words: bool,
     /// Whether the knobs of `tuning`'s registry are flags too.
     pub(crate) has_knobs: bool,
@@ -147,7 +148,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// A table of a command that has flags of its own alone.
+    /// A table for a command that only has flags of its own.
     pub(crate) const fn of(sections: &'static [Section]) -> Self {
         Self { sections, takes_words: true, has_knobs: false, renamed: |_name| None }
     }
@@ -179,7 +180,7 @@ impl Table {
 
 #[cfg(test)]
 impl Table {
-    /// Panics where a row could not be used.
+    /// Panics if a row cannot be used.
     pub(crate) fn check(&self) {
         let mut names = std::collections::BTreeSet::new();
         for row in self.rows() {

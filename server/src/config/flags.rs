@@ -1,12 +1,12 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! The server's table of flags: one row each, with kind, default, fate and help.
+//! The server's table of flags. Each flag has one row, with kind, default, fate and help.
 //!
 //! Invariants:
-//! - Every flag of etcd 3.7.1 has a row, with etcd's default; a name stands once.
-//! - A flag is never silently ignored: set to other than its default it is read (`Used`, `Knob`), warned of (`Idle`,
-//!   `Legacy`) or refused with the reason (`Missing`).
-//! - Knobs without a flag of etcd's have no row: `tuning`'s registry is their table.
+//! - Every flag of etcd 3.7.1 has a row, with etcd's default. A name occurs once.
+//! - A flag is never silently ignored. If it is set to something other than its default, it is read (`Used`, `Knob`),
+//!   or there is a warning (`Idle`, `Legacy`), or it is refused with the reason (`Missing`).
+//! - A knob for which etcd has no flag has no row. The registry of `tuning` is the table of knobs.
 //!
 //! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/etcdmain/{config,help}.go`.
 
@@ -22,7 +22,7 @@ const NO_TRACING: &str = "distributed tracing is not supported yet";
 const ONE_MEMBER: &str = "there are no other members yet";
 const NO_BBOLT: &str = "Orlop does not store its data in bbolt";
 
-/// All flags of the server, the knobs' included.
+/// All flags of the server, including the knobs.
 pub(crate) static TABLE: Table = Table {
     sections: &[
         MEMBER, CLUSTERING, SECURITY, AUTH, MONITORING, LOGGING, TRACING, FEATURES, UNSAFE, OWN, GENERAL, LEGACY,
@@ -32,7 +32,7 @@ pub(crate) static TABLE: Table = Table {
     renamed,
 };
 
-/// Whether a flag is Orlop's own, so that its variable is `ORLOP_...` rather than `ETCD_...`.
+/// Whether a flag is Orlop's own. Its variable is then `ORLOP_...` rather than `ETCD_...`.
 pub(super) fn is_own(flag: &Flag) -> bool {
     OWN.1.iter().any(|row| row.name == flag.name)
 }
@@ -243,7 +243,7 @@ const LEGACY: Section = ("Ignored", &[
     row("test.outputdir", Switch, "", Legacy, ""),
 ]);
 
-/// The present meaning of an `--experimental-` flag, which manifests of etcd 3.5 and 3.6 still carry.
+/// The present meaning of an `--experimental-` flag. Manifests of etcd 3.5 and 3.6 still use such flags.
 ///
 /// **Source**: etcd v3.6.14 `server/embed/config.go`.
 fn renamed(name: &str) -> Option<Target> {

@@ -2,8 +2,8 @@
 //!
 //! etcd's feature gates: the names and defaults of 3.7, and the syntax of `--feature-gates`.
 //!
-//! Invariant: every gate etcd 3.7 knows is known here and none else, whether or not the feature exists yet: a manifest
-//! that names a gate must start, and the metric that lists them must list all.
+//! Invariant: this file knows every gate of etcd 3.7 and no others, whether or not the feature exists yet. A manifest
+//! that names a gate must start, and the metric that lists the gates must list all of them.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use super::{
 /// Maturity of a feature, as etcd's metric names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Off unless asked for.
+    /// Off by default.
     Alpha,
-    /// On unless refused.
+    /// On by default.
     Beta,
 }
 
-/// A gate: name, stage, default.
+/// The gates: name, stage, default.
 pub const GATES: [(&str, Stage, bool); 11] = [
     ("AllAlpha", Stage::Alpha, false),
     ("AllBeta", Stage::Beta, false),
@@ -36,7 +36,7 @@ pub const GATES: [(&str, Stage, bool); 11] = [
     ("TxnModeWriteWithSharedBuffer", Stage::Beta, true),
 ];
 
-/// `A=true,B=false`.
+/// Reads `A=true,B=false`.
 ///
 /// **Errors**: etcd's text.
 pub(super) fn parse(text: &str) -> Result<BTreeMap<String, bool>, Invalid> {
@@ -56,7 +56,7 @@ pub(super) fn parse(text: &str) -> Result<BTreeMap<String, bool>, Invalid> {
     }
 }
 
-/// All gates with their values: a gate set by name beats `AllAlpha` and `AllBeta`, which beat the defaults.
+/// All gates with their values. A gate that is set by name beats `AllAlpha` and `AllBeta`, which beat the defaults.
 pub(super) fn resolve(set: &BTreeMap<String, bool>) -> BTreeMap<&'static str, bool> {
     let value_of = |&(name, stage, default): &(&'static str, Stage, bool)| {
         let all = match stage {

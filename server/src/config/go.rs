@@ -2,8 +2,8 @@
 //!
 //! Go's text syntax, as etcd's users know it: arguments, booleans, integers, durations.
 //!
-//! Invariant: what Go's `flag`, `strconv` and `time` packages accept or refuse is accepted or refused here, in their
-//! words. Not copied: Go's own limits beyond 64 bits (there are none in etcd's flags).
+//! Invariant: a text is accepted or refused here as Go's `flag`, `strconv` and `time` packages do, in their words. Go's
+//! own limits beyond 64 bits are not copied; etcd's flags have none.
 
 use super::error::Invalid;
 
@@ -12,15 +12,15 @@ use super::error::Invalid;
 pub(super) enum Argument<'a> {
     /// `-name`, `--name`, `-name=value`, `--name=value`.
     Flag { name: &'a str, value: Option<&'a str> },
-    /// `--`: what follows is not a flag.
+    /// `--`: everything after it is not a flag.
     End,
-    /// Anything else; Go stops looking for flags here.
+    /// Anything else. Go stops looking for flags here.
     Positional,
     /// `---x`, `--=x`.
     Bad,
 }
 
-/// Takes an argument apart.
+/// Splits an argument into its parts.
 pub(super) fn argument(text: &str) -> Argument<'_> {
     if text == "--" {
         return Argument::End;
@@ -46,7 +46,7 @@ pub(super) fn parse_bool(text: &str) -> Option<bool> {
     }
 }
 
-/// Why text is not an integer.
+/// Why a text is not an integer.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum IntegerError {
     Syntax,
@@ -54,7 +54,7 @@ pub(super) enum IntegerError {
 }
 
 impl IntegerError {
-    /// As `strconv` says it of `text`.
+    /// The error in the words of `strconv`.
     pub(super) fn as_strconv(self, text: &str) -> Invalid {
         let why = match self {
             Self::Syntax => "invalid syntax",
@@ -64,7 +64,7 @@ impl IntegerError {
     }
 }
 
-/// As `flag` says it.
+/// The error in the words of `flag`.
 impl From<IntegerError> for Invalid {
     fn from(error: IntegerError) -> Self {
         match error {
@@ -84,7 +84,7 @@ pub(super) fn parse_uint(text: &str) -> Result<u64, IntegerError> {
         [b'0', _, ..] => (&lower[1..], 8, true),
         _ => (lower.as_str(), 10, false),
     };
-    // An underscore stands between digits, or between prefix and digit; never last, never double.
+    // An underscore is between digits, or between prefix and digit. It is never last and never double.
     let badly_placed = digits.ends_with('_') || digits.contains("__") || (!has_prefix && digits.starts_with('_'));
     let plain = digits.replace('_', "");
     if badly_placed || plain.is_empty() || !plain.chars().all(|c| c.is_digit(base)) {
@@ -105,7 +105,7 @@ pub(super) fn parse_int(text: &str) -> Result<i64, IntegerError> {
     i64::try_from(value).map_err(|_overflow| IntegerError::Range)
 }
 
-/// Nanoseconds in each of `time`'s units; the longer suffix of two that match stands first.
+/// Nanoseconds in each of `time`'s units. If two suffixes match, the longer one comes first.
 const UNITS: [(&str, i128); 8] = [
     ("ns", 1),
     ("us", 1_000),
@@ -162,10 +162,10 @@ fn digits_len(text: &str) -> usize {
     text.bytes().take_while(u8::is_ascii_digit).count()
 }
 
-/// Adds `whole.fraction` units. None on overflow of 63 bits.
+/// Adds `whole.fraction` units. `None` if 63 bits overflow.
 fn add_part(total: i128, whole: &str, fraction: &str, worth: i128) -> Option<i128> {
     let whole: i128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
-    // Nineteen digits are finer than a nanosecond of an hour; the rest cannot count.
+    // Nineteen digits are finer than a nanosecond of an hour. Further digits do not count.
     let fraction = &fraction[..fraction.len().min(19)];
     let scale = 10_i128.pow(u32::try_from(fraction.len()).ok()?);
     let part: i128 = if fraction.is_empty() { 0 } else { fraction.parse().ok()? };

@@ -1,9 +1,10 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! From profile, knobs file and flags to the knobs.
+//! Turns profile, knobs file and flags into the knobs.
 //!
-//! Invariant: later beats earlier - defaults, profile, room for the largest request, knobs file, etcd's flags, knob
-//! flags - and only what the user set is applied, so that a profile's value survives a flag's default.
+//! Invariant: a later source beats an earlier one, in this order: defaults, profile, room for the largest request,
+//! knobs file, etcd's flags, knob flags. Only values that the user set are applied, so that the default of a flag does
+//! not replace a value of the profile.
 
 use tuning::{Knob, Knobs};
 
@@ -19,7 +20,7 @@ pub type ReadFile<'a> = &'a dyn Fn(&str) -> std::io::Result<String>;
 
 /// The knobs, and the profile's name.
 ///
-/// **Errors**: text that names the flag, file or knob.
+/// **Errors**: a text that names the flag, file or knob.
 pub(super) fn resolve(values: &mut Values, read_file: ReadFile<'_>) -> Result<(Option<&'static str>, Knobs), Error> {
     let mut knobs = Knobs::default();
     let profile = match values.text("profile").as_str() {
@@ -52,7 +53,7 @@ fn refused(why: impl ToString) -> Error {
     Error::Refused(why.to_string())
 }
 
-/// etcd takes any size of request; the sizes that must follow do so unless the user sets them.
+/// etcd accepts any size of request. The sizes that depend on it follow, unless the user sets them.
 fn make_room(values: &mut Values, knobs: &mut Knobs) {
     if !values.is_set("max-request-bytes") {
         return;
@@ -66,7 +67,7 @@ fn make_room(values: &mut Values, knobs: &mut Knobs) {
     }
 }
 
-/// etcd's words for what the knobs' bounds and rules would refuse too.
+/// Refuses in etcd's words what the bounds and rules of the knobs would refuse too.
 fn check_ticks(values: &Values, knobs: &Knobs) -> Result<(), Error> {
     let set_or = |name: &str, otherwise: u64| if values.is_set(name) { values.unsigned(name) } else { otherwise };
     let heartbeat_ms = set_or("heartbeat-interval", knobs.consensus.heartbeat_ms);
@@ -94,7 +95,7 @@ fn check_ticks(values: &Values, knobs: &Knobs) -> Result<(), Error> {
 fn set_from_flag(values: &mut Values, knobs: &mut Knobs, knob: &Knob, flag: &str) -> Result<(), Error> {
     debug_assert!(TABLE.row(flag).is_some_and(|row| row.fate == Fate::Knob));
     let text = match (flag, values.value(flag)) {
-        // Values that mean "the default" in etcd.
+        // In etcd these values mean "the default".
         ("quota-backend-bytes" | "compaction-batch-limit", Value::Signed(0))
         | ("snapshot-count", Value::Unsigned(0))
         | ("watch-progress-notify-interval", Value::Duration(0)) => knob.default_text(),
@@ -105,7 +106,7 @@ fn set_from_flag(values: &mut Values, knobs: &mut Knobs, knob: &Knob, flag: &str
             values.warn(message, "given-nanoseconds", &nanoseconds.to_string());
             "100ms".to_owned()
         }
-        // A part of a millisecond is a whole one: 0 has a meaning of its own.
+        // A part of a millisecond counts as a whole one, because 0 has a meaning of its own.
         (_, Value::Duration(nanoseconds @ 0..)) => nanoseconds.unsigned_abs().div_ceil(1_000_000).to_string(),
         (_, Value::Duration(_)) => return Err(refused(format!("--{flag} must not be negative"))),
         (_, Value::Unsigned(number)) => number.to_string(),

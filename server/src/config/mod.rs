@@ -1,31 +1,33 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! What the operator wants: etcd's flags and `ETCD_` variables, Orlop's profile, knobs file and knob flags, as one
-//! checked `Config`.
+//! The settings of the operator: etcd's flags and `ETCD_` variables, Orlop's profile, knobs file and knob flags. They
+//! become one checked `Config`.
 //!
 //! Invariants:
-//! - A `Config` that exists can be started: combinations that etcd refuses are refused, in etcd's words and with its
-//!   exit codes.
-//! - Nothing the user wrote is dropped without a word: unknown or unsupported is refused, without effect is a warning.
-//! - Later beats earlier: defaults, profile, knobs file, flags and variables.
+//! - The server can start with any `Config` that exists. Combinations that etcd refuses are refused here, in etcd's
+//!   words and with its exit codes.
+//! - Nothing that the user wrote is dropped silently. A flag that is unknown or unsupported is refused. One without
+//!   effect gives a warning.
+//! - A later source beats an earlier one: defaults, profile, knobs file, flags and variables.
 //!
-//! The flags of the other commands are read by the same parser, each with a table of its own.
+//! The same parser reads the flags of the other commands. Each command has a table of its own.
 //!
 //! | file | what it has |
 //! |---|---|
-//! | `error` | what can be wrong, in the words of etcd and of Go |
+//! | `error` | the errors, in the words of etcd and of Go |
 //! | `go` | Go's text syntax: arguments, booleans, integers, durations |
 //! | `url` | URLs, and lists of them |
 //! | `gates` | etcd's feature gates |
-//! | `flag` | what a flag is: row, kind, fate, value; a table of them |
+//! | `flag` | defines a flag: row, kind, fate, value; and a table of flags |
 //! | `values` | the parser: from arguments to values by flag |
 //! | `flags` | the server's table |
 //! | `variables` | the server's flags in the environment |
 //! | `knobs` | profile, knobs file and flags become knobs |
-//! | `host` | what this machine offers |
+//! | `host` | the resources of this machine |
 //!
-//! It opens no socket, resolves no name, creates no directory; files are read through the function passed in. Not done
-//! as in etcd: the default route's address in place of `0.0.0.0` in advertised defaults.
+//! This folder opens no socket, resolves no name and creates no directory. It reads files through the function that is
+//! passed in. One thing differs from etcd: in advertised defaults, etcd replaces `0.0.0.0` by the address of the default
+//! route. This is not done here.
 //!
 //! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/config/config.go`, and the answers of a running one.
 
@@ -58,36 +60,36 @@ pub use url::{Scheme, Url, join};
 pub(crate) use values::Values;
 pub use values::Warning;
 
-/// What compaction the server does by itself.
+/// The compactions that the server makes by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AutoCompaction {
     /// None.
     Off,
-    /// Keeps what is younger than this.
+    /// Keeps everything that is younger than this.
     Periodic(Duration),
     /// Keeps this many revisions.
     Revision(i64),
 }
 
-/// Least severe line that is logged.
+/// The least severe level that is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogLevel {
     /// Everything.
     Debug,
-    /// What an operator may want to know.
+    /// Facts that an operator may want to know.
     Info,
-    /// What an operator should know.
+    /// Facts that an operator should know.
     Warn,
-    /// What a human must look at.
+    /// Facts that a human must look at.
     Error,
-    /// Only the reason of an end.
+    /// Only the reason of the process's end.
     Fatal,
 }
 
 /// How a line is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LogFormat {
-    /// An object a line, as etcd's.
+    /// One object in each line, as in etcd.
     Json,
     /// For a terminal.
     Console,
@@ -111,31 +113,31 @@ pub struct Config {
     pub name: String,
     /// Directory of the data.
     pub data_dir: PathBuf,
-    /// Directory of the log, if it is not within `data_dir`.
+    /// Directory of the log, if it is outside of `data_dir`.
     pub wal_dir: Option<PathBuf>,
     /// Where clients are served.
     pub listen_client_urls: Vec<Url>,
     /// Where other members will be served.
     pub listen_peer_urls: Vec<Url>,
-    /// Where metrics and health are served besides.
+    /// Further addresses where metrics and health are served.
     pub listen_metrics_urls: Vec<Url>,
-    /// What the member list tells clients.
+    /// The URLs that the member list shows to clients.
     pub advertise_client_urls: Vec<Url>,
-    /// What the member list tells other members; part of the member's id.
+    /// The URLs that the member list shows to other members. They are part of the member's id.
     pub advertise_peer_urls: Vec<Url>,
     /// Members of a new cluster, by name.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
-    /// Part of the cluster's id.
+    /// A text that is part of the cluster's id.
     pub initial_cluster_token: String,
-    /// Whether data of a stopped etcd is taken over.
+    /// Whether the data of a stopped etcd is taken over.
     pub import: bool,
-    /// Compaction without being asked.
+    /// Automatic compaction.
     pub auto_compaction: AutoCompaction,
-    /// Least severe line that is logged.
+    /// The least severe level that is logged.
     pub log_level: LogLevel,
     /// How a line is written.
     pub log_format: LogFormat,
-    /// Where lines go; at least one.
+    /// Where lines go. There is at least one output.
     pub log_outputs: Vec<LogOutput>,
     /// Whether /metrics has the durations of calls by method.
     pub extensive_metrics: bool,
@@ -147,23 +149,24 @@ pub struct Config {
     pub profile: Option<&'static str>,
     /// All settings of engine, consensus and server.
     pub knobs: tuning::Knobs,
-    /// The machine, for what the knobs leave to it.
+    /// The machine. It decides what the knobs leave open.
     pub host: tuning::Host,
-    /// For the log.
+    /// Warnings for the log.
     pub warnings: Vec<Warning>,
 }
 
 impl Config {
-    /// From the server's arguments behind the program's name, and the environment.
+    /// Makes the configuration from the arguments after the program's name, and from the environment.
     ///
-    /// **Errors**: what to print and how to exit.
+    /// **Errors**: the text to print, and how to exit.
     pub fn parse(arguments: &[String], variables: &[(String, String)], read_file: ReadFile<'_>) -> Result<Self, Error> {
         Self::new(Values::read(&TABLE, arguments)?, variables, read_file)
     }
 
-    /// From the values of the server's table that the arguments gave, and the environment.
+    /// Makes the configuration from the values that the arguments gave for the server's table, and from the
+    /// environment.
     ///
-    /// **Errors**: what to print and how to exit.
+    /// **Errors**: the text to print, and how to exit.
     pub(crate) fn new(
         mut values: Values,
         variables: &[(String, String)],
@@ -182,7 +185,8 @@ impl Config {
         Ok(config)
     }
 
-    /// What must hold before the first start in an empty data directory; later starts take the cluster from the data.
+    /// Checks what must hold before the first start in an empty data directory. Later starts take the cluster from the
+    /// data.
     ///
     /// **Errors**: etcd's text.
     pub fn verify_bootstrap(&self) -> Result<(), Error> {
@@ -209,7 +213,7 @@ impl Config {
         Ok(())
     }
 
-    /// How long a proposal, or a read that must be current, may take.
+    /// The time that a proposal may take, or a read that must be current.
     ///
     /// **Source**: etcd v3.7.1 `server/config/config.go`, `ReqTimeout`.
     pub fn request_timeout(&self) -> Duration {
@@ -261,7 +265,7 @@ impl Config {
         })
     }
 
-    /// etcd's checks of the whole, in etcd's order.
+    /// etcd's checks of the whole configuration, in etcd's order.
     fn check(&self) -> Result<(), Error> {
         for url in [&self.listen_peer_urls, &self.listen_client_urls, &self.listen_metrics_urls].into_iter().flatten() {
             match url.scheme {
@@ -299,7 +303,7 @@ fn refused(text: impl Into<String>) -> Error {
     Error::Refused(text.into())
 }
 
-/// Flags whose feature does not exist may only say what is the case anyway. All of them are named at once.
+/// Refuses flags of features that do not exist, unless they ask for what is true anyway. The error names all of them.
 fn refuse_missing(values: &Values) -> Result<(), Error> {
     let missing: Vec<String> = TABLE
         .rows()
@@ -334,7 +338,8 @@ fn warn_idle(values: &mut Values) {
     }
 }
 
-/// Texts that etcd's own validation refuses, rather than its flag parser; and durations that must be positive.
+/// Refuses texts that etcd refuses in its own validation, not in its flag parser. Also refuses durations that must be
+/// positive and are not.
 fn check_words(values: &Values) -> Result<(), Error> {
     if values.text("discovery-fallback") == "proxy" {
         return Err(refused("v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\""));
@@ -355,7 +360,7 @@ fn check_words(values: &Values) -> Result<(), Error> {
     Ok(())
 }
 
-/// The members of `--initial-cluster`; its default follows the name and the advertised URLs.
+/// The members of `--initial-cluster`. Its default follows from the name and the advertised URLs.
 fn initial_cluster(values: &Values, name: &str, advertised: &[Url]) -> Result<BTreeMap<String, Vec<Url>>, Error> {
     let text = values.text("initial-cluster");
     let mut cluster: BTreeMap<String, Vec<Url>> = BTreeMap::new();
@@ -374,7 +379,7 @@ fn initial_cluster(values: &Values, name: &str, advertised: &[Url]) -> Result<BT
     Ok(cluster)
 }
 
-/// How a member's URLs differ between the two flags; in etcd's words, without its resolving of names.
+/// Describes how a member's URLs differ between the two flags. It uses etcd's words, but resolves no names.
 fn mismatch(name: &str, own: &[Url], advertised: &[Url]) -> String {
     let named = |urls: &[Url]| urls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(",");
     let beyond = |urls: &[Url], others: &[Url]| -> Vec<Url> {
@@ -410,8 +415,8 @@ fn cluster_text(cluster: &BTreeMap<String, Vec<Url>>) -> String {
     pairs.join(",")
 }
 
-/// An integer is hours or revisions by mode; anything else is a duration, whose nanoseconds etcd takes as revisions
-/// too.
+/// An integer means hours or revisions, by the mode. Anything else is a duration. For revisions, etcd takes the
+/// nanoseconds of the duration as the number.
 fn auto_compaction(values: &Values) -> Result<AutoCompaction, Error> {
     let is_periodic = values.text("auto-compaction-mode") == "periodic";
     let text = values.text("auto-compaction-retention");

@@ -1,7 +1,7 @@
-//! Runs on: main thread, before any core is started.
+//! Runs on: tests.
 //!
-//! Whole command lines and environments, each with the outcome that stock etcd 3.7.1 had for it, or the reason to
-//! differ.
+//! Whole command lines and environments. Each comes with the result that stock etcd 3.7.1 had for it, or with the
+//! reason why ours differs.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn parse_with(line: &str, variables: &[(&str, &str)], knobs_file: &str) -> Resul
     })
 }
 
-/// The words of a usage error.
+/// The text of a usage error.
 fn usage(line: &str) -> String {
     match parse(line) {
         Err(Error::Usage(fault)) => fault.to_string(),
@@ -236,7 +236,7 @@ fn variables_set_flags_unless_the_flag_is_given() {
     let config = parse_with("", &[("ORLOP_PROFILE", "low-memory"), ("ORLOP_IO_PATH", "portable")], "").unwrap();
     assert_eq!((config.profile, config.knobs.io.path), (Some("low-memory"), tuning::IoPathChoice::Portable));
     assert!(parse_with("--io-path=auto", &[("ORLOP_IO_PATH", "auto")], "").is_err());
-    // A Kubernetes service named orlop or etcd makes such variables in every pod.
+    // A Kubernetes service named orlop or etcd creates such variables in every pod.
     assert!(parse_with("--name=a", &[("ORLOP_NAME", "x"), ("ETCD_PORT", "tcp://1.2.3.4:2379")], "").is_ok());
 }
 

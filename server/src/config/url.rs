@@ -2,8 +2,8 @@
 //!
 //! The URLs of etcd's flags: lists of `scheme://host:port`, checked and refused in etcd's words.
 //!
-//! Invariants: an http or https `Url` has a host and a port, no path. Lists are sorted by text and free of repetitions,
-//! as etcd keeps them. A name is never resolved here: nothing at start waits for DNS.
+//! Invariants: an http or https `Url` has a host and a port, and no path. Lists are sorted by text and have no
+//! duplicates, as in etcd. Names are never resolved here: no start waits for DNS.
 //!
 //! **Source**: etcd v3.7.1 `client/pkg/types/urls.go`, `server/embed/config.go`; Go's `net/url`.
 
@@ -14,7 +14,7 @@ use std::{
 
 use super::error::Invalid;
 
-/// What is spoken behind a URL.
+/// The protocol of a URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scheme {
     /// Plaintext over TCP.
@@ -30,11 +30,11 @@ pub enum Scheme {
 /// One checked URL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Url {
-    /// What is spoken.
+    /// The protocol.
     pub scheme: Scheme,
     /// Host name or address, without brackets; for a Unix socket its path.
     pub host: String,
-    /// Port as written; empty for a Unix socket.
+    /// The port as written; empty for a Unix socket.
     pub port: String,
     text: String,
 }
@@ -76,9 +76,9 @@ impl Url {
         Ok(Self { scheme, host: host.to_owned(), port: port.to_owned(), text: text.to_owned() })
     }
 
-    /// A comma-separated list, sorted, without repetitions.
+    /// Reads a comma-separated list. Returns it sorted, without duplicates.
     ///
-    /// **Errors**: of the first URL refused.
+    /// **Errors**: that of the first URL that is refused.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, Invalid> {
         let mut urls = text.split(',').map(Self::parse).collect::<Result<Vec<_>, _>>()?;
         urls.sort_by(|a, b| a.text.cmp(&b.text));
@@ -91,9 +91,9 @@ impl Url {
         &self.text
     }
 
-    /// Where to listen: `localhost` is 127.0.0.1, an empty port is any.
+    /// The address to listen on. `localhost` means 127.0.0.1, and an empty port means any port.
     ///
-    /// **Errors**: etcd's text; names are refused, since what they stand for may change.
+    /// **Errors**: etcd's text. Names are refused, because their addresses may change.
     pub fn bind_address(&self) -> Result<SocketAddr, Invalid> {
         let ip = match self.host.as_str() {
             "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -105,12 +105,12 @@ impl Url {
     }
 }
 
-/// Texts of a list, comma separated.
+/// The texts of a list, separated by commas.
 pub fn join(urls: &[Url]) -> String {
     urls.iter().map(Url::as_str).collect::<Vec<_>>().join(",")
 }
 
-/// Scheme (perhaps empty) and what follows its colon, by the rules of Go's `url.Parse`.
+/// Splits off the scheme, which may be empty, from the text after its colon. The rules are those of Go's `url.Parse`.
 fn split_scheme(text: &str) -> Result<(&str, &str), Invalid> {
     let refused = |why: &str| Err(Invalid::Url { text: text.to_owned(), why: why.to_owned() });
     if text.bytes().any(|b| b.is_ascii_control()) {
@@ -150,7 +150,7 @@ fn check_authority(text: &str, address: &str) -> Result<(), Invalid> {
     if is_port { Ok(()) } else { refused(format!("invalid port {after_host:?} after host")) }
 }
 
-/// Go's `net.SplitHostPort`; its errors are all told as one by the caller.
+/// Go's `net.SplitHostPort`. The caller reports all its errors as one.
 fn split_host_port(address: &str) -> Option<(&str, &str)> {
     let (host, port) = address.rsplit_once(':')?;
     match host.strip_prefix('[') {

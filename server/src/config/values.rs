@@ -1,14 +1,14 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! The one parser of command lines: from arguments to values by flag, for whatever table a command has. Syntax only,
-//! no meaning.
+//! The one parser of command lines. It turns arguments into values by flag, with the table of any command. It knows
+//! only the syntax, no meaning.
 //!
 //! Invariants:
-//! - A flag given twice has its last value; gates add up.
-//! - The first fault in the order of the arguments is the one that is told, as in Go.
-//! - `--help` counts where Go sees it: not behind a faulty flag, and not as the value of another flag.
+//! - A flag that is given twice has its last value. Gates add up.
+//! - The error names the first fault in the order of the arguments, as in Go.
+//! - `--help` counts where Go sees it: not after a faulty flag, and not as the value of another flag.
 //!
-//! Not as in Go: where a table takes words, flags may follow them, as in etcd's tools.
+//! One thing differs from Go: if a table accepts words, flags may follow them, as in etcd's tools.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ use super::{
     url::Url,
 };
 
-/// Something to be logged at level warn once there is a log.
+/// A warning that is logged once there is a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Warning {
     /// The line's `msg`.
@@ -30,14 +30,14 @@ pub struct Warning {
     pub value: String,
 }
 
-/// What the arguments, and for the server the variables, set.
+/// The values that the arguments set, and for the server the variables too.
 pub(crate) struct Values {
     table: &'static Table,
     set: BTreeMap<&'static str, Value>,
-    /// Names as given among the arguments.
+    /// Names among the arguments, as they were given.
     given: BTreeSet<String>,
     words: Vec<String>,
-    /// Knobs set by flags of their own: name and text, in the order given.
+    /// Knobs that were set by their own flags: name and text, in the order of the arguments.
     pub(super) knobs: Vec<(String, String)>,
     pub(super) warnings: Vec<Warning>,
 }
@@ -45,7 +45,7 @@ pub(crate) struct Values {
 impl Values {
     /// Reads the arguments of a command with these flags.
     ///
-    /// **Errors**: `Help`; `Usage` for what does not parse; `Refused` for a word if the table takes none.
+    /// **Errors**: `Help`; `Usage` for arguments that do not parse; `Refused` for a word if the table accepts none.
     pub(crate) fn read(table: &'static Table, arguments: &[String]) -> Result<Self, Error> {
         let mut values = Self {
             table,
@@ -98,9 +98,9 @@ impl Values {
         Ok(())
     }
 
-    /// Sets what `target` stands for. `given_as` is the name that was given.
+    /// Sets `target` from `text`. `given_as` is the name that was given.
     ///
-    /// **Errors**: why the text is no value.
+    /// **Errors**: why the text is not a value.
     pub(super) fn set(&mut self, target: &Target, given_as: &str, text: &str) -> Result<(), Invalid> {
         match target {
             Target::Flag(row) => {
@@ -119,7 +119,7 @@ impl Values {
                 self.insert("feature-gates", Value::Gates(BTreeMap::from([((*gate).to_owned(), value)])));
             }
             Target::Knob(knob) => {
-                // Whether the value is good is known now; it takes effect after the profile and the file.
+                // The value is checked now. It takes effect after the profile and the file.
                 knob.set(&mut tuning::Knobs::default(), text)?;
                 self.knobs.push((knob.name(), text.to_owned()));
             }
@@ -150,19 +150,19 @@ impl Values {
         self.words.iter().map(String::as_str).collect()
     }
 
-    /// For a command that takes no words.
+    /// Refuses words, for a command that accepts none.
     ///
-    /// **Errors**: names the first one.
+    /// **Errors**: it names the first word.
     pub(crate) fn refuse_words(&self) -> Result<(), Error> {
         self.words.first().map_or(Ok(()), |word| Err(Usage::Word(word.clone()).into()))
     }
 
-    /// Whether the user set it.
+    /// Whether the user set the flag.
     pub(crate) fn is_set(&self, name: &str) -> bool {
         self.set.contains_key(name)
     }
 
-    /// The value set, or the default.
+    /// The value that was set, or the default.
     pub(super) fn value(&self, name: &str) -> Value {
         let row = self.table.row(name).expect("callers name rows of the table");
         match self.set.get(name) {
@@ -187,7 +187,7 @@ impl Values {
         self.value(name) == Value::Switch(true)
     }
 
-    /// Nanoseconds.
+    /// The value of a duration flag. **Units** nanoseconds.
     pub(super) fn duration(&self, name: &str) -> i64 {
         match self.value(name) {
             Value::Duration(nanoseconds) => nanoseconds,

@@ -1,11 +1,11 @@
 //! Runs on: main thread, before any core is started.
 //!
-//! The server's flags as variables of the environment: `--name` as `ETCD_NAME`, Orlop's own as `ORLOP_NAME`.
+//! Reads the server's flags from environment variables: `--name` is `ETCD_NAME`; Orlop's own flags begin with `ORLOP_`.
 //!
 //! Invariants:
 //! - A flag and its variable together are refused, as in etcd, even with equal values.
-//! - An empty variable is not set. An unknown `ETCD_` or `ORLOP_` variable is a warning: Kubernetes makes such
-//!   variables for a service named etcd. Its value is not repeated, as it may be a secret.
+//! - An empty variable is not set. An unknown `ETCD_` or `ORLOP_` variable gives a warning: Kubernetes creates such
+//!   variables for a service named etcd. The warning does not show its value, which may be a secret.
 
 use std::collections::BTreeSet;
 
@@ -18,7 +18,7 @@ use super::{
 
 /// Reads the variables into the values that the arguments gave.
 ///
-/// **Errors**: `Refused` for the first variable that is shadowed by a flag or has no value of its kind.
+/// **Errors**: `Refused` for the first variable that a flag shadows, or that does not have a value of its kind.
 pub(super) fn read(values: &mut Values, variables: &[(String, String)]) -> Result<(), Error> {
     let shadowed: BTreeSet<String> = values.given().filter_map(name_of).collect();
     let mut faults = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn read(values: &mut Values, variables: &[(String, String)]) -> Resul
     }
 }
 
-/// The flag whose variable this is, and what it stands for.
+/// The flag of this variable, and its target.
 fn target_of(key: &str) -> Option<(String, Target)> {
     let (prefix, rest) = key.split_once('_')?;
     if rest.chars().any(|c| c.is_ascii_lowercase()) {

@@ -1,6 +1,6 @@
 //! Runs on: apply core.
 //!
-//! Apply's messages in, and what a turn of it hands out; and the loop of apply on a thread of its own.
+//! Moves messages into apply and hands out what a turn of it gives. Also the loop of apply on a thread of its own.
 
 use std::time::Duration;
 
@@ -22,29 +22,29 @@ use crate::{
     mailbox::Inbox,
 };
 
-/// Handovers, and reports, that wait between two threads. What they hold is bounded by raft and apply.
+/// Handovers and reports that may wait between two threads. Raft and apply bound what they hold.
 pub const WAITING_MAX: usize = 64;
 
-/// Apply with its ways in and out.
+/// Apply with its inputs and outputs.
 pub struct ApplyCore {
     /// The machine.
     pub apply: Apply,
     /// What other cores send.
     pub inbox: Inbox<ToApply>,
-    /// The way from tasks of this thread.
+    /// The channel from tasks of this thread.
     pub to_self: mpsc::Sender<Vec<ToApply>>,
     /// Page reads of this thread.
     pub loader: Loader,
-    /// Where checkpoints are run.
+    /// Where checkpoints are sent to be run.
     pub checkpoints: std::sync::mpsc::Sender<Checkpoint>,
     /// Becomes true when clients may be served.
     pub ready: watch::Sender<bool>,
-    /// Messages that came.
+    /// Messages that have come and are not yet taken in.
     pub messages: Vec<ToApply>,
 }
 
 impl ApplyCore {
-    /// Takes the messages that came.
+    /// Takes in the messages that have come.
     ///
     /// **Errors** the member must stop.
     pub(super) fn receive(&mut self, now: Duration) -> Result<(), Fatal> {
@@ -52,14 +52,14 @@ impl ApplyCore {
         self.messages.drain(..).try_for_each(|message| self.apply.receive(message, now))
     }
 
-    /// Hands out what a turn gave.
+    /// Hands out the results of a turn.
     pub(super) fn hand_out(&mut self, turn: Turn, outbox: &mut Outbox) {
         outbox.send(turn.answers, turn.batch.as_ref());
         if !turn.faults.is_empty() {
             let (loader, to_self) = (self.loader.clone(), self.to_self.clone());
             spawn_local(async move {
                 let loaded = loader.load_all(turn.faults).await;
-                // The loop that would hear of it may have ended.
+                // The loop that would receive it may have ended.
                 drop(to_self.send(vec![ToApply::Loaded(loaded)]).await);
             });
         }
@@ -74,7 +74,7 @@ impl ApplyCore {
     }
 }
 
-/// The ways between apply and raft on another thread.
+/// The channels between apply and raft, for raft on another thread.
 pub struct ToRaftThread {
     /// What raft hands over.
     pub handed: mpsc::Receiver<Handed>,
@@ -82,7 +82,7 @@ pub struct ToRaftThread {
     pub reports: mpsc::Sender<Report>,
 }
 
-/// Runs apply on a thread of its own, until raft is gone.
+/// Runs apply on a thread of its own until raft is gone.
 ///
 /// **Errors** the member must stop.
 pub async fn run(
@@ -126,7 +126,7 @@ pub async fn run(
                 Some(next) => handed = Some(next),
                 None => return Ok(()),
             },
-            // There is room for what raft was not told.
+            // There is room again for the report that raft was not told.
             permit = raft.reports.reserve(), if !is_told => if permit.is_err() { return Ok(()) },
             () = std::future::ready(()), if more => {}
         }

@@ -1,6 +1,6 @@
-//! Runs on: the checkpoint thread.
+//! Runs on: checkpoint thread.
 //!
-//! Writes checkpoints, one at a time. One that finds no space on its disk waits for some.
+//! Writes checkpoints, one at a time. A checkpoint that finds no space on its disk waits for space.
 
 use std::{
     sync::mpsc::{Receiver, RecvTimeoutError},
@@ -15,10 +15,10 @@ use crate::{
     metrics::timed::{CheckpointCommits, Timed},
 };
 
-/// Between two tries of a checkpoint that found no space.
+/// Pause between two tries of a checkpoint that found no space.
 const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs what comes as `jobs` until the process ends, and tells apply.
+/// Runs the checkpoints that come as `jobs` until the process ends, and reports their ends to apply.
 pub fn run(mut disk: Timed<CheckpointCommits>, jobs: &Receiver<Checkpoint>, apply: &Sender<Vec<ToApply>>) {
     while let Ok(mut checkpoint) = jobs.recv() {
         let mut is_waiting = false;
@@ -31,7 +31,8 @@ pub fn run(mut disk: Timed<CheckpointCommits>, jobs: &Receiver<Checkpoint>, appl
                             return;
                         }
                     }
-                    // Nothing else is sent while a checkpoint is under way: this is a pause, or the end.
+                    // Nothing else is sent while a checkpoint is under way. So this waits for the pause, or for the end
+                    // of the sender.
                     if let Err(RecvTimeoutError::Disconnected) = jobs.recv_timeout(NO_SPACE_PAUSE) {
                         return;
                     }

@@ -1,6 +1,7 @@
 //! Runs on: connection core.
 //!
-//! A core that serves connections: what runs beside these, and what it takes from other cores.
+//! The loop of a core that serves connections: the messages it takes from other cores, and the tasks that run beside
+//! its connections.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
@@ -29,14 +30,14 @@ use crate::{
     },
 };
 
-/// How often a core publishes what is asked of it most.
+/// How often a core publishes the keys and prefixes it is asked for most.
 const HEAT_EVERY: Duration = Duration::from_secs(1);
-/// How often /metrics' usage by prefix is taken anew.
+/// How often the usage by prefix in /metrics is measured anew.
 const USAGE_EVERY: Duration = Duration::from_secs(15);
-/// Scans that nobody goes on with are forgotten once in so many rounds of housekeeping.
+/// Rounds of housekeeping after which scans that nobody continues are forgotten.
 const FORGET_EVERY: u64 = 50;
 
-/// What every connection of a core is served with.
+/// What serves every connection of a core.
 #[derive(Clone)]
 pub struct Serving {
     /// Bounds and times.
@@ -61,7 +62,7 @@ impl Posts {
     }
 }
 
-/// The ways from any thread to raft and apply.
+/// The channels from any thread to raft and apply.
 #[derive(Clone)]
 pub struct Ways {
     /// To raft.
@@ -71,14 +72,14 @@ pub struct Ways {
 }
 
 impl Ways {
-    /// Carries what is posted on this thread to raft and apply on others.
+    /// Carries the posts of this thread to raft and apply on other threads.
     pub fn carry(self, posts: Posts) {
         spawn_local(carry(posts.to_raft, self.to_raft));
         spawn_local(carry(posts.to_apply, self.to_apply));
     }
 }
 
-/// Begins what runs on a connection core beside its connections.
+/// Starts the tasks that run on a connection core beside its connections.
 pub fn spawn_beside(desk: &Rc<Desk>) {
     spawn_local(api::watch::catch_up(Rc::clone(desk)));
     spawn_local(housekeeping(Rc::clone(desk)));
@@ -86,7 +87,7 @@ pub fn spawn_beside(desk: &Rc<Desk>) {
     spawn_local(reads::close_unused(desk.loader().clone()));
 }
 
-/// Takes what other cores send, until none can any more.
+/// Takes messages from other cores until no sender is left.
 pub async fn run(desk: Rc<Desk>, mut inbox: mpsc::Receiver<ToCore>, serving: Serving) {
     while let Some(message) = inbox.recv().await {
         match message {
@@ -123,13 +124,13 @@ async fn housekeeping(desk: Rc<Desk>) {
     }
 }
 
-/// Keeps /metrics' usage by prefix up to date: a scrape waits for no page.
+/// Keeps the usage by prefix in /metrics up to date, so that a scrape waits for no page.
 pub async fn keep_usage(desk: Rc<Desk>) {
     let mut ticks = tokio::time::interval(USAGE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        // A page that cannot be read was reported; the last figures stay.
+        // The loader has reported a page that cannot be read. The last figures stay.
         if let Ok(rows) = api::insight::children(&desk, &desk.published(), Bytes::new()).await {
             desk.board.usage.store(Arc::new(rows));
         }

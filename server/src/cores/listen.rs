@@ -1,6 +1,7 @@
 //! Runs on: core 0.
 //!
-//! Addresses, and which core serves a new connection: the one with the fewest.
+//! Owns the listening addresses, and chooses the core that serves a new connection: the one with the fewest
+//! connections.
 
 use std::{io, net::SocketAddr, rc::Rc, time::Duration};
 
@@ -19,17 +20,17 @@ use crate::{
     wire::socket::{self, Connection},
 };
 
-/// Connections that wait to be accepted.
+/// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
-/// After an accept that failed, mostly for want of descriptors.
+/// Pause after an accept that failed, mostly because the process had no free descriptor.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// An address that connections come to.
+/// An address that accepts connections.
 pub struct Listener(TcpListener);
 
 impl Listener {
-    /// Binds an address. Go binds with SO_REUSEADDR always, so that a restart does not wait for old connections to be
-    /// forgotten; so do we, whatever the flag says.
+    /// Binds an address. Like Go, it always sets SO_REUSEADDR, whatever the flag says. So a restart does not wait until
+    /// the old connections are forgotten.
     ///
     /// **Errors** the socket's.
     pub fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Self> {
@@ -42,15 +43,15 @@ impl Listener {
         TcpListener::from_std(socket.into()).map(Self)
     }
 
-    /// The address that was bound, its port chosen.
+    /// The bound address, with the port that was chosen.
     ///
     /// **Errors** the socket's.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
     }
 
-    /// Accepts connections of clients, for all cores that serve: `ways` leads to each of them. `desk` is the desk of
-    /// the core that accepts.
+    /// Accepts connections of clients for all cores that serve. `ways` leads to each of these cores. `desk` is the desk
+    /// of the core that accepts.
     pub async fn accept_clients(self, desk: Rc<Desk>, ways: Vec<Way>, serving: Serving) {
         let connections = &desk.shared.connections;
         loop {

@@ -1,22 +1,22 @@
 //! Runs on: every core.
 //!
-//! Threads and their loops: they move inputs and outputs between the state machines, the disks and the runtime.
+//! Threads and their loops. They move inputs and outputs between the state machines, the disks and the runtime.
 //! Everything else is handed time and messages.
 //!
 //! - `thread`: how a core's thread runs, is bound to a CPU, and ends the process
-//! - `wake`: a disk's completions as the runtime sees them
+//! - `wake`: wakes the runtime at a disk's completions
 //! - `ticks`: the heartbeat of a loop that may be busy all the time
-//! - `reads`: page reads as the runtime sees them
-//! - `listen`: addresses, and which core serves a new connection
-//! - `outbox`: what raft and apply have for connection cores
+//! - `reads`: takes in finished page reads
+//! - `listen`: listening addresses, and which core serves a new connection
+//! - `outbox`: sends what raft and apply have for connection cores
 //! - `connection_loop`: a core that serves connections
 //! - `apply_loop`: apply on a thread of its own
 //! - `raft_loop`: raft on a thread of its own, or together with apply
 //! - `checkpoint`: writes checkpoints
-//! - `warm`: brings in pages behind a start
+//! - `warm`: loads pages after a start, ahead of apply
 //!
-//! Each core has a runtime of its own and shares nothing but what `shared` names. Where raft and apply run is
-//! [`Placement`]'s to say; a connection core asks them by message alone, wherever they are.
+//! Each core has a runtime of its own and shares nothing but what `shared` names. [`Placement`] says where raft and
+//! apply run. A connection core asks them by message alone, wherever they run.
 
 pub mod apply_loop;
 pub mod checkpoint;
@@ -30,16 +30,17 @@ mod ticks;
 mod wake;
 pub mod warm;
 
-/// **Units** bytes of a core's stack; the kernel gives memory only for what is touched.
+/// Stack of a core's thread. The kernel gives memory only to the part that is touched. **Units** bytes.
 ///
-/// Requests are walked recursively, and the deepest that is decoded, `proto::txn::LEVELS_MAX` messages, must fit
-/// wherever it is: checked, decided, applied, answered and dropped. A test walks one on such a stack.
+/// Requests are walked recursively. The deepest request that is decoded has `proto::txn::LEVELS_MAX` messages. It must
+/// fit on the stack in every step: when it is checked, decided, applied, answered and dropped. A test walks one on such
+/// a stack.
 pub const STACK_BYTES: usize = 64 << 20;
 
-/// Which threads raft and apply run on.
+/// The threads on which raft and apply run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placement {
-    /// None of their own: both run in the loop of the first serving core.
+    /// They have no thread of their own: both run in the loop of the first serving core.
     Shared,
     /// One thread for both.
     OneThread,
@@ -48,7 +49,7 @@ pub enum Placement {
 }
 
 impl Placement {
-    /// Threads beside the serving ones.
+    /// Number of threads beside the serving ones.
     pub fn threads(self) -> usize {
         match self {
             Self::Shared => 0,

@@ -1,10 +1,10 @@
 //! Runs on: raft core, apply core.
 //!
-//! What raft and apply have for connection cores.
+//! Sends to connection cores what raft and apply have for them.
 //!
-//! Invariants: answers and events of one turn reach a core in one message, in the order of turns. A mailbox that is
-//! full keeps answers back (they are bounded by the reply slots) and lets events go, which watchers then read from the
-//! past.
+//! Invariants: the answers and events of one turn reach a core in one message, in the order of turns. If a mailbox is
+//! full, its answers are kept back (the reply slots bound them) and its events are dropped. Watchers then read these
+//! events from the history.
 
 use std::{rc::Rc, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
 
 /// Messages to a connection core.
 pub enum ToCore {
-    /// What a turn of raft or apply has for it.
+    /// The results of a turn of raft or apply for this core.
     Turn {
         /// Answers to its requests.
         answers: Vec<(SlotId, Answer)>,
@@ -31,7 +31,7 @@ pub enum ToCore {
     Accept(Connection),
 }
 
-/// Hands a turn to the core whose desk this is.
+/// Hands the results of a turn to the core of this desk.
 pub fn take_turn(desk: &Desk, answers: Vec<(SlotId, Answer)>, batch: Option<&Arc<Batch>>) {
     desk.deliver(answers);
     if let Some(batch) = batch {
@@ -42,9 +42,9 @@ pub fn take_turn(desk: &Desk, answers: Vec<(SlotId, Answer)>, batch: Option<&Arc
 /// The way to a connection core.
 #[derive(Clone)]
 pub enum Way {
-    /// It runs on this thread.
+    /// The core runs on this thread.
     Here(Rc<Desk>),
-    /// It runs on another.
+    /// The core runs on another thread.
     There(mpsc::Sender<ToCore>),
 }
 
@@ -73,7 +73,7 @@ impl Outbox {
         Self { ways: ways.into_iter().map(|way| (way, Kept::default())).collect() }
     }
 
-    /// Sends the answers of a turn, by core, and its events.
+    /// Sends the answers of a turn, listed by core, and its events.
     pub fn send(&mut self, answers: Answers, batch: Option<&Arc<Batch>>) {
         if answers.is_empty() && batch.is_none() && !self.has_kept() {
             return;

@@ -1,6 +1,7 @@
 //! Runs on: raft core.
 //!
-//! Raft's messages and its log's disk; the loop of raft on a thread of its own, and the one of raft and apply together.
+//! Moves raft's messages and drives its log's disk. Also the loop of raft on a thread of its own, and the loop of raft
+//! and apply together.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::{
     raft::{machine::Raft, message::ToRaft},
 };
 
-/// Raft with its ways in and the log's disk.
+/// Raft with its inputs, its outputs and the log's disk.
 pub struct RaftCore {
     /// The machine.
     pub raft: Raft,
@@ -27,12 +28,12 @@ pub struct RaftCore {
     pub disk: Timed<LogWrites>,
     /// What other cores send.
     pub inbox: Inbox<ToRaft>,
-    /// Messages that came.
+    /// Messages that have come and are not yet taken in.
     pub messages: Vec<ToRaft>,
 }
 
 impl RaftCore {
-    /// Takes the messages that came, and has raft and the log move.
+    /// Takes in the messages that have come, then lets raft and the log move.
     fn turn(&mut self, now: Duration) -> Result<(), Fatal> {
         self.inbox.take(&mut self.messages);
         for message in self.messages.drain(..) {
@@ -92,7 +93,7 @@ pub async fn run_both(
     }
 }
 
-/// The ways between raft and apply on another thread.
+/// The channels between raft and apply, for apply on another thread.
 pub struct ToApplyThread {
     /// What raft hands over.
     pub handed: mpsc::Sender<Handed>,
@@ -145,7 +146,7 @@ pub async fn run(
             },
             is_open = core.inbox.receive(&mut core.messages) => if !is_open { return Ok(()) },
             woken = wake.ready() => woken.map_err(Fatal::Wake)?,
-            // There is room for what was not handed over.
+            // There is room again for the entries that were not handed over.
             permit = apply.handed.reserve(), if !has_room => if permit.is_err() { return Ok(()) },
             () = std::future::ready(()), if more => {}
         }

@@ -1,7 +1,7 @@
 //! Runs on: connection core, apply core.
 //!
-//! A core's page reads as the runtime sees them: what has ended is taken in, and files that nobody reads any more are
-//! closed.
+//! A core's page reads as the runtime sees them. It takes in the reads that have ended, and closes files that nobody
+//! reads any more.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use tokio::time::MissedTickBehavior;
 use super::{thread::stop_member, wake::Wake};
 use crate::loader::Loader;
 
-/// Segment files that nobody read meanwhile are closed once in so long.
+/// How often segment files are closed that nobody has read meanwhile.
 const CLOSE_UNUSED_EVERY: Duration = Duration::from_secs(5);
 
-/// Takes in what has ended, for ever.
+/// Takes in finished reads, for ever.
 pub async fn collect(loader: Loader) {
     let wake = match Wake::new(loader.wake_fd()) {
         Ok(wake) => wake,
@@ -26,7 +26,7 @@ pub async fn collect(loader: Loader) {
     }
 }
 
-/// Closes files now and then, for ever.
+/// Closes unused files now and then, for ever.
 pub async fn close_unused(loader: Loader) {
     let mut ticks = tokio::time::interval(CLOSE_UNUSED_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,6 +1,6 @@
 //! Runs on: every core.
 //!
-//! How a core's thread runs, is bound to a CPU, and ends the process.
+//! Runs a core's thread, binds it to a CPU, and ends the process.
 
 #![expect(unsafe_code, reason = "ends the process by the signal it was sent, as etcd does")]
 
@@ -10,7 +10,7 @@ use tokio::task::LocalSet;
 
 /// Runs `future` and everything it spawns on this thread.
 ///
-/// **Errors** there is no runtime to be had.
+/// **Errors** the runtime cannot be made.
 pub fn block_on<T>(future: impl Future<Output = T>) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(LocalSet::new().block_on(&runtime, future))
@@ -26,7 +26,7 @@ pub fn pin(position: usize) {
     }
 }
 
-/// A member that cannot be sure of itself stops.
+/// Stops a member that cannot trust its own state.
 pub fn stop_member(error: &dyn Error) -> ! {
     tracing::error!(%error, "the member stops");
     std::process::exit(1)

@@ -2,8 +2,8 @@
 //!
 //! The heartbeat of a loop that may be busy all the time.
 //!
-//! The runtime's timer wakes a loop that sleeps. A loop that does not sleep looks at the clock: however many messages
-//! there are, a tick is never later than one turn.
+//! The runtime's timer wakes a loop that sleeps. A loop that does not sleep looks at the clock. So a tick is at most
+//! one turn late, however many messages there are.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ pub(super) struct Ticks {
 }
 
 impl Ticks {
-    /// A tick now, and one in each `period`.
+    /// Ticks that are `period` apart. The first is due now.
     pub(super) fn new(period: Duration) -> Self {
         let mut timer = tokio::time::interval(period);
         timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { timer, period, next: Duration::ZERO, has_rung: false }
     }
 
-    /// Whether it is time for a tick; it counts as made then.
+    /// Whether a tick is due. A due tick then counts as made.
     pub(super) fn is_due(&mut self, now: Duration) -> bool {
         let has_rung = std::mem::take(&mut self.has_rung);
         if !has_rung && now < self.next {

@@ -1,6 +1,6 @@
 //! Runs on: every core.
 //!
-//! A disk's completions as the runtime sees them.
+//! Wakes the runtime at a disk's completions.
 
 #![expect(unsafe_code, reason = "hands a disk's eventfd to the runtime")]
 
@@ -11,7 +11,7 @@ use std::{
 
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// An eventfd of a disk, watched by the runtime. A disk without one never wakes.
+/// The eventfd of a disk, watched by the runtime. A disk without one never wakes the runtime.
 pub(super) struct Wake(Option<AsyncFd<OwnedFd>>);
 
 impl Wake {
@@ -35,7 +35,8 @@ impl Wake {
         let mut guard = fd.readable().await?;
         let mut count = [0; 8];
         match rustix::io::read(fd.get_ref(), &mut count) {
-            // Nothing to read means that somebody cleared it already: completions are looked for all the same.
+            // If there is nothing to read, somebody has cleared it already. The caller looks for completions all the
+            // same.
             Ok(_) | Err(rustix::io::Errno::AGAIN) => {}
             Err(error) => return Err(error.into()),
         }

@@ -1,13 +1,13 @@
-//! Runs on: threads of its own, behind a start.
+//! Runs on: warm threads, for a while after a start.
 //!
-//! Brings in the pages that the entries behind the last checkpoint will need, ahead of apply: reading and checking
-//! pages is most of what applying entries anew costs, and any thread may do it.
+//! Loads the pages that the entries after the last checkpoint will need, ahead of apply. Reading and checking pages is
+//! most of the cost of applying these entries again, and any thread can do it.
 //!
 //! Invariants:
-//! - Only ever a help: what cannot be read here is left for apply to meet.
-//! - Nothing is brought in for entries that are more than `ahead_max` behind the one that was applied last, so that the
-//!   cache holds it until apply comes.
-//! - No view is held but for a look: what apply replaces is not kept.
+//! - This only helps. Apply itself loads what could not be read here.
+//! - No page is loaded for an entry that is more than `ahead_max` after the last applied one. So the cache still holds
+//!   the page when apply comes to the entry.
+//! - A view is held only during a look, so that what apply replaces is not kept in memory.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -21,17 +21,17 @@ use tokio::sync::oneshot;
 
 use crate::apply::prefetch;
 
-/// Reads in flight, each perhaps of another file: core 0 must not find the process out of files.
+/// Reads in flight. Each may be of another file, and core 0 must not run out of file descriptors.
 pub const READS_MAX: usize = 64;
-/// Looks at one entry: one for each level of the tree, and some for what apply changes meanwhile.
+/// Looks at one entry at most: one for each level of the tree, and some more for what apply changes meanwhile.
 const LOOKS_MAX: u32 = 16;
-/// Between two looks at how far apply is.
+/// Pause between two looks at how far apply is.
 const PAUSE: Duration = Duration::from_millis(1);
-/// Entries that are taken up at first, and how much more each time: a few find the way to the leaves, which all others
-/// go.
+/// Entries in the first batch, and the growth of each next batch. A few entries load the path to the leaves, which all
+/// others share.
 const BATCH_MIN: u64 = 64;
 const BATCH_GROWTH: u64 = 8;
-/// Of `ahead_max`, entries that are taken up at a time later on: the more, the more of their pages lie side by side.
+/// A later batch is `ahead_max` divided by this. In a larger batch, more pages lie side by side.
 const BATCH_SHARE: u64 = 2;
 
 /// An entry that waits for pages.
@@ -41,26 +41,26 @@ struct Waiting {
     looks: u32,
 }
 
-/// A thread's share of the entries.
+/// One thread's share of the entries.
 pub struct Warmer {
     view: Published,
     disk: Box<dyn Disk>,
     reader: PageReader,
     entries: VecDeque<(u64, Bytes)>,
     ahead_max: u64,
-    /// Entries up to this index were taken up.
+    /// The index up to which entries were taken up.
     taken: u64,
-    /// Applied when it began.
+    /// The applied index at the beginning.
     began: u64,
     batch: u64,
     waiting: HashMap<u64, Waiting>,
-    /// Is told when what the first entries need was read.
+    /// Receives a signal when the pages of the first entries were read.
     first: Option<oneshot::Sender<()>>,
 }
 
 impl Warmer {
-    /// Brings in what `entries`, with their indexes in order, need of the states in `view`. `first` is told, or
-    /// dropped, when it has done so for the first of them.
+    /// Loads the pages that `entries` need from the states in `view`. The entries come with their indexes, in order.
+    /// `first` is sent to when the pages of the first entries are there, or it is dropped.
     pub fn new(
         view: Published,
         disk: Box<dyn Disk>,
@@ -74,16 +74,16 @@ impl Warmer {
         Self { view, disk, reader, entries, ahead_max, taken: began, began, batch: BATCH_MIN, waiting, first }
     }
 
-    /// Returns when apply, or this, has passed the last entry.
+    /// Returns when apply or this thread has passed the last entry.
     ///
-    /// **Errors** the disk takes no operations: whoever needs it will find out.
+    /// **Errors** the disk takes no operations. Apply will meet the same error when it needs the pages.
     #[expect(clippy::disallowed_methods, reason = "its thread serves nobody who would wait")]
     pub fn run(mut self) -> Result<(), Error> {
         let mut completions = Vec::new();
         loop {
             self.begin();
             if self.waiting.is_empty() {
-                // No more may be taken up before apply gets on.
+                // No more entries may be taken up before apply advances.
                 self.tell_first();
                 if self.entries.is_empty() {
                     return Ok(());
@@ -105,7 +105,7 @@ impl Warmer {
         }
     }
 
-    /// Tells whoever waits for it that what the first entries need is there.
+    /// Signals that the pages of the first entries are there.
     fn tell_first(&mut self) {
         if let Some(first) = self.first.take()
             && first.send(()).is_err()
@@ -114,7 +114,7 @@ impl Warmer {
         }
     }
 
-    /// Takes up entries, many at once, as far as the bound allows.
+    /// Takes up the next entries, a whole batch at once, as far as the bound allows.
     fn begin(&mut self) {
         let applied = self.view.load().applied_index();
         let until = applied + self.ahead_max;
@@ -125,7 +125,7 @@ impl Warmer {
                 self.tell_first();
             }
             let batch = self.batch.min(share);
-            // Fewer only at the end.
+            // Only the last batch is smaller.
             let to = (self.taken.max(applied) + batch).min(last);
             if to > until {
                 return;
@@ -135,7 +135,7 @@ impl Warmer {
         }
     }
 
-    /// Takes up the entries behind `applied` up to `to`.
+    /// Takes up the entries after `applied`, up to `to`.
     fn take(&mut self, applied: u64, to: u64) {
         self.taken = to;
         let mut taken = Vec::new();
@@ -150,7 +150,7 @@ impl Warmer {
         self.look(taken);
     }
 
-    /// Asks for what entries need now, and has them wait for that, if there is anything.
+    /// Asks for the pages that entries need now. Entries that need some then wait for them.
     fn look(&mut self, entries: Vec<(u64, Waiting)>) {
         let view = self.view.load();
         let mut wanted: Vec<(Fault, u64)> = Vec::new();
@@ -165,14 +165,14 @@ impl Warmer {
             wanted.extend(faults.into_iter().map(|fault| (fault, index)));
         }
         drop(view);
-        // The reader reads at once what is asked for in the order it lies in.
+        // The reader joins reads that are asked for in the order of their places.
         wanted.sort_unstable_by_key(|(fault, _)| fault.place());
         for (fault, index) in wanted {
             self.reader.read(fault, index);
         }
     }
 
-    /// Hands reads to the disk.
+    /// Hands the reads to the disk.
     fn submit(&mut self) {
         loop {
             let failed = self.reader.step(self.disk.as_mut());
@@ -218,7 +218,7 @@ mod tests {
         format!("key-{number:05}").into()
     }
 
-    /// A store of `KEYS` keys, none of them in memory.
+    /// A store of `KEYS` keys. None of them is in memory.
     fn cold(storage: &SimStorage, dir: &Path) -> Store {
         let mut disk = storage.disk();
         let mut store = Store::open(&mut disk, dir, store::Options::default()).unwrap();

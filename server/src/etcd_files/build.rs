@@ -1,12 +1,13 @@
 //! Runs on: main thread, offline.
 //!
-//! Builds a data directory from what another store holds: leases first, then records in revision order, then the rest.
+//! Builds a data directory from the content of another store: leases first, then records in revision order, then the
+//! rest.
 //!
 //! Invariants:
-//! - What is built is no member before [`Builder::finish`]: it has no identity. The caller builds it where no server
-//!   looks for it.
-//! - Records leave memory by a checkpoint every `CHECKPOINT_BYTES`.
-//! - A key is attached to the lease of its newest version, if there is such a lease, as etcd does when it starts.
+//! - Before [`Builder::finish`], the directory is not a member: it has no identity. The caller builds it where no
+//!   server looks for it.
+//! - Records leave memory through a checkpoint every `CHECKPOINT_BYTES`.
+//! - A key is attached to the lease of its newest version, if that lease exists. etcd does the same when it starts.
 
 use std::{
     collections::BTreeSet,
@@ -22,12 +23,13 @@ use crate::{
     lease::{self, Grant},
 };
 
-/// Gives a disk for a directory of a store.
+/// Opens a disk for a directory of a store.
 pub type OpenDisk<'a> = &'a dyn Fn(&Path) -> Result<Box<dyn Disk>, engine::Error>;
 
-/// Records that wait for a checkpoint. **Units** bytes.
+/// Records that may wait for a checkpoint. **Units** bytes.
 const CHECKPOINT_BYTES: u64 = 64 << 20;
-/// Nodes that one eviction looks at. There is one after each record while the trees take more memory than they may.
+/// Nodes that one eviction looks at. While the trees take more memory than they may, there is one eviction after each
+/// record.
 const EVICT_NODES: usize = 256;
 
 /// See the head of this file.
@@ -39,7 +41,7 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Creates a store in `dir`, which holds none.
+    /// Creates a store in `dir`, which must not hold one.
     ///
     /// **Errors** the disk's.
     pub fn create(mut disk: Box<dyn Disk>, dir: &Path, options: store::Options) -> Result<Self, Error> {
@@ -48,7 +50,7 @@ impl Builder {
         Ok(Self { disk, dir: dir.to_path_buf(), store, leases: BTreeSet::new() })
     }
 
-    /// Tries `change` until all its pages are in memory.
+    /// Tries `change` again until all its pages are in memory.
     fn change<T>(&mut self, mut change: impl FnMut(&mut Mvcc) -> Result<T, Fault>) -> Result<T, Error> {
         loop {
             match change(self.store.mvcc_mut()) {
@@ -76,7 +78,7 @@ impl Builder {
         })
     }
 
-    /// Adds the leases, before all records.
+    /// Adds the leases. This must come before all records.
     ///
     /// **Errors** the disk's.
     pub fn leases(&mut self, leases: &[(i64, Grant)]) -> Result<(), Error> {
@@ -87,7 +89,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Adds the records of `database`; the revision of the last one, or 0.
+    /// Adds the records of `database`. Returns the revision of the last one, or 0.
     ///
     /// **Errors** damage in the database; the disk's.
     pub fn records(&mut self, database: &mut Database) -> Result<i64, Error> {
@@ -100,7 +102,7 @@ impl Builder {
         Ok(revision)
     }
 
-    /// Adds a record. Its revision is above those of all records before it.
+    /// Adds a record. Its revision must be above those of all records before it.
     ///
     /// **Errors** the disk's.
     pub fn record(&mut self, record: &Record) -> Result<(), Error> {
@@ -123,7 +125,7 @@ impl Builder {
         if mvcc.recent_bytes() >= CHECKPOINT_BYTES || mvcc.dirty_bytes() >= dirty_bytes_max {
             drop(self.store.mvcc_mut().publish(0, 0));
             self.checkpoint()?;
-            // The view that held the written records goes, and they leave memory with it.
+            // This drops the view that held the written records. They leave memory with it.
             drop(self.store.mvcc_mut().publish(0, 0));
         }
         if self.store.wants_eviction() && self.store.evict(EVICT_NODES) {
@@ -139,7 +141,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Adds what is left of `state` and makes the directory that of the member `identity`. All of it is durable then.
+    /// Adds the rest of `state`, and makes the directory that of the member `identity`. All of it is then durable.
     /// Gives back the disk.
     ///
     /// **Errors** the disk's.

@@ -1,16 +1,16 @@
 //! Runs on: connection core.
 //!
-//! A member's state and its records as the content of a bbolt file, in bounded steps.
+//! Turns a member's state and its records into the content of a bbolt file, in bounded steps.
 //!
-//! Records are read at the state's revision, each step on a newer view; the caller holds the state's compact revision
-//! as a floor meanwhile. What has no versions (leases, members, the place in the log) was read before, as a
+//! Records are read at the state's revision, each step on a newer view. Meanwhile the caller holds the state's compact
+//! revision as a floor. The parts without versions (leases, members, the place in the log) were read before, as a
 //! [`State`].
 //!
 //! Invariants:
 //! - Two walks over the same `State` push the same keys and values into their writers, whatever is written, compacted
 //!   or swept meanwhile.
-//! - Nothing is pushed twice: `next` is the first revision that is not pushed yet, and a step that ends in a fault
-//!   leaves it right.
+//! - Nothing is pushed twice. `next` is the first revision that is not pushed yet, and it is still right after a step
+//!   that ends in a fault.
 
 use consensus::EntryId;
 use engine::{Fault, ReadView, Revision};
@@ -28,7 +28,7 @@ enum Stage {
     Done,
 }
 
-/// Brings a [`State`] and its records into a writer.
+/// Pushes a [`State`] and its records into a writer.
 #[derive(Debug)]
 pub struct Walk<'a> {
     state: &'a State,
@@ -39,14 +39,14 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Begins at the first record.
+    /// A walk that begins at the first record.
     pub fn new(state: &'a State, writer: FileWriter) -> Self {
         Self { state, stage: Stage::Records, next: Revision::MIN, writer, value: Vec::new() }
     }
 
-    /// Goes on, over about `budget` records or leases, or until `bytes_max` wait in the writer. `None` before the end.
+    /// Goes on over about `budget` records or leases, or until `bytes_max` wait in the writer. `None` before the end.
     ///
-    /// **Errors** a page that is not resident: the same call goes on once it is.
+    /// **Errors** a page that is not resident; load it and call again.
     pub fn step(&mut self, view: &ReadView, budget: usize, bytes_max: usize) -> Result<Option<()>, Fault> {
         match self.stage {
             Stage::Records => self.records(view, budget, bytes_max)?,
@@ -57,12 +57,12 @@ impl<'a> Walk<'a> {
         Ok(None)
     }
 
-    /// The writer, for what waits in it.
+    /// The writer, to take the bytes that wait in it.
     pub fn writer(&mut self) -> &mut FileWriter {
         &mut self.writer
     }
 
-    /// The writer, when all is in it.
+    /// The writer, once everything is in it.
     pub fn finish(self) -> FileWriter {
         assert_eq!(self.stage, Stage::Done, "a walk is finished at its end");
         self.writer
@@ -125,7 +125,7 @@ impl<'a> Walk<'a> {
             (schema::STORAGE_VERSION.to_vec(), crate::STORAGE_VERSION.into()),
         ];
         if *compact_revision > 0 {
-            // The file has nothing that this compaction drops, however far the sweep of this member is.
+            // The file holds nothing that this compaction drops, however far the sweep of this member has come.
             let revision = schema::revision_key(Revision::new(*compact_revision, 0), false);
             meta.push((schema::SCHEDULED_COMPACT.to_vec(), revision.clone()));
             meta.push((schema::FINISHED_COMPACT.to_vec(), revision));
@@ -181,7 +181,7 @@ mod tests {
             mvcc.compact(100);
             drop(mvcc.publish(300, 1));
             mvcc.hold_sweep(Some(100));
-            // Changes while the file is written: more of them with each step.
+            // These are changes while the file is written. Each step makes more of them.
             (0..later).for_each(|number| write(&mut mvcc, &format!("k{}", number % 20), 9));
             if later > 0 {
                 mvcc.compact(100 + i64::try_from(later).unwrap());

@@ -1,29 +1,29 @@
 //! Runs on: main thread, offline.
 //!
-//! Why a file of etcd's is not read, or nothing is made of it: one enum for the room.
+//! Why a file of etcd's cannot be read, or nothing can be made from it. This is the one error type of the folder.
 //!
-//! Where etcd's tools refuse the same thing, the text is theirs.
+//! If etcd's tools refuse the same thing, the text is theirs.
 
 use std::path::PathBuf;
 
 use super::schema;
 
-/// Why a file is not read, or nothing is made of it.
+/// Why a file cannot be read, or nothing can be made from it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The disk, or damage in a file.
+    /// The disk failed, or a file is damaged.
     #[error(transparent)]
     Engine(#[from] engine::Error),
-    /// The log of the member that is made.
+    /// The log of the new member failed.
     #[error(transparent)]
     Consensus(#[from] consensus::Error),
-    /// A bucket holds what etcd does not write.
+    /// A bucket holds something that etcd does not write.
     #[error("bucket {name:?} holds something that is not etcd's")]
     Bucket {
         /// Its name.
         name: schema::Name,
     },
-    /// This release would lose users and roles without a word.
+    /// There are users and roles, which this release would lose without a word.
     #[error("the file has users or roles, which this release of Orlop does not have")]
     Auth,
 
@@ -33,7 +33,7 @@ pub enum Error {
     /// A snapshot file with the checksum of other bytes.
     #[error("expected sha256 [{}], got [{}]", decimals(told), decimals(found))]
     Hash {
-        /// The checksum that stands in the file.
+        /// The checksum in the file.
         told: Vec<u8>,
         /// The checksum of its bytes.
         found: Vec<u8>,
@@ -56,31 +56,31 @@ pub enum Error {
         /// What it has built so far.
         dir: PathBuf,
     },
-    /// No revision lies so far ahead.
+    /// A revision cannot be that far ahead.
     #[error("--bump-revision goes beyond all revisions")]
     Bump,
 
-    /// Nobody can tell which data is newer.
+    /// There are two stores, and nobody can tell which data is newer.
     #[error("{} holds data of etcd and of Orlop", dir.display())]
     TwoStores {
         /// The data directory.
         dir: PathBuf,
     },
-    /// A log outside of the data directory is not taken over.
+    /// The log is outside of the data directory. Such a log is not taken over.
     #[error("--wal-dir is set: move etcd's log into member/wal of the data directory, and leave the flag out")]
     LogElsewhere,
-    /// A database whose place in the log is not known.
+    /// The place of the database in the log is not known.
     #[error(
         "the database was not written by etcd 3.5 or later, or never written to: start and stop such an etcd on it"
     )]
     Unplaced,
-    /// A database of a release that is not known.
+    /// The database comes from a release that is not known.
     #[error("the database has storage version {version}, which this release does not know")]
     StorageVersion {
-        /// What stands in it.
+        /// The version that the file names.
         version: String,
     },
-    /// The log begins behind the database.
+    /// The log begins after the applied entries of the database.
     #[error("the database stands at index {index}, before the log's snapshot at {snapshot}: start etcd on it first")]
     Behind {
         /// Last entry that is applied.
@@ -88,7 +88,7 @@ pub enum Error {
         /// Where the log begins.
         snapshot: u64,
     },
-    /// Database and log are of different histories.
+    /// The database and the log have different histories.
     #[error("the log has no entry {index} of term {term}, at which the database stands")]
     OtherLog {
         /// Last entry that is applied.
@@ -104,10 +104,10 @@ pub enum Error {
         /// What is committed.
         commit: u64,
     },
-    /// Entries are newer than the term that was written down before them.
+    /// Entries are newer than the term that was recorded before them.
     #[error("the log's entries are of a later term than its state")]
     LaterTerm,
-    /// An entry that waits to be applied, of a kind that this release does not apply.
+    /// An entry that is not applied yet has a kind that this release does not apply.
     #[error(
         "entry {index} of the log is not in the database yet, and this release does not apply it ({what}): \
          start etcd on it once more, and stop it by SIGTERM"
@@ -118,7 +118,7 @@ pub enum Error {
         /// Its kind, or why it cannot be read.
         what: String,
     },
-    /// One member's data is not a cluster's.
+    /// The data of one member cannot become a cluster of several.
     #[error("the cluster has {count} members; only one alone can be imported")]
     Members {
         /// How many there are.
@@ -132,12 +132,12 @@ pub enum Error {
         /// The member that wrote the log.
         logged: u64,
     },
-    /// Votes that the member alone cannot replace.
+    /// There are other voters, which this member alone cannot replace.
     #[error("the database's configuration has other voters than its one member")]
     Voters,
 }
 
-/// As Go prints an array of bytes.
+/// An array of bytes as Go prints it.
 fn decimals(bytes: &[u8]) -> String {
     bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(" ")
 }

@@ -1,11 +1,11 @@
 //! Runs on: main thread, offline.
 //!
-//! A snapshot file, or the database of a stopped etcd: its buckets as the values that a member knows.
+//! A snapshot file, or the database of a stopped etcd. Its buckets are read as a member's values.
 //!
-//! Invariants: everything is checked as it is read. What etcd would not write is an error that names the bucket.
-//! Records are read one at a time; the rest is as small as it is in a member's memory.
+//! Invariants: everything is checked as it is read. Content that etcd would not write is an error that names the
+//! bucket. Records are read one at a time; the rest is as small as it is in a member's memory.
 //!
-//! It takes no lock, see `bolt::reader`.
+//! It takes no lock; see `bolt::reader`.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -28,14 +28,14 @@ use crate::{
 };
 
 const HASH_LEN: u64 = 32;
-/// A database is of whole sectors. A file that is longer by a SHA-256 has one at its end. **Source** etcd v3.7.1
+/// A database consists of whole sectors. A file that is longer by a SHA-256 has one at its end. **Source** etcd v3.7.1
 /// `etcdutl/snapshot/v3_snapshot.go hasChecksum`.
 const SECTOR: u64 = 512;
 const CHUNK_BYTES: usize = 1 << 20;
 
-/// Whether the checksum at a snapshot file's end is that of the bytes before it.
+/// Checks that the checksum at a snapshot file's end is that of the bytes before it.
 ///
-/// **Errors** it is not, or there is none; in etcdutl's words.
+/// **Errors** it is a different one, or there is none; in etcdutl's words.
 pub fn check_hash(path: &Path) -> Result<(), Error> {
     let mut source = DiskSource::open(path)?;
     if source.bytes() % SECTOR != HASH_LEN {
@@ -58,16 +58,16 @@ pub fn check_hash(path: &Path) -> Result<(), Error> {
     if told[..] == found[..] { Ok(()) } else { Err(Error::Hash { told, found: found.to_vec() }) }
 }
 
-/// What is in [`schema::META`].
+/// The content of [`schema::META`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta {
-    /// Last applied entry. The index is 0 for none, the term is 0 if it is not known.
+    /// Last applied entry. The index is 0 if there is none. The term is 0 if it is not known.
     pub applied: EntryId,
     /// Raft's configuration, if it is known.
     pub conf_state: Option<ConfState>,
-    /// The revision of the newest compaction, begun or finished; -1 for none.
+    /// The revision of the newest compaction that was begun or finished; -1 for none.
     pub compact_revision: i64,
-    /// The version of the schema, if it stands there.
+    /// The version of the schema, if the file names it.
     pub storage_version: Option<String>,
 }
 
@@ -80,7 +80,7 @@ pub struct Database {
 impl Database {
     /// Opens the file at `path`.
     ///
-    /// **Errors** it is no bbolt file, or none of etcd's.
+    /// **Errors** the file is not a bbolt file, or not one of etcd's.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut file = BoltFile::open(DiskSource::open(path)?)?;
         file.note_reached();
@@ -88,7 +88,7 @@ impl Database {
         Ok(Self { file, buckets })
     }
 
-    /// The file's size as its meta page tells it. **Units** bytes.
+    /// The file's size by its meta page. **Units** bytes.
     pub fn bytes(&self) -> u64 {
         self.file.meta().high_water * u64::from(self.file.meta().page_size)
     }
@@ -139,7 +139,7 @@ impl Database {
         Ok(Meta {
             applied: EntryId { index: number(schema::CONSISTENT_INDEX)?, term: number(schema::TERM)? },
             conf_state,
-            // A revision 0 is none, too.
+            // A revision of 0 also means that there was none.
             compact_revision: if compact_revision > 0 { compact_revision } else { -1 },
             storage_version: version.transpose().map_err(|_not_text| damaged())?,
         })
@@ -159,7 +159,7 @@ impl Database {
         leases.ok_or(Error::Bucket { name: schema::LEASE })
     }
 
-    /// Active alarms. The file does not tell who raised them, so they stay until a client takes them back.
+    /// Active alarms. The file does not say who raised them, so they stay until a client disarms them.
     ///
     /// **Errors** damage.
     pub fn alarms(&mut self) -> Result<Alarms, Error> {
@@ -194,7 +194,7 @@ impl Database {
 
     /// Refuses users and roles, which this release would lose without a word.
     ///
-    /// **Errors** there are some; damage.
+    /// **Errors** there are users or roles; damage.
     pub fn check_auth(&mut self) -> Result<(), Error> {
         let mut has = false;
         for name in schema::AUTH {
@@ -228,7 +228,7 @@ impl Records {
     pub fn next(&mut self, database: &mut Database) -> Result<Option<Record>, Error> {
         let Some(cursor) = &mut self.cursor else { return Ok(None) };
         let Some(entry) = cursor.next(&mut database.file)? else { return Ok(None) };
-        // A slice, so that decoding copies.
+        // This is a slice, so that decoding copies.
         let record = schema::read_record(&entry.key, &entry.value[..]);
         record.map(Some).ok_or(Error::Bucket { name: schema::KEY })
     }

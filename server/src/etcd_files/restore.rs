@@ -1,9 +1,9 @@
 //! Runs on: main thread, in place of the server.
 //!
-//! The work of `snapshot restore`: a new member of a new cluster from a snapshot file, etcd's or Orlop's.
+//! The work of `snapshot restore`: it makes a new member of a new cluster from a snapshot file of etcd or Orlop.
 //!
 //! Invariants:
-//! - Keys, revisions, leases, alarms and the cluster's version are the file's. Members and ids are those of the new
+//! - Keys, revisions, leases, alarms and the cluster's version come from the file. Members and ids are those of the new
 //!   cluster. The log begins with the members, as etcdutl's does.
 //! - The directory gets its name when everything in it is durable. So nobody can start on half a store.
 //!
@@ -27,19 +27,19 @@ use super::{
 };
 use crate::{apply::restore::Tables, shared::Cluster};
 
-/// The cluster that begins with the restored member, as `--initial-cluster` and its token name it.
+/// The cluster that begins with the restored member, as `--initial-cluster` and its token describe it.
 #[derive(Clone, Debug)]
 pub struct NewCluster {
     /// Names and peer URLs of the members.
     pub members: Vec<(String, Vec<String>)>,
-    /// Makes ids of this cluster differ from those of others.
+    /// Makes the ids of this cluster differ from those of other clusters.
     pub token: String,
-    /// Name of the member to be made, one of the members'.
+    /// Name of the new member. It is one of `members`.
     pub own_name: String,
 }
 
 impl NewCluster {
-    /// The ids, as those of any new cluster of these members, and the members by their ids.
+    /// The ids of any new cluster of these members, and the members by their ids.
     fn bootstrap(&self) -> (Identity, Vec<Member>) {
         let member = |(name, peer_urls): &(String, Vec<String>)| {
             let id = consensus::member_id(peer_urls, &self.token, None);
@@ -54,27 +54,27 @@ impl NewCluster {
     }
 }
 
-/// What is restored, and how.
+/// A restore: its file, its directories and its settings.
 pub struct Restore<'a> {
     /// The snapshot file.
     pub file: &'a Path,
-    /// The data directory to be made.
+    /// The data directory that is made.
     pub dir: &'a Path,
-    /// The directory of its log, if that lies outside of the data directory.
+    /// The directory of its log, if it is outside of the data directory.
     pub wal_dir: Option<&'a Path>,
-    /// The cluster to be.
+    /// The new cluster.
     pub cluster: NewCluster,
-    /// Whether the checksum behind the file's content is ignored.
+    /// Whether the checksum after the file's content is ignored.
     pub skip_hash_check: bool,
-    /// How far the revision is moved on, with all before it compacted; 0 for not.
+    /// How far the revision is moved forward; 0 for not at all. Everything before it is then compacted.
     pub bump_revision: i64,
-    /// Settings of the store to be made.
+    /// Settings of the new store.
     pub store: store::Options,
     /// Settings of its log.
     pub consensus: consensus::Options,
 }
 
-/// Where a directory is built before it gets its name.
+/// The directory in which a new directory is built before it gets its name.
 fn part_of(dir: &Path) -> PathBuf {
     let mut name = dir.file_name().unwrap_or_default().to_os_string();
     name.push(".part");
@@ -82,9 +82,9 @@ fn part_of(dir: &Path) -> PathBuf {
 }
 
 impl Restore<'_> {
-    /// Restores.
+    /// Restores the member.
     ///
-    /// **Errors** why not; what was begun is left beside, under another name.
+    /// **Errors** the reason why not. What was begun is left under another name.
     pub fn run(self, open: OpenDisk<'_>) -> Result<(), Error> {
         let part = part_of(self.dir);
         self.check_room(&part)?;
@@ -104,7 +104,7 @@ impl Restore<'_> {
         Ok(())
     }
 
-    /// Refuses to write where something is. A directory that cannot be read counts as one with something in it.
+    /// Refuses to write where something exists. A directory that cannot be read counts as one that is not empty.
     fn check_room(&self, part: &Path) -> Result<(), Error> {
         let has_room = |dir: &Path| offline::is_empty_or_missing(dir).unwrap_or(false);
         if !has_room(self.dir) {
@@ -121,7 +121,7 @@ impl Restore<'_> {
         Ok(())
     }
 
-    /// Writes the members' entries, with which the log of every new cluster begins.
+    /// Writes the entries of the members, with which the log of every new cluster begins.
     fn write_log(
         &self,
         disk: &mut dyn Disk,
@@ -137,7 +137,7 @@ impl Restore<'_> {
         Ok(())
     }
 
-    /// Brings the file's content into the store, which is the new member's then.
+    /// Loads the file's content into the store, and makes it the new member's.
     fn load(
         &self,
         mut builder: Builder,
@@ -168,7 +168,7 @@ impl Restore<'_> {
     }
 }
 
-/// The record of a revision that changed nothing.
+/// The record for a revision that changed nothing.
 fn gap(main: i64) -> Record {
     Record {
         key: Bytes::new(),
@@ -208,7 +208,7 @@ mod tests {
         }
     }
 
-    /// A snapshot file without a checksum, its records, and what else is in it.
+    /// A snapshot file without a checksum, its records, and the rest of its content.
     fn write_file(path: &Path) -> (Vec<Record>, State) {
         let mut mvcc = Mvcc::in_memory();
         for (key, lease) in [("a", 7), ("b", 0), ("c", 8), ("a", 0), ("b", 7)] {
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(tables.cluster.alarms, [((5, 1), RaisedBy::Hand)].into());
         assert_eq!(tables.cluster.version, told.tables.cluster.version);
         assert_eq!(tables.leases, told.tables.leases);
-        // The meta tree is one page here, which is in memory by now.
+        // The meta tree is a single page here, and it is in memory by now.
         let identity = view.meta_get(table::IDENTITY).unwrap().and_then(|bytes| table::decode_identity(&bytes));
         assert_eq!(identity.map(|identity| identity.member_id), Some(member.id));
         let mut attached = view.meta_cursor(&lease::attachment_prefix(7));

@@ -4,7 +4,7 @@
 //!
 //! | bucket | key | value |
 //! |---|---|---|
-//! | key | revision, see [`revision_key`] | `mvccpb.KeyValue`, of a tombstone its key alone |
+//! | key | revision, see [`revision_key`] | `mvccpb.KeyValue`; of a tombstone only its key |
 //! | meta | `consistent_index`, `term` | 8 bytes, big-endian |
 //! | meta | `confState` | JSON |
 //! | meta | `scheduledCompactRev`, `finishedCompactRev` | revision |
@@ -31,39 +31,39 @@ use crate::lease::Grant;
 pub type Name = &'static str;
 /// Versions of keys.
 pub const KEY: Name = "key";
-/// Where the log stands, and what is compacted.
+/// The place in the log, and the compacted revisions.
 pub const META: Name = "meta";
 /// Leases.
 pub const LEASE: Name = "lease";
 /// Active alarms.
 pub const ALARM: Name = "alarm";
-/// What the cluster decided.
+/// Decisions of the cluster.
 pub const CLUSTER: Name = "cluster";
 /// Members.
 pub const MEMBERS: Name = "members";
-/// Members that were, whose ids never come back.
+/// Former members. Their ids never come back.
 pub const MEMBERS_REMOVED: Name = "members_removed";
 /// Buckets of users and roles, which this release does not have.
 pub const AUTH: [Name; 3] = ["auth", "authUsers", "authRoles"];
 
 /// In [`META`]: index of the last applied entry.
 pub const CONSISTENT_INDEX: &[u8] = b"consistent_index";
-/// In [`META`]: its term.
+/// In [`META`]: the term of that entry.
 pub const TERM: &[u8] = b"term";
 /// In [`META`]: raft's configuration.
 pub const CONF_STATE: &[u8] = b"confState";
-/// In [`META`]: compact revision that was asked for.
+/// In [`META`]: the compact revision that was asked for.
 pub const SCHEDULED_COMPACT: &[u8] = b"scheduledCompactRev";
-/// In [`META`]: compact revision up to which everything is dropped.
+/// In [`META`]: the compact revision up to which everything is dropped.
 pub const FINISHED_COMPACT: &[u8] = b"finishedCompactRev";
 /// In [`META`]: the version of this schema.
 pub const STORAGE_VERSION: &[u8] = b"storageVersion";
-/// In [`CLUSTER`].
+/// In [`CLUSTER`]: the decided cluster version.
 pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 
 const REVISION_LEN: usize = 17;
 
-/// Main, `_`, sub; main and sub as 8 bytes each, big-endian; a `t` behind them for a tombstone.
+/// The main revision, `_`, the sub revision, and a `t` for a tombstone. Main and sub take 8 bytes each, big-endian.
 pub fn revision_key(revision: Revision, is_tombstone: bool) -> Vec<u8> {
     let mut key = Vec::with_capacity(REVISION_LEN + 1);
     key.extend_from_slice(&revision.main.to_be_bytes());
@@ -75,7 +75,7 @@ pub fn revision_key(revision: Revision, is_tombstone: bool) -> Vec<u8> {
     key
 }
 
-/// The inverse of [`revision_key`]; `None` if the bytes are no such key.
+/// The inverse of [`revision_key`]; `None` if the bytes are not such a key.
 pub fn parse_revision(key: &[u8]) -> Option<(Revision, bool)> {
     let (main, rest) = key.split_first_chunk::<8>()?;
     let (sub, mark) = rest.strip_prefix(b"_")?.split_first_chunk::<8>()?;
@@ -93,7 +93,7 @@ pub fn write_record(record: Record, out: &mut Vec<u8>) {
     kv.encode(out).expect("a vector grows");
 }
 
-/// The record that a key and a value of bucket [`KEY`] are; `None` if they are none. Shares no memory with them.
+/// The record in a key and a value of bucket [`KEY`]; `None` if they are not one. It shares no memory with them.
 pub fn read_record(key: &[u8], value: &[u8]) -> Option<Record> {
     let (revision, is_tombstone) = parse_revision(key)?;
     let kv = KeyValue::decode(value).ok()?;
@@ -121,10 +121,10 @@ pub struct Lease {
     /// Its id.
     #[prost(int64, tag = "1")]
     pub id: i64,
-    /// Granted. **Units** seconds.
+    /// Granted time to live. **Units** seconds.
     #[prost(int64, tag = "2")]
     pub ttl_s: i64,
-    /// Left at the last checkpoint, 0 if there was none. **Units** seconds.
+    /// Time that was left at the last checkpoint; 0 if there was none. **Units** seconds.
     #[prost(int64, tag = "3")]
     pub remaining_s: i64,
 }
@@ -135,7 +135,7 @@ impl Lease {
         Self { id, ttl_s: grant.ttl_s, remaining_s: grant.remaining_s }
     }
 
-    /// The grant, and its id.
+    /// The id and the grant.
     pub fn grant(&self) -> (i64, Grant) {
         (self.id, Grant { ttl_s: self.ttl_s, remaining_s: self.remaining_s })
     }
@@ -156,7 +156,7 @@ pub fn conf_state_json(state: &ConfState) -> Vec<u8> {
     format!("{{{voters}{learners}\"auto_leave\":false}}").into_bytes()
 }
 
-/// The inverse of [`conf_state_json`]; `None` for what is no such thing, or a configuration on its way to another.
+/// The inverse of [`conf_state_json`]; `None` if it is not a configuration, or one that is changing to another.
 pub fn parse_conf_state(json: &[u8]) -> Option<ConfState> {
     let value: Value = serde_json::from_slice(json).ok()?;
     let list = |name: &str| match value.get(name) {

@@ -1,9 +1,9 @@
 //! Runs on: main thread, offline.
 //!
-//! Files that are read at any offset, whatever the medium's blocks are.
+//! Files that are read at any offset, whatever the blocks of the medium are.
 //!
-//! Invariants: a [`DiskSource`] has a disk of its own, which goes through the page cache: etcd's files may lie on any
-//! file system. It changes nothing and locks nothing.
+//! Invariants: a [`DiskSource`] has a disk of its own, which goes through the page cache, because etcd's files may be
+//! on any file system. It changes nothing and locks nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -12,15 +12,15 @@ use engine::{
     disk::{BLOCK, Buffer, Disk, FileId, OpenKind, open_buffered},
 };
 
-/// Bytes that can be read anywhere.
+/// Bytes that can be read at any offset.
 pub trait Source {
-    /// How many there are. **Units** bytes.
+    /// Number of bytes. **Units** bytes.
     fn bytes(&self) -> u64;
-    /// Those from `offset` on, `len` or as many as there are.
+    /// Reads `len` bytes from `offset` on, or as many as there are.
     ///
     /// **Errors** the medium's.
     fn read(&mut self, offset: u64, len: usize) -> Result<Vec<u8>, Error>;
-    /// What they are called, for error texts.
+    /// The name in error texts.
     fn path(&self) -> &Path;
 }
 
@@ -36,7 +36,7 @@ pub struct DiskSource {
 impl DiskSource {
     /// Opens `path`.
     ///
-    /// **Errors** it is not there, or cannot be read.
+    /// **Errors** the file does not exist, or cannot be read.
     pub fn open(path: &Path) -> Result<Self, Error> {
         let mut disk = open_buffered()?;
         let file = disk.open(path, OpenKind::Read)?;

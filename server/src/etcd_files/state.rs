@@ -1,14 +1,14 @@
 //! Runs on: connection core (a snapshot file), main thread (offline).
 //!
-//! What a member knows beside its records, in one place: it is written into a snapshot file, and into the data
-//! directory that is built from one.
+//! A member's state beside its records, in one place. It is written into a snapshot file, and into the data directory
+//! that is built from one.
 
 use consensus::EntryId;
 use engine::ReadView;
 
 use crate::apply::restore::Tables;
 
-/// What a member knows beside its records.
+/// A member's state beside its records.
 #[derive(Clone, Debug)]
 pub struct State {
     /// Members, alarms, version, configuration, leases.
@@ -17,12 +17,12 @@ pub struct State {
     pub applied: EntryId,
     /// Current revision: records up to it belong to the state.
     pub revision: i64,
-    /// Of the records up to it, compaction keeps the newest of each key; -1 for no compaction.
+    /// Of the records up to this revision, compaction keeps the newest of each key; -1 for no compaction.
     pub compact_revision: i64,
 }
 
 impl State {
-    /// The state that `view` shows; `tables` were read from that view.
+    /// The state that `view` shows. `tables` must come from that view.
     pub fn of(view: &ReadView, tables: Tables) -> Self {
         Self {
             tables,

@@ -1,6 +1,6 @@
 //! Runs on: main thread, in place of the server.
 //!
-//! What `snapshot status` says of a snapshot file. How it is printed is the command's matter.
+//! The report of `snapshot status` about a snapshot file. The command prints it.
 //!
 //! **Source** etcd v3.7.1 `etcdutl/snapshot/v3_snapshot.go Status`.
 
@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::{error::Error, file::Database, schema};
 
-/// What is said of a file.
+/// The report about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// CRC-32C of all names, keys and values.
@@ -21,20 +21,20 @@ pub struct Status {
     pub revision: i64,
     /// Keys that are not deleted.
     pub total_keys: usize,
-    /// **Units** bytes.
+    /// Size of the file's content. **Units** bytes.
     pub total_size: u64,
-    /// Of the schema; empty before 3.6.
+    /// Version of the schema; empty before 3.6.
     pub version: String,
 }
 
-/// Reads all of the file, and checks it as bbolt does.
+/// Reads the whole file, and checks it as bbolt does.
 ///
 /// **Errors** damage.
 pub fn status(path: &Path) -> Result<Status, Error> {
     let mut database = Database::open(path)?;
     let total_size = database.bytes();
     let mut status = Status { hash: 0, revision: 0, total_keys: 0, total_size, version: String::new() };
-    // Half a SHA-256 stands for a key: there may be more keys than memory for them.
+    // Half a SHA-256 represents a key: the keys themselves may not fit in memory.
     let mut keys: BTreeSet<u128> = BTreeSet::new();
     for (name, bucket) in database.buckets().clone() {
         status.hash = crc32c::crc32c_append(status.hash, &name);

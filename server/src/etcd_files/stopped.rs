@@ -1,11 +1,11 @@
 //! Runs on: main thread, before the server starts.
 //!
-//! The database and the log of a stopped etcd, checked against each other: who the member is, what it knows, and which
-//! entries it has not applied yet.
+//! The database and the log of a stopped etcd, checked against each other. They give the member's identity, its state,
+//! and the entries that it has not applied yet.
 //!
 //! Invariants:
 //! - The database is locked as long as a [`Stopped`] lives, as a running etcd locks it. Nothing is changed.
-//! - What this release would misunderstand or lose is refused, with the way out.
+//! - Anything that this release would misunderstand or lose is refused. The error says what to do.
 //!
 //! **Source** etcd v3.7.1 `server/etcdserver/bootstrap.go`.
 
@@ -27,20 +27,19 @@ use crate::{apply::restore::Tables, shared::Cluster};
 pub struct Stopped {
     /// The database, for its records.
     pub database: Database,
-    /// The log behind the database.
+    /// The log after the applied entries of the database.
     pub log: Log,
-    /// Who the member is.
+    /// The identity of the member.
     pub identity: Identity,
-    /// What the database holds beside records, but for the revision, which only the records tell.
+    /// The content of the database beside records. Its revision is not set, because only the records show it.
     pub state: State,
     _lock: DirLock,
 }
 
 impl Stopped {
-    /// Opens what lies in `member`, etcd's directory of that name. `is_applied` tells which requests this release
-    /// applies.
+    /// Opens the directory `member` of an etcd. `is_applied` says which requests this release applies.
     ///
-    /// **Errors** why this is no member that can go on here; `Locked` while etcd runs on it.
+    /// **Errors** why this member cannot go on here; `Locked` while etcd runs on it.
     pub fn open(disk: &mut dyn Disk, member: &Path, is_applied: fn(&Request) -> bool) -> Result<Self, Error> {
         let path = member.join("snap").join("db");
         let lock = disk.lock(&path)?;
@@ -55,21 +54,21 @@ impl Stopped {
     }
 }
 
-/// Refuses what this release would misunderstand.
+/// Refuses versions that this release would misunderstand.
 fn check_version(meta: &Meta) -> Result<(), Error> {
     if meta.applied.index == 0 || meta.applied.term == 0 {
         return Err(Error::Unplaced);
     }
     let known = |version: &String| ["3.6.", "3.7."].iter().any(|known| version.starts_with(known));
     match &meta.storage_version {
-        // 3.5 writes none.
+        // etcd 3.5 writes no version.
         None => Ok(()),
         Some(version) if known(version) => Ok(()),
         Some(version) => Err(Error::StorageVersion { version: version.clone() }),
     }
 }
 
-/// Whether database and log belong together, and all that is to be applied is understood.
+/// Checks that database and log belong together, and that every entry still to be applied is understood.
 fn check_log(meta: &Meta, log: &Log, is_applied: fn(&Request) -> bool) -> Result<(), Error> {
     let (index, term) = (meta.applied.index, meta.applied.term);
     if log.snapshot > index {
@@ -102,7 +101,7 @@ fn check_entry(entry: &wal::Entry, is_applied: fn(&Request) -> bool) -> Result<(
     Err(Error::Entry { index: entry.index, what })
 }
 
-/// The one member that can go on alone, and what it knows.
+/// The identity of the one member that can go on alone, and its state.
 fn who_and_what(database: &mut Database, meta: Meta, log: &Log) -> Result<(Identity, State), Error> {
     let members = database.members()?;
     let id = log.metadata.member_id;

@@ -1,15 +1,15 @@
 //! Runs on: main thread, offline.
 //!
-//! Reads the log of a stopped etcd: who the member is, what raft must remember, and the entries behind an index.
+//! Reads the log of a stopped etcd: the member's identity, raft's hard state, and the entries after an index.
 //!
 //! A file is a row of frames. A frame is 8 bytes, little-endian (the length in 56 bits, the padding in the top byte),
-//! then a [`Record`], then zeros up to a multiple of 8. Each record's CRC-32C runs over the data of all records
-//! before it. Files are preallocated: a length of 0 ends one.
+//! then a [`Record`], then zeros up to a multiple of 8. The CRC-32C of a record runs over the data of all records up to
+//! it. Files are preallocated: a length of 0 ends one.
 //!
 //! Invariants:
-//! - A log that etcd would start on is read as etcd reads it, a torn end included. Any other is `Corrupt`, with file
-//!   and offset. Nothing is changed.
-//! - Memory: the entries behind the index, which etcd too holds in memory, and one piece of a file.
+//! - A log on which etcd would start is read as etcd reads it, even with a torn end. Any other log is `Corrupt`, with
+//!   file and offset. Nothing is changed.
+//! - Memory holds the entries after the index, as etcd does, and one piece of a file.
 //!
 //! **Source** etcd v3.7.1 `server/storage/wal/{wal,decoder,repair}.go`.
 
@@ -27,7 +27,7 @@ const STATE: i64 = 3;
 const CRC: i64 = 4;
 const SNAPSHOT: i64 = 5;
 
-/// The medium has written this much whole or not at all. **Units** bytes.
+/// Bytes that the medium writes whole or not at all. **Units** bytes.
 const SECTOR: u64 = 512;
 const WINDOW_BYTES: usize = 1 << 20;
 const HEAD_BYTES: u64 = 8;
@@ -45,7 +45,7 @@ struct Record {
 /// etcd's `etcdserverpb.Metadata`.
 #[derive(Clone, PartialEq, Message)]
 pub struct Metadata {
-    /// Own id.
+    /// The member's own id.
     #[prost(uint64, tag = "1")]
     pub member_id: u64,
     /// The cluster's id.
@@ -56,10 +56,10 @@ pub struct Metadata {
 /// etcd's `raftpb.HardState`.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct HardState {
-    /// Latest term seen.
+    /// The latest term seen.
     #[prost(uint64, tag = "1")]
     pub term: u64,
-    /// Member voted for in it, 0 for none.
+    /// The member that got the vote in this term, 0 for none.
     #[prost(uint64, tag = "2")]
     pub vote: u64,
     /// Highest index that was known to be committed.
@@ -73,10 +73,10 @@ pub struct Entry {
     /// 0 for a request, 1 for a configuration change.
     #[prost(uint64, tag = "1")]
     pub kind: u64,
-    /// Term it was proposed in.
+    /// The term in which it was proposed.
     #[prost(uint64, tag = "2")]
     pub term: u64,
-    /// Its index in the log.
+    /// The index in the log.
     #[prost(uint64, tag = "3")]
     pub index: u64,
     /// An `InternalRaftRequest`, or a `ConfChange`.
@@ -92,26 +92,26 @@ struct SnapshotMark {
     term: u64,
 }
 
-/// What a log holds.
+/// The content of a log.
 #[derive(Debug, Default)]
 pub struct Log {
-    /// Who it belongs to.
+    /// The member that the log belongs to.
     pub metadata: Metadata,
-    /// The last one.
+    /// The last hard state.
     pub hard_state: HardState,
-    /// The entries behind the index asked for, contiguous.
+    /// The entries after the requested index, without a gap.
     pub entries: Vec<Entry>,
-    /// Term of the entry at that index, if the log knows it.
+    /// The term of the entry at that index, if the log knows it.
     pub term: Option<u64>,
     /// Index of the newest snapshot that was taken of a committed state.
     pub snapshot: u64,
-    /// Where a record was torn: the log ends there.
+    /// Where a record was torn; the log ends there.
     pub torn: Option<(PathBuf, u64)>,
 }
 
-/// Reads the log in `dir`, keeping the entries behind `after`.
+/// Reads the log in `dir`, and keeps the entries after `after`.
 ///
-/// **Errors** `Corrupt`; what the disk meets.
+/// **Errors** `Corrupt`; those of the disk.
 pub fn read(disk: &mut dyn Disk, dir: &Path, after: u64) -> Result<Log, Error> {
     let files: Vec<(u64, String)> =
         disk.list(dir)?.into_iter().filter_map(|name| Some((sequence_of(&name)?, name))).collect();
@@ -134,7 +134,7 @@ pub fn read(disk: &mut dyn Disk, dir: &Path, after: u64) -> Result<Log, Error> {
     Ok(replay.log)
 }
 
-/// The sequence in `SEQUENCE-INDEX.wal`, both in 16 hexadecimal digits.
+/// The sequence from a name `SEQUENCE-INDEX.wal`. Both numbers have 16 hexadecimal digits.
 fn sequence_of(name: &str) -> Option<u64> {
     let (sequence, index) = name.strip_suffix(".wal")?.split_once('-')?;
     let number = |text: &str| u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16);
@@ -145,7 +145,7 @@ struct Replay {
     after: u64,
     log: Log,
     has_metadata: bool,
-    /// Index of the last entry, once there was one.
+    /// Index of the last entry, if there is one.
     last: Option<u64>,
     marks: Vec<SnapshotMark>,
     crc: u32,
@@ -181,7 +181,7 @@ impl Replay {
         Ok(())
     }
 
-    /// Takes an entry. It replaces the entry of the same index, and all behind that.
+    /// Takes an entry. It replaces the entry with the same index, and all entries after that.
     fn entry(&mut self, entry: Entry) -> Result<(), &'static str> {
         let index = entry.index;
         if index == 0 || self.last.is_some_and(|last| index > last + 1) {
@@ -240,7 +240,7 @@ fn read_file(window: &mut Window, is_last: bool, replay: &mut Replay) -> Result<
     Ok(())
 }
 
-/// Whether a part of `frame`, which begins at `offset`, lies in a sector that was never written.
+/// Whether a part of `frame`, which begins at `offset`, is in a sector that was never written.
 fn is_torn(frame: &[u8], offset: u64) -> bool {
     let mut rest = frame;
     let mut offset = offset;
@@ -256,7 +256,7 @@ fn is_torn(frame: &[u8], offset: u64) -> bool {
     false
 }
 
-/// A piece of a file, read ahead.
+/// A piece of a file that is read ahead.
 struct Window {
     source: DiskSource,
     start: u64,
@@ -268,7 +268,7 @@ impl Window {
         Self { source, start: 0, held: Bytes::new() }
     }
 
-    /// `len` bytes at `offset`; `None` if the file ends before.
+    /// Returns `len` bytes at `offset`; `None` if the file ends before.
     fn bytes(&mut self, offset: u64, len: u64) -> Result<Option<Bytes>, Error> {
         let Some(end) = offset.checked_add(len).filter(|end| *end <= self.source.bytes()) else { return Ok(None) };
         if offset < self.start || end > self.start + self.held.len() as u64 {
@@ -297,7 +297,7 @@ mod tests {
         out.resize(out.len() + padding, 0);
     }
 
-    /// The frames of a log, and where each begins.
+    /// The frames of a log, and the offset of each.
     fn log(entries: &[(u64, u64)]) -> (Vec<u8>, Vec<usize>) {
         let mut records = vec![
             (CRC, Bytes::new()),
@@ -385,7 +385,7 @@ mod tests {
         let last = starts[starts.len() - 2];
         let mut torn = whole.clone();
         torn.resize(128 << 10, 0);
-        // The last entry is longer than two sectors: the medium lost one that lies inside of it.
+        // The last entry is longer than two sectors. The medium lost a sector inside of it.
         let sector = (last / 512 + 1) * 512;
         torn[sector..sector + 512].fill(0);
         let log = read_bytes(&torn, 0).unwrap();

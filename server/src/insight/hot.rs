@@ -1,13 +1,14 @@
 //! Runs on: connection core.
 //!
-//! Which keys and prefixes are asked for most, in the last [`WINDOW`] to twice that.
+//! Counts which keys and prefixes are asked for most. The counts cover at least the last [`WINDOW`] and at most twice
+//! that.
 //!
-//! Each core counts what it serves in two tables of bounded size, one for keys, one for prefixes that end with a slash;
-//! where it serves much it looks at every [`SAMPLE_EVERY`]th request alone, which then counts for all of them. Once a
-//! second the core publishes its tables; who wants to know merges those of all cores.
+//! Each core counts the requests that it serves in two tables of bounded size: one for keys, one for prefixes that end
+//! with a slash. A busy core looks only at every [`SAMPLE_EVERY`]th request, which then counts for all of them. The
+//! core publishes its tables once a second. A reader merges the tables of all cores.
 //!
-//! Invariants: memory is bounded by [`ITEMS_MAX`] and [`ITEM_BYTES_MAX`], whatever clients ask; `previous` is the
-//! window right before `current`, or empty.
+//! Invariants: [`ITEMS_MAX`] and [`ITEM_BYTES_MAX`] bound the memory, whatever clients ask. `previous` is the window
+//! directly before `current`, or empty.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -23,18 +24,18 @@ use crate::method::Method;
 
 /// Length of a window.
 pub const WINDOW: Duration = Duration::from_secs(10);
-/// Requests of a second and core that are all looked at.
+/// Requests per second and core that are all looked at.
 const ALL_PER_S: u32 = 1000;
-/// Of more than that, every one of so many is.
+/// Beyond that number, one request in this many is looked at.
 const SAMPLE_EVERY: u32 = 64;
-/// Items of a table.
+/// Items in a table.
 const ITEMS_MAX: usize = 256;
-/// **Units** bytes of a key that tell it from others.
+/// Bytes of a key that count; longer keys are cut. **Units** bytes.
 const ITEM_BYTES_MAX: usize = 256;
-/// Prefixes that are counted of one key.
+/// Prefixes of one key that are counted.
 const PREFIXES_MAX: usize = 4;
 
-/// What one window saw.
+/// The counts of one window.
 #[derive(Clone, Debug, Default)]
 struct Window {
     began: Duration,
@@ -42,7 +43,7 @@ struct Window {
     prefixes: Sketch,
 }
 
-/// What one core saw.
+/// The counts of one core.
 #[derive(Clone, Debug, Default)]
 pub struct Heat {
     current: Window,
@@ -52,7 +53,7 @@ pub struct Heat {
     has_news: bool,
 }
 
-/// What a request is about: a key and what lies in the same place, or a range.
+/// The subject of a request: a key, whose prefixes count too, or a range.
 #[derive(Debug, PartialEq, Eq)]
 struct Subject {
     key: Bytes,
@@ -60,7 +61,8 @@ struct Subject {
     is_write: bool,
 }
 
-/// The subject of a request; of a txn, what its first compare or else its first operation names.
+/// The subject of a request. For a txn it is the subject of its first compare, or of its first operation if there is no
+/// compare.
 fn subject(method: Method, body: &Bytes) -> Option<Subject> {
     let (key, range_end, is_write) = match method {
         Method::Put => (PutRequest::decode(body.clone()).ok()?.key, Bytes::new(), true),
@@ -99,7 +101,7 @@ fn prefixes(key: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 impl Heat {
-    /// A request has ended.
+    /// Counts a request that has ended.
     pub fn note(&mut self, now: Duration, method: Method, body: &Bytes) {
         if now.as_secs() != self.second {
             (self.second, self.in_second) = (now.as_secs(), 0);
@@ -126,7 +128,7 @@ impl Heat {
         }
     }
 
-    /// Begins the next window if it is time.
+    /// Begins the next window if it is due.
     fn turn(&mut self, now: Duration) {
         let age = now.saturating_sub(self.current.began);
         if age < WINDOW {

@@ -1,16 +1,16 @@
 //! Runs on: connection core, apply core.
 //!
-//! What operators want to know of a member at work: which requests are slow, and in which phase, what is asked for
-//! most, what takes up space.
+//! What operators want to know of a running member: which requests are slow and in which phase, which keys are asked
+//! for most, and what takes up space.
 //!
-//! - `trace`: where one request spends its time
-//! - `slow`: which requests are told of, and what is remembered of them
+//! - `trace`: where a request spends its time
+//! - `slow`: which requests are logged as slow, and which are remembered
 //! - `text`: requests and entries as text
 //! - `hot`: which keys and prefixes are asked for most; it counts them in a `sketch`
-//! - `sketch`: the most frequent of many items in a bounded table
-//! - `usage`: what prefixes take up, from the sums in the tree
+//! - `sketch`: finds the most frequent of many items in a bounded table
+//! - `usage`: the space that prefixes take, from the sums in the tree
 //!
-//! Invariants: what is remembered is bounded, whatever clients send; nothing here decides a result.
+//! Invariants: what is remembered is bounded, whatever clients send. Nothing here decides a result.
 
 use std::sync::Arc;
 
@@ -29,16 +29,16 @@ pub mod text;
 pub mod trace;
 pub mod usage;
 
-/// What the cores publish of their insight, for whoever asks on any core.
+/// What each core publishes of its insight, for readers on any core.
 #[derive(Debug)]
 pub struct Board {
-    /// From when on something is slow.
+    /// From which durations on something is slow.
     pub settings: Settings,
-    /// Slow requests, by core.
+    /// Slow requests of each core.
     pub slow: Vec<Ring>,
-    /// What is asked for most, by core.
+    /// The hottest keys and prefixes of each core.
     pub heat: Vec<ArcSwap<Heat>>,
-    /// What the children of the empty prefix took up a moment ago.
+    /// The space that the children of the empty prefix took at the last measurement.
     pub usage: ArcSwap<Vec<Row>>,
 }
 
@@ -50,7 +50,7 @@ impl Board {
         Self { settings, slow, heat, usage: ArcSwap::default() }
     }
 
-    /// What is asked for most, by core, as published last.
+    /// The hottest keys and prefixes of each core, as last published.
     pub fn heat_now(&self) -> Vec<Arc<Heat>> {
         self.heat.iter().map(ArcSwap::load_full).collect()
     }

@@ -1,9 +1,9 @@
 //! Runs on: connection core.
 //!
-//! The most frequent of many items in a bounded table: space-saving.
+//! Finds the most frequent of many items in a bounded table, with the space-saving algorithm.
 //!
-//! Invariants: at most `items_max` items; an item's `count` is at least what it truly had, and at most by `error` too
-//! much; an item that had more than a share of `1 / items_max` of all is in the table.
+//! Invariants: there are at most `items_max` items. An item's `count` is at least its true count, and exceeds it by at
+//! most `error`. An item with more than a share of `1 / items_max` of everything is in the table.
 //! **Source** Metwally, Agrawal, El Abbadi, "Efficient Computation of Frequent and Top-k Elements in Data Streams",
 //! 2005.
 
@@ -12,11 +12,11 @@ use std::collections::HashMap;
 /// An item of the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Count {
-    /// How often it came, at most.
+    /// How often the item came, at most.
     pub count: u64,
-    /// How much of that may be another's.
+    /// The part of that count which may belong to another item.
     pub error: u64,
-    /// How often it was written since it is in the table.
+    /// How often the item was written since it came into the table.
     pub writes: u64,
 }
 
@@ -28,7 +28,7 @@ pub struct Sketch {
 }
 
 impl Sketch {
-    /// Adds `weight` to `item`, whose place another has to give up if there are `items_max` already.
+    /// Adds `weight` to `item`. If the item is new and there are `items_max` already, it takes the place of another.
     pub fn add(&mut self, item: &[u8], weight: u64, is_write: bool, items_max: usize) {
         let position = match self.positions.get(item) {
             Some(position) => *position,
@@ -55,7 +55,7 @@ impl Sketch {
         position
     }
 
-    /// Forgets all.
+    /// Forgets all items.
     pub fn clear(&mut self) {
         self.items.clear();
         self.positions.clear();
@@ -79,7 +79,7 @@ mod tests {
         let mut sketch = Sketch::default();
         let mut truth: HashMap<Vec<u8>, u64> = HashMap::new();
         for _ in 0..50_000 {
-            // Ten items have half of the traffic, the rest is spread over many.
+            // Ten items have half of the traffic. The rest is spread over many items.
             let number =
                 if random.random_bool(0.5) { random.random_range(0..10) } else { random.random_range(10..100_000) };
             let item = format!("item{number}").into_bytes();

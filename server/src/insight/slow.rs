@@ -1,11 +1,10 @@
-//! Runs on: connection core, commit core.
+//! Runs on: connection core, apply core.
 //!
-//! Slow requests: which they are, what is remembered of them, and the lines in etcd's words that tell of them.
+//! Slow requests: which they are, which of them are remembered, and the log lines about them in etcd's words.
 //!
-//! Invariants: all slow requests are counted; of those of one core at most [`LINES_PER_S`] a second are told of and
-//! remembered, so that a storm of slow requests is not a storm of lines, and the last [`SLOW_MAX`] are kept. No key or
-//! value is shown as it came: keys are escaped, of values only the size is told, texts are cut at
-//! [`text::TEXT_BYTES_MAX`].
+//! Invariants: all slow requests are counted. Each core logs and remembers at most [`LINES_PER_S`] of them in a second,
+//! so that a storm of slow requests is not a storm of lines. Each core keeps its last [`SLOW_MAX`]. No key or value is
+//! shown raw: keys are escaped, values are shown only by their size, and texts are cut at [`text::TEXT_BYTES_MAX`].
 //! **Source** etcd v3.7.1 `etcdserver/txn/util.go`, `etcdserver/api/v3rpc/interceptor.go`.
 
 use std::{cell::Cell, collections::VecDeque, sync::Arc, time::Duration};
@@ -16,17 +15,17 @@ use bytes::Bytes;
 use super::{text, trace::Phases};
 use crate::{error::Error, method::Method};
 
-/// Lines of one core and kind in a second.
+/// Lines of one core and kind in one second at most.
 pub const LINES_PER_S: u32 = 10;
 /// Slow requests that one core remembers.
 pub const SLOW_MAX: usize = 64;
 
-/// From when on something is slow, and what is measured besides.
+/// From which durations on something is slow, and what else is measured.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// A request that takes longer is told of.
+    /// A request that takes longer is logged.
     pub unary: Duration,
-    /// An apply, or a read, that takes longer is told of.
+    /// An apply or a read that takes longer is logged.
     pub apply: Duration,
     /// Whether the durations of calls are counted by method.
     pub is_extensive: bool,
@@ -37,17 +36,17 @@ pub struct Settings {
 pub struct Slow {
     /// When it ended. **Units** microseconds since 1970.
     pub at_unix_us: u64,
-    /// What was called.
+    /// The method that was called.
     pub method: Method,
-    /// Where its time went.
+    /// Its time in each phase.
     pub phases: Phases,
     /// Time it waited for pages.
     pub loading: Duration,
-    /// What was asked, as logged.
+    /// The request as logged.
     pub request: String,
 }
 
-/// The slow requests that one core remembers: replaced whole by it, read by all.
+/// The slow requests that one core remembers. The core replaces the whole list; all cores read it.
 #[derive(Debug, Default)]
 pub struct Ring(ArcSwap<VecDeque<Arc<Slow>>>);
 
@@ -60,13 +59,13 @@ impl Ring {
         self.0.store(Arc::new(next));
     }
 
-    /// Newest first.
+    /// The slow requests, newest first.
     pub fn list(&self) -> Arc<VecDeque<Arc<Slow>>> {
         self.0.load_full()
     }
 }
 
-/// Lets some lines a second through and counts the others.
+/// Lets a few lines through in a second, and counts the others.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Throttle {
     second: u64,
@@ -75,7 +74,8 @@ pub struct Throttle {
 }
 
 impl Throttle {
-    /// Whether a line may be written: with how many were not since the last one.
+    /// Returns `None` if a line may not be written. Otherwise returns how many lines were suppressed since the last
+    /// one.
     pub fn admit(&mut self, now: Duration) -> Option<u64> {
         if now.as_secs() != self.second {
             (self.second, self.lines) = (now.as_secs(), 0);
@@ -89,7 +89,7 @@ impl Throttle {
     }
 }
 
-/// What a connection core needs to tell of its slow requests.
+/// The parts with which a connection core logs its slow requests.
 #[derive(Debug, Default)]
 pub struct Teller {
     requests: Cell<Throttle>,
@@ -97,12 +97,12 @@ pub struct Teller {
 }
 
 impl Teller {
-    /// Whether a line about a request may be written: with how many were not since the last one.
+    /// As [`Throttle::admit`], for a line about a request.
     pub fn admit_request(&self, now: Duration) -> Option<u64> {
         admit(&self.requests, now)
     }
 
-    /// Whether a line about a read may be written: with how many were not since the last one.
+    /// As [`Throttle::admit`], for a line about a read.
     pub fn admit_read(&self, now: Duration) -> Option<u64> {
         admit(&self.reads, now)
     }
@@ -115,7 +115,7 @@ fn admit(throttle: &Cell<Throttle>, now: Duration) -> Option<u64> {
     admitted
 }
 
-/// Says that applying an entry took too long; its caller has counted it, and asked its throttle.
+/// Logs that applying an entry took too long. The caller has counted it and asked its throttle.
 #[cold]
 pub fn tell_apply(took: Duration, expected: Duration, entry: &Bytes, error: Option<&Error>, withheld: u64) {
     tracing::warn!(

@@ -1,8 +1,8 @@
-//! Runs on: connection core, commit core.
+//! Runs on: connection core, apply core.
 //!
-//! Requests as text for the log, in etcd's form: keys escaped, values by their size alone.
+//! Requests as text for the log, in etcd's form. Keys are escaped. Values are shown only by their size.
 //!
-//! Invariants: at most about [`TEXT_BYTES_MAX`] bytes, whatever a client sent; ASCII only.
+//! Invariants: a text has at most about [`TEXT_BYTES_MAX`] bytes, whatever a client sent. It is ASCII only.
 //! **Source** etcd v3.7.1 `api/etcdserverpb/raft_internal_stringer.go`.
 
 use bytes::Bytes;
@@ -18,12 +18,12 @@ use proto::{
 
 use crate::method::Method;
 
-/// **Units** bytes. Text is cut here; an operation that has begun is still named.
+/// Length at which a text is cut. An operation that has begun is still named. **Units** bytes.
 pub const TEXT_BYTES_MAX: usize = 1024;
-/// **Units** bytes of a key that are shown.
+/// Bytes of a key that are shown at most. **Units** bytes.
 const KEY_BYTES_MAX: usize = 128;
 
-/// A client's request.
+/// A client's request as text.
 pub fn request(method: Method, body: &Bytes) -> String {
     let mut text = Text(String::new());
     let known = match method {
@@ -36,7 +36,7 @@ pub fn request(method: Method, body: &Bytes) -> String {
     if known.is_err() { String::new() } else { text.0 }
 }
 
-/// An entry of the log.
+/// An entry of the log as text.
 pub fn entry(entry: &Bytes) -> String {
     let Ok((header, request)) = internal::decode(entry.clone()) else { return String::new() };
     let mut text = Text(format!("header:<ID:{}> ", header.id));

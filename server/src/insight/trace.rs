@@ -1,10 +1,9 @@
 //! Runs on: connection core.
 //!
-//! What is noted of a request while it is under way: when raft and apply did what with it, how long pages kept it
-//! waiting.
+//! Notes about a request that is under way: when raft and apply handled it, and how long it waited for pages.
 //!
-//! The notes of the request that is being polled are in `Desk::current`; [`traced`] puts them there for each poll and
-//! takes them away after it. So whatever a handler calls may add to them, and no handler knows of them.
+//! `Desk::current` holds the notes of the request that is being polled. [`traced`] puts them there before each poll and
+//! takes them away after it. So everything that a handler calls may add notes, and no handler knows of them.
 
 use std::{
     cell::Cell,
@@ -28,7 +27,7 @@ pub struct Stamps {
 }
 
 impl Stamps {
-    /// They themselves, if the proposal has passed all stations.
+    /// Returns the stamps, if the proposal has passed all stations.
     pub fn passed(self) -> Option<Self> {
         (self.applied > Duration::ZERO).then_some(self)
     }
@@ -37,13 +36,13 @@ impl Stamps {
 /// See the head of this file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Trace {
-    /// Of its proposal, if it was one and was answered.
+    /// The stamps of its proposal, if it was proposed and answered.
     pub stamps: Option<Stamps>,
     /// Time it waited for pages.
     pub loading: Duration,
 }
 
-/// Names of phases, in the order in which a request goes through them; `read` stands for all of a request that only
+/// Names of the phases, in the order in which a request passes them. `read` is the whole time of a request that only
 /// reads.
 pub const PHASES: [&str; 5] = ["queue", "wal", "apply", "send", "read"];
 
@@ -63,10 +62,10 @@ impl Trace {
 }
 
 pin_project! {
-    /// A future whose notes are in `current` while it is polled, and nobody else's.
+    /// A future whose notes are in `current` while it is polled. No other future's notes are there then.
     ///
-    /// Written by hand, as the future of a call is: an async block would hold `future` twice, where it was and where it
-    /// is polled.
+    /// It is written by hand because every call has such a future. An async block would hold `future` twice: where it
+    /// was, and where it is polled.
     pub struct Traced<'a, F> {
         current: &'a Cell<Trace>,
         trace: Trace,
@@ -75,7 +74,7 @@ pin_project! {
     }
 }
 
-/// Runs `future`; its result and what was noted meanwhile.
+/// Runs `future`. Returns its result, and the notes that were taken meanwhile.
 pub fn traced<F: Future>(current: &Cell<Trace>, future: F) -> Traced<'_, F> {
     Traced { current, trace: Trace::default(), future }
 }

@@ -1,30 +1,30 @@
 //! Runs on: connection core.
 //!
-//! What prefixes take up, from the sums in the nodes: O(log n) for each, whatever lies below it.
+//! Measures the space that prefixes take, from the sums in the nodes. Each prefix costs O(log n), whatever is below it.
 //!
-//! Keys are seen as paths: the children of a prefix are its continuations up to the next slash. Invariants: a listing
-//! takes at most [`STEPS_MAX`] looks into the tree; what it does not list is told as one rest, so that a listing adds
-//! up.
+//! Keys are treated as paths: the children of a prefix are its continuations up to the next slash. Invariants: a
+//! listing looks at most [`STEPS_MAX`] times into the tree. What it does not list is one row, the rest. So a listing
+//! adds up.
 
 use bytes::Bytes;
 use engine::{Fault, KeyRange, RangeEnd, ReadView, Usage};
 use proto::wire_range;
 
-/// Children that are listed.
+/// Children that are listed at most.
 pub const CHILDREN_MAX: usize = 64;
-/// Keys that a listing looks at.
+/// Keys that a listing looks at, at most.
 pub const STEPS_MAX: usize = 2 * CHILDREN_MAX;
-/// Levels that a listing descends to find more than one child.
+/// Levels that a listing descends at most to find more than one child.
 pub const DESCENT_MAX: usize = 16;
 
-/// A prefix and what it takes up.
+/// A prefix and the space that it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     /// The prefix.
     pub prefix: Bytes,
-    /// What all keys that begin with it take up.
+    /// The space of all keys that begin with the prefix.
     pub usage: Usage,
-    /// Whether only what no other row tells of is meant.
+    /// Whether this row is the rest: only the space that no other row counts.
     pub is_rest: bool,
 }
 
@@ -42,15 +42,15 @@ pub fn first_key(view: &ReadView, range: &KeyRange) -> Result<Option<Bytes>, Fau
     Ok(view.cursor(range, view.revision()).next()?.map(|version| version.key))
 }
 
-/// `key`, which begins with `prefix`, up to the next slash behind it; `None` if there is none.
+/// `key` up to the next slash after `prefix`, with which it begins; `None` if there is none.
 pub fn child_of(prefix: &Bytes, key: &Bytes) -> Option<Bytes> {
-    // A slash right behind the prefix is where the child's name begins, as in `/registry/`.
+    // A slash directly after the prefix begins the child's name, as in `/registry/`.
     let behind = prefix.len() + 1;
     let slash = key.get(behind..)?.iter().position(|byte| *byte == b'/')?;
     Some(key.slice(..behind + slash + 1))
 }
 
-/// `from` without `part`, which is counted in it.
+/// `from` without `part`. `from` includes `part`.
 pub fn less(from: Usage, part: Usage) -> Usage {
     let Usage { keys, live_bytes, versions } = part;
     Usage { keys: from.keys - keys, live_bytes: from.live_bytes - live_bytes, versions: from.versions - versions }

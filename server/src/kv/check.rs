@@ -1,8 +1,8 @@
 //! Runs on: connection core.
 //!
-//! What a KV request must satisfy before anything else looks at it: etcd's static checks, in etcd's order.
+//! The checks that a KV request must pass before anything else looks at it: etcd's static checks, in etcd's order.
 //!
-//! Owns no state and reads no key. Costs O(size of the request · log) also for hostile txns.
+//! It owns no state and reads no key. It costs O(size of the request · log), for hostile txns too.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/key.go`.
 
 use std::collections::{BTreeMap, HashSet};
@@ -80,12 +80,12 @@ fn op(op: &RequestOp, ops_max: usize) -> Result<(), Error> {
     }
 }
 
-/// The keys that one level of a txn puts, and the ranges it deletes, its children's included.
+/// The keys that one level of a txn puts, and the ranges that it deletes. Those of its children are included.
 #[derive(Default)]
 struct Written {
     puts: HashSet<Bytes>,
-    /// Disjoint: start to end. An interval whose end is not after its start holds nothing, as in etcd, where a delete
-    /// of "every key from k" is written with the end "\0" and so escapes this check.
+    /// Disjoint intervals, by start, with their end. An interval whose end is not after its start is empty. This is so
+    /// in etcd too: there a delete of "every key from k" has the end "\0", and so escapes this check.
     deletes: BTreeMap<Bytes, Bytes>,
 }
 
@@ -116,7 +116,7 @@ impl Written {
         if self.deletes_hold(&key) || !self.puts.insert(key) { Err(Error::DuplicateKey) } else { Ok(()) }
     }
 
-    /// The branches of one child exclude each other, so they may put the same key; nothing else may.
+    /// Only one of the two branches of a child is executed, so both may put the same key. No other two puts may.
     fn add_children(&mut self, then: Self, otherwise: Self) -> Result<(), Error> {
         for key in &then.puts {
             self.add_put(key.clone())?;

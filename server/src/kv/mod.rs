@@ -1,12 +1,12 @@
 //! Runs on: connection core (reads, checks) and apply core (the same code inside an entry).
 //!
-//! The meaning of Range, Put, DeleteRange and Txn, without core, channel or wait.
+//! The meaning of Range, Put, DeleteRange and Txn. No core, no channel and no wait is involved.
 //!
-//! - `check`: what a request must satisfy before anything else looks at it
+//! - `check`: the checks that a request must pass before anything else looks at it
 //! - `range`: what a Range asks for, and the job that reads it from a view
 //! - `txn`: which branch a Txn takes
 //!
-//! Nothing here writes: that is `apply`'s. A read names a view and gets either an answer or a fault.
+//! Nothing here writes; `apply` does. A read names a view and returns an answer or a fault.
 
 use bytes::Bytes;
 use engine::{KeyRange, Outline, RangeEnd, Record};
@@ -16,7 +16,7 @@ pub mod check;
 pub mod range;
 pub mod txn;
 
-/// What a request's `key` and `range_end` mean, in the engine's words.
+/// The range that a request's `key` and `range_end` mean, as the engine's type.
 pub fn keys(key: &Bytes, range_end: &Bytes) -> KeyRange {
     match WireRange::new(key.clone(), range_end.clone()) {
         WireRange::Single(start) => KeyRange { start, end: RangeEnd::Single },
@@ -25,7 +25,7 @@ pub fn keys(key: &Bytes, range_end: &Bytes) -> KeyRange {
     }
 }
 
-/// A record as etcd's message; keys and values share its memory.
+/// A record as etcd's message. Keys and values share the record's memory.
 pub fn key_value(record: Record) -> mvccpb::KeyValue {
     mvccpb::KeyValue {
         key: record.key,
@@ -37,7 +37,7 @@ pub fn key_value(record: Record) -> mvccpb::KeyValue {
     }
 }
 
-/// A version without its value and, as etcd's index-only path has it, without its lease.
+/// A version without its value. It has no lease either, as on etcd's index-only path.
 pub fn key_only(key: Bytes, outline: &Outline) -> mvccpb::KeyValue {
     mvccpb::KeyValue {
         key,

@@ -1,9 +1,9 @@
-//! Runs on: connection core, and apply core inside a txn.
+//! Runs on: connection core, apply core (inside a txn).
 //!
-//! Range: what a request asks for, and the job that reads one view in bounded steps and ends in a response.
+//! Range: what a request asks for, and the job that answers it. The job reads one view in bounded steps.
 //!
-//! Invariants: `at` and `header_revision` are fixed when the job begins, so every step answers for the same revision;
-//! after a fault the next step goes on where the last one stopped, never from the start.
+//! Invariants: `at` and `header_revision` are fixed when the job begins, so every step answers for the same revision.
+//! After a fault the next step goes on where the last one stopped, never from the start.
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/range.go`.
 
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use crate::error::Error;
 
 /// The revision a request reads at.
 ///
-/// **Errors** one that does not exist yet, or no more.
+/// **Errors** the revision does not exist yet, or no longer.
 pub fn read_at(view: &ReadView, revision: i64) -> Result<i64, Error> {
     match revision {
         ..=0 => Ok(view.revision()),
@@ -29,14 +29,14 @@ pub fn read_at(view: &ReadView, revision: i64) -> Result<i64, Error> {
     }
 }
 
-/// Whether etcd holds the request's order to be the one keys are read in. It does so for any target without an order,
-/// although it then sorts what it has read: the limit bounds what is sorted.
+/// Whether etcd treats the request's order as the order in which keys are read. It does so for any target without an
+/// order, although it then sorts the keys that it has read: the limit applies before the sort.
 pub fn has_default_order(request: &pb::RangeRequest) -> bool {
     let by_key = request.sort_target == SortTarget::Key as i32;
     request.sort_order == SortOrder::None as i32 || (by_key && request.sort_order == SortOrder::Ascend as i32)
 }
 
-/// Whether the answer's keys come in their own order.
+/// Whether the answer's keys come in key order.
 pub fn is_in_key_order(request: &pb::RangeRequest) -> bool {
     request.sort_target == SortTarget::Key as i32 && request.sort_order != SortOrder::Descend as i32
 }
@@ -48,17 +48,17 @@ pub fn is_filtered(request: &pb::RangeRequest) -> bool {
     filters.iter().any(|bound| *bound != 0)
 }
 
-/// Whether the request asks for one key and its value, and nothing more: the most frequent read.
+/// Whether the request asks for one key and its value and nothing else. This is the most frequent read.
 pub fn is_point(request: &pb::RangeRequest) -> bool {
     request.range_end.is_empty() && !request.count_only && !request.keys_only && !is_filtered(request)
 }
 
-/// Whether the answer shows, or depends on, more of a key than the key tree holds.
+/// Whether the answer needs more of a key than the key tree holds.
 pub fn reads_records(request: &pb::RangeRequest) -> bool {
     !request.count_only && (!request.keys_only || request.sort_target == SortTarget::Value as i32)
 }
 
-/// Which versions a request shows, by their revisions; 0 is no bound.
+/// Which versions a request shows, by their revisions. 0 means no bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Filter {
     mod_revision: (i64, i64),
@@ -74,7 +74,7 @@ impl Filter {
         }
     }
 
-    /// Whether a version of these main revisions is shown.
+    /// Whether a version with these main revisions is shown.
     pub fn passes(&self, mod_revision: i64, create_revision: i64) -> bool {
         let within = |value: i64, (min, max): (i64, i64)| (min == 0 || value >= min) && (max == 0 || value <= max);
         within(mod_revision, self.mod_revision) && within(create_revision, self.create_revision)
@@ -94,20 +94,20 @@ pub struct Job {
     range: KeyRange,
     /// The revision that is read.
     pub at: i64,
-    /// Revision for the response's header: the store's when the job began.
+    /// The revision for the response's header: the store's revision when the job began.
     pub header_revision: i64,
     cursor: Cursor,
     total: Total,
     seen: u64,
     found: Vec<KeyValue>,
-    /// A version whose record was not resident.
+    /// A version whose record was not resident at the last step.
     waiting: Option<Version>,
-    /// **Units** keys. The scan stops here; `None` scans the whole range.
+    /// Keys after which the scan stops; `None` scans the whole range. **Units** keys.
     fetch_max: Option<usize>,
 }
 
 impl Job {
-    /// A job for `request`, which passed [`super::check::range`].
+    /// A job for `request`, which must have passed [`super::check::range`].
     ///
     /// **Errors** as [`read_at`].
     pub fn new(view: &ReadView, request: pb::RangeRequest) -> Result<Self, Error> {
@@ -128,16 +128,16 @@ impl Job {
         Ok(Self { request, range, at, header_revision, cursor, total, seen, found, waiting, fetch_max })
     }
 
-    /// Reads on for about `budget` keys; the response (its header still empty) once complete.
+    /// Reads about `budget` more keys. Returns the response (its header is still empty) once it is complete.
     ///
-    /// **Errors** a page that is not resident; resolve it and call again.
+    /// **Errors** a page that is not resident; load it and call again.
     pub fn step(&mut self, view: &ReadView, budget: usize) -> Result<Option<pb::RangeResponse>, Fault> {
         self.step_with(view, budget, |view, version| {
             Ok(view.record(&version.key, version.revision)?.expect("a live version has its record"))
         })
     }
 
-    /// [`Job::step`] with records found by `record`.
+    /// As [`Job::step`], with `record` to find the records.
     ///
     /// **Errors** as [`Job::step`].
     pub fn step_with(
@@ -183,8 +183,8 @@ impl Job {
             if !filter.passes(version.revision.main, version.create_revision) {
                 continue;
             }
-            // The one beyond the limit only says that there is more: its value is never read, unless sorting moves it
-            // up.
+            // The key after the limit only shows that there are more keys. Its value is never read, unless sorting
+            // moves it up.
             let is_beyond = self.request.sort_target == SortTarget::Key as i32
                 && self.fetch_max.is_some_and(|max| self.found.len() + 1 == max);
             if is_beyond || !reads_records(&self.request) {
@@ -221,7 +221,7 @@ impl Job {
     }
 }
 
-/// etcd's orders; ties keep key order, which etcd leaves open.
+/// Sorts in etcd's orders. Equal keys keep key order, which etcd leaves open.
 fn sort(kvs: &mut [KeyValue], request: &pb::RangeRequest) {
     let target = SortTarget::try_from(request.sort_target).unwrap_or(SortTarget::Key);
     let order = match SortOrder::try_from(request.sort_order).unwrap_or(SortOrder::None) {

@@ -1,9 +1,9 @@
-//! Runs on: connection core (txns that only read), and apply core (compares inside an entry).
+//! Runs on: connection core (txns that only read), apply core (compares inside an entry).
 //!
-//! Txn: its compares, the path they choose, and the checks on that path. What writes is in `apply`.
+//! Txn: its compares, the path that they choose, and the checks on that path. `apply` does the writes.
 //!
-//! Invariants: all compares, nested ones included, see the store before the txn; `Path` holds one decision per txn in
-//! the order in which execution meets them.
+//! Invariants: all compares, nested ones too, see the store before the txn. `Path` holds one decision per txn, in the
+//! order in which execution meets the txns.
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/txn.go`.
 
 use std::cmp::Ordering;
@@ -21,15 +21,15 @@ use proto::{
 use super::keys;
 use crate::error::Error;
 
-/// The branch each txn takes, in execution order.
+/// The branch that each txn takes, in execution order.
 pub type Path = Vec<bool>;
 
-/// Headers inside a txn carry the revision alone.
+/// The header of a response inside a txn. It carries the revision alone.
 pub fn inner_header(revision: i64) -> pb::ResponseHeader {
     pb::ResponseHeader { revision, ..Default::default() }
 }
 
-/// The operations of the branch taken.
+/// The operations of the branch that is taken.
 pub fn branch(request: &pb::TxnRequest, succeeded: bool) -> &[pb::RequestOp] {
     if succeeded { &request.success } else { &request.failure }
 }
@@ -43,12 +43,12 @@ pub fn is_read_only(request: &pb::TxnRequest) -> bool {
     all_ops(request).all(|op| matches!(op.request, Some(Request::RequestRange(_))))
 }
 
-/// Whether all its reads may be served from what this member has.
+/// Whether all its reads may be served from this member's present state.
 pub fn is_serializable(request: &pb::TxnRequest) -> bool {
     all_ops(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
-/// Which branch each txn takes.
+/// Decides which branch each txn takes.
 ///
 /// **Errors** a page that is not resident.
 pub fn decide(view: &ReadView, request: &pb::TxnRequest) -> Result<Path, Fault> {
@@ -74,7 +74,7 @@ fn decide_into(view: &ReadView, request: &pb::TxnRequest, path: &mut Path) -> Re
     Ok(())
 }
 
-/// A key as compares see it; an absent key is all zero.
+/// A key as compares see it. All fields of an absent key are zero.
 #[derive(Default)]
 struct Compared {
     create_revision: i64,
@@ -106,7 +106,7 @@ fn holds(view: &ReadView, compare: &pb::Compare) -> Result<bool, Fault> {
             return Ok(false);
         }
     }
-    // A value that does not exist equals nothing and differs from nothing.
+    // An absent value is neither equal to nor different from anything.
     Ok(any || (!needs_value && matches(compare, &Compared::default())))
 }
 
@@ -139,9 +139,9 @@ fn matches(compare: &pb::Compare, key: &Compared) -> bool {
     }
 }
 
-/// The check of a Range on the chosen path. Unlike a Range of its own, a negative revision is one that was compacted.
+/// Checks a Range on the chosen path. Unlike in a Range of its own, a negative revision counts as compacted.
 ///
-/// **Errors** a revision that does not exist yet, or no more.
+/// **Errors** a revision that does not exist yet, or no longer.
 pub fn check_range(view: &ReadView, request: &pb::RangeRequest) -> Result<(), Error> {
     match request.revision {
         0 => Ok(()),

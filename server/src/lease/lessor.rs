@@ -1,19 +1,22 @@
 //! Runs on: apply core.
 //!
-//! Which leases there are and, on the leader, when each expires.
+//! Knows which leases there are and, on the leader, when each expires.
 //!
-//! That a lease exists changes with the log only: `grant`, `revoke`. When it expires is this leader's knowledge: it is
-//! never stored, and starts anew with each leader. An expired lease stays until its revocation has been applied; the
-//! lessor says which revocations to propose, at a bounded rate, and says so again for those that have not come back.
+//! The existence of a lease changes only with the log: `grant`, `revoke`. The expiry time belongs to the present
+//! leader. It is never stored, and starts anew with each leader. An expired lease stays until its revocation has been
+//! applied. The lessor says which revocations to propose, at a bounded rate. It asks again for a revocation that was
+//! not applied.
 //!
 //! Invariants:
-//! - `by_expiry` holds, by `Lease::expiry`, exactly the leases that are `Timing::Running`; `proposed`, by retry time,
-//!   those that are `Timing::Proposed`. While the lessor does not lead, all are `Timing::Stopped` and both are empty.
-//! - `proposed` holds at most [`PROPOSED_MAX`]; all of its leases have expired.
-//! - A lease never expires before its time to live has passed since the leader granted, renewed or took it over.
+//! - `by_expiry` holds exactly the leases that are `Timing::Running`, by `Lease::expiry`. `proposed` holds exactly
+//!   those that are `Timing::Proposed`, by retry time. While the lessor does not lead, all leases are `Timing::Stopped`
+//!   and both are empty.
+//! - `proposed` holds at most [`PROPOSED_MAX`] leases; all of them have expired.
+//! - The time to live of a lease counts from the moment the leader granted the lease, renewed it or took it over. The
+//!   lease never expires earlier.
 //!
-//! All calls are O(log n) but `list`, `restore`, `promote` and `demote`, which visit all leases. It makes no ids, knows
-//! no keys and proposes nothing itself.
+//! All calls are O(log n), except `list`, `restore`, `promote` and `demote`, which visit all leases. The lessor makes
+//! no ids, knows no keys and proposes nothing itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,16 +25,17 @@ use std::{
 
 use super::Grant;
 
-/// Where leases differ between members: timing.
+/// The parameters of timing. They may differ between members.
 #[derive(Clone, Copy, Debug)]
 pub struct Params {
-    /// Shorter grants are raised to this: see [`ttl_min_s`]. **Units** seconds.
+    /// Shorter grants are raised to this; see [`ttl_min_s`]. **Units** seconds.
     pub ttl_min_s: i64,
-    /// After this a revocation that was not applied is asked for again: the time in which a proposal is answered.
+    /// Time after which a revocation that was not applied is asked for again: the time in which a proposal is answered.
     pub retry_after: Duration,
 }
 
-/// The shortest time to live of a member with this heartbeat interval and these heartbeats in an election timeout.
+/// The shortest time to live that a member grants, from its heartbeat interval and the heartbeats in its election
+/// timeout.
 ///
 /// **Source** etcd v3.7.1 `server/etcdserver/server.go` `minTTL`.
 pub fn ttl_min_s(heartbeat: Duration, election_ticks: u32) -> i64 {
@@ -40,20 +44,20 @@ pub fn ttl_min_s(heartbeat: Duration, election_ticks: u32) -> i64 {
     seconds(ttl) + i64::from(!is_whole)
 }
 
-/// One round of expiring leases; a new one begins when this has passed and something has expired.
-/// **Source** of this and what follows: etcd v3.7.1 `lease/lessor.go`, `etcdserver/server.go`.
+/// Length of one round of expiring leases. A new round begins when this has passed and a lease has expired. **Source**
+/// of this and of the next constants: etcd v3.7.1 `lease/lessor.go`, `etcdserver/server.go`.
 const ROUND: Duration = Duration::from_millis(500);
 
-/// Revocations asked for in one round.
+/// Revocations that are asked for in one round at most.
 const ROUND_REVOCATIONS_MAX: usize = 500;
 
-/// Revocations that are asked for and not applied.
+/// Revocations that are asked for and not yet applied, at most.
 const PROPOSED_MAX: usize = 16;
 
-/// From this many leases on, a new leader spreads their expiry.
+/// A new leader with at least this many leases spreads their expiry.
 const SPREAD_LEASES_MIN: usize = 1000;
 
-/// Leases that then expire within any one second.
+/// Leases that then expire within any one second, at most.
 const SPREAD_PER_S: usize = 750;
 
 /// The leases of the store.
@@ -64,7 +68,7 @@ pub struct Lessor {
     by_expiry: BTreeSet<(Duration, i64)>,
     proposed: BTreeSet<(Duration, i64)>,
     leads: bool,
-    /// When the current round began, and what may still be asked for in it.
+    /// When the current round began, and how many revocations may still be asked for in it.
     round_at: Duration,
     round_left: usize,
 }
@@ -72,18 +76,18 @@ pub struct Lessor {
 #[derive(Clone, Copy, Debug)]
 struct Lease {
     grant: Grant,
-    /// Means nothing while stopped.
+    /// When the lease expires. It has no meaning while the lease is stopped.
     expiry: Duration,
     timing: Timing,
 }
 
-/// What a lease's time is doing.
+/// The state of a lease's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Timing {
-    /// Not this member's business.
+    /// The time does not run: this member does not lead.
     Stopped,
     Running,
-    /// It has expired and its revocation was asked for, last so that it is retried at `retry_at`.
+    /// The lease has expired, and its revocation was asked for. It is asked for again at `retry_at`.
     Proposed {
         retry_at: Duration,
     },
@@ -114,8 +118,8 @@ impl Lessor {
         self.leases = grants.into_iter().map(|(id, grant)| (id, lease(grant))).collect();
     }
 
-    /// Adds a lease; returns its time to live in seconds, which may be longer than asked for. `None` if there is one
-    /// with this id, or the id is 0, which means no lease.
+    /// Adds a lease. Returns its time to live in seconds, which may be longer than asked for. Returns `None` if there
+    /// is a lease with this id, or if the id is 0, which means no lease.
     pub fn grant(&mut self, id: i64, ttl_s: i64, now: Duration) -> Option<i64> {
         if id == 0 || self.leases.contains_key(&id) {
             return None;
@@ -132,7 +136,7 @@ impl Lessor {
         Some(ttl_s)
     }
 
-    /// Removes a lease; whether there was one.
+    /// Removes a lease. Returns whether there was one.
     pub fn revoke(&mut self, id: i64) -> bool {
         let Some(lease) = self.leases.remove(&id) else {
             return false;
@@ -146,13 +150,13 @@ impl Lessor {
         true
     }
 
-    /// Whether there is such a lease, expired or not.
+    /// Whether there is a lease with this id, expired or not.
     pub fn contains(&self, id: i64) -> bool {
         self.leases.contains_key(&id)
     }
 
-    /// Begins a lease's time to live anew and returns it in seconds; `None` if it is unknown or has expired, or if the
-    /// lessor does not lead.
+    /// Begins a lease's time to live anew. Returns it in seconds; `None` if the lease is unknown or has expired, or if
+    /// the lessor does not lead.
     pub fn renew(&mut self, id: i64, now: Duration) -> Option<i64> {
         let lease = self.leases.get_mut(&id)?;
         if lease.timing != Timing::Running || lease.expiry <= now {
@@ -165,8 +169,8 @@ impl Lessor {
         Some(lease.grant.ttl_s)
     }
 
-    /// Whole seconds left, negative for a lease that has expired and waits to be revoked, and the granted ones; `None`
-    /// if it is unknown. A lessor that does not lead says that all is left.
+    /// The whole seconds left and the granted ones; `None` if the lease is unknown. The seconds left are negative for a
+    /// lease that has expired and waits to be revoked. A lessor that does not lead says that the whole time is left.
     pub fn time_to_live(&self, id: i64, now: Duration) -> Option<(i64, i64)> {
         let lease = self.leases.get(&id)?;
         let left = match lease.timing {
@@ -177,20 +181,20 @@ impl Lessor {
         Some((left, lease.grant.ttl_s))
     }
 
-    /// All ids, those with the least time left first.
+    /// All ids. Leases with the least time left come first.
     pub fn list(&self) -> Vec<i64> {
         if !self.leads {
             return self.leases.keys().copied().collect();
         }
         let mut ids: Vec<_> = self.by_expiry.iter().copied().collect();
         ids.extend(self.proposed.iter().map(|&(_, id)| (self.leases[&id].expiry, id)));
-        // A long sorted run and a few more: the stable sort takes the run as it is.
+        // This is a long sorted run and a few more. The stable sort takes the run as it is.
         ids.sort();
         ids.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// This member leads now: every lease gets its time anew, and `extend` (the election timeout) in addition. Of many
-    /// leases, some get more, so that they do not expire all at once.
+    /// Takes in that this member leads now. Every lease gets its whole time, plus `extend` (the election timeout). If
+    /// there are many leases, some get more, so that they do not all expire at once.
     pub fn promote(&mut self, now: Duration, extend: Duration) {
         self.leads = true;
         self.proposed.clear();
@@ -214,7 +218,7 @@ impl Lessor {
         self.by_expiry = expiries.into_iter().collect();
     }
 
-    /// This member no longer leads: nothing expires here.
+    /// Takes in that this member no longer leads: nothing expires here.
     pub fn demote(&mut self) {
         self.leads = false;
         self.by_expiry.clear();
@@ -222,7 +226,7 @@ impl Lessor {
         self.leases.values_mut().for_each(|lease| lease.timing = Timing::Stopped);
     }
 
-    /// When [`Lessor::expired`] has something to say; `None` if only another call can change that.
+    /// When [`Lessor::expired`] will have something to return; `None` if only another call can change that.
     pub fn next_wake(&self) -> Option<Duration> {
         let retry_at = self.proposed.first().map(|&(retry_at, _)| retry_at);
         let expiry = self.by_expiry.first().map(|&(expiry, _)| expiry).filter(|_| self.proposed.len() < PROPOSED_MAX);
@@ -230,10 +234,10 @@ impl Lessor {
         Some(if self.round_left == 0 { due.max(self.round_at + ROUND) } else { due })
     }
 
-    /// Appends the leases whose revocation is to be proposed now.
+    /// Appends the leases whose revocation must be proposed now.
     ///
-    /// **Bounds** [`ROUND_REVOCATIONS_MAX`] in [`ROUND`], [`PROPOSED_MAX`] at a time: as revocations are applied,
-    /// others follow.
+    /// **Bounds** [`ROUND_REVOCATIONS_MAX`] in [`ROUND`], [`PROPOSED_MAX`] at a time. When some are applied, the next
+    /// follow.
     pub fn expired(&mut self, now: Duration, out: &mut Vec<i64>) {
         if self.next_wake().is_none_or(|wake| wake > now) {
             return;
@@ -272,7 +276,7 @@ impl Lessor {
 }
 
 impl Grant {
-    /// What a new leader starts from. **Units** seconds.
+    /// The time with which a new leader starts. **Units** seconds.
     fn left_s(&self) -> i64 {
         if self.remaining_s > 0 { self.remaining_s } else { self.ttl_s }
     }
@@ -478,7 +482,7 @@ mod tests {
                     now += Duration::from_millis(rng.random_range(0..300));
                     for id in expired(&mut lessor, now) {
                         assert!(model[&id] <= now);
-                        // Now and then a revocation gets lost.
+                        // Some revocations get lost.
                         if rng.random_range(0..4) > 0 {
                             assert!(lessor.revoke(id));
                             model.remove(&id);

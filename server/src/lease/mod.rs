@@ -1,9 +1,9 @@
 //! Runs on: apply core.
 //!
-//! Leases: what of them is durable, as keys and values of the meta tree, and the [`Lessor`] that knows when they
+//! Leases: the durable part of them, as keys and values of the meta tree, and the [`Lessor`], which knows when they
 //! expire.
 //!
-//! `lessor` has the second.
+//! This file has the first part, `lessor` the second.
 //!
 //! | key | value |
 //! |---|---|
@@ -14,11 +14,11 @@
 //! |---|---|
 //! | 0 | 1, the form of what follows |
 //! | 1..9 | granted time to live in seconds, big-endian, signed |
-//! | 9..17 | what was left of it at the last checkpoint in seconds, big-endian, signed; 0: no checkpoint |
+//! | 9..17 | the seconds that were left at the last checkpoint, big-endian, signed; 0: no checkpoint |
 //!
-//! Invariants: the attachments of one lease are neighbours, in the order of their keys: that is the order in which a
-//! revocation deletes them. Both kinds change only in the write that applies an entry; expiry times are of one leader's
-//! term and are never stored.
+//! Invariants: the attachments of one lease are neighbours, in the order of their keys. A revocation deletes the keys
+//! in this order. Grants and attachments change only in the write that applies an entry. Expiry times belong to one
+//! leader's term and are never stored.
 
 use engine::{Fault, ReadView};
 
@@ -29,12 +29,12 @@ pub use lessor::{Lessor, Params, ttl_min_s};
 /// Longest time to live that can be granted. **Units** seconds. **Source** etcd v3.7.1 `lease/lessor.go` `MaxLeaseTTL`.
 pub const TTL_MAX_S: i64 = 9_000_000_000;
 
-/// What all keys of grants begin with.
+/// The first bytes of every key of a grant.
 pub const GRANTS: &[u8] = b"l";
 
 const ATTACHMENTS: u8 = b'a';
 
-/// Length of a grant's key, and of what the keys of one lease's attachments begin with.
+/// Length of a grant's key, and of the common first bytes of the keys of one lease's attachments.
 const ID_KEY_LEN: usize = 9;
 
 const GRANT_FORM: u8 = 1;
@@ -47,7 +47,7 @@ const GRANT_LEN: usize = 17;
 pub struct Grant {
     /// Granted time to live. **Units** seconds.
     pub ttl_s: i64,
-    /// What was left of it when the leader last recorded that; 0 if it did not. **Units** seconds.
+    /// The time that was left when the leader last recorded it; 0 if it never did. **Units** seconds.
     pub remaining_s: i64,
 }
 
@@ -60,7 +60,7 @@ impl Grant {
         bytes
     }
 
-    /// The grant that `bytes` hold; `None` if they hold none.
+    /// The grant in `bytes`; `None` if they hold none.
     fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; GRANT_LEN] = bytes.try_into().ok()?;
         let (form, numbers) = bytes.split_first()?;
@@ -76,7 +76,7 @@ pub fn encode_grant(ttl_s: i64) -> [u8; GRANT_LEN] {
     Grant { ttl_s, remaining_s: 0 }.encode()
 }
 
-/// Where the grant of a lease is stored.
+/// The key under which the grant of a lease is stored.
 pub fn grant_key(lease: i64) -> [u8; ID_KEY_LEN] {
     id_key(GRANTS[0], lease)
 }
@@ -86,13 +86,13 @@ pub fn stored_grant(key: &[u8], value: &[u8]) -> Option<(i64, Grant)> {
     parse_grant_key(key).zip(Grant::decode(value))
 }
 
-/// The lease whose grant is stored at `key`; `None` if it is no such key.
+/// The lease whose grant is stored at `key`; `None` if this is not the key of a grant.
 fn parse_grant_key(key: &[u8]) -> Option<i64> {
     let id = key.strip_prefix(GRANTS)?;
     Some(i64::from_be_bytes(id.try_into().ok()?))
 }
 
-/// All stored leases, for [`Lessor::restore`]; `None` if one is damaged. `load` makes resident what a fault names: the
+/// All stored leases, for [`Lessor::restore`]; `None` if one is damaged. `load` loads the page that a fault names. The
 /// walk then goes on where it was.
 ///
 /// **Errors** those of `load`.
@@ -114,12 +114,12 @@ pub fn restore_grants<E>(
     }
 }
 
-/// What the keys of a lease's attachments begin with; the user key follows.
+/// The first bytes of the keys of a lease's attachments. The user key follows.
 pub fn attachment_prefix(lease: i64) -> [u8; ID_KEY_LEN] {
     id_key(ATTACHMENTS, lease)
 }
 
-/// Where it is stored that `key` is attached to a lease.
+/// The key that stores the attachment of `key` to a lease.
 pub fn attachment_key(lease: i64, key: &[u8]) -> Vec<u8> {
     [attachment_prefix(lease).as_slice(), key].concat()
 }

@@ -1,8 +1,8 @@
 //! Runs on: connection core, raft core, apply core.
 //!
-//! What is counted: [`Counters`] by each connection core, [`CommitCounters`] by raft, apply and the checkpoints.
+//! The counters: [`Counters`] of each connection core, [`CommitCounters`] of raft, apply and the checkpoints.
 //!
-//! Invariants: every [`Count`] has one writer, the core it belongs to; what is a counter only grows.
+//! Invariants: every [`Count`] has one writer, the core that it belongs to. A counter only grows.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::{
     method::{Flow, Method},
 };
 
-/// Nanoseconds of a millisecond: the scale of first buckets.
+/// Nanoseconds of a millisecond: the unit in which first buckets are given.
 const MS: u64 = 1_000_000;
 
 /// Number of gRPC codes.
@@ -43,7 +43,7 @@ pub const CODE_NAMES: [&str; CODES] = [
     "Unauthenticated",
 ];
 
-/// What is counted of a method.
+/// The counters of one method.
 #[derive(Debug, Default)]
 pub struct OfMethod {
     /// Calls begun.
@@ -56,12 +56,12 @@ pub struct OfMethod {
     pub sent: Count,
 }
 
-/// API versions of clients that are told apart. A client may claim anything, so the list is fixed: what is not on it is
-/// counted as the last.
+/// The API versions of clients that are counted separately. A client may claim anything, so the list is fixed. A
+/// version that is not on it counts as the last one.
 pub const CLIENT_VERSIONS: [&str; 13] =
     ["3.0", "3.1", "3.2", "3.3", "3.4", "3.5", "3.6", "3.7", "3.8", "3.9", "4.0", "unknown", "other"];
 
-/// How calls are told apart beside the client's version.
+/// The types of calls that are counted separately, beside the client's version.
 pub const CALL_TYPES: [&str; 2] = ["unary", "stream"];
 
 /// Every check of /livez and /readyz: its endpoint and name, in the order of [`Counters::checks`].
@@ -80,7 +80,8 @@ pub struct Check {
     pub passed: Count,
     /// It failed.
     pub failed: Count,
-    /// The last one: its time in microseconds shifted by one, and whether it passed; 0 before the first.
+    /// The last result: its time in microseconds shifted left by one, and in the lowest bit whether the check passed; 0
+    /// before the first.
     pub last: Count,
 }
 
@@ -91,9 +92,9 @@ pub struct Counters {
     pub methods: Vec<OfMethod>,
     /// Calls by type and by client's version.
     pub requests: [[Count; CLIENT_VERSIONS.len()]; CALL_TYPES.len()],
-    /// **Units** bytes of messages.
+    /// Bytes of messages from clients. **Units** bytes.
     pub received_bytes: Count,
-    /// **Units** bytes of messages.
+    /// Bytes of messages to clients. **Units** bytes.
     pub sent_bytes: Count,
     /// Answers of /health: healthy.
     pub health_ok: Count,
@@ -101,11 +102,11 @@ pub struct Counters {
     pub health_failed: Count,
     /// Results of the checks, as [`CHECKS`] lists them.
     pub checks: [Check; CHECKS.len()],
-    /// Reads of ranges, in txns that only read as well.
+    /// Reads of ranges, including those in txns that only read.
     pub ranges: Count,
     /// Txns of more than one read.
     pub txns: Count,
-    /// Proposals that were refused for want of a leader, or not answered in time.
+    /// Proposals that were refused because there was no leader, or that were not answered in time.
     pub proposals_failed: Count,
     /// Linearizable reads that were refused.
     pub reads_failed: Count,
@@ -115,7 +116,7 @@ pub struct Counters {
     pub phases: [Count; PHASES.len()],
     /// Slow requests, by the phase that took longest.
     pub slow: [Count; PHASES.len()],
-    /// Reads that took longer than an apply should.
+    /// Reads that took longer than the limit for an apply.
     pub slow_reads: Count,
     /// Durations of Hash.
     pub hash: Histogram<15>,
@@ -185,7 +186,7 @@ impl Counters {
         self.sent_bytes.add(bytes as u64);
     }
 
-    /// A client of this API version, if it told one, has called.
+    /// Counts a call of a client with this API version, if it named one.
     pub fn requested(&self, method: Method, version: Option<&[u8]>) {
         let unknown = CLIENT_VERSIONS.len() - 2;
         let position = match version {
@@ -199,7 +200,7 @@ impl Counters {
         self.requests[usize::from(method.flow() != Flow::Unary)][position].add(1);
     }
 
-    /// A check of /livez or /readyz gave a result.
+    /// Counts a result of a check of /livez or /readyz.
     pub fn checked(&self, endpoint: &str, name: &str, has_passed: bool, now: Duration) {
         let Some(position) = CHECKS.iter().position(|check| *check == (endpoint, name)) else { return };
         let check = &self.checks[position];
@@ -209,14 +210,14 @@ impl Counters {
     }
 }
 
-/// The counters of the way of an entry: raft's, apply's and the checkpoints'.
+/// The counters on the way of an entry: those of raft, apply and the checkpoints.
 #[derive(Debug)]
 pub struct CommitCounters {
-    /// Puts, those of txns too.
+    /// Puts, including those in txns.
     pub puts: Count,
-    /// **Units** bytes of keys and values put.
+    /// Bytes of keys and values that were put. **Units** bytes.
     pub put_bytes: Count,
-    /// Deletes, those of txns too; a revoked lease counts one for each key.
+    /// Deletes, including those in txns. A revoked lease counts one for each of its keys.
     pub deletes: Count,
     /// Reads inside txns that write.
     pub ranges: Count,
@@ -226,13 +227,13 @@ pub struct CommitCounters {
     pub leases_granted: Count,
     /// Renewals.
     pub leases_renewed: Count,
-    /// Leases revoked, expired ones too.
+    /// Leases revoked, including expired ones.
     pub leases_revoked: Count,
-    /// Leases whose end this member proposed.
+    /// Leases whose revocation this member proposed because they had expired.
     pub leases_expired: Count,
     /// Times to live of granted leases. **Units** seconds.
     pub lease_ttl: Histogram<24>,
-    /// Times a leader was found that was not the leader before.
+    /// How often a leader was found that was not the leader before.
     pub leader_changes: Count,
     /// Durations of applying entries.
     pub applies: Applies,
@@ -242,15 +243,15 @@ pub struct CommitCounters {
     pub versions_dropped: Count,
     /// When the last sweep ended, in microseconds since the process began; 0 before the first.
     pub swept_at_us: Count,
-    /// Durations of sweeps, from the compaction's entry on.
+    /// Durations of sweeps. Each is measured from the compaction's entry on.
     pub sweep: Histogram<14>,
-    /// **Units** bytes written to the log.
+    /// Bytes written to the log. **Units** bytes.
     pub wal_bytes: Count,
     /// Durations of the log's durable writes.
     pub wal_write: Histogram<14>,
     /// Durations of checkpoints.
     pub checkpoint: Histogram<14>,
-    /// Durations of the last syncs and the superblock of a checkpoint; the checkpoint thread counts them.
+    /// Durations of the last syncs and the superblock of a checkpoint. The checkpoint thread counts them.
     pub checkpoint_commit: Histogram<14>,
     /// 1 while a defragmentation runs.
     pub defragment_inflight: Count,
@@ -258,14 +259,14 @@ pub struct CommitCounters {
     pub defragment: Histogram<13>,
     /// Segments emptied to give their space back.
     pub segments_emptied: Count,
-    /// **Units** bytes moved out of them.
+    /// Bytes moved out of these segments. **Units** bytes.
     pub moved_bytes: Count,
-    /// **Units** bytes in memory of each of [`MEMORY`].
+    /// Bytes in memory of each of [`MEMORY`]. **Units** bytes.
     pub memory: [Count; MEMORY.len()],
 }
 
-/// What of the store is in memory: records and nodes that no checkpoint has written, other nodes, what was read of
-/// extents.
+/// The parts of the store in memory: records and nodes that no checkpoint has written, other nodes, and the blocks that
+/// were read from extents.
 pub const MEMORY: [&str; 4] = ["recent", "dirty_nodes", "clean_nodes", "blocks"];
 
 impl Default for CommitCounters {
@@ -301,13 +302,13 @@ impl Default for CommitCounters {
 }
 
 impl CommitCounters {
-    /// A defragmentation that `began` has ended.
+    /// Counts a defragmentation that began at `began` and has ended.
     pub fn defragmented(&self, began: Duration, now: Duration) {
         self.defragment_inflight.set(0);
         self.defragment.observe_time(now.saturating_sub(began));
     }
 
-    /// A sweep that began with its compaction's entry has ended.
+    /// Counts a sweep that has ended. It began with its compaction's entry.
     pub fn swept(&self, began: Duration, now: Duration) {
         self.sweep.observe_time(now.saturating_sub(began));
         self.swept_at_us.set(u64::try_from(now.as_micros()).unwrap_or(u64::MAX));

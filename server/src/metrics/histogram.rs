@@ -1,9 +1,9 @@
 //! Runs on: every core.
 //!
-//! Numbers that one core writes and all may read: counts, and how often values fell into buckets.
+//! Numbers that one core writes and all may read: counts, and histograms of values in buckets.
 //!
-//! Invariants: every [`Count`] has one writer; a histogram's buckets are disjoint here and cumulated when they are
-//! shown, so that what it shows always adds up.
+//! Invariants: every [`Count`] has one writer. A histogram's buckets are disjoint here, and are cumulated when they are
+//! shown, so that the shown numbers always add up.
 
 use std::{
     array,
@@ -16,7 +16,7 @@ use std::{
 pub struct Count(AtomicU64);
 
 impl Count {
-    /// Adds `more`. Its one writer needs no atomic addition, which would cost several times as much.
+    /// Adds `more`. There is only one writer, so no atomic addition is needed, which would cost several times as much.
     pub fn add(&self, more: u64) {
         self.0.store(self.get().wrapping_add(more), Ordering::Relaxed);
     }
@@ -26,13 +26,13 @@ impl Count {
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// The number now.
+    /// The present number.
     pub fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// How often values fell into buckets whose bounds double: all of etcd's do.
+/// How often values fell into buckets. The bounds of the buckets double, as in all histograms of etcd.
 #[derive(Debug)]
 pub struct Histogram<const N: usize> {
     /// Upper bound of the first bucket, inclusive.
@@ -43,7 +43,7 @@ pub struct Histogram<const N: usize> {
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Empty, with bounds from `first` on.
+    /// An empty histogram whose bounds begin with `first`.
     pub fn new(first: u64) -> Self {
         assert!(first > 0 && N > 0 && first.leading_zeros() as usize >= N, "the last bound fits");
         Self { first, buckets: array::from_fn(|_| Count::default()), beyond: Count::default(), sum: Count::default() }
@@ -58,20 +58,20 @@ impl<const N: usize> Histogram<N> {
         self.sum.add(value);
     }
 
-    /// Counts one duration; the histogram's unit is the nanosecond.
+    /// Counts one duration. The histogram's unit is the nanosecond.
     pub fn observe_time(&self, time: Duration) {
         self.observe(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 }
 
-/// A histogram at one moment, or the sum of several cores'.
+/// A histogram at one moment, or the sum of the histograms of several cores.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Upper bound and how many values were at or below it.
+    /// For each bucket its upper bound, and how many values were at or below it.
     pub buckets: Vec<(u64, u64)>,
-    /// How many there were.
+    /// Number of values.
     pub count: u64,
-    /// Their sum.
+    /// Sum of the values.
     pub sum: u64,
 }
 

@@ -1,9 +1,9 @@
-//! Runs on: connection core, commit core.
+//! Runs on: connection core, apply core.
 //!
-//! How long things take, by label: requests by method and by etcd's type, entries by etcd's name of their operation.
+//! Durations by label: requests by method and by etcd's type, entries by etcd's name of their operation.
 //!
-//! Invariants: as in `counters`: each number has one writer. All label values are fixed here, so that no client chooses
-//! how many series there are. No clock is read: durations come from their owners.
+//! Invariants: as in `counters`, each number has one writer. All label values are fixed here, so that no client decides
+//! how many series there are. No clock is read: the owners of durations measure them.
 
 use std::{array, time::Duration};
 
@@ -36,7 +36,7 @@ impl Handling {
         self.sum.add(took_ns);
     }
 
-    /// The sum of several cores'.
+    /// The sum over several cores.
     pub fn sum<'a>(cores: impl Iterator<Item = &'a Self>) -> Snapshot {
         let (mut counts, mut beyond, mut sum) = ([0; HANDLING_BOUNDS.len()], 0, 0_u64);
         for core in cores {
@@ -55,14 +55,14 @@ impl Handling {
     }
 }
 
-/// etcd's types of requests whose durations it shows. **Source** etcd v3.7.1 `etcdserver/v3_server.go getRequestType`.
+/// etcd's types of requests whose durations are shown. **Source** etcd v3.7.1 `etcdserver/v3_server.go getRequestType`.
 pub const REQUEST_TYPES: [&str; 9] =
     ["Range", "ReadonlyTxn", "Put", "DeleteRange", "Txn", "Compaction", "LeaseGrant", "LeaseRevoke", "Alarm"];
 
 /// Values of the label `success`, by position.
 pub const SUCCESS: [&str; 2] = ["false", "true"];
 
-/// Position among [`REQUEST_TYPES`]; a txn that was not proposed only read.
+/// The position among [`REQUEST_TYPES`]. A txn that was not proposed has only read.
 fn request_type(method: Method, is_proposed: bool) -> Option<usize> {
     Some(match method {
         Method::Range => 0,
@@ -78,14 +78,14 @@ fn request_type(method: Method, is_proposed: bool) -> Option<usize> {
     })
 }
 
-/// Durations of unary requests of one connection core.
+/// The durations of the unary requests of one connection core.
 #[derive(Debug)]
 pub struct Requests {
     /// By type, as [`REQUEST_TYPES`] lists them, and success.
     pub by_type: [[Histogram<14>; 2]; REQUEST_TYPES.len()],
-    /// Ranges, by success.
+    /// Durations of ranges, by success.
     pub ranges: [Histogram<20>; 2],
-    /// By method; only counted where asked for.
+    /// Durations by method. They are counted only if the operator asks for it.
     pub handling: Vec<Handling>,
 }
 
@@ -100,7 +100,7 @@ impl Default for Requests {
 }
 
 impl Requests {
-    /// A unary request has ended.
+    /// Counts a unary request that has ended.
     pub fn ended(&self, method: Method, is_proposed: bool, is_success: bool, took: Duration) {
         if let Some(position) = request_type(method, is_proposed) {
             self.by_type[position][usize::from(is_success)].observe_time(took);
@@ -122,13 +122,14 @@ impl Default for Applies {
 }
 
 impl Applies {
-    /// An entry was applied.
+    /// Counts an entry that was applied.
     pub fn observe(&self, kind: Kind, is_success: bool, took: Duration) {
         let Some(position) = Kind::ALL.iter().position(|known| *known == kind) else { return };
         self.0[position][usize::from(is_success)].observe_time(took);
     }
 
-    /// What has been counted, without what never happened: etcd's name of the operation, success, durations.
+    /// The durations that have been counted, with etcd's name of the operation and the success. Combinations that never
+    /// happened are left out.
     pub fn shown(&self) -> impl Iterator<Item = (Kind, &'static str, Snapshot)> {
         let by_kind = Kind::ALL.iter().zip(&self.0);
         let all = by_kind.flat_map(|(kind, both)| both.iter().zip(SUCCESS).map(|(of, success)| (*kind, success, of)));

@@ -1,23 +1,23 @@
 //! Runs on: connection core.
 //!
-//! What /metrics says, under etcd's names and types, so that etcd's alerts and dashboards work as they are.
+//! The content of /metrics, under etcd's names and types, so that etcd's alerts and dashboards work unchanged.
 //!
 //! - `histogram`: numbers that one core writes and all may read
-//! - `counters`: what is counted
-//! - `latency`: how long things took
-//! - `registry`: all that is counted, for whoever is asked for it
-//! - `render`: writes it down
+//! - `counters`: the counters
+//! - `latency`: durations by label
+//! - `registry`: all counters of the process
+//! - `render`: writes the answer to /metrics
 //! - `process`: what the kernel knows of the process
 //! - `timed`: times the disk's writes
 //!
 //! Invariants:
-//! - A number is written by one core alone, with plain loads and stores; a scrape reads all cores' and sums. So
-//!   counting costs a nanosecond and takes no lock, and a scrape may see one number without the next.
-//! - A family is there if what it tells can be told. One of a thing that a single member does not do (a late heartbeat)
-//!   is there and 0; one of a part that is built otherwise here (spilling pages) is not there at all.
+//! - Each number is written by one core alone, with plain loads and stores. A scrape reads and sums the numbers of all
+//!   cores. So counting costs a nanosecond and takes no lock. A scrape may see one number without the next.
+//! - A family is present if its meaning exists here. If a single member never does the thing (a late heartbeat), the
+//!   family is present and 0. If the part is built differently here (spilling pages), the family is absent.
 //!
-//! A duration is measured between times that its owner was handed anyway, as far as that goes: a unary request costs
-//! one look at the clock at its end, an applied entry one (26 ns each on a VM, 2026-11).
+//! A duration is measured between times that its owner was handed anyway, as far as possible. A unary request costs one
+//! look at the clock at its end, and an applied entry costs one (26 ns each on a VM, 2026-11).
 
 pub mod counters;
 pub mod histogram;

@@ -2,39 +2,40 @@
 //!
 //! What the kernel knows of this process: memory, processor time, open files, traffic.
 //!
-//! Reads /proc and asks for limits itself, past `engine::disk`: none of it is data of the member, none of it is on a
-//! medium, and the answer comes from memory. What cannot be read is left out of the metrics, and nothing else happens.
+//! It reads /proc and asks for limits itself, without `engine::disk`: nothing of this is data of the member or lies on
+//! a medium, and the answer comes from memory. A value that cannot be read is left out of the metrics; nothing else
+//! happens.
 
 use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
-/// Clock ticks of a second in /proc. **Source** `man 5 proc_pid_stat`; it is 100 on every platform that we run on.
+/// Clock ticks of a second in /proc. **Source** `man 5 proc_pid_stat`. It is 100 on every platform that we run on.
 const TICKS_PER_S: f64 = 100.0;
 
-/// The process at one moment. What could not be read is `None`.
+/// The process at one moment. A value that could not be read is `None`.
 #[derive(Debug, Default)]
 pub(super) struct Process {
-    /// **Units** seconds of processor time.
+    /// Processor time. **Units** seconds.
     pub(super) cpu_s: Option<f64>,
-    /// **Units** seconds since 1970.
+    /// Start of the process. **Units** seconds since 1970.
     pub(super) start_s: Option<f64>,
-    /// **Units** bytes.
+    /// Resident memory. **Units** bytes.
     pub(super) resident_bytes: Option<u64>,
-    /// **Units** bytes.
+    /// Virtual memory. **Units** bytes.
     pub(super) virtual_bytes: Option<u64>,
-    /// **Units** bytes; `u64::MAX` without a limit.
+    /// Limit of virtual memory; `u64::MAX` without a limit. **Units** bytes.
     pub(super) virtual_bytes_max: u64,
     /// Open files.
     pub(super) files: Option<u64>,
     /// Files that may be open.
     pub(super) files_max: u64,
-    /// **Units** bytes that came to and left the network namespace.
+    /// Bytes received and sent in the network namespace. **Units** bytes.
     pub(super) network_bytes: Option<(u64, u64)>,
 }
 
 impl Process {
-    /// Looks.
+    /// Reads the values.
     pub(super) fn look() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let limit = |resource| getrlimit(resource).current.unwrap_or(u64::MAX);
@@ -60,40 +61,40 @@ pub fn resident_bytes() -> Option<u64> {
 
 struct Stat {
     cpu_s: f64,
-    /// Since the machine began.
+    /// Start of the process, counted from the start of the machine. **Units** seconds.
     start_s: f64,
     virtual_bytes: u64,
 }
 
 impl Stat {
     fn parse(text: &str) -> Option<Self> {
-        // The second field is a name in parentheses, which may hold anything.
+        // The second field is a name in parentheses, which may hold any character.
         let (_, fields) = text.rsplit_once(')')?;
         let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
-        // Numbered from 1 in the manual; the third is the first here.
+        // The manual numbers fields from 1. The third field is the first here.
         let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
         let seconds = |ticks: u64| ticks as f64 / TICKS_PER_S;
         Some(Self { cpu_s: seconds(field(14)? + field(15)?), start_s: seconds(field(22)?), virtual_bytes: field(23)? })
     }
 }
 
-/// The number behind `name` at the beginning of a line.
+/// The number after `name` at the beginning of a line.
 fn value(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// The directory's size is the number of open files (Linux 6.2); before that they are counted.
+/// Counts open files. The directory's size is their number (Linux 6.2); before that they are counted one by one.
 fn files() -> Option<u64> {
     let path = "/proc/self/fd";
     match fs::metadata(path).ok()?.len() {
-        // One is the directory itself.
+        // One of them is the directory itself.
         0 => Some((fs::read_dir(path).ok()?.count() as u64).saturating_sub(1)),
         files => Some(files),
     }
 }
 
-/// Bytes in and out, from a file of pairs of lines: names, then values.
+/// Bytes received and sent, from a file of pairs of lines: names, then values.
 fn network(text: &str) -> Option<(u64, u64)> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt:"));
     let (names, values) = (lines.next()?.split_ascii_whitespace(), lines.next()?.split_ascii_whitespace());

@@ -1,6 +1,6 @@
 //! Runs on: every core.
 //!
-//! All that is counted in this process, for whoever is asked for it on any core.
+//! All counters of this process, for readers on any core.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::config::Stage;
 pub struct Registry {
     /// Counters of every connection core.
     pub connections: Vec<Arc<Counters>>,
-    /// Counters of raft, apply and the checkpoints; apart from the others, as they change with every entry.
+    /// Counters of raft, apply and the checkpoints. They are kept apart, because they change with every entry.
     pub commit: Arc<CommitCounters>,
     /// Feature gates with their stage and value.
     pub features: Vec<(&'static str, Stage, bool)>,

@@ -2,8 +2,8 @@
 //!
 //! The answer to /metrics: Prometheus' text format, one function for each part of the member.
 //!
-//! Invariants: a family is written once, all its samples behind its TYPE; types are etcd's, even where a counter is
-//! called a gauge. Writes nothing but text; what it shows was counted elsewhere.
+//! Invariants: a family is written once, with all its samples after its TYPE. Types are etcd's, even where a counter is
+//! called a gauge. This file only writes text; the numbers were counted elsewhere.
 
 use std::{
     fmt::{Display, Write as _},
@@ -28,12 +28,12 @@ use crate::{
     shared::{Shared, alarm_name},
 };
 
-/// What a histogram's numbers are divided by to be seconds, from nanoseconds.
+/// Divides a histogram's nanoseconds to give seconds.
 const SECONDS: f64 = 1e9;
-/// Likewise, to be milliseconds.
+/// Divides a histogram's nanoseconds to give milliseconds.
 const MILLISECONDS: f64 = 1e6;
 
-/// What a single member never does. Dashboards ask for some of these by name; the answer is 0.
+/// Things that a single member never does. Dashboards ask for some of them by name; the answer is 0.
 const NEVER: [(&str, &str, &str); 5] = [
     ("etcd_server_heartbeat_send_failures_total", "counter", "Leader heartbeats sent too late."),
     ("etcd_server_slow_read_indexes_total", "counter", "Reads whose confirmation took too long; alone none is needed."),
@@ -42,17 +42,17 @@ const NEVER: [(&str, &str, &str); 5] = [
     ("etcd_server_snapshot_apply_in_progress_total", "gauge", "1 if the server applies an incoming snapshot."),
 ];
 
-/// What a scrape looks at.
+/// The sources of a scrape.
 pub struct Scrape<'a> {
     /// Published state.
     pub shared: &'a Shared,
-    /// What is counted.
+    /// The counters.
     pub registry: &'a Registry,
-    /// What insight has published.
+    /// The published results of insight.
     pub board: &'a Board,
     /// Time since the process began.
     pub now: Duration,
-    /// **Units** microseconds since 1970.
+    /// Wall time. **Units** microseconds since 1970.
     pub unix_us: u64,
 }
 
@@ -90,7 +90,7 @@ impl Text {
         self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
     }
 
-    /// `labels` with their braces, or nothing.
+    /// Writes a sample. `labels` come with their braces, or are empty.
     fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
         self.line(format_args!("{name}{labels} {value}"));
     }
@@ -105,19 +105,19 @@ impl Text {
         self.sample(name, "", value);
     }
 
-    /// A family of one sample that is 1 and says something in its label.
+    /// Writes a family of one sample, which is 1 and carries its information in the label.
     fn label(&mut self, name: &str, help: &str, label: &str, value: &str) {
         self.family(name, "gauge", help);
         self.sample(name, &format!("{{{label}=\"{}\"}}", escaped(value)), 1);
     }
 
-    /// `shown`, whose numbers are `scale` times those of the family's unit.
+    /// Writes the histogram `shown`. Its numbers are `scale` times those in the family's unit.
     fn histogram(&mut self, name: &str, help: &str, shown: &Snapshot, scale: f64) {
         self.family(name, "histogram", help);
         self.series(name, "", shown, scale);
     }
 
-    /// One series of a histogram: `labels` without braces, or nothing.
+    /// Writes one series of a histogram. `labels` come without braces, or are empty.
     fn series(&mut self, name: &str, labels: &str, shown: &Snapshot, scale: f64) {
         let comma = if labels.is_empty() { "" } else { "," };
         for (bound, count) in &shown.buckets {
@@ -131,7 +131,7 @@ impl Text {
     }
 }
 
-/// A number in Go's shortest form, `%g`: queries name buckets by their text.
+/// A number in Go's shortest form, `%g`. Queries name buckets by this text.
 fn number(value: f64) -> String {
     let scientific = format!("{value:e}");
     let (digits, exponent) = scientific.split_once('e').expect("the form has an exponent");
@@ -144,7 +144,7 @@ fn number(value: f64) -> String {
     }
 }
 
-/// A label's value, as the format wants it.
+/// A label's value, escaped as the format requires.
 fn escaped(value: &str) -> String {
     value.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n")
 }
@@ -230,7 +230,7 @@ fn render_raft(of: &Scrape<'_>, text: &mut Text) {
     text.gauge("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.", is_leader);
     let changes = of.registry.commit.leader_changes.get();
     text.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen.", changes);
-    // The applied index first: it must not be seen ahead of the committed one.
+    // The applied index is read first, so that it is never ahead of the committed one.
     let applied = load(&shared.raft.applied);
     let committed = load(&shared.raft.commit).max(applied);
     text.gauge(
@@ -270,7 +270,7 @@ fn render_store(of: &Scrape<'_>, text: &mut Text) {
         view.compact_revision(),
     );
     let all = KeyRange { start: Bytes::new(), end: RangeEnd::Open };
-    // Right after a start the root may not be in memory; nobody has read a key then.
+    // Directly after a start the root may not be in memory. Nobody has read a key then.
     if let Ok((keys, _)) = view.sums(&all, u64::MAX) {
         text.gauge("etcd_debugging_mvcc_keys_total", "Total number of keys.", keys);
     }
@@ -471,7 +471,7 @@ fn render_grpc(of: &Scrape<'_>, text: &mut Text) {
     }
 }
 
-/// A histogram family by labels; what has not happened yet has no series, as with etcd's label vectors.
+/// Writes a histogram family by labels. What has not happened yet has no series, as in etcd's label vectors.
 fn vector(text: &mut Text, name: &str, help: &str, series: impl Iterator<Item = (String, Snapshot)>) {
     let mut series = series.filter(|(_, shown)| shown.count > 0).peekable();
     if series.peek().is_some() {
@@ -528,7 +528,7 @@ fn render_phases(of: &Scrape<'_>, text: &mut Text) {
     }
 }
 
-/// Prefixes that are shown with a series of their own.
+/// Prefixes that get a series of their own, at most.
 const HOT_SHOWN: usize = 10;
 
 fn render_usage(of: &Scrape<'_>, text: &mut Text) {
@@ -550,7 +550,7 @@ fn render_usage(of: &Scrape<'_>, text: &mut Text) {
     }
 }
 
-/// Keys are shown by rank: their names would be ever new series.
+/// Shows keys by rank. Their names would make new series for ever.
 fn render_heat(of: &Scrape<'_>, text: &mut Text) {
     let (keys, prefixes) = hot::hottest(&of.board.heat_now(), of.now, HOT_SHOWN);
     if keys.is_empty() && prefixes.is_empty() {

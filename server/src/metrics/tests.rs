@@ -1,6 +1,6 @@
 //! Runs on: tests.
 //!
-//! A whole answer of /metrics, of a core over an empty store, read as Prometheus reads it.
+//! Reads a whole answer of /metrics as Prometheus reads it. The answer comes from a core over an empty store.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -20,7 +20,7 @@ use crate::{
     shared::{Cluster, RaisedBy, Shared},
 };
 
-/// What a member of two cores has at its start, with one alarm.
+/// A member of two cores at its start, with one alarm.
 struct Member {
     shared: Shared,
     registry: Registry,
@@ -50,7 +50,7 @@ type Sample = (String, String, f64);
 
 /// Families by name: their type and samples.
 ///
-/// Holds the text against the format: HELP, TYPE, then samples; no family and no series twice; labels quoted.
+/// Checks the format: HELP, TYPE, then samples; no family and no series twice; labels quoted.
 fn parse(text: &str) -> BTreeMap<String, (String, Vec<Sample>)> {
     let mut families: BTreeMap<String, (String, Vec<Sample>)> = BTreeMap::new();
     let mut series = BTreeSet::new();
@@ -82,7 +82,7 @@ fn parse(text: &str) -> BTreeMap<String, (String, Vec<Sample>)> {
 }
 
 fn assert_histogram(name: &str, samples: &[Sample]) {
-    // By the labels beside `le`, which stands last.
+    // The buckets by their other labels. `le` is the last label.
     let mut buckets: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     let other = |rest: &str| -> BTreeMap<&str, f64> {
         samples.iter().filter(|sample| sample.0 == rest).map(|(_, labels, value)| (labels.as_str(), *value)).collect()
@@ -154,7 +154,7 @@ fn what_is_rendered_is_well_formed_and_adds_up() {
     );
 }
 
-/// Names that etcd's own alerts, dashboard and tools ask for, with their types; those of peers are left out.
+/// The names, with their types, that etcd's own alerts, dashboard and tools ask for. Names about peers are left out.
 const ASKED_FOR: [(&str, &str); 19] = [
     ("etcd_server_has_leader", "gauge"),
     ("etcd_server_leader_changes_seen_total", "counter"),

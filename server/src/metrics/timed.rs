@@ -1,11 +1,12 @@
 //! Runs on: raft core, checkpoint thread.
 //!
-//! A disk with a memory of when its durable writes were handed to it: the log's, and a checkpoint's last ones.
+//! A disk that measures its durable writes: those of the log, and the last ones of a checkpoint.
 //!
-//! Everything goes through unchanged. A log write's time runs from the turn that submitted it to the turn that found it
-//! done, both as handed to [`Timed::at`]: no clock is read for it. The commit of a checkpoint, which is what etcd's
-//! alerts hold to be the backend's, runs from the first of its last syncs to the end of the superblock's write; the
-//! thread of checkpoints has time for a look at the clock. What is in flight is bounded by the log and the checkpoint.
+//! Every operation goes through unchanged. The time of a log write runs from the turn that submitted it to the turn
+//! that found it done. Both times come from [`Timed::at`], so no clock is read. The commit of a checkpoint is what
+//! etcd's alerts take for the commit of the backend. It runs from the first of the last syncs to the end of the
+//! superblock's write. The checkpoint thread has time to read the clock. The log and the checkpoint bound what is in
+//! flight.
 
 use std::{collections::VecDeque, os::fd::RawFd, path::Path, sync::Arc, time::Duration};
 
@@ -17,25 +18,25 @@ use engine::{
 use super::counters::CommitCounters;
 use crate::clock::Clock;
 
-/// What sees a disk's operations come and go.
+/// Sees the operations of a disk come and go.
 pub trait Watcher: Send {
-    /// An operation is handed to the disk.
+    /// Called when an operation is handed to the disk.
     fn submitted(&mut self, op: &Op, token: Token);
 
-    /// An operation has ended.
+    /// Called when an operation has ended.
     fn ended(&mut self, token: Token);
 }
 
-/// Durable writes of the log.
+/// Measures the durable writes of the log.
 pub struct LogWrites {
     counters: Arc<CommitCounters>,
     now: Duration,
-    /// Token and time of the writes under way, oldest first.
+    /// Tokens and times of the writes under way, oldest first.
     in_flight: VecDeque<(Token, Duration)>,
 }
 
 impl LogWrites {
-    /// They are counted in `counters`.
+    /// Counts the writes in `counters`.
     pub fn new(counters: Arc<CommitCounters>) -> Self {
         Self { counters, now: Duration::ZERO, in_flight: VecDeque::new() }
     }
@@ -56,7 +57,7 @@ impl Watcher for LogWrites {
     }
 }
 
-/// The last syncs of a checkpoint and the superblock after them.
+/// Measures the last syncs of a checkpoint and the write of the superblock after them.
 pub struct CheckpointCommits {
     counters: Arc<CommitCounters>,
     clock: Clock,
@@ -67,7 +68,7 @@ pub struct CheckpointCommits {
 }
 
 impl CheckpointCommits {
-    /// They are counted in `counters`.
+    /// Counts the commits in `counters`.
     pub fn new(counters: Arc<CommitCounters>, clock: Clock) -> Self {
         Self { counters, clock, syncs: Vec::new(), began: Duration::ZERO, superblock: None }
     }
@@ -102,14 +103,14 @@ pub struct Timed<W> {
 }
 
 impl<W: Watcher> Timed<W> {
-    /// `disk`, whose operations `watcher` sees.
+    /// Wraps `disk`; `watcher` sees its operations.
     pub fn new(disk: Box<dyn Disk>, watcher: W) -> Self {
         Self { disk, watcher }
     }
 }
 
 impl Timed<LogWrites> {
-    /// It is `now` from here on.
+    /// Sets the time to `now`.
     pub fn at(&mut self, now: Duration) -> &mut Self {
         assert!(now >= self.watcher.now, "time does not go back");
         self.watcher.now = now;

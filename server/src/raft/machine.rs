@@ -1,23 +1,23 @@
 //! Runs on: raft core.
 //!
-//! Proposals in, one durable order of entries out.
+//! Takes proposals, and gives one durable order of entries.
 //!
-//! A turn: take in finished writes, propose what came, let raft and the log move. Committed entries are then handed to
-//! apply, with the proposals that wait for them; what apply reports is told to raft in its turn.
+//! A turn takes in finished writes, proposes what came, and lets raft and the log move. Then it hands the committed
+//! entries to apply, each with the proposal that waits for it. In a later turn, raft is told what apply reports.
 //!
 //! Invariants:
-//! - Entries are handed out in log order, each once, when they are durable on a quorum. What is handed out and not yet
-//!   applied is bounded (`unfinished_bytes`), so that apply may be as slow as it likes.
-//! - A proposal is either in `proposals` (raft was not asked yet), in `waiters` (accepted), or gone: refused with an
-//!   answer, or handed to apply.
+//! - Entries are handed out in log order, each once, when they are durable on a quorum. The bytes that are handed out
+//!   and not yet applied are bounded (`unfinished_bytes`), however slow apply is.
+//! - A proposal is in `proposals` (raft was not asked yet), or in `waiters` (raft has accepted it), or gone. A proposal
+//!   that is gone was refused with an answer, or handed to apply.
 //! - A configuration change that apply has applied reaches raft before raft learns that its entry was applied.
-//! - A full disk is not the end: proposals that do not fit are refused before they reach the log ([`Raft::receive`]),
-//!   and what is committed is applied. When the log's disk is full each proposal is held against what is left with all
-//!   before it counted.
-//! - `log_bytes` is what was written of the log in all; it never decreases.
+//! - A full disk does not stop the member. Proposals that do not fit are refused before they reach the log
+//!   ([`Raft::receive`]), and committed entries are still applied. While the log's disk is full, each proposal is
+//!   checked against the space that all proposals before it leave.
+//! - `log_bytes` counts all bytes of the log that were ever written. It never decreases.
 //!
-//! A plain state machine: time comes in with each call, the log's disk is the only thing it drives. It does not know
-//! threads, sockets, the runtime, or what an entry means; `cores` moves its inputs and outputs.
+//! A plain state machine: time comes in with each call, and the log's disk is the only thing that it drives. It knows
+//! no thread, no socket, no runtime, and not what an entry means. `cores` moves its inputs and outputs.
 
 use std::{
     collections::VecDeque,
@@ -43,10 +43,10 @@ use crate::{
     shared::Shared,
 };
 
-/// What is to be proposed in this turn.
+/// A request that will be proposed in this turn.
 struct Waiting {
     entry: Bytes,
-    /// Whose it is; `None` for the server's own.
+    /// The client's proposal; `None` for a request of the server's own.
     proposal: Option<Box<Proposal>>,
 }
 
@@ -63,31 +63,31 @@ pub struct Raft {
     shared: Arc<Shared>,
     counters: Arc<CommitCounters>,
     driver: Driver,
-    /// **Units** bytes of entries handed out at once.
+    /// Bytes of entries that are handed out at once. **Units** bytes.
     batch_bytes_max: u64,
     proposals: Vec<Waiting>,
     waiters: Waiters,
     answers: Answers,
     completions: Vec<Completion>,
-    /// Handed out and not finished, in order.
+    /// Lots that were handed out and are not finished, in order.
     lots: VecDeque<Lot>,
     unfinished_bytes: u64,
     unfinished_proposals: usize,
-    /// Last index handed out.
+    /// Last index that was handed out.
     handed: u64,
-    /// What apply was told last of where raft stands.
+    /// Where raft stood when apply was last told.
     told: Option<Standing>,
-    /// How space is felt by apply.
+    /// How apply feels the lack of space.
     space: Space,
-    /// How often this member's alarm is proposed.
+    /// Bounds how often this member's alarm is proposed.
     asking: Asking,
     log_bytes: u64,
-    /// The log's length when it was looked at last. **Units** bytes.
+    /// The log's length at the last look. **Units** bytes.
     log_len: u64,
 }
 
 impl Raft {
-    /// Raft over a recovered log; at most twice `batch_bytes_max` bytes of entries are with apply at once.
+    /// Raft over a recovered log. Apply holds at most twice `batch_bytes_max` bytes of entries at once.
     pub fn new(shared: Arc<Shared>, counters: Arc<CommitCounters>, driver: Driver, batch_bytes_max: u64) -> Self {
         let status = driver.status();
         let log_len = driver.log_bytes();
@@ -117,7 +117,7 @@ impl Raft {
     /// Takes one message.
     pub fn receive(&mut self, message: ToRaft, now: Duration) {
         if self.driver.log_room_bytes().is_some() {
-            // Each is held against what is left with those before it counted.
+            // A proposal is checked against the space that the earlier ones leave, so those are proposed first.
             self.propose_waiting(now);
         }
         match message {
@@ -138,13 +138,13 @@ impl Raft {
         }
     }
 
-    /// A heartbeat interval has passed.
+    /// Tells raft that a heartbeat interval has passed.
     pub fn tick(&mut self, now: Duration) {
         self.driver.tick();
         self.waiters.forget_lost(now, 2 * self.shared.limits.request_timeout);
     }
 
-    /// One turn; see the head of this file.
+    /// Makes one turn; see the head of this file.
     ///
     /// **Errors** the member must stop.
     pub fn turn(&mut self, disk: &mut dyn Disk, now: Duration) -> Result<(), Fatal> {
@@ -158,7 +158,7 @@ impl Raft {
         self.settle(disk, now)
     }
 
-    /// Proposes what came and lets raft and the log move.
+    /// Proposes what has come, and lets raft and the log move.
     ///
     /// **Errors** the member must stop.
     pub fn settle(&mut self, disk: &mut dyn Disk, now: Duration) -> Result<(), Fatal> {
@@ -167,12 +167,12 @@ impl Raft {
         disk.kick()?;
         self.note_log();
         self.publish_status();
-        // Before the answers go: who is refused for space finds in the status why.
+        // This comes before the answers go. A client that is refused for space then finds the reason in the status.
         self.publish_disk_full();
         Ok(())
     }
 
-    /// What apply is to be handed, if there is anything new.
+    /// What apply must be handed, if there is anything new.
     pub fn take_handed(&mut self, now: Duration) -> Option<Handed> {
         let status = self.driver.status();
         let standing = Standing { leads: status.is_leader, read_floor: status.read_floor };
@@ -184,12 +184,12 @@ impl Raft {
         Some(Handed { entries, standing, log_bytes: self.log_bytes })
     }
 
-    /// Whether more could be handed to apply at once.
+    /// Whether more entries could be handed to apply at once.
     pub fn has_more(&self) -> bool {
         self.unfinished_bytes < 2 * self.batch_bytes_max && self.driver.status().commit > self.handed
     }
 
-    /// Takes what apply reports. The caller then has the log settle.
+    /// Takes a report of apply. The caller must then call [`Raft::settle`].
     ///
     /// **Errors** the member must stop.
     pub fn report(&mut self, report: Report, now: Duration) -> Result<(), Fatal> {
@@ -224,7 +224,8 @@ impl Raft {
         std::mem::replace(&mut self.answers, no_answers(cores))
     }
 
-    /// Requests of the log that are not applied yet, with their indexes; behind a start, what will be applied again.
+    /// Requests in the log that are not applied yet, with their indexes. After a start, these are the ones that will be
+    /// applied again.
     pub fn unapplied(&self) -> impl Iterator<Item = (u64, &Bytes)> {
         self.driver.unapplied()
     }
@@ -234,7 +235,7 @@ impl Raft {
         self.answers[proposal.reply.core].push((proposal.reply.slot, Answer::Applied(proposal)));
     }
 
-    /// Asks raft to take what waits.
+    /// Proposes to raft the requests that wait.
     fn propose_waiting(&mut self, now: Duration) {
         if self.proposals.is_empty() {
             return;
@@ -258,7 +259,7 @@ impl Raft {
         self.proposals = waiting;
     }
 
-    /// Takes committed entries, as many as apply may have, with who waits for them.
+    /// Takes committed entries, as many as apply may have, each with the proposal that waits for it.
     fn take_committed(&mut self, now: Duration) -> Vec<Entry> {
         let room = (2 * self.batch_bytes_max).saturating_sub(self.unfinished_bytes);
         if room == 0 {
@@ -295,14 +296,14 @@ impl Raft {
         Ok(())
     }
 
-    /// Adds what the log has grown by since it was looked at last.
+    /// Adds the growth of the log since the last look.
     fn note_log(&mut self) {
         let len = self.driver.log_bytes();
         self.log_bytes += len.saturating_sub(self.log_len);
         self.log_len = len;
     }
 
-    /// Why a client's proposal is refused before the log is asked, if it is.
+    /// Decides whether a client's proposal is refused for space, before the log is asked. Returns the reason.
     fn refusal_for_space(&mut self, purpose: Purpose, now: Duration) -> Option<Error> {
         if self.space.is_full_of_recent {
             return Some(if self.is_disk_full() { Error::NoSpace } else { Error::TooManyRequests });
@@ -311,9 +312,9 @@ impl Raft {
             return Some(Error::NoSpace);
         }
         match purpose {
-            // What is left of the log is kept for what frees space.
+            // The rest of the log is kept for requests that free space.
             Purpose::Grow if self.driver.is_log_tight() => Some(Error::NoSpace),
-            // The alarm is being raised: one entry is enough, and this request is refused all the same.
+            // The alarm is being raised. One entry is enough, and this request is refused in any case.
             Purpose::Alarm if !self.asking.ask(now) => Some(Error::NoSpace),
             Purpose::Alarm => {
                 let used = self.shared.sizes.in_use.load(Ordering::Acquire);
@@ -330,7 +331,7 @@ impl Raft {
         self.space.is_checkpoint_waiting || self.driver.log_room_bytes().is_some()
     }
 
-    /// Says so when a disk becomes full, and when there is space again.
+    /// Publishes that a disk has become full, or has space again.
     fn publish_disk_full(&self) {
         let is_full = self.is_disk_full();
         if self.shared.is_disk_full.load(Ordering::Relaxed) == is_full {
@@ -358,17 +359,17 @@ impl Raft {
     }
 }
 
-/// What an entry takes beside its bytes while apply has it. **Units** bytes.
+/// Memory that an entry takes beside its bytes while apply has it. **Units** bytes.
 const ENTRY_OVERHEAD_BYTES: u64 = size_of::<Entry>() as u64;
 
 fn no_answers(cores: usize) -> Answers {
     (0..cores).map(|_| Vec::new()).collect()
 }
 
-/// What a client is told when raft refuses its proposal.
+/// The error that a client gets when raft refuses its proposal.
 fn refusal(error: &consensus::Error, is_disk_full: bool) -> Error {
     match error {
-        // What waits, waits for space.
+        // Requests that wait are waiting for space.
         consensus::Error::TooManyRequests { .. } if is_disk_full => Error::NoSpace,
         consensus::Error::NoSpace { .. } => Error::NoSpace,
         consensus::Error::TooManyRequests { .. } => Error::TooManyRequests,

@@ -1,6 +1,6 @@
 //! Runs on: connection core, raft core.
 //!
-//! What the raft core is told.
+//! The messages to the raft core.
 
 use bytes::Bytes;
 
@@ -15,7 +15,7 @@ pub enum ToRaft {
     ProposeOwn {
         /// The marshalled `InternalRaftRequest`.
         entry: Bytes,
-        /// What it is for.
+        /// The purpose of the request.
         purpose: Purpose,
     },
 }

@@ -2,11 +2,11 @@
 //!
 //! Raft's side of a member: proposals go in, committed entries come out with the proposals that wait for them.
 //!
-//! - `message`: what raft is told
+//! - `message`: the messages to raft
 //! - `machine`: the log and its order, turn by turn
 //! - `waiters`: proposals on their way through the log
 //!
-//! Reads that must ask other members, and what follows from leadership, will stand in `reads` and `leadership`; a
+//! Later, `reads` will hold the reads that must ask other members, and `leadership` what follows from leadership. A
 //! single voter needs neither.
 
 pub mod machine;

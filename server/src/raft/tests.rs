@@ -1,6 +1,6 @@
 //! Runs on: tests.
 //!
-//! That raft makes of a configuration change what apply makes of it.
+//! Raft and apply must make the same configuration of a configuration change.
 
 use std::path::Path;
 

@@ -1,13 +1,13 @@
 //! Runs on: raft core.
 //!
-//! Proposals on their way through the log: found again by the entries that come out of it.
+//! Proposals on their way through the log. The entries that come out of the log find them again.
 //!
 //! Invariants:
-//! - `by_id` holds each proposal from the moment raft has accepted it until its entry is committed or it is lost. It is
-//!   bounded by the reply slots of all cores, whose timeout is half of a proposal's lifetime here.
-//! - A proposal is found by the very bytes that it proposed. An entry of another origin may have the same id: then the
+//! - `by_id` holds each proposal from the moment raft has accepted it until its entry is committed or the proposal is
+//!   lost. The reply slots of all cores bound it: their timeout is half of the lifetime of a proposal here.
+//! - A proposal is found by exactly the bytes that it proposed. An entry from elsewhere may have the same id; then the
 //!   proposal stays.
-//! - `accepted` is ordered by time; what was found meanwhile is only there, until it is at the front.
+//! - `accepted` is ordered by time. A proposal that was taken out keeps its place there until it comes to the front.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -19,36 +19,37 @@ use crate::apply::proposal::Proposal;
 /// See the head of this file.
 #[derive(Debug, Default)]
 pub struct Waiters {
-    /// Ids are drawn by this process: nobody else chooses what is hashed.
+    /// This process draws the ids. Nobody else chooses what is hashed.
     by_id: HashMap<u64, Box<Proposal>>,
-    /// When, and which.
+    /// The time of acceptance, and the id.
     accepted: VecDeque<(Duration, u64)>,
 }
 
 impl Waiters {
-    /// How many wait.
+    /// Number of proposals that wait.
     pub fn count(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Raft has accepted `proposal`.
+    /// Adds `proposal`, which raft has accepted.
     pub fn insert(&mut self, proposal: Box<Proposal>, now: Duration) {
         self.accepted.push_back((now, proposal.id));
         let taken = self.by_id.insert(proposal.id, proposal);
         assert!(taken.is_none(), "request ids are unique");
     }
 
-    /// Takes out the proposal whose entry, with this id, is committed.
+    /// Takes out the proposal with this id whose entry is committed.
     pub fn take(&mut self, id: u64, entry: &Bytes) -> Option<Box<Proposal>> {
         if !is_same(&self.by_id.get(&id)?.entry, entry) {
             return None;
         }
-        // Entries are committed in the order in which they were proposed: it is at the front, unless one was lost.
+        // Entries are committed in the order of their proposals. So this one is at the front, unless an earlier one was
+        // lost.
         self.accepted.pop_front_if(|(_, front)| *front == id);
         self.by_id.remove(&id)
     }
 
-    /// Forgets who has waited for longer than `lifetime`: its slot has timed out long ago.
+    /// Forgets proposals that have waited for longer than `lifetime`. Their slots timed out long ago.
     pub fn forget_lost(&mut self, now: Duration, lifetime: Duration) {
         while let Some((_, id)) = self.accepted.pop_front_if(|(at, _)| now.saturating_sub(*at) >= lifetime) {
             self.by_id.remove(&id);
@@ -56,7 +57,7 @@ impl Waiters {
     }
 }
 
-/// Whether both are the same bytes: mostly the same memory.
+/// Whether both hold the same bytes. Mostly they share the same memory.
 fn is_same(one: &Bytes, other: &Bytes) -> bool {
     (one.as_ptr(), one.len()) == (other.as_ptr(), other.len()) || one == other
 }

@@ -1,15 +1,16 @@
-//! Runs on: connection core.
+//! Runs on: connection core, apply core.
 //!
-//! What one publish of apply did to the keys, as watchers are told of it. Made by the apply core, shared by all
-//! connection cores.
+//! The changes of keys that one publish of apply made, as watchers get them. The apply core makes a batch, and all
+//! connection cores share it.
 //!
 //! Invariants:
-//! - Immutable but for the encoded forms, which are filled in by whichever core needs them first and never change then.
+//! - A batch never changes, except for the encoded forms. The core that needs one first fills it in; then it never
+//!   changes.
 //! - `events` are in revision order, all with `first_main <= main <= last_main`.
-//! - `Event::encoded` is made at most once per event and core, whatever the number of watchers; a copy is all a watcher
-//!   costs.
+//! - `Event::encoded` is made at most once per event and core, whatever the number of watchers. A watcher costs only a
+//!   copy of it.
 //!
-//! It does not say who is told; that is [`super::hub`].
+//! A batch does not know who gets its events; [`super::hub`] does.
 
 use std::sync::OnceLock;
 
@@ -21,11 +22,11 @@ use super::{encode, history::History};
 /// The events of one publish.
 #[derive(Debug)]
 pub struct Batch {
-    /// First main revision the batch covers: one behind the store's revision before it.
+    /// First main revision that the batch covers: the one after the store's revision before the publish.
     pub first_main: i64,
-    /// The store's revision after it; `first_main - 1` if it changed no key.
+    /// The store's revision after the publish; `first_main - 1` if it changed no key.
     pub last_main: i64,
-    /// What happened, in revision order.
+    /// The changes, in revision order.
     pub events: Vec<Event>,
 }
 
@@ -52,11 +53,11 @@ pub struct Event {
 /// What is known of the version that was live before the event's main revision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Prev {
-    /// There is none.
+    /// There was no such version.
     Absent,
-    /// Its revision.
+    /// The version has this revision.
     At(Revision),
-    /// Only a look at the key tells.
+    /// The key must be read to find out.
     Unknown,
 }
 
@@ -64,8 +65,8 @@ impl Event {
     /// A change that has just happened. `prev` is the version it replaced or deleted, if one was live.
     pub fn new(record: Record, prev: Option<Revision>) -> Self {
         let prev = match prev {
-            // `prev_kv` is what was live before the whole revision, never what an earlier change of the same revision
-            // wrote.
+            // `prev_kv` is the version that was live before the whole revision. It is never a version that an earlier
+            // change of the same revision wrote.
             Some(prev) if prev.main == record.revision.main => Prev::Unknown,
             Some(prev) => {
                 assert!(prev < record.revision, "a version replaces an older one");
@@ -85,24 +86,24 @@ impl Event {
         Self { record, prev, plain: OnceLock::new(), with_prev: OnceLock::new() }
     }
 
-    /// The version it left behind.
+    /// The version that the change wrote.
     pub fn record(&self) -> &Record {
         &self.record
     }
 
-    /// Main revision it happened at.
+    /// The main revision of the change.
     pub fn main(&self) -> i64 {
         self.record.revision.main
     }
 
-    /// **Source** etcd v3.7.1 `v3rpc/watch.go` `IsCreateEvent`.
+    /// Whether the event created its key. **Source** etcd v3.7.1 `v3rpc/watch.go` `IsCreateEvent`.
     fn is_create(&self) -> bool {
         !self.record.is_tombstone && self.record.create_revision == self.main()
     }
 
     /// The encoded field `events` of a response, without `prev_kv`.
     pub(super) fn encoded(&self) -> &Bytes {
-        // Two cores may both encode; none waits for the other's work, and the results are equal.
+        // Two cores may both encode. Neither waits for the other, and the results are equal.
         match self.plain.get() {
             Some(bytes) => bytes,
             None => {
@@ -112,9 +113,10 @@ impl Event {
         }
     }
 
-    /// The same with `prev_kv`, as far as there is one: none for a create, none if the revision before is compacted.
+    /// As [`Event::encoded`], with `prev_kv` if there is one. A create has none; nor has an event whose previous
+    /// revision is compacted.
     ///
-    /// **Errors** what must be read to know the previous version.
+    /// **Errors** a page or block that must be read to know the previous version.
     pub(super) fn encoded_with_prev<H: History>(&self, view: &H) -> Result<&Bytes, H::Fault> {
         if let Some(bytes) = self.with_prev.get() {
             return Ok(bytes);

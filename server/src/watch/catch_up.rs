@@ -1,18 +1,19 @@
 //! Runs on: connection core.
 //!
-//! Catching up: one bounded step of reading the past for the unsynced watchers of a hub.
+//! Catching up: one bounded step reads the past for the unsynced watchers of a hub.
 //!
-//! A step reads the versions from one position on, for all running watchers at once; each takes what is in its range
-//! and at or above its own position. It ends between two main revisions: when it has read its budget, when it has
-//! gathered enough, when something is not resident, or at the hub's revision. Then each watcher gets one response, and
-//! its position is where the step ended.
+//! A step reads versions from one position on, for all running watchers at once. Each watcher takes the versions in its
+//! range that are at or above its own position. The step ends between two main revisions: when it has read its budget,
+//! when it has gathered enough, when a page is not resident, or at the hub's revision. Then each watcher gets one
+//! response, and its position is where the step ended.
 //!
-//! Which position a step reads from goes round: the lowest one behind what the last step has read, else the lowest of
-//! all. So a watcher far behind does not keep one that is nearly there waiting, and watchers that meet go on together.
+//! The start of a step goes round: it is the lowest position after what the last step has read. If there is none, it is
+//! the lowest position of all. So a watcher that is far behind does not delay one that is nearly there. Watchers that
+//! meet go on together.
 //!
 //! Invariants:
 //! - A step without a fault moves the position of at least one watcher, or takes one out of the running ones.
-//! - What a step has gathered of whole main revisions before a fault is sent, so a fault costs no progress.
+//! - The whole main revisions that a step has gathered before a fault are sent. So a fault costs no progress.
 
 use engine::Revision;
 
@@ -24,23 +25,24 @@ use super::{
     hub::{Hub, Side},
 };
 
-/// Charged for each version read, beside its key and value. **Units** bytes.
+/// Bytes that each version costs of the budget, beside its key and value. **Units** bytes.
 const RECORD_BYTES: usize = 64;
 
 /// How far a step has come.
 struct Read<F> {
-    /// What it found, in revision order: the events that `Scratch::pairs` name.
+    /// The events that were found, in revision order. `Scratch::pairs` names them by position.
     events: Vec<Event>,
-    /// First main revision that is not covered.
+    /// The first main revision that was not read whole.
     end: i64,
     fault: Option<F>,
 }
 
 impl Hub {
-    /// Reads on for the unsynced watchers; `true` if more is to be done.
+    /// Makes one step for the unsynced watchers. Returns `true` if more is to be done.
     ///
-    /// **Bounds** reads `budget_bytes` and at most one main revision more; besides, work is proportional to the running
-    /// watchers. **Errors** what must be read before the next call; what was found before it has been sent.
+    /// **Bounds** reads `budget_bytes` and at most one main revision more. Other work is proportional to the number of
+    /// running watchers. **Errors** a page or block that must be read before the next call. Events found before it have
+    /// been sent.
     pub fn catch_up<H: History>(&mut self, view: &H, budget_bytes: usize) -> Result<bool, H::Fault> {
         assert!(view.revision() >= self.revision, "views are not older than the batches taken in");
         let start = self.next_start(view.compact_revision());
@@ -49,7 +51,7 @@ impl Hub {
             let read = self.read(view, start, budget_bytes);
             self.send_gathered(&read.events, view.revision());
             self.settle(start, read.end);
-            // The same position is tried again after a fault.
+            // After a fault, the next step starts at the same position.
             self.read_to = if read.end > start { read.end } else { start - 1 };
             fault = read.fault;
         }
@@ -61,11 +63,12 @@ impl Hub {
         fault.map_or(Ok(!self.running.is_empty()), Err)
     }
 
-    /// Cancels the running watchers that need what is compacted; returns where to read from for the others.
+    /// Cancels the running watchers that need compacted revisions. Returns the position from which to read for the
+    /// others.
     fn next_start(&mut self, compact_revision: i64) -> Option<i64> {
         let mut lowest: Option<i64> = None;
         let mut lowest_behind: Option<i64> = None;
-        // Backwards, since a watcher that is taken out is replaced by the last one.
+        // It goes backwards: when a watcher is taken out, the last one takes its place.
         for at in (0..self.running.len()).rev() {
             let slot = self.running[at];
             let next = self.watchers[slot as usize].next;
@@ -80,7 +83,7 @@ impl Hub {
         }
         let start = lowest_behind.or(lowest);
         if start > lowest {
-            // This step does not read what they need next.
+            // This step does not read what these watchers need next.
             for &slot in &self.running {
                 let watcher = &mut self.watchers[slot as usize];
                 if Some(watcher.next) < start {
@@ -91,12 +94,12 @@ impl Hub {
         start
     }
 
-    /// Reads from `start` and gathers what goes to whom.
+    /// Reads from `start`, and gathers which events go to which watchers.
     fn read<H: History>(&mut self, view: &H, start: i64, budget_bytes: usize) -> Read<H::Fault> {
         assert!(self.scratch.pairs.is_empty(), "a step leaves no pairs behind");
         let mut records = view.records_from(Revision::new(start, 0));
         let mut events: Vec<Event> = Vec::new();
-        // The main revision being read, and where its events begin.
+        // The main revision that is being read, and the position of its first event.
         let mut main = start;
         let mut first = 0;
         let mut bytes = 0;
@@ -134,8 +137,8 @@ impl Hub {
         }
     }
 
-    /// Gathers the events from `first` on, which are one main revision, and makes sure that `prev_kv` is known where
-    /// wanted.
+    /// Gathers the events from `first` on, which are one main revision. Makes sure that `prev_kv` is known for watchers
+    /// that want it.
     fn gather_past<H: History>(&mut self, events: &[Event], first: usize, view: &H) -> Result<(), H::Fault> {
         let gathered = self.scratch.pairs.len();
         self.gather(Side::Unsynced, &events[first..], first);
@@ -147,7 +150,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Sends what was gathered; a watcher whose stream is full stays where it was.
+    /// Sends the gathered events. A watcher whose stream is full stays where it was.
     fn send_gathered(&mut self, events: &[Event], revision: i64) {
         let head = Head::new(&self.responder, revision);
         let mut pairs = std::mem::take(&mut self.scratch.pairs);
@@ -167,7 +170,7 @@ impl Hub {
         self.trim_scratch();
     }
 
-    /// Moves the running watchers to where a step over `start..end` has brought them.
+    /// Moves the running watchers to the positions to which a step over `start..end` has brought them.
     fn settle(&mut self, start: i64, end: i64) {
         for at in (0..self.running.len()).rev() {
             let slot = self.running[at];
@@ -175,7 +178,7 @@ impl Hub {
             let stream = watcher.stream;
             let is_stalled = std::mem::take(&mut watcher.is_stalled);
             let cut = std::mem::replace(&mut watcher.cut, i64::MAX);
-            // A watcher that needs what is below `start` was cut off at its position.
+            // A watcher that needs versions below `start` was cut off at its position.
             assert!(
                 cut >= watcher.next && (watcher.next >= start || cut == watcher.next),
                 "a position is where reading ended"

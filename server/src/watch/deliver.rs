@@ -1,13 +1,13 @@
 //! Runs on: connection core.
 //!
-//! From events to responses: who is concerned, and the bytes for each.
+//! Turns events into responses: finds the watchers of each event, and makes the bytes for each watcher.
 //!
 //! Invariants:
 //! - A synced watcher gets one response per main revision, whose header names that revision.
-//! - Events of one main revision are given to a watcher all at once, or the watcher is cut off in front of them.
+//! - A watcher gets all events of one main revision at once, or it is cut off before them.
 //! - `Scratch::pairs` is empty between steps.
 //!
-//! Watchers that are cut off are moved by the caller, once nothing walks over an index any more.
+//! The caller moves watchers that are cut off, once nothing walks over an index any more.
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ use super::{
 };
 
 impl Hub {
-    /// Gives the events of one main revision to the synced watchers they concern.
+    /// Gives the events of one main revision to the synced watchers of their keys.
     pub(super) fn deliver(&mut self, events: &[Event], view: &impl History) {
         let main = events[0].main();
         let head = Head::new(&self.responder, main);
@@ -48,7 +48,7 @@ impl Hub {
         self.trim_scratch();
     }
 
-    /// The usual case of [`Hub::deliver`]: a few fields and a copy for each watcher, and nothing is allocated.
+    /// The usual case of [`Hub::deliver`]. Each watcher costs a few fields and a copy, and nothing is allocated.
     fn deliver_one(&mut self, event: &Event, head: &Head, view: &impl History) {
         let mut groups = std::mem::take(&mut self.scratch.groups);
         self.synced.find(&event.record().key, &mut groups);
@@ -62,7 +62,7 @@ impl Hub {
                 let encoded = if stream.outbox.len() > self.bounds.stream_buffer_bytes_max {
                     None
                 } else if watcher.wants_prev_kv {
-                    // What must be read first is read by catching up.
+                    // If a page must be read first, catching up reads it.
                     event.encoded_with_prev(view).ok()
                 } else {
                     Some(event.encoded())
@@ -89,12 +89,12 @@ impl Hub {
         self.scratch.groups = groups;
     }
 
-    /// Adds to `scratch.pairs` which of `events`, all of one main revision, go to which watchers; `offset` is the
-    /// position of the first event. Watchers for whom there is no more room in this step are cut off here.
+    /// Adds to `scratch.pairs` which of `events` go to which watchers. The events are all of one main revision;
+    /// `offset` is the position of the first one. A watcher is cut off here if this step has no more room for it.
     pub(super) fn gather(&mut self, side: Side, events: &[Event], offset: usize) {
         let main = events[0].main();
         let room = self.pairs_max.saturating_sub(self.scratch.pairs.len()) / events.len();
-        // A single watcher is always served, or a revision with very many events would never be.
+        // A single watcher is always served. Otherwise a revision with very many events would never be sent.
         let mut admissible = if self.scratch.pairs.is_empty() { room.max(1) } else { room };
         self.mark += 1;
         let index = if side == Side::Synced { &self.synced } else { &self.unsynced };
@@ -124,8 +124,8 @@ impl Hub {
         self.scratch.groups = groups;
     }
 
-    /// Puts the response for one watcher into its stream's outbox: the events that `run` names, in fragments if they
-    /// are long and it may be so.
+    /// Puts the response for one watcher into its stream's outbox. `run` names the events. A long response is split
+    /// into fragments, if the watcher allows that.
     pub(super) fn send(&mut self, slot: WatcherSlot, run: &[u64], events: &[Event], head: &Head) {
         let watcher = &mut self.watchers[slot as usize];
         let outbox = &mut self.streams[watcher.stream as usize].outbox;
@@ -166,7 +166,7 @@ impl Hub {
         self.list(stream);
     }
 
-    /// Gives back memory that an unusually large step has taken.
+    /// Frees the memory that an unusually large step has taken.
     pub(super) fn trim_scratch(&mut self) {
         const PAIRS_KEPT: usize = 1 << 14;
         debug_assert!(self.scratch.pairs.is_empty());

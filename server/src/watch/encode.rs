@@ -1,17 +1,18 @@
 //! Runs on: connection core.
 //!
-//! `WatchResponse` and `mvccpb.Event` as bytes. Written by hand because an event goes to many watchers: its bytes are
-//! made once, tag and length included, and a response is a few fields in front of a copy of them.
+//! Encodes `WatchResponse` and `mvccpb.Event`. This is written by hand because an event goes to many watchers. Its
+//! bytes are made once, with tag and length. A response is a few fields and a copy of these bytes.
 //!
-//! Invariants: fields are written in number order and zero values are left out, as prost and Go's protobuf do, so the
-//! bytes equal theirs (a test compares). Every `*_len` equals what its `put_*` appends.
+//! Invariants: fields are written in the order of their numbers, and zero values are left out. prost and Go's protobuf
+//! do the same, so the bytes equal theirs (a test compares). Every `*_len` equals the number of bytes that its `put_*`
+//! appends.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::Record;
 
 use crate::protobuf::{bytes_len, field_len, nested_len, put_bytes, put_field, put_key_value, put_varint};
 
-/// Watch id of a response that concerns no single watcher.
+/// The watch id of a response that does not belong to a single watcher.
 pub(super) const NO_WATCH_ID: i64 = -1;
 
 /// gRPC's frame in front of a message: a flag (uncompressed) and the length.
@@ -34,18 +35,18 @@ const EVENTS_TAG: u8 = 11 << 3 | 2;
 const HEAD_LEN_MAX: usize = 2 + 4 * 11;
 const _: () = assert!(HEAD_LEN_MAX - 2 < 0x80, "the header's length fits one byte");
 
-/// Who answers: the part of a response header that is not a revision.
+/// The sender of an answer: the fields of a response header that are not a revision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Responder {
     /// Id of the cluster.
     pub cluster_id: u64,
     /// Id of this member.
     pub member_id: u64,
-    /// Term this member is in.
+    /// The term of this member.
     pub raft_term: u64,
 }
 
-/// An encoded response header with its field tag: equal for all watchers that are told of one revision.
+/// An encoded response header with its field tag. It is equal for all watchers that get the same revision.
 #[derive(Clone, Copy)]
 pub(super) struct Head {
     bytes: [u8; HEAD_LEN_MAX],
@@ -88,7 +89,7 @@ pub(super) struct Response<'a> {
 }
 
 impl<'a> Response<'a> {
-    /// A response with nothing but a header and whom it concerns.
+    /// A response with only a header and the watch id.
     pub(super) fn new(head: &'a Head, watch_id: i64) -> Self {
         Self {
             head,
@@ -101,7 +102,7 @@ impl<'a> Response<'a> {
         }
     }
 
-    /// **Units** bytes.
+    /// Length of the fields. **Units** bytes.
     pub(super) fn len(&self) -> usize {
         let reason = bytes_len(self.cancel_reason.as_bytes());
         self.head.as_slice().len()
@@ -111,7 +112,7 @@ impl<'a> Response<'a> {
             + reason
     }
 
-    /// Appends the fields, events excluded: they have the highest number and follow.
+    /// Appends the fields without the events. The events have the highest field number, and follow.
     pub(super) fn put(&self, out: &mut BytesMut) {
         out.put_slice(self.head.as_slice());
         put_field(out, WATCH_ID_TAG, self.watch_id);
@@ -131,8 +132,8 @@ impl<'a> Response<'a> {
     }
 }
 
-/// The field `events` of a response with one event in it: several of them, one after the other, are a response's list
-/// of events.
+/// The field `events` of a response, with one event in it. Several of these fields, one after the other, are the list
+/// of events of a response.
 pub(super) fn event(record: &Record, prev: Option<&Record>) -> Bytes {
     let kv_len = record.key_value_len();
     let prev_len = prev.map(Record::key_value_len);

@@ -1,18 +1,18 @@
 //! Runs on: connection core.
 //!
-//! The part of a `ReadView` that watching needs, as a trait: so the hub cannot reach for more, and a test can put a
-//! small model with injected faults in its place.
+//! The part of a `ReadView` that watching needs, as a trait. So the hub cannot use more of the view, and a test can
+//! replace it by a small model with injected faults.
 //!
-//! Invariants an implementation keeps:
-//! - What it shows at a revision never changes; `revision` and `compact_revision` never decrease from one view to the
-//!   next.
-//! - A fault says what must be read; the same call succeeds once that is resident. No call changes anything.
+//! Invariants that an implementation keeps:
+//! - What a view shows at a revision never changes. `revision` and `compact_revision` never decrease from one view to
+//!   the next.
+//! - A fault names what must be read. The same call succeeds once that is resident. No call changes anything.
 
 use engine::{Fault, ReadView, Record, Revision, RevisionCursor};
 
 /// An immutable view on the store's revisions.
 pub trait History {
-    /// What must be read before a call can go on.
+    /// Names what must be read before a call can go on.
     type Fault;
     /// Versions in revision order.
     type Records<'a>: Records<Fault = Self::Fault>
@@ -41,10 +41,10 @@ pub trait History {
 
 /// A walk over versions in revision order.
 pub trait Records {
-    /// What must be read before the walk can go on.
+    /// Names what must be read before the walk can go on.
     type Fault;
 
-    /// The next version; `None` behind the newest.
+    /// The next version; `None` after the newest.
     ///
     /// **Errors** the block that is not resident; the same call may be repeated once it is.
     fn next(&mut self) -> Result<Option<Record>, Self::Fault>;

@@ -1,24 +1,23 @@
 //! Runs on: connection core.
 //!
-//! All watch streams of one connection core, as a state machine: requests, batches of events and the time go in, bytes
+//! All watch streams of one connection core, as a state machine. Requests, batches of events and the time go in. Bytes
 //! for each stream come out.
 //!
-//! A watcher is *synced* while every event of its keys is put into its stream's outbox as it happens. When the outbox
-//! has no room, when the previous value is not in memory, or when it asks for the past, it is *unsynced* and served by
-//! [`Hub::catch_up`] from a view, in order, until it has reached the hub's revision; it misses nothing and gets nothing
-//! twice.
+//! A watcher is *synced* while every event of its keys is put into its stream's outbox as it happens. It is *unsynced*
+//! when the outbox has no room, when a previous value is not in memory, or when the watcher asks for the past.
+//! [`Hub::catch_up`] then serves it from a view, in order, until it has reached the hub's revision. It misses nothing
+//! and gets nothing twice.
 //!
 //! Invariants:
-//! - `revision` is the revision up to which batches were taken in; a synced watcher has everything at or below it, or
-//!   asked for later (`Watcher::next`). It never decreases, and no view handed in is older.
-//! - A synced watcher sits in `synced`, a running one in `unsynced` and in `running`, a parked one in its stream's
-//!   queue.
+//! - `revision` is the revision up to which batches were taken in. A synced watcher has everything at or below it, or
+//!   asked for later revisions (`Watcher::next`). `revision` never decreases, and no view that is handed in is older.
+//! - A synced watcher is in `synced`, a running one in `unsynced` and in `running`, a parked one in its stream's queue.
 //! - A stream's outbox exceeds `stream_buffer_bytes_max` by at most one response and the replies to its client's
 //!   requests.
-//! - `ready` lists each stream with output that has not been handed out since, once.
+//! - `ready` lists, once, each stream with output that was not handed out since.
 //!
-//! Requests are answered in `request`, events become responses in `deliver`, the past is read in `catch_up`.
-//! It does not know who may watch what (the caller says if a create is refused), and it makes no views.
+//! `request` answers requests, `deliver` turns events into responses, `catch_up` reads the past. The hub does not know
+//! who may watch which keys (the caller says if a create is refused), and it makes no views.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -39,35 +38,35 @@ use super::{
     watcher::{State, Watcher},
 };
 
-/// Which watchers events are gathered for.
+/// The watchers for which events are gathered.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     Synced,
     Unsynced,
 }
 
-/// Pairs of watcher and event that one step gathers before it hands out responses; one watcher's events of one revision
-/// may exceed it. **Units** pairs of 8 bytes.
+/// Pairs of watcher and event that one step gathers before it hands out responses. The events of one revision for one
+/// watcher may exceed it. **Units** pairs of 8 bytes.
 pub(super) const PAIRS_MAX: usize = 1 << 20;
 
 /// Bounds of a hub.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Above this a stream's watchers get no more events until it has drained. **Units** bytes.
+    /// Above this, the watchers of a stream get no more events until the stream has drained. **Units** bytes.
     pub stream_buffer_bytes_max: usize,
-    /// Where the responses of a watcher that allows fragments are split: etcd's max-request-bytes + 512 KiB. **Units**
-    /// bytes.
+    /// Length at which the responses of a watcher that allows fragments are split: etcd's max-request-bytes + 512 KiB.
+    /// **Units** bytes.
     pub fragment_bytes_max: usize,
-    /// Watchers of this core; a create beyond it is refused.
+    /// Watchers of this core. A create beyond this number is refused.
     pub watchers_max: usize,
 }
 
-/// What the hub holds and has done.
+/// The present contents of the hub, and its work so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Open streams.
     pub streams: usize,
-    /// Watchers, cancelled ones excluded.
+    /// Watchers without cancelled ones.
     pub watchers: usize,
     /// Watchers that are behind.
     pub watchers_unsynced: usize,
@@ -77,8 +76,8 @@ pub struct Totals {
     pub events_pending: u64,
 }
 
-/// Watchers of one stream that take part in catching up at a time; the others of it wait.
-/// **Source** etcd v3.7.1 `mvcc/watchable_store.go` `maxWatchersPerSync`, which is for all streams together.
+/// Watchers of one stream that take part in catching up at a time. The others of the stream wait. **Source** etcd
+/// v3.7.1 `mvcc/watchable_store.go` `maxWatchersPerSync`, which is for all streams together.
 const RUNNING_PER_STREAM_MAX: usize = 512;
 
 /// The watch streams of one core.
@@ -93,14 +92,14 @@ pub struct Hub {
     pub(super) running: Vec<WatcherSlot>,
     pub(super) ready: VecDeque<u32>,
     progress_timers: BTreeSet<(Duration, u32)>,
-    /// Streams with `progress_due`; may name closed ones.
+    /// Streams with `progress_due`. The list may name closed streams.
     pub(super) progress_due: Vec<u32>,
     next_ticket: u64,
     /// Counts the calls of `gather`; see `Watcher::mark`.
     pub(super) mark: u64,
     /// [`PAIRS_MAX`]; less in tests.
     pub(super) pairs_max: usize,
-    /// Revision behind what the last step of catching up has read.
+    /// The revision after the last one that the last step of catching up has read.
     pub(super) read_to: i64,
     pub(super) totals: Totals,
     pub(super) scratch: Scratch,
@@ -110,9 +109,10 @@ pub struct Hub {
 #[derive(Default)]
 pub(super) struct Scratch {
     pub(super) groups: Vec<u32>,
-    /// Watcher in the high half, position of the event in the low one: sorted, they are each watcher's events in order.
+    /// The watcher is in the high half, the position of the event in the low half. Sorted pairs give each watcher's
+    /// events in order.
     pub(super) pairs: Vec<u64>,
-    /// Synced watchers that could not be given an event.
+    /// Synced watchers that could not get an event.
     pub(super) stalled: Vec<WatcherSlot>,
     pub(super) touched: Vec<u32>,
 }
@@ -142,7 +142,7 @@ impl Hub {
         }
     }
 
-    /// A new stream. `progress_interval` is the configured interval with this stream's jitter added.
+    /// Opens a stream. `progress_interval` is the configured interval with this stream's jitter added.
     pub fn open_stream(&mut self, now: Duration, progress_interval: Duration) -> StreamId {
         let stream = Stream::new(now, progress_interval);
         let progress_at = stream.progress_at;
@@ -152,7 +152,7 @@ impl Hub {
         StreamId(id)
     }
 
-    /// Ends a stream with all its watchers; what it still had to send is dropped.
+    /// Closes a stream with all its watchers. Output that was not yet sent is dropped.
     pub fn close_stream(&mut self, stream: StreamId) {
         let slots: Vec<_> = self.stream(stream.0).watchers.values().copied().collect();
         for slot in slots {
@@ -178,11 +178,11 @@ impl Hub {
         }
     }
 
-    /// Takes in what a publish has changed. The batches follow each other; when some are missing (the core was not
-    /// listening, the store was replaced), watchers read what they missed from the past. A batch without events that
-    /// begins behind the store's revision says just that: for a core that begins to listen.
+    /// Takes in the changes of a publish. Batches follow each other. If some are missing (the core was not listening,
+    /// or the store was replaced), watchers read what they missed from the past. A batch without events may begin after
+    /// the hub's revision. It only moves the hub forward, for a core that begins to listen.
     ///
-    /// **Bounds** work is proportional to the events and to the watchers they concern.
+    /// **Bounds** work is proportional to the events and to the watchers of their keys.
     pub fn on_batch(&mut self, batch: &Arc<Batch>, view: &impl History) {
         assert!(view.revision() >= batch.last_main, "a view shows what its batch tells");
         self.check_view(view);
@@ -200,7 +200,7 @@ impl Hub {
         self.send_due_progress();
     }
 
-    /// Tells automatic progress where it is time.
+    /// Sends automatic progress to the streams for which it is due.
     pub fn on_tick(&mut self, now: Duration) {
         while let Some(&(progress_at, stream)) = self.progress_timers.first() {
             if progress_at > now {
@@ -208,22 +208,22 @@ impl Hub {
             }
             self.progress_timers.pop_first();
             let state = &mut self.streams[stream as usize];
-            // Ticks that were missed are not made up for.
+            // Missed ticks are not made up for.
             state.progress_at = (progress_at + state.progress_interval).max(now + Duration::from_millis(1));
             self.progress_timers.insert((state.progress_at, stream));
             self.send_progress(stream);
         }
     }
 
-    /// When [`Hub::on_tick`] has something to do.
+    /// When [`Hub::on_tick`] will have something to do.
     pub fn next_wake(&self) -> Option<Duration> {
         self.progress_timers.first().map(|&(progress_at, _)| progress_at)
     }
 
-    /// A stream that has got output since it was last named here. It may have been taken meanwhile.
+    /// A stream that has got output since this call last returned it. The output may have been taken meanwhile.
     pub fn next_ready(&mut self) -> Option<StreamId> {
         while let Some(stream) = self.ready.pop_front() {
-            // The stream may be closed, and even its number used again.
+            // The stream may be closed, and its number may be in use again.
             if let Some(state) = self.streams.get_mut(stream as usize)
                 && state.is_listed
             {
@@ -234,9 +234,9 @@ impl Hub {
         None
     }
 
-    /// The next bytes of a stream, in the order to send them; to be asked for only when the stream can take them.
-    /// Requests are read only from a stream that has nothing left here, so their answers do not pile up. Whether taking
-    /// has let watchers go on, [`Hub::wants_catch_up`] tells.
+    /// The next bytes of a stream, in the order in which they must be sent. Must be called only when the stream can
+    /// take them. Requests are read only from a stream that has nothing left here, so their answers do not pile up.
+    /// Taking output may let watchers go on; [`Hub::wants_catch_up`] tells.
     pub fn take_output(&mut self, stream: StreamId) -> Option<Bytes> {
         let outbox = &mut self.streams[stream.0 as usize].outbox;
         let before = outbox.events();
@@ -251,12 +251,12 @@ impl Hub {
         !self.running.is_empty()
     }
 
-    /// The term to name from now on.
+    /// Sets the term for response headers from now on.
     pub fn set_raft_term(&mut self, raft_term: u64) {
         self.responder.raft_term = raft_term;
     }
 
-    /// What the hub holds and has done.
+    /// The present contents of the hub, and its work so far.
     pub fn totals(&self) -> Totals {
         self.totals
     }
@@ -274,9 +274,10 @@ impl Hub {
     }
 }
 
-/// Synced, running, parked.
+/// Moves watchers between synced, running and parked.
 impl Hub {
-    /// Moves the hub ahead over revisions whose batches it does not get: what synced watchers want of them they read.
+    /// Moves the hub forward over revisions whose batches it does not get. Synced watchers read the events that they
+    /// want.
     fn skip_to(&mut self, revision: i64) {
         assert!(revision >= self.revision, "the hub's revision does not decrease");
         let next = self.revision + 1;
@@ -295,7 +296,7 @@ impl Hub {
         }
     }
 
-    /// Takes the synced watchers that could not be given an event out of the synced ones.
+    /// Takes the watchers that could not get an event out of the synced ones.
     fn settle_stalled(&mut self) {
         let mut stalled = std::mem::take(&mut self.scratch.stalled);
         for slot in stalled.drain(..) {
@@ -320,7 +321,7 @@ impl Hub {
         self.unpark(stream);
     }
 
-    /// Makes a watcher that is held nowhere a synced one.
+    /// Makes a watcher synced that is in no list.
     pub(super) fn sync(&mut self, slot: WatcherSlot) {
         let watcher = &mut self.watchers[slot as usize];
         assert!(watcher.next > self.revision, "a synced watcher has all there is");
@@ -329,7 +330,7 @@ impl Hub {
         self.totals.watchers_unsynced -= 1;
     }
 
-    /// Puts a watcher that is held nowhere at the end of its stream's queue.
+    /// Puts a watcher that is in no list at the end of its stream's queue.
     pub(super) fn park(&mut self, slot: WatcherSlot) {
         let watcher = &mut self.watchers[slot as usize];
         let ticket = self.next_ticket;
@@ -338,7 +339,7 @@ impl Hub {
         self.streams[watcher.stream as usize].parked.insert(ticket, slot);
     }
 
-    /// Lets waiting watchers of a stream take part in catching up, as far as it has room.
+    /// Lets waiting watchers of a stream take part in catching up, as far as there is room.
     pub(super) fn unpark(&mut self, stream: u32) {
         let state = &mut self.streams[stream as usize];
         while state.running < RUNNING_PER_STREAM_MAX
@@ -355,7 +356,7 @@ impl Hub {
         }
     }
 
-    /// Takes a watcher out of those that take part in catching up; it is held nowhere then.
+    /// Takes a watcher out of those that take part in catching up. It is then in no list.
     pub(super) fn stop_running(&mut self, slot: WatcherSlot) {
         let watcher = &self.watchers[slot as usize];
         let State::Running { seat, position } = watcher.state else {
@@ -372,7 +373,7 @@ impl Hub {
         self.leave(Side::Unsynced, seat);
     }
 
-    /// Cancels a running watcher because what it needs is compacted. It stays known until the client cancels it.
+    /// Cancels a running watcher because it needs compacted revisions. It stays known until the client cancels it.
     pub(super) fn cancel_compacted(&mut self, slot: WatcherSlot, compact_revision: i64) {
         self.stop_running(slot);
         let watcher = &mut self.watchers[slot as usize];
@@ -385,7 +386,7 @@ impl Hub {
         self.scratch.touched.push(stream);
     }
 
-    /// Forgets a watcher, wherever it is held.
+    /// Forgets a watcher, whatever list it is in.
     pub(super) fn drop_watcher(&mut self, slot: WatcherSlot) {
         let watcher = &self.watchers[slot as usize];
         let (stream, id, state) = (watcher.stream, watcher.id, watcher.state);

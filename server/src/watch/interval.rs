@@ -1,21 +1,21 @@
 //! Runs on: connection core.
 //!
-//! Which watchers a key concerns: watchers seated by their key or range, found by a key.
+//! Finds the watchers of a key. Watchers are seated by their key or range.
 //!
-//! - Watchers of an equal range share one *group*. `exact` maps a key to the group of those who watch just it; `ranges`
-//!   is an AVL tree of the other groups by (start, end), each node knowing which end below it is the greatest (CLRS,
+//! - Watchers of an equal range share one *group*. `exact` maps a key to the group of the watchers of just this key.
+//!   `ranges` is an AVL tree of the other groups by (start, end). Each node knows the greatest end below it (CLRS,
 //!   interval trees).
-//! - Finding the groups of a key: O(1) for `exact`, O(log n + m log n) for n ranges of which m match; inserting and
-//!   removing O(log n). The tree is balanced by rule and not by chance, since clients choose the ranges and their
-//!   order.
+//! - Finding the groups of a key costs O(1) for `exact`, and O(log n + m log n) for n ranges of which m match.
+//!   Inserting and removing cost O(log n). The tree is balanced by rule and not by chance, because clients choose the
+//!   ranges and their order.
 //!
 //! Invariants:
-//! - A group has at least one member, and `seat.position` of a member is its place in `members`: removing one moves the
-//!   last member into its place, and the caller is told which.
-//! - Of each node: keys left of it are smaller, right of it greater; heights differ by at most one; `widest` is the
-//!   node below or at it with the greatest end.
+//! - A group has at least one member. `seat.position` of a member is its place in `members`. When a member is removed,
+//!   the last member moves into its place, and the caller is told which one moved.
+//! - For each node, keys left of it are smaller and keys right of it are greater. Heights differ by at most one.
+//!   `widest` is the node at or below it with the greatest end.
 //!
-//! It does not know what a watcher is: a number.
+//! This file knows a watcher only as a number.
 
 use std::{cmp::Ordering, collections::HashMap};
 
@@ -68,7 +68,7 @@ impl Index {
         Seat { group, position }
     }
 
-    /// Frees `seat`. A watcher that is returned has moved into it, out of its own.
+    /// Frees `seat`. If a watcher is returned, it has moved from its own seat into this one.
     pub(super) fn remove(&mut self, seat: Seat) -> Option<WatcherSlot> {
         self.len -= 1;
         let group = &mut self.groups[seat.group as usize];
@@ -87,13 +87,13 @@ impl Index {
         None
     }
 
-    /// Appends to `out` the groups that `key` concerns, each once.
+    /// Appends to `out` the groups whose ranges contain `key`, each once.
     pub(super) fn find(&self, key: &[u8], out: &mut Vec<u32>) {
         out.extend(self.exact.get(key));
         self.ranges.stab(key, out);
     }
 
-    /// Whether `key` concerns any watcher.
+    /// Whether any watcher watches `key`.
     pub(super) fn concerns(&self, key: &[u8]) -> bool {
         self.exact.contains_key(key) || self.ranges.is_stabbed(key)
     }
@@ -120,7 +120,7 @@ fn number(position: usize) -> u32 {
     u32::try_from(position).expect("watchers of a core are bounded below 2^32")
 }
 
-/// A range of keys as the tree orders it: by start, then by end, no end being the greatest.
+/// A range of keys in the order of the tree: by start, then by end. A range without end counts as the greatest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Span {
     start: Bytes,
@@ -160,7 +160,7 @@ struct Node {
     group: u32,
     left: u32,
     right: u32,
-    /// Levels below and with it; a leaf has 1.
+    /// Levels of the subtree, the node included. A leaf has 1.
     height: i8,
     widest: u32,
 }
@@ -220,8 +220,9 @@ impl Tree {
         }
     }
 
-    /// Whether a range contains `key`. Where one on the left side ends behind it, the widest there either contains it
-    /// or begins behind it, and so does everything on the right side: one path decides.
+    /// Whether a range contains `key`. One path decides. If some range on the left side ends after the key, look at the
+    /// one with the greatest end. It contains the key, or it begins after the key; then everything on the right side
+    /// begins after the key too.
     fn is_stabbed(&self, key: &[u8]) -> bool {
         let mut at = self.root;
         while at != NIL {
@@ -241,7 +242,7 @@ impl Tree {
         self.root = self.insert_below(self.root, node);
     }
 
-    /// Puts the single node `new` below `at`; returns the root of what was at `at`.
+    /// Puts the single node `new` below `at`. Returns the new root of this subtree.
     fn insert_below(&mut self, at: u32, new: u32) -> u32 {
         if at == NIL {
             return new;
@@ -267,7 +268,8 @@ impl Tree {
         self.root = root;
     }
 
-    /// Unlinks the node of `span`, which is below or at `at`; returns what is at `at` then, and the unlinked node.
+    /// Unlinks the node of `span`, which is at or below `at`. Returns the new root of this subtree, and the unlinked
+    /// node.
     fn remove_below(&mut self, at: u32, span: &Span) -> (u32, u32) {
         assert_ne!(at, NIL, "a group is found by its range");
         let (left, right) = (self.node(at).left, self.node(at).right);
@@ -293,7 +295,7 @@ impl Tree {
         }
     }
 
-    /// Unlinks the smallest node below or at `at`; returns what is at `at` then, and the unlinked node.
+    /// Unlinks the smallest node at or below `at`. Returns the new root of this subtree, and the unlinked node.
     fn remove_first(&mut self, at: u32) -> (u32, u32) {
         let left = self.node(at).left;
         if left == NIL {
@@ -308,7 +310,7 @@ impl Tree {
         if at == NIL { 0 } else { self.node(at).height }
     }
 
-    /// Computes anew what `at` knows of its children.
+    /// Computes anew what `at` stores about its children.
     fn refresh(&mut self, at: u32) {
         let node = self.node(at);
         let (left, right) = (node.left, node.right);
@@ -327,7 +329,8 @@ impl Tree {
         node.widest = widest;
     }
 
-    /// Restores the balance of `at`, whose children are balanced and differ by at most two; returns what is there then.
+    /// Restores the balance of `at`. Its children are balanced and differ in height by at most two. Returns the new
+    /// root of this subtree.
     fn balance(&mut self, at: u32) -> u32 {
         self.refresh(at);
         let (left, right) = (self.node(at).left, self.node(at).right);
@@ -380,7 +383,7 @@ mod tests {
 
     use super::*;
 
-    /// Walks the tree; panics where an invariant does not hold. Returns height and spans in order.
+    /// Walks the tree, and panics if an invariant does not hold. Returns the height and the spans in order.
     fn verify(tree: &Tree, at: u32, spans: &mut Vec<Span>) -> i8 {
         if at == NIL {
             return 0;

@@ -1,6 +1,6 @@
 //! Runs on: connection core.
 //!
-//! Watches: from the batch of events that apply publishes to the bytes that each watch stream sends.
+//! Watches lead from the batch of events that apply publishes to the bytes that each watch stream sends.
 //!
 //! ```text
 //! apply ── Arc<Batch> ──> Hub::on_batch ──> synced watchers ───────────┐
@@ -10,11 +10,11 @@
 //! ReadView ───────────────> Hub::catch_up ──> unsynced watchers ───────┘
 //! ```
 //!
-//! - [`hub`]: the state machine; `request`, `deliver` and `catch_up` are its three activities.
-//! - [`batch`]: what apply hands to every core: events of one publish, each encoded once, whatever the number of
+//! - [`hub`]: the state machine. `request`, `deliver` and `catch_up` are its three activities.
+//! - [`batch`]: what apply hands to every core: the events of one publish, each encoded once, whatever the number of
 //!   watchers.
 //! - [`history`]: the narrow view on the store that watching needs.
-//! - `interval`: which watchers a key concerns. `stream`, `watcher`: their state. `encode`: `WatchResponse` on the
+//! - `interval`: finds the watchers of a key. `stream`, `watcher`: the state of each. `encode`: `WatchResponse` on the
 //!   wire.
 //!
 //! Nothing here reads a clock, awaits, or knows HTTP/2. A watcher belongs to the core of its stream and never leaves

@@ -1,14 +1,14 @@
 //! Runs on: connection core.
 //!
-//! What clients of a hub's streams ask for: create, cancel, progress; and the progress they are told unasked.
+//! The requests of clients on a hub's streams: create, cancel, progress. Also the progress that they get without
+//! asking.
 //!
 //! Invariants:
-//! - A create is answered by exactly one response, in the order of the requests; an event of a watcher never precedes
-//!   it.
-//! - Progress at a revision is told only when every event at or below it has been put into the outbox before, of the
-//!   watcher or of all watchers of the stream.
+//! - A create is answered by exactly one response, in the order of the requests. No event of a watcher precedes it.
+//! - Progress at a revision is sent only when every event at or below it was put into the outbox before: every event of
+//!   the watcher, or of all watchers of the stream.
 //!
-//! Refusing a create for lack of permission is the caller's decision.
+//! The caller decides whether a create is refused for lack of permission.
 
 use bytes::Bytes;
 use proto::{etcdserverpb::WatchCreateRequest, wire_range::WireRange};
@@ -26,7 +26,7 @@ const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
 const TOO_MANY: &str = "etcdserver: too many requests";
 
-/// Requests.
+/// Takes in requests.
 impl Hub {
     pub(super) fn create(&mut self, stream: u32, mut request: WatchCreateRequest, denied: Option<&str>, revision: i64) {
         if request.key.is_empty() {
@@ -107,7 +107,7 @@ impl Hub {
             self.send_stream_progress(stream);
             return;
         }
-        // The client may have read at `revision`: an answer below it would tell it nothing.
+        // The client may have read at `revision`. An answer below it would tell it nothing.
         let state = &mut self.streams[stream as usize];
         if state.progress_due.replace(revision).is_none() {
             self.progress_due.push(stream);
@@ -129,9 +129,9 @@ impl Hub {
     }
 }
 
-/// Progress.
+/// Sends progress.
 impl Hub {
-    /// Progress of the whole stream, if it has watchers and none of them is behind.
+    /// Sends progress of the whole stream, if it has watchers and none of them is behind.
     fn send_stream_progress(&mut self, stream: u32) {
         let state = self.stream(stream);
         if state.watchers.is_empty() || state.unsynced > 0 || self.is_full(stream) {
@@ -151,7 +151,7 @@ impl Hub {
         }
         let mut due = std::mem::take(&mut self.progress_due);
         due.retain(|&stream| {
-            // A stream that was closed is no longer due; nor is another one that has got its number.
+            // A closed stream is no longer due. Nor is another stream that has got its number.
             let Some(state) = self.streams.get_mut(stream as usize) else {
                 return false;
             };
@@ -165,7 +165,7 @@ impl Hub {
         self.progress_due = due;
     }
 
-    /// Automatic progress of a stream's watchers that asked for it and had no event since the last time.
+    /// Sends automatic progress to a stream's watchers that asked for it and had no event since the last time.
     pub(super) fn send_progress(&mut self, stream: u32) {
         let head = Head::new(&self.responder, self.revision);
         let is_full = self.is_full(stream);

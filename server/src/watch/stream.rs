@@ -1,16 +1,16 @@
 //! Runs on: connection core.
 //!
-//! One watch stream: its watchers by id, those of them that wait, and the bytes that wait to be sent.
+//! One watch stream: its watchers by id, the watchers that wait, and the bytes that wait to be sent.
 //!
 //! Invariants:
-//! - `outbox.bytes` is the sum of what `sealed` and `tail` hold; a message may lie in several chunks, chunks are in
+//! - `outbox.bytes` is the total length of `sealed` and `tail`. A message may lie in several chunks. The chunks are in
 //!   order.
-//! - `unsynced` counts the watchers that are not synced, `running` those that take part in catching up,
-//!   `parked` holds the ones that wait, oldest ticket first.
+//! - `unsynced` counts the watchers that are not synced. `running` counts those that take part in catching up. `parked`
+//!   holds those that wait, oldest ticket first.
 //! - `progress_from_max` is at least every watcher's `progress_from`.
 //!
-//! Whether events may still be put into the outbox is decided by the hub; replies to requests always may, and
-//! whoever reads requests stops while the stream is congested.
+//! The hub decides whether events may still be put into the outbox. Replies to requests may always be. The reader of
+//! requests stops while the stream is congested.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -24,14 +24,14 @@ use super::{
     interval::WatcherSlot,
 };
 
-/// A watch stream of one hub. The number is used again after the stream is closed.
+/// Number of a watch stream of one hub. It is used again after the stream is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StreamId(pub u32);
 
 /// A stream's state.
 pub(super) struct Stream {
     pub(super) watchers: BTreeMap<i64, WatcherSlot>,
-    /// First id to try when the client leaves the choice.
+    /// The first id to try if the client does not choose one.
     pub(super) next_id: i64,
     /// Watchers that asked for automatic progress.
     pub(super) notified: BTreeSet<WatcherSlot>,
@@ -39,13 +39,13 @@ pub(super) struct Stream {
     pub(super) running: usize,
     pub(super) parked: BTreeMap<u64, WatcherSlot>,
     pub(super) progress_from_max: i64,
-    /// Progress was requested when the store was at this revision, which the hub has not reached.
+    /// The revision of the store when progress was requested, if the hub has not reached it yet.
     pub(super) progress_due: Option<i64>,
     pub(super) progress_interval: Duration,
-    /// When automatic progress is told next.
+    /// When automatic progress is sent next.
     pub(super) progress_at: Duration,
     pub(super) outbox: Outbox,
-    /// Whether it stands in the hub's list of streams with output.
+    /// Whether the stream is in the hub's list of streams with output.
     pub(super) is_listed: bool,
 }
 
@@ -67,7 +67,7 @@ impl Stream {
         }
     }
 
-    /// The id of a new watcher that left the choice to the server.
+    /// An id for a new watcher that left the choice to the server.
     pub(super) fn free_id(&mut self) -> i64 {
         while self.watchers.contains_key(&self.next_id) {
             self.next_id += 1;
@@ -78,38 +78,38 @@ impl Stream {
     }
 }
 
-/// From here on event bytes are passed on by reference instead of being copied. **Units** bytes.
+/// From this length on, event bytes are passed on by reference instead of being copied. **Units** bytes.
 const SHARED_BYTES_MIN: usize = 16 * 1024;
 
-/// A chunk is closed when it has grown to this. **Units** bytes.
+/// A chunk is closed when it has reached this length. **Units** bytes.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Framed messages that wait to be sent.
 #[derive(Default)]
 pub(super) struct Outbox {
-    /// Chunks, and how many events end in each.
+    /// Closed chunks, each with the number of events that end in it.
     sealed: VecDeque<(Bytes, u64)>,
     tail: BytesMut,
     tail_events: u64,
     bytes: usize,
-    /// Those of all chunks and of the tail.
+    /// Number of events in all chunks and in the tail.
     events: u64,
-    /// How much the last chunk held: a hint for the next one.
+    /// Length of the last chunk: a hint for the next one.
     chunk_bytes_hint: usize,
 }
 
 impl Outbox {
-    /// **Units** bytes.
+    /// Bytes that wait. **Units** bytes.
     pub(super) fn len(&self) -> usize {
         self.bytes
     }
 
-    /// Events that wait.
+    /// Number of events that wait.
     pub(super) fn events(&self) -> u64 {
         self.events
     }
 
-    /// Appends one framed message: `response` with `events`, whose lengths sum up to `events_len`.
+    /// Appends one framed message: `response` with `events`. The lengths of the events sum up to `events_len`.
     pub(super) fn put<'e>(
         &mut self,
         response: &Response<'_>,

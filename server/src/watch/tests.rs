@@ -1,9 +1,10 @@
-//! Runs on: connection core.
+//! Runs on: tests.
 //!
-//! The hub against a plain model: a store that keeps every version, watchers that are compared with all of them.
+//! The hub against a plain model: a store that keeps every version, and watchers that are compared with all of them.
 //!
-//! Owns the model and nothing else. Reads fault at random and succeed when tried again, streams are drained a chunk now
-//! and then, batches arrive late or never; what each watcher has got in the end must be exactly what it asked for.
+//! This file owns the model and nothing else. Reads fault at random and succeed when they are repeated. Streams are
+//! drained a chunk at a time, now and then. Batches arrive late or never. In the end, each watcher must have got
+//! exactly what it asked for.
 
 use std::{
     cell::RefCell,
@@ -33,13 +34,13 @@ use super::{
     stream::StreamId,
 };
 
-/// Names of live versions: revision and whether reading it faults first.
+/// Names the version that must be read before a call can go on.
 struct Fault(Revision);
 
-/// A store that forgets what is compacted, and beside it all that ever happened.
+/// A store that forgets what is compacted. Beside it, everything that ever happened.
 struct Store {
     records: BTreeMap<Revision, Record>,
-    /// Every change with the version that was live before its main revision.
+    /// Every change, with the version that was live before its main revision.
     all: Vec<(Record, Option<Record>)>,
     revision: i64,
     compact_revision: i64,
@@ -58,7 +59,7 @@ impl Store {
         newest.into_iter().find(|record| record.key == key && record.revision.main <= at).filter(|r| !r.is_tombstone)
     }
 
-    /// One txn: puts and deletes by key. Returns its events.
+    /// Makes one txn of puts and deletes by key. Returns its events.
     fn write(&mut self, changes: &[(Bytes, Option<Bytes>)]) -> Vec<Event> {
         let main = self.revision + 1;
         let mut events = vec![];
@@ -156,13 +157,13 @@ impl Records for Walk<'_> {
     }
 }
 
-/// What a client knows of one of its watchers.
+/// What a client knows about one of its watchers.
 struct Expectation {
     range: WireRange,
-    /// First revision it asked for.
+    /// The first revision that it asked for.
     from: i64,
     request: WatchCreateRequest,
-    /// Events it has got, and the highest main revision among them.
+    /// The events that it has got, and the highest main revision among them.
     got: Vec<mvccpb::Event>,
     is_canceled: bool,
     is_in_fragment: bool,
@@ -173,9 +174,9 @@ struct Client {
     id: StreamId,
     input: BytesMut,
     watchers: BTreeMap<i64, Expectation>,
-    /// Ended ones.
+    /// Watchers that have ended.
     past: Vec<Expectation>,
-    /// Creates that wait for their reply, and the store's revision when they were asked for.
+    /// Creates that wait for their reply, each with the store's revision when it was requested.
     creating: VecDeque<(WatchCreateRequest, i64)>,
     canceling: VecDeque<i64>,
     progress_seen: usize,
@@ -193,7 +194,7 @@ fn key_value(record: &Record) -> mvccpb::KeyValue {
 }
 
 impl Expectation {
-    /// What the model says it is to get, of the revisions up to `to`.
+    /// The events up to the revision `to` that the watcher must get by the model.
     fn expected(&self, store: &Store, to: i64) -> Vec<mvccpb::Event> {
         let is_wanted = |record: &Record| {
             self.range.contains(&record.key)
@@ -215,14 +216,14 @@ impl Expectation {
         event.kv.as_ref().unwrap().mod_revision
     }
 
-    /// Everything up to `to` has been got, and nothing else.
+    /// Checks that the watcher has got everything up to `to`, and nothing else.
     fn check(&self, store: &Store, to: i64) {
         let expected = self.expected(store, to);
         let mut got = self.got.iter().peekable();
         for wanted in &expected {
             let is_same = |event: &&mvccpb::Event| event.kv == wanted.kv && event.r#type == wanted.r#type;
             let Some(event) = got.next_if(is_same) else {
-                // Compaction at a revision keeps of each key the last change only.
+                // A compaction at a revision keeps only the last change of each key.
                 let main = Self::main(wanted);
                 let last = store.all.iter().rev().map(|(record, _)| record);
                 let last =
@@ -251,7 +252,7 @@ impl Client {
         }
     }
 
-    /// Reads whole messages out of what has arrived.
+    /// Reads whole messages from what has arrived.
     fn receive(&mut self, chunk: &[u8], store: &Store) {
         self.input.extend_from_slice(chunk);
         while self.input.len() >= 5 {
@@ -325,7 +326,7 @@ impl Expectation {
     }
 }
 
-/// Everything a run consists of.
+/// All parts of a run.
 struct Run {
     rng: SmallRng,
     store: Store,
@@ -371,7 +372,7 @@ impl Run {
                 .collect();
             events.extend(self.store.write(&changes));
         }
-        // Now and then the core is not told.
+        // Now and then the core misses a batch.
         if self.rng.random_range(0..30) > 0 {
             self.mailbox.push_back(Arc::new(Batch::new(first_main, self.store.revision, events)));
         }
@@ -424,7 +425,7 @@ impl Run {
         }
     }
 
-    /// The core is sent batches from here on.
+    /// Lets the core get batches from here on.
     fn listen(&mut self) {
         let revision = self.store.revision;
         self.hub.on_batch(&Arc::new(Batch::new(revision + 1, revision, vec![])), &self.store);
@@ -462,7 +463,7 @@ impl Run {
         }
     }
 
-    /// Lets everything come to rest; returns how often progress was told.
+    /// Lets everything come to rest. Returns how often progress was sent.
     fn finish(&mut self) -> usize {
         while !self.mailbox.is_empty() {
             self.deliver();
@@ -525,7 +526,7 @@ fn each_watcher_gets_exactly_what_the_model_says() {
     assert!(progress > 1_000 && compacted > 500 && events > 10_000, "{progress} {compacted} {events}");
 }
 
-/// A hub with one stream, whose responses are read at once.
+/// A hub with one stream whose responses are read at once.
 struct Small {
     store: Store,
     hub: Hub,
@@ -716,7 +717,7 @@ fn progress_is_told_only_when_all_before_it_was() {
     small.ask(progress());
     let told = |r: &WatchResponse| (r.watch_id, r.header.as_ref().unwrap().revision, r.events.len());
     assert_eq!(told(&small.responses()[1]), (-1, 1, 0));
-    // The store is ahead of the batches: the answer waits for them.
+    // The store is ahead of the batches, so the answer waits for them.
     let events = small.store.write(&[(Bytes::from("a"), Some(Bytes::new()))]);
     small.ask(progress());
     assert!(small.responses().is_empty());

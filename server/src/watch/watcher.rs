@@ -1,12 +1,13 @@
 //! Runs on: connection core.
 //!
-//! One watcher: what it asked for and how far it is.
+//! One watcher: what it asked for, and how far it has come.
 //!
 //! Invariants:
-//! - Everything it wants with a main revision below `next` has been put into its stream's outbox, or is older than it
-//!   asked for; nothing at or above `next` has, unless it is synced: then the hub's revision counts when it is greater.
-//! - Nothing at or above `cut` is given to it in the current step; outside a step `cut` is `i64::MAX`.
-//! - Positions are main revisions: events of one main revision are given all at once or not at all.
+//! - Everything that the watcher wants with a main revision below `next` was put into its stream's outbox, or is older
+//!   than it asked for. Nothing at or above `next` was. For a synced watcher, the hub's revision counts instead of
+//!   `next` if it is greater.
+//! - Nothing at or above `cut` goes to the watcher in the current step. Outside a step `cut` is `i64::MAX`.
+//! - Positions are main revisions. The events of one main revision are given all at once or not at all.
 
 use engine::Record;
 use proto::{
@@ -21,15 +22,15 @@ pub(super) struct Watcher {
     pub(super) range: WireRange,
     /// Position of its stream.
     pub(super) stream: u32,
-    /// The id its client knows it by; unique on its stream.
+    /// The id by which its client knows it. It is unique on its stream.
     pub(super) id: i64,
     pub(super) state: State,
-    /// First main revision it still wants.
+    /// The first main revision that it still wants.
     pub(super) next: i64,
     pub(super) cut: i64,
-    /// Its stream had no room for an event of it in this step.
+    /// Its stream had no room for one of its events in this step.
     pub(super) is_stalled: bool,
-    /// No progress is told below this revision: where it started.
+    /// No progress is sent below this revision, at which the watcher started.
     pub(super) progress_from: i64,
     /// The last call of `Hub::gather` that had room for it.
     pub(super) mark: u64,
@@ -42,23 +43,24 @@ pub(super) struct Watcher {
     pub(super) has_no_deletes: bool,
 }
 
-/// Where a watcher is held.
+/// The list that holds a watcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Nowhere yet.
+    /// It is in no list yet.
     New,
     /// It gets events as they happen.
     Synced(Seat),
-    /// Unsynced, and served by each step of catching up; `position` is its place in the hub's list of such watchers.
+    /// It is unsynced, and each step of catching up serves it. `position` is its place in the hub's list of such
+    /// watchers.
     Running { seat: Seat, position: u32 },
-    /// Unsynced, and waiting in its stream's queue for room.
+    /// It is unsynced, and waits in its stream's queue for room.
     Parked { ticket: u64 },
-    /// Cancelled by compaction: it keeps its id until the client cancels it too.
+    /// It was cancelled by compaction. It keeps its id until the client cancels it too.
     Compacted,
 }
 
 impl Watcher {
-    /// A watcher as `request` asks for it, not yet held anywhere.
+    /// A watcher as `request` asks for it. It is in no list yet.
     pub(super) fn new(range: WireRange, stream: u32, id: i64, revision: i64, request: &WatchCreateRequest) -> Self {
         let start = request.start_revision;
         assert!(start >= 0, "a negative start is refused before");
@@ -82,7 +84,7 @@ impl Watcher {
         }
     }
 
-    /// Whether an event of a key in its range, at this point of a step, is for it.
+    /// Whether an event of a key in its range is for it at this point of a step.
     pub(super) fn wants(&self, record: &Record) -> bool {
         let main = record.revision.main;
         let is_filtered = if record.is_tombstone { self.has_no_deletes } else { self.has_no_puts };

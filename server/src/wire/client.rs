@@ -1,6 +1,6 @@
-//! Runs on: the main thread of `orlop top`, and tests.
+//! Runs on: main thread (`orlop top`), tests.
 //!
-//! A gRPC client of the smallest kind: one connection, one unary call at a time, over h2.
+//! The smallest gRPC client: one connection over h2, with one unary call at a time.
 
 use std::{future::poll_fn, time::Duration};
 
@@ -12,13 +12,13 @@ use tokio::net::TcpStream;
 
 use crate::protobuf::{PREFIX_BYTES, framed};
 
-/// Why there is no answer.
+/// The reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An endpoint that is no address.
+    /// The endpoint is not an address.
     #[error(transparent)]
     Endpoint(#[from] http::Error),
-    /// The connection or its socket.
+    /// The connection or its socket failed.
     #[error("{endpoint}: {source}")]
     Io {
         /// The member's address.
@@ -26,21 +26,21 @@ pub enum Error {
         /// The system's error.
         source: std::io::Error,
     },
-    /// HTTP/2.
+    /// HTTP/2 failed.
     #[error("{endpoint}: {source}")]
     Http {
         /// The member's address.
         endpoint: String,
-        /// What h2 says.
+        /// The error of h2.
         source: h2::Error,
     },
-    /// The member refused.
+    /// The member refused the call.
     #[error("the member refused: {0}")]
     Refused(String),
-    /// No answer in time.
+    /// The answer did not come in time.
     #[error("no answer from {0} within {1:?}")]
     Late(String, Duration),
-    /// An answer that cannot be understood.
+    /// The answer cannot be understood.
     #[error("the answer cannot be understood: {0}")]
     Answer(String),
 }
@@ -55,9 +55,9 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to `endpoint`, a host and port. To be called on a `LocalSet`.
+    /// Connects to `endpoint`, a host and port. It must be called on a `LocalSet`.
     ///
-    /// **Errors** no connection, or not in time.
+    /// **Errors** there is no connection, or it was not made in time.
     pub async fn connect(endpoint: &str) -> Result<Self, Error> {
         let io = |source| Error::Io { endpoint: endpoint.to_owned(), source };
         let late = |_| Error::Late(endpoint.to_owned(), WAIT_MAX);
@@ -65,7 +65,7 @@ impl Client {
         let http = |source| Error::Http { endpoint: endpoint.to_owned(), source };
         let (requests, connection) = h2::client::handshake(socket).await.map_err(http)?;
         tokio::task::spawn_local(async move {
-            // The call under way sees the error of its connection.
+            // The call under way gets the error of its connection.
             drop(connection.await);
         });
         Ok(Self { endpoint: endpoint.to_owned(), requests })
@@ -73,7 +73,7 @@ impl Client {
 
     /// Calls a unary method.
     ///
-    /// **Errors** a refusal; a connection that broke; no answer in time.
+    /// **Errors** a refusal; a broken connection; no answer in time.
     pub async fn call<M: Message + Default>(&mut self, path: &str, request: &impl Message) -> Result<M, Error> {
         let message = framed(request);
         match tokio::time::timeout(WAIT_MAX, self.exchange(path, message)).await {
@@ -112,7 +112,7 @@ impl Client {
     }
 }
 
-/// The status stands in the trailers, or in the head of an answer without a body.
+/// The status is in the trailers. If an answer has no body, the status is in its head.
 fn check_status(head: &HeaderMap, trailers: &HeaderMap) -> Result<(), Error> {
     let find = |name: &str| trailers.get(name).or_else(|| head.get(name)).and_then(|value| value.to_str().ok());
     match find("grpc-status") {

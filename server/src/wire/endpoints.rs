@@ -2,7 +2,7 @@
 //!
 //! The plain HTTP endpoints: /health, /livez, /readyz, /version, /metrics.
 //!
-//! Answers are etcd's, byte for byte; a check reads published state only and never waits for the disk.
+//! The answers are etcd's, byte for byte. A check reads published state only and never waits for the disk.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/etcdhttp/{health,version}.go`.
 
 use std::fmt::Write as _;
@@ -42,7 +42,7 @@ pub fn answer(desk: &Desk, request: &Request) -> Response {
     }
 }
 
-/// Answers one request of a metrics port, which has all paths but /version.
+/// Answers one request of a metrics port. It has all paths except /version.
 pub fn answer_metrics_port(desk: &Desk, request: &Request) -> Response {
     if request.path == "/version" {
         return Response::text(404, "404 page not found\n");
@@ -50,7 +50,7 @@ pub fn answer_metrics_port(desk: &Desk, request: &Request) -> Response {
     answer(desk, request)
 }
 
-/// Active alarms: member id and type, by its number.
+/// The active alarms, each with a member id and the number of its type.
 fn alarms(desk: &Desk) -> impl Iterator<Item = (u64, i32)> {
     let active: Vec<_> = desk.shared.cluster.load().alarms.keys().copied().collect();
     active.into_iter()

@@ -1,10 +1,10 @@
 //! Runs on: connection core.
 //!
-//! gRPC over an h2 stream: length-prefixed messages, statuses, metadata. Knows no service: it brings calls to the door
-//! (`api::call`) and takes their answers away.
+//! gRPC over an h2 stream: length-prefixed messages, statuses, metadata. It knows no service. It brings calls to the
+//! door (`api::call`) and takes their answers away.
 //!
-//! Bounds: a message is refused by its announced length before its body is read; a stream holds at most one message and
-//! the flow-control window beyond it.
+//! Bounds: a message is refused by its announced length before its body is read. A stream holds at most one message,
+//! and beyond it the flow-control window.
 
 use std::{
     cell::Cell,
@@ -28,7 +28,7 @@ static HAS_LEADER: HeaderName = HeaderName::from_static("hasleader");
 static GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 static GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 
-/// What a request's metadata say of its call.
+/// The head of a call, read from the metadata of its request.
 pub fn head(parts: &Parts) -> Head<'_> {
     let value = |name: &HeaderName| parts.headers.get(name).map(HeaderValue::as_bytes);
     Head { client_api_version: value(&CLIENT_API_VERSION), wants_leader: value(&HAS_LEADER) == Some(b"true") }
@@ -52,7 +52,7 @@ impl Messages {
         self.buffer.len() + self.whole.as_ref().map_or(0, Bytes::len)
     }
 
-    /// The common case is one DATA frame with one whole message: it is kept as it came, without a copy.
+    /// The common case is one DATA frame with one whole message. It is kept as it came, without a copy.
     fn take_in(&mut self, data: Bytes) {
         if self.buffered() == 0 {
             self.whole = Some(data);
@@ -114,7 +114,7 @@ impl Requests for Messages {
 
 fn response_head() -> Response<()> {
     let mut response = Response::new(());
-    // An empty map would make room for six at its first header.
+    // An empty map would reserve six places at its first header.
     *response.headers_mut() = HeaderMap::with_capacity(1);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     response
@@ -146,18 +146,18 @@ fn ok_trailers() -> HeaderMap {
     trailers
 }
 
-/// A client that has gone away before its answer is no error: nobody is left to be told.
+/// A client that left before its answer is not an error: nobody waits for the answer.
 fn drop_gone(sent: Result<(), h2::Error>) {
     if let Err(error) = sent {
         tracing::debug!(%error, "client went away before its answer");
     }
 }
 
-/// Counts a call of a connection from its beginning to its end.
+/// Counts a call of a connection as under way, from its beginning to its end.
 pub struct UnderWay(Rc<Cell<usize>>);
 
 impl UnderWay {
-    /// One more of `calls`.
+    /// Counts one more of `calls`.
     pub fn begin(calls: &Rc<Cell<usize>>) -> Self {
         calls.set(calls.get() + 1);
         Self(Rc::clone(calls))
@@ -177,7 +177,7 @@ pub struct Responder {
 }
 
 impl Responder {
-    /// The way back over `reply`. The call is under way until it is answered.
+    /// The way back to the client over `reply`. The call is under way until it is answered.
     pub fn new(reply: SendResponse<Bytes>, under_way: UnderWay) -> Self {
         Self { reply, under_way }
     }
@@ -196,7 +196,7 @@ impl Reply for Responder {
         drop_gone(self.respond(message));
     }
 
-    /// A status alone is gRPC's "trailers-only".
+    /// An answer that is only a status is "trailers-only" in gRPC.
     fn refuse(mut self, status: &Status) {
         debug_assert_ne!(status.code, Code::Ok, "a refusal says why");
         let mut response = response_head();
@@ -212,7 +212,7 @@ impl Reply for Responder {
     }
 
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        // Either answer means that nobody listens any more.
+        // Either result means that nobody listens any more.
         self.reply.poll_reset(cx).map(drop)
     }
 }
@@ -249,7 +249,7 @@ impl Answers for Sender {
     }
 
     async fn left(&mut self) {
-        // Either answer means that nobody listens any more.
+        // Either result means that nobody listens any more.
         drop(poll_fn(|cx| self.stream.poll_reset(cx)).await);
     }
 

@@ -1,17 +1,17 @@
 //! Runs on: connection core.
 //!
-//! The wire: from an accepted connection to calls at the door of `api`, and back. The only place of this crate that
-//! knows HTTP.
+//! The wire leads from an accepted connection to calls at the door of `api`, and back. It is the only place of this
+//! crate that knows HTTP.
 //!
 //! - `socket`: a connection's first bytes tell HTTP/2 from HTTP/1.1
 //! - `http2/`: connections of HTTP/2, over h2
 //! - `http1/`: connections of HTTP/1.1, for small GETs
 //! - `grpc`: gRPC over an h2 stream
 //! - `endpoints`: /health, /livez, /readyz, /version, /metrics
-//! - `client`: the other end, of the smallest kind, for `orlop top` and tests
+//! - `client`: the smallest gRPC client, for `orlop top` and tests
 //!
-//! Bounds: connections by their count, streams by the advertised maximum, request bytes by the windows, unsent bytes by
-//! the writer.
+//! Bounds: connections are bounded by their count, streams by the advertised maximum, request bytes by the windows, and
+//! unsent bytes by the writer.
 
 pub mod client;
 pub mod endpoints;

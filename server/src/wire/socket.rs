@@ -1,6 +1,6 @@
 //! Runs on: connection core.
 //!
-//! Sockets: which protocol an accepted connection speaks, and its count.
+//! Finds the protocol that an accepted connection speaks, and counts the connection.
 
 use std::{
     io,
@@ -14,20 +14,20 @@ use tokio::{net::TcpStream, sync::watch};
 use super::{endpoints, http1, http2};
 use crate::{api::desk::Desk, shared::Connections};
 
-/// For a client's first bytes.
+/// Longest wait for a client's first bytes.
 const SNIFF_TIMEOUT: Duration = Duration::from_secs(10);
-/// What a client of HTTP/2 sends first.
+/// The first bytes of a client of HTTP/2.
 const PREFACE: &[u8; 4] = b"PRI ";
 
-/// An accepted connection, on its way to the core that serves it. It counts as that core's from the moment it was
-/// given to it, so that many connections that come at once are spread.
+/// An accepted connection on its way to the core that serves it. It counts for that core from the moment it is
+/// assigned. So many connections that come at once are spread over the cores.
 #[derive(Debug)]
 pub struct Connection {
     socket: std::net::TcpStream,
     count: Count,
 }
 
-/// One of the connections of a core.
+/// Counts one connection of a core.
 #[derive(Debug)]
 struct Count {
     connections: Arc<Connections>,
@@ -41,7 +41,7 @@ impl Drop for Count {
 }
 
 impl Connection {
-    /// Takes `socket` off the runtime of this thread and gives it to the core at a position.
+    /// Takes `socket` off the runtime of this thread, and assigns it to the core at position `core`.
     ///
     /// **Errors** the runtime's.
     pub fn new(socket: TcpStream, connections: &Arc<Connections>, core: usize) -> io::Result<Self> {
@@ -75,7 +75,7 @@ async fn serve_socket(
     }
 }
 
-/// Serves only the plain HTTP endpoints, on a connection of the metrics port.
+/// Serves a connection of the metrics port: only the plain HTTP endpoints.
 pub async fn serve_endpoints(desk: Rc<Desk>, socket: TcpStream) {
     if let Err(error) = http1::serve(socket, async |request| endpoints::answer_metrics_port(&desk, &request)).await {
         tracing::debug!(%error, "a connection of the metrics port ended");
@@ -93,7 +93,7 @@ async fn is_http2(socket: &TcpStream) -> io::Result<bool> {
         if len == PREFACE.len() {
             return Ok(true);
         }
-        // The rest of the four bytes is on its way; peeking does not wait for more than there is.
+        // The rest of the four bytes is on its way. Peeking does not wait for more bytes than there are.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

@@ -1,14 +1,14 @@
 //! Runs on: connection core.
 //!
-//! A Range answer that is larger than one piece: its length is known first, from the sums in the tree where they hold,
-//! and else from a walk over its keys; then it is written as the client takes it.
+//! A Range answer that is larger than one piece. Its length must be known first. The sums in the tree give it where
+//! they are valid; otherwise a walk over the keys does. The answer is then written as fast as the client takes it.
 //!
 //! Invariants:
-//! - `len` is announced before the first key and is exactly what is written: a revision shows the same for ever, and
-//!   the floor of the scan keeps it readable.
+//! - `len` is announced before the first key, and exactly that many bytes are written. This holds because a revision
+//!   always shows the same, and the floor of the scan keeps it readable.
 //! - No more than about two pieces are in memory, whatever the answer's size and the client's pace.
-//! - An answer that cannot be finished ends with an error status, in the middle of its message: no client takes it for
-//!   whole.
+//! - An answer that cannot be finished ends with an error status, in the middle of its message. No client takes it for
+//!   a whole answer.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::{Found, Outline, Record};
@@ -27,11 +27,11 @@ use crate::{
     protobuf::{PREFIX_BYTES, field_len, nested_len, put_bytes, put_field, put_key_value, put_prefix, put_varint},
 };
 
-/// Records read and written at a time: half of it costs a twentieth more CPU, twice as much saves nothing. **Units**
-/// bytes.
+/// Bytes of records that are read and written at a time. Half of it costs a twentieth more CPU; twice as much saves
+/// nothing. **Units** bytes.
 pub const PIECE_BYTES: usize = 512 << 10;
 
-/// And so many of them at most: small ones are looked for in one turn of the core.
+/// Keys of one piece at most. It bounds one turn of the core if records are small.
 pub const PIECE_KEYS: usize = 2048;
 
 /// Largest message that a gRPC client can take. **Units** bytes.
@@ -47,12 +47,12 @@ const TAG_CREATE_REVISION: u8 = 2 << 3;
 const TAG_MOD_REVISION: u8 = 3 << 3;
 const TAG_VERSION: u8 = 4 << 3;
 
-/// What is written besides the keys.
+/// The fields of the response besides its keys.
 #[derive(Debug)]
 pub struct Frame {
     /// The response's header.
     pub header: pb::ResponseHeader,
-    /// Whether there is more than the limit lets through.
+    /// Whether the range has more keys than the limit allows.
     pub more: bool,
     /// Keys in the range.
     pub count: i64,
@@ -88,12 +88,12 @@ fn key_only_len(outline: &Outline) -> usize {
         + field_len(outline.version)
 }
 
-/// Length of a version's field in the response. **Units** bytes.
+/// Length of the field that shows a version in the response. **Units** bytes.
 pub fn shown_len(outline: &Outline, keys_only: bool) -> usize {
     nested_len(if keys_only { key_only_len(outline) } else { outline.bytes as usize })
 }
 
-/// The answer to a read of one key, with its prefix.
+/// The answer to a read of one key, with the prefix of its message.
 pub fn framed_point(header: pb::ResponseHeader, record: Option<&Record>) -> Bytes {
     let frame = Frame { header, more: false, count: i64::from(record.is_some()) };
     let record_len = record.map(Record::key_value_len);
@@ -111,7 +111,7 @@ pub fn framed_point(header: pb::ResponseHeader, record: Option<&Record>) -> Byte
     out.into()
 }
 
-/// A version without its value and, as etcd's index-only path has it, without its lease.
+/// Writes a version without its value. It has no lease either, as on etcd's index-only path.
 fn put_key_only(out: &mut BytesMut, key: &[u8], outline: &Outline) {
     out.put_u8(TAG_KVS);
     put_varint(out, key_only_len(outline) as u64);
@@ -121,7 +121,7 @@ fn put_key_only(out: &mut BytesMut, key: &[u8], outline: &Outline) {
     put_field(out, TAG_VERSION, outline.version);
 }
 
-/// Writes a version's field over `out`, which is as long.
+/// Writes the field of a version into `out`, which has exactly its length.
 fn write_record(mut out: &mut [u8], outline: &Outline, found: Found<'_>) {
     out.put_u8(TAG_KVS);
     put_varint(&mut out, u64::from(outline.bytes));
@@ -139,17 +139,17 @@ pub struct Large {
     batch: Batch,
     frame: Frame,
     keys_only: bool,
-    /// Keys that are still to be written.
+    /// Keys that are not yet written.
     left: usize,
-    /// Of the whole message. **Units** bytes.
+    /// Length of the whole message. **Units** bytes.
     len: usize,
 }
 
 impl Large {
-    /// An answer of `shown` keys whose fields take `fields_len` bytes; `batch` is the first of them, `scan` stands
-    /// behind it.
+    /// An answer of `shown` keys whose fields take `fields_len` bytes. `batch` holds the first of them; `scan` stands
+    /// after `batch`.
     ///
-    /// **Errors** longer than gRPC allows.
+    /// **Errors** the answer is longer than gRPC allows.
     pub fn new(
         scan: Scan,
         batch: Batch,
@@ -169,12 +169,12 @@ impl Large {
         self.len
     }
 
-    /// The same with its prefix.
+    /// Length of the message with its prefix. **Units** bytes.
     pub fn framed_len(&self) -> usize {
         PREFIX_BYTES + self.len
     }
 
-    /// The whole answer, where it fits one piece.
+    /// Makes the whole answer at once, for an answer that fits in one piece.
     ///
     /// **Errors** as [`Scan::records`].
     pub async fn whole(mut self, desk: &Desk) -> Result<Bytes, Error> {
@@ -186,9 +186,9 @@ impl Large {
         Ok(out.freeze())
     }
 
-    /// Writes the answer as the client takes it.
+    /// Writes the answer as fast as the client takes it.
     ///
-    /// **Errors** those of [`Scan::batch`], which the client is told, too; a client that left.
+    /// **Errors** those of [`Scan::batch`], which the client is told too; a client that left.
     pub(in crate::api) async fn send(mut self, desk: &Desk, reply: impl Reply) -> Result<(), Error> {
         let mut answers = reply.begin()?;
         let result = self.send_pieces(desk, &mut answers).await;
@@ -245,8 +245,8 @@ impl Large {
             })
             .collect();
         out.resize(end, 0);
-        // They come in another order than they are shown in, and each is copied where it belongs at once: nothing holds
-        // its block.
+        // The records come in another order than the answer shows them. Each is copied to its place at once, so that
+        // nothing holds its block.
         let write = |position: usize, found: Found<'_>| {
             let (_, outline) = batch.at(position);
             let start = ends[position] - shown_len(outline, false);

@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
-//! Range: how a call is answered. One key at once; a small answer whole; a large one counted first and written as its
-//! client takes it.
+//! Range: how a call is answered. One key is answered at once, and a small answer is built whole. A large answer is
+//! counted first, and then written as fast as the client takes it.
 //!
 //! - `scan`: the keys of a range at a held revision, batch by batch
 //! - `large`: an answer that is longer than one piece
@@ -50,7 +50,8 @@ pub(super) async fn serve(desk: &Desk, request: &pb::RangeRequest) -> Result<Bod
     Box::pin(gather(desk, request.clone())).await.map(Body::Whole)
 }
 
-/// Counts, and answers in another order than that of the keys: those have to be gathered first.
+/// Answers a request that counts only, or wants another order than that of the keys. Sorted keys have to be gathered
+/// first.
 async fn gather(desk: &Desk, request: pb::RangeRequest) -> Result<Bytes, Error> {
     let view = desk.view(Consistency::of(request.serializable)).await?;
     desk.counters.ranges.add(1);
@@ -60,8 +61,7 @@ async fn gather(desk: &Desk, request: pb::RangeRequest) -> Result<Bytes, Error> 
     Ok(framed(&response))
 }
 
-/// Answers in the order of the keys: at once where the answer is small, else as one that is counted now and written
-/// later.
+/// Answers in key order. A small answer is built at once. A large one is counted now and written later.
 async fn scan(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
     let range = keys(&request.key, &request.range_end);
     let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
@@ -104,7 +104,8 @@ async fn scan(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
     if is_whole { large.whole(desk).await.map(Body::Whole) } else { Ok(Body::Large(Box::new(large))) }
 }
 
-/// The first `wanted` keys of a range at the revision of `view`, its newest, and the length of their fields.
+/// Counts the first keys of a range, `wanted` at most, and sums up the lengths of their fields. It reads at the
+/// revision of `view`, its newest one.
 ///
 /// **Errors** damaged data.
 async fn sums(desk: &Desk, view: Arc<ReadView>, range: &KeyRange, wanted: usize) -> Result<(usize, usize), Error> {

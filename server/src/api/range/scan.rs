@@ -1,17 +1,18 @@
 //! Runs on: connection core.
 //!
-//! Scan: the keys of a range at a held revision, batch by batch. What large answers, RangeStream and whoever walks far
-//! read through.
+//! Scan: the keys of a range at a held revision, batch by batch. Large answers, RangeStream and other long walks read
+//! through it.
 //!
 //! Invariants:
-//! - Every batch is read on the newest view, so a scan pins no memory between two of them however slowly its client
-//!   reads; the floor keeps its revision readable meanwhile.
-//! - A batch ends when it has `keys` keys, or at least `bytes` bytes of records, or the range ends. It is never empty
-//!   before the end.
-//! - The records of a batch are looked for together, and the blocks that are missing are read at once. Extents are in
-//!   key order, so a scan goes on in as many blocks as there are extents with keys of its range, and needs each once.
+//! - Every batch is read on the newest view. So a scan pins no memory between two batches, however slowly its client
+//!   reads. The floor keeps its revision readable meanwhile.
+//! - A batch ends when it has `keys` keys, or at least `bytes` bytes of records, or the range ends. A batch is empty
+//!   only at the end.
+//! - The records of a batch are looked for together, and all missing blocks are read at once. Extents are in key order.
+//!   So a scan reads from as many blocks at a time as there are extents with keys of its range, and it needs each block
+//!   once.
 //!
-//! Knows no message and no flow control.
+//! It knows no message and no flow control.
 
 use engine::{Cursor, Fault, Found, KeyRange, Met, Outline, ReadView, Record};
 use proto::etcdserverpb as pb;
@@ -23,32 +24,32 @@ use crate::{
     kv::range::{Filter, read_at},
 };
 
-/// Blocks read at once for one batch, or a few more.
+/// Blocks that are read at once for one batch. A few more are possible.
 const LOADS_MAX: usize = 32;
-/// A scan that has met so many keys reads blocks ahead: it will mostly come to them.
+/// A scan that has met this many keys reads leaves ahead, since it will probably reach them.
 const LONG_KEYS: u64 = 4096;
-/// Leaves read at once.
+/// Leaves that are read at once.
 pub const LEAVES_AHEAD_MAX: usize = 16;
-/// About what a leaf holds.
+/// Keys of a leaf, roughly.
 const KEYS_PER_LEAF: usize = 64;
 
 /// How much one batch holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Keys, at least 1.
+    /// Number of keys, at least 1.
     pub keys: usize,
     /// Encoded length of their records. **Units** bytes.
     pub bytes: usize,
 }
 
-/// Versions that are shown, in key order.
+/// The versions that are shown, in key order.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Back to back.
+    /// The keys, one directly after the other.
     keys: Vec<u8>,
     /// Where each key ends, and its version.
     versions: Vec<(usize, Outline)>,
-    /// Nothing comes behind them.
+    /// Nothing comes after this batch.
     pub is_last: bool,
 }
 
@@ -58,7 +59,7 @@ impl Batch {
         self.versions.len()
     }
 
-    /// Whether nothing was left of the range.
+    /// Whether the batch has no version.
     pub fn is_empty(&self) -> bool {
         self.versions.is_empty()
     }
@@ -69,7 +70,7 @@ impl Batch {
         (&self.keys[end - outline.key_bytes..*end], outline)
     }
 
-    /// All of them.
+    /// All keys with their versions.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Outline)> {
         (0..self.len()).map(|position| self.at(position))
     }
@@ -87,9 +88,9 @@ pub struct Scan {
     floor: Floor,
     cursor: Cursor,
     filter: Filter,
-    /// Blocks that had been read by anyone when it began: those it has read itself are not far back.
+    /// Blocks that all readers together had read when this scan began. What this scan has read itself is newer.
     began: u32,
-    /// Keys met, shown or not; or all there are, where that is known.
+    /// Keys met, shown or not; the number of all keys, where that is known.
     pub seen: u64,
 }
 
@@ -123,7 +124,7 @@ impl Scan {
         &self.floor
     }
 
-    /// Puts the next batch in the place of `batch`.
+    /// Replaces `batch` by the next batch.
     ///
     /// **Errors** damaged data; the revision was held for too long and is compacted.
     pub async fn batch(&mut self, desk: &Desk, bounds: Bounds, batch: &mut Batch) -> Result<(), Error> {
@@ -156,8 +157,8 @@ impl Scan {
         desk.step_along(floor, step).await
     }
 
-    /// Tells `each` of what is shown from here on to the end of the range, or until it answers false; the scan itself
-    /// stays where it is. The keys met, shown or not.
+    /// Calls `each` with every version shown from here to the end of the range, until `each` returns false. The scan
+    /// itself does not move. Returns the number of keys met, shown or not.
     ///
     /// **Errors** as [`Scan::batch`].
     pub async fn measure(&mut self, desk: &Desk, mut each: impl FnMut(&Outline) -> bool) -> Result<u64, Error> {
@@ -166,7 +167,8 @@ impl Scan {
         let mut met = 0;
         let step = |view: &ReadView, mut budget: usize| -> Result<Option<()>, Vec<Fault>> {
             view.lead(&mut cursor);
-            // It would hold all that is read meanwhile and evicted from newer trees.
+            // The parked cursor must follow too: it would keep in memory what is read meanwhile and evicted from newer
+            // trees.
             view.lead(parked);
             loop {
                 let outline = cursor.next_within(&mut budget);
@@ -187,7 +189,7 @@ impl Scan {
         Ok(met)
     }
 
-    /// The records of a batch of this scan, in the same order.
+    /// The records of a batch of this scan, in the order of the batch.
     ///
     /// **Errors** as [`Scan::batch`].
     pub async fn records(&self, desk: &Desk, batch: &Batch) -> Result<Vec<Record>, Error> {
@@ -196,8 +198,8 @@ impl Scan {
         Ok(records.into_iter().map(|record| record.expect("each was read")).collect())
     }
 
-    /// Tells `each` of the positions in a batch of this scan and of their records, each once, those first that are in
-    /// memory.
+    /// Calls `each` once for every position in a batch of this scan, with its record. Records that are in memory come
+    /// first.
     ///
     /// **Errors** as [`Scan::batch`].
     pub async fn find(&self, desk: &Desk, batch: &Batch, mut each: impl FnMut(usize, Found<'_>)) -> Result<(), Error> {
@@ -212,8 +214,8 @@ impl Scan {
         Ok(())
     }
 
-    /// [`Scan::find`] for those at the positions `wanted` that are in memory; the others, and what has to be read for
-    /// the first of them.
+    /// [`Scan::find`] for the `wanted` positions whose records are in memory. Returns the other positions, and the
+    /// faults to load for the first of them.
     fn find_resident(
         &self,
         desk: &Desk,

@@ -1,9 +1,10 @@
 //! Runs on: connection core.
 //!
-//! RangeStream: a Range whose keys come in chunks; merged, the chunks are the unary response.
+//! RangeStream: a Range whose keys come in chunks. Merged, the chunks are the unary response.
 //!
-//! Invariants: every chunk answers for one revision; header, count and `more` come in the last chunk only.
-//! Chunks adapt as etcd's: 10 keys first, doubled while small, halved when large.
+//! Invariants: every chunk shows one and the same revision; header, count and `more` come in the last chunk only. The
+//! size of chunks adapts as in etcd: 10 keys first, twice as many while a chunk is small, half as many when it is
+//! large.
 //! **Source** etcd v3.7.1 `server/etcdserver/v3_server.go rangeStream`.
 
 use bytes::Bytes;
@@ -29,12 +30,13 @@ use crate::{
 };
 
 const FIRST_CHUNK_KEYS: usize = 10;
-/// Records of one chunk, whatever their number. **Units** bytes.
+/// Bytes of records in one chunk at most, whatever their number. **Units** bytes.
 const CHUNK_BYTES_MAX: usize = 4 << 20;
 
 /// Serves one RangeStream call.
 ///
-/// **Errors** the static checks; what a stream does not support; a compacted or a future revision; a client that left.
+/// **Errors** the static checks; a request that a stream does not support; a compacted or a future revision; a client
+/// that left.
 pub(in crate::api) async fn serve<Q: Requests, A: Answers>(
     desk: &Desk,
     inbound: &mut Inbound<'_, Q>,
@@ -79,12 +81,12 @@ fn message(response: pb::RangeResponse) -> Bytes {
     framed(&pb::RangeStreamResponse { range_response: Some(response) })
 }
 
-/// Chunks of a scan.
+/// The chunks of a scan.
 struct Chunks {
     scan: Scan,
     keys_only: bool,
     keys_per_chunk: usize,
-    /// Keys that the limit still lets through.
+    /// Keys that the limit still allows.
     left: Option<usize>,
 }
 

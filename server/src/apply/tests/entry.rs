@@ -1,6 +1,6 @@
 //! Runs on: tests.
 //!
-//! Apply over a store in memory: what it refuses it refuses whole.
+//! Apply over a store in memory. A refused entry changes nothing at all.
 
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ impl Store {
         (result.expect("all is in memory"), events)
     }
 
-    /// As every entry was executed before puts were told apart: a look first, then the change.
+    /// Executes an entry as every entry was before plain puts had their own path: first the touch, then the change.
     fn execute_with_a_look(&mut self, request: Request) -> (Result<Outcome, Error>, Vec<Event>) {
         let (mut pinned, mut events) = (Pinned::default(), Vec::new());
         pinned.clear(true);
@@ -126,7 +126,7 @@ fn put_that_keeps_what_the_txn_deleted_is_refused_before_anything_changes() {
     assert_eq!(store.apply(Request::Txn(txn(vec![put(b"a", true), nested, put(b"b", false)]))), Ok(2));
 }
 
-/// `txns` txns around a put, as a client would send them.
+/// A put inside `txns` nested txns, as a client would send them.
 fn nested(txns: usize) -> Bytes {
     let mut raw = prost::Message::encode_to_vec(&txn(vec![put(b"a", false)]));
     for _ in 1..txns {
@@ -212,7 +212,7 @@ fn alarm(action: AlarmAction, member_id: u64, alarm: i32) -> Request {
 }
 
 impl Store {
-    /// The alarms that an alarm request answers.
+    /// The alarms in the answer to an alarm request.
     fn alarms(&mut self, request: Request, origin: RaisedBy) -> Vec<(u64, i32)> {
         match self.execute(true, request, origin).0 {
             Ok(Outcome::Alarm { alarms, .. }) => alarms,
@@ -275,7 +275,7 @@ fn alarms_are_bounded_and_what_they_refuse_changes_nothing() {
     assert_eq!(store.mvcc.live().revision(), 1);
 }
 
-/// A put, or the txn that Kubernetes puts with, or something that looks like one of them.
+/// A random put, or the txn with which Kubernetes puts, or a request that looks like one of them.
 fn random_put(random: &mut SmallRng, revision: i64) -> Request {
     let key = Bytes::from_static(KEYS[random.random_range(0..5)]);
     let put = pb::PutRequest {

@@ -1,7 +1,7 @@
 //! Runs on: tests.
 //!
-//! Raft and apply over a simulated disk, turn by turn: what waits for a checkpoint and goes on at its end; and that it
-//! does not matter when which of them moves.
+//! Raft and apply over a simulated disk, turn by turn. The tests show what waits for a checkpoint and goes on at its
+//! end. They also show that it does not matter which of the two machines moves when.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -50,9 +50,9 @@ use crate::{
     slots::{ReplyTo, Slots},
 };
 
-/// Small enough for a test, large enough that one entry is little of it.
+/// Small enough for a test, and large enough that one entry is a small part of it.
 const CACHE_BYTES: usize = 1 << 20;
-/// More turns than anything here takes.
+/// More turns than any test here takes.
 const TURNS_MAX: usize = 2000;
 
 struct Member {
@@ -61,7 +61,7 @@ struct Member {
     storage: SimStorage,
     disk: SimDisk,
     shared: Arc<Shared>,
-    /// The checkpoint that nobody runs yet.
+    /// The checkpoint that was begun and that nobody runs yet.
     checkpoint: Option<Checkpoint>,
     now: Duration,
     proposed: u64,
@@ -71,7 +71,7 @@ fn dir() -> &'static Path {
     Path::new("data")
 }
 
-/// The log beside a store that stands there.
+/// Raft over the log that lies beside the store.
 fn driver(disk: &mut dyn Disk, store: &Store, conf_state: ConfState) -> Driver {
     let voter = consensus::Member { id: 0xab, peer_urls: vec!["http://localhost:2380".into()], ..Default::default() };
     let (index, term) = store.applied();
@@ -112,7 +112,7 @@ impl Member {
         Self::on(SimStorage::new(1), checkpoint_wal_bytes, batch_bytes_max)
     }
 
-    /// A member on what lies in `storage`.
+    /// A member over the files in `storage`.
     fn on(storage: SimStorage, checkpoint_wal_bytes: u64, batch_bytes_max: u64) -> Self {
         let mut disk = storage.disk();
         let store_options = store::Options { cache_bytes: CACHE_BYTES, ..store::Options::default() };
@@ -141,7 +141,7 @@ impl Member {
     }
 
     fn put(&mut self, number: u64) {
-        // Scattered, and long, so that few share a leaf.
+        // Keys are scattered and long, so that few share a leaf.
         let key = format!("{:016x}{:0>200}", number.wrapping_mul(0x9e37_79b9_7f4a_7c15), number);
         self.propose(Kind::Put, &pb::PutRequest { key: key.into(), value: "v".into(), ..Default::default() });
     }
@@ -153,7 +153,7 @@ impl Member {
         self.apply.receive(ToApply::Loaded(Ok(())), self.now).unwrap();
     }
 
-    /// One turn of both as `cores` runs them in one loop.
+    /// Makes one turn of both machines, as `cores` does in one loop.
     fn turn_both(&mut self) -> (Turn, bool) {
         self.now += Duration::from_micros(100);
         self.raft.turn(&mut self.disk, self.now).unwrap();
@@ -169,7 +169,7 @@ impl Member {
         (turn, more)
     }
 
-    /// One turn, with what it has to read; whether there is more to do at once.
+    /// Makes one turn and the reads that it needs. Returns whether there is more to do at once.
     fn turn(&mut self) -> bool {
         let (turn, more) = self.turn_both();
         if turn.checkpoint.is_some() {
@@ -191,7 +191,7 @@ impl Member {
         self.shared.raft.commit.load(Ordering::Acquire)
     }
 
-    /// Turns until nothing moves any more.
+    /// Makes turns until nothing moves any more.
     fn settle(&mut self) {
         let mut still = 0;
         for _ in 0..TURNS_MAX {
@@ -214,7 +214,7 @@ impl Member {
         self.apply.store.mvcc().dirty_bytes()
     }
 
-    /// Puts new keys until a checkpoint is due, which nobody runs, and then until apply waits for it.
+    /// Puts new keys until a checkpoint is due, and then until apply waits for it. Nobody runs the checkpoint.
     fn fill_until_held(&mut self) {
         while !self.apply.is_held() {
             assert!(self.is_all_applied(), "nothing waits yet");
@@ -225,7 +225,7 @@ impl Member {
         assert!(self.checkpoint.is_some());
     }
 
-    /// Runs the checkpoint that waits, to its end.
+    /// Runs the waiting checkpoint to its end.
     fn run_checkpoint(&mut self) {
         let mut checkpoint = self.checkpoint.take().expect("one is due");
         let done = checkpoint.run(&mut self.storage.disk()).map(Box::new);
@@ -283,7 +283,7 @@ fn the_sweep_waits_for_a_checkpoint_too() {
     let mut member = Member::new(1 << 30);
     member.settle();
     for _ in 0..3 {
-        // Older versions for the sweep to drop, in pages that were written.
+        // These make older versions for the sweep to drop, in pages that were written.
         for number in 0..500 {
             member.put(number);
         }
@@ -291,7 +291,7 @@ fn the_sweep_waits_for_a_checkpoint_too() {
     }
     let revision = member.apply.store.mvcc().view().revision();
     member.fill_until_held();
-    // Committed and applied before the bound was reached in a real member; here it is told directly.
+    // In a real member, this was committed and applied before the bound was reached. Here the sweep is told directly.
     member.apply.sweep.compacted(member.now);
     member.apply.store.mvcc_mut().compact(revision);
     let held = member.dirty_bytes();
@@ -307,8 +307,7 @@ fn the_sweep_waits_for_a_checkpoint_too() {
 
 #[test]
 fn scattered_changes_are_waited_with_for_a_while_but_not_for_ever() {
-    // A key of 216 bytes and its value take 0.3 KiB of the log, and what is changed of the tree about as much again and
-    // again.
+    // A key of 216 bytes with its value takes 0.3 KiB of the log. Each put also changes about as much of the tree.
     let mut member = Member::new(48 << 10);
     member.settle();
     for number in 0..600 {
@@ -358,7 +357,7 @@ fn what_is_applied_counts_at_once_and_what_a_checkpoint_wrote_goes_on_counting()
     assert!(told.in_use > recent / 2, "records in files count");
 }
 
-/// Requests of clients, the same for the same seed.
+/// Requests of clients. The same seed gives the same requests.
 fn requests(seed: u64) -> Vec<Request> {
     let mut random = SmallRng::seed_from_u64(seed);
     let some_key = |random: &mut SmallRng| Bytes::from(format!("{:0>90}", random.random_range(0..200)));
@@ -398,7 +397,7 @@ fn raw(request: &Request) -> Vec<u8> {
     }
 }
 
-/// A proposal of `request`; about every second one comes without the decoded request, as if another core had lost it.
+/// A proposal of `request`. About every second one comes without the decoded request, as if another core had lost it.
 fn proposal(id: u64, request: Request, slots: &Slots<()>) -> Box<Proposal> {
     let header = quota::header(id, Purpose::Grow);
     let entry = internal::encode(&header, request.kind(), &raw(&request)).entry;
@@ -414,7 +413,7 @@ fn proposal(id: u64, request: Request, slots: &Slots<()>) -> Box<Proposal> {
     })
 }
 
-/// What clients and watchers see of a run.
+/// What clients and watchers see in a run.
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
     answers: BTreeMap<u64, Result<Outcome, Error>>,
@@ -423,7 +422,7 @@ struct Seen {
     hash: Option<(u32, i64)>,
 }
 
-/// Raft and apply with queues between them, moved in any order.
+/// Raft and apply with queues between them. They move in any order.
 struct Apart {
     member: Member,
     handed: VecDeque<Handed>,
@@ -434,13 +433,13 @@ struct Apart {
 
 impl Apart {
     fn new(mut member: Member) -> Self {
-        // Until it leads.
+        // Until the member leads.
         member.settle();
         let (handed, reports, faults, seen) = (VecDeque::new(), VecDeque::new(), Vec::new(), Seen::default());
         Self { member, handed, reports, faults, seen }
     }
 
-    /// Time goes on, and by chance raft, apply or a checkpoint moves.
+    /// Advances the time, and moves raft, apply or a checkpoint, chosen at random.
     fn move_some(&mut self, random: &mut SmallRng) {
         self.member.now += Duration::from_millis(1);
         if random.random_bool(0.5) {
@@ -507,7 +506,7 @@ impl Apart {
     }
 }
 
-/// Runs the requests of `seed`, with raft and apply moved by chance, or one behind the other.
+/// Runs the requests of `seed`. Raft and apply move at random, or one after the other.
 fn run(seed: u64, in_turns: bool) -> Seen {
     let mut random = SmallRng::seed_from_u64(if in_turns { 1 } else { seed });
     let slots = Slots::new(1 << 16);

@@ -2,8 +2,9 @@
 //!
 //! Automatic compaction, periodic or by revision, with etcd's timing.
 //!
-//! Decides a revision from the times and revisions it is shown; proposing it is its caller's. Invariants: `seen` is
-//! ordered by time and bounded by the period over the interval; a revision is asked for at most once.
+//! It chooses a revision from the times and revisions that it is given. Its caller proposes the compaction. Invariants:
+//! `seen` is ordered by time and bounded by the period divided by the interval. Each revision is asked for at most
+//! once.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3compactor/{periodic,revision}.go`.
 
 use std::{collections::VecDeque, time::Duration};
@@ -11,7 +12,7 @@ use std::{collections::VecDeque, time::Duration};
 use crate::config::AutoCompaction;
 
 const HOUR: Duration = Duration::from_secs(3600);
-/// A period is looked at this many times.
+/// Looks in one interval.
 const LOOKS_PER_INTERVAL: u32 = 10;
 const REVISION_INTERVAL: Duration = Duration::from_secs(300);
 
@@ -32,7 +33,7 @@ impl Compactor {
         Self { mode, seen, next_look: now, last_success: now, last_revision, is_first }
     }
 
-    /// The revision to compact to now, if it is time. Called at least a few times per interval.
+    /// The revision to compact to now, if a compaction is due. It must be called at least a few times per interval.
     pub fn due(&mut self, now: Duration, revision: i64, compact_revision: i64) -> Option<i64> {
         if now < self.next_look {
             return None;
@@ -62,7 +63,7 @@ impl Compactor {
         self.next_look = now + look;
         let looks = usize::try_from(period.as_nanos() / look.as_nanos().max(1)).unwrap_or(usize::MAX);
         let oldest = self.seen.front().copied();
-        // The first success waits for the whole period, the next ones for the interval.
+        // The first compaction waits for the whole period, the next ones for the interval.
         let wait = if self.last_revision == 0 { period } else { interval };
         let due = oldest.filter(|oldest| now - self.last_success >= wait && *oldest != self.last_revision);
         self.seen.push_back(revision);
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn periodic_keeps_the_period_and_then_follows_hourly() {
         let compacted = run(AutoCompaction::Periodic(2 * HOUR), 5, |minute| 1 + i64::try_from(minute).unwrap());
-        // As etcd's list of revisions, ours reaches back one look (6 minutes) further than the period.
+        // Like etcd's list of revisions, ours reaches back one look (6 minutes) further than the period.
         assert_eq!(compacted, vec![(120, 1), (180, 55), (240, 115)]);
     }
 

@@ -1,13 +1,14 @@
 //! Runs on: apply core.
 //!
-//! Defragment: runs of giving space back that somebody asked for, and who waits for their ends.
+//! Defragment: runs of giving space back on request, and the requests that wait for their ends.
 //!
 //! Invariants:
-//! - One run at a time, counted from 1; `ended` have ended. Whoever asks gets a run that begins after the asking, so
-//!   that what was compacted before is given back; many who ask meanwhile share one.
-//! - A run begins when the sweep has done what it can: what a compaction dropped is what is to be given back.
+//! - There is one run at a time. Runs are counted from 1, and the first `ended` runs have ended. A request gets a run
+//!   that begins after the request, so that it gives back what was compacted before. Requests that come before that run
+//!   begins share it.
+//! - A run begins when the sweep has done what it can, because a run gives back what a compaction dropped.
 //!
-//! Nobody is held up by a run: the store moves what lives beside traffic.
+//! A run holds up nobody: the store moves live pages beside the traffic.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go` (log lines),
 //! `server/storage/backend/metrics.go`.
 
@@ -22,7 +23,7 @@ use crate::{metrics::counters::CommitCounters, slots::ReplyTo};
 #[derive(Debug, Default)]
 pub struct Defragment {
     ended: u64,
-    /// The last run that somebody asked for.
+    /// The last run that was asked for.
     asked: u64,
     /// When the run under way began.
     began: Option<Duration>,
@@ -30,20 +31,20 @@ pub struct Defragment {
 }
 
 impl Defragment {
-    /// Asks for a run; its number.
+    /// Asks for a run and returns its number.
     pub fn ask(&mut self) -> u64 {
         let next = self.ended + 1 + u64::from(self.began.is_some());
         self.asked = self.asked.max(next);
         next
     }
 
-    /// `reply`, whose slot lives no longer than `lifetime`, waits for the end of `run`.
+    /// Makes `reply` wait for the end of `run`. Its slot lives no longer than `lifetime`.
     pub fn wait(&mut self, reply: ReplyTo, run: u64, now: Duration, lifetime: Duration) {
         assert!(run <= self.asked, "a run is asked for before it is waited for");
         self.waiting.push(reply, run, now, lifetime);
     }
 
-    /// Begins and ends runs; those whose run has ended.
+    /// Begins and ends runs. Returns the replies that waited for runs that have ended.
     pub fn step(
         &mut self,
         store: &mut Store,

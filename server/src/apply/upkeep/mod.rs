@@ -1,12 +1,12 @@
 //! Runs on: apply core.
 //!
-//! What keeps the store small and the log short, a step at a time beside apply.
+//! The work that keeps the store small and the log short, a step at a time beside apply.
 //!
 //! - `checkpoint`: when a checkpoint begins
-//! - `sweep`: dropping what compactions made invisible, and who waits for it
-//! - `reclaim`: giving space back
-//! - `defragment`: runs of that which somebody asked for
-//! - `space`: what the store takes, and this member's NOSPACE alarm
+//! - `sweep`: drops what compactions made invisible, and knows who waits for that
+//! - `reclaim`: gives space back
+//! - `defragment`: runs of `reclaim` on request
+//! - `space`: the space that the store takes, and this member's NOSPACE alarm
 //! - `compactor`: automatic compaction
 //! - `waiters`: requests that wait until a number is reached
 //!

@@ -1,6 +1,6 @@
 //! Runs on: apply core.
 //!
-//! Giving space back: its steps beside apply, and the runs of it that somebody asked for.
+//! Gives space back: the steps of it beside apply, and the runs on request.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::{metrics::counters::CommitCounters, slots::ReplyTo};
 pub struct Reclaim {
     /// There is more to do at once.
     is_going: bool,
-    /// Runs that somebody asked for.
+    /// Runs that were asked for.
     pub defragment: Defragment,
 }
 
@@ -24,7 +24,7 @@ impl Reclaim {
         self.is_going
     }
 
-    /// Begins and ends the runs that somebody asked for; those whose run has ended.
+    /// Begins and ends the runs that were asked for. Returns the replies that waited for runs that have ended.
     pub fn take_ended(
         &mut self,
         store: &mut Store,
@@ -35,9 +35,9 @@ impl Reclaim {
         self.defragment.step(store, is_sweeping, counters, now)
     }
 
-    /// A step over about `pages` places; what it has to read.
+    /// Makes one step over about `pages` places. Returns the pages that it must read.
     pub fn step(&mut self, store: &mut Store, now: Duration, pages: usize) -> Vec<Fault> {
-        // What it takes out of segments is dirty: a checkpoint comes first.
+        // Pages that the step takes out of segments become dirty, so a due checkpoint comes first.
         if checkpoint::is_dirty_due(store) {
             self.is_going = false;
             return Vec::new();

@@ -1,12 +1,14 @@
 //! Runs on: apply core.
 //!
-//! What the store takes, in memory and on disk, as the other cores are told of it; and this member's NOSPACE alarm.
+//! Measures the space that the store takes in memory and on disk, for the other cores. Also owns this member's NOSPACE
+//! alarm.
 //!
-//! Order in which a full disk is felt: the next log segment or a checkpoint finds no space and is waited for; what
-//! grows the store is refused when a quarter of the log's last segment is left; everything else, but for what raft
-//! itself writes, at a sixteenth; and whatever comes when records or nodes that no checkpoint has written reach their
-//! bounds. Reads are not concerned. Nothing of this is an alarm: it is this member's disk, and it is over when there is
-//! space. Raft refuses; apply tells it how space is felt here ([`Space`]).
+//! A full disk is felt in this order. First, the next log segment or a checkpoint finds no space, and is waited for.
+//! Requests that grow the store are refused when a quarter of the log's last segment is left. At a sixteenth,
+//! everything else is refused, except what raft itself writes. Every request is refused when the records or nodes that
+//! no checkpoint has written reach their bounds. Reads are never refused. None of this is an alarm: it concerns this
+//! member's disk, and ends when there is space. Raft refuses; apply tells it how the lack of space is felt here
+//! ([`Space`]).
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -23,22 +25,22 @@ use crate::{
     shared::{Alarms, Shared},
 };
 
-/// How space is felt by `store` while its checkpoint waits for space or not.
+/// How `store` feels the lack of space, while its checkpoint waits for space or not.
 pub fn felt(store: &Store, recent_bytes_max: u64, is_checkpoint_waiting: bool) -> Space {
     Space {
-        // Records leave memory by checkpoints alone: when those do not keep up, clients wait.
+        // Only checkpoints free the memory of records. If they are too slow, clients wait.
         is_full_of_recent: store.mvcc().recent_bytes() > recent_bytes_max,
         is_checkpoint_waiting,
-        // So do the nodes that were changed. A checkpoint that runs keeps up with these; one that waits does not.
+        // The same is true of changed nodes. A checkpoint that runs keeps up with them; one that waits does not.
         is_dirty_over: is_checkpoint_waiting && store.mvcc().dirty_bytes() > store.node_bytes_max(),
     }
 }
 
-/// What the store takes.
+/// The space that the store takes.
 pub struct Taken {
     shared: Arc<Shared>,
     counters: Arc<CommitCounters>,
-    /// Of files, as summed up last. **Units** bytes.
+    /// Dead bytes of files, when they were last summed up. **Units** bytes.
     dead_bytes: u64,
     /// This member's NOSPACE alarm.
     pub keeper: Keeper,
@@ -63,15 +65,15 @@ impl Taken {
         self.publish(mvcc.recent_bytes());
     }
 
-    /// Tells what the store takes with all that was applied: segments are summed up now and then, what waits for a
-    /// checkpoint is known at once.
+    /// Publishes the space that the store takes, including everything that was applied. Segments are summed up now and
+    /// then; what waits for a checkpoint is known at once.
     pub fn publish(&self, recent: u64) {
         let in_use = self.keeper.used(recent);
         self.shared.sizes.allocated.store(in_use + self.dead_bytes, Ordering::Release);
         self.shared.sizes.in_use.store(in_use, Ordering::Release);
     }
 
-    /// The request that raises this member's NOSPACE alarm or takes it back, when that is due.
+    /// The request that raises this member's NOSPACE alarm or disarms it, when that is due.
     pub fn alarm_due(&mut self, recent: u64, alarms: &Alarms, now: Duration) -> Option<AlarmRequest> {
         let action = self.keeper.due(recent, alarms)?;
         if !self.keeper.ask(now) {

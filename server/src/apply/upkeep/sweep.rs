@@ -1,8 +1,8 @@
 //! Runs on: apply core.
 //!
-//! The sweep: it drops, step by step, what a compaction has made invisible; and who waits for its end.
+//! The sweep drops, step by step, what a compaction has made invisible. This file also knows who waits for its end.
 //!
-//! Invariant: nothing is dropped that is visible at or above the lowest floor of any connection core.
+//! Invariant: a version that is visible at or above the lowest floor of any connection core is never dropped.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use crate::{metrics::counters::CommitCounters, slots::ReplyTo};
 #[derive(Debug)]
 pub struct Sweep {
     is_going: bool,
-    /// It has done what the floors let it do; it goes on when they rise.
+    /// The sweep has done what the floors allow. It goes on when they rise.
     is_held: bool,
-    /// When the compaction that is being swept was applied; `None` for what was left by an earlier run.
+    /// When the compaction that is being swept was applied; `None` if an earlier run applied it.
     compacted_at: Option<Duration>,
     waiting: Waiters<i64>,
 }
@@ -33,29 +33,29 @@ impl Sweep {
         self.is_going
     }
 
-    /// A compaction was applied.
+    /// Notes that a compaction was applied.
     pub fn compacted(&mut self, now: Duration) {
         self.is_going = true;
         self.compacted_at.get_or_insert(now);
     }
 
-    /// Looks at the floors again, if it waits for them.
+    /// Looks at the floors again, if the sweep waits for them.
     pub fn look_again(&mut self) {
         self.is_going |= self.is_held;
     }
 
-    /// `reply`, whose slot lives no longer than `lifetime`, waits until the sweep has passed `revision`.
+    /// Makes `reply` wait until the sweep has passed `revision`. Its slot lives no longer than `lifetime`.
     pub fn wait(&mut self, reply: ReplyTo, revision: i64, now: Duration, lifetime: Duration) {
         self.waiting.push(reply, revision, now, lifetime);
     }
 
-    /// Takes out who waits for no more than `swept`.
+    /// Takes out the replies that wait for a revision up to `swept`.
     pub fn take_waiters(&mut self, swept: i64) -> Vec<ReplyTo> {
         self.waiting.take(&swept)
     }
 
-    /// Drops what can be dropped below `floor`, looking at about `budget` entries: how many were dropped, and whether
-    /// no more can be.
+    /// Drops what can be dropped below `floor`, and looks at about `budget` entries. Returns how many versions were
+    /// dropped, and whether no more can be.
     ///
     /// **Errors** a page that is not resident; the same call goes on.
     pub fn step(&mut self, store: &mut Store, floor: i64, budget: usize) -> Result<(u64, bool), Fault> {
@@ -64,7 +64,8 @@ impl Sweep {
         Ok((progress.dropped, progress.is_done))
     }
 
-    /// It has done all that `floor` allows of what is compacted at `compacted`; the revision up to which it is done.
+    /// Notes that the sweep has done everything that `floor` allows of the compaction at `compacted`. Returns the
+    /// revision up to which it is done.
     pub fn ended(&mut self, compacted: i64, floor: i64, now: Duration, counters: &CommitCounters) -> i64 {
         let swept = compacted.min(floor);
         self.is_going = false;

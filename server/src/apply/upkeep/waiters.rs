@@ -1,10 +1,10 @@
 //! Runs on: apply core.
 //!
-//! Requests that wait until a number is reached, for longer than a reply slot lives: they ask anew whenever theirs has
-//! timed out.
+//! Requests that wait until a number is reached. They may wait for longer than a reply slot lives, so they ask again
+//! whenever their slot has timed out.
 //!
-//! Invariant: what was asked before the last slots' lifetime is forgotten, so there are no more entries than twice the
-//! reply slots of all cores.
+//! Invariant: requests that are older than the lifetime of a slot are forgotten. So there are never more entries than
+//! twice the reply slots of all cores.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -13,19 +13,20 @@ use crate::slots::ReplyTo;
 /// See the head of this file.
 #[derive(Debug, Default)]
 pub struct Waiters<T> {
-    /// In the order they asked in: when, for what.
+    /// In the order in which they asked: when, and for what.
     waiting: VecDeque<(Duration, T, ReplyTo)>,
 }
 
 impl<T: PartialOrd> Waiters<T> {
-    /// `reply` waits for `goal`; who asked more than `lifetime` before `now` has asked anew or is gone.
+    /// Makes `reply` wait for `goal`. Requests that asked more than `lifetime` before `now` are forgotten: they have
+    /// asked again, or they are gone.
     pub fn push(&mut self, reply: ReplyTo, goal: T, now: Duration, lifetime: Duration) {
         let is_old = |(asked, ..): &mut (Duration, T, ReplyTo)| now.saturating_sub(*asked) > lifetime;
         while self.waiting.pop_front_if(is_old).is_some() {}
         self.waiting.push_back((now, goal, reply));
     }
 
-    /// Takes out those whose goal is reached.
+    /// Takes out the requests whose goal is reached.
     pub fn take(&mut self, reached: &T) -> Vec<ReplyTo> {
         let mut done = Vec::new();
         self.waiting.retain(|(_, goal, reply)| {

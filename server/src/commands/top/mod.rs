@@ -1,11 +1,11 @@
-//! Runs on: the main thread of `orlop top`; no server runs beside it.
+//! Runs on: main thread, in place of the server.
 //!
-//! `orlop top`: what a member stores and does, as a live table in the terminal, or once as JSON for scripts.
+//! `orlop top` shows what a member stores and does, as a live table in the terminal, or once as JSON for scripts.
 //!
-//! - `table`: an answer as text and as JSON
+//! - `table`: formats an answer as text and as JSON
 //!
-//! Asks `orlop.v1.Insight/Top` and shows the answer; rates are differences between two answers. Needs a terminal for
-//! nothing: between two tables it sends the sequence that clears one.
+//! It asks `orlop.v1.Insight/Top` and shows the answer. Rates are differences between two answers. It does not need a
+//! terminal: between two tables it only sends the sequence that clears one.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -96,7 +96,7 @@ async fn show(options: &Options) -> Result<(), client::Error> {
         };
         let clear = if options.is_once || options.is_json { "" } else { "\x1b[H\x1b[2J" };
         if print(&format!("{clear}{text}")).is_err() || options.is_once {
-            // Whoever read it has seen enough.
+            // The reader has closed the output: it has seen enough.
             return Ok(());
         }
         before = Some(now);

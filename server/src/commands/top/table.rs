@@ -1,8 +1,8 @@
-//! Runs on: the main thread of `orlop top`.
+//! Runs on: main thread, in place of the server.
 //!
-//! An answer of Top as text for the terminal, and as JSON.
+//! Formats an answer of Top as text for the terminal, and as JSON.
 //!
-//! Invariant: the terminal sees printable ASCII alone; keys are escaped.
+//! Invariant: the terminal gets printable ASCII only; keys are escaped.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::insight::text::escaped;
 /// Width of the column for keys and prefixes.
 const NAME_WIDTH: usize = 56;
 
-/// The whole screen. Rates are since `before`, or since the start.
+/// The whole screen. Rates are measured since `before`, or since the start.
 pub(super) fn table(now: &TopResponse, before: Option<&TopResponse>) -> String {
     let mut out = String::new();
     let mut line = |text: &str| {
@@ -43,10 +43,10 @@ pub(super) fn table(now: &TopResponse, before: Option<&TopResponse>) -> String {
     out
 }
 
-/// Seconds between two answers, or since the start.
+/// Seconds between the two answers, or since the start.
 fn seconds_between(now: &TopResponse, before: Option<&TopResponse>) -> f64 {
     let since_us = before.map_or(0, |before| before.uptime_us);
-    // A member that was restarted meanwhile begins anew.
+    // If the member was restarted meanwhile, its counts began anew.
     let us = if since_us < now.uptime_us { now.uptime_us - since_us } else { now.uptime_us };
     Duration::from_micros(us).as_secs_f64().max(0.001)
 }
@@ -120,12 +120,12 @@ fn slow(now: &TopResponse) -> String {
     out
 }
 
-/// What a member says, without bytes that a terminal might obey.
+/// Text from a member, without bytes that a terminal might obey.
 fn printable(text: &str) -> String {
     text.chars().filter(|c| (' '..='~').contains(c)).collect()
 }
 
-/// A key, shortened to the column. The middle is left out: keys differ at their ends.
+/// A key, shortened to the width of the column. The middle is left out, because keys differ at their ends.
 fn shortened(key: &[u8]) -> String {
     let text = escaped(key);
     if text.len() <= NAME_WIDTH {
@@ -146,7 +146,7 @@ fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS[unit]) }
 }
 
-/// The answer as one JSON object; keys are text as in the table, with all bytes that are not printable ASCII escaped.
+/// The answer as one JSON object. Keys are text as in the table: all bytes that are not printable ASCII are escaped.
 pub(super) fn json(now: &TopResponse) -> Value {
     let hot = |items: &[HotItem]| -> Vec<Value> {
         let row =

@@ -2,19 +2,20 @@
 //!
 //! The forms of bbolt's pages: header, meta, and the elements of branch and leaf nodes.
 //!
-//! A node takes one page and `overflow` more behind it. Positions of an element's bytes count from the element itself.
+//! A node takes one page and `overflow` more pages after it. The positions of an element's bytes count from the element
+//! itself.
 //!
 //! Decoding checks every length against the bytes that are there, and never panics.
 
 /// Length of a page's header.
 pub const HEADER_LEN: usize = 16;
-/// Length of an element, of a branch or of a leaf.
+/// Length of an element of a branch or a leaf.
 pub const ELEMENT_LEN: usize = 16;
-/// Length of a bucket's root and sequence, in front of its inline page if it has one.
+/// Length of a bucket's root and sequence. The inline page follows them, if there is one.
 pub const BUCKET_LEN: usize = 16;
 /// Bytes of a page that a meta page uses.
 pub const META_LEN: usize = HEADER_LEN + 64;
-/// In place of the free list's page: the list is not stored, and the next writer rebuilds it.
+/// Stands in place of the free list's page. The list is then not stored, and the next writer rebuilds it.
 pub const NO_FREELIST: u64 = u64::MAX;
 
 /// Flag of a branch page.
@@ -29,16 +30,16 @@ pub const BUCKET: u32 = 0x01;
 const MAGIC: u32 = 0xED0C_DAED;
 const VERSION: u32 = 2;
 
-/// What a page begins with.
+/// The beginning of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// Position of the page in the file, in pages.
     pub id: u64,
-    /// What it is.
+    /// The kind of the page.
     pub flags: u16,
-    /// Elements.
+    /// Number of elements.
     pub count: u16,
-    /// Pages that belong to it behind the first.
+    /// Number of further pages that belong to it.
     pub overflow: u32,
 }
 
@@ -68,7 +69,7 @@ pub(super) fn long(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at.checked_add(8)?)?.try_into().ok().map(u64::from_le_bytes)
 }
 
-/// What a meta page says.
+/// The content of a meta page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta {
     /// **Units** bytes.
@@ -77,9 +78,9 @@ pub struct Meta {
     pub root: u64,
     /// Page of the free list, or [`NO_FREELIST`].
     pub freelist: u64,
-    /// Pages of the file.
+    /// Number of pages in the file.
     pub high_water: u64,
-    /// Transaction that wrote it; of two valid copies the higher one counts.
+    /// The transaction that wrote it. Of two valid copies, the one with the higher transaction counts.
     pub txid: u64,
 }
 
@@ -102,7 +103,7 @@ impl Meta {
         out
     }
 
-    /// Reads a meta page; `None` if it is none, is damaged, or describes no file that can be.
+    /// Reads a meta page; `None` if it is not one, is damaged, or describes an impossible file.
     pub fn decode(page: &[u8]) -> Option<Self> {
         let header = Header::decode(page)?;
         let body = page.get(HEADER_LEN..META_LEN)?;
@@ -126,9 +127,10 @@ impl Meta {
     }
 }
 
-/// Smallest page size looked for. **Units** bytes.
+/// Smallest page size that is looked for. **Units** bytes.
 pub const PAGE_SIZE_MIN: u32 = 512;
-/// Largest page size looked for: bbolt takes the operating system's, and looks no further either. **Units** bytes.
+/// Largest page size that is looked for. bbolt uses the page size of the operating system, and looks no further either.
+/// **Units** bytes.
 pub const PAGE_SIZE_MAX: u32 = 512 << 15;
 
 fn fnv1a(bytes: &[u8]) -> u64 {
@@ -140,7 +142,7 @@ fn fnv1a(bytes: &[u8]) -> u64 {
 pub struct LeafElement<'a> {
     /// Whether the value is a bucket.
     pub is_bucket: bool,
-    /// Never empty.
+    /// The key. It is never empty.
     pub key: &'a [u8],
     /// Its value.
     pub value: &'a [u8],
@@ -149,13 +151,13 @@ pub struct LeafElement<'a> {
 /// An element of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BranchElement<'a> {
-    /// First key below.
+    /// The first key below it.
     pub key: &'a [u8],
     /// Page of the child.
     pub child: u64,
 }
 
-/// The element at `position` of a leaf, `node` being all of its pages; `None` if its bytes lie outside of it.
+/// The element at `position` of a leaf; `None` if its bytes are outside of it. `node` is all pages of the leaf.
 pub fn leaf_element(node: &[u8], position: usize) -> Option<LeafElement<'_>> {
     let at = HEADER_LEN.checked_add(position.checked_mul(ELEMENT_LEN)?)?;
     let from = at.checked_add(usize::try_from(word(node, at + 4)?).ok()?)?;

@@ -2,15 +2,15 @@
 //!
 //! Reads a bbolt file: its buckets, and the keys of a bucket in order.
 //!
-//! It takes what bbolt takes: any page size, either meta page as the newer one, buckets inside a leaf, nodes over
-//! several pages, free pages listed or not, anything behind the high-water mark.
+//! It accepts what bbolt accepts: any page size, either meta page as the newer one, buckets inside a leaf, nodes over
+//! several pages, free pages in a list or not, anything after the high-water mark.
 //!
 //! Invariants:
-//! - A page or element that is not sound is `Corrupt`, with the offset of its page. Nothing panics.
+//! - An unsound page or element is `Corrupt`, with the offset of its page. Nothing panics.
 //! - Every walk ends: a cursor visits no more pages than the file has, and keys that do not ascend are `Corrupt`.
-//! - Memory: the nodes from the root to the current leaf, and `chunks`, bounded by `CHUNKS_MAX`.
+//! - Memory holds the nodes from the root to the current leaf, and `chunks`, which `CHUNKS_MAX` bounds.
 //!
-//! It takes no lock: where another process may write the file, the caller takes the file's lock first.
+//! It takes no lock. If another process may write the file, the caller takes the file's lock first.
 
 use std::{collections::VecDeque, path::Path};
 
@@ -23,20 +23,20 @@ use super::page::{
 };
 use crate::etcd_files::source::Source;
 
-/// What is read at once. **Units** bytes.
+/// Bytes that are read at once. **Units** bytes.
 const CHUNK_BYTES: usize = 128 << 10;
-/// Chunks that are kept: pages that follow one another in a bucket need not do so in the file.
+/// Chunks that are kept. Neighbouring pages of a bucket need not be neighbours in the file.
 const CHUNKS_MAX: usize = 64;
-/// Levels of a tree: with two children for each branch this is more than a file has pages.
+/// Levels of a tree, at most. With two children for each branch, so many levels have more pages than a file.
 const DEPTH_MAX: usize = 64;
 
 /// A bbolt file.
 pub struct BoltFile<S> {
     source: S,
     meta: Meta,
-    /// By number, used last at the back.
+    /// Chunks by number. The one used last is at the back.
     chunks: VecDeque<(u64, Vec<u8>)>,
-    /// Pages that were reached, a bit for each; `None` if nobody asks.
+    /// The pages that were reached, one bit for each; `None` if reached pages are not noted.
     reached: Option<Vec<u64>>,
 }
 
@@ -45,7 +45,7 @@ pub struct BoltFile<S> {
 pub enum Bucket {
     /// The page of its root.
     Root(u64),
-    /// Its one leaf.
+    /// The bucket is in this one leaf.
     Inline(Bytes),
 }
 
@@ -58,7 +58,7 @@ impl<S: Source> BoltFile<S> {
         let sizes = (PAGE_SIZE_MIN.ilog2()..=PAGE_SIZE_MAX.ilog2()).map(|exponent| 1_u64 << exponent);
         for offset in std::iter::once(0).chain(sizes) {
             let Some(meta) = Meta::decode(&source.read(offset, META_LEN)?) else { continue };
-            // What looks like a second meta page of another page size is a page's content.
+            // At the place of another page size, the content of a page may look like a second meta page.
             let is_placed = offset == 0 || u64::from(meta.page_size) == offset;
             let agrees = newest.is_none_or(|newest| newest.page_size == meta.page_size && newest.txid < meta.txid);
             if is_placed && agrees {
@@ -72,18 +72,18 @@ impl<S: Source> BoltFile<S> {
         Ok(Self { source, meta, chunks: VecDeque::new(), reached: None })
     }
 
-    /// Its meta page.
+    /// The meta page of the file.
     pub fn meta(&self) -> &Meta {
         &self.meta
     }
 
-    /// What error texts call it.
+    /// The name of the file in error texts.
     pub fn path(&self) -> &Path {
         self.source.path()
     }
 
-    /// Notes from now on which pages are reached. A page that is reached twice is `Corrupt`, and
-    /// [`BoltFile::check_free`] looks at the pages that were not reached.
+    /// From now on, notes which pages are reached. A page that is reached twice is `Corrupt`. [`BoltFile::check_free`]
+    /// then checks the pages that were not reached.
     pub fn note_reached(&mut self) {
         let pages = usize::try_from(self.meta.high_water).expect("pages of a file that is there");
         self.reached = Some(vec![0; pages.div_ceil(64)]);
@@ -94,7 +94,7 @@ impl<S: Source> BoltFile<S> {
         Error::corrupt(self.source.path(), offset, what)
     }
 
-    /// Bytes at a place inside of the file.
+    /// Reads bytes at a place inside of the file.
     fn read(&mut self, mut offset: u64, mut len: usize) -> Result<Vec<u8>, Error> {
         let mut out = Vec::with_capacity(len.min(CHUNK_BYTES));
         while len > 0 {
@@ -128,7 +128,7 @@ impl<S: Source> BoltFile<S> {
         Ok(&self.chunks.back().expect("just put there").1)
     }
 
-    /// The node at a page, all of its pages.
+    /// The node at a page: all of its pages.
     fn node(&mut self, page: u64) -> Result<(Header, Bytes), Error> {
         let size = u64::from(self.meta.page_size);
         if page < 2 || page >= self.meta.high_water {
@@ -160,7 +160,7 @@ impl<S: Source> BoltFile<S> {
         Ok(())
     }
 
-    /// Checks that every page that was not reached is free, as bbolt's own check does. In a file without a list of free
+    /// Checks that every page that was not reached is free, as bbolt's own check does. If the file has no list of free
     /// pages, every other page is free.
     ///
     /// **Errors** `Corrupt`.
@@ -171,7 +171,7 @@ impl<S: Source> BoltFile<S> {
         }
         let (header, node) = self.node(list)?;
         let count = |at| long(&node, at).and_then(|count| usize::try_from(count).ok());
-        // A list too long for 16 bits says how long it is in its first word.
+        // The first word of a list with a length beyond 16 bits is its length.
         let (first, count) = match header.count {
             u16::MAX => (HEADER_LEN + 8, count(HEADER_LEN)),
             count => (HEADER_LEN, Some(count.into())),
@@ -254,7 +254,7 @@ pub struct Cursor {
 impl Cursor {
     /// The next key.
     ///
-    /// **Errors** `Corrupt`, also for a bucket inside of this one.
+    /// **Errors** `Corrupt`; a bucket inside of this one is an error too.
     pub fn next<S: Source>(&mut self, file: &mut BoltFile<S>) -> Result<Option<Entry>, Error> {
         let entry = self.next_of_any(file)?;
         if entry.as_ref().is_some_and(|entry| entry.is_bucket) {

@@ -1,6 +1,6 @@
 //! Runs on: tests.
 //!
-//! What is written is read back, at every size; and whatever a file holds, reading it ends without a panic.
+//! Everything that is written is read back, at every size. Whatever a file holds, reading it ends without a panic.
 
 use std::path::Path;
 
@@ -59,7 +59,7 @@ fn write(content: &Content, page_size: usize) -> Vec<u8> {
     bytes
 }
 
-/// Reads everything, checking what bbolt's check does.
+/// Reads everything, and checks what bbolt's check does.
 fn read(bytes: Vec<u8>) -> Result<Vec<(Vec<u8>, Pairs)>, Error> {
     let mut file = BoltFile::open(Memory(bytes))?;
     file.note_reached();
@@ -114,7 +114,7 @@ fn the_newer_of_two_valid_meta_pages_counts() {
     let bytes = write(&content, PAGE_SIZE);
     let expected = read(bytes.clone()).unwrap();
     let meta = Meta::decode(&bytes).unwrap();
-    // A newer one that leads nowhere is taken all the same, in either place.
+    // A newer meta page that leads nowhere is taken all the same, in either place.
     for (at, txid) in [(0, 9), (1, 9)] {
         let mut newer = bytes.clone();
         let wrong = Meta { txid, root: 1 << 40, high_water: (1 << 40) + 1, ..meta };
@@ -149,7 +149,7 @@ fn no_damage_makes_the_reader_panic_or_run_for_ever() {
     for round in 0..3000 {
         let mut damaged = bytes.clone();
         for _ in 0..rng.random_range(1..4) {
-            // Mostly where structure is: headers, elements, the meta pages.
+            // Most of the damage is done to the structure: headers, elements, the meta pages.
             let page = rng.random_range(0..damaged.len() / 1024) * 1024;
             let at = page + rng.random_range(0..if round % 3 == 0 { 1024 } else { 48 });
             damaged[at] = if round % 2 == 0 { rng.random() } else { damaged[at].wrapping_add(1) };

@@ -1,32 +1,32 @@
 //! Runs on: connection core.
 //!
-//! Writes a bbolt file from front to back: buckets with their keys in order go in, pages come out.
+//! Writes a bbolt file from front to back. Buckets with their keys in order go in, and pages come out.
 //!
-//! The meta pages come first, and they name the root and the number of pages. So a file is streamed in two passes
-//! over its content: a [`FileWriter::measuring`] keeps no bytes and ends in a [`Layout`]; the writer made from that
-//! layout writes. Both are the same code, so the same content gives the same layout.
+//! The meta pages come first, and they name the root and the number of pages. So the content is passed twice to stream
+//! a file. A [`FileWriter::measuring`] keeps no bytes and ends in a [`Layout`]. A writer made from that layout writes
+//! the file. Both run the same code, so the same content gives the same layout.
 //!
 //! Invariants:
-//! - Memory is bounded by one node for each level of the tree, and by what `take` has not taken yet.
+//! - Memory is bounded by one node for each level of the tree, and by the bytes that `take` has not taken yet.
 //! - Every page below the high-water mark is reachable from the root, so the file needs no free list.
-//! - Keys of a bucket ascend strictly; each bucket is written whole before the next one is begun.
+//! - The keys of a bucket ascend strictly. Each bucket is written whole before the next one begins.
 //!
-//! A node is up to `NODE_BYTES` long and takes as many pages as it needs. So there are few branches, and each follows
-//! its children at once.
+//! A node is up to `NODE_BYTES` long and takes as many pages as it needs. So there are few branches, and each branch
+//! follows its children at once.
 
 use std::collections::BTreeMap;
 
 use super::page::{BRANCH, BUCKET, BUCKET_LEN, ELEMENT_LEN, HEADER_LEN, Header, LEAF, Meta, NO_FREELIST};
 
-/// Size of a page in most of etcd's files: that of its machines' memory pages. **Units** bytes.
+/// Size of a page in most of etcd's files. It is the size of memory pages on etcd's machines. **Units** bytes.
 pub const PAGE_SIZE: usize = 4096;
-/// Length at which a node is closed; one element may be longer. **Units** bytes.
+/// Length at which a node is closed. A single element may be longer. **Units** bytes.
 const NODE_BYTES: usize = 64 << 10;
-/// A bucket of at most this part of a page lies in the leaf that names it. **Source** bbolt `bucket.go`,
+/// A bucket that takes at most this part of a page is stored in the leaf that names it. **Source** bbolt `bucket.go`,
 /// `maxInlineBucketSize`.
 const INLINE_DIVISOR: usize = 4;
 
-/// What has to be known before the first page is written.
+/// The facts that must be known before the first page is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
     page_size: usize,
@@ -46,7 +46,7 @@ impl Layout {
 struct Pages {
     size: usize,
     next: u64,
-    /// `None` while only the layout is wanted.
+    /// The bytes; `None` while only the layout is wanted.
     bytes: Option<Vec<u8>>,
 }
 
@@ -69,7 +69,7 @@ impl Pages {
 #[derive(Debug, Default)]
 struct Node {
     elements: Vec<Element>,
-    /// Keys and values, back to back; keys alone while only the layout is wanted.
+    /// Keys and values, one directly after the other. Only keys, while only the layout is wanted.
     payload: Vec<u8>,
     payload_len: usize,
 }
@@ -79,7 +79,7 @@ struct Element {
     flags: u32,
     key_len: usize,
     value_len: usize,
-    /// Of a branch.
+    /// The child's page, for a branch.
     child: u64,
 }
 
@@ -125,7 +125,7 @@ impl Node {
                 out.extend_from_slice(&size(element.key_len));
                 out.extend_from_slice(&element.child.to_le_bytes());
             }
-            // The next element begins later, and its bytes too.
+            // The next element begins one element later, and its bytes come after those of this one.
             behind = behind + element.key_len + element.value_len - ELEMENT_LEN;
         }
         out.extend_from_slice(&self.payload);
@@ -186,7 +186,7 @@ impl Tree {
         (id, key)
     }
 
-    /// Writes what is left; the root's page.
+    /// Writes the nodes that are left. Returns the page of the root.
     fn finish(mut self, pages: &mut Pages) -> u64 {
         let mut level = 0;
         loop {
@@ -201,7 +201,7 @@ impl Tree {
         }
     }
 
-    /// The one leaf of a small bucket, to lie in the leaf that names the bucket.
+    /// The one leaf of a small bucket, for the leaf that names the bucket.
     fn inline(&self, pages: &Pages) -> Option<Vec<u8>> {
         let [leaf] = self.levels.as_slice() else { return None };
         if leaf.bytes() > pages.size / INLINE_DIVISOR {
@@ -211,7 +211,7 @@ impl Tree {
         if pages.bytes.is_some() {
             leaf.encode(0, LEAF, 0, &mut out);
         }
-        // While only the layout is wanted, its length is all that matters.
+        // While only the layout is wanted, only the length matters.
         out.resize(leaf.bytes(), 0);
         Some(out)
     }
@@ -232,18 +232,18 @@ impl FileWriter {
         Self { pages, bucket: Tree::new(), buckets: BTreeMap::new(), expected }
     }
 
-    /// A writer that only finds out the layout of a file with pages of this size.
+    /// A writer that only finds the layout of a file with pages of this size.
     pub fn measuring(page_size: usize) -> Self {
         Self::new(Pages { size: page_size, next: 2, bytes: None }, None)
     }
 
-    /// A writer of a file of this layout; its meta pages can be taken at once.
+    /// A writer of a file of this layout. Its meta pages can be taken at once.
     pub fn writing(layout: Layout) -> Self {
         let size = layout.page_size;
         let mut bytes = Vec::with_capacity(2 * size);
         let page_size = u32::try_from(size).expect("a page is small");
         for id in 0..2 {
-            // As in a copy that bbolt makes: the newer one first.
+            // The newer one comes first, as in a copy that bbolt makes.
             let (root, high_water) = (layout.root, layout.high_water);
             let meta = Meta { page_size, root, freelist: NO_FREELIST, high_water, txid: 2 - id };
             bytes.extend_from_slice(&meta.encode(id));
@@ -252,12 +252,12 @@ impl FileWriter {
         Self::new(Pages { size, next: 2, bytes: Some(bytes) }, Some(layout))
     }
 
-    /// Adds a key to the bucket at hand, above all keys that are in it.
+    /// Adds a key to the present bucket. It must be above all keys that are in it.
     pub fn push(&mut self, key: &[u8], value: &[u8]) {
         self.bucket.push(&mut self.pages, 0, key, value);
     }
 
-    /// Ends the bucket at hand, which gets this name; the next key begins another one.
+    /// Ends the present bucket and gives it this name. The next key begins another bucket.
     pub fn end_bucket(&mut self, name: &'static str) {
         let tree = std::mem::replace(&mut self.bucket, Tree::new());
         let inline = tree.inline(&self.pages);
@@ -274,13 +274,13 @@ impl FileWriter {
         self.pages.bytes.as_ref().map_or(0, Vec::len)
     }
 
-    /// The bytes of the file behind those taken before.
+    /// Takes the next bytes of the file, after those taken before.
     pub fn take(&mut self) -> Vec<u8> {
         self.pages.bytes.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    /// Ends the file: its last bytes, and its layout. `None` if the layout is not the announced one: the content was
-    /// not the same in both passes then, and what was written is no file.
+    /// Ends the file. Returns its last bytes and its layout. `None` if the layout is not the announced one. The content
+    /// was then not the same in both passes, and the output is not a valid file.
     pub fn finish(mut self) -> Option<(Vec<u8>, Layout)> {
         assert!(self.bucket.last.is_empty(), "the last bucket was ended");
         let mut root = Tree::new();

@@ -1,9 +1,9 @@
 //! Runs on: connection core.
 //!
-//! HTTP/1.1 on the client port and on the metrics port: small GETs with small answers. Knows no endpoint.
+//! HTTP/1.1 on the client port and on the metrics port: small GETs with small answers. It knows no endpoint.
 //!
-//! Bounds: a head of at most [`HEAD_BYTES_MAX`]; request bodies are not read (a request that announces one is answered
-//! and the connection closed); one request at a time, pipelined ones wait in the buffer.
+//! Bounds: a head has at most [`HEAD_BYTES_MAX`]. Request bodies are not read: if a request announces one, it is
+//! answered and the connection is closed. Requests are served one at a time; pipelined ones wait in the buffer.
 
 use std::{fmt::Write as _, io};
 
@@ -16,7 +16,7 @@ use tokio::{
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 
-/// A request head, as far as the endpoints look.
+/// A request head, as far as the endpoints read it.
 pub struct Request {
     /// Method in upper case.
     pub method: String,
@@ -50,7 +50,7 @@ impl Response {
         Self { status, content_type: "application/json", headers: &[], body: body.into() }
     }
 
-    /// A method that the path does not take.
+    /// The answer to a method that the path does not take.
     pub fn method_not_allowed() -> Self {
         let headers: &'static [&'static str] = &["Allow: GET", "X-Content-Type-Options: nosniff"];
         Self { status: 405, content_type: "text/plain; charset=utf-8", headers, body: "Method Not Allowed\n".into() }

@@ -1,12 +1,13 @@
 //! Runs on: connection core.
 //!
-//! The writer below h2: everything that one turn of a connection produces leaves in one system call.
+//! The writer below h2. Everything that one turn of a connection produces leaves in one system call.
 //!
-//! h2 flushes for each DATA frame above its chaining threshold. Here a flush asked for by h2 only means "soon"; the
-//! connection's own loop calls [`Output::poll_drain`] once at the end of its turn. What is buffered is bounded: above
+//! h2 flushes after each DATA frame above its chaining threshold. Here, a flush by h2 only means "soon". The
+//! connection's own loop calls [`Output::poll_drain`] once, at the end of its turn. The buffer is bounded: above
 //! `bytes_max` a write waits for the socket.
 //!
-//! It also sees the heads of all frames, and there enforces how often a client may ping (`pings`), which h2 does not.
+//! The writer also sees the heads of all frames. With them it enforces how often a client may ping (`pings`), which h2
+//! does not.
 //!
 //! Invariants: bytes leave in the order in which h2 wrote them; `sent <= pending.len()`.
 
@@ -29,15 +30,15 @@ use super::{
 };
 use crate::clock::Clock;
 
-/// **Units** bytes. What a client sends before its first frame.
+/// What a client sends before its first frame. **Units** bytes.
 const PREFACE_BYTES: usize = 24;
 
-/// **Units** bytes. A buffer that grew beyond this is given back once empty, so that idle connections stay small.
+/// A buffer that grew beyond this is given back once it is empty, so that idle connections stay small. **Units** bytes.
 const BUFFER_BYTES_KEPT: usize = 64 * 1024;
 
 thread_local! {
-    /// The last large buffer given back, for the connection that needs one next: mostly the same, in the middle of a
-    /// large answer.
+    /// The last large buffer that was given back, for the next connection that needs one. That is mostly the same
+    /// connection, in the middle of a large answer.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
@@ -53,7 +54,7 @@ pub struct Output {
     watch: Watch,
 }
 
-/// What is watched of a connection's frames.
+/// The observer of a connection's frames.
 struct Watch {
     pings: Pings,
     clock: Clock,
@@ -82,8 +83,8 @@ impl Watch {
 }
 
 impl Output {
-    /// Whether the client has pinged too often. It is told so if that can be done between two frames; the connection is
-    /// to be closed after what is pending was written, as far as it can be at once.
+    /// Whether the client has pinged too often. If so, it is told, provided that this is possible between two frames.
+    /// The caller must then write as much as is possible at once, and close the connection.
     pub fn has_too_many_pings(&mut self) -> bool {
         if self.watch.has_too_many && self.written.is_between() {
             let last = frames::go_away(self.watch.last_stream, pings::CALM, pings::TOO_MANY);
@@ -92,7 +93,7 @@ impl Output {
         self.watch.has_too_many
     }
 
-    /// Writes what is pending; `Pending` when the socket is full (the task is woken when it is not).
+    /// Writes what is pending. `Pending` when the socket is full; the task is woken when there is room again.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.pending.len() {
             let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.pending[self.sent..]))?;
@@ -109,7 +110,7 @@ impl Output {
         Poll::Ready(Ok(()))
     }
 
-    /// Takes `bytes` in, to be written soon.
+    /// Takes `bytes`, which will be written soon.
     fn push(&mut self, bytes: &[u8]) {
         let len = self.pending.len() + bytes.len();
         if len > self.pending.capacity() && len > BUFFER_BYTES_KEPT {
@@ -121,11 +122,12 @@ impl Output {
     }
 }
 
-/// The two ends of one connection: h2 owns this, the connection's loop the shared [`Output`].
+/// The writer of one connection, shared by two owners: h2 owns this, the connection's loop owns the [`Output`].
 pub struct Coalesced(Rc<RefCell<Output>>);
 
 impl Coalesced {
-    /// Wraps a connected socket; at most about `bytes_max` wait to be written. `calls` counts those under way.
+    /// Wraps a connected socket. At most about `bytes_max` bytes wait to be written. `calls` counts the calls under
+    /// way.
     pub fn new(
         socket: TcpStream,
         bytes_max: usize,

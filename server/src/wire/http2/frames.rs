@@ -1,9 +1,10 @@
 //! Runs on: connection core.
 //!
-//! Follows the frames of one direction of an HTTP/2 connection, below h2: where they begin, and of what kind they are.
+//! Follows the frames of one direction of an HTTP/2 connection, below h2. It finds where each frame begins and its
+//! kind.
 //!
-//! Reads nine bytes a frame and skips the rest; judges nothing, as h2 does. What it says of a connection that h2 closes
-//! for its frames does not matter.
+//! It reads nine bytes of each frame and skips the rest. It checks nothing, because h2 does. If h2 closes a connection
+//! for its frames, what this file says of them does not matter.
 //! **Source** RFC 9113, 3.4 and 4.1.
 
 /// **Units** bytes of a frame's head.
@@ -42,12 +43,12 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Frames behind `preface` bytes.
+    /// Frames that come after `preface` bytes.
     pub fn behind(preface: usize) -> Self {
         Self { skip: preface, head: [0; HEAD_BYTES], head_len: 0 }
     }
 
-    /// Whether the bytes so far end where a frame ends.
+    /// Whether the bytes so far end at the end of a frame.
     pub fn is_between(&self) -> bool {
         self.skip == 0 && self.head_len == 0
     }

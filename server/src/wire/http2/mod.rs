@@ -1,11 +1,11 @@
 //! Runs on: connection core.
 //!
-//! Connections of HTTP/2, over h2: each stream is a call, one task each; what all of them answer within a turn leaves
-//! in one write.
+//! Connections of HTTP/2, over h2. Each stream is a call with a task of its own. All answers of one turn leave in one
+//! write.
 //!
 //! - `coalesce`: the writer below h2
 //! - `frames`: follows the frames of one direction
-//! - `pings`: which pings of a client are too many
+//! - `pings`: decides which pings of a client are too many
 
 use std::{
     cell::Cell,
@@ -42,15 +42,15 @@ pub mod pings;
 pub struct Options {
     /// Streams a client may have open on one connection.
     pub streams_max: u32,
-    /// **Units** bytes a client may send on a stream before it is read.
+    /// Bytes that a client may send on a stream before they are read. **Units** bytes.
     pub stream_window_bytes: u32,
-    /// **Units** bytes a client may send on a connection before it is read.
+    /// Bytes that a client may send on a connection before they are read. **Units** bytes.
     pub connection_window_bytes: u32,
-    /// **Units** bytes that may wait to be written to one connection.
+    /// Bytes that may wait to be written to one connection. **Units** bytes.
     pub buffer_bytes_max: usize,
-    /// Shortest time between two pings of a client; zero is gRPC's default.
+    /// Shortest time between two pings of a client; zero means gRPC's default.
     pub ping_min: Duration,
-    /// Silence after which the server pings; zero never.
+    /// Silence after which the server pings; zero means never.
     pub ping_after: Duration,
     /// Time for the answer to a ping.
     pub ping_timeout: Duration,
@@ -58,12 +58,12 @@ pub struct Options {
 
 const HEADER_LIST_BYTES_MAX: u32 = 64 * 1024;
 const RESETS_PENDING_MAX: usize = 1000;
-/// What a call that waits takes: the future of a put. **Units** bytes.
+/// Size of a call that waits: the future of a put. **Units** bytes.
 const TASK_BYTES_MAX: usize = 700;
 
 /// Serves a connection until it ends.
 ///
-/// **Errors** the socket's, and those of the protocol.
+/// **Errors** those of the socket and of the protocol.
 pub async fn serve(
     desk: Rc<Desk>,
     socket: TcpStream,
@@ -94,7 +94,7 @@ pub async fn serve(
     let pings = connection.ping_pong().ok_or_else(|| io::Error::other("a connection gives its pings once"))?;
     let mut silence = Box::pin(until_silent(pings, options.ping_after, options.ping_timeout));
     let mut is_stopping = false;
-    // One look at the clock for all requests of a turn.
+    // The clock is read once for all requests of a turn.
     let mut turn_began = None;
     loop {
         let turn = poll_fn(|cx| {
@@ -104,7 +104,7 @@ pub async fn serve(
             }
             turn_began = None;
             if output.borrow_mut().has_too_many_pings() {
-                // What can be written at once is; nobody waits for such a client.
+                // Only what can be written at once is written. Nobody waits for such a client.
                 drop(output.borrow_mut().poll_drain(cx));
                 return Poll::Ready(Some(Err(io::Error::other("got too many pings from the client"))));
             }
@@ -167,7 +167,7 @@ fn begin_call(
     }
 }
 
-/// Pings the client every `after`; resolves when an answer has not come within `timeout`.
+/// Pings the client every `after`. Resolves when an answer has not come within `timeout`.
 async fn until_silent(mut pings: h2::PingPong, after: Duration, timeout: Duration) {
     if after.is_zero() {
         return std::future::pending().await;
@@ -176,7 +176,7 @@ async fn until_silent(mut pings: h2::PingPong, after: Duration, timeout: Duratio
         tokio::time::sleep(after).await;
         match tokio::time::timeout(timeout, pings.ping(h2::Ping::opaque())).await {
             Ok(Ok(_)) => {}
-            // The connection's own loop sees an error of the connection and ends it with its reason.
+            // The connection's own loop sees the error of the connection, and ends it with its reason.
             Ok(Err(_)) => return std::future::pending().await,
             Err(_) => return,
         }

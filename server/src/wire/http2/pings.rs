@@ -1,22 +1,22 @@
 //! Runs on: connection core.
 //!
-//! Which pings of a client are too many: the policy of grpc-go, which etcd runs with, for connections of h2, which
-//! answers pings at any rate.
+//! Decides which pings of a client are too many. The policy is that of grpc-go, on which etcd runs. It is needed
+//! because h2 answers pings at any rate.
 //!
-//! A ping that comes too soon after the last one is a strike; more than two strikes in a row, with nothing sent to the
+//! A ping that comes too soon after the last one is a strike. More than two strikes in a row, with nothing sent to the
 //! client between them, end the connection.
 //! **Source** grpc-go v1.82.1 `internal/transport/http2_server.go handlePing`; etcd v3.7.1 `embed/etcd.go`.
 
 use std::time::Duration;
 
-/// Strikes that are borne.
+/// Strikes that are tolerated.
 const STRIKES_MAX: u32 = 2;
-/// Between two pings of a client without a call.
+/// Shortest time between two pings of a client without a call.
 const IDLE_MIN: Duration = Duration::from_hours(2);
-/// What grpc-go takes where no time is set.
+/// The shortest time that grpc-go takes if none is set.
 const DEFAULT_MIN: Duration = Duration::from_mins(5);
 
-/// What the client is told.
+/// The text that the client gets.
 pub const TOO_MANY: &[u8] = b"too_many_pings";
 /// ENHANCE_YOUR_CALM.
 pub const CALM: u32 = 11;
@@ -31,18 +31,18 @@ pub struct Pings {
 }
 
 impl Pings {
-    /// The policy of a connection whose pings are `min` apart at least; zero is gRPC's own default.
+    /// The policy for a connection whose pings must be at least `min` apart; zero means gRPC's own default.
     pub fn new(min: Duration) -> Self {
         let min = if min.is_zero() { DEFAULT_MIN } else { min };
         Self { min, last: None, strikes: 0, has_sent: false }
     }
 
-    /// Headers or data were sent: what came before is forgiven.
+    /// Forgives earlier strikes, because headers or data were sent.
     pub fn sent(&mut self) {
         self.has_sent = true;
     }
 
-    /// A ping has come; whether it is one too many.
+    /// Counts a ping that has come. Returns whether it is one too many.
     pub fn received(&mut self, now: Duration, has_calls: bool) -> bool {
         let before = self.last.replace(now);
         if std::mem::take(&mut self.has_sent) {
