@@ -132,6 +132,7 @@ pub struct Desk {
     /// Where scans are in each extent.
     pub fingers: RefCell<Fingers>,
     /// Boxes of proposals that have come back, empty.
+    #[expect(clippy::vec_box, reason = "it is the boxes that are kept")]
     proposals: RefCell<Vec<Box<Proposal>>>,
     /// When slots were expired last: no clock is read for a request's deadline.
     ticked: Cell<Duration>,

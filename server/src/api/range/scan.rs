@@ -95,7 +95,8 @@ pub struct Scan {
 }
 
 impl Scan {
-    /// A scan of `range`, which is counted as a range, as `request` asks for it, the revision it reads, and the store's revision now.
+    /// A scan of `range`, which is counted as a range, as `request` asks for it, the revision it reads, and the store's
+    /// revision now.
     ///
     /// **Errors** no leader; as [`read_at`]; too many revisions are held.
     pub async fn new(desk: &Desk, request: &pb::RangeRequest, range: &KeyRange) -> Result<(Self, i64, i64), Error> {
