@@ -77,18 +77,30 @@ begin() {
     local name=$1
     shift
     began_at[$name]=$SECONDS
+    set -m # a process group of its own, for stop_began
     ("$@") >"$ORLOP_STEPS/beside.$name" 2>&1 </dev/null &
     began_pid[$name]=$!
+    set +m
 }
 end() {
     local name=$1 status=0 log=$ORLOP_STEPS/beside.$1
     wait "${began_pid[$name]}" || status=$?
+    unset "began_pid[$name]"
     echo
     echo "== $name (beside others)"
     cat "$log"
     judge "$name" "$log" "$status" "${began_at[$name]}"
     rm -f "$log"
 }
+
+# Stops what was begun and not ended, with all that it started: a script that is interrupted leaves nothing behind.
+stop_began() {
+    local pid
+    for pid in "${began_pid[@]}"; do
+        kill -TERM -- "-$pid" 2>/dev/null || true
+    done
+}
+trap stop_began EXIT
 
 # The counts of all steps; the status is 1 if any failed. A script that another one started leaves the printing to that
 # one.

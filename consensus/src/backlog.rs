@@ -17,7 +17,7 @@ pub(crate) struct Backlog {
 
 impl Backlog {
     /// May an entry of `entry_bytes` be proposed? A single entry always may when nothing waits, however big it is.
-    pub(crate) fn admit(&self, entry_bytes: u64, entries_max: u64, bytes_max: u64) -> Result<(), Error> {
+    pub(crate) fn check(&self, entry_bytes: u64, entries_max: u64, bytes_max: u64) -> Result<(), Error> {
         if self.entries > entries_max || (self.bytes > 0 && self.bytes.saturating_add(entry_bytes) > bytes_max) {
             return Err(self.refusal());
         }
@@ -37,10 +37,10 @@ mod tests {
     #[test]
     fn backlog_is_bounded_by_entries_and_by_bytes() {
         let backlog = |entries, bytes| Backlog { entries, bytes };
-        assert!(backlog(5000, 0).admit(1, 5000, 100).is_ok());
-        assert!(backlog(5001, 0).admit(1, 5000, 100).is_err());
-        assert!(backlog(0, 60).admit(40, 5000, 100).is_ok());
-        assert!(backlog(0, 60).admit(41, 5000, 100).is_err());
-        assert!(backlog(0, 0).admit(1000, 5000, 100).is_ok());
+        assert!(backlog(5000, 0).check(1, 5000, 100).is_ok());
+        assert!(backlog(5001, 0).check(1, 5000, 100).is_err());
+        assert!(backlog(0, 60).check(40, 5000, 100).is_ok());
+        assert!(backlog(0, 60).check(41, 5000, 100).is_err());
+        assert!(backlog(0, 0).check(1000, 5000, 100).is_ok());
     }
 }

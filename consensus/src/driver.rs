@@ -262,7 +262,7 @@ impl Driver {
             return Err(Error::NoLeader);
         }
         let (entries_max, bytes_max) = (self.options.backlog_entries_max, self.options.proposals_bytes_max);
-        backlog.admit(entry_cost_bytes(data), entries_max, bytes_max)?;
+        backlog.check(entry_cost_bytes(data), entries_max, bytes_max)?;
         let log_bytes = entry_cost_bytes(data) + wal::GROUP_OVERHEAD_BYTES as u64;
         self.check_log_room(log_bytes)?;
         Ok(log_bytes)

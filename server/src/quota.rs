@@ -12,9 +12,9 @@
 //! - The alarms alone decide which entry is refused, and entries alone change the alarms. Sizes differ between members.
 //!   They only decide what a member proposes, and what it refuses before it is proposed.
 //! - A member disarms only its own NOSPACE alarm, only if its quota raised it (`RaisedBy::Quota`), and only below
-//!   `disarm_below`. That is well under the quota, so that the alarm does not flap. The origin is durable, because it
-//!   is in the entry: the header of an entry that a quota proposes names `QUOTA_USER`. At this place etcd has the user
-//!   of an authenticated client, and does not read it for an alarm. If a client raises an alarm that a quota has
+//!   `disarm_below`. That is well under the quota, so that the alarm does not flap. Who raised it is durable, because
+//!   it is in the entry: the header of an entry that a quota proposes names `QUOTA_USER`. At this place etcd has the
+//!   user of an authenticated client, and does not read it for an alarm. If a client raises an alarm that a quota has
 //!   raised, the alarm becomes the client's. So an operator can keep it up.
 //!
 //! One thing differs from etcd. A put may be let in and then find the quota exceeded. It is applied and answered as a
@@ -289,7 +289,7 @@ mod tests {
         let delete = Request::DeleteRange(Default::default());
         let [full, corrupt] =
             [Alarm::Nospace, Alarm::Corrupt].map(|alarm| Alarms::from([((9, alarm as i32), RaisedBy::Hand)]));
-        let both: Alarms = full.iter().chain(&corrupt).map(|(alarm, origin)| (*alarm, *origin)).collect();
+        let both: Alarms = full.iter().chain(&corrupt).map(|(alarm, raised_by)| (*alarm, *raised_by)).collect();
         let unknown = Alarms::from([((9, 77), RaisedBy::Hand)]);
         assert_eq!(check(&full, &put(1)), Err(Error::NoSpace));
         assert_eq!(check(&full, &Request::LeaseGrant(Default::default())), Err(Error::NoSpace));
@@ -303,9 +303,9 @@ mod tests {
         assert_eq!(check(&unknown, &put(1)), Ok(()));
     }
 
-    /// A keeper of a quota of 1000, and an alarm that `origin` raised.
-    fn raised(disarm_percent: u64, origin: RaisedBy) -> (Keeper, Alarms) {
-        (Keeper::new(Quota::new(1000, disarm_percent), MEMBER), Alarms::from([(NOSPACE, origin)]))
+    /// A keeper of a quota of 1000, and an alarm, raised by `raised_by`.
+    fn raised(disarm_percent: u64, raised_by: RaisedBy) -> (Keeper, Alarms) {
+        (Keeper::new(Quota::new(1000, disarm_percent), MEMBER), Alarms::from([(NOSPACE, raised_by)]))
     }
 
     #[test]

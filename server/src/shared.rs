@@ -3,8 +3,9 @@
 //! The state that all cores of this process share: the member's identity, its bounds, and the published state.
 //!
 //! Invariants:
-//! - Each field has one writer. Apply publishes `view`, `cluster`, `sizes` and `swept_revision`. Raft publishes `raft`.
-//!   Each connection core writes its own entry of `floors` and `connections`. All cores read everything.
+//! - Each field has one writer. Apply publishes `view`, `cluster`, `sizes`, `swept_revision` and `raft.applied`. Raft
+//!   publishes the rest of `raft`. Each connection core writes its own entry of `floors` and `connections`. All cores
+//!   read everything.
 //! - Everything that a view shows was durable before the view was published. A reply leaves after the view that holds
 //!   its write was published. So on a single voter, any view loaded after a request arrived answers it linearizably.
 //!

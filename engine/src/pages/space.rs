@@ -8,7 +8,7 @@
 //! - A dead file is removed by the checkpoint that writes generation `n` only if it was dead at `n - 2` or before: then
 //!   both superblock copies on the medium (`n - 1` and `n - 2`) do without it. And only if no view from before it died
 //!   is held: each superseded directory is remembered weakly, and a view keeps its directory alive.
-//! - SegmentSpace numbers ascend for ever.
+//! - Segment numbers ascend for ever.
 //!
 //! The persisted table leaves out the directory root and itself, whose lengths follow from the superblock: so it can be
 //! encoded before it has a place. Which segments are emptied is decided in `reclaim`.

@@ -1,12 +1,16 @@
 //! Runs on: connection core.
 //!
-//! Every call passes here, and every message of it. This is the one place for limits, for counters, for the check that
-//! there is a leader if the call requires one, and for slow requests. With users, the permission will be checked here
-//! too ([`permit`]).
+//! Every call passes here, and every message of it: its head, the leader that it may require, its decoding, its
+//! permission ([`permit`], where users will be checked) and its counts.
 //!
-//! Invariants: [`begin`] counts a call as started. Each such call is counted as handled exactly once: by `begin` itself
-//! if it refuses the call, by [`left`] or `told` for unary calls, by [`Outbound::end`] for streams. No handler sees a
-//! message that was not admitted.
+//! Three limits stand where the thing is that they bound: the quota (`quota`, asked once, for every unary call), the
+//! size of an entry (`desk`), the operations of a transaction (`txn`). A slow request is found at its end (`told`).
+//!
+//! Invariants:
+//! - [`begin`] counts a call as started. Each such call is counted as handled exactly once: by `begin` itself if it
+//!   refuses the call, by [`left`] or at the end of its answer for unary calls, by [`Outbound::end`] for streams.
+//! - No handler sees a message that was not admitted. Watch asks [`permit`] itself: a watcher that is refused does not
+//!   end its stream.
 
 use bytes::Bytes;
 use prost::Message;

@@ -4,8 +4,9 @@
 //! its reply slots, its page reads.
 //!
 //! Invariants:
-//! - [`Desk::view`] is the only way to a view that answers a client. A single member gets the view at once (see the
-//!   head of `shared`). With more members, the call waits here for a read round.
+//! - [`Desk::view`] is the only way to a view that fixes what a client is told. A single member gets the view at once
+//!   (see the head of `shared`). With more members, the call waits here for a read round. A read that goes on at a
+//!   revision it got there takes the newest view for each step ([`Desk::published`]).
 //! - A core asks raft and apply by message alone. It never waits for another core while it holds a borrow.
 //!
 //! The desk knows no method and no connection.
@@ -134,7 +135,7 @@ pub struct Desk {
     /// Boxes of proposals that have come back, empty.
     #[expect(clippy::vec_box, reason = "it is the boxes that are kept")]
     proposals: RefCell<Vec<Box<Proposal>>>,
-    /// When slots were expired last: no clock is read for a request's deadline.
+    /// The time as [`Desk::now`] read it last: no clock is read for a request's deadline.
     ticked: Cell<Duration>,
     floors: Rc<Floors>,
     to_raft: Rc<Post<ToRaft>>,
@@ -306,6 +307,13 @@ impl Desk {
         }
     }
 
+    /// Reads the clock. Deadlines of later requests count from this time.
+    pub fn now(&self) -> Duration {
+        let now = self.clock.now();
+        self.ticked.set(now);
+        now
+    }
+
     /// Hands answers to the requests that wait for them.
     pub fn deliver(&self, answers: impl IntoIterator<Item = (SlotId, Answer)>) {
         for (slot, answer) in answers {
@@ -315,8 +323,7 @@ impl Desk {
 
     /// Times out requests that waited too long, and releases revisions that were held too long.
     pub fn expire(&self) {
-        let now = self.clock.now();
-        self.ticked.set(now);
+        let now = self.now();
         self.slots.expire(now, || Answer::TimedOut);
         self.floors.expire(now);
     }

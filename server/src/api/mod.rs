@@ -13,6 +13,9 @@
 //! - `range/`, `put`, `txn`, `compact`: the KV service
 //! - `watch`, `lease`, `cluster`, `maintenance`, `snapshot`, `health`, `insight`: the other services
 //!
+//! Messages come through the door as protobuf, and answers leave it in gRPC's frames: no source of calls has less, and
+//! a frequent answer is built once. A call's deadline and its user will stand in [`Call`].
+//!
 //! Invariants:
 //! - A handler gets decoded requests and ways to answer. It knows no HTTP, no socket, and not how a call came.
 //! - Nothing here changes keys, leases, alarms or members. A handler proposes the change, and apply makes it.

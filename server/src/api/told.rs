@@ -69,7 +69,7 @@ fn tell(desk: &Desk, ended: Ended<'_>, took: Duration, now: Duration) {
         && took > settings.apply
     {
         desk.counters.slow_reads.add(1);
-        if let Some(withheld) = desk.teller.admit_read(now) {
+        if let Some(withheld) = desk.teller.pass_read(now) {
             let response = result.map_or(String::new(), |len| format!("size:{len}"));
             tracing::warn!(
                 took = ?took,
@@ -90,7 +90,7 @@ fn tell(desk: &Desk, ended: Ended<'_>, took: Duration, now: Duration) {
     let phases = trace.phases(call.caller.began, now);
     let longest = (0..PHASES.len()).max_by_key(|phase| phases[*phase]).unwrap_or(0);
     desk.counters.slow[longest].add(1);
-    let Some(withheld) = desk.teller.admit_request(now) else { return };
+    let Some(withheld) = desk.teller.pass_request(now) else { return };
     let (method, loading) = (call.method, trace.loading);
     let (at_unix_us, request) = (desk.clock.unix_us(), text::request(method, body));
     let slow = Slow { at_unix_us, method, phases, loading, request };

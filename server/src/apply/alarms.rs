@@ -20,7 +20,7 @@ pub fn apply(
     alarms: &mut Alarms,
     mvcc: &mut Mvcc,
     request: &pb::AlarmRequest,
-    origin: RaisedBy,
+    raised_by: RaisedBy,
 ) -> Result<Vec<(u64, i32)>, Error> {
     let alarm = (request.member_id, request.alarm);
     let key = table::alarm_key(request.member_id, request.alarm);
@@ -35,10 +35,10 @@ pub fn apply(
             }
             // If a client raises an alarm that a quota has raised, the alarm becomes the client's.
             let before = alarms.get(&alarm).copied();
-            if before.is_none() || (before, origin) == (Some(RaisedBy::Quota), RaisedBy::Hand) {
-                alarms.insert(alarm, origin);
+            if before.is_none() || (before, raised_by) == (Some(RaisedBy::Quota), RaisedBy::Hand) {
+                alarms.insert(alarm, raised_by);
                 let mut write = mvcc.begin();
-                resident(write.meta_put(&key, table::encode_raised_by(origin)));
+                resident(write.meta_put(&key, table::encode_raised_by(raised_by)));
                 drop(write.finish());
             }
             Ok(vec![alarm])

@@ -44,7 +44,7 @@ pub struct Asked {
     /// The request.
     pub request: Request,
     /// Who raised the alarm, if the request raises one.
-    pub origin: RaisedBy,
+    pub raised_by: RaisedBy,
 }
 
 /// Whether this release applies such a request. [`Applier::apply`] skips other requests with a warning.
@@ -181,7 +181,7 @@ impl Applier {
                 Ok(Outcome::LeaseRevoke { revision: finish(write, events) })
             }
             Request::Alarm(request) => {
-                let alarms = alarms::apply(&mut self.cluster.alarms, mvcc, request, asked.origin)?;
+                let alarms = alarms::apply(&mut self.cluster.alarms, mvcc, request, asked.raised_by)?;
                 Ok(Outcome::Alarm { revision: mvcc.live().revision(), alarms })
             }
             Request::ClusterMemberAttrSet(request) => {

@@ -36,7 +36,7 @@ use super::{
     count,
     entry::{Applier, Asked},
     fatal::Fatal,
-    message::{Answer, Answers, Entry, Handed, Report, Space, Standing, ToApply},
+    message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing, ToApply},
     own::Own,
     prefetch,
     touch::Pinned,
@@ -65,7 +65,7 @@ use crate::{
 #[derive(Default)]
 pub struct Turn {
     /// Answers, listed by core; empty if there are none.
-    pub answers: Answers,
+    pub answers: AnswersByCore,
     /// Events of this turn's publish.
     pub batch: Option<Arc<Batch>>,
     /// Pages that apply or its upkeep needs before it can go on.
@@ -115,7 +115,7 @@ pub struct Apply {
     asked: Option<(u64, Asked)>,
     pinned: Pinned,
     pub(super) applied: EntryId,
-    answers: Answers,
+    answers: AnswersByCore,
     events: Vec<Event>,
     /// First main revision that no batch has covered.
     next_main: i64,
@@ -325,9 +325,9 @@ impl Apply {
         self.answers[reply.core].push((reply.slot, answer));
     }
 
-    fn take_answers(&mut self) -> Answers {
+    fn take_answers(&mut self) -> AnswersByCore {
         if self.answers.iter().all(Vec::is_empty) {
-            return Answers::new();
+            return AnswersByCore::new();
         }
         let cores = self.answers.len();
         std::mem::replace(&mut self.answers, no_answers(cores))
@@ -476,7 +476,7 @@ impl Apply {
         self.counters.applies.observe(kind, error.is_none_or(|error| *error == Error::Compacted), took);
         if took > self.options.warning_apply {
             self.counters.slow_applies.add(1);
-            if let Some(withheld) = self.slow_applies.admit(self.applied_at) {
+            if let Some(withheld) = self.slow_applies.pass(self.applied_at) {
                 slow::tell_apply(took, self.options.warning_apply, &entry.data, error, withheld);
             }
         }
@@ -588,7 +588,7 @@ impl Apply {
     }
 }
 
-fn no_answers(cores: usize) -> Answers {
+fn no_answers(cores: usize) -> AnswersByCore {
     (0..cores).map(|_| Vec::new()).collect()
 }
 
@@ -601,11 +601,11 @@ fn asked(entry: &mut Entry) -> Result<(u64, Asked), Fatal> {
         && proposal.purpose != Purpose::Alarm
         && let Some(request) = proposal.request.take()
     {
-        return Ok((proposal.id, Asked { request, origin: RaisedBy::Hand }));
+        return Ok((proposal.id, Asked { request, raised_by: RaisedBy::Hand }));
     }
     let decoded = internal::decode(entry.data.clone());
     let (header, request) = decoded.map_err(|source| Fatal::Entry { index: entry.index, source })?;
-    Ok((header.id, Asked { request, origin: quota::raised_by(&header) }))
+    Ok((header.id, Asked { request, raised_by: quota::raised_by(&header) }))
 }
 
 /// Nodes that one turn looks at for eviction. This takes about 50 us.

@@ -75,7 +75,7 @@ pub struct Report {
 }
 
 /// Answers, listed by connection core.
-pub type Answers = Vec<Vec<(SlotId, Answer)>>;
+pub type AnswersByCore = Vec<Vec<(SlotId, Answer)>>;
 
 /// Messages to the apply core.
 pub enum ToApply {

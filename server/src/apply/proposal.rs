@@ -1,8 +1,9 @@
 //! Runs on: connection core, raft core, apply core.
 //!
 //! One client's request on its way through the log. The core that decoded the request makes the proposal and hands it
-//! to raft. It goes to apply with its committed entry, and back with its result to the core that waits. It is one
-//! allocation for the whole way.
+//! to raft. It goes to apply with its committed entry, and back with its result to the core that waits. It is one box
+//! for the whole way, and the core keeps the box for a later request. The bytes of the entry are the one other
+//! allocation.
 //!
 //! Invariants:
 //! - `request` was decoded from the bytes of `entry`. So applying the request is applying the entry.

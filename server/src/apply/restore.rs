@@ -87,7 +87,7 @@ impl<'a> Restore<'a> {
             },
             Stage::Alarms(rows) => match rows.next()? {
                 Some((key, value)) => match table::decode_alarm(&key, &value) {
-                    Some((alarm, origin)) => drop(tables.cluster.alarms.insert(alarm, origin)),
+                    Some((alarm, raised_by)) => drop(tables.cluster.alarms.insert(alarm, raised_by)),
                     None => tracing::error!("an alarm in the meta tree cannot be read"),
                 },
                 None => self.stage = Stage::Values,

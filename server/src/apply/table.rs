@@ -34,19 +34,20 @@ pub fn alarm_key(member_id: u64, alarm: i32) -> Vec<u8> {
 }
 
 /// Value of an alarm.
-pub fn encode_raised_by(origin: RaisedBy) -> &'static [u8] {
-    match origin {
+pub fn encode_raised_by(raised_by: RaisedBy) -> &'static [u8] {
+    match raised_by {
         RaisedBy::Hand => b"",
         RaisedBy::Quota => b"q",
     }
 }
 
-/// The member, type and origin of an alarm; `None` if key and value are not an alarm.
+/// The member, type and cause of an alarm; `None` if key and value are not an alarm.
 pub fn decode_alarm(key: &[u8], value: &[u8]) -> Option<((u64, i32), RaisedBy)> {
     let (alarm, member) = key.strip_prefix(ALARM_PREFIX)?.split_first_chunk::<4>()?;
     let member: [u8; 8] = member.try_into().ok()?;
-    let origin = [RaisedBy::Hand, RaisedBy::Quota].into_iter().find(|origin| encode_raised_by(*origin) == value)?;
-    Some(((u64::from_be_bytes(member), i32::from_be_bytes(*alarm)), origin))
+    let raised_by =
+        [RaisedBy::Hand, RaisedBy::Quota].into_iter().find(|raised_by| encode_raised_by(*raised_by) == value)?;
+    Some(((u64::from_be_bytes(member), i32::from_be_bytes(*alarm)), raised_by))
 }
 
 /// Key of one member.
@@ -97,9 +98,9 @@ mod tests {
 
     #[test]
     fn alarms_survive_their_encoding_and_nonsense_is_refused() {
-        for (member, alarm, origin) in [(7, 1, RaisedBy::Quota), (u64::MAX, -9, RaisedBy::Hand)] {
-            let (key, value) = (alarm_key(member, alarm), encode_raised_by(origin));
-            assert_eq!(decode_alarm(&key, value), Some(((member, alarm), origin)));
+        for (member, alarm, raised_by) in [(7, 1, RaisedBy::Quota), (u64::MAX, -9, RaisedBy::Hand)] {
+            let (key, value) = (alarm_key(member, alarm), encode_raised_by(raised_by));
+            assert_eq!(decode_alarm(&key, value), Some(((member, alarm), raised_by)));
             assert_eq!(decode_alarm(&key[..12], value), None);
             assert_eq!(decode_alarm(&key, b"x"), None);
         }

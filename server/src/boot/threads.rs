@@ -45,7 +45,7 @@ use crate::{
         Placement, STACK_BYTES,
         apply_loop::{self, ApplyCore, ToRaftThread},
         checkpoint,
-        connection_loop::{self, Posts, Serving, Ways},
+        connection_loop::{self, Posts, Serving, ToMachines},
         outbox::{Outbox, ToCore, Way},
         raft_loop::{self, RaftCore, ToApplyThread},
         reads,
@@ -105,7 +105,7 @@ struct Machines {
     ready: watch::Sender<bool>,
     /// Signals that the first pages after the start are there.
     warmed: Vec<oneshot::Receiver<()>>,
-    ways: Ways,
+    ways: ToMachines,
     to_raft: mpsc::Receiver<Vec<ToRaft>>,
     to_apply: mpsc::Receiver<Vec<ToApply>>,
 }
@@ -191,7 +191,7 @@ impl Member {
     }
 
     /// Starts the connection cores after the first, each on a thread of its own. Returns the ways to them.
-    fn spawn_connections(&self, ways: &Ways, serving: &Serving) -> Result<Vec<mpsc::Sender<ToCore>>, Error> {
+    fn spawn_connections(&self, ways: &ToMachines, serving: &Serving) -> Result<Vec<mpsc::Sender<ToCore>>, Error> {
         let mut senders = Vec::new();
         for id in 1..self.cores.serving {
             let (sender, inbox) = mpsc::channel(self.config.knobs.server.mailbox_messages_max);
@@ -263,7 +263,7 @@ pub fn start(member: &Member, opened: Opened, serving: &Serving) -> Result<Start
     let Opened { store, log_disk, driver, applier, .. } = opened;
     let (to_raft_sender, to_raft) = turns();
     let (to_apply_sender, to_apply) = turns();
-    let ways = Ways { to_raft: to_raft_sender, to_apply: to_apply_sender };
+    let ways = ToMachines { to_raft: to_raft_sender, to_apply: to_apply_sender };
     let others = member.spawn_connections(&ways, serving)?;
     let warmed = member.spawn_warmers(&driver);
     let checkpoints = member.spawn_checkpoints(ways.to_apply.clone())?;

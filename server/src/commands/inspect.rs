@@ -55,13 +55,13 @@ const FLAGS: Section = ("Flags", &[
     row("wal-dir", Text, "", Used, "Directory of the log; if not given, 'wal' in the data directory."),
 ]);
 
-/// The directory to look at.
-struct Place {
+/// The directories to look at.
+struct Dirs {
     dir: PathBuf,
     wal_dir: PathBuf,
 }
 
-impl Place {
+impl Dirs {
     /// The one directory that the arguments name, as a word or with the server's flag.
     fn of(values: &Values) -> Option<Self> {
         let flag = values.is_set("data-dir").then(|| values.text("data-dir"));
@@ -78,18 +78,18 @@ impl Place {
 #[expect(clippy::print_stdout, reason = "a command answers on its streams")]
 fn run(name: &str, values: &Values, verifies: bool) -> Result<ExitCode, cli::Error> {
     let wanted = || cli::Error::Usage(format!("{name} requires exactly one data directory"));
-    let place = Place::of(values).ok_or_else(wanted)?;
+    let dirs = Dirs::of(values).ok_or_else(wanted)?;
     let mut disk = engine::disk::open_buffered().map_err(cli::Error::failed)?;
-    let (text, damages) = look(&place, verifies, disk.as_mut()).map_err(cli::Error::failed)?;
+    let (text, damages) = look(&dirs, verifies, disk.as_mut()).map_err(cli::Error::failed)?;
     print!("{text}");
     Ok(if damages == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Returns the text to print, and the number of damaged things.
-fn look(place: &Place, verifies: bool, disk: &mut dyn Disk) -> Result<(String, usize), Error> {
+fn look(dirs: &Dirs, verifies: bool, disk: &mut dyn Disk) -> Result<(String, usize), Error> {
     let mut text = String::new();
     let mut damages = 0;
-    match report(disk, &place.dir) {
+    match report(disk, &dirs.dir) {
         Ok(found) => describe_store(&mut text, &found),
         Err(error @ (Error::Corrupt { .. } | Error::Format { .. })) => {
             damages += 1;
@@ -97,9 +97,9 @@ fn look(place: &Place, verifies: bool, disk: &mut dyn Disk) -> Result<(String, u
         }
         Err(error) => return Err(error),
     }
-    match wal::inspect(disk, &place.wal_dir) {
-        Ok(Some(found)) => describe_log(&mut text, &place.wal_dir, &found),
-        Ok(None) => line(&mut text, &format!("log         {} holds none", place.wal_dir.display())),
+    match wal::inspect(disk, &dirs.wal_dir) {
+        Ok(Some(found)) => describe_log(&mut text, &dirs.wal_dir, &found),
+        Ok(None) => line(&mut text, &format!("log         {} holds none", dirs.wal_dir.display())),
         Err(error @ (Error::Corrupt { .. } | Error::Format { .. })) => {
             damages += 1;
             line(&mut text, &format!("damage      {error}"));
@@ -111,7 +111,7 @@ fn look(place: &Place, verifies: bool, disk: &mut dyn Disk) -> Result<(String, u
             damages += 1;
             line(&mut text, &format!("damage      {error}"));
         };
-        let checked = verify(disk, &place.dir, &mut damage)?;
+        let checked = verify(disk, &dirs.dir, &mut damage)?;
         line(
             &mut text,
             &format!(
@@ -189,9 +189,9 @@ fn describe_log(text: &mut String, dir: &Path, log: &Summary) {
 mod tests {
     use super::*;
 
-    fn place(line: &str) -> Option<Place> {
+    fn dirs_of(line: &str) -> Option<Dirs> {
         let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-        Place::of(&Values::read(&TABLE, &arguments).unwrap())
+        Dirs::of(&Values::read(&TABLE, &arguments).unwrap())
     }
 
     #[test]
@@ -203,11 +203,11 @@ mod tests {
             ("d", "d", "d/wal"),
             ("-- -d", "-d", "-d/wal"),
         ] {
-            let place = place(line).unwrap();
-            assert_eq!((place.dir, place.wal_dir), (dir.into(), wal_dir.into()), "{line}");
+            let dirs = dirs_of(line).unwrap();
+            assert_eq!((dirs.dir, dirs.wal_dir), (dir.into(), wal_dir.into()), "{line}");
         }
         for line in ["", "--verify", "d e", "--data-dir d e"] {
-            assert!(place(line).is_none(), "{line}");
+            assert!(dirs_of(line).is_none(), "{line}");
         }
     }
 }

@@ -9,7 +9,7 @@
 //! | `snapshot` | `orlop snapshot status`, `orlop snapshot restore` |
 //! | `inspect` | `orlop inspect`, `orlop verify` |
 //! | `tune` | `orlop tune` |
-//! | `top/` | `orlop top`: its client, its table |
+//! | `top/` | `orlop top`: what it asks, its table |
 //!
 //! A new command is a file with a table of flags and a function, and an entry in `COMMANDS`. Commands import nothing
 //! from each other.

@@ -63,10 +63,8 @@ impl ApplyCore {
                 drop(to_self.send(vec![ToApply::Loaded(loaded)]).await);
             });
         }
-        if let Some(checkpoint) = turn.checkpoint
-            && self.checkpoints.send(checkpoint).is_err()
-        {
-            tracing::error!("the checkpoint thread is gone");
+        if let Some(checkpoint) = turn.checkpoint {
+            self.checkpoints.send(checkpoint).expect("the thread of checkpoints ends after apply's inbox");
         }
         if !*self.ready.borrow() && self.apply.is_ready() {
             self.ready.send_replace(true);
@@ -113,7 +111,7 @@ pub async fn run(
             }
             Err(_full) => false,
         };
-        let more = turn.more || outbox.has_kept();
+        let more = turn.more;
         core.hand_out(turn, &mut outbox);
         if more {
             tokio::task::yield_now().await;
@@ -128,6 +126,7 @@ pub async fn run(
             },
             // There is room again for the report that raft was not told.
             permit = raft.reports.reserve(), if !is_told => if permit.is_err() { return Ok(()) },
+            () = outbox.has_room(), if outbox.has_kept() => {}
             () = std::future::ready(()), if more => {}
         }
     }

@@ -64,14 +64,14 @@ impl Posts {
 
 /// The channels from any thread to raft and apply.
 #[derive(Clone)]
-pub struct Ways {
+pub struct ToMachines {
     /// To raft.
     pub to_raft: mpsc::Sender<Vec<ToRaft>>,
     /// To apply.
     pub to_apply: mpsc::Sender<Vec<ToApply>>,
 }
 
-impl Ways {
+impl ToMachines {
     /// Carries the posts of this thread to raft and apply on other threads.
     pub fn carry(self, posts: Posts) {
         spawn_local(carry(posts.to_raft, self.to_raft));

@@ -6,13 +6,18 @@
 //! full, its answers are kept back (the reply slots bound them) and its events are dropped. Watchers then read these
 //! events from the history.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    future::{Future, poll_fn},
+    rc::Rc,
+    sync::Arc,
+    task::Poll,
+};
 
 use tokio::sync::mpsc;
 
 use crate::{
     api::desk::Desk,
-    apply::message::{Answer, Answers},
+    apply::message::{Answer, AnswersByCore},
     slots::SlotId,
     watch::batch::Batch,
     wire::socket::Connection,
@@ -74,7 +79,7 @@ impl Outbox {
     }
 
     /// Sends the answers of a turn, listed by core, and its events.
-    pub fn send(&mut self, answers: Answers, batch: Option<&Arc<Batch>>) {
+    pub fn send(&mut self, answers: AnswersByCore, batch: Option<&Arc<Batch>>) {
         if answers.is_empty() && batch.is_none() && !self.has_kept() {
             return;
         }
@@ -91,6 +96,22 @@ impl Outbox {
     /// Whether a core has not been sent everything, for want of room.
     pub fn has_kept(&self) -> bool {
         self.ways.iter().any(|(_, kept)| !kept.is_empty())
+    }
+
+    /// Resolves when a core that has not been sent everything has room.
+    pub async fn has_room(&self) {
+        let full = self.ways.iter().filter(|(_, kept)| !kept.is_empty());
+        let mut rooms: Vec<_> = full
+            .filter_map(|(way, _)| match way {
+                Way::Here(_) => None,
+                Way::There(core) => Some(Box::pin(core.reserve())),
+            })
+            .collect();
+        poll_fn(|cx| {
+            let has_room = rooms.iter_mut().any(|room| room.as_mut().poll(cx).is_ready());
+            if has_room { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 }
 
@@ -112,6 +133,11 @@ fn send_to(core: &mpsc::Sender<ToCore>, kept: &mut Kept, mut own: Vec<(SlotId, A
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::pin,
+        task::{Context, Waker},
+    };
+
     use super::*;
 
     fn batch(main: i64) -> Arc<Batch> {
@@ -126,16 +152,19 @@ mod tests {
             Ok(ToCore::Turn { batch, .. }) => batch.map(|batch| (batch.first_main, batch.last_main)),
             _ => panic!("there is a turn"),
         };
-        outbox.send(Answers::new(), Some(&batch(5)));
-        outbox.send(Answers::new(), Some(&batch(6)));
-        outbox.send(Answers::new(), Some(&batch(7)));
+        outbox.send(AnswersByCore::new(), Some(&batch(5)));
+        outbox.send(AnswersByCore::new(), Some(&batch(6)));
+        outbox.send(AnswersByCore::new(), Some(&batch(7)));
         assert!(outbox.has_kept(), "6 and 7 found no room");
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(pin!(outbox.has_room()).poll(&mut cx).is_pending());
         assert_eq!(received(), Some((5, 5)));
-        outbox.send(Answers::new(), None);
+        assert!(pin!(outbox.has_room()).poll(&mut cx).is_ready());
+        outbox.send(AnswersByCore::new(), None);
         assert_eq!(received(), Some((8, 7)), "nothing happened behind 7, but up to it something did");
         assert!(!outbox.has_kept());
-        outbox.send(Answers::new(), None);
-        outbox.send(Answers::new(), Some(&batch(8)));
+        outbox.send(AnswersByCore::new(), None);
+        outbox.send(AnswersByCore::new(), Some(&batch(8)));
         assert_eq!(received(), Some((8, 8)));
     }
 }

@@ -78,7 +78,7 @@ pub async fn run_both(
         let more = turn.more;
         outbox.send(core.raft.take_answers(), None);
         apply.hand_out(turn, &mut outbox);
-        let more = more || core.raft.has_more() || outbox.has_kept();
+        let more = more || core.raft.has_more();
         if more {
             tokio::task::yield_now().await;
         }
@@ -88,6 +88,7 @@ pub async fn run_both(
             is_open = core.inbox.receive(&mut core.messages) => if !is_open { return Ok(()) },
             is_open = apply.inbox.receive(&mut apply.messages) => if !is_open { return Ok(()) },
             woken = wake.ready() => woken.map_err(Fatal::Wake)?,
+            () = outbox.has_room(), if outbox.has_kept() => {}
             () = std::future::ready(()), if more => {}
         }
     }
@@ -133,7 +134,7 @@ pub async fn run(
             Err(_full) => false,
         };
         outbox.send(core.raft.take_answers(), None);
-        let more = has_room && core.raft.has_more() || outbox.has_kept();
+        let more = has_room && core.raft.has_more();
         if more {
             tokio::task::yield_now().await;
         }
@@ -148,6 +149,7 @@ pub async fn run(
             woken = wake.ready() => woken.map_err(Fatal::Wake)?,
             // There is room again for the entries that were not handed over.
             permit = apply.handed.reserve(), if !has_room => if permit.is_err() { return Ok(()) },
+            () = outbox.has_room(), if outbox.has_kept() => {}
             () = std::future::ready(()), if more => {}
         }
     }

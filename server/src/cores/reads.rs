@@ -13,13 +13,13 @@ use crate::loader::Loader;
 /// How often segment files are closed that nobody has read meanwhile.
 const CLOSE_UNUSED_EVERY: Duration = Duration::from_secs(5);
 
-/// Takes in finished reads, for ever.
+/// Takes in finished reads, for ever. A core whose reads would never end stops the member.
 pub async fn collect(loader: Loader) {
-    let wake = match Wake::new(loader.wake_fd()) {
-        Ok(wake) => wake,
-        Err(error) => return tracing::error!(%error, "page reads cannot be waited for"),
-    };
-    while wake.ready().await.is_ok() {
+    let wake = Wake::new(loader.wake_fd()).unwrap_or_else(|error| stop_member(&error));
+    loop {
+        if let Err(error) = wake.ready().await {
+            stop_member(&error);
+        }
         if let Err(error) = loader.collect() {
             stop_member(&error);
         }

@@ -155,8 +155,8 @@ impl Builder {
         for member in &cluster.members {
             self.meta_put(&table::member_key(member.id), &member.to_json())?;
         }
-        for ((member_id, alarm), origin) in &cluster.alarms {
-            self.meta_put(&table::alarm_key(*member_id, *alarm), table::encode_raised_by(*origin))?;
+        for ((member_id, alarm), raised_by) in &cluster.alarms {
+            self.meta_put(&table::alarm_key(*member_id, *alarm), table::encode_raised_by(*raised_by))?;
         }
         if let Some(version) = &cluster.version {
             self.meta_put(table::CLUSTER_VERSION, version.as_bytes())?;

@@ -76,7 +76,7 @@ pub struct Throttle {
 impl Throttle {
     /// Returns `None` if a line may not be written. Otherwise returns how many lines were suppressed since the last
     /// one.
-    pub fn admit(&mut self, now: Duration) -> Option<u64> {
+    pub fn pass(&mut self, now: Duration) -> Option<u64> {
         if now.as_secs() != self.second {
             (self.second, self.lines) = (now.as_secs(), 0);
         }
@@ -97,22 +97,22 @@ pub struct Teller {
 }
 
 impl Teller {
-    /// As [`Throttle::admit`], for a line about a request.
-    pub fn admit_request(&self, now: Duration) -> Option<u64> {
-        admit(&self.requests, now)
+    /// As [`Throttle::pass`], for a line about a request.
+    pub fn pass_request(&self, now: Duration) -> Option<u64> {
+        pass(&self.requests, now)
     }
 
-    /// As [`Throttle::admit`], for a line about a read.
-    pub fn admit_read(&self, now: Duration) -> Option<u64> {
-        admit(&self.reads, now)
+    /// As [`Throttle::pass`], for a line about a read.
+    pub fn pass_read(&self, now: Duration) -> Option<u64> {
+        pass(&self.reads, now)
     }
 }
 
-fn admit(throttle: &Cell<Throttle>, now: Duration) -> Option<u64> {
+fn pass(throttle: &Cell<Throttle>, now: Duration) -> Option<u64> {
     let mut next = throttle.get();
-    let admitted = next.admit(now);
+    let passed = next.pass(now);
     throttle.set(next);
-    admitted
+    passed
 }
 
 /// Logs that applying an entry took too long. The caller has counted it and asked its throttle.
@@ -137,11 +137,11 @@ mod tests {
     #[test]
     fn a_storm_is_a_bounded_number_of_lines_that_tell_of_the_others() {
         let mut throttle = Throttle::default();
-        let mut admitted = |ms: u64| throttle.admit(Duration::from_millis(ms));
-        let first: Vec<_> = (0..1000).map(&mut admitted).collect();
+        let mut passed = |ms: u64| throttle.pass(Duration::from_millis(ms));
+        let first: Vec<_> = (0..1000).map(&mut passed).collect();
         assert_eq!(first.iter().flatten().count(), LINES_PER_S as usize);
-        assert_eq!(admitted(1000), Some(990));
-        assert_eq!(admitted(1001), Some(0));
+        assert_eq!(passed(1000), Some(990));
+        assert_eq!(passed(1001), Some(0));
     }
 
     #[test]

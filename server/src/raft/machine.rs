@@ -34,7 +34,7 @@ use super::{message::ToRaft, waiters::Waiters};
 use crate::{
     apply::{
         fatal::Fatal,
-        message::{Answer, Answers, Entry, Handed, Report, Space, Standing},
+        message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing},
         proposal::Proposal,
     },
     error::Error,
@@ -67,7 +67,7 @@ pub struct Raft {
     batch_bytes_max: u64,
     proposals: Vec<Waiting>,
     waiters: Waiters,
-    answers: Answers,
+    answers: AnswersByCore,
     completions: Vec<Completion>,
     /// Lots that were handed out and are not finished, in order.
     lots: VecDeque<Lot>,
@@ -216,9 +216,9 @@ impl Raft {
     }
 
     /// Refusals since the last call, by core; empty when there are none.
-    pub fn take_answers(&mut self) -> Answers {
+    pub fn take_answers(&mut self) -> AnswersByCore {
         if self.answers.iter().all(Vec::is_empty) {
-            return Answers::new();
+            return AnswersByCore::new();
         }
         let cores = self.answers.len();
         std::mem::replace(&mut self.answers, no_answers(cores))
@@ -362,7 +362,7 @@ impl Raft {
 /// Memory that an entry takes beside its bytes while apply has it. **Units** bytes.
 const ENTRY_OVERHEAD_BYTES: u64 = size_of::<Entry>() as u64;
 
-fn no_answers(cores: usize) -> Answers {
+fn no_answers(cores: usize) -> AnswersByCore {
     (0..cores).map(|_| Vec::new()).collect()
 }
 

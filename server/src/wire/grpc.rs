@@ -171,12 +171,12 @@ impl Drop for UnderWay {
 }
 
 /// The way back to a call's client.
-pub struct Responder {
+pub struct GrpcReply {
     reply: SendResponse<Bytes>,
     under_way: UnderWay,
 }
 
-impl Responder {
+impl GrpcReply {
     /// The way back to the client over `reply`. The call is under way until it is answered.
     pub fn new(reply: SendResponse<Bytes>, under_way: UnderWay) -> Self {
         Self { reply, under_way }
@@ -189,7 +189,7 @@ impl Responder {
     }
 }
 
-impl Reply for Responder {
+impl Reply for GrpcReply {
     type Answers = Sender;
 
     fn answer(self, message: Bytes) {

@@ -20,7 +20,7 @@ use super::{
         call::{Answers, Reply},
         desk::Desk,
     },
-    scan::{Batch, Bounds, Scan},
+    scan::{Piece, PieceBounds, Scan},
 };
 use crate::{
     error::{Error, Status},
@@ -136,7 +136,7 @@ fn write_record(mut out: &mut [u8], outline: &Outline, found: Found<'_>) {
 #[derive(Debug)]
 pub struct Large {
     scan: Scan,
-    batch: Batch,
+    piece: Piece,
     frame: Frame,
     keys_only: bool,
     /// Keys that are not yet written.
@@ -146,13 +146,13 @@ pub struct Large {
 }
 
 impl Large {
-    /// An answer of `shown` keys whose fields take `fields_len` bytes. `batch` holds the first of them; `scan` stands
-    /// after `batch`.
+    /// An answer of `shown` keys whose fields take `fields_len` bytes. `piece` holds the first of them; `scan` stands
+    /// after `piece`.
     ///
     /// **Errors** the answer is longer than gRPC allows.
     pub fn new(
         scan: Scan,
-        batch: Batch,
+        piece: Piece,
         frame: Frame,
         (shown, fields_len): (usize, usize),
         keys_only: bool,
@@ -161,7 +161,7 @@ impl Large {
         if len > MESSAGE_BYTES_MAX {
             return Err(Error::MessageTooLarge { len, max: MESSAGE_BYTES_MAX });
         }
-        Ok(Self { scan, batch, frame, keys_only, left: shown, len })
+        Ok(Self { scan, piece, frame, keys_only, left: shown, len })
     }
 
     /// Length of the message. **Units** bytes.
@@ -188,7 +188,7 @@ impl Large {
 
     /// Writes the answer as fast as the client takes it.
     ///
-    /// **Errors** those of [`Scan::batch`], which the client is told too; a client that left.
+    /// **Errors** those of [`Scan::piece`], which the client is told too; a client that left.
     pub(in crate::api) async fn send(mut self, desk: &Desk, reply: impl Reply) -> Result<(), Error> {
         let mut answers = reply.begin()?;
         let result = self.send_pieces(desk, &mut answers).await;
@@ -212,7 +212,7 @@ impl Large {
                 break;
             }
             self.scan
-                .batch(desk, Bounds { keys: self.left.min(PIECE_KEYS), bytes: PIECE_BYTES }, &mut self.batch)
+                .piece(desk, PieceBounds { keys: self.left.min(PIECE_KEYS), bytes: PIECE_BYTES }, &mut self.piece)
                 .await?;
         }
         assert_eq!(written, self.framed_len(), "what was counted is what was written");
@@ -229,15 +229,15 @@ impl Large {
     }
 
     async fn write_batch(&mut self, desk: &Desk, out: &mut BytesMut) -> Result<(), Error> {
-        let batch = &self.batch;
-        assert!(batch.len() <= self.left && (self.left == 0 || !batch.is_empty()), "a revision shows the same");
-        self.left -= batch.len();
+        let piece = &self.piece;
+        assert!(piece.len() <= self.left && (self.left == 0 || !piece.is_empty()), "a revision shows the same");
+        self.left -= piece.len();
         if self.keys_only {
-            batch.iter().for_each(|(key, outline)| put_key_only(out, key, outline));
+            piece.iter().for_each(|(key, outline)| put_key_only(out, key, outline));
             return Ok(());
         }
         let mut end = out.len();
-        let ends: Vec<usize> = batch
+        let ends: Vec<usize> = piece
             .iter()
             .map(|(_, outline)| {
                 end += shown_len(outline, false);
@@ -248,10 +248,10 @@ impl Large {
         // The records come in another order than the answer shows them. Each is copied to its place at once, so that
         // nothing holds its block.
         let write = |position: usize, found: Found<'_>| {
-            let (_, outline) = batch.at(position);
+            let (_, outline) = piece.at(position);
             let start = ends[position] - shown_len(outline, false);
             write_record(&mut out[start..ends[position]], outline, found);
         };
-        self.scan.find(desk, batch, write).await
+        self.scan.find(desk, piece, write).await
     }
 }

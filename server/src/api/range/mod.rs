@@ -3,7 +3,7 @@
 //! Range: how a call is answered. One key is answered at once, and a small answer is built whole. A large answer is
 //! counted first, and then written as fast as the client takes it.
 //!
-//! - `scan`: the keys of a range at a held revision, batch by batch
+//! - `scan`: the keys of a range at a held revision, piece by piece
 //! - `large`: an answer that is longer than one piece
 //! - `stream`: RangeStream
 //!
@@ -17,7 +17,7 @@ use proto::etcdserverpb as pb;
 
 use self::{
     large::{Frame, Large, PIECE_BYTES, PIECE_KEYS, framed_point, shown_len},
-    scan::{Batch, Bounds, LEAVES_AHEAD_MAX, Scan},
+    scan::{LEAVES_AHEAD_MAX, Piece, PieceBounds, Scan},
 };
 use super::{
     body::Body,
@@ -72,12 +72,12 @@ async fn scan(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
     let total = if limit.is_some() && !is_filtered { Some(count(desk, &scan, &range, at).await?) } else { None };
     let wanted = limit.unwrap_or(usize::MAX);
     let view = desk.published();
-    let mut batch = Batch::default();
-    scan.batch(desk, Bounds { keys: wanted.min(PIECE_KEYS), bytes: PIECE_BYTES }, &mut batch).await?;
-    let mut shown = batch.len();
-    let mut len = batch.iter().map(|(_, outline)| shown_len(outline, request.keys_only)).sum::<usize>();
+    let mut piece = Piece::default();
+    scan.piece(desk, PieceBounds { keys: wanted.min(PIECE_KEYS), bytes: PIECE_BYTES }, &mut piece).await?;
+    let mut shown = piece.len();
+    let mut len = piece.iter().map(|(_, outline)| shown_len(outline, request.keys_only)).sum::<usize>();
     let mut beyond = 0_u64;
-    let goes_on = !batch.is_last && (is_filtered || shown < wanted);
+    let goes_on = !piece.is_last && (is_filtered || shown < wanted);
     let is_in_sums = goes_on && at == view.revision() && !is_filtered && !request.keys_only;
     if is_in_sums {
         (shown, len) = sums(desk, view, &range, wanted).await?;
@@ -99,8 +99,8 @@ async fn scan(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
     let total = total.unwrap_or(scan.seen);
     let more = if is_filtered { beyond > 0 } else { limit.is_some_and(|limit| total > limit as u64) };
     let frame = Frame { header: desk.header(revision), more, count: i64::try_from(total).expect("counts fit") };
-    let is_whole = batch.len() == shown;
-    let large = Large::new(scan, batch, frame, (shown, len), request.keys_only)?;
+    let is_whole = piece.len() == shown;
+    let large = Large::new(scan, piece, frame, (shown, len), request.keys_only)?;
     if is_whole { large.whole(desk).await.map(Body::Whole) } else { Ok(Body::Large(Box::new(large))) }
 }
 
@@ -116,7 +116,7 @@ async fn sums(desk: &Desk, view: Arc<ReadView>, range: &KeyRange, wanted: usize)
 
 /// Keys of the range of a scan at its revision, in O(log n) where that is the newest.
 ///
-/// **Errors** as [`Scan::batch`].
+/// **Errors** as [`Scan::piece`].
 pub(super) async fn count(desk: &Desk, scan: &Scan, range: &KeyRange, at: i64) -> Result<u64, Error> {
     let view = desk.published();
     if at == view.revision() {

@@ -1,14 +1,14 @@
 //! Runs on: connection core.
 //!
-//! Scan: the keys of a range at a held revision, batch by batch. Large answers, RangeStream and other long walks read
+//! Scan: the keys of a range at a held revision, piece by piece. Large answers, RangeStream and other long walks read
 //! through it.
 //!
 //! Invariants:
-//! - Every batch is read on the newest view. So a scan pins no memory between two batches, however slowly its client
+//! - Every piece is read on the newest view. So a scan pins no memory between two pieces, however slowly its client
 //!   reads. The floor keeps its revision readable meanwhile.
-//! - A batch ends when it has `keys` keys, or at least `bytes` bytes of records, or the range ends. A batch is empty
+//! - A piece ends when it has `keys` keys, or at least `bytes` bytes of records, or the range ends. A piece is empty
 //!   only at the end.
-//! - The records of a batch are looked for together, and all missing blocks are read at once. Extents are in key order.
+//! - The records of a piece are looked for together, and all missing blocks are read at once. Extents are in key order.
 //!   So a scan reads from as many blocks at a time as there are extents with keys of its range, and it needs each block
 //!   once.
 //!
@@ -24,7 +24,7 @@ use crate::{
     kv::range::{Filter, read_at},
 };
 
-/// Blocks that are read at once for one batch. A few more are possible.
+/// Blocks that are read at once for one piece. A few more are possible.
 const LOADS_MAX: usize = 32;
 /// A scan that has met this many keys reads leaves ahead, since it will probably reach them.
 const LONG_KEYS: u64 = 4096;
@@ -33,9 +33,9 @@ pub const LEAVES_AHEAD_MAX: usize = 16;
 /// Keys of a leaf, roughly.
 const KEYS_PER_LEAF: usize = 64;
 
-/// How much one batch holds.
+/// How much one piece holds.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct PieceBounds {
     /// Number of keys, at least 1.
     pub keys: usize,
     /// Encoded length of their records. **Units** bytes.
@@ -44,22 +44,22 @@ pub struct Bounds {
 
 /// The versions that are shown, in key order.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct Piece {
     /// The keys, one directly after the other.
     keys: Vec<u8>,
     /// Where each key ends, and its version.
     versions: Vec<(usize, Outline)>,
-    /// Nothing comes after this batch.
+    /// Nothing comes after this piece.
     pub is_last: bool,
 }
 
-impl Batch {
+impl Piece {
     /// Number of versions.
     pub fn len(&self) -> usize {
         self.versions.len()
     }
 
-    /// Whether the batch has no version.
+    /// Whether the piece has no version.
     pub fn is_empty(&self) -> bool {
         self.versions.is_empty()
     }
@@ -125,30 +125,30 @@ impl Scan {
         &self.floor
     }
 
-    /// Replaces `batch` by the next batch.
+    /// Replaces `piece` by the next piece.
     ///
     /// **Errors** damaged data; the revision was held for too long and is compacted.
-    pub async fn batch(&mut self, desk: &Desk, bounds: Bounds, batch: &mut Batch) -> Result<(), Error> {
-        batch.clear();
+    pub async fn piece(&mut self, desk: &Desk, bounds: PieceBounds, piece: &mut Piece) -> Result<(), Error> {
+        piece.clear();
         let mut bytes = 0;
         let Self { floor, cursor, filter, seen, .. } = self;
         let leaves_ahead = LEAVES_AHEAD_MAX.min(1 + bounds.keys / KEYS_PER_LEAF);
         let step = |view: &ReadView, mut budget: usize| -> Result<Option<()>, Vec<Fault>> {
             view.lead(cursor);
-            while batch.len() < bounds.keys && bytes < bounds.bytes {
+            while piece.len() < bounds.keys && bytes < bounds.bytes {
                 let met = cursor.next_within(&mut budget);
                 match met.map_err(|fault| cursor.wanted(fault, leaves_ahead))? {
                     Met::Paused => return Ok(None),
                     Met::End => {
-                        batch.is_last = true;
+                        piece.is_last = true;
                         break;
                     }
                     Met::Live(outline) => {
                         *seen += 1;
                         if filter.passes(outline.revision.main, outline.create_revision) {
                             bytes += outline.bytes as usize;
-                            cursor.push_key(&mut batch.keys);
-                            batch.versions.push((batch.keys.len(), outline));
+                            cursor.push_key(&mut piece.keys);
+                            piece.versions.push((piece.keys.len(), outline));
                         }
                     }
                 }
@@ -161,7 +161,7 @@ impl Scan {
     /// Calls `each` with every version shown from here to the end of the range, until `each` returns false. The scan
     /// itself does not move. Returns the number of keys met, shown or not.
     ///
-    /// **Errors** as [`Scan::batch`].
+    /// **Errors** as [`Scan::piece`].
     pub async fn measure(&mut self, desk: &Desk, mut each: impl FnMut(&Outline) -> bool) -> Result<u64, Error> {
         let Self { floor, cursor: parked, filter, .. } = self;
         let mut cursor = parked.clone();
@@ -190,25 +190,25 @@ impl Scan {
         Ok(met)
     }
 
-    /// The records of a batch of this scan, in the order of the batch.
+    /// The records of a piece of this scan, in the order of the piece.
     ///
-    /// **Errors** as [`Scan::batch`].
-    pub async fn records(&self, desk: &Desk, batch: &Batch) -> Result<Vec<Record>, Error> {
-        let mut records: Vec<Option<Record>> = vec![None; batch.len()];
-        self.find(desk, batch, |position, found| records[position] = Some(found.to_record())).await?;
+    /// **Errors** as [`Scan::piece`].
+    pub async fn records(&self, desk: &Desk, piece: &Piece) -> Result<Vec<Record>, Error> {
+        let mut records: Vec<Option<Record>> = vec![None; piece.len()];
+        self.find(desk, piece, |position, found| records[position] = Some(found.to_record())).await?;
         Ok(records.into_iter().map(|record| record.expect("each was read")).collect())
     }
 
-    /// Calls `each` once for every position in a batch of this scan, with its record. Records that are in memory come
+    /// Calls `each` once for every position in a piece of this scan, with its record. Records that are in memory come
     /// first.
     ///
-    /// **Errors** as [`Scan::batch`].
-    pub async fn find(&self, desk: &Desk, batch: &Batch, mut each: impl FnMut(usize, Found<'_>)) -> Result<(), Error> {
+    /// **Errors** as [`Scan::piece`].
+    pub async fn find(&self, desk: &Desk, piece: &Piece, mut each: impl FnMut(usize, Found<'_>)) -> Result<(), Error> {
         let view = desk.published();
         self.floor.check(&view)?;
-        let mut left: Vec<usize> = (0..batch.len()).collect();
+        let mut left: Vec<usize> = (0..piece.len()).collect();
         while !left.is_empty() {
-            let (missed, faults) = self.find_resident(desk, &view, batch, &left, &mut each);
+            let (missed, faults) = self.find_resident(desk, &view, piece, &left, &mut each);
             desk.load_all(faults).await?;
             left = missed;
         }
@@ -221,7 +221,7 @@ impl Scan {
         &self,
         desk: &Desk,
         view: &ReadView,
-        batch: &Batch,
+        piece: &Piece,
         wanted: &[usize],
         each: &mut impl FnMut(usize, Found<'_>),
     ) -> (Vec<usize>, Vec<Fault>) {
@@ -230,7 +230,7 @@ impl Scan {
         let (mut missed, mut faults) = (Vec::new(), Vec::<Fault>::new());
         let mut wanted = wanted.iter().copied();
         for position in wanted.by_ref() {
-            let (key, outline) = batch.at(position);
+            let (key, outline) = piece.at(position);
             match view.locate(key, outline.revision, &mut fingers) {
                 Ok(found) => each(position, found.expect("a live version has its record")),
                 Err(fault) => {

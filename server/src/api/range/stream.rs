@@ -18,7 +18,7 @@ use super::{
         desk::Desk,
     },
     count,
-    scan::{Batch, Bounds, Scan},
+    scan::{Piece, PieceBounds, Scan},
 };
 use crate::{
     error::Error,
@@ -102,14 +102,14 @@ impl Chunks {
     /// The next chunk, and whether it is the last.
     async fn next(&mut self, desk: &Desk) -> Result<(Vec<KeyValue>, bool), Error> {
         let keys = self.keys_per_chunk.min(self.left.unwrap_or(usize::MAX));
-        let mut batch = Batch::default();
-        self.scan.batch(desk, Bounds { keys, bytes: CHUNK_BYTES_MAX }, &mut batch).await?;
-        self.left = self.left.map(|left| left - batch.len());
-        let is_last = batch.is_last || self.left == Some(0);
+        let mut piece = Piece::default();
+        self.scan.piece(desk, PieceBounds { keys, bytes: CHUNK_BYTES_MAX }, &mut piece).await?;
+        self.left = self.left.map(|left| left - piece.len());
+        let is_last = piece.is_last || self.left == Some(0);
         let kvs = if self.keys_only {
-            batch.iter().map(|(key, outline)| key_only(Bytes::copy_from_slice(key), outline)).collect()
+            piece.iter().map(|(key, outline)| key_only(Bytes::copy_from_slice(key), outline)).collect()
         } else {
-            self.scan.records(desk, &batch).await?.into_iter().map(key_value).collect()
+            self.scan.records(desk, &piece).await?.into_iter().map(key_value).collect()
         };
         Ok((kvs, is_last))
     }

@@ -57,11 +57,11 @@ impl Store {
         &mut self,
         is_awaited: bool,
         request: Request,
-        origin: RaisedBy,
+        raised_by: RaisedBy,
     ) -> (Result<Outcome, Error>, Vec<Event>) {
         let (mut pinned, mut events) = (Pinned::default(), Vec::new());
         pinned.clear(is_awaited);
-        let asked = Asked { request, origin };
+        let asked = Asked { request, raised_by };
         let result = self.applier.execute(&mut self.mvcc, &asked, &mut pinned, Duration::ZERO, &mut events);
         (result.expect("all is in memory"), events)
     }
@@ -70,7 +70,7 @@ impl Store {
     fn execute_with_a_look(&mut self, request: Request) -> (Result<Outcome, Error>, Vec<Event>) {
         let (mut pinned, mut events) = (Pinned::default(), Vec::new());
         pinned.clear(true);
-        let asked = Asked { request, origin: RaisedBy::Hand };
+        let asked = Asked { request, raised_by: RaisedBy::Hand };
         self.applier.touch(&self.mvcc, &asked.request, &mut pinned).expect("all is in memory");
         (self.applier.apply(&mut self.mvcc, &asked, &pinned, Duration::ZERO, &mut events), events)
     }
@@ -213,8 +213,8 @@ fn alarm(action: AlarmAction, member_id: u64, alarm: i32) -> Request {
 
 impl Store {
     /// The alarms in the answer to an alarm request.
-    fn alarms(&mut self, request: Request, origin: RaisedBy) -> Vec<(u64, i32)> {
-        match self.execute(true, request, origin).0 {
+    fn alarms(&mut self, request: Request, raised_by: RaisedBy) -> Vec<(u64, i32)> {
+        match self.execute(true, request, raised_by).0 {
             Ok(Outcome::Alarm { alarms, .. }) => alarms,
             other => panic!("an alarm request has an alarm response, not {other:?}"),
         }

@@ -32,7 +32,7 @@ use crate::{
     apply::{
         entry::Applier,
         machine::{Apply, Options, Turn},
-        message::{Answer, Answers, Handed, Report, ToApply},
+        message::{Answer, AnswersByCore, Handed, Report, ToApply},
         outcome::Outcome,
         own::Own,
         proposal::Proposal,
@@ -453,7 +453,7 @@ impl Apart {
         }
     }
 
-    fn see(&mut self, answers: Answers) {
+    fn see(&mut self, answers: AnswersByCore) {
         for (_, answer) in answers.into_iter().flatten() {
             let Answer::Applied(proposal) = answer else { panic!("only proposals are answered") };
             if let Ok(Outcome::Put { revision, .. }) = &proposal.result {

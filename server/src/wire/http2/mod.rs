@@ -22,7 +22,7 @@ use http::Request;
 use tokio::{net::TcpStream, sync::watch, task::spawn_local};
 
 use self::{coalesce::Coalesced, pings::Pings};
-use super::grpc::{self, Messages, Responder, UnderWay};
+use super::grpc::{self, GrpcReply, Messages, UnderWay};
 use crate::{
     api::{
         self, Later,
@@ -126,7 +126,7 @@ pub async fn serve(
         };
         match accepted {
             Some(Ok((request, reply))) => {
-                let began = *turn_began.get_or_insert_with(|| desk.clock.now());
+                let began = *turn_began.get_or_insert_with(|| desk.now());
                 begin_call(&desk, Caller { remote, began }, request, reply, &calls);
             }
             Some(Err(error)) => return Err(error),
@@ -144,7 +144,7 @@ fn begin_call(
     calls: &Rc<Cell<usize>>,
 ) {
     let (parts, body) = request.into_parts();
-    let reply = Responder::new(reply, UnderWay::begin(calls));
+    let reply = GrpcReply::new(reply, UnderWay::begin(calls));
     let Some(method) = Method::at(parts.uri.path()) else {
         let text = method::unknown(parts.uri.path());
         return reply.refuse(&Error::UnknownMethod(text).into());
