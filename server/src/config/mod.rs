@@ -26,8 +26,8 @@
 //! | `host` | the resources of this machine |
 //!
 //! This folder opens no socket, resolves no name and creates no directory. It reads files through the function that is
-//! passed in. One thing differs from etcd: it replaces `0.0.0.0` in advertised defaults by the address of the default
-//! route. This is not done here.
+//! passed in. One thing differs from etcd: in advertised defaults, etcd replaces `0.0.0.0` by the address of the
+//! default route. This is not done here.
 //!
 //! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/config/config.go`, and the answers of a running one.
 
