@@ -1,7 +1,7 @@
-//! What can go wrong between bytes and durable bytes: one enum for the whole crate.
+//! The errors between bytes and durable bytes: one enum for the whole crate.
 //!
-//! Owns no policy. A variant exists where the caller does something different: `NoSpace` of a checkpoint can be tried
-//! again, `Corrupt` needs an operator, `Io` and `Stopped` end the member. Nothing here is ever retried by the engine.
+//! It owns no policy. There is a variant where the caller does something different: after `NoSpace` a checkpoint can be
+//! tried again, `Corrupt` needs an operator, `Io` and `Stopped` end the member. The engine itself never retries.
 
 use std::{
     fmt, io,
@@ -16,7 +16,7 @@ pub enum Error {
     Io {
         /// File or directory the operation named.
         path: PathBuf,
-        /// What was asked of it.
+        /// The operation on it.
         op: FileOp,
         /// The system's own error.
         source: io::Error,
@@ -26,17 +26,17 @@ pub enum Error {
     NoSpace {
         /// File that could not grow.
         path: PathBuf,
-        /// What was asked of it.
+        /// The operation on it.
         op: FileOp,
     },
-    /// Bytes that were durable once are not what was written.
+    /// Bytes that were durable once are not as they were written.
     #[error("{} is damaged at offset {offset}: {what}", path.display())]
     Corrupt {
-        /// Damaged file; empty where only the reader of the file knows it.
+        /// The damaged file; empty if only the reader of the file knows it.
         path: PathBuf,
-        /// First byte that cannot be trusted.
+        /// The first byte that cannot be trusted.
         offset: u64,
-        /// Which check failed.
+        /// The check that failed.
         what: &'static str,
     },
     /// Another process uses the directory.
@@ -50,9 +50,9 @@ pub enum Error {
     Format {
         /// The file.
         path: PathBuf,
-        /// Version that stands in it.
+        /// The version in the file.
         found: u32,
-        /// Newest version this release reads.
+        /// The newest version that this release reads.
         supported: u32,
     },
     /// An entry that no segment can hold.
@@ -63,13 +63,13 @@ pub enum Error {
         /// Largest size that fits.
         bytes_max: usize,
     },
-    /// An earlier failure stopped this part; nothing is done any more until the member is started again.
+    /// An earlier failure stopped this part. Nothing is done any more until the member is started again.
     #[error("stopped by an earlier failure")]
     Stopped,
 }
 
 impl Error {
-    /// The error for `source`, which `op` on `path` met: a full disk is told apart.
+    /// The error for `source`, which `op` on `path` got. A full disk gets a variant of its own.
     pub fn io(path: &Path, op: FileOp, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace { path: path.to_path_buf(), op },
@@ -77,7 +77,7 @@ impl Error {
         }
     }
 
-    /// This error once more, for another who waits for the same operation.
+    /// A copy of this error, for another caller that waits for the same operation.
     pub fn again(&self) -> Self {
         match self {
             Self::Io { path, op, source } => {
@@ -96,7 +96,7 @@ impl Error {
         }
     }
 
-    /// The error for a page that is intact but does not hold what it should: at `at` of its payload.
+    /// The error for a page that is intact but malformed at position `at` of its payload.
     pub(crate) fn malformed(at: usize, what: &'static str) -> Self {
         Self::Corrupt { path: PathBuf::new(), offset: u64::try_from(at).unwrap_or(u64::MAX), what }
     }
@@ -107,7 +107,7 @@ impl Error {
     }
 }
 
-/// What an operation did to a file, for error texts.
+/// An operation on a file, for error texts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileOp {
     /// Create a directory or a file.

@@ -1,7 +1,8 @@
-//! Bytes from a medium that may hold anything, decoded as each structure of the page store; what the fuzz targets call.
+//! Decodes bytes from a medium, which may hold anything, as each structure of the page store. The fuzz targets call it.
 //!
-//! One property for all: decoding never panics, whatever the bytes; and what it accepts is what the engine itself would
-//! write, so that reading it later cannot fail. The log's part is `wal::decode_hostile`. Nothing else calls this.
+//! One property holds for all structures: decoding never panics, whatever the bytes are. And what it accepts is what
+//! the engine itself would write, so that reading it later cannot fail. `wal::decode_hostile` does the same for the
+//! log. Nothing else calls this.
 
 use std::sync::Arc;
 
@@ -77,7 +78,7 @@ pub fn segment_table(bytes: &[u8]) -> bool {
     true
 }
 
-/// Decodes `bytes` as a copy of the superblock, its checksum made right. True if they were one.
+/// Decodes `bytes` as a copy of the superblock, after its checksum was corrected. True if they were one.
 pub fn superblock(bytes: &[u8]) -> bool {
     let Some(state) = Superblock::decode_resealed(bytes) else { return false };
     assert_eq!(Superblock::decode_resealed(&state.encode()), Some(state), "what is written can be read");
@@ -144,11 +145,11 @@ mod tests {
         let mut samples: Vec<(Target, Vec<u8>)> = pages().into_iter().map(|page| (tree_page as Target, page)).collect();
         let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<u8>>();
         samples.push((record_block, block()));
-        // Each block's length and fence: nothing, then a key, then a version of it.
+        // The length and fence of each block: nothing, then a key, then a version of that key.
         let index = words(&[3, 16, 22, 29]).into_iter().chain(*b"\x40\0\0\0\0\0\x50\0\0\0\0\0k\x60\0\0\0\x05\x01k");
         samples.push((extent_index, index.collect()));
         samples.push((extent_index, words(&[1, 8, 100]).into_iter().chain([0, 0]).collect()));
-        // First and last revision, the index's place, records and bytes, of all and of what lives.
+        // First and last revision, the place of the index, then records and bytes: first all, then the live ones.
         samples.push((directory_chunk, words(&[1, 0, 0, 0, 9, 0, 0, 0, 3, 4096, 64, 9, 5, 1000, 500])));
         samples.push((segment_table, words(&[1, 4096, 77, 2, 4096, 0])));
         // Magic, format, store, generation, next segment, revision, compact revision, applied entry.

@@ -1,15 +1,16 @@
-//! Bytes into durable bytes, and revisions: the WAL, the copy-on-write B+tree with etcd's MVCC, and the page store.
+//! Turns bytes into durable bytes, and keeps revisions: the WAL, the copy-on-write B+tree with etcd's MVCC, the page
+//! store.
 //!
-//! Knows no Raft, gRPC or lease. Only `disk` touches a file.
+//! It knows no Raft, gRPC or lease. Only `disk` touches a file.
 //!
 //! Folders and files, from the ground up. A file imports only what stands above it here:
-//! - `error`: what can go wrong between bytes and durable bytes.
-//! - `varint`, `prefix`: numbers as protobuf writes them; what keys begin with.
+//! - `error`: the errors between bytes and durable bytes.
+//! - `varint`, `prefix`: numbers as protobuf writes them; the common first bytes of keys.
 //! - `revision`, `record`: the store-wide MVCC number; one version of one key.
 //! - `disk/`: the one seam to files.
 //! - `wal/`: the write-ahead log, which is the Raft log.
-//! - `page`: where bytes lie in the page store, and the envelope around them.
-//! - `fault`: what is said when a page is not in memory. `victims`: the segments that are being emptied.
+//! - `page`: the places of bytes in the page store, and the envelope around them.
+//! - `fault`: says that a page is not in memory. `victims`: the segments that are being emptied.
 //! - `extent/`: records on disk. `tree/`: the B+trees over them.
 //! - `mvcc/`: etcd's MVCC: the writer, views, cursors, the hash.
 //! - `pages/`: the page store: checkpoints, space, recovery.

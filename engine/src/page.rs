@@ -1,23 +1,23 @@
-//! Where bytes lie in the page store, and the envelope around every page and block.
+//! The places of bytes in the page store, and the envelope around every page and block.
 //!
 //! Invariants:
 //! - The number of a segment (`Place::segment`) is used once in the life of a store: a recycled file gets a new number.
 //!   So a `Place` names the same bytes for ever, and a cached page never has to be invalidated.
-//! - The CRC of an envelope covers its kind, its length, its payload **and the place it was written for**: a page that
-//!   lies where another belongs (misdirected write), or that stayed from before the file was recycled (lost write),
-//!   does not pass.
-//! - `open` never panics, whatever the bytes are; what it gives back is exactly what `seal` was given.
+//! - The CRC of an envelope covers its kind, its length, its payload **and the place for which it was written**. So a
+//!   page does not pass if it lies where another belongs (misdirected write), or if it is left from before the file was
+//!   recycled (lost write).
+//! - `open` never panics, whatever the bytes are. It returns exactly what `seal` was given.
 //!
-//! It does not read or write files, and does not know what a payload means: `tree` and `extent` do.
+//! It reads and writes no files, and does not know what a payload means; `tree` and `extent` do.
 
 use std::path::PathBuf;
 
 use crate::Error;
 
-/// Where bytes lie in the page store: `len` bytes at `offset` of segment file `segment`, their envelope included.
+/// A place in the page store: `len` bytes at `offset` of segment file `segment`, including their envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
-    /// Number of the segment file, from 1; never used twice.
+    /// Number of the segment file, from 1. It is never used twice.
     pub segment: u32,
     /// First byte of the envelope in the file. **Units** bytes.
     pub offset: u32,
@@ -38,8 +38,8 @@ impl Place {
         bytes
     }
 
-    /// The inverse of [`Place::to_bytes`]; `None` if the bytes cannot be a place: segment 0, shorter than an envelope,
-    /// or its end past what 32 bits address.
+    /// The inverse of [`Place::to_bytes`]; `None` if the bytes cannot be a place: its segment is 0, it is shorter than
+    /// an envelope, or its end does not fit in 32 bits.
     pub fn from_bytes(bytes: [u8; Self::ENCODED_LEN]) -> Option<Self> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let place = Self { segment: word(0), offset: word(4), len: word(8) };
@@ -48,7 +48,7 @@ impl Place {
         is_sound.then_some(place)
     }
 
-    /// Offset of the first byte behind it.
+    /// Offset of the first byte after it.
     pub fn end(self) -> u32 {
         self.offset.checked_add(self.len).expect("a place ends inside its segment")
     }
@@ -67,7 +67,7 @@ pub fn segment_path(segment: u32) -> PathBuf {
 /// Directory of the segment files below the data directory.
 pub(crate) const PAGES_DIR: &str = "pages";
 
-/// What a payload is; part of the checksum, so that a page is never taken for one of another kind.
+/// The kind of a payload. It is part of the checksum, so that a page is never taken for one of another kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -75,11 +75,11 @@ pub enum Kind {
     Node = 1,
     /// Records of an extent.
     Block = 2,
-    /// Where the blocks of an extent lie.
+    /// The index of an extent: where its blocks lie.
     ExtentIndex = 3,
     /// A run of the extent directory.
     DirectoryChunk = 4,
-    /// Where the directory chunks lie.
+    /// The directory root: where the directory chunks lie.
     DirectoryRoot = 5,
     /// The segments with their live bytes.
     SegmentTable = 6,
@@ -98,7 +98,7 @@ impl Kind {
     }
 }
 
-// Envelope: offset constants are a chain, each the previous plus its size.
+// Offsets in the envelope. Each is the previous one plus its size.
 const CRC_AT: usize = 0;
 const LEN_AT: usize = CRC_AT + 4;
 const KIND_AT: usize = LEN_AT + 4;
@@ -106,9 +106,9 @@ const ZERO_AT: usize = KIND_AT + 1;
 /// Length of the envelope in front of every payload. **Units** bytes.
 pub const HEADER_LEN: usize = ZERO_AT + 3;
 
-/// Appends to `out` the envelope of `kind` for `place`, whose payload is written by `payload`; `place` gets the length.
+/// Appends to `out` the envelope of `kind` with `payload`. Returns its place, at `offset` of `segment`.
 ///
-/// **Bounds** the payload must stay below 4 GiB together with the offset; the writer of segments asserts it.
+/// **Bounds** payload and offset together must stay below 4 GiB; the writer of segments asserts it.
 pub fn seal(kind: Kind, segment: u32, offset: u32, payload: &[u8], out: &mut Vec<u8>) -> Place {
     let len = u32::try_from(HEADER_LEN + payload.len()).expect("a page is smaller than 4 GiB");
     let place = Place { segment, offset, len };
@@ -138,7 +138,7 @@ pub(crate) fn open(kind: Kind, place: Place, envelope: &[u8]) -> Result<&[u8], E
     if is_intact { Ok(payload) } else { Err(damaged()) }
 }
 
-/// The error for a page whose bytes are not what was written.
+/// The error for a page whose bytes are not as they were written.
 pub(crate) fn corrupt(place: Place, what: &'static str) -> Error {
     Error::Corrupt { path: place.path(), offset: u64::from(place.offset), what }
 }

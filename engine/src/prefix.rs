@@ -1,13 +1,13 @@
-//! What keys begin with: the part that two of them share, and the first bytes as a number.
+//! The first bytes of keys: the part that two keys share, and the first bytes as a number.
 //!
-//! Knows no node and no record; both pack keys with it.
+//! It knows no node and no record; both pack keys with it.
 
-/// Length of what `a` and `b` begin with in common.
+/// Length of the common first bytes of `a` and `b`.
 pub(crate) fn common_prefix_len(a: &[u8], b: &[u8]) -> usize {
     a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
-/// First four bytes as a number that orders as they do; shorter ones are filled with zeros, so equal heads decide
+/// The first four bytes as a number in the same order. Shorter keys are filled with zeros, so equal heads decide
 /// nothing.
 #[inline]
 pub(crate) fn head_of(bytes: &[u8]) -> u32 {

@@ -1,4 +1,5 @@
-//! One version of one key, as readers see it, and how long it is as an `mvccpb.KeyValue`: nothing else counts that.
+//! One version of one key, as readers see it, and its length as an `mvccpb.KeyValue`. Nothing else computes that
+//! length.
 
 use bytes::Bytes;
 
@@ -6,10 +7,10 @@ use crate::{Revision, varint};
 
 /// One version of a key: what a put or a delete wrote at its revision.
 ///
-/// A tombstone has only `key` and `revision`; its other numbers are 0 and its value is empty (etcd's stored form). A
-/// record without a key has nothing but its revision: etcd's `snapshot restore --bump-revision` makes one at the end of
-/// the gap it leaves. No range of keys that a client can name holds it. The bytes are shared with the log entry or the
-/// block that brought them: cloning a record copies nothing.
+/// A tombstone has only `key` and `revision`. Its other numbers are 0 and its value is empty (etcd's stored form). A
+/// record without a key is only a revision: etcd's `snapshot restore --bump-revision` makes one at the end of the gap
+/// that it leaves. No range of keys that a client can name holds it. The bytes are shared with the log entry or the
+/// block that brought them, so cloning a record copies nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// The key.
@@ -18,23 +19,23 @@ pub struct Record {
     pub value: Bytes,
     /// Main revision of the put that began this generation of the key; 0 for a tombstone.
     pub create_revision: i64,
-    /// Where this version stands; `main` is etcd's `mod_revision`.
+    /// The revision of this version; `main` is etcd's `mod_revision`.
     pub revision: Revision,
     /// Puts in this generation, from 1; 0 for a tombstone.
     pub version: i64,
-    /// Lease id the version is attached to; 0 for none.
+    /// The lease to which the version is attached; 0 for none.
     pub lease: i64,
     /// Whether this version ends the generation.
     pub is_tombstone: bool,
 }
 
 impl Record {
-    /// Whether it is a revision alone.
+    /// Whether it is only a revision.
     pub fn is_gap(&self) -> bool {
         self.key.is_empty()
     }
 
-    /// Whether its fields are what they can be together.
+    /// Whether its fields fit together.
     pub(crate) fn is_sound(&self) -> bool {
         let Self { create_revision, version, lease, .. } = *self;
         let is_bare = self.value.is_empty() && create_revision == 0 && version == 0 && lease == 0;
@@ -45,7 +46,7 @@ impl Record {
         }
     }
 
-    /// Length of the record as an `mvccpb.KeyValue` in an answer or an event: a tombstone has its revision there.
+    /// Length of the record as an `mvccpb.KeyValue` in an answer or an event, where a tombstone has its revision.
     /// **Units** bytes.
     pub fn key_value_len(&self) -> usize {
         let Self { create_revision, revision, version, lease, .. } = *self;
@@ -53,7 +54,7 @@ impl Record {
         slice_len(&self.key) + numbers + slice_len(&self.value)
     }
 
-    /// Length of the record as the `mvccpb.KeyValue` that is stored, as in etcd: a tombstone has its key alone, a gap
+    /// Length of the record as the `mvccpb.KeyValue` that is stored, as in etcd: a tombstone has only its key, a gap
     /// nothing. **Units** bytes. **Bounds** below 4 GiB.
     pub(crate) fn stored_len(&self) -> u32 {
         let is_bare = self.is_tombstone || self.is_gap();
@@ -62,12 +63,12 @@ impl Record {
     }
 }
 
-/// Length of a field with a number behind its tag; 0 is left out.
+/// Length of a field with a number after its tag; 0 is left out.
 fn number_len(number: i64) -> usize {
     if number == 0 { 0 } else { 1 + varint::len(number.cast_unsigned()) }
 }
 
-/// Length of a field of bytes behind its tag; an empty one is left out.
+/// Length of a field of bytes after its tag; an empty one is left out.
 fn slice_len(slice: &[u8]) -> usize {
     let len = u64::try_from(slice.len()).unwrap_or(u64::MAX);
     if slice.is_empty() { 0 } else { 1 + varint::len(len) + slice.len() }

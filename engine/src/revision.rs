@@ -1,8 +1,8 @@
 //! The store-wide MVCC number.
 
-/// A point in the store's one revision order: `main` counts writing requests, `sub` the changes inside one.
+/// A point in the store's one revision order. `main` counts writing requests, `sub` the changes inside one request.
 ///
-/// **Units** both are etcd's signed 64-bit counters; a fresh store stands at main 1, the first write makes main 2.
+/// **Units** both are etcd's signed 64-bit counters. A fresh store is at main 1; the first write makes main 2.
 /// **Source** etcd `server/storage/mvcc/revision.go`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Revision {

@@ -1,4 +1,4 @@
-//! What the tests and benches of this crate see of its inside: they stand outside of it as every test does.
+//! The parts of this crate's inside that its tests and benches use. They are outside of the crate, as every test is.
 //!
 //! No other crate uses it.
 

@@ -1,6 +1,6 @@
-//! Unsigned LEB128 numbers, as protobuf writes them: the one reader and the one writer of this crate.
+//! Unsigned LEB128 numbers, as protobuf writes them. This is the one reader and the one writer of the crate.
 //!
-//! Reading is bounded. Bytes that end early or do not fit 64 bits are refused, so a damaged page cannot lead it astray.
+//! Reading is bounded. Bytes that end early or do not fit in 64 bits are refused, so a damaged page cannot mislead it.
 
 /// Longest encoding of 64 bits.
 pub(crate) const LEN_MAX: usize = 10;
@@ -14,7 +14,7 @@ pub(crate) fn write(out: &mut Vec<u8>, mut number: u64) {
     out.push(number.to_le_bytes()[0]);
 }
 
-/// The number at `*at`, which moves behind it.
+/// Reads the number at `*at`, and moves `*at` to the byte after it.
 #[inline]
 pub(crate) fn read(bytes: &[u8], at: &mut usize) -> Option<u64> {
     let first = *bytes.get(*at)?;
@@ -41,7 +41,7 @@ fn read_long(bytes: &[u8], at: &mut usize) -> Option<u64> {
     None
 }
 
-/// Takes a number off the front of `bytes`; `None` also for one that is not in its shortest form.
+/// Takes a number off the front of `bytes`; `None` too if it is not in its shortest form.
 #[inline]
 pub(crate) fn take(bytes: &mut &[u8]) -> Option<u64> {
     let mut at = 0;

@@ -1,12 +1,12 @@
-//! The unit of I/O, and what the medium writes whole.
+//! The unit of I/O, and the unit that the medium writes whole.
 //!
-//! Knows no file and no operation.
+//! It knows no file and no operation.
 
-/// Unit of every offset and length on the data plane, in bytes: what O_DIRECT asks for everywhere, and what the
-/// checksummed structures are aligned to.
+/// The unit of every offset and length on the data plane. O_DIRECT requires it everywhere, and the checksummed
+/// structures are aligned to it. **Units** bytes.
 pub const BLOCK: usize = 4096;
 
-/// What the medium writes whole or not at all, in bytes.
+/// What the medium writes whole or not at all. **Units** bytes.
 pub const SECTOR: usize = 512;
 
 const _: () = assert!(BLOCK.is_multiple_of(SECTOR));

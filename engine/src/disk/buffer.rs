@@ -1,10 +1,10 @@
-//! Memory that can be handed to O_DIRECT: owned, aligned to `BLOCK`, recycled by its users.
+//! Memory that O_DIRECT accepts: owned, aligned to `BLOCK`, recycled by its users.
 //!
 //! Invariants:
 //! - `ptr` is aligned to `BLOCK` and, unless `capacity` is 0, owns exactly `capacity` bytes of that layout.
 //! - `capacity` is a multiple of `BLOCK`; `len <= capacity`; bytes below `len` are initialised.
 //!
-//! Never shrinks by itself: an owner that keeps buffers bounds their number and drops the oversized ones.
+//! A buffer never shrinks by itself. An owner that keeps buffers bounds their number, and drops oversized ones.
 
 #![expect(unsafe_code, reason = "O_DIRECT needs memory aligned to the block size, which Vec cannot promise")]
 
@@ -98,10 +98,10 @@ impl Buffer {
         self.len = len;
     }
 
-    /// Replaces the content by up to `len` bytes that `read` puts at the front of the memory it is given, and says how
-    /// many.
+    /// Replaces the content. `read` puts up to `len` bytes at the front of the memory that it gets, and returns their
+    /// number.
     ///
-    /// **Errors** those of `read`; the buffer is empty then.
+    /// **Errors** those of `read`; the buffer is then empty.
     pub(super) fn fill_with<E>(
         &mut self,
         len: usize,
@@ -113,8 +113,8 @@ impl Buffer {
         Ok(())
     }
 
-    /// Forgets the content: the first `len` bytes of its memory, to be read into. They stay where they are, and keep
-    /// what is put there, until something else is done to the buffer than to ask for as many again.
+    /// Forgets the content. Returns the first `len` bytes of the memory, to be read into. Their address and content
+    /// stay valid until the buffer is used for something other than asking for as many bytes again.
     pub(super) fn room(&mut self, len: usize) -> &mut [MaybeUninit<u8>] {
         self.clear();
         self.reserve(len);

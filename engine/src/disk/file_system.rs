@@ -1,9 +1,9 @@
-//! The file system that a directory lies on: what others write to it, through the page cache, shares the medium with
-//! the log.
+//! The file system of a directory. Other programs write to it through the page cache, and so share the medium with the
+//! log.
 //!
-//! Writes of the log wait behind whatever the kernel has handed to the medium before them. A file of hundreds of MiB
-//! that is synced at its end is handed over all at once; written back as it grows, it never has more than a few MiB
-//! under way.
+//! Writes of the log wait behind everything that the kernel has handed to the medium before them. If a file of hundreds
+//! of MiB is synced at its end, all of it is handed over at once. If it is written back as it grows, at most a few MiB
+//! are under way.
 
 use std::{
     fs::File,
@@ -24,7 +24,7 @@ pub struct FileSystem {
 }
 
 impl FileSystem {
-    /// The one that `dir` lies on.
+    /// The file system of `dir`.
     ///
     /// **Errors** `dir` cannot be opened.
     pub fn of(dir: &Path) -> Result<Self, Error> {
@@ -32,9 +32,9 @@ impl FileSystem {
         Ok(Self { dir: Arc::new(file), path: dir.to_path_buf() })
     }
 
-    /// Writes back what any process has written to it so far, and waits for that. Blocks.
+    /// Writes back what any process has written to the file system so far, and waits for that. Blocks.
     ///
-    /// **Errors** anyone's bytes could not be written: nothing follows from it for our own files, which have their own
+    /// **Errors** somebody's bytes could not be written. This says nothing about our own files, which have their own
     /// syncs.
     pub fn write_back(&self) -> Result<(), Error> {
         syncfs(&self.dir).map_err(|source| Error::io(&self.path, FileOp::Sync, source.into()))

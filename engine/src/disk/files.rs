@@ -1,8 +1,7 @@
 //! The control plane on a real file system, shared by every implementation that has one.
 //!
-//! Invariants: a handle stays valid until `close`; directories and files it makes are for their owner only (0700,
-//! 0600). Deliberately does nothing off the caller's thread; what may be slow on the way of a request goes through
-//! `Op`.
+//! Invariants: a handle stays valid until `close`. Directories and files that it makes are for their owner only (0700,
+//! 0600). It does nothing off the caller's thread, on purpose. Work that may delay a request goes through `Op`.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
@@ -32,7 +31,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    /// No files; those opened use O_DIRECT where `is_direct`.
+    /// No open files. Files will be opened with O_DIRECT if `is_direct`.
     pub(super) const fn new(is_direct: bool) -> Self {
         Self { handles: Vec::new(), is_direct }
     }
@@ -45,11 +44,11 @@ impl Files {
     pub(super) fn create_dir_all(dir: &Path) -> Result<(), Error> {
         let created = DirBuilder::new().recursive(true).mode(0o700).create(dir);
         created.map_err(|source| Error::io(dir, FileOp::Create, source))?;
-        // Every level: an earlier start may have made a directory and died before its name was durable.
+        // Every level is synced: an earlier start may have made a directory and died before its name was durable.
         for parent in dir.ancestors().skip(1) {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
             match Self::sync_dir(parent) {
-                // A directory above ours that we may not open is not one that we made.
+                // We did not make a directory above ours that we may not open.
                 Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => break,
                 result => result?,
             }
@@ -78,8 +77,8 @@ impl Files {
         let file = options.open(path).map_err(|source| Error::io(path, op, source))?;
         match kind {
             OpenKind::Create { len } => reserve(path, &file, len)?,
-            // After a failed write-back the page cache may show bytes that the medium never got: what an earlier
-            // process left there is not trusted.
+            // After a failed write-back, the page cache may show bytes that the medium never got. So what an earlier
+            // process left in the cache is not trusted.
             OpenKind::Read | OpenKind::Write if !self.is_direct => {
                 let dropped = fadvise(&file, 0, None, Advice::DontNeed);
                 dropped.map_err(|source| Error::io(path, op, source.into()))?;
@@ -152,14 +151,14 @@ impl Files {
     }
 }
 
-/// Gives a new file its size and its space; takes it away again when there is none.
+/// Gives a new file its size and its space. Removes the file again if there is no space.
 fn reserve(path: &Path, file: &File, len: u64) -> Result<(), Error> {
     assert!(len.is_multiple_of(BLOCK as u64));
     if len == 0 {
         return Ok(());
     }
     let reserved = match fallocate(file, FallocateFlags::empty(), 0, len) {
-        // Not every file system can reserve; there a full disk shows at the write.
+        // Not every file system can reserve space. On such a file system, a full disk shows at the write.
         Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(len),
         result => result.map_err(io::Error::from),
     };
@@ -182,7 +181,7 @@ pub(super) fn read_all(file: &File, offset: u64, buf: &mut [MaybeUninit<u8>]) ->
             Ok(0) => break,
             Ok(count) => {
                 done += count;
-                // With O_DIRECT only the end of the file cuts a block, and what follows could not be read unaligned.
+                // With O_DIRECT, only the end of the file cuts a block. What follows could not be read unaligned.
                 if !done.is_multiple_of(BLOCK) {
                     break;
                 }

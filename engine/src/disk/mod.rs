@@ -1,10 +1,10 @@
-//! The one seam to files: bytes reach a medium, and come back from it, through `Disk` alone.
+//! The one seam to files: bytes reach a medium, and come back from it, only through `Disk`.
 //!
-//! Two planes. The control plane (create, open, rename, list, blocking reads) is synchronous and belongs to start-up
-//! and to the rare change of a segment. The data plane is sans-io: `submit` queues operations, `kick` hands all that
-//! are queued to the kernel in one call, `completions` collects what has ended, in any order.
+//! There are two planes. The control plane (create, open, rename, list, blocking reads) is synchronous. It is for
+//! start-up and for the rare change of a segment. The data plane is sans-io: `submit` queues operations, `kick` hands
+//! all queued ones to the kernel in one call, `completions` collects those that have ended, in any order.
 //!
-//! What an implementation promises, and its users rely on:
+//! Promises of every implementation, on which its users rely:
 //! - Operations in flight are unordered. A `Sync` covers the writes to its file that *completed* before it was
 //!   submitted.
 //! - A completed `WriteDurable` survives power loss. A `Write` does so after a later `Sync` of its file.
@@ -15,17 +15,17 @@
 //! - Nothing is retried after an error.
 //! - Offsets and lengths are multiples of `BLOCK` (asserted), so that the same code runs with O_DIRECT and without.
 //!
-//! One instance belongs to one thread at a time. Several users may share it: the top byte of a token names the user
-//! (see `Token`), and a completion is handed to the user its token names. The instance bounds nothing: each user bounds
-//! what it has in flight. It deliberately knows no format, no retry and no clock.
+//! One instance belongs to one thread at a time. Several users may share it. The top byte of a token names the user
+//! (see `Token`), and a completion goes to the user that its token names. The instance bounds nothing: each user bounds
+//! its own operations in flight. It knows no format, no retry and no clock, on purpose.
 //!
 //! Files:
 //! - `seam`: the trait `Disk` and its operations.
 //! - `block`: the unit of I/O. `buffer`: memory that O_DIRECT accepts.
 //! - `uring`, `portable`: the two implementations for real files. `files`: the control plane that both share.
-//! - `probe`: which of them a machine and a directory allow.
-//! - `offline`: files and directories for tools that run beside no server.
-//! - `file_system`: writing back what others wrote to the file system of a directory.
+//! - `probe`: finds the implementation that a machine and a directory allow.
+//! - `offline`: files and directories for tools that run without a server.
+//! - `file_system`: writes back what other programs wrote to the file system of a directory.
 //! - `sim/`: a simulated medium with power loss and faults.
 
 mod block;

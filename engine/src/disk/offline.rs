@@ -1,10 +1,10 @@
-//! Files and directories for tools that run beside no server: on the real file system, without a [`super::Disk`].
+//! Files and directories for tools that run without a server, on the real file system, without a [`super::Disk`].
 //!
-//! Names, existence and small texts. Whatever holds data of a member is read and written through a `Disk`.
+//! It handles names, existence and small texts. Data of a member is read and written through a `Disk`.
 //!
 //! Invariants: each function does one thing and blocks until it is done. A changed name survives power loss once
-//! [`sync_dir`] of its directory returned. Whatever is made here is for its owner only (0700, 0600).
-//! It follows no symbolic link when it removes.
+//! [`sync_dir`] of its directory has returned. Everything made here is for its owner only (0700, 0600). Removing
+//! follows no symbolic link.
 
 use std::{
     ffi::OsString,
@@ -19,7 +19,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use super::files::Files;
 use crate::error::{Error, FileOp};
 
-/// What a name leads to.
+/// The kind of thing that a name leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NameKind {
     /// A file.
@@ -30,9 +30,9 @@ pub enum NameKind {
     Other,
 }
 
-/// What `path` leads to, symbolic links followed; `None` if there is nothing.
+/// What `path` leads to, with symbolic links followed; `None` if there is nothing.
 ///
-/// **Errors** it cannot be told, for want of a permission for instance.
+/// **Errors** it cannot be found out, for example because a permission is missing.
 pub fn kind_of(path: &Path) -> Result<Option<NameKind>, Error> {
     match std::fs::metadata(path) {
         Ok(found) if found.is_file() => Ok(Some(NameKind::File)),
@@ -70,7 +70,7 @@ pub fn list(dir: &Path) -> Result<Vec<OsString>, Error> {
     Ok(names)
 }
 
-/// Whether `dir` is missing or holds nothing. **Errors** it cannot be read, or is no directory.
+/// Whether `dir` is missing or empty. **Errors** it cannot be read, or is not a directory.
 pub fn is_empty_or_missing(dir: &Path) -> Result<bool, Error> {
     match list(dir) {
         Ok(names) => Ok(names.is_empty()),
@@ -79,28 +79,28 @@ pub fn is_empty_or_missing(dir: &Path) -> Result<bool, Error> {
     }
 }
 
-/// Makes the directory `dir`. **Errors** it is there, or the one above it is not.
+/// Makes the directory `dir`. **Errors** it exists, or its parent does not.
 pub fn create_dir(dir: &Path) -> Result<(), Error> {
     DirBuilder::new().mode(0o700).create(dir).map_err(|source| Error::io(dir, FileOp::Create, source))
 }
 
-/// Makes `dir` and what is missing above it; one that is there is no error. The names are durable on return.
+/// Makes `dir` and its missing parents. An existing one is not an error. The names are durable on return.
 pub fn create_dir_all(dir: &Path) -> Result<(), Error> {
     Files::create_dir_all(dir)
 }
 
-/// Gives a file or a directory another name on the same file system. A file there is replaced, so is an empty
-/// directory by a directory.
+/// Renames a file or a directory on the same file system. An existing file is replaced. An empty directory may be
+/// replaced by a directory.
 pub fn rename(from: &Path, to: &Path) -> Result<(), Error> {
     Files::rename(from, to)
 }
 
-/// Gives two names to one another in one step: at no moment is one of them missing.
+/// Exchanges two names in one step. Neither is ever missing.
 ///
-/// Some file systems cannot do that. There `b` takes the name of `a` in two steps, and in between `a` has the name of
-/// `b` with `.old` behind it.
+/// Some file systems cannot do that. There `b` takes the name of `a` in two steps. Between them, `a` has the name of
+/// `b` with `.old` after it.
 ///
-/// **Errors** one of them is not there, or not to be renamed.
+/// **Errors** one of them does not exist, or cannot be renamed.
 pub fn exchange(a: &Path, b: &Path) -> Result<(), Error> {
     let failed = |source: io::Error| Error::io(a, FileOp::Rename, source);
     match renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE) {
@@ -116,17 +116,17 @@ pub fn exchange(a: &Path, b: &Path) -> Result<(), Error> {
     }
 }
 
-/// Removes a file. **Errors** there is none.
+/// Removes a file. **Errors** there is no such file.
 pub fn remove_file(path: &Path) -> Result<(), Error> {
     Files::remove(path)
 }
 
-/// Removes a directory that holds nothing any more. **Errors** it holds something.
+/// Removes an empty directory. **Errors** it is not empty.
 pub fn remove_empty_dir(dir: &Path) -> Result<(), Error> {
     std::fs::remove_dir(dir).map_err(|source| Error::io(dir, FileOp::Remove, source))
 }
 
-/// Removes a directory and all that is below it; one that is not there is no error.
+/// Removes a directory and everything below it. A missing directory is not an error.
 pub fn remove_tree(dir: &Path) -> Result<(), Error> {
     match std::fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io(dir, FileOp::Remove, error)),
@@ -139,9 +139,9 @@ pub fn sync_dir(dir: &Path) -> Result<(), Error> {
     Files::sync_dir(dir)
 }
 
-/// All of a text file. **Bounds** `bytes_max`, so that a path to a wrong file does not fill the memory.
+/// Reads a whole text file. **Bounds** `bytes_max`, so that a path to a wrong file does not fill the memory.
 ///
-/// **Errors** there is no such file, it is longer, or it is no UTF-8.
+/// **Errors** there is no such file, it is longer, or it is not UTF-8.
 pub fn read_text(path: &Path, bytes_max: usize) -> Result<String, Error> {
     let failed = |op| move |source| Error::io(path, op, source);
     let file = File::open(path).map_err(failed(FileOp::Open))?;

@@ -1,16 +1,15 @@
-//! `Disk` with `pread` and `pwrite` on threads of its own: for kernels that refuse io_uring, and file systems that
-//! refuse O_DIRECT.
+//! `Disk` with `pread` and `pwrite` on threads of its own. It is for kernels that refuse io_uring, and for file systems
+//! that refuse O_DIRECT.
 //!
-//! Two threads, so that a page read does not wait behind a commit: one for what makes durable (`WriteDurable`, `Sync`),
-//! one for plain writes and reads. Each has a bounded queue; what exceeds it waits in `overflow` until `kick` or
-//! `completions`.
+//! There are two threads, so that a page read does not wait behind a commit. One thread makes things durable
+//! (`WriteDurable`, `Sync`), the other does plain writes and reads. Each has a bounded queue. Operations beyond it wait
+//! in `overflow` until `kick` or `completions`.
 //!
 //! Invariants:
-//! - An operation's buffer has one owner at a time: caller, overflow, thread, then caller again.
+//! - An operation's buffer has one owner at a time: caller, overflow, thread, then the caller again.
 //! - `Done::ended` is non-empty before `wake` is written, so a reader of `wake` misses nothing.
 //!
-//! Deliberately keeps threads, against the house rule that only `cores` makes them: they hold no state and run no
-//! logic.
+//! It makes threads, against the rule that only `cores` does. They hold no state and run no logic.
 
 use std::{
     collections::VecDeque,
@@ -66,7 +65,7 @@ struct Lane {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where the threads leave what has ended.
+/// The place where the threads leave ended operations.
 struct Done {
     ended: Mutex<VecDeque<Completion>>,
     arrived: Condvar,
@@ -145,7 +144,7 @@ impl Drop for Lane {
     }
 }
 
-/// The life of a thread: one operation after the other, until the `Disk` is gone.
+/// The loop of a thread: it does one operation after the other, until the `Disk` is gone.
 fn serve(jobs: &Receiver<Job>, done: &Done) {
     let has_dsync = AtomicBool::new(true);
     while let Ok(job) = jobs.recv() {
@@ -163,7 +162,8 @@ fn serve(jobs: &Receiver<Job>, done: &Done) {
     }
 }
 
-/// One write that is durable when it returns: RWF_DSYNC, or where the kernel does not know it, a write and fdatasync.
+/// Makes one write that is durable when it returns: with RWF_DSYNC, or with a write and fdatasync if the kernel does
+/// not know RWF_DSYNC.
 fn write_durable(file: &File, offset: u64, buf: &[u8], has_dsync: &AtomicBool) -> io::Result<usize> {
     let mut done = 0;
     while has_dsync.load(Ordering::Relaxed) && done < buf.len() {
@@ -176,7 +176,7 @@ fn write_durable(file: &File, offset: u64, buf: &[u8], has_dsync: &AtomicBool) -
             }
             Err(error) => return Err(error.into()),
         }
-        // What is left of a cut block cannot be written with O_DIRECT.
+        // The rest of a cut block cannot be written with O_DIRECT.
         if !done.is_multiple_of(BLOCK) {
             return Err(io::ErrorKind::WriteZero.into());
         }

@@ -1,13 +1,15 @@
-//! Which I/O path this machine and directory allow: tried on a real file in the real directory, never guessed.
+//! Finds the I/O path that this machine and directory allow. It tries a real file in the real directory, and never
+//! guesses.
 //!
-//! io_uring with O_DIRECT where both work; else `pwrite` on threads, with O_DIRECT where that works. The answer and its
-//! reason are for the first lines a server prints. A directory is probed once; every thread then opens its own disk on
-//! the path that was found ([`IoPath::disk`]).
+//! The path is io_uring with O_DIRECT if both work. Otherwise it is `pwrite` on threads, with O_DIRECT if that works.
+//! The server prints the answer and its reason in its first lines. A directory is probed once. Every thread then opens
+//! its own disk on the path that was found ([`IoPath::disk`]).
 //!
 //! Invariants: any number of threads and processes may probe one directory at once. Each tries a file that it created
-//! itself, and works on the open file, not on its name. So another may remove the name as a leftover at any time.
+//! itself, and works on the open file, not on its name. So another process may remove the name as a leftover at any
+//! time.
 //!
-//! Deliberately measures nothing: speed is `orlop tune`'s.
+//! It does not measure speed; `orlop tune` does.
 
 use std::{fmt, io, path::Path};
 
@@ -42,7 +44,7 @@ pub enum IoKind {
     Portable,
 }
 
-/// A choice that was made, and why.
+/// A choice that was made, and the reason.
 #[derive(Clone, Debug)]
 pub struct IoPath {
     /// The implementation.
@@ -75,12 +77,12 @@ impl IoPath {
     }
 }
 
-/// What the name of a file that is tried on begins with. Behind it stand the process and a number.
+/// The first part of the name of a probe file. The process and a number follow.
 const PROBE: &str = ".orlop-io-probe";
 
-/// The best path for `dir` (which is created) that `preference` allows. What probes left there that died is removed.
+/// Finds the best path for `dir` that `preference` allows. Creates `dir`, and removes files of probes that died there.
 ///
-/// **Errors** what the portable path meets, or with `Preference::Uring` why io_uring cannot be used.
+/// **Errors** those of the portable path; with `Preference::Uring`, the reason why io_uring cannot be used.
 pub fn probe(preference: Preference, dir: &Path) -> Result<IoPath, Error> {
     Files::create_dir_all(dir)?;
     remove_leftovers(dir)?;
@@ -107,7 +109,7 @@ pub fn probe(preference: Preference, dir: &Path) -> Result<IoPath, Error> {
     }
 }
 
-/// [`probe`] and a disk on what it found: for tools that need one disk.
+/// As [`probe`], and opens a disk on the path that was found. It is for tools that need one disk.
 ///
 /// **Errors** those of [`probe`].
 pub fn open_disk(preference: Preference, dir: &Path) -> Result<(Box<dyn Disk>, IoPath), Error> {
@@ -115,8 +117,8 @@ pub fn open_disk(preference: Preference, dir: &Path) -> Result<(Box<dyn Disk>, I
     Ok((path.disk(dir)?, path))
 }
 
-/// A disk that goes through the kernel's page cache, for offline tools that read files wherever they lie: it tries
-/// nothing out, so a directory may be read-only.
+/// A disk that goes through the kernel's page cache, for offline tools that read files on any file system. It does not
+/// probe, so a directory may be read-only.
 ///
 /// **Errors** its thread cannot be started.
 pub fn open_buffered() -> Result<Box<dyn Disk>, Error> {
@@ -124,7 +126,7 @@ pub fn open_buffered() -> Result<Box<dyn Disk>, Error> {
     path.disk(Path::new("."))
 }
 
-/// Removes the files of probes that died. One that is still at work loses its name only, which it needs no more.
+/// Removes the files of probes that died. A probe that is still at work only loses its name, which it no longer needs.
 fn remove_leftovers(dir: &Path) -> Result<(), Error> {
     for name in Files::list(dir)?.iter().filter(|name| name.starts_with(PROBE)) {
         remove_if_there(&dir.join(name))?;
@@ -139,10 +141,10 @@ fn remove_if_there(path: &Path) -> Result<(), Error> {
     }
 }
 
-/// Tries a durable write, a read and a sync of a directory on `path` in `dir`.
+/// Tries a durable write, a read, and a sync of a directory, on `path` in `dir`.
 fn try_path(path: &IoPath, dir: &Path) -> Result<(), Error> {
     let mut disk = path.disk(dir)?;
-    // Processes of two containers may share a directory and have the same number: then the name is taken.
+    // Processes of two containers may share a directory and have the same number. Then the name is taken.
     for number in 0_u64.. {
         let file = dir.join(format!("{PROBE}-{}-{number}", std::process::id()));
         let tried = try_file(&mut *disk, &file, dir);
@@ -226,7 +228,7 @@ mod tests {
         }
         let path = probe(Preference::Portable, temp.path()).unwrap();
         assert_eq!(Files::list(temp.path()).unwrap(), ["kept"]);
-        // As if another process with the same number had begun behind the look for leftovers.
+        // This is as if another process with the same number had begun after the search for leftovers.
         fs::write(temp.path().join(&own), b"theirs").unwrap();
         try_path(&path, temp.path()).unwrap();
         assert_eq!(fs::read(temp.path().join(&own)).unwrap(), b"theirs");

@@ -1,6 +1,6 @@
-//! [`Disk`], the trait that every implementation keeps, and the operations that go through it.
+//! The trait [`Disk`], which every implementation keeps, and its operations.
 //!
-//! Its promises stand at the head of the folder (`mod.rs`). It knows no implementation.
+//! The promises are at the head of the folder (`mod.rs`). This file knows no implementation.
 
 use std::{fmt, io, os::fd::RawFd, path::Path};
 
@@ -19,7 +19,8 @@ pub enum OpenKind {
     /// Existing file, for reading and writing.
     Write,
     /// New file (an existing one is an error) of `len` bytes, a multiple of `BLOCK`. Its space is reserved, so a full
-    /// disk shows here and not at a write; it reads as zeros. Not durable before a sync of it and of its directory.
+    /// disk shows here and not at a write. It reads as zeros. It is durable only after a sync of it and of its
+    /// directory.
     Create {
         /// Size in bytes.
         len: u64,
@@ -68,7 +69,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// The file it works on.
+    /// The file that the operation works on.
     pub const fn file(&self) -> FileId {
         match self {
             Self::WriteDurable { file, .. }
@@ -89,8 +90,8 @@ impl Op {
     }
 }
 
-/// Names an operation in flight, and in its top byte the user it belongs to. Chosen by the user, unique while in
-/// flight.
+/// Names an operation in flight. Its top byte names the user. The user chooses it; it is unique while the operation is
+/// in flight.
 pub type Token = u64;
 
 /// The users that may share one `Disk`.
@@ -107,13 +108,13 @@ pub enum Owner {
 }
 
 impl Owner {
-    /// The token of this user's operation `number`, which has to fit in 56 bits.
+    /// The token of this user's operation `number`, which must fit in 56 bits.
     pub const fn token(self, number: u64) -> Token {
         assert!(number >> 56 == 0);
         (self as u64) << 56 | number
     }
 
-    /// Whose operation `token` is.
+    /// The user of the operation with this `token`.
     pub const fn of(token: Token) -> Self {
         match token >> 56 {
             0 => Self::Wal,
@@ -129,7 +130,7 @@ impl Owner {
 pub struct Completion {
     /// Token it was submitted with.
     pub token: Token,
-    /// Bytes written or read (0 for a sync), or why it failed. A short count is only ever a read past the end.
+    /// Bytes written or read (0 for a sync), or the reason why it failed. Only a read past the end has a short count.
     pub result: io::Result<usize>,
     /// The operation's buffer; for a read, cut to the bytes that were read. Empty for a sync.
     pub buf: Buffer,
@@ -152,19 +153,19 @@ impl fmt::Debug for DirLock {
     }
 }
 
-/// Files, as one thread sees them. See the head of the folder for what is promised.
+/// Files as one thread sees them. The head of the folder lists the promises.
 pub trait Disk: Send {
-    /// Creates `dir` and what is missing above it; an existing directory is no error. Names are durable on return.
+    /// Creates `dir` and its missing parents. An existing directory is not an error. Names are durable on return.
     fn create_dir_all(&mut self, dir: &Path) -> Result<(), Error>;
     /// Opens `path`.
     fn open(&mut self, path: &Path, kind: OpenKind) -> Result<FileId, Error>;
-    /// Closes `file`; nothing of it may be in flight.
+    /// Closes `file`. None of its operations may be in flight.
     fn close(&mut self, file: FileId);
-    /// The path `file` was opened with, for error texts.
+    /// The path with which `file` was opened, for error texts.
     fn path(&self, file: FileId) -> &Path;
     /// Size in bytes.
     fn len(&mut self, file: FileId) -> Result<u64, Error>;
-    /// Names of the files directly in `dir`, in order; names that are not UTF-8 and directories are left out.
+    /// Names of the files directly in `dir`, in order. Directories and names that are not UTF-8 are left out.
     fn list(&mut self, dir: &Path) -> Result<Vec<String>, Error>;
     /// Removes a file's name.
     fn remove(&mut self, path: &Path) -> Result<(), Error>;
@@ -174,8 +175,8 @@ pub trait Disk: Send {
     fn sync_dir(&mut self, dir: &Path) -> Result<(), Error>;
     /// Locks `dir` against other processes; `Error::Locked` when it is taken.
     fn lock(&mut self, dir: &Path) -> Result<DirLock, Error>;
-    /// Reads `len` bytes at `offset`, both multiples of `BLOCK`; shorter at the end of the file. Blocks, and leaves the
-    /// operations in flight alone. For start-up, recovery and tests.
+    /// Reads `len` bytes at `offset`, both multiples of `BLOCK`. The result is shorter at the end of the file. It
+    /// blocks, and does not touch the operations in flight. It is for start-up, recovery and tests.
     fn read_blocking(&mut self, file: FileId, offset: u64, len: usize, buf: &mut Buffer) -> Result<(), Error>;
 
     /// Queues `op`. Nothing is promised before the next `kick`.
@@ -184,9 +185,9 @@ pub trait Disk: Send {
     fn kick(&mut self) -> Result<(), Error>;
     /// Appends the operations that have ended to `out`; never blocks.
     fn completions(&mut self, out: &mut Vec<Completion>);
-    /// Kicks, then blocks until `completions` has something to give. Something has to be in flight.
+    /// Kicks, then blocks until `completions` has something to return. Something must be in flight.
     fn wait(&mut self) -> Result<(), Error>;
-    /// An eventfd that becomes readable when an operation ends. A level-triggered poller reads it to clear it; an
-    /// edge-triggered one need not. It may be readable with nothing to give.
+    /// An eventfd that becomes readable when an operation ends. A level-triggered poller must read it to clear it; an
+    /// edge-triggered one need not. It may be readable although nothing has ended.
     fn wake_fd(&self) -> Option<RawFd>;
 }

@@ -1,4 +1,4 @@
-//! Every implementation against the promises in the head of the module, on real files.
+//! Tests every implementation against the promises at the head of the folder, on real files.
 
 #![expect(unsafe_code, reason = "a raw descriptor is polled")]
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::Error;
 
-/// The disks this machine allows for `dir`; the portable one with the page cache works everywhere.
+/// The disks that this machine allows for `dir`. The portable one with the page cache works everywhere.
 fn disks() -> Vec<(&'static str, Box<dyn Disk>)> {
     let mut disks: Vec<(&'static str, Box<dyn Disk>)> =
         vec![("portable, page cache", Box::new(Portable::start(false).unwrap()))];
@@ -46,7 +46,7 @@ fn every_operation_completes_once_with_its_token_and_bytes() {
         let path = temp.path().join("file");
         let blocks = 700_u64;
         let file = disk.open(&path, OpenKind::Create { len: blocks * BLOCK as u64 }).unwrap();
-        // More than a ring or a thread's queue holds.
+        // These are more blocks than a ring or a thread's queue holds.
         for block in 0..blocks {
             let buf = filled(u8::try_from(block % 251).unwrap(), 1);
             let offset = block * BLOCK as u64;
@@ -166,8 +166,7 @@ fn dropping_a_disk_waits_for_what_is_in_flight() {
     }
 }
 
-/// What every image that power loss may leave of `storage` holds in the first sector of `path`; `None` where the name
-/// is gone.
+/// The first sector of `path` in every image that power loss may leave of `storage`; `None` where the name is gone.
 fn outcomes(storage: &SimStorage, path: &Path) -> BTreeSet<Option<u8>> {
     let images = storage.crash_images(1000);
     images.iter().map(|image| image.content(path).map(|content| content.first().copied().unwrap_or(0))).collect()

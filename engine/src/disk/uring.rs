@@ -1,13 +1,13 @@
-//! `Disk` with io_uring: the kernel works, no thread of ours does.
+//! `Disk` with io_uring. The kernel does the work, without a thread of ours.
 //!
 //! Invariants:
-//! - Every operation the kernel has is in `slots`, with its buffer: the buffer moves (it is a pointer), its memory does
-//!   not, and it is given back only after the kernel's completion. `drop` waits for all of them.
-//! - At most `RING_OPS_MAX` operations are with the kernel, half of what the completion queue holds, so it never
-//!   overflows; what exceeds that waits in `queue`.
+//! - Every operation that the kernel has is in `slots`, with its buffer. The buffer may move, because it is a pointer;
+//!   its memory does not. The buffer is given back only after the kernel's completion. `drop` waits for all of them.
+//! - At most `RING_OPS_MAX` operations are with the kernel, half of the capacity of the completion queue. So that queue
+//!   never overflows. Operations beyond that wait in `queue`.
 //!
-//! A completion may come in parts: what is left of a write or read is submitted again under the same slot. Deliberately
-//! uses no registered buffers or files: one write per group commit does not pay for their bookkeeping.
+//! A completion may come in parts: the rest of a write or read is submitted again under the same slot. No registered
+//! buffers or files are used: one write per group commit does not pay for their bookkeeping.
 
 #![expect(unsafe_code, reason = "the kernel is handed pointers into buffers that the slots keep alive")]
 
@@ -36,17 +36,17 @@ pub(super) struct Uring {
     free: Vec<usize>,
     queue: VecDeque<Job>,
     ended: Vec<Completion>,
-    /// Why the ring itself cannot go on.
+    /// The reason why the ring itself cannot go on.
     broken: Option<io::Error>,
     wake: OwnedFd,
     ring: IoUring,
 }
 
-/// An operation, and how far it got.
+/// An operation, and its progress.
 struct Job {
     op: Op,
     token: Token,
-    /// Kept open while the kernel works on it.
+    /// It is kept open while the kernel works on it.
     file: Arc<File>,
     is_dir: bool,
     done: usize,
@@ -56,7 +56,7 @@ struct Job {
 type Slot = Option<Job>;
 
 impl Uring {
-    /// Sets up a ring; fails where the kernel refuses one.
+    /// Sets up a ring. Fails if the kernel refuses one.
     pub(super) fn start(is_direct: bool) -> io::Result<Self> {
         let ring = match IoUring::builder().setup_coop_taskrun().build(RING_OPS_MAX) {
             // Kernels before 5.19 do not know the flag.
@@ -100,7 +100,7 @@ impl Uring {
         if is_new { self.enter(0) } else { Ok(()) }
     }
 
-    /// Submits what is in the ring, and waits until `completions_min` have come.
+    /// Submits the entries in the ring, and waits until `completions_min` completions have come.
     fn enter(&self, completions_min: usize) -> io::Result<()> {
         loop {
             match self.ring.submit_and_wait(completions_min) {
@@ -111,7 +111,7 @@ impl Uring {
         }
     }
 
-    /// Takes what the kernel completed.
+    /// Takes the kernel's completions.
     fn reap(&mut self) {
         let Self { ring, slots, free, queue, ended, .. } = self;
         for completed in ring.completion() {
@@ -138,7 +138,7 @@ impl Uring {
 }
 
 impl Job {
-    /// What the kernel has to do next for this operation.
+    /// The next work of the kernel for this operation.
     fn entry(&mut self) -> squeue::Entry {
         let fd = types::Fd(self.file.as_raw_fd());
         let done = self.done;
@@ -177,7 +177,7 @@ impl Job {
             Op::Read { len, .. } => (count == 0 || is_cut || self.done == *len).then_some(Ok(self.done)),
             Op::WriteDurable { buf, .. } | Op::Write { buf, .. } => match self.done {
                 done if done == buf.len() => Some(Ok(done)),
-                // What is left of a cut block cannot be written with O_DIRECT.
+                // The rest of a cut block cannot be written with O_DIRECT.
                 _ if count == 0 || is_cut => Some(Err(io::ErrorKind::WriteZero.into())),
                 _ => None,
             },
@@ -198,7 +198,7 @@ impl Job {
     }
 }
 
-/// The kernel takes at most 2 GiB at once; what is left follows.
+/// The kernel takes at most 2 GiB at once. The rest follows.
 fn len_of<T>(bytes: &[T]) -> u32 {
     u32::try_from(bytes.len()).unwrap_or(1 << 30)
 }
@@ -288,7 +288,7 @@ impl Drop for Uring {
         self.queue.clear();
         while self.with_kernel() > 0 {
             if self.enter(1).is_err() {
-                // The kernel may still write to these buffers: they are given up, not freed.
+                // The kernel may still write to these buffers, so they are leaked and not freed.
                 std::mem::forget(std::mem::take(&mut self.slots));
                 return;
             }

@@ -2,13 +2,13 @@
 //!
 //! Invariants:
 //! - A record is `main, sub` (varints), `flags`, then an `mvccpb.KeyValue` with its fields in the order 1, 2, 3, 4, 6,
-//!   5: the value last, so that all but the value is a prefix. Zero fields are omitted; a tombstone has the key only, a
-//!   gap nothing.
-//! - Records of a block are strictly in the order of tree entries ([`order`]).
-//! - Everything is checked when a block is decoded, down to the last field of the last record: reading a record from a
-//!   decoded block cannot fail. Decoding never panics, whatever the bytes are.
+//!   5. The value comes last, so that everything before it is a prefix. Zero fields are omitted. A tombstone has only
+//!   the key, a gap has nothing.
+//! - The records of a block are strictly in the order of tree entries ([`order`]).
+//! - Everything is checked when a block is decoded, down to the last field of the last record. So reading a record from
+//!   a decoded block cannot fail. Decoding never panics, whatever the bytes are.
 //!
-//! It knows neither files nor checksums (`page`), nor which extents there are (`directory`).
+//! It knows no files and no checksums (`page`), and not which extents there are (`directory`).
 
 use std::cmp::Ordering;
 
@@ -26,7 +26,7 @@ const TAG_VERSION: u8 = 4 << 3;
 const TAG_LEASE: u8 = 6 << 3;
 const TAG_VALUE: u8 = 5 << 3 | 2;
 
-/// How records are ordered in an extent: by key, and of one key the newest first.
+/// The order of records in an extent: by key, and for one key the newest first.
 #[inline]
 pub(super) fn order(a: (&[u8], Revision), b: (&[u8], Revision)) -> Ordering {
     a.0.cmp(b.0).then_with(|| b.1.cmp(&a.1))
@@ -80,7 +80,7 @@ fn take_revision(bytes: &mut &[u8]) -> Option<Revision> {
     (main > 0 && sub < i64::MAX).then_some(Revision { main, sub })
 }
 
-/// Reads a field; one that is not there is zero, and one that is there is not.
+/// Reads a field. An absent field is zero; a present one is never zero.
 fn take_field(tag: u8, bytes: &mut &[u8]) -> Option<i64> {
     if bytes.first() != Some(&tag) {
         return Some(0);
@@ -139,7 +139,7 @@ impl<'a> RecordRef<'a> {
     }
 }
 
-/// Where a record stands among others: its key and revision, read from the front of its stored form.
+/// The position of a record among others: its key and revision, read from the front of its stored form.
 pub(super) fn position_of(mut stored: &[u8]) -> (&[u8], Revision) {
     let bytes = &mut stored;
     let revision = take_revision(bytes).expect("decode checked every record");
@@ -180,15 +180,15 @@ impl BlockBuilder {
     }
 }
 
-/// Appends the number of items and where each begins in the payload. `starts` counts from behind these slots.
+/// Appends the number of items, and where each begins in the payload. `starts` counts from the end of these slots.
 pub(super) fn put_slots(starts: impl ExactSizeIterator<Item = u32>, out: &mut Vec<u8>) {
     let base = u32::try_from(4 + 4 * starts.len()).expect("a payload is smaller than 4 GiB");
     out.extend_from_slice(&u32::try_from(starts.len()).expect("counted in 32 bits").to_le_bytes());
     starts.for_each(|start| out.extend_from_slice(&(base + start).to_le_bytes()));
 }
 
-/// How many items `payload` holds. `None` unless there is at least one, the first begins right behind the slots, and
-/// each ends where the next begins.
+/// The number of items in `payload`. `None` unless there is at least one, the first begins directly after the slots,
+/// and each ends where the next begins.
 pub(super) fn slot_count(payload: &[u8]) -> Option<usize> {
     let count = usize::try_from(word(payload, 0)?).ok()?;
     let base = count.checked_mul(4)?.checked_add(4)?;
@@ -212,7 +212,7 @@ pub(super) fn slot(payload: &[u8], count: usize, position: usize) -> &[u8] {
     &payload[start(position)..end]
 }
 
-/// A decoded block: every record in it is known to be sound.
+/// A decoded block. Every record in it is known to be sound.
 #[derive(Debug)]
 pub(super) struct Block {
     payload: Bytes,
@@ -220,13 +220,13 @@ pub(super) struct Block {
 }
 
 impl Block {
-    /// Checks all of `payload`; `None` if anything in it is not what a [`BlockBuilder`] writes.
+    /// Checks all of `payload`; `None` if anything in it is not as a [`BlockBuilder`] writes it.
     pub(super) fn decode(payload: &[u8]) -> Option<Self> {
         let count = Self::check(payload)?;
         Some(Self { payload: Bytes::copy_from_slice(payload), count })
     }
 
-    /// The records in `payload`; `None` if anything in it is not what a [`BlockBuilder`] writes.
+    /// The number of records in `payload`; `None` if anything in it is not as a [`BlockBuilder`] writes it.
     pub(super) fn check(payload: &[u8]) -> Option<usize> {
         let count = slot_count(payload)?;
         let mut last: Option<(&[u8], Revision)> = None;
@@ -241,7 +241,7 @@ impl Block {
         Some(count)
     }
 
-    /// What it weighs in memory. **Units** bytes.
+    /// Memory that it takes. **Units** bytes.
     pub(super) fn bytes(&self) -> usize {
         self.payload.len()
     }
@@ -254,9 +254,8 @@ impl Block {
         slot(&self.payload, self.count, position)
     }
 
-    /// Position of the record of `revision`, if it is one of those right behind `position`: the records between them
-    /// are mostly versions that are no longer wanted. No two records have the same revision, so the key need not be
-    /// read.
+    /// Position of the record of `revision`, if it comes soon after `position`. The records between them are mostly
+    /// versions that are no longer wanted. No two records have the same revision, so the key need not be read.
     pub(super) fn behind(&self, position: usize, revision: Revision) -> Option<usize> {
         let wanted = self.count.min(position + 1 + NEIGHBOURS);
         (position + 1..wanted).find(|position| {
@@ -284,17 +283,17 @@ impl Block {
         record_in(&self.payload, self.stored(position))
     }
 
-    /// The `mvccpb.KeyValue` of the record at `position`, its fields in the order they are stored in.
+    /// The `mvccpb.KeyValue` of the record at `position`, with its fields in the stored order.
     fn key_value(&self, position: usize) -> &[u8] {
         let record = self.stored(position);
-        // Behind two varints and the flags.
+        // It begins after two varints and the flags.
         let mut varint_ends = record.iter().enumerate().filter(|(_, byte)| **byte < 0x80).map(|(at, _)| at);
         let sub_end = varint_ends.nth(1).expect("decode checked every record");
         &record[sub_end + 2..]
     }
 }
 
-/// The record whose stored form is `stored`, a slice of `holder` that was checked.
+/// The record with the stored form `stored`, a slice of `holder` that was checked.
 pub(super) fn record_in(holder: &Bytes, stored: &[u8]) -> Record {
     let record = RecordRef::decode(stored).expect("every record was checked");
     let (key, value) = detached(holder, record.key, record.value);
@@ -309,7 +308,7 @@ pub(super) fn record_in(holder: &Bytes, stored: &[u8]) -> Record {
     }
 }
 
-/// A record's key and value, copied out of their holder. An answer may hold a million records long after the cache
+/// Copies a record's key and value out of their holder. An answer may hold a million records long after the cache has
 /// dropped their blocks, and a slice of a small record would keep its whole block in memory. A record that fills most
 /// of its holder shares it.
 fn detached(holder: &Bytes, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
@@ -321,7 +320,7 @@ fn detached(holder: &Bytes, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
     (key, both)
 }
 
-/// Records looked at one by one behind another.
+/// Records that are looked at one by one.
 const NEIGHBOURS: usize = 4;
 
 /// A record in the block that holds it, for readers that only pass it on.
@@ -342,14 +341,14 @@ impl<'a> Stored<'a> {
         self.block.record(self.position)
     }
 
-    /// The record as an encoded `mvccpb.KeyValue`, as it is stored: the lease, if there is one, comes before the value.
-    /// A tombstone has its key alone.
+    /// The record as an encoded `mvccpb.KeyValue` in its stored form: the lease, if there is one, comes before the
+    /// value. A tombstone has only its key.
     pub fn key_value(&self) -> &'a [u8] {
         self.block.key_value(self.position)
     }
 }
 
-/// What a [`BlockBuilder`] makes of the records of the block in `payload`; `None` if it is not one.
+/// The block that a [`BlockBuilder`] makes of the records in `payload`; `None` if `payload` is not a block.
 pub(crate) fn rewritten_block(payload: &[u8]) -> Option<Vec<u8>> {
     let block = Block::decode(payload)?;
     let mut builder = BlockBuilder::default();

@@ -1,19 +1,19 @@
-//! Blocks, indexes and extents that were read from disk, bounded by their bytes.
+//! The blocks, indexes and extents that were read from disk, bounded by their bytes.
 //!
 //! Invariants:
-//! - What is cached under a `Place` never changes: places are not reused, so nothing is ever invalidated.
-//! - What was just resolved is found by the operation that asked for it, even if it is bigger than the whole cache or
-//!   the cache does not admit it: `latest` keeps the last few. A lookup needs an index *and* a block at once, so the
-//!   two kinds never push each other out. Without this a reader would fault for ever.
-//! - `latest` is bounded: indexes and extents by number, blocks by number and, beyond the first few, by bytes.
-//! - A block enters the cache proper when it is read for the second time. A reader of single records counts every
-//!   earlier read that is remembered (`Latest::seen`). A scan counts only those since it began and the last few
-//!   thousand. So a scan, however long and however often repeated, leaves no trace, unless it works in more blocks at
-//!   once than it holds itself ([`super::Fingers`]).
-//! - Readers in revision order (backups, hashes, watchers behind) take in extents whole, a few of which are kept while
-//!   they are used.
+//! - The content of a `Place` never changes: places are not reused, so nothing is ever invalidated.
+//! - The operation that asked for a page finds it after it was resolved, even if the page is bigger than the whole
+//!   cache, or the cache does not admit it: `latest` keeps the last few. A lookup needs an index *and* a block at once,
+//!   so the two kinds never push each other out. Otherwise a reader would fault for ever.
+//! - `latest` is bounded: indexes and extents by number, blocks by number and, after the first few, by bytes.
+//! - A block enters the cache proper when it is read for the second time. For a reader of single records, every earlier
+//!   read counts that is remembered (`Latest::seen`). For a scan, only reads since it began and the last few thousand
+//!   count. So a scan leaves no trace, however long it is and however often it is repeated. The exception is a scan
+//!   that works in more blocks at once than it holds itself ([`super::Fingers`]).
+//! - Readers in revision order (backups, hashes, watchers that are behind) read extents whole. A few of these are kept
+//!   while they are used.
 //!
-//! `latest` is behind a lock, taken only after a miss: next to a disk read it costs nothing.
+//! `latest` is behind a lock, which is taken only after a miss. Next to a disk read it costs nothing.
 
 use std::{
     collections::VecDeque,
@@ -29,16 +29,16 @@ use crate::{
     page::{self, Kind, corrupt},
 };
 
-/// Indexes resolved last that are kept besides the cache proper; each is a few thousandths of its extent.
+/// The latest indexes that are kept beside the cache proper. Each is a few thousandths of its extent.
 const LATEST_INDEXES_MAX: usize = 256;
-/// Blocks resolved last that are kept.
+/// The latest blocks that are kept.
 const LATEST_BLOCKS_MAX: usize = 64;
-/// So many of them are kept, however large they are. That is more than there are cores which resolve at the same
+/// The latest blocks that are kept however large they are. They are more than the cores that resolve at the same
 /// moment.
 const LATEST_BLOCKS_MIN: usize = 8;
-/// Extents resolved last that are kept.
+/// The latest extents that are kept.
 const WHOLES_MAX: usize = 8;
-/// A block that a scan reads twice within so many reads of blocks is kept: the scan is short and is repeated.
+/// A block that a scan reads twice within this many reads of blocks is kept: the scan is short and is repeated.
 const LATELY: u32 = 4096;
 #[derive(Clone, Debug)]
 enum Cached {
@@ -48,7 +48,7 @@ enum Cached {
 
 impl Cached {
     fn bytes(&self) -> usize {
-        // What a cached item costs besides its own bytes: the cache's slot and two reference counts.
+        // The cost of a cached item beside its own bytes: the cache's slot and two reference counts.
         const OVERHEAD: usize = 96;
         OVERHEAD
             + match self {
@@ -67,18 +67,18 @@ impl Weighter<Place, Cached> for ByBytes {
     }
 }
 
-/// What was resolved last, newest first.
+/// The pages that were resolved last, newest first.
 #[derive(Debug)]
 struct Latest {
     indexes: VecDeque<(Place, Arc<Index>)>,
     blocks: VecDeque<(Place, Arc<Block>)>,
     wholes: VecDeque<(Place, Arc<Whole>)>,
-    /// At least so many of `wholes`, from the front, were used since `forget_wholes` was called last.
+    /// At least this many of `wholes`, from the front, were used since the last `forget_wholes`.
     wholes_used: usize,
-    /// Tags of the places that were read, and when. The hash of a place gives the position; a later place with the same
-    /// position replaces the earlier.
+    /// Tags of the places that were read, and when. The hash of a place gives the position. A later place with the same
+    /// position replaces the earlier one.
     seen: Vec<(u32, u32)>,
-    /// Blocks read so far: the clock of `seen`. It may go round.
+    /// Blocks read so far: the clock of `seen`. It may wrap around.
     block_reads: u32,
 }
 
@@ -89,11 +89,11 @@ impl Latest {
         Self { indexes, blocks, wholes, wholes_used: 0, seen: vec![(0, 0); seen_len], block_reads: 0 }
     }
 
-    /// How many reads ago a block was read, if that is remembered. Remembers this read.
+    /// How many reads ago a block was read, if that is remembered. It also remembers this read.
     fn seen_ago(&mut self, place: Place) -> Option<u32> {
         let now = self.block_reads;
         self.block_reads = now.wrapping_add(1);
-        // Fibonacci hashing of what tells places apart: the high bits are well mixed.
+        // Fibonacci hashing of the fields that distinguish places: the high bits are well mixed.
         let id = u64::from(place.segment) << 32 | u64::from(place.offset);
         let hash = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let [.., a, b, c, d] = (hash >> 20).to_be_bytes();
@@ -111,7 +111,7 @@ impl Latest {
         self.indexes.iter().find(|(at, _)| *at == place).map(|(_, index)| Arc::clone(index))
     }
 
-    /// An extent by the place of its index, which counts as used.
+    /// An extent by the place of its index. It then counts as used.
     fn whole(&mut self, place: Place) -> Option<Arc<Whole>> {
         let position = self.wholes.iter().position(|(at, _)| *at == place)?;
         let found = self.wholes.remove(position).expect("found above");
@@ -141,7 +141,7 @@ impl Latest {
     }
 }
 
-/// What was read of extents, bounded by its bytes; shared by all readers.
+/// The parts of extents that were read, bounded by their bytes. All readers share it.
 #[derive(Debug)]
 pub struct BlockCache {
     cache: quick_cache::sync::Cache<Place, Cached, ByBytes>,
@@ -150,10 +150,10 @@ pub struct BlockCache {
 }
 
 impl BlockCache {
-    /// A cache of at most about `bytes_max`. **Bounds** an eighth of it, or a few blocks, may be held besides, and a
+    /// A cache of at most about `bytes_max`. **Bounds** beside that it may hold an eighth of it or a few blocks, and a
     /// few extents.
     pub fn new(bytes_max: usize) -> Arc<Self> {
-        // Blocks are about this big; it only sizes the tables.
+        // Blocks have about this size. It is only used to size the tables.
         const BLOCK_BYTES_USUAL: usize = 16 << 10;
         let blocks = bytes_max / BLOCK_BYTES_USUAL;
         let seen_len = (2 * blocks).next_power_of_two().max(64);
@@ -164,20 +164,20 @@ impl BlockCache {
         })
     }
 
-    /// What it holds, without what was read last (`latest`). **Units** bytes.
+    /// Bytes that it holds, without the pages that were read last (`latest`). **Units** bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.cache.weight()
     }
 
     /// Changes how much it may hold.
     pub(crate) fn set_bytes_max(&self, bytes_max: u64) {
-        // Small changes are not worth a walk over its parts, and each rounds its bookkeeping down a little.
+        // Small changes are not worth a walk over its parts. Each change also rounds its bookkeeping down a little.
         if self.cache.capacity().abs_diff(bytes_max) > bytes_max / 16 {
             self.cache.set_capacity(bytes_max);
         }
     }
 
-    /// Drops the extents that nobody used since the last call. A reader in the middle of one reads it again.
+    /// Drops the extents that nobody has used since the last call. A reader in the middle of one reads it again.
     pub(crate) fn forget_wholes(&self) {
         let mut latest = self.latest();
         let used = std::mem::take(&mut latest.wholes_used).min(latest.wholes.len());
@@ -191,7 +191,7 @@ impl BlockCache {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Blocks read so far; it may go round.
+    /// Blocks read so far. The number may wrap around.
     pub(crate) fn block_reads(&self) -> u32 {
         self.latest().block_reads
     }
@@ -205,18 +205,18 @@ impl BlockCache {
         }
     }
 
-    /// The block at `place`, or the fault that it is missing.
+    /// The block at `place`, or the fault for it.
     pub(super) fn block(self: &Arc<Self>, place: Place) -> Result<Arc<Block>, Fault> {
         self.held_block(place).ok_or_else(|| self.block_fault(place, Vec::new()))
     }
 
-    /// The block at `place` is missing, and those at `ahead` lie behind it.
+    /// The fault for the missing block at `place`. The blocks at `ahead` lie after it.
     #[cold]
     pub(super) fn block_fault(self: &Arc<Self>, place: Place, ahead: Vec<Place>) -> Fault {
         Fault::new(place, Arc::new(BlockRead { cache: Arc::clone(self), seen_since: None, ahead }))
     }
 
-    /// The blocks at `places`, up to the first that is not among those resolved last.
+    /// The blocks at `places`, up to the first that is not among the latest.
     pub(super) fn read_lately(&self, places: &[Place]) -> VecDeque<Arc<Block>> {
         if places.is_empty() {
             return VecDeque::new();
@@ -241,8 +241,8 @@ impl BlockCache {
         whole.ok_or_else(|| Fault::new(Whole::place(extent), missing()))
     }
 
-    /// Decodes a block whose checksum is good and keeps it among the latest. It also enters the cache proper if it was
-    /// seen before; for a scan only if that was lately or since `seen_since`.
+    /// Decodes a block with a good checksum, and keeps it among the latest. It also enters the cache proper if it was
+    /// read before. For a scan, that read must be recent, or not older than `seen_since`.
     fn install_block(&self, place: Place, payload: &[u8], seen_since: Option<u32>) -> Result<(), Error> {
         let block = Arc::new(Block::decode(payload).ok_or_else(|| corrupt(place, "malformed records"))?);
         let is_admitted = {
@@ -258,7 +258,7 @@ impl BlockCache {
         Ok(())
     }
 
-    /// Decodes an index whose checksum is good and keeps it.
+    /// Decodes an index with a good checksum, and keeps it.
     fn install_index(&self, extent: &Extent, payload: &[u8]) -> Result<(), Error> {
         let index = Index::decode(payload).filter(|index| index.blocks_len() == extent.bytes - extent.index.len);
         let index = Arc::new(index.ok_or_else(|| corrupt(extent.index, "malformed extent index"))?);
@@ -278,12 +278,12 @@ impl BlockCache {
     }
 }
 
-/// A block that is missing.
+/// A missing block.
 struct BlockRead {
     cache: Arc<BlockCache>,
     /// When the scan that wants it began; `None` for a reader of single records.
     seen_since: Option<u32>,
-    /// Blocks behind it that a long scan will need next.
+    /// The next blocks that a long scan will need.
     ahead: Vec<Place>,
 }
 
@@ -306,7 +306,7 @@ impl Resolve for BlockRead {
     }
 }
 
-/// The index of an extent that is missing.
+/// The missing index of an extent.
 struct IndexRead {
     cache: Arc<BlockCache>,
     extent: Extent,
@@ -318,7 +318,7 @@ impl Resolve for IndexRead {
     }
 }
 
-/// An extent that is missing as a whole.
+/// A whole extent that is missing.
 struct WholeRead {
     cache: Arc<BlockCache>,
     extent: Extent,
@@ -355,7 +355,7 @@ mod tests {
             numbers.for_each(|number| cache.install_block(place(number), &payload, since).unwrap());
         };
         for _ in 0..2 {
-            // It never comes back to a block, and the one before it was there long ago.
+            // It never comes back to a block, and its last read of the block was too long ago.
             read(0..LATELY + 10, Some(cache.block_reads()));
             assert_eq!(cache.bytes(), 0);
         }

@@ -1,10 +1,10 @@
-//! An extent as the directory knows it, and the runs of them that the directory is written in.
+//! An extent as the directory knows it, and the runs of extents in which the directory is written.
 //!
 //! Invariants:
 //! - `Extent::live_records` is the number of its records that are in the key tree of the same state.
-//! - `Extent::live_bytes` is at least 1 while `live_records` is: an extent's space is given up only with its last
+//! - `Extent::live_bytes` is at least 1 while `live_records` is. So an extent's space is given up only with its last
 //!   record.
-//! - An extent lies in one segment, that of its index.
+//! - An extent lies in one segment, the segment of its index.
 //! - The extents of a chunk ascend and do not overlap. A chunk is written once (`place`).
 //! - Decoding never panics, whatever the bytes are.
 
@@ -13,7 +13,7 @@ use std::sync::{Arc, OnceLock};
 use super::block::revision;
 use crate::{Place, Revision};
 
-/// Extents a chunk holds at most.
+/// Extents in a chunk, at most.
 pub(super) const CHUNK_EXTENTS_MAX: usize = 128;
 
 /// One extent as the directory knows it.
@@ -23,15 +23,15 @@ pub(crate) struct Extent {
     pub(crate) first: Revision,
     /// Revision of its last record.
     pub(crate) last: Revision,
-    /// Where its index lies.
+    /// The place of its index.
     pub(crate) index: Place,
     /// Records in it.
     pub(crate) records: u32,
-    /// Records no sweep has dropped.
+    /// Records that no sweep has dropped.
     pub(crate) live_records: u32,
     /// Length of its blocks and its index.
     pub(crate) bytes: u32,
-    /// How many of `bytes` are still wanted. The envelopes count until the last record is dropped.
+    /// The part of `bytes` that is still wanted. The envelopes count until the last record is dropped.
     pub(crate) live_bytes: u32,
 }
 
@@ -73,7 +73,7 @@ impl Extent {
     }
 }
 
-/// A run of the directory, the unit it is written in.
+/// A run of the directory. The directory is written in these units.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(super) extents: Vec<Extent>,
@@ -87,7 +87,7 @@ impl Chunk {
         Arc::new(Self { extents, place: OnceLock::new() })
     }
 
-    /// Where it lies on disk, once it was written.
+    /// The place on disk, once it was written.
     pub(crate) fn place(&self) -> Option<Place> {
         self.place.get().copied()
     }
@@ -100,7 +100,7 @@ impl Chunk {
         self.extents.iter().for_each(|extent| extent.encode(out));
     }
 
-    /// The chunk that lies at `place`; `None` if the payload is not one.
+    /// The chunk at `place`; `None` if the payload is not one.
     pub(crate) fn decode(place: Place, payload: &[u8]) -> Option<Arc<Self>> {
         let (extents, rest) = payload.as_chunks::<EXTENT_LEN>();
         let extents: Vec<Extent> = extents.iter().map(Extent::decode).collect::<Option<_>>()?;

@@ -1,7 +1,7 @@
 //! Walks the records of a directory in revision order.
 //!
-//! Invariants: `next` is the lowest revision not given out yet, so that a call after a fault goes on exactly where it
-//! was; `whole` is the extent that was read last.
+//! Invariants: `next` is the lowest revision not given out yet, so that a call after a fault goes on exactly at the
+//! same place. `whole` is the extent that was read last.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ impl ExtentCursor {
         Self { directory, next: from, whole: None }
     }
 
-    /// The next record; after a [`Fault`] is resolved the same call goes on where it was.
+    /// The next record. After a [`Fault`] is resolved, the same call goes on at the same place.
     pub(crate) fn next(&mut self) -> Result<Option<Record>, Fault> {
         if self.whole.as_ref().is_none_or(|(whole, position)| *position == whole.len()) {
             let Some(extent) = self.directory.at_or_above(self.next) else { return Ok(None) };

@@ -1,12 +1,13 @@
-//! The extent directory: which extent holds a revision, and how much of each extent is still wanted.
+//! The extent directory knows which extent holds a revision, and how much of each extent is still wanted.
 //!
 //! Invariants:
-//! - Extents hold records of disjoint revision ranges; `chunks` and the extents in them ascend. A new extent
-//!   lies above all others, or takes the place of extents whose live records it holds (`Edit::replace`).
-//! - A `Directory` is immutable. `Edit` makes the next one and shares every chunk it did not touch, so a checkpoint
-//!   writes only the chunks that changed; a chunk is written once (`place`).
+//! - Extents hold records of disjoint revision ranges. `chunks` and the extents in them ascend. A new extent lies above
+//!   all others, or replaces extents whose live records it holds (`Edit::replace`).
+//! - A `Directory` is immutable. `Edit` makes the next one, and shares every chunk that it did not touch. So a
+//!   checkpoint writes only the chunks that changed. A chunk is written once (`place`).
 //!
-//! It finds records, it does not decide when an extent's space is reused (`space`) and does not write itself (`shard`).
+//! It finds records. It does not decide when an extent's space is reused (`space`), and does not write itself
+//! (`shard`).
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -20,16 +21,16 @@ use super::{
 };
 use crate::{Fault, Place, Record, Revision, victims::Victims};
 
-/// Blocks of an extent that a long scan reads together with the one it needs.
+/// Blocks of an extent that a long scan reads together with the one that it needs.
 const BLOCKS_AHEAD: usize = 2;
-/// Those that are larger hold a record or two, and are read on their own. **Units** bytes.
+/// Larger blocks hold only a record or two, and are read on their own. **Units** bytes.
 const BLOCK_AHEAD_LEN_MAX: u32 = 24 << 10;
 
 fn block_place(extent: &Extent, index: &Index, position: usize) -> Place {
     index.place(extent.index, position).expect("the index was checked")
 }
 
-/// Every extent of the store, by revision; immutable, replaced by each checkpoint.
+/// Every extent of the store, by revision. It is immutable; each checkpoint replaces it.
 #[derive(Debug)]
 pub struct Directory {
     pub(super) cache: Arc<BlockCache>,
@@ -37,7 +38,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A directory without extents, whose successors read through `cache`.
+    /// A directory without extents. Its successors read through `cache`.
     pub fn empty(cache: Arc<BlockCache>) -> Arc<Self> {
         Arc::new(Self { cache, chunks: Vec::new() })
     }
@@ -56,12 +57,12 @@ impl Directory {
         self.chunks.iter().flat_map(|chunk| &chunk.extents)
     }
 
-    /// Lowest revision an extent covers.
+    /// The lowest revision that an extent covers.
     pub fn first(&self) -> Option<Revision> {
         self.chunks.first().map(|chunk| chunk.first())
     }
 
-    /// Highest revision an extent covers: every record up to it that is still stored is here, everything above is in
+    /// The highest revision that an extent covers. Every stored record up to it is here; every record above it is in
     /// `Recent`.
     pub fn last(&self) -> Option<Revision> {
         self.chunks.last().map(|chunk| chunk.last())
@@ -75,8 +76,8 @@ impl Directory {
         Ok(block.find(key, revision).map(|position| block.record(position)))
     }
 
-    /// Where the version of `key` at `revision` lies, if it is in an extent; for walks over keys. A fault names the
-    /// blocks behind it too ([`Fault::with_ahead`]).
+    /// The stored version of `key` at `revision`, if it is in an extent. It is for walks over keys. A fault also names
+    /// the next blocks ([`Fault::with_ahead`]).
     pub(crate) fn stored<'a>(
         &self,
         key: &[u8],
@@ -96,28 +97,28 @@ impl Directory {
             return Err(self.cache.block_fault(place, if fingers.has_room_ahead() { ahead } else { Vec::new() }));
         };
         let Some(position) = block.find(key, revision) else { return Ok(None) };
-        // Blocks that were read ahead are taken even if there is no room for more by now: otherwise they would be read
+        // Blocks that were read ahead are taken even if there is no room for more by now. Otherwise they would be read
         // again.
         let ahead = self.cache.read_lately(&ahead);
         Ok(Some(fingers.put(extent.index, (block, position), ahead)))
     }
 
-    /// The extent that holds `revision` if any does.
+    /// The extent that may hold `revision`. If any extent holds it, it is this one.
     fn holder(&self, revision: Revision) -> Option<&Extent> {
         self.at_or_above(revision).filter(|extent| extent.first <= revision)
     }
 
-    /// Record blocks read so far; it may go round.
+    /// Record blocks read so far. The number may wrap around.
     pub(crate) fn block_reads(&self) -> u32 {
         self.cache.block_reads()
     }
 
-    /// All of `extent`, which is one of these.
+    /// All of `extent`, which must be in this directory.
     pub(crate) fn whole(&self, extent: &Extent) -> Result<Arc<Whole>, Fault> {
         self.cache.whole(extent)
     }
 
-    /// The extent that holds `revision`, or else the first one above it.
+    /// The extent that holds `revision`. If there is none, the first one above it.
     pub(crate) fn at_or_above(&self, revision: Revision) -> Option<&Extent> {
         let chunk = self.chunks.get(self.chunks.partition_point(|chunk| chunk.last() < revision))?;
         let extent = &chunk.extents[chunk.extents.partition_point(|extent| extent.last < revision)];
@@ -126,23 +127,22 @@ impl Directory {
     }
 }
 
-/// Records that a sweep dropped since the last checkpoint, counted per extent. Its size is bounded by three numbers:
-/// the extents, the records that are in no extent yet, and the records of the extents that the running checkpoint
-/// moves.
+/// Records that a sweep has dropped since the last checkpoint, counted per extent. Three numbers bound its size: the
+/// extents, the records that are in no extent yet, and the records of the extents that the running checkpoint moves.
 #[derive(Debug, Default)]
 pub(crate) struct DeadRecords {
-    /// By the first revision of the extent: records and bytes. Only moving an extent changes that revision.
+    /// Records and bytes, by the first revision of the extent. Only moving an extent changes that revision.
     extents: BTreeMap<Revision, (u32, u64)>,
-    /// Records whose extent is not known yet: above every extent, or in one that is being moved.
+    /// Records whose extent is not known yet. They are above every extent, or in one that is being moved.
     loose: Vec<(Revision, u32)>,
-    /// Segments whose extents the checkpoint under way moves: what dies in them is counted in the next directory.
+    /// Segments whose extents the running checkpoint moves. Records that die in them are counted in the next directory.
     moving: Victims,
-    /// Sum of it all. **Units** bytes.
+    /// Sum of all counted bytes. **Units** bytes.
     bytes: u64,
 }
 
 impl DeadRecords {
-    /// An account for the time of a checkpoint that moves the extents out of segments of `moving`.
+    /// An account for the time of a checkpoint that moves the extents out of the segments of `moving`.
     pub(crate) fn during(moving: Victims) -> Self {
         Self { moving, ..Self::default() }
     }
@@ -152,12 +152,12 @@ impl DeadRecords {
         self.bytes
     }
 
-    /// The checkpoint ended; what dies from now on is counted in its directory.
+    /// The checkpoint has ended. Records that die from now on are counted in its directory.
     pub(crate) fn moved(&mut self) {
         self.moving = Victims::default();
     }
 
-    /// Counts the record of `bytes` at `revision`, which is in no live leaf any more.
+    /// Counts the record of `bytes` at `revision`, which is no longer in a live leaf.
     pub(crate) fn add(&mut self, directory: &Directory, revision: Revision, bytes: u32) {
         self.bytes += u64::from(bytes);
         self.assign(directory, revision, bytes);
@@ -176,8 +176,8 @@ impl DeadRecords {
         }
     }
 
-    /// What a checkpoint over `directory` takes along: the dead records of its extents, and the revisions of the
-    /// records that it need not write, in order.
+    /// Takes what a checkpoint over `directory` needs: the dead records of its extents, and in order the revisions of
+    /// the records that it need not write.
     pub(crate) fn take(&mut self, directory: &Directory) -> (BTreeMap<Revision, (u32, u64)>, Vec<Revision>) {
         assert!(self.moving.is_empty(), "taken between checkpoints");
         for (revision, bytes) in std::mem::take(&mut self.loose) {
@@ -197,12 +197,12 @@ pub(crate) struct Edit {
     kept: Vec<Arc<Chunk>>,
     /// Places of chunks that the next directory does not have.
     dead_chunks: Vec<Place>,
-    /// Bytes of extents that died: segment and how many.
+    /// Bytes of extents that died, by segment.
     pub(crate) dead_bytes: Vec<(u32, u64)>,
 }
 
 impl Edit {
-    /// Begins with `directory` less what died in its extents, as [`DeadRecords::take`] gives it.
+    /// Begins with `directory`, without the dead records of its extents that [`DeadRecords::take`] gave.
     pub(crate) fn new(directory: &Directory, dead: &BTreeMap<Revision, (u32, u64)>) -> Self {
         let mut edit = Self {
             cache: Arc::clone(&directory.cache),
@@ -235,7 +235,7 @@ impl Edit {
         extents.filter(|(_, extent)| victims.contains(extent.index.segment)).collect()
     }
 
-    /// Has the chunks written anew that lie in segments of `victims`.
+    /// Makes the chunks that lie in segments of `victims` be written anew.
     pub(crate) fn renew(&mut self, victims: &Victims) {
         for chunk in &mut self.kept {
             let place = chunk.place().filter(|place| victims.contains(place.segment));
@@ -246,7 +246,7 @@ impl Edit {
         }
     }
 
-    /// Puts `added` in the place of `moved`, which hold the same live records; both are in order.
+    /// Replaces `moved` by `added`. Both hold the same live records, and both are in order.
     pub(crate) fn replace(&mut self, moved: &[Extent], added: Vec<Extent>) {
         let live = |extents: &[Extent]| extents.iter().map(|extent| u64::from(extent.live_records)).sum::<u64>();
         assert_eq!(live(moved), live(&added), "moving loses no record and brings none back");
@@ -271,7 +271,7 @@ impl Edit {
         assert!(added.next().is_none(), "what is added lies in a chunk of what was moved");
     }
 
-    /// Adds a changed run, joined with the one before where both fit in one chunk.
+    /// Adds a changed run. It is joined with the run before if both fit in one chunk.
     fn push_chunk(&mut self, mut extents: Vec<Extent>) {
         if extents.is_empty() {
             return;
@@ -283,7 +283,7 @@ impl Edit {
         self.kept.push(Chunk::new(extents));
     }
 
-    /// The directory with `added` extents, in revision order, behind all others.
+    /// The directory with `added` extents after all others, in revision order.
     pub(crate) fn finish(mut self, added: Vec<Extent>) -> (Arc<Directory>, Vec<Place>) {
         let mut added = added.into_iter();
         if added.len() > 0
@@ -302,7 +302,8 @@ impl Edit {
     }
 }
 
-/// Takes `records`, together `bytes` long, off an extent. Returns its segment and the bytes it loses.
+/// Removes `records` from the account of an extent; together they are `bytes` long. Returns its segment and the bytes
+/// that it loses.
 fn bury(extent: &mut Extent, records: u32, bytes: u64) -> (u32, u64) {
     assert!(records <= extent.live_records, "a record dies once");
     extent.live_records -= records;

@@ -1,14 +1,14 @@
-//! Where walks over keys found the last version in each extent. The next version they want of it is mostly right
-//! behind.
+//! Remembers where walks over keys found the last version in each extent. The next version that they want of an extent
+//! is mostly directly after it.
 //!
 //! A scan works in one block of each extent that has keys of its range. All these blocks are held here until the scan
-//! has left them: it need not look for them again, and the cache need not keep them.
+//! has left them. So it need not look for them again, and the cache need not keep them.
 //!
-//! A long scan reads a few blocks of an extent at once. Those that it has not come to yet are held here too.
+//! A long scan reads a few blocks of an extent at once. The blocks that it has not reached yet are held here too.
 //!
-//! Invariants: a finger is only a hint. What is found through it was compared by revision, and no two records share
-//! one. Blocks held take at most [`BYTES_MAX`]; blocks ahead are added up to [`AHEAD_BYTES_MAX`]. A block of a single
-//! record is held until the next such block: nothing else is in it.
+//! Invariants: a finger is only a hint. A record that is found through it was compared by revision, and no two records
+//! share one. The held blocks take at most [`BYTES_MAX`]. Blocks are read ahead up to [`AHEAD_BYTES_MAX`]. A block of a
+//! single record is held until the next such block comes, because nothing else is in it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,20 +20,20 @@ use foldhash::fast::RandomState;
 use super::block::{Block, Stored};
 use crate::{Place, Revision};
 
-/// Blocks held at most. Where scans work in more, the cache keeps the others. **Units** bytes.
+/// Bytes of held blocks at most. If scans work in more, the cache keeps the others. **Units** bytes.
 const BYTES_MAX: usize = 32 << 20;
 
-/// While fewer blocks than this are held, others are read ahead. **Units** bytes.
+/// While the held blocks take less than this, others are read ahead. **Units** bytes.
 const AHEAD_BYTES_MAX: usize = 20 << 20;
 
-/// Where the last version was found in an extent.
+/// The place where the last version was found in an extent.
 #[derive(Debug)]
 struct Finger {
     block: Arc<Block>,
     position: usize,
-    /// Blocks behind it, in order.
+    /// The next blocks, in order.
     ahead: VecDeque<Arc<Block>>,
-    /// Something was found through it since [`Fingers::forget_unused`].
+    /// Whether something was found through it since [`Fingers::forget_unused`].
     is_used: bool,
 }
 
@@ -42,7 +42,7 @@ impl Finger {
         self.block.bytes() + self.ahead.iter().map(|block| block.bytes()).sum::<usize>()
     }
 
-    /// Goes to the version of `key` at `revision`, if it is in a block that is held. Returns the bytes of the blocks it
+    /// Goes to the version of `key` at `revision`, if it is in a held block. Returns the bytes of the blocks that it
     /// dropped.
     fn seek(&mut self, key: &[u8], revision: Revision) -> Option<usize> {
         let found = self.block.behind(self.position, revision).or_else(|| self.block.find(key, revision));
@@ -59,19 +59,19 @@ impl Finger {
     }
 }
 
-/// See the head of this file; each thread that walks has its own.
+/// See the head of this file. Each thread that walks has its own.
 #[derive(Debug, Default)]
 pub struct Fingers {
-    /// By the place of an extent's index.
+    /// Fingers, by the place of an extent's index.
     last: HashMap<Place, Finger, RandomState>,
-    /// The block of a single record found last.
+    /// The last block of a single record that was found.
     alone: Option<Arc<Block>>,
-    /// Of the blocks in `last`.
+    /// Bytes of the blocks in `last`. **Units** bytes.
     bytes: usize,
 }
 
 impl Fingers {
-    /// Forgets the extents in which nothing was found since the last call; to be called now and then.
+    /// Forgets the extents in which nothing was found since the last call. It should be called now and then.
     pub fn forget_unused(&mut self) {
         self.alone = None;
         self.last.retain(|_, finger| std::mem::take(&mut finger.is_used));
@@ -84,20 +84,20 @@ impl Fingers {
         self.bytes < AHEAD_BYTES_MAX
     }
 
-    /// Whether the version of `key` at `revision` is in the blocks held of the extent whose index lies at `extent`; its
-    /// finger is on it then.
+    /// Whether the version of `key` at `revision` is in a held block of the extent with its index at `extent`. The
+    /// finger is then on it.
     pub(super) fn seek(&mut self, extent: Place, key: &[u8], revision: Revision) -> bool {
         let passed = self.last.get_mut(&extent).and_then(|finger| finger.seek(key, revision));
         self.bytes -= passed.unwrap_or_default();
         passed.is_some()
     }
 
-    /// What the finger of the extent whose index lies at `extent` is on.
+    /// The record under the finger of the extent with its index at `extent`.
     pub(super) fn at(&self, extent: Place) -> Option<Stored<'_>> {
         self.last.get(&extent).map(|finger| Stored::new(&finger.block, finger.position))
     }
 
-    /// Remembers that something was found in the extent whose index lies at `extent`, and blocks behind.
+    /// Remembers that something was found in the extent with its index at `extent`, and the next blocks.
     pub(super) fn put(
         &mut self,
         extent: Place,
@@ -167,8 +167,7 @@ mod tests {
     #[test]
     fn what_is_held_is_found_before_and_behind_and_bounded_by_bytes() {
         let mut fingers = Fingers::default();
-        // A real store has no two records of one revision: here they tell nothing apart, so what is right behind is
-        // always taken.
+        // In a real store, no two records have the same revision. Here they do, so the next record is always taken.
         let small = block(&["a", "b", "c", "d", "e", "f", "g", "h"], 10);
         put(&mut fingers, extent(0), &small, b"h", &[]);
         let mut seek = |extent, key: &[u8], main| {

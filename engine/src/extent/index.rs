@@ -1,10 +1,10 @@
-//! The index of an extent: where its blocks lie, and between which keys.
+//! The index of an extent: where its blocks lie, and the keys between them.
 //!
 //! Invariants:
-//! - Blocks lie back to back and the index right behind them, so lengths alone say where each is.
-//! - Fences ascend strictly in the order of tree entries ([`order`]): records of the blocks before come before a
-//!   block's fence, its own do not. The first fence comes before everything; where the keys on both sides of another
-//!   differ, it is the shortest key between them.
+//! - Blocks lie one directly after the other, and the index directly after them. So lengths alone say where each is.
+//! - Fences ascend strictly in the order of tree entries ([`order`]). The records of earlier blocks come before a
+//!   block's fence, and its own records do not. The first fence comes before everything. For another fence, if the keys
+//!   on both sides differ, it is the shortest key between them.
 //! - Everything is checked when an index is decoded; decoding never panics, whatever the bytes are.
 
 use bytes::Bytes;
@@ -20,8 +20,8 @@ pub(crate) struct IndexBuilder {
 }
 
 impl IndexBuilder {
-    /// Adds a block of `first` and more records, which comes behind a block that ends with `before`; its envelope is
-    /// `len` long.
+    /// Adds a block that begins with the record `first`. The block before it ends with `before`. Its envelope is `len`
+    /// long.
     pub(crate) fn push(&mut self, before: Option<&Record>, first: &Record, len: u32) {
         assert_eq!(before.is_none(), self.starts.is_empty(), "the first block has none before it");
         let (key, revision) = before.map_or((&[][..], Revision::MAX), |before| fence(before, first));
@@ -50,7 +50,7 @@ impl IndexBuilder {
     }
 }
 
-/// What comes between `before` and `first`, or is `first`.
+/// The fence: it is after `before`, and not after `first`.
 fn fence<'a>(before: &Record, first: &'a Record) -> (&'a [u8], Revision) {
     if before.key == first.key {
         return (&first.key, first.revision);
@@ -63,7 +63,7 @@ fn fence<'a>(before: &Record, first: &'a Record) -> (&'a [u8], Revision) {
 #[derive(Debug)]
 pub(crate) struct Index {
     payload: Bytes,
-    /// Where each block ends, counted from where the extent begins.
+    /// The end of each block, counted from the beginning of the extent.
     ends: Box<[u32]>,
 }
 
@@ -79,7 +79,7 @@ fn entry(mut stored: &[u8]) -> Option<(u32, &[u8], Revision)> {
 }
 
 impl Index {
-    /// Checks all of `payload`; `None` if anything in it is not what an [`IndexBuilder`] writes.
+    /// Checks all of `payload`; `None` if anything in it is not as an [`IndexBuilder`] writes it.
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
         let count = slot_count(payload)?;
         let mut ends = Vec::with_capacity(count);
@@ -111,25 +111,25 @@ impl Index {
         *self.ends.last().expect("there is a block")
     }
 
-    /// Where a block begins and ends, counted from where the extent begins.
+    /// The beginning and end of a block, counted from the beginning of the extent.
     pub(crate) fn span(&self, position: usize) -> std::ops::Range<u32> {
         let start = position.checked_sub(1).map_or(0, |before| self.ends[before]);
         start..self.ends[position]
     }
 
-    /// Where a block lies whose index lies at `index`; `None` if that cannot be.
+    /// The place of a block, if the index lies at `index`; `None` if that is impossible.
     pub(crate) fn place(&self, index: Place, position: usize) -> Option<Place> {
         let start = index.offset.checked_sub(self.blocks_len())?;
         let span = self.span(position);
         Some(Place { segment: index.segment, offset: start + span.start, len: span.end - span.start })
     }
 
-    /// What it weighs in memory. **Units** bytes.
+    /// Memory that it takes. **Units** bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.payload.len() + size_of_val(&*self.ends)
     }
 
-    /// Position of the block that holds the version of `key` at `revision` if any does.
+    /// Position of the block that holds the version of `key` at `revision`, if any block does.
     pub(crate) fn position(&self, key: &[u8], revision: Revision) -> usize {
         let (mut low, mut high) = (1, self.ends.len());
         while low < high {
@@ -149,7 +149,7 @@ impl Index {
     }
 }
 
-/// What an [`IndexBuilder`] makes of the entries of the index in `payload`; `None` if it is not one.
+/// The index that an [`IndexBuilder`] makes of the entries in `payload`; `None` if `payload` is not an index.
 pub(crate) fn rewritten_index(payload: &[u8]) -> Option<Vec<u8>> {
     let index = Index::decode(payload)?;
     let mut builder = IndexBuilder::default();

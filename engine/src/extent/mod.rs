@@ -1,18 +1,19 @@
-//! Records on disk: extents of records, their blocks and indexes, and the directory that finds an extent by a revision.
+//! Records on disk: extents of records with their blocks and indexes, and the directory that finds an extent by a
+//! revision.
 //!
-//! A checkpoint cuts the records it writes, in revision order, into extents of about 1 MiB. In an extent records are in
-//! the order of tree entries, packed into blocks of about 16 KiB with an index behind them, all in one segment: so a
-//! walk over keys reads each block once, in whatever order the keys were written, and a reader in revision order reads
-//! each extent once. Leaves of the key tree name a record by key and revision, never by a place, so neither a
-//! checkpoint nor reclaim rewrites leaves because records moved.
+//! A checkpoint cuts the records that it writes, in revision order, into extents of about 1 MiB. Inside an extent,
+//! records are in the order of tree entries. They are packed into blocks of about 16 KiB, with an index after them, all
+//! in one segment. So a walk over keys reads each block once, in whatever order the keys were written. A reader in
+//! revision order reads each extent once. Leaves of the key tree name a record by key and revision, never by a place.
+//! So neither a checkpoint nor reclaim rewrites leaves because records moved.
 //!
 //! Files, from the ground up:
 //! - `block`: the bytes of a record, and of a block of records. `index`: where the blocks of an extent lie.
-//! - `chunk`: an extent as the directory knows it, and the runs it is written in.
+//! - `chunk`: an extent as the directory knows it, and the runs in which extents are written.
 //! - `whole`: all records of one extent, in revision order.
 //! - `cache`: blocks, indexes and extents that were read from disk.
-//! - `fingers`: where walks over keys are in each extent.
-//! - `directory`: which extent holds a revision, and what of it is live.
+//! - `fingers`: the positions of walks over keys in each extent.
+//! - `directory`: which extent holds a revision, and how much of it is live.
 //! - `cursor`: stored records in revision order.
 
 mod block;

@@ -1,7 +1,8 @@
-//! One extent, read as a whole, its records in revision order: for readers in revision order, and for moving an extent.
+//! One extent, read as a whole, with its records in revision order. It is for readers in revision order, and for moving
+//! an extent.
 //!
-//! Invariants: everything was checked when it was decoded, index, envelopes and records; `records` has one for each of
-//! the directory's count, in strictly ascending revision order, from the extent's first to its last.
+//! Invariants: everything was checked when it was decoded: index, envelopes and records. `records` has as many records
+//! as the directory counts, in strictly ascending revision order, from the extent's first to its last.
 
 use bytes::Bytes;
 
@@ -19,18 +20,18 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Whole {
     bytes: Bytes,
-    /// Revision, and where the record begins and ends in `bytes`.
+    /// The revision of each record, and its beginning and end in `bytes`.
     records: Box<[(Revision, u32, u32)]>,
 }
 
 impl Whole {
-    /// Where the extent of `extent` lies, index included.
+    /// The place of the extent, index included.
     pub(super) fn place(extent: &Extent) -> Place {
         let offset = extent.index.end().checked_sub(extent.bytes).expect("the extent was checked");
         Place { segment: extent.index.segment, offset, len: extent.bytes }
     }
 
-    /// Checks all of the extent of `extent`.
+    /// Checks all bytes of the extent.
     ///
     /// **Errors** `Corrupt`.
     pub(super) fn decode(extent: &Extent, bytes: &[u8]) -> Result<Self, Error> {
@@ -51,7 +52,7 @@ impl Whole {
             for position in 0..count {
                 let stored = slot(payload, count, position);
                 let revision = RecordRef::decode(stored).expect("checked just now").revision;
-                // Payload and record end where they end in `bytes`.
+                // Payload and record end at the same byte of `bytes`.
                 let start = stored.as_ptr().addr() - bytes.as_ptr().addr();
                 let start = u32::try_from(start).expect("an extent is smaller than 4 GiB");
                 let len = u32::try_from(stored.len()).expect("an extent is smaller than 4 GiB");
@@ -85,14 +86,14 @@ impl Whole {
         position_of(&self.bytes[start as usize..end as usize])
     }
 
-    /// All positions in the order that the records lie in: by key.
+    /// All positions in the stored order of the records: by key.
     pub(crate) fn by_key(&self) -> Vec<usize> {
         let mut positions: Vec<usize> = (0..self.len()).collect();
         positions.sort_unstable_by_key(|position| self.records[*position].1);
         positions
     }
 
-    /// The record at `position`, in revision order.
+    /// The record at `position`. Positions are in revision order.
     pub(crate) fn record(&self, position: usize) -> Record {
         let (revision, start, end) = self.records[position];
         let record = record_in(&self.bytes, &self.bytes[start as usize..end as usize]);

@@ -1,16 +1,15 @@
-//! Ranges of keys, and what walks over them: live versions at a revision, their number, entries of the meta tree,
+//! Ranges of keys, and the walks over them: live versions at a revision, their number, entries of the meta tree,
 //! records in revision order.
 //!
 //! Invariants:
-//! - A cursor owns the state it reads: it may outlive its view, and what is written later does not change it. It pins
-//!   the pages of that state until it is led on to a newer one (`ReadView::lead`). A walk that takes longer than one
-//!   turn does that at each step.
-//! - After a `Fault`, `Cursor::step` still names the step that faulted. The same call, made again, goes on exactly
-//!   there.
-//! - At the newest revision a step costs O(1) amortised, whatever lies between live keys: subtrees without any are not
-//!   entered. At an older revision each key met costs O(1), or O(log n) where its versions must be skipped.
+//! - A cursor owns the state that it reads. It may outlive its view, and later writes do not change it. It pins the
+//!   pages of that state until it is led on to a newer one (`ReadView::lead`). A walk that takes longer than one turn
+//!   does that at each step.
+//! - After a `Fault`, `Cursor::step` still names the step that faulted. The same call then goes on exactly there.
+//! - At the newest revision a step costs O(1) amortised, whatever lies between live keys: subtrees without live keys
+//!   are skipped. At an older revision each key costs O(1), or O(log n) if its versions must be skipped.
 //!
-//! It fetches no records: a `Version` holds the revision by which its record is found.
+//! It reads no records. A `Version` holds the revision by which its record is found.
 
 use std::sync::Arc;
 
@@ -23,16 +22,16 @@ use crate::{
     tree::{AFTER, EntryMeta, NEWEST, Slot, TOMBSTONE, Walk, bytes_of_first, entries_before, rank, total},
 };
 
-/// Keys from `start` on, up to `end`. A range may be empty; it matches nothing then.
+/// Keys from `start` up to `end`. A range may be empty; then it matches nothing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRange {
     /// First key.
     pub start: Bytes,
-    /// Where it ends.
+    /// The end of the range.
     pub end: RangeEnd,
 }
 
-/// Where a [`KeyRange`] ends.
+/// The end of a [`KeyRange`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RangeEnd {
     /// It is the one key `start`.
@@ -68,12 +67,12 @@ impl KeyRange {
         Self { start: Bytes::copy_from_slice(prefix), end }
     }
 
-    /// Whether no key can lie in it.
+    /// Whether no key can be in it.
     pub fn is_empty(&self) -> bool {
         matches!(&self.end, RangeEnd::Before(end) if *end <= self.start)
     }
 
-    /// The first key behind it; `None` if it is open.
+    /// The first key after it; `None` if it is open.
     pub(crate) fn end_key(&self) -> Option<Bytes> {
         match &self.end {
             RangeEnd::Single => Some([&self.start[..], &[0]].concat().into()),
@@ -82,7 +81,7 @@ impl KeyRange {
         }
     }
 
-    /// Whether `key` lies in it.
+    /// Whether `key` is in it.
     pub fn contains(&self, key: &[u8]) -> bool {
         match &self.end {
             RangeEnd::Single => key == self.start,
@@ -97,7 +96,7 @@ impl KeyRange {
 pub struct Version {
     /// The key.
     pub key: Bytes,
-    /// Where this version stands; its record is found by it.
+    /// The revision of this version. Its record is found by it.
     pub revision: Revision,
     /// Main revision of the put that began this generation; 0 for a tombstone.
     pub create_revision: i64,
@@ -124,14 +123,14 @@ impl Version {
         }
     }
 
-    /// What of it an [`Outline`] has.
+    /// Its [`Outline`].
     pub fn outline(&self) -> Outline {
         let Self { ref key, revision, create_revision, version, bytes, .. } = *self;
         Outline { key_bytes: key.len(), revision, create_revision, version, bytes }
     }
 }
 
-/// All of a version that the length of an answer depends on, and what finds its record.
+/// The parts of a version that decide the length of an answer and find its record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outline {
     /// Length of the key. **Units** bytes.
@@ -146,19 +145,19 @@ pub struct Outline {
     pub bytes: u32,
 }
 
-/// What a bounded step of a cursor came to.
+/// How a bounded step of a cursor ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Met<T> {
-    /// A live version.
+    /// It met a live version.
     Live(T),
-    /// The end of the range.
+    /// The range has ended.
     End,
-    /// The end of the budget.
+    /// The budget has ended.
     Paused,
 }
 
-/// Pages that a cursor has read into the tree for everyone ([`Cursor::wanted`]); a leaf is one, and holds about 50
-/// keys.
+/// Pages that a cursor reads into the tree for everyone, at most ([`Cursor::wanted`]). A leaf is one page, and holds
+/// about 50 keys.
 const PAGES_SHARED_MAX: usize = 512;
 
 /// Live versions of a range at one revision, in key order.
@@ -166,18 +165,18 @@ const PAGES_SHARED_MAX: usize = 512;
 pub struct Cursor {
     root: Arc<Slot>,
     at: i64,
-    /// `at` is not below the state's revision: the marks and sums of the newest versions hold.
+    /// `at` is not below the state's revision, so the marks and sums of the newest versions are valid.
     is_newest: bool,
     end: Option<Bytes>,
     walk: Walk,
     step: Step,
-    /// Pages that it may still have read into the tree.
+    /// Pages that it may still read into the tree.
     shared: usize,
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Go to the first entry from here on; it is the newest of its key.
+    /// Go to the first entry from here on. It is the newest of its key.
     Seek(Bytes, Revision),
     /// Go on from the walk's position.
     Here,
@@ -202,7 +201,7 @@ impl Cursor {
         Self { root, at, is_newest, end, walk: Walk::default(), step, shared }
     }
 
-    /// Goes on behind `last_key`.
+    /// Goes on after `last_key`.
     pub(crate) fn after(mut self, last_key: &[u8]) -> Self {
         let last_key = Bytes::copy_from_slice(last_key);
         if let Step::Seek(start, _) = &self.step
@@ -213,10 +212,10 @@ impl Cursor {
         self
     }
 
-    /// Goes on in a newer state, whose sweep has dropped nothing visible at `at`: so what was to come is to come still.
-    /// It lets go of the pages of the state before.
+    /// Goes on in a newer state. The sweep of that state has dropped nothing that is visible at `at`, so everything
+    /// that was still to come will come. The cursor releases the pages of the old state.
     pub(crate) fn follow(&mut self, root: &Arc<Slot>, revision: i64) {
-        // A revision of the past stays one.
+        // A past revision stays one.
         let is_newest = self.is_newest && self.at >= revision;
         if Arc::ptr_eq(&self.root, root) {
             return;
@@ -229,14 +228,14 @@ impl Cursor {
                 0 => Step::Done,
                 len if position == len => Step::Seek(leaf.key(len - 1), AFTER),
                 _ if leaf.flags(position) & NEWEST != 0 => Step::Seek(leaf.key(position), Revision::MAX),
-                // An older version of a key that was dealt with.
+                // This is an older version of a key that was already handled.
                 _ => Step::Seek(leaf.key(position), AFTER),
             };
         }
         self.walk.leave();
     }
 
-    /// The next live version. After a [`Fault`] is resolved the same call goes on exactly where it was.
+    /// The next live version. After a [`Fault`] is resolved, the same call goes on exactly at the same place.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<Version>, Fault> {
         match self.advance(&mut usize::MAX.clone())? {
@@ -249,8 +248,8 @@ impl Cursor {
         }
     }
 
-    /// [`Cursor::next`] for walks over many keys, that takes from `budget` a unit for each key met, live or not, and
-    /// pauses when it is spent.
+    /// As [`Cursor::next`], for walks over many keys. It takes one unit from `budget` for each key that it meets, live
+    /// or not, and pauses when the budget is spent.
     pub fn next_within(&mut self, budget: &mut usize) -> Result<Met<Outline>, Fault> {
         Ok(match self.advance(budget)? {
             Stop::Live(position) => {
@@ -264,18 +263,18 @@ impl Cursor {
         })
     }
 
-    /// Appends the key of the live version met last by [`Cursor::next_within`].
+    /// Appends the key of the last live version that [`Cursor::next_within`] has met.
     pub fn push_key(&self, out: &mut Vec<u8>) {
         let position = self.walk.position.checked_sub(1).expect("it stands behind what it met");
         self.walk.leaf().push_key(position, out);
     }
 
-    /// The revision it reads at.
+    /// The revision at which it reads.
     pub fn at(&self) -> i64 {
         self.at
     }
 
-    /// A key before which nothing is to come any more.
+    /// A key. No key before it will come any more.
     fn ahead(&self) -> Bytes {
         match &self.step {
             Step::Seek(key, _) | Step::Within(key) => key.clone(),
@@ -287,9 +286,9 @@ impl Cursor {
         }
     }
 
-    /// What to read after `fault` before the same call goes on, at most about `max` pages: those that it will meet next
-    /// too. A short walk leaves them in memory for others; of a long one only its beginning stays, the rest goes as it
-    /// gets on.
+    /// The pages to read after `fault` before the same call goes on: those that it will meet next, at most about `max`.
+    /// A short walk leaves them in memory for others. Of a long walk, only the first pages stay. The others are dropped
+    /// as it goes on.
     pub fn wanted(&mut self, fault: Fault, max: usize) -> Vec<Fault> {
         let start = self.ahead();
         let range = (&start[..], self.end.as_deref());
@@ -344,7 +343,8 @@ impl Cursor {
         }
     }
 
-    /// Looks at the next key of the leaf at a revision in the past: the position of its version then, if it was live.
+    /// Looks at the next key of the leaf at a past revision. Returns the position of its version at that time, if it
+    /// was live.
     fn older(&mut self) -> Result<Option<usize>, Fault> {
         let leaf = self.walk.leaf();
         let begins = |position: usize| leaf.flags(position) & NEWEST != 0;
@@ -366,20 +366,20 @@ impl Cursor {
             return Ok(None);
         }
         if leaf.flags(older) & NEWEST != 0 {
-            // Another key's: this one had no version yet.
+            // The entry belongs to another key: this key had no version yet.
             self.walk.position = older;
             return Ok(None);
         }
         Ok(self.take(older).then_some(older))
     }
 
-    /// Leaves the entry at `position` behind; whether it is live.
+    /// Moves past the entry at `position`. Returns whether it is live.
     fn take(&mut self, position: usize) -> bool {
         self.walk.position = position + 1;
         self.walk.leaf().flags(position) & TOMBSTONE == 0
     }
 
-    /// Whether the entry at `position` lies behind the range; the walk is over then.
+    /// Whether the entry at `position` lies after the range. The walk is then over.
     fn ends_before(&mut self, position: usize) -> bool {
         let is_behind = self.end.as_ref().is_some_and(|end| self.walk.leaf().cmp_key(position, end).is_ge());
         if is_behind {
@@ -394,7 +394,7 @@ impl Cursor {
             return Ok(());
         }
         let leaf = self.walk.leaf();
-        // A run of versions of one key that fills leaves is left in one step.
+        // A run of versions of one key that fills leaves is passed in one step.
         let has_next_key = || (0..leaf.len()).any(|position| leaf.flags(position) & NEWEST != 0);
         if !self.is_newest && leaf.superseded_at() != i64::MAX && !has_next_key() {
             self.step = Step::Seek(leaf.key(0), AFTER);
@@ -416,13 +416,13 @@ impl Count {
         Self { cursor: Cursor::new(root, range, at, is_newest), range: range.clone(), counted: 0 }
     }
 
-    /// Goes on in a newer state, as [`Cursor::follow`].
+    /// Goes on in a newer state, as [`Cursor::follow`] does.
     pub(crate) fn follow(&mut self, root: &Arc<Slot>, revision: i64) {
         self.cursor.follow(root, revision);
     }
 
-    /// Counts on for at most about `budget` keys; the count once it is complete. After a [`Fault`] is resolved the same
-    /// call goes on where it was.
+    /// Counts at most about `budget` more keys. Returns the count once it is complete. After a [`Fault`] is resolved,
+    /// the same call goes on at the same place.
     pub fn step(&mut self, budget: usize) -> Result<Option<u64>, Fault> {
         if self.cursor.is_newest {
             return Ok(Some(sums(&self.cursor.root, &self.range, false)?.0));
@@ -437,12 +437,12 @@ impl Count {
         }
     }
 
-    /// What to read after a fault, as [`Cursor::wanted`].
+    /// The pages to read after a fault, as [`Cursor::wanted`].
     pub fn wanted(&mut self, fault: Fault, max: usize) -> Vec<Fault> {
         self.cursor.wanted(fault, max)
     }
 
-    /// Keys counted so far at an older revision.
+    /// The keys that were counted so far at an older revision.
     pub(crate) fn counted(&self) -> u64 {
         self.counted
     }
@@ -472,18 +472,18 @@ pub(crate) fn sums_of_first(root: &Arc<Slot>, range: &KeyRange, max: u64) -> Res
     Ok((max, bytes_of_first(root, from.0 + max)? - from.1))
 }
 
-/// What a range of keys takes up.
+/// The space that a range of keys takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Live keys.
     pub keys: u64,
-    /// What they take up in the answer to a Range. **Units** bytes.
+    /// Bytes that these keys take in the answer to a Range. **Units** bytes.
     pub live_bytes: u64,
-    /// Versions that are stored: live, past, tombstones, and what no sweep has come by yet.
+    /// Stored versions: live ones, past ones, tombstones, and versions that a sweep has not yet dropped.
     pub versions: u64,
 }
 
-/// What a range takes up at the newest revision, from the sums.
+/// The space that a range takes at the newest revision, from the sums.
 pub(crate) fn usage(root: &Arc<Slot>, range: &KeyRange) -> Result<Usage, Fault> {
     if range.is_empty() {
         return Ok(Usage::default());
@@ -509,12 +509,12 @@ impl MetaCursor {
         Self { cursor: Cursor::new(root, &KeyRange::prefix(prefix), i64::MAX, true) }
     }
 
-    /// Goes on behind `last_key`.
+    /// Goes on after `last_key`.
     pub(crate) fn after(self, last_key: &[u8]) -> Self {
         Self { cursor: self.cursor.after(last_key) }
     }
 
-    /// The next key and value. After a [`Fault`] is resolved the same call goes on exactly where it was.
+    /// The next key and value. After a [`Fault`] is resolved, the same call goes on exactly at the same place.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<(Bytes, Bytes)>, Fault> {
         match self.cursor.advance(&mut usize::MAX.clone())? {
@@ -538,13 +538,14 @@ pub struct RevisionCursor {
 }
 
 impl RevisionCursor {
-    /// `extents` begins where `recent` does not reach back to; neither goes past the main revision `main_max`.
+    /// `extents` covers the revisions before those of `recent`. Neither goes past the main revision `main_max`.
     pub(crate) fn new(extents: Option<ExtentCursor>, recent: Recent, from: Revision, main_max: i64) -> Self {
         let position = recent.lower_bound(from);
         Self { extents, recent, position, main_max }
     }
 
-    /// The next record, tombstones included. After a [`Fault`] is resolved the same call goes on exactly where it was.
+    /// The next record, tombstones included. After a [`Fault`] is resolved, the same call goes on exactly at the same
+    /// place.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<Record>, Fault> {
         if let Some(extents) = &mut self.extents {

@@ -1,13 +1,13 @@
 //! etcd's HashKV, in bounded steps and bounded memory.
 //!
-//! etcd hashes every stored record up to a revision R in revision order. Of those up to the compact revision C it
-//! leaves out what is not in a *keep set*: the newest live versions at R. It builds that set for all keys first. Here
-//! each record is looked up in the key tree instead.
+//! etcd hashes every stored record up to a revision R, in revision order. Of the records up to the compact revision C,
+//! it leaves out those that are not in a *keep set*: the newest live versions at R. It builds that set for all keys
+//! first. Here each record is looked up in the key tree instead.
 //!
 //! Invariants:
-//! - `next` is above every record that `crc` has taken in, and not above any it has not.
-//! - The answer does not depend on how far the sweep is, nor on dead records that extents still hold: where etcd would
-//!   hash whatever is stored (its keep set is empty), here that is what compaction at C keeps.
+//! - `next` is above every record that `crc` has taken in, and not above any other.
+//! - The answer does not depend on how far the sweep has come, nor on dead records that extents still hold. Where etcd
+//!   would hash whatever is stored (its keep set is empty), the records that compaction at C keeps are hashed here.
 //!
 //! **Source** etcd 3.7.1 `server/storage/mvcc/hash.go`, `kvstore.go` (`hashByRev`), `kvstore_compaction.go`,
 //! `key_index.go` (`keep`).
@@ -23,9 +23,9 @@ use crate::{Fault, Record, Revision, varint};
 pub struct HashKv {
     /// R: nothing above it is hashed.
     revision: i64,
-    /// C: the compact revision the hash is taken with; -1 for none.
+    /// C: the compact revision of the hash; -1 for none.
     compact_revision: i64,
-    /// Whether this is the hash of a compaction at R: its keep set holds tombstones exactly at R too.
+    /// Whether this is the hash of a compaction at R. Its keep set then also holds tombstones exactly at R.
     is_compaction: bool,
     next: Revision,
     crc: u32,
@@ -33,25 +33,25 @@ pub struct HashKv {
     record_bytes: Vec<u8>,
 }
 
-/// What is known of the keep set.
+/// Knowledge about the keep set.
 #[derive(Debug)]
 enum Keep {
     Unknown,
-    /// Looking for a first member.
+    /// The search for a first member.
     Counting(Box<Count>),
     Empty,
     Filled,
 }
 
 impl ReadView {
-    /// The HashKV of this store at `revision`, computed in steps on this or newer views whose sweep is held at
-    /// this view's compact revision.
+    /// The HashKV of this store at `revision`. It is computed in steps on this view or newer ones. Their sweep must be
+    /// held at this view's compact revision.
     pub fn hash_kv(&self, revision: i64) -> HashKv {
         HashKv::new(revision, self.compact_revision(), false)
     }
 
-    /// The hash etcd takes while compacting to `revision`, where `previous` was the compact revision before (-1: none).
-    /// Exact as long as the sweep has dropped nothing for this compaction.
+    /// The hash that etcd takes while it compacts to `revision`. `previous` is the compact revision before (-1: none).
+    /// It is exact as long as the sweep has dropped nothing for this compaction.
     pub fn hash_compaction(&self, previous: i64, revision: i64) -> HashKv {
         HashKv::new(revision, previous, true)
     }
@@ -65,9 +65,9 @@ impl HashKv {
         Self { revision, compact_revision, is_compaction, next, crc, keep, record_bytes: Vec::new() }
     }
 
-    /// Hashes about `budget` more records. Returns the hash and the compact revision it was taken with, once it is
-    /// complete. `view` is the view it was made from or a newer one. After a [`Fault`] is resolved the same call goes
-    /// on where it was.
+    /// Hashes about `budget` more records. Returns the hash and its compact revision once it is complete. `view` is the
+    /// view from which the hash was made, or a newer one. After a [`Fault`] is resolved, the same call goes on at the
+    /// same place.
     pub fn step(&mut self, view: &ReadView, budget: usize) -> Result<Option<(u32, i64)>, Fault> {
         let mut records = view.records_from(self.next);
         let mut left = budget.max(1);
@@ -92,7 +92,7 @@ impl HashKv {
         if main > self.compact_revision {
             return Ok(Some(true));
         }
-        // Older etcds drop this tombstone and newer ones do not, and their hashes must be equal.
+        // Older etcds drop this tombstone and newer ones do not. Their hashes must be equal.
         if main == self.compact_revision && record.is_tombstone {
             return Ok(Some(false));
         }
@@ -155,8 +155,8 @@ impl HashKv {
         Ok(false)
     }
 
-    /// Hashes a record as etcd stores it: its revision as the key, the message with its fields in number order as the
-    /// value.
+    /// Hashes a record as etcd stores it. The revision is the key. The message, with its fields in the order of their
+    /// numbers, is the value.
     fn take(&mut self, record: &Record) {
         let bytes = &mut self.record_bytes;
         bytes.clear();
@@ -178,7 +178,7 @@ impl HashKv {
     }
 }
 
-/// Keys looked at before the budget is consulted again.
+/// Keys that are looked at before the budget is checked again.
 const COUNT_BUDGET: usize = 1024;
 
 fn write_number(out: &mut Vec<u8>, field: u8, number: i64) {

@@ -1,7 +1,7 @@
-//! Taking in what another store wrote, with the revisions it has there.
+//! Loads the records that another store wrote, with the revisions that they have there.
 //!
-//! For a store that is being built from a file, before anything is read from it: records come in revision order, then
-//! where the store stands. The loader publishes and checkpoints between records, so that memory stays bounded.
+//! It is for a store that is built from a file, before anything is read from it. Records come in revision order, then
+//! the revisions of the store. The loader publishes and checkpoints between records, so that memory stays bounded.
 
 use super::{cursor::Version, write::Mvcc};
 use crate::{
@@ -10,11 +10,11 @@ use crate::{
 };
 
 impl Mvcc {
-    /// Appends a record as it is, above all others. Returns the version it replaces, if its key was live.
+    /// Appends a record as it is, above all others. Returns the version that it replaces, if its key was live.
     ///
     /// **Errors** a page that is not resident; nothing was changed then.
     ///
-    /// **Panics** if the record's fields do not go together, or it is not above all others.
+    /// **Panics** if the record's fields do not fit together, or if it is not above all others.
     pub fn load(&mut self, record: Record) -> Result<Option<Version>, Fault> {
         assert!(record.is_sound(), "a record that is loaded was checked");
         assert!(record.revision.main >= self.live.roots.revision, "records are loaded in revision order");
@@ -56,7 +56,7 @@ mod tests {
         view.hash_kv(revision).step(view, usize::MAX).unwrap().unwrap().0
     }
 
-    /// Puts and deletes over a few keys, compacted on the way.
+    /// Puts and deletes of a few keys, with compactions between them.
     fn history() -> Mvcc {
         let mut mvcc = Mvcc::in_memory();
         for number in 0..200_u32 {

@@ -2,11 +2,11 @@
 //!
 //! Files, from the ground up:
 //! - `recent`: records that no checkpoint has written yet, in revision order.
-//! - `cursor`: ranges of keys, and what walks over them.
+//! - `cursor`: ranges of keys, and the walks over them.
 //! - `view`: one immutable state of the store, and every read of it.
 //! - `hash`: etcd's HashKV, in bounded steps and bounded memory.
 //! - `write`: the one writer, and the views it publishes.
-//! - `load`: takes in what another store wrote, with the revisions it has there.
+//! - `load`: loads the records that another store wrote, with the revisions that they have there.
 
 mod cursor;
 mod hash;

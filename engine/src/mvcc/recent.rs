@@ -1,12 +1,12 @@
 //! Records that no checkpoint has written yet, in revision order.
 //!
-//! An append-only list of slabs. A clone shares the slabs and sees what was there when it was made; the writer goes on
-//! filling the last slab behind the `end` of every clone, where nobody reads.
+//! An append-only list of slabs. A clone shares the slabs and sees the records that were there when it was made. The
+//! writer goes on filling the last slab after the `end` of every clone, where nobody reads.
 //!
 //! Invariants:
-//! - Revisions ascend strictly. All slabs but the last are full; records stand at positions `start..end` of the
-//!   slabs.
-//! - A record once set never changes; its bytes are shared with the log entry that brought it.
+//! - Revisions ascend strictly. All slabs except the last are full. The records are at the positions `start..end` of
+//!   the slabs.
+//! - A record never changes. It shares its bytes with the log entry that brought it.
 //!
 //! It does not bound itself. Its records are also in the log, and the bytes of the log make a checkpoint due.
 
@@ -22,11 +22,11 @@ struct Slab {
     records: Arc<[OnceLock<Record>]>,
 }
 
-/// The records above the last checkpoint; cheap to clone, a clone does not grow.
+/// The records above the last checkpoint. A clone is cheap, and does not grow.
 #[derive(Clone, Debug, Default)]
 pub struct Recent {
     slabs: Arc<Vec<Slab>>,
-    /// Positions before it were dropped with the checkpoint that wrote them.
+    /// Positions before it were dropped after a checkpoint had written them.
     start: usize,
     end: usize,
     bytes: u64,
@@ -55,7 +55,7 @@ impl Recent {
         self.slabs[position / SLAB_LEN].records[position % SLAB_LEN].get()
     }
 
-    /// Position of the first record not below `revision`.
+    /// Position of the first record at or above `revision`.
     pub(crate) fn lower_bound(&self, revision: Revision) -> usize {
         let Some(slab) = self.chunk_of(revision) else { return self.start };
         let base = slab * SLAB_LEN;
@@ -80,7 +80,7 @@ impl Recent {
     /// The last slab that begins at or below `revision`.
     fn chunk_of(&self, revision: Revision) -> Option<usize> {
         let first = self.slabs.first()?.first;
-        // Each main revision has at least one record, and mostly just one: look there before searching.
+        // Each main revision has at least one record, and mostly just one. So the guess is tried before a search.
         let guess = usize::try_from(revision.main.saturating_sub(first.main)).unwrap_or(0) / SLAB_LEN;
         let begins_by = |slab: &Slab| slab.first <= revision;
         let is_guessed =
@@ -93,7 +93,8 @@ impl Recent {
         self.at(self.lower_bound(revision)).filter(|record| record.revision == revision)
     }
 
-    /// Drops what is not above `up_to`, which a checkpoint has written; `bytes_of` a record is what it was pushed with.
+    /// Drops the records up to `up_to`, which a checkpoint has written. `bytes_of` returns the bytes with which a
+    /// record was pushed.
     pub(crate) fn drop_up_to(&mut self, up_to: Revision, bytes_of: impl Fn(&Record) -> u32) {
         let start = self.lower_bound(Revision::new(up_to.main, up_to.sub.saturating_add(1)));
         let dropped: u64 =

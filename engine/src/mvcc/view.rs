@@ -3,8 +3,8 @@
 //! Any thread may read a view, for one turn of its loop. All reads are synchronous and use resident pages only. A
 //! `Fault` says which page must be read before the same call is tried again.
 //!
-//! It does not check that a revision asked for is between `compact_revision` and `revision`: below, answers are those
-//! of no revision; above, those of the newest.
+//! It does not check that a requested revision is between `compact_revision` and `revision`. Below that, answers are
+//! those of no revision. Above it, they are those of the newest.
 
 use std::sync::Arc;
 
@@ -20,17 +20,17 @@ use crate::{
     tree::{self, EntryMeta, Node, Profile, Slot},
 };
 
-/// A record where it is.
+/// A record at its present place.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
-    /// Written since the last checkpoint.
+    /// It was written since the last checkpoint.
     Recent(&'a Record),
-    /// In a block.
+    /// It is in a block.
     Stored(Stored<'a>),
 }
 
 impl Found<'_> {
-    /// The record, free of where it was.
+    /// The record, free of its place.
     pub fn to_record(self) -> Record {
         match self {
             Self::Recent(record) => record.clone(),
@@ -39,7 +39,7 @@ impl Found<'_> {
     }
 }
 
-/// What [`crate::Mvcc::new`] starts from: what the newest superblock says, or [`Roots::fresh`].
+/// The state with which [`crate::Mvcc::new`] starts: that of the newest superblock, or [`Roots::fresh`].
 #[derive(Clone, Debug)]
 pub struct Roots {
     /// Root of the key tree.
@@ -99,12 +99,12 @@ impl ReadView {
         self.roots.applied_term
     }
 
-    /// Records that no checkpoint has written: how many, and their encoded bytes.
+    /// The records that no checkpoint has written, with their number and encoded bytes.
     pub fn recent(&self) -> &Recent {
         &self.recent
     }
 
-    /// Faults in what a put or delete of `key` needs.
+    /// Faults on the pages that a put or delete of `key` needs.
     pub fn touch(&self, key: &[u8]) -> Result<(), Fault> {
         tree::find(&self.roots.key_root, key, Revision::MAX).map(drop)
     }
@@ -132,7 +132,7 @@ impl ReadView {
         }
     }
 
-    /// Where the version of `key` written at `revision` is, if it is stored; for walks over keys.
+    /// The place of the version of `key` written at `revision`, if it is stored. It is for walks over keys.
     pub fn locate<'a>(
         &'a self,
         key: &[u8],
@@ -145,14 +145,14 @@ impl ReadView {
         Ok(self.roots.directory.stored(key, revision, fingers)?.map(Found::Stored))
     }
 
-    /// Record blocks read from disk so far (it may wrap around). A scan takes it when it begins, for
+    /// Record blocks read from disk so far. The number may wrap around. A scan reads it when it begins, for
     /// [`Fault::scanning`].
     pub fn block_reads(&self) -> u32 {
         self.roots.directory.block_reads()
     }
 
-    /// Number of live keys of `range` at revision `at`: O(log n) at the current revision, else a walk over the keys
-    /// (where that may be long, use [`ReadView::counter`]).
+    /// Number of live keys of `range` at revision `at`. At the current revision this costs O(log n). Otherwise it walks
+    /// over the keys; if that may be long, use [`ReadView::counter`].
     pub fn count(&self, range: &KeyRange, at: i64) -> Result<u64, Fault> {
         let count = self.counter(range, at).step(usize::MAX)?;
         Ok(count.expect("the budget has no end"))
@@ -163,13 +163,13 @@ impl ReadView {
         Count::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
     }
 
-    /// The first live keys of `range` at the current revision, at most `max` of them: how many, and what they take up
-    /// in the answer to a Range, in O(log n).
+    /// The first live keys of `range` at the current revision, at most `max` of them. Returns their number, and the
+    /// bytes that they take in the answer to a Range, in O(log n).
     pub fn sums(&self, range: &KeyRange, max: u64) -> Result<(u64, u64), Fault> {
         cursor::sums_of_first(&self.roots.key_root, range, max)
     }
 
-    /// What `range` takes up at the current revision, in O(log n).
+    /// The space that `range` takes at the current revision, in O(log n).
     pub fn usage(&self, range: &KeyRange) -> Result<Usage, Fault> {
         cursor::usage(&self.roots.key_root, range)
     }
@@ -179,24 +179,24 @@ impl ReadView {
         Cursor::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
     }
 
-    /// Lets `cursor` go on in this view, which is not older than its own: a walk that takes longer than a view lives
-    /// calls it at each step. The cursor's revision must be one that the sweep was held back for.
+    /// Lets `cursor` go on in this view, which must not be older than its own. A walk that takes longer than a view
+    /// lives calls it at each step. The sweep must have been held back for the cursor's revision.
     pub fn lead(&self, cursor: &mut Cursor) {
         cursor.follow(&self.roots.key_root, self.revision());
     }
 
-    /// [`ReadView::lead`] for a count.
+    /// As [`ReadView::lead`], for a count.
     pub fn lead_count(&self, count: &mut Count) {
         count.follow(&self.roots.key_root, self.revision());
     }
 
-    /// Like [`ReadView::cursor`], but it takes the way that the same read will take once `at` is a revision of the
-    /// past. So it meets every page of that way.
+    /// As [`ReadView::cursor`], but it takes the path that the same read will take once `at` is a past revision. So it
+    /// meets every page of that path.
     pub fn cursor_past(&self, range: &KeyRange, at: i64) -> Cursor {
         Cursor::new(Arc::clone(&self.roots.key_root), range, at, false)
     }
 
-    /// Like [`ReadView::cursor`], from behind `last_key` on.
+    /// As [`ReadView::cursor`], but it begins after `last_key`.
     pub fn cursor_after(&self, range: &KeyRange, at: i64, last_key: &[u8]) -> Cursor {
         self.cursor(range, at).after(last_key)
     }
@@ -209,7 +209,7 @@ impl ReadView {
         RevisionCursor::new(extents, self.recent.clone(), from, self.revision())
     }
 
-    /// At most `max` of the pages that a walk at `at` over `range`, from `start` on, has yet to read, in order: so that
+    /// The pages that a walk at `at` over `range`, from `start` on, still has to read, in order and at most `max`. So
     /// they can be read together.
     pub fn missing(&self, range: &KeyRange, start: &[u8], at: i64, max: usize) -> Vec<Fault> {
         let start = start.max(&range.start[..]);
@@ -218,9 +218,9 @@ impl ReadView {
         tree::missing(&self.roots.key_root, (start, end.as_deref()), skips_dead, max).collect()
     }
 
-    /// Whether compaction at `compact_revision` keeps `record`, a record of this store. It keeps all records above it,
-    /// and of each key the newest one up to it; a tombstone only exactly at it. For walks over one revision that go on
-    /// in newer and newer views, while the sweep is held there.
+    /// Whether compaction at `compact_revision` keeps `record`, a record of this store. It keeps all records above that
+    /// revision. Of each key it also keeps the newest record up to it; a tombstone only exactly at it. This is for
+    /// walks over one revision that go on in newer and newer views, while the sweep is held there.
     pub fn is_kept(&self, record: &Record, compact_revision: i64) -> Result<bool, Fault> {
         let main = record.revision.main;
         if main > compact_revision {
@@ -241,25 +241,25 @@ impl ReadView {
         MetaCursor::new(Arc::clone(&self.roots.meta_root), prefix)
     }
 
-    /// Like [`ReadView::meta_cursor`], from behind `last_key` on.
+    /// As [`ReadView::meta_cursor`], but it begins after `last_key`.
     pub fn meta_cursor_after(&self, prefix: &[u8], last_key: &[u8]) -> MetaCursor {
         self.meta_cursor(prefix).after(last_key)
     }
 
-    /// Number of entries in the meta tree and their bytes, keys and values.
+    /// Number of entries in the meta tree, and the bytes of their keys and values.
     pub fn meta_sums(&self) -> Result<(u64, u64), Fault> {
         tree::total(&self.roots.meta_root)
     }
 
-    /// Walks both trees and panics where an invariant does not hold; for tests. What the key tree looks like.
+    /// Walks both trees, and panics if an invariant does not hold. Returns the shape of the key tree. For tests.
     pub fn verify(&self) -> Result<Profile, Fault> {
         tree::verify(&self.roots.meta_root)?;
         tree::verify(&self.roots.key_root)
     }
 
-    /// The newest version with main revision <= `at`, whatever compaction says.
+    /// The newest version with main revision <= `at`, whether or not it is compacted.
     pub(super) fn find(&self, key: &[u8], at: i64) -> Result<Option<EntryMeta>, Fault> {
-        // At the newest revision the search need not read any.
+        // At the newest revision, the search need not read any revision.
         let revision = if at >= self.revision() { Revision::MAX } else { Revision::new(at, i64::MAX) };
         tree::find(&self.roots.key_root, key, revision)
     }

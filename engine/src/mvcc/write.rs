@@ -1,18 +1,18 @@
 //! The one writer of the store, and the views it publishes.
 //!
-//! The writer works on `Mvcc::live`, a [`ReadView`] like those it publishes: publishing clones a few references. A
-//! [`Write`] is one writing request; its changes get one main revision and the sub revisions 0, 1, 2 ...; reads through
+//! The writer works on `Mvcc::live`, a [`ReadView`] like those that it publishes. Publishing clones a few references. A
+//! [`Write`] is one writing request. Its changes get one main revision and the sub revisions 0, 1, 2 ... Reads through
 //! it see them.
 //!
 //! Invariants:
 //! - `Roots::revision`, `compact_revision` and `applied_index` never decrease.
 //! - Every version in the key tree has its record in `ReadView::recent` or in `Roots::directory`, under its revision.
-//! - What compaction at C drops is invisible from `compact` on, whether or not the sweep came by: of each key the
-//!   newest version with main <= C is kept, a tombstone only if it stands exactly at C.
-//! - Key tree and meta tree change in one publish and are sealed in one piece.
+//! - A version that compaction at C drops is invisible from `compact` on, whether or not the sweep has passed it. Of
+//!   each key, the newest version with main <= C is kept; a tombstone only if it is exactly at C.
+//! - Key tree and meta tree change in one publish, and are sealed together.
 //!
-//! It checks no revision that a caller asks for (the server answers "compacted" and "future revision" itself), expires
-//! no lease and reads no file.
+//! It does not check revisions that a caller asks for (the server answers "compacted" and "future revision" itself). It
+//! expires no lease and reads no file.
 
 use std::{fmt, ops::Deref, sync::Arc};
 
@@ -31,7 +31,7 @@ use crate::{
     victims::Victims,
 };
 
-/// Where other threads get the newest [`ReadView`].
+/// The cell from which other threads load the newest [`ReadView`].
 #[derive(Clone)]
 pub struct Published(Arc<ArcSwap<ReadView>>);
 
@@ -41,7 +41,7 @@ impl Published {
         self.0.load_full()
     }
 
-    /// Its revision, for whoever wants nothing else of it.
+    /// Its revision, for callers that need nothing else of it.
     pub fn revision(&self) -> i64 {
         self.0.load().revision()
     }
@@ -59,21 +59,22 @@ pub struct Mvcc {
     pub(super) live: ReadView,
     published: Published,
     pub(super) ledger: Ledger,
-    /// What the running checkpoint writes. It is held here so that no place the checkpoint sets is missed.
+    /// The state that the running checkpoint writes. It is held here so that no place that the checkpoint sets is
+    /// missed.
     sealed: Option<Sealed>,
-    /// Whether a request wrote since the last publish.
+    /// Whether a request has written since the last publish.
     pub(super) is_ahead: bool,
     /// The sweep drops nothing that is visible at this revision or above.
     sweep_floor: i64,
     clock: Clock,
 }
 
-/// The clock that finds nodes to evict; it goes round through the key tree and the meta tree.
+/// The clock that finds nodes to evict. It goes round through the key tree and the meta tree.
 #[derive(Debug, Default)]
 struct Clock {
     hand: Hand,
     is_in_meta: bool,
-    /// Rounds since one in which something went.
+    /// Rounds since the last one that evicted something.
     idle_rounds: u32,
     evicted: usize,
 }
@@ -90,7 +91,7 @@ impl Mvcc {
         Self { live, published, ledger, sealed, is_ahead, sweep_floor, clock }
     }
 
-    /// A writer of an empty store that keeps its records in memory: for tests.
+    /// A writer of an empty store that keeps its records in memory, for tests.
     #[doc(hidden)]
     pub fn in_memory() -> Self {
         Self::new(Roots::fresh(Directory::empty(BlockCache::new(0))))
@@ -101,12 +102,12 @@ impl Mvcc {
         self.published.load()
     }
 
-    /// The state with everything written so far, published or not; what the next request will see.
+    /// The state with everything written so far, published or not. The next request will see it.
     pub fn live(&self) -> &ReadView {
         &self.live
     }
 
-    /// The cell every other thread loads views from.
+    /// The cell from which every other thread loads views.
     pub fn published(&self) -> Published {
         self.published.clone()
     }
@@ -116,7 +117,7 @@ impl Mvcc {
         self.live.recent().bytes()
     }
 
-    /// Memory of the trees' nodes, those included that only older views reach. **Units** bytes.
+    /// Memory of the trees' nodes, including nodes that only older views reach. **Units** bytes.
     pub fn node_bytes(&self) -> u64 {
         self.live.roots.key_root.residency().bytes()
     }
@@ -126,7 +127,7 @@ impl Mvcc {
         self.ledger.dirty_bytes()
     }
 
-    /// Looks at about `budget` nodes. Takes those out of the unpublished trees that can be read again and that no
+    /// Looks at about `budget` nodes. Takes nodes out of the unpublished trees that can be read again and that no
     /// search passed lately. Their memory is freed once a view without them is published and the older views are
     /// dropped.
     pub fn evict(&mut self, budget: usize) -> Eviction {
@@ -145,13 +146,13 @@ impl Mvcc {
         Eviction { evicted: lap.evicted, idle_rounds: clock.idle_rounds }
     }
 
-    /// Begins one writing request: all its changes get the next main revision.
+    /// Begins one writing request. All its changes get the next main revision.
     pub fn begin(&mut self) -> Write<'_> {
         Write { mvcc: self, changes: Vec::new() }
     }
 
-    /// One writing request as a whole, in one descent: puts `key` without a lease, unless the version that it replaces
-    /// has one.
+    /// Makes one whole writing request in one descent. It puts `key` without a lease, unless the version that it
+    /// replaces has one.
     ///
     /// A fault leaves everything as it was.
     pub fn put_plain(&mut self, key: Bytes, value: Bytes) -> Result<PutPlain, Fault> {
@@ -164,8 +165,8 @@ impl Mvcc {
         })
     }
 
-    /// Puts in a version. Gives it back, with what goes on from the live version of its key filled in, and the live
-    /// version. Puts nothing where that one must not be replaced.
+    /// Inserts a version. Returns it with the fields that continue from the live version of its key, and returns that
+    /// live version. Inserts nothing if the live version must not be replaced.
     fn insert(
         &mut self,
         mut record: Record,
@@ -199,22 +200,22 @@ impl Mvcc {
         Ok(Some((record, previous)))
     }
 
-    /// Moves the compact revision; what becomes droppable is invisible at once and removed by [`Mvcc::sweep`].
+    /// Moves the compact revision. Versions that become droppable are invisible at once; [`Mvcc::sweep`] removes them.
     pub fn compact(&mut self, revision: i64) {
         assert!(revision > self.live.compact_revision(), "compaction goes forward");
         assert!(revision <= self.live.revision(), "nothing to come is compacted");
         self.live.roots.compact_revision = revision;
     }
 
-    /// Holds the sweep back: whatever is compacted, it drops only what is visible at no revision from `floor` on.
-    /// `None` lifts that. For walks over one revision that take longer than a view lives.
+    /// Holds the sweep back. Whatever is compacted, the sweep drops only versions that no revision from `floor` on
+    /// shows. `None` ends that. It is for walks over one revision that take longer than a view lives.
     pub fn hold_sweep(&mut self, floor: Option<i64>) {
         self.sweep_floor = floor.unwrap_or(i64::MAX);
     }
 
-    /// Drops versions that compaction made invisible, looking at about `budget` entries.
+    /// Drops versions that compaction made invisible. Looks at about `budget` entries.
     ///
-    /// A fault leaves what was done so far; the same call goes on.
+    /// A fault keeps what was done so far; the same call goes on.
     pub fn sweep(&mut self, budget: usize) -> Result<SweepProgress, Fault> {
         let up_to = self.live.compact_revision().min(self.sweep_floor);
         let mut progress = SweepProgress { dropped: 0, is_done: false };
@@ -230,10 +231,10 @@ impl Mvcc {
         Ok(progress)
     }
 
-    /// Makes pages dirty that lie in segments of `victims`, looking at about `budget` of them; whether the tour has
-    /// passed both trees. No answer changes.
+    /// Makes pages dirty that lie in segments of `victims`, and looks at about `budget` of them. Returns whether the
+    /// tour has passed both trees. It changes no answer.
     ///
-    /// Faults leave what was done so far; the same call goes on.
+    /// Faults keep what was done so far; the same call goes on.
     pub(crate) fn rewrite(&mut self, tour: &mut Tour, victims: &Victims, budget: usize) -> Result<bool, Vec<Fault>> {
         let roots = &mut self.live.roots;
         let mut examined = 0;
@@ -251,7 +252,7 @@ impl Mvcc {
         Ok(false)
     }
 
-    /// Makes everything so far visible to readers, as of the applied entry; O(1), once per batch.
+    /// Makes everything so far visible to readers, as of the applied entry. It costs O(1), once per batch.
     pub fn publish(&mut self, applied_index: u64, applied_term: u64) -> Arc<ReadView> {
         assert!(applied_index >= self.live.applied_index(), "entries are applied in log order");
         assert!(applied_term >= self.live.applied_term(), "terms ascend along the log");
@@ -265,18 +266,18 @@ impl Mvcc {
         view
     }
 
-    /// Faults in what a put or delete of `key` needs.
+    /// Faults on the pages that a put or delete of `key` needs.
     pub fn touch(&self, key: &[u8]) -> Result<(), Fault> {
         self.live.touch(key)
     }
 
-    /// Faults in what a put or delete of `key` in the meta tree needs.
+    /// Faults on the pages that a put or delete of `key` in the meta tree needs.
     pub fn touch_meta(&self, key: &[u8]) -> Result<(), Fault> {
         tree::find(&self.live.roots.meta_root, key, Revision::MAX).map(drop)
     }
 
-    /// Freezes the state published last for a checkpoint. Until [`Mvcc::checkpoint_done`] or
-    /// [`Mvcc::checkpoint_failed`] there is no second one.
+    /// Freezes the last published state for a checkpoint. There is no second one until [`Mvcc::checkpoint_done`] or
+    /// [`Mvcc::checkpoint_failed`].
     pub fn seal_for_checkpoint(&mut self) -> Sealed {
         assert!(!self.is_ahead, "what a request wrote is sealed with its applied index");
         self.ledger.seal();
@@ -285,14 +286,14 @@ impl Mvcc {
         sealed
     }
 
-    /// The sealed state is durable: `directory` now holds every record up to `up_to`; they leave memory. Readers get
-    /// the new directory with the next publish.
+    /// The sealed state is durable. `directory` now holds every record up to `up_to`, and these records leave memory.
+    /// Readers get the new directory with the next publish.
     pub fn checkpoint_done(&mut self, directory: Arc<Directory>, up_to: Revision) {
         let sealed = self.sealed.take().expect("a checkpoint was sealed");
         assert!(sealed.recent.last().is_none_or(|last| up_to <= last), "only what was sealed was written");
         assert!(!sealed.roots.key_root.is_dirty() && !sealed.roots.meta_root.is_dirty(), "the roots were written");
         self.ledger.unseal();
-        // The nodes it wrote can be evicted now, however long the clock found nothing.
+        // The nodes that it wrote can be evicted now, however long the clock has found nothing.
         self.clock.idle_rounds = 0;
         self.live.roots.directory = directory;
         self.live.recent.drop_up_to(up_to, Record::stored_len);
@@ -304,56 +305,57 @@ impl Mvcc {
         self.ledger.unseal();
     }
 
-    /// Pages the unpublished trees no longer reach. What is taken right before [`Mvcc::seal_for_checkpoint`] is not
-    /// reached by the sealed trees either; what comes up later may be.
+    /// Pages that the unpublished trees no longer reach. The sealed trees do not reach pages either that are taken
+    /// directly before [`Mvcc::seal_for_checkpoint`]. They may reach pages that are taken later.
     pub fn take_dead_places(&mut self) -> Vec<Place> {
         std::mem::take(&mut self.ledger.dead_places)
     }
 
-    /// Versions dropped by the sweep, with the lengths of their encoded records; to be taken like the places.
+    /// Versions that the sweep has dropped, with the lengths of their encoded records. They must be taken like the
+    /// places.
     pub fn take_dead_records(&mut self) -> Vec<(Revision, u32)> {
         std::mem::take(&mut self.ledger.dead_records)
     }
 }
 
-/// What a checkpoint writes.
+/// The state that a checkpoint writes.
 #[derive(Clone, Debug)]
 pub struct Sealed {
-    /// Roots, revisions and applied entry, and the directory the new one is built upon.
+    /// Roots, revisions and applied entry, and the directory on which the new one is built.
     pub roots: Roots,
     /// Records that are not in the directory yet.
     pub recent: Recent,
 }
 
-/// What a step of eviction did.
+/// The result of a step of eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Eviction {
-    /// Nodes taken out.
+    /// Nodes that were taken out.
     pub evicted: usize,
     /// Rounds over both trees since the last one that evicted something. A first round only clears the marks of
     /// searches.
     pub idle_rounds: u32,
 }
 
-/// Where [`Mvcc::rewrite`] goes on.
+/// The position at which [`Mvcc::rewrite`] goes on.
 #[derive(Debug)]
 pub(crate) struct Tour {
-    /// Trees behind it.
+    /// Number of trees that it has passed.
     tree: usize,
     from: Separator,
 }
 
 impl Tour {
-    /// A tour before everything.
+    /// A tour that begins before everything.
     pub(crate) fn new() -> Self {
         Self { tree: 0, from: tree::start() }
     }
 }
 
-/// How far a sweep is.
+/// How far a sweep has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SweepProgress {
-    /// Versions this step dropped.
+    /// Versions that this step dropped.
     pub dropped: u64,
     /// Whether nothing is left to drop.
     pub is_done: bool,
@@ -375,9 +377,9 @@ impl Deref for Write<'_> {
 }
 
 impl Write<'_> {
-    /// Appends a version of `key`. Returns the version it replaces, if the key was live.
+    /// Appends a version of `key`. Returns the version that it replaces, if the key was live.
     ///
-    /// A fault leaves this one change undone, and only this one.
+    /// A fault leaves only this one change undone.
     pub fn put(&mut self, key: Bytes, value: Bytes, lease: i64) -> Result<Option<Version>, Fault> {
         let revision = self.next_revision();
         let (create_revision, version) = (revision.main, 1);
@@ -387,7 +389,7 @@ impl Write<'_> {
 
     /// Appends a tombstone if `key` is live. Returns the version that it ends.
     ///
-    /// A fault leaves this one change undone, and only this one.
+    /// A fault leaves only this one change undone.
     pub fn delete(&mut self, key: &[u8]) -> Result<Option<Version>, Fault> {
         let newest = tree::find(&self.roots.key_root, key, Revision::MAX)?;
         if newest.is_none_or(|newest| newest.is_tombstone()) {
@@ -408,13 +410,13 @@ impl Write<'_> {
         tree::put(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, &mut new)
     }
 
-    /// Removes `key` from the meta tree; whether it was there.
+    /// Removes `key` from the meta tree. Returns whether it was there.
     pub fn meta_delete(&mut self, key: &[u8]) -> Result<bool, Fault> {
         self.mvcc.is_ahead = true;
         tree::remove(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, key)
     }
 
-    /// What changed. The revision has moved iff a record was written.
+    /// Returns the changes. The revision has moved if and only if a record was written.
     pub fn finish(self) -> Changes {
         Changes { revision: self.mvcc.live.revision(), records: self.changes }
     }
@@ -426,7 +428,7 @@ impl Write<'_> {
         Revision::new(main, written)
     }
 
-    /// Puts in a version. Its create revision and version number are filled in where its key is live.
+    /// Inserts a version. If its key is live, fills in its create revision and version number.
     fn append(&mut self, record: Record) -> Result<Option<Version>, Fault> {
         let (record, previous) = self.mvcc.insert(record, |_| true)?.expect("every version may be replaced");
         let previous = previous.map(|previous| Version::new(record.key.clone(), &previous));
@@ -435,7 +437,7 @@ impl Write<'_> {
     }
 }
 
-/// What [`Mvcc::put_plain`] did.
+/// The result of [`Mvcc::put_plain`].
 #[derive(Clone, Debug)]
 pub enum PutPlain {
     /// It put this record, as a revision of its own.
@@ -449,16 +451,16 @@ pub enum PutPlain {
     HasLease,
 }
 
-/// What one writing request changed.
+/// The changes of one writing request.
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
-    /// Current main revision after it.
+    /// Current main revision after the request.
     pub revision: i64,
-    /// The records it wrote, by sub revision.
+    /// The records that it wrote, by sub revision.
     pub records: Vec<Change>,
 }
 
-/// One record with what it replaced.
+/// One record, and the version that it replaced.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The new record.

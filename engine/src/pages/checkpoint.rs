@@ -1,28 +1,27 @@
-//! A checkpoint: writes one sealed state to the page store beside running traffic, and publishes it with one
-//! superblock.
+//! A checkpoint writes one sealed state to the page store beside running traffic, and publishes it with one superblock.
 //!
-//! A plain state machine. `step` does a bounded piece of work and submits I/O; completions whose token is
-//! `Owner::Checkpoint`'s come back through `on_completion`. It may run on any thread, and its shards on several
-//! (`split`, `join`). Order of events:
+//! A plain state machine. `step` does a bounded piece of work and submits I/O. Completions with a token of
+//! `Owner::Checkpoint` come back through `on_completion`. It may run on any thread, and its shards on several (`split`,
+//! `join`). Order of events:
 //!
-//! 1. files dead long enough are removed;
-//! 2. the shards write the records as extents and the dirty subtrees, children first, and sync what they wrote;
-//! 3. the first shard's writer moves the records out of the segments that are to be emptied (`relocation`), and writes
-//!    what is left of the trees up to both roots, the changed directory chunks, the directory root and the segment
-//!    table; its files and the directory of the files are synced;
-//! 4. the superblock is written, durably, over the older copy. Only then is the checkpoint `Done`.
+//! 1. Files that have been dead for long enough are removed.
+//! 2. The shards write the records as extents, and the dirty subtrees, children first. They sync what they wrote.
+//! 3. The first shard's writer moves the records out of the segments that must be emptied (`relocation`). It writes the
+//!    rest of the trees up to both roots, the changed directory chunks, the directory root and the segment table. Its
+//!    files and their directory are synced.
+//! 4. The superblock is written, durably, over the older copy. Only then is the checkpoint `Done`.
 //!
 //! Invariants:
-//! - Before 4 nothing that either superblock copy reaches is touched; so a crash at any moment leaves the newest one
-//!   intact.
-//! - `space` counts exactly what the new superblock reaches when 4 begins; a segment of `victims` is then dead, unless
-//!   moving ran out of space.
-//! - `NoSpace` leaves the job where it was: `step` goes on when there is room. The job must be kept for that: nodes
-//!   written already have their places, which only this job makes durable. In 4 (a file system that copies on write)
-//!   the superblock is written whole once more: the copy it goes to is the older one, and the newer one is untouched.
-//!   After any other error it answers `Stopped`.
+//! - Before event 4, nothing that either superblock copy reaches is changed. So a crash at any moment leaves the newest
+//!   copy intact.
+//! - When event 4 begins, `space` counts exactly what the new superblock reaches. A segment of `victims` is then dead,
+//!   unless moving ran out of space.
+//! - `NoSpace` leaves the job where it was: `step` goes on when there is room. So the job must be kept: the nodes it
+//!   has written have their places already, and only this job makes them durable. In event 4 (on a file system with
+//!   copy-on-write) the whole superblock is written once more. It goes to the older copy, and the newer one is
+//!   untouched. After any other error it answers `Stopped`.
 //!
-//! It does not decide when to run, and does not touch the live state: `Store` begins and ends it on the apply core.
+//! It does not decide when to run, and does not touch the live state. `Store` begins and ends it on the apply core.
 
 use std::{
     collections::BTreeSet,
@@ -48,18 +47,18 @@ use crate::{
     victims::Victims,
 };
 
-/// What a step of a [`Checkpoint`] leaves to do.
+/// What must happen after a step of a [`Checkpoint`].
 #[derive(Debug)]
 pub enum Progress {
-    /// Step again.
+    /// It must be stepped again.
     Working,
-    /// Nothing to do before one of its operations ends.
+    /// There is nothing to do before one of its operations ends.
     Waiting,
-    /// The state is durable; hand this to [`crate::Store::checkpoint_end`].
+    /// The state is durable. This must go to [`crate::Store::checkpoint_end`].
     Done(Box<CheckpointDone>),
 }
 
-/// What a finished checkpoint gives back to the store.
+/// The result of a finished checkpoint, for the store.
 #[derive(Debug)]
 pub struct CheckpointDone {
     pub(crate) superblock: Superblock,
@@ -78,7 +77,7 @@ impl CheckpointDone {
     }
 }
 
-/// What the store hands to a checkpoint.
+/// The input of a checkpoint, from the store.
 #[derive(Debug)]
 pub(crate) struct Begin {
     pub(crate) layout: Arc<Layout>,
@@ -89,7 +88,7 @@ pub(crate) struct Begin {
     pub(crate) removable: Vec<DeadFile>,
     pub(crate) dead_places: Vec<Place>,
     pub(crate) dead_records: extent::DeadRecords,
-    /// Segments to be emptied; the sealed trees reach no page in them.
+    /// Segments that must be emptied. The sealed trees reach no page in them.
     pub(crate) victims: Victims,
 }
 
@@ -108,7 +107,7 @@ enum Stage {
     Stopped,
 }
 
-/// Number of the token of the sync of the directory, and of the superblock's write: a shard number no shard has.
+/// The number in the tokens of the sync of the directory and of the superblock's write. No shard has this number.
 const OWN_SHARD: u64 = 0xffff;
 
 /// A checkpoint under way.
@@ -184,8 +183,8 @@ impl Checkpoint {
         }
     }
 
-    /// Does what takes too long on the apply core: counts what died, finds the changed chunks, cuts the work into
-    /// pieces.
+    /// Does the work that takes too long for the apply core: counts what died, finds the changed chunks, and cuts the
+    /// work into pieces.
     fn prepare(&mut self) {
         let Stage::Prepare(begin) = std::mem::replace(&mut self.stage, Stage::Remove) else { return };
         let Begin { newest, sealed, mut space, mut writers, removable, dead_places, mut dead_records, .. } = *begin;
@@ -217,8 +216,8 @@ impl Checkpoint {
         self.removable = removable;
     }
 
-    /// Gives out the shards' jobs, to be run each on its own thread and disk; [`Checkpoint::join`] takes them back.
-    /// Without it the checkpoint steps them itself.
+    /// Gives out the shards' jobs. Each must be run on a thread and a disk of its own; [`Checkpoint::join`] takes them
+    /// back. Without this call, the checkpoint steps them itself.
     pub fn split(&mut self) -> Vec<ShardJob> {
         assert!(matches!(self.stage, Stage::Prepare(_)), "shards are given out before the first step");
         self.prepare();
@@ -226,7 +225,7 @@ impl Checkpoint {
         std::mem::take(&mut self.shards)
     }
 
-    /// Takes back the shards' jobs, all `Done`.
+    /// Takes back the shards' jobs. All must be `Done`.
     pub fn join(&mut self, mut shards: Vec<ShardJob>) {
         assert_eq!(shards.len(), self.shard_count, "every shard comes back");
         assert!(shards.iter().all(|shard| shard.writer.is_synced()), "a shard comes back when it is done");
@@ -234,7 +233,7 @@ impl Checkpoint {
         self.shards = shards;
     }
 
-    /// Does a bounded piece of the work and submits what can be; the caller kicks the disk.
+    /// Does a bounded piece of the work and submits what is possible. The caller kicks the disk.
     ///
     /// **Errors** `NoSpace` leaves the job as it was: keep it and step it again later. After any other error the member
     /// stops.
@@ -244,7 +243,7 @@ impl Checkpoint {
         result
     }
 
-    /// Takes the end of an operation whose token is `Owner::Checkpoint`'s.
+    /// Takes the end of an operation with a token of `Owner::Checkpoint`.
     ///
     /// **Errors** as [`Checkpoint::step`].
     pub fn on_completion(&mut self, completion: Completion) -> Result<(), Error> {
@@ -253,7 +252,7 @@ impl Checkpoint {
         result
     }
 
-    /// Steps to the end on a disk that nobody else uses meanwhile. Blocks.
+    /// Steps to the end, on a disk that nobody else uses meanwhile. Blocks.
     ///
     /// **Errors** as [`Checkpoint::step`]; after `NoSpace` it can be called again.
     pub fn run(&mut self, disk: &mut dyn Disk) -> Result<CheckpointDone, Error> {
@@ -267,7 +266,7 @@ impl Checkpoint {
             disk.completions(&mut completions);
             let mut result = Ok(());
             for completion in completions.drain(..) {
-                // All of them have to be taken: each gives back a buffer that may have to be written again.
+                // All of them must be taken: each gives back a buffer that may have to be written again.
                 result = self.on_completion(completion).and(result);
             }
             result?;
@@ -298,7 +297,7 @@ impl Checkpoint {
         }
     }
 
-    /// The directory was synced, or the superblock written.
+    /// Takes the end of the directory's sync, or of the superblock's write.
     fn complete_own(&mut self, result: io::Result<usize>) -> Result<(), Error> {
         let is_written = result.is_ok();
         let result = result.map(drop).map_err(|source| match self.stage {
@@ -401,7 +400,7 @@ impl Checkpoint {
         Ok(Progress::Working)
     }
 
-    /// Counts what the writers added.
+    /// Counts what the writers have added.
     fn account(&mut self) {
         for writer in &mut self.writers {
             let added = writer.take_added();
@@ -415,7 +414,7 @@ impl Checkpoint {
         }
     }
 
-    /// Hands to the disk what the first writer has queued; true if it can take more.
+    /// Hands the disk what the first writer has queued. Returns true if the writer can take more.
     fn pump(&mut self, disk: &mut dyn Disk) -> bool {
         self.writers[0].submit(disk);
         !self.writers[0].is_full()
@@ -456,13 +455,13 @@ impl Checkpoint {
         Ok(Progress::Working)
     }
 
-    /// Writes the directory root and the segment table, which counts everything but these two.
+    /// Writes the directory root and the segment table. The table counts everything except these two.
     fn write_tables(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
         let mut payload = Vec::new();
         for chunk in self.directory.chunks() {
             payload.extend_from_slice(&chunk.place().expect("every chunk was written").to_bytes());
         }
-        // The room is taken before the table is made, so that a segment begun for it stands in it.
+        // Room is reserved before the table is made. So a segment that is begun for it is in the table.
         self.account();
         let table_len = self.space.encoded_bytes(1);
         self.writers[0].reserve(Stream::Pages, 2 * HEADER_LEN + payload.len() + table_len, disk)?;
@@ -548,9 +547,9 @@ fn own_token() -> u64 {
     Owner::Checkpoint.token(number_of(OWN_SHARD))
 }
 
-/// Cuts dirty trees into subtrees for `shards` shards to write in parallel; what lies above the cut is left.
+/// Cuts dirty trees into subtrees that `shards` shards can write in parallel. The part above the cut is left.
 fn subtrees(roots: &[Arc<Slot>; 2], shards: usize) -> Vec<Arc<Slot>> {
-    // A few pieces for each shard even out their sizes; a single shard takes the trees whole.
+    // A few pieces for each shard even out their sizes. A single shard takes the trees whole.
     let enough = if shards == 1 { 0 } else { 4 * shards };
     let mut cut: Vec<Arc<Slot>> = roots.iter().filter(|root| root.is_dirty()).map(Arc::clone).collect();
     for _level in 0..3 {

@@ -1,8 +1,8 @@
-//! A look at a page store that no process uses: what its superblocks and segments say, and whether every page and
-//! record is what was written.
+//! Inspects a page store that no process uses. It shows its superblocks and segments, and checks that every page and
+//! record is as it was written.
 //!
-//! Changes nothing. What is damaged is named and passed over, so that one run finds all of it. Memory is bounded: nodes
-//! and blocks are let go as soon as they were checked.
+//! It changes nothing. Damage is reported and skipped, so that one run finds all of it. Memory is bounded: nodes and
+//! blocks are released as soon as they were checked.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -54,11 +54,11 @@ pub struct Segment {
     pub number: u32,
     /// Length of the file.
     pub file_bytes: u32,
-    /// What of it the newest state reaches; 0 for a file that it does without.
+    /// Bytes that the newest state reaches; 0 for a file that it does not use.
     pub live_bytes: u32,
 }
 
-/// What a store looks like.
+/// The contents of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// The copies of the superblock, by position; `None` for a damaged one.
@@ -69,11 +69,11 @@ pub struct Report {
     pub segments: Vec<Segment>,
     /// Extents of records.
     pub extents: u64,
-    /// Records in them, and how many of those no sweep has dropped.
+    /// Number of records in them, and the number of those that no sweep has dropped.
     pub records: (u64, u64),
 }
 
-/// What a check came by.
+/// The number of things that a check has read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
     /// Pages of the trees.
@@ -107,12 +107,12 @@ fn open(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     Ok(Opened { copies, newest, pages: state.pages, space, directory })
 }
 
-/// Blocks that are kept while they are read. **Units** bytes.
+/// Bytes of blocks that are kept while they are read. **Units** bytes.
 const CACHE_BYTES: usize = 8 << 20;
 
-/// Looks at the store in `dir`. Blocks.
+/// Reports on the store in `dir`. Blocks.
 ///
-/// **Errors** `Locked`; `Corrupt` if neither superblock, or a table of the newest state, is what was written.
+/// **Errors** `Locked`; `Corrupt` if both superblocks or a table of the newest state are damaged.
 pub fn report(disk: &mut dyn Disk, dir: &Path) -> Result<Report, Error> {
     let _lock = disk.lock(dir)?;
     let Opened { copies, newest, space, directory, .. } = open(disk, dir)?;
@@ -138,8 +138,8 @@ pub fn report(disk: &mut dyn Disk, dir: &Path) -> Result<Report, Error> {
     })
 }
 
-/// Reads every page and record that the newest state in `dir` reaches; `damage` is told of each that is not what was
-/// written, and of segments whose account of live bytes is wrong. Blocks, for as long as the data is large.
+/// Reads every page and record that the newest state in `dir` reaches. Calls `damage` for each that is not as it was
+/// written, and for segments with a wrong account of live bytes. Blocks for a time that grows with the data.
 ///
 /// **Errors** as [`report`], and those of the medium.
 pub fn verify(disk: &mut dyn Disk, dir: &Path, damage: &mut dyn FnMut(&Error)) -> Result<Checked, Error> {
@@ -161,7 +161,7 @@ struct Check<'a> {
     disk: &'a mut dyn Disk,
     dir: &'a Path,
     damage: &'a mut dyn FnMut(&Error),
-    /// Live bytes found, by segment.
+    /// Live bytes that were found, by segment.
     reached: BTreeMap<u32, u64>,
     done: Checked,
     /// Whether everything could be read.
@@ -173,7 +173,7 @@ impl Check<'_> {
         *self.reached.entry(place.segment).or_default() += u64::from(place.len);
     }
 
-    /// What was read; `None` where it is damaged.
+    /// The result of a read; `None` if it is damaged.
     fn sound<T>(&mut self, read: Result<T, Error>) -> Result<Option<T>, Error> {
         match read {
             Ok(value) => Ok(Some(value)),
@@ -187,7 +187,7 @@ impl Check<'_> {
     }
 
     fn tree(&mut self, root: Place) -> Result<(), Error> {
-        // Slots of their own: a node goes with the last of its children.
+        // These are slots of their own, so that a node is released with the last of its children.
         let residency = Arc::default();
         let mut stack = vec![Slot::on_disk(root, &residency)];
         while let Some(slot) = stack.pop() {
@@ -223,7 +223,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    /// Compares what was reached with the segment table; says nothing where damage hides what is reached.
+    /// Compares what was reached with the segment table. Reports nothing if damage hides what is reached.
     fn account(&mut self, space: &Space) {
         if !self.is_whole {
             return;

@@ -1,16 +1,16 @@
-//! The page store: what is written where, what of it is live, and how a state becomes durable.
+//! The page store: where everything is written, what of it is live, and how a state becomes durable.
 //!
 //! Files, from the ground up:
 //! - `superblock`: the one place that says which state is the present one.
 //! - `space`: how much of each segment file is live, which files are dead, and when they are removed.
-//! - `reader`: reads what a `Fault` names, one per core.
+//! - `reader`: reads the page that a `Fault` names; one reader per core.
 //! - `writer`: the append cursors of one storage shard, and the writes behind them.
 //! - `shard`: a shard's share of a checkpoint: extents and subtrees.
 //! - `relocation`: moves the wanted records out of segments that are to be emptied.
 //! - `checkpoint`: writes one sealed state beside running traffic, and publishes it with one superblock.
-//! - `reclaim`: which segments are emptied, and when a checkpoint is worth it for the space alone.
+//! - `reclaim`: chooses the segments that are emptied, and says when a checkpoint is worth it for space alone.
 //! - `store`: the page store as the apply core owns it.
-//! - `inspect`: a look at a page store that no process uses.
+//! - `inspect`: inspects a page store that no process uses.
 
 mod checkpoint;
 pub mod inspect;

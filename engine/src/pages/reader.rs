@@ -1,19 +1,20 @@
-//! Reads what a [`Fault`] names: one per core, over the core's own `Disk`.
+//! Reads the page that a [`Fault`] names. Each core has one reader, over its own `Disk`.
 //!
-//! A plain state machine: `read` queues a fault with the caller's ticket, `step` submits, `on_completion` resolves the
-//! page and gives back the tickets that waited for it. Readers of the same page share one read, and pages that are
-//! queued one behind another and lie so in their segment, or nearly, are read in one operation.
+//! A plain state machine. `read` queues a fault with the caller's ticket. `step` submits. `on_completion` resolves the
+//! page and returns the tickets that waited for it. Readers of the same page share one read. Pages that are queued one
+//! after the other, and are neighbours in their segment or nearly so, are read in one operation.
 //!
 //! Invariants:
-//! - `files` holds at most `files_max` open segments besides those with reads in flight; the one used longest ago is
-//!   closed.
-//! - At most `reads_in_flight_max` reads are in flight; more wait in `queue`, which the callers bound.
-//! - `waiting` has an entry for exactly the places queued or in flight.
-//! - A removed file takes space while it is open: no longer than until the second `close_unused` after its last read.
+//! - `files` holds at most `files_max` open segments, besides those with reads in flight. The one that was used longest
+//!   ago is closed.
+//! - At most `reads_in_flight_max` reads are in flight. More wait in `queue`, which the callers bound.
+//! - `waiting` has an entry for exactly the places that are queued or in flight.
+//! - A removed file takes space while it is open, but not longer than until the second `close_unused` after its last
+//!   read.
 //!
-//! It retries nothing, except that pages whose common read failed are read again one by one: a page that cannot be read
-//! concerns only the readers that wait for it (`Loaded::result`). Whether the member can do without is for its caller
-//! to say.
+//! It retries nothing, with one exception. If a common read of several pages failed, the pages are read again one by
+//! one: a page that cannot be read concerns only the readers that wait for it (`Loaded::result`). Its caller decides
+//! whether the member can go on without the page.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -27,14 +28,13 @@ use crate::{
     page::{self, Kind},
 };
 
-/// Buffers that are kept for the reads to come, in all. **Units** bytes.
+/// Bytes of all buffers that are kept for later reads. **Units** bytes.
 const FREE_BYTES_MAX: usize = 1 << 20;
 
-/// What one operation reads for several pages. **Units** bytes.
+/// Bytes that one operation reads for several pages, at most. **Units** bytes.
 const RUN_BYTES_MAX: u64 = 64 << 10;
 
-/// Bytes between two pages that are read in vain, so that both come with one read: a second read costs more. **Units**
-/// bytes.
+/// Unwanted bytes between two pages that are still read together, at most. A second read costs more. **Units** bytes.
 const GAP_BYTES_MAX: u64 = 16 << 10;
 
 #[derive(Debug)]
@@ -54,16 +54,16 @@ struct Waiting {
 #[derive(Clone, Copy, Debug)]
 struct Queued {
     place: Place,
-    /// The read that it shared with others failed.
+    /// The read that it shared with others has failed.
     is_alone: bool,
 }
 
 /// What one operation reads.
 #[derive(Debug)]
 struct Run {
-    /// In ascending order, of one segment.
+    /// Places of one segment, in ascending order.
     places: Vec<Place>,
-    /// Where it begins and ends, in whole blocks. **Units** bytes.
+    /// Beginning and end, in whole blocks. **Units** bytes.
     span: Range<u64>,
 }
 
@@ -72,7 +72,7 @@ impl Run {
         Self { places: vec![place], span: aligned(place) }
     }
 
-    /// Takes `place` in if it lies right behind what is there.
+    /// Takes `place` in, if it comes directly after the places that are there.
     fn take(&mut self, place: Place) -> bool {
         let span = aligned(place);
         let last = self.places.last().expect("there is one");
@@ -91,9 +91,9 @@ impl Run {
 /// The end of a page's read.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Those who waited for it.
+    /// The tickets that waited for it.
     pub tickets: Vec<u64>,
-    /// Whether it is in memory now. **Errors** `Corrupt` for a page that is not what was written, `Io`.
+    /// Whether it is in memory now. **Errors** `Corrupt` for a page that is not as it was written; `Io`.
     pub result: Result<(), Error>,
 }
 
@@ -108,12 +108,12 @@ pub struct PageReader {
     in_flight: BTreeMap<u64, Run>,
     waiting: BTreeMap<Place, Waiting>,
     free: Vec<Buffer>,
-    /// Of the buffers in `free`.
+    /// Total bytes of the buffers in `free`.
     free_bytes: usize,
     number: u64,
     owner: Owner,
     first_number: u64,
-    /// `number` when unused files were closed last.
+    /// The value of `number` when unused files were last closed.
     used_since: u64,
 }
 
@@ -126,7 +126,7 @@ impl PageReader {
         Self::for_owner(Owner::Pages, 0, dir, files_max, reads_in_flight_max)
     }
 
-    /// A reader whose reads are operations of `owner`, numbered from `first_number`.
+    /// A reader whose reads are operations of `owner`, with numbers from `first_number` on.
     pub(crate) fn for_owner(
         owner: Owner,
         first_number: u64,
@@ -153,12 +153,12 @@ impl PageReader {
         }
     }
 
-    /// Queues the page of `fault`; `ticket` comes back once it is in memory.
+    /// Queues the page of `fault`. `ticket` comes back once the page is in memory.
     pub fn read(&mut self, fault: Fault, ticket: u64) {
         let place = fault.place();
         if let Some(waiting) = self.waiting.get_mut(&place) {
-            // The slot of another fault on this place may be another one: a page is resolved for the first, the second
-            // tries again and faults again, if it still has to.
+            // Another fault on this place may have another slot. A page is resolved for the first fault. The second one
+            // tries again, and faults again if it still has to.
             waiting.tickets.push(ticket);
             return;
         }
@@ -171,7 +171,8 @@ impl PageReader {
         self.waiting.is_empty()
     }
 
-    /// Submits what the bounds allow; the caller kicks the disk. Reads whose file cannot be opened end at once.
+    /// Submits reads as far as the bounds allow. The caller kicks the disk. Reads whose file cannot be opened end at
+    /// once.
     pub fn step(&mut self, disk: &mut dyn Disk) -> Vec<Loaded> {
         let mut failed = Vec::new();
         while self.in_flight.len() < self.reads_in_flight_max {
@@ -195,7 +196,7 @@ impl PageReader {
         failed
     }
 
-    /// Takes what one operation is to read from the queue.
+    /// Takes from the queue what one operation will read.
     fn next_run(&mut self) -> Option<Run> {
         let Queued { place, is_alone } = self.queue.pop_front()?;
         let mut run = Run::new(place);
@@ -225,7 +226,7 @@ impl PageReader {
         }
     }
 
-    /// Closes the files that were not read since the last call; to be called now and then.
+    /// Closes the files that were not read since the last call. It should be called now and then.
     pub fn close_unused(&mut self, disk: &mut dyn Disk) {
         let used_since = std::mem::replace(&mut self.used_since, self.number);
         self.files.retain(|_, open| {
@@ -237,7 +238,7 @@ impl PageReader {
         });
     }
 
-    /// Closes its files; nothing is queued or in flight.
+    /// Closes its files. Nothing may be queued or in flight.
     pub(crate) fn close(&mut self, disk: &mut dyn Disk) {
         assert!(self.is_idle(), "no file is closed under a read");
         for open in std::mem::take(&mut self.files).into_values() {
@@ -245,8 +246,8 @@ impl PageReader {
         }
     }
 
-    /// Takes the end of one of its operations; their tokens are `Owner::Pages`'s. The pages that it brought; none if
-    /// they will be read again one by one.
+    /// Takes the end of one of its operations, which have tokens of `Owner::Pages`. Returns the pages that it brought;
+    /// none if they will be read again one by one.
     pub fn on_completion(&mut self, completion: Completion) -> Vec<Loaded> {
         let Completion { token, result, mut buf } = completion;
         assert_eq!(Owner::of(token), self.owner);
@@ -259,7 +260,7 @@ impl PageReader {
                 let path = self.dir.join(places[0].path());
                 loaded.push(self.end(places[0], Err(Error::io(&path, FileOp::Read, source))));
             }
-            // A failure of one of them must not concern the others.
+            // A failure of one page must not concern the others.
             Err(_) => self.queue.extend(places.iter().map(|place| Queued { place: *place, is_alone: true })),
         }
         buf.clear();
@@ -270,7 +271,7 @@ impl PageReader {
         loaded
     }
 
-    /// Puts the page of `place` into memory; `blocks` were read from `start` on.
+    /// Puts the page of `place` into memory. `blocks` were read from `start` on.
     fn resolve(&mut self, place: Place, start: u64, blocks: &[u8]) -> Loaded {
         let Waiting { fault, tickets } = self.waiting.remove(&place).expect("waits while in flight");
         let from = usize::try_from(u64::from(place.offset) - start).expect("within what was read");
@@ -289,7 +290,7 @@ fn aligned(place: Place) -> Range<u64> {
     u64::from(place.offset) / block * block..u64::from(place.end()).next_multiple_of(block)
 }
 
-/// The envelope of `place` at the beginning of what was read of its file from there on.
+/// The envelope of `place`, at the beginning of `bytes`, which were read from there on.
 fn envelope<'a>(dir: &Path, place: Place, bytes: &'a [u8]) -> Result<&'a [u8], Error> {
     let is_cut = || Error::corrupt(&dir.join(place.path()), u64::from(place.offset), "the segment file is cut short");
     bytes.get(..place.len as usize).ok_or_else(is_cut)
@@ -300,7 +301,7 @@ fn resolve(dir: &Path, fault: Fault, bytes: &[u8]) -> Result<(), Error> {
     fault.resolve(envelope).map_err(|error| below(dir, error))
 }
 
-/// Paths in errors of `page` are relative to the data directory; the operator needs the whole one.
+/// Paths in errors of `page` are relative to the data directory. The operator needs the whole path.
 fn below(dir: &Path, error: Error) -> Error {
     match error {
         Error::Corrupt { path, offset, what } => Error::Corrupt { path: dir.join(path), offset, what },
@@ -308,7 +309,7 @@ fn below(dir: &Path, error: Error) -> Error {
     }
 }
 
-/// Opens a segment that a state reaches: if there is none, that is damage.
+/// Opens a segment that a state reaches. If there is none, that is damage.
 fn open_segment(disk: &mut dyn Disk, path: &Path) -> Result<FileId, Error> {
     disk.open(path, OpenKind::Read).map_err(|error| match error {
         Error::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
@@ -318,7 +319,7 @@ fn open_segment(disk: &mut dyn Disk, path: &Path) -> Result<FileId, Error> {
     })
 }
 
-/// What lies from the beginning of `place` to the end of its last block. Blocks.
+/// The bytes from the beginning of `place` to the end of its last block. Blocks.
 fn with_read<T>(
     disk: &mut dyn Disk,
     dir: &Path,

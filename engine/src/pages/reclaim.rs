@@ -1,20 +1,20 @@
-//! Gives space back: chooses the segments to be emptied, has the trees leave them, and says when a checkpoint is worth
-//! it for the space alone.
+//! Gives space back. It chooses the segments that are emptied, makes the trees leave them, and says when a checkpoint
+//! is worth it for space alone.
 //!
-//! A round: victims are chosen by the account of live bytes; a tour goes once over both trees and makes dirty what lies
-//! in them (`tree::rewrite`); the next checkpoint moves their records (`relocation`) and writes what was made dirty; at
-//! its end nothing reaches them. Their files are removed two checkpoints later (`space`).
+//! A round goes as follows. Victims are chosen by the account of live bytes. A tour goes once over both trees and makes
+//! the pages in them dirty (`tree::rewrite`). The next checkpoint moves their records (`relocation`) and writes the
+//! dirty pages. At its end nothing reaches the victims. Their files are removed two checkpoints later (`space`).
 //!
 //! Invariants:
-//! - Victims are never open for appending, and no segment that was begun after they were chosen is one of them. So what
-//!   leaves them does not come back, and one tour serves all of them.
-//! - `State::Ready` only after a whole tour; only then a checkpoint takes the victims.
-//! - Moved in a round are at most `bytes_max` and one segment; in all, at most `bytes_per_second`, unless a client
-//!   asked for it (`Defragment`): that waits for no rate.
-//! - A defragmentation empties segments that were there when it began, each once, and ends after a bounded number of
+//! - Victims are never open for appending. No segment that was begun after they were chosen is one of them. So what
+//!   leaves them does not come back, and one tour is enough for all of them.
+//! - `State::Ready` follows only on a whole tour. Only then does a checkpoint take the victims.
+//! - A round moves at most `bytes_max` and one segment. All rounds together move at most `bytes_per_second`, unless a
+//!   client asked for it (`Defragment`): that waits for no rate.
+//! - A defragmentation empties segments that existed when it began, each once. It ends after a bounded number of
 //!   checkpoints, whatever the traffic.
 //!
-//! Time comes from the caller. It touches no file and no page.
+//! Time comes from the caller. This file touches no file and no page.
 
 use std::time::Duration;
 
@@ -27,15 +27,15 @@ use crate::{
 
 /// Reclaim begins when this part of the live data could be given back ...
 const BEGIN_PERCENT: u64 = 20;
-/// ... and rests when what is left is this part.
+/// ... and rests when only this part is left.
 const REST_PERCENT: u64 = 15;
-/// Dead files, and dead records that no checkpoint has counted, are worth a checkpoint of their own once they reach
+/// Dead files, and dead records that no checkpoint has counted, are worth a checkpoint of their own when they reach
 /// this part of the live data.
 const WAITING_PERCENT: u64 = 5;
-/// A defragmentation leaves alone what is fuller than this.
+/// A defragmentation does not touch segments that are fuller than this.
 const FULL_PERCENT: u64 = 90;
-/// Checkpoints of a defragmentation besides those that move: one to count what died, two to remove what is dead, and a
-/// few for views that are held meanwhile.
+/// Checkpoints of a defragmentation beside those that move. One counts what died, two remove what is dead, and a few
+/// are for views that are held meanwhile.
 const ROUNDS_MORE: u64 = 8;
 
 #[derive(Debug)]
@@ -45,14 +45,14 @@ enum State {
     Tour(Victims, Tour),
     /// No tree reaches the victims.
     Ready(Victims),
-    /// The checkpoint under way has them.
+    /// The checkpoint under way has the victims.
     Moving,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Defragment {
     No,
-    /// What died so far has to be counted first, by a checkpoint that begins after the call.
+    /// What has died so far must be counted first, by a checkpoint that begins after the call.
     Asked {
         has_begun: bool,
     },
@@ -68,26 +68,26 @@ enum Defragment {
 pub(crate) struct Reclaim {
     bytes_per_second: u64,
     bytes_max: u64,
-    /// Fewer bytes than this are left alone, however small the store is.
+    /// Fewer bytes than this are not worth it, however small the store is.
     floor_bytes: u64,
     state: State,
     defragment: Defragment,
-    /// Bytes that may be moved now; below zero after a round that took more.
+    /// Bytes that may be moved now. It is below zero after a round that moved more.
     allowance: i64,
     refilled: Duration,
-    /// Whether the account may have changed since victims were looked for.
+    /// Whether the account may have changed since the last search for victims.
     is_due: bool,
     /// Victims of the round under way, and the live bytes in them when they were chosen.
     round: Reclaimed,
     reclaimed: Reclaimed,
 }
 
-/// What was given back since the store was opened.
+/// The space that was given back since the store was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reclaimed {
-    /// Segments that were emptied by moving what lived in them.
+    /// Segments that were emptied by moving their live data.
     pub segments: u64,
-    /// What was moved. **Units** bytes.
+    /// Bytes that were moved. **Units** bytes.
     pub moved_bytes: u64,
 }
 
@@ -125,7 +125,7 @@ impl Reclaim {
         }
     }
 
-    /// Empties everything sparse that there is now.
+    /// Starts to empty every sparse segment that exists now.
     pub(crate) fn defragment(&mut self) {
         if matches!(self.defragment, Defragment::No) {
             self.defragment = Defragment::Asked { has_begun: false };
@@ -136,7 +136,7 @@ impl Reclaim {
         !matches!(self.defragment, Defragment::No)
     }
 
-    /// Looks for victims among the segments that are not `open`; `aging_bytes` of dead files wait for checkpoints.
+    /// Looks for victims among the segments that are not `open`. `aging_bytes` of dead files wait for checkpoints.
     pub(crate) fn look(&mut self, space: &Space, open: &[u32], aging_bytes: u64) {
         assert!(self.is_due && matches!(self.state, State::Idle), "one round at a time");
         let victims = match self.defragment {
@@ -167,7 +167,7 @@ impl Reclaim {
         }
     }
 
-    /// The sparsest segments, until what is left is little or enough was chosen.
+    /// The sparsest segments. It stops when little is left, or when enough was chosen.
     fn sparsest(&mut self, space: &Space, open: &[u32]) -> Vec<u32> {
         let live = space.sizes().1;
         let closed = space.segments().iter().filter(|(segment, _)| !open.contains(segment));
@@ -189,7 +189,7 @@ impl Reclaim {
         victims
     }
 
-    /// Segments of a defragmentation that are not full, until enough for one round were chosen.
+    /// Segments of a defragmentation that are not full, until enough for one round are chosen.
     fn sparse(&self, space: &Space, open: &[u32], limit: u32) -> Vec<u32> {
         let mut bytes = 0;
         let mut victims = Vec::new();
@@ -202,7 +202,7 @@ impl Reclaim {
         victims
     }
 
-    /// Goes on with the tour, looking at about `pages` places; whether there is more to do at once.
+    /// Goes on with the tour over about `pages` places. Returns whether there is more to do at once.
     pub(crate) fn step(&mut self, mvcc: &mut Mvcc, pages: usize) -> Result<bool, Vec<Fault>> {
         let State::Tour(victims, tour) = &mut self.state else { return Ok(false) };
         if mvcc.rewrite(tour, victims, pages)? {
@@ -211,15 +211,15 @@ impl Reclaim {
         Ok(matches!(self.state, State::Tour(..)))
     }
 
-    /// Whether a checkpoint is wanted, if none is under way. `uncounted_bytes` died since the last one; `is_idle` if
-    /// nothing was applied since.
+    /// Whether a checkpoint is wanted, if none is under way. `uncounted_bytes` have died since the last one. `is_idle`
+    /// if nothing was applied since.
     pub(crate) fn wants_checkpoint(&self, live: u64, aging_bytes: u64, uncounted_bytes: u64, is_idle: bool) -> bool {
         let is_much = |bytes| bytes > part(live, WAITING_PERCENT) + self.floor_bytes;
         match (&self.state, self.defragment) {
             (State::Ready(_), _) => true,
             (State::Tour(..) | State::Moving, _) => false,
             (State::Idle, Defragment::Asked { has_begun }) => !has_begun,
-            // What is dead goes, and then victims are looked for once more.
+            // Dead files must go first. Then there is one more search for victims.
             (State::Idle, Defragment::Under { .. }) => aging_bytes > 0 && !self.is_due,
             (State::Idle, Defragment::No) => {
                 is_much(uncounted_bytes) || is_much(aging_bytes) || (is_idle && aging_bytes > 0)
@@ -227,7 +227,7 @@ impl Reclaim {
         }
     }
 
-    /// A checkpoint begins; the victims it empties.
+    /// Notes that a checkpoint begins. Returns the victims that it empties.
     pub(crate) fn checkpoint_begins(&mut self) -> Victims {
         if let Defragment::Asked { has_begun } = &mut self.defragment {
             *has_begun = true;
@@ -245,8 +245,8 @@ impl Reclaim {
         }
     }
 
-    /// The checkpoint ended, with its victims emptied if `is_complete`. True if the open segments are to be left, so
-    /// that they can be emptied too; `next_segment` was never used.
+    /// Notes that the checkpoint has ended; its victims are emptied if `is_complete`. Returns true if the open segments
+    /// must be left, so that they can be emptied too. `next_segment` was never used.
     pub(crate) fn checkpoint_ended(&mut self, is_complete: bool, space: &Space, next_segment: u32) -> bool {
         if matches!(self.state, State::Moving) {
             self.state = State::Idle;
@@ -266,7 +266,8 @@ impl Reclaim {
             _ => {}
         }
         if !is_complete {
-            // There was no room to move anything: try again after a while, as if the round had cost all it may.
+            // There was no room to move anything. It tries again after a while, as if the round had moved all that it
+            // may.
             self.allowance = -signed(self.bytes_max);
             self.defragment = Defragment::No;
         }
@@ -274,15 +275,15 @@ impl Reclaim {
     }
 }
 
-/// What emptying a segment gives back. **Units** bytes.
+/// The bytes that emptying a segment gives back. **Units** bytes.
 fn free(segment: &SegmentSpace) -> u64 {
     u64::from(segment.file_bytes - segment.live_bytes)
 }
 
-/// A full segment's share.
+/// The share of a full segment.
 const SHARE_UNITS: u64 = 10_000;
 
-/// Which part of a segment is live.
+/// The share of a segment that is live.
 fn share(segment: &SegmentSpace) -> u64 {
     u64::from(segment.live_bytes) * SHARE_UNITS / u64::from(segment.file_bytes.max(1))
 }
@@ -299,7 +300,7 @@ fn signed(bytes: u64) -> i64 {
 mod tests {
     use super::*;
 
-    /// Segments 1, 2, ... of 1000 bytes with so many live.
+    /// The segments 1, 2, ... of 1000 bytes each, with these live bytes.
     fn space(live: &[u64]) -> Space {
         let mut space = Space::default();
         for (segment, live) in (1..).zip(live) {

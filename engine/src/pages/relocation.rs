@@ -1,20 +1,20 @@
-//! Moves the wanted records out of segments that are to be emptied, inside a checkpoint.
+//! Moves the wanted records out of the segments that must be emptied, inside a checkpoint.
 //!
-//! Extent by extent, in revision order: it is read whole, the records that the sealed key tree still reaches are kept,
-//! and written again as extents of the usual size; neighbours among the victims are joined. A plain state machine over
-//! reads and the writes of a [`Writer`].
+//! It goes extent by extent, in revision order. It reads each extent whole, and keeps the records that the sealed key
+//! tree still reaches. It writes them again as extents of the usual size; neighbours among the victims are joined. It
+//! is a plain state machine over reads and the writes of a [`Writer`].
 //!
 //! Invariants:
-//! - A *run* is a series of extents with no other between them. `moved` and `added` change by whole runs: every extent
-//!   in `moved` has all its wanted records in `added`, and no other extent overlaps with those.
-//! - Of an extent exactly `Extent::live_records` are kept, whether all of them are (nothing to ask) or each was looked
-//!   up.
-//! - Memory: one extent, the records of two more, and [`NODES_MAX`] tree pages. Pages read for it
-//!   are put neither into the readers' cache nor into the live tree: what is moved is cold.
-//! - When space runs out, the run at hand is given up and counted as dead, and so is the rest: a full disk is no reason
-//!   for a checkpoint not to end.
+//! - A *run* is a series of extents with no other extent between them. `moved` and `added` change by whole runs: every
+//!   extent in `moved` has all its wanted records in `added`, and no other extent overlaps with those.
+//! - Exactly `Extent::live_records` of an extent are kept. If that is all of them, none is looked up; otherwise each
+//!   is.
+//! - Memory holds one extent, the records of two more, and [`NODES_MAX`] tree pages. Pages that it reads go neither
+//!   into the readers' cache nor into the live tree, because the moved data is cold.
+//! - When space runs out, the present run is given up and counted as dead, and so is the rest. A full disk must not
+//!   keep a checkpoint from ending.
 //!
-//! It does not choose the victims (`reclaim`) and does not change the directory (`checkpoint` does).
+//! It does not choose the victims (`reclaim` does), and does not change the directory (`checkpoint` does).
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -34,18 +34,18 @@ use crate::{
     tree::{Node, Slot},
 };
 
-/// Segment files kept open for it.
+/// Segment files that it keeps open.
 const FILES_MAX: usize = 8;
 /// Reads under way at once.
 const READS_MAX: usize = 16;
-/// Tree pages held for lookups.
+/// Tree pages that are held for lookups.
 const NODES_MAX: usize = 512;
 
-/// Whether versions are still in a tree.
+/// Finds out whether versions are still in a tree.
 #[derive(Debug)]
 struct Lookup {
     root: Arc<Slot>,
-    /// Pages that were not in memory, read for this alone.
+    /// Pages that were not in memory, read only for this.
     nodes: BTreeMap<crate::Place, Arc<Slot>>,
 }
 
@@ -76,10 +76,10 @@ impl Lookup {
     }
 }
 
-/// Records of neighbouring extents on their way into new ones.
+/// Records of neighbouring extents that will go into new ones.
 #[derive(Debug, Default)]
 struct Run {
-    /// Position behind the last extent taken in.
+    /// The position after the last extent that was taken in.
     end: usize,
     moved: Vec<Extent>,
     added: Vec<Extent>,
@@ -93,7 +93,7 @@ impl Run {
         self.records.push(record);
     }
 
-    /// Writes the first records at hand, as many as suit one extent.
+    /// Writes the first of the present records, as many as suit one extent.
     fn write(&mut self, writer: &mut Writer, disk: &mut dyn Disk) -> Result<(), Error> {
         let (mut count, mut bytes) = (0, 0);
         let bytes_max = writer.extent_bytes(Stream::Moved);
@@ -117,9 +117,9 @@ struct Reading {
     position: usize,
     entry: Extent,
     whole: Arc<Whole>,
-    /// By position in revision order.
+    /// For each record, in revision order, whether it is wanted.
     is_wanted: Vec<bool>,
-    /// Positions of records not looked up yet, by key: neighbours in the tree share its pages.
+    /// Positions of records that were not yet looked up, in key order: neighbours in the tree share its pages.
     undecided: Vec<usize>,
 }
 
@@ -129,7 +129,7 @@ pub(crate) struct Relocated {
     /// Extents whose live records are all in `added`.
     pub(crate) moved: Vec<Extent>,
     pub(crate) added: Vec<Extent>,
-    /// Extents that were written and are not wanted.
+    /// Extents that were written and are not wanted any more.
     pub(crate) given_up: Vec<Extent>,
     /// Whether every victim was moved.
     pub(crate) is_complete: bool,
@@ -148,7 +148,7 @@ pub(crate) struct Relocation {
     has_no_space: bool,
 }
 
-/// What a step leaves to do.
+/// What must happen after a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Moving {
     Working,
@@ -157,7 +157,8 @@ pub(crate) enum Moving {
 }
 
 impl Relocation {
-    /// Moves `victims`, each with its position among all extents, as far as the tree at `root` still reaches them.
+    /// Moves the records of `victims` that the tree at `root` still reaches. Each victim comes with its position among
+    /// all extents.
     pub(crate) fn new(dir: &Path, root: Arc<Slot>, victims: Vec<(usize, Extent)>) -> Self {
         assert!(victims.is_sorted_by(|a, b| a.0 < b.0 && a.1.last < b.1.first), "victims are in order");
         let first_number = number_of(READ_SHARD);
@@ -173,7 +174,7 @@ impl Relocation {
         }
     }
 
-    /// Goes on until something has to be read, or one extent is done.
+    /// Goes on until a page must be read, or one extent is done.
     pub(crate) fn step(&mut self, writer: &mut Writer, disk: &mut dyn Disk) -> Result<Moving, Error> {
         if !self.reader.is_idle() {
             self.submit(disk)?;
@@ -197,7 +198,7 @@ impl Relocation {
         Ok(Moving::Working)
     }
 
-    /// Submits what was asked for. A file that cannot be opened is lost: the newest state reaches it.
+    /// Submits the reads. A file that cannot be opened is damage, because the newest state reaches it.
     fn submit(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
         self.reader.step(disk).into_iter().try_for_each(|failed| failed.result)
     }
@@ -223,7 +224,7 @@ impl Relocation {
             if position != self.run.end {
                 self.end_run(writer, disk)?;
             }
-            // It is needed here alone.
+            // The cache is needed only here.
             self.cache = BlockCache::new(0);
             self.reading = Some(Reading::new(position, entry, whole));
         }
@@ -236,7 +237,7 @@ impl Relocation {
         }
         self.run.moved.push(entry);
         self.run.end = position + 1;
-        // The records of one extent stay at hand, so that a run does not end with a tiny extent.
+        // The records of one extent are kept back, so that a run does not end with a tiny extent.
         while self.run.bytes > 2 * writer.extent_bytes(Stream::Moved) {
             self.write(writer, disk)?;
         }
@@ -274,7 +275,7 @@ impl Reading {
         Self { position, entry, is_wanted: vec![all; whole.len()], whole, undecided }
     }
 
-    /// Finds out which of its records are wanted.
+    /// Finds out which records of the extent are wanted.
     fn decide(&mut self, lookup: &mut Lookup) -> Result<(), Vec<Fault>> {
         let mut faults = Vec::new();
         let Self { whole, is_wanted, entry, .. } = self;
@@ -303,7 +304,7 @@ impl Reading {
     }
 }
 
-/// Why there is nothing to go on with.
+/// The reason why it cannot go on.
 enum Stop {
     Faults(Vec<Fault>),
     Error(Error),

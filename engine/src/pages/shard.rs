@@ -1,16 +1,16 @@
 //! A storage shard's share of a checkpoint: extents and subtrees, written through the shard's [`Writer`].
 //!
 //! Invariants:
-//! - A shard is done when every byte it appended is durable.
-//! - Running out of space changes nothing: the record or node is not counted as written, and the same `step` goes on
+//! - A shard is done when every byte that it appended is durable.
+//! - Running out of space changes nothing. The record or node is not counted as written, and the same `step` goes on
 //!   when there is room again. Any other failure ends the job.
 //!
-//! Nodes are written children first. `Slot::set_place` on a slot that the live tree shares is sound because a sealed
-//! node never changes again: apply, when it needs another content, makes a new slot. A node that apply replaces while
-//! it is being written gets a place that is dead from the start; `Mvcc::take_dead_places` reports it to the next
+//! Nodes are written children first. `Slot::set_place` on a slot that the live tree shares is sound, because a sealed
+//! node never changes again: if apply needs other content, it makes a new slot. Apply may replace a node while it is
+//! being written. Its place is then dead from the start, and `Mvcc::take_dead_places` reports it to the next
 //! checkpoint.
 //!
-//! It does not choose what is written (`checkpoint`).
+//! It does not choose what is written (`checkpoint` does).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -39,7 +39,7 @@ struct Frame {
 }
 
 impl TreeWalk {
-    /// Begins a walk below `slot`; nothing to do if it has a place.
+    /// Begins a walk below `slot`. There is nothing to do if it has a place.
     pub(crate) fn begin(&mut self, slot: &Arc<Slot>) {
         assert!(self.stack.is_empty(), "one walk at a time");
         self.push(Arc::clone(slot));
@@ -57,7 +57,7 @@ impl TreeWalk {
         }
     }
 
-    /// Writes one node; false once the walk is at its end.
+    /// Writes one node. Returns false once the walk has ended.
     pub(crate) fn step(&mut self, writer: &mut Writer, disk: &mut dyn Disk) -> Result<bool, Error> {
         while let Some(child) = self.stack.last_mut().and_then(|frame| frame.dirty.pop()) {
             self.push(child);
@@ -72,11 +72,11 @@ impl TreeWalk {
     }
 }
 
-/// The work of one checkpoint that shards can do in any order: each takes the next piece when it has none.
+/// The work of one checkpoint that shards can do in any order. A shard without work takes the next piece.
 #[derive(Debug)]
 pub(crate) struct Source {
     recent: Recent,
-    /// First record not handed out.
+    /// The first record that was not handed out.
     next: Option<Revision>,
     /// Records that are dropped already, in order.
     skip: Vec<Revision>,
@@ -90,7 +90,7 @@ impl Source {
         Self { recent, next: Some(next), skip, subtrees }
     }
 
-    /// The records of the next extent; empty if there are none left.
+    /// The records of the next extent; empty if none are left.
     fn take_records(&mut self, bytes_max: usize) -> Vec<Record> {
         let mut records = Vec::new();
         let Some(from) = self.next.take() else { return records };
@@ -123,18 +123,18 @@ pub struct ShardJob {
     failed: bool,
 }
 
-/// What a step of a job leaves to do.
+/// What must happen after a step of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ShardProgress {
-    /// Step again.
+    /// It must be stepped again.
     Working,
-    /// Nothing to do before one of its operations ends.
+    /// There is nothing to do before one of its operations ends.
     Waiting,
     /// Everything it wrote is durable.
     Done,
 }
 
-/// Nodes written in one step at most, so that a step stays short where it shares a thread.
+/// Nodes that one step writes at most, so that a step stays short when it shares a thread.
 const NODES_PER_STEP: usize = 64;
 
 impl ShardJob {
@@ -150,7 +150,7 @@ impl ShardJob {
         }
     }
 
-    /// Does a bounded piece of the work and submits what can be; the caller kicks the disk.
+    /// Does a bounded piece of the work and submits what is possible. The caller kicks the disk.
     ///
     /// **Errors** `NoSpace` leaves the job as it was: it can be stepped again. After any other error the member stops.
     pub fn step(&mut self, disk: &mut dyn Disk) -> Result<ShardProgress, Error> {
@@ -191,7 +191,7 @@ impl ShardJob {
         result
     }
 
-    /// Takes the next piece of work, which costs no step.
+    /// Takes the next piece of work. This does not count as a step.
     fn take_work(&mut self) -> usize {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
         self.records = source.take_records(self.writer.extent_bytes(Stream::Records));
@@ -204,7 +204,7 @@ impl ShardJob {
         0
     }
 
-    /// Writes the records at hand as one extent; false if there are none.
+    /// Writes the present records as one extent. Returns false if there are none.
     fn write_extent(&mut self, disk: &mut dyn Disk) -> Result<bool, Error> {
         if self.records.is_empty() {
             return Ok(false);
@@ -216,7 +216,7 @@ impl ShardJob {
     }
 }
 
-/// Writes `records`, in any order, as one extent; sorts them into the order of the extent.
+/// Writes `records`, which may come in any order, as one extent. Sorts them into the order of the extent.
 ///
 /// **Errors** `NoSpace`, after which it can be called again.
 pub(crate) fn write_extent(
@@ -270,7 +270,7 @@ fn index_of(records: &[Record], blocks: &[Cut]) -> IndexBuilder {
     index
 }
 
-/// A block that will be written: how many records, and the length of its payload.
+/// A block that will be written: its number of records, and the length of its payload.
 struct Cut {
     records: usize,
     bytes: usize,

@@ -1,4 +1,4 @@
-//! How much of each segment file is live, which files are dead, and when they are removed.
+//! Knows how much of each segment file is live, which files are dead, and when they are removed.
 //!
 //! Invariants:
 //! - `segments[s].live_bytes` is the sum of what the present state reaches in segment `s`: tree pages, the live bytes
@@ -10,8 +10,8 @@
 //!   is held: each superseded directory is remembered weakly, and a view keeps its directory alive.
 //! - Segment numbers ascend for ever.
 //!
-//! The persisted table leaves out the directory root and itself, whose lengths follow from the superblock: so it can be
-//! encoded before it has a place. Which segments are emptied is decided in `reclaim`.
+//! The stored table leaves out the directory root and itself. Their lengths follow from the superblock, so the table
+//! can be encoded before it has a place. `reclaim` decides which segments are emptied.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ pub(crate) struct SegmentSpace {
 
 const ENTRY_LEN: usize = 12;
 
-/// A file that the present state does without.
+/// A file that the present state does not use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DeadFile {
     pub(crate) segment: u32,
@@ -45,18 +45,18 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// A segment file was created.
+    /// Counts a segment file that was created.
     pub(crate) fn create(&mut self, segment: u32, file_bytes: u32) {
         let before = self.segments.insert(segment, SegmentSpace { file_bytes, live_bytes: 0 });
         assert!(before.is_none(), "a segment number is used once");
     }
 
-    /// `place` was written.
+    /// Counts `place`, which was written.
     pub(crate) fn add(&mut self, place: Place) {
         self.add_bytes(place.segment, u64::from(place.len));
     }
 
-    /// `bytes` were written to `segment`.
+    /// Counts `bytes` that were written to `segment`.
     pub(crate) fn add_bytes(&mut self, segment: u32, bytes: u64) {
         let entry = self.segments.get_mut(&segment).expect("pages are written to segments of the table");
         let live = u64::from(entry.live_bytes) + bytes;
@@ -64,20 +64,20 @@ impl Space {
         entry.live_bytes = u32::try_from(live).expect("bounded by the file");
     }
 
-    /// `place` is not reached any more.
+    /// Removes `place` from the account: it is not reached any more.
     pub(crate) fn remove(&mut self, place: Place) {
         self.remove_bytes(place.segment, u64::from(place.len));
     }
 
-    /// `bytes` of `segment` are not reached any more.
+    /// Removes `bytes` of `segment` from the account: they are not reached any more.
     pub(crate) fn remove_bytes(&mut self, segment: u32, bytes: u64) {
         let entry = self.segments.get_mut(&segment).expect("what dies was live");
         let bytes = u32::try_from(bytes).expect("bounded by the file");
         entry.live_bytes = entry.live_bytes.checked_sub(bytes).expect("what dies was live");
     }
 
-    /// Takes the segments without live bytes off the table, except those `is_open` for more pages; `generation` is the
-    /// first state without them.
+    /// Removes the segments without live bytes from the table, except those that are open for more pages. `generation`
+    /// is the first state without them.
     pub(crate) fn bury(&mut self, generation: u64, is_open: impl Fn(u32) -> bool) {
         self.segments.retain(|segment, entry| {
             let is_kept = entry.live_bytes > 0 || is_open(*segment);
@@ -88,14 +88,14 @@ impl Space {
         });
     }
 
-    /// A file that no state of the present generation names, found at start.
+    /// Takes in a file that was found at start and that no state of the present generation names.
     pub(crate) fn adopt_dead(&mut self, segment: u32, file_bytes: u64, generation: u64) {
         assert!(!self.segments.contains_key(&segment), "a segment of the table is not dead");
         self.dead.push(DeadFile { segment, file_bytes, generation });
     }
 
-    /// Takes out the dead files that may be removed while `generation` is being written, when views from before
-    /// generation `oldest_view` ended are gone.
+    /// Takes out the dead files that may be removed while `generation` is being written. Generation `oldest_view`
+    /// superseded the oldest view that is still held. Files that died then or later stay.
     pub(crate) fn take_removable(&mut self, generation: u64, oldest_view: Option<u64>) -> Vec<DeadFile> {
         let (removable, kept) = self.dead.iter().partition(|dead| {
             dead.generation + 2 <= generation && oldest_view.is_none_or(|oldest| dead.generation < oldest)
@@ -104,8 +104,8 @@ impl Space {
         removable
     }
 
-    /// Length of the dead files that go once two more checkpoints were written and views from before `oldest_view`
-    /// ended are gone. **Units** bytes.
+    /// Length of the dead files that can be removed after two more checkpoints. Files that died in generation
+    /// `oldest_view` or later do not count, because a held view may read them. **Units** bytes.
     pub(crate) fn aging_bytes(&self, oldest_view: Option<u64>) -> u64 {
         let is_aging = |dead: &&DeadFile| oldest_view.is_none_or(|oldest| dead.generation < oldest);
         self.dead.iter().filter(is_aging).map(|dead| dead.file_bytes).sum()
@@ -116,7 +116,7 @@ impl Space {
         self.dead.push(dead);
     }
 
-    /// Files that the present state does without: number and length.
+    /// Files that the present state does not use: number and length.
     pub(crate) fn dead_files(&self) -> impl Iterator<Item = (u32, u64)> {
         self.dead.iter().map(|dead| (dead.segment, dead.file_bytes))
     }
@@ -125,7 +125,7 @@ impl Space {
         &self.segments
     }
 
-    /// Whether `places`, which the table does not count, fit into segments of it.
+    /// Whether `places`, which the table does not count, fit into its segments.
     pub(crate) fn is_sound(&self, places: &[Place]) -> bool {
         let mut more: BTreeMap<u32, u64> = BTreeMap::new();
         for place in places {
@@ -137,7 +137,7 @@ impl Space {
         })
     }
 
-    /// Length of all files, and what of it is live. **Units** bytes.
+    /// Length of all files, and the live part of it. **Units** bytes.
     pub(crate) fn sizes(&self) -> (u64, u64) {
         let files: u64 = self.segments.values().map(|segment| u64::from(segment.file_bytes)).sum();
         let dead: u64 = self.dead.iter().map(|dead| dead.file_bytes).sum();
@@ -145,7 +145,7 @@ impl Space {
         (files + dead, live)
     }
 
-    /// Length of the table when `more` segments are added. **Units** bytes.
+    /// Length of the table after `more` segments are added. **Units** bytes.
     pub(crate) fn encoded_bytes(&self, more: usize) -> usize {
         (self.segments.len() + more) * ENTRY_LEN
     }

@@ -1,18 +1,18 @@
-//! The page store as the apply core owns it: opens and recovers, begins and ends checkpoints, knows the sizes.
+//! The page store as the apply core owns it. It opens and recovers, begins and ends checkpoints, and knows the sizes.
 //!
 //! Invariants:
-//! - `newest` and `previous` are the states in the two superblock copies; `newest` is durable. `directory` is the one
-//!   `newest` names, and what the next published view reads through.
-//! - `parts` (the space account and the shards' writers) is out exactly while a checkpoint is under way: there is one
-//!   at a time.
-//! - The log may be trimmed up to the applied index of `previous`, never further: if `newest` turns out damaged, the
-//!   state before it and the log behind that are still all there (`trimmable`).
-//! - `retired` holds, weakly, each directory superseded since the start: a view that is held keeps its own alive, and
-//!   while it does no file is removed that the view may read.
-//! - Opening reads the superblock and the tables; its cost does not depend on the size of the data. Trees are read as
+//! - `newest` and `previous` are the states in the two superblock copies. `newest` is durable. `newest` names
+//!   `directory`, and the next published view reads through it.
+//! - `parts` (the space account and the shards' writers) is out exactly while a checkpoint is under way. There is one
+//!   checkpoint at a time.
+//! - The log may be trimmed up to the applied index of `previous`, never further. So if `newest` turns out damaged, the
+//!   state before it and the log after that state are still complete (`trimmable`).
+//! - `retired` holds, weakly, each directory that was superseded since the start. A view that is held keeps its own
+//!   directory alive. Meanwhile no file is removed that the view may read.
+//! - Opening reads the superblock and the tables. Its cost does not depend on the size of the data. Trees are read as
 //!   they are used.
 //!
-//! It replays nothing: entries behind `applied_index` go through the ordinary apply path of the layers above.
+//! It replays nothing: entries after `applied_index` go through the ordinary apply path of the layers above.
 
 use std::{
     collections::BTreeMap,
@@ -44,23 +44,23 @@ use crate::{
 /// Sizes and bounds of a store.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Length of a segment file; files begin smaller after a start. **Units** bytes, a multiple of 4 KiB.
+    /// Length of a segment file. Files are smaller at first after a start. **Units** bytes, a multiple of 4 KiB.
     pub segment_bytes: u32,
-    /// Length of a checkpoint's writes, and about that of an extent. **Units** bytes, a multiple of 4 KiB.
+    /// Length of a checkpoint's writes, and the approximate length of an extent. **Units** bytes, a multiple of 4 KiB.
     pub write_bytes: usize,
     /// Writes in flight for each shard, at least 1.
     pub writes_in_flight_max: usize,
     /// Payload of a record block; a larger record has a block of its own. **Units** bytes.
     pub record_block_bytes: usize,
-    /// Memory for tree nodes, and record blocks read from disk. **Units** bytes.
+    /// Memory for tree nodes, and for record blocks read from disk. **Units** bytes.
     pub cache_bytes: usize,
     /// Storage shards, at least 1.
     pub shards: usize,
-    /// Live bytes that are moved to give space back, on average at most.
+    /// Live bytes that are moved per second to give space back, at most and on average.
     pub reclaim_bytes_per_second: u64,
-    /// Live bytes that one checkpoint moves, and one segment more. **Units** bytes.
+    /// Live bytes that one checkpoint moves at most, besides one segment. **Units** bytes.
     pub reclaim_bytes_max: u64,
-    /// Drawn at random by the caller; becomes the identity of a store that is created now.
+    /// A number that the caller draws at random. It becomes the identity of a store that is created now.
     pub fresh_id: u64,
 }
 
@@ -83,16 +83,16 @@ impl Default for Options {
 /// Space is worth giving back from this part of a segment on.
 const FLOOR_PER_SEGMENT: u64 = 16;
 
-/// What the store takes on disk. **Units** bytes.
+/// The space that the store takes on disk. **Units** bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// All of it, with what no checkpoint has written yet. Never 0.
+    /// All of it, including what no checkpoint has written yet. Never 0.
     pub allocated: u64,
-    /// What is reachable; never more than `allocated`.
+    /// The reachable part; never more than `allocated`.
     pub in_use: u64,
 }
 
-/// What a checkpoint borrows from the store.
+/// The parts of the store that a checkpoint borrows.
 #[derive(Debug)]
 struct Parts {
     space: Space,
@@ -112,12 +112,12 @@ pub struct Store {
     dead_records: extent::DeadRecords,
     parts: Option<Parts>,
     reclaim: Reclaim,
-    /// Length of the files and what of it is live, at the last checkpoint's end.
+    /// Length of the files and its live part, at the end of the last checkpoint.
     file_sizes: (u64, u64),
     cache: Arc<BlockCache>,
     cache_bytes: u64,
-    /// Memory of the nodes when none of them could be evicted; 0 if some can. Until they take notably more or less,
-    /// looking again would be in vain: all nodes are dirty, or held by views.
+    /// Memory of the nodes when none of them could be evicted; 0 if some can. All nodes were then dirty, or held by
+    /// views. Another search is useless until the memory has changed notably.
     evict_idle_at: u64,
     _lock: DirLock,
 }
@@ -125,8 +125,8 @@ pub struct Store {
 impl Store {
     /// Opens the store in `dir`, or creates it. Blocks.
     ///
-    /// **Errors** `Locked`; `Corrupt` with the file if neither superblock copy, or a table of the newest, is what was
-    /// written.
+    /// **Errors** `Locked`; `Corrupt` with the file, if both superblock copies or a table of the newest one are
+    /// damaged.
     pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options) -> Result<Self, Error> {
         assert!(options.segment_bytes as usize >= BLOCK && (options.segment_bytes as usize).is_multiple_of(BLOCK));
         assert!(options.write_bytes >= BLOCK && options.write_bytes.is_multiple_of(BLOCK));
@@ -183,7 +183,7 @@ impl Store {
         &self.mvcc
     }
 
-    /// The MVCC state, for its one writer. Sweep through [`Store::sweep`], which keeps the account of space bounded.
+    /// The MVCC state, for its one writer. Call [`Store::sweep`] to sweep; it keeps the account of space bounded.
     pub fn mvcc_mut(&mut self) -> &mut Mvcc {
         &mut self.mvcc
     }
@@ -203,17 +203,18 @@ impl Store {
         self.newest.generation
     }
 
-    /// Index and term of the last entry in the newest durable state: the log is replayed behind it.
+    /// Index and term of the last entry in the newest durable state. The log is replayed after it.
     pub fn applied(&self) -> (u64, u64) {
         (self.newest.applied_index, self.newest.applied_term)
     }
 
-    /// Index and term of the last entry that the log may be trimmed to; (0, 0) while only one superblock copy is good.
+    /// Index and term of the last entry up to which the log may be trimmed; (0, 0) while only one superblock copy is
+    /// good.
     pub fn trimmable(&self) -> (u64, u64) {
         self.previous.map_or((0, 0), |previous| (previous.applied_index, previous.applied_term))
     }
 
-    /// One bounded step of the compaction sweep.
+    /// Makes one bounded step of the compaction sweep.
     pub fn sweep(&mut self, budget: usize) -> Result<SweepProgress, Fault> {
         let progress = self.mvcc.sweep(budget);
         self.bury_records();
@@ -232,19 +233,19 @@ impl Store {
         self.mvcc.node_bytes().saturating_sub(max) * 4 / max
     }
 
-    /// Memory that nodes may take; dirty ones can take more until their checkpoint. **Units** bytes.
+    /// Memory that nodes may take. Dirty ones can take more until their checkpoint. **Units** bytes.
     pub fn node_bytes_max(&self) -> u64 {
         node_bytes_max(usize::try_from(self.cache_bytes).expect("it was a usize")) as u64
     }
 
-    /// Memory of dirty nodes at which a checkpoint is due: as much again may be changed while it writes them. **Units**
+    /// Memory of dirty nodes at which a checkpoint is due. As much again may be changed while it writes them. **Units**
     /// bytes.
     pub fn dirty_bytes_due(&self) -> u64 {
         self.node_bytes_max() / 2
     }
 
-    /// One bounded step of eviction, looking at about `budget` nodes; whether any was taken out of the trees: publish
-    /// then. Record blocks may take what nodes leave.
+    /// Makes one bounded step of eviction, and looks at about `budget` nodes. Returns whether it took any out of the
+    /// trees; then publish. Record blocks may take the memory that nodes leave.
     pub fn evict(&mut self, budget: usize) -> bool {
         let bytes = self.mvcc.node_bytes();
         let eviction = self.mvcc.evict(budget);
@@ -259,13 +260,13 @@ impl Store {
         self.cache.bytes()
     }
 
-    /// Gives record blocks what nodes leave of the memory for both, and lets go of extents that nobody used since the
-    /// last call; to be called now and then.
+    /// Gives record blocks the part of the common memory that nodes leave. Releases extents that nobody has used since
+    /// the last call. It should be called now and then.
     pub fn balance(&mut self) {
         self.cache.forget_wholes();
         let nodes = self.mvcc.node_bytes();
         if nodes < self.evict_idle_at - self.evict_idle_at / 32 {
-            // A view is gone that held them.
+            // The view that held them is gone.
             self.evict_idle_at = 0;
         }
         let nodes = nodes.min(self.node_bytes_max());
@@ -278,9 +279,9 @@ impl Store {
         }
     }
 
-    /// One bounded step of giving space back, over about `pages` places of tree pages; whether there is more to do at
-    /// once. Moving itself is done by the checkpoints, see [`Store::wants_checkpoint`]. `now` is of any clock that does
-    /// not go back.
+    /// Makes one bounded step of giving space back, over about `pages` places of tree pages. Returns whether there is
+    /// more to do at once. The checkpoints move the data, see [`Store::wants_checkpoint`]. `now` may come from any
+    /// clock that does not go back.
     pub fn reclaim(&mut self, now: Duration, pages: usize) -> Result<bool, Vec<Fault>> {
         if self.reclaim.is_looking(now)
             && let Some(Parts { space, writers }) = &self.parts
@@ -292,13 +293,13 @@ impl Store {
         self.reclaim.step(&mut self.mvcc, pages)
     }
 
-    /// Gives back, without a bound in time, what can be given back now; it is under way while
+    /// Starts to give back what can be given back now, without a bound in time. It is under way while
     /// [`Store::is_defragmenting`].
     pub fn defragment(&mut self) {
         self.reclaim.defragment();
     }
 
-    /// What was given back since the store was opened.
+    /// The space that was given back since the store was opened.
     pub fn reclaimed(&self) -> Reclaimed {
         self.reclaim.reclaimed()
     }
@@ -308,8 +309,8 @@ impl Store {
         self.reclaim.is_defragmenting()
     }
 
-    /// Whether a checkpoint would give back space, even if nothing was written since the last one. False while one is
-    /// under way.
+    /// Whether a checkpoint would give back space, even if nothing was written since the last one. False while a
+    /// checkpoint is under way.
     pub fn wants_checkpoint(&self) -> bool {
         if self.is_checkpointing() {
             return false;
@@ -318,13 +319,13 @@ impl Store {
         self.reclaim.wants_checkpoint(self.file_sizes.1, self.aging_bytes(), self.dead_records.bytes(), is_idle)
     }
 
-    /// Dead files that only wait for checkpoints. **Units** bytes.
+    /// Dead files that wait only for checkpoints. **Units** bytes.
     fn aging_bytes(&self) -> u64 {
         let oldest_view = self.oldest_view();
         self.parts.as_ref().map_or(0, |parts| parts.space.aging_bytes(oldest_view))
     }
 
-    /// Generation that ended views still held.
+    /// The lowest generation that superseded a view which is still held.
     fn oldest_view(&self) -> Option<u64> {
         let held = self.retired.iter().filter(|(_, directory)| directory.strong_count() > 0);
         held.map(|(generation, _)| *generation).min()
@@ -335,8 +336,8 @@ impl Store {
         self.parts.is_none()
     }
 
-    /// Begins to write the state published last. The checkpoint may run on any thread while apply goes on; there is one
-    /// at a time, and it has to come to its end (see [`Checkpoint`]).
+    /// Begins to write the last published state. The checkpoint may run on any thread while apply goes on. There is one
+    /// at a time, and it must be run to its end (see [`Checkpoint`]).
     pub fn checkpoint_begin(&mut self) -> Checkpoint {
         let Parts { mut space, writers } = self.parts.take().expect("one checkpoint at a time");
         self.bury_records();
@@ -361,9 +362,9 @@ impl Store {
         })
     }
 
-    /// Ends a checkpoint: its state is the newest durable one. The next published view reads its records through the
-    /// new directory; they leave memory when the last view from before is gone, so an idle store had better publish
-    /// once more.
+    /// Ends a checkpoint. Its state is the newest durable one. The next published view reads its records through the
+    /// new directory. These records leave memory when the last older view is gone, so an idle store should publish once
+    /// more.
     pub fn checkpoint_end(&mut self, done: CheckpointDone) {
         assert!(self.is_checkpointing(), "a checkpoint ends once");
         assert_eq!(done.superblock.generation, self.newest.generation + 1, "no generation is skipped");
@@ -385,7 +386,8 @@ impl Store {
         self.evict_idle_at = 0;
     }
 
-    /// What the store takes on disk, and what of it is reachable; records that wait for a checkpoint count in both.
+    /// The space that the store takes on disk, and its reachable part. Records that wait for a checkpoint count in
+    /// both.
     pub fn sizes(&self) -> Sizes {
         let waiting = FILE_BYTES + self.mvcc.recent_bytes();
         let (files, live) = self.parts.as_ref().map_or(self.file_sizes, |parts| parts.space.sizes());
@@ -394,10 +396,11 @@ impl Store {
         sizes
     }
 
-    /// Reads everything the newest durable state reaches and compares it with the account of live bytes. Blocks, and
-    /// costs as much as the data is large; for tests and offline checks. Not during a checkpoint.
+    /// Reads everything that the newest durable state reaches, and compares it with the account of live bytes. Blocks
+    /// for a time that grows with the data. It is for tests and offline checks, and must not be called during a
+    /// checkpoint.
     ///
-    /// **Errors** `Corrupt` for whatever is not what was written.
+    /// **Errors** `Corrupt` for anything that is not as it was written.
     pub fn verify(&self, disk: &mut dyn Disk) -> Result<(), Error> {
         let space = &self.parts.as_ref().expect("no checkpoint is under way").space;
         let mut reached: BTreeMap<u32, u64> = BTreeMap::new();
@@ -442,10 +445,10 @@ impl Store {
     }
 }
 
-/// The clock rests after so many rounds that evicted nothing. The first of them may only have cleared marks.
+/// The clock rests after this many rounds that evicted nothing. The first of them may only have cleared marks.
 const IDLE_ROUNDS: u32 = 2;
 
-/// Nodes may take three quarters of the memory for nodes and blocks: a node leads to dozens of records.
+/// Nodes may take three quarters of the memory for nodes and blocks, because a node leads to dozens of records.
 fn node_bytes_max(cache_bytes: usize) -> usize {
     cache_bytes / 4 * 3
 }
@@ -475,11 +478,11 @@ pub(crate) fn segment_files(disk: &mut dyn Disk, pages_dir: &Path) -> Result<Vec
 
 fn segment_number(name: &str) -> Option<u32> {
     let number: u32 = name.strip_suffix(".seg")?.parse().ok()?;
-    // Only the name that would be given to it: "+1.seg" is none of ours.
+    // Only the exact name that this number gets counts: "+1.seg" is none of ours.
     (page::segment_path(number).file_name()?.to_str()? == name && number > 0).then_some(number)
 }
 
-/// Loads the tables that `newest` names. Files it does not name are dead: left by a crash, or by a state before.
+/// Loads the tables that `newest` names. Files that it does not name are dead: a crash or an earlier state left them.
 pub(crate) fn recover_tables(
     disk: &mut dyn Disk,
     dir: &Path,

@@ -1,17 +1,17 @@
 //! The superblock: the one place that says which state of the page store is the present one.
 //!
 //! Invariants:
-//! - The file holds two copies, [`COPY_STRIDE`] apart. Generation `g` is written to copy `g % 2`, one durable write, so
-//!   the generation before is untouched while its successor is written.
-//! - All of a copy stands in its first sector: a torn write leaves the old copy or the new one. A CRC over that sector
-//!   tells damage, and the parity of the generation a misdirected write.
-//! - The newest copy that is valid counts. Nothing that the other copy needs is given up before a newer one is durable
-//!   (`space`, `Store::trimmable`), so either copy alone is enough.
-//! - The file is created whole under another name, so once it has its name at least one copy was valid.
-//! - What is read at a start may come from a process that was killed, and not be durable: its name and its bytes are
+//! - The file holds two copies, [`COPY_STRIDE`] apart. Generation `g` goes to copy `g % 2`, in one durable write. So
+//!   the previous generation is untouched while its successor is written.
+//! - All of a copy is in its first sector, so a torn write leaves the old copy or the new one. A CRC over that sector
+//!   shows damage. The parity of the generation shows a misdirected write.
+//! - The newest valid copy counts. Nothing that the other copy needs is given up before a newer one is durable
+//!   (`space`, `Store::trimmable`). So either copy alone is enough.
+//! - The file is created whole under another name. So once it has its name, at least one copy was valid.
+//! - The bytes read at a start may come from a killed process and not be durable. So the file's name and bytes are
 //!   synced before anything is built upon them.
 //!
-//! It does not know what the places in it hold.
+//! It does not know the content of the places in it.
 
 use std::path::{Path, PathBuf};
 
@@ -29,11 +29,11 @@ pub(crate) const FORMAT: u32 = 3;
 
 const MAGIC: [u8; 8] = *b"ORLOPSB\0";
 
-/// Distance between the copies: more than what a device rewrites behind the scenes as one. **Units** bytes.
+/// Distance between the copies. It is more than a device rewrites internally in one piece. **Units** bytes.
 pub(crate) const COPY_STRIDE: u64 = 16 << 10;
 pub(crate) const FILE_BYTES: u64 = 2 * COPY_STRIDE;
 
-// Offsets in a copy; each is the previous plus its size.
+// These are offsets in a copy. Each is the previous one plus its size.
 const MAGIC_AT: usize = 0;
 const FORMAT_AT: usize = MAGIC_AT + 8;
 const NEXT_SEGMENT_AT: usize = FORMAT_AT + 4;
@@ -50,15 +50,15 @@ const SEGMENTS_AT: usize = DIRECTORY_AT + Place::ENCODED_LEN;
 const END: usize = SEGMENTS_AT + Place::ENCODED_LEN;
 const CRC_AT: usize = COPY_LEN - 4;
 const COPY_LEN: usize = 512;
-// A copy fits the smallest sector there is, so that the medium never tears it.
+// A copy fits in the smallest possible sector, so that the medium never tears it.
 const _: () = assert!(END <= CRC_AT && COPY_LEN <= BLOCK && COPY_STRIDE >= BLOCK as u64);
 
-/// What the pages of one state hang from.
+/// The places to which all pages of one state are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pages {
     pub(crate) key_root: Place,
     pub(crate) meta_root: Place,
-    /// The directory root: where the directory chunks lie.
+    /// The directory root, which says where the directory chunks lie.
     pub(crate) directory: Place,
     /// The segment table.
     pub(crate) segments: Place,
@@ -67,7 +67,7 @@ pub(crate) struct Pages {
 /// One state of the page store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Superblock {
-    /// Drawn when the store was created.
+    /// A number that was drawn when the store was created.
     pub(crate) store_id: u64,
     /// Counts the states, from 1.
     pub(crate) generation: u64,
@@ -77,7 +77,7 @@ pub(crate) struct Superblock {
     pub(crate) applied_term: u64,
     /// `None` for a store that has had no checkpoint.
     pub(crate) pages: Option<Pages>,
-    /// Lowest segment number never used.
+    /// The lowest segment number that was never used.
     pub(crate) next_segment: u32,
 }
 
@@ -96,7 +96,7 @@ impl Superblock {
         }
     }
 
-    /// Where in the file it belongs.
+    /// The offset of its copy in the file.
     pub(crate) fn offset(&self) -> u64 {
         self.generation % 2 * COPY_STRIDE
     }
@@ -177,15 +177,15 @@ impl Superblock {
     }
 }
 
-/// Why a copy cannot be used.
+/// The reason why a copy cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Damage {
     Bytes,
-    /// Intact, but of a format this release does not know.
+    /// The copy is intact, but has a format that this release does not know.
     Format(u32),
 }
 
-/// What the superblock file held.
+/// The contents of the superblock file.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Opened {
     /// The newest valid state.
@@ -201,7 +201,7 @@ pub(crate) fn exists(disk: &mut dyn Disk, dir: &Path) -> Result<bool, Error> {
 
 /// Reads both copies, and makes sure that what was read is durable. Nothing else may be in flight.
 ///
-/// **Errors** `Corrupt` if neither is valid, `Format` if one is of a later release: falling back to the other would
+/// **Errors** `Corrupt` if neither is valid; `Format` if one is of a later release, because using the other copy would
 /// undo what that release wrote.
 pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     let path = dir.join(FILE);
@@ -232,12 +232,12 @@ pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     if previous.is_some_and(|previous| previous.store_id != newest.store_id) {
         return Err(Error::corrupt(&path, 0, "the copies are of two stores"));
     }
-    // A copy that is older than the last but one would be one whose replacement was lost: what it names may be gone.
+    // If a copy is older than the last but one, its replacement was lost. What it names may be gone.
     let previous = previous.filter(|previous| previous.generation + 1 == newest.generation);
     Ok(Opened { newest, previous })
 }
 
-/// What stands in both copies, for a look at a store. Nothing is made durable. `None` for a damaged one.
+/// Reads both copies, for an inspection. Nothing is made durable. `None` for a damaged copy.
 ///
 /// **Errors** `Format` for a copy of a later release.
 pub(crate) fn peek(disk: &mut dyn Disk, dir: &Path) -> Result<[Option<Superblock>; 2], Error> {
@@ -257,7 +257,7 @@ pub(crate) fn peek(disk: &mut dyn Disk, dir: &Path) -> Result<[Option<Superblock
     Ok(copies)
 }
 
-/// Creates the file with the first state; durable on return.
+/// Creates the file with the first state. It is durable on return.
 pub(crate) fn create(disk: &mut dyn Disk, dir: &Path, store_id: u64) -> Result<Superblock, Error> {
     let path = dir.join(FILE_NEW);
     if disk.list(dir)?.iter().any(|name| name == FILE_NEW) {
@@ -266,7 +266,7 @@ pub(crate) fn create(disk: &mut dyn Disk, dir: &Path, store_id: u64) -> Result<S
     let file = disk.open(&path, OpenKind::Create { len: FILE_BYTES })?;
     let state = Superblock::fresh(store_id);
     perform(disk, &path, Op::WriteDurable { file, offset: state.offset(), buf: state.encode() })?;
-    // The file's length has to survive as well; a durable write promises no more than its own bytes.
+    // The file's length must survive as well. A durable write only promises its own bytes.
     perform(disk, &path, Op::Sync { file })?;
     disk.close(file);
     disk.rename(&path, &dir.join(FILE))?;
@@ -274,7 +274,7 @@ pub(crate) fn create(disk: &mut dyn Disk, dir: &Path, store_id: u64) -> Result<S
     Ok(state)
 }
 
-/// Does `op` and waits for its end; nothing else is in flight at a start.
+/// Does `op` and waits for its end. Nothing else is in flight at a start.
 fn perform(disk: &mut dyn Disk, path: &Path, op: Op) -> Result<(), Error> {
     let kind = if matches!(op, Op::Sync { .. }) { FileOp::Sync } else { FileOp::Write };
     disk.submit(op, Owner::Checkpoint.token(0));

@@ -1,22 +1,23 @@
 //! The append cursors of one storage shard, and the writes behind them.
 //!
 //! Invariants:
-//! - A byte of a segment file is written at most once in the file's life; in particular a block that was synced is
-//!   never written again, so no later torn write can damage what a superblock reaches. Hence the padding to [`BLOCK`]
-//!   whenever a write is cut short, and a new segment after every start: what a crashed checkpoint left behind the
-//!   cursor is unknown.
-//! - What dies at different times lies in different segments: each [`Stream`] has a segment of its own. Tree pages die
-//!   with the next change of one of their keys, records with their compaction, records that were moved once last
-//!   longest. So most segments of tree pages die by themselves, and little that lives is moved to free the others.
-//! - Segments begin small after a start and double up to `segment_bytes`, so that many restarts do not leave many large
-//!   files with little in them; nor do they exceed a part of the live data, so that what open segments keep free stays
-//!   a small part of it. Their space is reserved when they are created: that is where a full disk shows.
-//! - `queue`, `in_flight` and the tails' buffers hold every byte appended and not written; a shard stops producing
-//!   while the queue is full, so its memory is bounded by about twice `writes_in_flight_max` writes.
+//! - A byte of a segment file is written at most once in the life of the file. In particular, a block that was synced
+//!   is never written again, so no later torn write can damage what a superblock reaches. This is why a write that is
+//!   cut short is padded to [`BLOCK`]. It is also why every start begins a new segment: what a crashed checkpoint left
+//!   after the cursor is unknown.
+//! - Data that dies at different times is in different segments: each [`Stream`] has a segment of its own. Tree pages
+//!   die with the next change of one of their keys, records with their compaction. Records that were moved once last
+//!   longest. So most segments of tree pages die by themselves, and little live data is moved to free the others.
+//! - Segments begin small after a start and double up to `segment_bytes`. So many restarts do not leave many large,
+//!   almost empty files. A segment also does not exceed a part of the live data, so that the free space in open
+//!   segments stays a small part of it. The space of a segment is reserved when it is created; that is where a full
+//!   disk shows.
+//! - `queue`, `in_flight` and the buffers of the tails hold every byte that was appended and not written. A shard stops
+//!   producing while the queue is full. So about twice `writes_in_flight_max` writes bound its memory.
 //! - `unsynced` holds every segment with bytes that no completed sync covers.
-//! - Running out of space changes nothing: the piece stays queued, and goes on when there is room again.
+//! - Running out of space changes nothing: the piece stays queued, and is written when there is room again.
 //!
-//! It keeps no account of live bytes (`space`), it only reports what it added.
+//! It keeps no account of live bytes (`space` does). It only reports what it added.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -36,17 +37,17 @@ use crate::{
 
 /// File length of the first segment after a start. **Units** bytes.
 const SEGMENT_BYTES_FIRST: u32 = 1 << 20;
-/// A segment is at most this part of the live data, but not smaller than the first one. What three streams keep free is
-/// then about a twentieth of the data.
+/// A segment is at most this part of the live data, but not smaller than the first one. The free space of three streams
+/// is then about a twentieth of the data.
 const SEGMENTS_MIN: u64 = 64;
-/// An open segment is left if it is so many times larger than one begun now would be.
+/// An open segment is left if it is this many times larger than a new one would be.
 const TOO_LARGE: u32 = 4;
 /// Extents in a segment, at least.
 const EXTENTS_PER_SEGMENT: usize = 2;
-/// What is left of a segment is filled with a smaller extent, unless it would be smaller than this part of a usual one.
+/// The rest of a segment is filled with a smaller extent, unless that would be smaller than this part of a usual one.
 const EXTENT_PARTS: usize = 8;
 
-/// What the shards of one store have in common.
+/// The facts that all shards of one store share.
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) dir: PathBuf,
@@ -63,7 +64,7 @@ impl Layout {
     }
 }
 
-/// Bytes of one write, and where they go.
+/// The bytes of one write, and their place.
 #[derive(Debug)]
 struct Piece {
     segment: u32,
@@ -77,7 +78,7 @@ enum Flight {
     Sync { segment: u32 },
 }
 
-/// What shares a segment.
+/// The kinds of data that have a segment each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stream {
     /// Tree pages and tables.
@@ -90,7 +91,7 @@ pub(crate) enum Stream {
 
 const STREAMS: usize = 3;
 
-/// Where a stream goes on.
+/// The position at which a stream goes on.
 #[derive(Debug)]
 struct Tail {
     open: Option<Open>,
@@ -107,10 +108,10 @@ struct Open {
     cursor: u32,
 }
 
-/// What a writer added since it was last asked.
+/// What a writer has added since the last call.
 #[derive(Debug, Default)]
 pub(crate) struct Added {
-    /// Segments created, with the lengths of their files.
+    /// Segments that were created, with the lengths of their files.
     pub(crate) segments: Vec<(u32, u32)>,
     /// Bytes of pages by segment.
     pub(crate) bytes: BTreeMap<u32, u64>,
@@ -133,10 +134,10 @@ pub(crate) struct Writer {
     added: Added,
 }
 
-/// Bits of a token's number that count a shard's operations; the shard is above them.
+/// Bits of a token's number that count a shard's operations. The shard's number is above them.
 const NUMBER_BITS: u32 = 40;
 
-/// Number of the tokens of a checkpoint's reads: a shard number no shard has.
+/// The number in the tokens of a checkpoint's reads. No shard has this number.
 pub(crate) const READ_SHARD: u64 = 0xfffe;
 
 /// The first number of `shard`'s operations.
@@ -144,7 +145,7 @@ pub(crate) fn number_of(shard: u64) -> u64 {
     shard << NUMBER_BITS
 }
 
-/// The shard whose operation `token` is.
+/// The shard of the operation with this `token`.
 pub(crate) fn shard_of(token: u64) -> u64 {
     (token & ((1 << 56) - 1)) >> NUMBER_BITS
 }
@@ -172,13 +173,13 @@ impl Writer {
         self.shard
     }
 
-    /// The segments it will append to next.
+    /// The segments to which it will append next.
     pub(crate) fn open_segments(&self) -> impl Iterator<Item = u32> {
         self.tails.iter().filter_map(|tail| tail.open.map(|open| open.segment))
     }
 
-    /// Sizes the segments to come for a store of `live_bytes`, and leaves open ones that have become far too large for
-    /// it.
+    /// Sets the size of later segments for a store of `live_bytes`. Leaves open segments that have become far too large
+    /// for it.
     pub(crate) fn size_for(&mut self, live_bytes: u64) {
         assert!(self.is_synced(), "between checkpoints nothing is on its way");
         let block = u32::try_from(BLOCK).expect("a block is small");
@@ -191,18 +192,18 @@ impl Writer {
         }
     }
 
-    /// Bytes of records (each with its slot) that the next extent of `stream` should hold: large ones keep neighbouring
-    /// keys together, but little of a segment is to stay free.
+    /// Bytes of records (each with its slot) that the next extent of `stream` should hold. Large extents keep
+    /// neighbouring keys together, but little of a segment should stay free.
     pub(crate) fn extent_bytes(&self, stream: Stream) -> usize {
         let share = self.file_bytes_max as usize / EXTENTS_PER_SEGMENT;
         let usual = share.clamp(self.layout.block_bytes.min(self.layout.write_bytes), self.layout.write_bytes);
         let left = self.tails[stream as usize].open.map_or(0, |open| (open.file_bytes - open.cursor) as usize);
-        // Less about what envelopes and fences take.
+        // This leaves out roughly the room for envelopes and fences.
         let room = left.saturating_sub(left / 32);
         if (usual / EXTENT_PARTS..usual).contains(&room) { room } else { usual }
     }
 
-    /// Appends to other segments from now on, so that those open now can be emptied.
+    /// Appends to other segments from now on, so that the present ones can be emptied.
     pub(crate) fn leave_segments(&mut self) {
         assert!(self.is_synced(), "between checkpoints nothing is on its way");
         let first = SEGMENT_BYTES_FIRST.min(self.layout.segment_bytes);
@@ -221,7 +222,7 @@ impl Writer {
         self.queue.len() >= self.layout.writes_in_flight_max
     }
 
-    /// Whether every byte appended is durable. The names of new segments are the caller's affair.
+    /// Whether every appended byte is durable. The caller makes the names of new segments durable.
     pub(crate) fn is_synced(&self) -> bool {
         self.is_flushed() && self.queue.is_empty() && self.in_flight.is_empty() && self.unsynced.is_empty()
     }
@@ -230,7 +231,7 @@ impl Writer {
         self.tails.iter().all(|tail| tail.buffer.is_empty())
     }
 
-    /// Makes sure that `bytes` more fit in one segment of `stream`, by beginning another one if need be.
+    /// Makes sure that `bytes` more fit in one segment of `stream`. It begins another segment if it must.
     ///
     /// **Errors** `NoSpace`, which leaves everything as it was.
     pub(crate) fn reserve(&mut self, stream: Stream, bytes: usize, disk: &mut dyn Disk) -> Result<(), Error> {
@@ -248,7 +249,7 @@ impl Writer {
         let block = u32::try_from(BLOCK).expect("a block is small");
         let usual = tail.file_bytes_next.min(self.file_bytes_max);
         let file_bytes = usual.max(bytes.checked_next_multiple_of(block).expect("below 4 GiB"));
-        // A number is spent even if the file cannot be created.
+        // The number is used up even if the file cannot be created.
         let segment = self.layout.next_segment.fetch_add(1, Ordering::Relaxed);
         assert!(segment > 0 && segment < u32::MAX, "segment numbers do not run out");
         let file = self.create(segment, file_bytes, disk)?;
@@ -261,8 +262,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Creates a segment file, or leaves nothing of it behind: an attempt that ran out of space may have taken what
-    /// there was.
+    /// Creates a segment file, or leaves nothing of it behind. An attempt that ran out of space may have taken the
+    /// space that there was.
     fn create(&self, segment: u32, file_bytes: u32, disk: &mut dyn Disk) -> Result<FileId, Error> {
         let path = self.layout.segment_path(segment);
         let error = match disk.open(&path, OpenKind::Create { len: u64::from(file_bytes) }) {
@@ -278,7 +279,7 @@ impl Writer {
         Err(error)
     }
 
-    /// Appends a page to `stream`; room for it was reserved.
+    /// Appends a page to `stream`. Room for it must have been reserved.
     pub(crate) fn append(&mut self, stream: Stream, kind: Kind, payload: &[u8]) -> Place {
         let write_bytes = self.layout.write_bytes;
         let open = self.tails[stream as usize].open.as_mut().expect("room was reserved");
@@ -318,7 +319,7 @@ impl Writer {
         self.queue.push_back(Piece { segment, offset, buf });
     }
 
-    /// Queues what is gathered, padded to blocks; what is appended next begins new ones.
+    /// Queues the gathered bytes, padded to blocks. Later bytes begin new blocks.
     pub(crate) fn flush(&mut self) {
         [Stream::Pages, Stream::Records, Stream::Moved].into_iter().for_each(|stream| self.flush_stream(stream));
         assert!(self.is_flushed());
@@ -369,7 +370,7 @@ impl Writer {
 
     /// Takes the end of one of its operations.
     ///
-    /// **Errors** `NoSpace` leaves the write queued; after any other the job has failed.
+    /// **Errors** `NoSpace` leaves the write queued; after any other error the job has failed.
     pub(crate) fn on_completion(&mut self, completion: Completion) -> Result<(), Error> {
         let Completion { token, result, mut buf } = completion;
         let number = token & ((1 << 56) - 1);
@@ -402,7 +403,7 @@ impl Writer {
         }
     }
 
-    /// Closes its files; it has nothing in flight.
+    /// Closes its files. It must have nothing in flight.
     pub(crate) fn close(&mut self, disk: &mut dyn Disk) {
         assert!(self.is_synced(), "only what is durable is let go of");
         for file in std::mem::take(&mut self.files).into_values() {
@@ -413,7 +414,7 @@ impl Writer {
     }
 }
 
-/// A failed sync is final, whatever the reason: what of the writes before it survives is unknown.
+/// A failed sync is final, whatever the reason: it is unknown which of the writes before it survive.
 pub(crate) fn sync_failed(path: PathBuf, source: io::Error) -> Error {
     Error::Io { path, op: FileOp::Sync, source }
 }

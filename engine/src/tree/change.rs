@@ -1,18 +1,20 @@
 //! Changes to a copy-on-write B+tree: put, remove, and the sweep that drops old versions.
 //!
-//! One writer owns the root slot. A node that only the unpublished tree reaches is changed in place; any other is
-//! copied. So the first change after a publish copies a path, and the next changes mostly find copies they may change.
+//! One writer owns the root slot. A node that only the unpublished tree reaches is changed in place. Any other node is
+//! copied. So the first change after a publish copies a path, and the next changes mostly find copies that they may
+//! change.
 //!
 //! Invariants:
-//! - All leaves lie at one depth. A root that is an inner node has at least two children. No leaf but a root is empty.
+//! - All leaves are at one depth. A root that is an inner node has at least two children. Only a root may be an empty
+//!   leaf.
 //! - `Child::sums` are exact; `Leaf::superseded_at` is exact. `verify` checks both.
-//! - The newest version of a key, if there is one, lies in the leaf that (`key`, `Revision::MAX`) leads to. Splits keep
-//!   that. The sweep keeps it because it takes leaves from right to left, so that a run of versions loses its oldest
+//! - The newest version of a key, if there is one, is in the leaf that (`key`, `Revision::MAX`) leads to. Splits keep
+//!   this. The sweep keeps it too: it takes leaves from right to left, so that a run of versions loses its oldest
 //!   first.
 //! - An operation that faults has changed nothing that a reader could see.
-//! - Every page that a change makes unreachable from the unpublished tree comes up once in `Ledger::dead_places`.
+//! - Every page that a change makes unreachable from the unpublished tree is listed once in `Ledger::dead_places`.
 //!
-//! It knows no revisions to come, no records and no views: `mvcc` does.
+//! It does not know the next revision, records or views; `mvcc` does.
 
 use std::sync::Arc;
 
@@ -26,14 +28,14 @@ use super::{
 };
 use crate::{Fault, Revision, prefix::common_prefix_len};
 
-/// Separators of an inner node that exceed this split it, as long as four children are left. **Units** bytes.
+/// An inner node of at least four children is split when its separators exceed this. **Units** bytes.
 pub(crate) const SEPARATOR_BYTES_MAX: usize = 8192;
-/// A node is joined with a neighbour when it has become smaller than this part of the most it may hold ...
+/// A node is joined with a neighbour when it has become smaller than this part of its maximum ...
 const SMALL_DIVISOR: usize = 4;
-/// ... and both together stay below three of as many parts, so that the next insertion does not split them again.
+/// ... and both together stay below three of these parts, so that the next insertion does not split them again.
 const JOINED_PARTS: usize = 3;
 
-/// How the sums of a subtree change.
+/// The change of a subtree's sums.
 #[derive(Clone, Copy)]
 struct Delta {
     live: i64,
@@ -56,31 +58,31 @@ fn signed(number: u64) -> i64 {
     i64::try_from(number).expect("sums stay far below 2^63")
 }
 
-/// A node that was cut off to the right of another.
+/// A node that was cut off on the right side of another.
 struct Cut {
     separator: Separator,
     child: Child,
 }
 
-/// What a put did to a subtree.
+/// The result of a put for a subtree.
 struct Put {
     delta: Delta,
-    /// The parts that were cut off, in order; and the sums of what remained, if anything was cut off.
+    /// The parts that were cut off, in order, and the sums of the rest, if anything was cut off.
     cuts: Vec<Cut>,
     remaining: Option<Sums>,
 }
 
-/// What is to be put in.
+/// An entry that must be inserted.
 pub(crate) struct NewEntry<'a> {
     pub(crate) key: &'a [u8],
     pub(crate) revision: Revision,
     /// The value of an entry of the meta tree.
     pub(crate) value: &'a [u8],
-    /// Makes the entry, knowing the newest one of the key; `None` to leave everything as it is.
+    /// Makes the entry from the newest one of the key. Returns `None` to leave everything as it is.
     pub(crate) make: &'a mut dyn FnMut(Option<&EntryMeta>) -> Option<EntryMeta>,
 }
 
-/// Puts a version in front of the older ones of its key, or sets an entry of the meta tree.
+/// Inserts a version before the older ones of its key, or sets an entry of the meta tree.
 pub(crate) fn put(root: &mut Arc<Slot>, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Result<(), Fault> {
     let put = modify(root, ledger, |node, ledger| put_in(node, ledger, new))?;
     if let Some(remaining) = put.remaining {
@@ -154,7 +156,7 @@ fn put_in_leaf(leaf: &mut Leaf, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> 
     Put { delta, cuts, remaining }
 }
 
-/// Cuts a leaf until every part fits, the parts behind the first in order into `cuts`.
+/// Cuts a leaf until every part fits. The parts after the first one go into `cuts`, in order.
 fn cut_leaf(leaf: &mut Leaf, ledger: &mut Ledger, inserted: Option<usize>, cuts: &mut Vec<Cut>) {
     if leaf.entry_bytes() <= ENTRY_BYTES_MAX || leaf.len() < 2 {
         return;
@@ -185,7 +187,7 @@ pub(super) fn is_overfull(inner: &Inner) -> bool {
     inner.len() > INNER_CHILDREN_MAX || (inner.len() >= 4 && inner.separators().bytes() > SEPARATOR_BYTES_MAX)
 }
 
-/// Cuts an inner node until every part fits. `is_appended`: the last child was the one that grew.
+/// Cuts an inner node until every part fits. `is_appended` says that the last child was the one that grew.
 fn cut_inner(inner: &mut Inner, ledger: &mut Ledger, is_appended: bool, cuts: &mut Vec<Cut>) {
     if !is_overfull(inner) {
         return;
@@ -200,13 +202,13 @@ fn cut_inner(inner: &mut Inner, ledger: &mut Ledger, is_appended: bool, cuts: &m
     cuts.append(&mut behind);
 }
 
-/// What became of a subtree that lost entries.
+/// The result for a subtree that lost entries.
 struct Shrunk {
     sums: Sums,
     is_empty: bool,
 }
 
-/// Removes an entry of the meta tree; whether it was there.
+/// Removes an entry of the meta tree. Returns whether it was there.
 pub(crate) fn remove(root: &mut Arc<Slot>, ledger: &mut Ledger, key: &[u8]) -> Result<bool, Fault> {
     if find(root, key, Revision::MAX)?.is_none() {
         return Ok(false);
@@ -232,8 +234,8 @@ fn remove_in(slot: &mut Arc<Slot>, ledger: &mut Ledger, key: &[u8]) -> Result<Sh
     })
 }
 
-/// Drops what can be dropped at `compact_revision` from the rightmost leaf that has such entries. Returns how many
-/// entries were looked at and how many were dropped; `None` if there is nothing to drop.
+/// Drops the entries that can be dropped at `compact_revision` from the rightmost leaf that has any. Returns how many
+/// entries it looked at, and how many it dropped; `None` if there is nothing to drop.
 pub(crate) fn sweep(
     root: &mut Arc<Slot>,
     ledger: &mut Ledger,
@@ -274,7 +276,7 @@ fn sweep_in(
     })
 }
 
-/// Takes in the child that shrank. An empty child is removed, a small one is joined with a neighbour that is in memory.
+/// Handles the child that shrank. An empty child is removed. A small one is joined with a neighbour that is in memory.
 fn settle(inner: &mut Inner, ledger: &mut Ledger, position: usize, shrunk: &Shrunk) -> Shrunk {
     inner.child_mut(position).sums = shrunk.sums;
     if shrunk.is_empty && inner.len() == 1 {
@@ -308,7 +310,8 @@ fn settle_root(root: &mut Arc<Slot>, ledger: &mut Ledger, shrunk: &Shrunk) {
     }
 }
 
-/// Joins the children at `left` and `left + 1` if one is small, both are in memory and together they are not too large.
+/// Joins the children at `left` and `left + 1` if one is small, both are in memory, and together they are not too
+/// large.
 fn join(inner: &mut Inner, ledger: &mut Ledger, left: usize) -> bool {
     let [left_child, right_child] = &inner.children()[left..left + 2] else { unreachable!("two children") };
     let (Some(left_node), Some(right_node)) = (left_child.slot.resident(), right_child.slot.resident()) else {

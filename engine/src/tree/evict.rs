@@ -1,12 +1,12 @@
-//! Giving back the memory of nodes that can be read again: a clock whose hand walks over a tree in key order.
+//! Gives back the memory of nodes that can be read again. A clock's hand walks over a tree in key order.
 //!
 //! Invariants:
-//! - A node is evicted only if it is clean, its page can be read (`Ledger::is_stored`), no search passed it since the
-//!   hand was there last, and nothing below it is resident. A root stays.
-//! - Eviction changes only what is resident: pages, places and sums stay as they are. The parent of an evicted node
-//!   is copied, so views published before keep what they look at; its page stays its own, and a dirty parent stays
+//! - A node is evicted only under these conditions. It is clean, and its page can be read (`Ledger::is_stored`). No
+//!   search has passed it since the hand was last there. Nothing below it is resident. A root stays.
+//! - Eviction changes only what is resident. Pages, places and sums stay as they are. The parent of an evicted node is
+//!   copied, so views published before keep their nodes. The parent's page stays its own, and a dirty parent stays
 //!   dirty.
-//! - Each call looks at a bounded number of nodes and leaves the hand at a key, which later changes of the tree do not
+//! - Each call looks at a bounded number of nodes. It leaves the hand at a key, which later changes of the tree do not
 //!   move.
 //!
 //! It does not decide when memory is short (`Store` does).
@@ -19,8 +19,7 @@ use super::{
 };
 use crate::Revision;
 
-/// Where the clock's hand stands in a tree: at the first child that is not before it. A new hand stands at the
-/// beginning.
+/// The position of the clock's hand in a tree: the first child that is not before it. A new hand is at the beginning.
 #[derive(Debug)]
 pub(crate) struct Hand {
     key: Vec<u8>,
@@ -33,14 +32,14 @@ impl Default for Hand {
     }
 }
 
-/// What one call did.
+/// The result of one call.
 #[derive(Debug, Default)]
 pub(crate) struct Lap {
     /// Nodes looked at.
     pub(crate) looked: usize,
     /// Nodes whose memory is freed with the last view that reaches them.
     pub(crate) evicted: usize,
-    /// The hand came to the end, and stands at the beginning again.
+    /// The hand has come to the end, and is at the beginning again.
     pub(crate) is_over: bool,
 }
 
@@ -67,7 +66,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Passes over the subtree of `slot` from the hand on. Returns the slot that replaces it, if anything was evicted,
+    /// Goes over the subtree of `slot`, from the hand on. Returns the slot that replaces it, if anything was evicted,
     /// and whether the end was reached.
     fn over(&mut self, slot: &Arc<Slot>) -> (Option<Arc<Slot>>, bool) {
         let Some(Node::Inner(inner)) = slot.resident() else { return (None, true) };
@@ -98,12 +97,12 @@ impl Pass<'_> {
         (self.prune(slot, inner, changed), is_over)
     }
 
-    /// Looks at one child whose subtree was passed. Returns what replaces it if it is evicted.
+    /// Looks at one child whose subtree was passed. Returns its replacement if it is evicted.
     fn look_at(&mut self, slot: &Arc<Slot>) -> Option<Arc<Slot>> {
         self.lap.looked += 1;
         let node = slot.resident()?;
         let is_evictable = self.ledger.is_stored(slot) && node.children().all(|child| child.resident().is_none());
-        // The mark is taken even if the node stays: it shall tell of searches from now on.
+        // The mark is taken even if the node stays, because it must show later searches.
         let is_used = slot.take_used();
         if !is_evictable || is_used {
             return None;

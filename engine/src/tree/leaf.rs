@@ -1,17 +1,17 @@
-//! A leaf: entries packed in key order (key ascending, revision descending), as they lie on disk.
+//! A leaf: entries packed in key order (key ascending, revision descending), in the same form as on disk.
 //!
-//! The heap is the common prefix of the keys followed by the entries; a slot per entry holds its offset and the first
-//! bytes of its suffix, so that a binary search seldom touches the heap. An entry is `flags, suffix length, suffix`,
-//! then for a version `main, [sub], [create, version, [lease]], record length` and for an entry of the meta tree `value
-//! length, value`; all numbers are varints, `create` is stored as the distance below `main`.
+//! The heap is the common prefix of the keys, followed by the entries. A slot per entry holds its offset and the first
+//! bytes of its suffix, so that a binary search seldom touches the heap. An entry is `flags, suffix length, suffix`. A
+//! version continues with `main, [sub], [create, version, [lease]], record length`, and an entry of the meta tree with
+//! `value length, value`. All numbers are varints. `create` is stored as the distance below `main`.
 //!
 //! Invariants:
 //! - Entries are strictly ordered; `prefix_len` is a common prefix of all keys (not always the longest).
-//! - `NEWEST` is set on the first entry of each key's run, except where the run begins in the leaf before: then
-//!   `superseded_at` is the main revision of the last entry there, else it is `i64::MAX`.
-//! - No gaps, no dead bytes: `heap` is the prefix, then the entries, back to back.
+//! - `NEWEST` is set on the first entry of each key's run, except where the run begins in the previous leaf. In that
+//!   case `superseded_at` is the main revision of the last entry there; otherwise it is `i64::MAX`.
+//! - There are no gaps and no dead bytes: `heap` is the prefix, then the entries, one directly after the other.
 //!
-//! It does not know its neighbours or its size limit: `tree` splits and merges.
+//! It does not know its neighbours or its size limit; `change` splits and joins.
 
 use std::{cmp::Ordering, ops::Range};
 
@@ -27,7 +27,7 @@ use crate::{
 /// First byte of a leaf's page.
 pub(super) const LEAF_PAGE_KIND: u8 = 1;
 
-/// Entries of a leaf are split up when they exceed this, unless there is only one. **Units** bytes, without the prefix.
+/// A leaf is split when its entries exceed this, unless there is only one. **Units** bytes, without the prefix.
 pub(crate) const ENTRY_BYTES_MAX: usize = 4096;
 
 /// The entry is the newest version of its key.
@@ -42,7 +42,7 @@ const LEASE: u8 = 8;
 pub(crate) const VALUE: u8 = 16;
 const FLAGS: u8 = NEWEST | TOMBSTONE | SUB | LEASE | VALUE;
 
-/// What an entry holds besides its key and, in the meta tree, its value.
+/// An entry without its key and, in the meta tree, without its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EntryMeta {
     pub(crate) flags: u8,
@@ -50,7 +50,7 @@ pub(crate) struct EntryMeta {
     pub(crate) create_revision: i64,
     pub(crate) version: i64,
     pub(crate) lease: i64,
-    /// Length of the record as it is stored; in the meta tree, of the value.
+    /// Length of the stored record; in the meta tree, of the value.
     pub(crate) bytes: u32,
 }
 
@@ -67,25 +67,25 @@ impl EntryMeta {
         self.flags & (NEWEST | TOMBSTONE) == NEWEST
     }
 
-    /// What it adds to `Sums::live_bytes` when it is live, under a key of `key_len` bytes.
+    /// The bytes that it adds to `Sums::live_bytes` when it is live, under a key of `key_len` bytes.
     pub(crate) fn live_bytes(&self, key_len: usize) -> u64 {
         let bytes = u64::from(self.bytes);
         let before = if self.flags & VALUE == 0 { 1 + varint::len(bytes) } else { key_len };
         bytes + u64::try_from(before).expect("a key is smaller than 4 GiB")
     }
 
-    /// Smallest compact revision at which it can be dropped, its next newer version being at `newer`.
+    /// The smallest compact revision at which it can be dropped. Its next newer version is at `newer`.
     pub(crate) fn droppable_at(&self, newer: i64) -> i64 {
         // A tombstone exactly at the compact revision stays, as in etcd.
         if self.is_tombstone() { newer.min(self.revision.main + 1) } else { newer }
     }
 }
 
-/// Where an entry begins, and what a search and a count need of it.
+/// The beginning of an entry, and the parts of it that a search and a count need.
 #[derive(Clone, Copy, Debug)]
 struct EntrySlot {
     head: u32,
-    /// Offset in the heap; the highest bit says that the entry is live.
+    /// Offset in the heap. The highest bit says that the entry is live.
     offset_and_live: u32,
 }
 
@@ -117,13 +117,13 @@ pub struct Leaf {
     slots: Vec<EntrySlot>,
     prefix_len: usize,
     superseded_at: i64,
-    /// Where the last entry was put in, and how many in a row were put right behind the one before. It tells ascending
-    /// insertion: such a leaf is split at its end. Not stored.
+    /// The position of the last insertion, and how many insertions in a row came directly after the previous one. It
+    /// shows ascending insertion: such a leaf is split at its end. It is not stored.
     ascent: (u32, u32),
 }
 
 impl Clone for Leaf {
-    /// A copy is made to be changed, so it has room for an entry or two.
+    /// A copy is made to be changed, so it gets room for an entry or two.
     fn clone(&self) -> Self {
         let mut heap = Vec::with_capacity(self.heap.len() + ENTRY_BYTES_MAX / 16);
         heap.extend_from_slice(&self.heap);
@@ -140,7 +140,7 @@ impl Default for Leaf {
 }
 
 impl Leaf {
-    /// Memory behind its vectors. **Units** bytes.
+    /// Memory of its vectors. **Units** bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         self.heap.capacity() + self.slots.capacity() * size_of::<EntrySlot>()
     }
@@ -199,7 +199,7 @@ fn grow<T>(items: &mut Vec<T>, needed: usize, slack: usize) {
     }
 }
 
-/// Appends what follows the suffix of an entry.
+/// Appends the part of an entry after the suffix.
 fn write_rest(out: &mut Vec<u8>, meta: &EntryMeta, value: &[u8]) {
     if meta.flags & VALUE != 0 {
         varint::write(out, u64::from(meta.bytes));
@@ -222,7 +222,7 @@ fn write_rest(out: &mut Vec<u8>, meta: &EntryMeta, value: &[u8]) {
 }
 
 impl Leaf {
-    /// A leaf of the entries that follow, `superseded_at` as in the head comment.
+    /// A leaf for the entries that will be pushed. `superseded_at` is as in the head of this file.
     fn with_prefix(prefix: &[u8], superseded_at: i64, heap_len: usize, slots_len: usize) -> Self {
         let mut heap = Vec::with_capacity(prefix.len() + heap_len);
         heap.extend_from_slice(prefix);
@@ -244,7 +244,7 @@ impl Leaf {
         self.heap.len() - self.prefix_len
     }
 
-    /// Main revision of the entry before the first, where that is a version of the same key; else `i64::MAX`.
+    /// Main revision of the previous entry, if it is a version of the same key; otherwise `i64::MAX`.
     pub(crate) fn superseded_at(&self) -> i64 {
         self.superseded_at
     }
@@ -270,7 +270,7 @@ impl Leaf {
         &self.heap[self.suffix_range(position)]
     }
 
-    /// First byte behind the entry.
+    /// The first byte after the entry.
     fn entry_end(&self, position: usize) -> usize {
         self.slots.get(position + 1).map_or(self.heap.len(), |slot| slot.offset())
     }
@@ -319,7 +319,7 @@ impl Leaf {
             && key[..self.prefix_len] == *self.prefix()
     }
 
-    /// How the key of an entry orders against `key`.
+    /// The order of an entry's key relative to `key`.
     pub(crate) fn cmp_key(&self, position: usize, key: &[u8]) -> Ordering {
         let len = self.prefix_len.min(key.len());
         let order = self.prefix()[..len].cmp(&key[..len]);
@@ -329,7 +329,7 @@ impl Leaf {
         if key.len() < self.prefix_len { Ordering::Greater } else { self.suffix(position).cmp(&key[len..]) }
     }
 
-    /// Position of the first entry that is not before (`key`, `revision`), newer revisions coming first.
+    /// Position of the first entry that is not before (`key`, `revision`). Newer revisions come first.
     #[inline]
     pub(crate) fn lower_bound(&self, key: &[u8], revision: Revision) -> usize {
         let len = self.prefix_len.min(key.len());
@@ -344,7 +344,7 @@ impl Leaf {
         let is_before = |position: usize| {
             let slot = self.slots[position];
             let order = slot.head.cmp(&head).then_with(|| self.suffix(position).cmp(tail));
-            // Nothing is newer than `Revision::MAX`: most searches read no revision.
+            // Nothing is newer than `Revision::MAX`, so most searches read no revision.
             order.is_lt() || (order.is_eq() && revision != Revision::MAX && self.meta(position).revision > revision)
         };
         let (mut low, mut high) = (0, self.len());
@@ -359,7 +359,7 @@ impl Leaf {
         low
     }
 
-    /// Live entries before `position`, and their bytes.
+    /// The number of live entries before `position`, and their bytes.
     pub(crate) fn live_before(&self, position: usize) -> (u64, u64) {
         let mut sums = (0, 0);
         for position in (0..position).filter(|position| self.is_live(*position)) {
@@ -369,20 +369,20 @@ impl Leaf {
         sums
     }
 
-    /// Bytes of the first `count` live entries, of which there are as many.
+    /// Bytes of the first `count` live entries. There must be as many.
     pub(crate) fn live_bytes_of_first(&self, count: u64) -> u64 {
         let count = usize::try_from(count).expect("a leaf is small");
         let live = (0..self.len()).filter(|position| self.is_live(*position));
         live.take(count).map(|position| self.bytes(position)).sum()
     }
 
-    /// Live entries before `position`.
+    /// Number of live entries before `position`.
     pub(crate) fn live_count_before(&self, position: usize) -> u64 {
         let live = self.slots[..position].iter().filter(|slot| slot.is_live()).count();
         u64::try_from(live).expect("a leaf is small")
     }
 
-    /// What an entry adds to `live_bytes` when it is live.
+    /// The bytes that an entry adds to `live_bytes` when it is live.
     fn bytes(&self, position: usize) -> u64 {
         let Parsed { suffix, meta, .. } = self.parsed(position);
         meta.live_bytes(self.prefix_len + suffix.len())
@@ -407,7 +407,7 @@ impl Leaf {
         sums
     }
 
-    /// Puts an entry at `position`, where order wants it.
+    /// Inserts an entry at `position`. This must be its place in the order.
     pub(crate) fn insert(&mut self, position: usize, key: &[u8], mut meta: EntryMeta, value: &[u8]) {
         assert!(position <= self.len());
         assert!(position > 0 || self.superseded_at == i64::MAX, "nothing goes between the versions of a key");
@@ -424,7 +424,7 @@ impl Leaf {
         }
         let suffix = &key[self.prefix_len..];
         let at = self.slots.get(position).map_or(self.heap.len(), |slot| slot.offset());
-        // Built at the end of the heap, then rotated into place: no second buffer.
+        // The entry is built at the end of the heap and then rotated into place, so that no second buffer is needed.
         let end = self.heap.len();
         grow(&mut self.heap, suffix.len() + value.len() + 64, ENTRY_BYTES_MAX / 16);
         self.heap.push(meta.flags);
@@ -433,7 +433,7 @@ impl Leaf {
         write_rest(&mut self.heap, &meta, value);
         let len = self.heap.len() - end;
         self.heap[at..].rotate_right(len);
-        // No overflow: the last entry is checked to begin below `LIVE`.
+        // This cannot overflow: the last entry is checked to begin below `LIVE`.
         let slot = EntrySlot::new(suffix, at, meta.flags);
         assert!(self.heap.len() < LIVE as usize, "a leaf is smaller than 2 GiB");
         let moved = u32::try_from(len).expect("an entry is smaller than 2 GiB");
@@ -447,7 +447,7 @@ impl Leaf {
         self.ascent = (position, in_a_row);
     }
 
-    /// Takes the mark of the newest version from an entry, before a newer one is put in front of it.
+    /// Removes the mark of the newest version from an entry, before a newer one is inserted before it.
     pub(crate) fn clear_newest(&mut self, position: usize) {
         let slot = &mut self.slots[position];
         let flags = &mut self.heap[slot.offset()];
@@ -467,7 +467,7 @@ impl Leaf {
         }
     }
 
-    /// The leaf without the entries that can be dropped at `compact_revision`. `on_drop` is told each of them.
+    /// The leaf without the entries that can be dropped at `compact_revision`. It calls `on_drop` for each of them.
     pub(crate) fn swept(&self, compact_revision: i64, mut on_drop: impl FnMut(&EntryMeta)) -> Self {
         let mut kept = Self::with_prefix(self.prefix(), self.superseded_at, self.entry_bytes(), self.len());
         let mut newer = self.superseded_at;
@@ -491,17 +491,18 @@ impl Leaf {
         kept
     }
 
-    /// Where to cut an overfull leaf, into which an entry was put at `inserted`; between 1 and `len - 1`.
+    /// The position at which an overfull leaf is cut. An entry was inserted at `inserted`. The result is between 1 and
+    /// `len - 1`.
     pub(crate) fn split_position(&self, inserted: Option<usize>) -> usize {
         assert!(self.len() >= 2, "one entry is never cut");
         let last = self.len() - 1;
         if let Some(inserted) = inserted {
-            // Ascending keys: leave full leaves behind.
+            // Keys ascend, so full leaves are left on the left side.
             let ascends = self.ascent.1 >= 4 || (inserted == last && self.ascent.1 >= 1);
             if ascends && inserted > 0 && self.ascent.0 as usize == inserted {
                 return inserted;
             }
-            // Versions go in at the front of their run: leave full leaves of old versions behind.
+            // Versions are inserted at the front of their run. So full leaves of old versions are left after them.
             let mut run_end = inserted + 1;
             while run_end < self.len() && self.flags(run_end) & NEWEST == 0 {
                 run_end += 1;
@@ -515,7 +516,7 @@ impl Leaf {
         self.slots.partition_point(|slot| slot.offset() < half).clamp(1, last)
     }
 
-    /// Cuts the leaf in two; what is from `position` on is returned.
+    /// Cuts the leaf in two. Returns the entries from `position` on.
     pub(crate) fn split_off(&mut self, position: usize) -> Self {
         assert!(0 < position && position < self.len(), "both parts keep entries");
         let mut right = self.rebuilt(position..self.len(), self.shared_prefix_len(position..self.len()), 0);
@@ -529,10 +530,10 @@ impl Leaf {
         right
     }
 
-    /// What `joined` would hold at most. **Units** bytes, without the prefix.
+    /// Bytes that `joined` would hold, at most. **Units** bytes, without the prefix.
     pub(crate) fn joined_bytes(&self, right: &Self) -> usize {
         let prefix = common_prefix_len(self.prefix(), right.prefix());
-        // A length in front of a suffix may grow with it.
+        // The length field of a suffix may grow with the suffix.
         let grown = |leaf: &Self| leaf.entry_bytes() + leaf.len() * (leaf.prefix_len - prefix + 1);
         grown(self) + grown(right)
     }
@@ -554,7 +555,7 @@ impl Leaf {
         self.prefix_len + common_prefix_len(first, last)
     }
 
-    /// A leaf of a range of its entries, under a prefix of `prefix_len` that all of them share.
+    /// A leaf of a range of its entries, with a prefix of `prefix_len` that all of them share.
     fn rebuilt(&self, range: Range<usize>, prefix_len: usize, slack: usize) -> Self {
         let key_start;
         let prefix = if prefix_len <= self.prefix_len {
@@ -637,8 +638,8 @@ impl Leaf {
         if is_sound { Ok(leaf) } else { Err(Error::malformed(at + entry_at, "end of leaf")) }
     }
 
-    /// Adds the slot of the entry at `offset` of a heap read from disk, if it is sound and follows `before`, the last
-    /// one, in order.
+    /// Adds the slot of the entry at `offset` of a heap that was read from disk. The entry must be sound, and must
+    /// follow the last one, `before`, in order.
     fn take_in(&mut self, offset: usize, before: Option<&Parsed>) -> Option<Parsed> {
         let entry = parse(&self.heap, offset)?;
         let meta = &entry.meta;

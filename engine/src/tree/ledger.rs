@@ -1,22 +1,22 @@
-//! What the writer of the trees must tell the page store, and the one way to change a node.
+//! What the writer of the trees must report to the page store, and the one way to change a node.
 //!
 //! Invariants:
-//! - Every page that a change makes unreachable from the unpublished tree comes up once in `dead_places`.
+//! - Every page that a change makes unreachable from the unpublished tree is listed once in `dead_places`.
 //! - `interval` counts seals. A slot with a lower `born` may belong to the sealed trees.
 //!
-//! It knows no keys and no order: `change` does.
+//! It knows no keys and no order; `change` does.
 
 use std::sync::Arc;
 
 use super::node::{Node, Residency, Slot};
 use crate::{Fault, Place, Revision};
 
-/// What the writer must tell the page store, and the interval between two seals it works in.
+/// What the writer must report to the page store, and its present interval between two seals.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    /// Pages the unpublished trees no longer reach.
+    /// Pages that the unpublished trees no longer reach.
     pub(crate) dead_places: Vec<Place>,
-    /// Versions the sweep dropped.
+    /// Versions that the sweep has dropped.
     pub(crate) dead_records: Vec<(Revision, u32)>,
     /// Dirty slots that were replaced while a checkpoint may be writing them. If it has written them, their pages are
     /// dead.
@@ -40,12 +40,12 @@ impl Ledger {
         self.dirty_bytes
     }
 
-    /// Whether the page of `slot` can be read: it has one, and no checkpoint under way is still writing it.
+    /// Whether the page of `slot` can be read: it has a page, and no checkpoint under way is still writing it.
     pub(crate) fn is_stored(&self, slot: &Slot) -> bool {
         !slot.is_dirty() && (!self.is_sealed || slot.born() + 1 < self.interval)
     }
 
-    /// A checkpoint begins to write what is dirty now.
+    /// Notes that a checkpoint begins to write what is dirty now.
     pub(crate) fn seal(&mut self) {
         assert!(!self.is_sealed, "one checkpoint at a time");
         self.is_sealed = true;
@@ -53,14 +53,14 @@ impl Ledger {
         self.dirty_bytes = 0;
     }
 
-    /// The checkpoint sets no more places.
+    /// Notes that the checkpoint sets no more places.
     pub(crate) fn unseal(&mut self) {
         assert!(self.is_sealed, "a checkpoint ends once");
         self.is_sealed = false;
         self.dead_places.extend(self.orphans.drain(..).filter_map(|slot| slot.place()));
     }
 
-    /// A slot that the unpublished tree reaches no more.
+    /// Takes in a slot that the unpublished tree no longer reaches.
     pub(super) fn retire(&mut self, slot: &Arc<Slot>) {
         if let Some(place) = slot.place() {
             self.dead_places.push(place);
@@ -71,7 +71,7 @@ impl Ledger {
         }
     }
 
-    /// A slot for a node that was made now.
+    /// A slot for a node that has just been made.
     pub(super) fn dirty(&mut self, node: Node) -> Arc<Slot> {
         let slot = Slot::born_in(node, self.interval, &self.residency);
         slot.mark_used();
@@ -80,7 +80,7 @@ impl Ledger {
     }
 }
 
-/// Changes the node of `slot`: in place where nobody else reaches it, else in a copy that takes its place.
+/// Changes the node of `slot`. If nobody else reaches it, it is changed in place. Otherwise a copy takes its place.
 pub(super) fn modify<R>(
     slot: &mut Arc<Slot>,
     ledger: &mut Ledger,
@@ -89,7 +89,7 @@ pub(super) fn modify<R>(
     if let Some((node, place)) = Slot::unshared(slot, ledger.interval) {
         ledger.dead_places.extend(place);
         let result = change(node, ledger);
-        // Also where the change gave up: its page is given up already, so the node is dirty.
+        // This is needed even if the change gave up: the node's page is given up already, so the node is dirty.
         slot.recharge();
         if place.is_some() {
             ledger.dirty_bytes += slot.charged();

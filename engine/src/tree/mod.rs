@@ -1,15 +1,15 @@
 //! Copy-on-write B+trees over pages: the key tree and the meta tree.
 //!
 //! Files, from the ground up:
-//! - `sums`: what a parent knows of a subtree.
-//! - `leaf`: entries packed in key order. `separators`: what lies between the children of an inner node.
+//! - `sums`: what a parent knows about a subtree.
+//! - `leaf`: entries packed in key order. `separators`: the separators between the children of an inner node.
 //! - `node`: nodes, their page form, and the slots that hold them.
-//! - `ledger`: what the writer tells the page store, and the one way to change a node.
+//! - `ledger`: what the writer reports to the page store, and the one way to change a node.
 //! - `walk`: one entry, the rank of a key, and the walk from leaf to leaf.
 //! - `change`: put, remove, and the sweep that drops old versions.
 //! - `evict`: gives back the memory of nodes that can be read again.
-//! - `rewrite`: takes tree pages out of segments that are to be emptied.
-//! - `verify`: walks a whole tree and panics where an invariant does not hold.
+//! - `rewrite`: takes tree pages out of segments that must be emptied.
+//! - `verify`: walks a whole tree, and panics if an invariant does not hold.
 
 mod change;
 mod evict;

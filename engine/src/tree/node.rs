@@ -1,23 +1,24 @@
-//! Tree nodes, their page form, and the slots that hold them. All three are here because each holds the next: a slot
-//! holds a node, an inner node holds children, a child is a slot.
+//! Tree nodes, their page form, and the slots that hold them. All three are in this file because each holds the next: a
+//! slot holds a node, an inner node holds children, a child is a slot.
 //!
-//! A [`Slot`] is what a parent holds for a child: the node in memory, its place on disk, or both.
+//! A [`Slot`] is a parent's reference to a child: the node in memory, its place on disk, or both.
 //!
 //! Invariants:
-//! - `Slot::place` unset (dirty): `Slot::node` is set. `Slot::place` set (clean): the node is what lies there, and may
-//!   have to be read.
+//! - If `Slot::place` is not set (dirty), `Slot::node` is set. If `Slot::place` is set (clean), the node lies there,
+//!   and may have to be read.
 //! - Both are set once while a slot is shared. Only `Slot::unshared` changes a node, and only while one owner holds the
-//!   only way to it. So readers look without locks or counts, and what a reader or a checkpoint reaches never changes.
+//!   only way to it. So readers look at nodes without locks or counts. What a reader or a checkpoint reaches never
+//!   changes.
 //! - A slot belongs to one parent of the unpublished tree; older trees may share it.
-//! - `Slot::born` tells whether a slot is older than the last seal (`Ledger`).
-//! - `Residency::bytes` is the sum of `Slot::charged` over all slots that share it, also those that only old views
+//! - `Slot::born` shows whether a slot is older than the last seal (`Ledger`).
+//! - `Residency::bytes` is the sum of `Slot::charged` over all slots that share it, including slots that only old views
 //!   reach.
-//! - An inner node has one separator less than children. Everything below child `i` is before separator `i`, everything
+//! - An inner node has one separator less than children. Everything below child `i` is before separator `i`. Everything
 //!   below child `i + 1` is not. `Child::sums` are exact for the subtree.
 //!
 //! To give back the memory of a clean node, the writer puts `Slot::unread` in its place in a copy of the parent. A node
-//! never goes while somebody may look at it. This file reads no file (a `Fault` says what to read) and knows no limits
-//! of a node: `change` splits and joins.
+//! is never freed while somebody may look at it. This file reads no file (a `Fault` says what to read), and knows no
+//! limits of a node: `change` splits and joins.
 
 use std::{
     cmp::Ordering as KeyOrdering,
@@ -45,13 +46,13 @@ const INNER_PAGE_KIND: u8 = 2;
 /// Children of an inner node; one more splits it.
 pub(crate) const INNER_CHILDREN_MAX: usize = 32;
 
-/// Children a page may claim: more is not ours.
+/// Children that a page may claim. A page with more is not ours.
 const CHILDREN_DECODED_MAX: u64 = 1024;
-/// Bytes of separators that a page may expand to, if it is not itself of that order.
+/// Bytes to which the separators of a page may expand, unless the page itself is about as large.
 const KEYS_DECODED_MAX: usize = 1 << 20;
-/// Versions and live keys a page may claim for a child, so that sums over any tree stay far from overflow.
+/// Versions and live keys that a page may claim for a child, so that sums over any tree stay far from overflow.
 const COUNT_MAX: u64 = 1 << 48;
-/// Bytes a page may claim for a child.
+/// Bytes that a page may claim for a child.
 const BYTES_MAX: u64 = 1 << 53;
 
 /// Memory that the nodes of a store's trees take.
@@ -61,7 +62,7 @@ pub struct Residency {
 }
 
 impl Residency {
-    /// **Units** bytes.
+    /// Bytes of all nodes in memory. **Units** bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
@@ -74,15 +75,15 @@ pub struct Slot {
     node: OnceLock<Arc<Node>>,
     place: OnceLock<Place>,
     born: u32,
-    /// What `residency` counts for it. **Units** bytes.
+    /// The bytes that `residency` counts for it. **Units** bytes.
     charged: AtomicU32,
-    /// Whether a search passed since the hand of the clock did. A scan leaves no trace.
+    /// Whether a search has passed since the hand of the clock did. A scan leaves no mark.
     is_used: AtomicBool,
     residency: Arc<Residency>,
 }
 
 impl Slot {
-    /// A slot whose node was not written yet, with a residency account of its own: the root of an empty tree.
+    /// A slot with a node that was not written yet, and with a residency account of its own: the root of an empty tree.
     pub fn new_dirty(node: Node) -> Arc<Self> {
         Self::born_in(node, 0, &Arc::default())
     }
@@ -94,7 +95,7 @@ impl Slot {
         Arc::new(slot)
     }
 
-    /// A slot whose node lies at `place` and was not read yet.
+    /// A slot with a node that lies at `place` and was not read yet.
     pub fn on_disk(place: Place, residency: &Arc<Residency>) -> Arc<Self> {
         Arc::new(Self::empty(0, place.into(), residency))
     }
@@ -104,12 +105,12 @@ impl Slot {
         Self { node, place, born, charged, is_used, residency: Arc::clone(residency) }
     }
 
-    /// Another slot for the page of this clean one, in which it was not read yet.
+    /// Another slot for the page of this clean one. The page was not read in it yet.
     pub fn unread(&self) -> Arc<Self> {
         Self::on_disk(self.place().expect("only a clean node can be read again"), &self.residency)
     }
 
-    /// This clean slot with another form of its node in memory: the page is the same, but other children are resident.
+    /// This clean slot with another form of its node in memory. The page is the same, but other children are resident.
     pub(crate) fn reshaped(&self, node: Node) -> Arc<Self> {
         let place = self.place().expect("a dirty node has no page yet");
         let slot = Self::empty(self.born, place.into(), &self.residency);
@@ -127,7 +128,7 @@ impl Slot {
         });
     }
 
-    /// Counts a node anew that was changed in place.
+    /// Counts anew a node that was changed in place.
     pub(crate) fn recharge(&self) {
         let bytes = self.resident().map_or(0, Node::bytes);
         let bytes = u32::try_from(bytes).expect("a node is smaller than 4 GiB");
@@ -143,12 +144,12 @@ impl Slot {
         u64::from(self.charged.load(Ordering::Relaxed))
     }
 
-    /// The account it is counted in.
+    /// The account that counts it.
     pub(crate) fn residency(&self) -> &Arc<Residency> {
         &self.residency
     }
 
-    /// Notes that a search passed.
+    /// Notes that a search has passed.
     #[inline]
     pub(crate) fn mark_used(&self) {
         if !self.is_used.load(Ordering::Relaxed) {
@@ -156,7 +157,7 @@ impl Slot {
         }
     }
 
-    /// Whether a search passed since the last call.
+    /// Whether a search has passed since the last call.
     pub(crate) fn take_used(&self) -> bool {
         self.is_used.swap(false, Ordering::Relaxed)
     }
@@ -166,29 +167,29 @@ impl Slot {
         self.place.get().is_none()
     }
 
-    /// Where the node lies on disk, once it was written.
+    /// The place of the node on disk, once it was written.
     pub fn place(&self) -> Option<Place> {
         self.place.get().copied()
     }
 
-    /// Says where the checkpoint wrote the node: once, for a dirty slot.
+    /// Sets the place where the checkpoint wrote the node. This happens once, for a dirty slot.
     pub fn set_place(&self, place: Place) {
         assert!(self.node.get().is_some(), "what was written is resident");
         assert!(self.place.set(place).is_ok(), "a node is written once");
     }
 
-    /// The node, or what must be read to have it.
+    /// The node, or the fault that says what must be read.
     pub fn node(self: &Arc<Self>) -> Result<Arc<Node>, Fault> {
         self.node.get().map(Arc::clone).ok_or_else(|| self.fault())
     }
 
-    /// The node for one look, no count taken.
+    /// The node for one look; no reference is counted.
     #[inline]
     pub(crate) fn look(self: &Arc<Self>) -> Result<&Node, Fault> {
         self.resident().ok_or_else(|| self.fault())
     }
 
-    /// Puts the node read from [`Slot::place`] into the slot; a node that is already there stays.
+    /// Puts the node that was read from [`Slot::place`] into the slot. A node that is already there stays.
     pub fn install(&self, node: Node) {
         assert!(!self.is_dirty(), "only a node that lies on disk is installed");
         self.hold(&self.node, node);
@@ -204,8 +205,8 @@ impl Slot {
         self.born
     }
 
-    /// The node of a slot that nobody else can reach, to be changed, and the page it had: the slot becomes dirty. What
-    /// is changed is counted by [`Slot::recharge`].
+    /// The node of a slot that nobody else can reach, to be changed, and the page that it had. The slot becomes dirty.
+    /// [`Slot::recharge`] counts the change.
     #[inline]
     pub(crate) fn unshared(slot: &mut Arc<Self>, born: u32) -> Option<(&mut Node, Option<Place>)> {
         let slot = Arc::get_mut(slot)?;
@@ -215,15 +216,15 @@ impl Slot {
         Some((Arc::make_mut(node), slot.place.take()))
     }
 
-    /// What must be read to have the node.
+    /// The fault that says what must be read.
     #[cold]
     pub(super) fn fault(self: &Arc<Self>) -> Fault {
         let place = self.place().expect("a dirty node is resident");
         Fault::new(place, Arc::<Self>::clone(self))
     }
 
-    /// The fault of a walk that wants the page of this slot in `aside` if it is a leaf: a slot of its own, which leads
-    /// to the same place.
+    /// The fault of a walk that wants the page of this slot in `aside`, if the page is a leaf. `aside` is a slot of the
+    /// walk's own with the same place.
     pub(crate) fn fault_aside(self: &Arc<Self>, aside: &Arc<Self>) -> Fault {
         let place = self.place().expect("a dirty node is resident");
         assert_eq!(aside.place(), Some(place), "it stands for the same page");
@@ -238,7 +239,7 @@ impl Resolve for Slot {
     }
 }
 
-/// A slot whose page is missing, and where a walk wants the page if it is a leaf.
+/// A slot with a missing page, and the slot in which a walk wants the page if it is a leaf.
 struct Aside {
     slot: Arc<Slot>,
     aside: Arc<Slot>,
@@ -267,7 +268,7 @@ impl std::fmt::Debug for Slot {
     }
 }
 
-/// A node of the key tree or of the meta tree. Immutable once published.
+/// A node of the key tree or of the meta tree. It is immutable once published.
 #[derive(Clone, Debug)]
 pub enum Node {
     /// Entries.
@@ -290,7 +291,7 @@ impl Node {
         }
     }
 
-    /// The node in `bytes`, every bound and the order of the keys checked; its children will be counted in `residency`.
+    /// The node in `bytes`. Every bound and the order of the keys are checked. `residency` will count its children.
     ///
     /// **Errors** `Corrupt` with an empty path and the offset in `bytes`.
     pub fn decode(bytes: &[u8], residency: &Arc<Residency>) -> Result<Self, Error> {
@@ -301,9 +302,9 @@ impl Node {
         }
     }
 
-    /// Memory it takes, with the slots of its children but not what those hold. **Units** bytes.
+    /// Memory that it takes, with the slots of its children, but without what those hold. **Units** bytes.
     pub fn bytes(&self) -> usize {
-        // Two reference counts.
+        // These are two reference counts.
         const OVERHEAD: usize = 16;
         OVERHEAD
             + size_of::<Self>()
@@ -322,7 +323,7 @@ impl Node {
         children.iter().map(|child| &child.slot)
     }
 
-    /// What a parent would hold for it.
+    /// The sums that a parent holds for it.
     pub fn sums(&self) -> Sums {
         match self {
             Self::Leaf(leaf) => leaf.sums(),
@@ -331,7 +332,7 @@ impl Node {
     }
 }
 
-/// A child and what is below it.
+/// A child and the sums of what is below it.
 #[derive(Clone, Debug)]
 pub(crate) struct Child {
     pub(crate) slot: Arc<Slot>,
@@ -347,8 +348,8 @@ pub struct Inner {
 
 impl Clone for Inner {
     fn clone(&self) -> Self {
-        // The reference counts lie scattered. Reading all of them first lets the cache misses overlap; increments alone
-        // would not.
+        // The reference counts are scattered in memory. Reading all of them first lets the cache misses overlap;
+        // increments alone would not.
         let shared: usize = self.children.iter().map(|child| Arc::strong_count(&child.slot)).sum();
         assert!(shared >= self.children.len(), "a child is held by its parent");
         let mut children = Vec::with_capacity(self.children.len() + 1);
@@ -358,7 +359,7 @@ impl Clone for Inner {
 }
 
 impl Inner {
-    /// A node over children in order.
+    /// A node over these children, in order.
     pub(crate) fn new(separators: Separators, children: Vec<Child>) -> Self {
         assert_eq!(separators.len() + 1, children.len(), "separators stand between children");
         Self { separators, children }
@@ -380,7 +381,7 @@ impl Inner {
         &mut self.children[position]
     }
 
-    /// Position of the child that (`key`, `revision`) belongs to.
+    /// Position of the child to which (`key`, `revision`) belongs.
     #[inline]
     pub(crate) fn child_of(&self, key: &[u8], revision: Revision) -> usize {
         self.separators.child_of(key, revision)
@@ -394,13 +395,13 @@ impl Inner {
         sums
     }
 
-    /// Puts a child behind the one at `position`.
+    /// Inserts a child after the one at `position`.
     pub(crate) fn insert_behind(&mut self, position: usize, separator: &Separator, child: Child) {
         self.separators.insert(position, separator);
         self.children.insert(position + 1, child);
     }
 
-    /// Takes a child out; its neighbours' ranges close up.
+    /// Removes a child. The ranges of its neighbours close up.
     pub(crate) fn remove(&mut self, position: usize) -> Child {
         if self.separators.len() > 0 {
             self.separators.remove(position.saturating_sub(1));
@@ -408,7 +409,7 @@ impl Inner {
         self.children.remove(position)
     }
 
-    /// Cuts the node in two: what separates them, and the part from child `position` on.
+    /// Cuts the node in two. Returns the separator between them, and the part from child `position` on.
     pub(crate) fn split_off(&mut self, position: usize) -> (Separator, Self) {
         assert!(0 < position && position < self.len(), "both parts keep children");
         let between = self.separators.get(position - 1);
@@ -420,16 +421,16 @@ impl Inner {
         (between, right)
     }
 
-    /// This node's children followed by those of `right`, from which `between` separates them.
+    /// This node's children, followed by those of `right`. `between` separates the two.
     pub(crate) fn joined(&self, between: &Separator, right: &Self) -> Self {
         let between = std::iter::once((&between.key[..], between.revision));
         let separators = Separators::pack(self.separators.iter().chain(between).chain(right.separators.iter()));
         Self::new(separators, self.children.iter().chain(&right.children).cloned().collect())
     }
 
-    /// Memory behind its vectors, and that of the children's slots. **Units** bytes.
+    /// Memory of its vectors and of the children's slots. **Units** bytes.
     fn heap_bytes(&self) -> usize {
-        // A slot behind its two reference counts.
+        // A slot comes after its two reference counts.
         const SLOT_BYTES: usize = 16 + size_of::<Slot>();
         self.separators.heap_bytes() + self.children.capacity() * size_of::<Child>() + self.children.len() * SLOT_BYTES
     }
@@ -445,7 +446,7 @@ impl Inner {
                 let suffix = &self.separators.key(before)[prefix.len()..];
                 varint::write(out, u64::try_from(suffix.len()).expect("a key is smaller than 4 GiB"));
                 out.extend_from_slice(suffix);
-                // Main revisions begin at 1: 0 says that the separator does not lie inside the versions of a key.
+                // Main revisions begin at 1. A 0 says that the separator is not inside the versions of a key.
                 let revision = self.separators.revision(before);
                 let is_inside = revision != Revision::MAX;
                 assert!(revision.main > 0, "only versions of one key are separated by revision");
@@ -471,7 +472,7 @@ impl Inner {
     }
 }
 
-/// Reads a page that may hold anything.
+/// Reads a page with any content.
 struct InnerReader<'a> {
     bytes: &'a [u8],
     at: usize,

@@ -1,16 +1,16 @@
-//! Takes tree pages out of segments that are to be emptied: the writer makes such nodes dirty, the next checkpoint
-//! writes them elsewhere.
+//! Takes tree pages out of segments that must be emptied. The writer makes such nodes dirty; the next checkpoint writes
+//! them elsewhere.
 //!
-//! A tour walks the tree in key order and looks at the places that inner nodes hold. It reads the inner nodes, and of
-//! the leaves only those it moves. Its position is a key, so changes of the tree between two steps do not mislead it.
+//! A tour walks the tree in key order and looks at the places that inner nodes hold. It reads all inner nodes, but only
+//! those leaves that it moves. Its position is a key, so changes of the tree between two steps do not mislead it.
 //!
 //! Invariants:
-//! - No clean node lies in a segment of `Victims` behind the tour: on the way to what it has passed, and below.
-//!   Whatever makes new nodes there (changes, splits, joins) makes dirty ones, and dirty ones are written to segments
-//!   that were begun later. So after one tour the tree reaches none of these segments.
+//! - Where the tour has passed, no clean node lies in a segment of `Victims`, neither below nor on the way there. New
+//!   nodes there (from changes, splits, joins) are dirty, and dirty nodes are written to segments that were begun
+//!   later. So after one tour the tree reaches none of these segments.
 //! - A step that faults has changed nothing.
 //!
-//! It does not choose segments (`reclaim`).
+//! It does not choose segments (`reclaim` does).
 
 use std::sync::Arc;
 
@@ -21,15 +21,15 @@ use super::{
 };
 use crate::{Fault, Revision, victims::Victims};
 
-/// Whether the page of `slot` lies in one of them.
+/// Whether the page of `slot` lies in one of the victims.
 fn holds(victims: &Victims, slot: &Slot) -> bool {
     slot.place().is_some_and(|place| victims.contains(place.segment))
 }
 
-/// What a step looked at, and where the next one goes on.
+/// The work of a step, and the position of the next one.
 pub(crate) struct Step {
     pub(crate) examined: usize,
-    /// `None` behind the last node.
+    /// `None` after the last node.
     pub(crate) next: Option<Separator>,
 }
 
@@ -38,8 +38,9 @@ pub(crate) fn start() -> Separator {
     Separator { key: Vec::new(), revision: Revision::MAX }
 }
 
-/// Makes dirty what lies in `victims` on the way to `from` and below the last inner node on it, behind `from`; at most
-/// about `nodes_max` nodes. Or else the pages that have to be read first, those of all such leaves together.
+/// Makes dirty the nodes in `victims` on the way to `from`, and those below the last inner node of it, after `from`; at
+/// most about `nodes_max` nodes. Otherwise returns the pages that must be read first, those of all such leaves
+/// together.
 pub(crate) fn rewrite(
     root: &mut Arc<Slot>,
     ledger: &mut Ledger,
@@ -80,10 +81,10 @@ pub(crate) fn rewrite(
 
 /// The way down to the inner node whose children are leaves.
 struct Way<'a> {
-    /// Positions of the children taken, from the root down to `parent`.
+    /// Positions of the children that were taken, from the root down to `parent`.
     positions: Vec<usize>,
     parent: Option<&'a Inner>,
-    /// Where what is below `parent` ends.
+    /// The end of what is below `parent`.
     end: Option<Separator>,
     holds_victim: bool,
 }
@@ -110,7 +111,7 @@ impl<'a> Way<'a> {
     }
 }
 
-/// Levels of inner nodes. Reads the first leaf: an inner node does not tell whether its children are leaves.
+/// Levels of inner nodes. It reads the first leaf, because an inner node does not show whether its children are leaves.
 fn depth(root: &Arc<Slot>) -> Result<usize, Fault> {
     let mut depth = 0;
     let mut slot = root;
@@ -121,7 +122,8 @@ fn depth(root: &Arc<Slot>) -> Result<usize, Fault> {
     Ok(depth)
 }
 
-/// Makes the nodes on the way dirty, and the `targets` among the children of the last one. All of them are resident.
+/// Makes the nodes on the way dirty, and the `targets` among the children of the last one. All of them must be
+/// resident.
 fn rewrite_in(slot: &mut Arc<Slot>, ledger: &mut Ledger, way: &[usize], targets: &[usize]) -> Result<(), Fault> {
     modify(slot, ledger, |node, ledger| {
         let Node::Inner(inner) = node else { unreachable!("the way is of inner nodes") };

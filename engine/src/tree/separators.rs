@@ -1,9 +1,10 @@
-//! What separates the children of an inner node, packed.
+//! The separators of the children of an inner node, packed.
 //!
 //! Invariants:
-//! - A separator is a (key, revision) pair. Where the keys on both sides differ it is the shortest key between them
-//!   with `Revision::MAX`, which comes before every version of that key.
-//! - `heap` is the keys back to back; `prefix_len` bytes are common to all of them; `heads` are the bytes behind.
+//! - A separator is a (key, revision) pair. If the keys on both sides differ, it is the shortest key between them with
+//!   `Revision::MAX`, which comes before every version of that key.
+//! - `heap` is the keys, one directly after the other. The first `prefix_len` bytes are common to all of them. `heads`
+//!   are the bytes after these.
 //!
 //! It knows no child and no page.
 
@@ -14,7 +15,7 @@ use crate::{
     prefix::{common_prefix_len, head_of},
 };
 
-/// What separates two children.
+/// The separator of two children.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Separator {
     pub(crate) key: Vec<u8>,
@@ -25,10 +26,10 @@ pub(crate) struct Separator {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Separators {
     heap: Vec<u8>,
-    /// First bytes of each key behind the prefix, and where the key ends in `heap`.
+    /// The first bytes of each key after the prefix, and the end of the key in `heap`.
     heads: Vec<(u32, u32)>,
     prefix_len: usize,
-    /// Those that lie inside the versions of one key: position and revision; all others have `Revision::MAX`.
+    /// Separators inside the versions of one key: position and revision. All others have `Revision::MAX`.
     revisions: Vec<(u32, Revision)>,
 }
 
@@ -47,7 +48,7 @@ impl Separators {
             + self.revisions.capacity() * size_of::<(u32, Revision)>()
     }
 
-    /// What all keys begin with.
+    /// The common first bytes of all keys.
     pub(super) fn prefix(&self) -> &[u8] {
         &self.heap[..self.prefix_len]
     }
@@ -71,7 +72,7 @@ impl Separators {
         (0..self.len()).map(|position| (self.key(position), self.revision(position)))
     }
 
-    /// Packs separators, which must be in order.
+    /// Packs separators. They must be in order.
     pub(crate) fn pack<'a>(separators: impl Iterator<Item = (&'a [u8], Revision)>) -> Self {
         let mut packed = Self::default();
         for (key, revision) in separators {
@@ -90,7 +91,7 @@ impl Separators {
         packed
     }
 
-    /// Number of separators that are not after (`key`, `revision`): the position of the child it belongs to.
+    /// Number of separators that are not after (`key`, `revision`). This is the position of its child.
     #[inline]
     pub(crate) fn child_of(&self, key: &[u8], revision: Revision) -> usize {
         if self.heads.is_empty() {

@@ -1,16 +1,16 @@
-//! What a parent knows of everything below a child.
+//! What a parent knows about everything below a child.
 
-/// What a parent knows of everything below a child.
+/// What a parent knows about everything below a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sums {
-    /// Keys whose newest version is live; in the meta tree: entries.
+    /// Keys with a live newest version; in the meta tree, entries.
     pub live: u64,
-    /// What the records of those versions take up in the answer to a Range, each behind its tag and length; in the meta
-    /// tree: keys and values. **Units** bytes.
+    /// Bytes of the records of those versions in the answer to a Range, each after its tag and length; in the meta
+    /// tree, bytes of keys and values. **Units** bytes.
     pub live_bytes: u64,
     /// All versions.
     pub versions: u64,
-    /// Smallest compact revision at which something below can be dropped; `i64::MAX` for never.
+    /// The smallest compact revision at which something below can be dropped; `i64::MAX` for never.
     pub droppable_at: i64,
 }
 

@@ -1,4 +1,4 @@
-//! Walks a whole tree and panics where an invariant of `tree`, `leaf` or `inner` does not hold.
+//! Walks a whole tree, and panics if an invariant of `change`, `leaf` or `node` does not hold.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{Fault, Revision};
 
-/// What a tree looks like.
+/// The shape of a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
     /// Levels, leaves included.
@@ -19,11 +19,11 @@ pub struct Profile {
     pub leaves: usize,
     /// Number of inner nodes.
     pub inner: usize,
-    /// Bytes of all entries, prefixes of leaves not counted.
+    /// Bytes of all entries, without the prefixes of leaves.
     pub entry_bytes: usize,
     /// Number of entries.
     pub entries: usize,
-    /// Part of the room for entries that is used, in percent.
+    /// The used part of the room for entries, in percent.
     pub fill_percent: usize,
 }
 
@@ -126,7 +126,7 @@ impl Check {
         Ok(())
     }
 
-    /// A node comes back from its page form as it was.
+    /// Checks that a node comes back from its page form unchanged.
     fn round_trip(&self, node: &Node) {
         let mut page = Vec::new();
         node.encode(&mut page);

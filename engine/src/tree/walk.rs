@@ -1,13 +1,13 @@
 //! Reads of a tree: one entry, the rank of a key, and a walk from leaf to leaf.
 //!
-//! Every function takes a root slot and works on whatever tree it leads to, published or not. A `Fault` leaves a
-//! [`Walk`] where it was (`next_leaf`) or to be sought again (`seek`).
+//! Every function takes a root slot and works on the tree below it, published or not. A `Fault` leaves a [`Walk`] where
+//! it was (`next_leaf`), or it must be sought again (`seek`).
 //!
-//! A long walk need not leave its leaves in the tree. It may have them read into slots of its own (`Walk::wanted`), and
-//! drops each slot once it is past the leaf. Places are not reused: as long as the tree holds the place, such a leaf is
-//! the one of the tree.
+//! A long walk need not leave its leaves in the tree. It may read them into slots of its own (`Walk::wanted`), and it
+//! drops each slot once it is past the leaf. Places are not reused. So as long as the tree holds the place, such a leaf
+//! equals that of the tree.
 //!
-//! It knows no tombstone rules and no compaction: `cursor` and `mvcc` do.
+//! It knows no tombstone rules and no compaction; `cursor` and `mvcc` do.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -19,10 +19,10 @@ use super::{
 };
 use crate::{Fault, Revision};
 
-/// Comes after every version of a key.
+/// A revision that comes after every version of a key.
 pub(crate) const AFTER: Revision = Revision::new(-1, 0);
 
-/// The newest version of `key` that is not newer than `revision`.
+/// The newest version of `key` at or below `revision`.
 pub(crate) fn find(root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<Option<EntryMeta>, Fault> {
     let mut node = root.look()?;
     let mut continues = false;
@@ -53,8 +53,8 @@ pub(crate) fn find(root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<O
     Ok(leaf.is_of(0, key).then(|| leaf.meta(0)))
 }
 
-/// The leaf that (`key`, `Revision::MAX`) leads to; `on_way` is told each inner node and the position of the child
-/// taken.
+/// The leaf that (`key`, `Revision::MAX`) leads to. It calls `on_way` with each inner node and the position of the
+/// child that it takes.
 fn leaf_of<'a>(root: &'a Arc<Slot>, key: &[u8], mut on_way: impl FnMut(&'a Inner, usize)) -> Result<&'a Leaf, Fault> {
     let mut node = root.look()?;
     loop {
@@ -79,7 +79,7 @@ pub(crate) fn value_of(root: &Arc<Slot>, key: &[u8]) -> Result<Option<Bytes>, Fa
     Ok(is_there.then(|| Bytes::copy_from_slice(leaf.value(position))))
 }
 
-/// Live entries before (`key`, `Revision::MAX`) and, if wanted, their bytes.
+/// The number of live entries before (`key`, `Revision::MAX`) and, if wanted, their bytes.
 pub(crate) fn rank(root: &Arc<Slot>, key: &[u8], with_bytes: bool) -> Result<(u64, u64), Fault> {
     let mut sums = (0, 0);
     let leaf = leaf_of(root, key, |inner, position| {
@@ -96,7 +96,8 @@ pub(crate) fn rank(root: &Arc<Slot>, key: &[u8], with_bytes: bool) -> Result<(u6
     Ok((sums.0 + leaf.live_count_before(position), 0))
 }
 
-/// Bytes of the first `count` live entries, of which there are as many: what [`rank`] tells of the key behind them.
+/// Bytes of the first `count` live entries. There must be as many. The result is what [`rank`] returns for the next
+/// key.
 pub(crate) fn bytes_of_first(root: &Arc<Slot>, count: u64) -> Result<u64, Fault> {
     let (mut left, mut bytes) = (count, 0);
     let mut slot = root;
@@ -124,7 +125,7 @@ pub(crate) fn bytes_of_first(root: &Arc<Slot>, count: u64) -> Result<u64, Fault>
     Ok(bytes)
 }
 
-/// Entries before (`key`, `Revision::MAX`), of every kind.
+/// The number of entries of every kind before (`key`, `Revision::MAX`).
 pub(crate) fn entries_before(root: &Arc<Slot>, key: &[u8]) -> Result<u64, Fault> {
     let mut entries = 0;
     let leaf = leaf_of(root, key, |inner, position| {
@@ -133,9 +134,8 @@ pub(crate) fn entries_before(root: &Arc<Slot>, key: &[u8]) -> Result<u64, Fault>
     Ok(entries + u64::try_from(leaf.lower_bound(key, Revision::MAX)).expect("a leaf is small"))
 }
 
-/// At most `max` of the pages missing below `root` that may hold entries from `start` on and before `end`, in key
-/// order; with `skips_dead` only where something is live. What lies below a page that is missing itself is not known
-/// yet.
+/// The pages that are missing below `root` and may hold entries from `start` on and before `end`, in key order and at
+/// most `max`. With `skips_dead`, only pages with live entries. What lies below a missing page is not known yet.
 pub(crate) fn missing(
     root: &Arc<Slot>,
     span: (&[u8], Option<&[u8]>),
@@ -172,20 +172,20 @@ fn missing_slots<'a>(
     }
 }
 
-/// All live entries and their bytes.
+/// The number of all live entries, and their bytes.
 pub(crate) fn total(root: &Arc<Slot>) -> Result<(u64, u64), Fault> {
     let sums = root.look()?.sums();
     Ok((sums.live, sums.live_bytes))
 }
 
-/// A position in a tree: a leaf, an entry of it, and the way there.
+/// A position in a tree: a leaf, an entry of it, and the way to it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Walk {
     path: Vec<(Arc<Slot>, usize)>,
     leaf: Option<Arc<Slot>>,
-    /// Position in the leaf; its length where the first entry sought is in the next one.
+    /// Position in the leaf. It is the leaf's length if the first entry that was sought is in the next leaf.
     pub(crate) position: usize,
-    /// Leaves that were read for this walk alone, from the present one on, in order.
+    /// Leaves that were read for this walk only, from the present one on, in order.
     aside: VecDeque<Arc<Slot>>,
 }
 
@@ -204,13 +204,13 @@ impl Walk {
         Ok(())
     }
 
-    /// Lets go of the way to where it is; it has to be sought again.
+    /// Releases the way to its position. The walk must be sought again.
     pub(crate) fn leave(&mut self) {
         self.path.clear();
         self.leaf = None;
     }
 
-    /// The slot with the leaf of `slot` in it: `slot` itself, or one of its own.
+    /// The slot with the leaf of `slot` in it: `slot` itself, or one of the walk's own.
     fn held(&mut self, slot: &Arc<Slot>) -> Result<Arc<Slot>, Fault> {
         if slot.resident().is_none()
             && let Some(at) = self.aside.iter().position(|aside| aside.place() == slot.place())
@@ -222,9 +222,9 @@ impl Walk {
         slot.look().map(|_| Arc::clone(slot))
     }
 
-    /// What has to be read to go on from `start` to `end` in the tree of `root`: the leaves to come, at most `max` of
-    /// them, or pages on the way there. The first `shared` of them, counted down, are left in the tree; the others are
-    /// read for this walk alone.
+    /// The reads that are needed to go on from `start` to `end` in the tree of `root`: the next leaves, at most `max`,
+    /// or pages on the way to them. The first `shared` of them, which it counts down, stay in the tree. The others are
+    /// read for this walk only.
     pub(crate) fn wanted(
         &mut self,
         root: &Arc<Slot>,
@@ -250,7 +250,7 @@ impl Walk {
             faults.push(slot.fault_aside(&aside));
             self.aside.push_back(aside);
         }
-        // Read in the order they lie in, those that lie side by side are read together.
+        // Reads in the order of their places are joined if the pages are neighbours.
         faults.sort_unstable_by_key(Fault::place);
         faults
     }
@@ -262,8 +262,8 @@ impl Walk {
         }
     }
 
-    /// Goes to the first entry of the next leaf, or of the next one below which something is live; false if there is
-    /// none, or none before `end`.
+    /// Goes to the first entry of the next leaf, or of the next leaf with something live below it. Returns false if
+    /// there is none, or none before `end`.
     pub(crate) fn next_leaf(&mut self, skips_dead: bool, end: Option<&[u8]>) -> Result<bool, Fault> {
         let mut depth = self.path.len();
         while let Some(level) = depth.checked_sub(1) {
@@ -295,7 +295,7 @@ fn first_wanted(inner: &Inner, from: usize, skips_dead: bool) -> Option<usize> {
 
 type Path = Vec<(Arc<Slot>, usize)>;
 
-/// The way from `slot` down to its first leaf, or its first with something live, as far as it is in memory.
+/// The way from `slot` down to its first leaf, or to its first leaf with something live, as far as it is in memory.
 fn first_leaf(mut slot: &Arc<Slot>, skips_dead: bool) -> (Path, Arc<Slot>) {
     let mut path = Vec::new();
     while let Some(Node::Inner(inner)) = slot.resident() {

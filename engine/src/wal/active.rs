@@ -1,6 +1,6 @@
-//! The segment that is being written: where its frames end, and what has to stand before the next group.
+//! The segment that is being written: the end of its frames, and the bytes that must come before the next group.
 //!
-//! Invariants: `durable_end <= end`; `tail` is the part of the last block that ends at `end`; `header` is there until
+//! Invariants: `durable_end <= end`. `tail` is the part of the last block that ends at `end`. `header` is there until
 //! the first group takes it along.
 
 use super::{
@@ -13,13 +13,13 @@ use crate::disk::{BLOCK, Buffer};
 #[derive(Debug)]
 pub(super) struct Active {
     pub(super) segment: Segment,
-    /// Behind the last frame.
+    /// The end of the last frame.
     pub(super) end: u32,
-    /// Behind the last frame that is durable.
+    /// The end of the last durable frame.
     pub(super) durable_end: u32,
     /// CRC of the last frame.
     pub(super) chain: u32,
-    /// The block that `end` lies in, up to `end`.
+    /// The block in which `end` lies, up to `end`.
     pub(super) tail: Vec<u8>,
     /// The header block, until the first group takes it along.
     pub(super) header: Option<Buffer>,
@@ -32,7 +32,8 @@ impl Active {
         Self { segment, end: BODY, durable_end: BODY, chain, tail: Vec::new(), header: Some(block) }
     }
 
-    /// Puts before a group that starts at `start` what shares its first block; returns the offset of the write.
+    /// Puts the bytes that share the first block of a group before it. The group starts at `start`. Returns the offset
+    /// of the write.
     pub(super) fn begin_write(&mut self, start: u32, buf: &mut Buffer) -> u32 {
         if let Some(header) = self.header.take() {
             assert_eq!(start, BODY);
@@ -47,7 +48,7 @@ impl Active {
         offset
     }
 
-    /// Completes a group's bytes, which end at `end`, to whole blocks, and keeps the last one.
+    /// Completes a group's bytes to whole blocks, and keeps the last block. The bytes end at `end`.
     pub(super) fn end_write(&mut self, end: u32, buf: &mut Buffer) {
         self.end = end;
         let tail_len = end as usize % BLOCK;

@@ -1,6 +1,6 @@
-//! What the log keeps for Raft: entries, and the hard state.
+//! The parts of Raft's state that the log keeps: entries, and the hard state.
 //!
-//! Knows no file and no form on disk.
+//! It knows no file and no form on disk.
 
 use bytes::Bytes;
 
@@ -9,21 +9,21 @@ use bytes::Bytes;
 pub struct Entry {
     /// Its index, from 1.
     pub index: u64,
-    /// Term it was proposed in.
+    /// The term in which it was proposed.
     pub term: u64,
-    /// What `data` is; opaque here.
+    /// The kind of `data`; opaque here.
     pub kind: u8,
     /// Payload.
     pub data: Bytes,
 }
 
-/// What Raft must remember beside its entries.
+/// The state that Raft must remember beside its entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HardState {
     /// Latest term seen.
     pub term: u64,
-    /// Member voted for in `term`; 0 for none.
+    /// The member that got the vote in `term`; 0 for none.
     pub vote: u64,
-    /// Highest index known to be committed.
+    /// Highest index that is known to be committed.
     pub commit: u64,
 }

@@ -1,4 +1,4 @@
-//! A look at a log that no process uses. It changes nothing.
+//! Inspects a log that no process uses. It changes nothing.
 
 use std::path::{Path, PathBuf};
 
@@ -10,20 +10,20 @@ use super::{
 };
 use crate::{Error, disk::Disk};
 
-/// What a log holds, for a look at a directory.
+/// The contents of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Summary {
-    /// Drawn when the log was created.
+    /// A number that was drawn when the log was created.
     pub id: u64,
-    /// Times it was opened.
+    /// How often it was opened.
     pub life: u32,
-    /// Index and term of the entry it starts after.
+    /// Index and term of the entry after which it starts.
     pub mark: (u64, u64),
     /// Index and term of its last entry; the mark if there is none.
     pub last: (u64, u64),
     /// Last hard state.
     pub hard_state: HardState,
-    /// Segments that count, in order.
+    /// The segments of the log, in order.
     pub segments: Vec<SegmentSummary>,
     /// Names of segments that wait for reuse.
     pub spares: Vec<String>,
@@ -38,11 +38,11 @@ pub struct SegmentSummary {
     pub name: String,
     /// Length of the file.
     pub bytes: u32,
-    /// Where its last valid frame ends.
+    /// The end of its last valid frame.
     pub used_bytes: u32,
 }
 
-/// Reads the log in `dir` as it would be opened, and changes nothing; `None` if there is none. Blocks.
+/// Reads the log in `dir` as opening would, but changes nothing; `None` if there is no log. Blocks.
 ///
 /// **Errors** as [`super::Wal::open`].
 pub fn inspect(disk: &mut dyn Disk, dir: &Path) -> Result<Option<Summary>, Error> {

@@ -1,33 +1,36 @@
-//! The write-ahead log, which is the Raft log: entries and hard states, appended in groups, one durable write a group.
+//! The write-ahead log, which is the Raft log. Entries and hard states are appended in groups, with one durable write
+//! for each group.
 //!
-//! Runs wherever its owner runs (the raft core); sans-io: `append` queues, `step` submits writes, `on_completion` takes
-//! their ends, `durable` says how far everything is on the medium. Group commit is by natural batching: while the
-//! allowed number of writes is in flight, what is appended gathers. A group is bounded by bytes, never by count or
-//! time.
+//! It runs where its owner runs (the raft core), and is sans-io. `append` queues, `step` submits writes,
+//! `on_completion` takes their ends, and `durable` says how far everything is on the medium. Groups form naturally:
+//! while the allowed number of writes is in flight, appended records gather. A group is bounded by bytes, never by
+//! count or time.
 //!
 //! Invariants:
-//! - `durable` covers a contiguous prefix: groups retire in the order they were written, whatever order they complete
-//!   in.
-//! - A group starts right behind the last one, in the block that the last one began, only when nothing is in flight: it
-//!   then rewrites that block (its former bytes from `tail`, unchanged), so no two writes in flight touch one block,
-//!   and sectors that held durable bytes are overwritten with the same bytes. With a write in flight a group starts at
-//!   the next block boundary. The reader knows the gap: zeros up to the boundary, and a group head there that chains
-//!   on.
-//! - Its head states `durable_end`, what was durable when it was written. So a bad frame before what any later head
-//!   states is damage, and one behind it is a group that was never acknowledged.
-//! - A segment is begun only when nothing is in flight: a segment with a valid header proves the one before it
-//!   complete.
-//! - `open` ends by writing a *life* record, unique to this opening, behind the last valid frame, after a sync of what
-//!   it read and before anything else. All that is appended later chains through it, and bytes left behind the cut
-//!   chain to what stood in its place: they can never become valid again, even if the same entries are appended once
-//!   more.
-//! - A segment is recycled only when the mark that made it useless is durable, and with it what replaced its entries.
-//! - A segment that a full disk refuses is no failure: what needs it waits in the queue, nothing of it was submitted,
-//!   and `room_bytes` tells the caller how little is left before that. The disk is asked again after `retry_space`.
-//! - After a failed write or sync of a segment of the log `is_failed` is set and nothing is done any more, whatever the
-//!   reason: a group that found no space may lie on the medium in part.
+//! - `durable` covers a contiguous prefix: groups retire in the order in which they were written, in whatever order
+//!   they complete.
+//! - A group starts directly after the last one, in the last one's final block, only when nothing is in flight. It then
+//!   rewrites that block (its former bytes come unchanged from `tail`). So no two writes in flight touch one block, and
+//!   sectors that held durable bytes are overwritten with the same bytes. While a write is in flight, a group starts at
+//!   the next block boundary. The reader recognises the gap: zeros up to the boundary, and there a group head that
+//!   continues the chain.
+//! - The head of a group states `durable_end`: what was durable when the head was written. If a later head states that
+//!   a bad frame was durable, the frame is damage. A bad frame after everything that was stated belongs to a group that
+//!   was never acknowledged.
+//! - A segment is begun only when nothing is in flight. So a segment with a valid header proves that the one before it
+//!   is complete.
+//! - `open` syncs what it has read, and ends by writing a *life* record after the last valid frame. The record is
+//!   unique to this opening, and comes before anything else is written. Everything appended later chains through it.
+//!   Bytes left after the cut chain to what was in its place before. So they can never become valid again, even if the
+//!   same entries are appended once more.
+//! - A segment is recycled only when the mark that made it useless is durable, and everything that replaced its entries
+//!   is durable too.
+//! - It is not a failure if a full disk refuses a segment. Records that need it wait in the queue, and nothing of them
+//!   was submitted. `room_bytes` tells the caller how little is left before that. `retry_space` asks the disk again.
+//! - After a failed write or sync of a segment of the log, `is_failed` is set and nothing is done any more, whatever
+//!   the reason. Part of a group that found no space may be on the medium.
 //!
-//! Deliberately knows no Raft: a term is a number that does not decrease. It keeps positions, not payloads.
+//! The log does not know Raft: a term is a number that does not decrease. It keeps positions, not payloads.
 
 use std::{
     collections::VecDeque,
@@ -50,21 +53,21 @@ use crate::{
     disk::{BLOCK, Buffer, Completion, DirLock, Disk, FileOp, Op, Owner},
 };
 
-/// Bytes read at once for entries that are no longer in memory.
+/// Bytes that are read at once for entries that are no longer in memory.
 const READ_BYTES: usize = 256 << 10;
 
-/// What a log held when it was opened.
+/// The contents of a log when it was opened.
 pub struct Recovered {
-    /// Index and term of the entry the log starts after; (0, 0) for a log never trimmed.
+    /// Index and term of the entry after which the log starts; (0, 0) for a log that was never trimmed.
     pub mark: (u64, u64),
-    /// The entries behind `mark`, contiguous. Payloads share the memory the segments were read into, about 1 MiB a
-    /// piece.
+    /// The entries after `mark`, contiguous. Payloads share the memory into which the segments were read, in pieces of
+    /// about 1 MiB.
     pub entries: Vec<Entry>,
     /// Last hard state. Its commit is at least the mark's index, and at most the last index.
     pub hard_state: HardState,
-    /// Where an unfinished group was cut off: it was never acknowledged.
+    /// Where an unfinished group was cut off. It was never acknowledged.
     pub truncated_tail: Option<(PathBuf, u64)>,
-    /// Times this log was opened, this one included.
+    /// How often this log was opened, this time included.
     pub life: u32,
 }
 
@@ -80,7 +83,7 @@ impl fmt::Debug for Recovered {
     }
 }
 
-/// A record that waits for its group, and what `durable` may become once it and all before it are durable.
+/// A record that waits for its group, and the new value of `durable` once it and everything before it are durable.
 #[derive(Debug)]
 struct Queued {
     record: Record,
@@ -108,10 +111,10 @@ pub struct Wal {
     options: Options,
     id: u64,
     life: u32,
-    /// What was appended.
+    /// The terms of everything appended.
     terms: Terms,
     hard_state: HardState,
-    /// What was put into groups.
+    /// The positions of everything put into groups.
     positions: Positions,
     written_mark: (u64, u64),
     written_hard_state: HardState,
@@ -124,16 +127,16 @@ pub struct Wal {
     active: Active,
     spares: Spares,
     buffers: Vec<Buffer>,
-    /// Nothing but what `open` waits for is begun, so that nothing is in flight when it returns.
+    /// Only what `open` waits for is begun, so that nothing is in flight when it returns.
     is_opening: bool,
     is_failed: bool,
 }
 
 impl Wal {
-    /// Opens the log in `dir`, or creates it, and starts a new life of it. Blocks; nothing of `Owner::Wal` may be in
+    /// Opens the log in `dir`, or creates it, and starts a new life of it. Blocks. Nothing of `Owner::Wal` may be in
     /// flight.
     ///
-    /// **Errors** `Corrupt` when bytes that were durable are damaged, `Locked`, `Format`, `NoSpace`, `Io`.
+    /// **Errors** `Corrupt` if bytes that were durable are damaged; `Locked`, `Format`, `NoSpace`, `Io`.
     pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options, known: Known) -> Result<(Self, Recovered), Error> {
         assert!(options.segment_bytes >= SEGMENT_BYTES_MIN && options.segment_bytes.is_multiple_of(BODY));
         assert!(options.writes_in_flight_max > 0 && options.group_bytes_max <= GROUP_BYTES_MAX);
@@ -195,9 +198,10 @@ impl Wal {
         Ok(())
     }
 
-    /// Queues entries and a hard state; they are durable when `durable() >= ticket`. Tickets never decrease. Entries
-    /// are contiguous; one whose index is in the log already replaces it and all behind it. A hard state that differs
-    /// from the last only in `commit` forces no write: it goes with the next group, and its ticket waits for nothing.
+    /// Queues entries and a hard state. They are durable when `durable() >= ticket`. Tickets never decrease. Entries
+    /// are contiguous. An entry whose index is in the log already replaces the old one and everything after it. A hard
+    /// state that differs from the last only in `commit` forces no write: it goes with the next group, and its ticket
+    /// waits for nothing.
     ///
     /// **Errors** `EntryTooLarge` (nothing was queued), `Stopped`.
     pub fn append(&mut self, entries: &[Entry], hard_state: Option<HardState>, ticket: u64) -> Result<(), Error> {
@@ -239,9 +243,9 @@ impl Wal {
         self.queue.push_back(Queued { record, ticket });
     }
 
-    /// Submits the writes that may start now; the caller kicks the disk.
+    /// Submits the writes that may start now. The caller kicks the disk.
     ///
-    /// **Errors** the log has stopped then. A disk too full for the next segment is none: see `room_bytes`.
+    /// **Errors** the log has then stopped. A disk too full for the next segment is not an error: see `room_bytes`.
     pub fn step(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
         if self.is_failed {
             return Err(Error::Stopped);
@@ -278,8 +282,8 @@ impl Wal {
         Ok(())
     }
 
-    /// Bytes of records that surely fit into what the log has while the disk is too full for its next segment; `None`
-    /// otherwise. What is appended beyond waits in memory until there is space: the caller of `append` bounds that.
+    /// Bytes of records that surely fit into the log while the disk is too full for its next segment; `None` at other
+    /// times. Anything beyond that waits in memory until there is space. The caller of `append` bounds it.
     pub fn room_bytes(&self) -> Option<u64> {
         if !self.spares.is_refused() {
             return None;
@@ -290,12 +294,12 @@ impl Wal {
         Some(room.saturating_sub(waiting) as u64)
     }
 
-    /// Asks for space again where a full disk refused the next segment; the next `step` does it.
+    /// Asks for space again after a full disk has refused the next segment. The next `step` does it.
     pub const fn retry_space(&mut self) {
         self.spares.retry();
     }
 
-    /// Turns to a new segment; its header goes with its first group.
+    /// Goes on in a new segment. Its header goes with its first group.
     fn begin_segment(&mut self, segment: Segment) {
         assert!(self.in_flight.is_empty() && self.active.durable_end == self.active.end);
         assert_eq!(segment.sequence, self.active.segment.sequence + 1);
@@ -314,8 +318,8 @@ impl Wal {
         self.segments.push_back(segment);
     }
 
-    /// Records from the front of the queue that make the next group from `start` on, with its bytes, head included;
-    /// none when not even the first fits.
+    /// How many records from the front of the queue make the next group from `start` on, and its bytes, head included.
+    /// `None` if not even the first one fits.
     fn next_group(&self, start: u32) -> Option<(usize, usize)> {
         let room = usize::try_from(self.active.segment.len.checked_sub(start)?).expect("a segment fits in memory");
         let (mut records, mut bytes) = (0, GROUP_FRAME);
@@ -330,13 +334,14 @@ impl Wal {
         (records > 0).then_some((records, bytes))
     }
 
-    /// Puts records from the queue into a group and submits it; false when the active segment has no room.
+    /// Puts records from the queue into a group and submits it. Returns false if the active segment has no room.
     fn start_group(&mut self, disk: &mut dyn Disk) -> bool {
         let has_company = !self.in_flight.is_empty();
         let start = if has_company { self.active.end.next_multiple_of(BODY) } else { self.active.end };
         let Some((records, mut bytes)) = self.next_group(start) else { return false };
         let room = usize::try_from(self.active.segment.len - start).expect("a segment fits in memory");
-        // A commit may be written only behind all entries it can speak of: in a group that drains the queue.
+        // A commit may only be written after all entries that it can name. So it goes into a group that drains the
+        // queue.
         let commit = (records == self.queue.len() && self.hard_state != self.written_hard_state)
             .then_some(self.hard_state)
             .filter(|_| bytes + HARD_STATE_FRAME <= room);
@@ -385,7 +390,7 @@ impl Wal {
         true
     }
 
-    /// Appends one record to a group's bytes, and keeps what has to be known of it.
+    /// Appends one record to a group's bytes, and keeps what must be known about it.
     fn write_record(&mut self, record: &Record, offset: u32, buf: &mut Buffer, group: &mut InFlight) {
         let at = offset + u32::try_from(buf.len()).expect("a group fits in a segment");
         let position = Position { sequence: self.active.segment.sequence, offset: at, chain: self.active.chain };
@@ -409,10 +414,10 @@ impl Wal {
         }
     }
 
-    /// Takes the end of an operation whose token is `Owner::Wal`'s, and submits what may start after it; the caller
+    /// Takes the end of an operation with a token of `Owner::Wal`, and submits what may start after it. The caller
     /// kicks the disk.
     ///
-    /// **Errors** what the operation met; the log has stopped then.
+    /// **Errors** the error of the operation. The log has then stopped.
     pub fn on_completion(&mut self, completion: Completion, disk: &mut dyn Disk) -> Result<(), Error> {
         if self.is_failed {
             return Err(Error::Stopped);
@@ -452,7 +457,7 @@ impl Wal {
         if has_mark { self.recycle(disk) } else { Ok(()) }
     }
 
-    /// Gives up the segments that neither the durable log nor what is being written needs.
+    /// Gives up the segments that neither the durable log nor a write in progress needs.
     fn recycle(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
         let active = self.active.segment.sequence;
         let first = self.positions.front().map_or(active, |position| position.sequence);
@@ -466,7 +471,7 @@ impl Wal {
         Ok(())
     }
 
-    /// Highest ticket whose records, and all before them, are durable.
+    /// The highest ticket whose records, and all records before them, are durable.
     pub const fn durable(&self) -> u64 {
         self.durable
     }
@@ -476,9 +481,9 @@ impl Wal {
         self.queue_bytes + self.in_flight.iter().map(|group| group.bytes).sum::<usize>()
     }
 
-    /// Entries up to `index` (of term `term`) are no longer needed: they are forgotten at once, their segments recycled
-    /// when the mark is durable. With an index beyond the last entry, or another term than the log has there, the log
-    /// restarts behind it (a snapshot was installed). A mark that is not ahead of the present one does nothing.
+    /// Entries up to `index` (of term `term`) are no longer needed. They are forgotten at once; their segments are
+    /// recycled when the mark is durable. If the index is after the last entry, or the log has another term there, the
+    /// log restarts after it (a snapshot was installed). A mark that is not ahead of the present one does nothing.
     pub fn trim(&mut self, index: u64, term: u64) -> Result<(), Error> {
         if self.is_failed {
             return Err(Error::Stopped);
@@ -496,11 +501,11 @@ impl Wal {
         Ok(())
     }
 
-    /// Durable entries from `from` on, at most about `bytes_max` bytes, but at least one where there is one; none when
-    /// `from` is not durable yet. `from` is behind the mark. Blocks: for followers that are behind, not for the commit
-    /// path.
+    /// Durable entries from `from` on. They have at most about `bytes_max` bytes, but there is at least one if one
+    /// exists. There are none if `from` is not durable yet. `from` must be after the mark. Blocks: it is for followers
+    /// that are behind, not for the commit path.
     ///
-    /// **Errors** `Corrupt` when an entry is not what was written, `Io`.
+    /// **Errors** `Corrupt` if an entry is not as it was written; `Io`.
     pub fn read(&mut self, disk: &mut dyn Disk, from: u64, bytes_max: usize) -> Result<Vec<Entry>, Error> {
         assert!(from > self.mark().0, "entry {from} was trimmed");
         let durable = (self.active.segment.sequence, self.active.durable_end);
@@ -524,7 +529,7 @@ impl Wal {
         Ok(entries)
     }
 
-    /// Bytes of log behind the mark; drives checkpoints.
+    /// Bytes of log after the mark. They drive checkpoints.
     pub fn len_bytes(&self) -> u64 {
         let Some(first) = self.positions.get(self.mark().0 + 1) else { return self.queue_bytes as u64 };
         let mut bytes = self.queue_bytes as u64;
@@ -537,17 +542,17 @@ impl Wal {
         bytes
     }
 
-    /// Index and term of the entry the log starts after.
+    /// Index and term of the entry after which the log starts.
     pub fn mark(&self) -> (u64, u64) {
         self.terms.mark()
     }
 
-    /// Index of the last entry appended; the mark's when there is none.
+    /// Index of the last appended entry; the mark's index if there is none.
     pub const fn last_index(&self) -> u64 {
         self.terms.last_index()
     }
 
-    /// Term of the entry at `index`, if that is the mark or in the log.
+    /// Term of the entry at `index`, if it is the mark or in the log.
     pub fn term(&self, index: u64) -> Option<u64> {
         self.terms.get(index)
     }

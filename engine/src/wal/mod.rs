@@ -2,12 +2,12 @@
 //!
 //! Files, from the ground up:
 //! - `entry`: entries and the hard state, as Raft knows them.
-//! - `record`: what a segment is made of. `options`: sizes, and what the owner says when a log is opened.
-//! - `positions`: where the entries lie, and in which terms.
-//! - `segment`: the segment files, and the one that is made ready ahead. `active`: the one that is being written.
-//! - `window`: the part of a segment that was read last, and the frames in it.
-//! - `recover`: what of a log is valid, and whether its end is a torn tail or damage.
-//! - `inspect`: a look at a log that no process uses.
+//! - `record`: the parts of a segment. `options`: sizes, and what the owner says when a log is opened.
+//! - `positions`: the positions and the terms of the entries.
+//! - `segment`: the segment files, and the one that is prepared ahead. `active`: the one that is being written.
+//! - `window`: the part of a segment that was last read, and the frames in it.
+//! - `recover`: finds the valid part of a log, and whether its end is a torn tail or damage.
+//! - `inspect`: inspects a log that no process uses.
 //! - `log`: the log itself: appends, durable writes, trimming.
 
 mod active;

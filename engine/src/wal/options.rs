@@ -1,15 +1,15 @@
-//! Sizes of a log, and what its owner says of it when it is opened.
+//! Sizes of a log, and what its owner says about it when it is opened.
 
 use super::record::{BODY, GROUP_FRAME};
 use crate::disk::BLOCK;
 
-/// Smallest segment: a header, and room for entries worth the name.
+/// The smallest segment: a header, and reasonable room for entries.
 pub const SEGMENT_BYTES_MIN: u32 = 4 * BODY;
 
-/// Largest group, whatever the options say: a group's length has to fit in its head with room to spare.
+/// The largest group, whatever the options say. Its length must fit in its head with room to spare.
 pub const GROUP_BYTES_MAX: usize = 256 << 20;
 
-/// What a record takes besides its own bytes where it is a group of its own: a head, and the rest of the block before.
+/// What a record takes beside its own bytes if it is a group of its own: a head, and the rest of the block before.
 /// **Units** bytes.
 pub const GROUP_OVERHEAD_BYTES: usize = BLOCK + GROUP_FRAME;
 
@@ -18,14 +18,14 @@ pub const GROUP_OVERHEAD_BYTES: usize = BLOCK + GROUP_FRAME;
 pub struct Options {
     /// Size of a new segment file. **Units** bytes. **Bounds** a multiple of 4 KiB, at least `SEGMENT_BYTES_MIN`.
     pub segment_bytes: u32,
-    /// A group takes records until it holds this much. **Units** bytes. **Bounds** at most `GROUP_BYTES_MAX`.
+    /// A group takes records until it holds this many bytes. **Units** bytes. **Bounds** at most `GROUP_BYTES_MAX`.
     pub group_bytes_max: usize,
     /// Durable writes in flight at once. **Bounds** at least 1.
     pub writes_in_flight_max: usize,
     /// Trimmed segments kept for reuse.
     pub spare_segments_max: usize,
-    /// Drawn at random by the caller; becomes the identity of a log that is created now, and tells its records from
-    /// those of any other.
+    /// A number that the caller draws at random. It becomes the identity of a log that is created now, and
+    /// distinguishes its records from those of any other log.
     pub fresh_id: u64,
 }
 
@@ -41,11 +41,11 @@ impl Default for Options {
     }
 }
 
-/// What the state says of the log that is opened; nothing, by default.
+/// What the state says about the log that is opened; by default nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Known {
-    /// Entries up to this index come without their payloads: they are in the state.
+    /// Entries up to this index come without their payloads, because they are in the state.
     pub applied: u64,
-    /// The log was, or could have been, trimmed up to this index: nothing before it need be read if it was.
+    /// The log was trimmed up to this index, or could have been. If it was, nothing before the index need be read.
     pub trimmable: u64,
 }

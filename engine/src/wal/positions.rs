@@ -1,15 +1,15 @@
-//! Where the log's entries lie, and in which terms: the part of the log that is kept in memory.
+//! The positions and the terms of the log's entries. This is the part of the log that is kept in memory.
 //!
 //! Invariants:
-//! - `Positions` holds one position per entry from `first` on, without gaps, ascending in file order: an entry that
-//!   replaces others is written behind them.
-//! - `Terms` holds runs with ascending first index and strictly different neighbours; terms never decrease.
+//! - `Positions` holds one position per entry from `first` on, without gaps. They ascend in file order, because an
+//!   entry that replaces others is written after them.
+//! - `Terms` holds runs with ascending first indexes. Neighbouring runs have different terms, and terms never decrease.
 //!
-//! 12 bytes per entry: a log of 256 MiB of 300-byte entries costs 10 MiB. Deliberately holds no payloads.
+//! An entry takes 12 bytes: a log of 256 MiB of 300-byte entries costs 10 MiB. Payloads are not kept here, on purpose.
 
 use std::collections::VecDeque;
 
-/// Where an entry's frame starts, and the chain it starts from.
+/// The start of an entry's frame, and the chain with which it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) sequence: u32,
@@ -17,7 +17,7 @@ pub(super) struct Position {
     pub(super) chain: u32,
 }
 
-/// The positions of the entries behind the mark.
+/// The positions of the entries after the mark.
 #[derive(Debug)]
 pub(super) struct Positions {
     first: u64,
@@ -48,8 +48,8 @@ impl Positions {
         self.at.get(at).copied()
     }
 
-    /// Puts entry `index` at `position`, in place of it and all behind it; returns where the first of those was. An
-    /// index below `first` drops everything.
+    /// Puts entry `index` at `position`. It replaces the old entry and everything after it. Returns the position of the
+    /// first entry that was replaced. An index below `first` drops everything.
     pub(super) fn put(&mut self, index: u64, position: Position) -> Option<Position> {
         assert!(index <= self.next(), "entry {index} leaves a gap behind {}", self.next());
         let replaced = if index < self.first { self.front() } else { self.get(index) };
@@ -80,7 +80,7 @@ impl Positions {
     }
 }
 
-/// The terms of the entries behind the mark, and of the mark itself.
+/// The terms of the entries after the mark, and of the mark itself.
 #[derive(Debug)]
 pub(super) struct Terms {
     /// First index and term of each run; the first run begins at the mark.
@@ -110,7 +110,7 @@ impl Terms {
         Some(self.runs[at - 1].1)
     }
 
-    /// Entry `index` has `term`; it and all behind it are replaced.
+    /// Notes that entry `index` has `term`. It replaces the old entry and everything after it.
     pub(super) fn put(&mut self, index: u64, term: u64) {
         assert!(index > self.mark().0 && index <= self.last + 1, "entry {index} is not behind {}", self.last);
         while self.runs.len() > 1 && self.runs.back().is_some_and(|(first, _)| *first >= index) {
@@ -124,7 +124,7 @@ impl Terms {
         }
     }
 
-    /// Whether the mark `(index, term)` is an entry of this log; otherwise the log has to restart behind it.
+    /// Whether the mark `(index, term)` is an entry of this log. If not, the log must restart after it.
     pub(super) fn holds(&self, index: u64, term: u64) -> bool {
         self.get(index) == Some(term)
     }

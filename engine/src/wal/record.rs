@@ -1,15 +1,15 @@
-//! What a segment is made of: its header block, and the frames behind it. Byte tables stand in `FORMAT.md`.
+//! The parts of a segment: its header block, and the frames after it. The byte tables are in `FORMAT.md`.
 //!
 //! Invariants:
-//! - A frame's CRC covers its length and body and starts from the CRC of the frame before it (`chain`); the chain of a
-//!   segment starts from its header's CRC. A frame is therefore valid only behind exactly the frames it was written
-//!   behind.
-//! - A group head and a segment header also carry a check of their own, so that a scan can trust one it meets behind a
+//! - A frame's CRC covers its length and body, and starts from the CRC of the frame before it (`chain`). The chain of a
+//!   segment starts from its header's CRC. So a frame is valid only after exactly the frames after which it was
+//!   written.
+//! - A group head and a segment header also have a check of their own. So a scan can trust one that it meets after a
 //!   bad spot, where no chain leads.
-//! - A header fits in one sector: it is there whole or not at all.
+//! - A header fits in one sector: either all of it is there or nothing.
 //!
-//! Decoding takes hostile bytes: it answers `None` and never panics. Deliberately knows no files and no order of
-//! entries.
+//! Decoding accepts hostile bytes: it answers `None` and never panics. It knows no files and no order of entries, on
+//! purpose.
 
 use bytes::Bytes;
 
@@ -19,13 +19,13 @@ use crate::disk::{BLOCK, Buffer, SECTOR};
 /// Version of the format that is written and read.
 pub(super) const VERSION: u32 = 1;
 
-/// Largest index; those above leave no room for arithmetic, and 2^63 entries outlast the hardware.
+/// Largest index. Larger ones leave no room for arithmetic, and 2^63 entries outlast the hardware.
 pub(super) const INDEX_MAX: u64 = u64::MAX >> 1;
 
 const HEADER_MAGIC: [u8; 8] = *b"ORLOPWAL";
 const GROUP_MAGIC: [u8; 8] = [0xd7, 0x1a, b'g', b'r', b'o', b'u', b'p', 0xe3];
 
-/// First byte behind the header block.
+/// The first byte after the header block.
 pub(super) const BODY: u32 = 4096;
 const _: () = assert!(BODY as usize == BLOCK);
 
@@ -51,20 +51,20 @@ pub(super) const HARD_STATE_FRAME: usize = FRAME + HARD_STATE_BODY;
 /// Size of an entry's frame beside its payload.
 pub(super) const ENTRY_FRAME: usize = FRAME + ENTRY_BODY;
 
-/// Opens every group, and says what was durable when the group was written.
+/// The beginning of every group. It says what was durable when the group was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Group {
     /// Identity of the log.
     pub(super) id: u64,
-    /// Opening of the log it was written in.
+    /// The opening of the log in which it was written.
     pub(super) life: u32,
-    /// Segment it was written to.
+    /// The segment to which it was written.
     pub(super) sequence: u32,
-    /// Where its frame starts in that segment.
+    /// The start of its frame in that segment.
     pub(super) offset: u32,
     /// Everything in the segment before this offset was durable.
     pub(super) durable: u32,
-    /// Bytes of the group, this frame included, padding not.
+    /// Bytes of the group with this frame, without padding.
     pub(super) len: u32,
 }
 
@@ -91,7 +91,7 @@ impl Record {
             }
     }
 
-    /// Appends the frame behind `chain`; returns its CRC, the chain for the next.
+    /// Appends the frame after `chain`. Returns its CRC, which is the chain for the next frame.
     pub(super) fn encode(&self, chain: u32, out: &mut Buffer) -> u32 {
         let start = out.len();
         out.extend_from_slice(&[0; FRAME]);
@@ -126,7 +126,7 @@ impl Record {
         crc
     }
 
-    /// The record in `body`; `None` when `body` is none. The payload of an entry shares `body`'s memory.
+    /// The record in `body`; `None` if `body` is not one. The payload of an entry shares `body`'s memory.
     pub(super) fn decode(body: &Bytes) -> Option<Self> {
         let (kind, mut rest) = body.split_first()?;
         let rest = &mut rest;
@@ -152,7 +152,7 @@ impl Record {
 }
 
 impl Group {
-    /// The group head in `body` (of a frame, or met in a scan), if its own check holds.
+    /// The group head in `body`, if its own check holds. `body` is that of a frame, or was met in a scan.
     pub(super) fn decode(body: &[u8]) -> Option<Self> {
         let body = body.get(..GROUP_BODY)?;
         let (checked, check) = body.split_at(GROUP_BODY - 4);
@@ -168,7 +168,7 @@ impl Group {
         (check == crc32fast::hash(checked).to_le_bytes()).then_some(group)
     }
 
-    /// The group heads in `bytes`, each with the position its frame would start at (which may lie before `bytes`).
+    /// The group heads in `bytes`, each with the position at which its frame would start (which may be before `bytes`).
     pub(super) fn search(bytes: &[u8]) -> impl Iterator<Item = (i64, Self)> {
         let last = bytes.len().saturating_sub(GROUP_BODY - 1);
         let mut from = 0;
@@ -199,7 +199,7 @@ fn encode_group(group: &Group, out: &mut Buffer) {
     out.extend_from_slice(&check.to_le_bytes());
 }
 
-/// The CRC of a frame with these bytes behind `chain`.
+/// The CRC of a frame with these bytes after `chain`.
 pub(super) fn frame_crc(chain: u32, len: &[u8], body: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(chain);
     hasher.update(len);
@@ -213,31 +213,31 @@ pub(super) fn frame_head(bytes: &[u8]) -> Option<(u32, u32)> {
     Some((take_u32(rest)?, take_u32(rest)?))
 }
 
-/// What a segment says of itself in its first sector.
+/// The first sector of a segment, which describes the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
     /// Identity of the log.
     pub(super) id: u64,
     /// Number of the segment in the log, from 1.
     pub(super) sequence: u32,
-    /// Times the log had been opened.
+    /// How often the log had been opened.
     pub(super) life: u32,
-    /// Where the segment before this one ends; 0 for the first.
+    /// The end of the segment before this one; 0 for the first.
     pub(super) previous_end: u32,
-    /// CRC of the last frame there; 0 for the first.
+    /// CRC of the last frame of that segment; 0 for the first.
     pub(super) previous_chain: u32,
     /// One more than the last index of the log when this segment was begun.
     pub(super) first_index: u64,
-    /// Mark of the log then: index, term.
+    /// The mark of the log at that time: index, term.
     pub(super) mark: (u64, u64),
-    /// Hard state of the log then.
+    /// The hard state of the log at that time.
     pub(super) hard_state: HardState,
 }
 
 const HEADER_CHECKED: usize = 8 + 4 + 4 + 8 + 4 + 4 + 4 + 8 + 16 + 24;
 const _: () = assert!(HEADER_CHECKED + 4 <= SECTOR);
 
-/// What the first sector of a file turned out to be.
+/// The content of the first sector of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum HeaderSector {
     /// Nothing was ever written.
@@ -246,12 +246,12 @@ pub(super) enum HeaderSector {
     Valid(Header, u32),
     /// A header of another format version.
     Foreign(u32),
-    /// Neither: no power loss leaves this.
+    /// Something else: no power loss leaves this.
     Damaged,
 }
 
 impl Header {
-    /// Appends the header block to `out`; returns the chain the segment's first frame starts from.
+    /// Appends the header block to `out`. Returns the chain with which the segment's first frame starts.
     pub(super) fn encode(&self, out: &mut Buffer) -> u32 {
         let start = out.len();
         out.extend_from_slice(&HEADER_MAGIC);
@@ -270,7 +270,7 @@ impl Header {
         crc
     }
 
-    /// What `block`, the first bytes of a file, is.
+    /// Decodes `block`, the first bytes of a file.
     pub(super) fn decode(block: &[u8]) -> HeaderSector {
         let Some(sector) = block.get(..SECTOR) else { return HeaderSector::Damaged };
         if sector.iter().all(|byte| *byte == 0) {
@@ -336,7 +336,7 @@ fn take_u64(from: &mut &[u8]) -> Option<u64> {
     Some(u64::from_le_bytes(*bytes))
 }
 
-/// Decodes `bytes` as everything a segment may hold there; what the fuzz target calls. True if anything was valid.
+/// Decodes `bytes` as everything that a segment may hold. The fuzz target calls it. Returns true if anything was valid.
 #[doc(hidden)]
 pub fn decode_hostile(bytes: &[u8]) -> bool {
     let is_header = matches!(Header::decode(bytes), HeaderSector::Valid(..));

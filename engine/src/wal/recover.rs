@@ -1,15 +1,17 @@
-//! Opening a log: what is valid, where it ends, and whether that end is a torn tail or damage.
+//! Opens a log: it finds what is valid, where that ends, and whether the end is a torn tail or damage.
 //!
 //! The segments of the log are the run of consecutive sequences that ends in the newest valid header. Reading begins at
-//! the newest of them that was begun with nothing live behind the newest header's mark, and follows the chain.
+//! the newest of them that was begun when nothing after the newest header's mark was live. It follows the chain from
+//! there.
 //!
-//! - A segment that has a successor must be valid exactly up to where the successor's header says it ends.
-//! - The last one ends at its first frame that does not chain. Behind that, every byte is searched for group heads of
-//!   this log: one that states more to be durable than what was found valid proves damage, one that stands where it was
-//!   not written to proves a misdirected write. Both refuse to start. Others are groups that nobody acknowledged: cut.
-//! - What was read may still be in a volatile cache when only the process died, so it is synced before it counts.
+//! - A segment with a successor must be valid exactly up to the end that the successor's header states.
+//! - The last segment ends at its first frame that does not chain. After that, every byte is searched for group heads
+//!   of this log. A head that states more to be durable than was found valid proves damage. A head that is not where it
+//!   was written proves a misdirected write. Both refuse the start. Other heads belong to groups that nobody
+//!   acknowledged, and are cut off.
+//! - If only the process died, what was read may still be in a volatile cache. So it is synced before it counts.
 //!
-//! Deliberately repairs nothing: damaged bytes stay as they are, so that a person can look at them.
+//! It repairs nothing, on purpose: damaged bytes stay as they are, so that a person can look at them.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -32,11 +34,11 @@ use crate::{
     disk::{BLOCK, Buffer, Disk, FileOp, Op, OpenKind, Owner},
 };
 
-/// Bytes read at once while recovering; also how much memory one recovered payload may keep alive.
+/// Bytes that are read at once during recovery. It is also the memory that one recovered payload may keep alive.
 const WINDOW_BYTES: usize = 1 << 20;
 const _: () = assert!(WINDOW_BYTES > BLOCK && GROUP_FRAME < BLOCK);
 
-/// A segment file, and what its first sector is.
+/// A segment file, and the content of its first sector.
 pub(super) struct Candidate {
     pub(super) segment: Segment,
     pub(super) header: HeaderSector,
@@ -82,8 +84,7 @@ impl Found {
         self.files.keys().rev().copied().find(|sequence| self.header(*sequence).is_some())
     }
 
-    /// Refuses when a file tells that the log went on behind `last`: a reused file holds an older header than the
-    /// newest.
+    /// Refuses if a file shows that the log went on after `last`. A reused file holds an older header than the newest.
     fn assert_newest(&self, dir: &Path, last: u32, id: u64) -> Result<(), Error> {
         for (sequence, candidate) in &self.files {
             if let HeaderSector::Valid(header, _) = &candidate.header
@@ -100,7 +101,7 @@ impl Found {
         Ok(())
     }
 
-    /// Refuses when segment `sequence`, which has no header of its own, was used nevertheless: its header was lost.
+    /// Refuses if segment `sequence`, which has no header of its own, was used nevertheless. Its header was then lost.
     fn assert_unused(&self, disk: &mut dyn Disk, dir: &Path, sequence: u32, id: Option<u64>) -> Result<(), Error> {
         let Some(Candidate { segment, header }) = self.files.get(&sequence) else { return Ok(()) };
         let path = dir.join(name(sequence));
@@ -124,7 +125,7 @@ impl Found {
     }
 }
 
-/// What was found valid.
+/// The valid part of a log.
 pub(super) struct Log {
     pub(super) id: u64,
     pub(super) replay: Replay,
@@ -134,7 +135,8 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// A new log, with its first segment filled and its name durable; nothing of it counts before its first group is.
+    /// Creates a log. Its first segment is filled and its name durable; nothing of the log counts before its first
+    /// group does.
     pub(super) fn create(
         disk: &mut dyn Disk,
         dir: &Path,
@@ -204,7 +206,7 @@ impl Log {
     }
 }
 
-/// What a log's segments hold, found without changing any.
+/// The content of a log's segments, found without changing any.
 pub(super) struct Scan {
     pub(super) id: u64,
     pub(super) replay: Replay,
@@ -227,7 +229,7 @@ impl Scan {
         let (first, early) = (found.start(dir, &newest, known.trimmable)?, found.start(dir, &newest, 0)?);
         let mut scan = Self::from(disk, found, (first, last), known.applied)?;
         if !scan.replay.has_beginning() && early < first {
-            // The mark that would have let go of what was passed over never became durable.
+            // The mark that would have released the skipped part never became durable.
             scan = Self::from(disk, found, (early, last), known.applied)?;
         }
         let first = scan.segments[0].sequence;
@@ -259,8 +261,9 @@ impl Scan {
 }
 
 impl Found {
-    /// The segment reading has to begin with: the newest in the run up to `newest` that was begun with nothing live
-    /// behind its mark, or behind `trimmable` if that is later; else the oldest of the run.
+    /// The segment with which reading must begin. It is the newest in the run up to `newest` that was begun when
+    /// nothing after the mark was live, or after `trimmable` if that is later. If there is none, it is the oldest of
+    /// the run.
     fn start(&self, dir: &Path, newest: &Header, trimmable: u64) -> Result<u32, Error> {
         let mark = newest.mark.0.max(trimmable);
         let mut first = newest.sequence;
@@ -284,7 +287,7 @@ impl Found {
     }
 }
 
-/// Submits `op` and waits for its end. For start-up, when nothing else is in flight.
+/// Submits `op` and waits for its end. It is for start-up, when nothing else is in flight.
 fn run(disk: &mut dyn Disk, spares: &mut Spares, op: Op) -> Result<(), Error> {
     let (file, is_sync) = (op.file(), matches!(op, Op::Sync { .. }));
     disk.submit(op, Owner::Wal.token(spares.operation()));
@@ -299,14 +302,14 @@ fn run(disk: &mut dyn Disk, spares: &mut Spares, op: Op) -> Result<(), Error> {
     Ok(())
 }
 
-/// The log's state, as the records read so far make it.
+/// The log's state after the records that were read so far.
 pub(super) struct Replay {
     pub(super) entries: Vec<Entry>,
     pub(super) positions: Positions,
     pub(super) mark: (u64, u64),
     pub(super) hard_state: HardState,
     pub(super) life: u32,
-    /// Payloads up to this index are let go of as soon as they are checked.
+    /// Payloads up to this index are dropped as soon as they are checked.
     pub(super) passed: u64,
 }
 
@@ -322,7 +325,7 @@ impl Replay {
         }
     }
 
-    /// Takes the next record; what was written by this program never fails here.
+    /// Takes the next record. A record that this program has written never fails here.
     fn apply(&mut self, record: Record, position: Position) -> Result<(), &'static str> {
         match record {
             Record::Entry(mut entry) => {
@@ -363,12 +366,12 @@ impl Replay {
         Ok(())
     }
 
-    /// Whether every entry behind the mark was read.
+    /// Whether every entry after the mark was read.
     fn has_beginning(&self) -> bool {
         self.positions.first() == self.mark.0 + 1
     }
 
-    /// Refuses a log that lacks its beginning, or entries it says are committed.
+    /// Refuses a log without its beginning, or without entries that it says are committed.
     fn check_complete(&mut self, first: &Path, last: &Path, end: u32) -> Result<(), Error> {
         if !self.has_beginning() {
             return Err(Error::corrupt(first, 0, "segments before this one are missing"));
@@ -377,7 +380,7 @@ impl Replay {
         if self.hard_state.commit >= self.positions.next() {
             return Err(Error::corrupt(last, end.into(), "committed entries are missing"));
         }
-        // What a mark covers was applied, so it was committed, even if the commit itself was never written.
+        // Entries up to a mark were applied. So they were committed, even if the commit itself was never written.
         self.hard_state.commit = self.hard_state.commit.max(self.mark.0);
         Ok(())
     }
@@ -391,14 +394,14 @@ struct Reader {
     window: Window,
 }
 
-/// How the last segment ends.
+/// The end of the last segment.
 pub(super) struct Tail {
     pub(super) end: u32,
     pub(super) is_torn: bool,
 }
 
 impl Reader {
-    /// Reads a segment that has a successor, whose header is `next`.
+    /// Reads a segment that has a successor. `next` is the successor's header.
     fn read_complete(
         &mut self,
         disk: &mut dyn Disk,
@@ -413,7 +416,7 @@ impl Reader {
         Err(Error::corrupt(disk.path(segment.file), end.into(), "a frame before the end of the segment"))
     }
 
-    /// Reads the newest segment, and decides whether what stands behind its valid part was ever acknowledged.
+    /// Reads the newest segment, and decides whether the bytes after its valid part were ever acknowledged.
     fn read_last(&mut self, disk: &mut dyn Disk, segment: &Segment, replay: &mut Replay) -> Result<Tail, Error> {
         let (end, group_end) = self.follow(disk, segment, None, replay)?;
         let mut tail = Tail { end, is_torn: end < group_end };
@@ -437,7 +440,7 @@ impl Reader {
                 }
                 tail.is_torn |= group.life == replay.life;
             }
-            // The next window overlaps by a block: no head is missed at the seam.
+            // The next window overlaps by a block, so that no head is missed at the border.
             from += if from + len < segment.len { len - BODY } else { len };
         }
         Ok(tail)
@@ -467,8 +470,8 @@ impl Reader {
         Ok((position.offset, group_end))
     }
 
-    /// The frame that follows `position`: there or, when none is valid there, at the next block boundary if a group
-    /// starts there. Its chain proves that nothing lay between.
+    /// The frame that follows `position`. If no valid frame is there, it is the one at the next block boundary, if a
+    /// group starts there. Its chain proves that nothing was between them.
     fn next_frame(
         &mut self,
         disk: &mut dyn Disk,
@@ -496,7 +499,7 @@ impl Tail {
         self.is_torn.then(|| (dir.join(name(last)), u64::from(self.end)))
     }
 
-    /// The segment to go on writing, behind what is valid.
+    /// The segment in which writing goes on, after the valid part.
     fn resume(&self, disk: &mut dyn Disk, segment: Segment, chain: u32) -> Result<Active, Error> {
         let tail_len = usize::try_from(self.end % BODY).expect("less than a block");
         let mut tail = Vec::with_capacity(BLOCK);

@@ -1,19 +1,20 @@
-//! The segment files: their names, the one that is made ready ahead, and the trimmed ones that wait for reuse.
+//! The segment files: their names, the one that is prepared ahead, and the trimmed ones that wait for reuse.
 //!
-//! A segment is used only once its space is written (zero-filled, or full of an older segment's bytes) and its name is
-//! durable, so that a durable write into it is one write and nothing else. `Spares` makes the next one ready while the
-//! active one fills: a trimmed segment is renamed; without one a file is created and zero-filled in chunks, one in
-//! flight at a time, paced by the bytes of the log so that it is done when half of the active segment is used.
+//! A segment is used only once its space is written (with zeros, or with an older segment's bytes) and its name is
+//! durable. So a durable write into it is one write and nothing else. `Spares` prepares the next segment while the
+//! active one fills. It renames a trimmed segment. Without one, it creates a file and fills it with zeros in chunks,
+//! one chunk in flight at a time. The bytes of the log set the pace, so that it is ready when half of the active
+//! segment is used.
 //!
 //! Invariants:
-//! - `next` carries the name of the sequence after the active one, and that sequence only.
+//! - `next` has the name of the sequence after the active one, and of no other.
 //! - Every file in `pool` has `segment_bytes` and holds nothing that recovery could still need.
 //! - No write of a filling is in flight once `next` is ready.
-//! - A full disk is no failure here, as no record is in a segment that is not ready: a file that cannot be had, filled
-//!   or synced for want of space is given up whole (`is_refused`), and a fresh one is asked for when `retry` says so,
-//!   or when a segment was trimmed. A sync that failed is never asked for again; the file it was for is gone.
+//! - A full disk is not a failure here, because no record is in a segment that is not ready. If there is no space to
+//!   create, fill or sync a file, the whole file is given up (`is_refused`). A new one is tried when `retry` asks for
+//!   it, or when a segment was trimmed. A failed sync is never repeated; its file is gone.
 //!
-//! What a reused file holds is never mistaken: no frame of it chains to the header that it gets.
+//! The old content of a reused file is never mistaken for new: none of its frames chains to the file's new header.
 
 use std::path::{Path, PathBuf};
 
@@ -23,10 +24,10 @@ use crate::{
     disk::{Buffer, Disk, FileId, FileOp, Op, OpenKind, Owner},
 };
 
-/// Bytes of one zero-filling write. Small enough that a commit behind it waits little.
+/// Bytes of one zero-filling write. They are few enough that a commit behind it waits little.
 const FILL_BYTES: u32 = 256 << 10;
 
-/// Bytes filled for each byte of log that is written.
+/// Bytes that are filled for each byte of log that is written.
 const FILL_PER_BYTE: usize = 2;
 
 /// The name of the segment `sequence`.
@@ -46,7 +47,7 @@ pub(super) struct Segment {
     pub(super) sequence: u32,
     pub(super) file: FileId,
     pub(super) len: u32,
-    /// Behind its last frame, once a successor is begun.
+    /// The end of its last frame, once a successor is begun.
     pub(super) end: u32,
 }
 
@@ -59,7 +60,7 @@ enum Next {
         in_flight: Option<u64>,
         zeros: Buffer,
     },
-    /// `of_file` is the sync of the file, until it has ended; `is_lost` once it has failed for want of space.
+    /// `of_file` is the sync of the file until it has ended. `is_lost` is set once it has failed for lack of space.
     Syncing {
         file: FileId,
         in_flight: Vec<u64>,
@@ -83,16 +84,16 @@ pub(super) struct Spares {
     sequence: u32,
     /// Bytes of filling that the log's own writes allow.
     credit: usize,
-    /// A full disk refused the next segment, and there is none yet.
+    /// A full disk has refused the next segment, and there is none yet.
     is_refused: bool,
-    /// There may be space again: the next step asks for it.
+    /// There may be space again. The next step asks for it.
     is_retry_due: bool,
-    /// Numbers the operations; shared with the log's groups.
+    /// Numbers the operations. The log's groups use the same numbers.
     operations: u64,
 }
 
 impl Spares {
-    /// Spares in `dir` for a log whose next segment is `sequence`.
+    /// Spares in `dir` for a log with `sequence` as its next segment.
     pub(super) fn new(disk: &mut dyn Disk, dir: &Path, segment_bytes: u32, pool_max: usize) -> Result<Self, Error> {
         Ok(Self {
             dir: dir.to_path_buf(),
@@ -109,7 +110,7 @@ impl Spares {
         })
     }
 
-    /// The next segment to make ready is `sequence`.
+    /// From now on, `sequence` is the next segment to prepare.
     pub(super) fn expect(&mut self, sequence: u32) {
         assert!(matches!(self.next, Next::None), "the segment made ready has one name");
         self.sequence = sequence;
@@ -125,7 +126,7 @@ impl Spares {
         self.operations
     }
 
-    /// Takes a file of `len` bytes that the log no longer needs; nothing of it is open.
+    /// Takes a file of `len` bytes that the log no longer needs. It must not be open.
     pub(super) fn recycle(&mut self, disk: &mut dyn Disk, path: PathBuf, len: u32) -> Result<(), Error> {
         if len == self.segment_bytes && self.pool.len() < self.pool_max {
             self.is_retry_due = true;
@@ -142,7 +143,7 @@ impl Spares {
         self.credit = self.credit.saturating_add(bytes.saturating_mul(FILL_PER_BYTE));
     }
 
-    /// Takes the next segment if it is ready, and turns to the one after it.
+    /// Takes the next segment if it is ready, and goes on to the one after it.
     pub(super) fn take(&mut self) -> Option<Segment> {
         let Next::Ready { file } = self.next else { return None };
         let segment = Segment { sequence: self.sequence, file, len: self.segment_bytes, end: BODY };
@@ -152,18 +153,18 @@ impl Spares {
         Some(segment)
     }
 
-    /// Whether a full disk refused the next segment, which is not ready since.
+    /// Whether a full disk has refused the next segment, which is still not ready.
     pub(super) const fn is_refused(&self) -> bool {
         self.is_refused
     }
 
-    /// There may be space again: the next step asks for it.
+    /// Notes that there may be space again. The next step asks for it.
     pub(super) const fn retry(&mut self) {
         self.is_retry_due = true;
     }
 
-    /// Goes on making the next segment ready. `is_idle`: the log has nothing to write; `is_needed`: it waits for this
-    /// segment, so that what is filled has to do.
+    /// Goes on with preparing the next segment. `is_idle`: the log has nothing to write. `is_needed`: the log waits for
+    /// this segment, so the filled part must be enough.
     pub(super) fn step(&mut self, disk: &mut dyn Disk, is_idle: bool, is_needed: bool) -> Result<(), Error> {
         if matches!(self.next, Next::None) && (self.is_retry_due || !self.is_refused) {
             self.is_retry_due = false;
@@ -227,7 +228,7 @@ impl Spares {
         self.next = Next::Syncing { file, in_flight, of_file, is_lost: false };
     }
 
-    /// What operation `number` does to which file, if it is one of the spares'.
+    /// What operation `number` does to which file, if it is an operation of the spares.
     pub(super) fn op_of(&self, number: u64) -> Option<(FileId, FileOp)> {
         match &self.next {
             Next::Filling { file, in_flight, .. } if *in_flight == Some(number) => Some((*file, FileOp::Write)),
@@ -236,7 +237,7 @@ impl Spares {
         }
     }
 
-    /// Operation `number`, one of the spares', has ended well and gives `buf` back.
+    /// Takes the end of operation `number`, one of the spares', which has succeeded. It gives `buf` back.
     pub(super) fn on_done(&mut self, number: u64, buf: Buffer, disk: &mut dyn Disk) -> Result<(), Error> {
         match &mut self.next {
             Next::Filling { in_flight, zeros, .. } => {
@@ -251,9 +252,9 @@ impl Spares {
         }
     }
 
-    /// Operation `number`, one of the spares', found no space: its file is given up.
+    /// Takes the end of operation `number`, one of the spares', which found no space. Its file is given up.
     ///
-    /// **Errors** `error`, where what failed is the sync of the directory: which names are durable is unknown then.
+    /// **Errors** `error`, if the sync of the directory failed: it is then unknown which names are durable.
     pub(super) fn on_no_space(&mut self, number: u64, error: Error, disk: &mut dyn Disk) -> Result<(), Error> {
         match &mut self.next {
             Next::Filling { file, .. } => {
@@ -283,7 +284,7 @@ impl Spares {
         Ok(())
     }
 
-    /// Lets go of the file that was to be the next segment. Nothing of it is in flight.
+    /// Gives up the file for the next segment. None of its operations may be in flight.
     fn give_up(&mut self, file: FileId, disk: &mut dyn Disk) -> Result<(), Error> {
         disk.close(file);
         self.next = Next::None;

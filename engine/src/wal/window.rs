@@ -1,7 +1,7 @@
-//! A window on a segment file: the part that was read last, and the frames in it.
+//! A window on a segment file: the part that was last read, and the frames in it.
 //!
-//! Invariants: `bytes` starts at `start` of segment `sequence`. Payloads share its memory; it is read into again only
-//! where none does.
+//! Invariants: `bytes` starts at `start` of segment `sequence`. Payloads share its memory. It is reused for reading
+//! only if no payload shares it.
 
 use std::sync::Arc;
 
@@ -25,13 +25,13 @@ pub(super) struct Frame {
     pub(super) crc: u32,
 }
 
-/// The part of a segment that was read last.
+/// The part of a segment that was last read.
 #[derive(Default)]
 pub(super) struct Window {
     sequence: u32,
     start: u32,
     bytes: Bytes,
-    /// The memory of `bytes`: it is read into again where no payload shares it.
+    /// The memory of `bytes`. It is reused for reading if no payload shares it.
     memory: Arc<Buffer>,
 }
 
@@ -45,7 +45,7 @@ impl AsRef<[u8]> for Shared {
 }
 
 impl Window {
-    /// `len` bytes of `segment` at `offset`; `None` beyond its end.
+    /// Reads `len` bytes of `segment` at `offset`; `None` beyond its end.
     fn bytes(
         &mut self,
         disk: &mut dyn Disk,
@@ -76,7 +76,7 @@ impl Window {
         Ok((held + len <= self.bytes.len()).then(|| self.bytes.slice(held..held + len)))
     }
 
-    /// The frame at `at`, if one is there that chains on.
+    /// The frame at `at`, if there is one that continues the chain.
     pub(super) fn frame(
         &mut self,
         disk: &mut dyn Disk,

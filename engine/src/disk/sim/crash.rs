@@ -1,7 +1,7 @@
-//! Power loss: the choices it leaves open over all files and names, and the machine each choice leaves behind.
+//! Power loss: the choices that it leaves open for all files and names, and the machine after each choice.
 //!
-//! Invariants: a choice of 0 everywhere keeps exactly what was durable; `count` images are distinct choices, though not
-//! always distinct contents. Deliberately changes nothing: every image is a new machine.
+//! Invariants: a choice of 0 everywhere keeps exactly what was durable. The `count` images are distinct choices, though
+//! not always distinct contents. Nothing here changes a machine: every image is a new one.
 
 use std::{
     collections::BTreeMap,
@@ -17,11 +17,11 @@ use super::{
 /// The open choices of a power loss, over all files and names.
 pub(super) struct Crash {
     files: Vec<(u64, Choices, Vec<Written>)>,
-    /// Directories with changes that are not durable, and how many.
+    /// Directories with changes that are not durable, and the number of these changes.
     dirs: Vec<(PathBuf, usize)>,
 }
 
-/// Where a choice belongs: a sector of a file, or the changes to a directory.
+/// The object of a choice: a sector of a file, or the changes to a directory.
 pub(super) enum Choice {
     Sector(usize, u64),
     Names,
@@ -74,8 +74,8 @@ impl Crash {
         fresh
     }
 
-    /// An image in which each write in flight has a drawn fate; or, with `lone`, the one of that position is there (or
-    /// missing) alone.
+    /// An image in which the fate of each write in flight is drawn. With `lone`, only the write at that position is
+    /// there, or only that one is missing.
     pub(super) fn sample(&self, state: &State, random: &mut Random, lone: Option<(usize, bool)>) -> State {
         let mut position = 0;
         let mut fates = Vec::new();

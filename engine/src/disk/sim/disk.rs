@@ -1,7 +1,7 @@
 //! One core's view of a simulated storage: a [`Disk`] like any other.
 //!
-//! Invariants: a handle stays valid until `close`; an operation is refused once the storage has stopped.
-//! It keeps no content: files and names are in `state`.
+//! Invariants: a handle stays valid until `close`. An operation is refused once the storage has stopped. This file
+//! keeps no content; `state` holds files and names.
 
 use std::{
     collections::VecDeque,

@@ -1,12 +1,13 @@
-//! One simulated file: what it reads as now (*live*), what survives power loss (*durable*), and what lies between.
+//! One simulated file: its present content (*live*), the content that survives power loss (*durable*), and the writes
+//! between them.
 //!
 //! Invariants:
-//! - `volatile` holds, per sector, the completed writes that no sync covers yet, oldest first; every other sector of
-//!   `live` equals `durable`, apart from damage done on purpose.
-//! - Sectors are atomic: after power loss each holds its durable content, or that of one write that was volatile or in
-//!   flight. Which one is free for each sector: this covers torn, lost and reordered writes.
+//! - `volatile` holds for each sector the completed writes that no sync covers yet, oldest first. Every other sector of
+//!   `live` equals `durable`, except for damage done on purpose.
+//! - Sectors are atomic. After power loss, each holds its durable content, or the content of one write that was
+//!   volatile or in flight. The choice is free for each sector. This covers torn, lost and reordered writes.
 //!
-//! Deliberately knows no names and no faults; those are the storage's.
+//! It knows no names and no faults; the storage does.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -17,7 +18,7 @@ const SECTOR_LEN: usize = SECTOR;
 
 pub(super) type Sector = [u8; SECTOR_LEN];
 
-/// Sparse bytes; what is absent reads as zeros.
+/// Sparse bytes. Absent bytes read as zeros.
 #[derive(Clone, Default)]
 pub(super) struct Bytes {
     sectors: BTreeMap<u64, Arc<Sector>>,
@@ -94,7 +95,7 @@ impl File {
         out
     }
 
-    /// A completed write; durable with the next sync that is submitted after `sequence`.
+    /// Takes in a completed write. The next sync that is submitted after `sequence` makes it durable.
     pub(super) fn write(&mut self, written: &Written, sequence: u64) {
         self.len = self.len.max(written.end() * SECTOR_LEN as u64);
         for (number, sector) in (written.first..).zip(&written.sectors) {
@@ -103,7 +104,7 @@ impl File {
         }
     }
 
-    /// A completed durable write.
+    /// Takes in a completed durable write.
     pub(super) fn write_durable(&mut self, written: &Written) {
         self.len = self.len.max(written.end() * SECTOR_LEN as u64);
         self.durable_len = self.len;
@@ -114,7 +115,7 @@ impl File {
         }
     }
 
-    /// A completed sync, submitted when the storage stood at `sequence`.
+    /// Takes in a completed sync. It was submitted when the storage stood at `sequence`.
     pub(super) fn sync(&mut self, sequence: u64) {
         self.durable_len = self.len;
         let durable = &mut self.durable;
@@ -127,7 +128,7 @@ impl File {
         });
     }
 
-    /// Damage to the medium: bytes change in both images.
+    /// Damages the medium: bytes change in both images.
     pub(super) fn damage(&mut self, number: u64, sector: Sector) {
         let sector = Arc::new(sector);
         self.live.set(number, Arc::clone(&sector));
@@ -173,7 +174,7 @@ impl File {
         Choices { sectors: sectors.into_iter().collect(), has_len_choice: self.len != self.durable_len }
     }
 
-    /// The file after power loss, when every open choice fell as `pick` says (0 keeps what was durable).
+    /// The file after power loss. `pick` decides every open choice (0 keeps what was durable).
     pub(super) fn after_loss(&self, choices: &Choices, mut pick: impl FnMut(u64, usize) -> usize) -> Self {
         let mut bytes = self.durable.clone();
         for (number, versions) in &choices.sectors {
@@ -186,7 +187,7 @@ impl File {
         Self { len, durable_len: len, live: bytes.clone(), durable: bytes, volatile: BTreeMap::new() }
     }
 
-    /// The file when the process ended and the machine did not: what had completed stays, and stays volatile.
+    /// The file after the process ended and the machine went on. Completed writes stay, and stay volatile.
     pub(super) fn after_kill(&self, in_flight: &[Written], sequence: u64, random: &mut Random) -> Self {
         let mut file = self.clone();
         for written in in_flight {
@@ -198,7 +199,7 @@ impl File {
     }
 }
 
-/// What power loss may choose from: for each sector the versions beside the durable one.
+/// The choices of power loss: for each sector, the versions beside the durable one.
 pub(super) struct Choices {
     pub(super) sectors: Vec<(u64, Vec<Arc<Sector>>)>,
     pub(super) has_len_choice: bool,
@@ -213,7 +214,7 @@ impl Choices {
     }
 }
 
-/// How one write fares in a sampled power loss.
+/// The fate of one write in a sampled power loss.
 #[derive(Clone, Copy)]
 pub(super) enum Fate {
     Absent,
@@ -246,7 +247,7 @@ impl Fate {
     }
 }
 
-/// The position in `versions` (counted from 1; 0 is the durable one) of what `fates` leave in sector `number`.
+/// The position in `versions` that `fates` leave in sector `number`. It counts from 1; 0 is the durable version.
 pub(super) fn sampled(
     number: u64,
     versions: &[Arc<Sector>],

@@ -1,6 +1,6 @@
-//! The simulation's only source of chance: splitmix64, so that one seed gives one run on every machine.
+//! The only source of randomness of the simulation: splitmix64. One seed gives one run on every machine.
 //!
-//! Deliberately not a general generator: nothing outside simulations may draw from it.
+//! It is not a general generator: only simulations may draw from it.
 
 /// A seeded sequence.
 #[derive(Clone, Debug)]

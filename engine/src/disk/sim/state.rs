@@ -1,11 +1,12 @@
-//! What a simulated storage holds, and how operations take effect on it.
+//! The content of a simulated storage, and how operations take effect on it.
 //!
 //! Invariants:
-//! - Each change that takes effect counts one step (`State::may_step`); none takes effect behind the last that may.
-//! - `names_durable` with the changes of `names_volatile` applied in order is `names`.
-//! - An operation is in `pending` until it ends; then its completion is in `done` until its disk collects it.
+//! - Each change that takes effect counts one step (`State::may_step`). No change takes effect after the last allowed
+//!   step.
+//! - The changes of `names_volatile`, applied in order to `names_durable`, give `names`.
+//! - An operation is in `pending` until it ends. Then its completion is in `done` until its disk collects it.
 //!
-//! It deliberately knows no test and no handle: those are `storage`'s and `disk`'s.
+//! It knows no test and no handle; `storage` and `disk` do.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -23,19 +24,19 @@ use crate::{
     error::Error,
 };
 
-/// In which order operations complete.
+/// The order in which operations complete.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Order {
     /// All of them, oldest first, at each call of `completions`.
     #[default]
     Submission,
-    /// At each call of `completions` some of them, drawn from the seed; `wait` completes at least one.
+    /// Some of them, drawn from the seed, at each call of `completions`. `wait` completes at least one.
     Seeded,
-    /// Only what the test completes by `SimStorage::complete`.
+    /// Only those that the test completes with `SimStorage::complete`.
     Manual,
 }
 
-/// How likely each fault is, per mille of the operations it can hit. All 0 by default.
+/// The likelihood of each fault, per mille of the operations that it can hit. All are 0 by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
     /// A write fails with EIO; an arbitrary part of it may be on the medium.
@@ -52,12 +53,13 @@ pub struct Faults {
     pub corrupt: u64,
 }
 
-/// What a full disk refuses. Nothing of what is refused is on the medium.
+/// What a full disk refuses. Nothing of a refused operation is on the medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
-    /// New files: a file system that reserves the space of a file when it is created.
+    /// New files. This is a file system that reserves the space of a file when it is created.
     Creations,
-    /// New files, and every write: one that takes new space for each write, such as one that copies on write.
+    /// New files and every write. This is a file system that takes new space for each write, such as one with
+    /// copy-on-write.
     Writes,
 }
 
@@ -94,7 +96,7 @@ pub enum FaultKind {
 /// An operation in flight, as a test sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InFlight {
-    /// Number to complete it by.
+    /// The number with which a test completes it.
     pub number: u64,
     /// Its file.
     pub path: PathBuf,
@@ -117,7 +119,7 @@ pub(super) struct State {
     pub(super) pending: Vec<Pending>,
     pub(super) done: BTreeMap<u64, VecDeque<Completion>>,
     pub(super) disks: u64,
-    /// Number of the next file or operation, and the clock of what is volatile.
+    /// Number of the next file or operation. It is also the clock of what is volatile.
     pub(super) sequence: u64,
     pub(super) steps: u64,
     pub(super) steps_max: Option<u64>,
@@ -126,7 +128,7 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) injected: Vec<Injected>,
     pub(super) capacity_bytes: Option<u64>,
-    /// What is refused for space, and from which step on.
+    /// What is refused for lack of space, and from which step on.
     pub(super) full: Option<(u64, Full)>,
 }
 
@@ -266,7 +268,7 @@ impl State {
         self.sequence
     }
 
-    /// Counts one change; false when it must not happen any more.
+    /// Counts one change. Returns false if it must not happen any more.
     fn may_step(&mut self) -> bool {
         if self.is_stopped || self.steps_max.is_some_and(|max| self.steps >= max) {
             self.is_stopped = true;
@@ -276,7 +278,7 @@ impl State {
         true
     }
 
-    /// Whether the disk is too full now for what `refused` says, or for more.
+    /// Whether the disk is now too full for `refused`, or for more.
     pub(super) fn is_full(&self, refused: Full) -> bool {
         self.full.is_some_and(|(from, full)| self.steps >= from && (full == refused || full == Full::Writes))
     }
@@ -297,7 +299,7 @@ impl State {
         self.done.entry(pending.disk).or_default().push_back(Completion { token: pending.token, result, buf });
     }
 
-    /// Lets the operation at `position` take effect and complete, unless the storage stops there.
+    /// Lets the operation at `position` take effect and complete, unless the storage stops before it.
     pub(super) fn execute(&mut self, position: usize) {
         let is_write = matches!(self.pending[position].op, Op::Write { .. } | Op::WriteDurable { .. });
         if is_write && self.is_full(Full::Writes) && !self.is_stopped {
@@ -408,7 +410,7 @@ impl State {
         result
     }
 
-    /// Completes what `order` says is due; with `at_least_one`, one if any is in flight.
+    /// Completes the operations that are due by `order`. With `at_least_one`, it completes one if any is in flight.
     pub(super) fn run(&mut self, at_least_one: bool) {
         let due = match self.order {
             Order::Submission => self.pending.len() as u64,

@@ -1,7 +1,7 @@
 //! The simulated disk of one machine, as a test holds it.
 //!
-//! Invariants: clones are handles on the same state; images after a crash share nothing with it.
-//! It deliberately changes nothing by itself: what happens, happens in `state`.
+//! Invariants: clones are handles on the same state. Images after a crash share nothing with it. This file changes
+//! nothing by itself; everything happens in `state`.
 
 use std::{
     io,
@@ -42,12 +42,12 @@ impl SimStorage {
         self.state().steps
     }
 
-    /// Lets `steps` changes (counted from the beginning) happen and none after.
+    /// Lets `steps` changes happen (counted from the beginning), and none after them.
     pub fn stop_after(&self, steps: u64) {
         self.state().steps_max = Some(steps);
     }
 
-    /// Whether the bound of `stop_after` was met by one change too many.
+    /// Whether `stop_after` has stopped the storage: one change more than allowed was tried.
     pub fn is_stopped(&self) -> bool {
         self.state().is_stopped
     }
@@ -57,7 +57,7 @@ impl SimStorage {
         self.state().order = order;
     }
 
-    /// Sets the likelihood of faults from now on.
+    /// Sets the likelihood of faults for later operations.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
     }
@@ -67,17 +67,17 @@ impl SimStorage {
         self.state().injected.clone()
     }
 
-    /// Bounds the sum of all file sizes; a file that would exceed it cannot be created.
+    /// Bounds the sum of all file sizes. A file that would exceed it cannot be created.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.state().capacity_bytes = bytes;
     }
 
-    /// Lets the disk be full from step `steps` (counted from the beginning) on, until this is called again.
+    /// Makes the disk full from step `steps` on (counted from the beginning), until this is called again.
     pub fn set_full(&self, full: Option<(u64, Full)>) {
         self.state().full = full;
     }
 
-    /// What is in flight, oldest first.
+    /// The operations in flight, oldest first.
     pub fn in_flight(&self) -> Vec<InFlight> {
         self.state().pending.iter().map(Pending::view).collect()
     }
@@ -89,7 +89,7 @@ impl SimStorage {
         state.execute(position.expect("only what is in flight can complete"));
     }
 
-    /// Fails one operation in flight, which leaves no trace on the medium.
+    /// Fails one operation in flight. It leaves no trace on the medium.
     pub fn fail(&self, number: u64, kind: io::ErrorKind) {
         let mut state = self.state();
         let position = state.pending.iter().position(|pending| pending.number == number);
@@ -102,7 +102,7 @@ impl SimStorage {
         self.state().names.keys().cloned().collect()
     }
 
-    /// What a file reads as now.
+    /// The present content of a file.
     pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.state();
         let file = state.files.get(state.names.get(path)?)?;
@@ -120,7 +120,7 @@ impl SimStorage {
         file.damage(at, sector);
     }
 
-    /// Damages the medium: `path` holds `content` and nothing else, durably; without content there is no such file.
+    /// Damages the medium: from now on `path` durably holds exactly `content`. Without content there is no such file.
     pub fn replace(&self, path: &Path, content: Option<&[u8]>) {
         let mut state = self.state();
         if let Some(number) = state.names.remove(path) {
@@ -135,7 +135,7 @@ impl SimStorage {
         }
     }
 
-    /// The disk after the process was killed and the machine went on: what had completed is there, still volatile; each
+    /// The disk after the process was killed and the machine went on. Completed writes are there, still volatile. Each
     /// write in flight happened or did not. Locks are gone. `self` must not be used any more.
     pub fn kill(&self) -> Self {
         let mut state = self.state();
@@ -160,8 +160,9 @@ impl SimStorage {
         Self::with(fresh)
     }
 
-    /// What power loss may leave now: every legal image when there are at most `count_max`, else that many of them:
-    /// nothing and everything that was not durable, each write in flight alone and missing alone, then samples.
+    /// The images that power loss may leave now. If there are at most `count_max` legal images, it returns all.
+    /// Otherwise it returns `count_max` of them. These are: nothing and everything that was not durable, each write in
+    /// flight alone and missing alone, then samples.
     pub fn crash_images(&self, count_max: usize) -> Vec<Self> {
         let mut state = self.state();
         let crash = Crash::new(&state);
