@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
-//! The requests of unary calls, decoded. Each is decoded once, at the edge, however it came. Only insight reads messages
-//! again: a sample, for hot keys, and those of slow requests.
+//! The requests of unary calls, decoded. Each is decoded once, at the edge, however it came. Only insight reads
+//! messages again: a sample, for hot keys, and those of slow requests.
 //!
 //! Invariant: what goes through the log is decoded from the bytes of the entry that will carry it, so its keys and
 //! values share the entry's memory.
