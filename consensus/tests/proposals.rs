@@ -69,6 +69,25 @@ fn requests_proposed_together_are_answered_as_if_proposed_one_by_one() {
 }
 
 #[test]
+fn requests_proposed_together_share_what_room_a_full_disk_has() {
+    let mut world = opened(1, 1, options());
+    world.storage.set_full(Some((0, Full::Creations)));
+    let requests = |count| (0..count).map(|_| Bytes::from(vec![b'x'; 2000]));
+    let mut accepted = 0;
+    while world.driver.log_room_bytes().is_none() {
+        assert_eq!(texts(world.driver.propose_all(requests(5))), []);
+        accepted += 5;
+        world.settle().unwrap();
+    }
+    let refused = world.driver.propose_all(requests(100));
+    accepted += 100 - refused.len();
+    assert!((1..100).contains(&refused.len()), "{} refused", refused.len());
+    assert!(refused.iter().all(|refused| matches!(refused.error, Error::NoSpace { .. })));
+    world.settle().unwrap();
+    assert_eq!((world.machine.requests().len(), world.driver.queued_bytes()), (accepted, 0));
+}
+
+#[test]
 fn requests_proposed_together_go_to_each_follower_in_one_message() {
     let mut members = [1, 2, 3].map(|id| opened(id, 3, options()));
     while !members[0].driver.status().is_leader {
