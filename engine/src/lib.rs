@@ -6,6 +6,7 @@
 //! Folders and files, from the ground up. A file imports only what stands above it here:
 //! - `error`: the errors between bytes and durable bytes.
 //! - `varint`, `prefix`: numbers as protobuf writes them; the common first bytes of keys.
+//! - `key_value`: the fields of an `mvccpb.KeyValue`.
 //! - `revision`, `record`: the store-wide MVCC number; one version of one key.
 //! - `disk/`: the one seam to files.
 //! - `wal/`: the write-ahead log, which is the Raft log.
@@ -22,6 +23,7 @@ mod extent;
 mod fault;
 #[doc(hidden)]
 pub mod hostile;
+mod key_value;
 mod mvcc;
 mod page;
 mod pages;

@@ -3,7 +3,10 @@
 
 use bytes::Bytes;
 
-use crate::{Revision, varint};
+use crate::{
+    Revision,
+    key_value::{number_len, slice_len},
+};
 
 /// One version of a key: what a put or a delete wrote at its revision.
 ///
@@ -61,15 +64,4 @@ impl Record {
         let len = if is_bare { slice_len(&self.key) } else { self.key_value_len() };
         u32::try_from(len).expect("a record is smaller than 4 GiB")
     }
-}
-
-/// Length of a field with a number after its tag; 0 is left out.
-fn number_len(number: i64) -> usize {
-    if number == 0 { 0 } else { 1 + varint::len(number.cast_unsigned()) }
-}
-
-/// Length of a field of bytes after its tag; an empty one is left out.
-fn slice_len(slice: &[u8]) -> usize {
-    let len = u64::try_from(slice.len()).unwrap_or(u64::MAX);
-    if slice.is_empty() { 0 } else { 1 + varint::len(len) + slice.len() }
 }

@@ -14,37 +14,21 @@ use std::cmp::Ordering;
 
 use bytes::Bytes;
 
-use crate::{Record, Revision, varint};
+use crate::{
+    Record, Revision,
+    key_value::{
+        TAG_CREATE_REVISION, TAG_KEY, TAG_LEASE, TAG_MOD_REVISION, TAG_VALUE, TAG_VERSION, put_number, put_slice,
+    },
+    varint,
+};
 
 /// Flag of a record that ends its key's generation.
 const FLAG_TOMBSTONE: u8 = 1;
-
-const TAG_KEY: u8 = 1 << 3 | 2;
-const TAG_CREATE_REVISION: u8 = 2 << 3;
-const TAG_MOD_REVISION: u8 = 3 << 3;
-const TAG_VERSION: u8 = 4 << 3;
-const TAG_LEASE: u8 = 6 << 3;
-const TAG_VALUE: u8 = 5 << 3 | 2;
 
 /// The order of records in an extent: by key, and for one key the newest first.
 #[inline]
 pub(super) fn order(a: (&[u8], Revision), b: (&[u8], Revision)) -> Ordering {
     a.0.cmp(b.0).then_with(|| b.1.cmp(&a.1))
-}
-
-fn put_field(tag: u8, value: i64, out: &mut Vec<u8>) {
-    if value != 0 {
-        out.push(tag);
-        varint::write(out, value.cast_unsigned());
-    }
-}
-
-fn put_bytes_field(tag: u8, value: &[u8], out: &mut Vec<u8>) {
-    if !value.is_empty() {
-        out.push(tag);
-        varint::write(out, value.len() as u64);
-        out.extend_from_slice(value);
-    }
 }
 
 /// Appends the stored form of `record`.
@@ -54,15 +38,15 @@ fn encode_record(record: &Record, out: &mut Vec<u8>) {
     varint::write(out, record.revision.main.cast_unsigned());
     varint::write(out, record.revision.sub.cast_unsigned());
     out.push(if record.is_tombstone { FLAG_TOMBSTONE } else { 0 });
-    put_bytes_field(TAG_KEY, &record.key, out);
+    put_slice(TAG_KEY, &record.key, out);
     if record.is_tombstone || record.is_gap() {
         assert!(record.value.is_empty() && record.version == 0, "a tombstone holds its key only, a gap nothing");
     } else {
-        put_field(TAG_CREATE_REVISION, record.create_revision, out);
-        put_field(TAG_MOD_REVISION, record.revision.main, out);
-        put_field(TAG_VERSION, record.version, out);
-        put_field(TAG_LEASE, record.lease, out);
-        put_bytes_field(TAG_VALUE, &record.value, out);
+        put_number(TAG_CREATE_REVISION, record.create_revision, out);
+        put_number(TAG_MOD_REVISION, record.revision.main, out);
+        put_number(TAG_VERSION, record.version, out);
+        put_number(TAG_LEASE, record.lease, out);
+        put_slice(TAG_VALUE, &record.value, out);
     }
     assert_eq!(out.len() - before, record_bytes(record), "the size told before is the size written");
 }

@@ -16,7 +16,12 @@ use super::{
     cursor::{Count, KeyRange},
     view::ReadView,
 };
-use crate::{Fault, Record, Revision, varint};
+use crate::{
+    Fault, Record, Revision,
+    key_value::{
+        TAG_CREATE_REVISION, TAG_KEY, TAG_LEASE, TAG_MOD_REVISION, TAG_VALUE, TAG_VERSION, put_number, put_slice,
+    },
+};
 
 /// A hash of the store under way.
 #[derive(Debug)]
@@ -166,13 +171,13 @@ impl HashKv {
         if record.is_tombstone {
             bytes.push(b't');
         }
-        write_slice(bytes, 1, &record.key);
+        put_slice(TAG_KEY, &record.key, bytes);
         if !record.is_tombstone && !record.is_gap() {
-            write_number(bytes, 2, record.create_revision);
-            write_number(bytes, 3, record.revision.main);
-            write_number(bytes, 4, record.version);
-            write_slice(bytes, 5, &record.value);
-            write_number(bytes, 6, record.lease);
+            put_number(TAG_CREATE_REVISION, record.create_revision, bytes);
+            put_number(TAG_MOD_REVISION, record.revision.main, bytes);
+            put_number(TAG_VERSION, record.version, bytes);
+            put_slice(TAG_VALUE, &record.value, bytes);
+            put_number(TAG_LEASE, record.lease, bytes);
         }
         self.crc = crc32c::crc32c_append(self.crc, bytes);
     }
@@ -180,18 +185,3 @@ impl HashKv {
 
 /// Keys that are looked at before the budget is checked again.
 const COUNT_BUDGET: usize = 1024;
-
-fn write_number(out: &mut Vec<u8>, field: u8, number: i64) {
-    if number != 0 {
-        out.push(field << 3);
-        varint::write(out, number.cast_unsigned());
-    }
-}
-
-fn write_slice(out: &mut Vec<u8>, field: u8, slice: &[u8]) {
-    if !slice.is_empty() {
-        out.push(field << 3 | 2);
-        varint::write(out, u64::try_from(slice.len()).expect("a slice is smaller than 4 GiB"));
-        out.extend_from_slice(slice);
-    }
-}
