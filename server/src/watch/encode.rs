@@ -7,7 +7,7 @@
 //! do the same, so the bytes equal theirs (a test compares). Every `*_len` equals the number of bytes that its `put_*`
 //! appends.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use engine::Record;
 
 use crate::protobuf::{bytes_len, field_len, nested_len, put_bytes, put_field, put_key_value, put_varint};
@@ -113,7 +113,7 @@ impl<'a> Response<'a> {
     }
 
     /// Appends the fields without the events. The events have the highest field number, and follow.
-    pub(super) fn put(&self, out: &mut BytesMut) {
+    pub(super) fn put(&self, out: &mut Vec<u8>) {
         out.put_slice(self.head.as_slice());
         put_field(out, WATCH_ID_TAG, self.watch_id);
         if self.is_created {
@@ -139,7 +139,7 @@ pub(super) fn event(record: &Record, prev: Option<&Record>) -> Bytes {
     let prev_len = prev.map(Record::key_value_len);
     let type_len = if record.is_tombstone { 2 } else { 0 };
     let body_len = type_len + nested_len(kv_len) + prev_len.map_or(0, nested_len);
-    let mut out = BytesMut::with_capacity(nested_len(body_len));
+    let mut out = Vec::with_capacity(nested_len(body_len));
     out.put_u8(EVENTS_TAG);
     put_varint(&mut out, body_len as u64);
     if record.is_tombstone {
@@ -154,7 +154,7 @@ pub(super) fn event(record: &Record, prev: Option<&Record>) -> Bytes {
         put_key_value(&mut out, prev);
     }
     debug_assert_eq!(out.len(), nested_len(body_len), "the length in front of an event is its own");
-    out.freeze()
+    out.into()
 }
 
 #[cfg(test)]
@@ -229,7 +229,7 @@ mod tests {
                 cancel_reason: ["", "because"][rng.random_range(0..2)],
                 is_fragment: rng.random(),
             };
-            let mut out = BytesMut::new();
+            let mut out = vec![];
             response.put(&mut out);
             assert_eq!(out.len(), response.len());
             let mut events = vec![];
