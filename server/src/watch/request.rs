@@ -109,7 +109,9 @@ impl Hub {
         }
         // The client may have read at `revision`. An answer below it would tell it nothing.
         let state = &mut self.streams[stream as usize];
-        if state.progress_due.replace(revision).is_none() {
+        let waiting = state.progress_due.map_or(0, |(_, waiting)| waiting);
+        state.progress_due = Some((revision, waiting.saturating_add(1)));
+        if waiting == 0 {
             self.progress_due.push(stream);
         }
     }
@@ -155,10 +157,9 @@ impl Hub {
             let Some(state) = self.streams.get_mut(stream as usize) else {
                 return false;
             };
-            let is_reached = state.progress_due.is_some_and(|revision| revision <= self.revision);
-            if is_reached {
-                state.progress_due = None;
-                self.send_stream_progress(stream);
+            if let Some((_, waiting)) = state.progress_due.take_if(|(revision, _)| *revision <= self.revision) {
+                // Each request has its answer. A full stream drops the others, as it drops single ones.
+                (0..waiting).for_each(|_| self.send_stream_progress(stream));
             }
             self.stream(stream).progress_due.is_some()
         });

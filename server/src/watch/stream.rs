@@ -39,8 +39,9 @@ pub(super) struct Stream {
     pub(super) running: usize,
     pub(super) parked: BTreeMap<u64, WatcherSlot>,
     pub(super) progress_from_max: i64,
-    /// The revision of the store when progress was requested, if the hub has not reached it yet.
-    pub(super) progress_due: Option<i64>,
+    /// The revision of the store when progress was requested last, if the hub has not reached it yet, and the number of
+    /// requests that wait for it.
+    pub(super) progress_due: Option<(i64, u32)>,
     pub(super) progress_interval: Duration,
     /// When automatic progress is sent next.
     pub(super) progress_at: Duration,

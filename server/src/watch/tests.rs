@@ -719,10 +719,11 @@ fn progress_is_told_only_when_all_before_it_was() {
     assert_eq!(told(&small.responses()[1]), (-1, 1, 0));
     // The store is ahead of the batches, so the answer waits for them.
     let events = small.store.write(&[(Bytes::from("a"), Some(Bytes::new()))]);
-    small.ask(progress());
+    (0..3).for_each(|_| small.ask(progress()));
     assert!(small.responses().is_empty());
     small.hub.on_batch(&Arc::new(Batch::new(2, 2, events)), &small.store);
-    assert_eq!(small.responses().iter().map(told).collect::<Vec<_>>(), [(0, 2, 1), (-1, 2, 0)]);
+    let each_has_its_answer = [(0, 2, 1), (-1, 2, 0), (-1, 2, 0), (-1, 2, 0)];
+    assert_eq!(small.responses().iter().map(told).collect::<Vec<_>>(), each_has_its_answer);
     small.create(WatchCreateRequest { start_revision: 4, ..on("z") });
     small.ask(progress());
     assert_eq!(small.responses().len(), 1, "a watcher that starts later keeps the stream silent");
