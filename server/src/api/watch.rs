@@ -9,7 +9,6 @@
 use std::rc::Rc;
 
 use proto::etcdserverpb::WatchRequest;
-use tokio::sync::Notify;
 
 use super::{
     admit::{self, Inbound, Outbound},
@@ -40,7 +39,20 @@ pub async fn catch_up(desk: Rc<Desk>) {
     }
 }
 
-/// Serves one Watch stream.
+/// A stream of the core's watchers. It ends with its call, however that ends.
+struct Open<'a> {
+    desk: &'a Desk,
+    stream: StreamId,
+}
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        self.desk.watchers.close(self.stream);
+    }
+}
+
+/// Serves one Watch stream. A client that has said that it sends no more keeps its watchers: as in etcd, the stream
+/// lives until the client leaves.
 ///
 /// **Errors** a message that does not decode; a client that left.
 pub(super) async fn serve<Q: Requests, A: Answers>(
@@ -50,19 +62,8 @@ pub(super) async fn serve<Q: Requests, A: Answers>(
     outbound: &mut Outbound<'_, A>,
 ) -> Result<(), Error> {
     let (stream, wake) = desk.watchers.open(desk.clock.now(), desk.clock.jitter());
-    let result = run(desk, call, stream, &wake, inbound, outbound).await;
-    desk.watchers.close(stream);
-    result
-}
-
-async fn run<Q: Requests, A: Answers>(
-    desk: &Desk,
-    call: &Call,
-    stream: StreamId,
-    wake: &Notify,
-    inbound: &mut Inbound<'_, Q>,
-    outbound: &mut Outbound<'_, A>,
-) -> Result<(), Error> {
+    let _open = Open { desk, stream };
+    let mut sends_more = true;
     loop {
         while let Some(chunk) = desk.watchers.take_output(stream) {
             outbound.send(chunk).await?;
@@ -70,8 +71,11 @@ async fn run<Q: Requests, A: Answers>(
         tokio::select! {
             biased;
             () = wake.notified() => {}
-            request = inbound.take::<WatchRequest>() => {
-                let Some(request) = request? else { return Ok(()) };
+            request = inbound.take::<WatchRequest>(), if sends_more => {
+                let Some(request) = request? else {
+                    sends_more = false;
+                    continue;
+                };
                 // A create that is not permitted is answered by a cancelled watcher, not by the end of the stream.
                 let denied = admit::permit(desk, call, request.asked()).err().map(|error| error.to_string());
                 desk.watchers.on_request(stream, request, denied.as_deref(), &desk.published());
