@@ -2,9 +2,9 @@
 //!
 //! RangeStream: a Range whose keys come in chunks. Merged, the chunks are the unary response.
 //!
-//! Invariants: every chunk shows one and the same revision; header, count and `more` come in the last chunk only. The
-//! size of chunks adapts as in etcd: 10 keys first, twice as many while a chunk is small, half as many when it is
-//! large.
+//! Invariants: every chunk shows one and the same revision; header, count and `more` come in the last chunk only. Only
+//! an answer without keys has a chunk without keys. The size of chunks adapts as in etcd: 10 keys first, twice as many
+//! while a chunk is small, half as many when it is large.
 //! **Source** etcd v3.7.1 `server/etcdserver/v3_server.go rangeStream`.
 
 use bytes::Bytes;
@@ -60,7 +60,8 @@ pub(in crate::api) async fn serve<Q: Requests, A: Answers>(
     };
     if !request.count_only {
         let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0);
-        let mut chunks = Chunks { scan, keys_only: request.keys_only, keys_per_chunk: FIRST_CHUNK_KEYS, left: limit };
+        let left = limit.unwrap_or(usize::MAX).min(usize::try_from(total).expect("counts fit"));
+        let mut chunks = Chunks { scan, keys_only: request.keys_only, keys_per_chunk: FIRST_CHUNK_KEYS, left };
         loop {
             let (kvs, is_last) = chunks.next(desk).await?;
             if is_last {
@@ -86,8 +87,8 @@ struct Chunks {
     scan: Scan,
     keys_only: bool,
     keys_per_chunk: usize,
-    /// Keys that the limit still allows.
-    left: Option<usize>,
+    /// Keys that are still to be sent.
+    left: usize,
 }
 
 impl Chunks {
@@ -101,11 +102,12 @@ impl Chunks {
 
     /// The next chunk, and whether it is the last.
     async fn next(&mut self, desk: &Desk) -> Result<(Vec<KeyValue>, bool), Error> {
-        let keys = self.keys_per_chunk.min(self.left.unwrap_or(usize::MAX));
+        let keys = self.keys_per_chunk.min(self.left).max(1);
         let mut piece = Piece::default();
         self.scan.piece(desk, PieceBounds { keys, bytes: CHUNK_BYTES_MAX }, &mut piece).await?;
-        self.left = self.left.map(|left| left - piece.len());
-        let is_last = piece.is_last || self.left == Some(0);
+        assert!(piece.len() <= self.left && (self.left == 0 || !piece.is_empty()), "a revision shows the same");
+        self.left -= piece.len();
+        let is_last = self.left == 0;
         let kvs = if self.keys_only {
             piece.iter().map(|(key, outline)| key_only(Bytes::copy_from_slice(key), outline)).collect()
         } else {
