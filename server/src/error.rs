@@ -20,6 +20,8 @@ pub enum Code {
     Unknown = 2,
     /// The request can never succeed as it is.
     InvalidArgument = 3,
+    /// The time that the caller gave is over.
+    DeadlineExceeded = 4,
     /// The thing named does not exist.
     NotFound = 5,
     /// A quota or size is exhausted.
@@ -139,9 +141,53 @@ pub enum Error {
         /// Limit.
         max: usize,
     },
-    /// A message that does not decode.
+    /// An answer that is longer than any client takes. **Units** bytes.
+    #[error("trying to send message larger than max ({len} vs. {max})")]
+    AnswerTooLarge {
+        /// Its length.
+        len: usize,
+        /// Limit.
+        max: usize,
+    },
+    /// A unary call's message that does not decode.
     #[error("grpc: error unmarshalling request: {0}")]
-    Undecodable(String),
+    Undecodable(&'static str),
+    /// A stream's message that does not decode.
+    #[error("grpc: failed to unmarshal the received message: {0}")]
+    UndecodableInStream(&'static str),
+    /// A unary call without a message.
+    #[error("EOF")]
+    NoMessage,
+    /// A unary call's message that ends before its announced length.
+    #[error("unexpected EOF")]
+    CutShort,
+    /// A stream's message that ends before its announced length.
+    #[error("unexpected EOF")]
+    CutShortInStream,
+    /// No message in a call that must have one, and has a stream of answers.
+    #[error("cardinality violation: received no request message from non-client-streaming RPC")]
+    NoRequest,
+    /// More than one message in a call that must have one, and has a stream of answers.
+    #[error("cardinality violation: received multiple request messages for non-client-streaming RPC")]
+    SeveralRequests,
+    /// The time that the client gave for its call is over.
+    #[error("context deadline exceeded")]
+    DeadlineExceeded,
+    /// A message that says that it is compressed, in a call that does not say how.
+    #[error("grpc: compressed flag set with identity or empty encoding")]
+    CompressedUnnamed,
+    /// A message that is neither plain nor compressed.
+    #[error("grpc: received unexpected payload format {0}")]
+    PayloadFormat(u8),
+    /// A message that should be gzip and does not begin so.
+    #[error("grpc: failed to decompress the message: {0}")]
+    NotGzip(&'static str),
+    /// A message in gzip that is damaged.
+    #[error("grpc: failed to read decompressed data: {0}")]
+    DamagedGzip(&'static str),
+    /// A message that is longer than this, once it is decompressed. **Units** bytes.
+    #[error("grpc: received message after decompression larger than max {0}")]
+    UnpackedTooLarge(usize),
     /// A compressed message without a decompressor for it.
     #[error("grpc: Decompressor is not installed for grpc-encoding \"{0}\"")]
     Compressed(String),
@@ -165,16 +211,29 @@ impl Error {
             E::Compacted | E::FutureRevision | E::LeaseTtlTooLarge => Code::OutOfRange,
             E::LeaseNotFound | E::UnknownService => Code::NotFound,
             E::LeaseExists => Code::FailedPrecondition,
-            E::MessageTooLarge { .. } | E::NoSpace => Code::ResourceExhausted,
+            E::MessageTooLarge { .. } | E::AnswerTooLarge { .. } | E::UnpackedTooLarge(_) | E::NoSpace => {
+                Code::ResourceExhausted
+            }
             // etcd's table points this error at a value without a code, so that Unknown goes over the wire.
             E::TooManyRequests => Code::Unknown,
+            // grpc-go reads a unary call's message outside of what gives errors their codes.
+            E::NoMessage | E::CutShort => Code::Unknown,
             E::NoLeader | E::Stopped | E::Timeout => Code::Unavailable,
             E::Canceled => Code::Canceled,
+            E::DeadlineExceeded => Code::DeadlineExceeded,
             E::StreamSort | E::StreamFilter | E::NotImplemented(_) | E::UnknownMethod(_) | E::Compressed(_) => {
                 Code::Unimplemented
             }
             E::Corrupt => Code::DataLoss,
-            E::Undecodable(_) => Code::Internal,
+            E::Undecodable(_)
+            | E::UndecodableInStream(_)
+            | E::CutShortInStream
+            | E::NoRequest
+            | E::SeveralRequests
+            | E::CompressedUnnamed
+            | E::PayloadFormat(_)
+            | E::NotGzip(_)
+            | E::DamagedGzip(_) => Code::Internal,
         }
     }
 }

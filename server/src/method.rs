@@ -126,8 +126,7 @@ methods! {
 
 /// The text with which grpc-go refuses a path that no service has.
 pub fn unknown(path: &str) -> String {
-    let path = path.strip_prefix('/').unwrap_or(path);
-    let Some((service, method)) = path.rsplit_once('/') else {
+    let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.rsplit_once('/')) else {
         return format!("malformed method name: {path:?}");
     };
     if Method::ALL.iter().any(|known| known.service() == service) {
@@ -147,6 +146,7 @@ mod tests {
             assert_eq!(Method::at(&format!("/{}/{}", method.service(), method.name())), Some(*method));
         }
         assert_eq!(unknown("/a.B/C"), "unknown service a.B");
+        assert_eq!(unknown("/a"), "malformed method name: \"/a\"");
         assert_eq!(unknown("/etcdserverpb.KV/C"), "unknown method C for service etcdserverpb.KV");
     }
 }

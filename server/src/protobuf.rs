@@ -11,8 +11,35 @@ use bytes::{BufMut, Bytes};
 use engine::Record;
 use prost::Message;
 
+use crate::error::Error;
+
 /// The prefix of a message: one byte "compressed", then four bytes length, big-endian. **Units** bytes.
 pub const PREFIX_BYTES: usize = 5;
+
+/// Largest message that a gRPC client can take. etcd sends no larger one. **Units** bytes.
+pub const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
+
+/// The reason, in the words of Go's protobuf, why bytes do not decode.
+///
+/// Go writes the space behind `proto:` as U+00A0 in some builds and as a plain one in others.
+pub fn why_undecodable(error: &prost::DecodeError) -> &'static str {
+    if error.to_string().contains("UTF-8") {
+        "string field contains invalid UTF-8"
+    } else {
+        "proto: cannot parse invalid wire-format data"
+    }
+}
+
+/// An answer that may be of any length, with its length in front.
+///
+/// **Errors** it is longer than [`MESSAGE_BYTES_MAX`].
+pub fn framed_answer(message: &impl Message) -> Result<Bytes, Error> {
+    let len = message.encoded_len();
+    if len > MESSAGE_BYTES_MAX {
+        return Err(Error::AnswerTooLarge { len, max: MESSAGE_BYTES_MAX });
+    }
+    Ok(framed(message))
+}
 
 /// A message with its length in front.
 ///

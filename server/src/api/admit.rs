@@ -8,7 +8,7 @@
 //!
 //! Invariants:
 //! - [`begin`] counts a call as started. Each such call is counted as handled exactly once: by `begin` itself if it
-//!   refuses the call, by [`left`] or at the end of its answer for unary calls, by [`Outbound::end`] for streams.
+//!   refuses the call, at the end of its answer for unary calls, by [`Outbound::end`] for streams.
 //! - No handler sees a message that was not admitted. Watch asks [`permit`] itself: a watcher that is refused does not
 //!   end its stream.
 
@@ -18,7 +18,7 @@ use prost::Message;
 use super::{
     call::{Answers, Call, Head, Left, Requests},
     desk::Desk,
-    request::{Asked, Asks, Request, decode},
+    request::{Asked, Asks, Request, decode_in_stream},
 };
 use crate::{
     error::{Code, Error, Status},
@@ -70,11 +70,6 @@ pub(super) fn request(desk: &Desk, call: &Call, body: Bytes) -> Result<Request, 
     Ok(request)
 }
 
-/// Counts a unary call whose client left before the answer.
-pub(super) fn left(desk: &Desk, method: Method) {
-    desk.counters.handled(method, Code::Canceled);
-}
-
 /// The messages of a stream's client, admitted one by one.
 pub(super) struct Inbound<'a, R> {
     desk: &'a Desk,
@@ -104,14 +99,19 @@ impl<'a, R: Requests> Inbound<'a, R> {
     pub(super) async fn take<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
         let Some(body) = self.requests.next().await? else { return Ok(None) };
         self.desk.counters.received(self.call.method, body.len());
-        decode(body).map(Some)
+        decode_in_stream(body).map(Some)
     }
 
-    /// The one message of a call whose answers alone are a stream.
+    /// The one message of a call whose answers alone are a stream. As in etcd, the call begins when its client has said
+    /// that there are no more.
     ///
-    /// **Errors** as [`Inbound::next`]; no message.
+    /// **Errors** as [`Inbound::next`]; no message; a second message.
     pub(super) async fn only<M: Message + Default + Asks>(&mut self) -> Result<M, Error> {
-        self.next().await?.ok_or_else(|| Error::Undecodable("unexpected EOF".into()))
+        let only = self.next().await?.ok_or(Error::NoRequest)?;
+        match self.requests.next().await? {
+            None => Ok(only),
+            Some(second) => Err(decode_in_stream::<M>(second).err().unwrap_or(Error::SeveralRequests)),
+        }
     }
 }
 

@@ -36,6 +36,8 @@ pub struct Call {
     pub method: Method,
     /// The caller.
     pub caller: Caller,
+    /// When the time that the client gave is over.
+    pub deadline: Duration,
 }
 
 /// What a client says about a call besides its messages.
@@ -45,6 +47,8 @@ pub struct Head<'a> {
     pub client_api_version: Option<&'a [u8]>,
     /// The client wants a refusal if there is no leader.
     pub wants_leader: bool,
+    /// How long the client waits.
+    pub timeout: Option<Duration>,
 }
 
 /// The client has left: nobody waits for an answer.
@@ -59,8 +63,8 @@ impl From<Left> for Error {
 
 /// The messages of a call's client.
 pub trait Requests {
-    /// The next message; `None` when the client has said that it sends no more. Pending until the whole message has
-    /// come.
+    /// The next message; `None` when the client has said that it sends no more, and again each time thereafter. Pending
+    /// until the whole message has come.
     ///
     /// **Errors** a message that is too long, compressed or cut short; a client that left.
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>>;
@@ -85,9 +89,7 @@ pub trait Reply: Sized {
     fn refuse(self, status: &Status);
 
     /// Begins to answer with any number of messages.
-    ///
-    /// **Errors** the client has left.
-    fn begin(self) -> Result<Self::Answers, Left>;
+    fn begin(self) -> Self::Answers;
 
     /// Ready when the client has left.
     fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<()>;

@@ -25,7 +25,7 @@ use proto::{
     internal::{self, Kind, Request},
 };
 
-use super::watchers::Watchers;
+use super::{deadlines::Deadlines, watchers::Watchers};
 use crate::{
     apply::{
         message::{Answer, ToApply},
@@ -44,6 +44,7 @@ use crate::{
     loader::Loader,
     mailbox::{Post, Refused},
     metrics::{Scrape, counters::Counters, registry::Registry},
+    protobuf::why_undecodable,
     quota::{self, Purpose},
     raft::message::ToRaft,
     shared::Shared,
@@ -135,6 +136,8 @@ pub struct Desk {
     /// Boxes of proposals that have come back, empty.
     #[expect(clippy::vec_box, reason = "it is the boxes that are kept")]
     proposals: RefCell<Vec<Box<Proposal>>>,
+    /// Calls that wait and have a deadline.
+    pub deadlines: Deadlines,
     /// The time as [`Desk::now`] read it last: no clock is read for a request's deadline.
     ticked: Cell<Duration>,
     floors: Rc<Floors>,
@@ -163,6 +166,7 @@ impl Desk {
             heat: RefCell::default(),
             fingers: RefCell::default(),
             proposals: RefCell::default(),
+            deadlines: Deadlines::default(),
             ticked: Cell::new(clock.now()),
             clock,
             floors,
@@ -251,10 +255,17 @@ impl Desk {
     ///
     /// **Errors** the errors of the entry; the request is too large; there are too many requests; no answer in time.
     pub async fn propose(&self, draft: Draft, purpose: Purpose) -> Result<Outcome, Error> {
-        let result = match self.post_proposal(draft, purpose) {
-            Ok(waiting) => self.proposed(waiting.await),
-            Err(error) => Err(error),
+        let waiting = match self.post_proposal(draft, purpose) {
+            Ok(waiting) => waiting,
+            Err(error) => return self.counted(Err(error)),
         };
+        let given_up = GivenUp(&self.counters);
+        let answer = waiting.await;
+        std::mem::forget(given_up);
+        self.counted(self.proposed(answer))
+    }
+
+    fn counted(&self, result: Result<Outcome, Error>) -> Result<Outcome, Error> {
         if let Err(Error::Timeout | Error::NoLeader | Error::Stopped) = result {
             self.counters.proposals_failed.add(1);
         }
@@ -314,6 +325,11 @@ impl Desk {
         now
     }
 
+    /// The time as it was read last, at the beginning of this turn or a little earlier.
+    pub fn ticked(&self) -> Duration {
+        self.ticked.get()
+    }
+
     /// Hands answers to the requests that wait for them.
     pub fn deliver(&self, answers: impl IntoIterator<Item = (SlotId, Answer)>) {
         for (slot, answer) in answers {
@@ -321,10 +337,12 @@ impl Desk {
         }
     }
 
-    /// Times out requests that waited too long, and releases revisions that were held too long.
+    /// Times out requests that waited too long, wakes calls whose time is over, and releases revisions that were held
+    /// too long.
     pub fn expire(&self) {
         let now = self.now();
         self.slots.expire(now, || Answer::TimedOut);
+        self.deadlines.wake_due(now);
         self.floors.expire(now);
     }
 
@@ -420,6 +438,15 @@ impl Desk {
     }
 }
 
+/// Counts a proposal as failed if nobody waits for it any more: its client left, or its call's time was over.
+struct GivenUp<'a>(&'a Counters);
+
+impl Drop for GivenUp<'_> {
+    fn drop(&mut self) {
+        self.0.proposals_failed.add(1);
+    }
+}
+
 fn refusal(refused: Refused) -> Error {
     match refused {
         Refused::Full => Error::TooManyRequests,
@@ -429,8 +456,12 @@ fn refusal(refused: Refused) -> Error {
 
 /// The error for bytes that do not decode, in protobuf's words.
 fn undecodable(error: proto::error::Error) -> Error {
+    use proto::error::Error as E;
     Error::Undecodable(match error {
-        proto::error::Error::Malformed(error) => error.to_string(),
-        error => error.to_string(),
+        E::Malformed(error) => why_undecodable(&error),
+        E::TooDeep => "proto: exceeded maximum recursion depth",
+        E::Damaged { .. } | E::NoRequest | E::SeveralRequests | E::NoHeader => {
+            "proto: cannot parse invalid wire-format data"
+        }
     })
 }

@@ -5,6 +5,7 @@
 //! - `call`: the door: what brings calls, and the way back for answers
 //! - `request`: the requests of unary calls, decoded
 //! - `admit`: what every call and message passes: limits, counters, permission
+//! - `due`, `deadlines`: the time that a client gives its call; the calls of a core that have a deadline
 //! - `body`: the answer to a unary call
 //! - `told`: what is counted and logged at the end of a unary call
 //! - `desk`: what a core needs to answer requests
@@ -14,7 +15,7 @@
 //! - `watch`, `lease`, `cluster`, `maintenance`, `snapshot`, `health`, `insight`: the other services
 //!
 //! Messages come through the door as protobuf, and answers leave it in gRPC's frames: no source of calls has less, and
-//! a frequent answer is built once. A call's deadline and its user will stand in [`Call`].
+//! a frequent answer is built once. A call's user will stand in [`Call`].
 //!
 //! Invariants:
 //! - A handler gets decoded requests and ways to answer. It knows no HTTP, no socket, and not how a call came.
@@ -34,7 +35,9 @@ use self::{
     admit::{Inbound, Outbound},
     body::Body,
     call::{Call, Caller, Head, Reply, Requests},
+    deadlines::NEVER,
     desk::{Desk, Draft},
+    due::Due,
     request::{Rare, Request},
     told::Ended,
 };
@@ -51,7 +54,9 @@ mod body;
 pub mod call;
 mod cluster;
 mod compact;
+pub mod deadlines;
 pub mod desk;
+mod due;
 mod health;
 pub mod insight;
 mod lease;
@@ -72,7 +77,8 @@ pub mod watchers;
 ///
 /// **Errors** the call is refused. It is over then.
 pub fn open(desk: &Desk, method: Method, head: &Head<'_>, caller: Caller) -> Result<Call, Status> {
-    let call = Call { method, caller };
+    let deadline = head.timeout.map_or(NEVER, |timeout| caller.began.saturating_add(timeout));
+    let call = Call { method, caller, deadline };
     admit::begin(desk, &call, head)?;
     Ok(call)
 }
@@ -122,7 +128,7 @@ pub fn begin<Q: Requests, P: Reply>(desk: &Desk, call: &Call, mut requests: Q, r
 /// Serves a stream, or a unary call whose message has not come yet.
 pub async fn serve<Q: Requests, P: Reply>(desk: Rc<Desk>, call: Call, mut requests: Q, reply: P) {
     if call.method.flow() == Flow::Unary {
-        let body = requests.next().await;
+        let body = due::within(&desk, &call, requests.next()).await;
         return match begin_unary(&desk, &call, body) {
             Begun::Ended(body, result) => {
                 end_unary(&desk, &call, &body, &Trace::default(), result.map(Body::Whole), reply);
@@ -148,7 +154,8 @@ enum Begun {
 fn begin_unary(desk: &Desk, call: &Call, body: Result<Option<Bytes>, Error>) -> Begun {
     let body = match body {
         Ok(Some(body)) => body,
-        Ok(None) => return Begun::Ended(Bytes::new(), Err(Error::Undecodable("unexpected EOF".into()))),
+        Ok(None) => return Begun::Ended(Bytes::new(), Err(Error::NoMessage)),
+        Err(Error::CutShortInStream) => return Begun::Ended(Bytes::new(), Err(Error::CutShort)),
         Err(error) => return Begun::Ended(Bytes::new(), Err(error)),
     };
     desk.counters.received(call.method, body.len());
@@ -178,23 +185,44 @@ pub fn answer<P: Reply>(
 ) -> impl Future<Output = ()> {
     async move {
         let mut work = pin!(traced(&desk.current, answer_request(&desk, request)));
-        let ended = poll_fn(|cx| match work.as_mut().poll(cx) {
-            Poll::Ready(ended) => Poll::Ready(Some(ended)),
-            Poll::Pending => reply.poll_left(cx).map(|()| None),
+        let mut due = Due::of(&desk, &call);
+        let ending = poll_fn(|cx| match work.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Ending::Done(ended)),
+            Poll::Pending if reply.poll_left(cx).is_ready() => Poll::Ready(Ending::Left),
+            Poll::Pending => due.poll(cx).map(|()| Ending::Over),
         });
-        match ended.await {
-            None => admit::left(&desk, call.method),
-            Some((Ok(Body::Large(large)), trace)) => {
+        match ending.await {
+            Ending::Done((Ok(Body::Large(large)), trace)) => {
                 let result = Ok(large.message_len());
                 told::ended(&desk, Ended { call: &call, body: &body, trace: &trace, result });
                 desk.counters.sent(call.method, large.framed_len());
-                let sent = Box::pin(large.send(&desk, reply)).await;
-                let code = sent.map_or_else(|error| Status::from(error).code, |()| Code::Ok);
+                let sent = Box::pin(due::within(&desk, &call, large.send(&desk, reply))).await;
+                let code = sent.map_or_else(|error| error.code(), |()| Code::Ok);
                 desk.counters.handled(call.method, code);
             }
-            Some((result, trace)) => end_unary(&desk, &call, &body, &trace, result, reply),
+            Ending::Done((result, trace)) => end_unary(&desk, &call, &body, &trace, result, reply),
+            Ending::Left => {
+                let error = if due::was_over(&desk, &call) { due::over(call.method) } else { Error::Canceled };
+                let trace = &due::waited(&desk, &call, work.notes());
+                told::ended(&desk, Ended { call: &call, body: &body, trace, result: Err(&error) });
+                desk.counters.handled(call.method, error.code());
+            }
+            Ending::Over => {
+                let trace = due::waited(&desk, &call, work.notes());
+                end_unary(&desk, &call, &body, &trace, Err(due::over(call.method)), reply);
+            }
         }
     }
+}
+
+/// How the work for a unary call ends.
+enum Ending<T> {
+    /// It is done.
+    Done(T),
+    /// The client has left.
+    Left,
+    /// The call's time is over.
+    Over,
 }
 
 /// Counts a unary call as ended, logs it if that is due, and answers it.
@@ -267,16 +295,18 @@ async fn rarely(desk: &Desk, request: Rare) -> Result<Bytes, Error> {
 }
 
 async fn stream<Q: Requests, P: Reply>(desk: &Rc<Desk>, call: &Call, requests: Q, reply: P) {
-    let Ok(answers) = reply.begin() else { return admit::left(desk, call.method) };
     let mut inbound = Inbound::new(desk, call, requests);
-    let mut outbound = Outbound::new(desk, call.method, answers);
-    let result = match call.method {
-        Method::Watch => watch::serve(desk, call, &mut inbound, &mut outbound).await,
-        Method::LeaseKeepAlive => lease::keep_alive(desk, &mut inbound, &mut outbound).await,
-        Method::RangeStream => range::stream::serve(desk, &mut inbound, &mut outbound).await,
-        Method::Snapshot => snapshot::serve(desk, &mut inbound, &mut outbound).await,
-        Method::HealthWatch => health::watch(&mut inbound, &mut outbound).await,
-        _ => unreachable!("a method that is not served was refused before"),
+    let mut outbound = Outbound::new(desk, call.method, reply.begin());
+    let work = async {
+        match call.method {
+            Method::Watch => watch::serve(desk, call, &mut inbound, &mut outbound).await,
+            Method::LeaseKeepAlive => lease::keep_alive(desk, &mut inbound, &mut outbound).await,
+            Method::RangeStream => range::stream::serve(desk, &mut inbound, &mut outbound).await,
+            Method::Snapshot => snapshot::serve(desk, &mut inbound, &mut outbound).await,
+            Method::HealthWatch => health::watch(&mut inbound, &mut outbound).await,
+            _ => unreachable!("a method that is not served was refused before"),
+        }
     };
+    let result = due::within(desk, call, work).await;
     outbound.end(result);
 }

@@ -9,7 +9,13 @@ use bytes::Bytes;
 use proto::{etcdserverpb as pb, internal::Request};
 
 use super::desk::{Desk, Draft};
-use crate::{apply::outcome::Outcome, error::Error, kv::check, protobuf::framed, quota::Purpose};
+use crate::{
+    apply::outcome::Outcome,
+    error::Error,
+    kv::check,
+    protobuf::{framed, framed_answer},
+    quota::Purpose,
+};
 
 /// Answers Put.
 ///
@@ -32,5 +38,5 @@ pub(super) async fn delete_range(desk: &Desk, draft: Draft) -> Result<Bytes, Err
     let outcome = desk.propose(draft, Purpose::Other).await?;
     let Outcome::DeleteRange(mut response) = outcome else { unreachable!("keys were deleted, not {outcome:?}") };
     desk.complete(&mut response.header);
-    Ok(framed(&*response))
+    framed_answer(&*response)
 }

@@ -11,7 +11,7 @@ use prost::Message;
 use proto::{etcdserverpb as pb, health, internal::Kind, orlop};
 
 use super::desk::{Desk, Draft};
-use crate::{error::Error, method::Method};
+use crate::{error::Error, method::Method, protobuf::why_undecodable};
 
 /// A decoded request.
 #[derive(Debug)]
@@ -113,11 +113,18 @@ impl Asks for health::HealthCheckRequest {
     }
 }
 
-/// Decodes a message.
+/// Decodes the message of a unary call.
 ///
 /// **Errors** bytes that are not this message.
 pub(super) fn decode<M: Message + Default>(body: Bytes) -> Result<M, Error> {
-    M::decode(body).map_err(|error| Error::Undecodable(error.to_string()))
+    M::decode(body).map_err(|error| Error::Undecodable(why_undecodable(&error)))
+}
+
+/// Decodes a message of a stream.
+///
+/// **Errors** bytes that are not this message.
+pub(super) fn decode_in_stream<M: Message + Default>(body: Bytes) -> Result<M, Error> {
+    M::decode(body).map_err(|error| Error::UndecodableInStream(why_undecodable(&error)))
 }
 
 impl Request {

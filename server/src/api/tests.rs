@@ -23,7 +23,12 @@ use super::{
     Later, answer, begin,
     call::{Answers, Call, Caller, Head, Left, Reply, Requests},
     desk::{Desk, Parts},
-    open, serve,
+    open,
+    range::{
+        large::{Frame, Large},
+        scan::{Piece, Scan},
+    },
+    serve,
     watchers::Watchers,
 };
 use crate::{
@@ -35,11 +40,12 @@ use crate::{
     config::GATES,
     error::{Code, Error, Status},
     insight::{Board, slow::Settings, trace::Stamps},
+    kv::keys,
     loader::Loader,
     mailbox::Post,
     method::Method,
     metrics::registry::Registry,
-    protobuf::PREFIX_BYTES,
+    protobuf::{MESSAGE_BYTES_MAX, PREFIX_BYTES},
     raft::message::ToRaft,
     shared::Shared,
     watch::{encode::Responder, hub::Bounds},
@@ -65,6 +71,8 @@ struct Client {
     sends: Rc<RefCell<VecDeque<Bytes>>>,
     told: Rc<RefCell<Told>>,
     has_left: bool,
+    /// It has not said that it sends no more.
+    sends_more: bool,
 }
 
 impl Client {
@@ -77,7 +85,10 @@ impl Client {
 
 impl Requests for Client {
     fn poll_next(&mut self, _: &mut Context<'_>) -> Poll<Result<Option<Bytes>, Error>> {
-        Poll::Ready(Ok(self.sends.borrow_mut().pop_front()))
+        match self.sends.borrow_mut().pop_front() {
+            None if self.sends_more => Poll::Pending,
+            message => Poll::Ready(Ok(message)),
+        }
     }
 }
 
@@ -94,8 +105,8 @@ impl Reply for Client {
         self.finish(Some(status));
     }
 
-    fn begin(self) -> Result<Self, Left> {
-        if self.has_left { Err(Left) } else { Ok(self) }
+    fn begin(self) -> Self {
+        self
     }
 
     fn poll_left(&mut self, _: &mut Context<'_>) -> Poll<()> {
@@ -158,18 +169,30 @@ impl Member {
     }
 
     fn open(&self, method: Method, head: &Head<'_>) -> Result<Call, Status> {
-        open(&self.desk, method, head, Caller { remote: None, began: Duration::ZERO })
+        open(&self.desk, method, head, Caller { remote: None, began: self.desk.ticked() })
     }
 
     /// Brings a call of `client` to the door.
     fn call(&self, method: Method, client: &Client) {
-        let call = self.open(method, &Head::default()).unwrap();
+        self.call_within(None, method, client);
+    }
+
+    /// Brings a call of `client`, which waits as long as `timeout`, to the door.
+    fn call_within(&self, timeout: Option<Duration>, method: Method, client: &Client) {
+        let call = self.open(method, &Head { timeout, ..Head::default() }).unwrap();
         let desk = Rc::clone(&self.desk);
         match begin(&desk, &call, client.clone(), client.clone()) {
             Later::Nothing => {}
             Later::Answer(decoded, reply) => drop(spawn_local(answer(desk, call, decoded, reply))),
             Later::Serve(requests, reply) => drop(spawn_local(serve(desk, call, requests, reply))),
         }
+    }
+
+    /// Lets time pass, and housekeeping see it.
+    async fn pass(&self, by: Duration) {
+        self.desk.clock.advance(by);
+        self.desk.expire();
+        settle().await;
     }
 
     fn handled(&self, method: Method, code: Code) -> u64 {
@@ -231,10 +254,10 @@ async fn a_call_that_is_refused_at_the_door_is_counted_once_and_reaches_nobody()
     run(async |member: Member| {
         let refused = member.open(Method::AuthEnable, &Head::default()).unwrap_err();
         assert_eq!(refused.code, Code::Unimplemented);
-        let head = Head { client_api_version: Some(b"\xff"), wants_leader: false };
+        let head = Head { client_api_version: Some(b"\xff"), ..Head::default() };
         assert_eq!(member.open(Method::Put, &head).unwrap_err(), Error::InvalidClientApiVersion.into());
         member.desk.shared.raft.leader.store(0, std::sync::atomic::Ordering::Release);
-        let head = Head { client_api_version: Some(b"3.7"), wants_leader: true };
+        let head = Head { client_api_version: Some(b"3.7"), wants_leader: true, timeout: None };
         assert_eq!(member.open(Method::Put, &head).unwrap_err(), Error::NoLeader.into());
         assert_eq!(member.handled(Method::AuthEnable, Code::Unimplemented), 1);
         assert_eq!(member.handled(Method::Put, Code::InvalidArgument), 1);
@@ -328,6 +351,133 @@ async fn a_full_post_refuses_and_what_nobody_answers_times_out() {
         settle().await;
         assert!(clients[..64].iter().all(|client| client.told.borrow().end == Some(Error::Timeout.into())));
         assert_eq!(member.desk.counters.proposals_failed.get(), 64);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_proposal_whose_time_is_over_has_timed_out_and_failed() {
+    run(async |member: Member| {
+        let client = Client::sending([put("k")]);
+        member.call_within(Some(Duration::from_secs(1)), Method::Put, &client);
+        settle().await;
+        member.pass(Duration::from_millis(999)).await;
+        assert!(!client.told.borrow().is_over);
+        member.pass(Duration::from_millis(1)).await;
+        assert_eq!(client.told.borrow().end, Some(Error::Timeout.into()));
+        assert_eq!(member.handled(Method::Put, Code::Unavailable), 1);
+        assert_eq!(member.desk.counters.proposals_failed.get(), 1);
+        member.answer_proposals();
+        settle().await;
+        assert!(client.told.borrow().messages.is_empty(), "a late answer finds nobody");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_leaves_when_its_time_is_nearly_over_left_because_of_it() {
+    run(async |member: Member| {
+        let leave = || Client { has_left: true, ..Client::sending([put("k")]) };
+        let second = Some(Duration::from_secs(1));
+        for (ms, timeout, canceled, unavailable) in [(890, second, 1, 0), (20, second, 1, 1), (0, None, 2, 1)] {
+            member.desk.clock.advance(Duration::from_millis(ms));
+            member.call_within(timeout, Method::Put, &leave());
+            settle().await;
+            let counted = [Code::Canceled, Code::Unavailable].map(|code| member.handled(Method::Put, code));
+            assert_eq!(counted, [canceled, unavailable]);
+        }
+        assert_eq!(member.desk.counters.proposals_failed.get(), 3, "nobody waits for any of them");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_whose_time_is_over_ends_whatever_it_waits_for() {
+    run(async |member: Member| {
+        let create = pb::WatchCreateRequest { key: "k".into(), ..Default::default() };
+        let create = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+        let waiting = [
+            (Method::Put, vec![]),
+            (Method::Watch, vec![create.encode_to_vec()]),
+            (Method::LeaseKeepAlive, vec![pb::LeaseKeepAliveRequest { id: 1 }.encode_to_vec()]),
+            (Method::LeaseLeases, vec![vec![]]),
+        ];
+        for (method, messages) in waiting {
+            let client = Client { sends_more: true, ..Client::sending(messages) };
+            member.call_within(Some(Duration::from_secs(1)), method, &client);
+            settle().await;
+            assert!(!client.told.borrow().is_over, "{method:?}");
+            member.pass(Duration::from_secs(1)).await;
+            assert_eq!(client.told.borrow().end, Some(Error::DeadlineExceeded.into()), "{method:?}");
+            assert_eq!(member.handled(method, Code::DeadlineExceeded), 1, "{method:?}");
+        }
+        assert_eq!(member.desk.counters.watch_streams.get(), 0, "its watchers are gone");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_watch_client_that_sends_no_more_keeps_its_stream() {
+    run(async |member: Member| {
+        let create = pb::WatchCreateRequest { key: "k".into(), ..Default::default() };
+        let create = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+        let client = Client::sending([create.encode_to_vec()]);
+        member.call(Method::Watch, &client);
+        settle().await;
+        assert!(client.told.borrow().message::<pb::WatchResponse>(0).created);
+        assert!(!client.told.borrow().is_over);
+        assert_eq!(member.desk.counters.watchers.get(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_needs_exactly_one_message_that_decodes_and_says_so_as_grpc_go_does() {
+    run(async |member: Member| {
+        let range = || pb::RangeRequest { key: "k".into(), ..Default::default() }.encode_to_vec();
+        let bad = || b"\xff\xff\xff".to_vec();
+        let malformed = "proto: cannot parse invalid wire-format data";
+        for (method, messages, expected) in [
+            (Method::Put, vec![], Error::NoMessage),
+            (Method::Put, vec![bad()], Error::Undecodable(malformed)),
+            (Method::Range, vec![bad()], Error::Undecodable(malformed)),
+            (
+                Method::HealthCheck,
+                vec![b"\x0a\x01\xff".to_vec()],
+                Error::Undecodable("string field contains invalid UTF-8"),
+            ),
+            (Method::RangeStream, vec![], Error::NoRequest),
+            (Method::RangeStream, vec![bad()], Error::UndecodableInStream(malformed)),
+            (Method::RangeStream, vec![range(), range()], Error::SeveralRequests),
+            (Method::RangeStream, vec![range(), bad()], Error::UndecodableInStream(malformed)),
+            (Method::Snapshot, vec![vec![], vec![]], Error::SeveralRequests),
+            (Method::Watch, vec![bad()], Error::UndecodableInStream(malformed)),
+            (Method::LeaseKeepAlive, vec![bad()], Error::UndecodableInStream(malformed)),
+        ] {
+            let client = Client::sending(messages);
+            member.call(method, &client);
+            settle().await;
+            assert_eq!(client.told.borrow().end, Some(Status::from(expected)), "{method:?}");
+            assert!(client.told.borrow().messages.is_empty(), "{method:?}");
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_that_no_client_can_take_is_refused() {
+    run(async |member: Member| {
+        let request = pb::RangeRequest { key: "a".into(), range_end: "b".into(), ..Default::default() };
+        let range = keys(&request.key, &request.range_end);
+        let frame = || Frame { header: member.desk.newest_header(), more: false, count: 1 };
+        for (fields_len, is_allowed) in [(MESSAGE_BYTES_MAX - 100, true), (MESSAGE_BYTES_MAX, false)] {
+            let (scan, _, _) = Scan::new(&member.desk, &request, &range).await.unwrap();
+            let large = Large::new(scan, Piece::default(), frame(), (1, fields_len), false);
+            assert_eq!(large.is_ok(), is_allowed);
+            let refused =
+                large.err().map(|error| (error.code(), error.to_string().starts_with("trying to send message")));
+            assert_eq!(refused, (!is_allowed).then_some((Code::ResourceExhausted, true)));
+        }
     })
     .await;
 }

@@ -18,7 +18,7 @@ use crate::{
         check, range,
         txn::{branch, check_range, decide, inner_header, is_read_only, is_serializable},
     },
-    protobuf::framed,
+    protobuf::framed_answer,
     quota::{Purpose, txn_cost},
 };
 
@@ -35,7 +35,7 @@ pub(super) async fn serve(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let outcome = desk.propose(draft, Purpose::of_cost(cost)).await?;
     let Outcome::Txn(mut response) = outcome else { unreachable!("a txn was done, not {outcome:?}") };
     desk.complete(&mut response.header);
-    Ok(framed(&*response))
+    framed_answer(&*response)
 }
 
 async fn read(desk: &Desk, request: &pb::TxnRequest) -> Result<Bytes, Error> {
@@ -56,7 +56,7 @@ async fn read(desk: &Desk, request: &pb::TxnRequest) -> Result<Bytes, Error> {
         let response = Some(Response::ResponseRange(read_range(desk, &view, request).await?));
         responses.push(pb::ResponseOp { response });
     }
-    Ok(framed(&pb::TxnResponse { header: Some(desk.header(view.revision())), succeeded, responses }))
+    framed_answer(&pb::TxnResponse { header: Some(desk.header(view.revision())), succeeded, responses })
 }
 
 async fn read_range(desk: &Desk, view: &ReadView, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {

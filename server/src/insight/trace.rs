@@ -79,6 +79,13 @@ pub fn traced<F: Future>(current: &Cell<Trace>, future: F) -> Traced<'_, F> {
     Traced { current, trace: Trace::default(), future }
 }
 
+impl<F> Traced<'_, F> {
+    /// The notes so far.
+    pub fn notes(&self) -> Trace {
+        self.trace
+    }
+}
+
 impl<F: Future> Future for Traced<'_, F> {
     type Output = (F::Output, Trace);
 

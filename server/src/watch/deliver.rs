@@ -13,11 +13,12 @@ use bytes::Bytes;
 
 use super::{
     batch::Event,
-    encode::{Head, MESSAGE_BYTES_MAX, Response},
+    encode::{Head, Response},
     history::History,
     hub::{Hub, Side},
     interval::WatcherSlot,
 };
+use crate::protobuf::MESSAGE_BYTES_MAX;
 
 impl Hub {
     /// Gives the events of one main revision to the synced watchers of their keys.

@@ -18,10 +18,6 @@ pub(super) const NO_WATCH_ID: i64 = -1;
 /// gRPC's frame in front of a message: a flag (uncompressed) and the length.
 pub(super) const FRAME_LEN: usize = 5;
 
-/// Longest gRPC message a client accepts at all. **Source** grpc-go `MaxCallRecvMsgSize(math.MaxInt32)` as etcd's
-/// client sets it.
-pub(super) const MESSAGE_BYTES_MAX: usize = (1 << 31) - 1;
-
 const HEADER_TAG: u8 = 1 << 3 | 2;
 const WATCH_ID_TAG: u8 = 2 << 3;
 const CREATED_TAG: u8 = 3 << 3;

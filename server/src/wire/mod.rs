@@ -6,7 +6,7 @@
 //! - `socket`: a connection's first bytes tell HTTP/2 from HTTP/1.1
 //! - `http2/`: connections of HTTP/2, over h2
 //! - `http1/`: connections of HTTP/1.1, for small GETs
-//! - `grpc`: gRPC over an h2 stream
+//! - `grpc/`: gRPC over an h2 stream
 //! - `endpoints`: /health, /livez, /readyz, /version, /metrics
 //! - `client`: the smallest gRPC client, for `orlop top` and tests
 //!

@@ -2,6 +2,7 @@
 //
 //	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S] [-keys 3000]
 //	differential -kill9 5 -orlop target/release/orlop
+//	differential -wire -etcd bin/etcd -orlop target/release/orlop
 //	differential -files -etcd bin/etcd -etcdctl bin/etcdctl -etcdutl bin/etcdutl -orlop target/release/orlop
 //
 // Both servers start empty, with the same flags, on loopback. Each gets its requests one at a time over one connection;
@@ -57,6 +58,8 @@ func main() {
 	workers := flag.Int("workers", 1, "pairs of servers that share the requests; each has a seed of its own")
 	kept := flag.Bool("kept", true, "first run the seeds of seeds.txt")
 	files := flag.Bool("files", false, "instead: carry one's files to the other and back, and compare what is there")
+	wire := flag.Bool("wire", false,
+		"instead: send both the same HTTP/2 streams, good and bad ones, and compare what comes back")
 	var programs filePrograms
 	flag.StringVar(&programs.etcdctl, "etcdctl", "", "stock etcdctl, for -files")
 	flag.StringVar(&programs.etcdutl, "etcdutl", "", "stock etcdutl, for -files")
@@ -75,6 +78,13 @@ func main() {
 		fmt.Printf("seed %d\n", *seed)
 		if err := runKills(opt, *seed, *kill9); err != nil {
 			fmt.Printf("FAIL seed %d: %v\n", *seed, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *wire {
+		if err := runWire(opt); err != nil {
+			fmt.Printf("FAIL %v\n", err)
 			os.Exit(1)
 		}
 		return

@@ -24,7 +24,10 @@ use super::{
 };
 use crate::{
     error::{Error, Status},
-    protobuf::{PREFIX_BYTES, field_len, nested_len, put_bytes, put_field, put_key_value, put_prefix, put_varint},
+    protobuf::{
+        MESSAGE_BYTES_MAX, PREFIX_BYTES, field_len, nested_len, put_bytes, put_field, put_key_value, put_prefix,
+        put_varint,
+    },
 };
 
 /// Bytes of records that are read and written at a time. Half of it costs a twentieth more CPU; twice as much saves
@@ -33,9 +36,6 @@ pub const PIECE_BYTES: usize = 512 << 10;
 
 /// Keys of one piece at most. It bounds one turn of the core if records are small.
 pub const PIECE_KEYS: usize = 2048;
-
-/// Largest message that a gRPC client can take. **Units** bytes.
-const MESSAGE_BYTES_MAX: usize = i32::MAX as usize;
 
 // Fields of RangeResponse and KeyValue, as tags.
 const TAG_HEADER: u8 = 1 << 3 | 2;
@@ -159,7 +159,7 @@ impl Large {
     ) -> Result<Self, Error> {
         let len = frame.head_len() + fields_len + frame.tail_len();
         if len > MESSAGE_BYTES_MAX {
-            return Err(Error::MessageTooLarge { len, max: MESSAGE_BYTES_MAX });
+            return Err(Error::AnswerTooLarge { len, max: MESSAGE_BYTES_MAX });
         }
         Ok(Self { scan, piece, frame, keys_only, left: shown, len })
     }
@@ -190,7 +190,7 @@ impl Large {
     ///
     /// **Errors** those of [`Scan::piece`], which the client is told too; a client that left.
     pub(in crate::api) async fn send(mut self, desk: &Desk, reply: impl Reply) -> Result<(), Error> {
-        let mut answers = reply.begin()?;
+        let mut answers = reply.begin();
         let result = self.send_pieces(desk, &mut answers).await;
         let status = result.as_ref().err().cloned().map(Status::from);
         answers.finish(status.as_ref());

@@ -29,7 +29,7 @@ use crate::{
         check, keys,
         range::{Job, is_filtered, is_in_key_order, is_point, read_at},
     },
-    protobuf::framed,
+    protobuf::framed_answer,
 };
 
 pub mod large;
@@ -58,7 +58,7 @@ async fn gather(desk: &Desk, request: pb::RangeRequest) -> Result<Bytes, Error> 
     let mut job = Job::new(&view, request)?;
     let mut response = desk.step_through(&view, |view, budget| job.step(view, budget)).await?;
     response.header = Some(desk.header(job.header_revision));
-    Ok(framed(&response))
+    framed_answer(&response)
 }
 
 /// Answers in key order. A small answer is built at once. A large one is counted now and written later.

@@ -22,15 +22,11 @@ use http::Request;
 use tokio::{net::TcpStream, sync::watch, task::spawn_local};
 
 use self::{coalesce::Coalesced, pings::Pings};
-use super::grpc::{self, GrpcReply, Messages, UnderWay};
-use crate::{
-    api::{
-        self, Later,
-        call::{Caller, Reply},
-        desk::Desk,
-    },
-    error::Error,
-    method::{self, Method},
+use super::grpc::{self, Opening, reply::UnderWay};
+use crate::api::{
+    self, Later,
+    call::{Caller, Reply},
+    desk::Desk,
 };
 
 pub mod coalesce;
@@ -144,17 +140,14 @@ fn begin_call(
     calls: &Rc<Cell<usize>>,
 ) {
     let (parts, body) = request.into_parts();
-    let reply = GrpcReply::new(reply, UnderWay::begin(calls));
-    let Some(method) = Method::at(parts.uri.path()) else {
-        let text = method::unknown(parts.uri.path());
-        return reply.refuse(&Error::UnknownMethod(text).into());
-    };
-    let call = match api::open(desk, method, &grpc::head(&parts), caller) {
+    let len_max = desk.shared.limits.receive_bytes_max;
+    let opening = grpc::open(&parts, body, reply, UnderWay::begin(calls), len_max);
+    let Some(Opening { method, head, messages, reply }) = opening else { return };
+    let call = match api::open(desk, method, &head, caller) {
         Ok(call) => call,
         Err(status) => return reply.refuse(&status),
     };
     drop(parts);
-    let messages = Messages::new(body, desk.shared.limits.receive_bytes_max);
     match api::begin(desk, &call, messages, reply) {
         Later::Nothing => {}
         Later::Answer(decoded, reply) => {
