@@ -1,7 +1,7 @@
 // Clients uses a server through etcd's own Go client, as programs do: by its packages clientv3, concurrency and
 // namespace.
 //
-//	clients -endpoint http://127.0.0.1:2379
+//	clients -endpoint http://127.0.0.1:2379 [-gzip]
 //
 // It leaves other keys alone: all its own keys begin with a prefix of this run. It prints one line for each check, then
 // `N passed, N failed`. The exit status is 1 if any check failed.
@@ -25,6 +25,8 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 	"go.etcd.io/etcd/client/v3/namespace"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding/gzip"
 )
 
 const checkTimeout = 30 * time.Second
@@ -41,11 +43,17 @@ type check struct {
 
 func main() {
 	endpoint := flag.String("endpoint", "http://127.0.0.1:2379", "")
+	gzipped := flag.Bool("gzip", false, "compress all calls, and be answered in kind")
 	flag.Parse()
+	var dial []grpc.DialOption
+	if *gzipped {
+		dial = append(dial, grpc.WithDefaultCallOptions(grpc.UseCompressor(gzip.Name)))
+	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints:   []string{*endpoint},
 		DialTimeout: 5 * time.Second,
 		Logger:      zap.NewNop(),
+		DialOptions: dial,
 	})
 	if err != nil {
 		fmt.Println(err)
