@@ -2,6 +2,9 @@
 //!
 //! Log lines as etcd writes them: one JSON object in each line, with `level`, `ts`, `caller`, `msg` and the fields.
 //!
+//! Most lines name their fields where they are written. Where a name is not known there, or a value is a list, the line
+//! has a field `fields` that is an [`Object`], and shows what that holds in its place.
+//!
 //! It reads no clock: the code that starts the log passes the source of time in.
 //!
 //! **Source** etcd v3.7.1 `client/pkg/logutil/zap.go`.
@@ -103,6 +106,35 @@ impl Write for Line<'_> {
     }
 }
 
+/// Fields of a line, in the order in which they were added.
+#[derive(Debug, Default)]
+pub struct Object(String);
+
+impl Object {
+    /// Adds a text.
+    pub fn text(self, name: &str, value: &str) -> Self {
+        self.put(name, &quoted(value))
+    }
+
+    /// Adds a list of texts.
+    pub fn list<'a>(self, name: &str, values: impl IntoIterator<Item = &'a str>) -> Self {
+        let values: Vec<String> = values.into_iter().map(quoted).collect();
+        self.put(name, &format!("[{}]", values.join(",")))
+    }
+
+    fn put(mut self, name: &str, json: &str) -> Self {
+        let comma = if self.0.is_empty() { "" } else { "," };
+        write!(self.0, "{comma}{}:{json}", quoted(name)).expect("a String takes every write");
+        self
+    }
+}
+
+impl fmt::Display for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{{{}}}", self.0)
+    }
+}
+
 #[derive(Default)]
 struct Fields {
     message: String,
@@ -113,6 +145,14 @@ impl Fields {
     fn put(&mut self, field: &Field, json: &str) {
         write!(self.rest, ",{}:{json}", quoted(field.name())).expect("a String takes every write");
     }
+
+    /// Puts the fields of an [`Object`], as it shows itself.
+    fn put_all(&mut self, object: &str) {
+        let fields = object.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).expect("an Object has braces");
+        if !fields.is_empty() {
+            write!(self.rest, ",{fields}").expect("a String takes every write");
+        }
+    }
 }
 
 fn quoted(text: &str) -> String {
@@ -122,7 +162,11 @@ fn quoted(text: &str) -> String {
 impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         let text = format!("{value:?}");
-        if field.name() == "message" { self.message = text } else { self.put(field, &quoted(&text)) }
+        match field.name() {
+            "message" => self.message = text,
+            "fields" => self.put_all(&text),
+            _ => self.put(field, &quoted(&text)),
+        }
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -215,6 +259,24 @@ mod tests {
         assert!(json.ends_with(concat!(r#","msg":"a \"word\"","count":3}"#, "\n")), "{json}");
         let both = written(LogFormat::Console);
         assert!(both[json.len()..].starts_with("2000-02-29T00:00:00.000001Z  WARN "), "{both}");
+    }
+
+    #[test]
+    fn an_object_stands_in_the_line_as_fields_of_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let output = Outputs(Mutex::new(vec![open(&LogOutput::File(path.clone())).unwrap()]));
+        let dispatch = lines(Level::INFO, LogFormat::Json, output, || 0);
+        tracing::dispatcher::with_default(&dispatch, || {
+            let fields = Object::default().text("na\"me", "m").list("urls", ["http://a:1", "b"]).list("none", []);
+            tracing::info!(before = 1, %fields, "some");
+            let fields = Object::default();
+            tracing::info!(%fields, "none");
+        });
+        let text = std::fs::read_to_string(&path).unwrap();
+        let ends: Vec<&str> = text.lines().map(|line| line.split_once(r#","msg":"#).unwrap().1).collect();
+        let some = r#""some","before":1,"na\"me":"m","urls":["http://a:1","b"],"none":[]}"#;
+        assert_eq!(ends, [some, r#""none"}"#]);
     }
 
     #[test]

@@ -71,6 +71,12 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let mut store = Store::open(disk, dir, options::store(config, clock))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
         config.verify_bootstrap()?;
+    } else if config.discovers {
+        let dir = options::wal_dir(config);
+        tracing::warn!(
+            "wal-dir" = %dir.display(),
+            "discovery token is ignored since cluster already initialized; valid logs are found"
+        );
     }
     let member = bootstrap_member(config);
     let identity = identity_of(&mut store, disk, &member)?;

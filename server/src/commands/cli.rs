@@ -121,8 +121,7 @@ fn explain(command: &Command, commands: &[&Command], error: &Error) -> ExitCode 
             ExitCode::SUCCESS
         }
         Error::Config(config::Error::Version) => {
-            println!("etcd Version: {ETCD_VERSION}\nOrlop Version: {RELEASE}");
-            println!("Go OS/Arch: {}/{}", std::env::consts::OS, std::env::consts::ARCH);
+            print!("{}", version());
             ExitCode::SUCCESS
         }
         Error::Config(config::Error::Usage(_)) | Error::Usage(_) => {
@@ -152,6 +151,22 @@ fn log_refusal(error: &Error) {
         Ok(()) => tracing::error!(error = %error, "failed to verify flags"),
         Err(_) => eprintln!("{error}"),
     }
+}
+
+/// What `--version` prints: etcd's lines, for programs that read them, and Orlop's. There is no Go here; the version
+/// says so in a form that is one of Go.
+fn version() -> String {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!(
+        "etcd Version: {ETCD_VERSION}\nGit SHA: {}\nGo Version: go0.0\nGo OS/Arch: {}/{arch}\n\
+         Orlop Version: {RELEASE}\n",
+        option_env!("ORLOP_GIT_SHA").unwrap_or("unknown"),
+        std::env::consts::OS,
+    )
 }
 
 /// The forms of a command. For the command without a name, the forms of all commands.
@@ -189,6 +204,7 @@ fn section_help((title, rows): &Section) -> String {
         text.push_str(&format!("  --{} '{}'\n    {}", row.name, row.default, row.help));
         match row.fate {
             Fate::Missing(why) => text.push_str(&format!(" (Only the default: {why}.)")),
+            Fate::FirstStart(why) => text.push_str(&format!(" (Only the default without data: {why}.)")),
             Fate::Idle(why) => text.push_str(&format!(" (No effect: {why}.)")),
             Fate::Used | Fate::Knob | Fate::Legacy | Fate::Same(_) => {}
         }

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `cli` | the command line: finds the command, prints help, reports failures |
 //! | `serve` | `orlop`: the server |
+//! | `route` | the address of this host, for the server |
 //! | `snapshot` | `orlop snapshot status`, `orlop snapshot restore` |
 //! | `inspect` | `orlop inspect`, `orlop verify` |
 //! | `tune` | `orlop tune` |
@@ -18,6 +19,7 @@ use std::process::ExitCode;
 
 mod cli;
 mod inspect;
+mod route;
 mod serve;
 mod snapshot;
 pub mod top;

@@ -4,7 +4,10 @@
 
 use std::process::ExitCode;
 
-use super::cli::{Command, Error, Invocation, Manner, wall_us};
+use super::{
+    cli::{Command, Error, Invocation, Manner, wall_us},
+    route,
+};
 use crate::{
     boot,
     clock::Clock,
@@ -24,12 +27,19 @@ pub(super) static COMMAND: Command = Command {
 };
 
 fn run(invocation: &Invocation<'_>, values: Values) -> Result<ExitCode, Error> {
-    let config = Config::new(values, invocation.variables, invocation.read_file)?;
+    let mut config = Config::new(values, invocation.variables, invocation.read_file)?;
     let clock = Clock::start();
     log::start(config.log_level, config.log_format, &config.log_outputs, wall_us(&clock))
         .map_err(|error| config::Error::Refused(format!("log outputs: {error}")))?;
     for warning in &config.warnings {
-        tracing::warn!(field = warning.field, value = %warning.value, "{}", warning.message);
+        let field = warning.field.iter();
+        let fields = field.fold(log::Object::default(), |fields, (name, value)| fields.text(name, value));
+        tracing::warn!(%fields, "{}", warning.message);
+    }
+    match config.advertise(route::default_host) {
+        None => {}
+        Some(Ok(host)) => tracing::info!(%host, "detected default host for advertise"),
+        Some(Err(error)) => tracing::info!(%error, "failed to detect default host"),
     }
     Ok(boot::run(config, clock))
 }

@@ -44,6 +44,9 @@ pub(crate) enum Fate {
     Idle(&'static str),
     /// It is refused for this reason, unless it asks for what is true anyway.
     Missing(&'static str),
+    /// It only counts for a member without data. There it is refused for this reason, unless it asks for what is true
+    /// anyway.
+    FirstStart(&'static str),
     /// etcd itself has dropped it. Any value is accepted, with etcd's warning.
     Legacy,
     /// It is another name of this flag in the same table.

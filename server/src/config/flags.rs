@@ -5,12 +5,12 @@
 //! Invariants:
 //! - Every flag of etcd 3.7.1 has a row, with etcd's default. A name occurs once.
 //! - A flag is never silently ignored. If it is set to something other than its default, it is read (`Used`, `Knob`),
-//!   or there is a warning (`Idle`, `Legacy`), or it is refused with the reason (`Missing`).
+//!   or there is a warning (`Idle`, `Legacy`), or it is refused with the reason (`Missing`, `FirstStart`).
 //! - A knob for which etcd has no flag has no row. The registry of `tuning` is the table of knobs.
 //!
 //! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/etcdmain/{config,help}.go`.
 
-use Fate::{Idle, Knob, Legacy, Missing, Used};
+use Fate::{FirstStart, Idle, Knob, Legacy, Missing, Used};
 use Kind::{Duration, Gates, Signed, Switch, Text, Unsigned, Unsigned32, Urls, WordList, Words};
 
 use super::flag::{Fate, Flag, Kind, Section, Table, Target, row};
@@ -85,30 +85,31 @@ const CLUSTERING: Section = ("Clustering", &[
         "This member's URLs for the other members."),
     row("initial-cluster", Text, "default=http://localhost:2380", Used,
         "The members of a new cluster, as in 'name=url,name=url'."),
-    row("initial-cluster-state", Words(&["new", "existing"]), "new", Missing("joining a cluster is not supported yet"),
+    row("initial-cluster-state", Words(&["new", "existing"]), "new",
+        FirstStart("joining a cluster is not supported yet"),
         "'new', or 'existing' to join."),
     row("initial-cluster-token", Text, "etcd-cluster", Used, "Keeps clusters made of the same URLs apart."),
     row("advertise-client-urls", Urls, "http://localhost:2379", Used,
         "This member's URLs for clients; mandatory with --listen-client-urls."),
-    row("discovery-token", Text, "", Missing(NO_DISCOVERY), "Token of the cluster to discover."),
-    row("discovery-endpoints", Text, "", Missing(NO_DISCOVERY), "Endpoints of the discovery service."),
-    row("discovery-dial-timeout", Duration, "2s", Missing(NO_DISCOVERY), "Discovery: time to connect."),
-    row("discovery-request-timeout", Duration, "5s", Missing(NO_DISCOVERY), "Discovery: time for a request."),
-    row("discovery-keepalive-time", Duration, "2s", Missing(NO_DISCOVERY), "Discovery: time between pings."),
-    row("discovery-keepalive-timeout", Duration, "6s", Missing(NO_DISCOVERY), "Discovery: time for a ping's answer."),
-    row("discovery-insecure-transport", Switch, "true", Missing(NO_DISCOVERY), "Discovery: without TLS."),
-    row("discovery-insecure-skip-tls-verify", Switch, "false", Missing(NO_DISCOVERY),
+    row("discovery-token", Text, "", FirstStart(NO_DISCOVERY), "Token of the cluster to discover."),
+    row("discovery-endpoints", Text, "", FirstStart(NO_DISCOVERY), "Endpoints of the discovery service."),
+    row("discovery-dial-timeout", Duration, "2s", Idle(NO_DISCOVERY), "Discovery: time to connect."),
+    row("discovery-request-timeout", Duration, "5s", Idle(NO_DISCOVERY), "Discovery: time for a request."),
+    row("discovery-keepalive-time", Duration, "2s", Idle(NO_DISCOVERY), "Discovery: time between pings."),
+    row("discovery-keepalive-timeout", Duration, "6s", Idle(NO_DISCOVERY), "Discovery: time for a ping's answer."),
+    row("discovery-insecure-transport", Switch, "true", Idle(NO_DISCOVERY), "Discovery: without TLS."),
+    row("discovery-insecure-skip-tls-verify", Switch, "false", Idle(NO_DISCOVERY),
         "Discovery: trust any certificate."),
-    row("discovery-cert", Text, "", Missing(NO_DISCOVERY), "Discovery: certificate file."),
-    row("discovery-key", Text, "", Missing(NO_DISCOVERY), "Discovery: key file."),
-    row("discovery-cacert", Text, "", Missing(NO_DISCOVERY), "Discovery: CA file."),
-    row("discovery-user", Text, "", Missing(NO_DISCOVERY), "Discovery: user."),
-    row("discovery-password", Text, "", Missing(NO_DISCOVERY), "Discovery: password."),
+    row("discovery-cert", Text, "", Idle(NO_DISCOVERY), "Discovery: certificate file."),
+    row("discovery-key", Text, "", Idle(NO_DISCOVERY), "Discovery: key file."),
+    row("discovery-cacert", Text, "", Idle(NO_DISCOVERY), "Discovery: CA file."),
+    row("discovery-user", Text, "", Idle(NO_DISCOVERY), "Discovery: user."),
+    row("discovery-password", Text, "", Idle(NO_DISCOVERY), "Discovery: password."),
     row("discovery-fallback", Words(&["exit", "proxy"]), "exit", Used, "What to do when discovery fails; only 'exit'."),
-    row("discovery", Text, "", Missing(NO_DISCOVERY), "Discovery of etcd 3.6 and before."),
-    row("discovery-proxy", Text, "", Missing(NO_DISCOVERY), "Proxy for that discovery."),
-    row("discovery-srv", Text, "", Missing(NO_DISCOVERY), "Domain whose SRV records name the members."),
-    row("discovery-srv-name", Text, "", Missing(NO_DISCOVERY), "Suffix of the SRV name."),
+    row("discovery", Text, "", FirstStart(NO_DISCOVERY), "Discovery of etcd 3.6 and before."),
+    row("discovery-proxy", Text, "", FirstStart(NO_DISCOVERY), "Proxy for that discovery."),
+    row("discovery-srv", Text, "", FirstStart(NO_DISCOVERY), "Domain whose SRV records name the members."),
+    row("discovery-srv-name", Text, "", FirstStart(NO_DISCOVERY), "Suffix of the SRV name."),
     row("strict-reconfig-check", Switch, "true", Idle(ONE_MEMBER), "Refuse changes that would lose the quorum."),
     row("pre-vote", Switch, "true", Idle(ONE_MEMBER), "Ask before an election whether it could be won."),
     row("auto-compaction-retention", Text, "0", Used, "What compaction leaves: a time, hours, or revisions; 0 is off."),
@@ -207,7 +208,7 @@ const UNSAFE: Section = ("Unsafe", &[
         "Take over the data directory of a stopped etcd, once; its own files are kept in member.imported."),
     row("force-new-cluster", Switch, "false", Missing("forcing a new cluster is not supported yet"),
         "Make a cluster of this member alone."),
-    row("unsafe-no-fsync", Switch, "false", Missing("Orlop acknowledges no write that is not durable"),
+    row("unsafe-no-fsync", Switch, "false", Idle("every write is synced before it is acknowledged"),
         "Do without durability."),
 ]);
 

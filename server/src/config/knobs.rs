@@ -98,7 +98,10 @@ fn set_from_flag(values: &mut Values, knobs: &mut Knobs, knob: &Knob, flag: &str
         // In etcd these values mean "the default".
         ("quota-backend-bytes" | "compaction-batch-limit", Value::Signed(0))
         | ("snapshot-count", Value::Unsigned(0))
-        | ("watch-progress-notify-interval", Value::Duration(0)) => knob.default_text(),
+        | ("max-concurrent-streams", Value::Unsigned(0))
+        | ("warning-unary-request-duration" | "watch-progress-notify-interval", Value::Duration(0)) => {
+            knob.default_text()
+        }
         ("quota-backend-bytes", Value::Signed(..0)) => "unlimited".to_owned(),
         ("compaction-batch-limit", Value::Signed(..0)) => knob.default_text(),
         ("watch-progress-notify-interval", Value::Duration(nanoseconds @ 1..100_000_000)) => {
@@ -106,6 +109,8 @@ fn set_from_flag(values: &mut Values, knobs: &mut Knobs, knob: &Knob, flag: &str
             values.warn(message, "given-nanoseconds", &nanoseconds.to_string());
             "100ms".to_owned()
         }
+        // Everything takes longer than a part of a millisecond.
+        ("warning-unary-request-duration" | "warning-apply-duration", Value::Duration(0..1_000_000)) => "0".to_owned(),
         // A part of a millisecond counts as a whole one, because 0 has a meaning of its own.
         (_, Value::Duration(nanoseconds @ 0..)) => nanoseconds.unsigned_abs().div_ceil(1_000_000).to_string(),
         (_, Value::Duration(_)) => return Err(refused(format!("--{flag} must not be negative"))),

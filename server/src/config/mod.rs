@@ -23,11 +23,12 @@
 //! | `flags` | the server's table |
 //! | `variables` | the server's flags in the environment |
 //! | `knobs` | profile, knobs file and flags become knobs |
+//! | `advertise` | the address of this host in default URLs |
 //! | `host` | the resources of this machine |
 //!
 //! This folder opens no socket, resolves no name and creates no directory. It reads files through the function that is
-//! passed in. One thing differs from etcd: in advertised defaults, etcd replaces `0.0.0.0` by the address of the
-//! default route. This is not done here.
+//! passed in. As etcd does, a member that listens on `0.0.0.0` and was given no URL to advertise advertises the address
+//! of the default route; `commands` asks the kernel for it.
 //!
 //! **Source**: etcd v3.7.1 `server/embed/config.go`, `server/config/config.go`, and the answers of a running one.
 
@@ -37,6 +38,7 @@ use std::{
     time::Duration,
 };
 
+mod advertise;
 mod error;
 mod flag;
 mod flags;
@@ -127,8 +129,14 @@ pub struct Config {
     pub advertise_peer_urls: Vec<Url>,
     /// Members of a new cluster, by name.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
+    /// Whether `initial_cluster` follows from the name and the advertised URLs.
+    is_initial_cluster_derived: bool,
     /// A text that is part of the cluster's id.
     pub initial_cluster_token: String,
+    /// Whether the members of a new cluster are to be discovered. That does not exist yet; see `first_start`.
+    pub discovers: bool,
+    /// Why a member without data cannot start with these settings. They do not count for a member that has data.
+    pub first_start: Vec<String>,
     /// Whether the data of a stopped etcd is taken over.
     pub import: bool,
     /// Automatic compaction.
@@ -176,8 +184,9 @@ impl Config {
             return Err(Error::Version);
         }
         variables::read(&mut values, variables)?;
-        refuse_missing(&values)?;
+        refuse(missing(&values, |fate| if let Fate::Missing(why) = fate { Some(why) } else { None }))?;
         check_words(&values)?;
+        check_discovery(&values)?;
         warn_idle(&mut values);
         let (profile, knobs) = knobs::resolve(&mut values, read_file)?;
         let config = Self::build(values, profile, knobs, host(read_file))?;
@@ -190,6 +199,7 @@ impl Config {
     ///
     /// **Errors**: etcd's text.
     pub fn verify_bootstrap(&self) -> Result<(), Error> {
+        refuse(self.first_start.clone())?;
         let cluster = || self.initial_cluster.values().flatten();
         let Some(own) = self.initial_cluster.get(&self.name) else {
             return Err(refused(format!(
@@ -228,9 +238,18 @@ impl Config {
     ) -> Result<Self, Error> {
         let name = values.text("name");
         let advertise_peer_urls = values.urls("initial-advertise-peer-urls");
-        let initial_cluster = initial_cluster(&values, &name, &advertise_peer_urls)?;
+        let is_initial_cluster_derived = name != "default" && values.text("initial-cluster") == DEFAULT_CLUSTER;
+        let initial_cluster = if is_initial_cluster_derived {
+            [(name.clone(), advertise_peer_urls.clone())].into()
+        } else {
+            initial_cluster(&values.text("initial-cluster"))?
+        };
         let data_dir = match values.text("data-dir") {
-            empty if empty.is_empty() => format!("{name}.etcd"),
+            empty if empty.is_empty() => {
+                let dir = format!("{name}.etcd");
+                values.warn("'data-dir' was empty; using default", "data-dir", &dir);
+                dir
+            }
             given => given,
         };
         if name == "default" {
@@ -248,7 +267,10 @@ impl Config {
             advertise_client_urls: if has_no_advertised { Vec::new() } else { values.urls("advertise-client-urls") },
             advertise_peer_urls,
             initial_cluster,
+            is_initial_cluster_derived,
             initial_cluster_token: values.text("initial-cluster-token"),
+            discovers: DISCOVERIES.iter().any(|name| !values.text(name).is_empty()),
+            first_start: missing(&values, |fate| if let Fate::FirstStart(why) = fate { Some(why) } else { None }),
             import: values.switch("import"),
             auto_compaction: auto_compaction(&values)?,
             log_level: log_level(&values.text("log-level"))?,
@@ -303,17 +325,19 @@ fn refused(text: impl Into<String>) -> Error {
     Error::Refused(text.into())
 }
 
-/// Refuses flags of features that do not exist, unless they ask for what is true anyway. The error names all of them.
-fn refuse_missing(values: &Values) -> Result<(), Error> {
-    let missing: Vec<String> = TABLE
+/// Flags of features that do not exist, unless they ask for what is true anyway, with what `reason` gives for the fates
+/// that it looks for.
+fn missing(values: &Values, reason: impl Fn(Fate) -> Option<&'static str>) -> Vec<String> {
+    TABLE
         .rows()
         .filter(|row| values.differs(row))
-        .filter_map(|row| match row.fate {
-            Fate::Missing(why) => Some(format!("--{}: {why}", row.name)),
-            _ => None,
-        })
-        .collect();
-    if missing.is_empty() { Ok(()) } else { Err(refused(missing.join("; "))) }
+        .filter_map(|row| Some(format!("--{}: {}", row.name, reason(row.fate)?)))
+        .collect()
+}
+
+/// Refuses with an error that has all `reasons`, if there is one.
+fn refuse(reasons: Vec<String>) -> Result<(), Error> {
+    if reasons.is_empty() { Ok(()) } else { Err(refused(reasons.join("; "))) }
 }
 
 fn warn_idle(values: &mut Values) {
@@ -333,7 +357,7 @@ fn warn_idle(values: &mut Values) {
         ),
     ] {
         if values.is_set(name) {
-            values.warn(message, "flag-name", name);
+            values.warn_plainly(message);
         }
     }
 }
@@ -360,14 +384,35 @@ fn check_words(values: &Values) -> Result<(), Error> {
     Ok(())
 }
 
-/// The members of `--initial-cluster`. Its default follows from the name and the advertised URLs.
-fn initial_cluster(values: &Values, name: &str, advertised: &[Url]) -> Result<BTreeMap<String, Vec<Url>>, Error> {
-    let text = values.text("initial-cluster");
-    let mut cluster: BTreeMap<String, Vec<Url>> = BTreeMap::new();
-    if name != "default" && text == "default=http://localhost:2380" {
-        cluster.insert(name.to_owned(), advertised.to_vec());
-        return Ok(cluster);
+/// The flags that ask for a discovery of the other members.
+const DISCOVERIES: [&str; 4] = ["discovery-endpoints", "discovery-srv", "discovery-srv-name", "discovery"];
+
+/// Refuses what contradicts itself about the members of a new cluster, as etcd does even where there is data.
+fn check_discovery(values: &Values) -> Result<(), Error> {
+    let text = |name| values.text(name);
+    let ways = ["initial-cluster", "discovery-endpoints", "discovery-srv"];
+    if ways.iter().filter(|way| values.is_set(way) && !text(way).is_empty()).count() > 1 {
+        return Err(refused(
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        ));
     }
+    let endpoints = text("discovery-endpoints");
+    if text("discovery-token").is_empty() != endpoints.is_empty() {
+        return Err(refused("both --discovery-token and --discovery-endpoints must be set"));
+    }
+    if !endpoints.is_empty() && endpoints.split(',').any(|endpoint| endpoint.trim().is_empty()) {
+        return Err(refused("--discovery-endpoints must not contain empty endpoints"));
+    }
+    Ok(())
+}
+
+/// The default of `--initial-cluster`. With another name, it means this member as it advertises itself.
+const DEFAULT_CLUSTER: &str = "default=http://localhost:2380";
+
+/// The members in the text of `--initial-cluster`.
+fn initial_cluster(text: &str) -> Result<BTreeMap<String, Vec<Url>>, Error> {
+    let mut cluster: BTreeMap<String, Vec<Url>> = BTreeMap::new();
     for part in text.split(',').filter(|part| !part.is_empty()) {
         let (member, url) = part.split_once('=').unwrap_or((part, ""));
         let url = Url::parse(url).map_err(|why| refused(format!("error setting up initial cluster: {why}")))?;

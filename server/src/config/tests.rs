@@ -26,6 +26,15 @@ fn usage(line: &str) -> String {
     }
 }
 
+/// The warnings for a line, each with its field.
+fn warnings(line: &str) -> Vec<String> {
+    let text = |warning: &Warning| match &warning.field {
+        Some((name, value)) => format!("{} {name}={value}", warning.message),
+        None => warning.message.clone(),
+    };
+    parse(line).unwrap().warnings.iter().map(text).collect()
+}
+
 #[test]
 fn no_arguments_give_etcds_defaults() {
     let config = parse("").unwrap();
@@ -40,7 +49,8 @@ fn no_arguments_give_etcds_defaults() {
     assert_eq!(config.request_timeout(), Duration::from_secs(7));
     assert_eq!(config.knobs, tuning::Knobs::default());
     assert_eq!(config.verify_bootstrap(), Ok(()));
-    assert_eq!(config.warnings.len(), 1, "only the one about the default name");
+    let told: Vec<&str> = config.warnings.iter().filter_map(|warning| Some(warning.field.as_ref()?.0)).collect();
+    assert_eq!(told, ["data-dir", "name"], "only that both are the defaults");
 }
 
 #[test]
@@ -121,6 +131,13 @@ fn a_setting_that_cannot_be_is_refused_in_etcds_words() {
             "--feature-gates LeaseCheckpointPersist=true",
             "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint",
         ),
+        ("--discovery-token a", "both --discovery-token and --discovery-endpoints must be set"),
+        ("--discovery-token a --discovery-endpoints b,,c", "--discovery-endpoints must not contain empty endpoints"),
+        (
+            "--discovery-srv a --initial-cluster default=http://localhost:2380",
+            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \
+             \"discovery-endpoints\" or \"discovery-srv\"",
+        ),
         (
             "--discovery-fallback proxy",
             "v2 proxy is deprecated, and --discovery-fallback can't be configured as \"proxy\"",
@@ -144,8 +161,6 @@ fn what_is_not_supported_is_named_all_at_once_and_its_default_is_fine() {
              --client-cert-auth: TLS is not supported yet",
         ),
         ("--auth-token=jwt", "--auth-token: authentication is not supported yet"),
-        ("--initial-cluster-state existing", "--initial-cluster-state: joining a cluster is not supported yet"),
-        ("--unsafe-no-fsync", "--unsafe-no-fsync: Orlop acknowledges no write that is not durable"),
         ("--config-file x", "--config-file: configuration files are not supported yet: use flags or ETCD_ variables"),
         (
             "--listen-client-urls https://1.2.3.4:5 --advertise-client-urls https://a:5",
@@ -164,15 +179,19 @@ fn what_is_not_supported_is_named_all_at_once_and_its_default_is_fine() {
 
 #[test]
 fn what_has_no_effect_is_warned_of() {
-    let config = parse("--name a --max-wals=3 --force --v --max-snapshots 5 --pre-vote=true").unwrap();
-    let texts: Vec<String> = config.warnings.iter().map(|w| format!("{} {}={}", w.message, w.field, w.value)).collect();
+    let line = "--name a --data-dir d --max-wals=3 --force --v --max-snapshots 5 --pre-vote=true --unsafe-no-fsync \
+                --v2-deprecation gone";
     assert_eq!(
-        texts,
+        warnings(line),
         [
             "flag is no longer supported - ignoring flag-name=force",
             "flag is no longer supported - ignoring flag-name=v",
             "flag has no effect: log segments are recycled after each checkpoint flag-name=max-wals",
-            "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8. flag-name=max-snapshots",
+            "flag has no effect: there is no v2 store flag-name=v2-deprecation",
+            "flag has no effect: every write is synced before it is acknowledged flag-name=unsafe-no-fsync",
+            "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.",
+            "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, \
+             ignoring user input.",
         ]
     );
 }
@@ -220,7 +239,8 @@ fn variables_set_flags_unless_the_flag_is_given() {
     let config =
         parse_with("", &[("ETCD_NAME", "e"), ("ETCD_HEARTBEAT_INTERVAL", ""), ("ETCD_FOO", "s3cret")], "").unwrap();
     assert_eq!(config.name, "e");
-    let unknown: Vec<&str> = config.warnings.iter().map(|warning| warning.value.as_str()).collect();
+    let fields = config.warnings.into_iter().filter_map(|warning| warning.field);
+    let unknown: Vec<_> = fields.filter(|field| field.0 == "environment-variable").map(|field| field.1).collect();
     assert_eq!(unknown, ["ETCD_HEARTBEAT_INTERVAL", "ETCD_FOO"]);
     assert_eq!(
         parse_with("--name b", &[("ETCD_NAME", "b")], "").unwrap_err(),
@@ -275,11 +295,16 @@ fn etcds_special_values_of_knobs_keep_their_meaning() {
     assert_eq!(progress("--watch-progress-notify-interval 0"), 600_000);
     assert_eq!(progress("--watch-progress-notify-interval 1ms"), 100);
     assert_eq!(progress("--experimental-watch-progress-notify-interval=5s"), 5_000);
+    assert_eq!(parse("--max-concurrent-streams 0").unwrap().knobs.server.max_concurrent_streams, u32::MAX);
+    let warning = |line: &str| parse(line).unwrap().knobs.server.warning_unary_ms;
+    assert_eq!(warning("--warning-unary-request-duration 0"), 300);
+    assert_eq!(warning("--warning-unary-request-duration 1ns"), 0, "everything");
+    assert_eq!(warning("--warning-unary-request-duration 1001us"), 2);
     assert_eq!(parse("--grpc-keepalive-interval 0").unwrap().knobs.server.keepalive_interval_ms, 0);
     assert_eq!(parse("--grpc-keepalive-timeout 1500us").unwrap().knobs.server.keepalive_timeout_ms, 2);
     let large = parse("--max-request-bytes 33554432").unwrap();
     assert_eq!(large.knobs.server.max_request_bytes, 32 << 20);
-    assert!(large.warnings.iter().any(|warning| warning.value == "store-segment-bytes"));
+    assert!(large.warnings.iter().any(|w| w.field == Some(("knob", "store-segment-bytes".into()))));
 }
 
 #[test]
@@ -311,6 +336,12 @@ fn the_first_start_needs_a_cluster_of_this_member() {
             "--name x --initial-cluster x=http://localhost:2380,y=http://localhost:2380",
             "initial cluster x=http://localhost:2380,y=http://localhost:2380 has duplicate url",
         ),
+        ("--initial-cluster-state existing", "--initial-cluster-state: joining a cluster is not supported yet"),
+        (
+            "--discovery-token a --discovery-endpoints b",
+            "--discovery-token: discovery is not supported yet; --discovery-endpoints: discovery is not supported yet",
+        ),
+        ("--discovery-srv a", "--discovery-srv: discovery is not supported yet"),
         (
             "--name x --initial-cluster x=http://localhost:2380,y=http://localhost:2390",
             "--initial-cluster has several members (x, y): clusters are not supported yet",
@@ -319,6 +350,34 @@ fn the_first_start_needs_a_cluster_of_this_member() {
     for (line, want) in rows {
         assert_eq!(parse(line).unwrap().verify_bootstrap(), Err(refused(want)), "{line}");
     }
+}
+
+/// The advertised URLs of a member on host 192.0.2.7, or on one without a default route, and its initial cluster.
+fn advertised(line: &str, has_route: bool) -> (String, String, String) {
+    let mut config = parse(line).unwrap();
+    let host = || if has_route { Ok([192, 0, 2, 7].into()) } else { Err(std::io::Error::other("no route")) };
+    config.advertise(host);
+    let (peer, client) = (join(&config.advertise_peer_urls), join(&config.advertise_client_urls));
+    (peer, client, cluster_text(&config.initial_cluster))
+}
+
+#[test]
+fn a_member_that_listens_on_all_addresses_advertises_its_host_by_default() {
+    let all = "--name m --listen-peer-urls http://0.0.0.0:5 --listen-client-urls http://0.0.0.0:6 \
+               --advertise-client-urls http://localhost:2379";
+    let [peer, client] = ["http://192.0.2.7:5", "http://192.0.2.7:6"];
+    assert_eq!(advertised(all, true), (peer.into(), client.into(), format!("m={peer}")));
+    let defaults = ("http://localhost:2380".into(), "http://localhost:2379".into(), "m=http://localhost:2380".into());
+    assert_eq!(advertised(all, false), defaults, "nobody knows better");
+    assert_eq!(advertised("--name m --listen-peer-urls http://10.0.0.1:5", true), defaults);
+    let given = "--name m --listen-peer-urls http://0.0.0.0:5 --initial-advertise-peer-urls http://127.0.0.1:5";
+    assert_eq!(advertised(given, true).0, "http://127.0.0.1:5");
+    // As in etcd, a cluster that was given stays, and so does that of the default name.
+    let cluster = "--name m --listen-peer-urls http://0.0.0.0:5 --initial-cluster m=http://localhost:2380";
+    assert_eq!(advertised(cluster, true), (peer.into(), defaults.1, "m=http://localhost:2380".into()));
+    let mut unnamed = parse("--listen-peer-urls http://0.0.0.0:5").unwrap();
+    assert!(unnamed.advertise(|| Ok([192, 0, 2, 7].into())).is_some() && unnamed.verify_bootstrap().is_err());
+    assert!(parse("").unwrap().advertise(|| unreachable!("nothing is to be known")).is_none());
 }
 
 #[test]

@@ -24,10 +24,8 @@ use super::{
 pub struct Warning {
     /// The line's `msg`.
     pub message: String,
-    /// Name of its field.
-    pub field: &'static str,
-    /// Value of that field.
-    pub value: String,
+    /// Name and value of its field, if it has one.
+    pub field: Option<(&'static str, String)>,
 }
 
 /// The values that the arguments set, and for the server the variables too.
@@ -137,7 +135,12 @@ impl Values {
     }
 
     pub(super) fn warn(&mut self, message: &str, field: &'static str, value: &str) {
-        self.warnings.push(Warning { message: message.to_owned(), field, value: value.to_owned() });
+        self.warnings.push(Warning { message: message.to_owned(), field: Some((field, value.to_owned())) });
+    }
+
+    /// Warns without a field.
+    pub(super) fn warn_plainly(&mut self, message: &str) {
+        self.warnings.push(Warning { message: message.to_owned(), field: None });
     }
 
     /// Names of the flags among the arguments, as they were given.

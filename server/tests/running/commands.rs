@@ -118,7 +118,10 @@ fn the_version_is_etcds_and_ours() {
     let dir = TempDir::new().unwrap();
     let (code, out, err) = run(&dir, "--version");
     assert_eq!((code, err.as_str()), (0, ""));
-    let starts = ["etcd Version: 3.", "Orlop Version: ", "Go OS/Arch: linux/"];
+    let arch = if cfg!(target_arch = "x86_64") { "amd64" } else { "arm64" };
+    let go = format!("Go OS/Arch: linux/{arch}");
+    let starts = ["etcd Version: 3.", "Git SHA: ", "Go Version: go", &go, "Orlop Version: "];
     assert_eq!(out.lines().count(), starts.len());
     assert!(out.lines().zip(starts).all(|(line, start)| line.starts_with(start)), "{out}");
+    assert!(out.lines().all(|line| line.split_once(": ").is_some_and(|(_, value)| !value.is_empty())), "{out}");
 }

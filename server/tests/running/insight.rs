@@ -109,7 +109,7 @@ fn metrics(member: &Member) -> String {
 
 #[test]
 fn top_names_what_is_hot_and_slow_and_the_log_and_metrics_agree() {
-    let member = Member::start(&["--warning-unary-request-duration", "0s", "--metrics", "extensive"]);
+    let member = Member::start(&["--warning-unary-request-duration", "1ns", "--metrics", "extensive"]);
     block_on(async { drop(fill(&member).await) });
     let until = deadline();
     // A core publishes what it saw once a second.
