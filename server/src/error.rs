@@ -100,6 +100,9 @@ pub enum Error {
     /// Too many entries are between committed and applied, or a mailbox is full.
     #[error("etcdserver: too many requests")]
     TooManyRequests,
+    /// As many long reads as may hold their revisions are under way.
+    #[error("orlop: too many long reads are under way and hold their revisions: try again when some have ended")]
+    TooManyHeld,
     /// The quota is exceeded, the NOSPACE alarm is active, or the disk is full.
     #[error("etcdserver: mvcc: database space exceeded")]
     NoSpace,
@@ -218,7 +221,7 @@ impl Error {
             E::TooManyRequests => Code::Unknown,
             // grpc-go reads a unary call's message outside of what gives errors their codes.
             E::NoMessage | E::CutShort => Code::Unknown,
-            E::NoLeader | E::Stopped | E::Timeout => Code::Unavailable,
+            E::NoLeader | E::Stopped | E::Timeout | E::TooManyHeld => Code::Unavailable,
             E::Canceled => Code::Canceled,
             E::DeadlineExceeded => Code::DeadlineExceeded,
             E::StreamSort | E::StreamFilter | E::NotImplemented(_) | E::UnknownMethod(_) | E::Compressed(_) => {

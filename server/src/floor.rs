@@ -69,7 +69,7 @@ impl Floors {
         let id = {
             let held = &mut *self.held.borrow_mut();
             if held.by_id.len() >= self.held_max {
-                return Err(Error::TooManyRequests);
+                return Err(Error::TooManyHeld);
             }
             let id = held.next_id;
             held.next_id += 1;
@@ -155,6 +155,7 @@ mod tests {
     use engine::Mvcc;
 
     use super::*;
+    use crate::error::Code;
 
     fn store() -> Mvcc {
         let mut mvcc = Mvcc::in_memory();
@@ -176,7 +177,8 @@ mod tests {
         let seven = floors.hold(7, Duration::ZERO, || mvcc.view()).unwrap();
         let five = floors.hold(5, Duration::from_secs(5), || mvcc.view()).unwrap();
         assert_eq!(told(), 5);
-        assert_eq!(floors.hold(6, Duration::ZERO, || mvcc.view()).unwrap_err(), Error::TooManyRequests);
+        assert_eq!(floors.hold(6, Duration::ZERO, || mvcc.view()).unwrap_err(), Error::TooManyHeld);
+        assert_eq!(Error::TooManyHeld.code(), Code::Unavailable, "clients try again");
         floors.expire(Duration::from_secs(12));
         drop(five);
         assert_eq!(told(), i64::MAX, "the one left has grown too old");

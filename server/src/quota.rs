@@ -57,6 +57,31 @@ const LEASE_OVERHEAD: u64 = 64;
 /// A quota above this is accepted with a warning: it is four times what was measured. **Units** bytes.
 pub const SENSIBLE_BYTES_MAX: i64 = 128 << 30;
 
+/// Sizes above which the way back to etcd has a hurdle, and what that is. **Units** bytes. **Source** etcd v3.7.1
+/// `server/storage/quota.go`: its default quota, and the size that it suggests at most.
+const WAY_BACK: [(u64, &str); 2] = [
+    (2 << 30, "the data exceeds etcd's default quota: etcd takes its backup only with --quota-backend-bytes"),
+    (8 << 30, "the data exceeds the size that etcd suggests at most: the way back to etcd ends here"),
+];
+
+/// Knows when the data passes a size of [`WAY_BACK`]. Such a size counts as passed until the data is a tenth below it,
+/// so that data at its edge is not told of again and again.
+#[derive(Debug, Default)]
+pub struct WayBack {
+    has_passed: [bool; WAY_BACK.len()],
+}
+
+impl WayBack {
+    /// Takes in that there are `used` bytes. Returns the sizes that were passed just now, with their hurdles.
+    pub fn passed(&mut self, used: u64) -> impl Iterator<Item = (u64, &'static str)> {
+        WAY_BACK.into_iter().zip(&mut self.has_passed).filter_map(move |((size, hurdle), has_passed)| {
+            let had_passed = *has_passed;
+            *has_passed = if had_passed { used > size - size / 10 } else { used > size };
+            (*has_passed && !had_passed).then_some((size, hurdle))
+        })
+    }
+}
+
 /// The cost of a Put.
 pub fn put_cost(request: &pb::PutRequest) -> u64 {
     KEY_OVERHEAD + request.key.len() as u64 + request.value.len() as u64
@@ -282,6 +307,30 @@ mod tests {
         let txn = pb::TxnRequest { success: vec![put_op(100), delete.clone()], failure: vec![nested], compare: vec![] };
         assert_eq!(txn_cost(&txn), 2 * 257 + 30);
         assert_eq!(txn_cost(&pb::TxnRequest { success: vec![delete], ..Default::default() }), 0);
+    }
+
+    #[test]
+    fn the_way_back_to_etcd_is_told_of_once_for_each_crossing() {
+        const GIB: u64 = 1 << 30;
+        let mut way_back = WayBack::default();
+        let rows: [(u64, &[u64]); 9] = [
+            (2 * GIB, &[]),
+            (2 * GIB + 1, &[2]),
+            (9 * GIB, &[8]),
+            // At its edge.
+            (8 * GIB, &[]),
+            (9 * GIB, &[]),
+            // Well below, and again.
+            (7 * GIB, &[]),
+            (9 * GIB, &[8]),
+            (0, &[]),
+            // As at the start of a member that has so much.
+            (9 * GIB, &[2, 8]),
+        ];
+        for (used, expected) in rows {
+            let passed: Vec<u64> = way_back.passed(used).map(|(size, _)| size / GIB).collect();
+            assert_eq!(passed, expected, "{used}");
+        }
     }
 
     #[test]

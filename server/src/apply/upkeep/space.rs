@@ -21,7 +21,7 @@ use proto::etcdserverpb::AlarmRequest;
 use crate::{
     apply::message::Space,
     metrics::counters::CommitCounters,
-    quota::{self, Keeper},
+    quota::{self, Keeper, WayBack},
     shared::{Alarms, Shared},
 };
 
@@ -44,13 +44,14 @@ pub struct Taken {
     dead_bytes: u64,
     /// This member's NOSPACE alarm.
     pub keeper: Keeper,
+    way_back: WayBack,
 }
 
 impl Taken {
     /// Nothing was summed up yet.
     pub fn new(shared: Arc<Shared>, counters: Arc<CommitCounters>) -> Self {
         let keeper = Keeper::new(shared.limits.quota, shared.identity.member_id);
-        Self { shared, counters, dead_bytes: 0, keeper }
+        Self { shared, counters, dead_bytes: 0, keeper, way_back: WayBack::default() }
     }
 
     /// Sums up segments and memory.
@@ -63,6 +64,9 @@ impl Taken {
         self.keeper.settle(sizes.in_use, mvcc.recent_bytes());
         self.dead_bytes = sizes.allocated - sizes.in_use;
         self.publish(mvcc.recent_bytes());
+        for (size, hurdle) in self.way_back.passed(self.keeper.used(mvcc.recent_bytes())) {
+            tracing::warn!("data-size-bytes" = sizes.in_use, "size-bytes" = size, "{hurdle}");
+        }
     }
 
     /// Publishes the space that the store takes, including everything that was applied. Segments are summed up now and
