@@ -4,8 +4,8 @@
 //!
 //! Invariants:
 //! - Each field has one writer. Apply publishes `view`, `cluster`, `sizes`, `swept_revision` and `raft.applied`. Raft
-//!   publishes the rest of `raft`. Each connection core writes its own entry of `floors` and `connections`. All cores
-//!   read everything.
+//!   publishes the rest of `raft`. Each connection core writes its own entry of `floors` and `connections`, and each
+//!   loop its own beat of `pulse`. All cores read everything.
 //! - Everything that a view shows was durable before the view was published. A reply leaves after the view that holds
 //!   its write was published. So on a single voter, any view loaded after a request arrived answers it linearizably.
 //!
@@ -24,6 +24,7 @@ use arc_swap::ArcSwap;
 use consensus::{Identity, Member};
 use engine::{Published, disk::FileSystem};
 use proto::etcdserverpb as pb;
+use tokio::sync::watch;
 
 pub use pb::AlarmType as Alarm;
 
@@ -76,6 +77,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// Quota on the data of the store.
     pub quota: Quota,
+    /// Whether the health service says that this member does not serve while it defragments.
+    pub withdraws_for_defragment: bool,
     /// Bytes of a backup between two write-backs of the log's file system; 0 for no write-backs.
     pub snapshot_write_back_bytes: u64,
 }
@@ -166,6 +169,40 @@ impl Connections {
     }
 }
 
+/// When a loop last moved, on the member's clock. **Units** nanoseconds.
+#[derive(Debug, Default)]
+pub struct Beat(AtomicU64);
+
+impl Beat {
+    /// The loop moves at `now`.
+    pub fn strike(&self, now: Duration) {
+        self.0.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+}
+
+/// When each loop of the member last moved. Each has one writer: its loop, once in a heartbeat or more often.
+#[derive(Debug)]
+pub struct Pulse {
+    /// Raft.
+    pub raft: Beat,
+    /// Apply.
+    pub apply: Beat,
+    /// The connection cores.
+    pub cores: Vec<Beat>,
+}
+
+impl Pulse {
+    fn new(cores: usize) -> Self {
+        Self { raft: Beat::default(), apply: Beat::default(), cores: (0..cores).map(|_| Beat::default()).collect() }
+    }
+
+    /// When the loop last moved that has not moved for longest.
+    pub fn oldest(&self) -> Duration {
+        let beats = [&self.raft, &self.apply].into_iter().chain(&self.cores);
+        Duration::from_nanos(beats.map(|beat| beat.0.load(Ordering::Relaxed)).min().unwrap_or(0))
+    }
+}
+
 /// See the head of this file.
 pub struct Shared {
     /// The identity of the member.
@@ -188,6 +225,10 @@ pub struct Shared {
     pub request_ids: AtomicU64,
     /// Connections by core.
     pub connections: Arc<Connections>,
+    /// Whether the loops move.
+    pub pulse: Pulse,
+    /// Whether the health service says that this member serves.
+    pub is_serving: watch::Sender<bool>,
     /// The process ends. It is set once.
     pub is_stopping: AtomicBool,
     /// The log or a checkpoint waits for space on its disk.
@@ -217,6 +258,8 @@ impl Shared {
             swept_revision: AtomicI64::new(-1),
             request_ids: AtomicU64::new(first_request_id),
             connections: Arc::new(Connections::new(cores)),
+            pulse: Pulse::new(cores),
+            is_serving: watch::Sender::new(true),
             is_stopping: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
             log_file_system,
@@ -236,6 +279,7 @@ impl Shared {
             request_timeout: Duration::from_secs(7),
             connections_max: 8,
             quota: Quota::new(1 << 31, 90),
+            withdraws_for_defragment: true,
             snapshot_write_back_bytes: 0,
         };
         let identity = Identity { cluster_id: 1, member_id: 0xab };

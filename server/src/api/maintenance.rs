@@ -114,10 +114,36 @@ pub(super) async fn alarm(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     Ok(framed(&pb::AlarmResponse { header: Some(desk.header(revision)), alarms }))
 }
 
+/// While it lives, the health service says that this member does not serve.
+///
+/// **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/health.go` (log lines).
+struct Withdrawn<'a>(&'a Desk);
+
+impl<'a> Withdrawn<'a> {
+    fn new(desk: &'a Desk) -> Self {
+        tracing::warn!(
+            service = "",
+            status = "NOT_SERVING",
+            reason = "defrag is active",
+            "grpc service status changed"
+        );
+        desk.shared.is_serving.send_replace(false);
+        Self(desk)
+    }
+}
+
+impl Drop for Withdrawn<'_> {
+    fn drop(&mut self) {
+        tracing::info!(service = "", status = "SERVING", "grpc service status changed");
+        self.0.shared.is_serving.send_replace(true);
+    }
+}
+
 /// Answers Defragment: asks apply to give back space, and waits until that is done.
 ///
 /// **Errors** as [`Desk::ask`].
 pub(super) async fn defragment(desk: &Desk) -> Result<Bytes, Error> {
+    let _withdrawn = desk.shared.limits.withdraws_for_defragment.then(|| Withdrawn::new(desk));
     let run = match desk.ask(|reply| ToApply::Defragment { reply }).await? {
         Answer::Defragmenting(run) => run,
         other => unreachable!("the request is answered by its run, not {other:?}"),

@@ -289,8 +289,8 @@ async fn rarely(desk: &Desk, request: Rare) -> Result<Bytes, Error> {
         Rare::HashKv(request) => maintenance::hash_kv(desk, request).await,
         Rare::Usage(request) => insight::usage(desk, request).await,
         Rare::Top(request) => insight::top(desk, request).await,
-        Rare::HealthCheck(request) => health::check(request),
-        Rare::HealthList => Ok(framed(&health::list())),
+        Rare::HealthCheck(request) => health::check(desk, request),
+        Rare::HealthList => Ok(framed(&health::list(desk))),
     }
 }
 
@@ -303,7 +303,7 @@ async fn stream<Q: Requests, P: Reply>(desk: &Rc<Desk>, call: &Call, requests: Q
             Method::LeaseKeepAlive => lease::keep_alive(desk, &mut inbound, &mut outbound).await,
             Method::RangeStream => range::stream::serve(desk, &mut inbound, &mut outbound).await,
             Method::Snapshot => snapshot::serve(desk, &mut inbound, &mut outbound).await,
-            Method::HealthWatch => health::watch(&mut inbound, &mut outbound).await,
+            Method::HealthWatch => health::watch(desk, &mut inbound, &mut outbound).await,
             _ => unreachable!("a method that is not served was refused before"),
         }
     };

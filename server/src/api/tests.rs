@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use engine::{PageReader, Store, disk::sim::SimStorage, store};
 use prost::Message;
-use proto::{etcdserverpb as pb, internal::Request};
+use proto::{etcdserverpb as pb, health, internal::Request};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use super::{
@@ -48,6 +48,7 @@ use crate::{
     protobuf::{MESSAGE_BYTES_MAX, PREFIX_BYTES},
     raft::message::ToRaft,
     shared::Shared,
+    slots::ReplyTo,
     watch::{encode::Responder, hub::Bounds},
 };
 
@@ -478,6 +479,67 @@ async fn an_answer_that_no_client_can_take_is_refused() {
                 large.err().map(|error| (error.code(), error.to_string().starts_with("trying to send message")));
             assert_eq!(refused, (!is_allowed).then_some((Code::ResourceExhausted, true)));
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_health_service_withdraws_the_member_while_it_defragments() {
+    run(async |member: Member| {
+        let statuses = |client: &Client| {
+            let told = client.told.borrow();
+            let status = |position| told.message::<health::HealthCheckResponse>(position).status;
+            (0..told.messages.len()).map(status).collect::<Vec<i32>>()
+        };
+        let check = async || {
+            let client = Client::sending([Vec::new()]);
+            member.call(Method::HealthCheck, &client);
+            settle().await;
+            statuses(&client)
+        };
+        let apply_answers = |answer: fn(ToApply) -> (ReplyTo, Answer)| {
+            let mut asked = Vec::new();
+            member.to_apply.take(&mut asked);
+            let (reply, answer) = answer(asked.pop().expect("a question"));
+            member.desk.deliver([(reply.slot, answer)]);
+        };
+        let watching = Client::sending([Vec::new()]);
+        member.call(Method::HealthWatch, &watching);
+        assert_eq!(check().await, [1]);
+        let client = Client::sending([Vec::new()]);
+        member.call(Method::Defragment, &client);
+        assert_eq!(check().await, [2]);
+        apply_answers(|asked| match asked {
+            ToApply::Defragment { reply } => (reply, Answer::Defragmenting(1)),
+            _ => unreachable!("a run is asked for first"),
+        });
+        assert_eq!(check().await, [2]);
+        apply_answers(|asked| match asked {
+            ToApply::AwaitDefragment { reply, run: 1 } => (reply, Answer::Defragmented),
+            _ => unreachable!("then its end is waited for"),
+        });
+        assert_eq!(check().await, [1]);
+        assert!(client.told.borrow().is_over);
+        assert_eq!(statuses(&watching), [1, 2, 1]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_long_read_beyond_those_that_may_hold_their_revisions_is_to_be_tried_again() {
+    run(async |member: Member| {
+        let hash = async || {
+            let client = Client::sending([Vec::new()]);
+            member.call(Method::HashKv, &client);
+            settle().await;
+            assert!(client.told.borrow().is_over);
+            client.told.borrow().end.clone()
+        };
+        let held = member.desk.hold(1).unwrap();
+        let refusal = hash().await.expect("one revision is held, and no more may be");
+        assert_eq!((refusal.code, refusal.message.contains("try again")), (Code::Unavailable, true));
+        drop(held);
+        assert_eq!(hash().await, None);
     })
     .await;
 }

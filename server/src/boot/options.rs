@@ -149,6 +149,7 @@ pub fn limits(config: &Config, cores: Cores) -> Limits {
         request_timeout: config.request_timeout(),
         quota: quota(config),
         connections_max: connections_max(config, cores),
+        withdraws_for_defragment: config.gates["StopGRPCServiceOnDefrag"],
         snapshot_write_back_bytes: server.snapshot_write_back_bytes,
     }
 }

@@ -151,7 +151,7 @@ pub struct Config {
     pub extensive_metrics: bool,
     /// Whether listeners set SO_REUSEPORT.
     pub socket_reuse_port: bool,
-    /// All feature gates with their values.
+    /// All feature gates with their true values.
     pub gates: BTreeMap<&'static str, bool>,
     /// The profile that `knobs` began with.
     pub profile: Option<&'static str>,
@@ -257,6 +257,11 @@ impl Config {
                 might run into issue when multiple members have the same default name";
             values.warn(message, "name", &name);
         }
+        let mut gates = gates::asked(&values.gates("feature-gates"));
+        gates::check(&gates)?;
+        for (name, why) in gates::correct(&mut gates) {
+            values.warn(&format!("feature gate has no effect: {why}"), "feature-gate", name);
+        }
         let has_no_advertised = values.is_set("listen-client-urls") && !values.is_set("advertise-client-urls");
         Ok(Self {
             data_dir: PathBuf::from(data_dir),
@@ -278,7 +283,7 @@ impl Config {
             log_outputs: log_outputs(&values.text("log-outputs"))?,
             extensive_metrics: values.text("metrics") == "extensive",
             socket_reuse_port: values.switch("socket-reuse-port"),
-            gates: gates::resolve(&values.gates("feature-gates")),
+            gates,
             profile,
             knobs,
             host,
@@ -314,7 +319,6 @@ impl Config {
         if self.advertise_client_urls.is_empty() {
             return Err(refused("--advertise-client-urls is required when --listen-client-urls is set explicitly"));
         }
-        gates::check(&self.gates)?;
         self.knobs
             .check()
             .map_err(|problems| refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
