@@ -53,6 +53,11 @@ pub fn run(config: Config, clock: Clock) -> ExitCode {
     }
     let core = thread::Builder::new().name("core-0".into()).stack_size(STACK_BYTES);
     let served = core.spawn(move || block_on(serve(Arc::new(config), clock)));
+    if config.memory_mlock
+        && let Err(source) = process::lock_memory()
+    {
+        stop_member(&Error::System { what: "--memory-mlock".into(), source });
+    }
     let ended = match served.map(thread::JoinHandle::join) {
         Ok(Ok(ended)) => ended,
         // The thread has reported why.

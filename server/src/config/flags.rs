@@ -57,7 +57,7 @@ const MEMBER: Section = ("Member", &[
         "Addresses for HTTP alone."),
     row("max-snapshots", Unsigned, "5", Idle("there are no snapshot files to keep"), "Snapshot files to keep."),
     row("max-wals", Unsigned, "5", Idle("log segments are recycled after each checkpoint"), "Log files to keep."),
-    row("memory-mlock", Switch, "false", Missing("locking memory is not supported yet"), "Keep the process in memory."),
+    row("memory-mlock", Switch, "false", Used, "Keep the process in memory."),
     row("quota-backend-bytes", Signed, "0", Knob,
         "Data, history included, at which writes are refused; 0 is 32 GiB, negative is no quota."),
     row("backend-bbolt-freelist-type", Text, "map", Idle(NO_BBOLT), "Free list of bbolt."),

@@ -149,6 +149,8 @@ pub struct Config {
     pub log_outputs: Vec<LogOutput>,
     /// Whether /metrics has the durations of calls by method.
     pub extensive_metrics: bool,
+    /// Whether the memory of the process stays in RAM.
+    pub memory_mlock: bool,
     /// Whether listeners set SO_REUSEPORT.
     pub socket_reuse_port: bool,
     /// All feature gates with their true values.
@@ -282,6 +284,7 @@ impl Config {
             log_format: log_format(&values.text("log-format"))?,
             log_outputs: log_outputs(&values.text("log-outputs"))?,
             extensive_metrics: values.text("metrics") == "extensive",
+            memory_mlock: values.switch("memory-mlock"),
             socket_reuse_port: values.switch("socket-reuse-port"),
             gates,
             profile,
