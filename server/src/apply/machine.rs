@@ -238,6 +238,7 @@ impl Apply {
 
     /// Takes in that a heartbeat interval has passed.
     pub fn tick(&mut self, now: Duration) {
+        self.shared.pulse.apply.strike(now);
         self.taken.sum_up(&self.store);
         self.store.balance();
         self.sweep.look_again();

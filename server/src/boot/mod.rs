@@ -5,6 +5,7 @@
 //! - `process`: the limits of the process; `options`: the knobs as settings for each part
 //! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped
 //!   etcd, once
+//! - `notify`: what the init daemon is told
 //! - `threads`: the cores; `drain`: the end; `error`: why a member does not start, or stops
 //!
 //! Order: lock and open the store, open the log, apply the entries that the store does not have yet, bind. The member
@@ -34,12 +35,13 @@ use crate::{
         listen::Listener,
         thread::{block_on, end_by, pin, stop_member},
     },
-    quota,
+    log, quota,
 };
 
 pub mod drain;
 pub mod error;
 pub mod import;
+pub mod notify;
 pub mod open;
 pub mod options;
 pub mod process;
@@ -51,13 +53,13 @@ pub fn run(config: Config, clock: Clock) -> ExitCode {
     if !config.knobs.server.huge_pages {
         process::leave_huge_pages();
     }
-    let core = thread::Builder::new().name("core-0".into()).stack_size(STACK_BYTES);
-    let served = core.spawn(move || block_on(serve(Arc::new(config), clock)));
     if config.memory_mlock
         && let Err(source) = process::lock_memory()
     {
         stop_member(&Error::System { what: "--memory-mlock".into(), source });
     }
+    let core = thread::Builder::new().name("core-0".into()).stack_size(STACK_BYTES);
+    let served = core.spawn(move || block_on(serve(Arc::new(config), clock)));
     let ended = match served.map(thread::JoinHandle::join) {
         Ok(Ok(ended)) => ended,
         // The thread has reported why.
@@ -108,13 +110,34 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
         let (desk, ways) = (Rc::clone(&started.desk), started.ways.clone());
         spawn_local(listener.accept_clients(desk, ways, serving.clone()));
     }
+    notify::ready(&config.init).await;
+    let (shared, clock) = (Arc::clone(&started.desk.shared), started.desk.clock.clone());
+    spawn_local(notify::alive(config.init.clone(), shared, clock, options::heartbeat(&config)));
     let signal = tokio::select! {
         _ = terminate.recv() => libc::SIGTERM,
         _ = interrupt.recv() => libc::SIGINT,
     };
-    tracing::info!(signal, "received signal; shutting down...");
+    tracing::info!(signal = signal_name(signal), "received signal; shutting down");
+    notify::stopping(&config.init).await;
+    let fields = end_fields(&config);
+    tracing::info!(%fields, "closing etcd server");
     drain::drain(&started.desk, &stop, Duration::from_millis(config.knobs.server.drain_ms)).await;
+    tracing::info!(%fields, "closed etcd server");
     Ok(signal)
+}
+
+/// The signal as Go names it.
+fn signal_name(signal: i32) -> &'static str {
+    if signal == libc::SIGTERM { "terminated" } else { "interrupt" }
+}
+
+/// What the lines about the end tell of the member.
+fn end_fields(config: &Config) -> log::Object {
+    log::Object::default()
+        .text("name", &config.name)
+        .text("data-dir", &config.data_dir.display().to_string())
+        .list("advertise-peer-urls", config.advertise_peer_urls.iter().map(config::Url::as_str))
+        .list("advertise-client-urls", config.advertise_client_urls.iter().map(config::Url::as_str))
 }
 
 /// Binds the addresses of `urls`.

@@ -25,6 +25,7 @@
 //! | `knobs` | profile, knobs file and flags become knobs |
 //! | `advertise` | the address of this host in default URLs |
 //! | `host` | the resources of this machine |
+//! | `init` | what the init daemon asks for |
 //!
 //! This folder opens no socket, resolves no name and creates no directory. It reads files through the function that is
 //! passed in. As etcd does, a member that listens on `0.0.0.0` and was given no URL to advertise advertises the address
@@ -45,6 +46,7 @@ mod flags;
 mod gates;
 mod go;
 mod host;
+mod init;
 mod knobs;
 #[cfg(test)]
 mod tests;
@@ -57,6 +59,7 @@ pub(crate) use flag::{Fate, Kind, Section, Table, row};
 pub(crate) use flags::TABLE;
 pub use gates::{GATES, Stage};
 pub use host::host;
+pub use init::Init;
 pub use knobs::ReadFile;
 pub use url::{Scheme, Url, join};
 pub(crate) use values::Values;
@@ -161,6 +164,8 @@ pub struct Config {
     pub knobs: tuning::Knobs,
     /// The machine. It decides what the knobs leave open.
     pub host: tuning::Host,
+    /// What the init daemon asks for.
+    pub init: Init,
     /// Warnings for the log.
     pub warnings: Vec<Warning>,
 }
@@ -191,7 +196,8 @@ impl Config {
         check_discovery(&values)?;
         warn_idle(&mut values);
         let (profile, knobs) = knobs::resolve(&mut values, read_file)?;
-        let config = Self::build(values, profile, knobs, host(read_file))?;
+        let init = Init::read(variables, std::process::id());
+        let config = Self { init, ..Self::build(values, profile, knobs, host(read_file))? };
         config.check()?;
         Ok(config)
     }
@@ -290,6 +296,7 @@ impl Config {
             profile,
             knobs,
             host,
+            init: Init::default(),
             warnings: values.warnings,
             name,
         })

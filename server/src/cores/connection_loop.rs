@@ -114,6 +114,7 @@ async fn housekeeping(desk: Rc<Desk>) {
             desk.fingers.borrow_mut().forget_unused();
         }
         let now = desk.clock.now();
+        desk.shared.pulse.cores[desk.id].strike(now);
         desk.watchers.on_tick(now, desk.shared.raft.term.load(std::sync::atomic::Ordering::Acquire));
         if now >= publish_at {
             publish_at = now + HEAT_EVERY;

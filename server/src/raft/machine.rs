@@ -140,6 +140,7 @@ impl Raft {
 
     /// Tells raft that a heartbeat interval has passed.
     pub fn tick(&mut self, now: Duration) {
+        self.shared.pulse.raft.strike(now);
         self.driver.tick();
         self.waiters.forget_lost(now, 2 * self.shared.limits.request_timeout);
     }
