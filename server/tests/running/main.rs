@@ -6,6 +6,7 @@ mod commands;
 mod grpc;
 mod insight;
 mod member;
+mod starts;
 
 use std::{
     io::{Read, Write},

@@ -104,7 +104,7 @@ pub(crate) fn is_over(until: Instant) -> bool {
 }
 
 /// Two addresses that nobody listens on, held together so that they differ.
-fn free_addresses() -> [SocketAddr; 2] {
+pub(crate) fn free_addresses() -> [SocketAddr; 2] {
     let held = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
     held.map(|listener| listener.local_addr().unwrap())
 }
