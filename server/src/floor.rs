@@ -7,7 +7,7 @@
 //! lowest floor of any core.
 //!
 //! Invariants:
-//! - `lowest` is the lowest revision in `held`, or `i64::MAX`. The apply core reads it before each step of the sweep.
+//! - `told` has the lowest revision in `held`, or `i64::MAX`. The apply core reads it before each step of the sweep.
 //! - [`Floors::hold`] publishes a floor first. Then it looks at the view that proves the revision uncompacted. The
 //!   apply core looks at the floors after it has published a compaction. So one of the two sees the other.
 //! - There are at most `held_max` floors, each for at most `age_max`, so a slow client costs no more. A floor that is
@@ -21,7 +21,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering, fence},
+        atomic::{AtomicI64, AtomicUsize, Ordering, fence},
     },
     time::Duration,
 };
@@ -30,11 +30,26 @@ use engine::ReadView;
 
 use crate::error::Error;
 
+/// What the other cores see of the floors of one core.
+#[derive(Debug)]
+pub struct Told {
+    /// The lowest floor; `i64::MAX` for none.
+    pub lowest: AtomicI64,
+    /// Number of floors.
+    pub held: AtomicUsize,
+}
+
+impl Default for Told {
+    fn default() -> Self {
+        Self { lowest: AtomicI64::new(i64::MAX), held: AtomicUsize::new(0) }
+    }
+}
+
 /// The floors of one core.
 #[derive(Debug)]
 pub struct Floors {
     held: RefCell<Held>,
-    lowest: Arc<AtomicI64>,
+    told: Arc<Told>,
     held_max: usize,
     age_max: Duration,
 }
@@ -56,10 +71,10 @@ impl Held {
 }
 
 impl Floors {
-    /// No floors yet. The apply core will look at `lowest`.
-    pub fn new(lowest: Arc<AtomicI64>, held_max: usize, age_max: Duration) -> Rc<Self> {
-        assert_eq!(lowest.load(Ordering::Relaxed), i64::MAX, "nothing is held at first");
-        Rc::new(Self { held: RefCell::default(), lowest, held_max, age_max })
+    /// No floors yet. The apply core will look at `told`.
+    pub fn new(told: Arc<Told>, held_max: usize, age_max: Duration) -> Rc<Self> {
+        assert_eq!(told.lowest.load(Ordering::Relaxed), i64::MAX, "nothing is held at first");
+        Rc::new(Self { held: RefCell::default(), told, held_max, age_max })
     }
 
     /// Holds revision `at`. `newest` gives the newest view; it is called only after the floor is published.
@@ -108,8 +123,10 @@ impl Floors {
     }
 
     fn publish(&self) {
-        let lowest = self.held.borrow().by_revision.first().map_or(i64::MAX, |(at, _)| *at);
-        self.lowest.store(lowest, Ordering::SeqCst);
+        let held = self.held.borrow();
+        let lowest = held.by_revision.first().map_or(i64::MAX, |(at, _)| *at);
+        self.told.lowest.store(lowest, Ordering::SeqCst);
+        self.told.held.store(held.by_id.len(), Ordering::Relaxed);
     }
 }
 
@@ -145,9 +162,9 @@ impl Drop for Floor {
 
 /// The lowest of the cores' floors; `i64::MAX` for none. It is for the apply core, after it has published the
 /// compaction for which it sweeps.
-pub fn lowest_of(floors: &[Arc<AtomicI64>]) -> i64 {
+pub fn lowest_of(floors: &[Arc<Told>]) -> i64 {
     fence(Ordering::SeqCst);
-    floors.iter().map(|lowest| lowest.load(Ordering::SeqCst)).min().unwrap_or(i64::MAX)
+    floors.iter().map(|told| told.lowest.load(Ordering::SeqCst)).min().unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -171,24 +188,25 @@ mod tests {
     #[test]
     fn the_lowest_floor_is_told_until_it_is_dropped_or_too_old() {
         let mvcc = store();
-        let lowest = Arc::new(AtomicI64::new(i64::MAX));
-        let floors = Floors::new(Arc::clone(&lowest), 2, Duration::from_secs(10));
-        let told = || lowest_of(&[Arc::new(AtomicI64::new(i64::MAX)), Arc::clone(&lowest)]);
+        let core = Arc::<Told>::default();
+        let floors = Floors::new(Arc::clone(&core), 2, Duration::from_secs(10));
+        let told = || lowest_of(&[Arc::default(), Arc::clone(&core)]);
+        let held = || core.held.load(Ordering::Relaxed);
         let seven = floors.hold(7, Duration::ZERO, || mvcc.view()).unwrap();
         let five = floors.hold(5, Duration::from_secs(5), || mvcc.view()).unwrap();
-        assert_eq!(told(), 5);
+        assert_eq!((told(), held()), (5, 2));
         assert_eq!(floors.hold(6, Duration::ZERO, || mvcc.view()).unwrap_err(), Error::TooManyHeld);
         assert_eq!(Error::TooManyHeld.code(), Code::Unavailable, "clients try again");
         floors.expire(Duration::from_secs(12));
         drop(five);
-        assert_eq!(told(), i64::MAX, "the one left has grown too old");
+        assert_eq!((told(), held()), (i64::MAX, 0), "the one left has grown too old");
         assert_eq!(seven.check(&mvcc.view()), Ok(()), "and is not compacted");
     }
 
     #[test]
     fn a_compacted_revision_is_not_held_and_one_let_go_is_refused_once_compacted() {
         let mut mvcc = store();
-        let floors = Floors::new(Arc::new(AtomicI64::new(i64::MAX)), 9, Duration::from_secs(10));
+        let floors = Floors::new(Arc::default(), 9, Duration::from_secs(10));
         let old = floors.hold(4, Duration::ZERO, || mvcc.view()).unwrap();
         let held = floors.hold(6, Duration::from_secs(9), || mvcc.view()).unwrap();
         mvcc.compact(8);

@@ -26,6 +26,8 @@ use engine::{Published, disk::FileSystem};
 use proto::etcdserverpb as pb;
 use tokio::sync::watch;
 
+use crate::floor;
+
 pub use pb::AlarmType as Alarm;
 
 /// The bound on the data of this member.
@@ -217,8 +219,8 @@ pub struct Shared {
     pub raft: Raft,
     /// Sizes of the store.
     pub sizes: Sizes,
-    /// The lowest revision that each core holds; see [`crate::floor`].
-    pub floors: Vec<Arc<AtomicI64>>,
+    /// The revisions that each core holds; see [`crate::floor`].
+    pub floors: Vec<Arc<floor::Told>>,
     /// Revision up to which the sweep is done.
     pub swept_revision: AtomicI64,
     /// Source of request ids. They follow etcd's scheme, with one counter for the process.
@@ -254,7 +256,7 @@ impl Shared {
             cluster: ArcSwap::default(),
             raft: Raft::default(),
             sizes: Sizes::default(),
-            floors: (0..cores).map(|_| Arc::new(AtomicI64::new(i64::MAX))).collect(),
+            floors: (0..cores).map(|_| Arc::default()).collect(),
             swept_revision: AtomicI64::new(-1),
             request_ids: AtomicU64::new(first_request_id),
             connections: Arc::new(Connections::new(cores)),

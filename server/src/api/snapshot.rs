@@ -83,6 +83,7 @@ async fn send<A: Answers>(desk: &Desk, outbound: &mut Outbound<'_, A>) -> Result
     blobs.send(rest, true).await?;
     blobs.finish().await?;
     let took = desk.since(began);
+    desk.counters.backups.observe_time(took);
     tracing::info!(bytes, ?took, "successfully sent database snapshot to client");
     Ok(())
 }

@@ -6,17 +6,26 @@
 //! There is one loop for each stream (not for each watcher), and one loop on each core for the watchers that are
 //! behind. `watch` decides what is sent, and to whom.
 
-use std::rc::Rc;
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    rc::Rc,
+    time::Duration,
+};
 
 use proto::etcdserverpb::WatchRequest;
 
 use super::{
     admit::{self, Inbound, Outbound},
-    call::{Answers, Call, Requests},
+    call::{Answers, Call, Left, Requests},
     desk::Desk,
     request::Asks,
 };
-use crate::{error::Error, watch::stream::StreamId};
+use crate::{
+    error::Error,
+    metrics::counters::WatchPiece,
+    watch::{hub::Piece, stream::StreamId},
+};
 
 /// The loop that brings a core's unsynced watchers up to date, in bounded steps between other work.
 pub async fn catch_up(desk: Rc<Desk>) {
@@ -65,8 +74,8 @@ pub(super) async fn serve<Q: Requests, A: Answers>(
     let _open = Open { desk, stream };
     let mut sends_more = true;
     loop {
-        while let Some(chunk) = desk.watchers.take_output(stream) {
-            outbound.send(chunk).await?;
+        while let Some(piece) = desk.watchers.take_output(stream) {
+            send(desk, outbound, piece).await?;
         }
         tokio::select! {
             biased;
@@ -83,4 +92,27 @@ pub(super) async fn serve<Q: Requests, A: Answers>(
             () = outbound.left() => return Err(Error::Canceled),
         }
     }
+}
+
+/// Sends a piece of the stream's output, and counts how long the client let it wait. No clock is read for a piece that
+/// the client takes at once.
+async fn send<A: Answers>(desk: &Desk, outbound: &mut Outbound<'_, A>, piece: Piece) -> Result<(), Left> {
+    let Piece { bytes, events, has_progress } = piece;
+    let mut waiting_since = None;
+    let mut sending = pin!(outbound.send(bytes));
+    poll_fn(|cx| {
+        let polled = sending.as_mut().poll(cx);
+        if polled.is_pending() && waiting_since.is_none() {
+            waiting_since = Some(desk.clock.now());
+        }
+        polled
+    })
+    .await?;
+    let piece = match events {
+        0 if has_progress => WatchPiece::Progress,
+        0 => WatchPiece::Control,
+        events => WatchPiece::Events(events),
+    };
+    desk.counters.watch_sends.sent(piece, waiting_since.map_or(Duration::ZERO, |since| desk.since(since)));
+    Ok(())
 }

@@ -7,7 +7,6 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use engine::{Fault, ReadView};
 use proto::etcdserverpb::WatchRequest;
 use tokio::sync::Notify;
@@ -17,7 +16,7 @@ use crate::{
     watch::{
         batch::Batch,
         encode::Responder,
-        hub::{Bounds, Hub},
+        hub::{Bounds, Hub, Piece},
         stream::StreamId,
     },
 };
@@ -86,11 +85,11 @@ impl Watchers {
         self.wake();
     }
 
-    /// The next bytes of a stream.
-    pub fn take_output(&self, stream: StreamId) -> Option<Bytes> {
-        let chunk = self.hub.borrow_mut().take_output(stream);
+    /// The next piece of a stream's output.
+    pub fn take_output(&self, stream: StreamId) -> Option<Piece> {
+        let piece = self.hub.borrow_mut().take_output(stream);
         self.wake();
-        chunk
+        piece
     }
 
     /// Resolves when a watcher has fallen behind since the last call.

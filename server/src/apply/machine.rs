@@ -133,6 +133,8 @@ pub struct Apply {
     /// When the last applied entry was done.
     applied_at: Duration,
     slow_applies: Throttle,
+    /// Ids of requests of the server's own, and when they were proposed; at most [`OWN_TIMED_MAX`].
+    own_since: VecDeque<(u64, Duration)>,
     compactor: Compactor,
     pub(super) checkpoints: Checkpoints,
     pub(super) sweep: Sweep,
@@ -178,6 +180,7 @@ impl Apply {
             front_since: Duration::ZERO,
             applied_at: Duration::ZERO,
             slow_applies: Throttle::default(),
+            own_since: VecDeque::new(),
             sweep: Sweep::left(),
             reclaim: Reclaim::default(),
             taken,
@@ -337,6 +340,10 @@ impl Apply {
     /// Asks raft to propose a request of the server's own.
     fn propose(&mut self, purpose: Purpose, kind: Kind, message: &impl Message) {
         let id = self.shared.next_request_id();
+        if self.own_since.len() == OWN_TIMED_MAX {
+            self.own_since.pop_front();
+        }
+        self.own_since.push_back((id, self.options.clock.now()));
         self.report.own.push(Own::new(id, purpose, kind, message));
     }
 
@@ -443,6 +450,11 @@ impl Apply {
         if is_new {
             let is_own = proposal.is_none() && id >> ID_COUNT_BITS == self.first_id >> ID_COUNT_BITS;
             count::applied(&self.counters, &result, &self.events[events_before..], is_own);
+            if is_own && let Some(position) = self.own_since.iter().position(|(known, _)| *known == id) {
+                // What was proposed before it and did not come was lost.
+                let (_, since) = self.own_since.drain(..=position).next_back().expect("it was found");
+                self.counters.own_requests.ended(kind, self.applied_at.saturating_sub(since));
+            }
         }
         if let Some(mut proposal) = proposal {
             proposal.result = result;
@@ -455,7 +467,11 @@ impl Apply {
     /// Does what follows from an entry of this kind, beside its result.
     fn note_kind(&mut self, kind: Kind, is_ok: bool, now: Duration) {
         match kind {
-            Kind::Compaction if is_ok => self.sweep.compacted(now),
+            Kind::Compaction if is_ok => {
+                self.sweep.compacted(now);
+                let took = self.options.clock.now().saturating_sub(self.front_since);
+                self.counters.compaction.observe_time(took);
+            }
             Kind::Alarm => {
                 self.report.has_alarm_come = true;
                 self.publish_cluster();
@@ -533,12 +549,14 @@ impl Apply {
     fn sweep(&mut self, now: Duration) -> Option<Fault> {
         if self.sweep.is_going() && !self.is_faulted {
             let floor = floor::lowest_of(&self.shared.floors);
+            let began = self.options.clock.now();
             let step = self.sweep.step(&mut self.store, floor, self.options.sweep_entries_per_step);
             let (dropped, is_done) = match step {
                 Ok(step) => step,
                 Err(fault) => return Some(fault),
             };
             self.counters.versions_dropped.add(dropped);
+            self.counters.sweep_step.observe_time(self.options.clock.now().saturating_sub(began));
             self.taken.keeper.swept(dropped);
             if is_done {
                 // Readers hold what was dropped until the next view. In an idle store that view may come late.
@@ -569,7 +587,10 @@ impl Apply {
         }
         self.taken.keeper.checkpoint_begun();
         self.checkpoints.begun(self.log_bytes, now);
-        Some(self.store.checkpoint_begin())
+        let began = self.options.clock.now();
+        let checkpoint = self.store.checkpoint_begin();
+        self.counters.checkpoint_freeze.observe_time(self.options.clock.now().saturating_sub(began));
+        Some(checkpoint)
     }
 
     fn checkpointed(&mut self, done: CheckpointDone, now: Duration) {
@@ -614,6 +635,9 @@ const EVICT_NODES_PER_TURN: usize = 256;
 /// For each quarter by which nodes exceed their memory, eviction looks at twice as many nodes, up to this many
 /// doublings. Under load all nodes are in use all the time.
 const EVICT_DOUBLINGS_MAX: u64 = 4;
+
+/// Requests of the server's own that are timed at once. Those beyond are not counted.
+const OWN_TIMED_MAX: usize = 1024;
 
 /// The low bits of a request id that count requests. The high bits name the member. **Source** etcd v3.7.1
 /// `pkg/idutil/id.go`.

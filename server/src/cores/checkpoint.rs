@@ -22,6 +22,7 @@ const NO_SPACE_PAUSE: Duration = Duration::from_secs(1);
 pub fn run(mut disk: Timed<CheckpointCommits>, jobs: &Receiver<Checkpoint>, apply: &Sender<Vec<ToApply>>) {
     while let Ok(mut checkpoint) = jobs.recv() {
         let mut is_waiting = false;
+        disk.begin();
         let result = loop {
             match checkpoint.run(&mut disk) {
                 Err(error @ Error::NoSpace { .. }) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::{
     histogram::{Count, Histogram},
-    latency::{Applies, Requests},
+    latency::{Applies, OwnRequests, Requests},
 };
 use crate::{
     error::Code,
@@ -85,6 +85,52 @@ pub struct Check {
     pub last: Count,
 }
 
+/// A piece of a watch stream's output, as far as it is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchPiece {
+    /// It has this many events, at least one.
+    Events(u64),
+    /// It has automatic progress, and no events.
+    Progress,
+    /// It has only answers to requests.
+    Control,
+}
+
+/// How long clients let pieces of watch streams wait, by what the pieces have.
+#[derive(Debug)]
+pub struct WatchSends {
+    /// Pieces with events.
+    pub events: Histogram<14>,
+    /// The same, divided by the events of the piece.
+    pub per_event: Histogram<14>,
+    /// Pieces with automatic progress.
+    pub progress: Histogram<14>,
+    /// Pieces with answers to requests.
+    pub control: Histogram<14>,
+}
+
+impl Default for WatchSends {
+    fn default() -> Self {
+        let histogram = || Histogram::new(MS);
+        Self { events: histogram(), per_event: histogram(), progress: histogram(), control: histogram() }
+    }
+}
+
+impl WatchSends {
+    /// Counts a piece that was sent. Its client let it wait for `waited`.
+    pub fn sent(&self, piece: WatchPiece, waited: Duration) {
+        match piece {
+            WatchPiece::Events(events) => {
+                let waited_ns = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+                self.events.observe(waited_ns);
+                self.per_event.observe(waited_ns / events.max(1));
+            }
+            WatchPiece::Progress => self.progress.observe_time(waited),
+            WatchPiece::Control => self.control.observe_time(waited),
+        }
+    }
+}
+
 /// The counters of one connection core.
 #[derive(Debug)]
 pub struct Counters {
@@ -118,6 +164,12 @@ pub struct Counters {
     pub slow: [Count; PHASES.len()],
     /// Reads that took longer than the limit for an apply.
     pub slow_reads: Count,
+    /// Durations of backups, whole.
+    pub backups: Histogram<17>,
+    /// How long clients let watch streams wait.
+    pub watch_sends: WatchSends,
+    /// Answers to /metrics.
+    pub scrapes: Count,
     /// Durations of Hash.
     pub hash: Histogram<15>,
     /// Durations of HashKV.
@@ -152,6 +204,9 @@ impl Default for Counters {
             phases: Default::default(),
             slow: Default::default(),
             slow_reads: Count::default(),
+            backups: Histogram::new(10 * MS),
+            watch_sends: WatchSends::default(),
+            scrapes: Count::default(),
             hash: Histogram::new(10 * MS),
             hash_kv: Histogram::new(10 * MS),
             watch_streams: Count::default(),
@@ -235,6 +290,8 @@ pub struct CommitCounters {
     pub lease_ttl: Histogram<24>,
     /// How often a leader was found that was not the leader before.
     pub leader_changes: Count,
+    /// Durations of the entries that the member proposed itself.
+    pub own_requests: OwnRequests,
     /// Durations of applying entries.
     pub applies: Applies,
     /// Entries that took longer than `--warning-apply-duration`.
@@ -245,12 +302,20 @@ pub struct CommitCounters {
     pub swept_at_us: Count,
     /// Durations of sweeps. Each is measured from the compaction's entry on.
     pub sweep: Histogram<14>,
+    /// Durations of the steps of sweeps.
+    pub sweep_step: Histogram<13>,
+    /// Durations of applying the entries of compactions.
+    pub compaction: Histogram<14>,
     /// Bytes written to the log. **Units** bytes.
     pub wal_bytes: Count,
     /// Durations of the log's durable writes.
     pub wal_write: Histogram<14>,
     /// Durations of checkpoints.
     pub checkpoint: Histogram<14>,
+    /// Durations of freezing what a checkpoint writes. Apply does it.
+    pub checkpoint_freeze: Histogram<14>,
+    /// Durations of checkpoints up to their last syncs. The checkpoint thread counts them.
+    pub checkpoint_spill: Histogram<14>,
     /// Durations of the last syncs and the superblock of a checkpoint. The checkpoint thread counts them.
     pub checkpoint_commit: Histogram<14>,
     /// 1 while a defragmentation runs.
@@ -283,14 +348,19 @@ impl Default for CommitCounters {
             leases_expired: Count::default(),
             lease_ttl: Histogram::new(1),
             leader_changes: Count::default(),
+            own_requests: OwnRequests::default(),
             applies: Applies::default(),
             slow_applies: Count::default(),
             versions_dropped: Count::default(),
             swept_at_us: Count::default(),
             sweep: Histogram::new(100 * MS),
+            sweep_step: Histogram::new(MS),
+            compaction: Histogram::new(MS / 2),
             wal_bytes: Count::default(),
             wal_write: Histogram::new(MS),
             checkpoint: Histogram::new(10 * MS),
+            checkpoint_freeze: Histogram::new(MS),
+            checkpoint_spill: Histogram::new(MS),
             checkpoint_commit: Histogram::new(MS),
             defragment_inflight: Count::default(),
             defragment: Histogram::new(100 * MS),

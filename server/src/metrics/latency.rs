@@ -56,8 +56,19 @@ impl Handling {
 }
 
 /// etcd's types of requests whose durations are shown. **Source** etcd v3.7.1 `etcdserver/v3_server.go getRequestType`.
-pub const REQUEST_TYPES: [&str; 9] =
-    ["Range", "ReadonlyTxn", "Put", "DeleteRange", "Txn", "Compaction", "LeaseGrant", "LeaseRevoke", "Alarm"];
+pub const REQUEST_TYPES: [&str; 11] = [
+    "Range",
+    "ReadonlyTxn",
+    "Put",
+    "DeleteRange",
+    "Txn",
+    "Compaction",
+    "LeaseGrant",
+    "LeaseRevoke",
+    "Alarm",
+    "ClusterMemberAttrSet",
+    "ClusterVersionSet",
+];
 
 /// Values of the label `success`, by position.
 pub const SUCCESS: [&str; 2] = ["false", "true"];
@@ -76,6 +87,39 @@ fn request_type(method: Method, is_proposed: bool) -> Option<usize> {
         Method::Alarm => 8,
         _ => return None,
     })
+}
+
+/// The position among [`REQUEST_TYPES`] of an entry that the member proposes itself.
+fn own_type(kind: Kind) -> Option<usize> {
+    let name = match kind {
+        Kind::Compaction => "Compaction",
+        Kind::LeaseRevoke => "LeaseRevoke",
+        Kind::Alarm => "Alarm",
+        Kind::ClusterMemberAttrSet => "ClusterMemberAttrSet",
+        Kind::ClusterVersionSet => "ClusterVersionSet",
+        _ => return None,
+    };
+    REQUEST_TYPES.iter().position(|known| *known == name)
+}
+
+/// Durations of the entries that the member proposes itself, by type, from their proposal to their end. The apply core
+/// has them.
+#[derive(Debug)]
+pub struct OwnRequests(pub [Histogram<14>; REQUEST_TYPES.len()]);
+
+impl Default for OwnRequests {
+    fn default() -> Self {
+        Self(array::from_fn(|_| Histogram::new(MS)))
+    }
+}
+
+impl OwnRequests {
+    /// Counts an entry that was applied.
+    pub fn ended(&self, kind: Kind, took: Duration) {
+        if let Some(position) = own_type(kind) {
+            self.0[position].observe_time(took);
+        }
+    }
 }
 
 /// The durations of the unary requests of one connection core.

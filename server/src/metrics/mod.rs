@@ -6,15 +6,16 @@
 //! - `counters`: the counters
 //! - `latency`: durations by label
 //! - `registry`: all counters of the process
-//! - `render`: writes the answer to /metrics
+//! - `render/`: writes the answer to /metrics
 //! - `process`: what the kernel knows of the process
 //! - `timed`: times the disk's writes
 //!
 //! Invariants:
 //! - Each number is written by one core alone, with plain loads and stores. A scrape reads and sums the numbers of all
 //!   cores. So counting costs a nanosecond and takes no lock. A scrape may see one number without the next.
-//! - A family is present if its meaning exists here. If a single member never does the thing (a late heartbeat), the
-//!   family is present and 0. If the part is built differently here (spilling pages), the family is absent.
+//! - Every family of a single stock member is present, in etcd's form. If the part is built differently here, the
+//!   family has what is nearest, and its help text says what that is. A family without anything like it here is at 0 if
+//!   it is at 0 on a fresh member of etcd, too (the v2 store); otherwise it is absent, and `left_out.txt` says why.
 //!
 //! A duration is measured between times that its owner was handed anyway, as far as possible. A unary request costs one
 //! look at the clock at its end, and an applied entry costs one (26 ns each on a VM, 2026-11).
@@ -29,4 +30,4 @@ mod render;
 mod tests;
 pub mod timed;
 
-pub use render::{Scrape, render};
+pub use render::{render, scrape::Scrape};

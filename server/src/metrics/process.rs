@@ -15,40 +15,54 @@ const TICKS_PER_S: f64 = 100.0;
 
 /// The process at one moment. A value that could not be read is `None`.
 #[derive(Debug, Default)]
-pub(super) struct Process {
+pub struct Process {
     /// Processor time. **Units** seconds.
-    pub(super) cpu_s: Option<f64>,
+    pub cpu_s: Option<f64>,
     /// Start of the process. **Units** seconds since 1970.
-    pub(super) start_s: Option<f64>,
+    pub start_s: Option<f64>,
     /// Resident memory. **Units** bytes.
-    pub(super) resident_bytes: Option<u64>,
+    pub resident_bytes: Option<u64>,
+    /// Resident memory that no file is behind. **Units** bytes.
+    pub anonymous_bytes: Option<u64>,
     /// Virtual memory. **Units** bytes.
-    pub(super) virtual_bytes: Option<u64>,
+    pub virtual_bytes: Option<u64>,
+    /// Virtual memory that no file is behind. **Units** bytes.
+    pub data_bytes: Option<u64>,
     /// Limit of virtual memory; `u64::MAX` without a limit. **Units** bytes.
-    pub(super) virtual_bytes_max: u64,
+    pub virtual_bytes_max: u64,
+    /// Threads.
+    pub threads: Option<u64>,
     /// Open files.
-    pub(super) files: Option<u64>,
+    pub files: Option<u64>,
     /// Files that may be open.
-    pub(super) files_max: u64,
+    pub files_max: u64,
+    /// The program and its arguments.
+    pub command_line: Vec<String>,
     /// Bytes received and sent in the network namespace. **Units** bytes.
-    pub(super) network_bytes: Option<(u64, u64)>,
+    pub network_bytes: Option<(u64, u64)>,
 }
 
 impl Process {
     /// Reads the values.
-    pub(super) fn look() -> Self {
+    pub fn look() -> Self {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let limit = |resource| getrlimit(resource).current.unwrap_or(u64::MAX);
+        let status = read("/proc/self/status");
+        let kib = |name| value(&status, name).map(|kib| kib * 1024);
         let stat = Stat::parse(&read("/proc/self/stat"));
         let boot_s = value(&read("/proc/stat"), "btime");
         Self {
             cpu_s: stat.as_ref().map(|stat| stat.cpu_s),
             start_s: stat.as_ref().zip(boot_s).map(|(stat, boot_s)| boot_s as f64 + stat.start_s),
-            resident_bytes: value(&read("/proc/self/status"), "VmRSS:").map(|kib| kib * 1024),
+            resident_bytes: kib("VmRSS:"),
+            anonymous_bytes: kib("RssAnon:"),
+            data_bytes: kib("VmData:"),
+            threads: value(&status, "Threads:"),
             virtual_bytes: stat.as_ref().map(|stat| stat.virtual_bytes),
             virtual_bytes_max: limit(Resource::As),
             files: files(),
             files_max: limit(Resource::Nofile),
+            command_line: command_line(&fs::read("/proc/self/cmdline").unwrap_or_default()),
             network_bytes: network(&read("/proc/self/net/netstat")),
         }
     }
@@ -94,6 +108,13 @@ fn files() -> Option<u64> {
     }
 }
 
+/// The arguments, each of which ends with a zero byte. What is not text in them is escaped.
+fn command_line(bytes: &[u8]) -> Vec<String> {
+    let arguments = bytes.strip_suffix(&[0]).into_iter().flat_map(|bytes| bytes.split(|byte| *byte == 0));
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap_or_else(|_| bytes.escape_ascii().to_string());
+    arguments.map(text).collect()
+}
+
 /// Bytes received and sent, from a file of pairs of lines: names, then values.
 fn network(text: &str) -> Option<(u64, u64)> {
     let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt:"));
@@ -119,6 +140,12 @@ mod tests {
         let stat = Stat::parse(text).unwrap();
         assert_eq!((stat.cpu_s, stat.start_s, stat.virtual_bytes), (3.0, 123.45, 4_096_000));
         assert!(Stat::parse("7 (a) S 1 2").is_none() && Stat::parse("").is_none());
+    }
+
+    #[test]
+    fn arguments_end_with_zero_bytes() {
+        assert_eq!(command_line(b"orlop\0--name\0\0a\xff\0"), ["orlop", "--name", "", r"a\xff"]);
+        assert!(command_line(b"").is_empty());
     }
 
     #[test]

@@ -154,6 +154,100 @@ fn what_is_rendered_is_well_formed_and_adds_up() {
     );
 }
 
+/// The families of a stock member, taken from etcd 3.7.1 by `server/tests/differential -http .. -write-families`.
+const STOCK: &str = include_str!("stock_families.txt");
+/// Those of them that have nothing like it here, with the reason.
+const LEFT_OUT: &str = include_str!("left_out.txt");
+
+/// A family of [`STOCK`].
+#[derive(Default)]
+struct Family<'a> {
+    name: &'a str,
+    kind: &'a str,
+    help: &'a str,
+    labels: Vec<&'a str>,
+    bounds: Vec<&'a str>,
+}
+
+fn stock() -> Vec<Family<'static>> {
+    let mut families: Vec<Family<'_>> = Vec::new();
+    for line in STOCK.lines() {
+        let Some((what, rest)) = line.strip_prefix("  ").and_then(|line| line.split_once(' ')) else {
+            let (name, kind) = line.split_once(' ').unwrap();
+            families.push(Family { name, kind, ..Family::default() });
+            continue;
+        };
+        let family = families.last_mut().unwrap();
+        match what {
+            "help" => family.help = rest,
+            "labels" => family.labels = rest.split(' ').collect(),
+            "buckets" => family.bounds = rest.split(' ').collect(),
+            _ => panic!("{line}"),
+        }
+    }
+    families
+}
+
+/// A member on which everything has happened that makes a family appear.
+fn busy() -> Member {
+    let member = Member::new();
+    let counters = &member.registry.connections[0];
+    counters.requested(Method::Put, None);
+    counters.checked("livez", "serializable_read", true, Duration::ZERO);
+    counters.latencies.ended(Method::Range, false, true, Duration::ZERO);
+    member.registry.commit.applies.observe(Kind::Put, true, Duration::ZERO);
+    let cluster = Cluster::clone(&member.shared.cluster.load());
+    let (peer_urls, name, client_urls) = (Vec::new(), String::new(), Vec::new());
+    let (is_learner, is_promote) = (false, false);
+    let members = vec![consensus::Member { id: 0xab, peer_urls, is_learner, name, client_urls, is_promote }];
+    member.shared.cluster.store(Cluster { members, ..cluster }.into());
+    member
+}
+
+#[test]
+fn every_family_of_a_stock_member_is_there_in_its_form() {
+    let member = busy();
+    let text = member.render();
+    let families = parse(&text);
+    let left_out: BTreeSet<&str> = LEFT_OUT.lines().map(|line| line.split_once(": ").unwrap().0).collect();
+    for family in stock() {
+        let name = family.name;
+        let Some((kind, samples)) = families.get(name) else {
+            assert!(left_out.contains(name), "{name} is missing");
+            continue;
+        };
+        assert!(!left_out.contains(name), "{name} is there");
+        assert_eq!(kind, family.kind, "{name}");
+        let help = text.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} "))).unwrap();
+        let words = family.help.trim_end_matches('.');
+        let is_etcds = help == family.help || help.starts_with(&format!("{words}. Here: "));
+        assert!(is_etcds, "{name}: {help}\netcd: {}", family.help);
+        let mut bounds = Vec::new();
+        for (_, labels, _) in samples {
+            let mut names = Vec::new();
+            for label in labels.split("\",").filter(|label| !label.is_empty()) {
+                match label.split_once("=\"").unwrap() {
+                    ("le", bound) => bounds.extend(Some(bound.trim_end_matches('"')).filter(|b| !bounds.contains(b))),
+                    (name, _) => names.push(name),
+                }
+            }
+            names.sort_unstable();
+            assert_eq!(names, family.labels, "{name}{{{labels}}}");
+        }
+        assert_eq!(bounds, family.bounds, "{name}");
+    }
+}
+
+#[test]
+fn every_other_family_is_named_as_our_own_or_appears_in_etcd_too() {
+    let known: BTreeSet<&str> = stock().iter().map(|family| family.name).collect();
+    for name in parse(&busy().render()).keys() {
+        // What is shown only with `--metrics extensive`.
+        let is_extensive = name == "grpc_server_handling_seconds";
+        assert!(name.starts_with("orlop_") || known.contains(name.as_str()) || is_extensive, "{name}");
+    }
+}
+
 /// The names, with their types, that etcd's own alerts, dashboard and tools ask for. Names about peers are left out.
 const ASKED_FOR: [(&str, &str); 19] = [
     ("etcd_server_has_leader", "gauge"),

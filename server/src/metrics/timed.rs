@@ -5,7 +5,8 @@
 //! Every operation goes through unchanged. The time of a log write runs from the turn that submitted it to the turn
 //! that found it done. Both times come from [`Timed::at`], so no clock is read. The commit of a checkpoint is what
 //! etcd's alerts take for the commit of the backend. It runs from the first of the last syncs to the end of the
-//! superblock's write. The checkpoint thread has time to read the clock. The log and the checkpoint bound what is in
+//! superblock's write; what comes before, since [`Timed::begin`], is counted apart. The checkpoint thread has time to
+//! read the clock. The log and the checkpoint bound what is in
 //! flight.
 
 use std::{collections::VecDeque, os::fd::RawFd, path::Path, sync::Arc, time::Duration};
@@ -63,6 +64,9 @@ pub struct CheckpointCommits {
     clock: Clock,
     /// Syncs under way.
     syncs: Vec<Token>,
+    /// When the checkpoint began.
+    begun: Duration,
+    /// When the last syncs began.
     began: Duration,
     superblock: Option<Token>,
 }
@@ -70,7 +74,8 @@ pub struct CheckpointCommits {
 impl CheckpointCommits {
     /// Counts the commits in `counters`.
     pub fn new(counters: Arc<CommitCounters>, clock: Clock) -> Self {
-        Self { counters, clock, syncs: Vec::new(), began: Duration::ZERO, superblock: None }
+        let (begun, began) = (clock.now(), Duration::ZERO);
+        Self { counters, clock, syncs: Vec::new(), begun, began, superblock: None }
     }
 }
 
@@ -91,6 +96,7 @@ impl Watcher for CheckpointCommits {
     fn ended(&mut self, token: Token) {
         self.syncs.retain(|known| *known != token);
         if self.superblock.take_if(|known| *known == token).is_some() {
+            self.counters.checkpoint_spill.observe_time(self.began.saturating_sub(self.begun));
             self.counters.checkpoint_commit.observe_time(self.clock.now().saturating_sub(self.began));
         }
     }
@@ -115,6 +121,13 @@ impl Timed<LogWrites> {
         assert!(now >= self.watcher.now, "time does not go back");
         self.watcher.now = now;
         self
+    }
+}
+
+impl Timed<CheckpointCommits> {
+    /// A checkpoint begins.
+    pub fn begin(&mut self) {
+        self.watcher.begun = self.watcher.clock.now();
     }
 }
 
@@ -223,7 +236,8 @@ mod tests {
         let dir = Path::new("data");
         let mut store = engine::Store::open(&mut disk, dir, engine::store::Options::default()).unwrap();
         let commits = |counters: &CommitCounters| {
-            crate::metrics::histogram::Snapshot::of([&counters.checkpoint_commit].into_iter()).count
+            let histograms = [&counters.checkpoint_commit, &counters.checkpoint_spill];
+            histograms.map(|histogram| crate::metrics::histogram::Snapshot::of([histogram].into_iter()).count)
         };
         let before = commits(&counters);
         for index in 1..4 {
@@ -231,10 +245,11 @@ mod tests {
             write.put("k".into(), "v".into(), 0).unwrap();
             drop(write.finish());
             drop(store.mvcc_mut().publish(index, 1));
+            disk.begin();
             let done = store.checkpoint_begin().run(&mut disk).unwrap();
             store.checkpoint_end(done);
         }
-        assert_eq!(commits(&counters) - before, 3);
+        assert_eq!(commits(&counters), before.map(|count| count + 3));
         assert!(disk.watcher.syncs.is_empty() && disk.watcher.superblock.is_none());
     }
 }

@@ -76,6 +76,17 @@ pub struct Totals {
     pub events_pending: u64,
 }
 
+/// A piece of a stream's output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Framed messages, or a part of one.
+    pub bytes: Bytes,
+    /// Number of events that end in it.
+    pub events: u64,
+    /// Whether automatic progress is in it, if it has no events.
+    pub has_progress: bool,
+}
+
 /// Watchers of one stream that take part in catching up at a time. The others of the stream wait. **Source** etcd
 /// v3.7.1 `mvcc/watchable_store.go` `maxWatchersPerSync`, which is for all streams together.
 const RUNNING_PER_STREAM_MAX: usize = 512;
@@ -237,13 +248,13 @@ impl Hub {
     /// The next bytes of a stream, in the order in which they must be sent. Must be called only when the stream can
     /// take them. Requests are read only from a stream that has nothing left here, so their answers do not pile up.
     /// Taking output may let watchers go on; [`Hub::wants_catch_up`] tells.
-    pub fn take_output(&mut self, stream: StreamId) -> Option<Bytes> {
-        let outbox = &mut self.streams[stream.0 as usize].outbox;
-        let before = outbox.events();
-        let chunk = outbox.take()?;
-        self.totals.events_pending -= before - outbox.events();
+    pub fn take_output(&mut self, stream: StreamId) -> Option<Piece> {
+        let state = &mut self.streams[stream.0 as usize];
+        let (bytes, events) = state.outbox.take()?;
+        let has_progress = events == 0 && std::mem::take(&mut state.has_progress);
+        self.totals.events_pending -= events;
         self.unpark(stream.0);
-        Some(chunk)
+        Some(Piece { bytes, events, has_progress })
     }
 
     /// Whether [`Hub::catch_up`] has something to do.

@@ -181,6 +181,7 @@ impl Hub {
             watcher.is_idle = true;
         }
         if is_told {
+            state.has_progress = true;
             self.list(stream);
         }
     }

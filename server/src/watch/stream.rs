@@ -46,6 +46,8 @@ pub(super) struct Stream {
     /// When automatic progress is sent next.
     pub(super) progress_at: Duration,
     pub(super) outbox: Outbox,
+    /// Whether automatic progress was put into `outbox` since the last piece without events was taken.
+    pub(super) has_progress: bool,
     /// Whether the stream is in the hub's list of streams with output.
     pub(super) is_listed: bool,
 }
@@ -64,6 +66,7 @@ impl Stream {
             progress_interval,
             progress_at: now.saturating_add(progress_interval),
             outbox: Outbox::default(),
+            has_progress: false,
             is_listed: false,
         }
     }
@@ -145,15 +148,15 @@ impl Outbox {
         }
     }
 
-    /// The next bytes to send.
-    pub(super) fn take(&mut self) -> Option<Bytes> {
+    /// The next bytes to send, and how many events end in them.
+    pub(super) fn take(&mut self) -> Option<(Bytes, u64)> {
         if self.sealed.is_empty() {
             self.seal();
         }
         let (chunk, events) = self.sealed.pop_front()?;
         self.bytes -= chunk.len();
         self.events -= events;
-        Some(chunk)
+        Some((chunk, events))
     }
 
     fn seal(&mut self) {

@@ -30,7 +30,7 @@ use super::{
     batch::{Batch, Event},
     encode::Responder,
     history::{History, Records},
-    hub::{Bounds, Hub},
+    hub::{Bounds, Hub, Piece},
     stream::StreamId,
 };
 
@@ -432,7 +432,7 @@ impl Run {
     }
 
     fn drain(&mut self, at: usize) {
-        if let Some(chunk) = self.hub.take_output(self.clients[at].id) {
+        if let Some(Piece { bytes: chunk, .. }) = self.hub.take_output(self.clients[at].id) {
             self.clients[at].receive(&chunk, &self.store);
         }
     }
@@ -567,7 +567,7 @@ impl Small {
 
     fn responses(&mut self) -> Vec<WatchResponse> {
         let mut bytes = BytesMut::new();
-        while let Some(chunk) = self.hub.take_output(self.stream) {
+        while let Some(Piece { bytes: chunk, .. }) = self.hub.take_output(self.stream) {
             bytes.extend_from_slice(&chunk);
         }
         let mut responses = vec![];

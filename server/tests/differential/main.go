@@ -3,6 +3,7 @@
 //	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S] [-keys 3000]
 //	differential -kill9 5 -orlop target/release/orlop
 //	differential -wire -etcd bin/etcd -orlop target/release/orlop
+//	differential -http server/src/metrics -etcd bin/etcd -orlop target/release/orlop
 //	differential -files -etcd bin/etcd -etcdctl bin/etcdctl -etcdutl bin/etcdutl -orlop target/release/orlop
 //
 // Both servers start empty, with the same flags, on loopback. Each gets its requests one at a time over one connection;
@@ -63,6 +64,9 @@ func main() {
 	var programs filePrograms
 	flag.StringVar(&programs.etcdctl, "etcdctl", "", "stock etcdctl, for -files")
 	flag.StringVar(&programs.etcdutl, "etcdutl", "", "stock etcdutl, for -files")
+	endpoints := flag.String("http", "",
+		"instead: compare the families of /metrics; this folder holds the list of etcd's families")
+	writeFamilies := flag.Bool("write-families", false, "with -http: write that list anew")
 	kill9 := flag.Int("kill9", 0,
 		"instead: this many rounds of SIGKILL under load, checking that acknowledged writes survive")
 	flag.Parse()
@@ -93,6 +97,13 @@ func main() {
 		fmt.Printf("seed %d\n", *seed)
 		if err := runFiles(opt, programs, *seed); err != nil {
 			fmt.Printf("FAIL seed %d: %v\n", *seed, err)
+			os.Exit(1)
+		}
+		return
+	}
+	if *endpoints != "" {
+		if err := runFamilies(opt, *endpoints, *writeFamilies); err != nil {
+			fmt.Printf("FAIL\n%v\n", err)
 			os.Exit(1)
 		}
 		return
