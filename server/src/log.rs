@@ -217,6 +217,34 @@ pub fn timestamp(unix_us: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{micros:06}Z")
 }
 
+/// A number of bytes as etcd's logs show it, such as `20 kB`. **Source** dustin/go-humanize v1.0.1 `bytes.go Bytes`.
+pub fn bytes(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    if bytes < 10 {
+        return format!("{bytes} B");
+    }
+    let (mut unit, mut scale) = (0, 1_u64);
+    while bytes / scale >= 1000 {
+        unit += 1;
+        scale *= 1000;
+    }
+    let tenths = (bytes as f64 / scale as f64 * 10.0 + 0.5).floor() / 10.0;
+    if tenths < 10.0 { format!("{tenths:.1} {}", UNITS[unit]) } else { format!("{tenths:.0} {}", UNITS[unit]) }
+}
+
+/// A time in the form that HTTP gives dates, `Mon, 02 Jan 2006 15:04:05 GMT`.
+pub fn http_date(unix_us: u64) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = unix_us / 1_000_000;
+    let days = seconds / 86_400;
+    let (year, month, day) = civil(days);
+    let at = |names: &[&'static str], position: u64| names[usize::try_from(position).expect("a small number")];
+    let (name, month) = (at(&DAYS, days % 7), at(&MONTHS, month - 1));
+    let (hour, minute, second) = (seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    format!("{name}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
 impl<C, S, N> FormatEvent<S, N> for Json<C>
 where
     C: Fn() -> u64,
@@ -280,9 +308,18 @@ mod tests {
     }
 
     #[test]
+    fn bytes_are_rounded_as_etcd_rounds_them() {
+        let shown = [0, 9, 82, 999, 1000, 9_949, 9_950, 20_480, 999_949, 82_854_982].map(bytes);
+        let expected = ["0 B", "9 B", "82 B", "999 B", "1.0 kB", "9.9 kB", "10 kB", "20 kB", "1000 kB", "83 MB"];
+        assert_eq!(shown, expected);
+        assert_eq!(bytes(u64::MAX), "18 EB");
+    }
+
+    #[test]
     fn timestamps_are_civil_dates() {
         assert_eq!(timestamp(0), "1970-01-01T00:00:00.000000Z");
         assert_eq!(timestamp(951_782_400_000_001), "2000-02-29T00:00:00.000001Z");
         assert_eq!(timestamp(1_795_651_199_999_999), "2026-11-25T23:59:59.999999Z");
+        assert_eq!(http_date(1_795_651_199_999_999), "Wed, 25 Nov 2026 23:59:59 GMT");
     }
 }

@@ -1,53 +1,146 @@
 //! Runs on: connection core.
 //!
-//! The plain HTTP endpoints: /health, /livez, /readyz, /version, /metrics.
+//! The plain HTTP endpoints: /health, /livez, /readyz, /version, /metrics, /debug/vars.
 //!
 //! The answers are etcd's, byte for byte. A check reads published state only and never waits for the disk.
-//! **Source** etcd v3.7.1 `server/etcdserver/api/etcdhttp/{health,version}.go`.
+//! **Source** etcd v3.7.1 `server/etcdserver/api/etcdhttp/{health,version,debug}.go`, `server/embed/serve.go`; Go 1.26
+//! `net/http/server.go`.
 
-use std::fmt::Write as _;
+use std::{borrow::Cow, fmt::Write as _};
 
-use super::http1::{Request, Response};
+use super::{
+    http1::{Request, Response},
+    vars,
+};
 use crate::{
     api::desk::Desk,
     metrics,
-    shared::{Alarm, alarm_name},
+    shared::{Alarm, alarm_name, alarm_text},
 };
 
 const LIVEZ: &[&str] = &["serializable_read"];
 const READYZ: &[&str] = &["data_corruption", "serializable_read", "linearizable_read", "non_learner"];
 
-/// Answers one request.
+/// Header lines that let pages of all origins read the answers of the client port.
+const CORS: [&str; 3] = [
+    "Access-Control-Allow-Headers: accept, content-type, authorization",
+    "Access-Control-Allow-Methods: POST, GET, OPTIONS, PUT, DELETE",
+    "Access-Control-Allow-Origin: *",
+];
+
+/// Answers one request of a client port.
 pub fn answer(desk: &Desk, request: &Request) -> Response {
-    let path = request.path.as_str();
-    let known = matches!(path, "/health" | "/version" | "/metrics")
-        || ["/livez", "/readyz"].iter().any(|base| path == *base || path.starts_with(&format!("{base}/")));
-    if !known {
-        return Response::text(404, "404 page not found\n");
+    if let Some(response) = asterisk(request)
+        && request.method == "OPTIONS"
+    {
+        return response;
     }
-    if !matches!(request.method.as_str(), "GET" | "HEAD") {
-        return Response::method_not_allowed();
+    let mut response = match request.method.as_str() {
+        "OPTIONS" => Response::new(200, &[], ""),
+        _ => routed(desk, request, true),
+    };
+    response.lines.splice(0..0, CORS.map(Cow::Borrowed));
+    response
+}
+
+/// Answers one request of a metrics port. It lacks the paths that are not for probes and scrapes.
+pub fn answer_metrics_port(desk: &Desk, request: &Request) -> Response {
+    routed(desk, request, false)
+}
+
+/// The answer to a request for `*`, which is no path.
+fn asterisk(request: &Request) -> Option<Response> {
+    (request.path == "*").then(|| match request.method.as_str() {
+        "OPTIONS" => Response::new(200, &["Content-Length: 0"], ""),
+        _ => Response::new(400, &["Connection: close"], ""),
+    })
+}
+
+/// The answer of the endpoint that a path leads to.
+fn routed(desk: &Desk, request: &Request, is_client_port: bool) -> Response {
+    if let Some(response) = asterisk(request).or_else(|| redirected(request)) {
+        return response;
     }
-    match path {
-        "/health" => health(desk, &request.query),
-        "/version" => version(desk),
-        "/metrics" => Response {
-            status: 200,
-            content_type: "text/plain; version=0.0.4; charset=utf-8; escaping=underscores",
-            headers: &[],
-            body: metrics::render(&desk.scrape()),
-        },
-        _ if path.starts_with("/livez") => checks(desk, path, "/livez", LIVEZ, &request.query),
-        _ => checks(desk, path, "/readyz", READYZ, &request.query),
+    if request.path == "/metrics" {
+        return scraped(desk);
+    }
+    let endpoint: fn(&Desk, &Request) -> Response = match request.path.as_str() {
+        "/health" => health,
+        "/version" if is_client_port => version,
+        "/debug/vars" if is_client_port => vars::answer,
+        path if names("/livez", path, LIVEZ) => livez,
+        path if names("/readyz", path, READYZ) => readyz,
+        _ => return Response::not_found(),
+    };
+    if request.method == "GET" {
+        return endpoint(desk, request);
+    }
+    let path = &request.path;
+    if path == "/health" {
+        tracing::warn!("status-code" = 405, "/health error");
+    } else if path.starts_with("/livez") || path.starts_with("/readyz") {
+        tracing::warn!(path, "status-code" = 405, "Health request error");
+    }
+    Response::method_not_allowed()
+}
+
+/// Whether `path` is `base`, or one of the checks below it.
+fn names(base: &str, path: &str, checks: &[&str]) -> bool {
+    match path.strip_prefix(base) {
+        Some("") => true,
+        Some(rest) => rest.strip_prefix('/').is_some_and(|name| checks.contains(&name)),
+        None => false,
     }
 }
 
-/// Answers one request of a metrics port. It has all paths except /version.
-pub fn answer_metrics_port(desk: &Desk, request: &Request) -> Response {
-    if request.path == "/version" {
-        return Response::text(404, "404 page not found\n");
+/// Sends a client with an unclean path to the clean one, as Go's server does.
+fn redirected(request: &Request) -> Option<Response> {
+    let clean = cleaned(&request.raw_path);
+    if clean == request.raw_path || request.method == "CONNECT" {
+        return None;
     }
-    answer(desk, request)
+    let mut location = String::new();
+    for byte in clean.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => location.push(char::from(byte)),
+            _ if b"-_.~$&+,/:;=@".contains(&byte) => location.push(char::from(byte)),
+            _ => write!(location, "%{byte:02X}").expect("a String takes every write"),
+        }
+    }
+    if !request.query.is_empty() {
+        location = format!("{location}?{}", request.query);
+    }
+    let escapes = [("&", "&amp;"), ("\"", "&#34;"), ("'", "&#39;"), ("<", "&lt;"), (">", "&gt;")];
+    let link = escapes.iter().fold(location.clone(), |link, (raw, escaped)| link.replace(raw, escaped));
+    let body = format!("<a href=\"{link}\">Temporary Redirect</a>.\n\n");
+    let mut response = match request.method.as_str() {
+        "GET" => Response::new(307, &["Content-Type: text/html; charset=utf-8"], body),
+        "HEAD" => Response::new(307, &["Content-Type: text/html; charset=utf-8"], ""),
+        _ => Response::new(307, &[], ""),
+    };
+    response.lines.push(format!("Location: {location}").into());
+    Some(response)
+}
+
+/// A path without empty parts, `.` and `..`. **Source** Go 1.26 `net/http/server.go cleanPath`.
+fn cleaned(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    let is_folder = path.ends_with('/') && !parts.is_empty();
+    format!("/{}{}", parts.join("/"), if is_folder { "/" } else { "" })
+}
+
+fn scraped(desk: &Desk) -> Response {
+    let line = "Content-Type: text/plain; version=0.0.4; charset=utf-8; escaping=underscores";
+    let response = Response::new(200, &[line], metrics::render(&desk.scrape()));
+    desk.counters.scrapes.add(1);
+    response
 }
 
 /// The active alarms, each with a member id and the number of its type.
@@ -56,38 +149,53 @@ fn alarms(desk: &Desk) -> impl Iterator<Item = (u64, i32)> {
     active.into_iter()
 }
 
-fn values<'a>(query: &'a str, name: &'a str) -> impl Iterator<Item = &'a str> {
-    query.split('&').filter_map(move |pair| match pair.split_once('=') {
-        Some((key, value)) if key == name => Some(value),
-        None if pair == name => Some(""),
-        _ => None,
-    })
+fn excluded(request: &Request) -> Vec<String> {
+    request.values("exclude").filter(|name| !name.is_empty()).collect()
 }
 
-fn health(desk: &Desk, query: &str) -> Response {
-    let excluded: Vec<&str> = values(query, "exclude").collect();
-    let serializable = values(query, "serializable").any(|value| value == "true");
-    let alarms = alarms(desk).map(|(_, alarm)| (alarm, alarm_name(alarm)));
-    let mut alarms = alarms.filter(|(_, name)| !excluded.contains(&name.as_str()));
-    let reason = alarms.next().map(|(alarm, _)| match Alarm::try_from(alarm) {
-        Ok(Alarm::Nospace) => "ALARM NOSPACE",
-        Ok(Alarm::Corrupt) => "ALARM CORRUPT",
-        Ok(Alarm::None) | Err(_) => "ALARM UNKNOWN",
+fn health(desk: &Desk, request: &Request) -> Response {
+    let excluded = excluded(request);
+    let is_serializable = request.values("serializable").next().is_some_and(|value| value == "true");
+    let mut alarms = alarms(desk).filter(|(_, alarm)| !excluded.contains(&alarm_name(*alarm)));
+    let reason = alarms.next().map(|(member, alarm)| {
+        tracing::warn!(alarm = alarm_text(member, alarm), "serving /health false due to an alarm");
+        match Alarm::try_from(alarm) {
+            Ok(Alarm::Nospace) => "ALARM NOSPACE",
+            Ok(Alarm::Corrupt) => "ALARM CORRUPT",
+            Ok(Alarm::None) | Err(_) => "ALARM UNKNOWN",
+        }
     });
-    let reason = reason.or((!serializable && !desk.shared.has_leader()).then_some("RAFT NO LEADER"));
+    let reason = reason.or_else(|| {
+        let has_failed = !is_serializable && !desk.shared.has_leader();
+        has_failed.then(|| {
+            tracing::warn!("serving /health false; no leader");
+            "RAFT NO LEADER"
+        })
+    });
     let counters = &desk.counters;
     if reason.is_none() { &counters.health_ok } else { &counters.health_failed }.add(1);
-    match reason {
-        None => Response::json(200, r#"{"health":"true","reason":""}"#),
-        Some(reason) => Response::json(503, format!(r#"{{"health":"false","reason":"{reason}"}}"#)),
-    }
+    let Some(reason) = reason else {
+        tracing::debug!("status-code" = 200, "/health OK");
+        return Response::untyped(200, r#"{"health":"true","reason":""}"#);
+    };
+    let output = format!(r#"{{"health":"false","reason":"{reason}"}}"#);
+    tracing::warn!(output, "status-code" = 503, "/health error");
+    Response::text(503, format!("{output}\n"))
 }
 
-fn version(desk: &Desk) -> Response {
+fn version(desk: &Desk, _: &Request) -> Response {
     let cluster = desk.shared.cluster.load().version.clone().unwrap_or_else(|| "not_decided".to_owned());
     let server = crate::ETCD_VERSION;
     let storage = crate::STORAGE_VERSION;
     Response::json(200, format!(r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}","storage":"{storage}"}}"#))
+}
+
+fn livez(desk: &Desk, request: &Request) -> Response {
+    checks(desk, request, "/livez", LIVEZ)
+}
+
+fn readyz(desk: &Desk, request: &Request) -> Response {
+    checks(desk, request, "/readyz", READYZ)
 }
 
 fn check(desk: &Desk, name: &str) -> Result<(), &'static str> {
@@ -100,33 +208,60 @@ fn check(desk: &Desk, name: &str) -> Result<(), &'static str> {
     }
 }
 
-fn checks(desk: &Desk, path: &str, base: &str, names: &[&str], query: &str) -> Response {
-    let excluded: Vec<&str> = values(query, "exclude").collect();
-    let verbose = values(query, "verbose").next().is_some();
-    let one = path.strip_prefix(base).and_then(|rest| rest.strip_prefix('/')).filter(|name| !name.is_empty());
-    if one.is_some_and(|name| !names.contains(&name)) {
-        return Response::text(404, "404 page not found\n");
+/// The checks that a request asks for: one by its path, or all that it does not exclude.
+fn asked<'a>(request: &Request, base: &str, names: &[&'a str]) -> Vec<&'a str> {
+    let one = request.path.strip_prefix(base).and_then(|rest| rest.strip_prefix('/'));
+    if let Some(one) = one {
+        return names.iter().copied().filter(|name| *name == one).collect();
     }
+    let excluded = excluded(request);
+    let unknown: Vec<_> = excluded.iter().filter(|name| !names.contains(&name.as_str())).collect();
+    if !unknown.is_empty() {
+        let missing = unknown.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(",");
+        tracing::warn!("missing-health-checks" = missing, "some health checks cannot be excluded");
+    }
+    names.iter().copied().filter(|name| !excluded.iter().any(|excluded| excluded == name)).collect()
+}
+
+fn checks(desk: &Desk, request: &Request, base: &str, names: &[&str]) -> Response {
     let mut lines = String::new();
-    let mut failed = false;
-    for name in names.iter().filter(|name| one.is_none_or(|one| one == **name)) {
-        if excluded.contains(name) {
-            continue;
-        }
-        // Writing to a String cannot fail.
+    let mut has_failed = false;
+    for name in asked(request, base, names) {
         let result = check(desk, name);
         desk.counters.checked(&base[1..], name, result.is_ok(), desk.clock.now());
-        match result {
-            Ok(()) => writeln!(lines, "[+]{name} ok").expect("a String takes every write"),
-            Err(error) => {
-                failed = true;
-                writeln!(lines, "[-]{name} failed: {error}").expect("a String takes every write");
-            }
-        }
+        has_failed |= result.is_err();
+        lines.push_str(&match result {
+            Ok(()) => format!("[+]{name} ok\n"),
+            Err(error) => format!("[-]{name} failed: {error}\n"),
+        });
     }
-    match (failed, verbose) {
-        (true, _) => Response::text(503, lines),
-        (false, true) => Response::text(200, format!("{lines}ok\n")),
-        (false, false) => Response::text(200, "ok\n"),
+    let path = &request.path;
+    if has_failed {
+        tracing::error!(path, reason = lines, "status-code" = 503, "Health check error");
+        return Response::text(503, format!("{lines}\n"));
+    }
+    tracing::debug!(path, reason = lines, "status-code" = 200, "Health check OK");
+    let is_verbose = request.values("verbose").next().is_some();
+    Response::text(200, if is_verbose { format!("{lines}ok\n") } else { "ok\n".to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_as_go_cleans_them() {
+        for (path, clean) in [
+            ("/health", "/health"),
+            ("//health", "/health"),
+            ("/a/../health", "/health"),
+            ("/./a/b/../", "/a/"),
+            ("/../..", "/"),
+            ("", "/"),
+            ("/", "/"),
+            ("/a//", "/a/"),
+        ] {
+            assert_eq!(cleaned(path), clean, "{path}");
+        }
     }
 }

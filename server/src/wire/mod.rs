@@ -5,9 +5,10 @@
 //!
 //! - `socket`: a connection's first bytes tell HTTP/2 from HTTP/1.1
 //! - `http2/`: connections of HTTP/2, over h2
-//! - `http1/`: connections of HTTP/1.1, for small GETs
+//! - `http1/`: connections of HTTP/1.1, for small requests
 //! - `grpc/`: gRPC over an h2 stream
 //! - `endpoints`: /health, /livez, /readyz, /version, /metrics
+//! - `vars`: /debug/vars
 //! - `client`: the smallest gRPC client, for `orlop top` and tests
 //!
 //! Bounds: connections are bounded by their count, streams by the advertised maximum, request bytes by the windows, and
@@ -19,3 +20,4 @@ pub mod grpc;
 pub mod http1;
 pub mod http2;
 pub mod socket;
+mod vars;

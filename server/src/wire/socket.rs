@@ -69,7 +69,10 @@ async fn serve_socket(
     let socket = TcpStream::from_std(socket)?;
     match tokio::time::timeout(SNIFF_TIMEOUT, is_http2(&socket)).await {
         Ok(Ok(true)) => http2::serve(desk, socket, options, stop).await,
-        Ok(Ok(false)) => http1::serve(socket, async |request| endpoints::answer(&desk, &request)).await,
+        Ok(Ok(false)) => {
+            let now = || desk.clock.unix_us();
+            http1::serve(socket, now, async |request| endpoints::answer(&desk, &request)).await
+        }
         Ok(Err(error)) => Err(error),
         Err(_) => Ok(()),
     }
@@ -77,7 +80,8 @@ async fn serve_socket(
 
 /// Serves a connection of the metrics port: only the plain HTTP endpoints.
 pub async fn serve_endpoints(desk: Rc<Desk>, socket: TcpStream) {
-    if let Err(error) = http1::serve(socket, async |request| endpoints::answer_metrics_port(&desk, &request)).await {
+    let answer = async |request| endpoints::answer_metrics_port(&desk, &request);
+    if let Err(error) = http1::serve(socket, || desk.clock.unix_us(), answer).await {
         tracing::debug!(%error, "a connection of the metrics port ended");
     }
 }

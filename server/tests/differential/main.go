@@ -18,6 +18,7 @@ package main
 
 import (
 	_ "embed"
+	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -65,7 +66,8 @@ func main() {
 	flag.StringVar(&programs.etcdctl, "etcdctl", "", "stock etcdctl, for -files")
 	flag.StringVar(&programs.etcdutl, "etcdutl", "", "stock etcdutl, for -files")
 	endpoints := flag.String("http", "",
-		"instead: compare the families of /metrics; this folder holds the list of etcd's families")
+		"instead: compare the HTTP endpoints and the families of /metrics; "+
+			"this folder holds the list of etcd's families")
 	writeFamilies := flag.Bool("write-families", false, "with -http: write that list anew")
 	kill9 := flag.Int("kill9", 0,
 		"instead: this many rounds of SIGKILL under load, checking that acknowledged writes survive")
@@ -102,7 +104,7 @@ func main() {
 		return
 	}
 	if *endpoints != "" {
-		if err := runFamilies(opt, *endpoints, *writeFamilies); err != nil {
+		if err := errors.Join(runFamilies(opt, *endpoints, *writeFamilies), runHTTP(opt)); err != nil {
 			fmt.Printf("FAIL\n%v\n", err)
 			os.Exit(1)
 		}
