@@ -88,9 +88,27 @@ impl Clock {
     }
 }
 
+/// A duration in the form of Go's, such as `1m0.5s`, for log lines.
+pub fn shown(time: Duration) -> String {
+    let (minutes, rest) = (time.as_secs() / 60, time - Duration::from_secs(time.as_secs() / 60 * 60));
+    match (minutes / 60, minutes % 60) {
+        (0, 0) if time.is_zero() => "0s".to_owned(),
+        (0, 0) => format!("{time:?}"),
+        (0, minutes) => format!("{minutes}m{}s", rest.as_secs_f64()),
+        (hours, minutes) => format!("{hours}h{minutes}m{}s", rest.as_secs_f64()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn durations_are_written_as_go_writes_them() {
+        let texts = [0, 1, 1_500, 2_177_255, 59_000_000_000, 60_000_000_000, 90_500_000_000, 3_600_000_000_000]
+            .map(|nanoseconds| shown(Duration::from_nanos(nanoseconds)));
+        assert_eq!(texts, ["0s", "1ns", "1.5µs", "2.177255ms", "59s", "1m0s", "1m30.5s", "1h0m0s"]);
+    }
 
     #[test]
     fn copies_of_a_manual_clock_show_one_time_and_draw_from_one_sequence() {

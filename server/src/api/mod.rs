@@ -7,7 +7,7 @@
 //! - `admit`: what every call and message passes: limits, counters, permission
 //! - `due`, `deadlines`: the time that a client gives its call; the calls of a core that have a deadline
 //! - `body`: the answer to a unary call
-//! - `told`: what is counted and logged at the end of a unary call
+//! - `told`: what is counted and logged at the end of a unary call; `measured`: the counts and sizes in these lines
 //! - `desk`: what a core needs to answer requests
 //! - `watchers`: the watchers of a core
 //! - `quota`: refuses requests that do not fit, and raises the alarm
@@ -61,6 +61,7 @@ mod health;
 pub mod insight;
 mod lease;
 mod maintenance;
+mod measured;
 mod put;
 mod quota;
 pub mod range;
@@ -192,9 +193,9 @@ pub fn answer<P: Reply>(
             Poll::Pending => due.poll(cx).map(|()| Ending::Over),
         });
         match ending.await {
-            Ending::Done((Ok(Body::Large(large)), trace)) => {
-                let result = Ok(large.message_len());
-                told::ended(&desk, Ended { call: &call, body: &body, trace: &trace, result });
+            Ending::Done((Ok(whole @ Body::Large(_)), trace)) => {
+                told::ended(&desk, Ended { call: &call, body: &body, trace: &trace, result: Ok(&whole) });
+                let Body::Large(large) = whole else { unreachable!("it is large") };
                 desk.counters.sent(call.method, large.framed_len());
                 let sent = Box::pin(due::within(&desk, &call, large.send(&desk, reply))).await;
                 let code = sent.map_or_else(|error| error.code(), |()| Code::Ok);
@@ -227,7 +228,7 @@ enum Ending<T> {
 
 /// Counts a unary call as ended, logs it if that is due, and answers it.
 fn end_unary(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Result<Body, Error>, reply: impl Reply) {
-    told::ended(desk, Ended { call, body, trace, result: result.as_ref().map(Body::message_len) });
+    told::ended(desk, Ended { call, body, trace, result: result.as_ref() });
     match result {
         Ok(Body::Whole(message)) => {
             desk.counters.handled(call.method, Code::Ok);

@@ -149,7 +149,7 @@ impl Member {
         shared.raft.leader.store(0xab, std::sync::atomic::Ordering::Release);
         let registry = Arc::new(Registry::new(GATES.to_vec(), 1));
         let (unary, apply) = (Duration::from_millis(300), Duration::from_millis(100));
-        let board = Arc::new(Board::new(Settings { unary, apply, is_extensive: true }, 1));
+        let board = Arc::new(Board::new(Settings { unary, apply, is_extensive: true, is_debug: false }, 1));
         let bounds = Bounds { stream_buffer_bytes_max: 1 << 20, fragment_bytes_max: 1 << 20, watchers_max: 8 };
         let counters = Arc::clone(&registry.connections[0]);
         let watchers = Watchers::new(bounds, Responder::default(), 1, counters, Duration::from_secs(600), 1 << 20);

@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
 //! What happens at the end of a unary call: its duration is counted by kind and by phase, its keys are noted, and it is
-//! logged if it was slow.
+//! logged if it was slow. At the log level debug, every call is logged.
 //!
 //! Invariant: this file decides no result. Its log lines are in etcd's words, and `insight::slow` bounds them.
 //! **Source** etcd v3.7.1 `etcdserver/txn/util.go`, `etcdserver/api/v3rpc/interceptor.go`.
@@ -10,8 +10,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{call::Call, desk::Desk};
+use super::{
+    body::Body,
+    call::Call,
+    desk::Desk,
+    measured::{self, Stats},
+};
 use crate::{
+    clock,
     error::Error,
     insight::{
         slow::Slow,
@@ -31,8 +37,39 @@ pub(super) struct Ended<'a> {
     pub(super) body: &'a Bytes,
     /// The notes that were taken while the call was under way.
     pub(super) trace: &'a Trace,
-    /// The length of its answer, or why it failed.
-    pub(super) result: Result<usize, &'a Error>,
+    /// Its answer, or why it failed.
+    pub(super) result: Result<&'a Body, &'a Error>,
+}
+
+/// Writes the line `request stats`. A level is part of the place where a line is written, so this is a macro.
+macro_rules! log_stats {
+    ($level:ident, $ended:expr, $took:expr, $slow:expr, $withheld:expr) => {{
+        let (Ended { call, body, result, .. }, slow) = ($ended, $slow);
+        let took_us = u64::try_from($took.as_micros()).unwrap_or(u64::MAX);
+        let remote = call.caller.remote.map(|remote| remote.to_string());
+        let Stats { request_count, request_size, response_count, response_size } =
+            measured::stats(call.method, body, result.ok());
+        let is_told = measured::tells_content(call.method, result.ok());
+        let [queue, wal, apply, send, read] = &slow.phases;
+        tracing::$level!(
+            "start time" = log::timestamp(slow.at_unix_us.saturating_sub(took_us)),
+            "time spent" = clock::shown($took),
+            remote = remote.as_deref().unwrap_or("No remote client info."),
+            "response type" = format!("/{}/{}", call.method.service(), call.method.name()),
+            "request count" = request_count,
+            "request size" = request_size,
+            "response count" = response_count,
+            "response size" = response_size,
+            "request content" = if is_told { &slow.request } else { "" },
+            queue = ?queue,
+            wal = ?wal,
+            apply = ?apply,
+            send = ?send,
+            read = ?read,
+            withheld = $withheld,
+            "request stats"
+        );
+    }};
 }
 
 /// Counts an ended unary call, notes its keys, and logs it if it was slow.
@@ -42,7 +79,8 @@ pub(super) fn ended(desk: &Desk, ended: Ended<'_>) {
     let took = now.saturating_sub(call.caller.began);
     let settings = &desk.board.settings;
     let is_proposed = trace.stamps.is_some();
-    desk.counters.latencies.ended(call.method, is_proposed, result.is_ok(), took);
+    // Like etcd, this counts an entry that was applied as a success, whatever its result.
+    desk.counters.latencies.ended(call.method, is_proposed, is_proposed || result.is_ok(), took);
     if settings.is_extensive {
         desk.counters.latencies.handling[call.method as usize].observe(took);
     }
@@ -51,7 +89,7 @@ pub(super) fn ended(desk: &Desk, ended: Ended<'_>) {
         sum.add(u64::try_from(phase.as_nanos()).unwrap_or(u64::MAX));
     }
     desk.heat.borrow_mut().note(now, call.method, body);
-    if took > settings.unary.min(settings.apply) {
+    if took > settings.unary.min(settings.apply) || settings.is_debug {
         tell(desk, ended, took, now);
     }
 }
@@ -70,13 +108,12 @@ fn tell(desk: &Desk, ended: Ended<'_>, took: Duration, now: Duration) {
     {
         desk.counters.slow_reads.add(1);
         if let Some(withheld) = desk.teller.pass_read(now) {
-            let response = result.map_or(String::new(), |len| format!("size:{len}"));
             tracing::warn!(
-                took = ?took,
-                "expected-duration" = ?settings.apply,
+                took = clock::shown(took),
+                "expected-duration" = clock::shown(settings.apply),
                 prefix,
                 request = text::request(call.method, body),
-                response,
+                response = result.map_or(String::new(), |answer| measured::read_response(call.method, answer)),
                 error = result.err().map(tracing::field::display),
                 loading = ?trace.loading,
                 withheld,
@@ -84,39 +121,30 @@ fn tell(desk: &Desk, ended: Ended<'_>, took: Duration, now: Duration) {
             );
         }
     }
-    if took <= settings.unary {
+    let is_slow = took > settings.unary;
+    if !is_slow && !settings.is_debug {
         return;
     }
     let phases = trace.phases(call.caller.began, now);
-    let longest = (0..PHASES.len()).max_by_key(|phase| phases[*phase]).unwrap_or(0);
-    desk.counters.slow[longest].add(1);
-    let Some(withheld) = desk.teller.pass_request(now) else { return };
+    let mut passed = None;
+    if is_slow {
+        let longest = (0..PHASES.len()).max_by_key(|phase| phases[*phase]).unwrap_or(0);
+        desk.counters.slow[longest].add(1);
+        passed = desk.teller.pass_request(now);
+        if passed.is_none() && !settings.is_debug {
+            return;
+        }
+    }
     let (method, loading) = (call.method, trace.loading);
     let (at_unix_us, request) = (desk.clock.unix_us(), text::request(method, body));
     let slow = Slow { at_unix_us, method, phases, loading, request };
-    log_stats(ended, took, &slow, withheld);
-    desk.board.slow[desk.id].push(slow);
-}
-
-fn log_stats(ended: Ended<'_>, took: Duration, slow: &Slow, withheld: u64) {
-    let Ended { call, body, result, .. } = ended;
-    let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-    let remote = call.caller.remote.map_or_else(|| "No remote client info.".to_owned(), |remote| remote.to_string());
-    let [queue, wal, apply, send, read] = &slow.phases;
-    tracing::warn!(
-        "start time" = log::timestamp(slow.at_unix_us.saturating_sub(took_us)),
-        "time spent" = ?took,
-        remote,
-        "response type" = format!("/{}/{}", call.method.service(), call.method.name()),
-        "request size" = body.len(),
-        "response size" = result.unwrap_or(0),
-        "request content" = slow.request,
-        queue = ?queue,
-        wal = ?wal,
-        apply = ?apply,
-        send = ?send,
-        read = ?read,
-        withheld,
-        "request stats"
-    );
+    // Like etcd, a member that logs all calls says nothing more of the slow ones.
+    if settings.is_debug {
+        log_stats!(debug, ended, took, &slow, 0_u64);
+    } else {
+        log_stats!(warn, ended, took, &slow, passed.unwrap_or(0));
+    }
+    if passed.is_some() {
+        desk.board.slow[desk.id].push(slow);
+    }
 }

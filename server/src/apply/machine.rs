@@ -37,6 +37,7 @@ use super::{
     entry::{Applier, Asked},
     fatal::Fatal,
     message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing, ToApply},
+    outcome::Outcome,
     own::Own,
     prefetch,
     touch::Pinned,
@@ -445,7 +446,7 @@ impl Apply {
         self.taken.keeper.observe(&asked.request, recent, &self.applier.cluster.alarms, is_new);
         self.asked = None;
         self.note_kind(kind, result.is_ok(), now);
-        self.note_time(kind, result.as_ref().err());
+        self.note_time(kind, &result);
         let proposal = self.queue.front_mut().and_then(|entry| entry.proposal.take());
         if is_new {
             let is_own = proposal.is_none() && id >> ID_COUNT_BITS == self.first_id >> ID_COUNT_BITS;
@@ -483,18 +484,20 @@ impl Apply {
 
     /// Counts how long the entry at the front took, with its wait for pages, and logs it if that was long. Entries that
     /// a start applies again are not counted.
-    fn note_time(&mut self, kind: Kind, error: Option<&Error>) {
+    fn note_time(&mut self, kind: Kind, result: &Result<Outcome, Error>) {
         self.applied_at = self.options.clock.now();
         let entry = self.queue.front().expect("it is being applied");
         if entry.index <= self.options.replayed_to {
             return;
         }
         let took = self.applied_at.saturating_sub(self.front_since);
-        self.counters.applies.observe(kind, error.is_none_or(|error| *error == Error::Compacted), took);
+        let is_success = matches!(result, Ok(_) | Err(Error::Compacted));
+        self.counters.applies.observe(kind, is_success, took);
         if took > self.options.warning_apply {
             self.counters.slow_applies.add(1);
             if let Some(withheld) = self.slow_applies.pass(self.applied_at) {
-                slow::tell_apply(took, self.options.warning_apply, &entry.data, error, withheld);
+                let result = result.as_ref().map(|outcome| outcome.told(&self.shared));
+                slow::tell_apply(took, self.options.warning_apply, &entry.data, result, withheld);
             }
         }
     }
@@ -562,7 +565,7 @@ impl Apply {
                 // Readers hold what was dropped until the next view. In an idle store that view may come late.
                 self.publish();
                 let compacted = self.store.mvcc().live().compact_revision();
-                let swept = self.sweep.ended(compacted, floor, now, &self.counters);
+                let swept = self.sweep.ended(compacted, floor, now, &self.counters, &self.shared.sizes);
                 self.shared.swept_revision.store(swept, Ordering::Release);
             }
         }

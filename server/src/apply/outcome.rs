@@ -5,7 +5,10 @@
 //!
 //! Headers carry the revision alone. The code that answers the client fills in the rest.
 
+use prost::Message;
 use proto::{etcdserverpb as pb, mvccpb::KeyValue};
+
+use crate::shared::Shared;
 
 /// See the head of this file.
 #[derive(Clone, Debug, PartialEq)]
@@ -52,3 +55,34 @@ pub enum Outcome {
 }
 
 const _: () = assert!(size_of::<Outcome>() <= 40, "an answer is moved often");
+
+impl Outcome {
+    /// The response as etcd's log tells it when the entry was slow: its size. The header counts as
+    /// far as etcd's apply makes it.
+    #[cold]
+    pub(super) fn told(&self, shared: &Shared) -> String {
+        let header = |revision| Some(pb::ResponseHeader { revision, ..pb::ResponseHeader::default() });
+        let whole = |revision| Some(shared.header(revision));
+        let bytes = match self {
+            Self::Put { revision, previous } => {
+                let prev_kv = previous.as_deref().cloned();
+                pb::PutResponse { header: header(*revision), prev_kv }.encoded_len()
+            }
+            Self::DeleteRange(response) => response.encoded_len(),
+            Self::Txn(response) => response.encoded_len(),
+            Self::Compaction { revision } => pb::CompactionResponse { header: header(*revision) }.encoded_len(),
+            Self::LeaseGrant { revision, id, ttl } => {
+                let (id, ttl) = (*id, *ttl);
+                pb::LeaseGrantResponse { header: whole(*revision), id, ttl, error: String::new() }.encoded_len()
+            }
+            Self::LeaseRevoke { revision } => pb::LeaseRevokeResponse { header: whole(*revision) }.encoded_len(),
+            Self::Alarm { alarms, .. } => {
+                let alarm = |(member_id, alarm)| pb::AlarmMember { member_id, alarm };
+                let alarms = alarms.iter().copied().map(alarm).collect();
+                pb::AlarmResponse { header: None, alarms }.encoded_len()
+            }
+            Self::Internal => return String::new(),
+        };
+        format!("size:{bytes}")
+    }
+}

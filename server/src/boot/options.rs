@@ -10,7 +10,7 @@ use super::process;
 use crate::{
     apply::machine,
     clock::Clock,
-    config::{self, Config, Stage},
+    config::{self, Config, LogLevel, Stage},
     cores::Placement,
     insight::slow::Settings,
     lease,
@@ -174,6 +174,7 @@ pub fn insight(config: &Config) -> Settings {
         unary: Duration::from_millis(config.knobs.server.warning_unary_ms),
         apply: Duration::from_millis(config.knobs.server.warning_apply_ms),
         is_extensive: config.extensive_metrics,
+        is_debug: config.log_level == LogLevel::Debug,
     }
 }
 

@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use super::{text, trace::Phases};
-use crate::{error::Error, method::Method};
+use crate::{clock, error::Error, method::Method};
 
 /// Lines of one core and kind in one second at most.
 pub const LINES_PER_S: u32 = 10;
@@ -29,6 +29,8 @@ pub struct Settings {
     pub apply: Duration,
     /// Whether the durations of calls are counted by method.
     pub is_extensive: bool,
+    /// Whether the log's level is debug. Then every call is logged.
+    pub is_debug: bool,
 }
 
 /// A slow request that is remembered.
@@ -115,15 +117,17 @@ fn pass(throttle: &Cell<Throttle>, now: Duration) -> Option<u64> {
     passed
 }
 
-/// Logs that applying an entry took too long. The caller has counted it and asked its throttle.
+/// Logs that applying an entry took too long, with its response as text. The caller has counted it and asked its
+/// throttle.
 #[cold]
-pub fn tell_apply(took: Duration, expected: Duration, entry: &Bytes, error: Option<&Error>, withheld: u64) {
+pub fn tell_apply(took: Duration, expected: Duration, entry: &Bytes, result: Result<String, &Error>, withheld: u64) {
+    let (response, error) = result.map_or_else(|error| (String::new(), Some(error)), |response| (response, None));
     tracing::warn!(
-        took = ?took,
-        "expected-duration" = ?expected,
+        took = clock::shown(took),
+        "expected-duration" = clock::shown(expected),
         prefix = "",
         request = text::entry(entry),
-        response = "",
+        response,
         error = error.map(tracing::field::display),
         withheld,
         "apply request took too long"

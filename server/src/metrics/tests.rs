@@ -35,7 +35,7 @@ impl Member {
         shared.cluster.store(Cluster { version, alarms, ..Cluster::default() }.into());
         let registry = Registry::new(GATES.to_vec(), 2);
         let (unary, apply) = (Duration::from_millis(300), Duration::from_millis(100));
-        let board = Board::new(Settings { unary, apply, is_extensive: true }, 2);
+        let board = Board::new(Settings { unary, apply, is_extensive: true, is_debug: false }, 2);
         Self { shared, registry, board }
     }
 

@@ -66,7 +66,7 @@ func main() {
 	flag.StringVar(&programs.etcdctl, "etcdctl", "", "stock etcdctl, for -files")
 	flag.StringVar(&programs.etcdutl, "etcdutl", "", "stock etcdutl, for -files")
 	endpoints := flag.String("http", "",
-		"instead: compare the HTTP endpoints and the families of /metrics; "+
+		"instead: compare the HTTP endpoints, the families of /metrics and the log lines of requests; "+
 			"this folder holds the list of etcd's families")
 	writeFamilies := flag.Bool("write-families", false, "with -http: write that list anew")
 	kill9 := flag.Int("kill9", 0,
@@ -104,7 +104,7 @@ func main() {
 		return
 	}
 	if *endpoints != "" {
-		if err := errors.Join(runFamilies(opt, *endpoints, *writeFamilies), runHTTP(opt)); err != nil {
+		if err := errors.Join(runFamilies(opt, *endpoints, *writeFamilies), runHTTP(opt), runLines(opt)); err != nil {
 			fmt.Printf("FAIL\n%v\n", err)
 			os.Exit(1)
 		}

@@ -164,6 +164,21 @@ impl Large {
         Ok(Self { scan, piece, frame, keys_only, left: shown, len })
     }
 
+    /// Keys in the range.
+    pub fn count(&self) -> i64 {
+        self.frame.count
+    }
+
+    /// Keys that are not yet written.
+    pub fn left(&self) -> usize {
+        self.left
+    }
+
+    /// The response's header.
+    pub fn header(&self) -> pb::ResponseHeader {
+        self.frame.header
+    }
+
     /// Length of the message. **Units** bytes.
     pub fn message_len(&self) -> usize {
         self.len

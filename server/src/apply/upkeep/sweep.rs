@@ -4,12 +4,12 @@
 //!
 //! Invariant: a version that is visible at or above the lowest floor of any connection core is never dropped.
 
-use std::time::Duration;
+use std::{sync::atomic::Ordering, time::Duration};
 
 use engine::{Fault, Store};
 
 use super::waiters::Waiters;
-use crate::{metrics::counters::CommitCounters, slots::ReplyTo};
+use crate::{clock, log, metrics::counters::CommitCounters, shared::Sizes, slots::ReplyTo};
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -19,13 +19,15 @@ pub struct Sweep {
     is_held: bool,
     /// When the compaction that is being swept was applied; `None` if an earlier run applied it.
     compacted_at: Option<Duration>,
+    /// Versions that were dropped since the last end.
+    dropped: u64,
     waiting: Waiters<i64>,
 }
 
 impl Sweep {
     /// A sweep of what an earlier run may have left.
     pub fn left() -> Self {
-        Self { is_going: true, is_held: false, compacted_at: None, waiting: Waiters::default() }
+        Self { is_going: true, is_held: false, compacted_at: None, dropped: 0, waiting: Waiters::default() }
     }
 
     /// Whether there may be something to drop.
@@ -61,22 +63,46 @@ impl Sweep {
     pub fn step(&mut self, store: &mut Store, floor: i64, budget: usize) -> Result<(u64, bool), Fault> {
         store.mvcc_mut().hold_sweep(Some(floor));
         let progress = store.sweep(budget)?;
+        self.dropped += progress.dropped;
         Ok((progress.dropped, progress.is_done))
     }
 
     /// Notes that the sweep has done everything that `floor` allows of the compaction at `compacted`. Returns the
     /// revision up to which it is done.
-    pub fn ended(&mut self, compacted: i64, floor: i64, now: Duration, counters: &CommitCounters) -> i64 {
+    pub fn ended(
+        &mut self,
+        compacted: i64,
+        floor: i64,
+        now: Duration,
+        counters: &CommitCounters,
+        sizes: &Sizes,
+    ) -> i64 {
         let swept = compacted.min(floor);
         self.is_going = false;
         self.is_held = swept < compacted;
         if self.is_held {
             return swept;
         }
-        if let Some(began) = self.compacted_at.take() {
-            counters.swept(began, now);
-        }
-        tracing::info!(revision = swept, "finished scheduled compaction");
+        // What an earlier run left may be nothing.
+        let dropped = std::mem::take(&mut self.dropped);
+        let Some(began) = self.compacted_at.take().or((dropped > 0).then_some(now)) else { return swept };
+        counters.swept(began, now);
+        tell(swept, dropped, now.saturating_sub(began), sizes);
         swept
     }
+}
+
+/// Logs the end of a compaction. etcd also logs a hash, which it takes as it reads every record; the sweep reads none.
+fn tell(revision: i64, dropped: u64, took: Duration, sizes: &Sizes) {
+    let (size, in_use) = (sizes.allocated.load(Ordering::Acquire), sizes.in_use.load(Ordering::Acquire));
+    tracing::info!(
+        "compact-revision" = revision,
+        took = clock::shown(took),
+        "number-of-keys-compacted" = dropped,
+        "current-db-size-bytes" = size,
+        "current-db-size" = log::bytes(size),
+        "current-db-size-in-use-bytes" = in_use,
+        "current-db-size-in-use" = log::bytes(in_use),
+        "finished scheduled compaction"
+    );
 }
