@@ -221,7 +221,7 @@ pub struct Shared {
     pub sizes: Sizes,
     /// The revisions that each core holds; see [`crate::floor`].
     pub floors: Vec<Arc<floor::Told>>,
-    /// Revision up to which the sweep is done.
+    /// The last compaction of which everything is dropped that no reader holds.
     pub swept_revision: AtomicI64,
     /// Source of request ids. They follow etcd's scheme, with one counter for the process.
     pub request_ids: AtomicU64,

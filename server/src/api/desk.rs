@@ -346,10 +346,11 @@ impl Desk {
         self.floors.expire(now);
     }
 
-    /// Waits until the sweep has passed `revision`.
+    /// Waits until everything is dropped that the compactions so far made invisible and no reader holds.
     ///
     /// **Errors** as [`Desk::ask`].
-    pub async fn swept(&self, revision: i64) -> Result<(), Error> {
+    pub async fn swept(&self) -> Result<(), Error> {
+        let revision = self.published().compact_revision();
         while self.shared.swept_revision.load(Ordering::Acquire) < revision {
             match self.ask(|reply| ToApply::AwaitSweep { reply, revision }).await {
                 Ok(_) | Err(Error::Timeout) => {}

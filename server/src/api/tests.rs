@@ -8,7 +8,7 @@ use std::{
     collections::VecDeque,
     path::Path,
     rc::Rc,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     task::{Context, Poll},
     time::Duration,
 };
@@ -200,14 +200,26 @@ impl Member {
         self.desk.counters.methods[method as usize].handled[code as usize].get()
     }
 
+    /// The one question that apply was asked.
+    fn asked(&self) -> ToApply {
+        let mut asked = Vec::new();
+        self.to_apply.take(&mut asked);
+        assert_eq!(asked.len(), 1, "one question at a time");
+        asked.remove(0)
+    }
+
     /// Plays raft and apply: everything that was proposed is done at revision 7.
     fn answer_proposals(&self) -> Vec<Request> {
+        self.answer_proposals_with(|| Ok(Outcome::Put { revision: 7, previous: None }))
+    }
+
+    fn answer_proposals_with(&self, result: impl Fn() -> Result<Outcome, Error>) -> Vec<Request> {
         let (mut taken, mut requests) = (Vec::new(), Vec::new());
         self.to_raft.take(&mut taken);
         for message in taken {
             let ToRaft::Propose(mut proposal) = message else { panic!("the door proposes for clients") };
             requests.extend(proposal.request.take());
-            proposal.result = Ok(Outcome::Put { revision: 7, previous: None });
+            proposal.result = result();
             let at = Duration::from_millis(1);
             proposal.stamps = Stamps { proposed: at, committed: at, applied: at };
             self.desk.deliver([(proposal.reply.slot, Answer::Applied(proposal))]);
@@ -336,6 +348,37 @@ async fn every_message_of_a_stream_is_counted_and_a_renewal_asks_apply() {
         let counted = &member.desk.counters.methods[Method::LeaseKeepAlive as usize];
         assert_eq!((counted.received.get(), counted.sent.get()), (2, 2));
         assert_eq!(member.handled(Method::LeaseKeepAlive, Code::Ok), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_physical_compaction_waits_for_what_was_compacted_before() {
+    run(async |member: Member| {
+        for (result, is_ok) in [(Ok(Outcome::Compaction { revision: 7 }), true), (Err(Error::Compacted), false)] {
+            member.desk.shared.swept_revision.store(i64::MIN, Ordering::Release);
+            let physical = pb::CompactionRequest { revision: 3, physical: true };
+            let client = Client::sending([physical.encode_to_vec()]);
+            member.call(Method::Compact, &client);
+            settle().await;
+            member.answer_proposals_with(|| result.clone());
+            settle().await;
+            assert!(!client.told.borrow().is_over, "the sweep is not done");
+            let ToApply::AwaitSweep { reply, revision } = member.asked() else { panic!("it asks for the sweep") };
+            assert_eq!(revision, member.desk.published().compact_revision());
+            member.desk.shared.swept_revision.store(revision, Ordering::Release);
+            member.desk.deliver([(reply.slot, Answer::Swept)]);
+            settle().await;
+            let told = client.told.borrow();
+            assert_eq!((told.is_over, told.messages.len()), (true, usize::from(is_ok)));
+        }
+        let client = Client::sending([pb::CompactionRequest { revision: 3, physical: false }.encode_to_vec()]);
+        member.desk.shared.swept_revision.store(i64::MIN, Ordering::Release);
+        member.call(Method::Compact, &client);
+        settle().await;
+        member.answer_proposals_with(|| Err(Error::Compacted));
+        settle().await;
+        assert_eq!(client.told.borrow().end, Some(Error::Compacted.into()), "who asked for nothing physical is told");
     })
     .await;
 }

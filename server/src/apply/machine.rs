@@ -565,8 +565,8 @@ impl Apply {
                 // Readers hold what was dropped until the next view. In an idle store that view may come late.
                 self.publish();
                 let compacted = self.store.mvcc().live().compact_revision();
-                let swept = self.sweep.ended(compacted, floor, now, &self.counters, &self.shared.sizes);
-                self.shared.swept_revision.store(swept, Ordering::Release);
+                self.sweep.ended(compacted, floor, now, &self.counters, &self.shared.sizes);
+                self.shared.swept_revision.store(compacted, Ordering::Release);
             }
         }
         let swept = self.shared.swept_revision.load(Ordering::Acquire);

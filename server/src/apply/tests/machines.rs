@@ -61,6 +61,7 @@ struct Member {
     storage: SimStorage,
     disk: SimDisk,
     shared: Arc<Shared>,
+    counters: Arc<CommitCounters>,
     /// The checkpoint that was begun and that nobody runs yet.
     checkpoint: Option<Checkpoint>,
     now: Duration,
@@ -130,8 +131,8 @@ impl Member {
         let counters = Arc::<CommitCounters>::default();
         let options = options(checkpoint_wal_bytes);
         let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
-        let raft = Raft::new(Arc::clone(&shared), counters, driver, batch_bytes_max);
-        Self { raft, apply, storage, disk, shared, checkpoint: None, now: Duration::ZERO, proposed: 0 }
+        let raft = Raft::new(Arc::clone(&shared), Arc::clone(&counters), driver, batch_bytes_max);
+        Self { raft, apply, storage, disk, shared, counters, checkpoint: None, now: Duration::ZERO, proposed: 0 }
     }
 
     fn propose(&mut self, kind: Kind, message: &impl Message) {
@@ -303,6 +304,28 @@ fn the_sweep_waits_for_a_checkpoint_too() {
     member.run_checkpoints();
     assert_eq!(member.shared.swept_revision.load(Ordering::Acquire), revision);
     assert!(member.is_all_applied());
+}
+
+#[test]
+fn a_compaction_is_over_when_only_what_readers_hold_is_left() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    for _ in 0..4 {
+        member.put(1);
+    }
+    member.settle();
+    let view = member.apply.store.mvcc().view();
+    let (held, revision) = (view.revision() - 2, view.revision());
+    drop(view);
+    member.shared.floors[0].store(held, Ordering::SeqCst);
+    member.propose(Kind::Compaction, &pb::CompactionRequest { revision, physical: true });
+    member.settle();
+    assert_eq!(member.shared.swept_revision.load(Ordering::Acquire), revision, "nobody waits for a reader");
+    assert_eq!(member.counters.versions_dropped.get(), 1, "what the reader may see is there");
+    member.shared.floors[0].store(i64::MAX, Ordering::SeqCst);
+    member.apply.tick(member.now);
+    member.settle();
+    assert_eq!(member.counters.versions_dropped.get(), 3, "the rest goes when the reader has gone");
 }
 
 #[test]

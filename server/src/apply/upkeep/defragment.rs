@@ -66,6 +66,6 @@ impl Defragment {
             self.began = Some(now);
             counters.defragment_inflight.set(1);
         }
-        self.waiting.take(&self.ended)
+        self.waiting.take(|run| *run <= self.ended)
     }
 }

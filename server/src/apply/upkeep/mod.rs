@@ -8,7 +8,7 @@
 //! - `defragment`: runs of `reclaim` on request
 //! - `space`: the space that the store takes, and this member's NOSPACE alarm
 //! - `compactor`: automatic compaction
-//! - `waiters`: requests that wait until a number is reached
+//! - `waiters`: requests that wait for something to happen
 //!
 //! Nothing here decides a result: all members' states are the same, whenever each does its upkeep.
 

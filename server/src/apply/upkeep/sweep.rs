@@ -3,6 +3,9 @@
 //! The sweep drops, step by step, what a compaction has made invisible. This file also knows who waits for its end.
 //!
 //! Invariant: a version that is visible at or above the lowest floor of any connection core is never dropped.
+//!
+//! Who waits for a compaction waits for what no reader holds. A backup may hold the rest for an hour. The rest is
+//! dropped when the floors rise, and nobody waits for that.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -53,7 +56,7 @@ impl Sweep {
 
     /// Takes out the replies that wait for a revision up to `swept`.
     pub fn take_waiters(&mut self, swept: i64) -> Vec<ReplyTo> {
-        self.waiting.take(&swept)
+        self.waiting.take(|revision| *revision <= swept)
     }
 
     /// Drops what can be dropped below `floor`, and looks at about `budget` entries. Returns how many versions were
@@ -67,28 +70,18 @@ impl Sweep {
         Ok((progress.dropped, progress.is_done))
     }
 
-    /// Notes that the sweep has done everything that `floor` allows of the compaction at `compacted`. Returns the
-    /// revision up to which it is done.
-    pub fn ended(
-        &mut self,
-        compacted: i64,
-        floor: i64,
-        now: Duration,
-        counters: &CommitCounters,
-        sizes: &Sizes,
-    ) -> i64 {
-        let swept = compacted.min(floor);
+    /// Notes that the sweep has done everything that `floor` allows of the compaction at `compacted`.
+    pub fn ended(&mut self, compacted: i64, floor: i64, now: Duration, counters: &CommitCounters, sizes: &Sizes) {
         self.is_going = false;
-        self.is_held = swept < compacted;
+        self.is_held = floor < compacted;
         if self.is_held {
-            return swept;
+            return;
         }
         // What an earlier run left may be nothing.
         let dropped = std::mem::take(&mut self.dropped);
-        let Some(began) = self.compacted_at.take().or((dropped > 0).then_some(now)) else { return swept };
+        let Some(began) = self.compacted_at.take().or((dropped > 0).then_some(now)) else { return };
         counters.swept(began, now);
-        tell(swept, dropped, now.saturating_sub(began), sizes);
-        swept
+        tell(compacted, dropped, now.saturating_sub(began), sizes);
     }
 }
 

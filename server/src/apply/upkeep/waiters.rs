@@ -1,6 +1,6 @@
 //! Runs on: apply core.
 //!
-//! Requests that wait until a number is reached. They may wait for longer than a reply slot lives, so they ask again
+//! Requests that wait for something to happen. They may wait for longer than a reply slot lives, so they ask again
 //! whenever their slot has timed out.
 //!
 //! Invariant: requests that are older than the lifetime of a slot are forgotten. So there are never more entries than
@@ -17,7 +17,7 @@ pub struct Waiters<T> {
     waiting: VecDeque<(Duration, T, ReplyTo)>,
 }
 
-impl<T: PartialOrd> Waiters<T> {
+impl<T> Waiters<T> {
     /// Makes `reply` wait for `goal`. Requests that asked more than `lifetime` before `now` are forgotten: they have
     /// asked again, or they are gone.
     pub fn push(&mut self, reply: ReplyTo, goal: T, now: Duration, lifetime: Duration) {
@@ -27,10 +27,10 @@ impl<T: PartialOrd> Waiters<T> {
     }
 
     /// Takes out the requests whose goal is reached.
-    pub fn take(&mut self, reached: &T) -> Vec<ReplyTo> {
+    pub fn take(&mut self, is_reached: impl Fn(&T) -> bool) -> Vec<ReplyTo> {
         let mut done = Vec::new();
         self.waiting.retain(|(_, goal, reply)| {
-            let is_done = goal <= reached;
+            let is_done = is_reached(goal);
             if is_done {
                 done.push(*reply);
             }
@@ -55,8 +55,8 @@ mod tests {
         for round in 0..100_u32 {
             waiters.push(reply, 5_u64, round * lifetime, lifetime / 2);
             assert_eq!(waiters.waiting.len(), 1);
-            assert!(waiters.take(&4).is_empty());
+            assert!(waiters.take(|goal| *goal <= 4).is_empty());
         }
-        assert!(!waiters.take(&5).is_empty() && waiters.waiting.is_empty());
+        assert!(!waiters.take(|goal| *goal <= 5).is_empty() && waiters.waiting.is_empty());
     }
 }
