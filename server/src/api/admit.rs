@@ -12,6 +12,8 @@
 //! - No handler sees a message that was not admitted. Watch asks [`permit`] itself: a watcher that is refused does not
 //!   end its stream.
 
+use std::task::{Context, Poll, Waker};
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -102,6 +104,28 @@ impl<'a, R: Requests> Inbound<'a, R> {
         decode_in_stream(body).map(Some)
     }
 
+    /// The next message, as [`Inbound::next`], if it has come already; `None` also when no more can come.
+    ///
+    /// **Errors** as [`Inbound::next`].
+    pub(super) fn next_at_hand<M: Message + Default + Asks>(&mut self) -> Result<Option<M>, Error> {
+        let Some(request) = self.take_at_hand::<M>()? else { return Ok(None) };
+        permit(self.desk, self.call, request.asked())?;
+        Ok(Some(request))
+    }
+
+    /// The next message, as [`Inbound::take`], if it has come already; `None` also when no more can come.
+    ///
+    /// **Errors** as [`Inbound::take`].
+    pub(super) fn take_at_hand<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
+        // Who waits for a message asks again, with a waker.
+        let Poll::Ready(body) = self.requests.poll_next(&mut Context::from_waker(Waker::noop())) else {
+            return Ok(None);
+        };
+        let Some(body) = body? else { return Ok(None) };
+        self.desk.counters.received(self.call.method, body.len());
+        decode_in_stream(body).map(Some)
+    }
+
     /// The one message of a call whose answers alone are a stream. As in etcd, the call begins when its client has said
     /// that there are no more.
     ///
@@ -132,8 +156,15 @@ impl<'a, A: Answers> Outbound<'a, A> {
     ///
     /// **Errors** the client has left.
     pub(super) async fn send(&mut self, message: Bytes) -> Result<(), Left> {
-        self.desk.counters.sent(self.method, message.len());
-        self.answers.send(message).await
+        self.send_all(message, 1).await
+    }
+
+    /// As [`Outbound::send`], for a piece that counts as `count` messages.
+    ///
+    /// **Errors** the client has left.
+    pub(super) async fn send_all(&mut self, messages: Bytes, count: usize) -> Result<(), Left> {
+        self.desk.counters.sent(self.method, count, messages.len());
+        self.answers.send(messages).await
     }
 
     /// Resolves when the client has left.

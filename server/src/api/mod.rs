@@ -196,7 +196,7 @@ pub fn answer<P: Reply>(
             Ending::Done((Ok(whole @ Body::Large(_)), trace)) => {
                 told::ended(&desk, Ended { call: &call, body: &body, trace: &trace, result: Ok(&whole) });
                 let Body::Large(large) = whole else { unreachable!("it is large") };
-                desk.counters.sent(call.method, large.framed_len());
+                desk.counters.sent(call.method, 1, large.framed_len());
                 let sent = Box::pin(due::within(&desk, &call, large.send(&desk, reply))).await;
                 let code = sent.map_or_else(|error| error.code(), |()| Code::Ok);
                 desk.counters.handled(call.method, code);
@@ -232,7 +232,7 @@ fn end_unary(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Resu
     match result {
         Ok(Body::Whole(message)) => {
             desk.counters.handled(call.method, Code::Ok);
-            desk.counters.sent(call.method, message.len());
+            desk.counters.sent(call.method, 1, message.len());
             reply.answer(message);
         }
         Ok(Body::Large(_)) => unreachable!("it is sent piece by piece"),

@@ -16,7 +16,7 @@ use std::{
 use bytes::Bytes;
 use engine::{PageReader, Store, disk::sim::SimStorage, store};
 use prost::Message;
-use proto::{etcdserverpb as pb, health, internal::Request};
+use proto::{etcdserverpb as pb, etcdserverpb::watch_request, health, internal::Request};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use super::{
@@ -41,6 +41,7 @@ use crate::{
     error::{Code, Error, Status},
     insight::{Board, slow::Settings, trace::Stamps},
     kv::keys,
+    lease::Renewal,
     loader::Loader,
     mailbox::Post,
     method::Method,
@@ -64,6 +65,23 @@ impl Told {
     fn message<M: Message + Default>(&self, position: usize) -> M {
         M::decode(self.messages[position].slice(PREFIX_BYTES..)).unwrap()
     }
+
+    /// The times to live that renewals were answered with, by piece.
+    fn ttls(&self) -> Vec<Vec<i64>> {
+        let ttl = |message| pb::LeaseKeepAliveResponse::decode(message).unwrap().ttl;
+        self.messages.iter().map(|piece| split(piece).map(ttl).collect()).collect()
+    }
+}
+
+/// The messages of one piece.
+fn split(piece: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut left = piece;
+    std::iter::from_fn(move || {
+        let (prefix, rest) = left.split_at_checked(PREFIX_BYTES)?;
+        let (message, rest) = rest.split_at(u32::from_be_bytes(prefix[1..].try_into().unwrap()) as usize);
+        left = rest;
+        Some(message)
+    })
 }
 
 /// A client: what it sends, and what it was told. It may leave.
@@ -331,23 +349,47 @@ async fn what_is_answered_at_once_is_checked_as_everything_is() {
 async fn every_message_of_a_stream_is_counted_and_a_renewal_asks_apply() {
     run(async |member: Member| {
         let renew = |id| pb::LeaseKeepAliveRequest { id }.encode_to_vec();
-        let client = Client::sending([renew(1), renew(2)]);
+        let client = Client::sending([renew(1)]);
         member.call(Method::LeaseKeepAlive, &client);
-        for (lease, ttl) in [(1, 10), (2, 0)] {
-            settle().await;
-            let mut asked = Vec::new();
-            member.to_apply.take(&mut asked);
-            let [ToApply::Renew { reply, lease: renewed }] = &asked[..] else { panic!("one question at a time") };
-            assert_eq!(*renewed, lease);
-            member.desk.deliver([(reply.slot, Answer::Renewed(ttl))]);
-        }
+        settle().await;
+        let ToApply::Renew { reply, lease: 1 } = member.asked() else { panic!("one renewal is asked for alone") };
+        // While it is asked for, others come.
+        client.sends.borrow_mut().extend([2, 3, 4].map(|id| renew(id).into()));
+        member.desk.deliver([(reply.slot, Answer::Renewed(10))]);
+        settle().await;
+        let ToApply::RenewAll { reply, leases } = member.asked() else { panic!("what comes together is asked so") };
+        assert_eq!(leases, [2, 3, 4]);
+        let renewals = vec![Renewal::Renewed(20), Renewal::Waits, Renewal::Unknown];
+        member.desk.deliver([(reply.slot, Answer::RenewedAll(renewals))]);
+        settle().await;
+        assert_eq!(client.told.borrow().ttls(), [vec![10], vec![20]], "one that waits holds up none before it");
+        let ToApply::Renew { reply, lease: 3 } = member.asked() else { panic!("one that waits is asked for alone") };
+        member.desk.deliver([(reply.slot, Answer::Renewed(0))]);
         settle().await;
         let told = client.told.borrow();
-        let ttls = [0, 1].map(|at| told.message::<pb::LeaseKeepAliveResponse>(at).ttl);
-        assert_eq!((ttls, told.is_over, told.end.is_none()), ([10, 0], true, true));
+        assert_eq!(told.ttls(), [vec![10], vec![20], vec![0, 0]], "one piece for what was answered together");
+        assert_eq!((told.is_over, told.end.is_none()), (true, true));
         let counted = &member.desk.counters.methods[Method::LeaseKeepAlive as usize];
-        assert_eq!((counted.received.get(), counted.sent.get()), (2, 2));
+        assert_eq!((counted.received.get(), counted.sent.get()), (4, 4));
         assert_eq!(member.handled(Method::LeaseKeepAlive, Code::Ok), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn watches_that_are_created_together_are_answered_together_and_before_a_bad_message() {
+    run(async |member: Member| {
+        let create = pb::WatchCreateRequest { key: "k".into(), ..Default::default() };
+        let create = pb::WatchRequest { request_union: Some(watch_request::RequestUnion::CreateRequest(create)) };
+        let create = create.encode_to_vec();
+        let client = Client::sending([create.clone(), create.clone(), create, vec![0xff]]);
+        member.call(Method::Watch, &client);
+        settle().await;
+        let told = client.told.borrow();
+        assert_eq!(told.messages.len(), 1, "one piece");
+        let created = split(&told.messages[0]).map(|message| pb::WatchResponse::decode(message).unwrap().watch_id);
+        assert_eq!(created.collect::<Vec<_>>(), [0, 1, 2]);
+        assert_eq!(told.end.as_ref().map(|end| end.code), Some(Code::Internal));
     })
     .await;
 }

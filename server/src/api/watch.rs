@@ -27,6 +27,9 @@ use crate::{
     watch::{hub::Piece, stream::StreamId},
 };
 
+/// Requests of one stream that are taken before their answers are sent.
+const TOGETHER_MAX: usize = 256;
+
 /// The loop that brings a core's unsynced watchers up to date, in bounded steps between other work.
 pub async fn catch_up(desk: Rc<Desk>) {
     loop {
@@ -73,25 +76,48 @@ pub(super) async fn serve<Q: Requests, A: Answers>(
     let (stream, wake) = desk.watchers.open(desk.clock.now(), desk.clock.jitter());
     let _open = Open { desk, stream };
     let mut sends_more = true;
+    let mut taken = Ok(());
     loop {
         while let Some(piece) = desk.watchers.take_output(stream) {
             send(desk, outbound, piece).await?;
         }
-        tokio::select! {
+        taken?;
+        taken = tokio::select! {
             biased;
-            () = wake.notified() => {}
-            request = inbound.take::<WatchRequest>(), if sends_more => {
-                let Some(request) = request? else {
+            () = wake.notified() => Ok(()),
+            request = inbound.take::<WatchRequest>(), if sends_more => match request? {
+                Some(request) => {
+                    on_request(desk, call, stream, request);
+                    take_at_hand(desk, call, stream, inbound)
+                }
+                None => {
                     sends_more = false;
-                    continue;
-                };
-                // A create that is not permitted is answered by a cancelled watcher, not by the end of the stream.
-                let denied = admit::permit(desk, call, request.asked()).err().map(|error| error.to_string());
-                desk.watchers.on_request(stream, request, denied.as_deref(), &desk.published());
-            }
+                    Ok(())
+                }
+            },
             () = outbound.left() => return Err(Error::Canceled),
-        }
+        };
     }
+}
+
+/// Takes the requests that have come together with the last one. They are answered together: see `lease::keep_alive`.
+fn take_at_hand<Q: Requests>(
+    desk: &Desk,
+    call: &Call,
+    stream: StreamId,
+    inbound: &mut Inbound<'_, Q>,
+) -> Result<(), Error> {
+    for _ in 1..TOGETHER_MAX {
+        let Some(request) = inbound.take_at_hand()? else { break };
+        on_request(desk, call, stream, request);
+    }
+    Ok(())
+}
+
+fn on_request(desk: &Desk, call: &Call, stream: StreamId, request: WatchRequest) {
+    // A create that is not permitted is answered by a cancelled watcher, not by the end of the stream.
+    let denied = admit::permit(desk, call, request.asked()).err().map(|error| error.to_string());
+    desk.watchers.on_request(stream, request, denied.as_deref(), &desk.published());
 }
 
 /// Sends a piece of the stream's output, and counts how long the client let it wait. No clock is read for a piece that

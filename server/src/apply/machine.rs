@@ -47,6 +47,7 @@ use super::{
         reclaim::Reclaim,
         space::{self, Taken},
         sweep::Sweep,
+        waiters::Waiters,
     },
 };
 use crate::{
@@ -55,6 +56,7 @@ use crate::{
     error::Error,
     floor,
     insight::slow::{self, Throttle},
+    lease::Renewal,
     metrics::counters::CommitCounters,
     quota::{self, Purpose},
     shared::{RaisedBy, Shared},
@@ -139,6 +141,8 @@ pub struct Apply {
     compactor: Compactor,
     pub(super) checkpoints: Checkpoints,
     pub(super) sweep: Sweep,
+    /// Who renews a lease that has expired and is not revoked yet, with the lease.
+    renewals: Waiters<i64>,
     reclaim: Reclaim,
     taken: Taken,
 }
@@ -183,6 +187,7 @@ impl Apply {
             slow_applies: Throttle::default(),
             own_since: VecDeque::new(),
             sweep: Sweep::left(),
+            renewals: Waiters::default(),
             reclaim: Reclaim::default(),
             taken,
         };
@@ -197,10 +202,14 @@ impl Apply {
     pub fn receive(&mut self, message: ToApply, now: Duration) -> Result<(), Fatal> {
         let lifetime = 2 * self.shared.limits.request_timeout;
         match message {
-            ToApply::Renew { reply, lease } => {
-                let ttl = self.applier.lessor.renew(lease, now);
-                self.counters.leases_renewed.add(u64::from(ttl.is_some()));
-                self.answer(reply, Answer::Renewed(ttl.unwrap_or(0)));
+            ToApply::Renew { reply, lease } => match self.renew(lease, now) {
+                Renewal::Renewed(ttl) => self.answer(reply, Answer::Renewed(ttl)),
+                Renewal::Unknown => self.answer(reply, Answer::Renewed(0)),
+                Renewal::Waits => self.renewals.push(reply, lease, now, lifetime),
+            },
+            ToApply::RenewAll { reply, leases } => {
+                let renewals = leases.into_iter().map(|lease| self.renew(lease, now)).collect();
+                self.answer(reply, Answer::RenewedAll(renewals));
             }
             ToApply::TimeToLive { reply, lease } => {
                 let answer = Answer::TimeToLive(self.applier.lessor.time_to_live(lease, now));
@@ -224,6 +233,20 @@ impl Apply {
             }
         }
         Ok(())
+    }
+
+    fn renew(&mut self, lease: i64, now: Duration) -> Renewal {
+        let renewal = self.applier.lessor.renew(lease, now);
+        self.counters.leases_renewed.add(u64::from(matches!(renewal, Renewal::Renewed(_))));
+        renewal
+    }
+
+    /// Tells those who waited to renew a lease that it is gone.
+    fn end_renewals(&mut self) {
+        let lessor = &self.applier.lessor;
+        for reply in self.renewals.take(|lease| !lessor.contains(*lease)) {
+            self.answer(reply, Answer::Renewed(0));
+        }
     }
 
     /// Takes what raft hands over. Leases expire on the leader alone. They begin anew when this member becomes the
@@ -473,6 +496,7 @@ impl Apply {
                 let took = self.options.clock.now().saturating_sub(self.front_since);
                 self.counters.compaction.observe_time(took);
             }
+            Kind::LeaseRevoke => self.end_renewals(),
             Kind::Alarm => {
                 self.report.has_alarm_come = true;
                 self.publish_cluster();

@@ -8,7 +8,10 @@ use consensus::{ConfChange, ConfState, EntryId, EntryKind};
 use engine::CheckpointDone;
 
 use super::{own::Own, proposal::Proposal};
-use crate::slots::{ReplyTo, SlotId};
+use crate::{
+    lease::Renewal,
+    slots::{ReplyTo, SlotId},
+};
 
 /// A committed entry, durable on a quorum.
 #[derive(Debug)]
@@ -79,12 +82,19 @@ pub type AnswersByCore = Vec<Vec<(SlotId, Answer)>>;
 
 /// Messages to the apply core.
 pub enum ToApply {
-    /// Renew a lease.
+    /// Renew a lease. One that has expired is answered when its revocation was applied.
     Renew {
         /// Where the answer goes.
         reply: ReplyTo,
         /// Lease id.
         lease: i64,
+    },
+    /// Renew several leases, and say at once what became of each.
+    RenewAll {
+        /// Where the answer goes.
+        reply: ReplyTo,
+        /// Lease ids.
+        leases: Vec<i64>,
     },
     /// Ask for the time that a lease has left.
     TimeToLive {
@@ -132,6 +142,8 @@ pub enum Answer {
     Applied(Box<Proposal>),
     /// A lease was renewed; 0 for an unknown one. **Units** seconds.
     Renewed(i64),
+    /// What became of the renewals, in the order in which they were asked for.
+    RenewedAll(Vec<Renewal>),
     /// The time that a lease has left, and the granted time; `None` for an unknown lease. **Units** seconds.
     TimeToLive(Option<(i64, i64)>),
     /// Lease ids, in the order of their remaining time.

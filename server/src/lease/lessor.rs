@@ -81,6 +81,18 @@ struct Lease {
     timing: Timing,
 }
 
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// The time to live, in seconds, begins anew.
+    Renewed(i64),
+    /// There is no such lease.
+    Unknown,
+    /// The lease has expired and is not revoked yet, or the lessor does not lead. Whether the lease lives will be known
+    /// later.
+    Waits,
+}
+
 /// The state of a lease's time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Timing {
@@ -155,18 +167,17 @@ impl Lessor {
         self.leases.contains_key(&id)
     }
 
-    /// Begins a lease's time to live anew. Returns it in seconds; `None` if the lease is unknown or has expired, or if
-    /// the lessor does not lead.
-    pub fn renew(&mut self, id: i64, now: Duration) -> Option<i64> {
-        let lease = self.leases.get_mut(&id)?;
+    /// Begins a lease's time to live anew.
+    pub fn renew(&mut self, id: i64, now: Duration) -> Renewal {
+        let Some(lease) = self.leases.get_mut(&id) else { return Renewal::Unknown };
         if lease.timing != Timing::Running || lease.expiry <= now {
-            return None;
+            return Renewal::Waits;
         }
         let was_queued = self.by_expiry.remove(&(lease.expiry, id));
         assert!(was_queued, "a running lease stands in the queue");
         lease.expiry = now.saturating_add(duration(lease.grant.ttl_s));
         self.by_expiry.insert((lease.expiry, id));
-        Some(lease.grant.ttl_s)
+        Renewal::Renewed(lease.grant.ttl_s)
     }
 
     /// The whole seconds left and the granted ones; `None` if the lease is unknown. The seconds left are negative for a
@@ -341,11 +352,11 @@ mod tests {
         lessor.grant(1, 10, s(0));
         assert_eq!(lessor.next_wake(), Some(s(10)));
         assert_eq!(lessor.time_to_live(1, Duration::from_millis(3_500)), Some((6, 10)));
-        assert_eq!(lessor.renew(1, s(9)), Some(10));
-        assert_eq!(lessor.renew(2, s(9)), None);
+        assert_eq!(lessor.renew(1, s(9)), Renewal::Renewed(10));
+        assert_eq!(lessor.renew(2, s(9)), Renewal::Unknown);
         assert!(expired(&mut lessor, Duration::from_millis(18_999)).is_empty());
         assert_eq!(expired(&mut lessor, s(19)), [1]);
-        assert_eq!(lessor.renew(1, s(19)), None, "an expired lease is not renewed");
+        assert_eq!(lessor.renew(1, s(19)), Renewal::Waits, "an expired lease is not renewed");
         assert_eq!(lessor.time_to_live(1, Duration::from_millis(21_500)), Some((-2, 10)));
         assert!(lessor.contains(1));
         assert!(lessor.revoke(1));
@@ -404,7 +415,7 @@ mod tests {
             (3, Grant { ttl_s: 1, remaining_s: 0 }),
         ]);
         assert_eq!((expired(&mut lessor, s(1_000)), lessor.next_wake()), (vec![], None));
-        assert_eq!(lessor.renew(1, s(0)), None);
+        assert_eq!(lessor.renew(1, s(0)), Renewal::Waits);
         assert_eq!(lessor.time_to_live(2, s(1_000)), Some((4, 100)));
         assert_eq!(lessor.grant(4, 20, s(0)), Some(20));
         lessor.promote(s(50), s(1));
@@ -415,7 +426,11 @@ mod tests {
         lessor.demote();
         assert_eq!((expired(&mut lessor, s(1_000)), lessor.next_wake()), (vec![], None));
         lessor.promote(s(60), s(1));
-        assert_eq!(lessor.renew(2, s(64)), Some(100), "a renewed lease has all its time, whatever was recorded");
+        assert_eq!(
+            lessor.renew(2, s(64)),
+            Renewal::Renewed(100),
+            "a renewed lease has all its time, whatever was recorded"
+        );
         assert_eq!(lessor.list(), [3, 1, 4, 2]);
     }
 
@@ -472,7 +487,8 @@ mod tests {
                 3..6 => {
                     let renewed = lessor.renew(id, now);
                     let is_live = model.get(&id).is_some_and(|expiry| *expiry > now);
-                    assert_eq!(renewed, is_live.then(|| ttls[&id].cast_signed()));
+                    assert_eq!(renewed == Renewal::Unknown, !model.contains_key(&id));
+                    assert_eq!(renewed == Renewal::Renewed(ttls.get(&id).map_or(0, |ttl| ttl.cast_signed())), is_live);
                     if is_live {
                         model.insert(id, now + s(ttls[&id]));
                     }

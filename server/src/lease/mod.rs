@@ -24,7 +24,7 @@ use engine::{Fault, ReadView};
 
 mod lessor;
 
-pub use lessor::{Lessor, Params, ttl_min_s};
+pub use lessor::{Lessor, Params, Renewal, ttl_min_s};
 
 /// Longest time to live that can be granted. **Units** seconds. **Source** etcd v3.7.1 `lease/lessor.go` `MaxLeaseTTL`.
 pub const TTL_MAX_S: i64 = 9_000_000_000;

@@ -235,9 +235,9 @@ impl Counters {
         self.received_bytes.add(bytes as u64);
     }
 
-    /// A message of `bytes` was sent.
-    pub fn sent(&self, method: Method, bytes: usize) {
-        self.methods[method as usize].sent.add(1);
+    /// `count` messages, of `bytes` together, were sent.
+    pub fn sent(&self, method: Method, count: usize, bytes: usize) {
+        self.methods[method as usize].sent.add(count as u64);
         self.sent_bytes.add(bytes as u64);
     }
 

@@ -1,5 +1,7 @@
 //! Leases: grant, keepalive, time to live, revoke, expiry.
 
+use std::time::Duration;
+
 use etcd_client::{Client, Error, EventType, LeaseGrantOptions, LeaseTimeToLiveOptions, PutOptions, WatchOptions};
 
 use crate::{FAILED_PRECONDITION, NOT_FOUND, keys, member::fresh, next, refusal, revision};
@@ -71,6 +73,33 @@ async fn a_keepalive_is_answered_with_the_granted_time() {
     assert_eq!((answer.id(), answer.ttl()), (LEASE, 0), "a lease that is gone");
     let unknown = client.lease_keep_alive(LEASE).await;
     assert!(matches!(unknown, Err(Error::LeaseKeepAliveError(_))));
+}
+
+/// This client's h2 ends a connection on which a hundred small frames wait to be read; see `Cargo.toml`.
+#[tokio::test]
+async fn ten_thousand_keepalives_a_second_on_one_stream_do_not_end_the_connection() {
+    const BURST: usize = 200;
+    const BURSTS: usize = 50;
+    const BURST_EVERY: Duration = Duration::from_millis(20);
+    let (_dir, _member, mut client) = fresh().await;
+    grant(&mut client, LEASE, TTL_SECONDS).await.unwrap();
+    let (mut keeper, mut answers) = client.lease_keep_alive(LEASE).await.unwrap();
+    let renewing = async {
+        let mut ticks = tokio::time::interval(BURST_EVERY);
+        for _ in 0..BURSTS {
+            ticks.tick().await;
+            for _ in 0..BURST {
+                keeper.keep_alive().await.unwrap();
+            }
+        }
+    };
+    let reading = async {
+        for _ in 0..BURSTS * BURST {
+            let answer = answers.message().await.unwrap().expect("the stream stays open");
+            assert_eq!((answer.id(), answer.ttl()), (LEASE, TTL_SECONDS));
+        }
+    };
+    tokio::join!(renewing, reading);
 }
 
 #[tokio::test]

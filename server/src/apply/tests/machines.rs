@@ -42,7 +42,7 @@ use crate::{
     config::AutoCompaction,
     error::Error,
     insight::trace::Stamps,
-    lease::{Lessor, Params},
+    lease::{Lessor, Params, Renewal},
     metrics::counters::CommitCounters,
     quota::{self, Purpose},
     raft::{machine::Raft, message::ToRaft},
@@ -317,15 +317,42 @@ fn a_compaction_is_over_when_only_what_readers_hold_is_left() {
     let view = member.apply.store.mvcc().view();
     let (held, revision) = (view.revision() - 2, view.revision());
     drop(view);
-    member.shared.floors[0].store(held, Ordering::SeqCst);
+    member.shared.floors[0].lowest.store(held, Ordering::SeqCst);
     member.propose(Kind::Compaction, &pb::CompactionRequest { revision, physical: true });
     member.settle();
     assert_eq!(member.shared.swept_revision.load(Ordering::Acquire), revision, "nobody waits for a reader");
     assert_eq!(member.counters.versions_dropped.get(), 1, "what the reader may see is there");
-    member.shared.floors[0].store(i64::MAX, Ordering::SeqCst);
+    member.shared.floors[0].lowest.store(i64::MAX, Ordering::SeqCst);
     member.apply.tick(member.now);
     member.settle();
     assert_eq!(member.counters.versions_dropped.get(), 3, "the rest goes when the reader has gone");
+}
+
+#[test]
+fn renewal_of_an_expired_lease_is_answered_when_the_lease_is_gone() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    member.propose(Kind::LeaseGrant, &pb::LeaseGrantRequest { id: 5, ttl: 2 });
+    member.settle();
+    member.now += Duration::from_secs(3);
+    let slots = Slots::<Answer>::new(1);
+    let waiting = slots.open(Duration::MAX).unwrap();
+    let reply = ReplyTo { core: 0, slot: waiting.id() };
+    member.apply.receive(ToApply::RenewAll { reply, leases: vec![5, 6] }, member.now).unwrap();
+    member.apply.receive(ToApply::Renew { reply, lease: 5 }, member.now).unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..TURNS_MAX {
+        let (turn, more) = member.turn_both();
+        answers.extend(turn.answers.into_iter().flatten().map(|(_, answer)| answer));
+        if !more && answers.len() == 2 {
+            break;
+        }
+    }
+    let [Answer::RenewedAll(renewals), Answer::Renewed(0)] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(renewals[..], [Renewal::Waits, Renewal::Unknown]);
+    member.apply.receive(ToApply::TimeToLive { reply, lease: 5 }, member.now).unwrap();
+    let answer = member.turn_both().0.answers.remove(0).remove(0).1;
+    assert!(matches!(answer, Answer::TimeToLive(None)), "it is gone, and not only expired: {answer:?}");
 }
 
 #[test]
