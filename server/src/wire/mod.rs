@@ -11,8 +11,8 @@
 //! - `vars`: /debug/vars
 //! - `client`: the smallest gRPC client, for `orlop top` and tests
 //!
-//! Bounds: connections are bounded by their count, streams by the advertised maximum, request bytes by the windows, and
-//! unsent bytes by the writer.
+//! Bounds: connections are bounded by their count, streams by the advertised maximum, request bytes by the windows, the
+//! frames of a turn and unread answers to control frames by `http2/ration`, and unsent bytes by the writer.
 
 pub mod client;
 pub mod endpoints;

@@ -19,6 +19,15 @@ pub struct Head {
     pub flags: u8,
     /// Its stream.
     pub stream: u32,
+    /// Length of what comes after the head. **Units** bytes.
+    pub len: usize,
+}
+
+impl Head {
+    /// Length of the whole frame. **Units** bytes.
+    pub fn frame_bytes(self) -> usize {
+        HEAD_BYTES + self.len
+    }
 }
 
 /// Types of frames.
@@ -72,7 +81,7 @@ impl Frames {
             let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = self.head;
             self.skip = u32::from_be_bytes([0, l0, l1, l2]) as usize;
             self.head_len = 0;
-            on_head(Head { kind, flags, stream: u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]) });
+            on_head(Head { kind, flags, stream: u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]), len: self.skip });
         }
     }
 }
@@ -100,11 +109,11 @@ mod tests {
         bytes.extend_from_slice(&[0, 1, 0, kind::HEADERS, 5, 0x80, 0, 0, 3]);
         bytes.extend_from_slice(&[9; 256]);
         bytes.extend_from_slice(&go_away(3, 11, b"text"));
-        let whole = [(4, 0, 0), (kind::PING, 1, 0), (kind::HEADERS, 5, 3), (kind::GOAWAY, 0, 0)];
+        let whole = [(4, 0, 0, 0), (kind::PING, 1, 0, 8), (kind::HEADERS, 5, 3, 256), (kind::GOAWAY, 0, 0, 12)];
         for step in 1..bytes.len() {
             let (mut frames, mut found) = (Frames::behind(preface), Vec::new());
             for piece in bytes.chunks(step) {
-                frames.feed(piece, |head| found.push((head.kind, head.flags, head.stream)));
+                frames.feed(piece, |head| found.push((head.kind, head.flags, head.stream, head.len)));
             }
             assert_eq!(found, whole, "in pieces of {step}");
             assert!(frames.is_between());
