@@ -13,10 +13,12 @@ use rustix::{
     io::Errno,
     net::{AddressFamily, SendFlags, SocketFlags, SocketType, sockopt},
 };
+use rustls::ClientConnection;
 
 use crate::{
     error::Error,
     http2::{Session, Sink},
+    tls::{self, Secure},
 };
 
 const BACKOFF_NS_MIN: u64 = 50_000_000;
@@ -28,13 +30,15 @@ pub(crate) struct Endpoint {
     /// As the user wrote it, for `:authority` and messages.
     pub(crate) authority: String,
     pub(crate) address: SocketAddr,
+    /// Set for `https://`.
+    pub(crate) secure: Option<Secure>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "all but a moment of a connection's life is the large variant")]
 enum State<C> {
     Down,
     Connecting { socket: OwnedFd },
-    Open { socket: OwnedFd, session: Session<C> },
+    Open { socket: OwnedFd, tls: Option<Box<ClientConnection>>, session: Session<C> },
 }
 
 /// One connection, through all its sockets.
@@ -125,19 +129,22 @@ impl<C> Connection<C> {
             if !flags.contains(epoll::EventFlags::OUT) {
                 return Ok(());
             }
-            self.establish();
+            self.establish()?;
         }
         let readable = epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
-        let State::Open { socket, session } = &mut self.state else { return Ok(()) };
+        let State::Open { socket, tls, session } = &mut self.state else { return Ok(()) };
         if !flags.intersects(readable) {
             return Ok(());
         }
         let was_ready = session.is_ready();
-        match rustix::io::read(&*socket, &mut *scratch) {
-            Ok(0) => return Err(Error::Closed),
-            Ok(bytes) => session.receive(&scratch[..bytes], sink)?,
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(errno) => return Err(Error::system("recv")(errno)),
+        match tls {
+            Some(tls) => tls::receive(tls, socket, scratch, |bytes| session.receive(bytes, sink))?,
+            None => match rustix::io::read(&*socket, &mut *scratch) {
+                Ok(0) => return Err(Error::Closed),
+                Ok(bytes) => session.receive(&scratch[..bytes], sink)?,
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(errno) => return Err(Error::system("recv")(errno)),
+            },
         }
         if session.is_ready() && !was_ready {
             self.down_since_ns = None;
@@ -148,18 +155,11 @@ impl<C> Connection<C> {
 
     /// Writes what the session has gathered, and asks for an event if the socket does not take it all.
     pub(crate) fn flush(&mut self, epoll: &OwnedFd) -> Result<(), Error> {
-        let State::Open { socket, session } = &mut self.state else { return Ok(()) };
-        let mut sent_bytes = 0;
-        while sent_bytes < session.out.len() {
-            match rustix::net::send(&*socket, &session.out[sent_bytes..], SendFlags::NOSIGNAL) {
-                Ok(bytes) => sent_bytes += bytes,
-                Err(Errno::AGAIN) => break,
-                Err(Errno::INTR) => {}
-                Err(errno) => return Err(Error::system("send")(errno)),
-            }
-        }
-        session.out.drain(..sent_bytes);
-        let is_blocked = !session.out.is_empty();
+        let State::Open { socket, tls, session } = &mut self.state else { return Ok(()) };
+        let is_blocked = match tls {
+            Some(tls) => tls::send(tls, socket, &mut session.out)?,
+            None => send(socket, &mut session.out)?,
+        };
         if is_blocked != self.is_waiting_to_write {
             let out = if is_blocked { epoll::EventFlags::OUT } else { epoll::EventFlags::empty() };
             let interest = epoll::EventFlags::IN | out;
@@ -193,18 +193,35 @@ impl<C> Connection<C> {
         self.retry_at_ns = now_ns;
     }
 
-    fn establish(&mut self) {
+    fn establish(&mut self) -> Result<(), Error> {
+        let tls = self.endpoint.secure.as_ref().map(Secure::connect).transpose()?;
         match std::mem::replace(&mut self.state, State::Down) {
             State::Connecting { socket } => {
                 let session = Session::new(&self.endpoint.authority);
-                self.state = State::Open { socket, session };
+                self.state = State::Open { socket, tls, session };
             }
             State::Down | State::Open { .. } => unreachable!("asked only while connecting"),
         }
+        Ok(())
     }
 
     fn connect_error(&self, errno: Errno) -> Error {
         let reason = std::io::Error::from(errno).to_string();
         Error::Connect { endpoint: self.endpoint.authority.clone(), reason }
     }
+}
+
+/// Sends what the socket takes of `bytes`. Returns whether some of it waits.
+fn send(socket: &OwnedFd, bytes: &mut Vec<u8>) -> Result<bool, Error> {
+    let mut sent_bytes = 0;
+    while sent_bytes < bytes.len() {
+        match rustix::net::send(socket, &bytes[sent_bytes..], SendFlags::NOSIGNAL) {
+            Ok(count) => sent_bytes += count,
+            Err(Errno::AGAIN) => break,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(Error::system("send")(errno)),
+        }
+    }
+    bytes.drain(..sent_bytes);
+    Ok(!bytes.is_empty())
 }

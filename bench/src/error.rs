@@ -6,8 +6,6 @@
 pub(crate) enum Error {
     #[error("--{flag}: {reason}")]
     Flag { flag: &'static str, reason: String },
-    #[error("--{flag}: TLS is not supported yet; the generator speaks plaintext only")]
-    TlsUnsupported { flag: &'static str },
     #[error("cannot connect to {endpoint}: {reason}")]
     Connect { endpoint: String, reason: String },
     #[error("{what}: {reason}")]
@@ -20,6 +18,8 @@ pub(crate) enum Error {
     Http2 { reason: &'static str },
     #[error("HTTP/2: server sent GOAWAY, code {code}")]
     GoAway { code: u32 },
+    #[error("TLS: {reason}")]
+    Tls { reason: String },
     #[error("gRPC: {reason}")]
     Grpc { reason: &'static str },
     #[error("gRPC: malformed reply")]

@@ -70,7 +70,7 @@ fn answer(mut stream: TcpStream, replies_max: usize) -> Option<()> {
 
 /// Runs a load of puts to its end, which must come.
 fn load(address: SocketAddr, conns: usize, clients: usize, total: u64, rate: u64) -> Tally {
-    let endpoint = Endpoint { authority: address.to_string(), address };
+    let endpoint = Endpoint { authority: address.to_string(), address, secure: None };
     let keys = Keys::new(8, 100, false).unwrap();
     let plan = Plan {
         endpoints: vec![endpoint],

@@ -3,15 +3,17 @@
 //! Names and defaults follow etcd's `tools/benchmark` where it has the same flag. Every combination that cannot mean
 //! anything is refused here with the flag's name, so that nothing later has to ask.
 
-use std::{net::ToSocketAddrs, time::Duration};
+use std::{net::ToSocketAddrs, sync::Arc, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
+use rustls::ClientConfig;
 
 use crate::{
     client::Endpoint,
     clock,
     error::Error,
     load::Plan,
+    tls::{self, Secure},
     workload::{Keys, Kind, Reading, STAMP_BYTES, Target, Workload, prefix_end},
 };
 
@@ -22,6 +24,9 @@ const RATE_MAX: u64 = 100_000_000;
 const AUTHORITY_BYTES_MAX: usize = 255;
 const VALUE_BYTES_MAX: usize = 64 << 20;
 const TOTAL_DEFAULT: u64 = 10_000;
+
+/// How an endpoint with TLS begins.
+const HTTPS: &str = "https://";
 
 /// Load generator for servers of the etcd API.
 ///
@@ -69,15 +74,18 @@ struct Common {
     /// Print the report as one JSON object.
     #[arg(long, global = true)]
     json: bool,
-    /// Not supported yet.
+    /// Certificates that sign those of servers, for endpoints with https:// [default: those that the host trusts].
     #[arg(long, global = true)]
     cacert: Option<String>,
-    /// Not supported yet.
+    /// Certificate to show to servers.
     #[arg(long, global = true)]
     cert: Option<String>,
-    /// Not supported yet.
+    /// Its key.
     #[arg(id = "tls_key", long = "key", global = true)]
     tls_key: Option<String>,
+    /// Take any certificate of a server.
+    #[arg(long, global = true)]
+    insecure_skip_tls_verify: bool,
 }
 
 #[derive(Debug, Args)]
@@ -227,11 +235,6 @@ impl Flags {
     /// **Errors**: a flag that cannot be obeyed, named.
     pub(crate) fn plan(&self) -> Result<Plan, Error> {
         let common = &self.common;
-        for (flag, value) in [("cacert", &common.cacert), ("cert", &common.cert), ("key", &common.tls_key)] {
-            if value.is_some() {
-                return Err(Error::TlsUnsupported { flag });
-            }
-        }
         let workload = self.workload()?;
         let clients = common.clients.unwrap_or(common.conns);
         bounded("conns", common.conns, 1, CONNS_MAX)?;
@@ -273,7 +276,16 @@ impl Flags {
     }
 
     fn endpoints(&self) -> Result<Vec<Endpoint>, Error> {
-        self.common.endpoints.iter().map(|text| endpoint(text.trim())).collect()
+        let Common { endpoints, cacert, cert, tls_key, insecure_skip_tls_verify, .. } = &self.common;
+        let files = tls::Files {
+            cacert: cacert.as_deref(),
+            cert: cert.as_deref(),
+            key: tls_key.as_deref(),
+            skips_verify: *insecure_skip_tls_verify,
+        };
+        let is_secure = endpoints.iter().any(|text| text.trim().starts_with(HTTPS));
+        let config = if is_secure { Some(files.config()?) } else { None };
+        endpoints.iter().map(|text| endpoint(text.trim(), config.as_ref())).collect()
     }
 
     fn workload(&self) -> Result<Workload, Error> {
@@ -376,18 +388,21 @@ fn target(first: Option<&str>, end: Option<&str>, is_prefix: bool) -> Result<Opt
     }
 }
 
-fn endpoint(text: &str) -> Result<Endpoint, Error> {
-    if text.starts_with("https://") {
-        return Err(refused("endpoints", "https:// needs TLS, which is not supported yet"));
-    }
-    let authority = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+fn endpoint(text: &str, config: Option<&Arc<ClientConfig>>) -> Result<Endpoint, Error> {
+    let (config, text) = match text.strip_prefix(HTTPS) {
+        Some(rest) => (config, rest),
+        None => (None, text.strip_prefix("http://").unwrap_or(text)),
+    };
+    let authority = text.trim_end_matches('/');
     if authority.is_empty() || authority.len() > AUTHORITY_BYTES_MAX {
         return Err(refused("endpoints", "expected HOST:PORT"));
     }
     let mut addresses =
         authority.to_socket_addrs().map_err(|error| refused("endpoints", &format!("{authority}: {error}")))?;
     let address = addresses.next().ok_or_else(|| refused("endpoints", &format!("{authority} has no address")))?;
-    Ok(Endpoint { authority: authority.to_owned(), address })
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _port)| host);
+    let secure = config.map(|config| Secure::new(config, host)).transpose()?;
+    Ok(Endpoint { authority: authority.to_owned(), address, secure })
 }
 
 /// A number of seconds, or one with a unit.
@@ -443,9 +458,10 @@ mod tests {
     #[test]
     fn what_cannot_be_obeyed_is_refused_by_name() {
         for (line, flag) in [
-            ("bench put --cacert ca.pem", "--cacert"),
-            ("bench range foo --key k.pem", "--key"),
-            ("bench put --endpoints https://127.0.0.1:2379", "--endpoints"),
+            ("bench put --endpoints https://127.0.0.1:2379 --cacert no-such-file", "--cacert"),
+            ("bench put --endpoints https://127.0.0.1:2379 --key k.pem", "--cert"),
+            ("bench put --endpoints https://127.0.0.1:2379 --cert c.pem", "--key"),
+            ("bench put --endpoints https://127.0.0.1", "--endpoints"),
             ("bench put --key-size 2 --key-space-size 101", "--key-space-size"),
             ("bench txn --txn-ops 2", "--txn-ops"),
             ("bench watch --val-size 7", "--val-size"),
@@ -463,5 +479,10 @@ mod tests {
         let found = plan("bench put --endpoints http://127.0.0.1:1,127.0.0.1:2/").unwrap();
         let authorities: Vec<_> = found.endpoints.iter().map(|endpoint| endpoint.authority.as_str()).collect();
         assert_eq!(authorities, ["127.0.0.1:1", "127.0.0.1:2"]);
+        assert!(found.endpoints.iter().all(|endpoint| endpoint.secure.is_none()));
+        let found =
+            plan("bench put --insecure-skip-tls-verify --endpoints https://[::1]:1,https://localhost:2,localhost:3");
+        let is_secure = |found: Plan| found.endpoints.iter().map(|e| e.secure.is_some()).collect::<Vec<_>>();
+        assert_eq!(is_secure(found.unwrap()), [true, true, false]);
     }
 }

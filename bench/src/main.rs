@@ -12,11 +12,12 @@
 //! - `workload`, `schedule`: what is asked of the server, and when.
 //! - `report`, `histogram`: what was seen, and what is printed of it.
 //! - `client`: a socket with its HTTP/2 session, and its return after a loss.
+//! - `tls`: encryption between the two.
 //! - `http2`, `hpack`: a client's side of HTTP/2, as a state machine.
 //! - `reply`: the few fields of a reply that matter.
 //! - `clock`, `error`: the only clock; why the generator stops.
 //!
-//! Deliberately absent: TLS, authentication, retries of requests, and any knowledge of one particular server.
+//! Deliberately absent: authentication, retries of requests, and any knowledge of one particular server.
 
 mod client;
 mod clock;
@@ -32,6 +33,7 @@ mod load;
 mod reply;
 mod report;
 mod schedule;
+mod tls;
 mod workload;
 
 use std::{
