@@ -8,9 +8,9 @@
 
 use std::{
     ffi::OsString,
-    fs::{DirBuilder, File},
-    io::{self, Read},
-    os::unix::fs::DirBuilderExt,
+    fs::{DirBuilder, File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
@@ -143,6 +143,14 @@ pub fn sync_dir(dir: &Path) -> Result<(), Error> {
 ///
 /// **Errors** there is no such file, it is longer, or it is not UTF-8.
 pub fn read_text(path: &Path, bytes_max: usize) -> Result<String, Error> {
+    let invalid = |error| Error::io(path, FileOp::Read, io::Error::new(io::ErrorKind::InvalidData, error));
+    String::from_utf8(read_small(path, bytes_max)?).map_err(invalid)
+}
+
+/// Reads a whole file. **Bounds** `bytes_max`.
+///
+/// **Errors** there is no such file, or it is longer.
+pub fn read_small(path: &Path, bytes_max: usize) -> Result<Vec<u8>, Error> {
     let failed = |op| move |source| Error::io(path, op, source);
     let file = File::open(path).map_err(failed(FileOp::Open))?;
     let mut bytes = Vec::new();
@@ -151,7 +159,41 @@ pub fn read_text(path: &Path, bytes_max: usize) -> Result<String, Error> {
     if bytes.len() > bytes_max {
         return Err(failed(FileOp::Read)(io::ErrorKind::FileTooLarge.into()));
     }
-    String::from_utf8(bytes).map_err(|error| failed(FileOp::Read)(io::Error::new(io::ErrorKind::InvalidData, error)))
+    Ok(bytes)
+}
+
+/// Writes a new file of a few bytes, for its owner only. The bytes and the name are durable on return.
+///
+/// **Errors** there is such a file, or no such directory.
+pub fn write_small(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    let failed = |op| move |source| Error::io(path, op, source);
+    let options = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    let mut file = options.map_err(failed(FileOp::Create))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed(FileOp::Write))?;
+    path.parent().map_or(Ok(()), sync_dir)
+}
+
+/// What tells one state of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    device: u64,
+    inode: u64,
+    len: u64,
+    /// When the bytes changed, and when the inode did. **Units** seconds and nanoseconds.
+    changed: [(i64, i64); 2],
+}
+
+/// The present state of the file that `path` leads to, with symbolic links followed.
+///
+/// **Errors** there is no such file.
+pub fn stamp(path: &Path) -> Result<Stamp, Error> {
+    let found = std::fs::metadata(path).map_err(|source| Error::io(path, FileOp::Open, source))?;
+    Ok(Stamp {
+        device: found.dev(),
+        inode: found.ino(),
+        len: found.len(),
+        changed: [(found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec())],
+    })
 }
 
 #[cfg(test)]
@@ -201,6 +243,21 @@ mod tests {
         remove_tree(&at("moved")).unwrap();
         remove_tree(&at("moved")).unwrap();
         assert!(list(temp.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_or_written_has_another_stamp() {
+        let temp = tempfile::tempdir().unwrap();
+        let (path, other) = (temp.path().join("a"), temp.path().join("b"));
+        write_small(&path, b"1").unwrap();
+        assert!(write_small(&path, b"2").is_err(), "it writes over nothing");
+        let first = stamp(&path).unwrap();
+        assert_eq!(stamp(&path).unwrap(), first);
+        write_small(&other, b"2").unwrap();
+        rename(&other, &path).unwrap();
+        assert_ne!(stamp(&path).unwrap(), first);
+        assert_eq!(read_small(&path, 1).unwrap(), b"2");
+        assert!(stamp(&other).is_err());
     }
 
     #[test]
