@@ -2,7 +2,7 @@
 //!
 //! The reasons why a member does not start.
 
-use crate::{apply::restore::Damaged, config, etcd_files};
+use crate::{apply::restore::Damaged, config, etcd_files, wire};
 
 /// See the head of this file.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +36,9 @@ pub enum Error {
     /// A new member cannot start with these settings.
     #[error(transparent)]
     Bootstrap(#[from] config::Error),
+    /// The files of TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] wire::tls::Error),
     /// A table of the store does not decode.
     #[error(transparent)]
     Table(#[from] Damaged),

@@ -5,10 +5,10 @@
 //! - `process`: the limits of the process; `options`: the knobs as settings for each part
 //! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped
 //!   etcd, once
-//! - `notify`: what the init daemon is told
+//! - `ports`: what is bound; `secure`: TLS; `notify`: what the init daemon is told
 //! - `threads`: the cores; `drain`: the end; `error`: why a member does not start, or stops
 //!
-//! Order: lock and open the store, open the log, apply the entries that the store does not have yet, bind. The member
+//! Order: bind, lock and open the store, open the log, apply the entries that the store does not have yet. The member
 //! serves once it has published itself; nothing is answered before that. Bootstrap settings count only for a directory
 //! without data, because the store holds the identity of a member.
 
@@ -24,6 +24,7 @@ use self::{
     error::{Error, system},
     open::Opened,
     options::Cores,
+    ports::{Ports, Ways},
     threads::Member,
 };
 use crate::{
@@ -32,7 +33,6 @@ use crate::{
     cores::{
         STACK_BYTES,
         connection_loop::{Serving, keep_usage},
-        listen::Listener,
         thread::{block_on, end_by, pin, stop_member},
     },
     log, quota,
@@ -44,7 +44,9 @@ pub mod import;
 pub mod notify;
 pub mod open;
 pub mod options;
+pub mod ports;
 pub mod process;
+pub mod secure;
 pub mod threads;
 
 /// Runs the member until it is told to stop.
@@ -84,16 +86,17 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     if config.knobs.server.pin_cores {
         pin(0);
     }
+    let ports = Ports::bind(&config)?;
     let opened = open::open(&config, &clock)?;
     log_start(&config, &opened, cores);
     let (stop, stopping) = watch::channel(false);
     let serving = Serving { options: options::wire(&config), stop: stopping };
+    let handshakes = secure::spawn(&config, &clock, cores)?;
     let member = Member::new(Arc::clone(&config), clock, cores, &opened)?;
     let mut started = threads::start(&member, opened, &serving)?;
-    let listeners = bind(&config, &config.listen_client_urls)?;
-    for listener in bind(&config, &config.listen_metrics_urls)? {
-        spawn_local(listener.accept_metrics(Rc::clone(&started.desk)));
-    }
+    let (end, ending) = watch::channel(false);
+    let ways = Ways::new(&started.desk, started.ways.clone(), &serving, handshakes, ending);
+    ways.accept_others(ports.others);
     let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
     tokio::select! {
@@ -103,13 +106,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     }
     spawn_local(keep_usage(Rc::clone(&started.desk)));
     tracing::info!("ready to serve client requests");
-    for listener in listeners {
-        if let Ok(address) = listener.address() {
-            tracing::info!(%address, "serving client traffic insecurely; this is strongly discouraged!");
-        }
-        let (desk, ways) = (Rc::clone(&started.desk), started.ways.clone());
-        spawn_local(listener.accept_clients(desk, ways, serving.clone()));
-    }
+    ways.accept_clients(ports.clients, &started.desk);
     notify::ready(&config.init).await;
     let (shared, clock) = (Arc::clone(&started.desk.shared), started.desk.clock.clone());
     spawn_local(notify::alive(config.init.clone(), shared, clock, options::heartbeat(&config)));
@@ -122,6 +119,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let fields = end_fields(&config);
     tracing::info!(%fields, "closing etcd server");
     drain::drain(&started.desk, &stop, Duration::from_millis(config.knobs.server.drain_ms)).await;
+    end.send_replace(true);
     tracing::info!(%fields, "closed etcd server");
     Ok(signal)
 }
@@ -138,17 +136,6 @@ fn end_fields(config: &Config) -> log::Object {
         .text("data-dir", &config.data_dir.display().to_string())
         .list("advertise-peer-urls", config.advertise_peer_urls.iter().map(config::Url::as_str))
         .list("advertise-client-urls", config.advertise_client_urls.iter().map(config::Url::as_str))
-}
-
-/// Binds the addresses of `urls`.
-fn bind(config: &Config, urls: &[config::Url]) -> Result<Vec<Listener>, Error> {
-    let mut listeners = Vec::new();
-    for url in urls {
-        let address = url.bind_address().map_err(config::Error::from)?;
-        let bound = Listener::bind(address, config.socket_reuse_port);
-        listeners.push(bound.map_err(system(format!("listen on {address}")))?);
-    }
-    Ok(listeners)
 }
 
 fn log_start(config: &Config, opened: &Opened, cores: Cores) {

@@ -18,6 +18,7 @@
 //! | `go` | Go's text syntax: arguments, booleans, integers, durations |
 //! | `url` | URLs, and lists of them |
 //! | `gates` | etcd's feature gates |
+//! | `tls` | files, versions and cipher suites of TLS |
 //! | `flag` | defines a flag: row, kind, fate, value; and a table of flags |
 //! | `values` | the parser: from arguments to values by flag |
 //! | `flags` | the server's table |
@@ -50,6 +51,7 @@ mod init;
 mod knobs;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod url;
 mod values;
 mod variables;
@@ -61,6 +63,7 @@ pub use gates::{GATES, Stage};
 pub use host::host;
 pub use init::Init;
 pub use knobs::ReadFile;
+pub use tls::{Ciphers, Tls, TlsFiles, TlsVersion};
 pub use url::{Scheme, Url, join};
 pub(crate) use values::Values;
 pub use values::Warning;
@@ -124,6 +127,8 @@ pub struct Config {
     pub listen_client_urls: Vec<Url>,
     /// Where other members will be served.
     pub listen_peer_urls: Vec<Url>,
+    /// Where clients are served HTTP. If there are any, `listen_client_urls` serves gRPC alone.
+    pub listen_client_http_urls: Vec<Url>,
     /// Further addresses where metrics and health are served.
     pub listen_metrics_urls: Vec<Url>,
     /// The URLs that the member list shows to clients.
@@ -156,6 +161,8 @@ pub struct Config {
     pub memory_mlock: bool,
     /// Whether listeners set SO_REUSEPORT.
     pub socket_reuse_port: bool,
+    /// TLS.
+    pub tls: Tls,
     /// All feature gates with their true values.
     pub gates: BTreeMap<&'static str, bool>,
     /// The profile that `knobs` began with.
@@ -276,6 +283,7 @@ impl Config {
             wal_dir: Some(values.text("wal-dir")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
             listen_client_urls: values.urls("listen-client-urls"),
             listen_peer_urls: values.urls("listen-peer-urls"),
+            listen_client_http_urls: values.urls("listen-client-http-urls"),
             listen_metrics_urls: values.urls("listen-metrics-urls"),
             advertise_client_urls: if has_no_advertised { Vec::new() } else { values.urls("advertise-client-urls") },
             advertise_peer_urls,
@@ -292,6 +300,7 @@ impl Config {
             extensive_metrics: values.text("metrics") == "extensive",
             memory_mlock: values.switch("memory-mlock"),
             socket_reuse_port: values.switch("socket-reuse-port"),
+            tls: Tls::of(&mut values)?,
             gates,
             profile,
             knobs,
@@ -304,13 +313,15 @@ impl Config {
 
     /// etcd's checks of the whole configuration, in etcd's order.
     fn check(&self) -> Result<(), Error> {
-        for url in [&self.listen_peer_urls, &self.listen_client_urls, &self.listen_metrics_urls].into_iter().flatten() {
-            match url.scheme {
-                Scheme::Http => drop(url.bind_address()?),
-                Scheme::Https => return Err(refused(format!("TLS is not supported yet ({url})"))),
-                Scheme::Unix | Scheme::Unixs => {
-                    return Err(refused(format!("Unix sockets are not supported yet ({url})")));
-                }
+        let listened = [
+            &self.listen_peer_urls,
+            &self.listen_client_urls,
+            &self.listen_client_http_urls,
+            &self.listen_metrics_urls,
+        ];
+        for url in listened.into_iter().flatten() {
+            if matches!(url.scheme, Scheme::Http | Scheme::Https) {
+                url.bind_address()?;
             }
         }
         if let Some(url) = self.advertise_peer_urls.iter().find(|url| url.host.is_empty()) {
@@ -329,9 +340,44 @@ impl Config {
         if self.advertise_client_urls.is_empty() {
             return Err(refused("--advertise-client-urls is required when --listen-client-urls is set explicitly"));
         }
+        self.check_tls()?;
         self.knobs
             .check()
             .map_err(|problems| refused(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")))
+    }
+}
+
+impl Config {
+    /// Checks that what the ports need for TLS is given.
+    fn check_tls(&self) -> Result<(), Error> {
+        let Tls { clients, peers, clients_auto, peers_auto, .. } = &self.tls;
+        let secure = |urls: &[Url]| urls.iter().find(|url| url.scheme.is_secure()).cloned();
+        let for_clients = secure(&self.listen_client_urls).or_else(|| secure(&self.listen_client_http_urls));
+        let for_metrics = secure(&self.listen_metrics_urls);
+        if !clients_auto || !clients.is_empty() {
+            match (&for_clients, &for_metrics) {
+                (Some(url), _) if clients.is_empty() => {
+                    return Err(refused(format!(
+                        "TLS key/cert (--cert-file, --key-file) must be provided for client url {url} with HTTPS scheme"
+                    )));
+                }
+                (_, Some(_)) if clients.is_empty() => {
+                    return Err(refused(
+                        "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url",
+                    ));
+                }
+                (None, None) => {}
+                _ => clients.check()?,
+            }
+        }
+        match secure(&self.listen_peer_urls) {
+            Some(url) if peers.is_empty() && !peers_auto => Err(refused(format!(
+                "cannot listen on TLS for {}:{}: KeyFile and CertFile are not presented",
+                url.host, url.port
+            ))),
+            Some(_) if !peers.is_empty() => peers.check(),
+            _ => Ok(()),
+        }
     }
 }
 

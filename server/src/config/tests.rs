@@ -155,26 +155,61 @@ fn a_setting_that_cannot_be_is_refused_in_etcds_words() {
 #[test]
 fn what_is_not_supported_is_named_all_at_once_and_its_default_is_fine() {
     let rows = [
-        (
-            "--cert-file=a --key-file=b --client-cert-auth",
-            "--cert-file: TLS is not supported yet; --key-file: TLS is not supported yet; \
-             --client-cert-auth: TLS is not supported yet",
-        ),
         ("--auth-token=jwt", "--auth-token: authentication is not supported yet"),
         ("--config-file x", "--config-file: configuration files are not supported yet: use flags or ETCD_ variables"),
-        (
-            "--listen-client-urls https://1.2.3.4:5 --advertise-client-urls https://a:5",
-            "TLS is not supported yet (https://1.2.3.4:5)",
-        ),
-        (
-            "--listen-client-urls unix://s --advertise-client-urls unix://s",
-            "Unix sockets are not supported yet (unix://s)",
-        ),
     ];
     for (line, want) in rows {
         assert_eq!(parse(line).unwrap_err(), refused(want), "{line}");
     }
     assert!(parse("--cert-file= --client-cert-auth=false --auth-token simple --initial-cluster-state new").is_ok());
+}
+
+#[test]
+fn tls_is_checked_as_etcd_checks_it() {
+    const SECURE: &str = "--listen-client-urls https://1.2.3.4:5 --advertise-client-urls https://a:5";
+    let cases = [
+        (
+            "",
+            "TLS key/cert (--cert-file, --key-file) must be provided for client url https://1.2.3.4:5 with HTTPS \
+             scheme",
+        ),
+        ("--cert-file a", "KeyFile and CertFile must both be present[key: , cert: a]"),
+        ("--key-file b", "KeyFile and CertFile must both be present[key: b, cert: ]"),
+        (
+            "--cert-file a --key-file b --client-cert-file c",
+            "ClientKeyFile and ClientCertFile must both be present or both absent: key: , cert: c]",
+        ),
+        (
+            "--cert-file a --key-file b --listen-peer-urls https://1.2.3.4:6",
+            "cannot listen on TLS for 1.2.3.4:6: KeyFile and CertFile are not presented",
+        ),
+        ("--auto-tls --self-signed-cert-validity 0", "selfSignedCertValidity is invalid,it should be greater than 0"),
+        ("--tls-min-version TLS1.1", "unexpected TLS version \"TLS1.1\" (must be one of: TLS1.2, TLS1.3)"),
+        (
+            "--tls-min-version TLS1.3 --tls-max-version TLS1.2",
+            "min version (TLS1.3) is greater than max version (TLS1.2)",
+        ),
+        ("--cipher-suites TLS_NO", "unexpected TLS cipher suite \"TLS_NO\""),
+        (
+            "--tls-min-version TLS1.3 --cipher-suites TLS_AES_128_GCM_SHA256",
+            "cipher suites cannot be configured when only TLS1.3 is enabled",
+        ),
+        (
+            "--cipher-suites TLS_RSA_WITH_RC4_128_SHA",
+            "none of the TLS cipher suites [\"TLS_RSA_WITH_RC4_128_SHA\"] is supported",
+        ),
+    ];
+    for (line, want) in cases {
+        assert_eq!(parse(&format!("{SECURE} {line}")).unwrap_err(), refused(want), "{line}");
+    }
+    let metrics = parse("--listen-metrics-urls https://1.2.3.4:7").unwrap_err();
+    let want = "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url";
+    assert_eq!(metrics, refused(want));
+    let suites = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_RSA_WITH_RC4_128_SHA";
+    let config = parse(&format!("{SECURE} --cert-file a --key-file b --cipher-suites {suites}")).unwrap();
+    assert_eq!(config.tls.ciphers.suites, [0xc02f], "what is missing is warned of");
+    assert!(config.warnings.iter().any(|warning| warning.message.contains("cipher suite")));
+    assert!(parse(&format!("{SECURE} --auto-tls")).is_ok());
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! - `ticks`: the heartbeat of a loop that may be busy all the time
 //! - `reads`: takes in finished page reads
 //! - `listen`: listening addresses, and which core serves a new connection
+//! - `handshakes`: TLS, before a connection comes to its core
 //! - `outbox`: sends what raft and apply have for connection cores
 //! - `connection_loop`: a core that serves connections
 //! - `apply_loop`: apply on a thread of its own
@@ -21,6 +22,7 @@
 pub mod apply_loop;
 pub mod checkpoint;
 pub mod connection_loop;
+pub mod handshakes;
 pub mod listen;
 pub mod outbox;
 pub mod raft_loop;

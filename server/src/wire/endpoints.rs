@@ -1,12 +1,13 @@
 //! Runs on: connection core.
 //!
-//! The plain HTTP endpoints: /health, /livez, /readyz, /version, /metrics, /debug/vars.
+//! The plain HTTP endpoints: /health, /livez, /readyz, /version, /metrics, /debug/vars; and /members, for other
+//! members.
 //!
 //! The answers are etcd's, byte for byte. A check reads published state only and never waits for the disk.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/etcdhttp/{health,version,debug}.go`, `server/embed/serve.go`; Go 1.26
 //! `net/http/server.go`.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, fmt::Write as _, sync::atomic::Ordering};
 
 use super::{
     http1::{Request, Response},
@@ -46,6 +47,46 @@ pub fn answer(desk: &Desk, request: &Request) -> Response {
 /// Answers one request of a metrics port. It lacks the paths that are not for probes and scrapes.
 pub fn answer_metrics_port(desk: &Desk, request: &Request) -> Response {
     routed(desk, request, false)
+}
+
+/// Answers one request of another member.
+pub fn answer_peer_port(desk: &Desk, request: &Request) -> Response {
+    if let Some(response) = asterisk(request).or_else(|| redirected(request)) {
+        return response;
+    }
+    match request.path.as_str() {
+        "/version" | "/members" if request.method != "GET" => Response::method_not_allowed(),
+        "/version" => version(desk, request),
+        "/members" => members(desk),
+        _ => Response::not_found(),
+    }
+}
+
+/// The members, as etcd shows them to other members.
+fn members(desk: &Desk) -> Response {
+    let cluster = desk.shared.cluster.load();
+    let texts = |texts: &[String]| texts.iter().map(|text| json_text(text)).collect::<Vec<_>>().join(",");
+    let shown = cluster.members.iter().map(|member| {
+        let mut fields =
+            vec![format!(r#""id":{}"#, member.id), format!(r#""peerURLs":[{}]"#, texts(&member.peer_urls))];
+        if member.is_learner {
+            fields.push(r#""isLearner":true"#.into());
+        }
+        if !member.name.is_empty() {
+            fields.push(format!(r#""name":{}"#, json_text(&member.name)));
+        }
+        if !member.client_urls.is_empty() {
+            fields.push(format!(r#""clientURLs":[{}]"#, texts(&member.client_urls)));
+        }
+        format!("{{{}}}", fields.join(","))
+    });
+    let mut response = Response::json(200, format!("[{}]\n", shown.collect::<Vec<_>>().join(",")));
+    response.lines.push(format!("X-Etcd-Cluster-Id: {:x}", desk.shared.identity.cluster_id).into());
+    response
+}
+
+fn json_text(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
 }
 
 /// The answer to a request for `*`, which is no path.
@@ -203,6 +244,7 @@ fn check(desk: &Desk, name: &str) -> Result<(), &'static str> {
         "data_corruption" if alarms(desk).any(|(_, alarm)| alarm == Alarm::Corrupt as i32) => {
             Err("alarm activated: CORRUPT")
         }
+        "linearizable_read" if desk.shared.is_stopping.load(Ordering::Acquire) => Err("etcdserver: server stopped"),
         "linearizable_read" if !desk.shared.has_leader() => Err("etcdserver: no leader"),
         _ => Ok(()),
     }

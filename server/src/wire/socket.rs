@@ -1,6 +1,8 @@
 //! Runs on: connection core.
 //!
 //! Finds the protocol that an accepted connection speaks, and counts the connection.
+//!
+//! Bounds: a client that sends nothing is let go after [`SILENCE_MAX`].
 
 use std::{
     io,
@@ -9,21 +11,61 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpStream, sync::watch};
+use tokio::sync::watch;
 
-use super::{endpoints, http1, http2};
+use super::{
+    endpoints, http1, http2,
+    stream::{Chosen, FIRST_BYTES, Parked, Stream},
+    tls::refusal::Refusal,
+};
 use crate::{api::desk::Desk, shared::Connections};
 
 /// Longest wait for a client's first bytes.
-const SNIFF_TIMEOUT: Duration = Duration::from_secs(10);
+const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// The first bytes of a client of HTTP/2.
-const PREFACE: &[u8; 4] = b"PRI ";
+const PREFACE: [u8; FIRST_BYTES] = *b"PRI ";
+
+/// The first byte of a client of TLS: the type of a handshake's record.
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// What a port serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// Clients: gRPC, and HTTP beside it.
+    Clients,
+    /// Clients, where other ports serve HTTP.
+    Grpc,
+    /// HTTP for clients, where other ports serve gRPC.
+    Http,
+    /// Metrics and health.
+    Metrics,
+    /// Other members.
+    Peers,
+}
+
+impl Serves {
+    /// Whether the port is for clients.
+    pub fn is_for_clients(self) -> bool {
+        matches!(self, Self::Clients | Self::Grpc | Self::Http)
+    }
+
+    /// The traffic of a client port, in etcd's words.
+    pub fn traffic(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+            Self::Clients | Self::Metrics | Self::Peers => "grpc+http",
+        }
+    }
+}
 
 /// An accepted connection on its way to the core that serves it. It counts for that core from the moment it is
 /// assigned. So many connections that come at once are spread over the cores.
 #[derive(Debug)]
 pub struct Connection {
-    socket: std::net::TcpStream,
+    stream: Parked,
+    serves: Serves,
+    takes_plaintext: bool,
     count: Count,
 }
 
@@ -41,63 +83,100 @@ impl Drop for Count {
 }
 
 impl Connection {
-    /// Takes `socket` off the runtime of this thread, and assigns it to the core at position `core`.
+    /// Takes `stream` off the runtime of this thread, and assigns it to the core at position `core`. `takes_plaintext`
+    /// says whether its client may do without TLS.
     ///
     /// **Errors** the runtime's.
-    pub fn new(socket: TcpStream, connections: &Arc<Connections>, core: usize) -> io::Result<Self> {
+    pub fn new(
+        stream: Stream,
+        serves: Serves,
+        takes_plaintext: bool,
+        connections: &Arc<Connections>,
+        core: usize,
+    ) -> io::Result<Self> {
         connections.of(core).fetch_add(1, Ordering::Relaxed);
         let count = Count { connections: Arc::clone(connections), core };
-        Ok(Self { socket: socket.into_std()?, count })
+        Ok(Self { stream: stream.park()?, serves, takes_plaintext, count })
+    }
+
+    /// What its port serves.
+    pub fn serves(&self) -> Serves {
+        self.serves
+    }
+
+    /// The client's address, for the log. A client of a Unix socket has Go's name for none.
+    pub fn remote(&self) -> String {
+        self.stream.remote().map_or_else(|| "@".to_owned(), |address| address.to_string())
+    }
+
+    /// Encrypts the connection by `handshake`. Where its port takes plaintext too, a client that does not begin with
+    /// TLS is left as it is.
+    ///
+    /// **Errors** the handshake's.
+    pub async fn encrypted(
+        self,
+        handshake: impl AsyncFnOnce(Stream) -> Result<Stream, Refusal>,
+    ) -> Result<Self, Refusal> {
+        let Self { stream, serves, takes_plaintext, count } = self;
+        let mut stream = stream.unpark().map_err(Refusal::Socket)?;
+        if !takes_plaintext || stream.first_byte().await.map_err(Refusal::Socket)? == HANDSHAKE_RECORD {
+            stream = handshake(stream).await?;
+        }
+        let stream = stream.park().map_err(Refusal::Socket)?;
+        Ok(Self { stream, serves, takes_plaintext, count })
+    }
+
+    /// The position of the core that serves it.
+    pub fn core(&self) -> usize {
+        self.count.core
     }
 }
 
 /// Serves one connection until it ends.
 pub async fn serve(desk: Rc<Desk>, connection: Connection, options: http2::Options, stop: watch::Receiver<bool>) {
-    let Connection { socket, count } = connection;
-    if let Err(error) = serve_socket(desk, socket, &options, stop).await {
+    let Connection { stream, serves, count, .. } = connection;
+    let served = match stream.unpark() {
+        Ok(stream) => serve_stream(desk, stream, serves, &options, stop).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = served {
         tracing::debug!(%error, "a connection ended");
     }
     drop(count);
 }
 
-async fn serve_socket(
+async fn serve_stream(
     desk: Rc<Desk>,
-    socket: std::net::TcpStream,
+    mut stream: Stream,
+    serves: Serves,
     options: &http2::Options,
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let socket = TcpStream::from_std(socket)?;
-    match tokio::time::timeout(SNIFF_TIMEOUT, is_http2(&socket)).await {
-        Ok(Ok(true)) => http2::serve(desk, socket, options, stop).await,
-        Ok(Ok(false)) => {
-            let now = || desk.clock.unix_us();
-            http1::serve(socket, now, async |request| endpoints::answer(&desk, &request)).await
+    let now = || desk.clock.unix_us();
+    match serves {
+        Serves::Metrics => {
+            let answer = async |request| endpoints::answer_metrics_port(&desk, &request);
+            return http1::serve(stream, stop, now, answer).await;
         }
-        Ok(Err(error)) => Err(error),
-        Err(_) => Ok(()),
+        Serves::Peers => {
+            let answer = async |request| endpoints::answer_peer_port(&desk, &request);
+            return http1::serve(stream, stop, now, answer).await;
+        }
+        Serves::Clients | Serves::Grpc | Serves::Http => {}
     }
-}
-
-/// Serves a connection of the metrics port: only the plain HTTP endpoints.
-pub async fn serve_endpoints(desk: Rc<Desk>, socket: TcpStream) {
-    let answer = async |request| endpoints::answer_metrics_port(&desk, &request);
-    if let Err(error) = http1::serve(socket, || desk.clock.unix_us(), answer).await {
-        tracing::debug!(%error, "a connection of the metrics port ended");
-    }
-}
-
-async fn is_http2(socket: &TcpStream) -> io::Result<bool> {
-    socket.set_nodelay(true)?;
-    let mut head = [0; PREFACE.len()];
-    loop {
-        let len = socket.peek(&mut head).await?;
-        if len == 0 || head[..len] != PREFACE[..len] {
-            return Ok(false);
+    let is_http2 = match stream.chosen() {
+        Some(chosen) => chosen == Chosen::Http2,
+        None => match tokio::time::timeout(SILENCE_MAX, stream.begins_with(PREFACE)).await {
+            Ok(begins) => begins?,
+            Err(_) => return Ok(()),
+        },
+    };
+    match (is_http2, serves) {
+        (true, Serves::Clients | Serves::Grpc) => http2::serve(desk, stream, options, stop).await,
+        (false, Serves::Clients | Serves::Http) => {
+            http1::serve(stream, stop, now, async |request| endpoints::answer(&desk, &request)).await
         }
-        if len == PREFACE.len() {
-            return Ok(true);
-        }
-        // The rest of the four bytes is on its way. Peeking does not wait for more bytes than there are.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        // Like etcd, a port closes a connection of a protocol that it does not serve.
+        _ => Ok(()),
     }
 }

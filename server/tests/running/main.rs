@@ -7,6 +7,7 @@ mod flow;
 mod grpc;
 mod insight;
 mod member;
+mod ports;
 mod starts;
 
 use std::{

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Longest wait for anything that must happen: only a failing test waits so long.
@@ -25,6 +26,7 @@ pub(crate) struct Member {
     child: Child,
     log: PathBuf,
     pub(crate) address: SocketAddr,
+    pub(crate) peer_address: SocketAddr,
     _dir: TempDir,
 }
 
@@ -60,7 +62,7 @@ impl Member {
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Self { child, log, address, _dir: dir }
+        Self { child, log, address, peer_address: peer, _dir: dir }
     }
 
     fn becomes_ready(&mut self) -> bool {
@@ -73,6 +75,17 @@ impl Member {
             thread::yield_now();
         }
         false
+    }
+
+    /// The member's process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal to the member.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let id = Pid::from_raw(i32::try_from(self.id()).unwrap()).unwrap();
+        kill_process(id, signal).unwrap();
     }
 
     pub(crate) fn log_text(&self) -> String {
@@ -103,8 +116,8 @@ pub(crate) fn is_over(until: Instant) -> bool {
     Instant::now() >= until
 }
 
-/// Two addresses that nobody listens on, held together so that they differ.
-pub(crate) fn free_addresses() -> [SocketAddr; 2] {
-    let held = [(); 2].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
+/// Addresses that nobody listens on, held together so that they differ.
+pub(crate) fn free_addresses<const COUNT: usize>() -> [SocketAddr; COUNT] {
+    let held = [(); COUNT].map(|()| TcpListener::bind(("127.0.0.1", 0)).unwrap());
     held.map(|listener| listener.local_addr().unwrap())
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
-use http::{StatusCode, request::Parts};
+use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
 
 use self::{
     messages::{Encoding, Messages},
@@ -142,6 +142,13 @@ impl<'a> Fields<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether a request's content type names gRPC, be it in a way that makes a call or not.
+/// **Source** etcd v3.7.1 `server/embed/serve.go`, `grpcHandlerFunc`.
+pub fn is_named(headers: &HeaderMap) -> bool {
+    let given = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    given.windows(CONTENT_TYPE.len()).any(|part| part == CONTENT_TYPE)
 }
 
 /// What follows the separator in a content type of gRPC.

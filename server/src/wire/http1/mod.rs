@@ -13,13 +13,14 @@ use std::io;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    sync::watch,
 };
 
 use self::{
     request::{Head, parse},
     response::{Asked, Refusal},
 };
+use super::stream::Stream;
 
 pub use self::{request::Request, response::Response};
 
@@ -29,11 +30,13 @@ mod response;
 /// **Units** bytes. Go's server takes 1 MiB.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 
-/// Serves one connection until it closes. `unix_us` is the wall time.
+/// Serves one connection until it closes, or until `stop` becomes true and no request is under way. `unix_us` is the
+/// wall time.
 ///
 /// **Errors** the socket's.
 pub async fn serve(
-    mut socket: TcpStream,
+    mut stream: Stream,
+    mut stop: watch::Receiver<bool>,
     unix_us: impl Fn() -> u64,
     endpoint: impl AsyncFn(Request) -> Response,
 ) -> io::Result<()> {
@@ -42,21 +45,26 @@ pub async fn serve(
         let head = match parse(&buffer) {
             Ok(Some(head)) => head,
             Ok(None) if buffer.len() >= HEAD_BYTES_MAX => {
-                return socket.write_all(Refusal::TooLarge.write().as_bytes()).await;
+                return stream.write_all(Refusal::TooLarge.write().as_bytes()).await;
             }
             Ok(None) => {
-                if socket.read_buf(&mut buffer).await? == 0 {
+                let count = tokio::select! {
+                    biased;
+                    count = stream.read_buf(&mut buffer) => count?,
+                    _ = stop.wait_for(|stop| *stop), if buffer.is_empty() => 0,
+                };
+                if count == 0 {
                     return Ok(());
                 }
                 continue;
             }
-            Err(refusal) => return socket.write_all(refusal.write().as_bytes()).await,
+            Err(refusal) => return stream.write_all(refusal.write().as_bytes()).await,
         };
         let Head { request, len, mut body_len, is_old, keep_alive } = head;
         buffer.drain(..len);
         let asked = Asked { is_head: request.method == "HEAD", is_old, keep_alive };
         let (text, keep_alive) = endpoint(request).await.write(asked, unix_us());
-        socket.write_all(text.as_bytes()).await?;
+        stream.write_all(text.as_bytes()).await?;
         if !keep_alive {
             return Ok(());
         }
@@ -67,7 +75,7 @@ pub async fn serve(
             if body_len == 0 {
                 break;
             }
-            if socket.read_buf(&mut buffer).await? == 0 {
+            if stream.read_buf(&mut buffer).await? == 0 {
                 return Ok(());
             }
         }

@@ -26,6 +26,11 @@ pub struct Request {
 }
 
 impl Request {
+    /// The request of `method` for `text`: a path with its query, a URL, or `*`. `None` if it is neither.
+    pub fn of(method: &str, text: &str) -> Option<Self> {
+        target(method.to_owned(), text)
+    }
+
     /// The decoded values of a parameter of the query. As in Go, a pair that does not decode is left out, and so is one
     /// with a semicolon.
     pub fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = String> + 'a {

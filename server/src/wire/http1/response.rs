@@ -61,6 +61,13 @@ impl Response {
         response
     }
 
+    /// Its header fields, but for those about its length and the connection.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, &str)> {
+        let fields = self.lines.iter().filter_map(|line| line.split_once(": "));
+        let found = self.found_type.map(|found| ("Content-Type", found));
+        fields.filter(|(name, _)| !matches!(*name, "Content-Length" | "Connection")).chain(found)
+    }
+
     /// The bytes of the answer to a request. Returns also whether the connection may be used on.
     pub(super) fn write(&self, asked: Asked, unix_us: u64) -> (String, bool) {
         let Asked { is_head, is_old, keep_alive } = asked;

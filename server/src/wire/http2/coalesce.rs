@@ -19,17 +19,14 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
     frames::{self, Frames, Head, kind},
     pings::{self, Pings},
     ration::Ration,
 };
-use crate::clock::Clock;
+use crate::{clock::Clock, wire::stream::Stream};
 
 /// What a client sends before its first frame. **Units** bytes.
 const PREFACE_BYTES: usize = 24;
@@ -43,9 +40,9 @@ thread_local! {
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A socket and what waits to be written to it.
+/// A connection and what waits to be written to it.
 pub struct Output {
-    socket: TcpStream,
+    stream: Stream,
     pending: Vec<u8>,
     /// How much of `pending` the socket has taken.
     sent: usize,
@@ -106,12 +103,14 @@ impl Output {
     /// Writes what is pending. `Pending` when the socket is full; the task is woken when there is room again.
     pub fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.sent < self.pending.len() {
-            let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.pending[self.sent..]))?;
+            let written = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.pending[self.sent..]))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += written;
         }
+        // What was encrypted and did not fit into the socket.
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.pending.clear();
         self.sent = 0;
         self.watch.ration.sent();
@@ -137,10 +136,10 @@ impl Output {
 pub struct Coalesced(Rc<RefCell<Output>>);
 
 impl Coalesced {
-    /// Wraps a connected socket. At most about `bytes_max` bytes wait to be written. `calls` counts the calls under
+    /// Wraps a connection. At most about `bytes_max` bytes wait to be written. `calls` counts the calls under
     /// way.
     pub fn new(
-        socket: TcpStream,
+        stream: Stream,
         bytes_max: usize,
         pings: Pings,
         clock: Clock,
@@ -148,7 +147,7 @@ impl Coalesced {
     ) -> (Self, Rc<RefCell<Output>>) {
         let watch = Watch { pings, ration: Ration::default(), clock, calls, last_stream: 0, has_too_many: false };
         let (received, written) = (Frames::behind(PREFACE_BYTES), Frames::behind(0));
-        let output = Output { socket, pending: Vec::new(), sent: 0, bytes_max, received, written, watch };
+        let output = Output { stream, pending: Vec::new(), sent: 0, bytes_max, received, written, watch };
         let output = Rc::new(RefCell::new(output));
         (Self(Rc::clone(&output)), output)
     }
@@ -164,13 +163,13 @@ impl AsyncRead for Coalesced {
         if output.watch.ration.is_unread() {
             ready!(output.poll_drain(cx))?;
         }
-        let Output { socket, received, watch, .. } = output;
+        let Output { stream, received, watch, .. } = output;
         let before = buf.filled().len();
         let polled = match watch.ration.read_bytes_max() {
-            None => Pin::new(socket).poll_read(cx, buf),
+            None => Pin::new(stream).poll_read(cx, buf),
             Some(bytes) => {
                 let mut part = ReadBuf::new(buf.initialize_unfilled_to(bytes.min(buf.remaining())));
-                let polled = Pin::new(socket).poll_read(cx, &mut part);
+                let polled = Pin::new(stream).poll_read(cx, &mut part);
                 let len = part.filled().len();
                 buf.advance(len);
                 polled
@@ -200,7 +199,7 @@ impl AsyncWrite for Coalesced {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut output = self.0.borrow_mut();
         ready!(output.poll_drain(cx))?;
-        Pin::new(&mut output.socket).poll_shutdown(cx)
+        Pin::new(&mut output.stream).poll_shutdown(cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -214,10 +213,11 @@ mod tests {
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
-        net::TcpListener,
+        net::{TcpListener, TcpStream},
     };
 
     use super::*;
+    use crate::wire::channel::Socket;
 
     const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -229,7 +229,8 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (socket, _) = listener.accept().await.unwrap();
         let pings = Pings::new(Duration::ZERO);
-        let (coalesced, output) = Coalesced::new(socket, 1 << 20, pings, Clock::manual(1), Rc::default());
+        let (coalesced, output) =
+            Coalesced::new(Stream::new(Socket::Tcp(socket)), 1 << 20, pings, Clock::manual(1), Rc::default());
         (client, coalesced, output)
     }
 
@@ -256,7 +257,7 @@ mod tests {
         let (mut client, mut coalesced, output) = connected().await;
         client.write_all(PREFACE).await.unwrap();
         client.write_all(&SETTINGS.repeat(10_000)).await.unwrap();
-        poll_fn(|cx| coalesced.0.borrow().socket.poll_read_ready(cx)).await.unwrap();
+        poll_fn(|cx| coalesced.0.borrow().stream.poll_read_ready(cx)).await.unwrap();
         assert!(read_turn(&mut coalesced).await <= READ_BYTES, "the first turn ends after one read");
         let mut left = 10_000 * SETTINGS.len() - READ_BYTES;
         for _ in 0..20 {
@@ -282,7 +283,7 @@ mod tests {
             tokio::task::yield_now().await;
         }
         client.write_all(PREFACE).await.unwrap();
-        poll_fn(|cx| coalesced.0.borrow().socket.poll_read_ready(cx)).await.unwrap();
+        poll_fn(|cx| coalesced.0.borrow().stream.poll_read_ready(cx)).await.unwrap();
         assert_eq!(read_turn(&mut coalesced).await, 0, "the client has to read first");
         let mut read = vec![0; written];
         let (drained, ended) =

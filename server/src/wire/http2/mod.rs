@@ -6,6 +6,7 @@
 //! - `coalesce`: the writer below h2
 //! - `frames`: follows the frames of one direction
 //! - `pings`: decides which pings of a client are too many
+//! - `plain`: what is not gRPC, on encrypted connections
 //! - `ration`: bounds what a client's frames may take of a turn, and of memory
 
 use std::{
@@ -20,10 +21,13 @@ use std::{
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
 use http::Request;
-use tokio::{net::TcpStream, sync::watch, task::spawn_local};
+use tokio::{sync::watch, task::spawn_local};
 
 use self::{coalesce::Coalesced, pings::Pings};
-use super::grpc::{self, Opening, reply::UnderWay};
+use super::{
+    grpc::{self, Opening, reply::UnderWay},
+    stream::Stream,
+};
 use crate::api::{
     self, Later,
     call::{Caller, Reply},
@@ -33,6 +37,7 @@ use crate::api::{
 pub mod coalesce;
 pub mod frames;
 pub mod pings;
+pub mod plain;
 pub mod ration;
 
 /// How HTTP/2 connections are run.
@@ -69,14 +74,14 @@ const TASK_BYTES_MAX: usize = 700;
 /// **Errors** those of the socket and of the protocol.
 pub async fn serve(
     desk: Rc<Desk>,
-    socket: TcpStream,
+    stream: Stream,
     options: &Options,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let remote = socket.peer_addr().ok();
+    let (remote, is_secure) = (stream.remote(), stream.is_secure());
     let calls = Rc::new(Cell::new(0));
     let pings = Pings::new(options.ping_min);
-    let (io, output) = Coalesced::new(socket, options.buffer_bytes_max, pings, desk.clock.clone(), Rc::clone(&calls));
+    let (io, output) = Coalesced::new(stream, options.buffer_bytes_max, pings, desk.clock.clone(), Rc::clone(&calls));
     let mut builder = h2::server::Builder::new();
     builder
         .max_concurrent_streams(options.streams_max)
@@ -120,7 +125,7 @@ pub async fn serve(
         let accepted = tokio::select! {
             biased;
             accepted = turn => Some(accepted),
-            _ = stop.changed(), if !is_stopping => None,
+            _ = stop.wait_for(|stop| *stop), if !is_stopping => None,
             () = &mut silence => return Ok(()),
         };
         let Some(accepted) = accepted else {
@@ -131,6 +136,10 @@ pub async fn serve(
         match accepted {
             Some(Ok((request, reply))) => {
                 let began = *turn_began.get_or_insert_with(|| desk.now());
+                if is_secure && !grpc::is_named(request.headers()) {
+                    plain::answer(&desk, &request.into_parts().0, reply);
+                    continue;
+                }
                 begin_call(&desk, Caller { remote, began }, request, reply, &calls);
             }
             Some(Err(error)) => return Err(error),

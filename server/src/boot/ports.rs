@@ -1,0 +1,163 @@
+//! Runs on: core 0.
+//!
+//! The ports of the member: from the URLs of the configuration to bound addresses.
+//!
+//! Invariants: URLs of one address share one port. All ports are bound before the data is touched, so a port that is
+//! taken ends the start and changes nothing.
+
+use std::{path::PathBuf, rc::Rc, sync::Arc};
+
+use tokio::{
+    sync::{mpsc, watch},
+    task::spawn_local,
+};
+
+use super::error::{Error, system};
+use crate::{
+    api::desk::Desk,
+    config::{self, Config, Scheme, Url},
+    cores::{
+        connection_loop::Serving,
+        listen::{Address, Listener, Next, Port, Room, hand_over_done},
+        outbox::Way,
+    },
+    shared::Connections,
+    wire::socket::{Connection, Serves},
+};
+
+/// Connections of metrics and of other members at most. Their files are among those that the member keeps for itself.
+const OTHERS_MAX: usize = 128;
+
+/// The bound ports.
+pub struct Ports {
+    /// For clients.
+    pub clients: Vec<Listener>,
+    /// For metrics, and for other members.
+    pub others: Vec<Listener>,
+}
+
+impl Ports {
+    /// Binds all ports.
+    ///
+    /// **Errors** a port is taken, or is not ours to take; a port is asked to serve gRPC and not to serve it.
+    pub fn bind(config: &Config) -> Result<Self, Error> {
+        let is_split = !config.listen_client_http_urls.is_empty();
+        let grpc = if is_split { Serves::Grpc } else { Serves::Clients };
+        let mut plans = Plans::default();
+        plans.add(&config.listen_peer_urls, Serves::Peers)?;
+        plans.add(&config.listen_metrics_urls, Serves::Metrics)?;
+        let others = plans.bind(config)?;
+        let mut plans = Plans::default();
+        plans.add(&config.listen_client_urls, grpc)?;
+        for url in &config.listen_client_http_urls {
+            if plans.has(url, grpc)? {
+                return Err(config::Error::Refused(format!(
+                    "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {url}"
+                ))
+                .into());
+            }
+            plans.add(std::slice::from_ref(url), Serves::Http)?;
+        }
+        Ok(Self { clients: plans.bind(config)?, others })
+    }
+}
+
+/// Where accepted connections go, by kind of port.
+pub struct Ways {
+    clients: Next,
+    others: Next,
+}
+
+impl Ways {
+    /// The ways to the cores `all`, of which metrics and other members use the one of `desk`. `handshakes` leads to the
+    /// threads for handshakes, and `done` brings back what they have encrypted. `end` becomes true at the end of all.
+    pub fn new(
+        desk: &Rc<Desk>,
+        all: Vec<Way>,
+        serving: &Serving,
+        (handshakes, done): (Vec<mpsc::Sender<Connection>>, mpsc::Receiver<Connection>),
+        end: watch::Receiver<bool>,
+    ) -> Self {
+        let to_clients = Next { ways: all, serving: serving.clone(), handshakes };
+        let to_others = Next {
+            ways: vec![Way::Here(Rc::clone(desk))],
+            serving: Serving { stop: end, ..serving.clone() },
+            handshakes: to_clients.handshakes.clone(),
+        };
+        spawn_local(hand_over_done(done, to_clients.clone(), to_others.clone()));
+        Self { clients: to_clients, others: to_others }
+    }
+
+    /// Serves metrics and other members, whatever the number of clients, until the end of all. It may begin before the
+    /// member is ready, so that probes are told why it is not.
+    pub fn accept_others(&self, ports: Vec<Listener>) {
+        let room = Room { connections: Arc::new(Connections::new(1)), connections_max: OTHERS_MAX };
+        for listener in ports {
+            let address = listener.address();
+            match listener.port().serves {
+                Serves::Peers => tracing::info!(address, "serving peer traffic"),
+                _ => tracing::info!(address, "serving metrics"),
+            }
+            spawn_local(listener.accept(room.clone(), self.others.clone(), self.others.serving.stop.clone()));
+        }
+    }
+
+    /// Serves clients until they are told to go.
+    pub fn accept_clients(&self, ports: Vec<Listener>, desk: &Desk) {
+        let shared = &desk.shared;
+        let connections_max = shared.limits.connections_max;
+        let room = Room { connections: Arc::clone(&shared.connections), connections_max };
+        for listener in ports {
+            let (address, port) = (listener.address(), listener.port());
+            let traffic = port.serves.traffic();
+            if port.is_plain {
+                tracing::info!(traffic, address, "serving client traffic insecurely; this is strongly discouraged!");
+            }
+            if port.is_secure {
+                tracing::info!(traffic, address, "serving client traffic securely");
+            }
+            spawn_local(listener.accept(room.clone(), self.clients.clone(), self.clients.serving.stop.clone()));
+        }
+    }
+}
+
+/// The addresses to bind, in the order of their URLs.
+#[derive(Default)]
+struct Plans(Vec<(Address, Port)>);
+
+impl Plans {
+    fn has(&self, url: &Url, serves: Serves) -> Result<bool, Error> {
+        let address = address(url)?;
+        Ok(self.0.iter().any(|plan| plan.0 == address && plan.1.serves == serves))
+    }
+
+    fn add(&mut self, urls: &[Url], serves: Serves) -> Result<(), Error> {
+        for url in urls {
+            let (address, is_secure) = (address(url)?, url.scheme.is_secure());
+            match self.0.iter_mut().find(|plan| plan.0 == address && plan.1.serves == serves) {
+                Some((_, port)) if is_secure => port.is_secure = true,
+                Some((_, port)) => port.is_plain = true,
+                None => self.0.push((address, Port { serves, is_plain: !is_secure, is_secure })),
+            }
+        }
+        Ok(())
+    }
+
+    fn bind(self, config: &Config) -> Result<Vec<Listener>, Error> {
+        let bind = |(address, port): (Address, Port)| {
+            let bound = Listener::bind(&address, port, config.socket_reuse_port);
+            bound.map_err(system(match address {
+                Address::Tcp(address) => format!("listen tcp {address}: bind"),
+                Address::Unix(path) => format!("listen unix {}: bind", path.display()),
+            }))
+        };
+        self.0.into_iter().map(bind).collect()
+    }
+}
+
+fn address(url: &Url) -> Result<Address, Error> {
+    match url.scheme {
+        Scheme::Unix | Scheme::Unixs => Ok(Address::Unix(PathBuf::from(&url.host))),
+        Scheme::Http | Scheme::Https => Ok(Address::Tcp(url.bind_address().map_err(config::Error::from)?)),
+    }
+}
