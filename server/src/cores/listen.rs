@@ -247,3 +247,24 @@ fn remove(path: &Path) -> io::Result<()> {
         false => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn hosts_of_silent_clients_are_asked_whether_they_are_still_there() {
+        let address = Address::Tcp(([127, 0, 0, 1], 0).into());
+        let port = Port { serves: Serves::Clients, is_plain: true, is_secure: false };
+        let listener = Listener::bind(&address, port, false).unwrap();
+        let client = TcpStream::connect(listener.address()).await.unwrap();
+        let Bound::Tcp(bound) = &listener.socket else { unreachable!("it was bound so") };
+        let (socket, _) = bound.accept().await.unwrap();
+        let Channel::Tcp(socket) = prepared(socket).unwrap() else { unreachable!("it is one of TCP") };
+        let options = socket2::SockRef::from(&socket);
+        assert!(options.keepalive().unwrap() && options.tcp_nodelay().unwrap());
+        assert_eq!(options.tcp_keepalive_time().unwrap(), KEEPALIVE);
+        assert_eq!(options.tcp_keepalive_interval().unwrap(), KEEPALIVE);
+        drop(client);
+    }
+}

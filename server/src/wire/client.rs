@@ -10,6 +10,11 @@ use http::{HeaderMap, Request, header::CONTENT_TYPE};
 use prost::Message;
 use tokio::net::TcpStream;
 
+use super::{
+    channel::Socket,
+    stream::Stream,
+    tls::{self, outgoing},
+};
 use crate::protobuf::{PREFIX_BYTES, framed};
 
 /// The reason why there is no answer.
@@ -25,6 +30,14 @@ pub enum Error {
         endpoint: String,
         /// The system's error.
         source: std::io::Error,
+    },
+    /// TLS failed.
+    #[error("{endpoint}: {source}")]
+    Tls {
+        /// The member's address.
+        endpoint: String,
+        /// The error of TLS or of its files.
+        source: tls::Error,
     },
     /// HTTP/2 failed.
     #[error("{endpoint}: {source}")]
@@ -51,24 +64,40 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// A connection to one member.
 pub struct Client {
     endpoint: String,
+    scheme: &'static str,
     requests: SendRequest<Bytes>,
 }
 
 impl Client {
-    /// Connects to `endpoint`, a host and port. It must be called on a `LocalSet`.
+    /// Connects to `endpoint`, a host and port, without TLS. It must be called on a `LocalSet`.
     ///
     /// **Errors** there is no connection, or it was not made in time.
     pub async fn connect(endpoint: &str) -> Result<Self, Error> {
+        Self::connect_with(endpoint, None).await
+    }
+
+    /// [`Self::connect`], with TLS if there is a `trust`.
+    ///
+    /// **Errors** as well those of TLS.
+    pub async fn connect_with(endpoint: &str, trust: Option<&outgoing::Trust>) -> Result<Self, Error> {
         let io = |source| Error::Io { endpoint: endpoint.to_owned(), source };
         let late = |_| Error::Late(endpoint.to_owned(), WAIT_MAX);
         let socket = tokio::time::timeout(WAIT_MAX, TcpStream::connect(endpoint)).await.map_err(late)?.map_err(io)?;
+        let mut stream = Stream::new(Socket::Tcp(socket));
+        if let Some(trust) = trust {
+            let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _port)| host);
+            let encrypted = tokio::time::timeout(WAIT_MAX, outgoing::connect(stream, host, trust)).await;
+            let failed = |source| Error::Tls { endpoint: endpoint.to_owned(), source };
+            stream = encrypted.map_err(late)?.map_err(failed)?;
+        }
         let http = |source| Error::Http { endpoint: endpoint.to_owned(), source };
-        let (requests, connection) = h2::client::handshake(socket).await.map_err(http)?;
+        let (requests, connection) = h2::client::handshake(stream).await.map_err(http)?;
         tokio::task::spawn_local(async move {
             // The call under way gets the error of its connection.
             drop(connection.await);
         });
-        Ok(Self { endpoint: endpoint.to_owned(), requests })
+        let scheme = if trust.is_some() { "https" } else { "http" };
+        Ok(Self { endpoint: endpoint.to_owned(), scheme, requests })
     }
 
     /// Calls a unary method.
@@ -88,7 +117,7 @@ impl Client {
     async fn exchange(&mut self, path: &str, message: Bytes) -> Result<Bytes, Error> {
         let endpoint = self.endpoint.clone();
         let http = |source| Error::Http { endpoint: endpoint.clone(), source };
-        let request = Request::post(format!("http://{}{path}", self.endpoint))
+        let request = Request::post(format!("{}://{}{path}", self.scheme, self.endpoint))
             .header(CONTENT_TYPE, "application/grpc")
             .header("te", "trailers")
             .body(())?;

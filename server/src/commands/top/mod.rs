@@ -18,7 +18,7 @@ use crate::{
         Kind::{Switch, Text, Unsigned32},
         Section, Table, Values, row,
     },
-    wire::client,
+    wire::{client, tls::outgoing::Trust},
 };
 
 mod table;
@@ -39,6 +39,10 @@ static TABLE: Table = Table::of(&[FLAGS]);
 const FLAGS: Section = ("Flags", &[
     row("endpoint", Text, "127.0.0.1:2379", Used, "A member's client address."),
     row("endpoints", Text, "", Same("endpoint"), "The same as --endpoint."),
+    row("cacert", Text, "", Used, "Certificates that sign those of members, for an endpoint with https://."),
+    row("cert", Text, "", Used, "Certificate to show to the member."),
+    row("key", Text, "", Used, "Its key."),
+    row("insecure-skip-tls-verify", Switch, "false", Used, "Take any certificate of the member."),
     row("interval", Text, "2", Used, "Seconds between two tables."),
     row("rows", Unsigned32, "10", Used, "Rows of each list, at most 100."),
     row("once", Switch, "false", Used, "One answer, then the end."),
@@ -48,6 +52,8 @@ const FLAGS: Section = ("Flags", &[
 #[derive(Debug, PartialEq, Eq)]
 struct Options {
     endpoint: String,
+    /// Set for an endpoint with TLS.
+    trust: Option<Trust>,
     interval: Duration,
     rows: u32,
     is_once: bool,
@@ -57,9 +63,18 @@ struct Options {
 impl Options {
     fn of(values: &Values) -> Result<Self, cli::Error> {
         values.refuse_words()?;
-        let endpoint = values.text("endpoint");
+        let given = values.text("endpoint");
+        let secure = given.strip_prefix("https://");
+        let endpoint = secure.or_else(|| given.strip_prefix("http://")).unwrap_or(&given);
+        let trust = Trust {
+            cacert: values.text("cacert"),
+            cert: values.text("cert"),
+            key: values.text("key"),
+            skips_verify: values.switch("insecure-skip-tls-verify"),
+        };
         Ok(Self {
-            endpoint: endpoint.strip_prefix("http://").unwrap_or(&endpoint).trim_end_matches('/').to_owned(),
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            trust: secure.map(|_| trust),
             interval: seconds(&values.text("interval"))?,
             rows: u32::try_from(values.unsigned("rows")).expect("the flag is of 32 bits"),
             is_once: values.switch("once"),
@@ -86,7 +101,7 @@ fn run(_: &Invocation<'_>, values: Values) -> Result<ExitCode, cli::Error> {
 }
 
 async fn show(options: &Options) -> Result<(), client::Error> {
-    let mut client = client::Client::connect(&options.endpoint).await?;
+    let mut client = client::Client::connect_with(&options.endpoint, options.trust.as_ref()).await?;
     let mut before: Option<TopResponse> = None;
     loop {
         let now: TopResponse = client.call("/orlop.v1.Insight/Top", &TopRequest { limit: options.rows }).await?;
@@ -123,7 +138,11 @@ mod tests {
         };
         let options = parse("--endpoints=http://h:1/ --interval 0.5s --rows 3 --once --json").unwrap();
         let interval = Duration::from_millis(500);
-        assert_eq!(options, Options { endpoint: "h:1".into(), interval, rows: 3, is_once: true, is_json: true });
+        let endpoint = "h:1".to_owned();
+        assert_eq!(options, Options { endpoint, trust: None, interval, rows: 3, is_once: true, is_json: true });
+        let options = parse("--endpoint https://h:1 --cacert ca --cert c --key k --insecure-skip-tls-verify").unwrap();
+        let trust = Trust { cacert: "ca".into(), cert: "c".into(), key: "k".into(), skips_verify: true };
+        assert_eq!((options.endpoint.as_str(), options.trust), ("h:1", Some(trust)));
         for (line, why) in [
             ("--interval 0", "invalid value \"0\" for flag -interval: no number of seconds from 0.1 to 3600"),
             ("fast", "\"fast\" is not a valid flag"),

@@ -21,35 +21,7 @@ pub async fn handshake(mut stream: Stream, credentials: &RefCell<Credentials>) -
         (credentials.current().clone(), credentials.clock().clone())
     };
     let mut tls = Connection::Server(ServerConnection::new(settings.config)?);
-    let shaken = poll_fn(|cx| {
-        loop {
-            if let Poll::Ready(Err(error)) = stream.poll_send(&mut tls, cx) {
-                return Poll::Ready(Err(Refusal::Socket(error)));
-            }
-            if !tls.is_handshaking() && !tls.wants_write() {
-                return Poll::Ready(Ok(()));
-            }
-            if !tls.is_handshaking() {
-                // The socket wakes the task.
-                return Poll::Pending;
-            }
-            let taken = match stream.poll_take(&mut tls, cx) {
-                Poll::Ready(Ok(taken)) => taken,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Refusal::Socket(error))),
-                Poll::Pending => return Poll::Pending,
-            };
-            match taken {
-                Ok(0) => return Poll::Ready(Err(Refusal::Socket(io::ErrorKind::UnexpectedEof.into()))),
-                Ok(_) => {}
-                Err(error) => {
-                    // The client is told, if its socket takes that at once.
-                    drop(stream.poll_send(&mut tls, cx));
-                    return Poll::Ready(Err(error.into()));
-                }
-            }
-        }
-    });
-    shaken.await.map_err(|refusal| refusal.about(&tls))?;
+    shake(&mut stream, &mut tls).await?;
     if let (Some(demand), Some(HandshakeKind::Resumed)) = (&settings.demand, tls.handshake_kind()) {
         // rustls trusts the check of the session's beginning. Meanwhile the certificate may be revoked or over.
         let (end_entity, intermediates) = match tls.peer_certificates() {
@@ -61,4 +33,39 @@ pub async fn handshake(mut stream: Stream, credentials: &RefCell<Credentials>) -
     }
     stream.encrypt(tls);
     Ok(stream)
+}
+
+/// Makes the handshake of `tls` over `stream`, from either side.
+///
+/// **Errors** why it failed.
+pub(super) async fn shake(stream: &mut Stream, tls: &mut Connection) -> Result<(), Refusal> {
+    let shaken = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(Err(error)) = stream.poll_send(tls, cx) {
+                return Poll::Ready(Err(Refusal::Socket(error)));
+            }
+            if !tls.is_handshaking() && !tls.wants_write() {
+                return Poll::Ready(Ok(()));
+            }
+            if !tls.is_handshaking() {
+                // The socket wakes the task.
+                return Poll::Pending;
+            }
+            let taken = match stream.poll_take(tls, cx) {
+                Poll::Ready(Ok(taken)) => taken,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(Refusal::Socket(error))),
+                Poll::Pending => return Poll::Pending,
+            };
+            match taken {
+                Ok(0) => return Poll::Ready(Err(Refusal::Socket(io::ErrorKind::UnexpectedEof.into()))),
+                Ok(_) => {}
+                Err(error) => {
+                    // The client is told, if its socket takes that at once.
+                    drop(stream.poll_send(tls, cx));
+                    return Poll::Ready(Err(error.into()));
+                }
+            }
+        }
+    });
+    shaken.await.map_err(|refusal| refusal.about(tls))
 }

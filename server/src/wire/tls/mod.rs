@@ -1,10 +1,11 @@
-//! Runs on: handshake threads, connection core.
+//! Runs on: handshake threads, connection core, main thread (`orlop top`).
 //!
 //! TLS of accepted connections, over rustls.
 //!
 //! - `credentials`: what a port shows and demands, from its files, which are read again when they change
 //! - `demand`: the check of clients' certificates
 //! - `handshake`: from a connection to an encrypted one
+//! - `outgoing`: the other side, for `orlop top`
 //! - `session`: the bytes of an encrypted connection
 //! - `refusal`: why a handshake failed, in Go's words
 //! - `self_signed`: the certificate of `--auto-tls`
@@ -22,6 +23,7 @@ use std::time::Duration;
 pub mod credentials;
 pub mod demand;
 pub mod handshake;
+pub mod outgoing;
 pub mod refusal;
 pub mod self_signed;
 pub mod session;
