@@ -319,7 +319,9 @@ func (j *journey) imported() error {
 	if err := errors.Join(origin.start(), j.history(origin)); err != nil {
 		return err
 	}
-	inUse, _ := exec.Command(j.orlop, append(slices.Clone(origin.flags), "--import")...).CombinedOutput()
+	// On ports of its own: those of the running one would be refused first.
+	own := []string{"--import", "--listen-client-urls", "http://127.0.0.1:0", "--listen-peer-urls", "http://127.0.0.1:0"}
+	inUse, _ := exec.Command(j.orlop, append(slices.Clone(origin.flags), own...)...).CombinedOutput()
 	if !strings.Contains(string(inUse), "in use by another process") {
 		return fmt.Errorf("import of a running etcd: %s", inUse)
 	}
