@@ -320,7 +320,8 @@ func (j *journey) imported() error {
 		return err
 	}
 	// On ports of its own: those of the running one would be refused first.
-	own := []string{"--import", "--listen-client-urls", "http://127.0.0.1:0", "--listen-peer-urls", "http://127.0.0.1:0"}
+	port := "http://127.0.0.1:0"
+	own := []string{"--import", "--listen-client-urls", port, "--listen-peer-urls", port}
 	inUse, _ := exec.Command(j.orlop, append(slices.Clone(origin.flags), own...)...).CombinedOutput()
 	if !strings.Contains(string(inUse), "in use by another process") {
 		return fmt.Errorf("import of a running etcd: %s", inUse)
