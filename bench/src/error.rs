@@ -18,6 +18,8 @@ pub(crate) enum Error {
     Http2 { reason: &'static str },
     #[error("HTTP/2: server sent GOAWAY, code {code}")]
     GoAway { code: u32 },
+    #[error(transparent)]
+    Trust(#[from] trust::Error),
     #[error("TLS: {reason}")]
     Tls { reason: String },
     #[error("gRPC: {reason}")]

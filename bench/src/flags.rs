@@ -7,6 +7,7 @@ use std::{net::ToSocketAddrs, sync::Arc, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use rustls::ClientConfig;
+use trust::Trust;
 
 use crate::{
     client::Endpoint,
@@ -277,14 +278,10 @@ impl Flags {
 
     fn endpoints(&self) -> Result<Vec<Endpoint>, Error> {
         let Common { endpoints, cacert, cert, tls_key, insecure_skip_tls_verify, .. } = &self.common;
-        let files = tls::Files {
-            cacert: cacert.as_deref(),
-            cert: cert.as_deref(),
-            key: tls_key.as_deref(),
-            skips_verify: *insecure_skip_tls_verify,
-        };
+        let (cacert, cert, key) = (cacert.clone(), cert.clone(), tls_key.clone());
+        let trust = Trust { cacert, cert, key, skips_verify: *insecure_skip_tls_verify };
         let is_secure = endpoints.iter().any(|text| text.trim().starts_with(HTTPS));
-        let config = if is_secure { Some(files.config()?) } else { None };
+        let config = if is_secure { Some(tls::config(&trust)?) } else { None };
         endpoints.iter().map(|text| endpoint(text.trim(), config.as_ref())).collect()
     }
 

@@ -1,89 +1,27 @@
-//! TLS of a connection, as etcdctl sets it up: `--cacert`, `--cert` and `--key`, `--insecure-skip-tls-verify`, and
-//! endpoints that begin with `https://`.
+//! TLS of a connection: encrypted bytes go in and out as the socket takes them. What is trusted and shown is `trust`'s.
 //!
-//! Encrypted bytes go in and out as the socket takes them; it decides nothing about connections.
+//! It decides nothing about connections.
 
 use std::{
     io::{self, Read, Write},
-    net::IpAddr,
     os::fd::OwnedFd,
     sync::Arc,
 };
 
 use rustix::{io::Errno, net::SendFlags};
-use rustls::{
-    CertificateError, ClientConfig, ClientConnection, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
-};
+use rustls::{ClientConfig, ClientConnection, pki_types::ServerName};
+use trust::Trust;
 
 use crate::error::Error;
 
-/// What the flags say about TLS.
-#[derive(Debug, Default)]
-pub(crate) struct Files<'a> {
-    pub(crate) cacert: Option<&'a str>,
-    pub(crate) cert: Option<&'a str>,
-    pub(crate) key: Option<&'a str>,
-    pub(crate) skips_verify: bool,
-}
-
-impl Files<'_> {
-    /// The settings of all connections with TLS. Without `cacert` those are trusted that the host trusts.
-    ///
-    /// **Errors**: a file that cannot be read or used.
-    pub(crate) fn config(&self) -> Result<Arc<ClientConfig>, Error> {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| refused("cacert", &error))?;
-        let builder = if self.skips_verify {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        } else {
-            builder.with_root_certificates(self.trusted()?)
-        };
-        let mut config = match (self.cert, self.key) {
-            (None, None) => builder.with_no_client_auth(),
-            (Some(cert), Some(key)) => {
-                let key = PrivateKeyDer::from_pem_file(key).map_err(|error| refused("key", &error))?;
-                builder
-                    .with_client_auth_cert(certificates("cert", cert)?, key)
-                    .map_err(|error| refused("cert", &error))?
-            }
-            (Some(_), None) => return Err(refused("key", &"--cert needs it")),
-            (None, Some(_)) => return Err(refused("cert", &"--key needs it")),
-        };
-        config.alpn_protocols = vec![b"h2".to_vec()];
-        // A connection that is replaced makes a whole handshake, like that of a client that is new.
-        config.resumption = rustls::client::Resumption::disabled();
-        Ok(Arc::new(config))
-    }
-
-    fn trusted(&self) -> Result<RootCertStore, Error> {
-        let mut trusted = RootCertStore::empty();
-        match self.cacert {
-            Some(file) => {
-                for certificate in certificates("cacert", file)? {
-                    trusted.add(certificate).map_err(|error| refused("cacert", &error))?;
-                }
-            }
-            None => {
-                trusted.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            }
-        }
-        Ok(trusted)
-    }
-}
-
-fn refused(flag: &'static str, reason: &dyn std::fmt::Display) -> Error {
-    Error::Flag { flag, reason: reason.to_string() }
-}
-
-fn certificates(flag: &'static str, file: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let read = read.map_err(|error| refused(flag, &format!("{file}: {error}")))?;
-    if read.is_empty() { Err(refused(flag, &format!("{file} holds no certificate"))) } else { Ok(read) }
+/// The settings of all connections with TLS.
+///
+/// **Errors**: a file that cannot be read or used.
+pub(crate) fn config(trust: &Trust) -> Result<Arc<ClientConfig>, Error> {
+    let mut config = trust.config(&|file| std::fs::read(file))?;
+    // A connection that is replaced makes a whole handshake, like that of a client that is new.
+    config.resumption = rustls::client::Resumption::disabled();
+    Ok(Arc::new(config))
 }
 
 /// How an endpoint's connections are encrypted.
@@ -106,12 +44,7 @@ impl Secure {
     ///
     /// **Errors**: no name of a host.
     pub(crate) fn new(config: &Arc<ClientConfig>, host: &str) -> Result<Secure, Error> {
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let name = match host.parse::<IpAddr>() {
-            Ok(address) => ServerName::from(address),
-            Err(_) => ServerName::try_from(host.to_owned()).map_err(|error| refused("endpoints", &error))?,
-        };
-        Ok(Secure { config: Arc::clone(config), name })
+        Ok(Secure { config: Arc::clone(config), name: trust::server_name(host)? })
     }
 
     /// A new connection, which has not said anything yet.
@@ -199,46 +132,4 @@ pub(crate) fn send(tls: &mut ClientConnection, socket: &OwnedFd, bytes: &mut Vec
         }
     }
     Ok(tls.wants_write())
-}
-
-/// Takes every certificate, for `--insecure-skip-tls-verify`.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        if end_entity.is_empty() {
-            return Err(rustls::Error::InvalidCertificate(CertificateError::BadEncoding));
-        }
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

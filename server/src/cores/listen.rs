@@ -153,7 +153,10 @@ impl Listener {
             };
             match next.handshakes.get(least % next.handshakes.len().max(1)) {
                 // If there is no place, everybody on this port waits.
-                Some(thread) if is_secure => drop(thread.send(connection).await),
+                Some(thread) if is_secure => tokio::select! {
+                    _ = thread.send(connection) => {}
+                    _ = end.wait_for(|end| *end) => return,
+                },
                 _ => next.hand_over(connection),
             }
         }

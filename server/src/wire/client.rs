@@ -9,6 +9,7 @@ use h2::client::SendRequest;
 use http::{HeaderMap, Request, header::CONTENT_TYPE};
 use prost::Message;
 use tokio::net::TcpStream;
+use trust::Trust;
 
 use super::{
     channel::Socket,
@@ -79,7 +80,7 @@ impl Client {
     /// [`Self::connect`], with TLS if there is a `trust`.
     ///
     /// **Errors** as well those of TLS.
-    pub async fn connect_with(endpoint: &str, trust: Option<&outgoing::Trust>) -> Result<Self, Error> {
+    pub async fn connect_with(endpoint: &str, trust: Option<&Trust>) -> Result<Self, Error> {
         let io = |source| Error::Io { endpoint: endpoint.to_owned(), source };
         let late = |_| Error::Late(endpoint.to_owned(), WAIT_MAX);
         let socket = tokio::time::timeout(WAIT_MAX, TcpStream::connect(endpoint)).await.map_err(late)?.map_err(io)?;

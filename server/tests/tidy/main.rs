@@ -69,15 +69,16 @@ struct Exception {
     reason: &'static str,
 }
 
-const CRATES: [&str; 6] = ["bench", "consensus", "engine", "proto", "server", "tuning"];
+const CRATES: [&str; 7] = ["bench", "consensus", "engine", "proto", "server", "trust", "tuning"];
 
 /// The complete edges between our crates.
-const EDGES: [(&str, &[&str]); 6] = [
-    ("bench", &["proto", "tuning"]),
+const EDGES: [(&str, &[&str]); 7] = [
+    ("bench", &["proto", "trust", "tuning"]),
     ("consensus", &["engine", "tuning"]),
     ("engine", &["tuning"]),
     ("proto", &[]),
-    ("server", &["consensus", "engine", "proto", "tuning"]),
+    ("server", &["consensus", "engine", "proto", "trust", "tuning"]),
+    ("trust", &[]),
     ("tuning", &[]),
 ];
 
@@ -110,7 +111,7 @@ const OWNED: [Owned; 7] = [
         what: "sockets",
         paths: &["tokio::net", "std::net::Tcp*", "std::net::Udp*", "std::os::unix::net", "socket2", "rustix::net"],
         methods: &[],
-        packages: &["consensus", "engine", "proto", "server", "tuning"],
+        packages: &["consensus", "engine", "proto", "server", "trust", "tuning"],
         owners: &["server/src/wire", "server/src/peer", "server/src/cores/listen.rs", "server/src/commands"],
     },
     Owned {
@@ -126,7 +127,7 @@ const OWNED: [Owned; 7] = [
             "symlink_metadata",
             "try_exists",
         ],
-        packages: &["consensus", "engine", "proto", "server", "tuning"],
+        packages: &["consensus", "engine", "proto", "server", "trust", "tuning"],
         owners: &["engine/src/disk"],
     },
     Owned {
@@ -142,7 +143,7 @@ const OWNED: [Owned; 7] = [
             "tokio::time::Instant::elapsed",
         ],
         methods: &["elapsed"],
-        packages: &["consensus", "engine", "proto", "server", "tuning"],
+        packages: &["consensus", "engine", "proto", "server", "trust", "tuning"],
         owners: &["server/src/clock"],
     },
     Owned {
@@ -160,7 +161,7 @@ const OWNED: [Owned; 7] = [
             "std::hash::RandomState::new",
         ],
         methods: &[],
-        packages: &["consensus", "engine", "proto", "server", "tuning"],
+        packages: &["consensus", "engine", "proto", "server", "trust", "tuning"],
         owners: &["server/src/clock"],
     },
     // What a client is told, it is told from a view that `desk.view` gave: these go on at a revision that they got
@@ -182,12 +183,12 @@ const OWNED: [Owned; 7] = [
         what: "threads",
         paths: &["std::thread::Builder", "std::thread::scope", "std::thread::spawn", "tokio::task::spawn_blocking"],
         methods: &[],
-        packages: &["consensus", "engine", "proto", "server", "tuning"],
+        packages: &["consensus", "engine", "proto", "server", "trust", "tuning"],
         owners: &["engine/src/disk", "server/src/boot", "server/src/cores"],
     },
 ];
 
-const TOP_LEVEL: [&str; 18] = [
+const TOP_LEVEL: [&str; 19] = [
     ".ci",
     ".clippy.toml",
     ".config",
@@ -205,6 +206,7 @@ const TOP_LEVEL: [&str; 18] = [
     "engine",
     "proto",
     "server",
+    "trust",
     "tuning",
 ];
 

@@ -10,6 +10,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use proto::orlop::{TopRequest, TopResponse};
+use trust::Trust;
 
 use super::cli::{self, Command, Invocation, Manner};
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
         Kind::{Switch, Text, Unsigned32},
         Section, Table, Values, row,
     },
-    wire::{client, tls::outgoing::Trust},
+    wire::client,
 };
 
 mod table;
@@ -66,12 +67,9 @@ impl Options {
         let given = values.text("endpoint");
         let secure = given.strip_prefix("https://");
         let endpoint = secure.or_else(|| given.strip_prefix("http://")).unwrap_or(&given);
-        let trust = Trust {
-            cacert: values.text("cacert"),
-            cert: values.text("cert"),
-            key: values.text("key"),
-            skips_verify: values.switch("insecure-skip-tls-verify"),
-        };
+        let file = |name| Some(values.text(name)).filter(|file| !file.is_empty());
+        let (cacert, cert, key) = (file("cacert"), file("cert"), file("key"));
+        let trust = Trust { cacert, cert, key, skips_verify: values.switch("insecure-skip-tls-verify") };
         Ok(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             trust: secure.map(|_| trust),
@@ -141,7 +139,8 @@ mod tests {
         let endpoint = "h:1".to_owned();
         assert_eq!(options, Options { endpoint, trust: None, interval, rows: 3, is_once: true, is_json: true });
         let options = parse("--endpoint https://h:1 --cacert ca --cert c --key k --insecure-skip-tls-verify").unwrap();
-        let trust = Trust { cacert: "ca".into(), cert: "c".into(), key: "k".into(), skips_verify: true };
+        let file = |name: &str| Some(name.to_owned());
+        let trust = Trust { cacert: file("ca"), cert: file("c"), key: file("k"), skips_verify: true };
         assert_eq!((options.endpoint.as_str(), options.trust), ("h:1", Some(trust)));
         for (line, why) in [
             ("--interval 0", "invalid value \"0\" for flag -interval: no number of seconds from 0.1 to 3600"),

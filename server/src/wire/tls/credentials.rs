@@ -165,10 +165,7 @@ fn read(file: &str) -> Result<Vec<u8>, Error> {
     Ok(offline::read_small(Path::new(file), FILE_BYTES_MAX)?)
 }
 
-/// The certificates in a file.
-///
-/// **Errors** it cannot be read, or has none.
-pub(super) fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
+fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, Error> {
     let read = read(file)?;
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read).collect();
     let all = all.map_err(|error| Error::content(file, error))?;

@@ -54,6 +54,9 @@ pub enum Error {
     /// The pieces do not fit together.
     #[error("tls: {0}")]
     Tls(rustls::Error),
+    /// A client's flags cannot be obeyed.
+    #[error(transparent)]
+    Trust(#[from] trust::Error),
     /// A certificate cannot be made.
     #[error("cannot generate x509 certificate: {0}")]
     Generate(#[from] rcgen::Error),
