@@ -82,15 +82,7 @@ pub async fn serve(
     let calls = Rc::new(Cell::new(0));
     let pings = Pings::new(options.ping_min);
     let (io, output) = Coalesced::new(stream, options.buffer_bytes_max, pings, desk.clock.clone(), Rc::clone(&calls));
-    let mut builder = h2::server::Builder::new();
-    builder
-        .max_concurrent_streams(options.streams_max)
-        .initial_window_size(options.stream_window_bytes)
-        .initial_connection_window_size(options.connection_window_bytes)
-        .data_frame_budget(DATA_FRAMES_LACK_WINDOWS * options.connection_window_bytes as usize)
-        .max_header_list_size(HEADER_LIST_BYTES_MAX)
-        .max_pending_accept_reset_streams(RESETS_PENDING_MAX);
-    let mut handshake = Box::pin(builder.handshake::<_, Bytes>(io));
+    let mut handshake = Box::pin(bounded(options).handshake::<_, Bytes>(io));
     let mut connection = poll_fn(|cx| {
         let polled = handshake.as_mut().poll(cx);
         match output.borrow_mut().poll_end_turn(cx) {
@@ -102,7 +94,10 @@ pub async fn serve(
     drop(handshake);
     let pings = connection.ping_pong().ok_or_else(|| io::Error::other("a connection gives its pings once"))?;
     let mut silence = Box::pin(until_silent(pings, options.ping_after, options.ping_timeout));
-    let mut is_stopping = false;
+    let mut is_stopping = *stop.borrow_and_update();
+    if is_stopping {
+        connection.graceful_shutdown();
+    }
     // The clock is read once for all requests of a turn.
     let mut turn_began = None;
     loop {
@@ -125,7 +120,8 @@ pub async fn serve(
         let accepted = tokio::select! {
             biased;
             accepted = turn => Some(accepted),
-            _ = stop.wait_for(|stop| *stop), if !is_stopping => None,
+            // Unlike `wait_for`, this takes no lock that cores share.
+            _ = stop.changed(), if !is_stopping => None,
             () = &mut silence => return Ok(()),
         };
         let Some(accepted) = accepted else {
@@ -146,6 +142,19 @@ pub async fn serve(
             None => return Ok(()),
         }
     }
+}
+
+/// The bounds of a connection.
+fn bounded(options: &Options) -> h2::server::Builder {
+    let mut builder = h2::server::Builder::new();
+    builder
+        .max_concurrent_streams(options.streams_max)
+        .initial_window_size(options.stream_window_bytes)
+        .initial_connection_window_size(options.connection_window_bytes)
+        .data_frame_budget(DATA_FRAMES_LACK_WINDOWS * options.connection_window_bytes as usize)
+        .max_header_list_size(HEADER_LIST_BYTES_MAX)
+        .max_pending_accept_reset_streams(RESETS_PENDING_MAX);
+    builder
 }
 
 /// Brings one stream to the door.
