@@ -2,6 +2,8 @@
 //!
 //! The reasons why a member does not start.
 
+use consensus::Identity;
+
 use crate::{apply::restore::Damaged, config, etcd_files, wire};
 
 /// See the head of this file.
@@ -39,6 +41,19 @@ pub enum Error {
     /// The files of TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] wire::tls::Error),
+    /// The data directory was restored for a member of a larger cluster.
+    #[error(
+        "{dir} is that of member {:x} of cluster {:x}, which has {members} members: clusters are not supported yet",
+        identity.member_id, identity.cluster_id
+    )]
+    Cluster {
+        /// The directory.
+        dir: String,
+        /// The member, and its cluster.
+        identity: Identity,
+        /// Members of the cluster.
+        members: usize,
+    },
     /// A table of the store does not decode.
     #[error(transparent)]
     Table(#[from] Damaged),

@@ -71,6 +71,7 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let mut store = Store::open(disk, dir, options::store(config, clock))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
         config.verify_bootstrap()?;
+        config.verify_alone()?;
     } else if config.discovers {
         let dir = options::wal_dir(config);
         tracing::warn!(
@@ -82,6 +83,10 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let identity = identity_of(&mut store, disk, &member)?;
     let view = store.mvcc().view();
     let tables = restore::restore(&view, |fault| load(disk, dir, fault).map_err(Error::from))?;
+    let members = tables.conf_state.voters.len() + tables.conf_state.learners.len();
+    if members > 1 {
+        return Err(Error::Cluster { dir: dir.display().to_string(), identity, members });
+    }
     let mut lessor = Lessor::new(options::lease(config));
     lessor.restore(tables.leases);
     let start = consensus::Start {

@@ -229,6 +229,13 @@ impl Config {
             let cluster = cluster_text(&self.initial_cluster);
             return Err(refused(format!("initial cluster {cluster} has duplicate url")));
         }
+        Ok(())
+    }
+
+    /// Checks that the member is to be the only one of its cluster, before its first start in an empty data directory.
+    ///
+    /// **Errors**: it has company.
+    pub fn verify_alone(&self) -> Result<(), Error> {
         if self.initial_cluster.len() > 1 {
             let names = self.initial_cluster.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             return Err(refused(format!(

@@ -240,12 +240,16 @@ mod tests {
     }
 
     fn run(file: &Path, dir: &Path, skip_hash_check: bool) -> Result<(), Error> {
-        let wal = wal::Options { segment_bytes: 4 << 20, ..wal::Options::default() };
         let cluster = NewCluster {
             members: vec![("m".into(), vec!["http://localhost:2380".into()])],
             token: "token".into(),
             own_name: "m".into(),
         };
+        run_for(cluster, file, dir, skip_hash_check)
+    }
+
+    fn run_for(cluster: NewCluster, file: &Path, dir: &Path, skip_hash_check: bool) -> Result<(), Error> {
+        let wal = wal::Options { segment_bytes: 4 << 20, ..wal::Options::default() };
         let restore = Restore {
             file,
             dir,
@@ -290,6 +294,39 @@ mod tests {
         assert_eq!(key[..], lease::attachment_key(7, b"b"));
         assert_eq!(attached.next().unwrap(), None);
         assert_eq!((view.applied_index(), view.applied_term()), (1, 1));
+    }
+
+    #[test]
+    fn three_members_are_restored_from_one_file_with_the_ids_that_etcd_gives_them() {
+        let temporary = tempfile::tempdir().unwrap();
+        let file = temporary.path().join("file");
+        let (expected, _) = write_file(&file);
+        let names = ["n1", "n2", "n3"];
+        let url = |name: &&str| (name.to_string(), vec![format!("http://127.0.0.1:1238{}", &name[1..])]);
+        let members: Vec<_> = names.iter().map(url).collect();
+        let mut ids = Vec::new();
+        for name in names {
+            let dir = temporary.path().join(name);
+            let cluster = NewCluster { members: members.clone(), token: "etcd-cluster".into(), own_name: name.into() };
+            run_for(cluster, &file, &dir, true).unwrap();
+            let mut disk = engine::disk::open_buffered().unwrap();
+            let store = Store::open(disk.as_mut(), &dir, store::Options::default()).unwrap();
+            let view = store.mvcc().view();
+            let mut load = |fault| engine::load(disk.as_mut(), &dir, fault).unwrap();
+            assert_eq!(records(&view, &mut load), expected);
+            let tables: Result<Tables, crate::apply::restore::Damaged> = restore(&view, |fault| {
+                load(fault);
+                Ok(())
+            });
+            assert_eq!(tables.unwrap().conf_state.voters.len(), 3);
+            assert_eq!((view.applied_index(), view.applied_term()), (3, 1));
+            let identity = view.meta_get(table::IDENTITY).unwrap().and_then(|bytes| table::decode_identity(&bytes));
+            ids.push(identity.unwrap());
+        }
+        // What `etcdutl snapshot restore` makes of the same flags.
+        let stock = [0x2084_1a00_2de0_0821, 0x248f_f181_7228_a82b, 0xb12c_0c72_d112_e294]
+            .map(|member_id| Identity { cluster_id: 0x5746_5ba4_b3cc_6075, member_id });
+        assert_eq!(ids, stock);
     }
 
     #[test]
