@@ -87,11 +87,7 @@ pub fn spawn(
     }
     let mut ways = Vec::new();
     for position in 0..cores.serving.div_ceil(CORES_PER_THREAD) {
-        let shown = Shown {
-            clients: clients.read(ALL, config, clock)?,
-            http: clients.read(HTTP1, config, clock)?,
-            peers: peers.read(HTTP1, config, clock)?,
-        };
+        let shown = Shown { clients: clients.read(ALL, config, clock)?, peers: peers.read(HTTP1, config, clock)? };
         let (way, arrivals) = mpsc::channel(HANDSHAKES_MAX);
         ways.push(way);
         let done = done.clone();

@@ -27,24 +27,21 @@ pub const HANDSHAKES_MAX: usize = 4096;
 pub struct Shown {
     /// Ports for clients, and for metrics.
     pub clients: Option<Credentials>,
-    /// Ports that serve HTTP/1.1 alone, for clients and metrics.
-    pub http: Option<Credentials>,
     /// Ports for other members.
     pub peers: Option<Credentials>,
 }
 
 struct Thread {
     clients: Option<RefCell<Credentials>>,
-    http: Option<RefCell<Credentials>>,
     peers: Option<RefCell<Credentials>>,
     done: mpsc::Sender<Connection>,
 }
 
 /// Encrypts the connections that arrive, and hands them to `done`, until no sender is left.
 pub async fn run(shown: Shown, mut arrivals: mpsc::Receiver<Connection>, done: mpsc::Sender<Connection>) {
-    let Shown { clients, http, peers } = shown;
-    let (clients, http, peers) = (clients.map(RefCell::new), http.map(RefCell::new), peers.map(RefCell::new));
-    let thread = Rc::new(Thread { clients, http, peers, done });
+    let Shown { clients, peers } = shown;
+    let (clients, peers) = (clients.map(RefCell::new), peers.map(RefCell::new));
+    let thread = Rc::new(Thread { clients, peers, done });
     let places = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Some(connection) = arrivals.recv().await {
         // The semaphore is never closed.
@@ -61,8 +58,7 @@ impl Thread {
     async fn encrypt(&self, connection: Connection) {
         let (serves, remote) = (connection.serves(), connection.remote());
         let (credentials, endpoint) = match serves {
-            Serves::Clients | Serves::Grpc => (&self.clients, "client"),
-            Serves::Http | Serves::Metrics => (&self.http, "client"),
+            Serves::Clients | Serves::Grpc | Serves::Http | Serves::Metrics => (&self.clients, "client"),
             Serves::Peers => (&self.peers, "peer"),
         };
         let credentials = credentials.as_ref().expect("a port with TLS has what it shows");

@@ -14,7 +14,8 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    endpoints, http1, http2,
+    endpoints, http1,
+    http2::{self, Traffic, plain::Endpoints},
     stream::{Chosen, FIRST_BYTES, Parked, Stream},
     tls::refusal::Refusal,
 };
@@ -152,29 +153,31 @@ async fn serve_stream(
     options: &http2::Options,
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let now = || desk.clock.unix_us();
-    match serves {
-        Serves::Metrics => {
-            let answer = async |request| endpoints::answer_metrics_port(&desk, &request);
-            return http1::serve(stream, stop, now, answer).await;
-        }
-        Serves::Peers => {
-            let answer = async |request| endpoints::answer_peer_port(&desk, &request);
-            return http1::serve(stream, stop, now, answer).await;
-        }
-        Serves::Clients | Serves::Grpc | Serves::Http => {}
-    }
-    let is_http2 = match stream.chosen() {
-        Some(chosen) => chosen == Chosen::Http2,
-        None => match tokio::time::timeout(SILENCE_MAX, stream.begins_with(PREFACE)).await {
+    let endpoints: Endpoints = match serves {
+        Serves::Clients | Serves::Grpc | Serves::Http => endpoints::answer,
+        Serves::Metrics => endpoints::answer_metrics_port,
+        Serves::Peers => endpoints::answer_peer_port,
+    };
+    let is_http2 = match (stream.chosen(), serves) {
+        (Some(chosen), _) => chosen == Chosen::Http2,
+        (None, Serves::Metrics | Serves::Peers) => false,
+        (None, _) => match tokio::time::timeout(SILENCE_MAX, stream.begins_with(PREFACE)).await {
             Ok(begins) => begins?,
             Err(_) => return Ok(()),
         },
     };
-    match (is_http2, serves) {
-        (true, Serves::Clients | Serves::Grpc) => http2::serve(desk, stream, options, stop).await,
-        (false, Serves::Clients | Serves::Http) => {
-            http1::serve(stream, stop, now, async |request| endpoints::answer(&desk, &request)).await
+    // Like etcd's, an encrypted port of HTTP speaks HTTP/2, too, and one for all looks at each request's content.
+    let traffic = match (serves, stream.is_secure()) {
+        (Serves::Clients, true) => Some(Traffic::Both(endpoints)),
+        (Serves::Clients | Serves::Grpc, _) => Some(Traffic::Grpc),
+        (Serves::Http | Serves::Metrics, true) => Some(Traffic::Http(endpoints)),
+        (Serves::Http | Serves::Metrics | Serves::Peers, _) => None,
+    };
+    match (is_http2, traffic) {
+        (true, Some(traffic)) => http2::serve(desk, stream, traffic, options, stop).await,
+        (false, _) if serves != Serves::Grpc => {
+            let now = || desk.clock.unix_us();
+            http1::serve(stream, stop, now, async |request| endpoints(&desk, &request)).await
         }
         // Like etcd, a port closes a connection of a protocol that it does not serve.
         _ => Ok(()),

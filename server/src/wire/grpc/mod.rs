@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::{RecvStream, server::SendResponse};
-use http::{HeaderMap, HeaderValue, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, header, request::Parts};
 
 use self::{
     messages::{Encoding, Messages},
@@ -149,6 +149,24 @@ impl<'a> Fields<'a> {
 pub fn is_named(headers: &HeaderMap) -> bool {
     let given = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     given.windows(CONTENT_TYPE.len()).any(|part| part == CONTENT_TYPE)
+}
+
+/// What Go's HTTP server, which stands before gRPC where both are encrypted, answers to a head that makes no call: the
+/// status code and the text.
+/// **Source** grpc-go v1.82.1 `internal/transport/handler_server.go`, `NewServerHandlerTransport`.
+pub fn refusal_of_http<B>(asked: &Request<B>) -> Option<(u16, String)> {
+    let first = |name: &str| asked.headers().get(name).map(HeaderValue::as_bytes).unwrap_or_default();
+    if asked.method() != http::Method::POST {
+        return Some((405, format!("invalid gRPC request method {:?}", asked.method().as_str())));
+    }
+    let content_type = first("content-type");
+    if subtype(content_type).is_none() {
+        return Some((415, format!("invalid gRPC request content-type {:?}", text(content_type))));
+    }
+    match first("grpc-timeout") {
+        b"" => None,
+        given => timeout(given).err().map(|error| (400, format!("malformed grpc-timeout: {error}"))),
+    }
 }
 
 /// What follows the separator in a content type of gRPC.

@@ -36,6 +36,23 @@ const HEAD_BYTES_MAX: usize = 32 << 10;
 /// **Errors** the socket's.
 pub async fn serve(
     mut stream: Stream,
+    stop: watch::Receiver<bool>,
+    unix_us: impl Fn() -> u64,
+    endpoint: impl AsyncFn(Request) -> Response,
+) -> io::Result<()> {
+    serve_requests(&mut stream, stop, unix_us, endpoint).await?;
+    // An encrypted connection says that it ends.
+    stream.shutdown().await
+}
+
+/// Writes all of an answer. An encrypted connection may hold back the end of what it was given until it is flushed.
+async fn send(stream: &mut Stream, text: &str) -> io::Result<()> {
+    stream.write_all(text.as_bytes()).await?;
+    stream.flush().await
+}
+
+async fn serve_requests(
+    stream: &mut Stream,
     mut stop: watch::Receiver<bool>,
     unix_us: impl Fn() -> u64,
     endpoint: impl AsyncFn(Request) -> Response,
@@ -45,7 +62,7 @@ pub async fn serve(
         let head = match parse(&buffer) {
             Ok(Some(head)) => head,
             Ok(None) if buffer.len() >= HEAD_BYTES_MAX => {
-                return stream.write_all(Refusal::TooLarge.write().as_bytes()).await;
+                return send(stream, &Refusal::TooLarge.write()).await;
             }
             Ok(None) => {
                 let count = tokio::select! {
@@ -58,13 +75,13 @@ pub async fn serve(
                 }
                 continue;
             }
-            Err(refusal) => return stream.write_all(refusal.write().as_bytes()).await,
+            Err(refusal) => return send(stream, &refusal.write()).await,
         };
         let Head { request, len, mut body_len, is_old, keep_alive } = head;
         buffer.drain(..len);
         let asked = Asked { is_head: request.method == "HEAD", is_old, keep_alive };
         let (text, keep_alive) = endpoint(request).await.write(asked, unix_us());
-        stream.write_all(text.as_bytes()).await?;
+        send(stream, &text).await?;
         if !keep_alive {
             return Ok(());
         }

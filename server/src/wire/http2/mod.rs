@@ -23,7 +23,7 @@ use h2::{RecvStream, server::SendResponse};
 use http::Request;
 use tokio::{sync::watch, task::spawn_local};
 
-use self::{coalesce::Coalesced, pings::Pings};
+use self::{coalesce::Coalesced, pings::Pings, plain::Endpoints};
 use super::{
     grpc::{self, Opening, reply::UnderWay},
     stream::Stream,
@@ -59,6 +59,17 @@ pub struct Options {
     pub ping_timeout: Duration,
 }
 
+/// What a connection is for.
+#[derive(Clone, Copy, Debug)]
+pub enum Traffic {
+    /// gRPC alone.
+    Grpc,
+    /// gRPC, and HTTP beside it: the content type tells them apart.
+    Both(Endpoints),
+    /// HTTP alone.
+    Http(Endpoints),
+}
+
 /// What small DATA frames that no call has read may lack to 256 bytes each, in connection windows. h2 counts this, and
 /// ends a connection that lacks more, with GOAWAY 11. The default is half a window: 2,000 watches that are created at
 /// once lack more. Four windows are four streams full of the shortest message, a keep-alive of 15 bytes. A client that
@@ -75,10 +86,11 @@ const TASK_BYTES_MAX: usize = 700;
 pub async fn serve(
     desk: Rc<Desk>,
     stream: Stream,
+    traffic: Traffic,
     options: &Options,
     mut stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let (remote, is_secure) = (stream.remote(), stream.is_secure());
+    let remote = stream.remote();
     let calls = Rc::new(Cell::new(0));
     let pings = Pings::new(options.ping_min);
     let (io, output) = Coalesced::new(stream, options.buffer_bytes_max, pings, desk.clock.clone(), Rc::clone(&calls));
@@ -132,11 +144,9 @@ pub async fn serve(
         match accepted {
             Some(Ok((request, reply))) => {
                 let began = *turn_began.get_or_insert_with(|| desk.now());
-                if is_secure && !grpc::is_named(request.headers()) {
-                    plain::answer(&desk, &request.into_parts().0, reply);
-                    continue;
+                if let Some(reply) = answer_in_http(&desk, traffic, &request, reply) {
+                    begin_call(&desk, Caller { remote, began }, request, reply, &calls);
                 }
-                begin_call(&desk, Caller { remote, began }, request, reply, &calls);
             }
             Some(Err(error)) => return Err(error),
             None => return Ok(()),
@@ -155,6 +165,24 @@ fn bounded(options: &Options) -> h2::server::Builder {
         .max_header_list_size(HEADER_LIST_BYTES_MAX)
         .max_pending_accept_reset_streams(RESETS_PENDING_MAX);
     builder
+}
+
+/// Answers what is no call, where not all streams are calls. Returns the way back of one that may be.
+fn answer_in_http(
+    desk: &Desk,
+    traffic: Traffic,
+    request: &Request<RecvStream>,
+    reply: SendResponse<Bytes>,
+) -> Option<SendResponse<Bytes>> {
+    match traffic {
+        Traffic::Grpc => return Some(reply),
+        Traffic::Both(_) if grpc::is_named(request.headers()) => match grpc::refusal_of_http(request) {
+            Some(refusal) => plain::refuse(desk, request.method(), refusal, reply),
+            None => return Some(reply),
+        },
+        Traffic::Both(endpoints) | Traffic::Http(endpoints) => plain::answer(desk, endpoints, request, reply),
+    }
+    None
 }
 
 /// Brings one stream to the door.

@@ -1,27 +1,38 @@
 //! Runs on: connection core.
 //!
-//! The plain HTTP endpoints over HTTP/2. Only clients that chose HTTP/2 when their connection was encrypted come here
-//! with anything but gRPC, as with etcd: curl and probes do.
+//! What is not gRPC, over HTTP/2. Only clients that chose HTTP/2 when their connection was encrypted come here, as with
+//! etcd: curl and probes do.
 
 use bytes::Bytes;
 use h2::server::SendResponse;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header, request::Parts, uri::PathAndQuery};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, uri::PathAndQuery};
 
-use crate::{
-    api::desk::Desk,
-    log,
-    wire::{endpoints, http1},
-};
+use crate::{api::desk::Desk, log, wire::http1};
+
+/// The endpoints of a port.
+pub type Endpoints = fn(&Desk, &http1::Request) -> http1::Response;
 
 /// Answers a request whose content is not gRPC's. Its body is not read.
-pub fn answer(desk: &Desk, parts: &Parts, mut reply: SendResponse<Bytes>) {
-    let text = parts.uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let Some(request) = http1::Request::of(parts.method.as_str(), text) else {
+pub fn answer<B>(desk: &Desk, endpoints: Endpoints, asked: &Request<B>, mut reply: SendResponse<Bytes>) {
+    let text = asked.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+    let Some(request) = http1::Request::of(asked.method().as_str(), text) else {
         return reply.send_reset(h2::Reason::PROTOCOL_ERROR);
     };
-    let answer = endpoints::answer(desk, &request);
+    send(desk, asked.method(), endpoints(desk, &request), reply);
+}
+
+/// Answers a request whose content is gRPC's and whose head makes no call, with a status code and a text.
+pub fn refuse(desk: &Desk, asked: &Method, (code, text): (u16, String), reply: SendResponse<Bytes>) {
+    let mut answer = http1::Response::text(code, text + "\n");
+    if code == 405 {
+        answer.lines.insert(0, "Allow: POST".into());
+    }
+    send(desk, asked, answer, reply);
+}
+
+fn send(desk: &Desk, asked: &Method, answer: http1::Response, mut reply: SendResponse<Bytes>) {
     let head = head(&answer, desk.clock.unix_us());
-    let is_bodiless = request.method == "HEAD" || answer.body.is_empty();
+    let is_bodiless = *asked == Method::HEAD || answer.body.is_empty();
     let sent = reply
         .send_response(head, is_bodiless)
         .and_then(|mut stream| if is_bodiless { Ok(()) } else { stream.send_data(answer.body.into(), true) });

@@ -69,3 +69,57 @@ pub(super) async fn shake(stream: &mut Stream, tls: &mut Connection) -> Result<(
     });
     shaken.await.map_err(|refusal| refusal.about(tls))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+        sync::Arc,
+        time::Duration,
+    };
+
+    use rustls::{ClientConnection, ServerConfig, StreamOwned, pki_types::PrivateKeyDer};
+    use tokio::{sync::watch, task::spawn_blocking};
+    use trust::Trust;
+
+    use super::*;
+    use crate::wire::{channel::Socket, http1};
+
+    /// Both ends of a connection that is not encrypted yet, and the session of each.
+    fn ends() -> (UnixStream, ClientConnection, Stream, Connection) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let shown =
+            ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.into()], key).unwrap();
+        let trust = Trust { skips_verify: true, ..Trust::default() };
+        let trusted = trust.config(&|path| std::fs::read(path)).unwrap();
+        let name = trust::server_name("localhost").unwrap();
+        let (client, server) = UnixStream::pair().unwrap();
+        server.set_nonblocking(true).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let stream = Stream::new(Socket::Unix(tokio::net::UnixStream::from_std(server).unwrap()));
+        let of_client = ClientConnection::new(Arc::new(trusted), name).unwrap();
+        (client, of_client, stream, Connection::Server(ServerConnection::new(Arc::new(shown)).unwrap()))
+    }
+
+    #[tokio::test]
+    async fn a_request_that_comes_with_the_end_of_the_handshake_is_answered_on_another_thread() {
+        let (client, mut of_client, mut stream, mut tls) = ends();
+        // It waits in the session until the handshake is over, and leaves with its last message.
+        of_client.writer().write_all(b"GET / HTTP/1.1\r\nHost: m\r\n\r\n").unwrap();
+        let client = spawn_blocking(move || {
+            let (mut client, mut read) = (StreamOwned::new(of_client, client), [0; 15]);
+            client.read_exact(&mut read).unwrap();
+            client.sock.shutdown(std::net::Shutdown::Write).unwrap();
+            read
+        });
+        shake(&mut stream, &mut tls).await.unwrap();
+        stream.encrypt(tls);
+        let stream = stream.park().unwrap().unpark().unwrap();
+        let (_running, stop) = watch::channel(false);
+        let served = http1::serve(stream, stop, || 0, async |_| http1::Response::text(200, "served")).await;
+        assert_eq!(served.unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "the client leaves without a word");
+        assert_eq!(&client.await.unwrap(), b"HTTP/1.1 200 OK");
+    }
+}
