@@ -87,6 +87,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
         pin(0);
     }
     let ports = Ports::bind(&config)?;
+    secure::check(&config, &clock)?;
     let opened = open::open(&config, &clock)?;
     log_start(&config, &opened, cores);
     let (stop, stopping) = watch::channel(false);

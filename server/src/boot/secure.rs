@@ -30,39 +30,63 @@ const CORES_PER_THREAD: usize = 4;
 const ALL: &[&str] = &["h2", "http/1.1"];
 const HTTP1: &[&str] = &["http/1.1"];
 
-/// The files of one kind of port, if any of its URLs needs them.
-struct Needed {
-    files: Option<TlsFiles>,
+/// Ports of one kind.
+struct Kind<'a> {
+    urls: Vec<&'a Url>,
+    given: &'a TlsFiles,
+    is_auto: bool,
 }
 
-impl Needed {
-    /// The files that `given` names, or else those that the member makes for itself in `dir`.
-    fn of(
-        given: &TlsFiles,
-        is_auto: bool,
-        urls: &[&Url],
-        dir: &Path,
-        config: &Config,
-        clock: &Clock,
-    ) -> Result<Self, Error> {
-        if !urls.iter().any(|url| url.scheme.is_secure()) {
-            return Ok(Self { files: None });
-        }
-        if !given.is_empty() || !is_auto {
-            return Ok(Self { files: Some(given.clone()) });
-        }
-        let hosts: Vec<String> = urls.iter().map(|url| url.host.clone()).filter(|host| !host.is_empty()).collect();
-        let made = self_signed::files(dir, &hosts, config.tls.self_signed_years, clock)?;
-        // The demands on clients hold for this certificate as well, though etcd forgets them.
-        let files = TlsFiles { cert_file: made.cert_file, key_file: made.key_file, ..given.clone() };
-        Ok(Self { files: Some(files) })
+impl<'a> Kind<'a> {
+    fn clients(config: &'a Config) -> Self {
+        let urls = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);
+        let urls = urls.chain(&config.listen_metrics_urls).collect();
+        Self { urls, given: &config.tls.clients, is_auto: config.tls.clients_auto }
     }
 
-    fn read(&self, protocols: &[&str], config: &Config, clock: &Clock) -> Result<Option<Credentials>, Error> {
-        let read =
-            |files: &TlsFiles| Credentials::read(files.clone(), config.tls.ciphers.clone(), protocols, clock.clone());
-        Ok(self.files.as_ref().map(read).transpose()?)
+    fn peers(config: &'a Config) -> Self {
+        let urls = config.listen_peer_urls.iter().collect();
+        Self { urls, given: &config.tls.peers, is_auto: config.tls.peers_auto }
     }
+
+    fn is_secure(&self) -> bool {
+        self.urls.iter().any(|url| url.scheme.is_secure())
+    }
+
+    /// Whether the member makes the files for itself.
+    fn is_self_signed(&self) -> bool {
+        self.given.is_empty() && self.is_auto
+    }
+
+    /// The files that are given, or else those that the member makes for itself in `dir`; `None` if no URL needs them.
+    fn files(&self, dir: &Path, config: &Config, clock: &Clock) -> Result<Option<TlsFiles>, Error> {
+        if !self.is_secure() {
+            return Ok(None);
+        }
+        if !self.is_self_signed() {
+            return Ok(Some(self.given.clone()));
+        }
+        let hosts: Vec<String> = self.urls.iter().map(|url| url.host.clone()).filter(|host| !host.is_empty()).collect();
+        let made = self_signed::files(dir, &hosts, config.tls.self_signed_years, clock)?;
+        // The demands on clients hold for this certificate as well, though etcd forgets them.
+        Ok(Some(TlsFiles { cert_file: made.cert_file, key_file: made.key_file, ..self.given.clone() }))
+    }
+}
+
+fn read(files: &TlsFiles, protocols: &[&str], config: &Config, clock: &Clock) -> Result<Credentials, Error> {
+    Ok(Credentials::read(files.clone(), config.tls.ciphers.clone(), protocols, clock.clone())?)
+}
+
+/// Reads the files that the ports need, before the data is touched.
+///
+/// **Errors** a file cannot be read or used.
+pub fn check(config: &Config, clock: &Clock) -> Result<(), Error> {
+    for kind in [Kind::clients(config), Kind::peers(config)] {
+        if kind.is_secure() && !kind.is_self_signed() {
+            read(kind.given, ALL, config, clock)?;
+        }
+    }
+    Ok(())
 }
 
 /// Reads what the ports show, and starts the threads for handshakes, if any port needs them. Returns the ways to the
@@ -75,19 +99,19 @@ pub fn spawn(
     cores: Cores,
 ) -> Result<(Vec<mpsc::Sender<Connection>>, mpsc::Receiver<Connection>), Error> {
     let (done, back) = mpsc::channel(HANDSHAKES_MAX);
-    let client_urls = config.listen_client_urls.iter().chain(&config.listen_client_http_urls);
-    let client_urls: Vec<&Url> = client_urls.chain(&config.listen_metrics_urls).collect();
-    let peer_urls: Vec<&Url> = config.listen_peer_urls.iter().collect();
-    let (tls, dir) = (&config.tls, config.data_dir.join("fixtures"));
-    let clients = Needed::of(&tls.clients, tls.clients_auto, &client_urls, &dir.join("client"), config, clock)?;
-    let peers = Needed::of(&tls.peers, tls.peers_auto, &peer_urls, &dir.join("peer"), config, clock)?;
+    let dir = config.data_dir.join("fixtures");
+    let clients = Kind::clients(config).files(&dir.join("client"), config, clock)?;
+    let peers = Kind::peers(config).files(&dir.join("peer"), config, clock)?;
     warn_ignored(config);
-    if clients.files.is_none() && peers.files.is_none() {
+    if clients.is_none() && peers.is_none() {
         return Ok((Vec::new(), back));
     }
     let mut ways = Vec::new();
     for position in 0..cores.serving.div_ceil(CORES_PER_THREAD) {
-        let shown = Shown { clients: clients.read(ALL, config, clock)?, peers: peers.read(HTTP1, config, clock)? };
+        let shown = Shown {
+            clients: clients.as_ref().map(|files| read(files, ALL, config, clock)).transpose()?,
+            peers: peers.as_ref().map(|files| read(files, HTTP1, config, clock)).transpose()?,
+        };
         let (way, arrivals) = mpsc::channel(HANDSHAKES_MAX);
         ways.push(way);
         let done = done.clone();
@@ -99,8 +123,8 @@ pub fn spawn(
         let spawned = thread::Builder::new().name(format!("tls-{position}")).spawn(run);
         spawned.map_err(system("a thread for handshakes"))?;
     }
-    log_files(config, "client", clients.files.as_ref());
-    log_files(config, "peer", peers.files.as_ref());
+    log_files(config, "client", clients.as_ref());
+    log_files(config, "peer", peers.as_ref());
     Ok((ways, back))
 }
 

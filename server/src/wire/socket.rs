@@ -161,9 +161,9 @@ async fn serve_stream(
     let is_http2 = match (stream.chosen(), serves) {
         (Some(chosen), _) => chosen == Chosen::Http2,
         (None, Serves::Metrics | Serves::Peers) => false,
-        (None, _) => match tokio::time::timeout(SILENCE_MAX, stream.begins_with(PREFACE)).await {
-            Ok(begins) => begins?,
-            Err(_) => return Ok(()),
+        (None, _) => match speaks_http2(&mut stream, SILENCE_MAX).await? {
+            Some(speaks) => speaks,
+            None => return Ok(()),
         },
     };
     // Like etcd's, an encrypted port of HTTP speaks HTTP/2, too, and one for all looks at each request's content.
@@ -181,5 +181,32 @@ async fn serve_stream(
         }
         // Like etcd, a port closes a connection of a protocol that it does not serve.
         _ => Ok(()),
+    }
+}
+
+/// Whether a client's first bytes are those of HTTP/2; `None` if they have not come after `silence_max`.
+///
+/// **Errors** the socket's; the client left.
+async fn speaks_http2(stream: &mut Stream, silence_max: Duration) -> io::Result<Option<bool>> {
+    tokio::time::timeout(silence_max, stream.begins_with(PREFACE)).await.ok().transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{io::AsyncWriteExt, net::UnixStream};
+
+    use super::*;
+    use crate::wire::channel::Socket;
+
+    #[tokio::test]
+    async fn a_client_that_stays_silent_is_let_go_and_one_that_speaks_is_not() {
+        let silence_max = Duration::from_millis(20);
+        let cases = [("", None), ("PRI", None), ("PRI ", Some(true)), ("PUT", Some(false)), ("GET ", Some(false))];
+        for (sent, speaks) in cases {
+            let (mut client, server) = UnixStream::pair().unwrap();
+            client.write_all(sent.as_bytes()).await.unwrap();
+            let mut stream = Stream::new(Socket::Unix(server));
+            assert_eq!(speaks_http2(&mut stream, silence_max).await.unwrap(), speaks, "{sent}");
+        }
     }
 }

@@ -59,27 +59,47 @@ fn other_members_are_told_version_and_members_and_nothing_else() {
     }
 }
 
+/// What the log of a start says that must fail before the data is touched.
+fn failed_start(flags: &[(&str, &str)]) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let [client, peer] = free_addresses().map(|address| format!("http://{address}"));
+    let cluster = format!("m={peer}");
+    let mut all = vec![("--listen-client-urls", client.as_str()), ("--listen-peer-urls", &peer)];
+    all.extend([("--advertise-client-urls", client.as_str()), ("--initial-advertise-peer-urls", &peer)]);
+    all.extend([("--name", "m"), ("--initial-cluster", &cluster), ("--data-dir", data.to_str().unwrap())]);
+    all.retain(|(name, _)| flags.iter().all(|(given, _)| given != name));
+    let output = Command::new(env!("CARGO_BIN_EXE_orlop"))
+        .args(all.iter().chain(flags).flat_map(|(name, value)| [name, value]))
+        .output()
+        .unwrap();
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{log}");
+    assert!(!data.exists(), "{flags:?}: the data directory was made");
+    log
+}
+
 #[test]
 fn a_port_that_is_taken_ends_the_start_before_the_data_is_touched() {
     for flag in ["--listen-peer-urls", "--listen-client-urls", "--listen-client-http-urls", "--listen-metrics-urls"] {
         let taken = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let address = taken.local_addr().unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        let data = dir.path().join("data");
-        let [client, peer] = free_addresses().map(|address| format!("http://{address}"));
-        let mut urls = vec![("--listen-client-urls", client.clone()), ("--listen-peer-urls", peer.clone())];
-        urls.retain(|(name, _)| *name != flag);
-        urls.push((flag, format!("http://{address}")));
-        let output = Command::new(env!("CARGO_BIN_EXE_orlop"))
-            .args(["--name", "m", "--data-dir", data.to_str().unwrap(), "--advertise-client-urls", &client])
-            .args(["--initial-advertise-peer-urls", &peer, "--initial-cluster", &format!("m={peer}")])
-            .args(urls.iter().flat_map(|(name, url)| [*name, url.as_str()]))
-            .output()
-            .unwrap();
-        let log = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{log}");
+        let log = failed_start(&[(flag, &format!("http://{address}"))]);
         assert!(log.contains(&format!("listen tcp {address}: bind: ")), "{flag}: {log}");
-        assert!(!data.exists(), "{flag}: the data directory was made");
+    }
+}
+
+#[test]
+fn a_certificate_that_cannot_be_read_ends_the_start_before_the_data_is_touched() {
+    for (port, cert, key) in [
+        ("--listen-client-urls", "--cert-file", "--key-file"),
+        ("--listen-metrics-urls", "--cert-file", "--key-file"),
+        ("--listen-peer-urls", "--peer-cert-file", "--peer-key-file"),
+    ] {
+        let [address] = free_addresses();
+        let url = format!("https://{address}");
+        let log = failed_start(&[(port, &url), (cert, "/no/such/cert.pem"), (key, "/no/such/key.pem")]);
+        assert!(log.contains("open /no/such/cert.pem: no such file or directory"), "{port}: {log}");
     }
 }
 
