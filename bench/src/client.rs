@@ -44,6 +44,8 @@ enum State<C> {
 /// One connection, through all its sockets.
 pub(crate) struct Connection<C> {
     endpoint: Endpoint,
+    /// Calls after which it is replaced.
+    calls_max: u32,
     /// What its readiness events are marked with.
     token: u64,
     state: State<C>,
@@ -58,9 +60,10 @@ pub(crate) struct Connection<C> {
 }
 
 impl<C> Connection<C> {
-    pub(crate) fn new(endpoint: Endpoint, token: u64, now_ns: u64) -> Connection<C> {
+    pub(crate) fn new(endpoint: Endpoint, calls_max: u32, token: u64, now_ns: u64) -> Connection<C> {
         Connection {
             endpoint,
+            calls_max,
             token,
             state: State::Down,
             is_waiting_to_write: false,
@@ -183,7 +186,8 @@ impl<C> Connection<C> {
         self.backoff_ns = (self.backoff_ns * 2).min(BACKOFF_NS_MAX);
     }
 
-    /// Drops a connection the server has politely asked us to leave, to be replaced at once.
+    /// Drops a connection that has had its calls, or that the server has politely asked us to leave, to be replaced at
+    /// once.
     pub(crate) fn retire(&mut self, now_ns: u64) {
         let State::Open { session, .. } = &self.state else { unreachable!("only an open session is spent") };
         assert!(session.is_spent() && session.calls() == 0);
@@ -197,7 +201,7 @@ impl<C> Connection<C> {
         let tls = self.endpoint.secure.as_ref().map(Secure::connect).transpose()?;
         match std::mem::replace(&mut self.state, State::Down) {
             State::Connecting { socket } => {
-                let session = Session::new(&self.endpoint.authority);
+                let session = Session::new(&self.endpoint.authority, self.calls_max);
                 self.state = State::Open { socket, tls, session };
             }
             State::Down | State::Open { .. } => unreachable!("asked only while connecting"),

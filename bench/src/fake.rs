@@ -70,6 +70,17 @@ fn answer(mut stream: TcpStream, replies_max: usize) -> Option<()> {
 
 /// Runs a load of puts to its end, which must come.
 fn load(address: SocketAddr, conns: usize, clients: usize, total: u64, rate: u64) -> Tally {
+    load_over_connections_of(u32::MAX, address, conns, clients, total, rate)
+}
+
+fn load_over_connections_of(
+    calls_per_conn: u32,
+    address: SocketAddr,
+    conns: usize,
+    clients: usize,
+    total: u64,
+    rate: u64,
+) -> Tally {
     let endpoint = Endpoint { authority: address.to_string(), address, secure: None };
     let keys = Keys::new(8, 100, false).unwrap();
     let plan = Plan {
@@ -81,6 +92,7 @@ fn load(address: SocketAddr, conns: usize, clients: usize, total: u64, rate: u64
         duration_ns: None,
         rate,
         timeout_ns: 20_000_000_000,
+        calls_per_conn,
         workload: Workload { kind: Kind::Put, keys, value_bytes: 64, seed: 1 },
     };
     let start_ns = Arc::new(AtomicU64::new(0));
@@ -115,6 +127,14 @@ fn closed_loop_ends_with_every_request_answered() {
     let tally = load(serve(usize::MAX), 4, 40, 5_000, 0);
     assert_eq!((tally.ended, tally.errors()), (5_000, 0));
     assert_eq!(tally.latencies[0].count(), 5_000);
+}
+
+#[test]
+fn connections_that_have_had_their_calls_are_replaced_and_nothing_is_lost() {
+    for rate in [0, 1_000] {
+        let tally = load_over_connections_of(3, serve(3), 4, 4, 200, rate);
+        assert_eq!((tally.ended, tally.errors()), (200, 0), "{:?}", tally.errors_by_kind);
+    }
 }
 
 #[test]

@@ -69,6 +69,9 @@ struct Common {
     /// How long a reply may take before it counts as an error.
     #[arg(long, global = true, default_value = "10s", value_parser = parse_duration)]
     timeout: Duration,
+    /// Requests after which a connection is replaced, with a whole handshake; 0: never.
+    #[arg(long, global = true, default_value_t = 0)]
+    calls_per_conn: u32,
     /// Makes keys and values repeatable.
     #[arg(long, global = true, default_value_t = 1)]
     seed: u64,
@@ -245,6 +248,10 @@ impl Flags {
         if is_watch && common.threads > 1 {
             return Err(refused("threads", "a watch is measured by one thread"));
         }
+        let has_streams = matches!(workload.kind, Kind::Watch { .. } | Kind::Lease { .. });
+        if has_streams && common.calls_per_conn > 0 {
+            return Err(refused("calls-per-conn", "watchers and leases keep their streams"));
+        }
         let rate = match self.command {
             Command::Watch { put_rate, .. } => put_rate.unwrap_or(if common.rate == 0 { 100 } else { common.rate }),
             _ => common.rate,
@@ -272,6 +279,7 @@ impl Flags {
             duration_ns: common.duration.map(clock::duration_ns),
             rate,
             timeout_ns: clock::duration_ns(common.timeout),
+            calls_per_conn: if common.calls_per_conn == 0 { u32::MAX } else { common.calls_per_conn },
             workload,
         })
     }
@@ -464,6 +472,7 @@ mod tests {
             ("bench watch --val-size 7", "--val-size"),
             ("bench watch --threads 2 --conns 2", "--threads"),
             ("bench range --prefix", "--prefix"),
+            ("bench lease --calls-per-conn 1", "--calls-per-conn"),
             ("bench put --user root:x", "--user"),
         ] {
             let message = plan(line).unwrap_err();

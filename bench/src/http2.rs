@@ -157,6 +157,7 @@ pub(crate) struct Session<C> {
     assembly: Option<HeaderAssembly>,
     streams: HashMap<u32, Stream<C>, BuildHasherDefault<StreamIdHasher>>,
     id_next: u32,
+    id_max: u32,
     backlog: VecDeque<Backlogged>,
     is_ready: bool,
     is_going_away: bool,
@@ -169,7 +170,8 @@ pub(crate) struct Session<C> {
 
 impl<C> Session<C> {
     /// A session whose `out` already holds the preface.
-    pub(crate) fn new(authority: &str) -> Session<C> {
+    /// A session for at most `calls_max` calls.
+    pub(crate) fn new(authority: &str, calls_max: u32) -> Session<C> {
         let mut session = Session {
             out: Vec::with_capacity(4096),
             carry: Vec::new(),
@@ -179,6 +181,7 @@ impl<C> Session<C> {
             assembly: None,
             streams: HashMap::default(),
             id_next: 1,
+            id_max: calls_max.saturating_mul(2).min(STREAM_ID_MAX),
             backlog: VecDeque::new(),
             is_ready: false,
             is_going_away: false,
@@ -204,7 +207,7 @@ impl<C> Session<C> {
 
     /// Nothing more can be opened here; once `calls` is 0 the connection is to be replaced.
     pub(crate) fn is_spent(&self) -> bool {
-        self.is_going_away || self.id_next > STREAM_ID_MAX
+        self.is_going_away || self.id_next > self.id_max
     }
 
     /// Calls begun and not ended.
@@ -689,7 +692,7 @@ mod tests {
     }
 
     fn ready() -> Session<u8> {
-        let mut session = Session::new("localhost:2379");
+        let mut session = Session::new("localhost:2379", u32::MAX);
         assert!(!session.can_open());
         session.receive(&frame(SETTINGS, 0, 0, &[]), &mut Seen::default()).unwrap();
         session.out.clear();

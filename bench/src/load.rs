@@ -65,6 +65,8 @@ pub(crate) struct Plan {
     /// Requests a second; 0 for a closed loop.
     pub(crate) rate: u64,
     pub(crate) timeout_ns: u64,
+    /// Requests after which a connection is replaced.
+    pub(crate) calls_per_conn: u32,
     pub(crate) workload: Workload,
 }
 
@@ -167,7 +169,7 @@ impl<'a> Loader<'a> {
             let clients = plan.clients / plan.conns + usize::from(position < plan.clients % plan.conns);
             let clients = u32::try_from(clients).expect("checked with the flags");
             let position = u64::try_from(position).expect("a count of connections fits");
-            let connection = Connection::new(endpoint, token, now_ns);
+            let connection = Connection::new(endpoint, plan.calls_per_conn, token, now_ns);
             channels.push(Channel { connection, lane: Lane::new(position, clients) });
         }
         let loader = Loader {
