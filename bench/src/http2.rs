@@ -19,6 +19,7 @@ use std::{
 use crate::{
     error::Error,
     hpack::{Decoder, Encoder, Fate, Path},
+    messages::MessageReader,
 };
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -31,7 +32,6 @@ const WINDOW_MAX: i64 = (1 << 31) - 1;
 const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 1 << 30;
 const HEADER_BLOCK_BYTES_MAX: usize = 64 << 10;
-const MESSAGE_BYTES_MAX: usize = 512 << 20;
 const STREAM_ID_MAX: u32 = (1 << 31) - 1;
 /// Above this no call is opened; a peer that makes us answer this much more without reading is given up.
 const OUT_BYTES_HIGH: usize = 256 << 10;
@@ -121,17 +121,6 @@ struct Stream<C> {
     send_window: i64,
     received_bytes: u32,
     reader: MessageReader,
-}
-
-/// Cuts the bytes of a stream's DATA frames into gRPC messages.
-struct MessageReader {
-    keeps_messages: bool,
-    head: [u8; 5],
-    head_bytes: u8,
-    /// Of the current message; meaningful once `head` is complete.
-    missing_bytes: usize,
-    partial: Vec<u8>,
-    messages: u32,
 }
 
 struct Backlogged {
@@ -484,7 +473,7 @@ impl<C> Session<C> {
             stream.http_status = status;
         }
         if ends_stream {
-            let is_whole = stream.reader.is_between_messages() && (!stream.is_unary || stream.reader.messages == 1);
+            let is_whole = stream.reader.is_between_messages() && (!stream.is_unary || stream.reader.messages() == 1);
             let end = match self.fate.grpc_status {
                 Some(0) if is_whole => End::Ok,
                 Some(0) | None => End::NotGrpc { http_status: stream.http_status },
@@ -560,73 +549,6 @@ impl<C> Session<C> {
             self.send_backlog();
         }
         Ok(())
-    }
-}
-
-impl MessageReader {
-    fn new(keeps_messages: bool) -> MessageReader {
-        MessageReader {
-            keeps_messages,
-            head: [0; 5],
-            head_bytes: 0,
-            missing_bytes: 0,
-            partial: Vec::new(),
-            messages: 0,
-        }
-    }
-
-    fn is_between_messages(&self) -> bool {
-        self.head_bytes == 0
-    }
-
-    fn feed(&mut self, mut bytes: &[u8], mut take: impl FnMut(&[u8])) -> Result<(), Error> {
-        while !bytes.is_empty() {
-            if usize::from(self.head_bytes) < self.head.len() && !self.feed_head(&mut bytes)? {
-                break;
-            }
-            let (piece, rest) = bytes.split_at(bytes.len().min(self.missing_bytes));
-            bytes = rest;
-            self.missing_bytes -= piece.len();
-            let is_whole = self.missing_bytes == 0;
-            if !self.keeps_messages {
-                if is_whole {
-                    take(&[]);
-                }
-            } else if is_whole && self.partial.is_empty() {
-                take(piece);
-            } else {
-                self.partial.extend_from_slice(piece);
-                if is_whole {
-                    take(&self.partial);
-                    self.partial.clear();
-                }
-            }
-            if is_whole {
-                self.head_bytes = 0;
-                self.messages = self.messages.saturating_add(1);
-            }
-        }
-        Ok(())
-    }
-
-    /// Answers whether the head is complete. An empty message is complete with its head.
-    fn feed_head(&mut self, bytes: &mut &[u8]) -> Result<bool, Error> {
-        let head_at = usize::from(self.head_bytes);
-        let (piece, rest) = bytes.split_at(bytes.len().min(self.head.len() - head_at));
-        *bytes = rest;
-        self.head[head_at..head_at + piece.len()].copy_from_slice(piece);
-        self.head_bytes += u8::try_from(piece.len()).expect("at most 5");
-        if usize::from(self.head_bytes) < self.head.len() {
-            return Ok(false);
-        }
-        if self.head[0] != 0 {
-            return Err(Error::Grpc { reason: "compressed reply, which we did not offer to read" });
-        }
-        self.missing_bytes = usize::try_from(u32_at(&self.head, 1)?).unwrap_or(usize::MAX);
-        if self.missing_bytes > MESSAGE_BYTES_MAX {
-            return Err(Error::Grpc { reason: "reply too large" });
-        }
-        Ok(true)
     }
 }
 

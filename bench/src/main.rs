@@ -13,7 +13,7 @@
 //! - `report`, `histogram`: what was seen, and what is printed of it.
 //! - `client`: a socket with its HTTP/2 session, and its return after a loss.
 //! - `tls`: encryption between the two.
-//! - `http2`, `hpack`: a client's side of HTTP/2, as a state machine.
+//! - `http2`, `hpack`, `messages`: a client's side of HTTP/2 and gRPC, as a state machine.
 //! - `reply`: the few fields of a reply that matter.
 //! - `clock`, `error`: the only clock; why the generator stops.
 //!
@@ -30,6 +30,7 @@ mod hpack;
 mod http2;
 mod lane;
 mod load;
+mod messages;
 mod reply;
 mod report;
 mod schedule;
