@@ -155,16 +155,16 @@ impl<'a, A: Answers> Outbound<'a, A> {
     /// Sends framed messages in one piece. The piece counts as one message.
     ///
     /// **Errors** the client has left.
-    pub(super) async fn send(&mut self, message: Bytes) -> Result<(), Left> {
-        self.send_all(message, 1).await
+    pub(super) fn send(&mut self, message: Bytes) -> impl Future<Output = Result<(), Left>> {
+        self.send_all(message, 1)
     }
 
     /// As [`Outbound::send`], for a piece that counts as `count` messages.
     ///
     /// **Errors** the client has left.
-    pub(super) async fn send_all(&mut self, messages: Bytes, count: usize) -> Result<(), Left> {
+    pub(super) fn send_all(&mut self, messages: Bytes, count: usize) -> impl Future<Output = Result<(), Left>> {
         self.desk.counters.sent(self.method, count, messages.len());
-        self.answers.send(messages).await
+        self.answers.send(messages)
     }
 
     /// Resolves when the client has left.

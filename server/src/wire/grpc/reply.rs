@@ -84,6 +84,7 @@ struct Format {
 }
 
 impl Format {
+    #[inline]
     fn bare_head(&self) -> Response<()> {
         let mut response = Response::new(());
         // An empty map would reserve six places at its first header.
@@ -93,6 +94,7 @@ impl Format {
     }
 
     /// The head of an answer that has messages.
+    #[inline]
     fn head(&self) -> Response<()> {
         let mut response = self.bare_head();
         if self.is_packed {

@@ -144,8 +144,10 @@ pub async fn serve(
         match accepted {
             Some(Ok((request, reply))) => {
                 let began = *turn_began.get_or_insert_with(|| desk.now());
-                if let Some(reply) = answer_in_http(&desk, traffic, &request, reply) {
+                if traffic.is_call(&request) {
                     begin_call(&desk, Caller { remote, began }, request, reply, &calls);
+                } else {
+                    answer_in_http(&desk, traffic, &request, reply);
                 }
             }
             Some(Err(error)) => return Err(error),
@@ -167,22 +169,26 @@ fn bounded(options: &Options) -> h2::server::Builder {
     builder
 }
 
-/// Answers what is no call, where not all streams are calls. Returns the way back of one that may be.
-fn answer_in_http(
-    desk: &Desk,
-    traffic: Traffic,
-    request: &Request<RecvStream>,
-    reply: SendResponse<Bytes>,
-) -> Option<SendResponse<Bytes>> {
+impl Traffic {
+    /// Whether a stream is brought to the door, or else answered in HTTP.
+    fn is_call<B>(self, request: &Request<B>) -> bool {
+        match self {
+            Self::Grpc => true,
+            Self::Both(_) => grpc::is_named(request.headers()) && grpc::refusal_of_http(request).is_none(),
+            Self::Http(_) => false,
+        }
+    }
+}
+
+fn answer_in_http<B>(desk: &Desk, traffic: Traffic, request: &Request<B>, reply: SendResponse<Bytes>) {
     match traffic {
-        Traffic::Grpc => return Some(reply),
-        Traffic::Both(_) if grpc::is_named(request.headers()) => match grpc::refusal_of_http(request) {
-            Some(refusal) => plain::refuse(desk, request.method(), refusal, reply),
-            None => return Some(reply),
-        },
+        Traffic::Grpc => unreachable!("every stream is a call"),
+        Traffic::Both(_) if grpc::is_named(request.headers()) => {
+            let refusal = grpc::refusal_of_http(request).expect("it is no call");
+            plain::refuse(desk, request.method(), refusal, reply);
+        }
         Traffic::Both(endpoints) | Traffic::Http(endpoints) => plain::answer(desk, endpoints, request, reply),
     }
-    None
 }
 
 /// Brings one stream to the door.
