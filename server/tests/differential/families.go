@@ -236,7 +236,8 @@ func scrape(s *server) (map[string]*family, error) {
 func runFamilies(opt options, dir string, write bool) error {
 	var families [2]map[string]*family
 	for side, binary := range [2]string{opt.etcd, opt.orlop} {
-		s, err := newServer(sideNames[side], binary, [2]string{opt.etcdFlags, opt.orlopFlags}[side], opt.dataDir)
+		s, err := newServer(sideNames[side], binary, [2]string{opt.etcdFlags, opt.orlopFlags}[side], opt.dataDir,
+			credentials{})
 		if err != nil {
 			return err
 		}

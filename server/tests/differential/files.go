@@ -75,7 +75,7 @@ func (j *journey) server(side int) (*server, error) {
 	if side == orlop {
 		binary, flags = j.orlop, j.orlopFlags
 	}
-	server, err := newServer(sideNames[side], binary, flags, j.dir)
+	server, err := newServer(sideNames[side], binary, flags, j.dir, credentials{})
 	if err == nil {
 		j.servers = append(j.servers, server)
 	}

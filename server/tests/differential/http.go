@@ -111,7 +111,7 @@ func runHTTP(opt options) error {
 		listener.Close()
 		flags := [2]string{opt.etcdFlags, opt.orlopFlags}[side]
 		flags += " --listen-metrics-urls http://127.0.0.1:" + strconv.Itoa(metrics[side])
-		if servers[side], err = newServer(sideNames[side], binary, flags, opt.dataDir); err != nil {
+		if servers[side], err = newServer(sideNames[side], binary, flags, opt.dataDir, credentials{}); err != nil {
 			return err
 		}
 		defer servers[side].discard()

@@ -35,7 +35,7 @@ type tally struct {
 // runKills kills the server under load, starts it again and looks for every acknowledged write.
 func runKills(opt options, seed uint64, rounds int) error {
 	random := rand.New(rand.NewPCG(seed, 0))
-	server, err := newServer(sideNames[orlop], opt.orlop, opt.orlopFlags, opt.dataDir)
+	server, err := newServer(sideNames[orlop], opt.orlop, opt.orlopFlags, opt.dataDir, opt.tls)
 	if err != nil {
 		return err
 	}

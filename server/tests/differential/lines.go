@@ -59,7 +59,7 @@ func runLines(opt options) error {
 	var lines [2][]string
 	for side, binary := range [2]string{opt.etcd, opt.orlop} {
 		flags := [2]string{opt.etcdFlags, opt.orlopFlags}[side] + " --log-level debug --warning-apply-duration 0s"
-		s, err := newServer(sideNames[side], binary, flags, opt.dataDir)
+		s, err := newServer(sideNames[side], binary, flags, opt.dataDir, credentials{})
 		if err != nil {
 			return err
 		}

@@ -2,14 +2,15 @@
 //
 //	differential -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S] [-keys 3000]
 //	differential -kill9 5 -orlop target/release/orlop
+//	differential -tls DIR -etcd bin/etcd -orlop target/release/orlop [-requests 20000] [-seed S] [-keys 3000]
 //	differential -wire -etcd bin/etcd -orlop target/release/orlop
 //	differential -http server/src/metrics -etcd bin/etcd -orlop target/release/orlop
 //	differential -files -etcd bin/etcd -etcdctl bin/etcdctl -etcdutl bin/etcdutl -orlop target/release/orlop
 //
-// Both servers start empty, with the same flags, on loopback. Each gets its requests one at a time over one connection;
-// watches run beside them. The comparison covers every field of every response, and the code and exact text of every
-// error. It leaves out the values of cluster ids, member ids and raft terms, sizes, log positions and ports. It also
-// leaves out the order of equals where etcd's own sort leaves that open.
+// Both servers start empty, with the same flags, on loopback, and with TLS if -tls names certificates. Each gets its
+// requests one at a time over one connection; watches run beside them. The comparison covers every field of every
+// response, and the code and exact text of every error. It leaves out the values of cluster ids, member ids and raft
+// terms, sizes, log positions and ports. It also leaves out the order of equals where etcd's own sort leaves that open.
 //
 // The sequence depends only on the seed and on etcd's answers, so a seed repeats a run. The seeds in seeds.txt, which
 // once found something, run first. The first difference ends the run with status 1. The program prints it with seed,
@@ -36,6 +37,7 @@ type options struct {
 	etcd, orlop           string
 	etcdFlags, orlopFlags string
 	dataDir               string
+	tls                   credentials
 	requests              int
 	restarts              int
 	keys                  int
@@ -56,6 +58,9 @@ func main() {
 		"keys beside the few that requests mostly meet at; then trees are deep and ranges long")
 	flag.BoolVar(&opt.alarms, "alarms", false, "raise and clear the NOSPACE alarm, too")
 	flag.BoolVar(&opt.verbose, "v", false, "print every request")
+	secrets := flag.String("tls", "",
+		"speak TLS, and have the servers demand it: this folder holds ca.pem, server.pem, server.key, client.pem "+
+			"and client.key; for the requests and -kill9")
 	seed := flag.Uint64("seed", 0, "0 draws one")
 	workers := flag.Int("workers", 1, "pairs of servers that share the requests; each has a seed of its own")
 	kept := flag.Bool("kept", true, "first run the seeds of seeds.txt")
@@ -73,8 +78,15 @@ func main() {
 		"instead: this many rounds of SIGKILL under load, checking that acknowledged writes survive")
 	flag.Parse()
 
-	if opt.orlop == "" || (opt.etcd == "" && *kill9 == 0) || flag.NArg() > 0 || *workers < 1 {
+	isPlain := *files || *wire || *endpoints != ""
+	if opt.orlop == "" || (opt.etcd == "" && *kill9 == 0) || flag.NArg() > 0 || *workers < 1 ||
+		(isPlain && *secrets != "") {
 		flag.Usage()
+		os.Exit(2)
+	}
+	var err error
+	if opt.tls, err = readCredentials(*secrets); err != nil {
+		fmt.Printf("-tls: %v\n", err)
 		os.Exit(2)
 	}
 	if *seed == 0 {
@@ -153,6 +165,9 @@ func play(opt options, seed uint64) bool {
 	if err != nil {
 		again := fmt.Sprintf("differential -seed %d -requests %d -restarts %d -keys %d",
 			seed, opt.requests, opt.restarts, opt.keys)
+		if opt.tls.client != nil {
+			again += " -tls DIR"
+		}
 		fmt.Printf("\nFAIL seed %d (%s)\n%v\n", seed, again, err)
 		return false
 	}

@@ -46,12 +46,15 @@ func runSeed(opt options, seed uint64) (report string, err error) {
 	binaries := [2][2]string{{opt.etcd, opt.etcdFlags}, {opt.orlop, opt.orlopFlags}}
 	for side := range r.servers {
 		binary, flags := binaries[side][0], binaries[side][1]
-		if r.servers[side], err = newServer(sideNames[side], binary, flags, opt.dataDir); err != nil {
+		if r.servers[side], err = newServer(sideNames[side], binary, flags, opt.dataDir, opt.tls); err != nil {
 			return "", err
 		}
 		defer r.servers[side].discard()
 	}
 	if err := r.startBoth(); err != nil {
+		return "", err
+	}
+	if err := errors.Join(checkDoor(r.servers[etcd]), checkDoor(r.servers[orlop])); err != nil {
 		return "", err
 	}
 	defer func() {

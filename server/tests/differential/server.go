@@ -15,6 +15,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	transport "google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -39,14 +40,16 @@ type server struct {
 	exited  chan struct{}
 	logFile *os.File
 	conn    *grpc.ClientConn
+	// What clients show, and what the server demands of them.
+	credentials credentials
 }
 
-func newServer(name, binary, flags, parent string) (*server, error) {
+func newServer(name, binary, flags, parent string, credentials credentials) (*server, error) {
 	dir, err := os.MkdirTemp(parent, "differential-"+name+"-")
 	if err != nil {
 		return nil, err
 	}
-	s := &server{name: name, binary: binary, dir: dir}
+	s := &server{name: name, binary: binary, dir: dir, credentials: credentials}
 	// Two listeners at once, so that the ports differ.
 	var ports [2]int
 	var listeners [2]net.Listener
@@ -68,13 +71,17 @@ func newServer(name, binary, flags, parent string) (*server, error) {
 		"--max-txn-ops", strconv.Itoa(maxTxnOps),
 		"--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer,
 		"--initial-advertise-peer-urls", peer, "--initial-cluster", "m1=" + peer,
-	}, strings.Fields(flags)...)
+	}, append(credentials.flags(), strings.Fields(flags)...)...)
 	s.logFile, err = os.OpenFile(filepath.Join(dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
+	security := insecure.NewCredentials()
+	if credentials.client != nil {
+		security = transport.NewTLS(credentials.client)
+	}
 	s.conn, err = grpc.NewClient("passthrough:///127.0.0.1:"+strconv.Itoa(s.port),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(security),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff: backoff.Config{
 				BaseDelay:  20 * time.Millisecond,
@@ -89,7 +96,7 @@ func newServer(name, binary, flags, parent string) (*server, error) {
 
 func (s *server) data() string { return filepath.Join(s.dir, "member") }
 
-func (s *server) url() string { return "http://127.0.0.1:" + strconv.Itoa(s.port) }
+func (s *server) url() string { return s.credentials.scheme() + "://127.0.0.1:" + strconv.Itoa(s.port) }
 
 // start returns when the server answers a linearizable read.
 func (s *server) start() error {

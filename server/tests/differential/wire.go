@@ -259,7 +259,7 @@ func runWire(opt options) error {
 	var servers [2]*server
 	for side, binary := range [2]string{opt.etcd, opt.orlop} {
 		flags := [2]string{opt.etcdFlags, opt.orlopFlags}[side]
-		server, err := newServer(sideNames[side], binary, flags, opt.dataDir)
+		server, err := newServer(sideNames[side], binary, flags, opt.dataDir, credentials{})
 		if err != nil {
 			return err
 		}
