@@ -26,6 +26,7 @@
 //! - `mailbox`, `slots`: messages between cores, and the slots in which requests wait for answers
 //! - `loader`: loads pages into memory for one core
 //! - `floor`: the revisions that long reads hold
+//! - `header`: response headers as bytes
 //! - `method`: the table of gRPC methods
 //! - `protobuf`: messages as bytes, and the pieces of the hottest answers
 
@@ -39,6 +40,7 @@ pub mod cores;
 pub mod error;
 pub mod etcd_files;
 pub mod floor;
+pub mod header;
 pub mod insight;
 pub mod kv;
 pub mod lease;

@@ -55,12 +55,6 @@ pub fn framed(message: &impl Message) -> Bytes {
     out.into()
 }
 
-/// Appends a message with its length in front. **Bounds** as [`framed`].
-pub fn put_framed(out: &mut Vec<u8>, message: &impl Message) {
-    put_prefix(out, message.encoded_len());
-    message.encode_raw(out);
-}
-
 /// Appends the prefix of a message of `len` bytes.
 pub fn put_prefix(out: &mut impl BufMut, len: usize) {
     out.put_u8(0);

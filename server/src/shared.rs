@@ -26,7 +26,7 @@ use engine::{Published, disk::FileSystem};
 use proto::etcdserverpb as pb;
 use tokio::sync::watch;
 
-use crate::floor;
+use crate::{floor, header::Ids};
 
 pub use pb::AlarmType as Alarm;
 
@@ -213,6 +213,8 @@ pub struct Shared {
     pub limits: Limits,
     /// The newest view.
     pub view: Published,
+    /// The part of each answer that names the member.
+    pub ids: Ids,
     /// Members, alarms, version.
     pub cluster: ArcSwap<Cluster>,
     /// Where raft stands.
@@ -250,6 +252,7 @@ impl Shared {
         log_file_system: FileSystem,
     ) -> Self {
         Self {
+            ids: Ids::new(identity.cluster_id, identity.member_id),
             identity,
             limits,
             view,

@@ -35,6 +35,7 @@ use crate::{
     clock::Clock,
     error::Error,
     floor::{Floor, Floors},
+    header::Header,
     insight::{
         Board,
         hot::Heat,
@@ -209,6 +210,11 @@ impl Desk {
     /// A response header at `revision`.
     pub fn header(&self, revision: i64) -> pb::ResponseHeader {
         self.shared.header(revision)
+    }
+
+    /// As [`Desk::header`], in bytes.
+    pub fn header_bytes(&self, revision: i64) -> Header {
+        Header::new(&self.shared.ids, revision, self.shared.raft.term.load(Ordering::Acquire))
     }
 
     /// Completes a header that apply made. Apply knows the revision alone.

@@ -19,8 +19,9 @@ use crate::{
         outcome::Outcome,
     },
     error::Error,
+    header::{Header, framed_under, put_framed_under},
     lease::{self, Renewal},
-    protobuf::{framed, put_framed},
+    protobuf::framed,
     quota::{Purpose, lease_cost},
 };
 
@@ -107,11 +108,12 @@ pub(super) async fn keep_alive<Q: Requests, A: Answers>(
     outbound: &mut Outbound<'_, A>,
 ) -> Result<(), Error> {
     while let Some(first) = inbound.next::<pb::LeaseKeepAliveRequest>().await? {
-        let header = desk.newest_header();
+        let header = desk.header_bytes(desk.shared.view.revision());
         let (leases, taken) = together(first.id, inbound);
         if leases.is_empty() {
             let ttl = renew(desk, first.id).await?;
-            outbound.send(framed(&pb::LeaseKeepAliveResponse { header: Some(header), id: first.id, ttl })).await?;
+            let renewed = pb::LeaseKeepAliveResponse { header: None, id: first.id, ttl };
+            outbound.send(framed_under(&header, &renewed)).await?;
         } else {
             renew_all(desk, &header, leases, outbound).await?;
         }
@@ -144,7 +146,7 @@ async fn renew(desk: &Desk, lease: i64) -> Result<i64, Error> {
 /// Renews `leases` and answers in their order.
 async fn renew_all<A: Answers>(
     desk: &Desk,
-    header: &pb::ResponseHeader,
+    header: &Header,
     leases: Vec<i64>,
     outbound: &mut Outbound<'_, A>,
 ) -> Result<(), Error> {
@@ -164,7 +166,7 @@ async fn renew_all<A: Answers>(
                 renew(desk, id).await?
             }
         };
-        put_framed(&mut piece, &pb::LeaseKeepAliveResponse { header: Some(*header), id, ttl });
+        put_framed_under(&mut piece, header, &pb::LeaseKeepAliveResponse { header: None, id, ttl });
         count += 1;
     }
     Ok(outbound.send_all(piece.into(), count).await?)

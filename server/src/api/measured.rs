@@ -117,7 +117,7 @@ fn unapplied_len(answer: &Body) -> usize {
             Value::Delimited(header) if at == HEADER => pb::ResponseHeader::decode(header).ok(),
             _ => None,
         }),
-        Body::Large(large) => Some(large.header()),
+        Body::Large(large) => pb::ResponseHeader::decode(large.header().message()).ok(),
     };
     let Some(header) = header else { return 0 };
     let bare = pb::ResponseHeader { revision: header.revision, ..pb::ResponseHeader::default() };

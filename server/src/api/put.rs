@@ -10,11 +10,7 @@ use proto::{etcdserverpb as pb, internal::Request};
 
 use super::desk::{Desk, Draft};
 use crate::{
-    apply::outcome::Outcome,
-    error::Error,
-    kv::check,
-    protobuf::{framed, framed_answer},
-    quota::Purpose,
+    apply::outcome::Outcome, error::Error, header::framed_under, kv::check, protobuf::framed_answer, quota::Purpose,
 };
 
 /// Answers Put.
@@ -26,7 +22,7 @@ pub(super) async fn put(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let outcome = desk.propose(draft, Purpose::Grow).await?;
     let Outcome::Put { revision, previous } = outcome else { unreachable!("a put has been done, not {outcome:?}") };
     let prev_kv = previous.map(|previous| *previous);
-    Ok(framed(&pb::PutResponse { header: Some(desk.header(revision)), prev_kv }))
+    Ok(framed_under(&desk.header_bytes(revision), &pb::PutResponse { header: None, prev_kv }))
 }
 
 /// Answers DeleteRange.

@@ -141,8 +141,7 @@ impl Member {
     /// The desk of connection core `id` and its posts. Must be called on that core's thread.
     fn desk(&self, id: usize) -> Result<(Rc<Desk>, Posts), engine::Error> {
         let server = &self.config.knobs.server;
-        let identity = &self.shared.identity;
-        let responder = Responder { cluster_id: identity.cluster_id, member_id: identity.member_id, raft_term: 0 };
+        let responder = Responder { ids: self.shared.ids, raft_term: 0 };
         let watchers = Watchers::new(
             options::watchers(&self.config),
             responder,

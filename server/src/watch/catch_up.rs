@@ -20,7 +20,6 @@ use engine::Revision;
 use super::{
     batch::Event,
     deliver::{event_of, slot_of},
-    encode::Head,
     history::{History, Records},
     hub::{Hub, Side},
 };
@@ -152,7 +151,7 @@ impl Hub {
 
     /// Sends the gathered events. A watcher whose stream is full stays where it was.
     fn send_gathered(&mut self, events: &[Event], revision: i64) {
-        let head = Head::new(&self.responder, revision);
+        let header = self.responder.header(revision);
         let mut pairs = std::mem::take(&mut self.scratch.pairs);
         pairs.sort_unstable();
         for run in pairs.chunk_by(|a, b| a >> 32 == b >> 32) {
@@ -162,7 +161,7 @@ impl Hub {
                 watcher.cut = events[event_of(run[0])].main();
                 watcher.is_stalled = true;
             } else {
-                self.send(slot, run, events, &head);
+                self.send(slot, run, events, &header);
             }
         }
         pairs.clear();

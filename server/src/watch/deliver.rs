@@ -13,20 +13,20 @@ use bytes::Bytes;
 
 use super::{
     batch::Event,
-    encode::{Head, Response},
+    encode::Response,
     history::History,
     hub::{Hub, Side},
     interval::WatcherSlot,
 };
-use crate::protobuf::MESSAGE_BYTES_MAX;
+use crate::{header::Header, protobuf::MESSAGE_BYTES_MAX};
 
 impl Hub {
     /// Gives the events of one main revision to the synced watchers of their keys.
     pub(super) fn deliver(&mut self, events: &[Event], view: &impl History) {
         let main = events[0].main();
-        let head = Head::new(&self.responder, main);
+        let header = self.responder.header(main);
         if let [event] = events {
-            self.deliver_one(event, &head, view);
+            self.deliver_one(event, &header, view);
             return;
         }
         assert!(self.scratch.pairs.is_empty(), "a step leaves no pairs behind");
@@ -41,7 +41,7 @@ impl Hub {
             if self.is_full(watcher.stream) || !is_resolved {
                 self.stall(slot, main);
             } else {
-                self.send(slot, run, events, &head);
+                self.send(slot, run, events, &header);
             }
         }
         pairs.clear();
@@ -50,7 +50,7 @@ impl Hub {
     }
 
     /// The usual case of [`Hub::deliver`]. Each watcher costs a few fields and a copy, and nothing is allocated.
-    fn deliver_one(&mut self, event: &Event, head: &Head, view: &impl History) {
+    fn deliver_one(&mut self, event: &Event, header: &Header, view: &impl History) {
         let mut groups = std::mem::take(&mut self.scratch.groups);
         self.synced.find(&event.record().key, &mut groups);
         for &group in &groups {
@@ -70,7 +70,7 @@ impl Hub {
                 };
                 match encoded {
                     Some(encoded) => {
-                        stream.outbox.put(&Response::new(head, watcher.id), encoded.len(), [encoded]);
+                        stream.outbox.put(&Response::new(header, watcher.id), encoded.len(), [encoded]);
                         watcher.is_idle = false;
                         self.totals.events_sent += 1;
                         self.totals.events_pending += 1;
@@ -127,7 +127,7 @@ impl Hub {
 
     /// Puts the response for one watcher into its stream's outbox. `run` names the events. A long response is split
     /// into fragments, if the watcher allows that.
-    pub(super) fn send(&mut self, slot: WatcherSlot, run: &[u64], events: &[Event], head: &Head) {
+    pub(super) fn send(&mut self, slot: WatcherSlot, run: &[u64], events: &[Event], header: &Header) {
         let watcher = &mut self.watchers[slot as usize];
         let outbox = &mut self.streams[watcher.stream as usize].outbox;
         let wants_prev_kv = watcher.wants_prev_kv;
@@ -135,7 +135,7 @@ impl Hub {
             let event = &events[event_of(*pair)];
             if wants_prev_kv { event.resolved_with_prev().expect("resolved before") } else { event.encoded() }
         };
-        let whole = Response::new(head, watcher.id);
+        let whole = Response::new(header, watcher.id);
         let bytes_max = if watcher.wants_fragments {
             self.bounds.fragment_bytes_max.min(MESSAGE_BYTES_MAX)
         } else {

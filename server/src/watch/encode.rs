@@ -10,7 +10,10 @@
 use bytes::{BufMut, Bytes};
 use engine::Record;
 
-use crate::protobuf::{bytes_len, field_len, nested_len, put_bytes, put_field, put_key_value, put_varint};
+use crate::{
+    header::{Header, Ids},
+    protobuf::{bytes_len, field_len, nested_len, put_bytes, put_field, put_key_value, put_varint},
+};
 
 /// The watch id of a response that does not belong to a single watcher.
 pub(super) const NO_WATCH_ID: i64 = -1;
@@ -18,7 +21,6 @@ pub(super) const NO_WATCH_ID: i64 = -1;
 /// gRPC's frame in front of a message: a flag (uncompressed) and the length.
 pub(super) const FRAME_LEN: usize = 5;
 
-const HEADER_TAG: u8 = 1 << 3 | 2;
 const WATCH_ID_TAG: u8 = 2 << 3;
 const CREATED_TAG: u8 = 3 << 3;
 const CANCELED_TAG: u8 = 4 << 3;
@@ -27,55 +29,26 @@ const CANCEL_REASON_TAG: u8 = 6 << 3 | 2;
 const FRAGMENT_TAG: u8 = 7 << 3;
 const EVENTS_TAG: u8 = 11 << 3 | 2;
 
-/// Field tag, length, and four fields of at most a tag and ten bytes.
-const HEAD_LEN_MAX: usize = 2 + 4 * 11;
-const _: () = assert!(HEAD_LEN_MAX - 2 < 0x80, "the header's length fits one byte");
-
-/// The sender of an answer: the fields of a response header that are not a revision.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// The sender of watch responses: what is in each header besides a revision.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Responder {
-    /// Id of the cluster.
-    pub cluster_id: u64,
-    /// Id of this member.
-    pub member_id: u64,
+    /// Ids of cluster and member.
+    pub ids: Ids,
     /// The term of this member.
     pub raft_term: u64,
 }
 
-/// An encoded response header with its field tag. It is equal for all watchers that get the same revision.
-#[derive(Clone, Copy)]
-pub(super) struct Head {
-    bytes: [u8; HEAD_LEN_MAX],
-    len: u8,
-}
-
-impl Head {
-    /// The header of `responder` at `revision`.
-    pub(super) fn new(responder: &Responder, revision: i64) -> Self {
-        let fields = [responder.cluster_id, responder.member_id, revision.cast_unsigned(), responder.raft_term];
-        let mut bytes = [0; HEAD_LEN_MAX];
-        let mut rest = &mut bytes[2..];
-        for (number, value) in (1u8..).zip(fields) {
-            if value != 0 {
-                rest.put_u8(number << 3);
-                put_varint(&mut rest, value);
-            }
-        }
-        let body_len = u8::try_from(HEAD_LEN_MAX - 2 - rest.len()).expect("at most HEAD_LEN_MAX");
-        bytes[0] = HEADER_TAG;
-        bytes[1] = body_len;
-        Self { bytes, len: body_len + 2 }
-    }
-
-    fn as_slice(&self) -> &[u8] {
-        &self.bytes[..usize::from(self.len)]
+impl Responder {
+    /// The header at `revision`.
+    pub(super) fn header(&self, revision: i64) -> Header {
+        Header::new(&self.ids, revision, self.raft_term)
     }
 }
 
 /// A response without its events.
 #[derive(Clone, Copy)]
 pub(super) struct Response<'a> {
-    pub(super) head: &'a Head,
+    pub(super) header: &'a Header,
     pub(super) watch_id: i64,
     pub(super) is_created: bool,
     pub(super) is_canceled: bool,
@@ -86,9 +59,9 @@ pub(super) struct Response<'a> {
 
 impl<'a> Response<'a> {
     /// A response with only a header and the watch id.
-    pub(super) fn new(head: &'a Head, watch_id: i64) -> Self {
+    pub(super) fn new(header: &'a Header, watch_id: i64) -> Self {
         Self {
-            head,
+            header,
             watch_id,
             is_created: false,
             is_canceled: false,
@@ -101,7 +74,7 @@ impl<'a> Response<'a> {
     /// Length of the fields. **Units** bytes.
     pub(super) fn len(&self) -> usize {
         let reason = bytes_len(self.cancel_reason.as_bytes());
-        self.head.as_slice().len()
+        self.header.as_slice().len()
             + field_len(self.watch_id)
             + 2 * (usize::from(self.is_created) + usize::from(self.is_canceled) + usize::from(self.is_fragment))
             + field_len(self.compact_revision)
@@ -110,7 +83,7 @@ impl<'a> Response<'a> {
 
     /// Appends the fields without the events. The events have the highest field number, and follow.
     pub(super) fn put(&self, out: &mut Vec<u8>) {
-        out.put_slice(self.head.as_slice());
+        out.put_slice(self.header.as_slice());
         put_field(out, WATCH_ID_TAG, self.watch_id);
         if self.is_created {
             out.put_slice(&[CREATED_TAG, 1]);
@@ -209,15 +182,12 @@ mod tests {
     fn bytes_equal_those_of_prost() {
         let mut rng = SmallRng::seed_from_u64(1);
         for _ in 0..2_000 {
-            let responder = Responder {
-                cluster_id: number(&mut rng).cast_unsigned(),
-                member_id: number(&mut rng).cast_unsigned(),
-                raft_term: number(&mut rng).cast_unsigned(),
-            };
+            let [cluster_id, member_id, raft_term] = [(); 3].map(|()| number(&mut rng).cast_unsigned());
+            let responder = Responder { ids: Ids::new(cluster_id, member_id), raft_term };
             let revision = number(&mut rng);
-            let head = Head::new(&responder, revision);
+            let header = responder.header(revision);
             let response = Response {
-                head: &head,
+                header: &header,
                 watch_id: number(&mut rng),
                 is_created: rng.random(),
                 is_canceled: rng.random(),
@@ -240,12 +210,7 @@ mod tests {
                 });
             }
             let expected = WatchResponse {
-                header: Some(ResponseHeader {
-                    cluster_id: responder.cluster_id,
-                    member_id: responder.member_id,
-                    revision,
-                    raft_term: responder.raft_term,
-                }),
+                header: Some(ResponseHeader { cluster_id, member_id, revision, raft_term }),
                 watch_id: response.watch_id,
                 created: response.is_created,
                 canceled: response.is_canceled,

@@ -31,7 +31,7 @@ use slab::Slab;
 
 use super::{
     batch::Batch,
-    encode::{Head, Responder, Response},
+    encode::{Responder, Response},
     history::History,
     interval::{Index, Seat, WatcherSlot},
     stream::{Stream, StreamId},
@@ -392,8 +392,8 @@ impl Hub {
         let (stream, id) = (watcher.stream, watcher.id);
         self.totals.watchers -= 1;
         self.totals.watchers_unsynced -= 1;
-        let head = Head::new(&self.responder, 0);
-        self.reply(stream, &Response { is_canceled: true, compact_revision, ..Response::new(&head, id) });
+        let header = self.responder.header(0);
+        self.reply(stream, &Response { is_canceled: true, compact_revision, ..Response::new(&header, id) });
         self.scratch.touched.push(stream);
     }
 

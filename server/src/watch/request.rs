@@ -14,7 +14,7 @@ use bytes::Bytes;
 use proto::{etcdserverpb::WatchCreateRequest, wire_range::WireRange};
 
 use super::{
-    encode::{Head, NO_WATCH_ID, Response},
+    encode::{NO_WATCH_ID, Response},
     hub::Hub,
     interval::WatcherSlot,
     watcher::Watcher,
@@ -47,20 +47,20 @@ impl Hub {
         } else {
             None
         };
-        let head = Head::new(&self.responder, revision);
+        let header = self.responder.header(revision);
         if let Some(reason) = refusal {
             let response = Response {
                 is_created: true,
                 is_canceled: true,
                 cancel_reason: reason,
-                ..Response::new(&head, NO_WATCH_ID)
+                ..Response::new(&header, NO_WATCH_ID)
             };
             self.reply(stream, &response);
             return;
         }
         let state = &mut self.streams[stream as usize];
         let id = if request.watch_id == 0 { state.free_id() } else { request.watch_id };
-        self.reply(stream, &Response { is_created: true, ..Response::new(&head, id) });
+        self.reply(stream, &Response { is_created: true, ..Response::new(&header, id) });
         self.add_watcher(Watcher::new(range, stream, id, revision, &request), revision);
     }
 
@@ -97,8 +97,8 @@ impl Hub {
             return;
         };
         self.drop_watcher(slot);
-        let head = Head::new(&self.responder, revision);
-        self.reply(stream, &Response { is_canceled: true, ..Response::new(&head, id) });
+        let header = self.responder.header(revision);
+        self.reply(stream, &Response { is_canceled: true, ..Response::new(&header, id) });
         self.unpark(stream);
     }
 
@@ -143,8 +143,8 @@ impl Hub {
         if state.progress_from_max > self.revision && state.watchers.values().any(is_early) {
             return;
         }
-        let head = Head::new(&self.responder, self.revision);
-        self.reply(stream, &Response::new(&head, NO_WATCH_ID));
+        let header = self.responder.header(self.revision);
+        self.reply(stream, &Response::new(&header, NO_WATCH_ID));
     }
 
     pub(super) fn send_due_progress(&mut self) {
@@ -168,14 +168,14 @@ impl Hub {
 
     /// Sends automatic progress to a stream's watchers that asked for it and had no event since the last time.
     pub(super) fn send_progress(&mut self, stream: u32) {
-        let head = Head::new(&self.responder, self.revision);
+        let header = self.responder.header(self.revision);
         let is_full = self.is_full(stream);
         let state = &mut self.streams[stream as usize];
         let mut is_told = false;
         for &slot in &state.notified {
             let watcher = &mut self.watchers[slot as usize];
             if watcher.is_idle && watcher.is_synced() && watcher.progress_from <= self.revision && !is_full {
-                state.outbox.put(&Response::new(&head, watcher.id), 0, []);
+                state.outbox.put(&Response::new(&header, watcher.id), 0, []);
                 is_told = true;
             }
             watcher.is_idle = true;

@@ -33,6 +33,7 @@ use super::{
     hub::{Bounds, Hub, Piece},
     stream::StreamId,
 };
+use crate::header::Ids;
 
 /// Names the version that must be read before a call can go on.
 struct Fault(Revision);
@@ -347,7 +348,7 @@ impl Run {
             fragment_bytes_max: [60, 200, 100_000][rng.random_range(0..3)],
             watchers_max: 1_000,
         };
-        let responder = Responder { cluster_id: 7, member_id: 8, raft_term: 9 };
+        let responder = Responder { ids: Ids::new(7, 8), raft_term: 9 };
         let store = Store::new(rng.random());
         let mut hub = Hub::new(bounds, responder, 1);
         hub.pairs_max = [2, 10, 1_000][rng.random_range(0..3)];
@@ -535,7 +536,7 @@ struct Small {
 
 impl Small {
     fn new(bounds: Bounds) -> Self {
-        let mut hub = Hub::new(bounds, Responder { cluster_id: 1, member_id: 2, raft_term: 3 }, 1);
+        let mut hub = Hub::new(bounds, Responder { ids: Ids::new(1, 2), raft_term: 3 }, 1);
         let stream = hub.open_stream(Duration::ZERO, INTERVAL);
         Self { store: Store::new(false), hub, stream }
     }

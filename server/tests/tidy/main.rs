@@ -98,7 +98,9 @@ const ROWS: [Row; 15] = [
     Row::closed(&["metrics"]),
     Row::closed(&["insight", "log"]),
     Row::closed(&["config"]),
-    Row::open(&["shared", "error", "clock", "mailbox", "slots", "loader", "floor", "method", "protobuf", "lib"]),
+    Row::open(&[
+        "shared", "error", "clock", "mailbox", "slots", "loader", "floor", "header", "method", "protobuf", "lib",
+    ]),
 ];
 
 /// Rooms that are drawn, and not built yet.

@@ -12,8 +12,6 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use engine::{Found, Outline, Record};
-use prost::Message;
-use proto::etcdserverpb as pb;
 
 use super::{
     super::{
@@ -24,6 +22,7 @@ use super::{
 };
 use crate::{
     error::{Error, Status},
+    header::Header,
     protobuf::{
         MESSAGE_BYTES_MAX, PREFIX_BYTES, field_len, nested_len, put_bytes, put_field, put_key_value, put_prefix,
         put_varint,
@@ -38,7 +37,6 @@ pub const PIECE_BYTES: usize = 512 << 10;
 pub const PIECE_KEYS: usize = 2048;
 
 // Fields of RangeResponse and KeyValue, as tags.
-const TAG_HEADER: u8 = 1 << 3 | 2;
 const TAG_KVS: u8 = 2 << 3 | 2;
 const TAG_MORE: u8 = 3 << 3;
 const TAG_COUNT: u8 = 4 << 3;
@@ -51,7 +49,7 @@ const TAG_VERSION: u8 = 4 << 3;
 #[derive(Debug)]
 pub struct Frame {
     /// The response's header.
-    pub header: pb::ResponseHeader,
+    pub header: Header,
     /// Whether the range has more keys than the limit allows.
     pub more: bool,
     /// Keys in the range.
@@ -60,7 +58,7 @@ pub struct Frame {
 
 impl Frame {
     fn head_len(&self) -> usize {
-        nested_len(self.header.encoded_len())
+        self.header.as_slice().len()
     }
 
     fn tail_len(&self) -> usize {
@@ -68,9 +66,7 @@ impl Frame {
     }
 
     fn encode_head(&self, out: &mut impl BufMut) {
-        out.put_u8(TAG_HEADER);
-        put_varint(out, self.header.encoded_len() as u64);
-        self.header.encode_raw(out);
+        out.put_slice(self.header.as_slice());
     }
 
     fn encode_tail(&self, out: &mut impl BufMut) {
@@ -94,7 +90,7 @@ pub fn shown_len(outline: &Outline, keys_only: bool) -> usize {
 }
 
 /// The answer to a read of one key, with the prefix of its message.
-pub fn framed_point(header: pb::ResponseHeader, record: Option<&Record>) -> Bytes {
+pub fn framed_point(header: Header, record: Option<&Record>) -> Bytes {
     let frame = Frame { header, more: false, count: i64::from(record.is_some()) };
     let record_len = record.map(Record::key_value_len);
     let len = frame.head_len() + record_len.map_or(0, nested_len) + frame.tail_len();
@@ -175,8 +171,8 @@ impl Large {
     }
 
     /// The response's header.
-    pub fn header(&self) -> pb::ResponseHeader {
-        self.frame.header
+    pub fn header(&self) -> &Header {
+        &self.frame.header
     }
 
     /// Length of the message. **Units** bytes.

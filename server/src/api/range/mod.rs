@@ -98,7 +98,7 @@ async fn scan(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
     }
     let total = total.unwrap_or(scan.seen);
     let more = if is_filtered { beyond > 0 } else { limit.is_some_and(|limit| total > limit as u64) };
-    let frame = Frame { header: desk.header(revision), more, count: i64::try_from(total).expect("counts fit") };
+    let frame = Frame { header: desk.header_bytes(revision), more, count: i64::try_from(total).expect("counts fit") };
     let is_whole = piece.len() == shown;
     let large = Large::new(scan, piece, frame, (shown, len), request.keys_only)?;
     if is_whole { large.whole(desk).await.map(Body::Whole) } else { Ok(Body::Large(Box::new(large))) }
@@ -151,7 +151,7 @@ pub(super) fn at_once(desk: &Desk, request: &pb::RangeRequest) -> Option<Result<
     };
     let record = view.get(&request.key, at).ok()?;
     desk.counters.ranges.add(1);
-    Some(Ok(framed_point(desk.header(view.revision()), record.as_ref())))
+    Some(Ok(framed_point(desk.header_bytes(view.revision()), record.as_ref())))
 }
 
 async fn point(desk: &Desk, request: &pb::RangeRequest) -> Result<Bytes, Error> {
@@ -159,5 +159,5 @@ async fn point(desk: &Desk, request: &pb::RangeRequest) -> Result<Bytes, Error> 
     desk.counters.ranges.add(1);
     let at = read_at(&view, request.revision)?;
     let record = desk.step_through(&view, |view, _| view.get(&request.key, at).map(Some)).await?;
-    Ok(framed_point(desk.header(view.revision()), record.as_ref()))
+    Ok(framed_point(desk.header_bytes(view.revision()), record.as_ref()))
 }
