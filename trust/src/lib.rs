@@ -2,15 +2,26 @@
 //! `--insecure-skip-tls-verify`. `bench` and the clients among Orlop's commands share it.
 //!
 //! It opens no socket and no file: files are read by the function that is passed in.
+//!
+//! - `itself`: certificates that are trusted for themselves, for servers too
 
 use std::{io, net::IpAddr, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    client::{
+        WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_name,
+    },
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    server::ParsedCertificate,
 };
+
+use self::itself::{Itself, Usage};
+
+pub mod itself;
 
 /// Reads a whole file.
 pub type ReadFile<'a> = &'a dyn Fn(&str) -> io::Result<Vec<u8>>;
@@ -68,7 +79,7 @@ impl Trust {
         let builder = if self.skips_verify {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider)))
         } else {
-            builder.with_root_certificates(self.trusted(read)?)
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(self.signed(read, provider)?))
         };
         let mut config = match (&self.cert, &self.key) {
             (None, None) => builder.with_no_client_auth(),
@@ -85,16 +96,17 @@ impl Trust {
         Ok(config)
     }
 
-    fn trusted(&self, read: ReadFile<'_>) -> Result<RootCertStore, Error> {
-        let mut trusted = RootCertStore::empty();
+    fn signed(&self, read: ReadFile<'_>, provider: Arc<CryptoProvider>) -> Result<Signed, Error> {
+        let mut signers = RootCertStore::empty();
         let Some(file) = &self.cacert else {
-            trusted.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-            return Ok(trusted);
+            signers.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            return Signed::new(signers, Itself::default(), provider, "the host's");
         };
-        for certificate in certificates("cacert", file, read)? {
-            trusted.add(certificate)?;
+        let trusted = certificates("cacert", file, read)?;
+        for certificate in &trusted {
+            signers.add(certificate.clone())?;
         }
-        Ok(trusted)
+        Signed::new(signers, Itself::new(trusted), provider, file)
     }
 }
 
@@ -116,6 +128,62 @@ fn certificates(flag: &'static str, file: &str, read: ReadFile<'_>) -> Result<Ve
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     let all = all.map_err(|error| failed(error.to_string()))?;
     if all.is_empty() { Err(failed("it holds no certificate".to_owned())) } else { Ok(all) }
+}
+
+/// Takes certificates that are signed by those that are trusted, or trusted themselves.
+#[derive(Debug)]
+struct Signed {
+    signers: Arc<WebPkiServerVerifier>,
+    itself: Itself,
+}
+
+impl Signed {
+    fn new(signers: RootCertStore, itself: Itself, provider: Arc<CryptoProvider>, file: &str) -> Result<Self, Error> {
+        let signers = WebPkiServerVerifier::builder_with_provider(Arc::new(signers), provider)
+            .build()
+            .map_err(|error| Error::File { flag: "cacert", file: file.to_owned(), why: error.to_string() })?;
+        Ok(Self { signers, itself })
+    }
+}
+
+impl ServerCertVerifier for Signed {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if !self.itself.is(end_entity) {
+            return self.signers.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        }
+        itself::verify(end_entity, now, Usage::Server)?;
+        verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signers.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signers.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signers.supported_verify_schemes()
+    }
 }
 
 /// Takes every certificate.

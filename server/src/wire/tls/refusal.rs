@@ -154,6 +154,10 @@ fn certificate_text(why: &CertificateError, f: &mut fmt::Formatter<'_>) -> fmt::
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
             write!(f, "{FAILED}certificate specifies an incompatible key usage")
         }
+        // It is not trusted itself. The error's type is rustls-webpki's.
+        CertificateError::Other(other) if other.0.to_string() == "CaUsedAsEndEntity" => {
+            write!(f, "{FAILED}certificate signed by unknown authority")
+        }
         CertificateError::Other(other) => write!(f, "{}", other.0),
         other => write!(f, "{FAILED}{other}"),
     }
