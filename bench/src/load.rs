@@ -42,7 +42,10 @@ use crate::{
 
 /// Requests in flight on one connection in an open loop.
 const OUTSTANDING_MAX: usize = 1000;
+/// Longest wait for all connections, beside the time that each takes.
 const CONNECT_NS_MAX: u64 = 5_000_000_000;
+/// What the handshakes of one connection take on both sides of a small host.
+const CONNECT_EACH_NS: u64 = 5_000_000;
 const PREPARE_NS_MAX: u64 = 30_000_000_000;
 const DOWN_NS_MAX: u64 = 30_000_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
@@ -202,7 +205,7 @@ impl<'a> Loader<'a> {
 
     /// Waits until every connection's session is ready. Attempts are repeated, for the server may just be starting.
     fn connect_all(&mut self) -> Result<(), Error> {
-        let deadline_ns = clock::now_ns() + CONNECT_NS_MAX;
+        let deadline_ns = clock::now_ns() + CONNECT_NS_MAX + CONNECT_EACH_NS * as_u64(self.channels.len());
         for position in 0..self.channels.len() {
             self.reconnect(position, clock::now_ns());
         }
