@@ -25,8 +25,9 @@ use crate::{
     wire::socket::{Connection, Serves},
 };
 
-/// Connections of metrics and of other members at most. Their files are among those that the member keeps for itself.
-const OTHERS_MAX: usize = 128;
+/// Connections of metrics at most, and of other members. Neither kind can take the places of the other. Their files are
+/// among those that the member keeps for itself.
+const OTHERS_MAX: usize = 64;
 
 /// The bound ports.
 pub struct Ports {
@@ -91,13 +92,20 @@ impl Ways {
     /// Serves metrics and other members, whatever the number of clients, until the end of all. It may begin before the
     /// member is ready, so that probes are told why it is not.
     pub fn accept_others(&self, ports: Vec<Listener>) {
-        let room = Room { connections: Arc::new(Connections::new(1)), connections_max: OTHERS_MAX };
+        let room = || Room { connections: Arc::new(Connections::new(1)), connections_max: OTHERS_MAX };
+        let (of_peers, of_metrics) = (room(), room());
         for listener in ports {
             let address = listener.address();
-            match listener.port().serves {
-                Serves::Peers => tracing::info!(address, "serving peer traffic"),
-                _ => tracing::info!(address, "serving metrics"),
-            }
+            let room = match listener.port().serves {
+                Serves::Peers => {
+                    tracing::info!(address, "serving peer traffic");
+                    &of_peers
+                }
+                _ => {
+                    tracing::info!(address, "serving metrics");
+                    &of_metrics
+                }
+            };
             spawn_local(listener.accept(room.clone(), self.others.clone(), self.others.serving.stop.clone()));
         }
     }

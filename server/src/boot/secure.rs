@@ -17,6 +17,7 @@ use crate::{
         handshakes::{self, HANDSHAKES_MAX, Shown},
         thread::{block_on, stop_member},
     },
+    log,
     wire::{
         socket::Connection,
         tls::{credentials::Credentials, self_signed},
@@ -148,17 +149,16 @@ fn warn_ignored(config: &Config) {
     ];
     for (urls, files, field, schemes, auth) in kinds {
         for url in urls.into_iter().filter(|url| !url.scheme.is_secure()) {
+            let fields = log::Object::default().text(field, url.as_str());
             if !files.is_empty() {
                 tracing::warn!(
-                    field,
-                    %url,
+                    %fields,
                     "scheme is {schemes} while key and cert files are present; ignoring key and cert files"
                 );
             }
             if files.client_cert_auth {
                 tracing::warn!(
-                    field,
-                    %url,
+                    %fields,
                     "scheme is {schemes} while {auth} is enabled; ignoring client cert auth for this URL"
                 );
             }

@@ -178,7 +178,7 @@ impl Tls {
         };
         for (is_auto, files, what) in [(clients_auto, &tls.clients, "client"), (peers_auto, &tls.peers, "peer")] {
             if is_auto && !files.is_empty() {
-                values.warn(&format!("ignoring {what} auto TLS since certs given"), "cert-file", &files.cert_file);
+                values.warn_plainly(&format!("ignoring {what} auto TLS since certs given"));
             }
         }
         Ok(tls)

@@ -6,7 +6,8 @@
 //! Invariants:
 //! - An address is bound before the member begins, and nobody is accepted before it is ready: until then connections
 //!   wait in the backlog.
-//! - Beyond the bound on connections nobody is accepted either. Who comes then waits in the backlog, as with etcd.
+//! - Beyond the bound on connections nobody is accepted either. Who comes then waits in the backlog, as with etcd. A
+//!   connection that was accepted and whose core does not take messages is closed, with a line.
 //! - A port for clients is closed at the first word of an end. Ports for metrics stay, so that probes are told.
 
 use std::{

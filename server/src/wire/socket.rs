@@ -2,7 +2,8 @@
 //!
 //! Finds the protocol that an accepted connection speaks, and counts the connection.
 //!
-//! Bounds: a client that sends nothing is let go after [`SILENCE_MAX`].
+//! Bounds: a client that sends nothing is let go after [`SILENCE_MAX`], here or by the protocol that was chosen when
+//! its connection was encrypted.
 
 use std::{
     io,
@@ -14,15 +15,14 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    endpoints, http1,
+    endpoints,
+    http1::{self, Waits},
     http2::{self, Traffic, plain::Endpoints},
-    stream::{Chosen, FIRST_BYTES, Parked, Stream},
+    stream::{Chosen, FIRST_BYTES, Parked, SILENCE_MAX, Stream},
     tls::refusal::Refusal,
 };
 use crate::{api::desk::Desk, shared::Connections};
 
-/// Longest wait for a client's first bytes.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// The first bytes of a client of HTTP/2.
 const PREFACE: [u8; FIRST_BYTES] = *b"PRI ";
 
@@ -177,7 +177,7 @@ async fn serve_stream(
         (true, Some(traffic)) => http2::serve(desk, stream, traffic, options, stop).await,
         (false, _) if serves != Serves::Grpc => {
             let now = || desk.clock.unix_us();
-            http1::serve(stream, stop, now, async |request| endpoints(&desk, &request)).await
+            http1::serve(stream, stop, Waits::default(), now, async |request| endpoints(&desk, &request)).await
         }
         // Like etcd, a port closes a connection of a protocol that it does not serve.
         _ => Ok(()),

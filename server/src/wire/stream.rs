@@ -10,6 +10,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use tokio::{
@@ -21,6 +22,9 @@ use super::{
     channel::Socket,
     tls::session::{self, Session},
 };
+
+/// Longest wait for what a client says first: its first bytes, its first request, the preface of HTTP/2.
+pub const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes that tell the protocol of a connection. **Units** bytes.
 pub const FIRST_BYTES: usize = 4;

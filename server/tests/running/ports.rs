@@ -104,6 +104,16 @@ fn a_certificate_that_cannot_be_read_ends_the_start_before_the_data_is_touched()
 }
 
 #[test]
+fn silent_members_do_not_take_the_places_of_probes() {
+    let [metrics] = free_addresses();
+    let member = Member::start(&["--listen-metrics-urls", &format!("http://{metrics}")]);
+    let _silent: Vec<_> = (0..200).map(|_| TcpStream::connect(member.peer_address).unwrap()).collect();
+    for _ in 0..3 {
+        assert!(get(metrics, "/livez").starts_with("HTTP/1.1 200 OK"));
+    }
+}
+
+#[test]
 fn http_has_ports_of_its_own_where_they_are_given() {
     let [http] = free_addresses();
     let member = Member::start(&["--listen-client-http-urls", &format!("http://{http}")]);

@@ -26,7 +26,7 @@ use tokio::{sync::watch, task::spawn_local};
 use self::{coalesce::Coalesced, pings::Pings, plain::Endpoints};
 use super::{
     grpc::{self, Opening, reply::UnderWay},
-    stream::Stream,
+    stream::{SILENCE_MAX, Stream},
 };
 use crate::api::{
     self, Later,
@@ -95,14 +95,14 @@ pub async fn serve(
     let pings = Pings::new(options.ping_min);
     let (io, output) = Coalesced::new(stream, options.buffer_bytes_max, pings, desk.clock.clone(), Rc::clone(&calls));
     let mut handshake = Box::pin(bounded(options).handshake::<_, Bytes>(io));
-    let mut connection = poll_fn(|cx| {
+    let begun = poll_fn(|cx| {
         let polled = handshake.as_mut().poll(cx);
         match output.borrow_mut().poll_end_turn(cx) {
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             _ => polled.map_err(io::Error::other),
         }
-    })
-    .await?;
+    });
+    let mut connection = tokio::time::timeout(SILENCE_MAX, begun).await??;
     drop(handshake);
     let pings = connection.ping_pong().ok_or_else(|| io::Error::other("a connection gives its pings once"))?;
     let mut silence = Box::pin(until_silent(pings, options.ping_after, options.ping_timeout));

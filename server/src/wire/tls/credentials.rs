@@ -3,7 +3,7 @@
 //! What a port shows and demands: its certificates and key, the signers of its clients, versions and suites.
 //!
 //! Invariant: the settings in use come from one state of the files, and served a handshake or the start. A state that
-//! cannot be used is told of once.
+//! cannot be used is told of once, by each thread that makes handshakes.
 
 use std::{path::Path, sync::Arc};
 
@@ -33,7 +33,7 @@ pub struct Settings {
     /// For the next handshake.
     pub config: Arc<ServerConfig>,
     /// The check of a client's certificate, if one is demanded.
-    pub demand: Option<Arc<dyn ClientCertVerifier>>,
+    pub demand: Option<Arc<Demand>>,
 }
 
 /// See the head of this file.
@@ -144,7 +144,7 @@ fn settings(files: &TlsFiles, ciphers: &Ciphers, protocols: &[Vec<u8>], clock: &
     let time: Arc<dyn TimeProvider> = Arc::new(Dates(clock.clone()));
     let builder = ServerConfig::builder_with_details(provider, time).with_protocol_versions(&versions(ciphers))?;
     let builder = match &demand {
-        Some(demand) => builder.with_client_cert_verifier(Arc::clone(demand)),
+        Some(demand) => builder.with_client_cert_verifier(Arc::clone(demand) as Arc<dyn ClientCertVerifier>),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_single_cert(chain, key)?;
@@ -158,7 +158,7 @@ fn settings(files: &TlsFiles, ciphers: &Ciphers, protocols: &[Vec<u8>], clock: &
 }
 
 /// The check of clients' certificates. Like etcd, it is made where signers are named, and where it is asked for.
-fn demand(files: &TlsFiles, provider: &Arc<CryptoProvider>) -> Result<Option<Arc<dyn ClientCertVerifier>>, Error> {
+fn demand(files: &TlsFiles, provider: &Arc<CryptoProvider>) -> Result<Option<Arc<Demand>>, Error> {
     if files.trusted_ca_file.is_empty() && !files.client_cert_auth {
         return Ok(None);
     }

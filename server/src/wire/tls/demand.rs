@@ -3,6 +3,9 @@
 //! The check of clients' certificates: signers and dates by rustls, certificates that are trusted themselves, and what
 //! etcd checks besides.
 //!
+//! rustls takes less than Go does: no certificate of X.509 v1, no RSA key below 2048 bits, no purpose "any", and no
+//! certificate of a CA that is not trusted itself.
+//!
 //! Like etcd, a list of revoked certificates counts by serial number alone, whoever signed it, and for each certificate
 //! that the client shows. It is read again when its file changes. As long as it cannot be read, nobody is let in.
 
@@ -16,16 +19,13 @@ use engine::disk::offline::{self, Stamp};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{
-        ParsedCertificate,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+    pki_types::{CertificateDer, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 use trust::itself::{self, Itself, Usage};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-use super::{Error, FILE_BYTES_MAX};
+use super::{Error, FILE_BYTES_MAX, names::Names};
 use crate::config::TlsFiles;
 
 /// Why a client's certificate is not taken, where rustls would take it. In etcd's words.
@@ -60,8 +60,11 @@ pub struct Demand {
     allowed_hostnames: Vec<String>,
     allowed_cns: Vec<String>,
     crl_file: String,
-    /// Each handshake thread has a `Demand` of its own, so nobody waits for this lock.
+    /// Each handshake thread has a `Demand` of its own, so nobody waits for this lock, nor for the next one.
     revoked: Mutex<Revoked>,
+    /// The certificate that was refused last: rustls does not tell. The handshake that shows it ends at once, and takes
+    /// it.
+    refused: Mutex<Option<CertificateDer<'static>>>,
 }
 
 impl Demand {
@@ -74,7 +77,32 @@ impl Demand {
             allowed_cns: files.allowed_cns.clone(),
             crl_file: files.crl_file.clone(),
             revoked: Mutex::default(),
+            refused: Mutex::default(),
         }
+    }
+
+    /// The certificate that was refused since the last call.
+    pub fn take_refused(&self) -> Option<CertificateDer<'static>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Checks what a client shows.
+    ///
+    /// **Errors** why it is not wanted.
+    pub fn check(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        if self.itself.is(end_entity) {
+            itself::verify(end_entity, now, Usage::Client)?;
+        } else {
+            self.signers.verify_client_cert(end_entity, intermediates, now)?;
+        }
+        self.check_names(end_entity)?;
+        let shown: Vec<_> = std::iter::once(end_entity).chain(intermediates).collect();
+        self.check_revoked(&shown)
     }
 
     fn check_names(&self, certificate: &CertificateDer<'_>) -> Result<(), rustls::Error> {
@@ -89,12 +117,9 @@ impl Demand {
         if self.allowed_hostnames.is_empty() {
             return Ok(());
         }
-        let parsed = ParsedCertificate::try_from(certificate)?;
-        let is_named = |allowed: &String| {
-            let name = ServerName::try_from(allowed.as_str());
-            name.is_ok_and(|name| rustls::client::verify_server_name(&parsed, &name).is_ok())
-        };
-        if self.allowed_hostnames.iter().any(is_named) { Ok(()) } else { Err(Unwanted::Name.into()) }
+        let names = Names::of(certificate);
+        let is_named = self.allowed_hostnames.iter().any(|allowed| names.has(allowed));
+        if is_named { Ok(()) } else { Err(Unwanted::Name.into()) }
     }
 
     fn check_revoked(&self, shown: &[&CertificateDer<'_>]) -> Result<(), rustls::Error> {
@@ -161,15 +186,12 @@ impl ClientCertVerifier for Demand {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        if self.itself.is(end_entity) {
-            itself::verify(end_entity, now, Usage::Client)?;
-        } else {
-            self.signers.verify_client_cert(end_entity, intermediates, now)?;
+        let checked = self.check(end_entity, intermediates, now);
+        if checked.is_err() {
+            let refused = end_entity.clone().into_owned();
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused);
         }
-        self.check_names(end_entity)?;
-        let shown: Vec<_> = std::iter::once(end_entity).chain(intermediates).collect();
-        self.check_revoked(&shown)?;
-        Ok(ClientCertVerified::assertion())
+        checked.map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -21,14 +21,16 @@ pub async fn handshake(mut stream: Stream, credentials: &RefCell<Credentials>) -
         (credentials.current().clone(), credentials.clock().clone())
     };
     let mut tls = Connection::Server(ServerConnection::new(settings.config)?);
-    shake(&mut stream, &mut tls).await?;
+    if let Err(refusal) = shake(&mut stream, &mut tls).await {
+        return Err(refusal.showing(settings.demand.as_ref().and_then(|demand| demand.take_refused())));
+    }
     if let (Some(demand), Some(HandshakeKind::Resumed)) = (&settings.demand, tls.handshake_kind()) {
         // rustls trusts the check of the session's beginning. Meanwhile the certificate may be revoked or over.
         let (end_entity, intermediates) = match tls.peer_certificates() {
             Some([end_entity, intermediates @ ..]) => (end_entity, intermediates),
             _ => return Err(Refusal::from(rustls::Error::NoCertificatesPresented)),
         };
-        let checked = demand.verify_client_cert(end_entity, intermediates, credentials::today(&clock));
+        let checked = demand.check(end_entity, intermediates, credentials::today(&clock));
         checked.map_err(|error| Refusal::from(error).about(&tls))?;
     }
     stream.encrypt(tls);
@@ -118,7 +120,9 @@ mod tests {
         stream.encrypt(tls);
         let stream = stream.park().unwrap().unpark().unwrap();
         let (_running, stop) = watch::channel(false);
-        let served = http1::serve(stream, stop, || 0, async |_| http1::Response::text(200, "served")).await;
+        let served =
+            http1::serve(stream, stop, http1::Waits::default(), || 0, async |_| http1::Response::text(200, "served"))
+                .await;
         assert_eq!(served.unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "the client leaves without a word");
         assert_eq!(&client.await.unwrap(), b"HTTP/1.1 200 OK");
     }

@@ -7,6 +7,7 @@
 //! - `handshake`: from a connection to an encrypted one
 //! - `outgoing`: the other side, for `orlop top`
 //! - `session`: the bytes of an encrypted connection
+//! - `names`: the names in a certificate
 //! - `refusal`: why a handshake failed, in Go's words
 //! - `self_signed`: the certificate of `--auto-tls`
 //!
@@ -23,6 +24,7 @@ use std::time::Duration;
 pub mod credentials;
 pub mod demand;
 pub mod handshake;
+pub mod names;
 pub mod outgoing;
 pub mod refusal;
 pub mod self_signed;

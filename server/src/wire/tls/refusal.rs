@@ -5,16 +5,15 @@
 //! **Source** Go 1.26 `crypto/tls/{alert,handshake_server,handshake_server_tls13}.go`, `crypto/x509/verify.go`; etcd
 //! v3.7.1 `server/embed/config_logging.go`.
 
-use std::{fmt, io};
+use std::{fmt, io, net::IpAddr};
 
 use rustls::{
     AlertDescription as Alert, CertificateError, Connection, Error, InvalidMessage, PeerIncompatible,
     pki_types::CertificateDer,
 };
-use x509_parser::{
-    extensions::GeneralName,
-    prelude::{FromDer, X509Certificate},
-};
+
+use super::names::Names;
+use crate::log::Object;
 
 /// Why there is no encrypted connection.
 #[derive(Debug)]
@@ -41,6 +40,15 @@ impl From<Error> for Refusal {
 }
 
 impl Refusal {
+    /// Adds the certificate that the client showed.
+    #[must_use]
+    pub fn showing(self, certificate: Option<CertificateDer<'static>>) -> Self {
+        match self {
+            Self::Tls { error, server_name, shown } => Self::Tls { error, server_name, shown: shown.or(certificate) },
+            other => other,
+        }
+    }
+
     /// Adds what is known of the client.
     #[must_use]
     pub fn about(self, tls: &Connection) -> Self {
@@ -64,40 +72,19 @@ impl Refusal {
             tracing::debug!("remote-addr" = remote, "server-name" = server_name, error = %self, "{text}");
             return;
         }
-        match shown.map(names) {
-            Some((ips, hosts)) => tracing::warn!(
-                "remote-addr" = remote,
-                "server-name" = server_name,
-                "ip-addresses" = ?ips,
-                "dns-names" = ?hosts,
-                error = %self,
-                "{text}"
-            ),
-            None => tracing::warn!("remote-addr" = remote, "server-name" = server_name, error = %self, "{text}"),
+        let error = self.to_string();
+        // As in Go, what TLS itself refuses is not known by its names.
+        match shown.filter(|_| !error.starts_with("tls: ")).map(|shown| Names::of(shown)) {
+            Some(Names { ips, hosts }) => {
+                let ips: Vec<_> = ips.iter().map(IpAddr::to_string).collect();
+                let fields = Object::default()
+                    .list("ip-addresses", ips.iter().map(String::as_str))
+                    .list("dns-names", hosts.iter().map(String::as_str));
+                tracing::warn!("remote-addr" = remote, "server-name" = server_name, %fields, error, "{text}");
+            }
+            None => tracing::warn!("remote-addr" = remote, "server-name" = server_name, error, "{text}"),
         }
     }
-}
-
-/// The addresses and the hosts that a certificate names.
-fn names(certificate: &CertificateDer<'_>) -> (Vec<String>, Vec<String>) {
-    let (mut ips, mut hosts) = (Vec::new(), Vec::new());
-    let Ok((_, parsed)) = X509Certificate::from_der(certificate) else { return (ips, hosts) };
-    let Ok(Some(alternatives)) = parsed.subject_alternative_name() else { return (ips, hosts) };
-    for name in &alternatives.value.general_names {
-        match name {
-            GeneralName::DNSName(host) => hosts.push((*host).to_owned()),
-            GeneralName::IPAddress(bytes) => ips.extend(address(bytes)),
-            _ => {}
-        }
-    }
-    (ips, hosts)
-}
-
-fn address(bytes: &[u8]) -> Option<String> {
-    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
-        return Some(std::net::Ipv4Addr::from(four).to_string());
-    }
-    <[u8; 16]>::try_from(bytes).ok().map(|sixteen| std::net::Ipv6Addr::from(sixteen).to_string())
 }
 
 impl fmt::Display for Refusal {
