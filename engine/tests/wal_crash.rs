@@ -550,6 +550,30 @@ fn entries_outlive_a_replacement_that_is_not_durable() {
 }
 
 #[test]
+fn entries_outlive_a_mark_that_is_not_durable() {
+    let (mut bench, storage, options) = filled_segments(13, 56);
+    let last = bench.history.now.last_index();
+    let marks = [10, 40].map(|at: usize| bench.history.now.entries[at].clone());
+    storage.set_order(Order::Manual);
+    for mark in &marks {
+        bench.trim(mark.index, mark.term).expect("the log runs");
+        bench.pump().expect("the log runs");
+    }
+    let groups: Vec<_> = storage.in_flight().into_iter().filter(|write| write.path.ends_with("00000003.wal")).collect();
+    assert_eq!(groups.len(), 2, "both marks are in flight");
+    storage.complete(groups[0].number);
+    for _ in 0..3 {
+        bench.pump().expect("the log runs");
+    }
+    for (number, image) in storage.crash_images(64).into_iter().enumerate() {
+        image.set_order(Order::Submission);
+        let (_, recovered) = Bench::open(&image, options).unwrap_or_else(|error| panic!("image {number}: {error}"));
+        assert!(marks.iter().any(|mark| recovered.mark == (mark.index, mark.term)), "image {number}");
+        assert_eq!(recovered.mark.0 + recovered.entries.len() as u64, last, "image {number}");
+    }
+}
+
+#[test]
 fn failing_medium_stops_the_log_and_loses_nothing_acknowledged() {
     let mut failed = 0;
     for seed in KEPT_SEEDS.into_iter().chain(0..300) {

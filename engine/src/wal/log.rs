@@ -24,7 +24,7 @@
 //!   Bytes left after the cut chain to what was in its place before. So they can never become valid again, even if the
 //!   same entries are appended once more.
 //! - A segment is recycled only when the mark that made it useless is durable, and everything that replaced its entries
-//!   is durable too.
+//!   is durable too: each mark carries the first segment that was needed when it was written.
 //! - It is not a failure if a full disk refuses a segment. Records that need it wait in the queue, and nothing of them
 //!   was submitted. `room_bytes` tells the caller how little is left before that. `retry_space` asks the disk again.
 //! - After a failed write or sync of a segment of the log, `is_failed` is set and nothing is done any more, whatever
@@ -99,9 +99,8 @@ struct InFlight {
     end: u32,
     bytes: usize,
     ticket: u64,
-    has_mark: bool,
-    /// First segment with an entry that this group replaces.
-    replaces: Option<u32>,
+    /// The first segment that is needed once this group, which has a mark, is durable.
+    floor: Option<u32>,
 }
 
 /// The log. See the head of this file.
@@ -366,8 +365,7 @@ impl Wal {
             end: start + head.len,
             bytes: 0,
             ticket: 0,
-            has_mark: false,
-            replaces: None,
+            floor: None,
         };
         self.active.chain = Record::Group(head).encode(self.active.chain, &mut buf);
         for _ in 0..records {
@@ -397,18 +395,18 @@ impl Wal {
         self.active.chain = record.encode(self.active.chain, buf);
         match record {
             Record::Entry(entry) => {
-                let replaced = self.positions.put(entry.index, position).map(|position| position.sequence);
-                group.replaces = [group.replaces, replaced].into_iter().flatten().min();
+                self.positions.put(entry.index, position);
             }
             Record::HardState(state) => self.written_hard_state = *state,
             Record::Mark { index, term, is_restart } => {
-                group.has_mark = true;
                 self.written_mark = (*index, *term);
                 if *is_restart {
                     self.positions.restart(index + 1);
                 } else {
                     self.positions.trim(*index);
                 }
+                let first = self.positions.front().map(|position| position.sequence);
+                group.floor = Some(first.unwrap_or(self.active.segment.sequence));
             }
             Record::Life(_) | Record::Group(_) => {}
         }
@@ -446,22 +444,20 @@ impl Wal {
         if completion.buf.capacity() <= 2 * self.options.group_bytes_max + 2 * BLOCK {
             self.buffers.push(completion.buf);
         }
-        let mut has_mark = false;
+        let mut floor = None;
         while self.in_flight.front().is_some_and(|group| group.is_done) {
             let group = self.in_flight.pop_front().expect("just seen");
             assert!(group.end > self.active.durable_end && group.ticket >= self.durable);
             self.active.durable_end = group.end;
             self.durable = group.ticket;
-            has_mark |= group.has_mark;
+            floor = group.floor.or(floor);
         }
-        if has_mark { self.recycle(disk) } else { Ok(()) }
+        floor.map_or(Ok(()), |floor| self.recycle(floor, disk))
     }
 
-    /// Gives up the segments that neither the durable log nor a write in progress needs.
-    fn recycle(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
-        let active = self.active.segment.sequence;
-        let first = self.positions.front().map_or(active, |position| position.sequence);
-        let floor = self.in_flight.iter().filter_map(|group| group.replaces).min().map_or(first, |old| old.min(first));
+    /// Gives up the segments before `floor`, which a durable mark has made useless.
+    fn recycle(&mut self, floor: u32, disk: &mut dyn Disk) -> Result<(), Error> {
+        assert!(floor <= self.active.segment.sequence, "the active segment is needed");
         while self.segments.front().is_some_and(|segment| segment.sequence < floor) {
             let segment = self.segments.pop_front().expect("just seen");
             disk.close(segment.file);

@@ -48,11 +48,10 @@ impl Positions {
         self.at.get(at).copied()
     }
 
-    /// Puts entry `index` at `position`. It replaces the old entry and everything after it. Returns the position of the
-    /// first entry that was replaced. An index below `first` drops everything.
-    pub(super) fn put(&mut self, index: u64, position: Position) -> Option<Position> {
+    /// Puts entry `index` at `position`. It replaces the old entry and everything after it. An index below `first` drops
+    /// everything.
+    pub(super) fn put(&mut self, index: u64, position: Position) {
         assert!(index <= self.next(), "entry {index} leaves a gap behind {}", self.next());
-        let replaced = if index < self.first { self.front() } else { self.get(index) };
         let kept = usize::try_from(index.saturating_sub(self.first)).expect("at most the length");
         self.at.truncate(kept);
         self.first = self.first.min(index);
@@ -60,7 +59,6 @@ impl Positions {
             assert!((last.sequence, last.offset) < (position.sequence, position.offset));
         }
         self.at.push_back(position);
-        replaced
     }
 
     /// Forgets the entries up to `index`.
@@ -165,13 +163,13 @@ mod tests {
         let at = |offset| Position { sequence: 1, offset, chain: 0 };
         let mut positions = Positions::starting_at(1);
         for index in 1..=5 {
-            assert_eq!(positions.put(index, at(u32::try_from(index).unwrap() * 10)), None);
+            positions.put(index, at(u32::try_from(index).unwrap() * 10));
         }
-        assert_eq!(positions.put(3, at(60)), Some(at(30)));
+        positions.put(3, at(60));
         assert_eq!(positions.next(), 4);
         positions.trim(2);
         assert_eq!((positions.first(), positions.front(), positions.get(2)), (3, Some(at(60)), None));
-        assert_eq!(positions.put(2, at(70)), Some(at(60)));
+        positions.put(2, at(70));
         assert_eq!((positions.first(), positions.next()), (2, 3));
     }
 }
