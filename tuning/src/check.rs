@@ -29,6 +29,9 @@ impl fmt::Display for Problem {
 /// An entry is the request plus a header and its record's framing; this is generous for both.
 const ENTRY_OVERHEAD_BYTES: u64 = 64 * KIB;
 
+/// What files are made of. **Units** bytes.
+const BLOCK_BYTES: u64 = 4 * KIB;
+
 /// Least memory for pages and blocks.
 const CACHE_BYTES_MIN: u64 = 8 * MIB;
 /// What a host whose memory is not known is taken to have.
@@ -73,6 +76,16 @@ impl Knobs {
             &["store-segment-bytes", "store-write-bytes", "server-max-request-bytes"],
             "a page-store segment must hold one write and the largest record".into(),
         );
+        for (name, bytes) in
+            [("wal-segment-bytes", self.wal.segment_bytes), ("store-segment-bytes", self.store.segment_bytes)]
+        {
+            let below = bytes - bytes % BLOCK_BYTES;
+            rule(
+                bytes == below,
+                &[name],
+                format!("segments are made of blocks of 4 KiB: {below} or {} would fit", below + BLOCK_BYTES),
+            );
+        }
         rule(
             self.store.cache_bytes == 0 || widen(self.store.cache_bytes) >= CACHE_BYTES_MIN,
             &["store-cache-bytes"],
@@ -220,6 +233,18 @@ mod tests {
             assert!(problems.iter().any(|p| p.knobs.iter().any(|knob| knob == name)), "{name}={text}: {problems:?}");
         }
         assert_eq!(Knobs::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_segment_that_is_not_made_of_blocks_is_refused_with_those_that_fit() {
+        for name in ["wal-segment-bytes", "store-segment-bytes"] {
+            let mut knobs = Knobs::default();
+            crate::knobs::knob(name).unwrap().set(&mut knobs, "67109000").unwrap();
+            let problems = knobs.check().unwrap_err();
+            assert_eq!(problems.len(), 1, "{problems:?}");
+            assert_eq!(problems[0].knobs, [name]);
+            assert!(problems[0].text.ends_with("67108864 or 67112960 would fit"), "{}", problems[0].text);
+        }
     }
 
     #[test]
