@@ -42,6 +42,8 @@ use crate::{
 
 const MEMBER: &str = "member";
 const ORIGINAL: &str = "member.imported";
+/// What etcd's directory is called between the two steps of [`offline::exchange`] where one step is not to be had.
+const BETWEEN: &str = "member.imported.old";
 const PART: &str = "import.part";
 /// The parts that are moved out of [`PART`], in this order. Without a superblock the other parts do not count.
 const PARTS: [&str; 3] = ["wal", "pages", "superblock"];
@@ -181,9 +183,14 @@ fn write_note(disk: &mut dyn Disk, path: &Path) -> Result<(), Error> {
 /// Moves what an import has built to its place, if the directory has changed hands. It is the last step of an import,
 /// or the first step of the next start.
 ///
-/// **Errors** the disk's.
+/// **Errors** the disk's; an import was begun, and etcd's data is no longer there. An empty store must not be served in
+/// its place.
 pub fn complete(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {
     let part = dir.join(PART);
+    end_exchange(disk, dir)?;
+    if !offline::exists(&dir.join(MEMBER))? && (offline::exists(&part)? || offline::exists(&dir.join(BETWEEN))?) {
+        return Err(Error::ImportWithoutMember { dir: dir.to_path_buf() });
+    }
     if !offline::is_file(&dir.join(MEMBER))? || !offline::is_dir(&part)? {
         return Ok(());
     }
@@ -195,6 +202,23 @@ pub fn complete(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {
         }
     }
     offline::remove_empty_dir(&part)?;
+    Ok(())
+}
+
+/// Ends an exchange that was cut off between its steps. It was begun, so all that was built is durable.
+fn end_exchange(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {
+    let [member, original, between] = [MEMBER, ORIGINAL, BETWEEN].map(|name| dir.join(name));
+    if !offline::is_dir(&between)? {
+        return Ok(());
+    }
+    if !offline::exists(&member)? && offline::is_file(&original)? {
+        disk.rename(&original, &member)?;
+        disk.sync_dir(dir)?;
+    }
+    if offline::is_file(&member)? && !offline::exists(&original)? {
+        offline::rename(&between, &original)?;
+        disk.sync_dir(dir)?;
+    }
     Ok(())
 }
 
@@ -224,6 +248,29 @@ mod tests {
     }
 
     #[test]
+    fn an_exchange_in_steps_is_completed_from_wherever_it_stopped() {
+        for steps in 0..=3 {
+            let temporary = tempfile::tempdir().unwrap();
+            let dir = temporary.path();
+            let [member, original, between] = [MEMBER, ORIGINAL, BETWEEN].map(|name| dir.join(name));
+            fs::create_dir_all(member.join("snap")).unwrap();
+            fs::write(&original, NOTE).unwrap();
+            fs::create_dir(dir.join(PART)).unwrap();
+            fs::write(dir.join(PART).join("superblock"), "whole").unwrap();
+            for (from, to) in [(&member, &between), (&original, &member), (&between, &original)].iter().take(steps) {
+                fs::rename(from, to).unwrap();
+            }
+            let mut disk = engine::disk::open_buffered().unwrap();
+            complete(disk.as_mut(), dir).unwrap();
+            // Before its first step, the directory is etcd's.
+            let has_changed_hands = steps > 0;
+            assert_eq!(dir.join("superblock").exists(), has_changed_hands, "{steps}");
+            assert_eq!(is_etcd(dir).unwrap(), !has_changed_hands, "{steps}");
+            assert_eq!(original.join("snap").exists(), has_changed_hands && !between.exists(), "{steps}");
+        }
+    }
+
+    #[test]
     fn what_an_import_left_that_did_not_end_is_never_taken_for_its_result() {
         let temporary = tempfile::tempdir().unwrap();
         let dir = temporary.path();
@@ -236,7 +283,8 @@ mod tests {
             if with_member {
                 fs::create_dir(dir.join(MEMBER)).unwrap();
             }
-            complete(disk.as_mut(), dir).unwrap();
+            // Without what is taken over, an empty store would be served in its place.
+            assert_eq!(complete(disk.as_mut(), dir).is_ok(), with_member);
             assert!(part.join("superblock").exists() && !dir.join("superblock").exists());
         }
         clear(disk.as_mut(), &part).unwrap();

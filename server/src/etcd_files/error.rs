@@ -66,6 +66,16 @@ pub enum Error {
         /// The data directory.
         dir: PathBuf,
     },
+    /// An import was begun, and what it takes over is gone.
+    #[error(
+        "{} holds an import that did not end, and etcd's data is gone from `member`: put it back, or remove \
+         `import.part` and everything that begins with `member.imported` to start without it",
+        dir.display()
+    )]
+    ImportWithoutMember {
+        /// The data directory.
+        dir: PathBuf,
+    },
     /// The log is outside of the data directory. Such a log is not taken over.
     #[error("--wal-dir is set: move etcd's log into member/wal of the data directory, and leave the flag out")]
     LogElsewhere,
