@@ -12,7 +12,10 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::{
+    fs::{Advice, FallocateFlags, fadvise, fallocate},
+    io::retry_on_intr,
+};
 
 use super::{BLOCK, Buffer, DirLock, FileId, FileOp, OpenKind, assert_aligned};
 use crate::Error;
@@ -157,7 +160,8 @@ fn reserve(path: &Path, file: &File, len: u64) -> Result<(), Error> {
     if len == 0 {
         return Ok(());
     }
-    let reserved = match fallocate(file, FallocateFlags::empty(), 0, len) {
+    // A signal interrupts it, as it may take long.
+    let reserved = match retry_on_intr(|| fallocate(file, FallocateFlags::empty(), 0, len)) {
         // Not every file system can reserve space. On such a file system, a full disk shows at the write.
         Err(rustix::io::Errno::OPNOTSUPP) => file.set_len(len),
         result => result.map_err(io::Error::from),

@@ -100,13 +100,15 @@ impl Uring {
         if is_new { self.enter(0) } else { Ok(()) }
     }
 
-    /// Submits the entries in the ring, and waits until `completions_min` completions have come.
-    fn enter(&self, completions_min: usize) -> io::Result<()> {
+    /// Submits all entries in the ring, of which the kernel may take a part at a time, and waits until
+    /// `completions_min` completions have come.
+    fn enter(&mut self, completions_min: usize) -> io::Result<()> {
         loop {
             match self.ring.submit_and_wait(completions_min) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
-                Ok(_) => return Ok(()),
+                Ok(_) if self.ring.submission().is_empty() => return Ok(()),
+                Ok(_) => {}
             }
         }
     }
