@@ -18,7 +18,7 @@ use std::{
 use bytes::Bytes;
 use engine::{
     Error, Store,
-    disk::{Disk, sim::SimStorage},
+    disk::{Disk, FileOp, sim::SimStorage},
     wal::{self, Wal},
 };
 
@@ -103,7 +103,7 @@ impl Case<'_> {
             }
             Ok(None) => Outcome::Apart,
             Err(Error::Corrupt { path, offset, .. }) => Outcome::Refused(path, offset),
-            Err(Error::Format { path, .. }) => Outcome::Refused(path, 0),
+            Err(Error::Format { path, .. } | Error::Io { path, op: FileOp::Read, .. }) => Outcome::Refused(path, 0),
             Err(other) => panic!("{context}: {other}"),
         }
     }
@@ -245,6 +245,35 @@ fn a_flipped_bit_in_any_field_of_any_structure_is_refused_by_name_or_harmless() 
         assert!(counts[name].0 >= 5, "a {name} is refused: {counts:?}");
     }
     assert_eq!(counts["superblock copy"], (0, 2 * SUPERBLOCK_FIELDS.len()), "either copy is redundant");
+}
+
+#[test]
+fn a_block_that_cannot_be_read_is_refused_by_name_or_harmless() {
+    let log = operations(24, ENTRIES, 40);
+    let image = written(&log).pop().unwrap();
+    let mut case = Case { log: &log, expected: BTreeMap::new() };
+    let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
+    for path in image.paths() {
+        for block in 0..image.content(&path).unwrap().len() / BLOCK {
+            let (damaged, context) = (image.crash(), format!("block {block} of {}", path.display()));
+            damaged.make_unreadable(&path, (block * BLOCK) as u64);
+            let kind = path.extension().map_or("superblock".into(), |kind| kind.to_string_lossy());
+            let count = counts.entry(kind.into_owned()).or_default();
+            match case.open(&damaged, &context) {
+                Outcome::Sound(ENTRIES) => count.1 += 1,
+                Outcome::Refused(named, told) => {
+                    assert_eq!(named, path, "{context}");
+                    assert!(told / BLOCK as u64 <= block as u64, "{context}: {told}");
+                    count.0 += 1;
+                }
+                other => panic!("{context}: {other:?}"),
+            }
+        }
+    }
+    assert_eq!(counts["superblock"].0, 0, "either copy is redundant");
+    // Behind the end of the log, nothing is needed.
+    assert!(counts["wal"].0 >= 10 && counts["wal"].1 >= 1, "{counts:?}");
+    assert!(counts["seg"].0 >= 10, "{counts:?}");
 }
 
 /// The newest segment of the log: the last one whose header carries the sequence of its name.

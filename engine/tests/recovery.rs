@@ -52,12 +52,13 @@ fn either_superblock_copy_alone_is_enough() {
     let expected = model_shown(&log);
     for checkpoints in [2, 3, 7, 8] {
         for copy in [0, 1] {
-            for at in [0, 9, 40, 511] {
+            for at in [Some(0), Some(9), Some(40), Some(511), None] {
                 let (storage, trimmed) = written(11, &log, checkpoints);
                 assert!(trimmed > 0 || checkpoints == 2);
-                storage.damage(&superblock(), copy * COPY_STRIDE + at, |sector| {
-                    sector[usize::try_from(at).unwrap()] ^= 0x10;
-                });
+                match at {
+                    Some(at) => storage.damage(&superblock(), copy * COPY_STRIDE, |sector| sector[at] ^= 0x10),
+                    None => storage.make_unreadable(&superblock(), copy * COPY_STRIDE),
+                }
                 let mut member = Member::open(&storage, options(1), &log, trimmed).unwrap();
                 assert_eq!(member.store.trimmable(), (0, 0), "one good copy lets go of no log");
                 member.check(&expected);

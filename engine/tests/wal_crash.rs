@@ -499,6 +499,51 @@ fn lost_header_of_a_segment_in_use_is_refused() {
 }
 
 #[test]
+fn lost_header_is_refused_though_the_first_group_is_long() {
+    let storage = SimStorage::new(14);
+    let options = options(1024, 2);
+    let (mut bench, _) = Bench::open(&storage, options).expect("a fresh log opens");
+    let entry = |index, len| Entry { index, term: 1, kind: 0, data: Bytes::from(vec![5; len]) };
+    // The first segment is nearly full, so the long entry begins the second one.
+    for (index, len) in [(1, 3_900_000), (2, 1_500_000), (3, 10)] {
+        bench.append(vec![entry(index, len)], None).expect("the log runs");
+        bench.settle().expect("the log runs");
+    }
+    let image = storage.crash();
+    let path = Path::new(DIR).join("00000002.wal");
+    assert!(image.content(&path).expect("it exists").starts_with(b"ORLOPWAL"));
+    image.damage(&path, 0, |sector| sector.fill(0));
+    match Bench::open(&image, options) {
+        Err(Error::Corrupt { path: named, offset: 0, .. }) => assert_eq!(named, path),
+        other => panic!("{:?}", other.map(|(_, recovered)| recovered)),
+    }
+}
+
+#[test]
+fn a_spare_whose_first_block_cannot_be_read_is_no_damage_and_a_segment_in_use_is() {
+    let (bench, storage, options) = filled_segments(15, 56);
+    drop(bench);
+    let clean = storage.crash();
+    let is_in_use = |path: &PathBuf| clean.content(path).is_some_and(|content| content.starts_with(b"ORLOPWAL"));
+    let segments: Vec<_> = clean.paths().into_iter().filter(|path| path.extension().is_some()).collect();
+    assert!(segments.iter().any(is_in_use) && !segments.iter().all(is_in_use));
+    for path in segments {
+        let image = clean.crash();
+        image.make_unreadable(&path, 0);
+        match Bench::open(&image, options) {
+            Ok((_, recovered)) => {
+                assert!(!is_in_use(&path), "{}", path.display());
+                assert_eq!(recovered.entries.len(), 56);
+            }
+            Err(error) => {
+                assert!(is_in_use(&path), "{}: {error}", path.display());
+                assert!(matches!(error, Error::Corrupt { .. }), "{}: {error}", path.display());
+            }
+        }
+    }
+}
+
+#[test]
 fn group_behind_a_lost_one_never_revives() {
     let storage = SimStorage::new(11);
     let options = options(8, 2);

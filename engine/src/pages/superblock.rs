@@ -199,7 +199,8 @@ pub(crate) fn exists(disk: &mut dyn Disk, dir: &Path) -> Result<bool, Error> {
     Ok(disk.list(dir)?.iter().any(|name| name == FILE))
 }
 
-/// Reads both copies, and makes sure that what was read is durable. Nothing else may be in flight.
+/// Reads both copies, and makes sure that what was read is durable. Nothing else may be in flight. A copy that cannot be
+/// read is as good as a damaged one; the next checkpoint but one writes it anew.
 ///
 /// **Errors** `Corrupt` if neither is valid; `Format` if one is of a later release, because using the other copy would
 /// undo what that release wrote.
@@ -210,7 +211,10 @@ pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     let mut later = None;
     for (copy, state) in (0..).zip(&mut copies) {
         let mut buf = Buffer::new();
-        disk.read_blocking(file, copy * COPY_STRIDE, BLOCK, &mut buf)?;
+        match disk.read_blocking(file, copy * COPY_STRIDE, BLOCK, &mut buf) {
+            Err(Error::Io { op: FileOp::Read, .. }) => continue,
+            result => result?,
+        }
         match Superblock::decode(&buf, copy) {
             Ok(valid) => *state = Some(valid),
             Err(Damage::Format(found)) => later = Some(found),
@@ -237,7 +241,7 @@ pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     Ok(Opened { newest, previous })
 }
 
-/// Reads both copies, for an inspection. Nothing is made durable. `None` for a damaged copy.
+/// Reads both copies, for an inspection. Nothing is made durable. `None` for a copy that is damaged or cannot be read.
 ///
 /// **Errors** `Format` for a copy of a later release.
 pub(crate) fn peek(disk: &mut dyn Disk, dir: &Path) -> Result<[Option<Superblock>; 2], Error> {
@@ -246,7 +250,10 @@ pub(crate) fn peek(disk: &mut dyn Disk, dir: &Path) -> Result<[Option<Superblock
     let mut copies = [None, None];
     for (copy, state) in (0..).zip(&mut copies) {
         let mut buf = Buffer::new();
-        disk.read_blocking(file, copy * COPY_STRIDE, BLOCK, &mut buf)?;
+        match disk.read_blocking(file, copy * COPY_STRIDE, BLOCK, &mut buf) {
+            Err(Error::Io { op: FileOp::Read, .. }) => continue,
+            result => result?,
+        }
         *state = match Superblock::decode(&buf, copy) {
             Ok(valid) => Some(valid),
             Err(Damage::Format(found)) => return Err(Error::Format { path, found, supported: FORMAT }),

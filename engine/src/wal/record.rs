@@ -248,6 +248,8 @@ pub(super) enum HeaderSector {
     Foreign(u32),
     /// Something else: no power loss leaves this.
     Damaged,
+    /// The disk cannot read it.
+    Unreadable,
 }
 
 impl Header {

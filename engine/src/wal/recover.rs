@@ -27,7 +27,7 @@ use super::{
     positions::{Position, Positions},
     record::{BODY, GROUP_FRAME, Group, Header, HeaderSector, INDEX_MAX, Record, VERSION},
     segment::{Segment, Spares, name, sequence_of},
-    window::{Frame, Window},
+    window::{Frame, Window, is_read_error},
 };
 use crate::{
     Error,
@@ -59,10 +59,13 @@ impl Found {
             let len = u32::try_from(len - len % BLOCK as u64).unwrap_or(u32::MAX - (u32::MAX % BODY));
             let segment = Segment { sequence, file, len, end: BODY };
             let mut block = Buffer::new();
-            if len >= BODY {
-                disk.read_blocking(file, 0, BLOCK, &mut block)?;
-            }
-            let header = if block.is_empty() { HeaderSector::Blank } else { Header::decode(&block) };
+            let read = if len >= BODY { disk.read_blocking(file, 0, BLOCK, &mut block) } else { Ok(()) };
+            let header = match read {
+                read if is_read_error(&read) => HeaderSector::Unreadable,
+                Err(error) => return Err(error),
+                Ok(()) if block.is_empty() => HeaderSector::Blank,
+                Ok(()) => Header::decode(&block),
+            };
             if let HeaderSector::Foreign(found) = header {
                 return Err(Error::Format { path, found, supported: VERSION });
             }
@@ -108,18 +111,29 @@ impl Found {
         if *header == HeaderSector::Damaged {
             return Err(Error::corrupt(&path, 0, "segment header"));
         }
-        if segment.len <= BODY {
-            return Ok(());
-        }
-        let len = WINDOW_BYTES.min(usize::try_from(segment.len - BODY).expect("a segment fits in memory"));
-        let mut buf = Buffer::new();
-        disk.read_blocking(segment.file, u64::from(BODY), len, &mut buf)?;
-        let is_of_this = |group: &Group| group.sequence == sequence && id.is_none_or(|id| group.id == id);
-        let was_durable = |(start, group): (i64, Group)| {
-            is_of_this(&group) && start + i64::from(BODY) == i64::from(group.offset) && group.durable > BODY
-        };
-        if Group::search(&buf).any(was_durable) {
-            return Err(Error::corrupt(&path, 0, "the segment is in use and has no header"));
+        let window = u32::try_from(WINDOW_BYTES).expect("1 MiB fits");
+        let (mut at, mut buf) = (BODY, Buffer::new());
+        while at < segment.len {
+            let len = window.min(segment.len - at);
+            disk.read_blocking(segment.file, at.into(), usize::try_from(len).expect("1 MiB fits"), &mut buf)?;
+            let of_this = |(start, group): &(i64, Group)| {
+                group.sequence == sequence
+                    && id.is_none_or(|id| group.id == id)
+                    && start + i64::from(at) == i64::from(group.offset)
+            };
+            let mut is_begun = false;
+            for (_, group) in Group::search(&buf).filter(of_this) {
+                if group.durable > BODY || *header == HeaderSector::Unreadable {
+                    return Err(Error::corrupt(&path, 0, "the segment is in use and has no header"));
+                }
+                is_begun = true;
+            }
+            // Groups that were never acknowledged do no harm. One that was may lie behind a long one.
+            if !is_begun && at == BODY {
+                return Ok(());
+            }
+            // A head may lie across the end of what was read.
+            at += if len < window { len } else { len - BODY };
         }
         Ok(())
     }
@@ -276,7 +290,11 @@ impl Found {
                 return Ok(first);
             }
             let before = first - 1;
-            if self.files.get(&before).is_some_and(|file| file.header == HeaderSector::Damaged) {
+            if self
+                .files
+                .get(&before)
+                .is_some_and(|file| matches!(file.header, HeaderSector::Damaged | HeaderSector::Unreadable))
+            {
                 return Err(Error::corrupt(&dir.join(name(before)), 0, "segment header"));
             }
             if self.header(before).is_none() {
@@ -394,6 +412,25 @@ struct Reader {
     window: Window,
 }
 
+/// Reads `len` bytes at `from` behind the end of the log. Blocks that the disk cannot read are taken for blank: if there
+/// was anything that counts, groups behind them tell.
+fn read_around(disk: &mut dyn Disk, segment: &Segment, from: u32, len: usize, buf: &mut Buffer) -> Result<(), Error> {
+    let whole = disk.read_blocking(segment.file, from.into(), len, buf);
+    if !is_read_error(&whole) {
+        return whole;
+    }
+    let (mut around, mut block) = (Buffer::zeroed(len), Buffer::new());
+    for at in (0..len).step_by(BLOCK) {
+        let read = disk.read_blocking(segment.file, u64::from(from) + at as u64, BLOCK, &mut block);
+        if !is_read_error(&read) {
+            read?;
+            around[at..at + block.len()].copy_from_slice(&block);
+        }
+    }
+    *buf = around;
+    Ok(())
+}
+
 /// The end of the last segment.
 pub(super) struct Tail {
     pub(super) end: u32,
@@ -424,7 +461,7 @@ impl Reader {
         let mut from = end - end % BODY;
         while from < segment.len {
             let len = (segment.len - from).min(u32::try_from(WINDOW_BYTES).expect("1 MiB fits"));
-            disk.read_blocking(segment.file, from.into(), usize::try_from(len).expect("1 MiB fits"), &mut buf)?;
+            read_around(disk, segment, from, usize::try_from(len).expect("1 MiB fits"), &mut buf)?;
             for (start, group) in Group::search(&buf) {
                 let start = i64::from(from) + start;
                 if start < i64::from(end) || group.id != self.id || group.sequence != segment.sequence {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Error,
-    disk::{Buffer, Disk},
+    disk::{Buffer, Disk, FileOp},
 };
 
 /// A valid frame.
@@ -44,6 +44,11 @@ impl AsRef<[u8]> for Shared {
     }
 }
 
+/// Whether the disk could not read.
+pub(super) fn is_read_error(result: &Result<(), Error>) -> bool {
+    matches!(result, Err(Error::Io { op: FileOp::Read, .. }))
+}
+
 impl Window {
     /// Reads `len` bytes of `segment` at `offset`; `None` beyond its end.
     fn bytes(
@@ -67,7 +72,16 @@ impl Window {
             let before = std::mem::take(self);
             drop(before.bytes);
             let mut buf = Arc::into_inner(before.memory).unwrap_or_default();
-            disk.read_blocking(segment.file, start.into(), wanted.max(read_bytes).min(rest), &mut buf)?;
+            let mut read = |len| disk.read_blocking(segment.file, start.into(), len, &mut buf);
+            let mut result = read(wanted.max(read_bytes).min(rest));
+            if is_read_error(&result) {
+                // What lies behind may be what cannot be read, and not be needed.
+                result = read(wanted);
+            }
+            if is_read_error(&result) {
+                return Err(Error::corrupt(disk.path(segment.file), start.into(), "the disk cannot read it"));
+            }
+            result?;
             let memory = Arc::new(buf);
             let bytes = Bytes::from_owner(Shared(Arc::clone(&memory)));
             *self = Self { sequence: segment.sequence, start, bytes, memory };

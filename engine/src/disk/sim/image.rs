@@ -9,7 +9,10 @@
 //!
 //! It knows no names and no faults; the storage does.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::random::Random;
 use crate::disk::{BLOCK, SECTOR};
@@ -75,12 +78,25 @@ pub(super) struct File {
     pub(super) live: Bytes,
     durable: Bytes,
     volatile: BTreeMap<u64, Vec<(u64, Arc<Sector>)>>,
+    /// Sectors that the medium cannot read. A write mends them.
+    unreadable: BTreeSet<u64>,
 }
 
 impl File {
     /// A new file of `len` zeros, none of it durable.
     pub(super) fn created(len: u64) -> Self {
         Self { len, ..Self::default() }
+    }
+
+    /// Whether a sector of this read cannot be read.
+    pub(super) fn is_unreadable(&self, offset: u64, len: usize) -> bool {
+        let sectors = offset / SECTOR_LEN as u64..(offset + len as u64).div_ceil(SECTOR_LEN as u64);
+        self.unreadable.range(sectors).next().is_some()
+    }
+
+    /// Damages the medium: a sector cannot be read until it is written.
+    pub(super) fn make_unreadable(&mut self, number: u64) {
+        self.unreadable.insert(number);
     }
 
     pub(super) fn read(&self, offset: u64, len: usize) -> Vec<u8> {
@@ -100,6 +116,7 @@ impl File {
         self.len = self.len.max(written.end() * SECTOR_LEN as u64);
         for (number, sector) in (written.first..).zip(&written.sectors) {
             self.live.set(number, Arc::clone(sector));
+            self.unreadable.remove(&number);
             self.volatile.entry(number).or_default().push((sequence, Arc::clone(sector)));
         }
     }
@@ -112,6 +129,7 @@ impl File {
             self.live.set(number, Arc::clone(sector));
             self.durable.set(number, Arc::clone(sector));
             self.volatile.remove(&number);
+            self.unreadable.remove(&number);
         }
     }
 
@@ -145,7 +163,7 @@ impl File {
             sector[..part.len()].copy_from_slice(part);
             bytes.set(number, Arc::new(sector));
         }
-        Self { len, durable_len: len, live: bytes.clone(), durable: bytes, volatile: BTreeMap::new() }
+        Self { len, durable_len: len, live: bytes.clone(), durable: bytes, ..Self::default() }
     }
 
     /// The choices that power loss leaves open, given the writes in flight.
@@ -184,7 +202,8 @@ impl File {
         }
         let len = if choices.has_len_choice && pick(u64::MAX, 2) == 0 { self.durable_len } else { self.len };
         bytes.truncate(len);
-        Self { len, durable_len: len, live: bytes.clone(), durable: bytes, volatile: BTreeMap::new() }
+        let (live, unreadable) = (bytes.clone(), self.unreadable.clone());
+        Self { len, durable_len: len, live, durable: bytes, unreadable, ..Self::default() }
     }
 
     /// The file after the process ended and the machine went on. Completed writes stay, and stay volatile.

@@ -344,7 +344,7 @@ impl State {
         len: usize,
         buf: &mut Buffer,
     ) -> io::Result<usize> {
-        if self.draws(self.faults.read_error) {
+        if self.files[&file].is_unreadable(offset, len) || self.draws(self.faults.read_error) {
             self.inject(FaultKind::ReadError, path, offset, len as u64);
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }

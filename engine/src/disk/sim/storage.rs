@@ -120,6 +120,14 @@ impl SimStorage {
         file.damage(at, sector);
     }
 
+    /// Damages the medium: the sector of `path` that holds `offset` cannot be read until it is written.
+    pub fn make_unreadable(&self, path: &Path, offset: u64) {
+        let mut state = self.state();
+        let number = *state.names.get(path).expect("only a file that exists can be damaged");
+        let file = state.files.get_mut(&number).expect("every name has a file");
+        file.make_unreadable(offset / SECTOR as u64);
+    }
+
     /// Damages the medium: from now on `path` durably holds exactly `content`. Without content there is no such file.
     pub fn replace(&self, path: &Path, content: Option<&[u8]>) {
         let mut state = self.state();
