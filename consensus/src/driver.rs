@@ -523,6 +523,12 @@ impl Driver {
         self.wal.len_bytes()
     }
 
+    /// How far the log is durable, while records wait for the disk to end what it was asked to do. As long as this does
+    /// not change, the disk does nothing.
+    pub fn log_waits_at(&self) -> Option<u64> {
+        self.wal.is_waiting().then(|| self.wal.durable())
+    }
+
     /// Bytes handed to the log that are not durable yet.
     pub fn queued_bytes(&self) -> usize {
         self.wal.queued_bytes()

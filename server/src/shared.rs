@@ -237,6 +237,8 @@ pub struct Shared {
     pub is_stopping: AtomicBool,
     /// The log or a checkpoint waits for space on its disk.
     pub is_disk_full: AtomicBool,
+    /// A write to the log has not ended for a long time.
+    pub is_log_stalled: AtomicBool,
     /// The file system of the log.
     pub log_file_system: FileSystem,
 }
@@ -267,6 +269,7 @@ impl Shared {
             is_serving: watch::Sender::new(true),
             is_stopping: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
+            is_log_stalled: AtomicBool::new(false),
             log_file_system,
         }
     }

@@ -212,6 +212,9 @@ knobs! {
         heartbeat_ms: u64 = 100, 1 => 10_000, Milliseconds, etcd "heartbeat-interval";
         /// Silence of the leader after which a follower campaigns; also part of the time a proposal may take.
         election_ms: u64 = 1000, 5 => 50_000, Milliseconds, etcd "election-timeout";
+        /// Time after which a write to the log that does not end makes the member unready and refuses proposals; 0: two
+        /// election timeouts.
+        log_stall_ms: u64 = 0, 0 => 3_600_000, Milliseconds;
         /// Bytes of proposals accepted but not yet applied; at the bound a proposal gets "too many requests".
         proposals_bytes_max: usize = 64 * MIB_, MIB_ => 4 * GIB_, Bytes;
         /// Committed entries not yet applied; at the bound a proposal gets "too many requests", as in etcd.

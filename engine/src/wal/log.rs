@@ -472,6 +472,11 @@ impl Wal {
         self.durable
     }
 
+    /// Whether records wait for the disk to end what it was asked to do. On a full disk they wait for space instead.
+    pub fn is_waiting(&self) -> bool {
+        !self.in_flight.is_empty() || (!self.queue.is_empty() && !self.spares.is_refused())
+    }
+
     /// Bytes appended and not durable yet.
     pub fn queued_bytes(&self) -> usize {
         self.queue_bytes + self.in_flight.iter().map(|group| group.bytes).sum::<usize>()

@@ -125,6 +125,12 @@ pub fn lease(config: &Config) -> lease::Params {
     lease::Params { ttl_min_s, retry_after: config.request_timeout() }
 }
 
+/// The longest that a write to the log may take.
+pub fn log_wait_max(config: &Config) -> Duration {
+    let knobs = &config.knobs.consensus;
+    Duration::from_millis(if knobs.log_stall_ms == 0 { 2 * knobs.election_ms } else { knobs.log_stall_ms })
+}
+
 /// Time between two ticks.
 pub fn heartbeat(config: &Config) -> Duration {
     Duration::from_millis(config.knobs.consensus.heartbeat_ms)

@@ -250,7 +250,9 @@ impl Member {
     fn raft_core(&self, driver: Driver, log_disk: Box<dyn Disk>, inbox: Inbox<ToRaft>) -> RaftCore {
         let (shared, counters) = (Arc::clone(&self.shared), Arc::clone(&self.registry.commit));
         let disk = Timed::new(log_disk, LogWrites::new(Arc::clone(&counters)));
-        let raft = Raft::new(shared, counters, driver, options::batch_bytes_max(&self.config));
+        let (batch_bytes_max, log_wait_max) =
+            (options::batch_bytes_max(&self.config), options::log_wait_max(&self.config));
+        let raft = Raft::new(shared, counters, driver, batch_bytes_max, log_wait_max);
         RaftCore { raft, disk, inbox, messages: Vec::new() }
     }
 }

@@ -14,6 +14,8 @@
 //! - A full disk does not stop the member. Proposals that do not fit are refused before they reach the log
 //!   ([`Raft::receive`]), and committed entries are still applied. While the log's disk is full, each proposal is
 //!   checked against the space that all proposals before it leave.
+//! - Nor does a disk that hangs stop it: as long as a write to the log does not end, proposals of clients are refused,
+//!   and the member says that it is not ready. When the write ends, all goes on. What was proposed before stays proposed.
 //! - `log_bytes` counts all bytes of the log that were ever written. It never decreases.
 //!
 //! A plain state machine: time comes in with each call, and the log's disk is the only thing that it drives. It knows
@@ -81,14 +83,25 @@ pub struct Raft {
     space: Space,
     /// Bounds how often this member's alarm is proposed.
     asking: Asking,
+    /// Since when the log has waited for its disk, and how far it was durable then.
+    log_wait: Option<(Duration, u64)>,
+    /// A longer wait is a stall.
+    log_wait_max: Duration,
     log_bytes: u64,
     /// The log's length at the last look. **Units** bytes.
     log_len: u64,
 }
 
 impl Raft {
-    /// Raft over a recovered log. Apply holds at most twice `batch_bytes_max` bytes of entries at once.
-    pub fn new(shared: Arc<Shared>, counters: Arc<CommitCounters>, driver: Driver, batch_bytes_max: u64) -> Self {
+    /// Raft over a recovered log. Apply holds at most twice `batch_bytes_max` bytes of entries at once. A write to the
+    /// log that takes longer than `log_wait_max` is a stall.
+    pub fn new(
+        shared: Arc<Shared>,
+        counters: Arc<CommitCounters>,
+        driver: Driver,
+        batch_bytes_max: u64,
+        log_wait_max: Duration,
+    ) -> Self {
         let status = driver.status();
         let log_len = driver.log_bytes();
         let mut raft = Self {
@@ -107,6 +120,8 @@ impl Raft {
             told: None,
             space: Space::default(),
             asking: Asking::default(),
+            log_wait: None,
+            log_wait_max,
             log_bytes: log_len,
             log_len,
         };
@@ -123,6 +138,9 @@ impl Raft {
         match message {
             ToRaft::Propose(mut proposal) => {
                 proposal.stamps.proposed = now;
+                if self.is_log_stalled() {
+                    return self.refuse(proposal, Error::Timeout);
+                }
                 if let Some(error) = self.refusal_for_space(proposal.purpose, now) {
                     return self.refuse(proposal, error);
                 }
@@ -142,6 +160,7 @@ impl Raft {
     pub fn tick(&mut self, now: Duration) {
         self.shared.pulse.raft.strike(now);
         self.driver.tick();
+        self.watch_log(now);
         self.waiters.forget_lost(now, 2 * self.shared.limits.request_timeout);
     }
 
@@ -167,6 +186,9 @@ impl Raft {
         self.driver.step(disk)?;
         disk.kick()?;
         self.note_log();
+        if self.is_log_stalled() {
+            self.watch_log(now);
+        }
         self.publish_status();
         // This comes before the answers go. A client that is refused for space then finds the reason in the status.
         self.publish_disk_full();
@@ -325,6 +347,29 @@ impl Raft {
             }
             Purpose::Grow | Purpose::Other => None,
         }
+    }
+
+    /// Looks whether the log's disk does anything, and publishes it if that has changed.
+    fn watch_log(&mut self, now: Duration) {
+        self.log_wait = self.driver.log_waits_at().map(|durable| match self.log_wait {
+            Some((since, at)) if at == durable => (since, at),
+            _ => (now, durable),
+        });
+        let is_stalled = self.log_wait.is_some_and(|(since, _)| now.saturating_sub(since) >= self.log_wait_max);
+        if is_stalled == self.is_log_stalled() {
+            return;
+        }
+        self.shared.is_log_stalled.store(is_stalled, Ordering::Release);
+        if is_stalled {
+            let bound = self.log_wait_max;
+            tracing::error!(?bound, "a write to the log does not end: the disk hangs, and writes are refused");
+        } else {
+            tracing::info!("the write to the log has ended");
+        }
+    }
+
+    fn is_log_stalled(&self) -> bool {
+        self.shared.is_log_stalled.load(Ordering::Relaxed)
     }
 
     /// Whether the log or a checkpoint waits for space.

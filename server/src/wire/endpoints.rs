@@ -213,6 +213,13 @@ fn health(desk: &Desk, request: &Request) -> Response {
             "RAFT NO LEADER"
         })
     });
+    let reason = reason.or_else(|| {
+        let has_failed = !is_serializable && desk.shared.is_log_stalled.load(Ordering::Acquire);
+        has_failed.then(|| {
+            tracing::warn!("serving /health false; a write to the log does not end");
+            "LOG STALLED"
+        })
+    });
     let counters = &desk.counters;
     if reason.is_none() { &counters.health_ok } else { &counters.health_failed }.add(1);
     let Some(reason) = reason else {
@@ -246,6 +253,10 @@ fn check(desk: &Desk, name: &str) -> Result<(), &'static str> {
         }
         "linearizable_read" if desk.shared.is_stopping.load(Ordering::Acquire) => Err("etcdserver: server stopped"),
         "linearizable_read" if !desk.shared.has_leader() => Err("etcdserver: no leader"),
+        // Only /readyz asks for it: a restart would not help.
+        "linearizable_read" if desk.shared.is_log_stalled.load(Ordering::Acquire) => {
+            Err("etcdserver: a write to the log does not end")
+        }
         _ => Ok(()),
     }
 }

@@ -16,7 +16,7 @@ use engine::{
     Checkpoint, Fault, Store,
     disk::{
         Disk,
-        sim::{SimDisk, SimStorage},
+        sim::{Order, SimDisk, SimStorage},
     },
     store,
 };
@@ -52,6 +52,7 @@ use crate::{
 
 /// Small enough for a test, and large enough that one entry is a small part of it.
 const CACHE_BYTES: usize = 1 << 20;
+const LOG_WAIT_MAX: Duration = Duration::from_secs(2);
 /// More turns than any test here takes.
 const TURNS_MAX: usize = 2000;
 
@@ -131,7 +132,7 @@ impl Member {
         let counters = Arc::<CommitCounters>::default();
         let options = options(checkpoint_wal_bytes);
         let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
-        let raft = Raft::new(Arc::clone(&shared), Arc::clone(&counters), driver, batch_bytes_max);
+        let raft = Raft::new(Arc::clone(&shared), Arc::clone(&counters), driver, batch_bytes_max, LOG_WAIT_MAX);
         Self { raft, apply, storage, disk, shared, counters, checkpoint: None, now: Duration::ZERO, proposed: 0 }
     }
 
@@ -239,6 +240,47 @@ impl Member {
             self.run_checkpoint();
             self.settle();
         }
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_refuses_writes_and_goes_on_when_it_answers() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    member.storage.set_order(Order::Manual);
+    member.put(1);
+    let (applied, is_stalled) =
+        (member.applied(), |member: &Member| member.shared.is_log_stalled.load(Ordering::Acquire));
+    member.turn();
+    for _ in 0..20 {
+        assert!(!is_stalled(&member));
+        member.raft.tick(member.now);
+        member.now += LOG_WAIT_MAX / 20;
+        member.turn();
+    }
+    member.raft.tick(member.now);
+    assert!(is_stalled(&member) && member.applied() == applied);
+    let slots = Slots::new(8);
+    let put = |id| proposal(id, Request::Put(pb::PutRequest { key: "k".into(), ..Default::default() }), &slots);
+    member.raft.receive(ToRaft::Propose(put(1)), member.now);
+    let answers = member.raft.take_answers();
+    let refused = answers.into_iter().flatten().map(|(_, answer)| match answer {
+        Answer::Applied(proposal) => proposal.result,
+        other => panic!("{other:?}"),
+    });
+    assert!(matches!(refused.collect::<Vec<_>>()[..], [Err(Error::Timeout)]));
+    member.storage.set_order(Order::Submission);
+    member.settle();
+    assert!(!is_stalled(&member) && member.applied() > applied);
+    member.raft.receive(ToRaft::Propose(put(2)), member.now);
+    assert!(member.raft.take_answers().is_empty(), "it is taken");
+    // A busy disk is none that hangs.
+    for number in 2..60 {
+        member.put(number);
+        member.raft.tick(member.now);
+        member.now += LOG_WAIT_MAX / 4;
+        member.settle();
+        assert!(!is_stalled(&member));
     }
 }
 
