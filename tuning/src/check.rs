@@ -76,16 +76,6 @@ impl Knobs {
             &["store-segment-bytes", "store-write-bytes", "server-max-request-bytes"],
             "a page-store segment must hold one write and the largest record".into(),
         );
-        for (name, bytes) in
-            [("wal-segment-bytes", self.wal.segment_bytes), ("store-segment-bytes", self.store.segment_bytes)]
-        {
-            let below = bytes - bytes % BLOCK_BYTES;
-            rule(
-                bytes == below,
-                &[name],
-                format!("segments are made of blocks of 4 KiB: {below} or {} would fit", below + BLOCK_BYTES),
-            );
-        }
         rule(
             self.store.cache_bytes == 0 || widen(self.store.cache_bytes) >= CACHE_BYTES_MIN,
             &["store-cache-bytes"],
@@ -116,7 +106,18 @@ impl Knobs {
             &["server-connection-window-bytes", "server-stream-window-bytes"],
             "a stream cannot use a window larger than its connection's".into(),
         );
+        problems.extend(self.segments_of_parts());
         if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Segments that are not made of whole blocks.
+    fn segments_of_parts(&self) -> impl Iterator<Item = Problem> {
+        let sizes = [("wal-segment-bytes", self.wal.segment_bytes), ("store-segment-bytes", self.store.segment_bytes)];
+        sizes.into_iter().filter(|(_, bytes)| bytes % BLOCK_BYTES != 0).map(|(name, bytes)| {
+            let below = bytes - bytes % BLOCK_BYTES;
+            let text = format!("segments are made of blocks of 4 KiB: {below} or {} would fit", below + BLOCK_BYTES);
+            Problem { knobs: names(&[name]), text }
+        })
     }
 
     /// Raises what must hold the largest request's entry to the next power of two, where it is smaller; gives the
