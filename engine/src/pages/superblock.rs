@@ -199,8 +199,8 @@ pub(crate) fn exists(disk: &mut dyn Disk, dir: &Path) -> Result<bool, Error> {
     Ok(disk.list(dir)?.iter().any(|name| name == FILE))
 }
 
-/// Reads both copies, and makes sure that what was read is durable. Nothing else may be in flight. A copy that cannot be
-/// read is as good as a damaged one; the next checkpoint but one writes it anew.
+/// Reads both copies, and makes sure that what was read is durable. Nothing else may be in flight. A copy that cannot
+/// be read is as good as a damaged one; the next checkpoint but one writes it anew.
 ///
 /// **Errors** `Corrupt` if neither is valid; `Format` if one is of a later release, because using the other copy would
 /// undo what that release wrote.

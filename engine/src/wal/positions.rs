@@ -48,8 +48,8 @@ impl Positions {
         self.at.get(at).copied()
     }
 
-    /// Puts entry `index` at `position`. It replaces the old entry and everything after it. An index below `first` drops
-    /// everything.
+    /// Puts entry `index` at `position`. It replaces the old entry and everything after it. An index below `first`
+    /// drops everything.
     pub(super) fn put(&mut self, index: u64, position: Position) {
         assert!(index <= self.next(), "entry {index} leaves a gap behind {}", self.next());
         let kept = usize::try_from(index.saturating_sub(self.first)).expect("at most the length");

@@ -412,8 +412,8 @@ struct Reader {
     window: Window,
 }
 
-/// Reads `len` bytes at `from` behind the end of the log. Blocks that the disk cannot read are taken for blank: if there
-/// was anything that counts, groups behind them tell.
+/// Reads `len` bytes at `from` behind the end of the log. Blocks that the disk cannot read are taken for blank: if
+/// there was anything that counts, groups behind them tell.
 fn read_around(disk: &mut dyn Disk, segment: &Segment, from: u32, len: usize, buf: &mut Buffer) -> Result<(), Error> {
     let whole = disk.read_blocking(segment.file, from.into(), len, buf);
     if !is_read_error(&whole) {

@@ -127,8 +127,12 @@ pub fn lease(config: &Config) -> lease::Params {
 
 /// The longest that a write to the log may take.
 pub fn log_wait_max(config: &Config) -> Duration {
-    let knobs = &config.knobs.consensus;
-    Duration::from_millis(if knobs.log_stall_ms == 0 { 2 * knobs.election_ms } else { knobs.log_stall_ms })
+    let knobs = &config.knobs;
+    let two_elections_ms = 2 * knobs.consensus.election_ms;
+    Duration::from_millis(match knobs.consensus.log_stall_ms {
+        0 => two_elections_ms,
+        wait_ms => wait_ms,
+    })
 }
 
 /// Time between two ticks.

@@ -15,7 +15,7 @@
 //!   ([`Raft::receive`]), and committed entries are still applied. While the log's disk is full, each proposal is
 //!   checked against the space that all proposals before it leave.
 //! - Nor does a disk that hangs stop it: as long as a write to the log does not end, proposals of clients are refused,
-//!   and the member says that it is not ready. When the write ends, all goes on. What was proposed before stays proposed.
+//!   and the member says that it is not ready. When the write ends, all goes on. What was proposed before stays so.
 //! - `log_bytes` counts all bytes of the log that were ever written. It never decreases.
 //!
 //! A plain state machine: time comes in with each call, and the log's disk is the only thing that it drives. It knows
