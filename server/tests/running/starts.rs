@@ -1,4 +1,4 @@
-//! Ways in which others start etcd, word for word: controller-runtime's envtest, etcd's own unit under systemd, a
+//! Ways in which others start etcd, on free ports: controller-runtime's envtest, etcd's own unit under systemd, a
 //! manifest of kubeadm. And how a member ends, and what it says of both.
 //!
 //! **Source**: controller-runtime v0.22.0 `pkg/internal/testing/controlplane/etcd.go` and `process/`, etcd
