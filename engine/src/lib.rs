@@ -11,7 +11,8 @@
 //! - `disk/`: the one seam to files.
 //! - `wal/`: the write-ahead log, which is the Raft log.
 //! - `page`: the places of bytes in the page store, and the envelope around them.
-//! - `fault`: says that a page is not in memory. `victims`: the segments that are being emptied.
+//! - `fault`: says that a page is not in memory. `unreadable`: the pages that could not be read.
+//! - `victims`: the segments that are being emptied.
 //! - `extent/`: records on disk. `tree/`: the B+trees over them.
 //! - `mvcc/`: etcd's MVCC: the writer, views, cursors, the hash.
 //! - `pages/`: the page store: checkpoints, space, recovery.
@@ -33,6 +34,7 @@ mod revision;
 #[doc(hidden)]
 pub mod test_support;
 mod tree;
+mod unreadable;
 mod varint;
 mod victims;
 pub mod wal;
@@ -52,3 +54,4 @@ pub use pages::{
 pub use record::Record;
 pub use revision::Revision;
 pub use tree::Profile;
+pub use unreadable::Unreadable;

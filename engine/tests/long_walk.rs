@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
 
-use std::{io::ErrorKind, path::Path};
+use std::{io::ErrorKind, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use engine::{
@@ -72,7 +72,7 @@ struct Pages {
 impl Pages {
     fn new(storage: &SimStorage) -> Self {
         storage.set_order(Order::Manual);
-        let (disk, reader) = (storage.disk(), PageReader::new(Path::new(DIR), 4, 4));
+        let (disk, reader) = (storage.disk(), PageReader::new(Path::new(DIR), 4, 4, Arc::default()));
         Self { storage: storage.clone(), disk, reader, reads: 0, pages: 0, fails_every: None }
     }
 

@@ -525,7 +525,7 @@ fn a_reader_with_few_files_and_few_reads_brings_every_page() {
     let store = Store::open(&mut disk, Path::new(DIR), options(1)).unwrap();
     storage.set_order(Order::Seeded);
     let view = store.mvcc().view();
-    let mut reader = PageReader::new(Path::new(DIR), 2, 3);
+    let mut reader = PageReader::new(Path::new(DIR), 2, 3, Arc::default());
     let mut cursors: Vec<_> = (0..20).map(|_| (view.cursor(&KeyRange::all(), view.revision()), 0_u64)).collect();
     let mut runnable: Vec<u64> = (0..20).collect();
     let mut completions = Vec::new();
@@ -571,7 +571,7 @@ fn a_reader_lets_go_of_files_that_nobody_reads() {
     let mut disk = storage.disk();
     let store = Store::open(&mut disk, Path::new(DIR), options(1)).unwrap();
     let fault = store.mvcc().view().version_of(b"key", i64::MAX).unwrap_err();
-    let mut reader = PageReader::new(Path::new(DIR), 4, 4);
+    let mut reader = PageReader::new(Path::new(DIR), 4, 4, Arc::default());
     let reads = |reader: &mut PageReader, disk: &mut dyn Disk| {
         reader.read(fault.clone(), 0);
         if !reader.step(disk).is_empty() {

@@ -109,6 +109,17 @@ impl ReadView {
         tree::find(&self.roots.key_root, key, Revision::MAX).map(drop)
     }
 
+    /// Faults on the pages that a put or delete of `key` in the meta tree needs.
+    pub fn touch_meta(&self, key: &[u8]) -> Result<(), Fault> {
+        tree::find(&self.roots.meta_root, key, Revision::MAX).map(drop)
+    }
+
+    /// The lease of `key` now; 0 if it has none, or is not live. It needs the pages that a put of `key` needs.
+    pub fn lease_of(&self, key: &[u8]) -> Result<i64, Fault> {
+        let newest = tree::find(&self.roots.key_root, key, Revision::MAX)?;
+        Ok(newest.filter(|newest| !newest.is_tombstone()).map_or(0, |newest| newest.lease))
+    }
+
     /// The newest version of `key` with main revision <= `at`, tombstones included, unless compaction dropped it.
     pub fn version_of(&self, key: &[u8], at: i64) -> Result<Option<Version>, Fault> {
         let meta = self.find(key, at)?;

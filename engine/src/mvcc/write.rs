@@ -25,31 +25,44 @@ use super::{
     view::{ReadView, Roots},
 };
 use crate::{
-    Fault, Place, Record, Revision,
+    Fault, Place, Record, Revision, Unreadable,
     extent::{BlockCache, Directory},
-    tree::{self, EntryMeta, Hand, Ledger, NEWEST, NewEntry, Separator, TOMBSTONE, VALUE},
+    tree::{self, EntryMeta, Hand, Ledger, NEWEST, NewEntry, Separator, Swept, TOMBSTONE, Terms, VALUE},
     victims::Victims,
 };
 
 /// The cell from which other threads load the newest [`ReadView`].
 #[derive(Clone)]
-pub struct Published(Arc<ArcSwap<ReadView>>);
+pub struct Published {
+    view: Arc<ArcSwap<ReadView>>,
+    unreadable: Arc<Unreadable>,
+}
 
 impl Published {
     /// The newest view.
     pub fn load(&self) -> Arc<ReadView> {
-        self.0.load_full()
+        self.view.load_full()
+    }
+
+    /// Looks at the newest view. It costs less than to take it.
+    pub fn with<T>(&self, look: impl FnOnce(&ReadView) -> T) -> T {
+        look(&self.view.load())
     }
 
     /// Its revision, for callers that need nothing else of it.
     pub fn revision(&self) -> i64 {
-        self.0.load().revision()
+        self.view.load().revision()
+    }
+
+    /// The pages that could not be read. All readers of the store note theirs there.
+    pub fn unreadable(&self) -> &Arc<Unreadable> {
+        &self.unreadable
     }
 }
 
 impl fmt::Debug for Published {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Published").field(&self.0.load().revision()).finish()
+        f.debug_tuple("Published").field(&self.view.load().revision()).finish()
     }
 }
 
@@ -66,6 +79,8 @@ pub struct Mvcc {
     pub(super) is_ahead: bool,
     /// The sweep drops nothing that is visible at this revision or above.
     sweep_floor: i64,
+    /// The revision up to which the present pass of the sweep drops, and how far it has come.
+    sweep: (i64, tree::Pass),
     clock: Clock,
 }
 
@@ -85,10 +100,19 @@ impl Mvcc {
         assert!(recovered.revision >= 1, "a fresh store stands at revision 1");
         assert!(recovered.compact_revision <= recovered.revision, "nothing to come is compacted");
         let live = ReadView::new(recovered);
-        let published = Published(Arc::new(ArcSwap::from_pointee(live.clone())));
+        let view = Arc::new(ArcSwap::from_pointee(live.clone()));
+        let published = Published { view, unreadable: Arc::default() };
         let ledger = Ledger::new(Arc::clone(live.roots.key_root.residency()));
-        let (sealed, is_ahead, sweep_floor, clock) = (None, false, i64::MAX, Clock::default());
-        Self { live, published, ledger, sealed, is_ahead, sweep_floor, clock }
+        Self {
+            live,
+            published,
+            ledger,
+            sealed: None,
+            is_ahead: false,
+            sweep_floor: i64::MAX,
+            sweep: (i64::MIN, tree::Pass::default()),
+            clock: Clock::default(),
+        }
     }
 
     /// A writer of an empty store that keeps its records in memory, for tests.
@@ -105,6 +129,11 @@ impl Mvcc {
     /// The state with everything written so far, published or not. The next request will see it.
     pub fn live(&self) -> &ReadView {
         &self.live
+    }
+
+    /// The pages that could not be read. All readers of the store note theirs there.
+    pub fn unreadable(&self) -> &Arc<Unreadable> {
+        &self.published.unreadable
     }
 
     /// The cell from which every other thread loads views.
@@ -213,20 +242,31 @@ impl Mvcc {
         self.sweep_floor = floor.unwrap_or(i64::MAX);
     }
 
-    /// Drops versions that compaction made invisible. Looks at about `budget` entries.
+    /// Drops versions that compaction made invisible. Looks at about `budget` entries. Passes by pages that cannot be
+    /// read; the next pass looks at them again.
     ///
     /// A fault keeps what was done so far; the same call goes on.
     pub fn sweep(&mut self, budget: usize) -> Result<SweepProgress, Fault> {
         let up_to = self.live.compact_revision().min(self.sweep_floor);
+        if self.sweep.0 != up_to {
+            self.sweep = (up_to, tree::Pass::default());
+        }
         let mut progress = SweepProgress { dropped: 0, is_done: false };
         let mut examined = 0;
         while examined < budget.max(1) {
-            let Some(step) = tree::sweep(&mut self.live.roots.key_root, &mut self.ledger, up_to)? else {
-                progress.is_done = true;
-                break;
-            };
-            examined += step.0.max(1);
-            progress.dropped += u64::try_from(step.1).expect("a leaf is small");
+            let root = &mut self.live.roots.key_root;
+            match tree::sweep(root, &mut self.ledger, up_to, &mut self.sweep.1, &self.published.unreadable)? {
+                Swept::Leaf { looked, dropped } => {
+                    examined += looked.max(1);
+                    progress.dropped += u64::try_from(dropped).expect("a leaf is small");
+                }
+                Swept::Passed => examined += 1,
+                Swept::Done => {
+                    self.sweep.1 = tree::Pass::default();
+                    progress.is_done = true;
+                    break;
+                }
+            }
         }
         Ok(progress)
     }
@@ -236,6 +276,7 @@ impl Mvcc {
     ///
     /// Faults keep what was done so far; the same call goes on.
     pub(crate) fn rewrite(&mut self, tour: &mut Tour, victims: &Victims, budget: usize) -> Result<bool, Vec<Fault>> {
+        let terms = Terms { victims, unreadable: &self.published.unreadable };
         let roots = &mut self.live.roots;
         let mut examined = 0;
         while examined < budget.max(1) {
@@ -244,8 +285,9 @@ impl Mvcc {
                 1 => &mut roots.meta_root,
                 _ => return Ok(true),
             };
-            let step = tree::rewrite(root, &mut self.ledger, victims, &tour.from, budget)?;
+            let step = tree::rewrite(root, &mut self.ledger, terms, &tour.from, budget)?;
             examined += step.examined;
+            tour.passed += step.passed;
             tour.tree += usize::from(step.next.is_none());
             tour.from = step.next.unwrap_or_else(tree::start);
         }
@@ -260,7 +302,7 @@ impl Mvcc {
         self.live.roots.applied_term = applied_term;
         self.is_ahead = false;
         let view = Arc::new(self.live.clone());
-        let before = self.published.0.swap(Arc::clone(&view));
+        let before = self.published.view.swap(Arc::clone(&view));
         assert!(before.revision() <= view.revision(), "revisions ascend");
         assert!(before.compact_revision() <= view.compact_revision(), "compaction goes forward");
         view
@@ -273,7 +315,7 @@ impl Mvcc {
 
     /// Faults on the pages that a put or delete of `key` in the meta tree needs.
     pub fn touch_meta(&self, key: &[u8]) -> Result<(), Fault> {
-        tree::find(&self.live.roots.meta_root, key, Revision::MAX).map(drop)
+        self.live.touch_meta(key)
     }
 
     /// Freezes the last published state for a checkpoint. There is no second one until [`Mvcc::checkpoint_done`] or
@@ -343,12 +385,14 @@ pub(crate) struct Tour {
     /// Number of trees that it has passed.
     tree: usize,
     from: Separator,
+    /// Pages that it went round, because they cannot be read.
+    pub(crate) passed: usize,
 }
 
 impl Tour {
     /// A tour that begins before everything.
     pub(crate) fn new() -> Self {
-        Self { tree: 0, from: tree::start() }
+        Self { tree: 0, from: tree::start(), passed: 0 }
     }
 }
 

@@ -15,7 +15,7 @@
 //! - Before event 4, nothing that either superblock copy reaches is changed. So a crash at any moment leaves the newest
 //!   copy intact.
 //! - When event 4 begins, `space` counts exactly what the new superblock reaches. A segment of `victims` is then dead,
-//!   unless moving ran out of space.
+//!   unless moving ran out of space, or met something that cannot be read: that stays where it is.
 //! - `NoSpace` leaves the job where it was: `step` goes on when there is room. So the job must be kept: the nodes it
 //!   has written have their places already, and only this job makes them durable. In event 4 (on a file system with
 //!   copy-on-write) the whole superblock is written once more. It goes to the older copy, and the newer one is
@@ -38,7 +38,7 @@ use super::{
     writer::{Layout, READ_SHARD, Stream, Writer, number_of, shard_of, sync_failed},
 };
 use crate::{
-    Error, Place, Revision,
+    Error, Place, Revision, Unreadable,
     disk::{Completion, Disk, FileId, FileOp, Op, OpenKind, Owner},
     extent::{self, Directory, Edit},
     mvcc::Sealed,
@@ -66,11 +66,18 @@ pub struct CheckpointDone {
     pub(crate) space: Space,
     pub(crate) writers: Vec<Writer>,
     pub(crate) up_to: Revision,
-    /// Whether all victims were emptied.
+    /// Whether there was room to move everything out of the victims.
     pub(crate) is_reclaimed: bool,
+    /// What could not be read in them, each page when it was met first.
+    pub(crate) unread: Vec<Error>,
 }
 
 impl CheckpointDone {
+    /// What could not be read while segments were emptied, each page when it was met first.
+    pub fn unread(&self) -> &[Error] {
+        &self.unread
+    }
+
     /// Raft index of the last entry in the durable state.
     pub fn applied_index(&self) -> u64 {
         self.superblock.applied_index
@@ -88,8 +95,11 @@ pub(crate) struct Begin {
     pub(crate) removable: Vec<DeadFile>,
     pub(crate) dead_places: Vec<Place>,
     pub(crate) dead_records: extent::DeadRecords,
-    /// Segments that must be emptied. The sealed trees reach no page in them.
+    /// Segments that must be emptied. The sealed trees reach no page in them, but through pages that cannot be read.
     pub(crate) victims: Victims,
+    /// Number of those pages.
+    pub(crate) passed: usize,
+    pub(crate) unreadable: Arc<Unreadable>,
 }
 
 #[derive(Debug)]
@@ -124,6 +134,10 @@ pub struct Checkpoint {
     victims: Victims,
     relocation: Option<Relocation>,
     is_reclaimed: bool,
+    /// Pages and extents that cannot be read and stand in the way of emptying the victims.
+    passed: usize,
+    unread: Vec<Error>,
+    unreadable: Arc<Unreadable>,
     shards: Vec<ShardJob>,
     shard_count: usize,
     is_split: bool,
@@ -168,6 +182,9 @@ impl Checkpoint {
             victims: begin.victims.clone(),
             relocation: None,
             is_reclaimed: true,
+            passed: begin.passed,
+            unread: Vec::new(),
+            unreadable: Arc::clone(&begin.unreadable),
             shards: Vec::new(),
             shard_count: begin.writers.len(),
             is_split: false,
@@ -190,6 +207,7 @@ impl Checkpoint {
         let Begin { newest, sealed, mut space, mut writers, removable, dead_places, mut dead_records, .. } = *begin;
         for place in dead_places {
             space.remove(place);
+            self.unreadable.forget(place);
         }
         if let Some(pages) = newest.pages {
             space.remove(pages.directory);
@@ -203,7 +221,8 @@ impl Checkpoint {
         if !self.victims.is_empty() {
             edit.renew(&self.victims);
             let victims = edit.in_segments(&self.victims);
-            self.relocation = Some(Relocation::new(&self.layout.dir, Arc::clone(&self.roots[0]), victims));
+            let unreadable = Arc::clone(&self.unreadable);
+            self.relocation = Some(Relocation::new(&self.layout.dir, Arc::clone(&self.roots[0]), victims, unreadable));
         }
         let live_bytes = space.sizes().1 + sealed.recent.bytes();
         writers.iter_mut().for_each(|writer| writer.size_for(live_bytes));
@@ -288,7 +307,8 @@ impl Checkpoint {
             return self.complete_own(completion.result);
         }
         if shard == READ_SHARD {
-            return self.relocation.as_mut().expect("it has reads in flight").on_completion(completion);
+            self.relocation.as_mut().expect("it has reads in flight").on_completion(completion);
+            return Ok(());
         }
         let shard = usize::try_from(shard).expect("few shards");
         match self.shards.get_mut(shard) {
@@ -381,7 +401,9 @@ impl Checkpoint {
         self.account();
         let mut edit = self.edit.take().expect("the directory is made once");
         if let Some(relocation) = self.relocation.take() {
-            let Relocated { moved, added, given_up, is_complete } = relocation.finish();
+            let Relocated { moved, added, given_up, is_complete, unread, passed } = relocation.finish();
+            self.passed += passed;
+            self.unread = unread;
             for entry in &moved {
                 self.space.remove_bytes(entry.index.segment, u64::from(entry.live_bytes));
             }
@@ -469,7 +491,8 @@ impl Checkpoint {
         let open: BTreeSet<u32> = self.writers.iter().flat_map(Writer::open_segments).collect();
         self.space.bury(self.superblock.generation, |segment| open.contains(&segment));
         let is_left = |segment| self.space.segments().contains_key(&segment);
-        assert!(!self.is_reclaimed || !self.victims.iter().any(is_left), "nothing reaches what was emptied");
+        let is_clear = !self.victims.iter().any(is_left);
+        assert!(!self.is_reclaimed || self.passed > 0 || is_clear, "nothing reaches what was emptied");
         let directory = self.writers[0].append(Stream::Pages, Kind::DirectoryRoot, &payload);
         payload.clear();
         self.space.encode(&mut payload);
@@ -539,6 +562,7 @@ impl Checkpoint {
             writers: std::mem::take(&mut self.writers),
             up_to: self.up_to,
             is_reclaimed: self.is_reclaimed,
+            unread: std::mem::take(&mut self.unread),
         }))
     }
 }

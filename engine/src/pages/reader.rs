@@ -20,10 +20,11 @@ use std::{
     collections::{BTreeMap, VecDeque},
     ops::Range,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
-    Error, Fault, Place,
+    Error, Fault, Place, Unreadable,
     disk::{BLOCK, Buffer, Completion, Disk, FileId, FileOp, Op, OpenKind, Owner},
     page::{self, Kind},
 };
@@ -95,6 +96,8 @@ pub struct Loaded {
     pub tickets: Vec<u64>,
     /// Whether it is in memory now. **Errors** `Corrupt` for a page that is not as it was written; `Io`.
     pub result: Result<(), Error>,
+    /// It cannot be read, and nobody knew that yet.
+    pub is_news: bool,
 }
 
 /// The page reads of one core.
@@ -115,15 +118,18 @@ pub struct PageReader {
     first_number: u64,
     /// The value of `number` when unused files were last closed.
     used_since: u64,
+    /// Where the ends of all reads are noted.
+    unreadable: Arc<Unreadable>,
 }
 
 /// Bits of a token's number that count reads.
 const NUMBER_BITS: u32 = 40;
 
 impl PageReader {
-    /// A reader of the store in `dir`. **Bounds** open files and reads in flight, each at least 1.
-    pub fn new(dir: &Path, files_max: usize, reads_in_flight_max: usize) -> Self {
-        Self::for_owner(Owner::Pages, 0, dir, files_max, reads_in_flight_max)
+    /// A reader of the store in `dir`. It notes in `unreadable` which pages it could not read, and which it could.
+    /// **Bounds** open files and reads in flight, each at least 1.
+    pub fn new(dir: &Path, files_max: usize, reads_in_flight_max: usize, unreadable: Arc<Unreadable>) -> Self {
+        Self::for_owner(Owner::Pages, 0, dir, (files_max, reads_in_flight_max), unreadable)
     }
 
     /// A reader whose reads are operations of `owner`, with numbers from `first_number` on.
@@ -131,8 +137,8 @@ impl PageReader {
         owner: Owner,
         first_number: u64,
         dir: &Path,
-        files_max: usize,
-        reads_in_flight_max: usize,
+        (files_max, reads_in_flight_max): (usize, usize),
+        unreadable: Arc<Unreadable>,
     ) -> Self {
         assert!(files_max > 0 && reads_in_flight_max > 0);
         assert!(first_number.trailing_zeros() >= NUMBER_BITS, "numbers are counted below it");
@@ -150,6 +156,7 @@ impl PageReader {
             owner,
             first_number,
             used_since: 0,
+            unreadable,
         }
     }
 
@@ -275,12 +282,18 @@ impl PageReader {
     fn resolve(&mut self, place: Place, start: u64, blocks: &[u8]) -> Loaded {
         let Waiting { fault, tickets } = self.waiting.remove(&place).expect("waits while in flight");
         let from = usize::try_from(u64::from(place.offset) - start).expect("within what was read");
-        Loaded { tickets, result: resolve(&self.dir, fault, blocks.get(from..).unwrap_or_default()) }
+        let result = resolve(&self.dir, fault, blocks.get(from..).unwrap_or_default());
+        self.loaded(place, tickets, result)
     }
 
     fn end(&mut self, place: Place, result: Result<(), Error>) -> Loaded {
         let Waiting { tickets, .. } = self.waiting.remove(&place).expect("waits while queued or in flight");
-        Loaded { tickets, result }
+        self.loaded(place, tickets, result)
+    }
+
+    fn loaded(&self, place: Place, tickets: Vec<u64>, result: Result<(), Error>) -> Loaded {
+        let is_news = self.unreadable.note(place, &result);
+        Loaded { tickets, result, is_news }
     }
 }
 

@@ -11,12 +11,14 @@
 //! - `State::Ready` follows only on a whole tour. Only then does a checkpoint take the victims.
 //! - A round moves at most `bytes_max` and one segment. All rounds together move at most `bytes_per_second`, unless a
 //!   client asked for it (`Defragment`): that waits for no rate.
+//! - A victim in which something could not be read is not emptied. It is left alone from then on (`left`), so that no
+//!   round after it finds the same.
 //! - A defragmentation empties segments that existed when it began, each once. It ends after a bounded number of
 //!   checkpoints, whatever the traffic.
 //!
 //! Time comes from the caller. This file touches no file and no page.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::space::{SegmentSpace, Space};
 use crate::{
@@ -43,10 +45,10 @@ enum State {
     Idle,
     /// A tour walks the trees.
     Tour(Victims, Tour),
-    /// No tree reaches the victims.
-    Ready(Victims),
+    /// No tree reaches the victims, but through so many pages that cannot be read.
+    Ready(Victims, usize),
     /// The checkpoint under way has the victims.
-    Moving,
+    Moving(Victims),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +82,8 @@ pub(crate) struct Reclaim {
     /// Victims of the round under way, and the live bytes in them when they were chosen.
     round: Reclaimed,
     reclaimed: Reclaimed,
+    /// Segments that could not be emptied, because something in them or on the way to it cannot be read.
+    left: BTreeSet<u32>,
 }
 
 /// The space that was given back since the store was opened.
@@ -105,7 +109,13 @@ impl Reclaim {
             is_due: true,
             round: Reclaimed::default(),
             reclaimed: Reclaimed::default(),
+            left: BTreeSet::new(),
         }
+    }
+
+    /// The segments that could not be emptied.
+    pub(crate) fn left(&self) -> &BTreeSet<u32> {
+        &self.left
     }
 
     pub(crate) fn reclaimed(&self) -> Reclaimed {
@@ -170,7 +180,8 @@ impl Reclaim {
     /// The sparsest segments. It stops when little is left, or when enough was chosen.
     fn sparsest(&mut self, space: &Space, open: &[u32]) -> Vec<u32> {
         let live = space.sizes().1;
-        let closed = space.segments().iter().filter(|(segment, _)| !open.contains(segment));
+        let is_closed = |segment: &u32| !open.contains(segment) && !self.left.contains(segment);
+        let closed = space.segments().iter().filter(|(segment, _)| is_closed(segment));
         let mut closed: Vec<(u32, SegmentSpace)> = closed.map(|(segment, entry)| (*segment, *entry)).collect();
         let mut garbage: u64 = closed.iter().map(|(_, entry)| free(entry)).sum();
         if garbage <= part(live, BEGIN_PERCENT) + self.floor_bytes {
@@ -194,7 +205,8 @@ impl Reclaim {
         let mut bytes = 0;
         let mut victims = Vec::new();
         for (segment, entry) in space.segments().range(..limit) {
-            if !open.contains(segment) && share(entry) < FULL_PERCENT * SHARE_UNITS / 100 && bytes < self.bytes_max {
+            let is_closed = !open.contains(segment) && !self.left.contains(segment);
+            if is_closed && share(entry) < FULL_PERCENT * SHARE_UNITS / 100 && bytes < self.bytes_max {
                 bytes += u64::from(entry.live_bytes);
                 victims.push(*segment);
             }
@@ -206,7 +218,7 @@ impl Reclaim {
     pub(crate) fn step(&mut self, mvcc: &mut Mvcc, pages: usize) -> Result<bool, Vec<Fault>> {
         let State::Tour(victims, tour) = &mut self.state else { return Ok(false) };
         if mvcc.rewrite(tour, victims, pages)? {
-            self.state = State::Ready(std::mem::take(victims));
+            self.state = State::Ready(std::mem::take(victims), tour.passed);
         }
         Ok(matches!(self.state, State::Tour(..)))
     }
@@ -216,8 +228,8 @@ impl Reclaim {
     pub(crate) fn wants_checkpoint(&self, live: u64, aging_bytes: u64, uncounted_bytes: u64, is_idle: bool) -> bool {
         let is_much = |bytes| bytes > part(live, WAITING_PERCENT) + self.floor_bytes;
         match (&self.state, self.defragment) {
-            (State::Ready(_), _) => true,
-            (State::Tour(..) | State::Moving, _) => false,
+            (State::Ready(..), _) => true,
+            (State::Tour(..) | State::Moving(_), _) => false,
             (State::Idle, Defragment::Asked { has_begun }) => !has_begun,
             // Dead files must go first. Then there is one more search for victims.
             (State::Idle, Defragment::Under { .. }) => aging_bytes > 0 && !self.is_due,
@@ -227,33 +239,40 @@ impl Reclaim {
         }
     }
 
-    /// Notes that a checkpoint begins. Returns the victims that it empties.
-    pub(crate) fn checkpoint_begins(&mut self) -> Victims {
+    /// Notes that a checkpoint begins. Returns the victims that it empties, and the number of pages that the tour went
+    /// round.
+    pub(crate) fn checkpoint_begins(&mut self) -> (Victims, usize) {
         if let Defragment::Asked { has_begun } = &mut self.defragment {
             *has_begun = true;
         }
         match std::mem::replace(&mut self.state, State::Idle) {
-            State::Ready(victims) => {
-                self.state = State::Moving;
-                victims
+            State::Ready(victims, passed) => {
+                self.state = State::Moving(victims.clone());
+                (victims, passed)
             }
             state => {
-                assert!(!matches!(state, State::Moving), "one checkpoint at a time");
+                assert!(!matches!(state, State::Moving(_)), "one checkpoint at a time");
                 self.state = state;
-                Victims::default()
+                (Victims::default(), 0)
             }
         }
     }
 
-    /// Notes that the checkpoint has ended; its victims are emptied if `is_complete`. Returns true if the open segments
-    /// must be left, so that they can be emptied too. `next_segment` was never used.
+    /// Notes that the checkpoint has ended; `is_complete` unless it had no room to move its victims. Returns true if
+    /// the open segments must be left, so that they can be emptied too. `next_segment` was never used.
     pub(crate) fn checkpoint_ended(&mut self, is_complete: bool, space: &Space, next_segment: u32) -> bool {
-        if matches!(self.state, State::Moving) {
-            self.state = State::Idle;
+        let is_there = |segment: &u32| space.segments().contains_key(segment);
+        self.left.retain(is_there);
+        if let State::Moving(victims) = &self.state {
             if is_complete {
-                self.reclaimed.segments += self.round.segments;
-                self.reclaimed.moved_bytes += self.round.moved_bytes;
+                let before = self.left.len();
+                self.left.extend(victims.iter().filter(is_there));
+                if self.left.len() == before {
+                    self.reclaimed.segments += self.round.segments;
+                    self.reclaimed.moved_bytes += self.round.moved_bytes;
+                }
             }
+            self.state = State::Idle;
         }
         self.is_due = true;
         match &mut self.defragment {
@@ -339,11 +358,11 @@ mod tests {
         assert!(!reclaim.is_looking(Duration::from_secs(9)), "nothing changes before the next checkpoint");
         reclaim.defragment();
         assert!(reclaim.wants_checkpoint(3730, 0, 0, false), "what died is counted first");
-        assert!(reclaim.checkpoint_begins().is_empty());
+        assert!(reclaim.checkpoint_begins().0.is_empty());
         assert!(reclaim.checkpoint_ended(true, &nearly_full, 2), "open segments are left");
         reclaim.look(&nearly_full, &[], 0);
         assert_eq!(chosen(&reclaim), [1], "segments begun since are not its affair");
-        reclaim.state = State::Moving;
+        reclaim.state = State::Moving(Victims::new(vec![1]));
         assert!(!reclaim.checkpoint_ended(true, &space(&[]), 9));
         reclaim.look(&space(&[]), &[], 1000);
         assert!(reclaim.is_defragmenting() && reclaim.wants_checkpoint(0, 1000, 0, false), "the file is still there");
@@ -351,6 +370,29 @@ mod tests {
         reclaim.look(&space(&[]), &[], 0);
         assert!(!reclaim.is_defragmenting());
         assert_eq!(reclaim.reclaimed(), Reclaimed { segments: 1, moved_bytes: 850 });
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_emptied_is_left_alone_as_long_as_it_is_there() {
+        let mut reclaim = Reclaim::new(100, 10_000, 10);
+        let with = space(&[100, 100, 950, 950]);
+        reclaim.state = State::Moving(Victims::new(vec![1]));
+        assert!(!reclaim.checkpoint_ended(false, &with, 5));
+        assert!(reclaim.left().is_empty(), "it had no room");
+        reclaim.state = State::Moving(Victims::new(vec![1, 7]));
+        assert!(!reclaim.checkpoint_ended(true, &with, 5));
+        assert_eq!(reclaim.left(), &BTreeSet::from([1]));
+        assert_eq!(reclaim.reclaimed(), Reclaimed::default());
+        reclaim.allowance = 10_000;
+        reclaim.look(&with, &[], 0);
+        assert_eq!(chosen(&reclaim), [2], "the other sparse one");
+        reclaim.state = State::Idle;
+        reclaim.defragment = Defragment::Under { limit: 5, rounds_left: 1 };
+        reclaim.look(&with, &[], 0);
+        assert_eq!(chosen(&reclaim), [2]);
+        reclaim.state = State::Idle;
+        assert!(!reclaim.checkpoint_ended(true, &space(&[]), 5));
+        assert!(reclaim.left().is_empty());
     }
 
     #[test]
@@ -371,9 +413,9 @@ mod tests {
                 "{aging} {uncounted} {is_idle}"
             );
         }
-        reclaim.state = State::Ready(Victims::new(vec![1]));
+        reclaim.state = State::Ready(Victims::new(vec![1]), 0);
         assert!(reclaim.wants_checkpoint(1000, 0, 0, false));
-        assert!(reclaim.checkpoint_begins().contains(1));
+        assert!(reclaim.checkpoint_begins().0.contains(1));
         assert!(!reclaim.wants_checkpoint(1000, 61, 61, true), "one at a time");
     }
 }

@@ -11,6 +11,8 @@
 //!   is.
 //! - Memory holds one extent, the records of two more, and [`NODES_MAX`] tree pages. Pages that it reads go neither
 //!   into the readers' cache nor into the live tree, because the moved data is cold.
+//! - An extent stays where it is, whole, if something in it cannot be read, or a page of the tree by which it must be
+//!   judged. The run before it ends there.
 //! - When space runs out, the present run is given up and counted as dead, and so is the rest. A full disk must not
 //!   keep a checkpoint from ending.
 //!
@@ -23,12 +25,12 @@ use std::{
 };
 
 use super::{
-    reader::PageReader,
+    reader::{Loaded, PageReader},
     shard::write_extent,
     writer::{READ_SHARD, Stream, Writer, number_of},
 };
 use crate::{
-    Error, Fault, Record, Revision,
+    Error, Fault, Record, Revision, Unreadable,
     disk::{Completion, Disk, Owner},
     extent::{self, BlockBuilder, BlockCache, Extent, Whole},
     tree::{Node, Slot},
@@ -131,8 +133,12 @@ pub(crate) struct Relocated {
     pub(crate) added: Vec<Extent>,
     /// Extents that were written and are not wanted any more.
     pub(crate) given_up: Vec<Extent>,
-    /// Whether every victim was moved.
+    /// Whether there was room for everything.
     pub(crate) is_complete: bool,
+    /// Extents that stay where they are, because something cannot be read.
+    pub(crate) passed: usize,
+    /// What cannot be read, each page when it was met first.
+    pub(crate) unread: Vec<Error>,
 }
 
 /// See the head of this file.
@@ -146,6 +152,8 @@ pub(crate) struct Relocation {
     run: Run,
     done: Relocated,
     has_no_space: bool,
+    /// A page that the present extent needs cannot be read.
+    has_failed: bool,
 }
 
 /// What must happen after a step.
@@ -158,12 +166,12 @@ pub(crate) enum Moving {
 
 impl Relocation {
     /// Moves the records of `victims` that the tree at `root` still reaches. Each victim comes with its position among
-    /// all extents.
-    pub(crate) fn new(dir: &Path, root: Arc<Slot>, victims: Vec<(usize, Extent)>) -> Self {
+    /// all extents. Notes in `unreadable` what it cannot read.
+    pub(crate) fn new(dir: &Path, root: Arc<Slot>, victims: Vec<(usize, Extent)>, unreadable: Arc<Unreadable>) -> Self {
         assert!(victims.is_sorted_by(|a, b| a.0 < b.0 && a.1.last < b.1.first), "victims are in order");
         let first_number = number_of(READ_SHARD);
         Self {
-            reader: PageReader::for_owner(Owner::Checkpoint, first_number, dir, FILES_MAX, READS_MAX),
+            reader: PageReader::for_owner(Owner::Checkpoint, first_number, dir, (FILES_MAX, READS_MAX), unreadable),
             cache: BlockCache::new(0),
             lookup: Lookup { root, nodes: BTreeMap::new() },
             victims: victims.into(),
@@ -171,14 +179,19 @@ impl Relocation {
             run: Run::default(),
             done: Relocated::default(),
             has_no_space: false,
+            has_failed: false,
         }
     }
 
     /// Goes on until a page must be read, or one extent is done.
     pub(crate) fn step(&mut self, writer: &mut Writer, disk: &mut dyn Disk) -> Result<Moving, Error> {
         if !self.reader.is_idle() {
-            self.submit(disk)?;
+            self.submit(disk);
             return Ok(Moving::Waiting);
+        }
+        if std::mem::take(&mut self.has_failed) {
+            self.pass_by();
+            return Ok(Moving::Working);
         }
         if self.has_no_space || (self.reading.is_none() && self.victims.is_empty()) {
             self.end_run(writer, disk)?;
@@ -190,22 +203,40 @@ impl Relocation {
             Err(Stop::Faults(faults)) => {
                 assert!(!faults.is_empty(), "what stops has to be read");
                 faults.into_iter().for_each(|fault| self.reader.read(fault, 0));
-                self.submit(disk)?;
-                return Ok(Moving::Waiting);
+                self.submit(disk);
+                // If no file could be opened, nothing is on its way.
+                return Ok(if self.reader.is_idle() { Moving::Working } else { Moving::Waiting });
             }
             Err(Stop::Error(error)) => return Err(error),
         }
         Ok(Moving::Working)
     }
 
-    /// Submits the reads. A file that cannot be opened is damage, because the newest state reaches it.
-    fn submit(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
-        self.reader.step(disk).into_iter().try_for_each(|failed| failed.result)
+    /// Leaves the present extent where it is.
+    fn pass_by(&mut self) {
+        if self.reading.take().is_none() {
+            self.victims.pop_front();
+        }
+        self.cache = BlockCache::new(0);
+        self.done.passed += 1;
+    }
+
+    fn submit(&mut self, disk: &mut dyn Disk) {
+        let failed = self.reader.step(disk);
+        self.take_in(failed);
     }
 
     /// Takes the end of one of its reads.
-    pub(crate) fn on_completion(&mut self, completion: Completion) -> Result<(), Error> {
-        self.reader.on_completion(completion).into_iter().try_for_each(|loaded| loaded.result)
+    pub(crate) fn on_completion(&mut self, completion: Completion) {
+        let loaded = self.reader.on_completion(completion);
+        self.take_in(loaded);
+    }
+
+    fn take_in(&mut self, loaded: Vec<Loaded>) {
+        for Loaded { result, is_news, .. } in loaded {
+            self.has_failed |= result.is_err();
+            self.done.unread.extend(result.err().filter(|_| is_news));
+        }
     }
 
     /// The result, once it is done.

@@ -15,7 +15,7 @@
 //! It replays nothing: entries after `applied_index` go through the ordinary apply path of the layers above.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
         Arc, Weak,
@@ -33,7 +33,7 @@ use super::{
     writer::{Layout, Writer},
 };
 use crate::{
-    Error, Fault, Place, Revision,
+    Error, Fault, Place, Revision, Unreadable,
     disk::{BLOCK, DirLock, Disk, OpenKind},
     extent::{self, BlockCache, Chunk, Directory, ExtentCursor},
     mvcc::{Mvcc, Roots, SweepProgress},
@@ -304,6 +304,16 @@ impl Store {
         self.reclaim.reclaimed()
     }
 
+    /// The segments that could not be emptied, because something in them or on the way to it cannot be read.
+    pub fn left_segments(&self) -> &BTreeSet<u32> {
+        self.reclaim.left()
+    }
+
+    /// The pages that could not be read. All readers of the store note theirs there.
+    pub fn unreadable(&self) -> &Arc<Unreadable> {
+        self.mvcc.unreadable()
+    }
+
     /// Whether a defragmentation is under way.
     pub fn is_defragmenting(&self) -> bool {
         self.reclaim.is_defragmenting()
@@ -347,7 +357,7 @@ impl Store {
         self.retired.retain(|(_, directory)| directory.strong_count() > 0);
         let oldest_view = self.oldest_view();
         let removable = space.take_removable(self.newest.generation + 1, oldest_view);
-        let victims = self.reclaim.checkpoint_begins();
+        let (victims, passed) = self.reclaim.checkpoint_begins();
         let dead_records = std::mem::replace(&mut self.dead_records, extent::DeadRecords::during(victims.clone()));
         Checkpoint::new(Begin {
             layout: Arc::clone(&self.layout),
@@ -359,6 +369,8 @@ impl Store {
             dead_places,
             dead_records,
             victims,
+            passed,
+            unreadable: Arc::clone(self.mvcc.unreadable()),
         })
     }
 
@@ -378,6 +390,7 @@ impl Store {
         self.file_sizes = done.space.sizes();
         self.dead_records.moved();
         let (space, mut writers) = (done.space, done.writers);
+        self.mvcc.unreadable().keep(|segment| space.segments().contains_key(&segment));
         let next_segment = self.layout.next_segment.load(Ordering::Relaxed);
         if self.reclaim.checkpoint_ended(done.is_reclaimed, &space, next_segment) {
             writers.iter_mut().for_each(Writer::leave_segments);

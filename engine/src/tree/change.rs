@@ -12,6 +12,7 @@
 //!   this. The sweep keeps it too: it takes leaves from right to left, so that a run of versions loses its oldest
 //!   first.
 //! - An operation that faults has changed nothing that a reader could see.
+//! - A sweep passes by pages that cannot be read. They keep what could be dropped below them.
 //! - Every page that a change makes unreachable from the unpublished tree is listed once in `Ledger::dead_places`.
 //!
 //! It does not know the next revision, records or views; `mvcc` does.
@@ -26,7 +27,7 @@ use super::{
     sums::Sums,
     walk::find,
 };
-use crate::{Fault, Revision, prefix::common_prefix_len};
+use crate::{Fault, Revision, Unreadable, prefix::common_prefix_len};
 
 /// An inner node of at least four children is split when its separators exceed this. **Units** bytes.
 pub(crate) const SEPARATOR_BYTES_MAX: usize = 8192;
@@ -234,45 +235,126 @@ fn remove_in(slot: &mut Arc<Slot>, ledger: &mut Ledger, key: &[u8]) -> Result<Sh
     })
 }
 
-/// Drops the entries that can be dropped at `compact_revision` from the rightmost leaf that has any. Returns how many
-/// entries it looked at, and how many it dropped; `None` if there is nothing to drop.
+/// How far a pass of the sweep has come, from right to left.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pass {
+    /// The beginning of what was passed; `None` before the first page that cannot be read. Whatever can be dropped from
+    /// here on lies below such pages.
+    from: Option<Separator>,
+}
+
+/// What a step of the sweep did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Swept {
+    /// It has looked at so many entries of a leaf, and dropped so many of them.
+    Leaf { looked: usize, dropped: usize },
+    /// It has passed a page that cannot be read.
+    Passed,
+    /// There is nothing left to drop, but for what was passed.
+    Done,
+}
+
+/// The next thing that a sweep comes to.
+enum Next {
+    /// The leaf at the end of the way. All of the way is in memory.
+    Leaf,
+    /// A page that cannot be read. What is before it begins before this separator, if there is one.
+    Unreadable(Option<Separator>),
+    Nothing,
+}
+
+/// Drops the entries that can be dropped at `compact_revision` from the rightmost leaf that has any and was not passed.
 pub(crate) fn sweep(
     root: &mut Arc<Slot>,
     ledger: &mut Ledger,
     compact_revision: i64,
-) -> Result<Option<(usize, usize)>, Fault> {
-    if root.look()?.sums().droppable_at > compact_revision {
-        return Ok(None);
+    pass: &mut Pass,
+    unreadable: &Unreadable,
+) -> Result<Swept, Fault> {
+    let mut way = Vec::new();
+    let search = Search { compact_revision, unreadable };
+    match search.next(root, pass.from.as_ref(), None, &mut way)? {
+        Next::Leaf => {}
+        Next::Nothing | Next::Unreadable(None) => return Ok(Swept::Done),
+        Next::Unreadable(from) => {
+            pass.from = from;
+            return Ok(Swept::Passed);
+        }
     }
     let mut counts = (0, 0);
-    let shrunk = sweep_in(root, ledger, compact_revision, &mut counts)?;
+    let shrunk = sweep_in(root, ledger, compact_revision, &way, &mut counts)?;
     settle_root(root, ledger, &shrunk);
-    Ok(Some(counts))
+    Ok(Swept::Leaf { looked: counts.0, dropped: counts.1 })
+}
+
+struct Search<'a> {
+    compact_revision: i64,
+    unreadable: &'a Unreadable,
+}
+
+impl Search<'_> {
+    /// Looks below `slot`, which begins at `low`, for the rightmost leaf that begins before `from` and has something to
+    /// drop. `way` becomes the positions of the children on the way to it.
+    fn next(
+        &self,
+        slot: &Arc<Slot>,
+        from: Option<&Separator>,
+        low: Option<Separator>,
+        way: &mut Vec<usize>,
+    ) -> Result<Next, Fault> {
+        let inner = match slot.resident() {
+            Some(Node::Inner(inner)) => inner,
+            Some(Node::Leaf(leaf)) => {
+                let has_any = leaf.sums().droppable_at <= self.compact_revision;
+                return Ok(if has_any { Next::Leaf } else { Next::Nothing });
+            }
+            None if slot.place().is_some_and(|place| self.unreadable.avoids(place)) => {
+                return Ok(Next::Unreadable(low));
+            }
+            None => return Err(slot.fault()),
+        };
+        let separators = inner.separators();
+        let last = from.map_or(inner.len() - 1, |from| {
+            let position = inner.child_of(&from.key, from.revision);
+            let begins_there = position > 0 && separators.get(position - 1) == *from;
+            position - usize::from(begins_there)
+        });
+        for position in (0..=last).rev() {
+            let child = &inner.children()[position];
+            if child.sums.droppable_at > self.compact_revision {
+                continue;
+            }
+            let low = if position == 0 { low.clone() } else { Some(separators.get(position - 1)) };
+            way.push(position);
+            match self.next(&child.slot, from.filter(|_| position == last), low, way)? {
+                Next::Nothing => drop(way.pop()),
+                found => return Ok(found),
+            }
+        }
+        Ok(Next::Nothing)
+    }
 }
 
 fn sweep_in(
     slot: &mut Arc<Slot>,
     ledger: &mut Ledger,
     compact_revision: i64,
+    way: &[usize],
     counts: &mut (usize, usize),
 ) -> Result<Shrunk, Fault> {
-    if let Node::Leaf(leaf) = slot.look()? {
+    let Some((position, below)) = way.split_first() else {
+        let Node::Leaf(leaf) = slot.look()? else { unreachable!("the way ends at a leaf") };
         let kept = leaf.swept(compact_revision, |meta| ledger.dead_records.push((meta.revision, meta.bytes)));
         *counts = (leaf.len(), leaf.len() - kept.len());
         ledger.retire(slot);
         let shrunk = Shrunk { sums: kept.sums(), is_empty: kept.is_empty() };
         *slot = ledger.dirty(Node::Leaf(kept));
         return Ok(shrunk);
-    }
+    };
     modify(slot, ledger, |node, ledger| {
-        let Node::Inner(inner) = node else { unreachable!("leaves were dealt with") };
-        let position = inner
-            .children()
-            .iter()
-            .rposition(|child| child.sums.droppable_at <= compact_revision)
-            .expect("the sums said that there is one");
-        let shrunk = sweep_in(&mut inner.child_mut(position).slot, ledger, compact_revision, counts)?;
-        Ok(settle(inner, ledger, position, &shrunk))
+        let Node::Inner(inner) = node else { unreachable!("the way is of inner nodes") };
+        let shrunk = sweep_in(&mut inner.child_mut(*position).slot, ledger, compact_revision, below, counts)?;
+        Ok(settle(inner, ledger, *position, &shrunk))
     })
 }
 

@@ -22,12 +22,12 @@ mod sums;
 mod verify;
 mod walk;
 
-pub(crate) use change::{NewEntry, put, remove, sweep};
+pub(crate) use change::{NewEntry, Pass, Swept, put, remove, sweep};
 pub(crate) use evict::{Hand, evict};
 pub(crate) use leaf::{EntryMeta, NEWEST, TOMBSTONE, VALUE};
 pub(crate) use ledger::Ledger;
 pub use node::{Node, Slot};
-pub(crate) use rewrite::{rewrite, start};
+pub(crate) use rewrite::{Terms, rewrite, start};
 pub(crate) use separators::Separator;
 pub use verify::Profile;
 pub(crate) use verify::verify;

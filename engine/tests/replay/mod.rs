@@ -124,6 +124,7 @@ pub(crate) fn apply(
             write.finish();
         }
         Operation::Meta(key, value) => {
+            settle(mvcc, &mut |mvcc| mvcc.touch_meta(key))?;
             let mut change = |mvcc: &mut Mvcc| {
                 let mut write = mvcc.begin();
                 match value {

@@ -8,6 +8,9 @@
 #![expect(clippy::unwrap_used, reason = "functions shared by tests fail as tests do")]
 
 #[cfg(test)]
+mod pages;
+#[cfg(test)]
+#[path = "../replay/mod.rs"]
 mod replay;
 
 use std::{
