@@ -3,16 +3,11 @@
 //! Loads pages into memory for one core. A fault goes in; its waiter goes on when the bytes are there.
 //!
 //! Invariants: every submitted read has one waiter, which its token names. If the waiter has gone away, its read ends
-//! unnoticed. A page that cannot be read is reported once (`told`), and concerns only its waiters: a request that needs
-//! the page fails, and all others are served. Only apply cannot do without a page; there the same error stops the
-//! member. Bounds: the requests of the core bound the reads in flight, the reader's own bound limits the open segment
-//! files, and `TOLD_MAX` bounds `told`.
+//! unnoticed. A page that cannot be read is reported once, and concerns only its waiters: a request that needs the page
+//! fails, and all others are served. Bounds: the requests of the core bound the reads in flight, and the reader's own
+//! bound limits the open segment files.
 
-use std::{
-    cell::RefCell,
-    collections::{BTreeSet, HashMap},
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
 use engine::{Error, Fault, Loaded, PageReader, disk::Disk};
 use tokio::sync::oneshot;
@@ -22,18 +17,12 @@ struct State {
     reader: PageReader,
     waiting: HashMap<u64, oneshot::Sender<Result<(), Error>>>,
     next: u64,
-    /// The unreadable pages that were reported.
-    told: BTreeSet<String>,
 }
 
-/// Unreadable pages that are reported, each once.
-const TOLD_MAX: usize = 1024;
-
 impl State {
-    fn end(&mut self, Loaded { tickets, result }: Loaded) {
+    fn end(&mut self, Loaded { tickets, result, is_news }: Loaded) {
         if let Err(error) = &result
-            && self.told.len() < TOLD_MAX
-            && self.told.insert(error.to_string())
+            && is_news
         {
             tracing::error!(%error, "a page cannot be read; requests that need it fail");
         }
@@ -63,8 +52,7 @@ pub struct Loader(Rc<RefCell<State>>);
 impl Loader {
     /// A loader that reads through `disk`.
     pub fn new(disk: Box<dyn Disk>, reader: PageReader) -> Self {
-        let (waiting, told) = (HashMap::new(), BTreeSet::new());
-        Self(Rc::new(RefCell::new(State { disk, reader, waiting, next: 0, told })))
+        Self(Rc::new(RefCell::new(State { disk, reader, waiting: HashMap::new(), next: 0 })))
     }
 
     /// Loads the page that `fault` names.
@@ -79,23 +67,44 @@ impl Loader {
     ///
     /// **Errors** as [`Loader::load`].
     pub async fn load_all(&self, faults: impl IntoIterator<Item = Fault>) -> Result<(), Error> {
-        let mut waits = Vec::new();
-        {
-            let state = &mut *self.0.borrow_mut();
-            for fault in faults {
-                let (done, wait) = oneshot::channel();
-                state.waiting.insert(state.next, done);
-                state.reader.read(fault, state.next);
-                state.next += 1;
-                waits.push(wait);
-            }
-            state.step()?;
-        }
-        for wait in waits {
+        for wait in self.begin(faults)? {
             // The sender goes away only with the loader. The member has then stopped.
             wait.await.map_err(|_gone| Error::Stopped)??;
         }
         Ok(())
+    }
+
+    /// Loads the pages that `faults` name, all at once, as far as they can be read. Those that cannot are noted in the
+    /// store's [`engine::Unreadable`].
+    ///
+    /// **Errors** `Stopped` if the member stops.
+    pub async fn load_readable(&self, faults: impl IntoIterator<Item = Fault>) -> Result<(), Error> {
+        for wait in self.begin(faults)? {
+            match wait.await {
+                Ok(Ok(()) | Err(Error::Corrupt { .. } | Error::Io { .. })) => {}
+                Ok(Err(error)) => return Err(error),
+                Err(_gone) => return Err(Error::Stopped),
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to load the pages that `faults` name.
+    fn begin(
+        &self,
+        faults: impl IntoIterator<Item = Fault>,
+    ) -> Result<Vec<oneshot::Receiver<Result<(), Error>>>, Error> {
+        let mut waits = Vec::new();
+        let state = &mut *self.0.borrow_mut();
+        for fault in faults {
+            let (done, wait) = oneshot::channel();
+            state.waiting.insert(state.next, done);
+            state.reader.read(fault, state.next);
+            state.next += 1;
+            waits.push(wait);
+        }
+        state.step()?;
+        Ok(waits)
     }
 
     /// The descriptor that becomes readable when [`Loader::collect`] has something to do.

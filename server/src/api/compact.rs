@@ -8,7 +8,10 @@
 use bytes::Bytes;
 use proto::{etcdserverpb as pb, internal::Request};
 
-use super::desk::{Desk, Draft};
+use super::{
+    desk::{Desk, Draft},
+    propose::propose,
+};
 use crate::{apply::outcome::Outcome, error::Error, protobuf::framed, quota::Purpose};
 
 /// Answers Compact.
@@ -17,7 +20,7 @@ use crate::{apply::outcome::Outcome, error::Error, protobuf::framed, quota::Purp
 pub(super) async fn serve(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::Compaction(request) = draft.request() else { unreachable!("asked for a compaction") };
     let is_physical = request.physical;
-    let compacted = desk.propose(draft, Purpose::Other).await;
+    let compacted = propose(desk, draft, Purpose::Other).await;
     if is_physical && matches!(compacted, Ok(_) | Err(Error::Compacted)) {
         desk.swept().await?;
     }

@@ -86,6 +86,11 @@ impl Draft {
     pub fn request(&self) -> &Request {
         self.0.request.as_ref().expect("apply takes it, later")
     }
+
+    /// Length of the entry. **Units** bytes.
+    pub fn entry_len(&self) -> usize {
+        self.0.entry.len()
+    }
 }
 
 /// The parts of a desk.
@@ -180,7 +185,7 @@ impl Desk {
 
     /// Returns a view that answers a request.
     ///
-    /// **Errors** no leader, if the view must be linearizable.
+    /// **Errors** no leader, if the view must be linearizable; the state ends before what was acknowledged.
     pub async fn view(&self, consistency: Consistency) -> Result<Arc<ReadView>, Error> {
         self.view_at_once(consistency).expect("alone there is nothing to wait for")
     }
@@ -192,6 +197,10 @@ impl Desk {
         if consistency == Consistency::Linearizable && !self.shared.has_leader() {
             self.counters.reads_failed.add(1);
             return Some(Err(Error::NoLeader));
+        }
+        if consistency == Consistency::Linearizable && self.shared.is_behind.load(Ordering::Acquire) {
+            self.counters.reads_failed.add(1);
+            return Some(Err(Error::Corrupt));
         }
         Some(Ok(self.published()))
     }
@@ -257,10 +266,11 @@ impl Desk {
         }))
     }
 
-    /// Sends a request through the log and waits for its result. `purpose` says whether the request grows the store.
+    /// Sends a request through the log and waits for its result; see [`super::propose`]. `purpose` says whether the
+    /// request grows the store.
     ///
-    /// **Errors** the errors of the entry; the request is too large; there are too many requests; no answer in time.
-    pub async fn propose(&self, draft: Draft, purpose: Purpose) -> Result<Outcome, Error> {
+    /// **Errors** the errors of the entry; there are too many requests; no answer in time.
+    pub(super) async fn send(&self, draft: Draft, purpose: Purpose) -> Result<Outcome, Error> {
         let waiting = match self.post_proposal(draft, purpose) {
             Ok(waiting) => waiting,
             Err(error) => return self.counted(Err(error)),
@@ -272,16 +282,13 @@ impl Desk {
     }
 
     fn counted(&self, result: Result<Outcome, Error>) -> Result<Outcome, Error> {
-        if let Err(Error::Timeout | Error::NoLeader | Error::Stopped) = result {
+        if let Err(Error::Timeout | Error::NoLeader | Error::Stopped | Error::Corrupt) = result {
             self.counters.proposals_failed.add(1);
         }
         result
     }
 
     fn post_proposal(&self, Draft(mut proposal): Draft, purpose: Purpose) -> Result<Waiting<Answer>, Error> {
-        if proposal.entry.len() > self.shared.limits.request_bytes_max {
-            return Err(Error::RequestTooLarge);
-        }
         let (waiting, reply) = self.slot()?;
         (proposal.reply, proposal.purpose) = (reply, purpose);
         self.to_raft.send(ToRaft::Propose(proposal)).map_err(refusal)?;

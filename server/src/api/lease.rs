@@ -3,6 +3,8 @@
 //! The Lease service. Grants and revocations go through the log. Renewals and queries ask the lessor, which apply owns.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/lease.go`, `server/etcdserver/v3_server.go`.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use prost::Message;
 use proto::{etcdserverpb as pb, internal::Kind};
@@ -11,6 +13,7 @@ use super::{
     admit::{Inbound, Outbound},
     call::{Answers, Requests},
     desk::{Consistency, Desk, Draft},
+    propose::propose,
     quota::check_room,
 };
 use crate::{
@@ -35,7 +38,7 @@ pub(super) async fn grant(desk: &Desk, mut request: pb::LeaseGrantRequest) -> Re
         request.id = (desk.shared.next_request_id() & (u64::MAX >> 1)).cast_signed();
     }
     let draft = desk.draft(Kind::LeaseGrant, &request.encode_to_vec())?;
-    let outcome = desk.propose(draft, Purpose::Grow).await?;
+    let outcome = propose(desk, draft, Purpose::Grow).await?;
     let Outcome::LeaseGrant { revision, id, ttl } = outcome else {
         unreachable!("a lease was granted, not {outcome:?}")
     };
@@ -46,7 +49,7 @@ pub(super) async fn grant(desk: &Desk, mut request: pb::LeaseGrantRequest) -> Re
 ///
 /// **Errors** an unknown lease; the errors of proposing.
 pub(super) async fn revoke(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
-    let outcome = desk.propose(draft, Purpose::Other).await?;
+    let outcome = propose(desk, draft, Purpose::Other).await?;
     let Outcome::LeaseRevoke { revision } = outcome else { unreachable!("a lease was revoked, not {outcome:?}") };
     Ok(framed(&pb::LeaseRevokeResponse { header: Some(desk.header(revision)) }))
 }
@@ -55,6 +58,7 @@ pub(super) async fn revoke(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
 ///
 /// **Errors** those of asking apply.
 pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveRequest) -> Result<Bytes, Error> {
+    check_known(desk)?;
     let id = request.id;
     let answer = desk.ask(|reply| ToApply::TimeToLive { reply, lease: id }).await?;
     let Answer::TimeToLive(found) = answer else { unreachable!("the question has one kind of answer") };
@@ -85,6 +89,7 @@ pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveReques
 ///
 /// **Errors** those of asking apply.
 pub(super) async fn leases(desk: &Desk) -> Result<Bytes, Error> {
+    check_known(desk)?;
     let answer = desk.ask(|reply| ToApply::Leases { reply }).await?;
     let Answer::Leases(ids) = answer else { unreachable!("the question has one kind of answer") };
     let leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
@@ -137,7 +142,16 @@ fn together<Q: Requests>(first: i64, inbound: &mut Inbound<'_, Q>) -> (Vec<i64>,
     (leases, Ok(()))
 }
 
+/// Checks that this member knows which leases there are.
+///
+/// **Errors** its state lacks something that was acknowledged.
+fn check_known(desk: &Desk) -> Result<(), Error> {
+    let is_behind = desk.shared.is_behind.load(Ordering::Acquire);
+    if is_behind { Err(Error::Corrupt) } else { Ok(()) }
+}
+
 async fn renew(desk: &Desk, lease: i64) -> Result<i64, Error> {
+    check_known(desk)?;
     let answer = desk.ask(|reply| ToApply::Renew { reply, lease }).await?;
     let Answer::Renewed(ttl) = answer else { unreachable!("the question has one kind of answer") };
     Ok(ttl)
@@ -150,6 +164,7 @@ async fn renew_all<A: Answers>(
     leases: Vec<i64>,
     outbound: &mut Outbound<'_, A>,
 ) -> Result<(), Error> {
+    check_known(desk)?;
     let asked = leases.clone();
     let answer = desk.ask(|reply| ToApply::RenewAll { reply, leases: asked }).await?;
     let Answer::RenewedAll(renewals) = answer else { unreachable!("the question has one kind of answer") };

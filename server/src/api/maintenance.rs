@@ -8,7 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use proto::etcdserverpb as pb;
 
-use super::desk::{Consistency, Desk, Draft};
+use super::{
+    desk::{Consistency, Desk, Draft},
+    propose::propose,
+};
 use crate::{
     apply::{
         message::{Answer, ToApply},
@@ -39,6 +42,11 @@ pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
     }
     if shared.is_disk_full.load(Ordering::Acquire) {
         errors.push("no space left on device".to_owned());
+    }
+    errors.extend(shared.standstill.load().as_deref().map(|reason| format!("nothing is applied: {reason}")));
+    let unreadable = shared.view.unreadable().count();
+    if unreadable > 0 {
+        errors.push(format!("{unreadable} pages cannot be read"));
     }
     // The applied index is read first, so that it is never ahead of the committed one.
     let applied = load(&shared.raft.applied);
@@ -108,7 +116,7 @@ pub(super) async fn hash(desk: &Desk) -> Result<Bytes, Error> {
 ///
 /// **Errors** too many alarms; the errors of proposing.
 pub(super) async fn alarm(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
-    let outcome = desk.propose(draft, Purpose::Other).await?;
+    let outcome = propose(desk, draft, Purpose::Other).await?;
     let Outcome::Alarm { revision, alarms } = outcome else { unreachable!("alarms were asked for, not {outcome:?}") };
     let alarms = alarms.into_iter().map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm }).collect();
     Ok(framed(&pb::AlarmResponse { header: Some(desk.header(revision)), alarms }))

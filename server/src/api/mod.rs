@@ -9,6 +9,7 @@
 //! - `body`: the answer to a unary call
 //! - `told`: what is counted and logged at the end of a unary call; `measured`: the counts and sizes in these lines
 //! - `desk`: what a core needs to answer requests
+//! - `propose`: the way of a request into the log
 //! - `watchers`: the watchers of a core
 //! - `quota`: refuses requests that do not fit, and raises the alarm
 //! - `range/`, `put`, `txn`, `compact`: the KV service
@@ -62,6 +63,7 @@ pub mod insight;
 mod lease;
 mod maintenance;
 mod measured;
+mod propose;
 mod put;
 mod quota;
 pub mod range;

@@ -8,7 +8,10 @@
 use bytes::Bytes;
 use proto::{etcdserverpb as pb, internal::Request};
 
-use super::desk::{Desk, Draft};
+use super::{
+    desk::{Desk, Draft},
+    propose::{bring_in, propose},
+};
 use crate::{
     apply::outcome::Outcome, error::Error, header::framed_under, kv::check, protobuf::framed_answer, quota::Purpose,
 };
@@ -19,7 +22,8 @@ use crate::{
 pub(super) async fn put(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::Put(request) = draft.request() else { unreachable!("asked for a put") };
     check::put(request)?;
-    let outcome = desk.propose(draft, Purpose::Grow).await?;
+    bring_in(desk, &draft).await?;
+    let outcome = desk.send(draft, Purpose::Grow).await?;
     let Outcome::Put { revision, previous } = outcome else { unreachable!("a put has been done, not {outcome:?}") };
     let prev_kv = previous.map(|previous| *previous);
     Ok(framed_under(&desk.header_bytes(revision), &pb::PutResponse { header: None, prev_kv }))
@@ -31,7 +35,7 @@ pub(super) async fn put(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
 pub(super) async fn delete_range(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::DeleteRange(request) = draft.request() else { unreachable!("asked for a delete") };
     check::delete(request)?;
-    let outcome = desk.propose(draft, Purpose::Other).await?;
+    let outcome = propose(desk, draft, Purpose::Other).await?;
     let Outcome::DeleteRange(mut response) = outcome else { unreachable!("keys were deleted, not {outcome:?}") };
     desk.complete(&mut response.header);
     framed_answer(&*response)

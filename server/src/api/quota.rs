@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use prost::Message;
 use proto::{etcdserverpb::alarm_request::AlarmAction, internal::Kind};
 
-use super::desk::Desk;
+use super::{desk::Desk, propose::propose};
 use crate::{
     error::Error,
     quota::{self, Purpose},
@@ -36,7 +36,7 @@ async fn raise(desk: &Desk) {
     }
     let request = quota::own_alarm(member, AlarmAction::Activate).encode_to_vec();
     let raised = match desk.draft_for(Purpose::Alarm, Kind::Alarm, &request) {
-        Ok(draft) => desk.propose(draft, Purpose::Alarm).await.map(drop),
+        Ok(draft) => propose(desk, draft, Purpose::Alarm).await.map(drop),
         Err(error) => Err(error),
     };
     if let Err(error) = raised

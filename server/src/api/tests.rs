@@ -171,7 +171,7 @@ impl Member {
         let bounds = Bounds { stream_buffer_bytes_max: 1 << 20, fragment_bytes_max: 1 << 20, watchers_max: 8 };
         let counters = Arc::clone(&registry.connections[0]);
         let watchers = Watchers::new(bounds, Responder::default(), 1, counters, Duration::from_secs(600), 1 << 20);
-        let loader = Loader::new(Box::new(storage.disk()), PageReader::new(dir, 1, 1));
+        let loader = Loader::new(Box::new(storage.disk()), PageReader::new(dir, 1, 1, Arc::default()));
         let (to_raft, to_apply) = (Post::new(64), Post::new(64));
         let desk = Desk::new(Parts {
             id: 0,

@@ -10,7 +10,10 @@ use proto::{
     internal::Request,
 };
 
-use super::desk::{Consistency, Desk, Draft};
+use super::{
+    desk::{Consistency, Desk, Draft},
+    propose::propose,
+};
 use crate::{
     apply::outcome::Outcome,
     error::Error,
@@ -32,7 +35,7 @@ pub(super) async fn serve(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     if is_read_only(request) {
         return Box::pin(read(desk, request)).await;
     }
-    let outcome = desk.propose(draft, Purpose::of_cost(cost)).await?;
+    let outcome = propose(desk, draft, Purpose::of_cost(cost)).await?;
     let Outcome::Txn(mut response) = outcome else { unreachable!("a txn was done, not {outcome:?}") };
     desk.complete(&mut response.header);
     framed_answer(&*response)

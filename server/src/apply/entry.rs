@@ -6,7 +6,7 @@
 //! - Every change of keys, leases, members and alarms comes from an entry, in log order. The same entries give the same
 //!   state on every member. No clock, no randomness, no hash order and no setting of this member decides a result.
 //! - A refused entry changes nothing and consumes no revision.
-//! - Everything that an entry needs is brought into memory before it begins ([`Applier::touch`]), so that it never
+//! - Everything that an entry needs is brought into memory before it begins ([`touch`]), so that it never
 //!   stops half-way. A plain put of one key needs no such step: it is done in one descent of the tree, or not at all.
 //!
 //! This file does not know who waits for an entry. It does not publish; its caller does, once per batch.
@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use consensus::{ConfChange, ConfState};
-use engine::{Fault, Mvcc, PutPlain, Write};
+use engine::{Fault, Mvcc, PutPlain, ReadView, Write};
 use proto::{etcdserverpb as pb, internal::Request};
 
 use super::{alarms, kv, lease, members, outcome::Outcome, table, touch::Pinned};
@@ -36,6 +36,8 @@ pub struct Applier {
     pub cluster: Cluster,
     /// Raft's configuration at the applied index.
     pub conf_state: ConfState,
+    /// Why this is not all of the state, if a table could not be read. Nothing may be applied then.
+    pub unread: Option<String>,
 }
 
 /// The request of an entry, and who the request says it comes from.
@@ -79,7 +81,7 @@ impl Applier {
         if let Some(outcome) = self.put_plain(mvcc, &asked.request, events)? {
             return Ok(Ok(outcome));
         }
-        self.touch(mvcc, &asked.request, pinned)?;
+        touch(mvcc.live(), &asked.request, pinned)?;
         Ok(self.apply(mvcc, asked, pinned, now, events))
     }
 
@@ -113,27 +115,6 @@ impl Applier {
         } else {
             Outcome::Put { revision, previous: None }
         }))
-    }
-
-    /// Brings into memory what `request` will need. Called again after a fault, it goes on with what is missing.
-    ///
-    /// **Errors** a page that is not resident.
-    pub(super) fn touch(&self, mvcc: &Mvcc, request: &Request, pinned: &mut Pinned) -> Result<(), Fault> {
-        pinned.begin();
-        match request {
-            Request::Put(put) => kv::touch_put(mvcc, put, pinned),
-            Request::DeleteRange(delete) => kv::touch_delete(mvcc, delete, pinned),
-            Request::Txn(request) => {
-                let path = txn::decide(mvcc.live(), request)?;
-                kv::touch_txn(mvcc, request, &path, pinned)
-            }
-            Request::LeaseGrant(grant) => mvcc.touch_meta(&leases::grant_key(grant.id)),
-            Request::LeaseRevoke(revoke) => lease::touch_revoke(mvcc, revoke.id),
-            Request::ClusterMemberAttrSet(request) => mvcc.touch_meta(&table::member_key(request.member_id)),
-            Request::ClusterVersionSet(_) => mvcc.touch_meta(table::CLUSTER_VERSION),
-            Request::Alarm(alarm) => mvcc.touch_meta(&table::alarm_key(alarm.member_id, alarm.alarm)),
-            _ => Ok(()),
-        }
     }
 
     /// Executes one request that was touched before.
@@ -204,8 +185,29 @@ impl Applier {
     ///
     /// **Errors** a page that is not resident; nothing was changed then.
     pub fn change_configuration(&mut self, mvcc: &mut Mvcc, change: &ConfChange) -> Result<bool, Fault> {
-        members::touch(mvcc, change)?;
+        members::touch(mvcc.live(), change)?;
         Ok(members::apply(&mut self.cluster, &mut self.conf_state, mvcc, change))
+    }
+}
+
+/// Brings into memory what `request` will need. Called again after a fault, it goes on with what is missing.
+///
+/// **Errors** a page that is not resident.
+pub(super) fn touch(view: &ReadView, request: &Request, pinned: &mut Pinned) -> Result<(), Fault> {
+    pinned.begin();
+    match request {
+        Request::Put(put) => kv::touch_put(view, put, pinned),
+        Request::DeleteRange(delete) => kv::touch_delete(view, delete, pinned),
+        Request::Txn(request) => {
+            let path = txn::decide(view, request)?;
+            kv::touch_txn(view, request, &path, pinned)
+        }
+        Request::LeaseGrant(grant) => view.touch_meta(&leases::grant_key(grant.id)),
+        Request::LeaseRevoke(revoke) => lease::touch_revoke(view, revoke.id),
+        Request::ClusterMemberAttrSet(request) => view.touch_meta(&table::member_key(request.member_id)),
+        Request::ClusterVersionSet(_) => view.touch_meta(table::CLUSTER_VERSION),
+        Request::Alarm(alarm) => view.touch_meta(&table::alarm_key(alarm.member_id, alarm.alarm)),
+        _ => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@
 use std::slice::Iter;
 
 use bytes::Bytes;
-use engine::{Fault, Mvcc, RangeEnd, ReadView, Version, Write};
+use engine::{Fault, RangeEnd, ReadView, Version, Write};
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::{
@@ -68,37 +68,41 @@ pub(super) fn live_version(view: &ReadView, key: &[u8]) -> Result<Option<Version
     Ok(view.version_of(key, view.revision())?.filter(|version| !version.is_tombstone))
 }
 
-fn touch_key(mvcc: &Mvcc, key: &Bytes, version: Option<&Version>, lease: i64) -> Result<(), Fault> {
-    mvcc.touch(key)?;
+fn touch_key(view: &ReadView, key: &Bytes, version: Option<&Version>, lease: i64) -> Result<(), Fault> {
+    view.touch(key)?;
     if lease != 0 {
-        mvcc.touch_meta(&lease::attachment_key(lease, key))?;
+        view.touch_meta(&lease::attachment_key(lease, key))?;
     }
     match version {
-        Some(version) if version.lease != 0 => mvcc.touch_meta(&lease::attachment_key(version.lease, key)),
+        Some(version) if version.lease != 0 => view.touch_meta(&lease::attachment_key(version.lease, key)),
         _ => Ok(()),
     }
 }
 
-pub(super) fn touch_put(mvcc: &Mvcc, request: &pb::PutRequest, pinned: &mut Pinned) -> Result<(), Fault> {
-    let version = live_version(mvcc.live(), &request.key)?;
-    touch_key(mvcc, &request.key, version.as_ref(), request.lease)?;
+pub(super) fn touch_put(view: &ReadView, request: &pb::PutRequest, pinned: &mut Pinned) -> Result<(), Fault> {
+    let version = live_version(view, &request.key)?;
+    touch_key(view, &request.key, version.as_ref(), request.lease)?;
     match &version {
         Some(version) if (request.prev_kv && pinned.is_awaited()) || request.ignore_value => {
-            pinned.pin(mvcc.live(), version).map(drop)
+            pinned.pin(view, version).map(drop)
         }
         _ => Ok(()),
     }
 }
 
-pub(super) fn touch_delete(mvcc: &Mvcc, request: &pb::DeleteRangeRequest, pinned: &mut Pinned) -> Result<(), Fault> {
-    let (view, range) = (mvcc.live(), keys(&request.key, &request.range_end));
+pub(super) fn touch_delete(
+    view: &ReadView,
+    request: &pb::DeleteRangeRequest,
+    pinned: &mut Pinned,
+) -> Result<(), Fault> {
+    let range = keys(&request.key, &request.range_end);
     let number = pinned.next_delete();
     let mut cursor = match pinned.touched(number) {
         Some(last_key) => view.cursor_after(&range, view.revision(), last_key),
         None => view.cursor(&range, view.revision()),
     };
     while let Some(version) = cursor.next()? {
-        touch_key(mvcc, &version.key, Some(&version), 0)?;
+        touch_key(view, &version.key, Some(&version), 0)?;
         if request.prev_kv && pinned.is_awaited() {
             drop(pinned.pin(view, &version)?);
         }
@@ -143,17 +147,17 @@ fn only_grows(request: &pb::TxnRequest, path: &mut Iter<'_, bool>) -> bool {
 }
 
 pub(super) fn touch_txn(
-    mvcc: &Mvcc,
+    view: &ReadView,
     request: &pb::TxnRequest,
     path: &[bool],
     pinned: &mut Pinned,
 ) -> Result<(), Fault> {
     let only_grows = only_grows(request, &mut path.iter());
-    touch_ops(mvcc, request, &mut path.iter(), only_grows, pinned)
+    touch_ops(view, request, &mut path.iter(), only_grows, pinned)
 }
 
 fn touch_ops(
-    mvcc: &Mvcc,
+    view: &ReadView,
     request: &pb::TxnRequest,
     path: &mut Iter<'_, bool>,
     only_grows: bool,
@@ -162,10 +166,10 @@ fn touch_ops(
     let (_, ops) = next_branch(request, path);
     for op in ops {
         match operation(op) {
-            Some(Request::RequestPut(put)) => touch_put(mvcc, put, pinned)?,
-            Some(Request::RequestDeleteRange(delete)) => touch_delete(mvcc, delete, pinned)?,
-            Some(Request::RequestRange(range)) => touch_read(mvcc.live(), range, only_grows, pinned)?,
-            Some(Request::RequestTxn(nested)) => touch_ops(mvcc, nested, path, only_grows, pinned)?,
+            Some(Request::RequestPut(put)) => touch_put(view, put, pinned)?,
+            Some(Request::RequestDeleteRange(delete)) => touch_delete(view, delete, pinned)?,
+            Some(Request::RequestRange(range)) => touch_read(view, range, only_grows, pinned)?,
+            Some(Request::RequestTxn(nested)) => touch_ops(view, nested, path, only_grows, pinned)?,
             None => {}
         }
     }

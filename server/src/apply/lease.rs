@@ -28,11 +28,11 @@ fn attached(view: &ReadView, lease: i64) -> Result<Vec<Bytes>, Fault> {
 /// Brings into memory what a revocation needs.
 ///
 /// **Errors** a page that is not resident.
-pub(super) fn touch_revoke(mvcc: &Mvcc, lease: i64) -> Result<(), Fault> {
-    mvcc.touch_meta(&lease::grant_key(lease))?;
-    for key in attached(mvcc.live(), lease)? {
-        mvcc.touch(&key)?;
-        mvcc.touch_meta(&lease::attachment_key(lease, &key))?;
+pub(super) fn touch_revoke(view: &ReadView, lease: i64) -> Result<(), Fault> {
+    view.touch_meta(&lease::grant_key(lease))?;
+    for key in attached(view, lease)? {
+        view.touch(&key)?;
+        view.touch_meta(&lease::attachment_key(lease, &key))?;
     }
     Ok(())
 }

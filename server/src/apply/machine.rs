@@ -10,7 +10,8 @@
 //! - `queue` holds entries in log order; its front is applied next. `applied` never decreases. It becomes
 //!   `Report::applied` once it is published.
 //! - `answers` and `events` belong to entries up to `applied`. They leave with their publish or after it.
-//! - At most one checkpoint and one set of faults are under way.
+//! - At most one checkpoint and one set of faults are under way. Pages that cannot be read stop nothing but the entry
+//!   that needs them (`standstill`): upkeep goes round them.
 //! - `report` gathers what must be proposed, and what raft must do about the log and the configuration, until raft can
 //!   take it. It is bounded by the lessor's bound on revocations, and by one checkpoint at a time.
 //!
@@ -25,11 +26,9 @@ use std::{
 
 use consensus::{ConfChange, EntryId, EntryKind};
 use engine::{Checkpoint, CheckpointDone, Fault, Store};
-use prost::Message;
 use proto::{
     etcdserverpb as pb,
     internal::{self, Kind},
-    membershippb,
 };
 
 use super::{
@@ -38,8 +37,8 @@ use super::{
     fatal::Fatal,
     message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing, ToApply},
     outcome::Outcome,
-    own::Own,
     prefetch,
+    standstill::Standstill,
     touch::Pinned,
     upkeep::{
         checkpoint::{self, Checkpoints, Moment},
@@ -109,26 +108,33 @@ pub struct Options {
 /// See the head of this file.
 pub struct Apply {
     pub(super) shared: Arc<Shared>,
-    counters: Arc<CommitCounters>,
-    options: Options,
+    pub(super) counters: Arc<CommitCounters>,
+    pub(super) options: Options,
     pub(super) store: Store,
-    applier: Applier,
+    pub(super) applier: Applier,
     queue: VecDeque<Entry>,
     /// The request at the front of `queue` with its id, once it is decoded.
     asked: Option<(u64, Asked)>,
     pinned: Pinned,
+    pub(super) standstill: Standstill,
+    /// When pages are asked for again that the system refused to read.
+    retry_at: Duration,
+    /// A record that only the answer to the front entry would show cannot be read.
+    is_answer_lost: bool,
+    /// Expired leases whose revocation is to be proposed, once its pages are known to be readable.
+    pub(super) expiring: VecDeque<i64>,
     pub(super) applied: EntryId,
     answers: AnswersByCore,
     events: Vec<Event>,
     /// First main revision that no batch has covered.
     next_main: i64,
     is_faulted: bool,
-    report: Report,
+    pub(super) report: Report,
     /// The parts of the last report that need not be repeated.
-    told: (EntryId, Space),
-    standing: Standing,
+    told: (EntryId, Space, bool),
+    pub(super) standing: Standing,
     pub(super) log_bytes: u64,
-    has_published_attributes: bool,
+    pub(super) has_published_attributes: bool,
     /// First request id of this run. The ids of this member have the same high bits.
     first_id: u64,
     /// When the front entry came to the front.
@@ -137,14 +143,14 @@ pub struct Apply {
     applied_at: Duration,
     slow_applies: Throttle,
     /// Ids of requests of the server's own, and when they were proposed; at most [`OWN_TIMED_MAX`].
-    own_since: VecDeque<(u64, Duration)>,
+    pub(super) own_since: VecDeque<(u64, Duration)>,
     compactor: Compactor,
     pub(super) checkpoints: Checkpoints,
     pub(super) sweep: Sweep,
     /// Who renews a lease that has expired and is not revoked yet, with the lease.
     renewals: Waiters<i64>,
     reclaim: Reclaim,
-    taken: Taken,
+    pub(super) taken: Taken,
 }
 
 impl Apply {
@@ -154,13 +160,14 @@ impl Apply {
         counters: Arc<CommitCounters>,
         options: Options,
         store: Store,
-        applier: Applier,
+        mut applier: Applier,
     ) -> Self {
         let view = store.mvcc().view();
         let applied = EntryId { index: view.applied_index(), term: view.applied_term() };
         let mut taken = Taken::new(Arc::clone(&shared), Arc::clone(&counters));
         taken.sum_up(&store);
-        let apply = Self {
+        let unread = applier.unread.take();
+        let mut apply = Self {
             answers: no_answers(shared.connections.cores()),
             first_id: shared.request_ids.load(Ordering::Relaxed),
             compactor: Compactor::new(options.auto_compaction, options.clock.now()),
@@ -173,12 +180,16 @@ impl Apply {
             queue: VecDeque::new(),
             asked: None,
             pinned: Pinned::default(),
+            standstill: Standstill::default(),
+            retry_at: Duration::ZERO,
+            is_answer_lost: false,
+            expiring: VecDeque::new(),
             applied,
             events: Vec::new(),
             next_main: view.revision() + 1,
             is_faulted: false,
             report: Report { applied, ..Report::default() },
-            told: (applied, Space::default()),
+            told: (applied, Space::default(), false),
             standing: Standing::default(),
             log_bytes: 0,
             has_published_attributes: false,
@@ -192,6 +203,10 @@ impl Apply {
             taken,
         };
         apply.publish_cluster();
+        if let Some(reason) = unread {
+            apply.standstill.begin_for_good(&apply.shared, reason);
+            apply.publish_behind();
+        }
         apply.shared.raft.applied.store(applied.index, Ordering::Release);
         apply
     }
@@ -269,6 +284,14 @@ impl Apply {
         self.taken.sum_up(&self.store);
         self.store.balance();
         self.sweep.look_again();
+        if now >= self.retry_at {
+            self.retry_at = now + RETRY_EVERY;
+            self.store.unreadable().retry();
+        }
+        if self.standstill.is_on() {
+            self.publish_behind();
+            return;
+        }
         self.keep_alarm(now);
         if !self.standing.leads {
             return;
@@ -286,9 +309,11 @@ impl Apply {
     ///
     /// **Errors** the member must stop.
     pub fn turn(&mut self, now: Duration) -> Result<Turn, Fatal> {
-        self.expire_leases(now);
         let applied_before = self.applied.index;
         let mut faults = if self.is_faulted { Vec::new() } else { self.apply_queue(now)? };
+        if !self.is_faulted && faults.is_empty() {
+            faults.extend(self.expire_leases(now));
+        }
         // Reclaim comes before eviction, which takes pages that were loaded and not yet searched.
         if !self.is_faulted && faults.is_empty() {
             faults = self.reclaim(now);
@@ -309,7 +334,8 @@ impl Apply {
         let checkpoint = self.begin_checkpoint(now);
         let answers = self.take_answers();
         let batch = self.take_batch();
-        let can_change = (self.sweep.is_going() || !self.queue.is_empty()) && !self.is_held();
+        let can_apply = !self.queue.is_empty() && !self.standstill.is_on();
+        let can_change = (self.sweep.is_going() || can_apply) && !self.is_held();
         let has_work = can_change || self.reclaim.is_going() || self.store.wants_eviction();
         let more = !self.is_faulted && has_work;
         Ok(Turn { answers, batch, faults, checkpoint, more })
@@ -319,18 +345,22 @@ impl Apply {
     pub fn take_report(&mut self) -> Option<Report> {
         let is_waiting = self.checkpoints.is_waiting();
         self.report.space = space::felt(&self.store, self.options.recent_bytes_max, is_waiting);
-        let Report { applied, ref conf_changes, ref own, trim, space, has_alarm_come } = self.report;
+        self.report.stands_still = self.standstill.is_on();
+        let Report { applied, ref conf_changes, ref own, trim, space, has_alarm_come, stands_still } = self.report;
         let is_repeated = conf_changes.is_empty() && own.is_empty() && trim.is_none() && !has_alarm_come;
-        if is_repeated && self.told == (applied, space) {
+        if is_repeated && self.told == (applied, space, stands_still) {
             return None;
         }
-        self.told = (applied, space);
+        self.told = (applied, space, stands_still);
         Some(std::mem::replace(&mut self.report, Report { applied, ..Report::default() }))
     }
 
     /// Whether clients may be served. The member must have applied everything that was acknowledged before it started,
-    /// and must have published itself.
+    /// and must have published itself. If it stands still, it serves what it has.
     pub fn is_ready(&self) -> bool {
+        if self.standstill.is_on() {
+            return true;
+        }
         let member_id = self.shared.identity.member_id;
         let own = self.applier.cluster.members.iter().find(|member| member.id == member_id);
         self.is_caught_up()
@@ -339,7 +369,7 @@ impl Apply {
     }
 
     /// Whether the member leads, and has applied everything that was acknowledged before it started.
-    fn is_caught_up(&self) -> bool {
+    pub(super) fn is_caught_up(&self) -> bool {
         self.standing.read_floor.is_some_and(|floor| self.applied.index >= floor)
     }
 
@@ -361,60 +391,6 @@ impl Apply {
         std::mem::replace(&mut self.answers, no_answers(cores))
     }
 
-    /// Asks raft to propose a request of the server's own.
-    fn propose(&mut self, purpose: Purpose, kind: Kind, message: &impl Message) {
-        let id = self.shared.next_request_id();
-        if self.own_since.len() == OWN_TIMED_MAX {
-            self.own_since.pop_front();
-        }
-        self.own_since.push_back((id, self.options.clock.now()));
-        self.report.own.push(Own::new(id, purpose, kind, message));
-    }
-
-    /// Proposes to revoke the leases that have expired.
-    fn expire_leases(&mut self, now: Duration) {
-        if self.applier.lessor.next_wake().is_none_or(|due| due > now) {
-            return;
-        }
-        let mut expired = Vec::new();
-        self.applier.lessor.expired(now, &mut expired);
-        for id in expired {
-            self.propose(Purpose::Other, Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id });
-        }
-    }
-
-    /// Publishes a new member's name, URLs and version, as etcd does, until the table has them.
-    fn publish_attributes(&mut self) {
-        // Entries that are applied again may still change the table. Only after them is it known what to publish.
-        if self.has_published_attributes || !self.is_caught_up() {
-            return;
-        }
-        let member_id = self.shared.identity.member_id;
-        let Some(own) = self.applier.cluster.members.iter().find(|member| member.id == member_id) else { return };
-        self.has_published_attributes = true;
-        let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
-        if own.name != name || own.client_urls != client_urls {
-            let member_attributes = Some(membershippb::Attributes { name, client_urls });
-            let request = membershippb::ClusterMemberAttrSetRequest { member_id, member_attributes };
-            self.propose(Purpose::Other, Kind::ClusterMemberAttrSet, &request);
-        }
-        if self.applier.cluster.version.as_deref() != Some(crate::CLUSTER_VERSION) {
-            let request = membershippb::ClusterVersionSetRequest { ver: crate::CLUSTER_VERSION.to_owned() };
-            self.propose(Purpose::Other, Kind::ClusterVersionSet, &request);
-        }
-    }
-
-    /// Raises this member's NOSPACE alarm or disarms it, when that is due.
-    fn keep_alarm(&mut self, now: Duration) {
-        if self.applied.index < self.options.replayed_to {
-            return;
-        }
-        let recent = self.store.mvcc().recent_bytes();
-        if let Some(request) = self.taken.alarm_due(recent, &self.applier.cluster.alarms, now) {
-            self.propose(Purpose::Alarm, Kind::Alarm, &request);
-        }
-    }
-
     /// Whether apply and the sweep should wait for the checkpoint that is being written, because their changes do not
     /// fit in memory now.
     pub(super) fn is_held(&self) -> bool {
@@ -424,6 +400,9 @@ impl Apply {
     /// Applies the entries that were handed over, in log order. Stops when the queue is empty, when a page is missing,
     /// or when a checkpoint must end first.
     fn apply_queue(&mut self, now: Duration) -> Result<Vec<Fault>, Fatal> {
+        if !self.standstill.lets_pass(now) {
+            return Ok(Vec::new());
+        }
         if !self.queue.is_empty() {
             self.applied_at = self.options.clock.now();
         }
@@ -436,13 +415,33 @@ impl Apply {
                 EntryKind::Normal => self.apply_request(now)?,
                 _ => self.apply_conf_change()?,
             };
-            if !faults.is_empty() {
-                return Ok(faults);
+            if let Some(first) = faults.first() {
+                let (first, index) = (first.clone(), entry_index(&self.queue));
+                if !self.standstill.has_failed(&first, self.store.unreadable()) {
+                    self.standstill.waits_for(&first);
+                    return Ok(faults);
+                }
+                if self.pinned.is_awaited() {
+                    // Without the records that only the answer would show, it may be applied as on other members.
+                    self.pinned.clear(false);
+                    self.is_answer_lost = true;
+                    continue;
+                }
+                self.standstill.begin(&self.shared, self.store.dir(), index, now);
+                self.publish_behind();
+                return Ok(Vec::new());
             }
+            self.standstill.passed(&self.shared);
             let entry = self.queue.pop_front().expect("the front was there");
             self.applied = EntryId { index: entry.index, term: entry.term };
         }
         Ok(Vec::new())
+    }
+
+    /// Publishes whether the state lacks something that was acknowledged before the start.
+    fn publish_behind(&self) {
+        let is_behind = self.standstill.is_for_good() || !self.is_caught_up();
+        self.shared.is_behind.store(is_behind, Ordering::Release);
     }
 
     /// Applies the request at the front. Returns the pages that it needs first.
@@ -451,6 +450,7 @@ impl Apply {
         if self.asked.is_none() {
             self.asked = Some(asked(entry)?);
             self.pinned.clear(entry.proposal.is_some());
+            self.is_answer_lost = false;
             self.front_since = self.applied_at;
         }
         let (id, asked) = self.asked.as_ref().expect("set above");
@@ -461,8 +461,8 @@ impl Apply {
         let result = match self.applier.execute(mvcc, asked, &mut self.pinned, now, &mut self.events) {
             Ok(result) => result,
             Err(fault) => {
-                let behind = self.queue.iter().skip(1);
-                return Ok(prefetch::faults(self.store.mvcc().live(), fault, &asked.request, behind));
+                let (mvcc, behind) = (self.store.mvcc(), self.queue.iter().skip(1));
+                return Ok(prefetch::faults(mvcc.live(), mvcc.unreadable(), fault, &asked.request, behind));
             }
         };
         let is_new = entry.index > self.options.replayed_to;
@@ -481,7 +481,7 @@ impl Apply {
             }
         }
         if let Some(mut proposal) = proposal {
-            proposal.result = result;
+            proposal.result = if self.is_answer_lost { Err(Error::Corrupt) } else { result };
             proposal.stamps.applied = self.applied_at;
             self.answer(proposal.reply, Answer::Applied(proposal));
         }
@@ -621,7 +621,17 @@ impl Apply {
     }
 
     fn checkpointed(&mut self, done: CheckpointDone, now: Duration) {
+        for error in done.unread() {
+            tracing::error!(%error, "a page cannot be read; requests that need it fail");
+        }
+        let left = self.store.left_segments().clone();
         self.store.checkpoint_end(done);
+        for segment in self.store.left_segments().difference(&left) {
+            tracing::warn!(
+                segment,
+                "a segment cannot be emptied, because of pages that cannot be read: it is left alone"
+            );
+        }
         let reclaimed = self.store.reclaimed();
         self.counters.segments_emptied.set(reclaimed.segments);
         self.counters.moved_bytes.set(reclaimed.moved_bytes);
@@ -635,6 +645,11 @@ impl Apply {
             self.report.trim = Some(EntryId { index, term });
         }
     }
+}
+
+/// The index of the entry at the front.
+fn entry_index(queue: &VecDeque<Entry>) -> u64 {
+    queue.front().expect("there is one to apply").index
 }
 
 fn no_answers(cores: usize) -> AnswersByCore {
@@ -663,8 +678,8 @@ const EVICT_NODES_PER_TURN: usize = 256;
 /// doublings. Under load all nodes are in use all the time.
 const EVICT_DOUBLINGS_MAX: u64 = 4;
 
-/// Requests of the server's own that are timed at once. Those beyond are not counted.
-const OWN_TIMED_MAX: usize = 1024;
+/// Pause between two tries to read pages that the system refused to read.
+const RETRY_EVERY: Duration = Duration::from_secs(60);
 
 /// The low bits of a request id that count requests. The high bits name the member. **Source** etcd v3.7.1
 /// `pkg/idutil/id.go`.

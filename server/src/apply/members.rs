@@ -6,7 +6,7 @@
 //! asking raft, and raft follows later ([`super::message::Report`]).
 
 use consensus::{ConfChange, ConfChangeKind, ConfState, Member};
-use engine::{Fault, Mvcc};
+use engine::{Fault, Mvcc, ReadView};
 use proto::membershippb;
 
 use super::{table, touch::resident};
@@ -37,9 +37,9 @@ fn insert(ids: &mut Vec<u64>, id: u64) {
 /// Brings into memory what a configuration change needs.
 ///
 /// **Errors** a page that is not resident.
-pub(super) fn touch(mvcc: &Mvcc, change: &ConfChange) -> Result<(), Fault> {
-    mvcc.touch_meta(&table::member_key(change.member_id))?;
-    mvcc.touch_meta(table::CONF_STATE)
+pub(super) fn touch(view: &ReadView, change: &ConfChange) -> Result<(), Fault> {
+    view.touch_meta(&table::member_key(change.member_id))?;
+    view.touch_meta(table::CONF_STATE)
 }
 
 /// Applies a configuration change to the members table and to raft's configuration `state`. Returns `false` if the

@@ -75,6 +75,8 @@ pub struct Report {
     pub space: Space,
     /// An entry about an alarm was applied since the last report.
     pub has_alarm_come: bool,
+    /// Apply stands still: no request may be proposed.
+    pub stands_still: bool,
 }
 
 /// Answers, listed by connection core.
@@ -131,7 +133,7 @@ pub enum ToApply {
     CheckpointWaits,
     /// A checkpoint has ended.
     Checkpointed(Result<Box<CheckpointDone>, engine::Error>),
-    /// The faults of a turn were resolved.
+    /// The pages of a turn's faults were read, as far as they can be.
     Loaded(Result<(), engine::Error>),
 }
 

@@ -16,24 +16,30 @@
 //! - `members`: configuration changes, and what a member publishes about itself
 //! - `entry`: one entry: what it needs in memory, and what it changes
 //! - `count`: counts the operations of entries
+//! - `needs`: what a request will need, before it is proposed
 //! - `prefetch`: loads pages that waiting entries will need
+//! - `standstill`: what becomes of apply when a page that an entry needs cannot be read
 //! - `upkeep/`: what keeps the store small and the log short: checkpoints, the sweep, giving space back
+//! - `initiative`: what apply proposes by itself
 //! - `machine`: applies the queue of committed entries turn by turn, publishes, and answers
 
 pub mod alarms;
 mod count;
 pub mod entry;
 pub mod fatal;
+mod initiative;
 mod kv;
 mod lease;
 pub mod machine;
 pub mod members;
 pub mod message;
+pub mod needs;
 pub mod outcome;
 pub mod own;
 pub mod prefetch;
 pub mod proposal;
 pub mod restore;
+pub mod standstill;
 pub mod table;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 
 use consensus::EntryKind;
-use engine::{Fault, Place, ReadView};
+use engine::{Fault, Place, ReadView, Unreadable};
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::request_op,
@@ -27,17 +27,20 @@ const ENTRIES_MAX: usize = 64;
 /// The faults that a look ahead finds.
 struct Ahead<'a> {
     view: &'a ReadView,
+    unreadable: &'a Unreadable,
     faults: Vec<Fault>,
     places: BTreeSet<Place>,
 }
 
 impl<'a> Ahead<'a> {
-    fn new(view: &'a ReadView) -> Self {
-        Self { view, faults: Vec::new(), places: BTreeSet::new() }
+    fn new(view: &'a ReadView, unreadable: &'a Unreadable) -> Self {
+        Self { view, unreadable, faults: Vec::new(), places: BTreeSet::new() }
     }
 
+    /// The first page is asked for in any case.
     fn add(&mut self, fault: Fault) {
-        if self.places.insert(fault.place()) {
+        let is_wanted = self.faults.is_empty() || !self.unreadable.avoids(fault.place());
+        if is_wanted && self.places.insert(fault.place()) {
             self.faults.push(fault);
         }
     }
@@ -86,8 +89,8 @@ impl<'a> Ahead<'a> {
 }
 
 /// The pages that applying `request` on `view` would need and that are not in memory.
-pub fn faults_of(view: &ReadView, request: &Request) -> Vec<Fault> {
-    let mut ahead = Ahead::new(view);
+pub fn faults_of(view: &ReadView, unreadable: &Unreadable, request: &Request) -> Vec<Fault> {
+    let mut ahead = Ahead::new(view, unreadable);
     ahead.request(request);
     ahead.faults
 }
@@ -95,11 +98,12 @@ pub fn faults_of(view: &ReadView, request: &Request) -> Vec<Fault> {
 /// Returns `first`, the fault for which `front` waits, and the other faults of `front` and of the entries after it.
 pub fn faults<'a>(
     view: &ReadView,
+    unreadable: &Unreadable,
     first: Fault,
     front: &Request,
     behind: impl Iterator<Item = &'a Entry>,
 ) -> Vec<Fault> {
-    let mut ahead = Ahead::new(view);
+    let mut ahead = Ahead::new(view, unreadable);
     ahead.add(first);
     ahead.request(front);
     for entry in behind.take(ENTRIES_MAX) {

@@ -6,7 +6,7 @@
 //! for a caller that may block.
 //!
 //! Invariants: everything comes from one view. A step that ends in a fault has taken everything before the place of the
-//! fault, so the next step goes on there.
+//! fault, so the next step goes on there, or behind the table ([`Restore::pass_by`]).
 //!
 //! This file does not read the identity of the member, which is not replicated (see `table`). It does not read the
 //! attachments of keys to leases either; a revocation reads them.
@@ -45,6 +45,7 @@ enum Stage {
     Alarms(MetaCursor),
     Values,
     Leases(MetaCursor),
+    End,
 }
 
 /// A restore under way.
@@ -77,6 +78,19 @@ impl<'a> Restore<'a> {
         Ok(None)
     }
 
+    /// Gives up the rest of the present table, because a page of it cannot be read. Returns false, and gives up
+    /// nothing, if no member can do without that table.
+    pub fn pass_by(&mut self) -> bool {
+        let view = self.view;
+        self.stage = match &self.stage {
+            Stage::Members(_) => Stage::Alarms(view.meta_cursor(table::ALARM_PREFIX)),
+            Stage::Alarms(_) => Stage::Values,
+            Stage::Values | Stage::End => return false,
+            Stage::Leases(_) => Stage::End,
+        };
+        true
+    }
+
     /// Takes one row, or goes on to the next table. Returns whether that was everything.
     fn row(&mut self) -> Result<bool, Stop> {
         let (view, tables) = (self.view, &mut self.tables);
@@ -101,6 +115,7 @@ impl<'a> Restore<'a> {
                 }
                 self.stage = Stage::Leases(view.meta_cursor(lease::GRANTS));
             }
+            Stage::End => return Ok(true),
             Stage::Leases(rows) => match rows.next()? {
                 Some((key, value)) => {
                     let grant = lease::stored_grant(&key, &value);

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use consensus::{ConfChange, Driver, EntryId, Identity, Member};
 use engine::{
-    Store,
+    ReadView, Store,
     disk::{self, Disk, IoPath},
     load, load_for,
 };
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     apply::{
         entry::Applier,
-        restore::{self, Damaged},
+        restore::{Damaged, Restore, Tables},
         table,
     },
     clock::Clock,
@@ -82,7 +82,7 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let member = bootstrap_member(config);
     let identity = identity_of(&mut store, disk, &member)?;
     let view = store.mvcc().view();
-    let tables = restore::restore(&view, |fault| load(disk, dir, fault).map_err(Error::from))?;
+    let (tables, unread) = restore_readable(&view, disk, dir)?;
     let members = tables.conf_state.voters.len() + tables.conf_state.learners.len();
     if members > 1 {
         return Err(Error::Cluster { dir: dir.display().to_string(), identity, members });
@@ -99,8 +99,30 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let mut log_disk = paths.log.disk(&log_dir)?;
     let consensus = options::consensus(&config.knobs, clock);
     let driver = Driver::open(log_disk.as_mut(), &log_dir, identity, consensus, start)?;
-    let applier = Applier { lessor, cluster: tables.cluster, conf_state: tables.conf_state };
+    let applier = Applier { lessor, cluster: tables.cluster, conf_state: tables.conf_state, unread };
     Ok(Opened { store, paths, log_disk, identity, driver, applier })
+}
+
+/// The tables of `view`, as far as they can be read. Also what cannot, if anything: the member then starts, serves what
+/// it has, and applies nothing.
+///
+/// **Errors** the configuration cannot be read, without which no member can start; a table that does not decode.
+fn restore_readable(view: &ReadView, disk: &mut dyn Disk, dir: &Path) -> Result<(Tables, Option<String>), Error> {
+    let mut restore = Restore::new(view);
+    let mut unread = None;
+    loop {
+        match restore.step(usize::MAX) {
+            Ok(Some(tables)) => return Ok((tables?, unread)),
+            Ok(None) => {}
+            Err(fault) => match load(disk, dir, fault) {
+                Ok(()) => {}
+                Err(error @ (engine::Error::Corrupt { .. } | engine::Error::Io { .. })) if restore.pass_by() => {
+                    unread.get_or_insert_with(|| format!("a table cannot be read: {error}"));
+                }
+                Err(error) => return Err(error.into()),
+            },
+        }
+    }
 }
 
 /// Probes the I/O path of each directory, once.

@@ -15,7 +15,7 @@ use std::{
 
 use consensus::{Driver, RequestIds};
 use engine::{
-    Checkpoint, PageReader,
+    Checkpoint, PageReader, Unreadable,
     disk::{Disk, FileSystem},
 };
 use tokio::{
@@ -130,12 +130,17 @@ impl Member {
         Ok(Self { config, clock, cores, paths: opened.paths.clone(), shared, registry, board })
     }
 
+    /// The pages of the store that could not be read.
+    fn unreadable(&self) -> Arc<Unreadable> {
+        Arc::clone(self.shared.view.unreadable())
+    }
+
     /// The page reads of one more thread.
     fn loader(&self) -> Result<Loader, engine::Error> {
         let reads_max = self.config.knobs.io.operations_in_flight_max as usize;
         let files_max = options::open_segments_max(&self.config, self.cores);
         let dir = &self.config.data_dir;
-        Ok(Loader::new(self.paths.data.disk(dir)?, PageReader::new(dir, files_max, reads_max)))
+        Ok(Loader::new(self.paths.data.disk(dir)?, PageReader::new(dir, files_max, reads_max, self.unreadable())))
     }
 
     /// The desk of connection core `id` and its posts. Must be called on that core's thread.
@@ -227,7 +232,7 @@ impl Member {
             let share = entries.iter().skip(position).step_by(count).cloned().collect();
             let (first, is_first) = oneshot::channel();
             let files_max = (options::open_segments_max(&self.config, self.cores) / (4 * count)).max(8);
-            let reader = PageReader::new(&self.config.data_dir, files_max, warm::READS_MAX);
+            let reader = PageReader::new(&self.config.data_dir, files_max, warm::READS_MAX, self.unreadable());
             let view = self.shared.view.clone();
             let spawned = self.paths.data.disk(&self.config.data_dir).map(|disk| {
                 let warmer = Warmer::new(view, disk, reader, share, ahead_max, first);

@@ -58,7 +58,7 @@ impl ApplyCore {
         if !turn.faults.is_empty() {
             let (loader, to_self) = (self.loader.clone(), self.to_self.clone());
             spawn_local(async move {
-                let loaded = loader.load_all(turn.faults).await;
+                let loaded = loader.load_readable(turn.faults).await;
                 // The loop that would receive it may have ended.
                 drop(to_self.send(vec![ToApply::Loaded(loaded)]).await);
             });

@@ -155,7 +155,7 @@ impl Warmer {
         let view = self.view.load();
         let mut wanted: Vec<(Fault, u64)> = Vec::new();
         for (index, mut waiting) in entries {
-            let faults = prefetch::faults_of(&view, &waiting.request);
+            let faults = prefetch::faults_of(&view, self.view.unreadable(), &waiting.request);
             waiting.looks += 1;
             if faults.is_empty() || waiting.looks > LOOKS_MAX {
                 continue;
@@ -183,7 +183,7 @@ impl Warmer {
         }
     }
 
-    fn end(&mut self, Loaded { tickets, result }: Loaded) {
+    fn end(&mut self, Loaded { tickets, result, .. }: Loaded) {
         let mut ready = Vec::new();
         for index in tickets {
             let waiting = self.waiting.get_mut(&index).expect("waits for this page");
@@ -201,7 +201,7 @@ impl Warmer {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{path::Path, sync::Arc};
 
     use engine::{Store, disk::sim::SimStorage, store};
     use prost::Message;
@@ -243,7 +243,7 @@ mod tests {
     }
 
     fn warm(storage: &SimStorage, dir: &Path, store: &Store, entries: VecDeque<(u64, Bytes)>) {
-        let reader = PageReader::new(dir, 8, READS_MAX);
+        let reader = PageReader::new(dir, 8, READS_MAX, Arc::clone(store.unreadable()));
         let published = store.mvcc().published();
         let (first, mut is_told) = oneshot::channel();
         Warmer::new(published, Box::new(storage.disk()), reader, entries, u64::MAX / 2, first).run().unwrap();
@@ -266,7 +266,7 @@ mod tests {
         let (storage, dir) = (SimStorage::new(2), Path::new("data"));
         let mut store = cold(&storage, dir);
         for ahead_max in [1, 8, 100] {
-            let reader = PageReader::new(dir, 8, READS_MAX);
+            let reader = PageReader::new(dir, 8, READS_MAX, Arc::clone(store.unreadable()));
             let (first, is_first) = oneshot::channel();
             let published = store.mvcc().published();
             let begun = store.mvcc().view().applied_index();

@@ -274,6 +274,16 @@ impl Lessor {
         }
     }
 
+    /// Lets a lease live until `until` that has expired, and whose revocation will not be proposed now.
+    pub fn put_off(&mut self, id: i64, until: Duration) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        let Timing::Proposed { retry_at } = lease.timing else { return };
+        let was_queued = self.proposed.remove(&(retry_at, id));
+        assert!(was_queued, "a lease stands where its timing says");
+        (lease.expiry, lease.timing) = (until, Timing::Running);
+        self.by_expiry.insert((until, id));
+    }
+
     fn ask(&mut self, id: i64, now: Duration, out: &mut Vec<i64>) {
         let retry_at = now + self.params.retry_after;
         let lease = self.leases.get_mut(&id).expect("a queued lease exists");

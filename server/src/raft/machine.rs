@@ -16,6 +16,7 @@
 //!   checked against the space that all proposals before it leave.
 //! - Nor does a disk that hangs stop it: as long as a write to the log does not end, proposals of clients are refused,
 //!   and the member says that it is not ready. When the write ends, all goes on. What was proposed before stays so.
+//! - As long as apply stands still before a page that cannot be read, proposals of clients are refused.
 //! - `log_bytes` counts all bytes of the log that were ever written. It never decreases.
 //!
 //! A plain state machine: time comes in with each call, and the log's disk is the only thing that it drives. It knows
@@ -81,6 +82,8 @@ pub struct Raft {
     told: Option<Standing>,
     /// How apply feels the lack of space.
     space: Space,
+    /// Apply stands still.
+    stands_still: bool,
     /// Bounds how often this member's alarm is proposed.
     asking: Asking,
     /// Since when the log has waited for its disk, and how far it was durable then.
@@ -119,6 +122,7 @@ impl Raft {
             handed: status.applied,
             told: None,
             space: Space::default(),
+            stands_still: false,
             asking: Asking::default(),
             log_wait: None,
             log_wait_max,
@@ -140,6 +144,9 @@ impl Raft {
                 proposal.stamps.proposed = now;
                 if self.is_log_stalled() {
                     return self.refuse(proposal, Error::Timeout);
+                }
+                if self.stands_still {
+                    return self.refuse(proposal, Error::Corrupt);
                 }
                 if let Some(error) = self.refusal_for_space(proposal.purpose, now) {
                     return self.refuse(proposal, error);
@@ -229,6 +236,7 @@ impl Raft {
             self.trim(place)?;
         }
         self.space = report.space;
+        self.stands_still = report.stands_still;
         if report.has_alarm_come {
             self.asking.heard();
         }

@@ -214,6 +214,11 @@ fn health(desk: &Desk, request: &Request) -> Response {
         })
     });
     let reason = reason.or_else(|| {
+        let reason = desk.shared.standstill.load_full().filter(|_| !is_serializable)?;
+        tracing::warn!(reason = reason.as_str(), "serving /health false; nothing is applied");
+        Some("APPLY STOPPED")
+    });
+    let reason = reason.or_else(|| {
         let has_failed = !is_serializable && desk.shared.is_log_stalled.load(Ordering::Acquire);
         has_failed.then(|| {
             tracing::warn!("serving /health false; a write to the log does not end");
@@ -224,7 +229,11 @@ fn health(desk: &Desk, request: &Request) -> Response {
     if reason.is_none() { &counters.health_ok } else { &counters.health_failed }.add(1);
     let Some(reason) = reason else {
         tracing::debug!("status-code" = 200, "/health OK");
-        return Response::untyped(200, r#"{"health":"true","reason":""}"#);
+        let reason = match worries(desk).first() {
+            None => "",
+            Some((_, reason, _)) => reason,
+        };
+        return Response::untyped(200, format!(r#"{{"health":"true","reason":"{reason}"}}"#));
     };
     let output = format!(r#"{{"health":"false","reason":"{reason}"}}"#);
     tracing::warn!(output, "status-code" = 503, "/health error");
@@ -246,16 +255,41 @@ fn readyz(desk: &Desk, request: &Request) -> Response {
     checks(desk, request, "/readyz", READYZ)
 }
 
-fn check(desk: &Desk, name: &str) -> Result<(), &'static str> {
+/// What does not keep the member from serving, but should be looked at: the name of a check, the reason that /health
+/// shows, and what is the matter.
+fn worries(desk: &Desk) -> Vec<(&'static str, &'static str, String)> {
+    let mut worries = Vec::new();
+    let unreadable = desk.shared.view.unreadable().count();
+    if unreadable > 0 {
+        let what = format!("{unreadable} pages cannot be read: requests that need them fail");
+        worries.push(("unreadable_pages", "UNREADABLE PAGES", what));
+    }
+    if desk.shared.is_disk_full.load(Ordering::Acquire) {
+        worries.push((
+            "disk_full",
+            "DISK FULL",
+            "the disk is full: writes are refused until there is space".to_owned(),
+        ));
+    }
+    worries
+}
+
+fn check(desk: &Desk, name: &str) -> Result<(), Cow<'static, str>> {
     match name {
         "data_corruption" if alarms(desk).any(|(_, alarm)| alarm == Alarm::Corrupt as i32) => {
-            Err("alarm activated: CORRUPT")
+            Err("alarm activated: CORRUPT".into())
         }
-        "linearizable_read" if desk.shared.is_stopping.load(Ordering::Acquire) => Err("etcdserver: server stopped"),
-        "linearizable_read" if !desk.shared.has_leader() => Err("etcdserver: no leader"),
+        "data_corruption" => match desk.shared.standstill.load_full() {
+            Some(reason) => Err(format!("nothing is applied: {reason}").into()),
+            None => Ok(()),
+        },
+        "linearizable_read" if desk.shared.is_stopping.load(Ordering::Acquire) => {
+            Err("etcdserver: server stopped".into())
+        }
+        "linearizable_read" if !desk.shared.has_leader() => Err("etcdserver: no leader".into()),
         // Only /readyz asks for it: a restart would not help.
         "linearizable_read" if desk.shared.is_log_stalled.load(Ordering::Acquire) => {
-            Err("etcdserver: a write to the log does not end")
+            Err("etcdserver: a write to the log does not end".into())
         }
         _ => Ok(()),
     }
@@ -292,6 +326,9 @@ fn checks(desk: &Desk, request: &Request, base: &str, names: &[&str]) -> Respons
     if has_failed {
         tracing::error!(path, reason = lines, "status-code" = 503, "Health check error");
         return Response::text(503, format!("{lines}\n"));
+    }
+    if base == "/readyz" {
+        worries(desk).iter().for_each(|(name, _, what)| lines.push_str(&format!("[!]{name}: {what}\n")));
     }
     tracing::debug!(path, reason = lines, "status-code" = 200, "Health check OK");
     let is_verbose = request.values("verbose").next().is_some();

@@ -175,6 +175,7 @@ const OWNED: [Owned; 7] = [
         packages: &["server"],
         owners: &[
             "server/src/api/desk.rs",
+            "server/src/api/propose.rs",
             "server/src/api/range",
             "server/src/api/watch.rs",
             "server/src/boot/threads.rs",

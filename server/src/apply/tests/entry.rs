@@ -17,7 +17,7 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use crate::{
     apply::{
         count,
-        entry::{Applier, Asked},
+        entry::{Applier, Asked, touch},
         outcome::Outcome,
         restore::{Damaged, restore},
         touch::Pinned,
@@ -41,7 +41,7 @@ impl Store {
         let mvcc = Mvcc::in_memory();
         let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) };
         let (lessor, cluster, conf_state) = (Lessor::new(params), Cluster::default(), ConfState::default());
-        Self { mvcc, applier: Applier { lessor, cluster, conf_state } }
+        Self { mvcc, applier: Applier { lessor, cluster, conf_state, unread: None } }
     }
 
     fn apply(&mut self, request: Request) -> Result<usize, Error> {
@@ -71,7 +71,7 @@ impl Store {
         let (mut pinned, mut events) = (Pinned::default(), Vec::new());
         pinned.clear(true);
         let asked = Asked { request, raised_by: RaisedBy::Hand };
-        self.applier.touch(&self.mvcc, &asked.request, &mut pinned).expect("all is in memory");
+        touch(self.mvcc.live(), &asked.request, &mut pinned).expect("all is in memory");
         (self.applier.apply(&mut self.mvcc, &asked, &pinned, Duration::ZERO, &mut events), events)
     }
 

@@ -1,7 +1,11 @@
 //! Runs on: tests.
 //!
+//! - `member`: raft and apply over a simulated disk, turn by turn
 //! - `entry`: single entries over a store in memory
-//! - `machines`: raft and apply over a simulated disk, turn by turn
+//! - `machines`: what waits for a checkpoint, and the order in which the two machines move
+//! - `standstill`: pages that cannot be read
 
 mod entry;
 mod machines;
+mod member;
+mod standstill;

@@ -2,6 +2,8 @@
 //!
 //! The log, checkpoints, backups, and memory of the store.
 
+use std::sync::atomic::Ordering;
+
 use super::{
     scrape::{SECONDS, Scrape, histogram, one},
     text::Text,
@@ -27,6 +29,16 @@ pub(super) fn render(of: &Scrape<'_>, text: &mut Text) {
     let help = "The latency distribution of backend snapshots. Here: of sending a backup, whole.";
     let shown = histogram(of, |counters| &counters.backups);
     text.histogram("etcd_disk_backend_snapshot_duration_seconds", help, &shown, SECONDS);
+    let help = "The number of pages and record blocks that could not be read. Requests that need them fail.";
+    text.gauge("orlop_unreadable_pages", help, of.shared.view.unreadable().count());
+    for (name, help, is_so) in [
+        ("orlop_disk_full", "Whether the log or a checkpoint waits for space. 1 means yes.", &of.shared.is_disk_full),
+        ("orlop_log_stalled", "Whether a write to the log does not end. 1 means yes.", &of.shared.is_log_stalled),
+    ] {
+        text.gauge(name, help, u8::from(is_so.load(Ordering::Relaxed)));
+    }
+    let help = "Whether no entry is applied, because of a page that cannot be read. 1 means yes.";
+    text.gauge("orlop_apply_stopped", help, u8::from(of.shared.standstill.load().is_some()));
     let help = "Total number of segment files emptied to give their space back.";
     text.counter("orlop_store_segments_emptied_total", help, commit.segments_emptied.get());
     let help = "Total number of live bytes moved to give space back.";

@@ -1,0 +1,99 @@
+//! Runs on: connection core.
+//!
+//! The way of a request into the log. What it will need is read before it is proposed. So apply rarely waits for the
+//! disk, and a request that needs a page that cannot be read fails here, for its client alone, and nothing is logged.
+//!
+//! Invariant: it only looks. What is read here may be evicted before apply comes to it, and a txn may take a branch
+//! that other writes decide meanwhile. Apply looks again.
+
+use bytes::Bytes;
+use proto::{etcdserverpb as pb, internal::Request};
+
+use super::desk::{Desk, Draft};
+use crate::{
+    apply::{needs, outcome::Outcome, prefetch},
+    error::Error,
+    quota::Purpose,
+};
+
+/// Looks at one request: one for each level of the trees, and some more for what is evicted meanwhile. A txn names at
+/// most a few hundred keys.
+const LOOKS_MAX: usize = 64;
+
+/// Steps that a walk makes on one view. A view that is held for longer would keep in memory what is evicted meanwhile.
+const STEPS_PER_VIEW: usize = 16;
+
+/// Sends a request through the log and waits for its result. `purpose` says whether the request grows the store.
+///
+/// **Errors** the errors of the entry; the request is too large; it needs a page that cannot be read; there are too
+/// many requests; no answer in time.
+pub(super) async fn propose(desk: &Desk, draft: Draft, purpose: Purpose) -> Result<Outcome, Error> {
+    bring_in(desk, &draft).await?;
+    desk.send(draft, purpose).await
+}
+
+/// Reads what a request will need, as far as it is not in memory. It is for puts, whose futures must be small; they
+/// send the request themselves.
+///
+/// **Errors** the request is too large; it needs a page that cannot be read.
+pub(super) async fn bring_in(desk: &Desk, draft: &Draft) -> Result<(), Error> {
+    if draft.entry_len() > desk.shared.limits.request_bytes_max {
+        return Err(Error::RequestTooLarge);
+    }
+    if !is_at_hand(desk, draft.request()) {
+        // Boxed because it is rare: what a request needs is mostly in memory.
+        Box::pin(fetch(desk, draft.request())).await?;
+    }
+    Ok(())
+}
+
+/// Whether everything that `request` needs is in memory. What deletes many keys is never at hand.
+fn is_at_hand(desk: &Desk, request: &Request) -> bool {
+    desk.shared.view.with(|view| needs::look(view, request).is_ok()) && needs::deletes(request).is_empty()
+}
+
+/// Reads what `request` needs.
+///
+/// **Errors** a page cannot be read; this has been reported.
+async fn fetch(desk: &Desk, request: &Request) -> Result<(), Error> {
+    for _ in 0..LOOKS_MAX {
+        let view = desk.published();
+        let Err(fault) = needs::look(&view, request) else { break };
+        let mut faults = prefetch::faults_of(&view, desk.shared.view.unreadable(), request);
+        if faults.iter().all(|other| other.place() != fault.place()) {
+            faults.push(fault);
+        }
+        drop(view);
+        desk.load_all(faults).await?;
+    }
+    for delete in needs::deletes(request) {
+        let mut last_key = None;
+        while let Some(key) = fetch_piece(desk, delete, last_key.as_ref()).await? {
+            last_key = Some(key);
+        }
+    }
+    Ok(())
+}
+
+/// Reads what `delete` needs after `last_key`, as far as one view may be held. Returns the last key that was looked at,
+/// or `None` at the end of the range.
+async fn fetch_piece(
+    desk: &Desk,
+    delete: &pb::DeleteRangeRequest,
+    last_key: Option<&Bytes>,
+) -> Result<Option<Bytes>, Error> {
+    let view = desk.published();
+    let mut walk = needs::Walk::new(&view, delete, last_key);
+    let mut steps = 0;
+    while steps < STEPS_PER_VIEW {
+        match walk.step(desk.shared.limits.scan_entries_per_turn) {
+            Ok(true) => return Ok(None),
+            Ok(false) => {
+                steps += 1;
+                tokio::task::yield_now().await;
+            }
+            Err(faults) => desk.load_all(faults).await?,
+        }
+    }
+    Ok(Some(walk.last_key().expect("each step looks at a key")))
+}

@@ -1,0 +1,97 @@
+//! Runs on: apply core.
+//!
+//! What apply proposes by itself: the end of leases, its member's name and URLs, its NOSPACE alarm.
+//!
+//! Invariant: nothing is proposed here while apply stands still, and no revocation whose pages cannot be read.
+
+use std::time::Duration;
+
+use engine::Fault;
+use prost::Message;
+use proto::{etcdserverpb as pb, internal::Kind, membershippb};
+
+use super::{lease, machine::Apply, own::Own};
+use crate::quota::Purpose;
+
+/// How long an expired lease lives on that cannot be revoked, because of a page that cannot be read.
+const LEASE_PUT_OFF: Duration = Duration::from_secs(60);
+
+/// Requests of the server's own that are timed at once. Those beyond are not counted.
+const OWN_TIMED_MAX: usize = 1024;
+
+impl Apply {
+    /// Asks raft to propose a request of the server's own.
+    pub(super) fn propose(&mut self, purpose: Purpose, kind: Kind, message: &impl Message) {
+        let id = self.shared.next_request_id();
+        if self.own_since.len() == OWN_TIMED_MAX {
+            self.own_since.pop_front();
+        }
+        self.own_since.push_back((id, self.options.clock.now()));
+        self.report.own.push(Own::new(id, purpose, kind, message));
+    }
+
+    /// Proposes to revoke the leases that have expired. What a revocation changes is read before: once it is in the log,
+    /// a page that cannot be read would bring apply to a standstill. A lease with such a page lives on for a while.
+    /// Returns the page that must be read.
+    pub(super) fn expire_leases(&mut self, now: Duration) -> Option<Fault> {
+        if self.standstill.is_on() {
+            return None;
+        }
+        if self.applier.lessor.next_wake().is_some_and(|due| due <= now) {
+            let mut expired = Vec::new();
+            self.applier.lessor.expired(now, &mut expired);
+            self.expiring.extend(expired);
+        }
+        while let Some(id) = self.expiring.front().copied() {
+            let touched = if self.applier.lessor.contains(id) {
+                lease::touch_revoke(self.store.mvcc().live(), id)
+            } else {
+                Ok(())
+            };
+            if let Err(fault) = touched {
+                if !self.store.unreadable().avoids(fault.place()) {
+                    return Some(fault);
+                }
+                self.applier.lessor.put_off(id, now + LEASE_PUT_OFF);
+                tracing::warn!(lease = format!("{id:x}"), ?fault, "a lease cannot be revoked: a page cannot be read");
+                self.expiring.pop_front();
+                continue;
+            }
+            self.expiring.pop_front();
+            self.propose(Purpose::Other, Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id });
+        }
+        None
+    }
+
+    /// Publishes a new member's name, URLs and version, as etcd does, until the table has them.
+    pub(super) fn publish_attributes(&mut self) {
+        // Entries that are applied again may still change the table. Only after them is it known what to publish.
+        if self.has_published_attributes || !self.is_caught_up() {
+            return;
+        }
+        let member_id = self.shared.identity.member_id;
+        let Some(own) = self.applier.cluster.members.iter().find(|member| member.id == member_id) else { return };
+        self.has_published_attributes = true;
+        let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
+        if own.name != name || own.client_urls != client_urls {
+            let member_attributes = Some(membershippb::Attributes { name, client_urls });
+            let request = membershippb::ClusterMemberAttrSetRequest { member_id, member_attributes };
+            self.propose(Purpose::Other, Kind::ClusterMemberAttrSet, &request);
+        }
+        if self.applier.cluster.version.as_deref() != Some(crate::CLUSTER_VERSION) {
+            let request = membershippb::ClusterVersionSetRequest { ver: crate::CLUSTER_VERSION.to_owned() };
+            self.propose(Purpose::Other, Kind::ClusterVersionSet, &request);
+        }
+    }
+
+    /// Raises this member's NOSPACE alarm or disarms it, when that is due.
+    pub(super) fn keep_alarm(&mut self, now: Duration) {
+        if self.applied.index < self.options.replayed_to {
+            return;
+        }
+        let recent = self.store.mvcc().recent_bytes();
+        if let Some(request) = self.taken.alarm_due(recent, &self.applier.cluster.alarms, now) {
+            self.propose(Purpose::Alarm, Kind::Alarm, &request);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Runs on: connection core.
+//!
+//! What applying a request will need of the store, as far as that is known before it is proposed: the pages that it
+//! changes, whichever branch a txn takes, and the records that its state or its answer depends on.
+//!
+//! A page that cannot be read must be found before the request is in the log ([`super::standstill`]). What is in memory
+//! was checked when it came in. So a request is looked at here first, and what is missing is read.
+//!
+//! Invariants:
+//! - [`look`] visits each key that the request names once, without an allocation for a put without a lease. It costs
+//!   O(log n) for a key.
+//! - Ranges that are deleted can be long. They are walked in bounded steps ([`Walk`]), and most of their leaves are
+//!   read aside, as in a scan.
+//! - Reads inside a txn are left out: nothing that is stored depends on them.
+
+use bytes::Bytes;
+use engine::{Cursor, Fault, ReadView};
+use proto::{
+    etcdserverpb as pb,
+    etcdserverpb::{compare::CompareTarget, request_op::Request as Op},
+    internal::Request,
+};
+
+use super::{lease as leases, table};
+use crate::{
+    kv::keys,
+    lease::{attachment_key, grant_key},
+};
+
+/// Leaves of a range that are read at once.
+const LEAVES_MAX: usize = 16;
+
+/// Looks for what `request` needs of `view`, besides the ranges of [`deletes`].
+///
+/// **Errors** a page that is not resident.
+pub fn look(view: &ReadView, request: &Request) -> Result<(), Fault> {
+    match request {
+        Request::Put(put) => look_at_put(view, put),
+        Request::DeleteRange(delete) => look_at_delete(view, delete),
+        Request::Txn(txn) => look_at_txn(view, txn),
+        Request::LeaseGrant(grant) => view.touch_meta(&grant_key(grant.id)),
+        Request::LeaseRevoke(revoke) => leases::touch_revoke(view, revoke.id),
+        Request::Alarm(alarm) => view.touch_meta(&table::alarm_key(alarm.member_id, alarm.alarm)),
+        _ => Ok(()),
+    }
+}
+
+fn look_at_put(view: &ReadView, put: &pb::PutRequest) -> Result<(), Fault> {
+    let lease = view.lease_of(&put.key)?;
+    for lease in [lease, put.lease] {
+        if lease != 0 {
+            view.touch_meta(&attachment_key(lease, &put.key))?;
+        }
+    }
+    if put.prev_kv || put.ignore_value {
+        view.get(&put.key, view.revision())?;
+    }
+    Ok(())
+}
+
+fn look_at_txn(view: &ReadView, txn: &pb::TxnRequest) -> Result<(), Fault> {
+    for compare in &txn.compare {
+        view.touch(&compare.key)?;
+        if compare.target == CompareTarget::Value as i32 {
+            view.get(&compare.key, view.revision())?;
+        }
+    }
+    for op in txn.success.iter().chain(&txn.failure) {
+        match &op.request {
+            Some(Op::RequestPut(put)) => look_at_put(view, put)?,
+            Some(Op::RequestTxn(nested)) => look_at_txn(view, nested)?,
+            Some(Op::RequestDeleteRange(delete)) => look_at_delete(view, delete)?,
+            Some(Op::RequestRange(_)) | None => {}
+        }
+    }
+    Ok(())
+}
+
+/// Looks for what a delete of one key needs.
+fn look_at_delete(view: &ReadView, delete: &pb::DeleteRangeRequest) -> Result<(), Fault> {
+    if !is_single(delete) {
+        return Ok(());
+    }
+    let lease = view.lease_of(&delete.key)?;
+    if lease != 0 {
+        view.touch_meta(&attachment_key(lease, &delete.key))?;
+    }
+    if delete.prev_kv {
+        view.get(&delete.key, view.revision())?;
+    }
+    Ok(())
+}
+
+fn is_single(delete: &pb::DeleteRangeRequest) -> bool {
+    delete.range_end.is_empty()
+}
+
+/// The deletes of more than one key in `request`, whichever branches it takes.
+pub fn deletes(request: &Request) -> Vec<&pb::DeleteRangeRequest> {
+    let mut found = Vec::new();
+    match request {
+        Request::DeleteRange(delete) if !is_single(delete) => found.push(delete),
+        Request::Txn(txn) => deletes_of(txn, &mut found),
+        _ => {}
+    }
+    found
+}
+
+fn deletes_of<'a>(txn: &'a pb::TxnRequest, found: &mut Vec<&'a pb::DeleteRangeRequest>) {
+    for op in txn.success.iter().chain(&txn.failure) {
+        match &op.request {
+            Some(Op::RequestDeleteRange(delete)) if !is_single(delete) => found.push(delete),
+            Some(Op::RequestTxn(nested)) => deletes_of(nested, found),
+            Some(Op::RequestDeleteRange(_) | Op::RequestPut(_) | Op::RequestRange(_)) | None => {}
+        }
+    }
+}
+
+/// A walk over the keys that a delete will end.
+pub struct Walk<'a> {
+    view: &'a ReadView,
+    cursor: Cursor,
+    /// The key that was met last, with its lease, and whether everything about it was looked at.
+    met: Option<(Bytes, i64)>,
+    is_looked_at: bool,
+    shows_previous: bool,
+}
+
+impl<'a> Walk<'a> {
+    /// The walk over what `delete` ends in `view`, after `last_key` if there is one.
+    pub fn new(view: &'a ReadView, delete: &pb::DeleteRangeRequest, last_key: Option<&Bytes>) -> Self {
+        let range = keys(&delete.key, &delete.range_end);
+        let cursor = match last_key {
+            Some(last_key) => view.cursor_after(&range, view.revision(), last_key),
+            None => view.cursor(&range, view.revision()),
+        };
+        Self { view, cursor, met: None, is_looked_at: true, shows_previous: delete.prev_kv }
+    }
+
+    /// Goes on over about `budget` keys. Returns whether the walk has ended.
+    ///
+    /// **Errors** the pages to read first.
+    pub fn step(&mut self, budget: usize) -> Result<bool, Vec<Fault>> {
+        for _ in 0..budget.max(1) {
+            if self.is_looked_at {
+                let cursor = &mut self.cursor;
+                let Some(version) = cursor.next().map_err(|fault| cursor.wanted(fault, LEAVES_MAX))? else {
+                    return Ok(true);
+                };
+                self.met = Some((version.key, version.lease));
+                self.is_looked_at = false;
+            }
+            let (key, lease) = self.met.as_ref().expect("set above");
+            if *lease != 0 {
+                self.view.touch_meta(&attachment_key(*lease, key)).map_err(|fault| vec![fault])?;
+            }
+            if self.shows_previous {
+                self.view.get(key, self.view.revision()).map_err(|fault| vec![fault])?;
+            }
+            self.is_looked_at = true;
+        }
+        Ok(false)
+    }
+
+    /// The last key that was looked at.
+    pub fn last_key(self) -> Option<Bytes> {
+        self.met.filter(|_| self.is_looked_at).map(|(key, _)| key)
+    }
+}
