@@ -6,6 +6,8 @@
 //!   record.
 //! - An extent lies in one segment, the segment of its index.
 //! - The extents of a chunk ascend and do not overlap. A chunk is written once (`place`).
+//! - A *lost* chunk stands for one that could not be read at the start. It knows its place and the revisions between
+//!   its neighbours, and has no extents. It is never written again, so that what it holds can still be found.
 //! - Decoding never panics, whatever the bytes are.
 
 use std::sync::{Arc, OnceLock};
@@ -78,13 +80,25 @@ impl Extent {
 pub(crate) struct Chunk {
     pub(super) extents: Vec<Extent>,
     place: OnceLock<Place>,
+    /// The first and the last revision that it may hold, if it is lost.
+    lost: Option<(Revision, Revision)>,
 }
 
 impl Chunk {
     pub(super) fn new(extents: Vec<Extent>) -> Arc<Self> {
         assert!((1..=CHUNK_EXTENTS_MAX).contains(&extents.len()));
         assert!(extents.is_sorted_by(|a, b| a.last < b.first), "extents do not overlap");
-        Arc::new(Self { extents, place: OnceLock::new() })
+        Arc::new(Self { extents, place: OnceLock::new(), lost: None })
+    }
+
+    /// A chunk at `place` that cannot be read. Its neighbours leave it the revisions from `first` to `last`.
+    pub(crate) fn lost(place: Place, first: Revision, last: Revision) -> Arc<Self> {
+        assert!(first <= last, "a chunk has revisions");
+        Arc::new(Self { extents: Vec::new(), place: OnceLock::from(place), lost: Some((first, last)) })
+    }
+
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost.is_some()
     }
 
     /// The place on disk, once it was written.
@@ -107,14 +121,19 @@ impl Chunk {
         let is_sound = rest.is_empty()
             && (1..=CHUNK_EXTENTS_MAX).contains(&extents.len())
             && extents.is_sorted_by(|a, b| a.last < b.first);
-        is_sound.then(|| Arc::new(Self { extents, place: OnceLock::from(place) }))
+        is_sound.then(|| Arc::new(Self { extents, place: OnceLock::from(place), lost: None }))
     }
 
-    pub(super) fn first(&self) -> Revision {
-        self.extents[0].first
+    pub(crate) fn first(&self) -> Revision {
+        self.lost.map_or_else(|| self.extents[0].first, |(first, _)| first)
     }
 
-    pub(super) fn last(&self) -> Revision {
-        self.extents[self.extents.len() - 1].last
+    pub(crate) fn last(&self) -> Revision {
+        self.lost.map_or_else(|| self.extents[self.extents.len() - 1].last, |(_, last)| last)
+    }
+
+    /// Whether `more` extents can go into one chunk with these, if both together are at most `extents_max`.
+    pub(super) fn takes(&self, more: usize, extents_max: usize) -> bool {
+        !self.is_lost() && self.extents.len() + more <= extents_max
     }
 }

@@ -25,7 +25,7 @@ impl ExtentCursor {
     /// The next record. After a [`Fault`] is resolved, the same call goes on at the same place.
     pub(crate) fn next(&mut self) -> Result<Option<Record>, Fault> {
         if self.whole.as_ref().is_none_or(|(whole, position)| *position == whole.len()) {
-            let Some(extent) = self.directory.at_or_above(self.next) else { return Ok(None) };
+            let Some(extent) = self.directory.at_or_above(self.next)? else { return Ok(None) };
             let whole = self.directory.whole(extent)?;
             let position = whole.position(self.next);
             assert!(position < whole.len(), "an extent reaches up to its last revision");

@@ -6,6 +6,8 @@
 //! - A `Directory` is immutable. `Edit` makes the next one, and shares every chunk that it did not touch. So a
 //!   checkpoint writes only the chunks that changed. A chunk is written once (`place`).
 //!
+//! What a lost chunk (`chunk`) may hold is asked for in vain: its fault ends in an error. All else goes on around it.
+//!
 //! It finds records. It does not decide when an extent's space is reused (`space`), and does not write itself
 //! (`shard`).
 
@@ -19,7 +21,12 @@ use super::{
     index::Index,
     whole::Whole,
 };
-use crate::{Fault, Place, Record, Revision, victims::Victims};
+use crate::{
+    Error, Fault, Place, Record, Revision,
+    fault::Resolve,
+    page::{self, Kind, corrupt},
+    victims::Victims,
+};
 
 /// Blocks of an extent that a long scan reads together with the one that it needs.
 const BLOCKS_AHEAD: usize = 2;
@@ -68,9 +75,14 @@ impl Directory {
         self.chunks.last().map(|chunk| chunk.last())
     }
 
+    /// The number of chunks that could not be read at the start.
+    pub(crate) fn lost_chunks(&self) -> usize {
+        self.chunks.iter().filter(|chunk| chunk.is_lost()).count()
+    }
+
     /// The version of `key` at `revision`, if it is in an extent.
     pub fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Fault> {
-        let Some(extent) = self.holder(revision) else { return Ok(None) };
+        let Some(extent) = self.holder(revision)? else { return Ok(None) };
         let index = self.cache.index(extent)?;
         let block = self.cache.block(block_place(extent, &index, index.position(key, revision)))?;
         Ok(block.find(key, revision).map(|position| block.record(position)))
@@ -84,7 +96,7 @@ impl Directory {
         revision: Revision,
         fingers: &'a mut Fingers,
     ) -> Result<Option<Stored<'a>>, Fault> {
-        let Some(extent) = self.holder(revision) else { return Ok(None) };
+        let Some(extent) = self.holder(revision)? else { return Ok(None) };
         if fingers.seek(extent.index, key, revision) {
             return Ok(fingers.at(extent.index));
         }
@@ -104,8 +116,8 @@ impl Directory {
     }
 
     /// The extent that may hold `revision`. If any extent holds it, it is this one.
-    fn holder(&self, revision: Revision) -> Option<&Extent> {
-        self.at_or_above(revision).filter(|extent| extent.first <= revision)
+    fn holder(&self, revision: Revision) -> Result<Option<&Extent>, Fault> {
+        Ok(self.at_or_above(revision)?.filter(|extent| extent.first <= revision))
     }
 
     /// Record blocks read so far. The number may wrap around.
@@ -119,11 +131,27 @@ impl Directory {
     }
 
     /// The extent that holds `revision`. If there is none, the first one above it.
-    pub(crate) fn at_or_above(&self, revision: Revision) -> Option<&Extent> {
-        let chunk = self.chunks.get(self.chunks.partition_point(|chunk| chunk.last() < revision))?;
+    ///
+    /// **Errors** the chunk that could say so is lost. Reading it fails.
+    pub(crate) fn at_or_above(&self, revision: Revision) -> Result<Option<&Extent>, Fault> {
+        let position = self.chunks.partition_point(|chunk| chunk.last() < revision);
+        let Some(chunk) = self.chunks.get(position) else { return Ok(None) };
+        if let Some(place) = chunk.place().filter(|_| chunk.is_lost()) {
+            return Err(Fault::new(place, Arc::new(Lost)));
+        }
         let extent = &chunk.extents[chunk.extents.partition_point(|extent| extent.last < revision)];
         assert!(extent.last >= revision, "found by its last revision");
-        Some(extent)
+        Ok(Some(extent))
+    }
+}
+
+/// Takes in a lost chunk: not at all. Even if it can be read by now, its account of live records may be out of date.
+struct Lost;
+
+impl Resolve for Lost {
+    fn resolve(&self, place: Place, envelope: &[u8]) -> Result<(), Error> {
+        page::open(Kind::DirectoryChunk, place, envelope)?;
+        Err(corrupt(place, "a directory chunk that could not be read at the start"))
     }
 }
 
@@ -165,14 +193,16 @@ impl DeadRecords {
 
     fn assign(&mut self, directory: &Directory, revision: Revision, bytes: u32) {
         match directory.at_or_above(revision) {
-            Some(extent) if self.moving.contains(extent.index.segment) => self.loose.push((revision, bytes)),
-            Some(extent) => {
+            Ok(Some(extent)) if self.moving.contains(extent.index.segment) => self.loose.push((revision, bytes)),
+            Ok(Some(extent)) => {
                 assert!(extent.first <= revision, "a live record is in an extent or above all");
                 let (records, sum) = self.extents.entry(extent.first).or_default();
                 *records += 1;
                 *sum += u64::from(bytes);
             }
-            None => self.loose.push((revision, bytes)),
+            Ok(None) => self.loose.push((revision, bytes)),
+            // Its extent is not known. Once it is, it counts more live records than there are.
+            Err(_lost) => {}
         }
     }
 
@@ -231,14 +261,21 @@ impl Edit {
 
     /// The extents in segments of `victims`, in order, each with its position among all.
     pub(crate) fn in_segments(&self, victims: &Victims) -> Vec<(usize, Extent)> {
-        let extents = self.kept.iter().flat_map(|chunk| &chunk.extents).copied().enumerate();
-        extents.filter(|(_, extent)| victims.contains(extent.index.segment)).collect()
+        let mut found = Vec::new();
+        let mut position = 0;
+        for chunk in &self.kept {
+            let extents = (position..).zip(chunk.extents.iter().copied());
+            found.extend(extents.filter(|(_, extent)| victims.contains(extent.index.segment)));
+            // What lies on the two sides of a lost chunk is not neighbours.
+            position += chunk.extents.len().max(1);
+        }
+        found
     }
 
     /// Makes the chunks that lie in segments of `victims` be written anew.
     pub(crate) fn renew(&mut self, victims: &Victims) {
         for chunk in &mut self.kept {
-            let place = chunk.place().filter(|place| victims.contains(place.segment));
+            let place = chunk.place().filter(|place| victims.contains(place.segment) && !chunk.is_lost());
             if let Some(place) = place {
                 self.dead_chunks.push(place);
                 *chunk = Chunk::new(chunk.extents.clone());
@@ -276,7 +313,7 @@ impl Edit {
         if extents.is_empty() {
             return;
         }
-        if let Some(before) = self.kept.pop_if(|before| before.extents.len() + extents.len() <= CHUNK_EXTENTS_MAX / 2) {
+        if let Some(before) = self.kept.pop_if(|before| before.takes(extents.len(), CHUNK_EXTENTS_MAX / 2)) {
             self.dead_chunks.extend(before.place());
             extents.splice(0..0, before.extents.iter().copied());
         }
@@ -287,7 +324,7 @@ impl Edit {
     pub(crate) fn finish(mut self, added: Vec<Extent>) -> (Arc<Directory>, Vec<Place>) {
         let mut added = added.into_iter();
         if added.len() > 0
-            && let Some(last) = self.kept.pop_if(|last| last.extents.len() < CHUNK_EXTENTS_MAX)
+            && let Some(last) = self.kept.pop_if(|last| last.takes(1, CHUNK_EXTENTS_MAX))
         {
             self.dead_chunks.extend(last.place());
             let room = CHUNK_EXTENTS_MAX - last.extents.len();
@@ -390,9 +427,9 @@ mod tests {
         let directory = directory(300);
         for number in 1..=300 {
             for main in number * 10..number * 10 + 10 {
-                assert_eq!(directory.at_or_above(Revision::new(main, 0)), Some(&extent(number)));
+                assert_eq!(directory.at_or_above(Revision::new(main, 0)).unwrap(), Some(&extent(number)));
             }
-            let gap = directory.at_or_above(Revision::new(number * 10 + 9, 4));
+            let gap = directory.at_or_above(Revision::new(number * 10 + 9, 4)).unwrap();
             assert_eq!(gap.copied(), (number < 300).then(|| extent(number + 1)));
         }
     }

@@ -220,6 +220,7 @@ impl Checkpoint {
         }
         if !self.victims.is_empty() {
             edit.renew(&self.victims);
+            self.passed += self.directory.lost_chunks();
             let victims = edit.in_segments(&self.victims);
             let unreadable = Arc::clone(&self.unreadable);
             self.relocation = Some(Relocation::new(&self.layout.dir, Arc::clone(&self.roots[0]), victims, unreadable));

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use super::{
     reader::load_for,
     space::Space,
-    store::{recover_tables, segment_files},
+    store::{Recovered, recover, segment_files},
     superblock::{self, Pages, Superblock},
 };
 use crate::{
@@ -90,6 +90,7 @@ struct Opened {
     pages: Option<Pages>,
     space: Space,
     directory: Arc<Directory>,
+    unread: Vec<Error>,
 }
 
 fn open(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
@@ -103,8 +104,11 @@ fn open(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     let state =
         state.ok_or_else(|| Error::corrupt(&superblock::path(dir), 0, "neither copy of the superblock is valid"))?;
     let files = segment_files(disk, &dir.join(PAGES_DIR))?;
-    let (space, directory) = recover_tables(disk, dir, &state, &files, BlockCache::new(CACHE_BYTES))?;
-    Ok(Opened { copies, newest, pages: state.pages, space, directory })
+    let previous = copies[1 - newest].filter(|previous| previous.generation + 1 == state.generation);
+    let cache = BlockCache::new(CACHE_BYTES);
+    let recovered = recover(disk, dir, (&state, previous.as_ref()), &files, &cache)?;
+    let Recovered { state, space, directory, unread } = recovered;
+    Ok(Opened { copies, newest, pages: state.pages, space, directory, unread })
 }
 
 /// Bytes of blocks that are kept while they are read. **Units** bytes.
@@ -144,8 +148,10 @@ pub fn report(disk: &mut dyn Disk, dir: &Path) -> Result<Report, Error> {
 /// **Errors** as [`report`], and those of the medium.
 pub fn verify(disk: &mut dyn Disk, dir: &Path, damage: &mut dyn FnMut(&Error)) -> Result<Checked, Error> {
     let _lock = disk.lock(dir)?;
-    let Opened { pages, space, directory, .. } = open(disk, dir)?;
-    let mut check = Check { disk, dir, damage, reached: BTreeMap::new(), done: Checked::default(), is_whole: true };
+    let Opened { pages, space, directory, unread, .. } = open(disk, dir)?;
+    unread.iter().for_each(&mut *damage);
+    let is_whole = unread.is_empty();
+    let mut check = Check { disk, dir, damage, reached: BTreeMap::new(), done: Checked::default(), is_whole };
     if let Some(pages) = &pages {
         [pages.directory, pages.segments].into_iter().for_each(|place| check.reach(place));
         check.tree(pages.key_root)?;

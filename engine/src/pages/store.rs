@@ -9,6 +9,8 @@
 //!   state before it and the log after that state are still complete (`trimmable`).
 //! - `retired` holds, weakly, each directory that was superseded since the start. A view that is held keeps its own
 //!   directory alive. Meanwhile no file is removed that the view may read.
+//! - If a table of the newest state cannot be read, the state before it is opened, as if the newest superblock copy were
+//!   damaged. If both have the same chunk of the directory that cannot be read, that chunk is lost (`extent`).
 //! - Opening reads the superblock and the tables. Its cost does not depend on the size of the data. Trees are read as
 //!   they are used.
 //!
@@ -34,7 +36,7 @@ use super::{
 };
 use crate::{
     Error, Fault, Place, Revision, Unreadable,
-    disk::{BLOCK, DirLock, Disk, OpenKind},
+    disk::{BLOCK, DirLock, Disk, FileOp, OpenKind},
     extent::{self, BlockCache, Chunk, Directory, ExtentCursor},
     mvcc::{Mvcc, Roots, SweepProgress},
     page::{self, Kind, PAGES_DIR},
@@ -119,14 +121,15 @@ pub struct Store {
     /// Memory of the nodes when none of them could be evicted; 0 if some can. All nodes were then dirty, or held by
     /// views. Another search is useless until the memory has changed notably.
     evict_idle_at: u64,
+    unread: Vec<Error>,
     _lock: DirLock,
 }
 
 impl Store {
     /// Opens the store in `dir`, or creates it. Blocks.
     ///
-    /// **Errors** `Locked`; `Corrupt` with the file, if both superblock copies or a table of the newest one are
-    /// damaged.
+    /// **Errors** `Locked`; `Corrupt` with the file, if both superblock copies are damaged, or the directory root or
+    /// the segment table of each.
     pub fn open(disk: &mut dyn Disk, dir: &Path, options: Options) -> Result<Self, Error> {
         assert!(options.segment_bytes as usize >= BLOCK && (options.segment_bytes as usize).is_multiple_of(BLOCK));
         assert!(options.write_bytes >= BLOCK && options.write_bytes.is_multiple_of(BLOCK));
@@ -135,7 +138,7 @@ impl Store {
         disk.create_dir_all(&pages_dir)?;
         let lock = disk.lock(dir)?;
         let files = segment_files(disk, &pages_dir)?;
-        let (newest, previous) = if superblock::exists(disk, dir)? {
+        let (mut newest, mut previous) = if superblock::exists(disk, dir)? {
             let opened = superblock::read(disk, dir)?;
             (opened.newest, opened.previous)
         } else if files.is_empty() {
@@ -144,7 +147,11 @@ impl Store {
             return Err(Error::corrupt(&superblock::path(dir), 0, "the superblock is gone, segments are there"));
         };
         let cache = BlockCache::new(options.cache_bytes - node_bytes_max(options.cache_bytes));
-        let (space, directory) = recover_tables(disk, dir, &newest, &files, Arc::clone(&cache))?;
+        let Recovered { state, space, directory, unread } =
+            recover(disk, dir, (&newest, previous.as_ref()), &files, &cache)?;
+        if state.generation < newest.generation {
+            (newest, previous) = (state, None);
+        }
         let next_segment = files.last().map_or(1, |last| last + 1).max(newest.next_segment);
         let layout = Arc::new(Layout {
             dir: dir.to_path_buf(),
@@ -174,8 +181,14 @@ impl Store {
                 options.reclaim_bytes_max,
                 u64::from(options.segment_bytes) / FLOOR_PER_SEGMENT,
             ),
+            unread,
             _lock: lock,
         })
+    }
+
+    /// What could not be read when the store was opened, and what it does without.
+    pub fn unread(&self) -> &[Error] {
+        &self.unread
     }
 
     /// The MVCC state.
@@ -438,7 +451,8 @@ impl Store {
             records += 1;
             let root = reach_tree.as_ref().expect("records come with a tree");
             let found = load_for(disk, &self.dir, || tree::find(root, &record.key, record.revision))?;
-            let extent = self.directory.at_or_above(record.revision).expect("the record came from it");
+            let extent = load_for(disk, &self.dir, || self.directory.at_or_above(record.revision))?;
+            let extent = extent.expect("the record came from it");
             let is_wanted = found.is_some_and(|found| found.revision == record.revision);
             *wanted.entry(extent.first).or_default() += u32::from(is_wanted);
         }
@@ -495,33 +509,63 @@ fn segment_number(name: &str) -> Option<u32> {
     (page::segment_path(number).file_name()?.to_str()? == name && number > 0).then_some(number)
 }
 
-/// Loads the tables that `newest` names. Files that it does not name are dead: a crash or an earlier state left them.
-pub(crate) fn recover_tables(
+/// A state that can be opened, with its tables.
+pub(crate) struct Recovered {
+    pub(crate) state: Superblock,
+    pub(crate) space: Space,
+    pub(crate) directory: Arc<Directory>,
+    /// What cannot be read, and is done without.
+    pub(crate) unread: Vec<Error>,
+}
+
+/// Finds the newest state whose tables can all be read. If there is none, the newest one that lacks only chunks of the
+/// directory.
+///
+/// **Errors** that of the newest state.
+pub(crate) fn recover(
     disk: &mut dyn Disk,
     dir: &Path,
-    newest: &Superblock,
+    (newest, previous): (&Superblock, Option<&Superblock>),
     files: &[u32],
-    cache: Arc<BlockCache>,
-) -> Result<(Space, Arc<Directory>), Error> {
-    let (mut space, directory) = match &newest.pages {
-        None => (Space::default(), Directory::empty(cache)),
-        Some(pages) => {
-            let malformed =
-                |place: Place| Error::corrupt(&dir.join(place.path()), place.offset.into(), "malformed table");
-            let table = read_table(disk, dir, Kind::SegmentTable, pages.segments)?;
-            let mut space = Space::decode(&table).ok_or_else(|| malformed(pages.segments))?;
-            let root = read_table(disk, dir, Kind::DirectoryRoot, pages.directory)?;
-            let (places, rest) = root.as_chunks::<{ Place::ENCODED_LEN }>();
-            let mut chunks = Vec::with_capacity(places.len());
-            for bytes in places {
-                let place = Place::from_bytes(*bytes).ok_or_else(|| malformed(pages.directory))?;
-                let payload = read_table(disk, dir, Kind::DirectoryChunk, place)?;
-                chunks.push(Chunk::decode(place, &payload).ok_or_else(|| malformed(place))?);
+    cache: &Arc<BlockCache>,
+) -> Result<Recovered, Error> {
+    let mut first = None;
+    for may_lose in [false, true] {
+        for state in std::iter::once(newest).chain(previous) {
+            let mut unread: Vec<Error> = first.iter().map(Error::again).collect();
+            let lost = may_lose.then_some(&mut unread);
+            match recover_tables(disk, dir, state, files, cache, lost) {
+                Ok((space, directory)) => return Ok(Recovered { state: *state, space, directory, unread }),
+                Err(error @ (Error::Corrupt { .. } | Error::Io { op: FileOp::Read | FileOp::Open, .. })) => {
+                    first.get_or_insert(error);
+                }
+                Err(error) => return Err(error),
             }
-            let directory = Directory::from_chunks(cache, chunks).filter(|_| rest.is_empty());
-            let directory = directory.ok_or_else(|| malformed(pages.directory))?;
+        }
+    }
+    Err(first.expect("the newest state was tried"))
+}
+
+/// Loads the tables that `state` names. Files that it does not name are dead: a crash or an earlier state left them.
+/// With `lost`, chunks of the directory that cannot be read are done without, and named there.
+fn recover_tables(
+    disk: &mut dyn Disk,
+    dir: &Path,
+    state: &Superblock,
+    files: &[u32],
+    cache: &Arc<BlockCache>,
+    lost: Option<&mut Vec<Error>>,
+) -> Result<(Space, Arc<Directory>), Error> {
+    let (mut space, directory) = match &state.pages {
+        None => (Space::default(), Directory::empty(Arc::clone(cache))),
+        Some(pages) => {
+            let table = read_table(disk, dir, Kind::SegmentTable, pages.segments)?;
+            let mut space = Space::decode(&table).ok_or_else(|| malformed(dir, pages.segments))?;
+            let chunks = read_chunks(disk, dir, state, pages.directory, lost)?;
+            let directory = Directory::from_chunks(Arc::clone(cache), chunks);
+            let directory = directory.ok_or_else(|| malformed(dir, pages.directory))?;
             if !space.is_sound(&[pages.directory, pages.segments]) {
-                return Err(malformed(pages.segments));
+                return Err(malformed(dir, pages.segments));
             }
             space.add(pages.directory);
             space.add(pages.segments);
@@ -538,8 +582,74 @@ pub(crate) fn recover_tables(
             let file = disk.open(&dir.join(page::segment_path(*segment)), OpenKind::Read)?;
             let bytes = disk.len(file)?;
             disk.close(file);
-            space.adopt_dead(*segment, bytes, newest.generation);
+            space.adopt_dead(*segment, bytes, state.generation);
         }
     }
     Ok((space, directory))
+}
+
+fn malformed(dir: &Path, place: Place) -> Error {
+    Error::corrupt(&dir.join(place.path()), place.offset.into(), "malformed table")
+}
+
+/// The chunks of the directory whose root lies at `root`.
+fn read_chunks(
+    disk: &mut dyn Disk,
+    dir: &Path,
+    state: &Superblock,
+    root: Place,
+    mut lost: Option<&mut Vec<Error>>,
+) -> Result<Vec<Arc<Chunk>>, Error> {
+    let payload = read_table(disk, dir, Kind::DirectoryRoot, root)?;
+    let (places, rest) = payload.as_chunks::<{ Place::ENCODED_LEN }>();
+    if !rest.is_empty() {
+        return Err(malformed(dir, root));
+    }
+    let mut chunks: Vec<Result<Arc<Chunk>, Place>> = Vec::with_capacity(places.len());
+    for bytes in places {
+        let place = Place::from_bytes(*bytes).ok_or_else(|| malformed(dir, root))?;
+        let payload = read_table(disk, dir, Kind::DirectoryChunk, place);
+        let chunk = payload.and_then(|payload| Chunk::decode(place, &payload).ok_or_else(|| malformed(dir, place)));
+        match (chunk, &mut lost) {
+            (Ok(chunk), _) => chunks.push(Ok(chunk)),
+            (Err(error), Some(lost)) => {
+                lost.push(error);
+                chunks.push(Err(place));
+            }
+            (Err(error), None) => return Err(error),
+        }
+    }
+    Ok(with_bounds(chunks, Revision::new(state.revision, i64::MAX - 1)))
+}
+
+/// Gives each lost chunk the revisions between its neighbours. None is above `last`.
+fn with_bounds(chunks: Vec<Result<Arc<Chunk>, Place>>, last: Revision) -> Vec<Arc<Chunk>> {
+    let mut bounded = Vec::with_capacity(chunks.len());
+    let mut chunks = chunks.into_iter().peekable();
+    let mut from = Revision::new(1, 0);
+    while let Some(chunk) = chunks.next() {
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(place) => {
+                // Of several side by side, the last one gets all of them: what each of them holds is not known.
+                let to = match chunks.peek() {
+                    Some(Ok(next)) => before(next.first()),
+                    Some(Err(_)) => from,
+                    None => last,
+                };
+                Chunk::lost(place, from, to.max(from))
+            }
+        };
+        from = Revision::new(chunk.last().main, chunk.last().sub + 1);
+        bounded.push(chunk);
+    }
+    bounded
+}
+
+/// The last revision before `revision` that a record can have.
+fn before(revision: Revision) -> Revision {
+    match revision.sub {
+        0 => Revision::new(revision.main - 1, i64::MAX - 1),
+        sub => Revision::new(revision.main, sub - 1),
+    }
 }

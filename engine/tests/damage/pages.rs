@@ -18,7 +18,10 @@ use engine::{
     load_for,
 };
 
-use crate::replay::{self, DIR, Operation, apply, operations, options};
+use crate::{
+    Structure,
+    replay::{self, DIR, Operation, apply, operations, options},
+};
 
 /// What is wrong with the medium.
 #[derive(Clone, Debug)]
@@ -272,6 +275,23 @@ fn harm_everywhere(seed: u64, count: usize, keys: u64, cases: usize) -> Outcome 
     }
     println!("seed {seed}: {outcome:?} of {cases}");
     outcome
+}
+
+#[test]
+fn a_store_whose_directory_has_a_hole_goes_on_around_it() {
+    let (seed, keys) = (45, 6000);
+    let (log, more) = (operations(seed, 7000, keys), operations(seed + 1, 150, keys));
+    let storage = written(&log);
+    let mut outcome = Outcome::default();
+    let chunks: Vec<Structure> =
+        crate::structures(&storage).into_iter().filter(|found| found.name == "directory chunk").collect();
+    let cases = chunks.len();
+    for (number, Structure { path, at, .. }) in chunks.into_iter().enumerate() {
+        let harm = Harm { path, offset: at as u64 + 20, is_flipped: number % 2 == 0 };
+        live(&storage.crash(), &log, &more, &harm, &mut outcome);
+    }
+    println!("{outcome:?} of {cases}");
+    assert!(outcome.lost > 0 && outcome.closed == 0, "a chunk that both states have was met");
 }
 
 #[test]
