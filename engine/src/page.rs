@@ -138,6 +138,13 @@ pub(crate) fn open(kind: Kind, place: Place, envelope: &[u8]) -> Result<&[u8], E
     if is_intact { Ok(payload) } else { Err(damaged()) }
 }
 
+/// Whether `envelope` is a page of any kind that was written for `place`.
+pub(crate) fn is_intact(place: Place, envelope: &[u8]) -> bool {
+    use Kind as K;
+    let kinds = [K::Node, K::Block, K::ExtentIndex, K::DirectoryChunk, K::DirectoryRoot, K::SegmentTable];
+    kinds.into_iter().any(|kind| open(kind, place, envelope).is_ok())
+}
+
 /// The error for a page whose bytes are not as they were written.
 pub(crate) fn corrupt(place: Place, what: &'static str) -> Error {
     Error::Corrupt { path: place.path(), offset: u64::from(place.offset), what }

@@ -332,6 +332,12 @@ impl<'a> Stored<'a> {
     }
 }
 
+/// The records of the block in `payload`; `None` if it is not one.
+pub(crate) fn decoded_block(payload: &[u8]) -> Option<Vec<Record>> {
+    let block = Block::decode(payload)?;
+    Some((0..block.len()).map(|position| block.record(position)).collect())
+}
+
 /// The block that a [`BlockBuilder`] makes of the records in `payload`; `None` if `payload` is not a block.
 pub(crate) fn rewritten_block(payload: &[u8]) -> Option<Vec<u8>> {
     let block = Block::decode(payload)?;

@@ -97,6 +97,10 @@ impl Chunk {
         Arc::new(Self { extents: Vec::new(), place: OnceLock::from(place), lost: Some((first, last)) })
     }
 
+    pub(crate) fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.is_some()
     }

@@ -144,6 +144,12 @@ impl Index {
         low - 1
     }
 
+    /// The fence of a block.
+    pub(crate) fn fence(&self, position: usize) -> (&[u8], Revision) {
+        let (_, key, revision) = self.entry(position);
+        (key, revision)
+    }
+
     fn entry(&self, position: usize) -> (u32, &[u8], Revision) {
         entry(slot(&self.payload, self.ends.len(), position)).expect("decode checked every entry")
     }

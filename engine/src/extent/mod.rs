@@ -25,12 +25,12 @@ mod fingers;
 mod index;
 mod whole;
 
-pub(crate) use block::{BlockBuilder, Stored, record_bytes, rewritten_block};
+pub(crate) use block::{BlockBuilder, Stored, decoded_block, record_bytes, rewritten_block};
 pub use cache::BlockCache;
 pub(crate) use chunk::{Chunk, Extent};
 pub(crate) use cursor::ExtentCursor;
 pub use directory::Directory;
 pub(crate) use directory::{DeadRecords, Edit};
 pub use fingers::Fingers;
-pub(crate) use index::{IndexBuilder, rewritten_index};
+pub(crate) use index::{Index, IndexBuilder, rewritten_index};
 pub(crate) use whole::Whole;

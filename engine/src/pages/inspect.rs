@@ -10,7 +10,7 @@ use super::{
     reader::load_for,
     space::Space,
     store::{Recovered, recover, segment_files},
-    superblock::{self, Pages, Superblock},
+    superblock::{self, Superblock},
 };
 use crate::{
     Error, Place,
@@ -87,28 +87,54 @@ pub struct Checked {
 struct Opened {
     copies: [Option<Superblock>; 2],
     newest: usize,
-    pages: Option<Pages>,
+    state: Superblock,
     space: Space,
     directory: Arc<Directory>,
     unread: Vec<Error>,
 }
 
+/// Opens the newest state that can be opened.
 fn open(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
-    if !superblock::exists(disk, dir)? {
-        return Err(Error::corrupt(&superblock::path(dir), 0, "there is no superblock: no store lies here"));
-    }
-    let copies = superblock::peek(disk, dir)?;
-    let generation = |copy: &Option<Superblock>| copy.map_or(0, |state| state.generation);
-    let newest = usize::from(generation(&copies[1]) > generation(&copies[0]));
-    let state = copies[newest];
-    let state =
-        state.ok_or_else(|| Error::corrupt(&superblock::path(dir), 0, "neither copy of the superblock is valid"))?;
+    let copies = copies(disk, dir)?;
+    let newest = newest(&copies);
+    let (state, previous) = states(disk, dir)?;
     let files = segment_files(disk, &dir.join(PAGES_DIR))?;
-    let previous = copies[1 - newest].filter(|previous| previous.generation + 1 == state.generation);
     let cache = BlockCache::new(CACHE_BYTES);
     let recovered = recover(disk, dir, (&state, previous.as_ref()), &files, &cache)?;
     let Recovered { state, space, directory, unread } = recovered;
-    Ok(Opened { copies, newest, pages: state.pages, space, directory, unread })
+    Ok(Opened { copies, newest, state, space, directory, unread })
+}
+
+fn copies(disk: &mut dyn Disk, dir: &Path) -> Result<[Option<Superblock>; 2], Error> {
+    if !superblock::exists(disk, dir)? {
+        return Err(Error::corrupt(&superblock::path(dir), 0, "there is no superblock: no store lies here"));
+    }
+    superblock::peek(disk, dir)
+}
+
+fn newest(copies: &[Option<Superblock>; 2]) -> usize {
+    let generation = |copy: &Option<Superblock>| copy.map_or(0, |state| state.generation);
+    usize::from(generation(&copies[1]) > generation(&copies[0]))
+}
+
+/// The newest state, and the one before it if its copy of the superblock is valid.
+///
+/// **Errors** `Corrupt` if neither copy is valid; `Format`.
+pub(super) fn states(disk: &mut dyn Disk, dir: &Path) -> Result<(Superblock, Option<Superblock>), Error> {
+    let copies = copies(disk, dir)?;
+    let newest = newest(&copies);
+    let damaged = || Error::corrupt(&superblock::path(dir), 0, "neither copy of the superblock is valid");
+    let state = copies[newest].ok_or_else(damaged)?;
+    Ok((state, copies[1 - newest].filter(|previous| previous.generation + 1 == state.generation)))
+}
+
+/// The directory of `state`, with what cannot be read of it as lost chunks.
+///
+/// **Errors** `Corrupt` for its root or its segment table.
+pub(super) fn tables(disk: &mut dyn Disk, dir: &Path, state: &Superblock) -> Result<Arc<Directory>, Error> {
+    let files = segment_files(disk, &dir.join(PAGES_DIR))?;
+    let cache = BlockCache::new(CACHE_BYTES);
+    recover(disk, dir, (state, None), &files, &cache).map(|recovered| recovered.directory)
 }
 
 /// Bytes of blocks that are kept while they are read. **Units** bytes.
@@ -148,11 +174,11 @@ pub fn report(disk: &mut dyn Disk, dir: &Path) -> Result<Report, Error> {
 /// **Errors** as [`report`], and those of the medium.
 pub fn verify(disk: &mut dyn Disk, dir: &Path, damage: &mut dyn FnMut(&Error)) -> Result<Checked, Error> {
     let _lock = disk.lock(dir)?;
-    let Opened { pages, space, directory, unread, .. } = open(disk, dir)?;
+    let Opened { state, space, directory, unread, .. } = open(disk, dir)?;
     unread.iter().for_each(&mut *damage);
     let is_whole = unread.is_empty();
     let mut check = Check { disk, dir, damage, reached: BTreeMap::new(), done: Checked::default(), is_whole };
-    if let Some(pages) = &pages {
+    if let Some(pages) = &state.pages {
         [pages.directory, pages.segments].into_iter().for_each(|place| check.reach(place));
         check.tree(pages.key_root)?;
         check.tree(pages.meta_root)?;

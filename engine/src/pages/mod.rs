@@ -10,13 +10,14 @@
 //! - `checkpoint`: writes one sealed state beside running traffic, and publishes it with one superblock.
 //! - `reclaim`: chooses the segments that are emptied, and says when a checkpoint is worth it for space alone.
 //! - `store`: the page store as the apply core owns it.
-//! - `inspect`: inspects a page store that no process uses.
+//! - `inspect`: inspects a page store that no process uses. `salvage`: reads back what is left of a damaged one.
 
 mod checkpoint;
 pub mod inspect;
 mod reader;
 mod reclaim;
 mod relocation;
+pub mod salvage;
 mod shard;
 mod space;
 pub mod store;

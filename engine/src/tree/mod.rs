@@ -24,11 +24,12 @@ mod walk;
 
 pub(crate) use change::{NewEntry, Pass, Swept, put, remove, sweep};
 pub(crate) use evict::{Hand, evict};
-pub(crate) use leaf::{EntryMeta, NEWEST, TOMBSTONE, VALUE};
+pub(crate) use leaf::{EntryMeta, Leaf, NEWEST, TOMBSTONE, VALUE};
 pub(crate) use ledger::Ledger;
 pub use node::{Node, Slot};
 pub(crate) use rewrite::{Terms, rewrite, start};
 pub(crate) use separators::Separator;
+pub(crate) use sums::Sums;
 pub use verify::Profile;
 pub(crate) use verify::verify;
 pub(crate) use walk::{AFTER, Walk, bytes_of_first, entries_before, find, missing, rank, total, value_of};

@@ -12,6 +12,8 @@ mod pages;
 #[cfg(test)]
 #[path = "../replay/mod.rs"]
 mod replay;
+#[cfg(test)]
+mod salvage;
 
 use std::{
     collections::BTreeMap,

@@ -1,0 +1,228 @@
+//! Finds out what is lost of a damaged store that no process uses, and reads back what is not.
+//!
+//! The records hold all fields of the key tree. So a page of that tree that cannot be read is made again from the
+//! records of its keys. What cannot be made again is named, and left out of what is read back.
+//!
+//! Files, from the ground up:
+//! - `bounds`: ranges in the order of tree entries.
+//! - `medium`: reads of pages and extents that go on behind damage; the search for extents of which nothing tells.
+//! - `trees`: walks over the trees, around pages that cannot be read.
+//! - `judge`: which keys and versions are lost.
+//!
+//! Invariants:
+//! - It changes nothing.
+//! - It reads back no version that it knows, or must suspect, to be replaced or deleted by one that is lost. If one
+//!   version of a key is lost that was its newest, the key is left out. If an older one is lost, the history is not
+//!   whole: then the compact revision that it tells is the revision of the store.
+//! - Records come back in revision order, each once.
+//! - Memory grows with what is lost, not with the store.
+
+mod bounds;
+mod judge;
+mod medium;
+mod trees;
+
+use std::{collections::BTreeMap, path::Path};
+
+use bytes::Bytes;
+
+use self::{
+    bounds::Span,
+    judge::Judgement,
+    medium::{Medium, Piece},
+    trees::{LostPage, Trees},
+};
+use super::{
+    Superblock,
+    inspect::{states, tables},
+};
+use crate::{Error, Record, Revision, disk::Disk};
+
+/// Something that cannot be read, or is gone with it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// A page of the key tree. It can be made again from the records of its keys.
+    Page {
+        /// The first key that it may hold; empty if it is the first page.
+        from: Bytes,
+        /// The first key behind it; `None` if it is the last page.
+        to: Option<Bytes>,
+        /// Versions that it holds, if that is known.
+        versions: Option<u64>,
+    },
+    /// A key whose newest version cannot be read, or of which it is not known whether it was deleted.
+    Key {
+        /// The key.
+        key: Bytes,
+        /// The revision of the version that is lost, or of the last one that can be read.
+        revision: Revision,
+    },
+    /// Keys of which nothing is known any more: both their page of the key tree and their records cannot be read.
+    Keys {
+        /// The first key that may be one of them.
+        from: Bytes,
+        /// The first key behind them; `None` for no end.
+        to: Option<Bytes>,
+        /// The first and the last revision at which they may have been written.
+        revisions: (Revision, Revision),
+    },
+    /// An older version of a key that goes on.
+    History {
+        /// The key.
+        key: Bytes,
+        /// The revision of the version.
+        revision: Revision,
+    },
+    /// Entries of the meta tree: leases, members, alarms.
+    Rows {
+        /// The first name that one of them may have.
+        from: Bytes,
+        /// The first name behind them; `None` for no end.
+        to: Option<Bytes>,
+    },
+}
+
+/// A damaged store, looked through.
+pub struct Salvage {
+    medium: Medium,
+    trees: Trees,
+    pieces: Vec<Piece>,
+    judgement: Judgement,
+    state: Superblock,
+}
+
+impl Loss {
+    /// How much is lost with it, compared with others.
+    fn weight(&self) -> u64 {
+        match self {
+            Self::Page { .. } => 1,
+            Self::History { .. } => 1 << 8,
+            Self::Key { .. } => 1 << 16,
+            Self::Keys { .. } | Self::Rows { .. } => 1 << 24,
+        }
+    }
+}
+
+impl Salvage {
+    /// Looks through the store in `dir`, and tells every loss. If something of the newest state is lost, and less of
+    /// the state before it, it takes that one: the log holds what came after. Blocks for a time that grows with the
+    /// data.
+    ///
+    /// **Errors** `Locked`; `Corrupt` if there is no state to begin with; those of the medium that are no damage.
+    pub fn open(disk: &mut dyn Disk, dir: &Path, tell: &mut dyn FnMut(&Loss)) -> Result<Self, Error> {
+        let _lock = disk.lock(dir)?;
+        let (newest, previous) = states(disk, dir)?;
+        let mut weight = 0;
+        let mut chosen = Self::look(disk, dir, newest, &mut |loss| weight += loss.weight());
+        if let Some(previous) = previous.filter(|_| weight > 0 || chosen.is_err()) {
+            let mut weight_before = 0;
+            let before = Self::look(disk, dir, previous, &mut |loss| weight_before += loss.weight());
+            if before.is_ok() && (weight_before < weight || chosen.is_err()) {
+                (chosen, weight) = (before, weight_before);
+            }
+        }
+        let chosen = chosen?;
+        if weight == 0 { Ok(chosen) } else { Self::look(disk, dir, chosen.state, tell) }
+    }
+
+    /// Looks through the store as of `state`.
+    fn look(disk: &mut dyn Disk, dir: &Path, state: Superblock, tell: &mut dyn FnMut(&Loss)) -> Result<Self, Error> {
+        let directory = tables(disk, dir, &state)?;
+        let medium = Medium::new(dir);
+        let mut trees = Trees::new(dir, &state);
+        let (lost_pages, lost_rows) = trees.lost_pages(disk)?;
+        for Span { low, high } in lost_rows {
+            let from = low.map_or_else(Bytes::new, |low| low.key.into());
+            tell(&Loss::Rows { from, to: high.map(|high| high.key.into()) });
+        }
+        let pieces = medium.pieces(disk, &directory)?;
+        let mut judge = judge::Judge::new(state.compact_revision, lost_pages, tell);
+        for piece in &pieces {
+            let read = medium.read(disk, piece)?;
+            judge.take_in(piece, &read, |record| trees.has(disk, &record.key, record.revision))?;
+        }
+        judge.judge_pages();
+        if judge.has_lost_records() {
+            trees.versions(disk, &mut |key, meta| judge.version(key, meta))?;
+        }
+        Ok(Self { medium, trees, pieces, judgement: judge.end(), state })
+    }
+
+    /// The revision of the store.
+    pub fn revision(&self) -> i64 {
+        self.state.revision
+    }
+
+    /// The revision up to which the history must count as compacted; -1 for none.
+    pub fn compact_revision(&self) -> i64 {
+        if self.judgement.has_lost_versions() { self.state.revision } else { self.state.compact_revision }
+    }
+
+    /// Index and term of the last applied entry.
+    pub fn applied(&self) -> (u64, u64) {
+        (self.state.applied_index, self.state.applied_term)
+    }
+
+    /// Identity of the store.
+    pub fn store_id(&self) -> u64 {
+        self.state.store_id
+    }
+
+    /// Calls `each` with every entry of the meta tree that can be read, in order.
+    ///
+    /// **Errors** those of the medium that are no damage.
+    pub fn rows(&mut self, disk: &mut dyn Disk, each: &mut dyn FnMut(Bytes, Bytes)) -> Result<(), Error> {
+        self.trees.rows(disk, each)
+    }
+
+    /// Calls `each` with every record that is left, in revision order.
+    ///
+    /// **Errors** those of `each`; those of the medium that are no damage.
+    pub fn records<E: From<Error>>(
+        &mut self,
+        disk: &mut dyn Disk,
+        each: &mut dyn FnMut(Record) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut made: BTreeMap<Revision, Record> = std::mem::take(&mut self.judgement.tombstones);
+        for piece in &self.pieces {
+            for record in self.medium.read(disk, piece)?.records {
+                while let Some(first) = made.first_entry().filter(|first| *first.key() < record.revision) {
+                    each(first.remove())?;
+                }
+                let is_wanted = match self.judgement.wants(&record) {
+                    Some(is_wanted) => is_wanted,
+                    None => piece.is_all_live() || self.trees.has(disk, &record.key, record.revision)?,
+                };
+                if is_wanted {
+                    each(record)?;
+                }
+            }
+        }
+        made.into_values().try_for_each(each)
+    }
+}
+
+/// Whether `error` says that something cannot be read.
+fn is_damage(error: &Error) -> bool {
+    use crate::disk::FileOp;
+    matches!(error, Error::Corrupt { .. } | Error::Io { op: FileOp::Read | FileOp::Open, .. })
+}
+
+/// The result of a read; `None` if it is damaged.
+fn sound<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if is_damage(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// A lost page of the key tree, for whoever is told.
+fn told(page: &LostPage) -> Loss {
+    let from = page.span.low.as_ref().map_or_else(Bytes::new, |low| low.key.clone().into());
+    let to = page.span.high.as_ref().map(|high| high.key.clone().into());
+    Loss::Page { from, to, versions: page.sums.map(|sums| sums.versions) }
+}
+
+/// Memory for tree pages that are held for look-ups. **Units** bytes.
+const NODE_BYTES_MAX: u64 = 64 << 20;
