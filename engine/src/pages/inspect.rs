@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Error, Place,
-    disk::Disk,
+    disk::{Disk, FileOp},
     extent::{BlockCache, Directory, Extent, ExtentCursor},
     page::PAGES_DIR,
     tree::Slot,
@@ -209,7 +209,7 @@ impl Check<'_> {
     fn sound<T>(&mut self, read: Result<T, Error>) -> Result<Option<T>, Error> {
         match read {
             Ok(value) => Ok(Some(value)),
-            Err(error @ Error::Corrupt { .. }) => {
+            Err(error @ (Error::Corrupt { .. } | Error::Io { op: FileOp::Read, .. })) => {
                 self.is_whole = false;
                 (self.damage)(&error);
                 Ok(None)

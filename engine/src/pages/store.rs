@@ -9,8 +9,8 @@
 //!   state before it and the log after that state are still complete (`trimmable`).
 //! - `retired` holds, weakly, each directory that was superseded since the start. A view that is held keeps its own
 //!   directory alive. Meanwhile no file is removed that the view may read.
-//! - If a table of the newest state cannot be read, the state before it is opened, as if the newest superblock copy were
-//!   damaged. If both have the same chunk of the directory that cannot be read, that chunk is lost (`extent`).
+//! - If a table of the newest state cannot be read, the state before it is opened, as if the newest superblock copy
+//!   were damaged. If both have the same chunk of the directory that cannot be read, that chunk is lost (`extent`).
 //! - Opening reads the superblock and the tables. Its cost does not depend on the size of the data. Trees are read as
 //!   they are used.
 //!

@@ -30,9 +30,9 @@ impl Apply {
         self.report.own.push(Own::new(id, purpose, kind, message));
     }
 
-    /// Proposes to revoke the leases that have expired. What a revocation changes is read before: once it is in the log,
-    /// a page that cannot be read would bring apply to a standstill. A lease with such a page lives on for a while.
-    /// Returns the page that must be read.
+    /// Proposes to revoke the leases that have expired. What a revocation changes is read before: once it is in the
+    /// log, a page that cannot be read would bring apply to a standstill. A lease with such a page lives on for a
+    /// while. Returns the page that must be read.
     pub(super) fn expire_leases(&mut self, now: Duration) -> Option<Fault> {
         if self.standstill.is_on() {
             return None;

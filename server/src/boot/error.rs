@@ -34,7 +34,10 @@ pub enum Error {
     },
     /// etcd's data cannot be imported.
     #[error("the data of etcd is not imported: {0}")]
-    Import(#[from] etcd_files::error::Error),
+    Import(etcd_files::error::Error),
+    /// The repaired store cannot be built.
+    #[error(transparent)]
+    Build(#[from] etcd_files::error::Error),
     /// A new member cannot start with these settings.
     #[error(transparent)]
     Bootstrap(#[from] config::Error),
@@ -53,6 +56,20 @@ pub enum Error {
         identity: Identity,
         /// Members of the cluster.
         members: usize,
+    },
+    /// The member has peers.
+    #[error(
+        "the member has peers ({members} members): it gets from them what it has lost, so it is not repaired alone"
+    )]
+    RepairAmongPeers {
+        /// Members of the cluster.
+        members: usize,
+    },
+    /// The damaged files of an earlier repair are still there.
+    #[error("{path} holds the damaged files of an earlier repair: move it away first")]
+    RepairedBefore {
+        /// Their directory.
+        path: String,
     },
     /// A table of the store does not decode.
     #[error(transparent)]

@@ -4,7 +4,7 @@
 //!
 //! - `process`: the limits of the process; `options`: the knobs as settings for each part
 //! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped
-//!   etcd, once
+//!   etcd, once; `repair`: building a damaged store anew
 //! - `ports`: what is bound; `secure`: TLS; `notify`: what the init daemon is told
 //! - `threads`: the cores; `drain`: the end; `error`: why a member does not start, or stops
 //!
@@ -46,6 +46,7 @@ pub mod open;
 pub mod options;
 pub mod ports;
 pub mod process;
+pub mod repair;
 pub mod secure;
 pub mod threads;
 
@@ -144,6 +145,9 @@ fn log_start(config: &Config, opened: &Opened, cores: Cores) {
     let (revision, index) = (view.revision(), view.applied_index());
     tracing::info!(release = crate::RELEASE, etcd = crate::ETCD_VERSION, "starting Orlop");
     tracing::info!(path = %config.data_dir.display(), revision, index, "data directory");
+    for error in opened.store.unread() {
+        tracing::error!(%error, "a table cannot be read: the state before it is taken, or what it holds is refused");
+    }
     tracing::info!(path = %opened.paths.data, log = %opened.paths.log, "I/O path");
     let bytes = options::quota(config).shown();
     if bytes > quota::SENSIBLE_BYTES_MAX {

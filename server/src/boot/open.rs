@@ -17,7 +17,7 @@ use engine::{
 use super::{
     error::Error,
     import::{self, Import},
-    options,
+    options, repair,
 };
 use crate::{
     apply::{
@@ -67,7 +67,8 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let paths = probe(config)?;
     let mut data_disk = paths.data.disk(dir)?;
     let disk = data_disk.as_mut();
-    import::complete(disk, dir)?;
+    import::complete(disk, dir).map_err(Error::Import)?;
+    repair::complete(disk, dir)?;
     let mut store = Store::open(disk, dir, options::store(config, clock))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
         config.verify_bootstrap()?;
@@ -143,12 +144,12 @@ fn take_over(config: &Config, clock: &Clock) -> Result<(), Error> {
         return Err(Error::EtcdData { path: dir.display().to_string() });
     }
     if config.wal_dir.is_some() {
-        return Err(etcd_files::error::Error::LogElsewhere.into());
+        return Err(Error::Import(etcd_files::error::Error::LogElsewhere));
     }
     let (store, wal) = (options::store(config, clock), options::wal(&config.knobs.wal, clock));
     let path = disk::probe(options::io_preference(config), dir)?;
     let open = |dir: &Path| path.disk(dir);
-    Ok(Import { dir, store, wal }.run(&open)?)
+    Import { dir, store, wal }.run(&open).map_err(Error::Import)
 }
 
 fn bootstrap_member(config: &Config) -> Member {

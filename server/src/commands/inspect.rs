@@ -3,8 +3,8 @@
 //! `orlop inspect` shows the contents of a data directory that no server uses. `orlop verify` checks that everything in
 //! it is as it was written.
 //!
-//! They change nothing in the directory. One run names all damage, each with its file and offset. The exit status is
-//! then 1.
+//! They change nothing in the directory, but for `--repair` (`repair`). One run names all damage, each with its file
+//! and offset, and what is lost by it. The exit status is then 1.
 
 use std::{
     fmt::Write as _,
@@ -16,10 +16,14 @@ use engine::{
     Error,
     disk::Disk,
     inspect::{Report, Segment, State, report, verify},
+    salvage::Salvage,
     wal::{self, Summary},
 };
 
-use super::cli::{self, Command, Manner};
+use super::{
+    cli::{self, Command, Manner},
+    repair,
+};
 use crate::config::{
     Fate::Used,
     Kind::{Switch, Text},
@@ -39,14 +43,26 @@ pub(super) static INSPECT: Command = Command {
 /// `orlop verify`.
 pub(super) static VERIFY: Command = Command {
     name: "verify",
-    forms: &[("[flags] DATA-DIR", "Show what inspect shows, and check every page and record.")],
+    forms: &[("[flags] DATA-DIR", "Show what inspect shows, check every page and record, and name what is lost.")],
     note: "",
-    table: &TABLE,
+    table: &VERIFY_TABLE,
     manner: Manner::Own,
-    run: |_, values| run("verify", &values, true),
+    run: |invocation, values| match values.switch("repair") {
+        true => repair::run(&dirs_of("verify", &values)?.dir, &values, invocation),
+        false => run("verify", &values, true),
+    },
 };
 
 static TABLE: Table = Table::of(&[FLAGS]);
+static VERIFY_TABLE: Table = Table::of(&[FLAGS, REPAIR]);
+
+#[rustfmt::skip]
+const REPAIR: Section = ("Repair", &[
+    row("repair", Switch, "false", Used,
+        "Build the store anew from what can be read, and list what is dropped; its files are kept in 'damaged'."),
+    row("profile", Text, "", Used, "Knobs for the new store, by name."),
+    row("knobs", Text, "", Used, "File with a knob a line, for the new store."),
+]);
 
 #[rustfmt::skip]
 const FLAGS: Section = ("Flags", &[
@@ -59,6 +75,11 @@ const FLAGS: Section = ("Flags", &[
 struct Dirs {
     dir: PathBuf,
     wal_dir: PathBuf,
+}
+
+fn dirs_of(name: &str, values: &Values) -> Result<Dirs, cli::Error> {
+    let wanted = || cli::Error::Usage(format!("{name} requires exactly one data directory"));
+    Dirs::of(values).ok_or_else(wanted)
 }
 
 impl Dirs {
@@ -77,8 +98,7 @@ impl Dirs {
 
 #[expect(clippy::print_stdout, reason = "a command answers on its streams")]
 fn run(name: &str, values: &Values, verifies: bool) -> Result<ExitCode, cli::Error> {
-    let wanted = || cli::Error::Usage(format!("{name} requires exactly one data directory"));
-    let dirs = Dirs::of(values).ok_or_else(wanted)?;
+    let dirs = dirs_of(name, values)?;
     let mut disk = engine::disk::open_buffered().map_err(cli::Error::failed)?;
     let (text, damages) = look(&dirs, verifies, disk.as_mut()).map_err(cli::Error::failed)?;
     print!("{text}");
@@ -112,6 +132,9 @@ fn look(dirs: &Dirs, verifies: bool, disk: &mut dyn Disk) -> Result<(String, usi
             line(&mut text, &format!("damage      {error}"));
         };
         let checked = verify(disk, &dirs.dir, &mut damage)?;
+        if damages > 0 {
+            drop(Salvage::open(disk, &dirs.dir, &mut |loss| line(&mut text, &repair::shown(loss)))?);
+        }
         line(
             &mut text,
             &format!(

@@ -8,7 +8,7 @@
 //! | `serve` | `orlop`: the server |
 //! | `route` | the address of this host, for the server |
 //! | `snapshot` | `orlop snapshot status`, `orlop snapshot restore` |
-//! | `inspect` | `orlop inspect`, `orlop verify` |
+//! | `inspect`, `repair` | `orlop inspect`, `orlop verify`; `orlop verify --repair`, and what damage costs |
 //! | `tune` | `orlop tune` |
 //! | `top/` | `orlop top`: what it asks, its table |
 //!
@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 mod cli;
 mod inspect;
+mod repair;
 mod route;
 mod serve;
 mod snapshot;

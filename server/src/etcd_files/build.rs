@@ -162,8 +162,11 @@ impl Builder {
             self.meta_put(table::CLUSTER_VERSION, version.as_bytes())?;
         }
         self.store.mvcc_mut().load_end(*revision, *compact_revision);
-        drop(self.store.mvcc_mut().publish(applied.index, applied.term));
-        self.checkpoint()?;
+        // Both copies of the superblock get the whole state: the one before is not that of a member.
+        for _ in 0..2 {
+            drop(self.store.mvcc_mut().publish(applied.index, applied.term));
+            self.checkpoint()?;
+        }
         Ok(self.disk)
     }
 }

@@ -34,7 +34,7 @@ async fn put(client: &mut Client, key: &'static str) {
     let _: PutResponse = client.call("/etcdserverpb.KV/Put", &request).await.unwrap();
 }
 
-fn block_on(future: impl Future<Output = ()>) {
+pub(crate) fn block_on(future: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     tokio::task::LocalSet::new().block_on(&runtime, future);
 }

@@ -7,7 +7,7 @@ use std::{
     env,
     fs::{self, File},
     net::{SocketAddr, TcpListener},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -27,7 +27,8 @@ pub(crate) struct Member {
     log: PathBuf,
     pub(crate) address: SocketAddr,
     pub(crate) peer_address: SocketAddr,
-    _dir: TempDir,
+    flags: Vec<String>,
+    dir: TempDir,
 }
 
 impl Member {
@@ -44,9 +45,12 @@ impl Member {
     }
 
     fn spawn(flags: &[&str]) -> Self {
-        let dir = TempDir::new().unwrap();
+        let (dir, flags) = (TempDir::new().unwrap(), flags.iter().map(|flag| (*flag).to_owned()).collect());
+        Self::spawn_in(dir, flags, free_addresses())
+    }
+
+    fn spawn_in(dir: TempDir, flags: Vec<String>, [address, peer]: [SocketAddr; 2]) -> Self {
         let log = dir.path().join("log");
-        let [address, peer] = free_addresses();
         let (client_url, peer_url) = (format!("http://{address}"), format!("http://{peer}"));
         let child = Command::new(env!("CARGO_BIN_EXE_orlop"))
             .args(["--name", "m", "--data-dir"])
@@ -56,13 +60,33 @@ impl Member {
             .args(["--initial-cluster", &format!("m={peer_url}")])
             // What a whole run of these tests is to be made with, see `.ci/test`.
             .args(env::var("ORLOP_FLAGS").unwrap_or_default().split_whitespace())
-            .args(flags)
+            .args(&flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Self { child, log, address, peer_address: peer, _dir: dir }
+        Self { child, log, address, peer_address: peer, flags, dir }
+    }
+
+    /// The data directory.
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Stops the member, lets `meanwhile` have its data directory, and starts it again.
+    pub(crate) fn restart(&mut self, meanwhile: impl FnOnce(&Path)) {
+        self.signal(Signal::TERM);
+        self.child.wait().unwrap();
+        meanwhile(&self.data_dir());
+        let (dir, flags) = (std::mem::replace(&mut self.dir, TempDir::new().unwrap()), self.flags.clone());
+        *self = Self::spawn_in(dir, flags, [self.address, self.peer_address]);
+        assert!(self.becomes_ready(), "it starts again");
+    }
+
+    /// Whether the process still runs.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
     }
 
     fn becomes_ready(&mut self) -> bool {

@@ -28,7 +28,7 @@ fn ask(mut socket: impl Read + Write, path: &str) -> String {
     }
 }
 
-fn get(address: SocketAddr, path: &str) -> String {
+pub(crate) fn get(address: SocketAddr, path: &str) -> String {
     let socket = TcpStream::connect(address).unwrap();
     socket.set_read_timeout(Some(WAIT_MAX)).unwrap();
     ask(socket, path)

@@ -14,10 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::{
-    Loss,
     bounds::Span,
+    loss::Loss,
     medium::{Piece, Read},
-    told,
     trees::LostPage,
 };
 use crate::{Error, Record, Revision, tree::EntryMeta};
@@ -261,7 +260,7 @@ impl<'a> Judge<'a> {
 
     /// Where newer records of keys of `page` may be missing, and the last revision that they may have.
     fn doubts(&mut self, page: &LostPage) -> Vec<(Revision, Span)> {
-        (self.tell)(&told(page));
+        (self.tell)(&page.loss());
         let mut doubts = Vec::new();
         for Damaged { first, last, spans, .. } in &self.damaged {
             for both in spans.iter().filter_map(|span| span.and(&page.span)) {

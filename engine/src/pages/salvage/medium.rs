@@ -1,8 +1,8 @@
 //! Reads of extents that go on behind damage, and the search for extents of which nothing tells.
 //!
 //! Invariants:
-//! - What is given back passed its checksum, and was checked as a reader checks it. So a piece of another file, or of an
-//!   earlier life of its place, is never taken.
+//! - What is given back passed its checksum, and was checked as a reader checks it. So a piece of another file is never
+//!   taken.
 //! - The records of a piece are in revision order. Two pieces have no revision in common.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use super::{bounds::Span, sound};
+use super::{bounds::Span, loss::sound};
 use crate::{
     Error, Place, Record, Revision,
     disk::{BLOCK, Buffer, Disk, OpenKind},

@@ -4,7 +4,7 @@
 //! records of its keys. What cannot be made again is named, and left out of what is read back.
 //!
 //! Files, from the ground up:
-//! - `bounds`: ranges in the order of tree entries.
+//! - `bounds`: ranges in the order of tree entries. `loss`: what cannot be read, or is gone with it.
 //! - `medium`: reads of pages and extents that go on behind damage; the search for extents of which nothing tells.
 //! - `trees`: walks over the trees, around pages that cannot be read.
 //! - `judge`: which keys and versions are lost.
@@ -19,6 +19,7 @@
 
 mod bounds;
 mod judge;
+mod loss;
 mod medium;
 mod trees;
 
@@ -30,7 +31,7 @@ use self::{
     bounds::Span,
     judge::Judgement,
     medium::{Medium, Piece},
-    trees::{LostPage, Trees},
+    trees::Trees,
 };
 use super::{
     Superblock,
@@ -38,49 +39,7 @@ use super::{
 };
 use crate::{Error, Record, Revision, disk::Disk};
 
-/// Something that cannot be read, or is gone with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Loss {
-    /// A page of the key tree. It can be made again from the records of its keys.
-    Page {
-        /// The first key that it may hold; empty if it is the first page.
-        from: Bytes,
-        /// The first key behind it; `None` if it is the last page.
-        to: Option<Bytes>,
-        /// Versions that it holds, if that is known.
-        versions: Option<u64>,
-    },
-    /// A key whose newest version cannot be read, or of which it is not known whether it was deleted.
-    Key {
-        /// The key.
-        key: Bytes,
-        /// The revision of the version that is lost, or of the last one that can be read.
-        revision: Revision,
-    },
-    /// Keys of which nothing is known any more: both their page of the key tree and their records cannot be read.
-    Keys {
-        /// The first key that may be one of them.
-        from: Bytes,
-        /// The first key behind them; `None` for no end.
-        to: Option<Bytes>,
-        /// The first and the last revision at which they may have been written.
-        revisions: (Revision, Revision),
-    },
-    /// An older version of a key that goes on.
-    History {
-        /// The key.
-        key: Bytes,
-        /// The revision of the version.
-        revision: Revision,
-    },
-    /// Entries of the meta tree: leases, members, alarms.
-    Rows {
-        /// The first name that one of them may have.
-        from: Bytes,
-        /// The first name behind them; `None` for no end.
-        to: Option<Bytes>,
-    },
-}
+pub use loss::Loss;
 
 /// A damaged store, looked through.
 pub struct Salvage {
@@ -89,18 +48,6 @@ pub struct Salvage {
     pieces: Vec<Piece>,
     judgement: Judgement,
     state: Superblock,
-}
-
-impl Loss {
-    /// How much is lost with it, compared with others.
-    fn weight(&self) -> u64 {
-        match self {
-            Self::Page { .. } => 1,
-            Self::History { .. } => 1 << 8,
-            Self::Key { .. } => 1 << 16,
-            Self::Keys { .. } | Self::Rows { .. } => 1 << 24,
-        }
-    }
 }
 
 impl Salvage {
@@ -201,28 +148,3 @@ impl Salvage {
         made.into_values().try_for_each(each)
     }
 }
-
-/// Whether `error` says that something cannot be read.
-fn is_damage(error: &Error) -> bool {
-    use crate::disk::FileOp;
-    matches!(error, Error::Corrupt { .. } | Error::Io { op: FileOp::Read | FileOp::Open, .. })
-}
-
-/// The result of a read; `None` if it is damaged.
-fn sound<T>(read: Result<T, Error>) -> Result<Option<T>, Error> {
-    match read {
-        Ok(value) => Ok(Some(value)),
-        Err(error) if is_damage(&error) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-/// A lost page of the key tree, for whoever is told.
-fn told(page: &LostPage) -> Loss {
-    let from = page.span.low.as_ref().map_or_else(Bytes::new, |low| low.key.clone().into());
-    let to = page.span.high.as_ref().map(|high| high.key.clone().into());
-    Loss::Page { from, to, versions: page.sums.map(|sums| sums.versions) }
-}
-
-/// Memory for tree pages that are held for look-ups. **Units** bytes.
-const NODE_BYTES_MAX: u64 = 64 << 20;

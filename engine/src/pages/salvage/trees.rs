@@ -8,13 +8,19 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{NODE_BYTES_MAX, Superblock, bounds::Span, sound};
+use super::{
+    bounds::Span,
+    loss::{Loss, sound},
+};
 use crate::{
     Error, Fault, Revision,
     disk::Disk,
-    pages::reader::load_for,
+    pages::{Superblock, reader::load_for},
     tree::{EntryMeta, Leaf, Node, Slot, Sums},
 };
+
+/// Memory for tree pages that are held for look-ups. **Units** bytes.
+const NODE_BYTES_MAX: u64 = 64 << 20;
 
 /// A page of the key tree that cannot be read.
 #[derive(Clone, Debug)]
@@ -28,6 +34,13 @@ pub(super) struct LostPage {
 }
 
 impl LostPage {
+    /// The page, for whoever is told.
+    pub(super) fn loss(&self) -> Loss {
+        let from = self.span.low.as_ref().map_or_else(Bytes::new, |low| low.key.clone().into());
+        let to = self.span.high.as_ref().map(|high| high.key.clone().into());
+        Loss::Page { from, to, versions: self.sums.map(|sums| sums.versions) }
+    }
+
     /// Whether versions of `key` may go on behind this page.
     pub(super) fn cuts(&self, key: &[u8]) -> bool {
         self.span.high.as_ref().is_some_and(|high| high.key == key)
