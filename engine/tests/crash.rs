@@ -12,14 +12,14 @@ use std::path::Path;
 use engine::{
     Checkpoint, Error, Progress, Store,
     disk::{
-        Disk, Owner,
-        sim::{Order, Random, SimStorage},
+        Disk, FileOp, Owner,
+        sim::{Faults, Order, Random, SimStorage},
     },
     store::Options,
     wal::{Entry, Known, Wal},
 };
 
-use replay::{DIR, Member, Operation, Shown, apply, model_shown, operations, options, term};
+use replay::{DIR, Member, Operation, Shown, apply, load_patiently, model_shown, operations, options, term};
 
 /// Images looked at for each step at most.
 const IMAGES_MAX: usize = 24;
@@ -39,6 +39,7 @@ fn run(storage: &SimStorage, options: Options, log: &[Operation], seed: u64) -> 
         Ok(member) => member,
         Err(error) => return (Stopped { applied: 0, trimmed: 0, emptied: 0 }, Err(error)),
     };
+    storage.set_faults(READ_ERRORS);
     let mut job = None;
     let mut result = Ok(());
     while result.is_ok() && (member.applied < log.len() || job.is_some()) {
@@ -66,18 +67,44 @@ fn run(storage: &SimStorage, options: Options, log: &[Operation], seed: u64) -> 
     (Stopped { applied: member.applied, trimmed: member.trimmed, emptied }, result)
 }
 
+/// Some reads fail, and succeed when they are tried again.
+const READ_ERRORS: Faults =
+    Faults { write_error: 0, sync_error: 0, read_error: 20, lost: 0, misdirected: 0, corrupt: 0 };
+
+/// Opens `image` and replays. Reads fail meanwhile, and a start that was refused is made again.
+fn opened(image: &SimStorage, options: Options, log: &[Operation], trimmed: u64) -> Member {
+    patiently(image, || Member::open(image, options, log, trimmed)).unwrap()
+}
+
+/// Tries `open` again until no read of it fails. Then no read fails any more.
+fn patiently<T>(image: &SimStorage, mut open: impl FnMut() -> Result<T, Error>) -> Result<T, Error> {
+    image.set_faults(READ_ERRORS);
+    let opened = loop {
+        let failed = image.injected().len();
+        match open() {
+            // What cannot be read where it is needed is refused as damage is.
+            Err(Error::Io { op: FileOp::Read, .. } | Error::Corrupt { .. }) if image.injected().len() > failed => {}
+            result => break result,
+        }
+    };
+    image.set_faults(Faults::default());
+    opened
+}
+
 /// Opens `image`, replays, compares, writes on, and does so once more.
 fn recovers(image: &SimStorage, options: Options, log: &[Operation], trimmed: u64, expected: &Shown) {
-    let mut member = Member::open(image, options, log, trimmed).unwrap();
+    let mut member = opened(image, options, log, trimmed);
     member.check(expected);
+    image.set_faults(READ_ERRORS);
     member.sweep(1000).unwrap();
     while member.reclaim(1000).unwrap() {}
     member.checkpoint().unwrap();
+    image.set_faults(Faults::default());
     member.store.verify(&mut member.disk).unwrap();
     member.check(expected);
     let trimmed = member.trimmed;
     drop(member);
-    let mut member = Member::open(&image.crash(), options, log, trimmed).unwrap();
+    let mut member = opened(&image.crash(), options, log, trimmed);
     member.check(expected);
     member.store.verify(&mut member.disk).unwrap();
 }
@@ -136,6 +163,7 @@ fn long_runs_with_many_power_losses_lose_nothing() {
             storage.set_order(Order::Seeded);
             let mut member = Member::open(&storage, options, &log[..applied], trimmed).unwrap();
             storage.stop_after(storage.steps() + 1 + random.below(60));
+            storage.set_faults(READ_ERRORS);
             let mut job = None;
             let mut result = Ok(());
             while result.is_ok() && member.applied < log.len() {
@@ -223,7 +251,7 @@ impl<'a> Core<'a> {
         self.applied += 1;
         let position = usize::try_from(self.applied).expect("a short log") - 1;
         let (disk, mvcc) = (&mut self.disk, self.store.mvcc_mut());
-        apply(mvcc, self.applied, &self.operations[position], |fault| engine::load(disk, Path::new(DIR), fault))
+        apply(mvcc, self.applied, &self.operations[position], |fault| load_patiently(disk, Path::new(DIR), &fault))
     }
 
     /// One turn of the core's loop.
@@ -274,6 +302,7 @@ fn log_and_store_on_one_disk_lose_nothing_at_any_step() {
             storage.stop_after(run * 7 + seed);
             let mut acknowledged = 0;
             let mut core = Core::open(&storage, &operations, 0);
+            storage.set_faults(READ_ERRORS);
             if let Ok(core) = &mut core {
                 while core.applied < operations.len() as u64 && core.turn(&mut random).is_ok() {
                     acknowledged = core.applied;
@@ -284,7 +313,8 @@ fn log_and_store_on_one_disk_lose_nothing_at_any_step() {
             drop(core);
             for image in storage.crash_images(4) {
                 println!("seed {seed}, run {run}, {acknowledged} acknowledged");
-                let mut core = Core::open(&image, &operations, acknowledged).expect("a crash is no damage");
+                let open = || Core::open(&image, &operations, acknowledged);
+                let mut core = patiently(&image, open).expect("a crash is no damage");
                 let applied = usize::try_from(core.applied).expect("a short log");
                 let view = core.store.mvcc().view();
                 let shown = replay::shown(&view, &mut core.disk).expect("a crash is no damage");

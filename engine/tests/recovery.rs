@@ -217,7 +217,7 @@ fn with_every_fault_the_store_recovers_or_refuses() {
         storage.set_faults(Faults {
             write_error: rate,
             sync_error: rate,
-            read_error: 0,
+            read_error: 20,
             lost: other / 3,
             misdirected: other / 3,
             corrupt: other / 3,

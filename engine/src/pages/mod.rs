@@ -25,7 +25,7 @@ mod superblock;
 mod writer;
 
 pub use checkpoint::{Checkpoint, CheckpointDone, Progress};
-pub use reader::{Loaded, PageReader, load, load_for};
+pub use reader::{Loaded, PageReader, load, load_for, load_noted};
 pub use reclaim::Reclaimed;
 pub use shard::{ShardJob, ShardProgress};
 pub(crate) use space::Space;

@@ -356,6 +356,16 @@ pub fn load(disk: &mut dyn Disk, dir: &Path, fault: Fault) -> Result<(), Error> 
     with_read(disk, dir, place, |bytes| resolve(dir, fault, bytes))
 }
 
+/// As [`load`]. Notes in `unreadable` whether the page could be read.
+///
+/// **Errors** as [`load`].
+pub fn load_noted(disk: &mut dyn Disk, dir: &Path, fault: Fault, unreadable: &Unreadable) -> Result<(), Error> {
+    let place = fault.place();
+    let result = load(disk, dir, fault);
+    unreadable.note(place, &result);
+    result
+}
+
 /// Tries `operation` until it has all its pages. Blocks; for start-up, recovery and tests.
 pub fn load_for<T>(
     disk: &mut dyn Disk,

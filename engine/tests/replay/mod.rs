@@ -9,7 +9,7 @@ use bytes::Bytes;
 use engine::{
     Checkpoint, Error, Fault, KeyRange, Mvcc, Progress, ReadView, Record, Revision, Store,
     disk::{
-        Disk, Owner,
+        Disk, FileOp, Owner,
         sim::{Random, SimDisk, SimStorage},
     },
     load_for,
@@ -227,6 +227,16 @@ pub(crate) fn term(index: u64) -> u64 {
     1 + index / 50
 }
 
+/// Reads a page that an entry waits for: a read that failed is tried again.
+pub(crate) fn load_patiently(disk: &mut dyn Disk, dir: &Path, fault: &Fault) -> Result<(), Error> {
+    loop {
+        match engine::load(disk, dir, fault.clone()) {
+            Err(Error::Io { op: FileOp::Read, .. }) => {}
+            result => return result,
+        }
+    }
+}
+
 /// A store that replays a log, with what a log would know.
 pub(crate) struct Member {
     pub(crate) store: Store,
@@ -259,28 +269,42 @@ impl Member {
         let (store, disk) = (&mut self.store, &mut self.disk);
         let dir = store.dir().to_path_buf();
         let index = self.applied as u64 + 1;
-        apply(store.mvcc_mut(), index, &log[self.applied], |fault| engine::load(disk, &dir, fault))?;
+        apply(store.mvcc_mut(), index, &log[self.applied], |fault| load_patiently(disk, &dir, &fault))?;
         // Memory is always short here; what goes is seen with the next publish.
         store.evict(4);
         self.applied += 1;
         Ok(())
     }
 
-    pub(crate) fn sweep(&mut self, budget: usize) -> Result<bool, Error> {
+    /// Reads what upkeep asks for. It goes round what cannot be read.
+    fn read(&mut self, fault: Fault) -> Result<(), Error> {
+        assert!(!self.store.unreadable().avoids(fault.place()), "upkeep asks for a page once");
         let dir = self.store.dir().to_path_buf();
-        load_for(&mut self.disk, &dir, || self.store.sweep(budget).map(|progress| progress.is_done))
+        match engine::load_noted(&mut self.disk, &dir, fault, self.store.unreadable()) {
+            Ok(()) | Err(Error::Io { op: FileOp::Read, .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn sweep(&mut self, budget: usize) -> Result<bool, Error> {
+        self.store.unreadable().retry();
+        loop {
+            match self.store.sweep(budget) {
+                Ok(progress) => return Ok(progress.is_done),
+                Err(fault) => self.read(fault)?,
+            }
+        }
     }
 
     /// A step of giving space back, a tenth of a second after the last one; whether there is more to do at once.
     pub(crate) fn reclaim(&mut self, pages: usize) -> Result<bool, Error> {
         self.now += Duration::from_millis(100);
-        let dir = self.store.dir().to_path_buf();
         loop {
             match self.store.reclaim(self.now, pages) {
                 Ok(is_more) => return Ok(is_more),
                 Err(faults) => {
                     assert!(!faults.is_empty(), "what stops has to be read");
-                    faults.into_iter().try_for_each(|fault| engine::load(&mut self.disk, &dir, fault))?;
+                    faults.into_iter().try_for_each(|fault| self.read(fault))?;
                 }
             }
         }
