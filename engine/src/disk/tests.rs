@@ -16,8 +16,12 @@ fn disks() -> Vec<(&'static str, Box<dyn Disk>)> {
     let mut disks: Vec<(&'static str, Box<dyn Disk>)> =
         vec![("portable, page cache", Box::new(Portable::start(false).unwrap()))];
     disks.push(("portable, O_DIRECT", Box::new(Portable::start(true).unwrap())));
-    if let Ok(uring) = Uring::start(true) {
-        disks.push(("io_uring", Box::new(uring)));
+    match Uring::start(true) {
+        Ok(uring) => disks.push(("io_uring", Box::new(uring))),
+        Err(error) => assert!(
+            std::env::var_os("ORLOP_TESTS_WITHOUT_IO_URING").is_some(),
+            "this host refuses io_uring ({error}): set ORLOP_TESTS_WITHOUT_IO_URING to test without it"
+        ),
     }
     disks
 }

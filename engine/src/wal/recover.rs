@@ -239,7 +239,11 @@ impl Scan {
     ) -> Result<Self, Error> {
         let (newest, _) = found.header(last).expect("`last` has a header");
         found.assert_newest(dir, last, newest.id)?;
-        found.assert_unused(disk, dir, last.saturating_add(1), Some(newest.id))?;
+        // The newest segment may have lost its header. It need not follow the last one that has one: what is between
+        // them may have been reused.
+        for sequence in found.files.range(last.saturating_add(1)..).map(|(sequence, _)| *sequence) {
+            found.assert_unused(disk, dir, sequence, Some(newest.id))?;
+        }
         let (first, early) = (found.start(dir, &newest, known.trimmable)?, found.start(dir, &newest, 0)?);
         let mut scan = Self::from(disk, found, (first, last), known.applied)?;
         if !scan.replay.has_beginning() && early < first {

@@ -241,7 +241,8 @@ impl Member {
                         tracing::debug!(%error, "pages are not brought in ahead");
                     }
                 };
-                thread::Builder::new().name("warm".into()).spawn(run)
+                // It decodes entries and drops them: the deepest txn needs the stack of a core.
+                thread::Builder::new().name("warm".into()).stack_size(STACK_BYTES).spawn(run)
             });
             match spawned {
                 Ok(Ok(_thread)) => firsts.push(is_first),
