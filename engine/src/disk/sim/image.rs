@@ -2,8 +2,8 @@
 //! between them.
 //!
 //! Invariants:
-//! - `volatile` holds for each sector the completed writes that no sync covers yet, oldest first. Every other sector of
-//!   `live` equals `durable`, except for damage done on purpose.
+//! - `volatile` holds for each sector the completed writes that a sync can still make durable, oldest first. Every other
+//!   sector of `live` equals `durable`, except for damage done on purpose, and for what a failed sync has lost.
 //! - Sectors are atomic. After power loss, each holds its durable content, or the content of one write that was
 //!   volatile or in flight. The choice is free for each sector. This covers torn, lost and reordered writes.
 //!
@@ -121,10 +121,10 @@ impl File {
         }
     }
 
-    /// Takes in a completed durable write.
+    /// Takes in a completed durable write. Of the file's length, it makes durable only what reading it back needs.
     pub(super) fn write_durable(&mut self, written: &Written) {
         self.len = self.len.max(written.end() * SECTOR_LEN as u64);
-        self.durable_len = self.len;
+        self.durable_len = self.durable_len.max(written.end() * SECTOR_LEN as u64);
         for (number, sector) in (written.first..).zip(&written.sectors) {
             self.live.set(number, Arc::clone(sector));
             self.durable.set(number, Arc::clone(sector));
@@ -142,6 +142,15 @@ impl File {
             if let Some((_, sector)) = versions.drain(..covered).next_back() {
                 durable.set(*number, sector);
             }
+            !versions.is_empty()
+        });
+    }
+
+    /// Takes in a sync that has failed. What it should have made durable may be lost even to a later sync that
+    /// succeeds: the system may take it for written. Or a later sync saves it after all. `random` decides.
+    pub(super) fn fail_sync(&mut self, random: &mut Random) {
+        self.volatile.retain(|_, versions| {
+            versions.retain(|_| random.chance(1, 2));
             !versions.is_empty()
         });
     }

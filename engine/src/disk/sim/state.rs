@@ -41,7 +41,7 @@ pub enum Order {
 pub struct Faults {
     /// A write fails with EIO; an arbitrary part of it may be on the medium.
     pub write_error: u64,
-    /// A sync fails with EIO; nothing becomes durable.
+    /// A sync fails with EIO; nothing becomes durable. A later sync may make durable what was written before, or not.
     pub sync_error: u64,
     /// A read fails with EIO.
     pub read_error: u64,
@@ -356,6 +356,9 @@ impl State {
     fn sync_file(&mut self, path: &Path, number: u64, submitted: u64) -> io::Result<usize> {
         if self.draws(self.faults.sync_error) {
             self.inject(FaultKind::SyncError, path, 0, 0);
+            if let Some(file) = self.files.get_mut(&number) {
+                file.fail_sync(&mut self.random);
+            }
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         if let Some(file) = self.files.get_mut(&number) {
