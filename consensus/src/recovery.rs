@@ -73,7 +73,9 @@ pub fn adopt_log(
         recovered.mark == (0, 0) && recovered.entries.is_empty() && recovered.hard_state == HardState::default();
     assert!(is_new, "a log is adopted once");
     assert!(hard_state.commit >= after.index && hard_state.term >= after.term, "what was applied was committed");
-    wal.trim(after.index, after.term)?;
+    if after.index > 0 {
+        wal.restart_after(after.index, after.term)?;
+    }
     let mut ticket = 0;
     for entries in entries.chunks(ENTRIES_AT_ONCE) {
         ticket += 1;

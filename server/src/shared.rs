@@ -3,9 +3,9 @@
 //! The state that all cores of this process share: the member's identity, its bounds, and the published state.
 //!
 //! Invariants:
-//! - Each field has one writer. Apply publishes `view`, `cluster`, `sizes`, `swept_revision`, `standstill`, `is_behind`
-//!   and `raft.applied`. Raft publishes the rest of `raft`. Each connection core writes its own entry of `floors` and
-//!   `connections`, and each loop its own beat of `pulse`. All cores read everything.
+//! - Each field has one writer. Apply publishes `view`, `cluster`, `sizes`, `swept_revision`, `standstill`,
+//!   `is_behind`, `has_leases` and `raft.applied`. Raft publishes the rest of `raft`. Each connection core writes its
+//!   own entry of `floors` and `connections`, and each loop its own beat of `pulse`. All cores read everything.
 //! - Everything that a view shows was durable before the view was published. A reply leaves after the view that holds
 //!   its write was published. So on a single voter, any view loaded after a request arrived answers it linearizably.
 //!
@@ -239,6 +239,8 @@ pub struct Shared {
     pub is_disk_full: AtomicBool,
     /// A write to the log has not ended for a long time.
     pub is_log_stalled: AtomicBool,
+    /// Whether there are leases. While there are none, no key has one.
+    pub has_leases: AtomicBool,
     /// Why apply stands still, if it does: the page that the next entry needs and that cannot be read.
     pub standstill: ArcSwapOption<String>,
     /// The state lacks something that was acknowledged before this start, because apply stands still. So no read is
@@ -275,6 +277,7 @@ impl Shared {
             is_stopping: AtomicBool::new(false),
             is_disk_full: AtomicBool::new(false),
             is_log_stalled: AtomicBool::new(false),
+            has_leases: AtomicBool::new(true),
             standstill: ArcSwapOption::empty(),
             is_behind: AtomicBool::new(false),
             log_file_system,

@@ -1,7 +1,8 @@
 //! The control plane on a real file system, shared by every implementation that has one.
 //!
 //! Invariants: a handle stays valid until `close`. Directories and files that it makes are for their owner only (0700,
-//! 0600). It does nothing off the caller's thread, on purpose. Work that may delay a request goes through `Op`.
+//! 0600). It does nothing off the caller's thread, on purpose. Work that may delay a request goes through `Op`. A file
+//! that is open for writing is locked; it is open once.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
@@ -10,6 +11,8 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use rustix::{
@@ -19,6 +22,11 @@ use rustix::{
 
 use super::{BLOCK, Buffer, DirLock, FileId, FileOp, OpenKind, assert_aligned};
 use crate::Error;
+
+/// Pause between two tries to get the lock of a file whose writer was killed.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+/// Tries for half a minute.
+const LOCK_TRIES_MAX: usize = 6000;
 
 /// An open file or directory.
 pub(super) struct Handle {
@@ -78,6 +86,9 @@ impl Files {
             options.custom_flags(libc::O_DIRECT);
         }
         let file = options.open(path).map_err(|source| Error::io(path, op, source))?;
+        if matches!(kind, OpenKind::Write | OpenKind::Create { .. }) {
+            lock_for_writing(path, &file)?;
+        }
         match kind {
             OpenKind::Create { len } => reserve(path, &file, len)?,
             // After a failed write-back, the page cache may show bytes that the medium never got. So what an earlier
@@ -152,6 +163,24 @@ impl Files {
         buf.fill_with(len, |room| read_all(&handle.file, offset, room))
             .map_err(|source| Error::io(&handle.path, FileOp::Read, source))
     }
+}
+
+/// Locks a file that will be written, as long as it is open, with all that is in flight on it.
+///
+/// The kernel ends the operations of a killed process after the process itself, and after its lock on the directory is
+/// gone. Each of them holds its open file, and with it this lock. So whoever gets the lock finds what was written last.
+///
+/// **Errors** `Locked` if it takes longer than [`LOCK_TRIES_MAX`] pauses.
+#[expect(clippy::disallowed_methods, reason = "a start waits for the device; a running member's files are its own")]
+fn lock_for_writing(path: &Path, file: &File) -> Result<(), Error> {
+    for _ in 0..LOCK_TRIES_MAX {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => thread::sleep(LOCK_PAUSE),
+            Err(TryLockError::Error(source)) => return Err(Error::io(path, FileOp::Lock, source)),
+        }
+    }
+    Err(Error::Locked { path: path.to_path_buf() })
 }
 
 /// Gives a new file its size and its space. Removes the file again if there is no space.

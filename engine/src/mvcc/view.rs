@@ -105,13 +105,14 @@ impl ReadView {
     }
 
     /// Faults on the pages that a put or delete of `key` needs.
+    #[inline]
     pub fn touch(&self, key: &[u8]) -> Result<(), Fault> {
-        tree::find(&self.roots.key_root, key, Revision::MAX).map(drop)
+        tree::touch(&self.roots.key_root, key)
     }
 
     /// Faults on the pages that a put or delete of `key` in the meta tree needs.
     pub fn touch_meta(&self, key: &[u8]) -> Result<(), Fault> {
-        tree::find(&self.roots.meta_root, key, Revision::MAX).map(drop)
+        tree::touch(&self.roots.meta_root, key)
     }
 
     /// The lease of `key` now; 0 if it has none, or is not live. It needs the pages that a put of `key` needs.

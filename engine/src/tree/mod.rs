@@ -32,4 +32,4 @@ pub(crate) use separators::Separator;
 pub(crate) use sums::Sums;
 pub use verify::Profile;
 pub(crate) use verify::verify;
-pub(crate) use walk::{AFTER, Walk, bytes_of_first, entries_before, find, missing, rank, total, value_of};
+pub(crate) use walk::{AFTER, Walk, bytes_of_first, entries_before, find, missing, rank, total, touch, value_of};

@@ -71,6 +71,12 @@ fn leaf_of<'a>(root: &'a Arc<Slot>, key: &[u8], mut on_way: impl FnMut(&'a Inner
     }
 }
 
+/// Faults on the way to the leaf that holds the newest version of `key`, or would hold it.
+#[inline]
+pub(crate) fn touch(root: &Arc<Slot>, key: &[u8]) -> Result<(), Fault> {
+    leaf_of(root, key, |_, _| {}).map(drop)
+}
+
 /// The value of `key` in the meta tree.
 pub(crate) fn value_of(root: &Arc<Slot>, key: &[u8]) -> Result<Option<Bytes>, Fault> {
     let leaf = leaf_of(root, key, |_, _| {})?;

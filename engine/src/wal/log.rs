@@ -462,7 +462,7 @@ impl Wal {
             let segment = self.segments.pop_front().expect("just seen");
             disk.close(segment.file);
             let path = self.spares.path(segment.sequence);
-            self.spares.recycle(disk, path, segment.len)?;
+            self.spares.recycle(disk, path, segment.len, true)?;
         }
         Ok(())
     }
@@ -482,9 +482,8 @@ impl Wal {
         self.queue_bytes + self.in_flight.iter().map(|group| group.bytes).sum::<usize>()
     }
 
-    /// Entries up to `index` (of term `term`) are no longer needed. They are forgotten at once; their segments are
-    /// recycled when the mark is durable. If the index is after the last entry, or the log has another term there, the
-    /// log restarts after it (a snapshot was installed). A mark that is not ahead of the present one does nothing.
+    /// Entries up to `index` (of term `term`), which is in the log, are no longer needed. They are forgotten at once;
+    /// their segments are recycled when the mark is durable. A mark that is not ahead of the present one does nothing.
     pub fn trim(&mut self, index: u64, term: u64) -> Result<(), Error> {
         if self.is_failed {
             return Err(Error::Stopped);
@@ -492,13 +491,22 @@ impl Wal {
         if index <= self.mark().0 {
             return Ok(());
         }
-        let is_restart = !self.terms.holds(index, term);
-        if is_restart {
-            self.terms = Terms::starting_after((index, term));
-        } else {
-            self.terms.trim(index, term);
+        assert!(self.terms.holds(index, term), "entry {index} of term {term} is in the log that is trimmed to it");
+        self.terms.trim(index, term);
+        self.enqueue(Record::Mark { index, term, is_restart: false }, self.ticket);
+        Ok(())
+    }
+
+    /// Forgets every entry, and goes on after `index` (of term `term`), which is ahead of the mark and not in the log:
+    /// a state was installed that this log does not lead to. Segments are recycled when the mark is durable.
+    pub fn restart_after(&mut self, index: u64, term: u64) -> Result<(), Error> {
+        if self.is_failed {
+            return Err(Error::Stopped);
         }
-        self.enqueue(Record::Mark { index, term, is_restart }, self.ticket);
+        assert!(index > self.mark().0, "a log restarts ahead of its mark");
+        assert!(!self.terms.holds(index, term), "a log that holds the entry is trimmed to it");
+        self.terms = Terms::starting_after((index, term));
+        self.enqueue(Record::Mark { index, term, is_restart: true }, self.ticket);
         Ok(())
     }
 

@@ -79,7 +79,8 @@ pub(super) struct Spares {
     dir_file: FileId,
     segment_bytes: u32,
     pool_max: usize,
-    pool: Vec<PathBuf>,
+    /// Files that wait for reuse, and whether their space and length are known to be durable.
+    pool: Vec<(PathBuf, bool)>,
     next: Next,
     sequence: u32,
     /// Bytes of filling that the log's own writes allow.
@@ -126,11 +127,18 @@ impl Spares {
         self.operations
     }
 
-    /// Takes a file of `len` bytes that the log no longer needs. It must not be open.
-    pub(super) fn recycle(&mut self, disk: &mut dyn Disk, path: PathBuf, len: u32) -> Result<(), Error> {
+    /// Takes a file of `len` bytes that the log no longer needs. It must not be open. `is_durable` says whether this
+    /// process has seen its space and its length become durable: a killed one may have been filling it.
+    pub(super) fn recycle(
+        &mut self,
+        disk: &mut dyn Disk,
+        path: PathBuf,
+        len: u32,
+        is_durable: bool,
+    ) -> Result<(), Error> {
         if len == self.segment_bytes && self.pool.len() < self.pool_max {
             self.is_retry_due = true;
-            self.pool.push(path);
+            self.pool.push((path, is_durable));
             return Ok(());
         }
         disk.remove(&path)?;
@@ -196,15 +204,15 @@ impl Spares {
     /// Chooses a file for the next segment and gives it its name.
     fn begin(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
         let path = self.path(self.sequence);
-        let named = self.pool.iter().position(|spare| *spare == path);
+        let named = self.pool.iter().position(|(spare, _)| *spare == path);
         match named.or_else(|| self.pool.len().checked_sub(1)) {
             Some(position) => {
-                if self.pool[position] != path {
-                    disk.rename(&self.pool[position], &path)?;
+                if self.pool[position].0 != path {
+                    disk.rename(&self.pool[position].0, &path)?;
                 }
-                self.pool.swap_remove(position);
+                let (_, is_durable) = self.pool.swap_remove(position);
                 let file = disk.open(&path, OpenKind::Write)?;
-                self.sync(disk, file, false);
+                self.sync(disk, file, !is_durable);
             }
             None => {
                 let file = disk.open(&path, OpenKind::Create { len: u64::from(self.segment_bytes) })?;
@@ -214,10 +222,11 @@ impl Spares {
         Ok(())
     }
 
-    fn sync(&mut self, disk: &mut dyn Disk, file: FileId, is_new: bool) {
+    /// Syncs the directory, and the file itself if it `needs_sync`.
+    fn sync(&mut self, disk: &mut dyn Disk, file: FileId, needs_sync: bool) {
         let mut in_flight = Vec::new();
         let mut of_file = None;
-        for target in [is_new.then_some(file), Some(self.dir_file)].into_iter().flatten() {
+        for target in [needs_sync.then_some(file), Some(self.dir_file)].into_iter().flatten() {
             let number = self.operation();
             disk.submit(Op::Sync { file: target }, Owner::Wal.token(number));
             in_flight.push(number);

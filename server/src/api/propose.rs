@@ -6,6 +6,8 @@
 //! Invariant: it only looks. What is read here may be evicted before apply comes to it, and a txn may take a branch
 //! that other writes decide meanwhile. Apply looks again.
 
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use proto::{etcdserverpb as pb, internal::Request};
 
@@ -49,7 +51,12 @@ pub(super) async fn bring_in(desk: &Desk, draft: &Draft) -> Result<(), Error> {
 
 /// Whether everything that `request` needs is in memory. What deletes many keys is never at hand.
 fn is_at_hand(desk: &Desk, request: &Request) -> bool {
-    desk.shared.view.with(|view| needs::look(view, request).is_ok()) && needs::deletes(request).is_empty()
+    desk.shared.view.with(|view| needs::look(view, has_leases(desk), request).is_ok())
+        && needs::deletes(request).is_empty()
+}
+
+fn has_leases(desk: &Desk) -> bool {
+    desk.shared.has_leases.load(Ordering::Acquire)
 }
 
 /// Reads what `request` needs.
@@ -58,7 +65,7 @@ fn is_at_hand(desk: &Desk, request: &Request) -> bool {
 async fn fetch(desk: &Desk, request: &Request) -> Result<(), Error> {
     for _ in 0..LOOKS_MAX {
         let view = desk.published();
-        let Err(fault) = needs::look(&view, request) else { break };
+        let Err(fault) = needs::look(&view, has_leases(desk), request) else { break };
         let mut faults = prefetch::faults_of(&view, desk.shared.view.unreadable(), request);
         if faults.iter().all(|other| other.place() != fault.place()) {
             faults.push(fault);

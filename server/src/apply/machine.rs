@@ -203,6 +203,7 @@ impl Apply {
             taken,
         };
         apply.publish_cluster();
+        apply.publish_leases();
         if let Some(reason) = unread {
             apply.standstill.begin_for_good(&apply.shared, reason);
             apply.publish_behind();
@@ -496,7 +497,11 @@ impl Apply {
                 let took = self.options.clock.now().saturating_sub(self.front_since);
                 self.counters.compaction.observe_time(took);
             }
-            Kind::LeaseRevoke => self.end_renewals(),
+            Kind::LeaseGrant => self.publish_leases(),
+            Kind::LeaseRevoke => {
+                self.publish_leases();
+                self.end_renewals();
+            }
             Kind::Alarm => {
                 self.report.has_alarm_come = true;
                 self.publish_cluster();
@@ -546,6 +551,10 @@ impl Apply {
         self.report.applied = self.applied;
         self.shared.raft.applied.store(index, Ordering::Release);
         self.taken.publish(self.store.mvcc().recent_bytes());
+    }
+
+    fn publish_leases(&self) {
+        self.shared.has_leases.store(!self.applier.lessor.is_empty(), Ordering::Release);
     }
 
     fn publish_cluster(&self) {

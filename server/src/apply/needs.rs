@@ -30,14 +30,15 @@ use crate::{
 /// Leaves of a range that are read at once.
 const LEAVES_MAX: usize = 16;
 
-/// Looks for what `request` needs of `view`, besides the ranges of [`deletes`].
+/// Looks for what `request` needs of `view`, besides the ranges of [`deletes`]. If there are no leases (`has_leases`),
+/// no key that is replaced has one.
 ///
 /// **Errors** a page that is not resident.
-pub fn look(view: &ReadView, request: &Request) -> Result<(), Fault> {
+pub fn look(view: &ReadView, has_leases: bool, request: &Request) -> Result<(), Fault> {
     match request {
-        Request::Put(put) => look_at_put(view, put),
-        Request::DeleteRange(delete) => look_at_delete(view, delete),
-        Request::Txn(txn) => look_at_txn(view, txn),
+        Request::Put(put) => look_at_put(view, has_leases, put),
+        Request::DeleteRange(delete) => look_at_delete(view, has_leases, delete),
+        Request::Txn(txn) => look_at_txn(view, has_leases, txn),
         Request::LeaseGrant(grant) => view.touch_meta(&grant_key(grant.id)),
         Request::LeaseRevoke(revoke) => leases::touch_revoke(view, revoke.id),
         Request::Alarm(alarm) => view.touch_meta(&table::alarm_key(alarm.member_id, alarm.alarm)),
@@ -45,8 +46,13 @@ pub fn look(view: &ReadView, request: &Request) -> Result<(), Fault> {
     }
 }
 
-fn look_at_put(view: &ReadView, put: &pb::PutRequest) -> Result<(), Fault> {
-    let lease = view.lease_of(&put.key)?;
+/// The lease of `key`. Faults on the pages that a put of it needs.
+fn lease_of(view: &ReadView, has_leases: bool, key: &[u8]) -> Result<i64, Fault> {
+    if has_leases { view.lease_of(key) } else { view.touch(key).map(|()| 0) }
+}
+
+fn look_at_put(view: &ReadView, has_leases: bool, put: &pb::PutRequest) -> Result<(), Fault> {
+    let lease = lease_of(view, has_leases, &put.key)?;
     for lease in [lease, put.lease] {
         if lease != 0 {
             view.touch_meta(&attachment_key(lease, &put.key))?;
@@ -58,7 +64,7 @@ fn look_at_put(view: &ReadView, put: &pb::PutRequest) -> Result<(), Fault> {
     Ok(())
 }
 
-fn look_at_txn(view: &ReadView, txn: &pb::TxnRequest) -> Result<(), Fault> {
+fn look_at_txn(view: &ReadView, has_leases: bool, txn: &pb::TxnRequest) -> Result<(), Fault> {
     for compare in &txn.compare {
         view.touch(&compare.key)?;
         if compare.target == CompareTarget::Value as i32 {
@@ -67,9 +73,9 @@ fn look_at_txn(view: &ReadView, txn: &pb::TxnRequest) -> Result<(), Fault> {
     }
     for op in txn.success.iter().chain(&txn.failure) {
         match &op.request {
-            Some(Op::RequestPut(put)) => look_at_put(view, put)?,
-            Some(Op::RequestTxn(nested)) => look_at_txn(view, nested)?,
-            Some(Op::RequestDeleteRange(delete)) => look_at_delete(view, delete)?,
+            Some(Op::RequestPut(put)) => look_at_put(view, has_leases, put)?,
+            Some(Op::RequestTxn(nested)) => look_at_txn(view, has_leases, nested)?,
+            Some(Op::RequestDeleteRange(delete)) => look_at_delete(view, has_leases, delete)?,
             Some(Op::RequestRange(_)) | None => {}
         }
     }
@@ -77,11 +83,11 @@ fn look_at_txn(view: &ReadView, txn: &pb::TxnRequest) -> Result<(), Fault> {
 }
 
 /// Looks for what a delete of one key needs.
-fn look_at_delete(view: &ReadView, delete: &pb::DeleteRangeRequest) -> Result<(), Fault> {
+fn look_at_delete(view: &ReadView, has_leases: bool, delete: &pb::DeleteRangeRequest) -> Result<(), Fault> {
     if !is_single(delete) {
         return Ok(());
     }
-    let lease = view.lease_of(&delete.key)?;
+    let lease = lease_of(view, has_leases, &delete.key)?;
     if lease != 0 {
         view.touch_meta(&attachment_key(lease, &delete.key))?;
     }

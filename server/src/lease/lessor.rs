@@ -162,6 +162,11 @@ impl Lessor {
         true
     }
 
+    /// Whether there is no lease.
+    pub fn is_empty(&self) -> bool {
+        self.leases.is_empty()
+    }
+
     /// Whether there is a lease with this id, expired or not.
     pub fn contains(&self, id: i64) -> bool {
         self.leases.contains_key(&id)

@@ -99,6 +99,9 @@ impl Disk for SimDisk {
             }
             _ => return Err(Self::fails(path, FileOp::Open, io::ErrorKind::NotFound)),
         };
+        if let (OpenKind::Write, Target::File(number)) = (kind, &target) {
+            state.wait_for_late(*number);
+        }
         drop(state);
         let handle = Some((path.to_path_buf(), target));
         let position = self.handles.iter().position(Option::is_none).unwrap_or(self.handles.len());

@@ -2,8 +2,8 @@
 //! between them.
 //!
 //! Invariants:
-//! - `volatile` holds for each sector the completed writes that a sync can still make durable, oldest first. Every other
-//!   sector of `live` equals `durable`, except for damage done on purpose, and for what a failed sync has lost.
+//! - `volatile` holds for each sector the completed writes that a sync can still make durable, oldest first. Every
+//!   other sector of `live` equals `durable`, except for damage done on purpose, and for what a failed sync has lost.
 //! - Sectors are atomic. After power loss, each holds its durable content, or the content of one write that was
 //!   volatile or in flight. The choice is free for each sector. This covers torn, lost and reordered writes.
 //!
@@ -213,17 +213,6 @@ impl File {
         bytes.truncate(len);
         let (live, unreadable) = (bytes.clone(), self.unreadable.clone());
         Self { len, durable_len: len, live, durable: bytes, unreadable, ..Self::default() }
-    }
-
-    /// The file after the process ended and the machine went on. Completed writes stay, and stay volatile.
-    pub(super) fn after_kill(&self, in_flight: &[Written], sequence: u64, random: &mut Random) -> Self {
-        let mut file = self.clone();
-        for written in in_flight {
-            if random.chance(1, 2) {
-                file.write(written, sequence);
-            }
-        }
-        file
     }
 }
 

@@ -117,6 +117,11 @@ pub(super) struct State {
     pub(super) dirs: BTreeSet<PathBuf>,
     pub(super) locked: BTreeSet<PathBuf>,
     pub(super) pending: Vec<Pending>,
+    /// Writes of a process that was killed, with their files. They land at any time, unless their file is opened for
+    /// writing before: that waits for them.
+    pub(super) late: Vec<(u64, Written)>,
+    /// Nobody waits for them. This is a planted defect.
+    pub(super) is_unlocked: bool,
     pub(super) done: BTreeMap<u64, VecDeque<Completion>>,
     pub(super) disks: u64,
     /// Number of the next file or operation. It is also the clock of what is volatile.
@@ -211,6 +216,8 @@ impl State {
             dirs: BTreeSet::new(),
             locked: BTreeSet::new(),
             pending: Vec::new(),
+            late: Vec::new(),
+            is_unlocked: false,
             done: BTreeMap::new(),
             disks: 0,
             sequence: 0,
@@ -236,6 +243,8 @@ impl State {
             dirs: self.dirs.clone(),
             locked: BTreeSet::new(),
             pending: Vec::new(),
+            late: Vec::new(),
+            is_unlocked: self.is_unlocked,
             done: BTreeMap::new(),
             disks: 0,
             sequence: self.sequence,
@@ -252,7 +261,7 @@ impl State {
 
     pub(super) fn in_flight_by_file(&self) -> BTreeMap<u64, Vec<Written>> {
         let mut by_file: BTreeMap<u64, Vec<Written>> = BTreeMap::new();
-        for (file, written) in self.pending.iter().filter_map(Pending::written) {
+        for (file, written) in self.pending.iter().filter_map(Pending::written).chain(self.late.iter().cloned()) {
             by_file.entry(file).or_default().push(written);
         }
         by_file
@@ -299,8 +308,32 @@ impl State {
         self.done.entry(pending.disk).or_default().push_back(Completion { token: pending.token, result, buf });
     }
 
+    /// Lets a write of a killed process land, or sink.
+    fn land(&mut self, position: usize) {
+        let (number, written) = self.late.swap_remove(position);
+        let sequence = self.next();
+        if self.random.chance(1, 2)
+            && let Some(file) = self.files.get_mut(&number)
+        {
+            file.write(&written, sequence);
+        }
+    }
+
+    /// Waits for the writes to file `number` that a killed process has left in flight: it still holds the file's lock.
+    pub(super) fn wait_for_late(&mut self, number: u64) {
+        while !self.is_unlocked
+            && let Some(position) = self.late.iter().position(|(file, _)| *file == number)
+        {
+            self.land(position);
+        }
+    }
+
     /// Lets the operation at `position` take effect and complete, unless the storage stops before it.
     pub(super) fn execute(&mut self, position: usize) {
+        if !self.late.is_empty() && self.random.chance(1, 3) {
+            let late = usize::try_from(self.random.below(self.late.len() as u64)).expect("below the length of a Vec");
+            self.land(late);
+        }
         let is_write = matches!(self.pending[position].op, Op::Write { .. } | Op::WriteDurable { .. });
         if is_write && self.is_full(Full::Writes) && !self.is_stopped {
             let pending = self.pending.remove(position);

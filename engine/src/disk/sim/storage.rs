@@ -143,25 +143,32 @@ impl SimStorage {
         }
     }
 
+    /// Plants a defect: whoever opens a file for writing does not wait for the writes of a killed process.
+    pub fn unlock_files(&self) {
+        self.state().is_unlocked = true;
+    }
+
     /// The disk after the process was killed and the machine went on. Completed writes are there, still volatile. Each
-    /// write in flight happened or did not. Locks are gone. `self` must not be used any more.
+    /// write in flight happened, or did not, or will happen later. Locks of directories are gone. `self` must not be
+    /// used any more.
     pub fn kill(&self) -> Self {
         let mut state = self.state();
         let mut random = state.random.clone();
         random.bits();
-        let in_flight = state.in_flight_by_file();
         let sequence = state.sequence;
-        let files = state
-            .files
-            .iter()
-            .map(|(number, file)| {
-                let written = in_flight.get(number).map_or(&[][..], |written| written);
-                (*number, file.after_kill(written, sequence, &mut random))
-            })
-            .collect();
+        let mut files = state.files.clone();
+        let mut late = state.late.clone();
+        for (number, written) in state.pending.iter().filter_map(Pending::written) {
+            match random.below(3) {
+                0 => late.push((number, written)),
+                1 => files.get_mut(&number).expect("it is written").write(&written, sequence),
+                _ => {}
+            }
+        }
         state.is_stopped = true;
         let mut fresh = state.reopened(random);
         fresh.files = files;
+        fresh.late = late;
         fresh.names = state.names.clone();
         fresh.names_durable = state.names_durable.clone();
         fresh.names_volatile = state.names_volatile.clone();
