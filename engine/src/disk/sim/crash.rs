@@ -14,6 +14,14 @@ use super::{
     state::State,
 };
 
+/// Of so many changes of names in a directory, each may be lost on its own. What comes after them is lost together.
+const SUBSETS_OF_MAX: usize = 8;
+
+/// The number of ways in which `changes` of names can be lost.
+fn subsets(changes: usize) -> usize {
+    1 << changes.min(SUBSETS_OF_MAX + 1)
+}
+
 /// The open choices of a power loss, over all files and names.
 pub(super) struct Crash {
     files: Vec<(u64, Choices, Vec<Written>)>,
@@ -47,7 +55,7 @@ impl Crash {
 
     pub(super) fn count(&self) -> u64 {
         let of_files = self.files.iter().fold(1_u64, |count, (_, choices, _)| count.saturating_mul(choices.count()));
-        self.dirs.iter().fold(of_files, |count, (_, changes)| count.saturating_mul(*changes as u64 + 1))
+        self.dirs.iter().fold(of_files, |count, (_, changes)| count.saturating_mul(subsets(*changes) as u64))
     }
 
     pub(super) fn writes(&self) -> usize {
@@ -58,10 +66,12 @@ impl Crash {
         let mut fresh = state.reopened(state.random.clone());
         fresh.names = state.names_durable.clone();
         for (dir, changes) in &self.dirs {
-            let kept = pick(Choice::Names, changes + 1);
+            let kept = pick(Choice::Names, subsets(*changes));
             let of_dir = state.names_volatile.iter().filter(|(_, change)| change.dir() == Some(dir));
-            for (_, change) in of_dir.take(kept) {
-                change.apply(&mut fresh.names);
+            for (position, (_, change)) in of_dir.enumerate() {
+                if kept >> position.min(SUBSETS_OF_MAX) & 1 == 1 {
+                    change.apply(&mut fresh.names);
+                }
             }
         }
         for (position, (number, choices, _)) in self.files.iter().enumerate() {
