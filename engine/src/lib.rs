@@ -49,7 +49,7 @@ pub use mvcc::{
 pub use page::Place;
 pub use pages::{
     Checkpoint, CheckpointDone, Loaded, PageReader, Progress, Reclaimed, ShardJob, ShardProgress, Store, inspect, load,
-    load_for, load_noted, salvage, store,
+    load_for, load_noted, salvage, scrub, store,
 };
 pub use record::Record;
 pub use revision::Revision;

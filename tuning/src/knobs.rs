@@ -200,6 +200,9 @@ knobs! {
         reclaim_bytes_per_second: u64 = 32 * MIB, 64 * KIB => 64 * GIB, Bytes;
         /// Bytes of live pages and records that one checkpoint moves, and at most one segment more.
         reclaim_bytes_max: u64 = 64 * MIB, MIB => 64 * GIB, Bytes;
+        /// Time in which everything on disk is read again once, in the background, to find what the medium no longer
+        /// holds as it was written; 0 turns this off. Small data is read sooner, and then not before the time is over.
+        scrub_interval_ms: u64 = 604_800_000, 0 => 31_536_000_000, Milliseconds;
         /// Places of tree pages that one step looks at for those in segments that are to be emptied.
         reclaim_pages_per_step: usize = 256, 1 => 1_000_000, Count;
         /// Versions that one step of the compaction sweep looks at before it lets other work run.

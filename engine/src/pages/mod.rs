@@ -10,6 +10,7 @@
 //! - `checkpoint`: writes one sealed state beside running traffic, and publishes it with one superblock.
 //! - `reclaim`: chooses the segments that are emptied, and says when a checkpoint is worth it for space alone.
 //! - `store`: the page store as the apply core owns it.
+//! - `scrub`: reads a store again while it is in use, to find damage.
 //! - `inspect`: inspects a page store that no process uses. `salvage`: reads back what is left of a damaged one.
 
 mod checkpoint;
@@ -18,6 +19,7 @@ mod reader;
 mod reclaim;
 mod relocation;
 pub mod salvage;
+pub mod scrub;
 mod shard;
 mod space;
 pub mod store;

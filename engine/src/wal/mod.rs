@@ -7,7 +7,7 @@
 //! - `segment`: the segment files, and the one that is prepared ahead. `active`: the one that is being written.
 //! - `window`: the part of a segment that was last read, and the frames in it.
 //! - `recover`: finds the valid part of a log, and whether its end is a torn tail or damage.
-//! - `inspect`: inspects a log that no process uses.
+//! - `inspect`: inspects a log that no process uses. `scrub`: reads one again while it is in use, to find damage.
 //! - `log`: the log itself: appends, durable writes, trimming.
 
 mod active;
@@ -18,6 +18,7 @@ mod options;
 mod positions;
 mod record;
 mod recover;
+mod scrub;
 mod segment;
 mod window;
 
@@ -27,3 +28,4 @@ pub use log::{Recovered, Wal};
 pub use options::{GROUP_BYTES_MAX, GROUP_OVERHEAD_BYTES, Known, Options, SEGMENT_BYTES_MIN};
 #[doc(hidden)]
 pub use record::decode_hostile;
+pub use scrub::{Scrub, Scrubbed};

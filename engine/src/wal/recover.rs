@@ -27,7 +27,7 @@ use super::{
     positions::{Position, Positions},
     record::{BODY, GROUP_FRAME, Group, Header, HeaderSector, INDEX_MAX, Record, VERSION},
     segment::{Segment, Spares, name, sequence_of},
-    window::{Frame, Window, is_read_error},
+    window::{Window, is_read_error},
 };
 use crate::{
     Error,
@@ -499,7 +499,8 @@ impl Reader {
         let mut position = Position { sequence: segment.sequence, offset: BODY, chain: self.chain };
         let mut group_end = BODY;
         while until != Some((position.offset, position.chain)) {
-            let Some((at, frame)) = self.next_frame(disk, segment, position)? else { break };
+            let next = self.window.next_frame(disk, segment, (self.id, position), WINDOW_BYTES)?;
+            let Some((at, frame)) = next else { break };
             if let Record::Group(group) = &frame.record {
                 group_end = at.offset.saturating_add(group.len);
             }
@@ -509,29 +510,6 @@ impl Reader {
         }
         self.chain = position.chain;
         Ok((position.offset, group_end))
-    }
-
-    /// The frame that follows `position`. If no valid frame is there, it is the one at the next block boundary, if a
-    /// group starts there. Its chain proves that nothing was between them.
-    fn next_frame(
-        &mut self,
-        disk: &mut dyn Disk,
-        segment: &Segment,
-        position: Position,
-    ) -> Result<Option<(Position, Frame)>, Error> {
-        let mut at = position;
-        let mut found = self.window.frame(disk, segment, at, WINDOW_BYTES)?;
-        if found.is_none() && !at.offset.is_multiple_of(BODY) {
-            at.offset = at.offset.next_multiple_of(BODY);
-            found = self.window.frame(disk, segment, at, WINDOW_BYTES)?;
-            found = found.filter(|frame| matches!(frame.record, Record::Group(_)));
-        }
-        let expected = (self.id, segment.sequence, at.offset);
-        let found = found.filter(|frame| match &frame.record {
-            Record::Group(group) => (group.id, group.sequence, group.offset) == expected,
-            _ => true,
-        });
-        Ok(found.map(|frame| (at, frame)))
     }
 }
 

@@ -111,6 +111,30 @@ impl Window {
         Ok(Record::decode(&frame.slice(FRAME..)).map(|record| Frame { record, len, crc }))
     }
 
+    /// The frame of log `id` that follows `position`. If no valid frame is there, it is the one at the next block
+    /// boundary, if a group starts there. Its chain proves that nothing was between them.
+    pub(super) fn next_frame(
+        &mut self,
+        disk: &mut dyn Disk,
+        segment: &Segment,
+        (id, position): (u64, Position),
+        read_bytes: usize,
+    ) -> Result<Option<(Position, Frame)>, Error> {
+        let mut at = position;
+        let mut found = self.frame(disk, segment, at, read_bytes)?;
+        if found.is_none() && !at.offset.is_multiple_of(BODY) {
+            at.offset = at.offset.next_multiple_of(BODY);
+            found = self.frame(disk, segment, at, read_bytes)?;
+            found = found.filter(|frame| matches!(frame.record, Record::Group(_)));
+        }
+        let expected = (id, segment.sequence, at.offset);
+        let found = found.filter(|frame| match &frame.record {
+            Record::Group(group) => (group.id, group.sequence, group.offset) == expected,
+            _ => true,
+        });
+        Ok(found.map(|frame| (at, frame)))
+    }
+
     /// The entry at `position`, which was durable once.
     pub(super) fn entry(
         &mut self,

@@ -14,6 +14,8 @@ mod pages;
 mod replay;
 #[cfg(test)]
 mod salvage;
+#[cfg(test)]
+mod scrub;
 
 use std::{
     collections::BTreeMap,

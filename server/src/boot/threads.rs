@@ -1,7 +1,7 @@
 //! Runs on: core 0, and each thread at its beginning.
 //!
-//! The member's threads: connection cores, raft and apply if they have threads of their own, checkpoints, and for a
-//! while the threads that load pages after the start.
+//! The member's threads: connection cores, raft and apply if they have threads of their own, checkpoints, the scrub,
+//! and for a while the threads that load pages after the start.
 //!
 //! Core 0 serves connections, accepts the connections of all cores, and waits for the signals. The state of a core is
 //! made on the core's own thread, because it stays there.
@@ -49,6 +49,7 @@ use crate::{
         outbox::{Outbox, ToCore, Way},
         raft_loop::{self, RaftCore, ToApplyThread},
         reads,
+        scrub::Scrubber,
         thread::{block_on, pin, stop_member},
         warm::{self, Warmer},
     },
@@ -253,6 +254,24 @@ impl Member {
         firsts
     }
 
+    /// Starts the thread that reads everything on disk again, unless it is turned off.
+    fn spawn_scrub(&self) -> Result<(), Error> {
+        let interval = Duration::from_millis(self.config.knobs.store.scrub_interval_ms);
+        if interval.is_zero() {
+            return Ok(());
+        }
+        let dir = &self.config.data_dir;
+        let (disk, dirs) = (self.paths.data.disk(dir)?, (dir.as_path(), options::wal_dir(&self.config)));
+        let (clock, shared) = (self.clock.clone(), Arc::clone(&self.shared));
+        let scrubber = Scrubber::new(disk, dirs, interval, clock, shared, Arc::clone(&self.registry.scrub));
+        let run = move || {
+            if let Err(error) = scrubber.run() {
+                tracing::warn!(%error, "the scrub has ended");
+            }
+        };
+        thread::Builder::new().name("scrub".into()).spawn(run).map(drop).map_err(system("the scrub thread"))
+    }
+
     fn raft_core(&self, driver: Driver, log_disk: Box<dyn Disk>, inbox: Inbox<ToRaft>) -> RaftCore {
         let (shared, counters) = (Arc::clone(&self.shared), Arc::clone(&self.registry.commit));
         let disk = Timed::new(log_disk, LogWrites::new(Arc::clone(&counters)));
@@ -274,6 +293,7 @@ pub fn start(member: &Member, opened: Opened, serving: &Serving) -> Result<Start
     let others = member.spawn_connections(&ways, serving)?;
     let warmed = member.spawn_warmers(&driver);
     let checkpoints = member.spawn_checkpoints(ways.to_apply.clone())?;
+    member.spawn_scrub()?;
     let (ready, is_ready) = watch::channel(false);
     let options = options::apply(&member.config, &member.clock, driver.status().last_index);
     let (shared, counters) = (Arc::clone(&member.shared), Arc::clone(&member.registry.commit));

@@ -14,6 +14,7 @@
 //! - `apply_loop`: apply on a thread of its own
 //! - `raft_loop`: raft on a thread of its own, or together with apply
 //! - `checkpoint`: writes checkpoints
+//! - `scrub`: reads everything on disk again, to find damage
 //! - `warm`: loads pages after a start, ahead of apply
 //!
 //! Each core has a runtime of its own and shares nothing but what `shared` names. [`Placement`] says where raft and
@@ -27,6 +28,7 @@ pub mod listen;
 pub mod outbox;
 pub mod raft_loop;
 pub mod reads;
+pub mod scrub;
 pub mod thread;
 mod ticks;
 mod wake;

@@ -1,6 +1,7 @@
-//! Runs on: connection core, raft core, apply core.
+//! Runs on: connection core, raft core, apply core, scrub thread.
 //!
-//! The counters: [`Counters`] of each connection core, [`CommitCounters`] of raft, apply and the checkpoints.
+//! The counters: [`Counters`] of each connection core, [`CommitCounters`] of raft, apply and the checkpoints,
+//! [`ScrubCounters`] of the scrub.
 //!
 //! Invariants: every [`Count`] has one writer, the core that it belongs to. A counter only grows.
 
@@ -263,6 +264,17 @@ impl Counters {
         let now_us = u64::try_from(now.as_micros()).unwrap_or(u64::MAX >> 1);
         check.last.set(now_us << 1 | u64::from(has_passed));
     }
+}
+
+/// The counters of the scrub.
+#[derive(Debug, Default)]
+pub struct ScrubCounters {
+    /// Bytes that were read again.
+    pub bytes: Count,
+    /// Places that were found damaged and were not known to be.
+    pub damage: Count,
+    /// When the last round ended; 0 for never. **Units** seconds after 1970.
+    pub ended: Count,
 }
 
 /// The counters on the way of an entry: those of raft, apply and the checkpoints.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use super::counters::{CommitCounters, Counters};
+use super::counters::{CommitCounters, Counters, ScrubCounters};
 use crate::config::Stage;
 
 /// See the head of this file.
@@ -14,6 +14,8 @@ pub struct Registry {
     pub connections: Vec<Arc<Counters>>,
     /// Counters of raft, apply and the checkpoints. They are kept apart, because they change with every entry.
     pub commit: Arc<CommitCounters>,
+    /// Counters of the scrub.
+    pub scrub: Arc<ScrubCounters>,
     /// Feature gates with their stage and value.
     pub features: Vec<(&'static str, Stage, bool)>,
 }
@@ -21,6 +23,11 @@ pub struct Registry {
 impl Registry {
     /// Counters for `cores` connection cores, all zero.
     pub fn new(features: Vec<(&'static str, Stage, bool)>, cores: usize) -> Self {
-        Self { connections: (0..cores).map(|_| Arc::default()).collect(), commit: Arc::default(), features }
+        Self {
+            connections: (0..cores).map(|_| Arc::default()).collect(),
+            commit: Arc::default(),
+            scrub: Arc::default(),
+            features,
+        }
     }
 }

@@ -1,7 +1,13 @@
 //! A member whose files are damaged: it serves around the damage, says so, and `orlop verify --repair` gives back what
 //! can be made again and names the rest.
 
-use std::{collections::BTreeMap, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::FileExt,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use bytes::Bytes;
 use proto::{
@@ -10,7 +16,11 @@ use proto::{
 };
 use server::wire::client::{Client, Error};
 
-use crate::{insight::block_on, member::Member, ports::get};
+use crate::{
+    insight::block_on,
+    member::Member,
+    ports::{get, until},
+};
 
 const KEYS: usize = 6000;
 const KEYS_PER_TXN: usize = 100;
@@ -162,4 +172,32 @@ fn a_damaged_member_serves_on_and_is_repaired() {
             assert_eq!(lost > 0, kind == 2, "pages of the tree are made again, values are not");
         });
     }
+}
+
+#[test]
+fn damage_is_found_before_a_request_meets_it() {
+    let mut member = Member::start(&["--store-scrub-interval-ms=1s"]);
+    block_on(fill(&member));
+    let mut dir = PathBuf::new();
+    member.restart(|of_member| dir = of_member.to_path_buf());
+    let counted = |name: &str| -> usize {
+        let metrics = get(member.address, "/metrics");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.expect("the counter is there").parse().unwrap()
+    };
+    until("a round of the scrub", || counted("orlop_scrub_completed_timestamp_seconds") > 0);
+    assert_eq!((counted("orlop_scrub_damage_total"), counted("orlop_unreadable_pages")), (0, 0));
+    assert!(counted("orlop_scrub_bytes_total") > 100 * KEYS, "all values were read");
+    assert!(fs::read_to_string(dir.join("scrub")).unwrap().starts_with("orlop scrub 1\n"));
+
+    let (path, at) = pages(&dir, 2).pop().unwrap();
+    let file = fs::OpenOptions::new().write(true).read(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at as u64 + 20).unwrap();
+    file.write_all_at(&[byte[0] ^ 4], at as u64 + 20).unwrap();
+    until("the damage", || counted("orlop_scrub_damage_total") == 1);
+    assert_eq!(counted("orlop_unreadable_pages"), 1);
+    // What was a fault of the way to the medium is no damage any more once it reads well.
+    file.write_all_at(&byte, at as u64 + 20).unwrap();
+    until("the page", || counted("orlop_unreadable_pages") == 0);
 }

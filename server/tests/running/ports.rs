@@ -35,7 +35,7 @@ pub(crate) fn get(address: SocketAddr, path: &str) -> String {
 }
 
 /// Waits until `holds` does.
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = deadline();
     while !holds() {
         assert!(!is_over(end), "{what}");

@@ -39,6 +39,13 @@ pub(super) fn render(of: &Scrape<'_>, text: &mut Text) {
     }
     let help = "Whether no entry is applied, because of a page that cannot be read. 1 means yes.";
     text.gauge("orlop_apply_stopped", help, u8::from(of.shared.standstill.load().is_some()));
+    let scrub = &of.registry.scrub;
+    let help = "Total number of bytes that were read again in the background, to find damage.";
+    text.counter("orlop_scrub_bytes_total", help, scrub.bytes.get());
+    let help = "Total number of places that were found damaged by that.";
+    text.counter("orlop_scrub_damage_total", help, scrub.damage.get());
+    let help = "When everything on disk had been read again, in seconds after 1970; 0 for not yet.";
+    text.gauge("orlop_scrub_completed_timestamp_seconds", help, scrub.ended.get());
     let help = "Total number of segment files emptied to give their space back.";
     text.counter("orlop_store_segments_emptied_total", help, commit.segments_emptied.get());
     let help = "Total number of live bytes moved to give space back.";
