@@ -99,6 +99,9 @@ pub struct Driver {
     unhanded_bytes: u64,
     /// Ticks since a full disk was last asked for a segment.
     space_ticks: usize,
+    /// Ticks since something was last handed to the WAL, and what that was.
+    quiet_ticks: usize,
+    quiet_ticket: u64,
     unpersisted: VecDeque<Unpersisted>,
     hard_state_due: Option<wal::HardState>,
     /// Last hard state raft-rs gave; pair to the asserts on it.
@@ -149,6 +152,8 @@ impl Driver {
             ticket: restored.ticket,
             unhanded_bytes: 0,
             space_ticks: 0,
+            quiet_ticks: 0,
+            quiet_ticket: restored.ticket,
             unpersisted: VecDeque::new(),
             hard_state_due: None,
             hard_state: restored.hard_state,
@@ -303,6 +308,7 @@ impl Driver {
             self.space_ticks = 0;
             self.wal.retry_space();
         }
+        self.tick_quiet();
         let raft = &mut self.raw.raft;
         if raft.state == StateRole::Follower && self.conf_state.voters == [self.identity.member_id] {
             // The only voter does not wait for a timeout; and raft-rs would stop the process if it won before its log
@@ -314,6 +320,15 @@ impl Driver {
         raft.set_randomized_election_timeout(self.options.election_timeout_ticks(self.identity.member_id, raft.term));
         self.reads.tick(self.options.read_retry_ticks);
         self.raw.tick();
+    }
+
+    /// Has the log state how far it is durable, once nothing was handed to it for an election timeout.
+    fn tick_quiet(&mut self) {
+        let is_quiet = self.ticket == std::mem::replace(&mut self.quiet_ticket, self.ticket);
+        self.quiet_ticks = if is_quiet { self.quiet_ticks.saturating_add(1) } else { 0 };
+        if self.quiet_ticks >= self.options.election_ticks {
+            self.wal.state_end();
+        }
     }
 
     /// Takes a peer's message. The caller then calls `step`.

@@ -16,7 +16,10 @@
 //!   continues the chain.
 //! - The head of a group states `durable_end`: what was durable when the head was written. If a later head states that
 //!   a bad frame was durable, the frame is damage. A bad frame after everything that was stated belongs to a group that
-//!   was never acknowledged.
+//!   was never acknowledged; or to the last that were, and then nothing tells. So a log that has had nothing to write
+//!   for a while writes a head alone (`state_end`), in a block of its own.
+//! - After such a head, and after an opening, the next group begins a new block. So what was durable before a pause
+//!   shares no block with anything that is written later: a device that loses a block whole cannot take it along.
 //! - A segment is begun only when nothing is in flight. So a segment with a valid header proves that the one before it
 //!   is complete.
 //! - `open` syncs what it has read, and ends by writing a *life* record after the last valid frame. The record is
@@ -126,6 +129,10 @@ pub struct Wal {
     active: Active,
     spares: Spares,
     buffers: Vec<Buffer>,
+    /// Whether the last head states everything durable before it, and nothing came after it.
+    is_end_stated: bool,
+    /// A head must be written that states it.
+    is_end_due: bool,
     /// Only what `open` waits for is begun, so that nothing is in flight when it returns.
     is_opening: bool,
     is_failed: bool,
@@ -174,6 +181,8 @@ impl Wal {
             active,
             spares,
             buffers: Vec::new(),
+            is_end_stated: false,
+            is_end_due: false,
             is_opening: true,
             is_failed: false,
         };
@@ -193,7 +202,8 @@ impl Wal {
                 self.on_completion(completion, disk)?;
             }
         }
-        self.is_opening = false;
+        // The head of this group states all that was found.
+        (self.is_opening, self.is_end_stated) = (false, true);
         Ok(())
     }
 
@@ -240,6 +250,16 @@ impl Wal {
     fn enqueue(&mut self, record: Record, ticket: u64) {
         self.queue_bytes += record.frame_len();
         self.queue.push_back(Queued { record, ticket });
+        // The head of its group will state the end.
+        self.is_end_due = false;
+    }
+
+    /// Records durably how far everything is durable, if no head says so yet and nothing else is to be written. The
+    /// owner calls it after a pause; the next `step` writes. Nothing waits for that.
+    pub fn state_end(&mut self) {
+        let is_quiet = self.queue.is_empty() && self.in_flight.is_empty();
+        // On a disk that is full even a write into a segment may find no space.
+        self.is_end_due = is_quiet && !self.is_end_stated && !self.is_failed && !self.spares.is_refused();
     }
 
     /// Submits the writes that may start now. The caller kicks the disk.
@@ -256,7 +276,7 @@ impl Wal {
 
     fn try_step(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
         let mut is_segment_needed = false;
-        while !self.queue.is_empty() && self.in_flight.len() < self.options.writes_in_flight_max {
+        while (!self.queue.is_empty() || self.is_end_due) && self.in_flight.len() < self.options.writes_in_flight_max {
             if self.start_group(disk) {
                 continue;
             }
@@ -264,7 +284,8 @@ impl Wal {
                 break;
             }
             let Some(segment) = self.spares.take() else {
-                is_segment_needed = true;
+                // An end alone waits until the next segment is ready by itself.
+                is_segment_needed = !std::mem::take(&mut self.is_end_due);
                 break;
             };
             self.begin_segment(segment);
@@ -318,7 +339,7 @@ impl Wal {
     }
 
     /// How many records from the front of the queue make the next group from `start` on, and its bytes, head included.
-    /// `None` if not even the first one fits.
+    /// `None` if not even the first one fits. A group without records only states the end.
     fn next_group(&self, start: u32) -> Option<(usize, usize)> {
         let room = usize::try_from(self.active.segment.len.checked_sub(start)?).expect("a segment fits in memory");
         let (mut records, mut bytes) = (0, GROUP_FRAME);
@@ -330,13 +351,13 @@ impl Wal {
             records += 1;
             bytes += len;
         }
-        (records > 0).then_some((records, bytes))
+        (records > 0 || (self.is_end_due && bytes <= room)).then_some((records, bytes))
     }
 
     /// Puts records from the queue into a group and submits it. Returns false if the active segment has no room.
     fn start_group(&mut self, disk: &mut dyn Disk) -> bool {
-        let has_company = !self.in_flight.is_empty();
-        let start = if has_company { self.active.end.next_multiple_of(BODY) } else { self.active.end };
+        let begins_block = !self.in_flight.is_empty() || self.is_end_due || self.is_end_stated;
+        let start = if begins_block { self.active.end.next_multiple_of(BODY) } else { self.active.end };
         let Some((records, mut bytes)) = self.next_group(start) else { return false };
         let room = usize::try_from(self.active.segment.len - start).expect("a segment fits in memory");
         // A commit may only be written after all entries that it can name. So it goes into a group that drains the
@@ -364,9 +385,10 @@ impl Wal {
             len: 0,
             end: start + head.len,
             bytes: 0,
-            ticket: 0,
+            ticket: self.durable,
             floor: None,
         };
+        (self.is_end_stated, self.is_end_due) = (self.is_end_due, false);
         self.active.chain = Record::Group(head).encode(self.active.chain, &mut buf);
         for _ in 0..records {
             let queued = self.queue.pop_front().expect("counted above");

@@ -115,7 +115,7 @@ impl Found {
         let (mut at, mut buf) = (BODY, Buffer::new());
         while at < segment.len {
             let len = window.min(segment.len - at);
-            disk.read_blocking(segment.file, at.into(), usize::try_from(len).expect("1 MiB fits"), &mut buf)?;
+            read_around(disk, segment, at, usize::try_from(len).expect("1 MiB fits"), &mut buf)?;
             let of_this = |(start, group): &(i64, Group)| {
                 group.sequence == sequence
                     && id.is_none_or(|id| group.id == id)

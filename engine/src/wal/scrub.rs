@@ -98,19 +98,23 @@ impl Scrub {
             let bytes = 2 * BLOCK as u64;
             let headers = (self.header(disk, sequence)?, self.header(disk, sequence + 1)?);
             let (Some(first), Some(second)) = headers else { continue };
-            if let (HeaderSector::Valid(header, chain), HeaderSector::Valid(next, _)) = (first, second)
-                && (header.sequence, next.sequence) == (sequence, sequence + 1)
-                && header.id == next.id
-            {
-                let at = Position { sequence, offset: BODY, chain };
-                let end = (next.previous_end, next.previous_chain);
-                self.reading = Some(Reading { id: header.id, sequence, headers: (first, second), end, at });
-                return Ok(Some(Scrubbed { bytes, damage: None }));
-            }
-            let is_lost = matches!(first, HeaderSector::Damaged | HeaderSector::Unreadable);
-            if is_lost && self.header(disk, sequence)? == Some(first) {
-                let damage = Some(Error::corrupt(&self.dir.join(name(sequence)), 0, "segment header"));
-                return Ok(Some(Scrubbed { bytes, damage }));
+            match (first, second) {
+                (HeaderSector::Valid(header, chain), HeaderSector::Valid(next, _))
+                    if (header.sequence, next.sequence) == (sequence, sequence + 1) && header.id == next.id =>
+                {
+                    let at = Position { sequence, offset: BODY, chain };
+                    let end = (next.previous_end, next.previous_chain);
+                    self.reading = Some(Reading { id: header.id, sequence, headers: (first, second), end, at });
+                    return Ok(Some(Scrubbed { bytes, damage: None }));
+                }
+                // The successor's turn comes.
+                (HeaderSector::Valid(header, _), _) if header.sequence == sequence => {}
+                // Every segment before the newest got its header, and keeps it as long as it has its name.
+                _ if self.header(disk, sequence)? == Some(first) => {
+                    let damage = Some(Error::corrupt(&self.dir.join(name(sequence)), 0, "segment header"));
+                    return Ok(Some(Scrubbed { bytes, damage }));
+                }
+                _ => {}
             }
         }
         Ok(None)

@@ -239,6 +239,11 @@ impl Bench {
                 self.append(Vec::new(), Some(state))
             }
             17 => self.settle(),
+            18 if random.chance(1, 2) => {
+                self.settle()?;
+                self.wal.state_end();
+                Ok(())
+            }
             _ => self.pump(),
         }
     }
