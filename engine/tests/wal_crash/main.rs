@@ -426,7 +426,7 @@ fn lost_header_of_the_newest_segment_is_refused_though_the_one_before_it_is_gone
 }
 
 #[test]
-fn a_spare_whose_first_block_cannot_be_read_is_no_damage_and_a_segment_in_use_is() {
+fn a_block_of_a_spare_that_cannot_be_read_is_no_damage_and_the_first_of_a_segment_in_use_is() {
     let (bench, storage, options) = filled_segments(15, 56);
     drop(bench);
     let clean = storage.crash();
@@ -434,16 +434,19 @@ fn a_spare_whose_first_block_cannot_be_read_is_no_damage_and_a_segment_in_use_is
     let segments: Vec<_> = clean.paths().into_iter().filter(|path| path.extension().is_some()).collect();
     assert!(segments.iter().any(is_in_use) && !segments.iter().all(is_in_use));
     for path in segments {
-        let image = clean.crash();
-        image.make_unreadable(&path, 0);
-        match Bench::open(&image, options) {
-            Ok((_, recovered)) => {
-                assert!(!is_in_use(&path), "{}", path.display());
-                assert_eq!(recovered.entries.len(), 56);
-            }
-            Err(error) => {
-                assert!(is_in_use(&path), "{}: {error}", path.display());
-                assert!(matches!(error, Error::Corrupt { .. }), "{}: {error}", path.display());
+        let blocks = if is_in_use(&path) { 1 } else { u64::from(options.segment_bytes) / 4096 };
+        for block in 0..blocks {
+            let image = clean.crash();
+            image.make_unreadable(&path, block * 4096);
+            match Bench::open(&image, options) {
+                Ok((_, recovered)) => {
+                    assert!(!is_in_use(&path), "{}", path.display());
+                    assert_eq!(recovered.entries.len(), 56);
+                }
+                Err(error) => {
+                    assert!(is_in_use(&path), "block {block} of {}: {error}", path.display());
+                    assert!(matches!(error, Error::Corrupt { .. }), "{}: {error}", path.display());
+                }
             }
         }
     }
