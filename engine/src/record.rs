@@ -33,6 +33,12 @@ pub struct Record {
 }
 
 impl Record {
+    /// The end of `key`'s generation at `revision`.
+    pub(crate) fn tombstone(key: Bytes, revision: Revision) -> Self {
+        let (create_revision, version, lease) = (0, 0, 0);
+        Self { key, value: Bytes::new(), create_revision, revision, version, lease, is_tombstone: true }
+    }
+
     /// Whether it is only a revision.
     pub fn is_gap(&self) -> bool {
         self.key.is_empty()

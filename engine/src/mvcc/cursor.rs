@@ -67,6 +67,12 @@ impl KeyRange {
         Self { start: Bytes::copy_from_slice(prefix), end }
     }
 
+    /// Its keys after `key`, a key of it. It must not be a single key.
+    pub fn after(self, key: &[u8]) -> Self {
+        assert!(self.end != RangeEnd::Single && self.contains(key), "there may be keys behind it");
+        Self { start: [key, &[0]].concat().into(), end: self.end }
+    }
+
     /// Whether no key can be in it.
     pub fn is_empty(&self) -> bool {
         matches!(&self.end, RangeEnd::Before(end) if *end <= self.start)

@@ -20,7 +20,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 
 use super::{
-    cursor::Version,
+    cursor::{KeyRange, Version},
     recent::Recent,
     view::{ReadView, Roots},
 };
@@ -439,9 +439,37 @@ impl Write<'_> {
         if newest.is_none_or(|newest| newest.is_tombstone()) {
             return Ok(None);
         }
-        let (key, value, revision) = (Bytes::copy_from_slice(key), Bytes::new(), self.next_revision());
-        let record = Record { key, value, create_revision: 0, revision, version: 0, lease: 0, is_tombstone: true };
-        self.append(record)
+        self.append(Record::tombstone(Bytes::copy_from_slice(key), self.next_revision()))
+    }
+
+    /// Deletes the first live keys of `range`, as many as lie in one leaf, by one change of that leaf. Returns the
+    /// versions that it ended, in order; none if no key of the range is live.
+    ///
+    /// A fault leaves only these changes undone.
+    pub fn delete_some(&mut self, range: &KeyRange) -> Result<Vec<Version>, Fault> {
+        let Some(first) = self.cursor(range, i64::MAX).next()? else { return Ok(Vec::new()) };
+        let mut revision = self.next_revision();
+        let main = revision.main;
+        let Self { mvcc, changes } = self;
+        let Mvcc { live, ledger, is_ahead, .. } = &mut **mvcc;
+        let mut ended = Vec::new();
+        let end = range.end_key();
+        tree::end_live(&mut live.roots.key_root, ledger, (&first.key, end.as_deref()), |key, before| {
+            let record = Record::tombstone(key, revision);
+            let previous = Version::new(record.key.clone(), before);
+            let bytes = record.stored_len();
+            live.recent.push(record.clone(), bytes);
+            changes.push(Change { record, previous: Some(previous.clone()) });
+            ended.push(previous);
+            let flags = NEWEST | TOMBSTONE;
+            let ending = EntryMeta { flags, revision, create_revision: 0, version: 0, lease: 0, bytes };
+            revision.sub += 1;
+            ending
+        })?;
+        assert!(!ended.is_empty() && main >= live.roots.revision, "revisions ascend");
+        live.roots.revision = main;
+        *is_ahead = true;
+        Ok(ended)
     }
 
     /// Sets `key` in the meta tree.

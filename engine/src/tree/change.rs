@@ -1,4 +1,4 @@
-//! Changes to a copy-on-write B+tree: put, remove, and the sweep that drops old versions.
+//! Changes to a copy-on-write B+tree: put, remove, the end of many live versions, and the sweep that drops old ones.
 //!
 //! One writer owns the root slot. A node that only the unpublished tree reaches is changed in place. Any other node is
 //! copied. So the first change after a publish copies a path, and the next changes mostly find copies that they may
@@ -18,6 +18,8 @@
 //! It does not know the next revision, records or views; `mvcc` does.
 
 use std::sync::Arc;
+
+use bytes::Bytes;
 
 use super::{
     leaf::{ENTRY_BYTES_MAX, EntryMeta, Leaf, VALUE},
@@ -65,8 +67,8 @@ struct Cut {
     child: Child,
 }
 
-/// The result of a put for a subtree.
-struct Put {
+/// The result of a change of a leaf for a subtree.
+struct Changed {
     delta: Delta,
     /// The parts that were cut off, in order, and the sums of the rest, if anything was cut off.
     cuts: Vec<Cut>,
@@ -85,49 +87,108 @@ pub(crate) struct NewEntry<'a> {
 
 /// Inserts a version before the older ones of its key, or sets an entry of the meta tree.
 pub(crate) fn put(root: &mut Arc<Slot>, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Result<(), Fault> {
-    let put = modify(root, ledger, |node, ledger| put_in(node, ledger, new))?;
-    if let Some(remaining) = put.remaining {
-        let separators = Separators::pack(put.cuts.iter().map(|cut| (&cut.separator.key[..], cut.separator.revision)));
+    let key = new.key;
+    change_leaf(root, ledger, key, |leaf, ledger| put_in_leaf(leaf, ledger, new))
+}
+
+/// Ends the live versions of one leaf: the one that holds the newest version of `from`, which is live. It ends those
+/// from `from` on and before `end`. `tombstone` makes the entry that ends a version, from its key and its own entry;
+/// all of them have one main revision, and ascending sub revisions.
+pub(crate) fn end_live(
+    root: &mut Arc<Slot>,
+    ledger: &mut Ledger,
+    (from, end): (&[u8], Option<&[u8]>),
+    mut tombstone: impl FnMut(Bytes, &EntryMeta) -> EntryMeta,
+) -> Result<(), Fault> {
+    change_leaf(root, ledger, from, |leaf, ledger| end_live_in_leaf(leaf, ledger, (from, end), &mut tombstone))
+}
+
+/// Changes the leaf that (`key`, `Revision::MAX`) leads to. A fault comes before `change` is called.
+fn change_leaf(
+    root: &mut Arc<Slot>,
+    ledger: &mut Ledger,
+    key: &[u8],
+    mut change: impl FnMut(&mut Leaf, &mut Ledger) -> Changed,
+) -> Result<(), Fault> {
+    let changed = modify(root, ledger, |node, ledger| change_in(node, ledger, key, &mut change))?;
+    if let Some(remaining) = changed.remaining {
+        let cuts = changed.cuts;
+        let separators = Separators::pack(cuts.iter().map(|cut| (&cut.separator.key[..], cut.separator.revision)));
         let mut children = vec![Child { slot: Arc::clone(root), sums: remaining }];
-        children.extend(put.cuts.into_iter().map(|cut| cut.child));
+        children.extend(cuts.into_iter().map(|cut| cut.child));
         *root = ledger.dirty(Node::Inner(Inner::new(separators, children)));
     }
     Ok(())
 }
 
-fn put_in(node: &mut Node, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Result<Put, Fault> {
+fn change_in(
+    node: &mut Node,
+    ledger: &mut Ledger,
+    key: &[u8],
+    change: &mut impl FnMut(&mut Leaf, &mut Ledger) -> Changed,
+) -> Result<Changed, Fault> {
     match node {
-        Node::Leaf(leaf) => Ok(put_in_leaf(leaf, ledger, new)),
+        Node::Leaf(leaf) => Ok(change(leaf, ledger)),
         Node::Inner(inner) => {
-            // The new version comes before all other versions of its key.
-            let position = inner.child_of(new.key, Revision::MAX);
+            // A new version comes before all other versions of its key.
+            let position = inner.child_of(key, Revision::MAX);
             let child = inner.child_mut(position);
-            let put = modify(&mut child.slot, ledger, |node, ledger| put_in(node, ledger, new))?;
-            let Some(remaining) = put.remaining else {
-                put.delta.apply(&mut child.sums);
-                return Ok(put);
+            let changed = modify(&mut child.slot, ledger, |node, ledger| change_in(node, ledger, key, change))?;
+            let Some(remaining) = changed.remaining else {
+                changed.delta.apply(&mut child.sums);
+                return Ok(changed);
             };
             child.sums = remaining;
             let is_last = position + 1 == inner.len();
-            for (cut, position) in put.cuts.into_iter().zip(position..) {
+            for (cut, position) in changed.cuts.into_iter().zip(position..) {
                 inner.insert_behind(position, &cut.separator, cut.child);
             }
             let mut cuts = Vec::new();
             cut_inner(inner, ledger, is_last, &mut cuts);
             let remaining = (!cuts.is_empty()).then(|| inner.sums());
-            Ok(Put { delta: put.delta, cuts, remaining })
+            Ok(Changed { delta: changed.delta, cuts, remaining })
         }
     }
 }
 
-fn put_in_leaf(leaf: &mut Leaf, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Put {
+/// What a changed leaf reports when it has become too large, or not.
+fn changed(leaf: &mut Leaf, ledger: &mut Ledger, delta: Delta, inserted: Option<usize>) -> Changed {
+    let mut cuts = Vec::new();
+    cut_leaf(leaf, ledger, inserted, &mut cuts);
+    let remaining = (!cuts.is_empty()).then(|| leaf.sums());
+    Changed { delta, cuts, remaining }
+}
+
+fn end_live_in_leaf(
+    leaf: &mut Leaf,
+    ledger: &mut Ledger,
+    (from, end): (&[u8], Option<&[u8]>),
+    tombstone: &mut impl FnMut(Bytes, &EntryMeta) -> EntryMeta,
+) -> Changed {
+    let first = leaf.lower_bound(from, Revision::MAX);
+    let last = end.map_or(leaf.len(), |end| leaf.lower_bound(end, Revision::MAX));
+    assert!(first < last && leaf.is_of(first, from), "the first version to end is there");
+    let mut delta = Delta { live: 0, live_bytes: 0, versions: 0, droppable_at: i64::MAX };
+    *leaf = leaf.ended(first..last, |key, meta| {
+        delta.live -= 1;
+        delta.live_bytes -= signed(meta.live_bytes(key.len()));
+        delta.versions += 1;
+        let ended = tombstone(key, meta);
+        assert!(meta.revision < ended.revision && ended.is_tombstone() && ended.is_newest(), "revisions ascend");
+        delta.droppable_at = meta.droppable_at(ended.revision.main).min(ended.droppable_at(i64::MAX));
+        ended
+    });
+    changed(leaf, ledger, delta, None)
+}
+
+fn put_in_leaf(leaf: &mut Leaf, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Changed {
     let NewEntry { key, revision, value, ref mut make } = *new;
     let position = leaf.lower_bound(key, Revision::MAX);
     let is_known = position < leaf.len() && leaf.is_of(position, key);
     let before = is_known.then(|| leaf.meta(position));
     let Some(meta) = make(before.as_ref()) else {
         let delta = Delta { live: 0, live_bytes: 0, versions: 0, droppable_at: i64::MAX };
-        return Put { delta, cuts: Vec::new(), remaining: None };
+        return Changed { delta, cuts: Vec::new(), remaining: None };
     };
     assert!(meta.is_newest() && meta.revision == revision, "what is put is the newest");
     let mut delta = Delta { live: 0, live_bytes: 0, versions: 1, droppable_at: meta.droppable_at(i64::MAX) };
@@ -151,10 +212,7 @@ fn put_in_leaf(leaf: &mut Leaf, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> 
         delta.live += 1;
         delta.live_bytes += signed(meta.live_bytes(key.len()));
     }
-    let mut cuts = Vec::new();
-    cut_leaf(leaf, ledger, Some(position), &mut cuts);
-    let remaining = (!cuts.is_empty()).then(|| leaf.sums());
-    Put { delta, cuts, remaining }
+    changed(leaf, ledger, delta, Some(position))
 }
 
 /// Cuts a leaf until every part fits. The parts after the first one go into `cuts`, in order.

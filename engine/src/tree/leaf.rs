@@ -30,6 +30,9 @@ pub(super) const LEAF_PAGE_KIND: u8 = 1;
 /// A leaf is split when its entries exceed this, unless there is only one. **Units** bytes, without the prefix.
 pub(crate) const ENTRY_BYTES_MAX: usize = 4096;
 
+/// Bytes that a tombstone takes beside the suffix of its key, about. **Units** bytes.
+const TOMBSTONE_BYTES: usize = 14;
+
 /// The entry is the newest version of its key.
 pub(crate) const NEWEST: u8 = 1;
 /// The version is a tombstone.
@@ -197,6 +200,13 @@ fn grow<T>(items: &mut Vec<T>, needed: usize, slack: usize) {
     if items.capacity() - items.len() < needed {
         items.reserve_exact(needed.max(slack));
     }
+}
+
+/// The flags with which an entry is stored: they say which of its fields are.
+fn stored_flags(meta: &EntryMeta) -> u8 {
+    let sub = if meta.revision.sub == 0 { 0 } else { SUB };
+    let lease = if meta.lease == 0 { 0 } else { LEASE };
+    meta.flags & !(SUB | LEASE) | sub | lease
 }
 
 /// Appends the part of an entry after the suffix.
@@ -411,9 +421,7 @@ impl Leaf {
     pub(crate) fn insert(&mut self, position: usize, key: &[u8], mut meta: EntryMeta, value: &[u8]) {
         assert!(position <= self.len());
         assert!(position > 0 || self.superseded_at == i64::MAX, "nothing goes between the versions of a key");
-        meta.flags = meta.flags & !(SUB | LEASE)
-            | if meta.revision.sub == 0 { 0 } else { SUB }
-            | if meta.lease == 0 { 0 } else { LEASE };
+        meta.flags = stored_flags(&meta);
         let shared = common_prefix_len(self.prefix(), key);
         if self.is_empty() {
             self.heap.clear();
@@ -489,6 +497,49 @@ impl Leaf {
             newer = meta.revision.main;
         }
         kept
+    }
+
+    /// The leaf with a new entry before each live one at `positions`, which is no live version any more. `tombstone`
+    /// makes the new entry, from the key and the entry that it ends.
+    pub(crate) fn ended(
+        &self,
+        positions: Range<usize>,
+        mut tombstone: impl FnMut(Bytes, &EntryMeta) -> EntryMeta,
+    ) -> Self {
+        let mut keys = Vec::new();
+        let mut ends = Vec::new();
+        for position in positions.clone().filter(|position| self.is_live(*position)) {
+            self.push_key(position, &mut keys);
+            ends.push(keys.len());
+        }
+        // The keys of a leaf share one buffer.
+        let keys = Bytes::from(keys);
+        let heap_len = self.entry_bytes() + keys.len() - ends.len() * self.prefix_len + ends.len() * TOMBSTONE_BYTES;
+        let mut leaf = Self::with_prefix(self.prefix(), self.superseded_at, heap_len, self.len() + ends.len());
+        let (mut start, mut ends) = (0, ends.into_iter());
+        for position in 0..self.len() {
+            if positions.contains(&position) && self.is_live(position) {
+                let end = ends.next().expect("it was counted");
+                let mut meta = tombstone(keys.slice(start..end), &self.meta(position));
+                meta.flags = stored_flags(&meta);
+                leaf.push_new(self.suffix(position), &meta);
+                start = end;
+                leaf.push_from(self, position);
+                leaf.clear_newest(leaf.len() - 1);
+            } else {
+                leaf.push_from(self, position);
+            }
+        }
+        leaf
+    }
+
+    /// Appends an entry without a value.
+    fn push_new(&mut self, suffix: &[u8], meta: &EntryMeta) {
+        self.slots.push(EntrySlot::new(suffix, self.heap.len(), meta.flags));
+        self.heap.push(meta.flags);
+        varint::write(&mut self.heap, u64::try_from(suffix.len()).expect("a key is smaller than 4 GiB"));
+        self.heap.extend_from_slice(suffix);
+        write_rest(&mut self.heap, meta, &[]);
     }
 
     /// The position at which an overfull leaf is cut. An entry was inserted at `inserted`. The result is between 1 and

@@ -22,7 +22,7 @@ mod sums;
 mod verify;
 mod walk;
 
-pub(crate) use change::{NewEntry, Pass, Swept, put, remove, sweep};
+pub(crate) use change::{NewEntry, Pass, Swept, end_live, put, remove, sweep};
 pub(crate) use evict::{Hand, evict};
 pub(crate) use leaf::{EntryMeta, Leaf, NEWEST, TOMBSTONE, VALUE};
 pub(crate) use ledger::Ledger;

@@ -1,7 +1,7 @@
 //! The store under test beside its model, and the pages of its checkpoints.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::Arc,
 };
 
@@ -244,14 +244,23 @@ impl Store {
                     model.push(record);
                 }
                 Op::Delete(range) => {
+                    let mut ended = VecDeque::new();
+                    let is_by_leaf = (range.start.len() + changed.len()) % 2 == 0;
                     for before in live_before_delete(model, pages, &write, range) {
-                        let previous = faulting(pages, || write.delete(&before.key));
+                        if is_by_leaf && ended.is_empty() {
+                            let left = KeyRange { start: before.key.clone(), ..range.clone() };
+                            ended.extend(faulting(pages, || write.delete_some(&left)));
+                        }
+                        let previous = ended.pop_front();
+                        let previous = previous.or_else(|| faulting(pages, || write.delete(&before.key)));
                         assert_previous(previous.as_ref(), Some(&before));
                         let record = tombstone(before.key.clone(), revision);
                         revision.sub += 1;
                         changed.push((record.clone(), Some(before)));
                         model.push(record);
                     }
+                    assert!(ended.is_empty(), "it ends nothing beyond the range");
+                    assert!(!is_by_leaf || faulting(pages, || write.delete_some(range)).is_empty());
                 }
                 Op::MetaPut(key, value) => {
                     faulting(pages, || write.meta_put(key, value));

@@ -258,25 +258,24 @@ pub(super) fn delete_range(
     request: &pb::DeleteRangeRequest,
     pinned: &Pinned,
 ) -> pb::DeleteRangeResponse {
-    let mut doomed = Vec::new();
-    let mut cursor = write.cursor(&keys(&request.key, &request.range_end), write.revision());
-    while let Some(version) = resident(cursor.next()) {
-        doomed.push(version);
-    }
-    drop(cursor);
     let mut response = pb::DeleteRangeResponse::default();
-    for version in doomed {
-        if request.prev_kv && pinned.is_awaited() {
-            response.prev_kvs.push(key_value(pinned.record(write, &version)));
+    let mut left = keys(&request.key, &request.range_end);
+    loop {
+        let ended = resident(write.delete_some(&left));
+        for version in &ended {
+            if request.prev_kv && pinned.is_awaited() {
+                response.prev_kvs.push(key_value(pinned.record(write, version)));
+            }
+            if version.lease != 0 {
+                resident(write.meta_delete(&lease::attachment_key(version.lease, &version.key)));
+            }
+            response.deleted += 1;
         }
-        let ended = resident(write.delete(&version.key));
-        assert!(ended.is_some(), "a live key is deleted");
-        if version.lease != 0 {
-            resident(write.meta_delete(&lease::attachment_key(version.lease, &version.key)));
+        match ended.last() {
+            Some(last) if left.end != RangeEnd::Single => left = left.after(&last.key),
+            _ => return response,
         }
-        response.deleted += 1;
     }
-    response
 }
 
 fn read(write: &Write<'_>, request: &pb::RangeRequest, pinned: &Pinned) -> pb::RangeResponse {
