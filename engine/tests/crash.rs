@@ -59,7 +59,7 @@ fn run(storage: &SimStorage, options: Options, log: &[Operation], seed: u64) -> 
                     job = None;
                 }
             }),
-            _ if member.applied < log.len() => member.apply(log),
+            _ if member.applied < log.len() => member.apply_part(log),
             _ => Ok(()),
         };
     }

@@ -90,12 +90,12 @@ fn a_store_without_a_valid_superblock_is_refused() {
 
     let (storage, _) = written(12, &log, 3);
     let later = |sector: &mut [u8; 512]| {
-        sector[8..12].copy_from_slice(&4_u32.to_le_bytes());
+        sector[8..12].copy_from_slice(&5_u32.to_le_bytes());
         let crc = crc32fast::hash(&sector[..508]);
         sector[508..].copy_from_slice(&crc.to_le_bytes());
     };
     storage.damage(&superblock(), 0, later);
-    assert!(matches!(open(&storage), Err(Error::Format { found: 4, supported: 3, .. })));
+    assert!(matches!(open(&storage), Err(Error::Format { found: 5, supported: 4, .. })));
 
     let (storage, _) = written(12, &log, 3);
     let store = Store::open(&mut storage.disk(), Path::new(DIR), options(1)).unwrap();
@@ -380,7 +380,7 @@ fn stop_at_the_superblock(member: &mut Member, storage: &SimStorage) -> engine::
 
 #[test]
 fn a_page_that_a_checkpoint_is_still_writing_stays_in_memory() {
-    let log = operations(23, 2600, 3000);
+    let log = operations(23, 2600, 30_000);
     let (storage, trimmed) = written(23, &log[..2000], 3);
     storage.set_order(Order::Seeded);
     let mut member = Member::open(&storage, options(2), &log[..2000], trimmed).unwrap();

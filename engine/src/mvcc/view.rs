@@ -54,6 +54,9 @@ pub struct Roots {
     pub applied_index: u64,
     /// Its term.
     pub applied_term: u64,
+    /// Changes of the revision after `revision` that the trees and the records hold already, because a request of many
+    /// changes is under way. No read shows them.
+    pub unfinished: i64,
     /// The checkpointed records.
     pub directory: Arc<Directory>,
 }
@@ -63,7 +66,17 @@ impl Roots {
     pub fn fresh(directory: Arc<Directory>) -> Self {
         let key_root = Slot::new_dirty(Node::empty());
         let meta_root = Slot::born_in(Node::empty(), 0, key_root.residency());
-        Self { key_root, meta_root, revision: 1, compact_revision: -1, applied_index: 0, applied_term: 0, directory }
+        let (revision, compact_revision) = (1, -1);
+        Self {
+            key_root,
+            meta_root,
+            revision,
+            compact_revision,
+            applied_index: 0,
+            applied_term: 0,
+            unfinished: 0,
+            directory,
+        }
     }
 }
 
@@ -117,7 +130,7 @@ impl ReadView {
 
     /// The lease of `key` now; 0 if it has none, or is not live. It needs the pages that a put of `key` needs.
     pub fn lease_of(&self, key: &[u8]) -> Result<i64, Fault> {
-        let newest = tree::find(&self.roots.key_root, key, Revision::MAX)?;
+        let newest = self.find(key, self.revision())?;
         Ok(newest.filter(|newest| !newest.is_tombstone()).map_or(0, |newest| newest.lease))
     }
 
@@ -172,34 +185,42 @@ impl ReadView {
 
     /// Counts like [`ReadView::count`], in bounded steps.
     pub fn counter(&self, range: &KeyRange, at: i64) -> Count {
-        Count::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
+        let (at, is_newest) = self.reading(at);
+        Count::new(Arc::clone(&self.roots.key_root), range, at, is_newest)
     }
 
-    /// The first live keys of `range` at the current revision, at most `max` of them. Returns their number, and the
-    /// bytes that they take in the answer to a Range, in O(log n).
+    /// Whether a read at `at` takes the newest version of each key, so that the sums of the tree are about it. Not so
+    /// while a request of many changes is under way: then the newest versions are not all visible yet.
+    pub fn is_newest(&self, at: i64) -> bool {
+        self.reading(at).1
+    }
+
+    /// The first live keys of `range`, at most `max` of them, by their newest versions ([`ReadView::is_newest`]).
+    /// Returns their number, and the bytes that they take in the answer to a Range, in O(log n).
     pub fn sums(&self, range: &KeyRange, max: u64) -> Result<(u64, u64), Fault> {
         cursor::sums_of_first(&self.roots.key_root, range, max)
     }
 
-    /// The space that `range` takes at the current revision, in O(log n).
+    /// The space that `range` takes by the newest versions, in O(log n).
     pub fn usage(&self, range: &KeyRange) -> Result<Usage, Fault> {
         cursor::usage(&self.roots.key_root, range)
     }
 
     /// The live versions of `range` at revision `at`.
     pub fn cursor(&self, range: &KeyRange, at: i64) -> Cursor {
-        Cursor::new(Arc::clone(&self.roots.key_root), range, at, at >= self.revision())
+        let (at, is_newest) = self.reading(at);
+        Cursor::new(Arc::clone(&self.roots.key_root), range, at, is_newest)
     }
 
     /// Lets `cursor` go on in this view, which must not be older than its own. A walk that takes longer than a view
     /// lives calls it at each step. The sweep must have been held back for the cursor's revision.
     pub fn lead(&self, cursor: &mut Cursor) {
-        cursor.follow(&self.roots.key_root, self.revision());
+        cursor.follow(&self.roots.key_root, self.newest_from());
     }
 
     /// As [`ReadView::lead`], for a count.
     pub fn lead_count(&self, count: &mut Count) {
-        count.follow(&self.roots.key_root, self.revision());
+        count.follow(&self.roots.key_root, self.newest_from());
     }
 
     /// As [`ReadView::cursor`], but it takes the path that the same read will take once `at` is a past revision. So it
@@ -226,7 +247,7 @@ impl ReadView {
     pub fn missing(&self, range: &KeyRange, start: &[u8], at: i64, max: usize) -> Vec<Fault> {
         let start = start.max(&range.start[..]);
         let end = range.end_key();
-        let skips_dead = at >= self.revision();
+        let (_, skips_dead) = self.reading(at);
         tree::missing(&self.roots.key_root, (start, end.as_deref()), skips_dead, max).collect()
     }
 
@@ -269,10 +290,22 @@ impl ReadView {
         tree::verify(&self.roots.key_root)
     }
 
+    /// The lowest revision at which a read may take the newest version of each key.
+    fn newest_from(&self) -> i64 {
+        self.revision() + i64::from(self.roots.unfinished > 0)
+    }
+
+    /// The revision at which to read for a caller that asks for `at`, and whether the newest versions are those.
+    #[inline]
+    fn reading(&self, at: i64) -> (i64, bool) {
+        if self.roots.unfinished > 0 { (at.min(self.revision()), false) } else { (at, at >= self.revision()) }
+    }
+
     /// The newest version with main revision <= `at`, whether or not it is compacted.
     pub(super) fn find(&self, key: &[u8], at: i64) -> Result<Option<EntryMeta>, Fault> {
         // At the newest revision, the search need not read any revision.
-        let revision = if at >= self.revision() { Revision::MAX } else { Revision::new(at, i64::MAX) };
+        let (at, is_newest) = self.reading(at);
+        let revision = if is_newest { Revision::MAX } else { Revision::new(at, i64::MAX) };
         tree::find(&self.roots.key_root, key, revision)
     }
 }

@@ -77,11 +77,22 @@ pub struct Mvcc {
     sealed: Option<Sealed>,
     /// Whether a request has written since the last publish.
     pub(super) is_ahead: bool,
+    /// The request under way, if it makes its changes in several steps.
+    unfinished: Option<Unfinished>,
     /// The sweep drops nothing that is visible at this revision or above.
     sweep_floor: i64,
     /// The revision up to which the present pass of the sweep drops, and how far it has come.
     sweep: (i64, tree::Pass),
     clock: Clock,
+}
+
+/// A request of which some changes are made, and others not yet.
+#[derive(Clone, Copy, Debug)]
+struct Unfinished {
+    /// The revision before it.
+    base: i64,
+    /// Changes so far.
+    written: i64,
 }
 
 /// The clock that finds nodes to evict. It goes round through the key tree and the meta tree.
@@ -99,9 +110,12 @@ impl Mvcc {
     pub fn new(recovered: Roots) -> Self {
         assert!(recovered.revision >= 1, "a fresh store stands at revision 1");
         assert!(recovered.compact_revision <= recovered.revision, "nothing to come is compacted");
-        let live = ReadView::new(recovered);
+        let mut live = ReadView::new(recovered);
         let view = Arc::new(ArcSwap::from_pointee(live.clone()));
         let published = Published { view, unreadable: Arc::default() };
+        let written = std::mem::take(&mut live.roots.unfinished);
+        let unfinished = (written > 0).then_some(Unfinished { base: live.roots.revision, written });
+        live.roots.revision += i64::from(written > 0);
         let ledger = Ledger::new(Arc::clone(live.roots.key_root.residency()));
         Self {
             live,
@@ -109,6 +123,7 @@ impl Mvcc {
             ledger,
             sealed: None,
             is_ahead: false,
+            unfinished,
             sweep_floor: i64::MAX,
             sweep: (i64::MIN, tree::Pass::default()),
             clock: Clock::default(),
@@ -175,9 +190,26 @@ impl Mvcc {
         Eviction { evicted: lap.evicted, idle_rounds: clock.idle_rounds }
     }
 
-    /// Begins one writing request. All its changes get the next main revision.
+    /// Begins one writing request. All its changes get the next main revision. If a request is under way
+    /// ([`Write::pause`]), this goes on with it.
     pub fn begin(&mut self) -> Write<'_> {
-        Write { mvcc: self, changes: Vec::new() }
+        let fresh = Unfinished { base: self.live.revision(), written: 0 };
+        let Unfinished { base, written } = self.unfinished.take().unwrap_or(fresh);
+        Write { mvcc: self, base, written, changes: Vec::new() }
+    }
+
+    /// Whether a request is under way that has made changes. Views that are published meanwhile show none of them.
+    pub fn is_unfinished(&self) -> bool {
+        self.unfinished.is_some()
+    }
+
+    /// The state as others may see it: without the changes of a request under way.
+    fn visible(&self) -> Roots {
+        let roots = self.live.roots.clone();
+        match self.unfinished {
+            Some(Unfinished { base, written }) => Roots { revision: base, unfinished: written, ..roots },
+            None => roots,
+        }
     }
 
     /// Makes one whole writing request in one descent. It puts `key` without a lease, unless the version that it
@@ -233,6 +265,7 @@ impl Mvcc {
     pub fn compact(&mut self, revision: i64) {
         assert!(revision > self.live.compact_revision(), "compaction goes forward");
         assert!(revision <= self.live.revision(), "nothing to come is compacted");
+        assert!(self.unfinished.is_none(), "one request after the other");
         self.live.roots.compact_revision = revision;
     }
 
@@ -294,14 +327,15 @@ impl Mvcc {
         Ok(false)
     }
 
-    /// Makes everything so far visible to readers, as of the applied entry. It costs O(1), once per batch.
+    /// Makes everything so far visible to readers, as of the applied entry, but for the changes of a request under way.
+    /// It costs O(1), once per batch.
     pub fn publish(&mut self, applied_index: u64, applied_term: u64) -> Arc<ReadView> {
         assert!(applied_index >= self.live.applied_index(), "entries are applied in log order");
         assert!(applied_term >= self.live.applied_term(), "terms ascend along the log");
         self.live.roots.applied_index = applied_index;
         self.live.roots.applied_term = applied_term;
         self.is_ahead = false;
-        let view = Arc::new(self.live.clone());
+        let view = Arc::new(ReadView { roots: self.visible(), recent: self.live.recent.clone() });
         let before = self.published.view.swap(Arc::clone(&view));
         assert!(before.revision() <= view.revision(), "revisions ascend");
         assert!(before.compact_revision() <= view.compact_revision(), "compaction goes forward");
@@ -323,7 +357,7 @@ impl Mvcc {
     pub fn seal_for_checkpoint(&mut self) -> Sealed {
         assert!(!self.is_ahead, "what a request wrote is sealed with its applied index");
         self.ledger.seal();
-        let sealed = Sealed { roots: self.live.roots.clone(), recent: self.live.recent.clone() };
+        let sealed = Sealed { roots: self.visible(), recent: self.live.recent.clone() };
         self.sealed = Some(sealed.clone());
         sealed
     }
@@ -409,6 +443,10 @@ pub struct SweepProgress {
 #[derive(Debug)]
 pub struct Write<'a> {
     mvcc: &'a mut Mvcc,
+    /// The revision before the request.
+    base: i64,
+    /// Changes that it has made in former steps.
+    written: i64,
     changes: Vec<Change>,
 }
 
@@ -450,7 +488,7 @@ impl Write<'_> {
         let Some(first) = self.cursor(range, i64::MAX).next()? else { return Ok(Vec::new()) };
         let mut revision = self.next_revision();
         let main = revision.main;
-        let Self { mvcc, changes } = self;
+        let Self { mvcc, changes, .. } = self;
         let Mvcc { live, ledger, is_ahead, .. } = &mut **mvcc;
         let mut ended = Vec::new();
         let end = range.end_key();
@@ -493,11 +531,23 @@ impl Write<'_> {
         Changes { revision: self.mvcc.live.revision(), records: self.changes }
     }
 
+    /// Ends this step of the request, which will go on with the next [`Mvcc::begin`]. Returns the changes of the step.
+    pub fn pause(self) -> Changes {
+        let written = self.made();
+        if written > 0 {
+            self.mvcc.unfinished = Some(Unfinished { base: self.base, written });
+        }
+        self.finish()
+    }
+
+    /// Changes of the request so far.
+    fn made(&self) -> i64 {
+        self.written + i64::try_from(self.changes.len()).expect("a request is bounded")
+    }
+
     fn next_revision(&self) -> Revision {
-        let written = i64::try_from(self.changes.len()).expect("a request is bounded");
         // The first change of a request moves the revision, so that reads through the request see it.
-        let main = self.mvcc.live.revision() + i64::from(written == 0);
-        Revision::new(main, written)
+        Revision::new(self.base + 1, self.made())
     }
 
     /// Inserts a version. If its key is live, fills in its create revision and version number.

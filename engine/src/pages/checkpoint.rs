@@ -166,6 +166,7 @@ impl Checkpoint {
             compact_revision: roots.compact_revision,
             applied_index: roots.applied_index,
             applied_term: roots.applied_term,
+            unfinished: roots.unfinished.cast_unsigned(),
             ..begin.newest
         };
         assert!(superblock.applied_index >= begin.newest.applied_index, "the applied index never decreases");

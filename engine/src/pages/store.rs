@@ -491,6 +491,7 @@ fn roots(newest: &Superblock, directory: &Arc<Directory>) -> Roots {
             compact_revision: newest.compact_revision,
             applied_index: newest.applied_index,
             applied_term: newest.applied_term,
+            unfinished: newest.unfinished.cast_signed(),
             directory: Arc::clone(directory),
         },
     }
@@ -619,7 +620,8 @@ fn read_chunks(
             (Err(error), None) => return Err(error),
         }
     }
-    Ok(with_bounds(chunks, Revision::new(state.revision, i64::MAX - 1)))
+    let last = state.revision + i64::from(state.unfinished > 0);
+    Ok(with_bounds(chunks, Revision::new(last, i64::MAX - 1)))
 }
 
 /// Gives each lost chunk the revisions between its neighbours. None is above `last`.

@@ -24,8 +24,11 @@ use crate::{
 pub(crate) const FILE: &str = "superblock";
 const FILE_NEW: &str = "superblock.new";
 
-/// Version of the page store's format that this release writes, and the only one it reads.
+/// Version of the page store's format.
 pub(crate) const FORMAT: u32 = 3;
+/// Version of a state in the middle of a log entry (`Superblock::unfinished`). A release that does not know such states
+/// must not take it for a whole one.
+const FORMAT_UNFINISHED: u32 = 4;
 
 const MAGIC: [u8; 8] = *b"ORLOPSB\0";
 
@@ -47,7 +50,8 @@ const KEY_ROOT_AT: usize = APPLIED_TERM_AT + 8;
 const META_ROOT_AT: usize = KEY_ROOT_AT + Place::ENCODED_LEN;
 const DIRECTORY_AT: usize = META_ROOT_AT + Place::ENCODED_LEN;
 const SEGMENTS_AT: usize = DIRECTORY_AT + Place::ENCODED_LEN;
-const END: usize = SEGMENTS_AT + Place::ENCODED_LEN;
+const UNFINISHED_AT: usize = SEGMENTS_AT + Place::ENCODED_LEN;
+const END: usize = UNFINISHED_AT + 8;
 const CRC_AT: usize = COPY_LEN - 4;
 const COPY_LEN: usize = 512;
 // A copy fits in the smallest possible sector, so that the medium never tears it.
@@ -79,6 +83,9 @@ pub(crate) struct Superblock {
     pub(crate) pages: Option<Pages>,
     /// The lowest segment number that was never used.
     pub(crate) next_segment: u32,
+    /// Changes of the revision after `revision` that are in this state: those that the log entry after the applied one
+    /// has made so far. Nobody may see them yet.
+    pub(crate) unfinished: u64,
 }
 
 impl Superblock {
@@ -93,7 +100,12 @@ impl Superblock {
             applied_term: 0,
             pages: None,
             next_segment: 1,
+            unfinished: 0,
         }
+    }
+
+    fn format(&self) -> u32 {
+        if self.unfinished == 0 { FORMAT } else { FORMAT_UNFINISHED }
     }
 
     /// The offset of its copy in the file.
@@ -106,7 +118,7 @@ impl Superblock {
         let mut buf = Buffer::zeroed(BLOCK);
         let mut put = |at: usize, bytes: &[u8]| buf[at..at + bytes.len()].copy_from_slice(bytes);
         put(MAGIC_AT, &MAGIC);
-        put(FORMAT_AT, &FORMAT.to_le_bytes());
+        put(FORMAT_AT, &self.format().to_le_bytes());
         put(NEXT_SEGMENT_AT, &self.next_segment.to_le_bytes());
         put(STORE_ID_AT, &self.store_id.to_le_bytes());
         put(GENERATION_AT, &self.generation.to_le_bytes());
@@ -120,6 +132,7 @@ impl Superblock {
             put(DIRECTORY_AT, &pages.directory.to_bytes());
             put(SEGMENTS_AT, &pages.segments.to_bytes());
         }
+        put(UNFINISHED_AT, &self.unfinished.to_le_bytes());
         let crc = crc32fast::hash(&buf[..CRC_AT]);
         buf[CRC_AT..COPY_LEN].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(Self::decode(&buf, self.generation % 2).ok(), Some(*self), "what is written can be read");
@@ -146,11 +159,11 @@ impl Superblock {
         if bytes[..FORMAT_AT] != MAGIC || word(CRC_AT) != crc32fast::hash(&bytes[..CRC_AT]) {
             return Err(Damage::Bytes);
         }
-        if word(FORMAT_AT) != FORMAT {
+        if ![FORMAT, FORMAT_UNFINISHED].contains(&word(FORMAT_AT)) {
             return Err(Damage::Format(word(FORMAT_AT)));
         }
         let place = |at: usize| Place::from_bytes(*bytes[at..].first_chunk().expect("inside the copy"));
-        let has_no_pages = bytes[KEY_ROOT_AT..END].iter().all(|byte| *byte == 0);
+        let has_no_pages = bytes[KEY_ROOT_AT..UNFINISHED_AT].iter().all(|byte| *byte == 0);
         let pages = match (place(KEY_ROOT_AT), place(META_ROOT_AT), place(DIRECTORY_AT), place(SEGMENTS_AT)) {
             (Some(key_root), Some(meta_root), Some(directory), Some(segments)) => {
                 Some(Pages { key_root, meta_root, directory, segments })
@@ -167,11 +180,14 @@ impl Superblock {
             applied_term: double(APPLIED_TERM_AT),
             pages,
             next_segment: word(NEXT_SEGMENT_AT),
+            unfinished: double(UNFINISHED_AT),
         };
         let is_sound = state.generation > 0
             && state.generation % 2 == copy
             && state.next_segment > 0
             && state.revision >= 1
+            && i64::try_from(state.unfinished).is_ok()
+            && state.format() == word(FORMAT_AT)
             && (-1..=state.revision).contains(&state.compact_revision);
         if is_sound { Ok(state) } else { Err(Damage::Bytes) }
     }
@@ -225,7 +241,7 @@ pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     disk.close(file);
     disk.sync_dir(dir)?;
     if let Some(found) = later {
-        return Err(Error::Format { path, found, supported: FORMAT });
+        return Err(Error::Format { path, found, supported: FORMAT_UNFINISHED });
     }
     let (newest, previous) = match copies {
         [Some(a), Some(b)] if a.generation > b.generation => (a, Some(b)),
@@ -256,7 +272,7 @@ pub(crate) fn peek(disk: &mut dyn Disk, dir: &Path) -> Result<[Option<Superblock
         }
         *state = match Superblock::decode(&buf, copy) {
             Ok(valid) => Some(valid),
-            Err(Damage::Format(found)) => return Err(Error::Format { path, found, supported: FORMAT }),
+            Err(Damage::Format(found)) => return Err(Error::Format { path, found, supported: FORMAT_UNFINISHED }),
             Err(Damage::Bytes) => None,
         };
     }
@@ -318,7 +334,7 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_makes_a_copy_invalid_and_so_does_the_place_of_the_other() {
-        for state in [state(6), Superblock { pages: None, ..state(6) }] {
+        for state in [state(6), Superblock { pages: None, ..state(6) }, Superblock { unfinished: 7, ..state(6) }] {
             let bytes = state.encode();
             assert_eq!(Superblock::decode(&bytes, 0), Ok(state));
             assert_eq!(Superblock::decode(&bytes, 1), Err(Damage::Bytes));
@@ -334,7 +350,7 @@ mod tests {
 
     #[test]
     fn another_format_is_told_from_damage() {
-        for other in [FORMAT - 1, FORMAT + 1] {
+        for other in [FORMAT - 1, FORMAT_UNFINISHED + 1] {
             let mut bytes = state(6).encode();
             bytes[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&other.to_le_bytes());
             let crc = crc32fast::hash(&bytes[..CRC_AT]);

@@ -40,7 +40,8 @@ pub(crate) fn find(root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<O
     if position < leaf.len() {
         return Ok(leaf.is_of(position, key).then(|| leaf.meta(position)));
     }
-    if !continues {
+    // The newest version would have been here, whatever older ones the next leaf begins with.
+    if !continues || revision == Revision::MAX {
         return Ok(None);
     }
     // The run goes on in the next leaf.

@@ -221,24 +221,21 @@ impl Store {
     fn request(&mut self, ops: &[Op]) {
         let mut revision = Revision::new(self.model.revision + 1, 0);
         let mut changed = Vec::new();
+        let (mut told, mut paused) = (Vec::new(), Vec::new());
         let Self { mvcc, model, pages, .. } = self;
         let mut write = mvcc.begin();
-        for op in ops {
+        for (number, op) in ops.iter().enumerate() {
+            if (model.log.len() + number) % 5 == 0 {
+                told.extend(write.pause().records);
+                mvcc.evict(10);
+                let view = mvcc.publish(self.applied_index, u64::from(self.applied_index > 0));
+                assert_eq!((view.revision(), mvcc.is_unfinished()), (model.revision, !changed.is_empty()));
+                paused.push(view);
+                write = mvcc.begin();
+            }
             match op {
                 Op::Put(key, value, lease) => {
-                    let before = model.get(key, i64::MAX).cloned();
-                    let record = Record {
-                        key: key.clone().into(),
-                        value: value.clone().into(),
-                        create_revision: before.as_ref().map_or(revision.main, |before| before.create_revision),
-                        revision,
-                        version: before.as_ref().map_or(1, |before| before.version + 1),
-                        lease: *lease,
-                        is_tombstone: false,
-                    };
-                    let (key, value) = (record.key.clone(), record.value.clone());
-                    let previous = faulting(pages, || write.put(key.clone(), value.clone(), *lease));
-                    assert_previous(previous.as_ref(), before.as_ref());
+                    let (record, before) = put_once(model, pages, &mut write, (key, value, *lease), revision);
                     revision.sub += 1;
                     changed.push((record.clone(), before));
                     model.push(record);
@@ -281,10 +278,26 @@ impl Store {
         let changes = write.finish();
         model.revision += i64::from(!changed.is_empty());
         assert_eq!(changes.revision, model.revision);
-        assert_eq!(changes.records.len(), changed.len());
-        for (change, (record, before)) in changes.records.iter().zip(&changed) {
+        told.extend(changes.records);
+        assert_eq!(told.len(), changed.len());
+        for (change, (record, before)) in told.iter().zip(&changed) {
             assert_eq!(change.record, *record);
             assert_previous(change.previous.as_ref(), before.as_ref());
+        }
+        for view in paused {
+            self.check_paused(&view);
+        }
+    }
+
+    /// Checks a view that was published in the middle of a request: it shows what was before it.
+    fn check_paused(&self, view: &ReadView) {
+        let at = view.revision();
+        let low = self.model.compact_revision.max(at - 3).max(0);
+        for at in [low, at] {
+            self.check_range(view, &KeyRange::all(), at);
+        }
+        if !self.is_tree_only {
+            self.check_records_from(view, Revision::new(low + 1, 0));
         }
     }
 
@@ -487,7 +500,7 @@ impl Store {
             }
         };
         assert_eq!(count, expected.len() as u64);
-        if at >= view.revision() {
+        if view.is_newest(at) {
             // As fields of an answer: a tag, the length in groups of seven bits, the record.
             let shown = |record: &&Record| {
                 let len = key_value(record).len();
@@ -537,7 +550,8 @@ impl Store {
 
     pub(crate) fn check_records_from(&self, view: &ReadView, from: Revision) {
         let mut records = view.records_from(from);
-        for record in self.model.log.iter().filter(|record| record.revision >= from) {
+        let is_in = |record: &&Record| record.revision >= from && record.revision.main <= view.revision();
+        for record in self.model.log.iter().filter(is_in) {
             assert_eq!(records.next().unwrap().as_ref(), Some(record));
         }
         assert_eq!(records.next().unwrap(), None);
@@ -565,6 +579,30 @@ fn finish(pages: &HashMap<Place, Vec<u8>>, mut hash: HashKv, view: &ReadView, bu
             return done;
         }
     }
+}
+
+/// Puts through `write`. Returns the record that must be written, and the one that it replaces.
+fn put_once(
+    model: &Model,
+    pages: &HashMap<Place, Vec<u8>>,
+    write: &mut Write<'_>,
+    (key, value, lease): (&[u8], &[u8], i64),
+    revision: Revision,
+) -> (Record, Option<Record>) {
+    let before = model.get(key, i64::MAX).cloned();
+    let record = Record {
+        key: Bytes::copy_from_slice(key),
+        value: Bytes::copy_from_slice(value),
+        create_revision: before.as_ref().map_or(revision.main, |before| before.create_revision),
+        revision,
+        version: before.as_ref().map_or(1, |before| before.version + 1),
+        lease,
+        is_tombstone: false,
+    };
+    let (key, value) = (record.key.clone(), record.value.clone());
+    let previous = faulting(pages, || write.put(key.clone(), value.clone(), lease));
+    assert_previous(previous.as_ref(), before.as_ref());
+    (record, before)
 }
 
 /// What a request sees in a range that it is about to delete.

@@ -7,7 +7,7 @@ use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use engine::{
-    Checkpoint, Error, Fault, KeyRange, Mvcc, Progress, ReadView, Record, Revision, Store,
+    Checkpoint, Error, Fault, KeyRange, Mvcc, Progress, RangeEnd, ReadView, Record, Revision, Store,
     disk::{
         Disk, FileOp, Owner,
         sim::{Random, SimDisk, SimStorage},
@@ -38,6 +38,8 @@ pub(crate) fn options(shards: usize) -> Options {
 pub(crate) enum Operation {
     /// Changes in one revision.
     Write(Vec<Change>),
+    /// Deletes all keys from the first up to the second, in one revision and in several steps.
+    DeleteMany(Bytes, Bytes),
     Meta(Bytes, Option<Bytes>),
     /// Compacts to this many parts in a hundred of the way from the compacted to the current revision.
     Compact(i64),
@@ -78,6 +80,10 @@ pub(crate) fn operations(seed: u64, count: usize, keys: u64) -> Vec<Operation> {
         .map(|_| match random.below(20) {
             0 => Operation::Compact(random.below(101).cast_signed()),
             1 => Operation::Nothing,
+            2 if random.chance(1, 2) => {
+                let first = format!("/registry/pods/default/{}", random.below(keys).max(keys / 50));
+                Operation::DeleteMany(first.clone().into(), format!("{first}:").into())
+            }
             2..5 => {
                 let name = Bytes::from(format!("lease/{}", random.below(12)));
                 let value = random.chance(3, 4).then(|| value(random).slice(..0).into_iter().chain([1, 2]).collect());
@@ -102,6 +108,49 @@ pub(crate) fn apply(
     operation: &Operation,
     mut read: impl FnMut(Fault) -> Result<(), Error>,
 ) -> Result<(), Error> {
+    while !apply_step(mvcc, index, operation, &mut read)? {}
+    Ok(())
+}
+
+/// Keys that a step of [`Operation::DeleteMany`] deletes, at most.
+const STEP_KEYS: usize = 2;
+
+/// Deletes the first keys of `range`. Returns whether that were all.
+fn delete_step(mvcc: &mut Mvcc, range: &KeyRange) -> Result<bool, Fault> {
+    let mut next = mvcc.live().cursor(range, i64::MAX);
+    let mut end = None;
+    for _ in 0..=STEP_KEYS {
+        end = next.next()?;
+    }
+    let is_last = end.is_none();
+    let end = end.map_or(range.end.clone(), |end| RangeEnd::Before(end.key));
+    let step = KeyRange { start: range.start.clone(), end };
+    let mut write = mvcc.begin();
+    loop {
+        match write.delete_some(&step) {
+            Ok(ended) if ended.is_empty() => break,
+            Ok(_) => {}
+            Err(fault) => {
+                write.pause();
+                return Err(fault);
+            }
+        }
+    }
+    if is_last {
+        write.finish()
+    } else {
+        write.pause()
+    };
+    Ok(is_last)
+}
+
+/// A step of [`apply`]. Returns whether it was the last. Otherwise what was done is published, and nobody sees it.
+fn apply_step(
+    mvcc: &mut Mvcc,
+    index: u64,
+    operation: &Operation,
+    mut read: impl FnMut(Fault) -> Result<(), Error>,
+) -> Result<bool, Error> {
     let mut settle = |mvcc: &mut Mvcc, step: &mut dyn FnMut(&mut Mvcc) -> Result<(), Fault>| loop {
         match step(mvcc) {
             Ok(()) => return Ok::<(), Error>(()),
@@ -109,6 +158,27 @@ pub(crate) fn apply(
         }
     };
     match operation {
+        Operation::DeleteMany(from, to) => {
+            let range = KeyRange { start: from.clone(), end: RangeEnd::Before(to.clone()) };
+            if !mvcc.is_unfinished() {
+                // What cannot be read is met before anything is changed.
+                settle(mvcc, &mut |mvcc| {
+                    let mut cursor = mvcc.live().cursor(&range, i64::MAX);
+                    while let Some(version) = cursor.next()? {
+                        mvcc.touch(&version.key)?;
+                    }
+                    Ok(())
+                })?;
+            }
+            let mut is_done = false;
+            settle(mvcc, &mut |mvcc| delete_step(mvcc, &range).map(|done| is_done = done))?;
+            if !is_done {
+                let view = mvcc.view();
+                let now = mvcc.publish(view.applied_index(), view.applied_term());
+                assert_eq!(now.revision(), view.revision(), "nothing of it is seen yet");
+                return Ok(false);
+            }
+        }
         Operation::Write(changes) => {
             for change in changes {
                 let (Change::Put(key, _) | Change::Delete(key)) = change;
@@ -147,7 +217,7 @@ pub(crate) fn apply(
         Operation::Nothing => {}
     }
     mvcc.publish(index, term(index));
-    Ok(())
+    Ok(true)
 }
 
 /// What the store must be after `operations`.
@@ -266,13 +336,23 @@ impl Member {
 
     /// Applies the next entry of `log`.
     pub(crate) fn apply(&mut self, log: &[Operation]) -> Result<(), Error> {
+        let before = self.applied;
+        while self.applied == before {
+            self.apply_part(log)?;
+        }
+        Ok(())
+    }
+
+    /// Applies a step of the next entry of `log`.
+    pub(crate) fn apply_part(&mut self, log: &[Operation]) -> Result<(), Error> {
         let (store, disk) = (&mut self.store, &mut self.disk);
         let dir = store.dir().to_path_buf();
         let index = self.applied as u64 + 1;
-        apply(store.mvcc_mut(), index, &log[self.applied], |fault| load_patiently(disk, &dir, &fault))?;
+        let read = |fault| load_patiently(disk, &dir, &fault);
+        let is_done = apply_step(store.mvcc_mut(), index, &log[self.applied], read)?;
         // Memory is always short here; what goes is seen with the next publish.
-        store.evict(4);
-        self.applied += 1;
+        store.evict(if is_done { 4 } else { 1 });
+        self.applied += usize::from(is_done);
         Ok(())
     }
 

@@ -78,7 +78,7 @@ async fn scan(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
     let mut len = piece.iter().map(|(_, outline)| shown_len(outline, request.keys_only)).sum::<usize>();
     let mut beyond = 0_u64;
     let goes_on = !piece.is_last && (is_filtered || shown < wanted);
-    let is_in_sums = goes_on && at == view.revision() && !is_filtered && !request.keys_only;
+    let is_in_sums = goes_on && view.is_newest(at) && !is_filtered && !request.keys_only;
     if is_in_sums {
         (shown, len) = sums(desk, view, &range, wanted).await?;
         scan.seen = shown as u64;
@@ -119,7 +119,7 @@ async fn sums(desk: &Desk, view: Arc<ReadView>, range: &KeyRange, wanted: usize)
 /// **Errors** as [`Scan::piece`].
 pub(super) async fn count(desk: &Desk, scan: &Scan, range: &KeyRange, at: i64) -> Result<u64, Error> {
     let view = desk.published();
-    if at == view.revision() {
+    if view.is_newest(at) {
         return desk.step_through(&view, |view, _| view.count(range, at).map(Some)).await;
     }
     let mut count = view.counter(range, at);
