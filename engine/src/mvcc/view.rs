@@ -279,6 +279,11 @@ impl ReadView {
         self.meta_cursor(prefix).after(last_key)
     }
 
+    /// Number of entries in the meta tree whose keys begin with `prefix`, in O(log n).
+    pub fn meta_count(&self, prefix: &[u8]) -> Result<u64, Fault> {
+        cursor::sums_of_first(&self.roots.meta_root, &KeyRange::prefix(prefix), u64::MAX).map(|(entries, _)| entries)
+    }
+
     /// Number of entries in the meta tree, and the bytes of their keys and values.
     pub fn meta_sums(&self) -> Result<(u64, u64), Fault> {
         tree::total(&self.roots.meta_root)

@@ -198,6 +198,11 @@ impl Mvcc {
         Write { mvcc: self, base, written, changes: Vec::new() }
     }
 
+    /// Whether something was changed since the last publish.
+    pub fn is_ahead(&self) -> bool {
+        self.is_ahead
+    }
+
     /// Whether a request is under way that has made changes. Views that are published meanwhile show none of them.
     pub fn is_unfinished(&self) -> bool {
         self.unfinished.is_some()
@@ -445,7 +450,7 @@ pub struct Write<'a> {
     mvcc: &'a mut Mvcc,
     /// The revision before the request.
     base: i64,
-    /// Changes that it has made in former steps.
+    /// Changes that it has made so far.
     written: i64,
     changes: Vec<Change>,
 }
@@ -485,29 +490,45 @@ impl Write<'_> {
     ///
     /// A fault leaves only these changes undone.
     pub fn delete_some(&mut self, range: &KeyRange) -> Result<Vec<Version>, Fault> {
-        let Some(first) = self.cursor(range, i64::MAX).next()? else { return Ok(Vec::new()) };
+        let (mut ended, mut changes) = (Vec::new(), std::mem::take(&mut self.changes));
+        let result = self.end_leaf(range, |record, previous| {
+            changes.push(Change { record: record.clone(), previous: Some(previous.clone()) });
+            ended.push(previous);
+        });
+        self.changes = changes;
+        result.map(|_| ended)
+    }
+
+    /// As [`Write::delete_some`], but the changes are not listed: not in the result of [`Write::finish`] either. Hands
+    /// each version that it ends to `ended`. Returns the last key that it has deleted.
+    ///
+    /// A fault leaves only these changes undone.
+    pub fn end_some(&mut self, range: &KeyRange, mut ended: impl FnMut(Version)) -> Result<Option<Bytes>, Fault> {
+        self.end_leaf(range, |_, previous| ended(previous))
+    }
+
+    fn end_leaf(&mut self, range: &KeyRange, mut ended: impl FnMut(&Record, Version)) -> Result<Option<Bytes>, Fault> {
+        let Some(first) = self.cursor(range, i64::MAX).next()? else { return Ok(None) };
         let mut revision = self.next_revision();
-        let main = revision.main;
-        let Self { mvcc, changes, .. } = self;
-        let Mvcc { live, ledger, is_ahead, .. } = &mut **mvcc;
-        let mut ended = Vec::new();
+        let (main, mut last) = (revision.main, None);
+        let Mvcc { live, ledger, is_ahead, .. } = &mut *self.mvcc;
         let end = range.end_key();
         tree::end_live(&mut live.roots.key_root, ledger, (&first.key, end.as_deref()), |key, before| {
             let record = Record::tombstone(key, revision);
-            let previous = Version::new(record.key.clone(), before);
             let bytes = record.stored_len();
-            live.recent.push(record.clone(), bytes);
-            changes.push(Change { record, previous: Some(previous.clone()) });
-            ended.push(previous);
+            ended(&record, Version::new(record.key.clone(), before));
+            last = Some(record.key.clone());
+            live.recent.push(record, bytes);
             let flags = NEWEST | TOMBSTONE;
             let ending = EntryMeta { flags, revision, create_revision: 0, version: 0, lease: 0, bytes };
             revision.sub += 1;
             ending
         })?;
-        assert!(!ended.is_empty() && main >= live.roots.revision, "revisions ascend");
+        assert!(last.is_some() && main >= live.roots.revision, "revisions ascend");
+        self.written = revision.sub;
         live.roots.revision = main;
         *is_ahead = true;
-        Ok(ended)
+        Ok(last)
     }
 
     /// Sets `key` in the meta tree.
@@ -533,27 +554,22 @@ impl Write<'_> {
 
     /// Ends this step of the request, which will go on with the next [`Mvcc::begin`]. Returns the changes of the step.
     pub fn pause(self) -> Changes {
-        let written = self.made();
-        if written > 0 {
-            self.mvcc.unfinished = Some(Unfinished { base: self.base, written });
+        if self.written > 0 {
+            self.mvcc.unfinished = Some(Unfinished { base: self.base, written: self.written });
         }
         self.finish()
     }
 
-    /// Changes of the request so far.
-    fn made(&self) -> i64 {
-        self.written + i64::try_from(self.changes.len()).expect("a request is bounded")
-    }
-
     fn next_revision(&self) -> Revision {
         // The first change of a request moves the revision, so that reads through the request see it.
-        Revision::new(self.base + 1, self.made())
+        Revision::new(self.base + 1, self.written)
     }
 
     /// Inserts a version. If its key is live, fills in its create revision and version number.
     fn append(&mut self, record: Record) -> Result<Option<Version>, Fault> {
         let (record, previous) = self.mvcc.insert(record, |_| true)?.expect("every version may be replaced");
         let previous = previous.map(|previous| Version::new(record.key.clone(), &previous));
+        self.written += 1;
         self.changes.push(Change { record, previous: previous.clone() });
         Ok(previous)
     }

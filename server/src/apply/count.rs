@@ -28,8 +28,32 @@ impl Operations {
     }
 }
 
-/// Counts an entry that was applied with this result and these events. `is_own` if this member proposed it for itself.
-pub(super) fn applied(counters: &CommitCounters, result: &Result<Outcome, Error>, events: &[Event], is_own: bool) {
+/// What an entry wrote.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Written {
+    /// Keys that it deleted.
+    pub deleted: u64,
+    /// Bytes of the keys and values that it put. **Units** bytes.
+    pub put_bytes: u64,
+}
+
+impl Written {
+    /// What `events` tell.
+    pub(super) fn of(events: &[Event]) -> Self {
+        let mut written = Self::default();
+        for record in events.iter().map(Event::record) {
+            if record.is_tombstone {
+                written.deleted += 1;
+            } else {
+                written.put_bytes += (record.key.len() + record.value.len()) as u64;
+            }
+        }
+        written
+    }
+}
+
+/// Counts an entry that was applied with this result and wrote this. `is_own` if this member proposed it for itself.
+pub(super) fn applied(counters: &CommitCounters, result: &Result<Outcome, Error>, written: Written, is_own: bool) {
     let Ok(outcome) = result else { return };
     let mut operations = Operations::default();
     match outcome {
@@ -41,14 +65,13 @@ pub(super) fn applied(counters: &CommitCounters, result: &Result<Outcome, Error>
             counters.lease_ttl.observe(u64::try_from(*ttl).unwrap_or(0));
         }
         Outcome::LeaseRevoke { .. } => {
-            operations.deletes = events.len() as u64;
+            operations.deletes = written.deleted;
             counters.leases_revoked.add(1);
             counters.leases_expired.add(u64::from(is_own));
         }
         Outcome::Compaction { .. } | Outcome::Alarm { .. } | Outcome::Internal => {}
     }
-    let records = events.iter().map(Event::record).filter(|record| !record.is_tombstone);
-    counters.put_bytes.add(records.map(|record| (record.key.len() + record.value.len()) as u64).sum());
+    counters.put_bytes.add(written.put_bytes);
     let Operations { puts, deletes, ranges } = operations;
     counters.puts.add(puts);
     counters.deletes.add(deletes);
@@ -71,9 +94,9 @@ mod tests {
         let responses = vec![put(), delete, op(Response::ResponseTxn(inner))];
         let counters = CommitCounters::default();
         let txn = pb::TxnResponse { responses, ..Default::default() };
-        applied(&counters, &Ok(Outcome::Txn(Box::new(txn))), &[], false);
-        applied(&counters, &Ok(Outcome::Put { revision: 2, previous: None }), &[], false);
-        applied(&counters, &Err(Error::LeaseNotFound), &[], false);
+        applied(&counters, &Ok(Outcome::Txn(Box::new(txn))), Written::default(), false);
+        applied(&counters, &Ok(Outcome::Put { revision: 2, previous: None }), Written::default(), false);
+        applied(&counters, &Err(Error::LeaseNotFound), Written::default(), false);
         let counts = [&counters.puts, &counters.deletes, &counters.ranges, &counters.txns].map(Count::get);
         assert_eq!(counts, [3, 1, 1, 1]);
     }

@@ -13,11 +13,21 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use consensus::{ConfChange, ConfState};
 use engine::{Fault, Mvcc, PutPlain, ReadView, Write};
 use proto::{etcdserverpb as pb, internal::Request};
 
-use super::{alarms, kv, lease, members, outcome::Outcome, table, touch::Pinned};
+use super::{
+    alarms,
+    count::Written,
+    kv, lease,
+    long::{Long, Steps},
+    members,
+    outcome::Outcome,
+    table,
+    touch::Pinned,
+};
 use crate::{
     error::Error,
     kv::txn,
@@ -38,6 +48,27 @@ pub struct Applier {
     pub conf_state: ConfState,
     /// Why this is not all of the state, if a table could not be read. Nothing may be applied then.
     pub unread: Option<String>,
+    /// The entry under way, if it is made in several steps.
+    pub(super) long: Option<Long>,
+    /// What is made in several steps.
+    pub(super) steps: Steps,
+}
+
+/// What became of a call of [`Applier::execute`].
+#[derive(Debug)]
+pub(super) enum Executed {
+    /// The entry was applied.
+    Done {
+        /// The client's result.
+        result: Result<Outcome, Error>,
+        /// What the entry wrote.
+        written: Written,
+        /// Its events are not listed, but can be read from the store. The lowest and the highest key of them, if they
+        /// are known.
+        unlisted: Option<Option<(Bytes, Bytes)>>,
+    },
+    /// A step of it was made. The next call goes on.
+    Paused,
 }
 
 /// The request of an entry, and who the request says it comes from.
@@ -66,23 +97,56 @@ pub fn is_applied(request: &Request) -> bool {
 }
 
 impl Applier {
-    /// Executes an entry, or returns the page that it needs first. Called again then, it goes on with what is missing.
-    /// It appends its events to `events`. The inner result is the client's.
+    /// The state machine over the tables of a store.
+    pub fn new(lessor: Lessor, cluster: Cluster, conf_state: ConfState, unread: Option<String>) -> Self {
+        Self { lessor, cluster, conf_state, unread, long: None, steps: Steps::default() }
+    }
+
+    /// Executes the entry at `index`, or a step of it, or returns the page that it needs first. Called again then, it
+    /// goes on with what is missing. It appends its events to `events`.
     ///
-    /// **Errors** a page that is not resident; nothing was changed then.
-    pub fn execute(
+    /// **Errors** a page that is not resident. Nothing was changed then, unless a step was made before.
+    pub(super) fn execute(
         &mut self,
         mvcc: &mut Mvcc,
-        asked: &Asked,
+        (index, asked): (u64, &Asked),
         pinned: &mut Pinned,
         now: Duration,
         events: &mut Vec<Event>,
-    ) -> Result<Result<Outcome, Error>, Fault> {
+    ) -> Result<Executed, Fault> {
+        if self.long.is_some() {
+            return self.go_on(mvcc, &asked.request, pinned);
+        }
+        let before = events.len();
+        let done = |result, events: &[Event]| {
+            Ok(Executed::Done { result, written: Written::of(&events[before..]), unlisted: None })
+        };
         if let Some(outcome) = self.put_plain(mvcc, &asked.request, events)? {
-            return Ok(Ok(outcome));
+            return done(Ok(outcome), events);
+        }
+        let facts = (&self.lessor, &self.cluster.alarms);
+        match Long::begin(mvcc, facts, self.steps, (index, &asked.request))? {
+            None => {}
+            Some(Err(error)) => return done(Err(error), events),
+            Some(Ok(long)) => {
+                self.long = Some(long);
+                return Ok(Executed::Paused);
+            }
         }
         touch(mvcc.live(), &asked.request, pinned)?;
-        Ok(self.apply(mvcc, asked, pinned, now, events))
+        let result = self.apply(mvcc, asked, pinned, now, events);
+        done(result, events)
+    }
+
+    /// Makes the next step of the entry under way.
+    fn go_on(&mut self, mvcc: &mut Mvcc, request: &Request, pinned: &mut Pinned) -> Result<Executed, Fault> {
+        let long = self.long.as_mut().expect("one is under way");
+        if !long.step(mvcc, self.steps, !self.lessor.is_empty(), pinned)? {
+            return Ok(Executed::Paused);
+        }
+        let ended = long.end(mvcc, &mut self.lessor, request)?;
+        self.long = None;
+        Ok(Executed::Done { result: Ok(ended.outcome), written: ended.written, unlisted: Some(ended.hull) })
     }
 
     /// Executes a put of one key without a lease in one descent. Executes a txn that only asks whether the key was

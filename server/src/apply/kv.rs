@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// The branch that a txn takes, read from the path.
-fn next_branch<'a>(request: &'a pb::TxnRequest, path: &mut Iter<'_, bool>) -> (bool, &'a [pb::RequestOp]) {
+pub(super) fn next_branch<'a>(request: &'a pb::TxnRequest, path: &mut Iter<'_, bool>) -> (bool, &'a [pb::RequestOp]) {
     let succeeded = *path.next().expect("a path has a decision for each txn");
     (succeeded, txn::branch(request, succeeded))
 }
@@ -113,7 +113,12 @@ pub(super) fn touch_delete(
 }
 
 /// Brings into memory what a read needs, wherever it is in the txn.
-fn touch_read(view: &ReadView, request: &pb::RangeRequest, only_grows: bool, pinned: &mut Pinned) -> Result<(), Fault> {
+pub(super) fn touch_read(
+    view: &ReadView,
+    request: &pb::RangeRequest,
+    only_grows: bool,
+    pinned: &mut Pinned,
+) -> Result<(), Fault> {
     if !pinned.is_awaited() {
         return Ok(());
     }
@@ -278,7 +283,7 @@ pub(super) fn delete_range(
     }
 }
 
-fn read(write: &Write<'_>, request: &pb::RangeRequest, pinned: &Pinned) -> pb::RangeResponse {
+pub(super) fn read(write: &Write<'_>, request: &pb::RangeRequest, pinned: &Pinned) -> pb::RangeResponse {
     if !pinned.is_awaited() {
         return pb::RangeResponse::default();
     }

@@ -14,13 +14,19 @@ use crate::{
     lease::{self, Lessor},
 };
 
-/// The keys attached to a lease, in order.
-fn attached(view: &ReadView, lease: i64) -> Result<Vec<Bytes>, Fault> {
+/// Brings into memory what the deletion of the first `max` keys attached to a lease needs. Returns these keys.
+///
+/// **Errors** a page that is not resident.
+pub(super) fn touch_attached(view: &ReadView, lease: i64, max: usize) -> Result<Vec<Bytes>, Fault> {
     let prefix = lease::attachment_prefix(lease);
     let mut keys = Vec::new();
     let mut cursor = view.meta_cursor(&prefix);
-    while let Some((key, _)) = cursor.next()? {
-        keys.push(key.slice(prefix.len()..));
+    while keys.len() < max
+        && let Some((attachment, _)) = cursor.next()?
+    {
+        let key = attachment.slice(prefix.len()..);
+        view.touch(&key)?;
+        keys.push(key);
     }
     Ok(keys)
 }
@@ -30,11 +36,7 @@ fn attached(view: &ReadView, lease: i64) -> Result<Vec<Bytes>, Fault> {
 /// **Errors** a page that is not resident.
 pub(super) fn touch_revoke(view: &ReadView, lease: i64) -> Result<(), Fault> {
     view.touch_meta(&lease::grant_key(lease))?;
-    for key in attached(view, lease)? {
-        view.touch(&key)?;
-        view.touch_meta(&lease::attachment_key(lease, &key))?;
-    }
-    Ok(())
+    touch_attached(view, lease, usize::MAX).map(drop)
 }
 
 /// Grants a lease.
@@ -57,7 +59,7 @@ pub(super) fn grant(
 
 /// Revokes a lease: `write` deletes its keys and the lease itself.
 pub(super) fn revoke(write: &mut Write<'_>, lease: i64) {
-    for key in resident(attached(write, lease)) {
+    for key in resident(touch_attached(write, lease, usize::MAX)) {
         resident(write.delete(&key));
         resident(write.meta_delete(&lease::attachment_key(lease, &key)));
     }

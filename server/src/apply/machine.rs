@@ -24,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use consensus::{ConfChange, EntryId, EntryKind};
 use engine::{Checkpoint, CheckpointDone, Fault, Store};
 use proto::{
@@ -33,7 +34,7 @@ use proto::{
 
 use super::{
     count,
-    entry::{Applier, Asked},
+    entry::{Applier, Asked, Executed},
     fatal::Fatal,
     message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing, ToApply},
     outcome::Outcome,
@@ -62,6 +63,16 @@ use crate::{
     slots::ReplyTo,
     watch::batch::{Batch, Event},
 };
+
+/// What became of the entry at the front.
+enum Front {
+    /// It was applied.
+    Applied,
+    /// A step of it was made.
+    Paused,
+    /// It needs these pages first.
+    Needs(Vec<Fault>),
+}
 
 /// The results of a turn.
 #[derive(Default)]
@@ -128,6 +139,9 @@ pub struct Apply {
     events: Vec<Event>,
     /// First main revision that no batch has covered.
     next_main: i64,
+    /// Set if the last applied entry was made in steps: its events are not in `events`. The keys between which they lie,
+    /// if that is known.
+    unlisted: Option<Option<(Bytes, Bytes)>>,
     is_faulted: bool,
     pub(super) report: Report,
     /// The parts of the last report that need not be repeated.
@@ -187,6 +201,7 @@ impl Apply {
             applied,
             events: Vec::new(),
             next_main: view.revision() + 1,
+            unlisted: None,
             is_faulted: false,
             report: Report { applied, ..Report::default() },
             told: (applied, Space::default(), false),
@@ -325,7 +340,7 @@ impl Apply {
         let is_short = !self.is_faulted && has_progressed && self.store.wants_eviction();
         let has_evicted =
             is_short && self.store.evict(EVICT_NODES_PER_TURN << self.store.shortage().min(EVICT_DOUBLINGS_MAX));
-        if has_evicted || self.applied.index > self.report.applied.index {
+        if has_evicted || self.applied.index > self.report.applied.index || self.store.mvcc().is_ahead() {
             self.publish();
         }
         if faults.is_empty() && !self.is_held() {
@@ -395,7 +410,8 @@ impl Apply {
     /// Whether apply and the sweep should wait for the checkpoint that is being written, because their changes do not
     /// fit in memory now.
     pub(super) fn is_held(&self) -> bool {
-        checkpoint::is_dirty_due(&self.store) && self.store.is_checkpointing() && !self.checkpoints.is_waiting()
+        let is_full = checkpoint::is_dirty_due(&self.store) || self.checkpoints.is_full(&self.store);
+        is_full && self.store.is_checkpointing() && !self.checkpoints.is_waiting()
     }
 
     /// Applies the entries that were handed over, in log order. Stops when the queue is empty, when a page is missing,
@@ -411,10 +427,15 @@ impl Apply {
             && !self.is_held()
         {
             assert!(entry.index > self.applied.index, "each entry is applied once, in order");
-            let faults = match entry.kind {
-                EntryKind::Normal if entry.data.is_empty() => Vec::new(),
+            let front = match entry.kind {
+                EntryKind::Normal if entry.data.is_empty() => Front::Applied,
                 EntryKind::Normal => self.apply_request(now)?,
                 _ => self.apply_conf_change()?,
+            };
+            let faults = match front {
+                Front::Applied => Vec::new(),
+                Front::Paused => return Ok(Vec::new()),
+                Front::Needs(faults) => faults,
             };
             if let Some(first) = faults.first() {
                 let (first, index) = (first.clone(), entry_index(&self.queue));
@@ -435,6 +456,10 @@ impl Apply {
             self.standstill.passed(&self.shared);
             let entry = self.queue.pop_front().expect("the front was there");
             self.applied = EntryId { index: entry.index, term: entry.term };
+            if self.unlisted.is_some() {
+                // Its batch is of its own.
+                break;
+            }
         }
         Ok(Vec::new())
     }
@@ -445,8 +470,8 @@ impl Apply {
         self.shared.is_behind.store(is_behind, Ordering::Release);
     }
 
-    /// Applies the request at the front. Returns the pages that it needs first.
-    fn apply_request(&mut self, now: Duration) -> Result<Vec<Fault>, Fatal> {
+    /// Applies the request at the front, or a step of it.
+    fn apply_request(&mut self, now: Duration) -> Result<Front, Fatal> {
         let entry = self.queue.front_mut().expect("there is one to apply");
         if self.asked.is_none() {
             self.asked = Some(asked(entry)?);
@@ -457,15 +482,18 @@ impl Apply {
         let (id, asked) = self.asked.as_ref().expect("set above");
         let (id, kind) = (*id, asked.request.kind());
         let recent = self.store.mvcc().recent_bytes();
-        let events_before = self.events.len();
         let mvcc = self.store.mvcc_mut();
-        let result = match self.applier.execute(mvcc, asked, &mut self.pinned, now, &mut self.events) {
-            Ok(result) => result,
+        let asked_at = (entry.index, asked);
+        let executed = match self.applier.execute(mvcc, asked_at, &mut self.pinned, now, &mut self.events) {
+            Ok(executed) => executed,
             Err(fault) => {
                 let (mvcc, behind) = (self.store.mvcc(), self.queue.iter().skip(1));
-                return Ok(prefetch::faults(mvcc.live(), mvcc.unreadable(), fault, &asked.request, behind));
+                let faults = prefetch::faults(mvcc.live(), mvcc.unreadable(), fault, &asked.request, behind);
+                return Ok(Front::Needs(faults));
             }
         };
+        let Executed::Done { result, written, unlisted } = executed else { return Ok(Front::Paused) };
+        self.unlisted = unlisted;
         let is_new = entry.index > self.options.replayed_to;
         self.taken.keeper.observe(&asked.request, recent, &self.applier.cluster.alarms, is_new);
         self.asked = None;
@@ -474,7 +502,7 @@ impl Apply {
         let proposal = self.queue.front_mut().and_then(|entry| entry.proposal.take());
         if is_new {
             let is_own = proposal.is_none() && id >> ID_COUNT_BITS == self.first_id >> ID_COUNT_BITS;
-            count::applied(&self.counters, &result, &self.events[events_before..], is_own);
+            count::applied(&self.counters, &result, written, is_own);
             if is_own && let Some(position) = self.own_since.iter().position(|(known, _)| *known == id) {
                 // What was proposed before it and did not come was lost.
                 let (_, since) = self.own_since.drain(..=position).next_back().expect("it was found");
@@ -486,7 +514,7 @@ impl Apply {
             proposal.stamps.applied = self.applied_at;
             self.answer(proposal.reply, Answer::Applied(proposal));
         }
-        Ok(Vec::new())
+        Ok(Front::Applied)
     }
 
     /// Does what follows from an entry of this kind, beside its result.
@@ -531,17 +559,17 @@ impl Apply {
         }
     }
 
-    /// Applies the configuration change at the front. Returns the pages that it needs first.
-    fn apply_conf_change(&mut self) -> Result<Vec<Fault>, Fatal> {
+    /// Applies the configuration change at the front.
+    fn apply_conf_change(&mut self) -> Result<Front, Fatal> {
         let entry = self.queue.front().expect("there is one to apply");
         let change = ConfChange::decode(&entry.data)?;
         match self.applier.change_configuration(self.store.mvcc_mut(), &change) {
             Ok(true) => self.report.conf_changes.push((change, self.applier.conf_state.clone())),
             Ok(false) => {}
-            Err(fault) => return Ok(vec![fault]),
+            Err(fault) => return Ok(Front::Needs(vec![fault])),
         }
         self.publish_cluster();
-        Ok(Vec::new())
+        Ok(Front::Applied)
     }
 
     /// Makes everything that was applied visible.
@@ -562,14 +590,20 @@ impl Apply {
     }
 
     fn take_batch(&mut self) -> Option<Arc<Batch>> {
-        if self.events.is_empty() {
+        let unlisted = self.unlisted.take();
+        if self.events.is_empty() && unlisted.is_none() {
             return None;
         }
         let view = self.store.mvcc().view();
         assert!(self.applied.index == view.applied_index(), "events follow their publish");
         let last_main = view.revision();
         let first_main = std::mem::replace(&mut self.next_main, last_main + 1);
-        Some(Arc::new(Batch::new(first_main, last_main, std::mem::take(&mut self.events))))
+        let events = std::mem::take(&mut self.events);
+        assert!(events.is_empty() || unlisted.is_none(), "an entry that is made in steps ends in a turn of its own");
+        Some(Arc::new(match unlisted {
+            Some(hull) => Batch::unlisted(first_main, last_main, hull),
+            None => Batch::new(first_main, last_main, events),
+        }))
     }
 
     /// Makes one step of giving space back. Returns the pages that it must read.

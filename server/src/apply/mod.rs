@@ -15,6 +15,7 @@
 //! - `alarms`: alarms inside an entry
 //! - `members`: configuration changes, and what a member publishes about itself
 //! - `entry`: one entry: what it needs in memory, and what it changes
+//! - `long`: one entry that deletes very many keys, in steps
 //! - `count`: counts the operations of entries
 //! - `needs`: what a request will need, before it is proposed
 //! - `prefetch`: loads pages that waiting entries will need
@@ -30,6 +31,7 @@ pub mod fatal;
 mod initiative;
 mod kv;
 mod lease;
+mod long;
 pub mod machine;
 pub mod members;
 pub mod message;

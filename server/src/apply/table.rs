@@ -9,6 +9,7 @@
 //! | `v` | cluster version, text |
 //! | `i` | cluster id, member id (8 bytes each, big-endian) |
 //! | `r` alarm type, member id (4 and 8 bytes, big-endian) | empty, or `q` if the member's quota raised it |
+//! | `u` | the entry that is under way in several steps, see [`encode_under_way`] |
 //!
 //! Leases use `l` and `a`: see `lease`.
 
@@ -27,6 +28,27 @@ pub const IDENTITY: &[u8] = b"i";
 
 /// Active alarms.
 pub const ALARM_PREFIX: &[u8] = b"r";
+
+/// The entry that is under way in several steps (see `long`). A row that names another entry means nothing.
+pub const UNDER_WAY: &[u8] = b"u";
+
+/// Index of the entry (8 bytes, big-endian), the number of its operation that is under way (4 bytes, big-endian), and
+/// the branches that its txns take (0 or 1, a byte each).
+pub fn encode_under_way(index: u64, number: usize, path: &[bool]) -> Vec<u8> {
+    let number = u32::try_from(number).expect("a request has few operations");
+    let mut out = index.to_be_bytes().to_vec();
+    out.extend_from_slice(&number.to_be_bytes());
+    out.extend(path.iter().map(|taken| u8::from(*taken)));
+    out
+}
+
+/// The inverse of [`encode_under_way`]; `None` if the bytes are not such a row.
+pub fn decode_under_way(bytes: &[u8]) -> Option<(u64, usize, Vec<bool>)> {
+    let (index, rest) = bytes.split_first_chunk::<8>()?;
+    let (number, path) = rest.split_first_chunk::<4>()?;
+    let path = path.iter().map(|taken| (*taken < 2).then_some(*taken == 1)).collect::<Option<_>>()?;
+    Some((u64::from_be_bytes(*index), usize::try_from(u32::from_be_bytes(*number)).ok()?, path))
+}
 
 /// Key of one alarm.
 pub fn alarm_key(member_id: u64, alarm: i32) -> Vec<u8> {
@@ -113,6 +135,16 @@ mod tests {
         assert_eq!(decode_identity(&bytes), Some(identity));
         assert_eq!(decode_identity(&bytes[..15]), None);
         assert_eq!(decode_identity(&[bytes.as_slice(), &[0]].concat()), None);
+    }
+
+    #[test]
+    fn the_row_of_an_entry_under_way_survives_its_encoding_and_nonsense_is_refused() {
+        for path in [vec![], vec![true, false, true]] {
+            let bytes = encode_under_way(1 << 40, 7, &path);
+            assert_eq!(decode_under_way(&bytes), Some((1 << 40, 7, path)));
+            assert_eq!(decode_under_way(&bytes[..11]), None);
+            assert_eq!(decode_under_way(&[&bytes[..], &[2]].concat()), None);
+        }
     }
 
     #[test]

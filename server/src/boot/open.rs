@@ -100,7 +100,7 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let mut log_disk = paths.log.disk(&log_dir)?;
     let consensus = options::consensus(&config.knobs, clock);
     let driver = Driver::open(log_disk.as_mut(), &log_dir, identity, consensus, start)?;
-    let applier = Applier { lessor, cluster: tables.cluster, conf_state: tables.conf_state, unread };
+    let applier = Applier::new(lessor, tables.cluster, tables.conf_state, unread);
     Ok(Opened { store, paths, log_disk, identity, driver, applier })
 }
 

@@ -6,7 +6,7 @@
 //! Invariants:
 //! - A batch never changes, except for the encoded forms. The core that needs one first fills it in; then it never
 //!   changes.
-//! - `events` are in revision order, all with `first_main <= main <= last_main`.
+//! - `events` are in revision order, all with `first_main <= main <= last_main`. If `unlisted` is set, they are empty.
 //! - `Event::encoded` is made at most once per event and core, whatever the number of watchers. A watcher costs only a
 //!   copy of it.
 //!
@@ -28,6 +28,15 @@ pub struct Batch {
     pub last_main: i64,
     /// The changes, in revision order.
     pub events: Vec<Event>,
+    /// Whether there are changes that are not in `events`, because they are too many.
+    pub unlisted: Option<Unlisted>,
+}
+
+/// Changes that must be read from the store.
+#[derive(Debug)]
+pub struct Unlisted {
+    /// The lowest and the highest key that may be changed; `None` for any key.
+    pub hull: Option<(Bytes, Bytes)>,
 }
 
 impl Batch {
@@ -37,7 +46,13 @@ impl Batch {
         debug_assert!(events.is_sorted_by(|a, b| a.record.revision < b.record.revision), "events in revision order");
         assert!(events.first().is_none_or(|event| event.main() >= first_main), "events belong to the batch");
         assert!(events.last().is_none_or(|event| event.main() <= last_main), "events belong to the batch");
-        Self { first_main, last_main, events }
+        Self { first_main, last_main, events, unlisted: None }
+    }
+
+    /// A batch of the revisions `first_main..=last_main`, with changes of keys in `hull` (of any key, if there is none)
+    /// that it does not list.
+    pub fn unlisted(first_main: i64, last_main: i64, hull: Option<(Bytes, Bytes)>) -> Self {
+        Self { unlisted: Some(Unlisted { hull }), ..Self::new(first_main, last_main, Vec::new()) }
     }
 }
 

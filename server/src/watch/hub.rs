@@ -26,7 +26,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use proto::etcdserverpb::{WatchRequest, watch_request::RequestUnion};
+use proto::{
+    etcdserverpb::{WatchRequest, watch_request::RequestUnion},
+    wire_range::WireRange,
+};
 use slab::Slab;
 
 use super::{
@@ -198,7 +201,10 @@ impl Hub {
         assert!(view.revision() >= batch.last_main, "a view shows what its batch tells");
         self.check_view(view);
         if batch.first_main > self.revision + 1 {
-            self.skip_to(batch.first_main - 1);
+            self.skip_to(batch.first_main - 1, None);
+        }
+        if let Some(unlisted) = batch.unlisted.as_ref().filter(|_| batch.last_main > self.revision) {
+            self.skip_to(batch.last_main, unlisted.hull.as_ref());
         }
         let known = batch.events.partition_point(|event| event.main() <= self.revision);
         if self.synced.len() > 0 {
@@ -287,16 +293,21 @@ impl Hub {
 
 /// Moves watchers between synced, running and parked.
 impl Hub {
-    /// Moves the hub forward over revisions whose batches it does not get. Synced watchers read the events that they
-    /// want.
-    fn skip_to(&mut self, revision: i64) {
+    /// Moves the hub forward over revisions whose events it does not get. Synced watchers read the events that they
+    /// want. The events are about keys in `hull` (both its ends included), if there is one.
+    fn skip_to(&mut self, revision: i64, hull: Option<&(Bytes, Bytes)>) {
         assert!(revision >= self.revision, "the hub's revision does not decrease");
         let next = self.revision + 1;
+        let hull = hull.map(|(first, last)| {
+            let end = [&last[..], &[0]].concat().into();
+            WireRange::Bounded { start: first.clone(), end }
+        });
         self.revision = revision;
         let behind: Vec<WatcherSlot> = self
             .watchers
             .iter_mut()
             .filter(|(_, watcher)| watcher.is_synced() && watcher.next <= revision)
+            .filter(|(_, watcher)| hull.as_ref().is_none_or(|hull| watcher.range.intersects(hull)))
             .filter_map(|(slot, watcher)| {
                 watcher.next = watcher.next.max(next);
                 (watcher.next <= revision).then(|| u32::try_from(slot).expect("watchers_max fits 32 bits"))

@@ -16,8 +16,8 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use crate::{
     apply::{
-        count,
-        entry::{Applier, Asked, touch},
+        count::{self, Written},
+        entry::{Applier, Asked, Executed, touch},
         outcome::Outcome,
         restore::{Damaged, restore},
         touch::Pinned,
@@ -41,7 +41,7 @@ impl Store {
         let mvcc = Mvcc::in_memory();
         let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) };
         let (lessor, cluster, conf_state) = (Lessor::new(params), Cluster::default(), ConfState::default());
-        Self { mvcc, applier: Applier { lessor, cluster, conf_state, unread: None } }
+        Self { mvcc, applier: Applier::new(lessor, cluster, conf_state, None) }
     }
 
     fn apply(&mut self, request: Request) -> Result<usize, Error> {
@@ -62,8 +62,13 @@ impl Store {
         let (mut pinned, mut events) = (Pinned::default(), Vec::new());
         pinned.clear(is_awaited);
         let asked = Asked { request, raised_by };
-        let result = self.applier.execute(&mut self.mvcc, &asked, &mut pinned, Duration::ZERO, &mut events);
-        (result.expect("all is in memory"), events)
+        loop {
+            let executed = self.applier.execute(&mut self.mvcc, (1, &asked), &mut pinned, Duration::ZERO, &mut events);
+            match executed.expect("all is in memory") {
+                Executed::Done { result, .. } => return (result, events),
+                Executed::Paused => {}
+            }
+        }
     }
 
     /// Executes an entry as every entry was before plain puts had their own path: first the touch, then the change.
@@ -149,7 +154,7 @@ fn the_deepest_txn_is_walked_on_the_stack_of_a_core() {
         let Ok(Outcome::Txn(response)) = &outcome else { panic!("it is done") };
         assert!(prost::Message::encode_to_vec(response.as_ref()).len() > 10_000);
         let counters = crate::metrics::counters::CommitCounters::default();
-        count::applied(&counters, &outcome, &events, false);
+        count::applied(&counters, &outcome, Written::of(&events), false);
         let text = crate::insight::text::request(crate::method::Method::Txn, &raw);
         assert!(text.contains("request_txn"));
     };

@@ -28,7 +28,6 @@ use crate::{
         entry::Applier,
         machine::{Apply, Options, Turn},
         message::ToApply,
-        own::Own,
         proposal::Proposal,
         restore::{Damaged, restore},
     },
@@ -123,7 +122,7 @@ impl Member {
         let shared = Arc::new(Shared::for_tests(store.mvcc().published(), 1));
         let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
         lessor.restore(tables.leases);
-        let applier = Applier { lessor, cluster: tables.cluster, conf_state: tables.conf_state, unread: None };
+        let applier = Applier::new(lessor, tables.cluster, tables.conf_state, None);
         let counters = Arc::<CommitCounters>::default();
         let options = options(checkpoint_wal_bytes);
         let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
@@ -132,9 +131,14 @@ impl Member {
     }
 
     pub(super) fn propose(&mut self, kind: Kind, message: &impl Message) {
+        self.propose_raw(kind, &message.encode_to_vec());
+    }
+
+    pub(super) fn propose_raw(&mut self, kind: Kind, message: &[u8]) {
         self.proposed += 1;
-        let Own { entry, purpose } = Own::new(self.shared.next_request_id(), Purpose::Grow, kind, message);
-        self.raft.receive(ToRaft::ProposeOwn { entry, purpose }, self.now);
+        let header = quota::header(self.shared.next_request_id(), Purpose::Grow);
+        let entry = internal::encode(&header, kind, message).entry;
+        self.raft.receive(ToRaft::ProposeOwn { entry, purpose: Purpose::Grow }, self.now);
     }
 
     pub(super) fn put(&mut self, number: u64) {

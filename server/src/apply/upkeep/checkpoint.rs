@@ -72,12 +72,17 @@ impl Checkpoints {
         if store.is_checkpointing() {
             return false;
         }
-        let has_applied = store.mvcc().view().applied_index() > store.applied().0;
+        let has_applied = store.mvcc().view().applied_index() > store.applied().0 || store.mvcc().is_unfinished();
         let frees = !at.is_sweeping && at.is_tight;
         self.is_due_for_log(store, at) && has_applied
             || is_dirty_due(store)
             || frees
             || self.is_due_for_space(store, at)
+    }
+
+    /// Whether the records that no checkpoint has written take as much as memory may hold.
+    pub fn is_full(&self, store: &Store) -> bool {
+        store.mvcc().recent_bytes() >= self.recent_bytes_max
     }
 
     /// Whether one is due for the log, or for the records in memory.
