@@ -139,8 +139,8 @@ pub struct Apply {
     events: Vec<Event>,
     /// First main revision that no batch has covered.
     next_main: i64,
-    /// Set if the last applied entry was made in steps: its events are not in `events`. The keys between which they lie,
-    /// if that is known.
+    /// Set if the last applied entry was made in steps: its events are not in `events`. The keys between which they
+    /// lie, if that is known.
     unlisted: Option<Option<(Bytes, Bytes)>>,
     is_faulted: bool,
     pub(super) report: Report,
