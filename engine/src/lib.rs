@@ -43,8 +43,8 @@ pub use error::Error;
 pub use extent::Fingers;
 pub use fault::Fault;
 pub use mvcc::{
-    Change, Changes, Count, Cursor, Eviction, Found, HashKv, KeyRange, Met, MetaCursor, Mvcc, Outline, Published,
-    PutPlain, RangeEnd, ReadView, RevisionCursor, Roots, Sealed, SweepProgress, Usage, Version, Write,
+    Change, Changes, Count, Cursor, Ended, Eviction, Found, HashKv, KeyRange, Met, MetaCursor, Mvcc, Outline,
+    Published, PutPlain, RangeEnd, ReadView, RevisionCursor, Roots, Sealed, SweepProgress, Usage, Version, Write,
 };
 pub use page::Place;
 pub use pages::{

@@ -66,8 +66,14 @@ impl Record {
     /// Length of the record as the `mvccpb.KeyValue` that is stored, as in etcd: a tombstone has only its key, a gap
     /// nothing. **Units** bytes. **Bounds** below 4 GiB.
     pub(crate) fn stored_len(&self) -> u32 {
-        let is_bare = self.is_tombstone || self.is_gap();
-        let len = if is_bare { slice_len(&self.key) } else { self.key_value_len() };
-        u32::try_from(len).expect("a record is smaller than 4 GiB")
+        if self.is_tombstone || self.is_gap() {
+            return tombstone_len(&self.key);
+        }
+        u32::try_from(self.key_value_len()).expect("a record is smaller than 4 GiB")
     }
+}
+
+/// [`Record::stored_len`] of a tombstone.
+pub(crate) fn tombstone_len(key: &[u8]) -> u32 {
+    u32::try_from(slice_len(key)).expect("a key is smaller than 4 GiB")
 }

@@ -566,7 +566,8 @@ impl RevisionCursor {
         let Some(record) = self.recent.at(self.position).filter(|record| record.revision.main <= self.main_max) else {
             return Ok(None);
         };
+        let record = record.into_owned();
         self.position += 1;
-        Ok(Some(record.clone()))
+        Ok(Some(record))
     }
 }

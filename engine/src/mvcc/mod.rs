@@ -20,4 +20,4 @@ pub use hash::HashKv;
 pub(crate) use recent::Recent;
 pub use view::{Found, ReadView, Roots};
 pub(crate) use write::Tour;
-pub use write::{Change, Changes, Eviction, Mvcc, Published, PutPlain, Sealed, SweepProgress, Write};
+pub use write::{Change, Changes, Ended, Eviction, Mvcc, Published, PutPlain, Sealed, SweepProgress, Write};

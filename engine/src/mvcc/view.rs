@@ -6,7 +6,7 @@
 //! It does not check that a requested revision is between `compact_revision` and `revision`. Below that, answers are
 //! those of no revision. Above it, they are those of the newest.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 
@@ -21,10 +21,10 @@ use crate::{
 };
 
 /// A record at its present place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Found<'a> {
     /// It was written since the last checkpoint.
-    Recent(&'a Record),
+    Recent(Cow<'a, Record>),
     /// It is in a block.
     Stored(Stored<'a>),
 }
@@ -33,7 +33,7 @@ impl Found<'_> {
     /// The record, free of its place.
     pub fn to_record(self) -> Record {
         match self {
-            Self::Recent(record) => record.clone(),
+            Self::Recent(record) => record.into_owned(),
             Self::Stored(stored) => stored.record(),
         }
     }
@@ -152,7 +152,7 @@ impl ReadView {
     /// The version of `key` written at `revision`, if it is stored.
     pub fn record(&self, key: &[u8], revision: Revision) -> Result<Option<Record>, Fault> {
         match self.recent.find(revision) {
-            Some(record) => Ok(Some(record.clone())),
+            Some(record) => Ok(Some(record.into_owned())),
             None => self.roots.directory.record(key, revision),
         }
     }

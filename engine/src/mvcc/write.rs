@@ -27,7 +27,8 @@ use super::{
 use crate::{
     Fault, Place, Record, Revision, Unreadable,
     extent::{BlockCache, Directory},
-    tree::{self, EntryMeta, Hand, Ledger, NEWEST, NewEntry, Separator, Swept, TOMBSTONE, Terms, VALUE},
+    record::tombstone_len,
+    tree::{self, EndedKeys, EntryMeta, Hand, Ledger, NEWEST, NewEntry, Separator, Swept, TOMBSTONE, Terms, VALUE},
     victims::Victims,
 };
 
@@ -490,45 +491,68 @@ impl Write<'_> {
     ///
     /// A fault leaves only these changes undone.
     pub fn delete_some(&mut self, range: &KeyRange) -> Result<Vec<Version>, Fault> {
-        let (mut ended, mut changes) = (Vec::new(), std::mem::take(&mut self.changes));
-        let result = self.end_leaf(range, |record, previous| {
-            changes.push(Change { record: record.clone(), previous: Some(previous.clone()) });
+        let mut metas = Vec::new();
+        let Some((mut revision, EndedKeys { keys, ends })) = self.end_leaf(range, |_, before| metas.push(*before))?
+        else {
+            return Ok(Vec::new());
+        };
+        let mut ended = Vec::with_capacity(metas.len());
+        let mut start = 0;
+        for (end, meta) in ends.iter().zip(&metas) {
+            let end = usize::try_from(*end).expect("it was a length");
+            let previous = Version::new(keys.slice(start..end), meta);
+            let record = Record::tombstone(previous.key.clone(), revision);
+            let bytes = record.stored_len();
+            self.mvcc.live.recent.push(record.clone(), bytes);
+            self.changes.push(Change { record, previous: Some(previous.clone()) });
             ended.push(previous);
-        });
-        self.changes = changes;
-        result.map(|_| ended)
+            (start, revision.sub) = (end, revision.sub + 1);
+        }
+        Ok(ended)
     }
 
-    /// As [`Write::delete_some`], but the changes are not listed: not in the result of [`Write::finish`] either. Hands
-    /// each version that it ends to `ended`. Returns the last key that it has deleted.
+    /// As [`Write::delete_some`], but the changes are not listed: not in the result of [`Write::finish`] either. It
+    /// costs a fraction. Hands each version that it ends to `ended`. Returns the last key that it has deleted.
     ///
     /// A fault leaves only these changes undone.
-    pub fn end_some(&mut self, range: &KeyRange, mut ended: impl FnMut(Version)) -> Result<Option<Bytes>, Fault> {
-        self.end_leaf(range, |_, previous| ended(previous))
+    pub fn end_some(&mut self, range: &KeyRange, mut ended: impl FnMut(&Ended<'_>)) -> Result<Option<Bytes>, Fault> {
+        let mut bytes = 0;
+        let found = self.end_leaf(range, |key, before| {
+            bytes += u64::from(tombstone_len(key));
+            ended(&Ended { key, revision: before.revision, lease: before.lease });
+        })?;
+        let Some((first, EndedKeys { keys, ends })) = found else { return Ok(None) };
+        let number = |end: u32| usize::try_from(end).expect("it was a length");
+        let last = ends.len().checked_sub(2).map_or(0, |last_but_one| number(ends[last_but_one]));
+        let last = keys.slice(last..);
+        self.mvcc.live.recent.push_ended(first, keys, &ends, bytes);
+        Ok(Some(last))
     }
 
-    fn end_leaf(&mut self, range: &KeyRange, mut ended: impl FnMut(&Record, Version)) -> Result<Option<Bytes>, Fault> {
+    /// Ends the live versions of `range` in the leaf of the first of them. Returns their keys, and the revision of the
+    /// first tombstone. The records are still to be written.
+    fn end_leaf(
+        &mut self,
+        range: &KeyRange,
+        mut ended: impl FnMut(&[u8], &EntryMeta),
+    ) -> Result<Option<(Revision, EndedKeys)>, Fault> {
         let Some(first) = self.cursor(range, i64::MAX).next()? else { return Ok(None) };
-        let mut revision = self.next_revision();
-        let (main, mut last) = (revision.main, None);
+        let first_revision = self.next_revision();
+        let mut revision = first_revision;
         let Mvcc { live, ledger, is_ahead, .. } = &mut *self.mvcc;
         let end = range.end_key();
-        tree::end_live(&mut live.roots.key_root, ledger, (&first.key, end.as_deref()), |key, before| {
-            let record = Record::tombstone(key, revision);
-            let bytes = record.stored_len();
-            ended(&record, Version::new(record.key.clone(), before));
-            last = Some(record.key.clone());
-            live.recent.push(record, bytes);
-            let flags = NEWEST | TOMBSTONE;
+        let keys = tree::end_live(&mut live.roots.key_root, ledger, (&first.key, end.as_deref()), |key, before| {
+            ended(key, before);
+            let (flags, bytes) = (NEWEST | TOMBSTONE, tombstone_len(key));
             let ending = EntryMeta { flags, revision, create_revision: 0, version: 0, lease: 0, bytes };
             revision.sub += 1;
             ending
         })?;
-        assert!(last.is_some() && main >= live.roots.revision, "revisions ascend");
+        assert!(!keys.ends.is_empty() && revision.main >= live.roots.revision, "revisions ascend");
         self.written = revision.sub;
-        live.roots.revision = main;
+        live.roots.revision = revision.main;
         *is_ahead = true;
-        Ok(last)
+        Ok(Some((first_revision, keys)))
     }
 
     /// Sets `key` in the meta tree.
@@ -573,6 +597,17 @@ impl Write<'_> {
         self.changes.push(Change { record, previous: previous.clone() });
         Ok(previous)
     }
+}
+
+/// A version that a tombstone has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended<'a> {
+    /// The key.
+    pub key: &'a [u8],
+    /// The revision of the version.
+    pub revision: Revision,
+    /// Its lease; 0 for none.
+    pub lease: i64,
 }
 
 /// The result of [`Mvcc::put_plain`].

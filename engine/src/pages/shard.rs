@@ -99,13 +99,13 @@ impl Source {
             if self.skip.binary_search(&record.revision).is_ok() {
                 continue;
             }
-            let more = extent::record_bytes(record) + BlockBuilder::SLOT_LEN;
+            let more = extent::record_bytes(&record) + BlockBuilder::SLOT_LEN;
             if bytes + more > bytes_max && !records.is_empty() {
                 self.next = Some(record.revision);
                 break;
             }
             bytes += more;
-            records.push(record.clone());
+            records.push(record.into_owned());
         }
         records
     }

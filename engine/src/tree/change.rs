@@ -19,10 +19,8 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use super::{
-    leaf::{ENTRY_BYTES_MAX, EntryMeta, Leaf, VALUE},
+    leaf::{ENTRY_BYTES_MAX, EndedKeys, EntryMeta, Leaf, VALUE},
     ledger::{Ledger, modify},
     node::{Child, INNER_CHILDREN_MAX, Inner, Node, Slot},
     separators::{Separator, Separators},
@@ -93,14 +91,20 @@ pub(crate) fn put(root: &mut Arc<Slot>, ledger: &mut Ledger, new: &mut NewEntry<
 
 /// Ends the live versions of one leaf: the one that holds the newest version of `from`, which is live. It ends those
 /// from `from` on and before `end`. `tombstone` makes the entry that ends a version, from its key and its own entry;
-/// all of them have one main revision, and ascending sub revisions.
+/// all of them have one main revision, and ascending sub revisions. Returns the keys.
 pub(crate) fn end_live(
     root: &mut Arc<Slot>,
     ledger: &mut Ledger,
     (from, end): (&[u8], Option<&[u8]>),
-    mut tombstone: impl FnMut(Bytes, &EntryMeta) -> EntryMeta,
-) -> Result<(), Fault> {
-    change_leaf(root, ledger, from, |leaf, ledger| end_live_in_leaf(leaf, ledger, (from, end), &mut tombstone))
+    mut tombstone: impl FnMut(&[u8], &EntryMeta) -> EntryMeta,
+) -> Result<EndedKeys, Fault> {
+    let mut ended = None;
+    change_leaf(root, ledger, from, |leaf, ledger| {
+        let (changed, keys) = end_live_in_leaf(leaf, ledger, (from, end), &mut tombstone);
+        ended = Some(keys);
+        changed
+    })?;
+    Ok(ended.expect("a leaf was changed"))
 }
 
 /// Changes the leaf that (`key`, `Revision::MAX`) leads to. A fault comes before `change` is called.
@@ -163,13 +167,13 @@ fn end_live_in_leaf(
     leaf: &mut Leaf,
     ledger: &mut Ledger,
     (from, end): (&[u8], Option<&[u8]>),
-    tombstone: &mut impl FnMut(Bytes, &EntryMeta) -> EntryMeta,
-) -> Changed {
+    tombstone: &mut impl FnMut(&[u8], &EntryMeta) -> EntryMeta,
+) -> (Changed, EndedKeys) {
     let first = leaf.lower_bound(from, Revision::MAX);
     let last = end.map_or(leaf.len(), |end| leaf.lower_bound(end, Revision::MAX));
     assert!(first < last && leaf.is_of(first, from), "the first version to end is there");
     let mut delta = Delta { live: 0, live_bytes: 0, versions: 0, droppable_at: i64::MAX };
-    *leaf = leaf.ended(first..last, |key, meta| {
+    let (with_ends, keys) = leaf.ended(first..last, |key, meta| {
         delta.live -= 1;
         delta.live_bytes -= signed(meta.live_bytes(key.len()));
         delta.versions += 1;
@@ -178,7 +182,8 @@ fn end_live_in_leaf(
         delta.droppable_at = meta.droppable_at(ended.revision.main).min(ended.droppable_at(i64::MAX));
         ended
     });
-    changed(leaf, ledger, delta, None)
+    *leaf = with_ends;
+    (changed(leaf, ledger, delta, None), keys)
 }
 
 fn put_in_leaf(leaf: &mut Leaf, ledger: &mut Ledger, new: &mut NewEntry<'_>) -> Changed {

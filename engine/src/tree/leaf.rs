@@ -142,6 +142,14 @@ impl Default for Leaf {
     }
 }
 
+/// Keys of a leaf.
+pub(crate) struct EndedKeys {
+    /// The keys, one behind the other.
+    pub(crate) keys: Bytes,
+    /// The end of each of them in `keys`.
+    pub(crate) ends: Vec<u32>,
+}
+
 impl Leaf {
     /// Memory of its vectors. **Units** bytes.
     pub(super) fn heap_bytes(&self) -> usize {
@@ -500,27 +508,25 @@ impl Leaf {
     }
 
     /// The leaf with a new entry before each live one at `positions`, which is no live version any more. `tombstone`
-    /// makes the new entry, from the key and the entry that it ends.
+    /// makes the new entry, from the key and the entry that it ends. Also returns the keys that it ended.
     pub(crate) fn ended(
         &self,
         positions: Range<usize>,
-        mut tombstone: impl FnMut(Bytes, &EntryMeta) -> EntryMeta,
-    ) -> Self {
+        mut tombstone: impl FnMut(&[u8], &EntryMeta) -> EntryMeta,
+    ) -> (Self, EndedKeys) {
         let mut keys = Vec::new();
         let mut ends = Vec::new();
         for position in positions.clone().filter(|position| self.is_live(*position)) {
             self.push_key(position, &mut keys);
-            ends.push(keys.len());
+            ends.push(u32::try_from(keys.len()).expect("the keys of a leaf are few"));
         }
-        // The keys of a leaf share one buffer.
-        let keys = Bytes::from(keys);
         let heap_len = self.entry_bytes() + keys.len() - ends.len() * self.prefix_len + ends.len() * TOMBSTONE_BYTES;
         let mut leaf = Self::with_prefix(self.prefix(), self.superseded_at, heap_len, self.len() + ends.len());
-        let (mut start, mut ends) = (0, ends.into_iter());
+        let (mut start, mut next) = (0, ends.iter());
         for position in 0..self.len() {
             if positions.contains(&position) && self.is_live(position) {
-                let end = ends.next().expect("it was counted");
-                let mut meta = tombstone(keys.slice(start..end), &self.meta(position));
+                let end = usize::try_from(*next.next().expect("it was counted")).expect("it was a length");
+                let mut meta = tombstone(&keys[start..end], &self.meta(position));
                 meta.flags = stored_flags(&meta);
                 leaf.push_new(self.suffix(position), &meta);
                 start = end;
@@ -530,7 +536,7 @@ impl Leaf {
                 leaf.push_from(self, position);
             }
         }
-        leaf
+        (leaf, EndedKeys { keys: keys.into(), ends })
     }
 
     /// Appends an entry without a value.

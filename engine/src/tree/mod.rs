@@ -24,7 +24,7 @@ mod walk;
 
 pub(crate) use change::{NewEntry, Pass, Swept, end_live, put, remove, sweep};
 pub(crate) use evict::{Hand, evict};
-pub(crate) use leaf::{EntryMeta, Leaf, NEWEST, TOMBSTONE, VALUE};
+pub(crate) use leaf::{EndedKeys, EntryMeta, Leaf, NEWEST, TOMBSTONE, VALUE};
 pub(crate) use ledger::Ledger;
 pub use node::{Node, Slot};
 pub(crate) use rewrite::{Terms, rewrite, start};

@@ -127,9 +127,9 @@ fn delete_step(mvcc: &mut Mvcc, range: &KeyRange) -> Result<bool, Fault> {
     let step = KeyRange { start: range.start.clone(), end };
     let mut write = mvcc.begin();
     loop {
-        match write.delete_some(&step) {
-            Ok(ended) if ended.is_empty() => break,
-            Ok(_) => {}
+        match write.end_some(&step, |_| {}) {
+            Ok(None) => break,
+            Ok(Some(_)) => {}
             Err(fault) => {
                 write.pause();
                 return Err(fault);

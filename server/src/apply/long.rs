@@ -302,20 +302,20 @@ impl Long {
         let ended = write.end_some(&piece, |version| {
             count += 1;
             if first.is_none() {
-                first = Some(version.key.clone());
+                first = Some(Bytes::copy_from_slice(version.key));
             }
             if version.lease != 0 {
-                attached.push(lease::attachment_key(version.lease, &version.key));
+                attached.push(lease::attachment_key(version.lease, version.key));
             }
             if shows {
-                shown.push(version);
+                shown.push((Bytes::copy_from_slice(version.key), version.revision));
             }
         });
         for key in attached {
             resident(write.meta_delete(&key));
         }
-        for version in shown {
-            self.deleted.prev_kvs.push(key_value(pinned.record(&write, &version)));
+        for (key, revision) in shown {
+            self.deleted.prev_kvs.push(key_value(pinned.record_of(&write, &key, revision)));
         }
         let header = Some(txn::inner_header(write.revision()));
         write.pause();

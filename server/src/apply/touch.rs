@@ -79,11 +79,15 @@ impl Pinned {
 
     /// The record of `version`. It is in memory: it was pinned, or written a moment ago.
     pub(super) fn record(&self, view: &ReadView, version: &Version) -> Record {
-        if let Some(record) = self.records.get(&version.revision) {
+        self.record_of(view, &version.key, version.revision)
+    }
+
+    /// As [`Pinned::record`], for the version of `key` at `revision`.
+    pub(super) fn record_of(&self, view: &ReadView, key: &[u8], revision: Revision) -> Record {
+        if let Some(record) = self.records.get(&revision) {
             return record.clone();
         }
-        let record = resident(view.record(&version.key, version.revision));
-        record.expect("a live version has its record")
+        resident(view.record(key, revision)).expect("a live version has its record")
     }
 }
 

@@ -122,7 +122,7 @@ fn write_record(mut out: &mut [u8], outline: &Outline, found: Found<'_>) {
     out.put_u8(TAG_KVS);
     put_varint(&mut out, u64::from(outline.bytes));
     match found {
-        Found::Recent(record) => put_key_value(&mut out, record),
+        Found::Recent(record) => put_key_value(&mut out, &record),
         Found::Stored(stored) => out.put_slice(stored.key_value()),
     }
     assert!(out.is_empty(), "a record is as long as its version says");
