@@ -81,11 +81,15 @@ pub(super) async fn serve<Q: Requests, A: Answers>(
         while let Some(piece) = desk.watchers.take_output(stream) {
             send(desk, outbound, piece).await?;
         }
+        if desk.watchers.is_broken(stream) {
+            // The client watches again from where it was, and is told what was compacted.
+            return Err(Error::Stopped);
+        }
         taken?;
         taken = tokio::select! {
             biased;
             () = wake.notified() => Ok(()),
-            request = inbound.take::<WatchRequest>(), if sends_more => match request? {
+            request = inbound.take::<WatchRequest>(), if sends_more && !desk.watchers.is_open(stream) => match request? {
                 Some(request) => {
                     on_request(desk, call, stream, request);
                     take_at_hand(desk, call, stream, inbound)

@@ -92,6 +92,16 @@ impl Watchers {
         piece
     }
 
+    /// Whether a response of the stream goes out in parts: no request may be taken in meanwhile.
+    pub fn is_open(&self, stream: StreamId) -> bool {
+        self.hub.borrow().is_open(stream)
+    }
+
+    /// Whether a response of the stream has begun that cannot be completed.
+    pub fn is_broken(&self, stream: StreamId) -> bool {
+        self.hub.borrow().is_broken(stream)
+    }
+
     /// Resolves when a watcher has fallen behind since the last call.
     pub async fn fallen_behind(&self) {
         self.behind.notified().await;

@@ -4,19 +4,23 @@
 //!
 //! Invariants:
 //! - A synced watcher gets one response per main revision, whose header names that revision.
-//! - A watcher gets all events of one main revision at once, or it is cut off before them.
+//! - A watcher gets all events of one main revision at once, or it is cut off before them. The exception are parts of
+//!   a long revision, see `watcher`.
 //! - `Scratch::pairs` is empty between steps.
 //!
 //! The caller moves watchers that are cut off, once nothing walks over an index any more.
 
 use bytes::Bytes;
+use engine::Revision;
 
 use super::{
     batch::Event,
     encode::Response,
     history::History,
-    hub::{Hub, Side},
+    hub::{Bounds, Hub, Side},
     interval::WatcherSlot,
+    stream::{Open, Outbox},
+    watcher::Watcher,
 };
 use crate::{header::Header, protobuf::MESSAGE_BYTES_MAX};
 
@@ -30,7 +34,7 @@ impl Hub {
             return;
         }
         assert!(self.scratch.pairs.is_empty(), "a step leaves no pairs behind");
-        self.gather(Side::Synced, events, 0);
+        self.gather(Side::Synced, events, 0, Revision::new(main, 0));
         let mut pairs = std::mem::take(&mut self.scratch.pairs);
         pairs.sort_unstable();
         for run in pairs.chunk_by(|a, b| a >> 32 == b >> 32) {
@@ -60,7 +64,7 @@ impl Hub {
                     continue;
                 }
                 let stream = &mut self.streams[watcher.stream as usize];
-                let encoded = if stream.outbox.len() > self.bounds.stream_buffer_bytes_max {
+                let encoded = if stream.is_full(self.bounds.stream_buffer_bytes_max) {
                     None
                 } else if watcher.wants_prev_kv {
                     // If a page must be read first, catching up reads it.
@@ -80,7 +84,7 @@ impl Hub {
                         }
                     }
                     None => {
-                        watcher.cut = event.main();
+                        watcher.cut = Revision::new(event.main(), 0);
                         self.scratch.stalled.push(slot);
                     }
                 }
@@ -91,9 +95,8 @@ impl Hub {
     }
 
     /// Adds to `scratch.pairs` which of `events` go to which watchers. The events are all of one main revision;
-    /// `offset` is the position of the first one. A watcher is cut off here if this step has no more room for it.
-    pub(super) fn gather(&mut self, side: Side, events: &[Event], offset: usize) {
-        let main = events[0].main();
+    /// `offset` is the position of the first one. A watcher is cut off at `before` if this step has no more room for it.
+    pub(super) fn gather(&mut self, side: Side, events: &[Event], offset: usize, before: Revision) {
         let room = self.pairs_max.saturating_sub(self.scratch.pairs.len()) / events.len();
         // A single watcher is always served. Otherwise a revision with very many events would never be sent.
         let mut admissible = if self.scratch.pairs.is_empty() { room.max(1) } else { room };
@@ -109,7 +112,7 @@ impl Hub {
                 }
                 if watcher.mark != self.mark {
                     if admissible == 0 {
-                        watcher.cut = main;
+                        watcher.cut = before.max(watcher.next);
                         if side == Side::Synced {
                             self.scratch.stalled.push(slot);
                         }
@@ -136,29 +139,59 @@ impl Hub {
             if wants_prev_kv { event.resolved_with_prev().expect("resolved before") } else { event.encoded() }
         };
         let whole = Response::new(header, watcher.id);
-        let bytes_max = if watcher.wants_fragments {
-            self.bounds.fragment_bytes_max.min(MESSAGE_BYTES_MAX)
-        } else {
-            MESSAGE_BYTES_MAX
-        };
+        let bytes_max = fragment_bytes_max(watcher, &self.bounds);
         let events_len: usize = run.iter().map(|pair| encoded(pair).len()).sum();
         if whole.len() + events_len < bytes_max || run.len() < 2 {
             outbox.put(&whole, events_len, run.iter().map(encoded));
         } else {
-            let piece = Response { is_fragment: true, ..whole };
-            let mut rest = run;
-            while !rest.is_empty() {
-                let mut len = piece.len() + encoded(&rest[0]).len();
-                let mut count = 1;
-                while count < rest.len() && len + encoded(&rest[count]).len() < bytes_max {
-                    len += encoded(&rest[count]).len();
-                    count += 1;
-                }
-                let (now, later) = rest.split_at(count);
-                let response = if later.is_empty() { whole } else { piece };
-                outbox.put(&response, len - piece.len(), now.iter().map(encoded));
-                rest = later;
+            put_fragments(outbox, (whole, true), bytes_max, run, encoded);
+        }
+        watcher.is_idle = false;
+        self.totals.events_sent += run.len() as u64;
+        self.totals.events_pending += run.len() as u64;
+        let stream = watcher.stream;
+        self.list(stream);
+    }
+
+    /// Sends a part of the response at one main revision, whose length was measured. `run` names the events of the part.
+    /// The stream is not full for the watcher.
+    pub(super) fn send_part(&mut self, slot: WatcherSlot, run: &[u64], events: &[Event], header: &Header) {
+        let watcher = &mut self.watchers[slot as usize];
+        let stream = &mut self.streams[watcher.stream as usize];
+        let wants_prev_kv = watcher.wants_prev_kv;
+        let encoded = |pair: &u64| -> &Bytes {
+            let event = &events[event_of(*pair)];
+            if wants_prev_kv { event.resolved_with_prev().expect("resolved before") } else { event.encoded() }
+        };
+        let whole = Response::new(header, watcher.id);
+        let bytes_max = fragment_bytes_max(watcher, &self.bounds);
+        let open = *stream.open.get_or_insert_with(|| {
+            let len = whole.len().saturating_add(usize::try_from(watcher.left).unwrap_or(usize::MAX));
+            let is_one = len < bytes_max;
+            if is_one {
+                stream.outbox.begin(&whole, len - whole.len());
             }
+            Open { slot, is_one }
+        });
+        assert!(open.slot == slot, "one response after the other");
+        let len: usize = run.iter().map(|pair| encoded(pair).len()).sum();
+        let Some(left) = watcher.left.checked_sub(len as u64) else {
+            // What was measured was compacted meanwhile.
+            stream.is_broken = true;
+            let stream = watcher.stream;
+            self.list(stream);
+            return;
+        };
+        watcher.left = left;
+        if open.is_one {
+            stream.outbox.go_on(run.iter().map(encoded));
+        } else {
+            put_fragments(&mut stream.outbox, (whole, left == 0), bytes_max, run, encoded);
+        }
+        if left == 0 {
+            watcher.next = Revision::new(watcher.next.main + 1, 0);
+            stream.open = None;
+            self.scratch.touched.push(watcher.stream);
         }
         watcher.is_idle = false;
         self.totals.events_sent += run.len() as u64;
@@ -175,8 +208,38 @@ impl Hub {
     }
 
     fn stall(&mut self, slot: WatcherSlot, main: i64) {
-        self.watchers[slot as usize].cut = main;
+        self.watchers[slot as usize].cut = Revision::new(main, 0);
         self.scratch.stalled.push(slot);
+    }
+}
+
+/// The length at which a watcher's response is split.
+fn fragment_bytes_max(watcher: &Watcher, bounds: &Bounds) -> usize {
+    if watcher.wants_fragments { bounds.fragment_bytes_max.min(MESSAGE_BYTES_MAX) } else { MESSAGE_BYTES_MAX }
+}
+
+/// Puts the events of `run` into the outbox, as fragments of `whole` below `bytes_max`. If they are the end of the
+/// response (`is_end`), the last one is no fragment.
+fn put_fragments<'e>(
+    outbox: &mut Outbox,
+    (whole, is_end): (Response<'_>, bool),
+    bytes_max: usize,
+    run: &[u64],
+    encoded: impl Fn(&u64) -> &'e Bytes,
+) {
+    let piece = Response { is_fragment: true, ..whole };
+    let mut rest = run;
+    while !rest.is_empty() {
+        let mut len = piece.len() + encoded(&rest[0]).len();
+        let mut count = 1;
+        while count < rest.len() && len + encoded(&rest[count]).len() < bytes_max {
+            len += encoded(&rest[count]).len();
+            count += 1;
+        }
+        let (now, later) = rest.split_at(count);
+        let response = if later.is_empty() && is_end { whole } else { piece };
+        outbox.put(&response, len - piece.len(), now.iter().map(&encoded));
+        rest = later;
     }
 }
 

@@ -15,6 +15,7 @@
 //! - A stream's outbox exceeds `stream_buffer_bytes_max` by at most one response and the replies to its client's
 //!   requests.
 //! - `ready` lists, once, each stream with output that was not handed out since.
+//! - While a response of a stream goes out in parts (`Stream::open`), nothing else is put into its outbox.
 //!
 //! `request` answers requests, `deliver` turns events into responses, `catch_up` reads the past. The hub does not know
 //! who may watch which keys (the caller says if a create is refused), and it makes no views.
@@ -26,6 +27,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use engine::Revision;
 use proto::{
     etcdserverpb::{WatchRequest, watch_request::RequestUnion},
     wire_range::WireRange,
@@ -51,6 +53,9 @@ pub(super) enum Side {
 /// Pairs of watcher and event that one step gathers before it hands out responses. The events of one revision for one
 /// watcher may exceed it. **Units** pairs of 8 bytes.
 pub(super) const PAIRS_MAX: usize = 1 << 20;
+
+/// A main revision whose versions are longer than this is read in parts of about this length. **Units** bytes.
+const PART_BYTES: usize = 1 << 20;
 
 /// Bounds of a hub.
 #[derive(Clone, Copy, Debug)]
@@ -113,8 +118,10 @@ pub struct Hub {
     pub(super) mark: u64,
     /// [`PAIRS_MAX`]; less in tests.
     pub(super) pairs_max: usize,
+    /// [`PART_BYTES`]; less in tests.
+    pub(super) part_bytes: usize,
     /// The revision after the last one that the last step of catching up has read.
-    pub(super) read_to: i64,
+    pub(super) read_to: Revision,
     pub(super) totals: Totals,
     pub(super) scratch: Scratch,
 }
@@ -150,7 +157,8 @@ impl Hub {
             next_ticket: 0,
             mark: 0,
             pairs_max: PAIRS_MAX,
-            read_to: 0,
+            part_bytes: PART_BYTES,
+            read_to: Revision::MIN,
             totals: Totals::default(),
             scratch: Scratch::default(),
         }
@@ -183,6 +191,7 @@ impl Hub {
     /// Takes in a client's request. `denied` is the reason, in etcd's words, why a create is not permitted.
     pub fn on_request(&mut self, stream: StreamId, request: WatchRequest, denied: Option<&str>, view: &impl History) {
         self.check_view(view);
+        assert!(!self.is_open(stream), "no request is taken in while a response is open");
         match request.request_union {
             Some(RequestUnion::CreateRequest(request)) => self.create(stream.0, request, denied, view.revision()),
             Some(RequestUnion::CancelRequest(request)) => self.cancel(stream.0, request.watch_id, view.revision()),
@@ -287,7 +296,17 @@ impl Hub {
     }
 
     pub(super) fn is_full(&self, stream: u32) -> bool {
-        self.stream(stream).outbox.len() > self.bounds.stream_buffer_bytes_max
+        self.stream(stream).is_full(self.bounds.stream_buffer_bytes_max)
+    }
+
+    /// Whether a response is in the stream's output in part. Until it is complete, no request may be taken in.
+    pub fn is_open(&self, stream: StreamId) -> bool {
+        self.stream(stream.0).open.is_some()
+    }
+
+    /// Whether a response of the stream that has begun cannot be completed. The stream must be closed then.
+    pub fn is_broken(&self, stream: StreamId) -> bool {
+        self.stream(stream.0).is_broken
     }
 }
 
@@ -306,11 +325,11 @@ impl Hub {
         let behind: Vec<WatcherSlot> = self
             .watchers
             .iter_mut()
-            .filter(|(_, watcher)| watcher.is_synced() && watcher.next <= revision)
+            .filter(|(_, watcher)| watcher.is_synced() && watcher.next.main <= revision)
             .filter(|(_, watcher)| hull.as_ref().is_none_or(|hull| watcher.range.intersects(hull)))
             .filter_map(|(slot, watcher)| {
-                watcher.next = watcher.next.max(next);
-                (watcher.next <= revision).then(|| u32::try_from(slot).expect("watchers_max fits 32 bits"))
+                watcher.next = watcher.next.max(Revision::new(next, 0));
+                (watcher.next.main <= revision).then(|| u32::try_from(slot).expect("watchers_max fits 32 bits"))
             })
             .collect();
         for slot in behind {
@@ -323,9 +342,9 @@ impl Hub {
         let mut stalled = std::mem::take(&mut self.scratch.stalled);
         for slot in stalled.drain(..) {
             let watcher = &mut self.watchers[slot as usize];
-            assert!(watcher.next <= watcher.cut && watcher.cut <= self.revision, "a position does not decrease");
+            assert!(watcher.next <= watcher.cut && watcher.cut.main <= self.revision, "a position does not decrease");
             watcher.next = watcher.cut;
-            watcher.cut = i64::MAX;
+            watcher.cut = Revision::MAX;
             self.unsync(slot);
         }
         self.scratch.stalled = stalled;
@@ -346,7 +365,7 @@ impl Hub {
     /// Makes a watcher synced that is in no list.
     pub(super) fn sync(&mut self, slot: WatcherSlot) {
         let watcher = &mut self.watchers[slot as usize];
-        assert!(watcher.next > self.revision, "a synced watcher has all there is");
+        assert!(watcher.next.main > self.revision && !watcher.is_within(), "a synced watcher has all there is");
         watcher.state = State::Synced(self.synced.insert(&watcher.range, slot));
         self.streams[watcher.stream as usize].unsynced -= 1;
         self.totals.watchers_unsynced -= 1;
@@ -365,11 +384,20 @@ impl Hub {
     pub(super) fn unpark(&mut self, stream: u32) {
         let state = &mut self.streams[stream as usize];
         while state.running < RUNNING_PER_STREAM_MAX
+            && !state.is_broken
             && state.outbox.len() <= self.bounds.stream_buffer_bytes_max / 2
-            && let Some((_, slot)) = state.parked.pop_first()
         {
+            let next = match state.open {
+                // The others wait until its response is complete.
+                Some(open) => match self.watchers[open.slot as usize].state {
+                    State::Parked { ticket } => state.parked.remove(&ticket),
+                    _ => None,
+                },
+                None => state.parked.pop_first().map(|(_, slot)| slot),
+            };
+            let Some(slot) = next else { break };
             let watcher = &mut self.watchers[slot as usize];
-            assert!(watcher.next <= self.revision, "an unsynced watcher is behind");
+            assert!(watcher.next.main <= self.revision, "an unsynced watcher is behind");
             let seat = self.unsynced.insert(&watcher.range, slot);
             let position = u32::try_from(self.running.len()).expect("watchers_max fits 32 bits");
             watcher.state = State::Running { seat, position };

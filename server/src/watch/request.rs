@@ -70,7 +70,7 @@ impl Hub {
             self.revision = self.revision.max(revision);
         }
         let (stream, id) = (watcher.stream, watcher.id);
-        let is_synced = watcher.next > self.revision;
+        let is_synced = watcher.next.main > self.revision;
         let wants_progress = watcher.wants_progress;
         let progress_from = watcher.progress_from;
         let slot = u32::try_from(self.watchers.insert(watcher)).expect("watchers_max fits 32 bits");

@@ -46,6 +46,10 @@ pub(super) struct Stream {
     /// When automatic progress is sent next.
     pub(super) progress_at: Duration,
     pub(super) outbox: Outbox,
+    /// The watcher whose response is in the outbox in part, or was taken from there. Nothing else may come between.
+    pub(super) open: Option<Open>,
+    /// A response that has begun cannot be completed. The stream must end.
+    pub(super) is_broken: bool,
     /// Whether automatic progress was put into `outbox` since the last piece without events was taken.
     pub(super) has_progress: bool,
     /// Whether the stream is in the hub's list of streams with output.
@@ -66,9 +70,22 @@ impl Stream {
             progress_interval,
             progress_at: now.saturating_add(progress_interval),
             outbox: Outbox::default(),
+            open: None,
+            is_broken: false,
             has_progress: false,
             is_listed: false,
         }
+    }
+
+    /// Whether it takes no events, or only those that complete its open response. `bytes_max` is the bound of the outbox.
+    pub(super) fn is_full(&self, bytes_max: usize) -> bool {
+        self.outbox.len() > bytes_max || self.open.is_some() || self.is_broken
+    }
+
+    /// As [`Stream::is_full`], for the parts of the response for `slot`.
+    pub(super) fn is_full_for(&self, slot: WatcherSlot, bytes_max: usize) -> bool {
+        let is_other = self.open.is_some_and(|open| open.slot != slot);
+        self.outbox.len() > bytes_max || is_other || self.is_broken
     }
 
     /// An id for a new watcher that left the choice to the server.
@@ -80,6 +97,15 @@ impl Stream {
         self.next_id += 1;
         id
     }
+}
+
+/// A response that goes out in parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Open {
+    /// Its watcher.
+    pub(super) slot: WatcherSlot,
+    /// Whether it is one message. Otherwise each part makes messages of its own.
+    pub(super) is_one: bool,
 }
 
 /// From this length on, event bytes are passed on by reference instead of being copied. **Units** bytes.
@@ -121,8 +147,16 @@ impl Outbox {
         events_len: usize,
         events: impl IntoIterator<Item = &'e Bytes>,
     ) {
+        let expected = self.bytes + FRAME_LEN + response.len() + events_len;
+        self.begin(response, events_len);
+        self.go_on(events);
+        assert_eq!(self.bytes, expected, "a message is as long as its frame says");
+    }
+
+    /// Appends the beginning of a framed message: `response` without its events, whose lengths will sum up to
+    /// `events_len`.
+    pub(super) fn begin(&mut self, response: &Response<'_>, events_len: usize) {
         let message_len = response.len() + events_len;
-        let expected = self.bytes + FRAME_LEN + message_len;
         if self.tail.capacity() == 0 {
             self.tail.reserve(self.chunk_bytes_hint.max((FRAME_LEN + message_len).min(CHUNK_BYTES)));
         }
@@ -131,6 +165,10 @@ impl Outbox {
         self.tail.put_u32(u32::try_from(message_len).expect("longer responses are fragmented"));
         response.put(&mut self.tail);
         self.bytes += self.tail.len() - before;
+    }
+
+    /// Appends events to the message that was begun last.
+    pub(super) fn go_on<'e>(&mut self, events: impl IntoIterator<Item = &'e Bytes>) {
         for event in events {
             self.bytes += event.len();
             self.events += 1;
@@ -142,7 +180,6 @@ impl Outbox {
                 self.sealed.push_back((event.clone(), 1));
             }
         }
-        assert_eq!(self.bytes, expected, "a message is as long as its frame says");
         if self.tail.len() >= CHUNK_BYTES {
             self.seal();
         }

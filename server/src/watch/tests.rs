@@ -336,6 +336,10 @@ struct Run {
     /// Batches on their way to the hub.
     mailbox: VecDeque<Arc<Batch>>,
     now: Duration,
+    /// Streams that could not complete a response, because of a compaction.
+    broken: usize,
+    /// Events that they have got.
+    events_before: usize,
 }
 
 const INTERVAL: Duration = Duration::from_secs(10);
@@ -352,8 +356,9 @@ impl Run {
         let store = Store::new(rng.random());
         let mut hub = Hub::new(bounds, responder, 1);
         hub.pairs_max = [2, 10, 1_000][rng.random_range(0..3)];
+        hub.part_bytes = [0, 100, 300, 1 << 20][rng.random_range(0..4)];
         let clients = (0..3).map(|_| Client::new(hub.open_stream(Duration::ZERO, INTERVAL))).collect();
-        Self { rng, store, hub, clients, mailbox: VecDeque::new(), now: Duration::ZERO }
+        Self { rng, store, hub, clients, mailbox: VecDeque::new(), now: Duration::ZERO, broken: 0, events_before: 0 }
     }
 
     fn key(&mut self) -> Bytes {
@@ -373,13 +378,24 @@ impl Run {
                 .collect();
             events.extend(self.store.write(&changes));
         }
-        // Now and then the core misses a batch.
-        if self.rng.random_range(0..30) > 0 {
-            self.mailbox.push_back(Arc::new(Batch::new(first_main, self.store.revision, events)));
-        }
+        let last_main = self.store.revision;
+        // Now and then the core misses a batch, or gets one whose events are too many to be listed.
+        let batch = match self.rng.random_range(0..30) {
+            0 => return,
+            1..4 if !events.is_empty() => {
+                let keys = || events.iter().map(|event| event.record().key.clone());
+                let hull = keys().min().zip(keys().max()).filter(|_| self.rng.random());
+                Batch::unlisted(first_main, last_main, hull)
+            }
+            _ => Batch::new(first_main, last_main, events),
+        };
+        self.mailbox.push_back(Arc::new(batch));
     }
 
     fn request(&mut self, at: usize) {
+        if self.hub.is_open(self.clients[at].id) {
+            return;
+        }
         let client = &mut self.clients[at];
         let ids: Vec<_> = client.watchers.keys().copied().collect();
         let union = match self.rng.random_range(0..6) {
@@ -438,8 +454,25 @@ impl Run {
         }
     }
 
+    /// Closes a broken stream, and opens another one.
+    fn replace_broken(&mut self, at: usize) {
+        let client = &mut self.clients[at];
+        if !self.hub.is_broken(client.id) {
+            return;
+        }
+        self.broken += 1;
+        self.events_before += client.watchers.values().map(|watcher| watcher.got.len()).sum::<usize>();
+        self.hub.close_stream(client.id);
+        // What it has got so far is right, and nothing of the response that broke counts.
+        for watcher in client.watchers.values().chain(&client.past).filter(|watcher| !watcher.is_in_fragment) {
+            watcher.check(&self.store, watcher.got.last().map_or(0, Expectation::main));
+        }
+        *client = Client::new(self.hub.open_stream(self.now, INTERVAL));
+    }
+
     fn step(&mut self) {
         let at = self.rng.random_range(0..self.clients.len());
+        self.replace_broken(at);
         match self.rng.random_range(0..20) {
             0..6 => self.write(),
             6..11 => self.deliver(),
@@ -479,6 +512,7 @@ impl Run {
                 while self.hub.stream(stream.0).outbox.len() > 0 {
                     self.drain(at);
                 }
+                self.replace_broken(at);
                 is_at_rest = false;
             }
             if is_at_rest {
@@ -511,20 +545,22 @@ impl Run {
 
 #[test]
 fn each_watcher_gets_exactly_what_the_model_says() {
-    let (mut progress, mut compacted, mut events) = (0, 0, 0);
-    for seed in 0..150 {
+    let (mut progress, mut compacted, mut events, mut broken) = (0, 0, 0, 0);
+    for seed in 0..250 {
         println!("seed {seed}");
         let mut run = Run::new(seed);
         for _ in 0..1_500 {
             run.step();
         }
         progress += run.finish();
+        (events, broken) = (events + run.events_before, broken + run.broken);
         for client in &run.clients {
             compacted += client.watchers.values().filter(|watcher| watcher.is_canceled).count();
             events += client.watchers.values().map(|watcher| watcher.got.len()).sum::<usize>();
         }
     }
-    assert!(progress > 1_000 && compacted > 500 && events > 10_000, "{progress} {compacted} {events}");
+    let counts = format!("{progress} {compacted} {events} {broken}");
+    assert!(progress > 1_000 && compacted > 500 && events > 10_000 && broken > 5, "{counts}");
 }
 
 /// A hub with one stream whose responses are read at once.
@@ -644,6 +680,52 @@ fn compacted_watcher_keeps_its_id_until_it_is_cancelled() {
     let [canceled] = &small.responses()[..] else { panic!("one response, the second cancel is of an unknown id") };
     assert_eq!((canceled.canceled, canceled.header.as_ref().unwrap().revision), (true, 4));
     small.hub.close_stream(small.stream);
+}
+
+#[test]
+fn a_revision_of_any_length_goes_out_in_bounded_memory() {
+    const EVENTS: usize = 2000;
+    let bounds = Bounds { stream_buffer_bytes_max: 2000, fragment_bytes_max: 1000, watchers_max: 4 };
+    for fragment in [false, true] {
+        let mut small = Small::new(bounds);
+        small.hub.part_bytes = 1000;
+        small.create(WatchCreateRequest { range_end: "\0".into(), fragment, prev_kv: true, ..on("k") });
+        let other = small.hub.open_stream(Duration::ZERO, INTERVAL);
+        let elsewhere = WatchRequest { request_union: Some(RequestUnion::CreateRequest(on("a"))) };
+        small.hub.on_request(other, elsewhere, None, &small.store);
+        assert_eq!(small.responses().len(), 1);
+        let changes: Vec<_> = (0..EVENTS).map(|at| (Bytes::from(format!("k{at:05}")), Some(Bytes::new()))).collect();
+        let events = small.store.write(&changes);
+        let hull = events.first().zip(events.last());
+        let hull = hull.map(|(first, last)| (first.record().key.clone(), last.record().key.clone()));
+        let main = small.store.revision;
+        small.hub.on_batch(&Arc::new(Batch::unlisted(main, main, hull)), &small.store);
+        assert_eq!(small.hub.totals().watchers_unsynced, 1, "the other is not concerned");
+        let (mut bytes, mut responses, mut longest) = (BytesMut::new(), vec![], 0);
+        while small.hub.wants_catch_up() {
+            small.hub.catch_up(&small.store, 1000).ok().unwrap();
+            longest = longest.max(small.waiting());
+            assert!(small.hub.scratch.pairs.capacity() < 1 << 15);
+            while let Some(Piece { bytes: chunk, .. }) = small.hub.take_output(small.stream) {
+                bytes.extend_from_slice(&chunk);
+            }
+        }
+        assert!(longest < 4000, "{longest} bytes waited");
+        assert!(!small.hub.is_open(small.stream));
+        while !bytes.is_empty() {
+            let len = u32::from_be_bytes(bytes[1..5].try_into().unwrap()) as usize;
+            bytes.advance(5);
+            responses.push(WatchResponse::decode(bytes.split_to(len).freeze()).unwrap());
+        }
+        assert_eq!(responses.len() > 1, fragment);
+        let last = responses.pop().unwrap();
+        assert!(responses.iter().all(|response| response.fragment) && !last.fragment);
+        let events = responses.iter().chain([&last]).flat_map(|response| &response.events);
+        let got: Vec<Bytes> = events.map(|event| event.kv.clone().unwrap().key).collect();
+        assert!(got.iter().eq(changes.iter().map(|(key, _)| key)));
+        small.put(&["k"], 1);
+        assert_eq!(small.responses().len(), 1, "it is synced again");
+    }
 }
 
 #[test]

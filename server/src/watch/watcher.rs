@@ -3,13 +3,15 @@
 //! One watcher: what it asked for, and how far it has come.
 //!
 //! Invariants:
-//! - Everything that the watcher wants with a main revision below `next` was put into its stream's outbox, or is older
-//!   than it asked for. Nothing at or above `next` was. For a synced watcher, the hub's revision counts instead of
-//!   `next` if it is greater.
-//! - Nothing at or above `cut` goes to the watcher in the current step. Outside a step `cut` is `i64::MAX`.
-//! - Positions are main revisions. The events of one main revision are given all at once or not at all.
+//! - Everything that the watcher wants below `next` was put into its stream's outbox, or is older than it asked for.
+//!   Nothing at or above `next` was. For a synced watcher, the hub's revision counts instead of `next` if it is greater.
+//! - Nothing at or above `cut` goes to the watcher in the current step. Outside a step `cut` is `Revision::MAX`.
+//! - The events of one main revision are one response (or its fragments). So positions are main revisions, mostly. A
+//!   revision with very many events is read twice, in parts: first to measure the response, then to send it. Meanwhile
+//!   `next` may stand within the revision. While it is measured, nothing below `next` was sent, but `measured` tells its
+//!   length. While it is sent, `left` is what is still to be sent, and not 0.
 
-use engine::Record;
+use engine::{Record, Revision};
 use proto::{
     etcdserverpb::{WatchCreateRequest, watch_create_request::FilterType},
     wire_range::WireRange,
@@ -25,9 +27,13 @@ pub(super) struct Watcher {
     /// The id by which its client knows it. It is unique on its stream.
     pub(super) id: i64,
     pub(super) state: State,
-    /// The first main revision that it still wants.
-    pub(super) next: i64,
-    pub(super) cut: i64,
+    /// The first revision that it still wants.
+    pub(super) next: Revision,
+    pub(super) cut: Revision,
+    /// Length of its events at the main revision of `next` and below `next`, while that is measured. **Units** bytes.
+    pub(super) measured: u64,
+    /// Length of its events at the main revision of `next` that were measured and not sent. **Units** bytes.
+    pub(super) left: u64,
     /// Its stream had no room for one of its events in this step.
     pub(super) is_stalled: bool,
     /// No progress is sent below this revision, at which the watcher started.
@@ -70,8 +76,10 @@ impl Watcher {
             stream,
             id,
             state: State::New,
-            next: if start == 0 { revision + 1 } else { start },
-            cut: i64::MAX,
+            next: Revision::new(if start == 0 { revision + 1 } else { start }, 0),
+            cut: Revision::MAX,
+            measured: 0,
+            left: 0,
             is_stalled: false,
             progress_from: if start == 0 { revision } else { start },
             mark: 0,
@@ -86,9 +94,13 @@ impl Watcher {
 
     /// Whether an event of a key in its range is for it at this point of a step.
     pub(super) fn wants(&self, record: &Record) -> bool {
-        let main = record.revision.main;
         let is_filtered = if record.is_tombstone { self.has_no_deletes } else { self.has_no_puts };
-        self.next <= main && main < self.cut && !is_filtered
+        self.next <= record.revision && record.revision < self.cut && !is_filtered
+    }
+
+    /// Whether it is within a main revision, which is measured or sent in parts.
+    pub(super) fn is_within(&self) -> bool {
+        self.next.sub > 0 || self.left > 0
     }
 
     pub(super) fn is_synced(&self) -> bool {
