@@ -9,6 +9,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use engine::ReadView;
 use proto::{etcdserverpb as pb, internal::Request};
 
 use super::desk::{Desk, Draft};
@@ -51,8 +52,14 @@ pub(super) async fn bring_in(desk: &Desk, draft: &Draft) -> Result<(), Error> {
 
 /// Whether everything that `request` needs is in memory. What deletes many keys is never at hand.
 fn is_at_hand(desk: &Desk, request: &Request) -> bool {
-    desk.shared.view.with(|view| needs::look(view, has_leases(desk), request).is_ok())
-        && needs::deletes(request).is_empty()
+    let has_all = |view: &ReadView| {
+        let is_whole = match request {
+            Request::LeaseRevoke(revoke) => matches!(needs::look_at_attached(view, revoke.id, None), Ok(None)),
+            _ => true,
+        };
+        is_whole && needs::look(view, has_leases(desk), request).is_ok()
+    };
+    desk.shared.view.with(|view| has_all(view)) && needs::deletes(request).is_empty()
 }
 
 fn has_leases(desk: &Desk) -> bool {
@@ -73,6 +80,9 @@ async fn fetch(desk: &Desk, request: &Request) -> Result<(), Error> {
         drop(view);
         desk.load_all(faults).await?;
     }
+    if let Request::LeaseRevoke(revoke) = request {
+        fetch_attached(desk, revoke.id).await?;
+    }
     for delete in needs::deletes(request) {
         let mut last_key = None;
         while let Some(key) = fetch_piece(desk, delete, last_key.as_ref()).await? {
@@ -80,6 +90,22 @@ async fn fetch(desk: &Desk, request: &Request) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Reads what the revocation of `lease` needs.
+///
+/// **Errors** a page cannot be read; this has been reported.
+async fn fetch_attached(desk: &Desk, lease: i64) -> Result<(), Error> {
+    let mut last = None;
+    loop {
+        let looked = needs::look_at_attached(&desk.published(), lease, last.as_ref());
+        match looked {
+            Ok(None) => return Ok(()),
+            Ok(next) => last = next,
+            Err(fault) => desk.load_all([fault]).await?,
+        }
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Reads what `delete` needs after `last_key`, as far as one view may be held. Returns the last key that was looked at,

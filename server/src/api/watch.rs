@@ -86,10 +86,11 @@ pub(super) async fn serve<Q: Requests, A: Answers>(
             return Err(Error::Stopped);
         }
         taken?;
+        let takes_more = sends_more && !desk.watchers.is_open(stream);
         taken = tokio::select! {
             biased;
             () = wake.notified() => Ok(()),
-            request = inbound.take::<WatchRequest>(), if sends_more && !desk.watchers.is_open(stream) => match request? {
+            request = inbound.take::<WatchRequest>(), if takes_more => match request? {
                 Some(request) => {
                     on_request(desk, call, stream, request);
                     take_at_hand(desk, call, stream, inbound)

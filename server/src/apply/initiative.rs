@@ -11,10 +11,14 @@ use prost::Message;
 use proto::{etcdserverpb as pb, internal::Kind, membershippb};
 
 use super::{lease, machine::Apply, own::Own};
-use crate::quota::Purpose;
+use crate::{lease::grant_key, quota::Purpose};
 
 /// How long an expired lease lives on that cannot be revoked, because of a page that cannot be read.
 const LEASE_PUT_OFF: Duration = Duration::from_secs(60);
+
+/// Keys of an expired lease that are looked at at once, and how often in one turn a lease has more.
+const ATTACHED_MAX: usize = 256;
+const LOOKS_PER_TURN: usize = 8;
 
 /// Requests of the server's own that are timed at once. Those beyond are not counted.
 const OWN_TIMED_MAX: usize = 1024;
@@ -42,25 +46,42 @@ impl Apply {
             self.applier.lessor.expired(now, &mut expired);
             self.expiring.extend(expired);
         }
-        while let Some(id) = self.expiring.front().copied() {
-            let touched = if self.applier.lessor.contains(id) {
-                lease::touch_revoke(self.store.mvcc().live(), id)
-            } else {
-                Ok(())
-            };
-            if let Err(fault) = touched {
-                if !self.store.unreadable().avoids(fault.place()) {
-                    return Some(fault);
+        let mut looks = 0;
+        while let Some(id) = self.expiring.front().copied()
+            && looks < LOOKS_PER_TURN
+        {
+            let fault = match self.look_at_expired(id) {
+                Ok(true) => None,
+                Ok(false) => {
+                    looks += 1;
+                    continue;
                 }
+                Err(fault) if !self.store.unreadable().avoids(fault.place()) => return Some(fault),
+                Err(fault) => Some(fault),
+            };
+            self.expiring.pop_front();
+            self.expiring_at = None;
+            if let Some(fault) = fault {
                 self.applier.lessor.put_off(id, now + LEASE_PUT_OFF);
                 tracing::warn!(lease = format!("{id:x}"), ?fault, "a lease cannot be revoked: a page cannot be read");
-                self.expiring.pop_front();
-                continue;
+            } else {
+                self.propose(Purpose::Other, Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id });
             }
-            self.expiring.pop_front();
-            self.propose(Purpose::Other, Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id });
         }
         None
+    }
+
+    /// Brings into memory what the revocation of the lease needs, a bounded number of keys at a time. Returns whether
+    /// that was all.
+    fn look_at_expired(&mut self, id: i64) -> Result<bool, Fault> {
+        if !self.applier.lessor.contains(id) {
+            return Ok(true);
+        }
+        let view = self.store.mvcc().live();
+        view.touch_meta(&grant_key(id))?;
+        let next = lease::touch_more(view, id, self.expiring_at.as_ref(), ATTACHED_MAX)?;
+        self.expiring_at = next;
+        Ok(self.expiring_at.is_none())
     }
 
     /// Publishes a new member's name, URLs and version, as etcd does, until the table has them.

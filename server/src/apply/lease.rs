@@ -31,6 +31,31 @@ pub(super) fn touch_attached(view: &ReadView, lease: i64, max: usize) -> Result<
     Ok(keys)
 }
 
+/// Brings into memory what the deletion of attached keys needs: of the next `max` after the attached key `last`.
+/// Returns the last of these; `None` if no more follow.
+///
+/// **Errors** a page that is not resident.
+pub(super) fn touch_more(
+    view: &ReadView,
+    lease: i64,
+    last: Option<&Bytes>,
+    max: usize,
+) -> Result<Option<Bytes>, Fault> {
+    let prefix = lease::attachment_prefix(lease);
+    let mut cursor = match last {
+        Some(last) => view.meta_cursor_after(&prefix, &lease::attachment_key(lease, last)),
+        None => view.meta_cursor(&prefix),
+    };
+    let mut met = None;
+    for _ in 0..max {
+        let Some((attachment, _)) = cursor.next()? else { return Ok(None) };
+        let key = attachment.slice(prefix.len()..);
+        view.touch(&key)?;
+        met = Some(key);
+    }
+    Ok(met)
+}
+
 /// Brings into memory what a revocation needs.
 ///
 /// **Errors** a page that is not resident.

@@ -134,6 +134,8 @@ pub struct Apply {
     is_answer_lost: bool,
     /// Expired leases whose revocation is to be proposed, once its pages are known to be readable.
     pub(super) expiring: VecDeque<i64>,
+    /// The last attached key of the first of them that is known to be readable.
+    pub(super) expiring_at: Option<Bytes>,
     pub(super) applied: EntryId,
     answers: AnswersByCore,
     events: Vec<Event>,
@@ -198,6 +200,7 @@ impl Apply {
             retry_at: Duration::ZERO,
             is_answer_lost: false,
             expiring: VecDeque::new(),
+            expiring_at: None,
             applied,
             events: Vec::new(),
             next_main: view.revision() + 1,
@@ -351,8 +354,9 @@ impl Apply {
         let answers = self.take_answers();
         let batch = self.take_batch();
         let can_apply = !self.queue.is_empty() && !self.standstill.is_on();
+        let is_expiring = !self.expiring.is_empty() && !self.standstill.is_on();
         let can_change = (self.sweep.is_going() || can_apply) && !self.is_held();
-        let has_work = can_change || self.reclaim.is_going() || self.store.wants_eviction();
+        let has_work = can_change || is_expiring || self.reclaim.is_going() || self.store.wants_eviction();
         let more = !self.is_faulted && has_work;
         Ok(Turn { answers, batch, faults, checkpoint, more })
     }

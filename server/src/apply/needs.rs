@@ -10,7 +10,7 @@
 //! - [`look`] visits each key that the request names once, without an allocation for a put without a lease. It costs
 //!   O(log n) for a key.
 //! - Ranges that are deleted can be long. They are walked in bounded steps ([`Walk`]), and most of their leaves are
-//!   read aside, as in a scan.
+//!   read aside, as in a scan. So are the keys of a lease ([`look_at_attached`]).
 //! - Reads inside a txn are left out: nothing that is stored depends on them.
 
 use bytes::Bytes;
@@ -27,11 +27,14 @@ use crate::{
     lease::{attachment_key, grant_key},
 };
 
+/// Keys of a lease that are looked at in one step.
+const ATTACHED_MAX: usize = 256;
+
 /// Leaves of a range that are read at once.
 const LEAVES_MAX: usize = 16;
 
-/// Looks for what `request` needs of `view`, besides the ranges of [`deletes`]. If there are no leases (`has_leases`),
-/// no key that is replaced has one.
+/// Looks for what `request` needs of `view`, besides the ranges of [`deletes`] and the keys of a lease. If there are no
+/// leases (`has_leases`), no key that is replaced has one.
 ///
 /// **Errors** a page that is not resident.
 pub fn look(view: &ReadView, has_leases: bool, request: &Request) -> Result<(), Fault> {
@@ -40,7 +43,7 @@ pub fn look(view: &ReadView, has_leases: bool, request: &Request) -> Result<(), 
         Request::DeleteRange(delete) => look_at_delete(view, has_leases, delete),
         Request::Txn(txn) => look_at_txn(view, has_leases, txn),
         Request::LeaseGrant(grant) => view.touch_meta(&grant_key(grant.id)),
-        Request::LeaseRevoke(revoke) => leases::touch_revoke(view, revoke.id),
+        Request::LeaseRevoke(revoke) => view.touch_meta(&grant_key(revoke.id)),
         Request::Alarm(alarm) => view.touch_meta(&table::alarm_key(alarm.member_id, alarm.alarm)),
         _ => Ok(()),
     }
@@ -99,6 +102,14 @@ fn look_at_delete(view: &ReadView, has_leases: bool, delete: &pb::DeleteRangeReq
 
 fn is_single(delete: &pb::DeleteRangeRequest) -> bool {
     delete.range_end.is_empty()
+}
+
+/// Looks for what the revocation of `lease` needs, from the attached key after `last` on, for a bounded number of keys.
+/// Returns the last key that it has looked at, or `None` at the end.
+///
+/// **Errors** a page that is not resident.
+pub fn look_at_attached(view: &ReadView, lease: i64, last: Option<&Bytes>) -> Result<Option<Bytes>, Fault> {
+    leases::touch_more(view, lease, last, ATTACHED_MAX)
 }
 
 /// The deletes of more than one key in `request`, whichever branches it takes.

@@ -95,7 +95,8 @@ impl Hub {
     }
 
     /// Adds to `scratch.pairs` which of `events` go to which watchers. The events are all of one main revision;
-    /// `offset` is the position of the first one. A watcher is cut off at `before` if this step has no more room for it.
+    /// `offset` is the position of the first one. A watcher is cut off at `before` if this step has no more room for
+    /// it.
     pub(super) fn gather(&mut self, side: Side, events: &[Event], offset: usize, before: Revision) {
         let room = self.pairs_max.saturating_sub(self.scratch.pairs.len()) / events.len();
         // A single watcher is always served. Otherwise a revision with very many events would never be sent.
@@ -153,8 +154,8 @@ impl Hub {
         self.list(stream);
     }
 
-    /// Sends a part of the response at one main revision, whose length was measured. `run` names the events of the part.
-    /// The stream is not full for the watcher.
+    /// Sends a part of the response at one main revision, whose length was measured. `run` names the events of the
+    /// part. The stream is not full for the watcher.
     pub(super) fn send_part(&mut self, slot: WatcherSlot, run: &[u64], events: &[Event], header: &Header) {
         let watcher = &mut self.watchers[slot as usize];
         let stream = &mut self.streams[watcher.stream as usize];

@@ -77,7 +77,8 @@ impl Stream {
         }
     }
 
-    /// Whether it takes no events, or only those that complete its open response. `bytes_max` is the bound of the outbox.
+    /// Whether it takes no events, or only those that complete its open response. `bytes_max` is the bound of the
+    /// outbox.
     pub(super) fn is_full(&self, bytes_max: usize) -> bool {
         self.outbox.len() > bytes_max || self.open.is_some() || self.is_broken
     }

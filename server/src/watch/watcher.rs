@@ -4,12 +4,13 @@
 //!
 //! Invariants:
 //! - Everything that the watcher wants below `next` was put into its stream's outbox, or is older than it asked for.
-//!   Nothing at or above `next` was. For a synced watcher, the hub's revision counts instead of `next` if it is greater.
+//!   Nothing at or above `next` was. For a synced watcher, the hub's revision counts instead of `next` if it is
+//!   greater.
 //! - Nothing at or above `cut` goes to the watcher in the current step. Outside a step `cut` is `Revision::MAX`.
 //! - The events of one main revision are one response (or its fragments). So positions are main revisions, mostly. A
 //!   revision with very many events is read twice, in parts: first to measure the response, then to send it. Meanwhile
-//!   `next` may stand within the revision. While it is measured, nothing below `next` was sent, but `measured` tells its
-//!   length. While it is sent, `left` is what is still to be sent, and not 0.
+//!   `next` may stand within the revision. While it is measured, nothing of it was sent, and `measured` is the length
+//!   of what lies below `next`. While it is sent, `left` is what is still to be sent, and not 0.
 
 use engine::{Record, Revision};
 use proto::{
