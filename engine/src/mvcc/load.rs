@@ -3,7 +3,10 @@
 //! It is for a store that is built from a file, before anything is read from it. Records come in revision order, then
 //! the revisions of the store. The loader publishes and checkpoints between records, so that memory stays bounded.
 
-use super::{cursor::Version, write::Mvcc};
+use super::{
+    cursor::Version,
+    write::{Mvcc, Unfinished},
+};
 use crate::{
     Fault, Record,
     tree::{self, EntryMeta, NEWEST, NewEntry, TOMBSTONE},
@@ -33,6 +36,15 @@ impl Mvcc {
         self.live.recent.push(record, bytes);
         self.is_ahead = true;
         Ok(previous)
+    }
+
+    /// From here on, the records that are loaded belong to a request under way, whose revision is `revision` + 1. It
+    /// has made `written` changes, not all of which need be loaded. See [`Mvcc::load_end`].
+    pub fn load_unfinished(&mut self, revision: i64, compact_revision: i64, written: i64) {
+        assert!(written > 0, "a request under way has made changes");
+        self.load_end(revision, compact_revision);
+        self.unfinished = Some(Unfinished { base: revision, written });
+        self.live.roots.revision = revision + 1;
     }
 
     /// Sets the current revision, which may lie above that of the last record, and the compact revision (-1: none).

@@ -79,7 +79,7 @@ pub struct Mvcc {
     /// Whether a request has written since the last publish.
     pub(super) is_ahead: bool,
     /// The request under way, if it makes its changes in several steps.
-    unfinished: Option<Unfinished>,
+    pub(super) unfinished: Option<Unfinished>,
     /// The sweep drops nothing that is visible at this revision or above.
     sweep_floor: i64,
     /// The revision up to which the present pass of the sweep drops, and how far it has come.
@@ -89,11 +89,11 @@ pub struct Mvcc {
 
 /// A request of which some changes are made, and others not yet.
 #[derive(Clone, Copy, Debug)]
-struct Unfinished {
+pub(super) struct Unfinished {
     /// The revision before it.
-    base: i64,
+    pub(super) base: i64,
     /// Changes so far.
-    written: i64,
+    pub(super) written: i64,
 }
 
 /// The clock that finds nodes to evict. It goes round through the key tree and the meta tree.

@@ -30,7 +30,7 @@ impl Operations {
 
 /// What an entry wrote.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Written {
+pub struct Written {
     /// Keys that it deleted.
     pub deleted: u64,
     /// Bytes of the keys and values that it put. **Units** bytes.

@@ -51,12 +51,12 @@ pub struct Applier {
     /// The entry under way, if it is made in several steps.
     pub(super) long: Option<Long>,
     /// What is made in several steps.
-    pub(super) steps: Steps,
+    pub steps: Steps,
 }
 
 /// What became of a call of [`Applier::execute`].
 #[derive(Debug)]
-pub(super) enum Executed {
+pub enum Executed {
     /// The entry was applied.
     Done {
         /// The client's result.
@@ -106,7 +106,7 @@ impl Applier {
     /// goes on with what is missing. It appends its events to `events`.
     ///
     /// **Errors** a page that is not resident. Nothing was changed then, unless a step was made before.
-    pub(super) fn execute(
+    pub fn execute(
         &mut self,
         mvcc: &mut Mvcc,
         (index, asked): (u64, &Asked),

@@ -42,7 +42,7 @@ use crate::{
 
 /// What is made in steps, and how large they are.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Steps {
+pub struct Steps {
     /// An entry that deletes more keys than this is made in steps.
     pub at_once_max: u64,
     /// Keys that a step deletes, at most about.

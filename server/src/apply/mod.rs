@@ -25,13 +25,13 @@
 //! - `machine`: applies the queue of committed entries turn by turn, publishes, and answers
 
 pub mod alarms;
-mod count;
+pub mod count;
 pub mod entry;
 pub mod fatal;
 mod initiative;
 mod kv;
 mod lease;
-mod long;
+pub mod long;
 pub mod machine;
 pub mod members;
 pub mod message;

@@ -17,6 +17,7 @@
 
 use std::path::Path;
 
+use bytes::Bytes;
 use consensus::{EntryId, Identity, Member};
 use engine::{
     disk::{Disk, offline},
@@ -75,7 +76,7 @@ pub fn repair(
         tell(loss);
     })?;
     let _lock = disk.lock(dir)?;
-    let (identity, tables) = tables(&mut salvage, disk.as_mut())?;
+    let Kept { identity, tables, under_way } = kept(&mut salvage, disk.as_mut())?;
     let members = tables.conf_state.voters.len() + tables.conf_state.learners.len();
     if members > 1 {
         return Err(Error::RepairAmongPeers { members });
@@ -90,13 +91,23 @@ pub fn repair(
     let options = store::Options { fresh_id: salvage.store_id(), ..options };
     let mut builder = Builder::create(open(&part)?, &part, options)?;
     builder.leases(&tables.leases)?;
+    let (index, term) = salvage.applied();
+    let (base, compact_revision, written) = (salvage.revision(), salvage.compact_revision(), salvage.unfinished());
     let mut records = 0;
+    let mut row = under_way;
     salvage.records(disk.as_mut(), &mut |record| {
+        if record.revision.main > base
+            && let Some(row) = row.take()
+        {
+            builder.under_way(&row, (base, compact_revision, written))?;
+        }
         records += 1;
         builder.record(&record)
     })?;
-    let (index, term) = salvage.applied();
-    let (revision, compact_revision) = (salvage.revision(), salvage.compact_revision());
+    if let Some(row) = row {
+        builder.under_way(&row, (base, compact_revision, written))?;
+    }
+    let revision = base + i64::from(written > 0);
     builder.finish(&identity, &State { tables, applied: EntryId { index, term }, revision, compact_revision })?;
     offline::rename(&part, &dir.join(DONE))?;
     offline::sync_dir(dir)?;
@@ -130,14 +141,23 @@ pub fn complete(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// What the meta tree holds.
+struct Kept {
+    identity: Identity,
+    tables: Tables,
+    /// The row of the entry that is under way.
+    under_way: Option<Bytes>,
+}
+
 /// The member's tables, as far as they can be read.
 ///
 /// **Errors** there is no member without what is lost.
-fn tables(salvage: &mut Salvage, disk: &mut dyn Disk) -> Result<(Identity, Tables), Error> {
-    let (mut identity, mut conf_state) = (None, None);
+fn kept(salvage: &mut Salvage, disk: &mut dyn Disk) -> Result<Kept, Error> {
+    let (mut identity, mut conf_state, mut under_way) = (None, None, None);
     let mut tables = Tables::default();
     salvage.rows(disk, &mut |key, value| match key.first() {
         _ if key == table::IDENTITY => identity = table::decode_identity(&value),
+        _ if key == table::UNDER_WAY => under_way = Some(value),
         _ if key == table::CONF_STATE => conf_state = table::decode_conf_state(&value),
         _ if key == table::CLUSTER_VERSION => {
             tables.cluster.version = String::from_utf8(value.to_vec()).ok();
@@ -155,14 +175,30 @@ fn tables(salvage: &mut Salvage, disk: &mut dyn Disk) -> Result<(Identity, Table
     if !tables.cluster.members.iter().any(|member| member.id == identity.member_id) {
         return Err(Damaged { what: "members" }.into());
     }
-    Ok((identity, tables))
+    if salvage.unfinished() > 0 && under_way.is_none() {
+        return Err(Damaged { what: "the entry under way" }.into());
+    }
+    Ok(Kept { identity, tables, under_way })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, time::Duration};
+
+    use consensus::ConfState;
+    use engine::{KeyRange, Record, Revision, Store, disk::sim::Random};
+    use proto::{etcdserverpb as pb, internal::Request};
 
     use super::*;
+    use crate::{
+        apply::{
+            entry::{Applier, Asked, Executed},
+            long::Steps,
+            touch::Pinned,
+        },
+        lease::{Grant, Lessor, Params},
+        shared::{Cluster, RaisedBy},
+    };
 
     #[test]
     fn a_repair_is_completed_from_wherever_it_stopped() {
@@ -189,6 +225,103 @@ mod tests {
             assert!(!done.exists());
             complete(disk.as_mut(), dir).unwrap();
         }
+    }
+
+    /// Executes the entry at index 6, which deletes the keys with an `a`, for `steps` steps, or to its end. Returns
+    /// whether it has ended.
+    fn go_on(store: &mut Store, disk: &mut dyn Disk, dir: &Path, steps: usize) -> bool {
+        let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
+        lessor.restore([(9, Grant { ttl_s: 60, remaining_s: 0 })]);
+        let mut applier = Applier::new(lessor, Cluster::default(), ConfState::default(), None);
+        applier.steps = Steps { at_once_max: 0, keys: 50 };
+        let request = pb::DeleteRangeRequest { key: "a".into(), range_end: "b".into(), prev_kv: false };
+        let asked = Asked { request: Request::DeleteRange(request), raised_by: RaisedBy::Hand };
+        let (mut pinned, mut events, mut made) = (Pinned::default(), Vec::new(), 0);
+        while made < steps {
+            match applier.execute(store.mvcc_mut(), (6, &asked), &mut pinned, Duration::ZERO, &mut events) {
+                Ok(Executed::Paused) => made += 1,
+                Ok(Executed::Done { result, .. }) => {
+                    result.unwrap();
+                    return true;
+                }
+                Err(fault) => engine::load(disk, dir, fault).unwrap(),
+            }
+        }
+        false
+    }
+
+    /// A member of 3,000 keys in `dir` that stands in the middle of an entry.
+    fn stopped_in_an_entry(dir: &Path) {
+        let open = |_: &Path| engine::disk::open_buffered();
+        let mut builder = Builder::create(open(dir).unwrap(), dir, store::Options::default()).unwrap();
+        let leases = vec![(9, Grant { ttl_s: 60, remaining_s: 0 })];
+        builder.leases(&leases).unwrap();
+        for number in 0..3000 {
+            let (name, main) = (["a", "b"][usize::from(number % 3 == 0)], 2 + number);
+            let (revision, lease) = (Revision::new(main, 0), if number % 5 == 0 { 9 } else { 0 });
+            let key = format!("{name}{number:04}").into();
+            let value = vec![7; 100].into();
+            let (create_revision, version, is_tombstone) = (main, 1, false);
+            builder.record(&Record { key, value, create_revision, revision, version, lease, is_tombstone }).unwrap();
+        }
+        let identity = Identity { cluster_id: 1, member_id: 2 };
+        let mut tables = Tables { leases, ..Tables::default() };
+        tables.conf_state.voters = vec![2];
+        tables.cluster.members.push(Member { id: 2, ..Member::default() });
+        let applied = EntryId { index: 5, term: 1 };
+        builder.finish(&identity, &State { tables, applied, revision: 3001, compact_revision: -1 }).unwrap();
+        let mut disk = open(dir).unwrap();
+        let mut store = Store::open(disk.as_mut(), dir, store::Options::default()).unwrap();
+        assert!(!go_on(&mut store, disk.as_mut(), dir, 5));
+        for _ in 0..2 {
+            drop(store.mvcc_mut().publish(5, 1));
+            let done = store.checkpoint_begin().run(disk.as_mut()).unwrap();
+            store.checkpoint_end(done);
+        }
+        assert!(store.mvcc().is_unfinished());
+    }
+
+    #[test]
+    fn a_member_that_stands_in_an_entry_is_repaired_and_goes_on_with_it() {
+        let (mut repairs, mut random) = (0, Random::new(3));
+        for _ in 0..60 {
+            let temporary = tempfile::tempdir().unwrap();
+            let dir = temporary.path();
+            stopped_in_an_entry(dir);
+            let files: Vec<_> = fs::read_dir(dir.join("pages")).unwrap().map(|file| file.unwrap().path()).collect();
+            let file = &files[usize::try_from(random.below(files.len() as u64)).unwrap()];
+            let mut bytes = fs::read(file).unwrap();
+            let at = usize::try_from(random.below(bytes.len().min(400_000) as u64)).unwrap();
+            bytes[at] ^= 4;
+            fs::write(file, bytes).unwrap();
+            let mut lost = std::collections::BTreeSet::new();
+            let open = |_: &Path| engine::disk::open_buffered();
+            let repaired = repair(dir, store::Options::default(), &open, &mut |loss| match loss {
+                Loss::Key { key, .. } => drop(lost.insert(key.clone())),
+                Loss::Page { .. } | Loss::History { .. } => {}
+                loss => panic!("{loss:?}: one flipped bit loses less"),
+            });
+            let Some(repaired) = repaired.unwrap() else { continue };
+            repairs += 1;
+            let mut disk = open(dir).unwrap();
+            let mut store = Store::open(disk.as_mut(), dir, store::Options::default()).unwrap();
+            assert!(store.mvcc().is_unfinished() && store.mvcc().view().revision() == 3001, "{repaired:?}");
+            assert!(go_on(&mut store, disk.as_mut(), dir, usize::MAX));
+            let view = store.mvcc_mut().publish(6, 1);
+            let mut cursor = view.cursor(&KeyRange::all(), view.revision());
+            let mut live = Vec::new();
+            loop {
+                match cursor.next() {
+                    Ok(Some(version)) => live.push(version.key),
+                    Ok(None) => break,
+                    Err(fault) => engine::load(disk.as_mut(), dir, fault).unwrap(),
+                }
+            }
+            let all = (0..3000).filter(|number| number % 3 == 0).map(|number| Bytes::from(format!("b{number:04}")));
+            assert!(live.iter().cloned().eq(all.filter(|key| !lost.contains(key))));
+            assert_eq!(view.revision(), 3002);
+        }
+        assert!(repairs > 10, "{repairs}");
     }
 
     #[test]

@@ -64,7 +64,8 @@ impl Builder {
         self.change(|mvcc| {
             let mut write = mvcc.begin();
             write.meta_put(key, value)?;
-            drop(write.finish());
+            // An entry may be under way.
+            drop(write.pause());
             Ok(())
         })
     }
@@ -73,7 +74,7 @@ impl Builder {
         self.change(|mvcc| {
             let mut write = mvcc.begin();
             write.meta_delete(key)?;
-            drop(write.finish());
+            drop(write.pause());
             Ok(())
         })
     }
@@ -100,6 +101,22 @@ impl Builder {
             self.record(&record)?;
         }
         Ok(revision)
+    }
+
+    /// Adds the row of the entry that is under way. It has made `written` changes, of the revision after `revision`.
+    /// This must come after the records up to `revision`, and before those of the entry.
+    ///
+    /// **Errors** the disk's.
+    pub fn under_way(
+        &mut self,
+        row: &[u8],
+        (revision, compact_revision, written): (i64, i64, i64),
+    ) -> Result<(), Error> {
+        self.meta_put(table::UNDER_WAY, row)?;
+        if written > 0 {
+            self.store.mvcc_mut().load_unfinished(revision, compact_revision, written);
+        }
+        Ok(())
     }
 
     /// Adds a record. Its revision must be above those of all records before it.

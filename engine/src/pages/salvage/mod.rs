@@ -100,6 +100,12 @@ impl Salvage {
         self.state.revision
     }
 
+    /// Changes of the revision after [`Salvage::revision`] that a request under way has made. Their records are among
+    /// the others.
+    pub fn unfinished(&self) -> i64 {
+        self.state.unfinished.cast_signed()
+    }
+
     /// The revision up to which the history must count as compacted; -1 for none.
     pub fn compact_revision(&self) -> i64 {
         if self.judgement.has_lost_versions() { self.state.revision } else { self.state.compact_revision }
