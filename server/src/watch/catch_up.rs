@@ -30,6 +30,9 @@ use super::{
     watcher::Watcher,
 };
 
+/// The least goal for a part. **Units** bytes.
+const PART_BYTES_MIN: usize = 4096;
+
 /// Bytes that each version costs of the budget, beside its key and value. **Units** bytes.
 const RECORD_BYTES: usize = 64;
 
@@ -169,7 +172,7 @@ impl Hub {
                     return Read { events, end: begin_of(record.revision.main), is_part, fault: None };
                 }
                 (main, before) = (record.revision.main, bytes);
-            } else if bytes - before > self.part_bytes {
+            } else if bytes - before > if is_part { self.part_goal.min(self.part_bytes) } else { self.part_bytes } {
                 if main > start.main {
                     // A step of its own reads it.
                     events.truncate(first);
@@ -194,9 +197,12 @@ impl Hub {
         mut fault: Option<H::Fault>,
         view: &H,
     ) -> Read<H::Fault> {
+        self.part_goal = self.part_goal.saturating_mul(2).min(self.part_bytes);
         while !events.is_empty() {
             let Err((at, needed)) = self.gather_part(&events, view) else { break };
             self.scratch.pairs.clear();
+            let is_at_hand = |event: &Event| RECORD_BYTES + event.record().key.len();
+            self.part_goal = events[..at].iter().map(is_at_hand).sum::<usize>().max(PART_BYTES_MIN);
             end = events[at].record().revision;
             events.truncate(at);
             fault = Some(needed);

@@ -120,6 +120,9 @@ pub struct Hub {
     pub(super) pairs_max: usize,
     /// [`PART_BYTES`]; less in tests.
     pub(super) part_bytes: usize,
+    /// What the next part may have: less than `part_bytes` where previous values are missing, because what is read
+    /// behind the first missing one is read again.
+    pub(super) part_goal: usize,
     /// The revision after the last one that the last step of catching up has read.
     pub(super) read_to: Revision,
     pub(super) totals: Totals,
@@ -158,6 +161,7 @@ impl Hub {
             mark: 0,
             pairs_max: PAIRS_MAX,
             part_bytes: PART_BYTES,
+            part_goal: PART_BYTES,
             read_to: Revision::MIN,
             totals: Totals::default(),
             scratch: Scratch::default(),
