@@ -1,0 +1,119 @@
+//! A delete of very many keys: it is one revision and, to each watcher, its events in order. A member that is killed in
+//! the middle of it goes on with it.
+
+use std::time::Duration;
+
+use etcd_client::{
+    Client, DeleteOptions, EventType, GetOptions, LeaseGrantOptions, PutOptions, Txn, TxnOp, WatchOptions, WatchStream,
+};
+use tempfile::TempDir;
+
+use crate::{
+    member::{Member, fresh},
+    next, revision,
+};
+
+const KEYS: usize = 20_000;
+const KEYS_PER_TXN: usize = 128;
+const LEASE: i64 = 7;
+
+fn key(number: usize) -> String {
+    format!("k{number:06}")
+}
+
+/// Puts the keys, each second one with a lease, and one key besides. Returns the revision.
+async fn fill(client: &mut Client) -> i64 {
+    client.lease_grant(6000, Some(LeaseGrantOptions::new().with_id(LEASE))).await.unwrap();
+    for first in (0..KEYS).step_by(KEYS_PER_TXN) {
+        let numbers = first..KEYS.min(first + KEYS_PER_TXN);
+        let with_lease = |number| (number % 2 == 0).then(|| PutOptions::new().with_lease(LEASE));
+        let puts: Vec<_> = numbers.map(|number| TxnOp::put(key(number), "v", with_lease(number))).collect();
+        client.txn(Txn::new().and_then(puts)).await.unwrap();
+    }
+    revision(client.put("other", "v", None).await.unwrap().header())
+}
+
+/// The keys of the events at `main`, which must all be deletes of keys that had a value.
+async fn deleted(stream: &mut WatchStream, main: i64) -> Vec<Vec<u8>> {
+    let message = next(stream).await;
+    let events = message.events().iter().map(|event| {
+        let kv = event.kv().unwrap();
+        assert_eq!((event.event_type(), kv.mod_revision()), (EventType::Delete, main));
+        assert_eq!(event.prev_kv().unwrap().value(), b"v");
+        kv.key().to_vec()
+    });
+    events.collect()
+}
+
+async fn count(client: &mut Client) -> i64 {
+    client.get("", Some(GetOptions::new().with_all_keys().with_count_only())).await.unwrap().count()
+}
+
+#[tokio::test]
+async fn a_delete_of_many_keys_is_one_revision_and_one_message() {
+    let (_dir, _member, mut client) = fresh().await;
+    let before = fill(&mut client).await;
+    let options = || WatchOptions::new().with_prefix().with_prev_key();
+    let mut streams = Vec::new();
+    for prefix in ["k", "k00", "other"] {
+        let mut stream = client.watch(prefix, Some(options())).await.unwrap();
+        assert!(next(&mut stream).await.created());
+        streams.push(stream);
+    }
+    let answer = client.delete("k", Some(DeleteOptions::new().with_prefix())).await.unwrap();
+    assert_eq!((answer.deleted(), revision(answer.header())), (KEYS as i64, before + 1));
+    client.put("other", "w", None).await.unwrap();
+    let all = deleted(&mut streams[0], before + 1).await;
+    assert!(all.iter().eq(&(0..KEYS).map(|number| key(number).into_bytes()).collect::<Vec<_>>()));
+    let some = deleted(&mut streams[1], before + 1).await;
+    assert!(some.iter().eq(all.iter().filter(|key| key.starts_with(b"k00"))));
+    assert_eq!(revision(next(&mut streams[2]).await.header()), before + 2);
+    assert_eq!(count(&mut client).await, 1);
+    // A watcher of the past gets the same, and what came before is there.
+    let mut past = client.watch("k", Some(options().with_start_revision(before + 1))).await.unwrap();
+    assert!(next(&mut past).await.created());
+    assert!(deleted(&mut past, before + 1).await == all);
+    let options = GetOptions::new().with_prefix().with_count_only().with_revision(before);
+    assert_eq!(client.get("k", Some(options)).await.unwrap().count(), KEYS as i64);
+}
+
+#[tokio::test]
+async fn a_revocation_and_a_txn_of_many_keys_are_one_revision() {
+    let (_dir, _member, mut client) = fresh().await;
+    let before = fill(&mut client).await;
+    client.lease_revoke(LEASE).await.unwrap();
+    assert_eq!(count(&mut client).await, 1 + KEYS as i64 / 2);
+    let delete = |from: usize, to: usize| TxnOp::delete(key(from), Some(DeleteOptions::new().with_range(key(to))));
+    let ops = [delete(0, 5000), TxnOp::put("between", "v", None), TxnOp::get("between", None), delete(5000, KEYS)];
+    let answer = client.txn(Txn::new().and_then(ops)).await.unwrap();
+    assert_eq!((answer.op_responses().len(), revision(answer.header())), (4, before + 2));
+    assert_eq!(count(&mut client).await, 2);
+}
+
+#[tokio::test]
+async fn a_member_that_is_killed_in_the_middle_of_a_delete_goes_on_with_it() {
+    let dir = TempDir::new().unwrap();
+    let mut member = Member::start(dir.path()).await;
+    let mut client = member.connect().await;
+    let before = fill(&mut client).await;
+    for wait_ms in [0, 1, 2, 4, 8, 16] {
+        let mut deleting = member.connect().await;
+        let delete = async move { deleting.delete("k", Some(DeleteOptions::new().with_prefix())).await };
+        let delete = tokio::spawn(delete);
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+        member.kill();
+        let was_told = delete.await.unwrap().is_ok();
+        member = Member::start(dir.path()).await;
+        client = member.connect().await;
+        // All of it, or nothing.
+        let left = count(&mut client).await;
+        assert!(left == 1 || (left == 1 + KEYS as i64 && !was_told), "{left} keys");
+        if left == 1 {
+            break;
+        }
+    }
+    client.delete("k", Some(DeleteOptions::new().with_prefix())).await.unwrap();
+    let answer = client.get("", Some(GetOptions::new().with_all_keys())).await.unwrap();
+    assert_eq!((answer.count(), answer.kvs()[0].key()), (1, &b"other"[..]));
+    assert_eq!(revision(answer.header()), before + 1);
+}
