@@ -2,7 +2,8 @@
 //!
 //! Each test has a member of its own, so revisions are known numbers: an empty store is at 1. The tests ask for what
 //! etcd does. The differential test compares far more answers; this one looks at what a Rust program makes of them.
-//! `durability` kills the process, `long` deletes many keys at once, `damage` damages its data, `space` takes its space away, `member` starts it.
+//! `durability` kills the process, `long` deletes many keys at once, `damage` damages its data, `space` takes its space
+//! away, `member` starts it.
 
 mod damage;
 mod durability;

@@ -117,3 +117,46 @@ async fn a_member_that_is_killed_in_the_middle_of_a_delete_goes_on_with_it() {
     assert_eq!((answer.count(), answer.kvs()[0].key()), (1, &b"other"[..]));
     assert_eq!(revision(answer.header()), before + 1);
 }
+
+/// `ORLOP_LEASE_KEYS=1000000 server/tests/etcd_client/run ORLOP --nocapture keys_of_a_lease` gives the figures.
+#[tokio::test]
+async fn the_keys_of_a_lease_go_while_others_are_served() {
+    let keys = std::env::var("ORLOP_LEASE_KEYS").map_or(KEYS, |keys| keys.parse().expect("a number"));
+    let (_dir, member, mut client) = fresh().await;
+    client.lease_grant(6000, Some(LeaseGrantOptions::new().with_id(LEASE))).await.unwrap();
+    let mut fills = tokio::task::JoinSet::new();
+    for part in 0..8 {
+        let mut client = member.connect().await;
+        fills.spawn(async move {
+            for first in (part * KEYS_PER_TXN..keys).step_by(8 * KEYS_PER_TXN) {
+                let numbers = first..keys.min(first + KEYS_PER_TXN);
+                let put = |number| TxnOp::put(format!("{number:024}"), "v", Some(PutOptions::new().with_lease(LEASE)));
+                client.txn(Txn::new().and_then(numbers.map(put).collect::<Vec<_>>())).await.unwrap();
+            }
+        });
+    }
+    while let Some(filled) = fills.join_next().await {
+        filled.unwrap();
+    }
+    let is_over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (mut prober, stop) = (member.connect().await, std::sync::Arc::clone(&is_over));
+    let probing = tokio::spawn(async move {
+        let mut longest = Duration::ZERO;
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let began = std::time::Instant::now();
+            drop(prober.put("probe", "v", None).await);
+            longest = longest.max(began.elapsed());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        longest
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (before, began) = (member.peak_memory_kib(), std::time::Instant::now());
+    client.lease_revoke(LEASE).await.unwrap();
+    let took = began.elapsed();
+    is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+    let longest = probing.await.unwrap();
+    let after = member.peak_memory_kib();
+    eprintln!("revoked in {took:?}; a put waited {longest:?} at most; peak memory {before} KiB before, {after} after");
+    assert_eq!(count(&mut client).await, 1);
+}

@@ -108,6 +108,13 @@ impl Member {
         Client::connect([&self.client_url], Some(options)).await.expect("a member that runs accepts connections")
     }
 
+    /// The most memory that it has had so far.
+    pub fn peak_memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the member runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux tells it");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// What it has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("the member's log")

@@ -60,6 +60,8 @@ pub(super) struct Member {
     pub(super) checkpoint: Option<Checkpoint>,
     pub(super) now: Duration,
     pub(super) proposed: u64,
+    /// Last index of the log when it was opened.
+    pub(super) opened_at: u64,
 }
 
 pub(super) fn dir() -> &'static Path {
@@ -67,7 +69,7 @@ pub(super) fn dir() -> &'static Path {
 }
 
 /// Raft over the log that lies beside the store.
-pub(super) fn driver(disk: &mut dyn Disk, store: &Store, conf_state: ConfState) -> Driver {
+fn driver(disk: &mut dyn Disk, store: &Store, conf_state: ConfState) -> Result<Driver, consensus::Error> {
     let voter = consensus::Member { id: 0xab, peer_urls: vec!["http://localhost:2380".into()], ..Default::default() };
     let (index, term) = store.applied();
     let start = consensus::Start {
@@ -79,7 +81,7 @@ pub(super) fn driver(disk: &mut dyn Disk, store: &Store, conf_state: ConfState) 
     let wal = engine::wal::Options { segment_bytes: 4 << 20, ..engine::wal::Options::default() };
     let options = consensus::Options::from_knobs(&tuning::Consensus::default(), true, 1, wal);
     let ids = consensus::Identity { member_id: 0xab, cluster_id: 1 };
-    Driver::open(disk, &dir().join("wal"), ids, options, start).unwrap()
+    Driver::open(disk, &dir().join("wal"), ids, options, start)
 }
 
 pub(super) fn options(checkpoint_wal_bytes: u64) -> Options {
@@ -109,16 +111,31 @@ impl Member {
 
     /// A member over the files in `storage`.
     pub(super) fn on(storage: SimStorage, checkpoint_wal_bytes: u64, batch_bytes_max: u64) -> Self {
+        Self::try_on(storage, checkpoint_wal_bytes, batch_bytes_max).unwrap()
+    }
+
+    /// As [`Member::on`], if what `storage` holds lets it start.
+    pub(super) fn try_on(
+        storage: SimStorage,
+        checkpoint_wal_bytes: u64,
+        batch_bytes_max: u64,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut disk = storage.disk();
         let store_options = store::Options { cache_bytes: CACHE_BYTES, ..store::Options::default() };
-        let store = Store::open(&mut disk, dir(), store_options).unwrap();
+        let store = Store::open(&mut disk, dir(), store_options)?;
         let view = store.mvcc().view();
+        let mut unread = None;
         let load = |fault: Fault| -> Result<(), Damaged> {
-            engine::load(&mut storage.disk(), dir(), fault).unwrap();
-            Ok(())
+            let loaded = engine::load(&mut storage.disk(), dir(), fault);
+            loaded.map_err(|error| unread = Some(error)).map_err(|()| Damaged { what: "a page" })
         };
-        let tables = restore(&view, load).unwrap();
-        let driver = driver(&mut disk, &store, tables.conf_state.clone());
+        let tables = restore(&view, load);
+        if let Some(error) = unread {
+            return Err(error.into());
+        }
+        let tables = tables?;
+        let driver = driver(&mut disk, &store, tables.conf_state.clone())?;
+        let opened_at = driver.status().last_index;
         let shared = Arc::new(Shared::for_tests(store.mvcc().published(), 1));
         let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
         lessor.restore(tables.leases);
@@ -127,7 +144,8 @@ impl Member {
         let options = options(checkpoint_wal_bytes);
         let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
         let raft = Raft::new(Arc::clone(&shared), Arc::clone(&counters), driver, batch_bytes_max, LOG_WAIT_MAX);
-        Self { raft, apply, storage, disk, shared, counters, checkpoint: None, now: Duration::ZERO, proposed: 0 }
+        let (checkpoint, now, proposed) = (None, Duration::ZERO, 0);
+        Ok(Self { raft, apply, storage, disk, shared, counters, checkpoint, now, proposed, opened_at })
     }
 
     pub(super) fn propose(&mut self, kind: Kind, message: &impl Message) {
