@@ -492,7 +492,8 @@ impl Write<'_> {
     /// A fault leaves only these changes undone.
     pub fn delete_some(&mut self, range: &KeyRange) -> Result<Vec<Version>, Fault> {
         let mut metas = Vec::new();
-        let Some((mut revision, EndedKeys { keys, ends })) = self.end_leaf(range, |_, before| metas.push(*before))?
+        let Some((mut revision, EndedKeys { keys, ends })) =
+            self.end_leaf(range, None, |_, before| metas.push(*before))?
         else {
             return Ok(Vec::new());
         };
@@ -515,9 +516,23 @@ impl Write<'_> {
     /// costs a fraction. Hands each version that it ends to `ended`. Returns the last key that it has deleted.
     ///
     /// A fault leaves only these changes undone.
-    pub fn end_some(&mut self, range: &KeyRange, mut ended: impl FnMut(&Ended<'_>)) -> Result<Option<Bytes>, Fault> {
+    pub fn end_some(&mut self, range: &KeyRange, ended: impl FnMut(&Ended<'_>)) -> Result<Option<Bytes>, Fault> {
+        self.end_unlisted(range, None, ended)
+    }
+
+    /// As [`Write::end_some`], but deletes only the keys with `lease`. The first live key of the range must have it.
+    pub fn end_some_of(&mut self, lease: i64, range: &KeyRange) -> Result<Option<Bytes>, Fault> {
+        self.end_unlisted(range, Some(lease), |_| {})
+    }
+
+    fn end_unlisted(
+        &mut self,
+        range: &KeyRange,
+        lease: Option<i64>,
+        mut ended: impl FnMut(&Ended<'_>),
+    ) -> Result<Option<Bytes>, Fault> {
         let mut bytes = 0;
-        let found = self.end_leaf(range, |key, before| {
+        let found = self.end_leaf(range, lease, |key, before| {
             bytes += u64::from(tombstone_len(key));
             ended(&Ended { key, revision: before.revision, lease: before.lease });
         })?;
@@ -534,6 +549,7 @@ impl Write<'_> {
     fn end_leaf(
         &mut self,
         range: &KeyRange,
+        lease: Option<i64>,
         mut ended: impl FnMut(&[u8], &EntryMeta),
     ) -> Result<Option<(Revision, EndedKeys)>, Fault> {
         let Some(first) = self.cursor(range, i64::MAX).next()? else { return Ok(None) };
@@ -541,13 +557,14 @@ impl Write<'_> {
         let mut revision = first_revision;
         let Mvcc { live, ledger, is_ahead, .. } = &mut *self.mvcc;
         let end = range.end_key();
-        let keys = tree::end_live(&mut live.roots.key_root, ledger, (&first.key, end.as_deref()), |key, before| {
-            ended(key, before);
-            let (flags, bytes) = (NEWEST | TOMBSTONE, tombstone_len(key));
-            let ending = EntryMeta { flags, revision, create_revision: 0, version: 0, lease: 0, bytes };
-            revision.sub += 1;
-            ending
-        })?;
+        let keys =
+            tree::end_live(&mut live.roots.key_root, ledger, (&first.key, end.as_deref(), lease), |key, before| {
+                ended(key, before);
+                let (flags, bytes) = (NEWEST | TOMBSTONE, tombstone_len(key));
+                let ending = EntryMeta { flags, revision, create_revision: 0, version: 0, lease: 0, bytes };
+                revision.sub += 1;
+                ending
+            })?;
         assert!(!keys.ends.is_empty() && revision.main >= live.roots.revision, "revisions ascend");
         self.written = revision.sub;
         live.roots.revision = revision.main;
@@ -567,8 +584,14 @@ impl Write<'_> {
 
     /// Removes `key` from the meta tree. Returns whether it was there.
     pub fn meta_delete(&mut self, key: &[u8]) -> Result<bool, Fault> {
+        self.meta_delete_some(key, key).map(|removed| removed > 0)
+    }
+
+    /// Removes the entry `from` of the meta tree, and those behind it in its leaf up to `last`. Returns how many these
+    /// were; 0 if there is no entry `from`.
+    pub fn meta_delete_some(&mut self, from: &[u8], last: &[u8]) -> Result<usize, Fault> {
         self.mvcc.is_ahead = true;
-        tree::remove(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, key)
+        tree::remove(&mut self.mvcc.live.roots.meta_root, &mut self.mvcc.ledger, from, last)
     }
 
     /// Returns the changes. The revision has moved if and only if a record was written.

@@ -90,17 +90,18 @@ pub(crate) fn put(root: &mut Arc<Slot>, ledger: &mut Ledger, new: &mut NewEntry<
 }
 
 /// Ends the live versions of one leaf: the one that holds the newest version of `from`, which is live. It ends those
-/// from `from` on and before `end`. `tombstone` makes the entry that ends a version, from its key and its own entry;
-/// all of them have one main revision, and ascending sub revisions. Returns the keys.
+/// from `from` on and before `end`; only those with `lease`, if there is one, which `from` must have then. `tombstone`
+/// makes the entry that ends a version, from its key and its own entry; all of them have one main revision, and
+/// ascending sub revisions. Returns the keys.
 pub(crate) fn end_live(
     root: &mut Arc<Slot>,
     ledger: &mut Ledger,
-    (from, end): (&[u8], Option<&[u8]>),
+    (from, end, lease): (&[u8], Option<&[u8]>, Option<i64>),
     mut tombstone: impl FnMut(&[u8], &EntryMeta) -> EntryMeta,
 ) -> Result<EndedKeys, Fault> {
     let mut ended = None;
     change_leaf(root, ledger, from, |leaf, ledger| {
-        let (changed, keys) = end_live_in_leaf(leaf, ledger, (from, end), &mut tombstone);
+        let (changed, keys) = end_live_in_leaf(leaf, ledger, (from, end, lease), &mut tombstone);
         ended = Some(keys);
         changed
     })?;
@@ -166,14 +167,14 @@ fn changed(leaf: &mut Leaf, ledger: &mut Ledger, delta: Delta, inserted: Option<
 fn end_live_in_leaf(
     leaf: &mut Leaf,
     ledger: &mut Ledger,
-    (from, end): (&[u8], Option<&[u8]>),
+    (from, end, lease): (&[u8], Option<&[u8]>, Option<i64>),
     tombstone: &mut impl FnMut(&[u8], &EntryMeta) -> EntryMeta,
 ) -> (Changed, EndedKeys) {
     let first = leaf.lower_bound(from, Revision::MAX);
     let last = end.map_or(leaf.len(), |end| leaf.lower_bound(end, Revision::MAX));
     assert!(first < last && leaf.is_of(first, from), "the first version to end is there");
     let mut delta = Delta { live: 0, live_bytes: 0, versions: 0, droppable_at: i64::MAX };
-    let (with_ends, keys) = leaf.ended(first..last, |key, meta| {
+    let (with_ends, keys) = leaf.ended(first..last, lease, |key, meta| {
         delta.live -= 1;
         delta.live_bytes -= signed(meta.live_bytes(key.len()));
         delta.versions += 1;
@@ -272,27 +273,38 @@ struct Shrunk {
     is_empty: bool,
 }
 
-/// Removes an entry of the meta tree. Returns whether it was there.
-pub(crate) fn remove(root: &mut Arc<Slot>, ledger: &mut Ledger, key: &[u8]) -> Result<bool, Fault> {
-    if find(root, key, Revision::MAX)?.is_none() {
-        return Ok(false);
+/// Removes the entry `from` of the meta tree, and those behind it in its leaf up to `last`. Returns how many these
+/// were; 0 if there is no entry `from`.
+pub(crate) fn remove(root: &mut Arc<Slot>, ledger: &mut Ledger, from: &[u8], last: &[u8]) -> Result<usize, Fault> {
+    assert!(from <= last, "the first is removed");
+    if find(root, from, Revision::MAX)?.is_none() {
+        return Ok(0);
     }
-    let shrunk = remove_in(root, ledger, key)?;
+    let mut removed = 0;
+    let shrunk = remove_in(root, ledger, (from, last), &mut removed)?;
     settle_root(root, ledger, &shrunk);
-    Ok(true)
+    Ok(removed)
 }
 
-fn remove_in(slot: &mut Arc<Slot>, ledger: &mut Ledger, key: &[u8]) -> Result<Shrunk, Fault> {
+fn remove_in(
+    slot: &mut Arc<Slot>,
+    ledger: &mut Ledger,
+    (from, last): (&[u8], &[u8]),
+    removed: &mut usize,
+) -> Result<Shrunk, Fault> {
     modify(slot, ledger, |node, ledger| match node {
         Node::Leaf(leaf) => {
-            let position = leaf.lower_bound(key, Revision::MAX);
-            assert!(position < leaf.len() && leaf.is_of(position, key), "found before");
-            leaf.remove(position);
+            let position = leaf.lower_bound(from, Revision::MAX);
+            assert!(position < leaf.len() && leaf.is_of(position, from), "found before");
+            while position < leaf.len() && leaf.cmp_key(position, last).is_le() {
+                leaf.remove(position);
+                *removed += 1;
+            }
             Ok(Shrunk { sums: leaf.sums(), is_empty: leaf.is_empty() })
         }
         Node::Inner(inner) => {
-            let position = inner.child_of(key, Revision::MAX);
-            let shrunk = remove_in(&mut inner.child_mut(position).slot, ledger, key)?;
+            let position = inner.child_of(from, Revision::MAX);
+            let shrunk = remove_in(&mut inner.child_mut(position).slot, ledger, (from, last), removed)?;
             Ok(settle(inner, ledger, position, &shrunk))
         }
     })

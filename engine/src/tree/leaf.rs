@@ -507,16 +507,23 @@ impl Leaf {
         kept
     }
 
-    /// The leaf with a new entry before each live one at `positions`, which is no live version any more. `tombstone`
-    /// makes the new entry, from the key and the entry that it ends. Also returns the keys that it ended.
+    /// The leaf with a new entry before each live one at `positions` (with `lease`, if there is one), which is no live
+    /// version any more. `tombstone` makes the new entry, from the key and the entry that it ends. Also returns the
+    /// keys that it ended.
     pub(crate) fn ended(
         &self,
         positions: Range<usize>,
+        lease: Option<i64>,
         mut tombstone: impl FnMut(&[u8], &EntryMeta) -> EntryMeta,
     ) -> (Self, EndedKeys) {
         let mut keys = Vec::new();
         let mut ends = Vec::new();
-        for position in positions.clone().filter(|position| self.is_live(*position)) {
+        let is_wanted = |position: usize| {
+            positions.contains(&position)
+                && self.is_live(position)
+                && lease.is_none_or(|lease| self.meta(position).lease == lease)
+        };
+        for position in positions.clone().filter(|position| is_wanted(*position)) {
             self.push_key(position, &mut keys);
             ends.push(u32::try_from(keys.len()).expect("the keys of a leaf are few"));
         }
@@ -524,7 +531,7 @@ impl Leaf {
         let mut leaf = Self::with_prefix(self.prefix(), self.superseded_at, heap_len, self.len() + ends.len());
         let (mut start, mut next) = (0, ends.iter());
         for position in 0..self.len() {
-            if positions.contains(&position) && self.is_live(position) {
+            if is_wanted(position) {
                 let end = usize::try_from(*next.next().expect("it was counted")).expect("it was a length");
                 let mut meta = tombstone(&keys[start..end], &self.meta(position));
                 meta.flags = stored_flags(&meta);

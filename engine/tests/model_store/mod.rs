@@ -264,8 +264,7 @@ impl Store {
                     model.meta.insert(key.clone(), value.clone());
                 }
                 Op::MetaDelete(key) => {
-                    let was_there = faulting(pages, || write.meta_delete(key));
-                    assert_eq!(was_there, model.meta.remove(key).is_some());
+                    delete_few(model, pages, &mut write, key);
                 }
                 Op::Read(range, back) => {
                     // The request's own changes are seen at its revision, and not below.
@@ -579,6 +578,16 @@ fn finish(pages: &HashMap<Place, Vec<u8>>, mut hash: HashKv, view: &ReadView, bu
             return done;
         }
     }
+}
+
+/// Removes `key` from the meta tree, and a few entries behind it.
+fn delete_few(model: &mut Model, pages: &HashMap<Place, Vec<u8>>, write: &mut Write<'_>, key: &Vec<u8>) {
+    let few: Vec<_> = model.meta.range(key.clone()..).take(4).map(|(key, _)| key.clone()).collect();
+    let last = few.last().unwrap_or(key);
+    let removed = faulting(pages, || write.meta_delete_some(key, last));
+    assert!(removed <= few.len() && (removed > 0) == model.meta.contains_key(key));
+    few[..removed].iter().for_each(|key| drop(model.meta.remove(key)));
+    assert!(!faulting(pages, || write.meta_delete(key)));
 }
 
 /// Puts through `write`. Returns the record that must be written, and the one that it replaces.

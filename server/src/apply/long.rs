@@ -344,9 +344,18 @@ impl Long {
     fn revoke(&mut self, mvcc: &mut Mvcc, lease: i64, budget: &mut usize) -> Result<bool, Fault> {
         let attached = leases::touch_attached(mvcc.live(), lease, LOOKED_AT_MAX)?;
         let mut write = mvcc.begin();
-        for key in &attached {
-            resident(write.delete(key));
-            resident(write.meta_delete(&lease::attachment_key(lease, key)));
+        let mut left = &attached[..];
+        while let [first, .., last] | [first @ last] = left {
+            let range = KeyRange { start: first.clone(), end: RangeEnd::Before([&last[..], &[0]].concat().into()) };
+            let ended = resident(write.end_some_of(lease, &range)).expect("an attached key is live");
+            left = &left[left.partition_point(|key| *key <= ended)..];
+        }
+        let mut rows = &attached[..];
+        while let [first, .., last] | [first @ last] = rows {
+            let [from, last] = [first, last].map(|key| lease::attachment_key(lease, key));
+            let removed = resident(write.meta_delete_some(&from, &last));
+            assert!(removed > 0, "an attachment was looked at");
+            rows = &rows[removed..];
         }
         write.pause();
         *budget = budget.saturating_sub(attached.len());
