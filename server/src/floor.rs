@@ -30,6 +30,42 @@ use engine::ReadView;
 
 use crate::error::Error;
 
+/// A cell that one core writes and another one reads. A test puts another kind of memory in its place, which shows
+/// every order in which the two can see each other.
+trait Cell {
+    fn set(&self, at: i64);
+    fn get(&self) -> i64;
+    fn fence();
+}
+
+impl Cell for AtomicI64 {
+    fn set(&self, at: i64) {
+        self.store(at, Ordering::Release);
+    }
+
+    fn get(&self) -> i64 {
+        self.load(Ordering::Acquire)
+    }
+
+    fn fence() {
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// Whether `at`, which is in a cell as a floor, can be read. `compacted` looks at the compacted revision.
+fn is_kept<C: Cell>(at: i64, compacted: impl FnOnce() -> i64) -> bool {
+    // This pairs with the fence in `lowest_in`. Either the sweep sees this floor, or we see the compaction for which it
+    // sweeps.
+    C::fence();
+    at >= compacted()
+}
+
+/// The lowest floor in the cells; `i64::MAX` for none.
+fn lowest_in<'a, C: Cell + 'a>(cells: impl Iterator<Item = &'a C>) -> i64 {
+    C::fence();
+    cells.map(C::get).min().unwrap_or(i64::MAX)
+}
+
 /// What the other cores see of the floors of one core.
 #[derive(Debug)]
 pub struct Told {
@@ -93,14 +129,8 @@ impl Floors {
             id
         };
         self.publish();
-        // This pairs with the fence in `lowest_of`. Either the sweep sees this floor, or we see the compaction for
-        // which it sweeps.
-        fence(Ordering::SeqCst);
         let floor = Floor { floors: Rc::clone(self), at, id };
-        if at < newest().compact_revision() {
-            return Err(Error::Compacted);
-        }
-        Ok(floor)
+        if is_kept::<AtomicI64>(at, || newest().compact_revision()) { Ok(floor) } else { Err(Error::Compacted) }
     }
 
     /// Releases floors that were held for too long.
@@ -125,7 +155,7 @@ impl Floors {
     fn publish(&self) {
         let held = self.held.borrow();
         let lowest = held.by_revision.first().map_or(i64::MAX, |(at, _)| *at);
-        self.told.lowest.store(lowest, Ordering::SeqCst);
+        self.told.lowest.set(lowest);
         self.told.held.store(held.by_id.len(), Ordering::Relaxed);
     }
 }
@@ -163,8 +193,7 @@ impl Drop for Floor {
 /// The lowest of the cores' floors; `i64::MAX` for none. It is for the apply core, after it has published the
 /// compaction for which it sweeps.
 pub fn lowest_of(floors: &[Arc<Told>]) -> i64 {
-    fence(Ordering::SeqCst);
-    floors.iter().map(|told| told.lowest.load(Ordering::SeqCst)).min().unwrap_or(i64::MAX)
+    lowest_in(floors.iter().map(|told| &told.lowest))
 }
 
 #[cfg(test)]
@@ -183,6 +212,52 @@ mod tests {
         }
         drop(mvcc.publish(9, 1));
         mvcc
+    }
+
+    /// Memory in which loom shows every order. `FENCED` tells whether there are fences.
+    struct Loom<const FENCED: bool>(loom::sync::atomic::AtomicI64);
+
+    impl<const FENCED: bool> Cell for Loom<FENCED> {
+        fn set(&self, at: i64) {
+            self.0.store(at, Ordering::Release);
+        }
+
+        fn get(&self) -> i64 {
+            self.0.load(Ordering::Acquire)
+        }
+
+        fn fence() {
+            if FENCED {
+                loom::sync::atomic::fence(Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// One core holds 5, while the other compacts at 9 and sweeps.
+    fn hold_beside_a_sweep<const FENCED: bool>() {
+        loom::model(|| {
+            let cell = |at| Arc::new(Loom::<FENCED>(loom::sync::atomic::AtomicI64::new(at)));
+            let (lowest, compacted) = (cell(i64::MAX), cell(-1));
+            let (seen, view) = (Arc::clone(&lowest), Arc::clone(&compacted));
+            let sweep = loom::thread::spawn(move || {
+                view.set(9);
+                lowest_in(std::iter::once(&*seen))
+            });
+            lowest.set(5);
+            let is_kept = is_kept::<Loom<FENCED>>(5, || compacted.get());
+            assert!(!is_kept || sweep.join().unwrap() <= 5, "what is held is swept");
+        });
+    }
+
+    #[test]
+    fn a_floor_and_a_sweep_see_each_other_in_every_order() {
+        hold_beside_a_sweep::<true>();
+    }
+
+    #[test]
+    fn without_fences_they_may_miss_each_other() {
+        let missed = std::panic::catch_unwind(hold_beside_a_sweep::<false>).unwrap_err();
+        assert_eq!(missed.downcast_ref(), Some(&"what is held is swept"));
     }
 
     #[test]

@@ -210,4 +210,25 @@ mod tests {
         assert!(buffer.len().is_multiple_of(BLOCK));
         assert!(buffer[expected.len()..].iter().all(|byte| *byte == 0));
     }
+
+    #[test]
+    fn what_others_put_into_the_room_is_there_wherever_the_buffer_goes() {
+        let mut buffer = Buffer::zeroed(3 * BLOCK);
+        let room = buffer.room(2 * BLOCK).as_mut_ptr();
+        // As the kernel does, while the buffer lies in a slot.
+        let mut moved = Box::new(buffer);
+        // SAFETY: the room has two blocks, and nobody else uses it now.
+        unsafe { room.cast::<u8>().write_bytes(7, BLOCK + 1) };
+        // SAFETY: so many bytes were just written.
+        unsafe { moved.filled(BLOCK + 1) };
+        assert!(moved.len() == BLOCK + 1 && moved.iter().all(|byte| *byte == 7));
+        let read = |room: &mut [MaybeUninit<u8>]| {
+            room[..9].fill(MaybeUninit::new(8));
+            Ok::<_, ()>(9)
+        };
+        moved.fill_with(BLOCK, read).unwrap();
+        assert_eq!(&moved[..], &[8; 9]);
+        assert_eq!(moved.fill_with(BLOCK, |_| Err("failed")), Err("failed"));
+        assert!(moved.is_empty() && moved.capacity() >= 3 * BLOCK);
+    }
 }
