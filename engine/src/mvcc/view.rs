@@ -130,6 +130,10 @@ impl ReadView {
 
     /// The lease of `key` now; 0 if it has none, or is not live. It needs the pages that a put of `key` needs.
     pub fn lease_of(&self, key: &[u8]) -> Result<i64, Fault> {
+        if self.is_unfinished() {
+            // Where the version before is need not be where the next one comes.
+            self.touch(key)?;
+        }
         let newest = self.find(key, self.revision())?;
         Ok(newest.filter(|newest| !newest.is_tombstone()).map_or(0, |newest| newest.lease))
     }
@@ -187,6 +191,11 @@ impl ReadView {
     pub fn counter(&self, range: &KeyRange, at: i64) -> Count {
         let (at, is_newest) = self.reading(at);
         Count::new(Arc::clone(&self.roots.key_root), range, at, is_newest)
+    }
+
+    /// Whether a request of many changes is under way.
+    pub fn is_unfinished(&self) -> bool {
+        self.roots.unfinished > 0
     }
 
     /// Whether a read at `at` takes the newest version of each key, so that the sums of the tree are about it. Not so

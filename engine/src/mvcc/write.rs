@@ -196,7 +196,7 @@ impl Mvcc {
     pub fn begin(&mut self) -> Write<'_> {
         let fresh = Unfinished { base: self.live.revision(), written: 0 };
         let Unfinished { base, written } = self.unfinished.take().unwrap_or(fresh);
-        Write { mvcc: self, base, written, changes: Vec::new() }
+        Write { mvcc: self, base, written, changes: Vec::new(), has_ended: false }
     }
 
     /// Whether something was changed since the last publish.
@@ -223,6 +223,7 @@ impl Mvcc {
     ///
     /// A fault leaves everything as it was.
     pub fn put_plain(&mut self, key: Bytes, value: Bytes) -> Result<PutPlain, Fault> {
+        assert!(self.unfinished.is_none(), "one request after the other");
         let revision = Revision::new(self.live.revision() + 1, 0);
         let (create_revision, version) = (revision.main, 1);
         let record = Record { key, value, create_revision, revision, version, lease: 0, is_tombstone: false };
@@ -445,7 +446,8 @@ pub struct SweepProgress {
     pub is_done: bool,
 }
 
-/// One writing request under way. Reads through it (it is a [`ReadView`]) see its own changes.
+/// One writing request under way. Reads through it (it is a [`ReadView`]) see its own changes. If it is dropped, as
+/// when a page is missing, that is a pause.
 #[derive(Debug)]
 pub struct Write<'a> {
     mvcc: &'a mut Mvcc,
@@ -454,6 +456,15 @@ pub struct Write<'a> {
     /// Changes that it has made so far.
     written: i64,
     changes: Vec<Change>,
+    has_ended: bool,
+}
+
+impl Drop for Write<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended && self.written > 0 {
+            self.mvcc.unfinished = Some(Unfinished { base: self.base, written: self.written });
+        }
+    }
 }
 
 impl Deref for Write<'_> {
@@ -595,16 +606,18 @@ impl Write<'_> {
     }
 
     /// Returns the changes. The revision has moved if and only if a record was written.
-    pub fn finish(self) -> Changes {
-        Changes { revision: self.mvcc.live.revision(), records: self.changes }
+    pub fn finish(mut self) -> Changes {
+        self.has_ended = true;
+        self.changes()
     }
 
     /// Ends this step of the request, which will go on with the next [`Mvcc::begin`]. Returns the changes of the step.
-    pub fn pause(self) -> Changes {
-        if self.written > 0 {
-            self.mvcc.unfinished = Some(Unfinished { base: self.base, written: self.written });
-        }
-        self.finish()
+    pub fn pause(mut self) -> Changes {
+        self.changes()
+    }
+
+    fn changes(&mut self) -> Changes {
+        Changes { revision: self.mvcc.live.revision(), records: std::mem::take(&mut self.changes) }
     }
 
     fn next_revision(&self) -> Revision {

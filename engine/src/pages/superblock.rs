@@ -145,7 +145,9 @@ impl Superblock {
         let len = bytes.len().min(COPY_LEN);
         copy[..len].copy_from_slice(&bytes[..len]);
         copy[..FORMAT_AT].copy_from_slice(&MAGIC);
-        copy[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&FORMAT.to_le_bytes());
+        let is_finished = copy[UNFINISHED_AT..END].iter().all(|byte| *byte == 0);
+        let format = if is_finished { FORMAT } else { FORMAT_UNFINISHED };
+        copy[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&format.to_le_bytes());
         let crc = crc32fast::hash(&copy[..CRC_AT]);
         copy[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         (0..2).find_map(|number| Self::decode(&copy, number).ok())

@@ -3,9 +3,13 @@
 //! The Lease service. Grants and revocations go through the log. Renewals and queries ask the lessor, which apply owns.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/lease.go`, `server/etcdserver/v3_server.go`.
 
-use std::sync::atomic::Ordering;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
+use engine::ReadView;
 use prost::Message;
 use proto::{etcdserverpb as pb, internal::Kind};
 
@@ -27,6 +31,9 @@ use crate::{
     protobuf::framed,
     quota::{Purpose, lease_cost},
 };
+
+/// Pause between two looks for the end of an entry that is under way.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Answers LeaseGrant. If the id is 0, an id is chosen here, so that the entry is the same on every member.
 ///
@@ -62,7 +69,7 @@ pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveReques
     let id = request.id;
     let answer = desk.ask(|reply| ToApply::TimeToLive { reply, lease: id }).await?;
     let Answer::TimeToLive(found) = answer else { unreachable!("the question has one kind of answer") };
-    let view = desk.view(Consistency::Serializable).await?;
+    let view = if request.keys { whole_view(desk).await? } else { desk.view(Consistency::Serializable).await? };
     let header = Some(desk.header(view.revision()));
     let Some((ttl, granted_ttl)) = found else {
         return Ok(framed(&pb::LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() }));
@@ -83,6 +90,23 @@ pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveReques
         .await?;
     }
     Ok(framed(&pb::LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }))
+}
+
+/// The newest view, once no entry is under way in it that may have detached a part of the keys.
+///
+/// **Errors** that takes too long; those of a read.
+async fn whole_view(desk: &Desk) -> Result<Arc<ReadView>, Error> {
+    let began = desk.clock.now();
+    loop {
+        let view = desk.view(Consistency::Serializable).await?;
+        if !view.is_unfinished() {
+            return Ok(view);
+        }
+        if desk.since(began) > desk.shared.limits.request_timeout {
+            return Err(Error::Timeout);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Answers LeaseLeases.

@@ -40,9 +40,10 @@ pub async fn catch_up(desk: Rc<Desk>) {
                 Ok(false) => break,
                 Ok(true) => tokio::task::yield_now().await,
                 // The loader has reported that the page cannot be read. The watchers keep their place, and the next
-                // batch tries again.
+                // batch tries again. Responses that have begun cannot wait: their streams end.
                 Err(fault) => {
                     if desk.load_all([fault]).await.is_err() {
+                        desk.watchers.fail_open();
                         break;
                     }
                 }

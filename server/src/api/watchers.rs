@@ -102,6 +102,12 @@ impl Watchers {
         self.hub.borrow().is_broken(stream)
     }
 
+    /// Takes in that a page which [`Watchers::catch_up`] needs cannot be read.
+    pub fn fail_open(&self) {
+        self.hub.borrow_mut().fail_open();
+        self.wake();
+    }
+
     /// Resolves when a watcher has fallen behind since the last call.
     pub async fn fallen_behind(&self) {
         self.behind.notified().await;

@@ -121,7 +121,10 @@ impl Applier {
         let done = |result, events: &[Event]| {
             Ok(Executed::Done { result, written: Written::of(&events[before..]), unlisted: None })
         };
-        if let Some(outcome) = self.put_plain(mvcc, &asked.request, events)? {
+        // An entry under way is gone on with, whatever it would be in the state that it has reached.
+        if !mvcc.is_unfinished()
+            && let Some(outcome) = self.put_plain(mvcc, &asked.request, events)?
+        {
             return done(Ok(outcome), events);
         }
         let facts = (&self.lessor, &self.cluster.alarms);

@@ -13,6 +13,9 @@
 //!   is dead, and what it has detached is gone. A put and the row behind it are changed in one step.
 //! - A step changes nothing of which it might have to forget a part: what it needs is in memory before.
 //!
+//! Views in the middle show the rows of the meta tree and the sums of the key tree as they are then: metrics and the
+//! usage of prefixes count what is left. The keys of a lease are told when the entry has ended (`api/lease`).
+//!
 //! Bounds: [`Steps::keys`] keys a step. An answer holds all that it shows.
 
 use std::slice::Iter;
@@ -263,6 +266,12 @@ impl Long {
     }
 
     fn put(&mut self, mvcc: &mut Mvcc, put: &pb::PutRequest, pinned: &mut Pinned) -> Result<bool, Fault> {
+        let keeps = put.ignore_value || put.ignore_lease;
+        if self.is_resumed && keeps && kv::live_version(mvcc.live(), &put.key)?.is_none() {
+            // It was there when the entry began; a repair between two runs has lost it.
+            self.responses.push(Response::ResponsePut(pb::PutResponse::default()));
+            return Ok(true);
+        }
         kv::touch_put(mvcc.live(), put, pinned)?;
         let mut write = mvcc.begin();
         let prev_kv = kv::put(&mut write, put, pinned);
@@ -387,7 +396,8 @@ impl Long {
         }
         let mut write = mvcc.begin();
         if let Request::LeaseRevoke(revoke) = request {
-            assert!(lessor.revoke(revoke.id), "only entries revoke leases");
+            // A repair between two runs may have lost it.
+            assert!(lessor.revoke(revoke.id) || self.is_resumed, "only entries revoke leases");
             resident(write.meta_delete(&lease::grant_key(revoke.id)));
         }
         resident(write.meta_delete(table::UNDER_WAY));

@@ -415,7 +415,9 @@ impl Apply {
     /// fit in memory now.
     pub(super) fn is_held(&self) -> bool {
         let is_full = checkpoint::is_dirty_due(&self.store) || self.checkpoints.is_full(&self.store);
-        is_full && self.store.is_checkpointing() && !self.checkpoints.is_waiting()
+        // No refusal bounds what an entry adds that is made in steps.
+        let can_wait = !self.checkpoints.is_waiting() || self.applier.long.is_some();
+        is_full && self.store.is_checkpointing() && can_wait
     }
 
     /// Applies the entries that were handed over, in log order. Stops when the queue is empty, when a page is missing,
@@ -438,7 +440,10 @@ impl Apply {
             };
             let faults = match front {
                 Front::Applied => Vec::new(),
-                Front::Paused => return Ok(Vec::new()),
+                Front::Paused => {
+                    self.standstill.passed(&self.shared);
+                    return Ok(Vec::new());
+                }
                 Front::Needs(faults) => faults,
             };
             if let Some(first) = faults.first() {

@@ -110,6 +110,19 @@ impl Hub {
         Some((start, is_part))
     }
 
+    /// A page that the running watchers need cannot be read: their responses that have begun cannot be completed.
+    pub fn fail_open(&mut self) {
+        for at in 0..self.running.len() {
+            let slot = self.running[at];
+            let stream = self.watchers[slot as usize].stream;
+            let state = &mut self.streams[stream as usize];
+            if state.open.is_some_and(|open| open.slot == slot) {
+                state.is_broken = true;
+                self.list(stream);
+            }
+        }
+    }
+
     /// Ends a running watcher that needs compacted revisions.
     fn end_compacted(&mut self, slot: WatcherSlot, compact_revision: i64) {
         let watcher = &self.watchers[slot as usize];
@@ -201,6 +214,12 @@ impl Hub {
         while !events.is_empty() {
             let Err((at, needed)) = self.gather_part(&events, view) else { break };
             self.scratch.pairs.clear();
+            let Some(needed) = needed else {
+                end = events[at].record().revision;
+                events.truncate(at);
+                fault = None;
+                continue;
+            };
             let is_at_hand = |event: &Event| RECORD_BYTES + event.record().key.len();
             self.part_goal = events[..at].iter().map(is_at_hand).sum::<usize>().max(PART_BYTES_MIN);
             end = events[at].record().revision;
@@ -210,12 +229,20 @@ impl Hub {
         Read { events, end, is_part: true, fault }
     }
 
-    /// Gathers `events`, a part of one main revision. A fault comes with the position of its event.
-    fn gather_part<H: History>(&mut self, events: &[Event], view: &H) -> Result<(), (usize, H::Fault)> {
+    /// Gathers `events`, a part of one main revision. A fault comes with the position of its event. Without a fault, a
+    /// position says where the part must end, because previous values make it too long.
+    fn gather_part<H: History>(&mut self, events: &[Event], view: &H) -> Result<(), (usize, Option<H::Fault>)> {
         self.gather(Side::Unsynced, events, 0, events[0].record().revision);
+        let (mut bytes, mut counted) = (0, None);
         for &pair in &self.scratch.pairs {
-            if self.watchers[slot_of(pair) as usize].wants_prev_kv {
-                events[event_of(pair)].encoded_with_prev(view).map_err(|fault| (event_of(pair), fault))?;
+            let at = event_of(pair);
+            if self.watchers[slot_of(pair) as usize].wants_prev_kv && counted != Some(at) {
+                if bytes > self.part_bytes {
+                    return Err((at, None));
+                }
+                let encoded = events[at].encoded_with_prev(view).map_err(|fault| (at, Some(fault)))?;
+                bytes += encoded.len();
+                counted = Some(at);
             }
         }
         Ok(())

@@ -125,8 +125,25 @@ fn txn(random: &mut SmallRng, depth: u32) -> pb::TxnRequest {
     pb::TxnRequest { compare: vec![compare], success, failure }
 }
 
+/// A txn that puts a key if it is not there, and else deletes very many, that key among them.
+fn unless_there(random: &mut SmallRng) -> pb::TxnRequest {
+    let put = pb::PutRequest { lease: 0, prev_kv: false, ..put(random) };
+    let compare = pb::Compare {
+        target: compare::CompareTarget::Mod as i32,
+        key: put.key.clone(),
+        target_union: Some(compare::TargetUnion::ModRevision(0)),
+        ..Default::default()
+    };
+    let op = |request| vec![pb::RequestOp { request: Some(request) }];
+    let all = pb::DeleteRangeRequest { key: "k".into(), range_end: "\0".into(), prev_kv: false };
+    let (success, failure) =
+        (op(request_op::Request::RequestPut(put)), op(request_op::Request::RequestDeleteRange(all)));
+    pb::TxnRequest { compare: vec![compare], success, failure }
+}
+
 fn request(random: &mut SmallRng) -> Request {
-    match random.random_range(0..20) {
+    match random.random_range(0..21) {
+        20 => Request::Txn(unless_there(random)),
         0..8 => Request::Put(put(random)),
         8..12 => Request::DeleteRange(delete(random)),
         12..17 => Request::Txn(txn(random, 2)),
