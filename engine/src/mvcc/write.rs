@@ -195,8 +195,9 @@ impl Mvcc {
     /// ([`Write::pause`]), this goes on with it.
     pub fn begin(&mut self) -> Write<'_> {
         let fresh = Unfinished { base: self.live.revision(), written: 0 };
+        let pauses = self.unfinished.is_some();
         let Unfinished { base, written } = self.unfinished.take().unwrap_or(fresh);
-        Write { mvcc: self, base, written, changes: Vec::new(), has_ended: false }
+        Write { mvcc: self, base, written, changes: Vec::new(), pauses }
     }
 
     /// Whether something was changed since the last publish.
@@ -446,8 +447,8 @@ pub struct SweepProgress {
     pub is_done: bool,
 }
 
-/// One writing request under way. Reads through it (it is a [`ReadView`]) see its own changes. If it is dropped, as
-/// when a page is missing, that is a pause.
+/// One writing request under way. Reads through it (it is a [`ReadView`]) see its own changes. If one is dropped that
+/// has been paused before, as when a page is missing, that is a pause.
 #[derive(Debug)]
 pub struct Write<'a> {
     mvcc: &'a mut Mvcc,
@@ -456,12 +457,13 @@ pub struct Write<'a> {
     /// Changes that it has made so far.
     written: i64,
     changes: Vec<Change>,
-    has_ended: bool,
+    /// Whether this step does not end the request.
+    pauses: bool,
 }
 
 impl Drop for Write<'_> {
     fn drop(&mut self) {
-        if !self.has_ended && self.written > 0 {
+        if self.pauses && self.written > 0 {
             self.mvcc.unfinished = Some(Unfinished { base: self.base, written: self.written });
         }
     }
@@ -607,12 +609,13 @@ impl Write<'_> {
 
     /// Returns the changes. The revision has moved if and only if a record was written.
     pub fn finish(mut self) -> Changes {
-        self.has_ended = true;
+        self.pauses = false;
         self.changes()
     }
 
     /// Ends this step of the request, which will go on with the next [`Mvcc::begin`]. Returns the changes of the step.
     pub fn pause(mut self) -> Changes {
+        self.pauses = true;
         self.changes()
     }
 
