@@ -23,7 +23,7 @@ use engine::Revision;
 
 use super::{
     batch::Event,
-    deliver::{event_of, slot_of},
+    deliver::{encoded_for, event_of, slot_of},
     history::{History, Records},
     hub::{Hub, Side},
     interval::WatcherSlot,
@@ -271,8 +271,8 @@ impl Hub {
             let slot = slot_of(run[0]);
             let watcher = &mut self.watchers[slot as usize];
             if read.is_part && watcher.left == 0 {
-                let len = |pair: &u64| encoded_len(watcher, &events[event_of(*pair)]);
-                watcher.measured += run.iter().map(len).sum::<u64>();
+                let encoded = encoded_for(watcher, events);
+                watcher.measured += run.iter().map(|pair| encoded(pair).len() as u64).sum::<u64>();
                 continue;
             }
             let stream = &self.streams[watcher.stream as usize];
@@ -340,11 +340,4 @@ impl Hub {
 /// The revision after `revision`, in the same main revision.
 fn after(revision: Revision) -> Revision {
     Revision::new(revision.main, revision.sub + 1)
-}
-
-/// Length of an event for `watcher`. **Units** bytes.
-fn encoded_len(watcher: &Watcher, event: &Event) -> u64 {
-    let bytes =
-        if watcher.wants_prev_kv { event.resolved_with_prev().expect("resolved before") } else { event.encoded() };
-    bytes.len() as u64
 }

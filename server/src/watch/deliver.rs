@@ -134,24 +134,16 @@ impl Hub {
     pub(super) fn send(&mut self, slot: WatcherSlot, run: &[u64], events: &[Event], header: &Header) {
         let watcher = &mut self.watchers[slot as usize];
         let outbox = &mut self.streams[watcher.stream as usize].outbox;
-        let wants_prev_kv = watcher.wants_prev_kv;
-        let encoded = |pair: &u64| -> &Bytes {
-            let event = &events[event_of(*pair)];
-            if wants_prev_kv { event.resolved_with_prev().expect("resolved before") } else { event.encoded() }
-        };
+        let encoded = encoded_for(watcher, events);
         let whole = Response::new(header, watcher.id);
         let bytes_max = fragment_bytes_max(watcher, &self.bounds);
         let events_len: usize = run.iter().map(|pair| encoded(pair).len()).sum();
         if whole.len() + events_len < bytes_max || run.len() < 2 {
-            outbox.put(&whole, events_len, run.iter().map(encoded));
+            outbox.put(&whole, events_len, run.iter().map(&encoded));
         } else {
             put_fragments(outbox, (whole, true), bytes_max, run, encoded);
         }
-        watcher.is_idle = false;
-        self.totals.events_sent += run.len() as u64;
-        self.totals.events_pending += run.len() as u64;
-        let stream = watcher.stream;
-        self.list(stream);
+        self.has_sent(slot, run.len());
     }
 
     /// Sends a part of the response at one main revision, whose length was measured. `run` names the events of the
@@ -159,11 +151,7 @@ impl Hub {
     pub(super) fn send_part(&mut self, slot: WatcherSlot, run: &[u64], events: &[Event], header: &Header) {
         let watcher = &mut self.watchers[slot as usize];
         let stream = &mut self.streams[watcher.stream as usize];
-        let wants_prev_kv = watcher.wants_prev_kv;
-        let encoded = |pair: &u64| -> &Bytes {
-            let event = &events[event_of(*pair)];
-            if wants_prev_kv { event.resolved_with_prev().expect("resolved before") } else { event.encoded() }
-        };
+        let encoded = encoded_for(watcher, events);
         let whole = Response::new(header, watcher.id);
         let bytes_max = fragment_bytes_max(watcher, &self.bounds);
         let open = *stream.open.get_or_insert_with(|| {
@@ -185,7 +173,7 @@ impl Hub {
         };
         watcher.left = left;
         if open.is_one {
-            stream.outbox.go_on(run.iter().map(encoded));
+            stream.outbox.go_on(run.iter().map(&encoded));
         } else {
             put_fragments(&mut stream.outbox, (whole, left == 0), bytes_max, run, encoded);
         }
@@ -194,9 +182,14 @@ impl Hub {
             stream.open = None;
             self.scratch.touched.push(watcher.stream);
         }
+        self.has_sent(slot, run.len());
+    }
+
+    fn has_sent(&mut self, slot: WatcherSlot, events: usize) {
+        let watcher = &mut self.watchers[slot as usize];
         watcher.is_idle = false;
-        self.totals.events_sent += run.len() as u64;
-        self.totals.events_pending += run.len() as u64;
+        self.totals.events_sent += events as u64;
+        self.totals.events_pending += events as u64;
         let stream = watcher.stream;
         self.list(stream);
     }
@@ -211,6 +204,15 @@ impl Hub {
     fn stall(&mut self, slot: WatcherSlot, main: i64) {
         self.watchers[slot as usize].cut = Revision::new(main, 0);
         self.scratch.stalled.push(slot);
+    }
+}
+
+/// Gives the encoded form of the event of a pair as `watcher` wants it. Previous values are known by now.
+pub(super) fn encoded_for<'e>(watcher: &Watcher, events: &'e [Event]) -> impl Fn(&u64) -> &'e Bytes + use<'e> {
+    let wants_prev_kv = watcher.wants_prev_kv;
+    move |pair| {
+        let event = &events[event_of(*pair)];
+        if wants_prev_kv { event.resolved_with_prev().expect("resolved before") } else { event.encoded() }
     }
 }
 

@@ -268,7 +268,9 @@ fn one_flip(seed: u64, (storage, model, own): &Base, outcome: &mut Outcome) {
         outcome.standstills += u64::from(member.shared.standstill.load().is_some());
         unreadable(member, &model);
         before = member.applied();
-        let _ = flipped.get_or_insert_with(|| flip(&member.storage, &mut random));
+        if flipped.is_none() {
+            flipped = Some(flip(&member.storage, &mut random));
+        }
         image = member.storage.kill();
     }
     drop(opened);
