@@ -67,6 +67,8 @@ pub struct Limits {
     pub receive_bytes_max: usize,
     /// Operations in one level of a txn.
     pub txn_ops_max: usize,
+    /// Bytes of an answer that is gathered before it is sent. **Units** bytes of memory.
+    pub gathered_bytes_max: usize,
     /// Entries that a scan visits before its core turns to other work.
     pub scan_entries_per_turn: usize,
     /// Revisions that one core may hold.
@@ -294,6 +296,7 @@ impl Shared {
             receive_bytes_max: 1 << 20,
             txn_ops_max: 128,
             scan_entries_per_turn: 128,
+            gathered_bytes_max: 1 << 20,
             request_timeout: Duration::from_secs(7),
             connections_max: 8,
             quota: Quota::new(1 << 31, 90),

@@ -134,6 +134,7 @@ pub static PROFILES: &[Profile] = &[
             change("consensus-proposals-bytes-max", "8MiB", "refuses early rather than swaps"),
             change("consensus-tail-bytes-max", "1MiB", "one member has no follower to feed"),
             change("server-connection-buffer-bytes-max", "512KiB", "multiplies with connections"),
+            change("server-gathered-bytes-max", "64MiB", "it is held twice while it is encoded"),
             change("server-stream-buffer-bytes-max", "64KiB", "multiplies with watch streams"),
             change("server-catch-up-bytes-per-turn", "128KiB", "what a turn reads, it holds"),
             change("server-connections-max", "1024", "a connection costs some 50 KiB"),

@@ -58,6 +58,9 @@ pub const SLOTS_MAX: usize = 1 << 20;
 /// Boxes of proposals that are kept for the next ones.
 const PROPOSALS_KEPT: usize = 256;
 
+/// Steps of a short job at most. Each but the last waits for a page; a point read waits for one on each level.
+const STEPS_PER_VIEW: usize = 16;
+
 /// How often [`Desk::expire`] is to be called: nobody waits longer than that beyond its time.
 pub const EXPIRE_EVERY: Duration = Duration::from_millis(100);
 
@@ -422,6 +425,11 @@ impl Desk {
         }
     }
 
+    /// Begins to read at revision `at` or a later one, on `view` at first.
+    pub fn reading(&self, view: Arc<ReadView>, at: i64) -> Reading<'_> {
+        Reading { desk: self, at, view: Some(view), floor: None }
+    }
+
     /// This core's page reads.
     pub fn loader(&self) -> &Loader {
         &self.loader
@@ -449,6 +457,53 @@ impl Desk {
     /// Time since `began`.
     pub fn since(&self, began: Duration) -> Duration {
         self.clock.now().saturating_sub(began)
+    }
+}
+
+/// Jobs that read one revision, or several. Most of them end in their first step, on the view with which they began.
+/// For longer ones the revision is held, and they go on in newer views.
+pub struct Reading<'a> {
+    desk: &'a Desk,
+    at: i64,
+    /// The view of the first steps; `None` once the revision is held.
+    view: Option<Arc<ReadView>>,
+    floor: Option<Floor>,
+}
+
+impl Reading<'_> {
+    /// Whether the revision is held. If not, an error that says that it is compacted is about a moment ago: a new view
+    /// tells.
+    pub fn is_held(&self) -> bool {
+        self.floor.is_some()
+    }
+
+    /// A view that can read the revision.
+    pub fn view(&self) -> Arc<ReadView> {
+        self.view.clone().unwrap_or_else(|| self.desk.published())
+    }
+
+    /// Runs a job of bounded steps.
+    ///
+    /// **Errors** as [`Desk::hold`] and [`Desk::step_along`].
+    pub async fn run<T>(
+        &mut self,
+        mut step: impl FnMut(&ReadView, usize) -> Result<Option<T>, Vec<Fault>>,
+    ) -> Result<T, Error> {
+        if let Some(view) = &self.view {
+            let budget = self.desk.shared.limits.scan_entries_per_turn;
+            for _ in 0..STEPS_PER_VIEW {
+                match step(view, budget) {
+                    Ok(Some(done)) => return Ok(done),
+                    Ok(None) => break,
+                    // Boxed because it is rare: what is read is mostly in memory.
+                    Err(faults) => Box::pin(self.desk.load_all(faults)).await?,
+                }
+            }
+            self.floor = Some(self.desk.hold(self.at)?);
+            self.view = None;
+        }
+        let floor = self.floor.as_ref().expect("it is held when there is no view");
+        Box::pin(self.desk.step_along(floor, step)).await
     }
 }
 

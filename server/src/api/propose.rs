@@ -10,11 +10,15 @@ use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use engine::ReadView;
-use proto::{etcdserverpb as pb, internal::Request};
+use proto::internal::Request;
 
 use super::desk::{Desk, Draft};
 use crate::{
-    apply::{needs, outcome::Outcome, prefetch},
+    apply::{
+        needs::{self, Needed},
+        outcome::Outcome,
+        prefetch,
+    },
     error::Error,
     quota::Purpose,
 };
@@ -50,7 +54,7 @@ pub(super) async fn bring_in(desk: &Desk, draft: &Draft) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether everything that `request` needs is in memory. What deletes many keys is never at hand.
+/// Whether everything that `request` needs is in memory. What deletes or compares many keys is never at hand.
 fn is_at_hand(desk: &Desk, request: &Request) -> bool {
     let has_all = |view: &ReadView| {
         let is_whole = match request {
@@ -59,7 +63,7 @@ fn is_at_hand(desk: &Desk, request: &Request) -> bool {
         };
         is_whole && needs::look(view, has_leases(desk), request).is_ok()
     };
-    desk.shared.view.with(|view| has_all(view)) && needs::deletes(request).is_empty()
+    desk.shared.view.with(|view| has_all(view)) && needs::ranges(request).is_empty()
 }
 
 fn has_leases(desk: &Desk) -> bool {
@@ -83,9 +87,9 @@ async fn fetch(desk: &Desk, request: &Request) -> Result<(), Error> {
     if let Request::LeaseRevoke(revoke) = request {
         fetch_attached(desk, revoke.id).await?;
     }
-    for delete in needs::deletes(request) {
+    for needed in needs::ranges(request) {
         let mut last_key = None;
-        while let Some(key) = fetch_piece(desk, delete, last_key.as_ref()).await? {
+        while let Some(key) = fetch_piece(desk, &needed, last_key.as_ref()).await? {
             last_key = Some(key);
         }
     }
@@ -108,15 +112,11 @@ async fn fetch_attached(desk: &Desk, lease: i64) -> Result<(), Error> {
     }
 }
 
-/// Reads what `delete` needs after `last_key`, as far as one view may be held. Returns the last key that was looked at,
+/// Reads what is `needed` after `last_key`, as far as one view may be held. Returns the last key that was looked at,
 /// or `None` at the end of the range.
-async fn fetch_piece(
-    desk: &Desk,
-    delete: &pb::DeleteRangeRequest,
-    last_key: Option<&Bytes>,
-) -> Result<Option<Bytes>, Error> {
+async fn fetch_piece(desk: &Desk, needed: &Needed, last_key: Option<&Bytes>) -> Result<Option<Bytes>, Error> {
     let view = desk.published();
-    let mut walk = needs::Walk::new(&view, delete, last_key);
+    let mut walk = needs::Walk::new(&view, needed, last_key);
     let mut steps = 0;
     while steps < STEPS_PER_VIEW {
         match walk.step(desk.shared.limits.scan_entries_per_turn) {

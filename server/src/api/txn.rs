@@ -2,6 +2,8 @@
 //!
 //! Txn: a txn that only reads is answered here. Any other goes through the log.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use engine::ReadView;
 use proto::{
@@ -11,15 +13,17 @@ use proto::{
 };
 
 use super::{
-    desk::{Consistency, Desk, Draft},
+    desk::{Consistency, Desk, Draft, Reading},
     propose::propose,
+    range::run,
 };
 use crate::{
     apply::outcome::Outcome,
     error::Error,
     kv::{
-        check, range,
-        txn::{branch, check_range, decide, inner_header, is_read_only, is_serializable},
+        check,
+        range::Job,
+        txn::{Decision, branch, check_range, inner_header, is_read_only, is_serializable},
     },
     protobuf::framed_answer,
     quota::{Purpose, txn_cost},
@@ -41,30 +45,73 @@ pub(super) async fn serve(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     framed_answer(&*response)
 }
 
+/// Answers a txn that only reads. All of it is about the state of one moment.
 async fn read(desk: &Desk, request: &pb::TxnRequest) -> Result<Bytes, Error> {
-    let view = desk.view(Consistency::of(is_serializable(request))).await?;
-    let path = desk.step_through(&view, |view, _| decide(view, request).map(Some)).await?;
-    let succeeded = path[0];
-    let ops = branch(request, succeeded);
-    for op in ops {
-        if let Some(Op::RequestRange(request)) = &op.request {
-            check_range(&view, request)?;
-        }
+    loop {
+        let view = desk.view(Consistency::of(is_serializable(request))).await?;
+        let at = view.revision();
+        let checked = [false, true].map(|succeeded| check_ranges(&view, branch(request, succeeded)));
+        let mut reading = desk.reading(Arc::clone(&view), lowest_read(&view, request));
+        drop(view);
+        let succeeded = match decide(&mut reading, at, request).await {
+            Err(Error::Compacted) if !reading.is_held() => continue,
+            succeeded => succeeded?,
+        };
+        checked[usize::from(succeeded)].clone()?;
+        let ops = branch(request, succeeded);
+        let responses = match read_all(desk, &mut reading, at, ops).await {
+            Err(Error::Compacted) if !reading.is_held() => continue,
+            responses => responses?,
+        };
+        desk.counters.ranges.add(ops.len() as u64);
+        desk.counters.txns.add(u64::from(ops.len() > 1));
+        return framed_answer(&pb::TxnResponse { header: Some(desk.header(at)), succeeded, responses });
     }
-    desk.counters.ranges.add(ops.len() as u64);
-    desk.counters.txns.add(u64::from(ops.len() > 1));
-    let mut responses = Vec::with_capacity(ops.len());
-    for op in ops {
-        let Some(Op::RequestRange(request)) = &op.request else { unreachable!("the txn only reads") };
-        let response = Some(Response::ResponseRange(read_range(desk, &view, request).await?));
-        responses.push(pb::ResponseOp { response });
-    }
-    framed_answer(&pb::TxnResponse { header: Some(desk.header(view.revision())), succeeded, responses })
 }
 
-async fn read_range(desk: &Desk, view: &ReadView, request: &pb::RangeRequest) -> Result<pb::RangeResponse, Error> {
-    let mut job = range::Job::new(view, request.clone())?;
-    let mut response = desk.step_through(view, |view, budget| job.step(view, budget)).await?;
-    response.header = Some(inner_header(job.header_revision));
-    Ok(response)
+fn ranges(ops: &[pb::RequestOp]) -> impl Iterator<Item = &pb::RangeRequest> {
+    ops.iter().map(|op| match &op.request {
+        Some(Op::RequestRange(range)) => range,
+        _ => unreachable!("the txn only reads"),
+    })
+}
+
+fn check_ranges(view: &ReadView, ops: &[pb::RequestOp]) -> Result<(), Error> {
+    ranges(ops).try_for_each(|range| check_range(view, range))
+}
+
+/// The lowest revision that the txn may have to read.
+fn lowest_read(view: &ReadView, request: &pb::TxnRequest) -> i64 {
+    let ranges = ranges(&request.success).chain(ranges(&request.failure));
+    let read = ranges.filter(|range| range.revision > 0 && check_range(view, range).is_ok());
+    read.map(|range| range.revision).min().unwrap_or(i64::MAX).min(view.revision())
+}
+
+async fn decide(reading: &mut Reading<'_>, at: i64, request: &pb::TxnRequest) -> Result<bool, Error> {
+    let mut decision = Decision::default();
+    let step = |view: &ReadView, budget: usize| {
+        let is_made = decision.step(view, at, request, budget).map_err(|fault| vec![fault])?;
+        Ok(is_made.then_some(()))
+    };
+    reading.run(step).await?;
+    Ok(decision.path()[0])
+}
+
+async fn read_all(
+    desk: &Desk,
+    reading: &mut Reading<'_>,
+    at: i64,
+    ops: &[pb::RequestOp],
+) -> Result<Vec<pb::ResponseOp>, Error> {
+    let mut left = desk.shared.limits.gathered_bytes_max;
+    let mut responses = Vec::with_capacity(ops.len());
+    for request in ranges(ops) {
+        let mut job = Job::at(&reading.view(), (at, request.revision), request.clone(), left);
+        let response = run(reading, &mut job).await?;
+        left -= job.bytes();
+        let header = Some(inner_header(at));
+        let response = Response::ResponseRange(pb::RangeResponse { header, ..response });
+        responses.push(pb::ResponseOp { response: Some(response) });
+    }
+    Ok(responses)
 }

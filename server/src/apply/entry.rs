@@ -68,7 +68,7 @@ pub enum Executed {
         /// are known.
         unlisted: Option<Option<(Bytes, Bytes)>>,
     },
-    /// A step of it was made. The next call goes on.
+    /// A step of it was made, or of what is decided about it. The next call goes on.
     Paused,
 }
 
@@ -128,8 +128,14 @@ impl Applier {
         {
             return done(Ok(outcome), events);
         }
+        if !mvcc.is_unfinished()
+            && let Request::Txn(txn) = &asked.request
+            && !pinned.decide(mvcc.live(), txn, self.steps.keys)?
+        {
+            return Ok(Executed::Paused);
+        }
         let facts = (&self.lessor, &self.cluster.alarms);
-        match Long::begin(mvcc, facts, self.steps, (index, &asked.request))? {
+        match Long::begin(mvcc, facts, self.steps, (index, &asked.request), pinned)? {
             None => {}
             Some(Err(error)) => return done(Err(error), events),
             Some(Ok(long)) => {
@@ -150,7 +156,15 @@ impl Applier {
         }
         let ended = long.end(mvcc, &mut self.lessor, request)?;
         self.long = None;
-        Ok(Executed::Done { result: Ok(ended.outcome), written: ended.written, unlisted: Some(ended.hull) })
+        Ok(Executed::Done { result: Ok(ended.outcome), written: ended.written, unlisted: ended.unlisted })
+    }
+
+    /// The pages to read after `fault`, at which [`Applier::execute`] has stopped; that one first.
+    pub fn wanted(&mut self, fault: Fault) -> Vec<Fault> {
+        match &mut self.long {
+            Some(long) => long.wanted(fault),
+            None => vec![fault],
+        }
     }
 
     /// Executes a put of one key without a lease in one descent. Executes a txn that only asks whether the key was
@@ -212,7 +226,7 @@ impl Applier {
                 Ok(Outcome::DeleteRange(Box::new(response)))
             }
             Request::Txn(request) => {
-                let path = txn::decide(mvcc.live(), request).expect("the compares were touched");
+                let path = pinned.path();
                 kv::check_txn(mvcc.live(), &self.lessor, request, &mut path.iter(), &mut None)?;
                 let mut write = mvcc.begin();
                 let mut response = kv::execute_txn(&mut write, request, &mut path.iter(), pinned);
@@ -267,8 +281,8 @@ pub(super) fn touch(view: &ReadView, request: &Request, pinned: &mut Pinned) -> 
         Request::Put(put) => kv::touch_put(view, put, pinned),
         Request::DeleteRange(delete) => kv::touch_delete(view, delete, pinned),
         Request::Txn(request) => {
-            let path = txn::decide(view, request)?;
-            kv::touch_txn(view, request, &path, pinned)
+            assert!(pinned.decide(view, request, usize::MAX)?, "the budget has no end");
+            kv::touch_txn(view, request, pinned)
         }
         Request::LeaseGrant(grant) => view.touch_meta(&leases::grant_key(grant.id)),
         Request::LeaseRevoke(revoke) => lease::touch_revoke(view, revoke.id),

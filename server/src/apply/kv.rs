@@ -83,9 +83,8 @@ pub(super) fn touch_put(view: &ReadView, request: &pb::PutRequest, pinned: &mut 
     let version = live_version(view, &request.key)?;
     touch_key(view, &request.key, version.as_ref(), request.lease)?;
     match &version {
-        Some(version) if (request.prev_kv && pinned.is_awaited()) || request.ignore_value => {
-            pinned.pin(view, version).map(drop)
-        }
+        Some(version) if request.ignore_value => pinned.pin(view, version).map(drop),
+        Some(version) if request.prev_kv && pinned.is_awaited() => pinned.pin_shown(view, version).map(drop),
         _ => Ok(()),
     }
 }
@@ -104,7 +103,7 @@ pub(super) fn touch_delete(
     while let Some(version) = cursor.next()? {
         touch_key(view, &version.key, Some(&version), 0)?;
         if request.prev_kv && pinned.is_awaited() {
-            drop(pinned.pin(view, &version)?);
+            drop(pinned.pin_shown(view, &version)?);
         }
         // Before this entry is applied, nothing is evicted and nothing else is applied. So what was touched stays.
         pinned.set_touched(number, version.key);
@@ -112,7 +111,7 @@ pub(super) fn touch_delete(
     Ok(())
 }
 
-/// Brings into memory what a read needs, wherever it is in the txn.
+/// Brings into memory what a read needs, wherever it is in the txn. It reads few keys ([`super::long`]).
 pub(super) fn touch_read(
     view: &ReadView,
     request: &pb::RangeRequest,
@@ -122,8 +121,8 @@ pub(super) fn touch_read(
     if !pinned.is_awaited() {
         return Ok(());
     }
-    let Ok(mut job) = range::Job::new(view, request.clone()) else { return Ok(()) };
-    while job.step_with(view, usize::MAX, |view, version| pinned.pin(view, version))?.is_none() {}
+    let Ok(mut job) = range::Job::new(view, request.clone(), usize::MAX) else { return Ok(()) };
+    while job.step_with(view, usize::MAX, |view, version| pinned.pin_shown(view, version))?.is_none() {}
     if only_grows && request.revision == 0 {
         // Puts before the read can only push present keys beyond its limit, and what these puts write is in memory.
         return Ok(());
@@ -135,7 +134,7 @@ pub(super) fn touch_read(
     let mut cursor = if is_newest { view.cursor(&range, job.at) } else { view.cursor_past(&range, job.at) };
     while let Some(version) = cursor.next()? {
         if range::reads_records(request) {
-            drop(pinned.pin(view, &version)?);
+            drop(pinned.pin_shown(view, &version)?);
         }
     }
     Ok(())
@@ -151,12 +150,9 @@ fn only_grows(request: &pb::TxnRequest, path: &mut Iter<'_, bool>) -> bool {
     })
 }
 
-pub(super) fn touch_txn(
-    view: &ReadView,
-    request: &pb::TxnRequest,
-    path: &[bool],
-    pinned: &mut Pinned,
-) -> Result<(), Fault> {
+/// Brings into memory what a txn needs whose branches are decided.
+pub(super) fn touch_txn(view: &ReadView, request: &pb::TxnRequest, pinned: &mut Pinned) -> Result<(), Fault> {
+    let path = pinned.path().to_vec();
     let only_grows = only_grows(request, &mut path.iter());
     touch_ops(view, request, &mut path.iter(), only_grows, pinned)
 }
@@ -287,10 +283,11 @@ pub(super) fn read(write: &Write<'_>, request: &pb::RangeRequest, pinned: &Pinne
     if !pinned.is_awaited() {
         return pb::RangeResponse::default();
     }
-    let mut job = range::Job::new(write, request.clone()).expect("checked: the revision can be read");
+    let mut job = range::Job::new(write, request.clone(), usize::MAX).expect("checked: the revision can be read");
     let lookup = |view: &ReadView, version: &Version| Ok(pinned.record(view, version));
     loop {
-        if let Some(mut response) = resident(job.step_with(write, usize::MAX, lookup)) {
+        if let Some(response) = resident(job.step_with(write, usize::MAX, lookup)) {
+            let mut response = response.expect("it has no bound");
             response.header = Some(txn::inner_header(job.header_revision));
             return response;
         }

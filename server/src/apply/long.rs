@@ -1,7 +1,7 @@
 //! Runs on: apply core.
 //!
-//! An entry that deletes very many keys, made in bounded steps. Between two of them, the core serves others, and what
-//! was done leaves memory.
+//! An entry that deletes or reads very many keys, made in bounded steps. Between two of them, the core serves others,
+//! and what was done leaves memory.
 //!
 //! Invariants:
 //! - Result, revisions and records are those of the same entry made at once. Until its end, no view shows a change of
@@ -16,7 +16,7 @@
 //! Views in the middle show the rows of the meta tree and the sums of the key tree as they are then: metrics and the
 //! usage of prefixes count what is left. The keys of a lease are told when the entry has ended (`api/lease`).
 //!
-//! Bounds: [`Steps::keys`] keys a step. An answer holds all that it shows.
+//! Bounds: [`Steps::keys`] keys a step. An answer is held whole, within the bound of [`Pinned`].
 
 use std::slice::Iter;
 
@@ -37,7 +37,11 @@ use super::{
 };
 use crate::{
     error::Error,
-    kv::{key_value, keys, txn},
+    kv::{
+        key_value, keys,
+        range::{Job, has_default_order, is_filtered},
+        txn,
+    },
     lease::{self, Lessor},
     quota,
     shared::Alarms,
@@ -46,9 +50,9 @@ use crate::{
 /// What is made in steps, and how large they are.
 #[derive(Clone, Copy, Debug)]
 pub struct Steps {
-    /// An entry that deletes more keys than this is made in steps.
+    /// An entry that deletes and reads more keys than this is made in steps.
     pub at_once_max: u64,
-    /// Keys that a step deletes, at most about.
+    /// Keys that a step deletes or reads, at most about.
     pub keys: usize,
 }
 
@@ -60,6 +64,9 @@ impl Default for Steps {
 
 /// Keys of a step that are looked at before they are deleted, because they may have leases, or are to be shown.
 const LOOKED_AT_MAX: usize = 256;
+
+/// Leaves that a read loads at once.
+const LEAVES_AHEAD_MAX: usize = 16;
 
 /// The part of an entry that is made after the other.
 #[derive(Clone, Debug)]
@@ -81,6 +88,8 @@ pub(super) struct Long {
     /// What the delete under way may still have to delete, and what it answers.
     left: Option<KeyRange>,
     deleted: pb::DeleteRangeResponse,
+    /// The read under way.
+    reading: Option<Job>,
     /// What the operations before it answer.
     responses: Vec<Response>,
     written: Written,
@@ -97,17 +106,19 @@ pub(super) struct Ended {
     pub outcome: Outcome,
     /// What it wrote in this run.
     pub written: Written,
-    /// The lowest and the highest key that it has changed; `None` if an earlier run has changed some, too.
-    pub hull: Option<(Bytes, Bytes)>,
+    /// Set if it has changed keys: the lowest and the highest of them, or `None` if an earlier run has changed some,
+    /// too.
+    pub unlisted: Option<Option<(Bytes, Bytes)>>,
 }
 
-/// Whether `request` might delete many keys.
+/// Whether `request` might delete or read many keys.
 fn may_be_long(request: &Request) -> bool {
     fn is_ranged(ops: &[pb::RequestOp]) -> bool {
         ops.iter().any(|op| match &op.request {
             Some(request_op::Request::RequestDeleteRange(delete)) => !delete.range_end.is_empty(),
+            Some(request_op::Request::RequestRange(range)) => !range.range_end.is_empty(),
             Some(request_op::Request::RequestTxn(nested)) => is_ranged(&nested.success) || is_ranged(&nested.failure),
-            Some(request_op::Request::RequestPut(_) | request_op::Request::RequestRange(_)) | None => false,
+            Some(request_op::Request::RequestPut(_)) | None => false,
         })
     }
     match request {
@@ -143,16 +154,33 @@ fn operations_of(request: &pb::TxnRequest, path: &mut Iter<'_, bool>, found: &mu
     }
 }
 
-/// The keys that `operations` delete, as far as `view` tells. Some may be counted twice.
-fn count(view: &ReadView, operations: &[Operation]) -> Result<u64, Fault> {
-    operations.iter().try_fold(0, |sum, operation| {
-        Ok(sum
-            + match operation {
-                Operation::Delete(delete) => view.sums(&keys(&delete.key, &delete.range_end), u64::MAX)?.0,
-                Operation::Revoke(lease) => view.meta_count(&lease::attachment_prefix(*lease))?,
-                Operation::Put(_) | Operation::Range(_) => 0,
-            })
+/// The keys that `operations` delete, and read if somebody waits for that, as far as `view` tells. Some may be counted
+/// twice.
+fn count(view: &ReadView, operations: &[Operation], is_awaited: bool) -> Result<u64, Fault> {
+    let only_grows = !operations.iter().any(|operation| matches!(operation, Operation::Delete(_)));
+    operations.iter().try_fold(0, |sum: u64, operation| {
+        Ok(sum.saturating_add(match operation {
+            Operation::Delete(delete) => view.sums(&keys(&delete.key, &delete.range_end), u64::MAX)?.0,
+            Operation::Revoke(lease) => view.meta_count(&lease::attachment_prefix(*lease))?,
+            Operation::Range(range) if is_awaited => count_read(view, range, only_grows)?,
+            Operation::Put(_) | Operation::Range(_) => 0,
+        }))
     })
+}
+
+/// The keys that `range` has to meet at most. If nothing is deleted before it (`only_grows`), its limit holds.
+fn count_read(view: &ReadView, range: &pb::RangeRequest, only_grows: bool) -> Result<u64, Fault> {
+    if range.range_end.is_empty() {
+        return Ok(0);
+    }
+    let keys = keys(&range.key, &range.range_end);
+    if range.revision > 0 {
+        // What was there may be gone now.
+        return view.usage(&keys).map(|usage| usage.versions);
+    }
+    let live = view.sums(&keys, u64::MAX)?.0;
+    let is_limited = only_grows && range.limit > 0 && has_default_order(range) && !is_filtered(range);
+    Ok(if is_limited { live.min(range.limit.unsigned_abs()) } else { live })
 }
 
 /// An empty answer of `operation`, for one that an earlier run has made.
@@ -176,6 +204,7 @@ impl Long {
         (lessor, alarms): (&Lessor, &Alarms),
         steps: Steps,
         (index, request): (u64, &Request),
+        pinned: &Pinned,
     ) -> Result<Option<Result<Self, Error>>, Fault> {
         if !may_be_long(request) {
             return Ok(None);
@@ -188,9 +217,9 @@ impl Long {
             return Ok(Some(Ok(Self { number, responses, is_resumed: true, ..Self::new(index, path, operations) })));
         }
         assert!(!mvcc.is_unfinished(), "what is under way has its row");
-        let path = if let Request::Txn(txn) = request { txn::decide(view, txn)? } else { txn::Path::new() };
+        let path = if matches!(request, Request::Txn(_)) { pinned.path().to_vec() } else { txn::Path::new() };
         let operations = operations(request, &path);
-        if count(view, &operations)? <= steps.at_once_max {
+        if count(view, &operations, pinned.is_awaited())? <= steps.at_once_max {
             return Ok(None);
         }
         view.touch_meta(table::UNDER_WAY)?;
@@ -222,6 +251,7 @@ impl Long {
             number: 0,
             left: None,
             deleted,
+            reading: None,
             responses,
             written,
             hull: None,
@@ -251,12 +281,12 @@ impl Long {
             mvcc.live().touch_meta(table::UNDER_WAY)?;
             let is_done = match self.operations[self.number].clone() {
                 Operation::Put(put) => self.put(mvcc, &put, pinned)?,
-                Operation::Range(range) => self.read(mvcc, &range, pinned)?,
+                Operation::Range(range) => self.read(mvcc, &range, pinned, &mut budget)?,
                 Operation::Delete(delete) => self.delete(mvcc, &delete, has_leases, pinned, &mut budget)?,
                 Operation::Revoke(lease) => self.revoke(mvcc, lease, &mut budget)?,
             };
             budget = budget.saturating_sub(1);
-            pinned.clear(pinned.is_awaited());
+            pinned.clear_records();
             if is_done {
                 self.number += 1;
                 self.note(mvcc);
@@ -284,13 +314,44 @@ impl Long {
         Ok(true)
     }
 
-    fn read(&mut self, mvcc: &mut Mvcc, range: &pb::RangeRequest, pinned: &mut Pinned) -> Result<bool, Fault> {
-        // Nothing is written between this look and the read.
-        kv::touch_read(mvcc.live(), range, true, pinned)?;
-        let write = mvcc.begin();
-        self.responses.push(Response::ResponseRange(kv::read(&write, range, pinned)));
-        write.pause();
+    fn read(
+        &mut self,
+        mvcc: &Mvcc,
+        range: &pb::RangeRequest,
+        pinned: &mut Pinned,
+        budget: &mut usize,
+    ) -> Result<bool, Fault> {
+        let mut response = pb::RangeResponse::default();
+        if pinned.is_awaited() {
+            let view = mvcc.live();
+            let begin = || Job::new(view, range.clone(), pinned.shown_bytes_left());
+            let job = self.reading.get_or_insert_with(|| begin().expect("checked: the revision can be read"));
+            let seen_before = job.seen();
+            let Some(answer) = job.step(view, *budget)? else {
+                *budget = 0;
+                return Ok(false);
+            };
+            *budget -= usize::try_from(job.seen() - seen_before).map_or(*budget, |seen| seen.min(*budget));
+            match answer {
+                Ok(answer) => {
+                    response = pb::RangeResponse { header: Some(txn::inner_header(job.header_revision)), ..answer };
+                    pinned.show(job.bytes());
+                }
+                Err(error) => pinned.give_up_answer(error),
+            }
+        }
+        self.reading = None;
+        self.responses.push(Response::ResponseRange(response));
         Ok(true)
+    }
+
+    /// The pages to read after `fault`, at which a step has stopped; that one first.
+    pub(super) fn wanted(&mut self, fault: Fault) -> Vec<Fault> {
+        let mut wanted = vec![fault.clone()];
+        if let Some(job) = &mut self.reading {
+            wanted.extend(job.wanted(fault, LEAVES_AHEAD_MAX));
+        }
+        wanted
     }
 
     fn delete(
@@ -325,6 +386,9 @@ impl Long {
         }
         for (key, revision) in shown {
             self.deleted.prev_kvs.push(key_value(pinned.record_of(&write, &key, revision)));
+        }
+        if !pinned.is_awaited() {
+            self.deleted.prev_kvs = Vec::new();
         }
         let header = Some(txn::inner_header(write.revision()));
         write.pause();
@@ -394,6 +458,7 @@ impl Long {
         if let Request::LeaseRevoke(revoke) = request {
             mvcc.live().touch_meta(&lease::grant_key(revoke.id))?;
         }
+        let has_changed = mvcc.is_unfinished();
         let mut write = mvcc.begin();
         if let Request::LeaseRevoke(revoke) = request {
             // A repair between two runs may have lost it.
@@ -418,7 +483,9 @@ impl Long {
             }
             _ => unreachable!("it deletes keys"),
         };
-        Ok(Ended { outcome, written: self.written, hull: self.hull.take().filter(|_| !self.is_resumed) })
+        let hull = self.hull.take().filter(|_| !self.is_resumed);
+        assert!(has_changed || hull.is_none(), "what it has changed is unfinished until now");
+        Ok(Ended { outcome, written: self.written, unlisted: has_changed.then_some(hull) })
     }
 }
 
@@ -444,7 +511,7 @@ fn look_at(view: &ReadView, version: &Version, shows: bool, pinned: &mut Pinned)
     if version.lease != 0 {
         view.touch_meta(&lease::attachment_key(version.lease, &version.key))?;
     }
-    if shows { pinned.pin(view, version).map(drop) } else { Ok(()) }
+    if shows { pinned.pin_shown(view, version).map(drop) } else { Ok(()) }
 }
 
 /// The answer to a txn, from those of its operations.

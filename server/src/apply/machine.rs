@@ -130,8 +130,6 @@ pub struct Apply {
     pub(super) standstill: Standstill,
     /// When pages are asked for again that the system refused to read.
     retry_at: Duration,
-    /// A record that only the answer to the front entry would show cannot be read.
-    is_answer_lost: bool,
     /// Expired leases whose revocation is to be proposed, once its pages are known to be readable.
     pub(super) expiring: VecDeque<i64>,
     /// The last attached key of the first of them that is known to be readable.
@@ -183,6 +181,7 @@ impl Apply {
         let mut taken = Taken::new(Arc::clone(&shared), Arc::clone(&counters));
         taken.sum_up(&store);
         let unread = applier.unread.take();
+        let gathered_bytes_max = shared.limits.gathered_bytes_max;
         let mut apply = Self {
             answers: no_answers(shared.connections.cores()),
             first_id: shared.request_ids.load(Ordering::Relaxed),
@@ -195,10 +194,9 @@ impl Apply {
             applier,
             queue: VecDeque::new(),
             asked: None,
-            pinned: Pinned::default(),
+            pinned: Pinned::new(gathered_bytes_max),
             standstill: Standstill::default(),
             retry_at: Duration::ZERO,
-            is_answer_lost: false,
             expiring: VecDeque::new(),
             expiring_at: None,
             applied,
@@ -454,8 +452,7 @@ impl Apply {
                 }
                 if self.pinned.is_awaited() {
                     // Without the records that only the answer would show, it may be applied as on other members.
-                    self.pinned.clear(false);
-                    self.is_answer_lost = true;
+                    self.pinned.give_up_answer(Error::Corrupt);
                     continue;
                 }
                 self.standstill.begin(&self.shared, self.store.dir(), index, now);
@@ -485,7 +482,6 @@ impl Apply {
         if self.asked.is_none() {
             self.asked = Some(asked(entry)?);
             self.pinned.clear(entry.proposal.is_some());
-            self.is_answer_lost = false;
             self.front_since = self.applied_at;
         }
         let (id, asked) = self.asked.as_ref().expect("set above");
@@ -496,8 +492,9 @@ impl Apply {
         let executed = match self.applier.execute(mvcc, asked_at, &mut self.pinned, now, &mut self.events) {
             Ok(executed) => executed,
             Err(fault) => {
+                let first = self.applier.wanted(fault);
                 let (mvcc, behind) = (self.store.mvcc(), self.queue.iter().skip(1));
-                let faults = prefetch::faults(mvcc.live(), mvcc.unreadable(), fault, &asked.request, behind);
+                let faults = prefetch::faults(mvcc.live(), mvcc.unreadable(), first, &asked.request, behind);
                 return Ok(Front::Needs(faults));
             }
         };
@@ -519,7 +516,7 @@ impl Apply {
             }
         }
         if let Some(mut proposal) = proposal {
-            proposal.result = if self.is_answer_lost { Err(Error::Corrupt) } else { result };
+            proposal.result = result.and_then(|outcome| self.pinned.take_lost().map_or(Ok(outcome), Err));
             proposal.stamps.applied = self.applied_at;
             self.answer(proposal.reply, Answer::Applied(proposal));
         }

@@ -9,12 +9,12 @@
 //! Invariants:
 //! - [`look`] visits each key that the request names once, without an allocation for a put without a lease. It costs
 //!   O(log n) for a key.
-//! - Ranges that are deleted can be long. They are walked in bounded steps ([`Walk`]), and most of their leaves are
-//!   read aside, as in a scan. So are the keys of a lease ([`look_at_attached`]).
+//! - Ranges that are deleted or compared can be long. They are walked in bounded steps ([`Walk`]), and most of their
+//!   leaves are read aside, as in a scan. So are the keys of a lease ([`look_at_attached`]).
 //! - Reads inside a txn are left out: nothing that is stored depends on them.
 
 use bytes::Bytes;
-use engine::{Cursor, Fault, ReadView};
+use engine::{Cursor, Fault, KeyRange, ReadView};
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::{compare::CompareTarget, request_op::Request as Op},
@@ -33,7 +33,7 @@ const ATTACHED_MAX: usize = 256;
 /// Leaves of a range that are read at once.
 const LEAVES_MAX: usize = 16;
 
-/// Looks for what `request` needs of `view`, besides the ranges of [`deletes`] and the keys of a lease. If there are no
+/// Looks for what `request` needs of `view`, besides its [`ranges`] and the keys of a lease. If there are no
 /// leases (`has_leases`), no key that is replaced has one.
 ///
 /// **Errors** a page that is not resident.
@@ -112,46 +112,70 @@ pub fn look_at_attached(view: &ReadView, lease: i64, last: Option<&Bytes>) -> Re
     leases::touch_more(view, lease, last, ATTACHED_MAX)
 }
 
-/// The deletes of more than one key in `request`, whichever branches it takes.
-pub fn deletes(request: &Request) -> Vec<&pb::DeleteRangeRequest> {
+/// A range of keys on which a request depends.
+#[derive(Clone, Debug)]
+pub struct Needed {
+    range: KeyRange,
+    /// Its keys are deleted.
+    ends: bool,
+    /// The records of its keys are needed.
+    reads_records: bool,
+}
+
+impl Needed {
+    fn of_delete(delete: &pb::DeleteRangeRequest) -> Self {
+        Self { range: keys(&delete.key, &delete.range_end), ends: true, reads_records: delete.prev_kv }
+    }
+
+    fn of_compare(compare: &pb::Compare) -> Self {
+        let reads_records = compare.target == CompareTarget::Value as i32;
+        Self { range: keys(&compare.key, &compare.range_end), ends: false, reads_records }
+    }
+}
+
+/// The ranges of more than one key that `request` deletes or compares, whichever branches it takes.
+pub fn ranges(request: &Request) -> Vec<Needed> {
     let mut found = Vec::new();
     match request {
-        Request::DeleteRange(delete) if !is_single(delete) => found.push(delete),
-        Request::Txn(txn) => deletes_of(txn, &mut found),
+        Request::DeleteRange(delete) if !is_single(delete) => found.push(Needed::of_delete(delete)),
+        Request::Txn(txn) => ranges_of(txn, &mut found),
         _ => {}
     }
     found
 }
 
-fn deletes_of<'a>(txn: &'a pb::TxnRequest, found: &mut Vec<&'a pb::DeleteRangeRequest>) {
+fn ranges_of(txn: &pb::TxnRequest, found: &mut Vec<Needed>) {
+    let compares = txn.compare.iter().filter(|compare| !compare.range_end.is_empty());
+    found.extend(compares.map(Needed::of_compare));
     for op in txn.success.iter().chain(&txn.failure) {
         match &op.request {
-            Some(Op::RequestDeleteRange(delete)) if !is_single(delete) => found.push(delete),
-            Some(Op::RequestTxn(nested)) => deletes_of(nested, found),
+            Some(Op::RequestDeleteRange(delete)) if !is_single(delete) => found.push(Needed::of_delete(delete)),
+            Some(Op::RequestTxn(nested)) => ranges_of(nested, found),
             Some(Op::RequestDeleteRange(_) | Op::RequestPut(_) | Op::RequestRange(_)) | None => {}
         }
     }
 }
 
-/// A walk over the keys that a delete will end.
+/// A walk over the keys of a range.
 pub struct Walk<'a> {
     view: &'a ReadView,
     cursor: Cursor,
     /// The key that was met last, with its lease, and whether everything about it was looked at.
     met: Option<(Bytes, i64)>,
     is_looked_at: bool,
-    shows_previous: bool,
+    ends: bool,
+    reads_records: bool,
 }
 
 impl<'a> Walk<'a> {
-    /// The walk over what `delete` ends in `view`, after `last_key` if there is one.
-    pub fn new(view: &'a ReadView, delete: &pb::DeleteRangeRequest, last_key: Option<&Bytes>) -> Self {
-        let range = keys(&delete.key, &delete.range_end);
+    /// The walk over what is `needed` of `view`, after `last_key` if there is one.
+    pub fn new(view: &'a ReadView, needed: &Needed, last_key: Option<&Bytes>) -> Self {
+        let Needed { range, ends, reads_records } = needed;
         let cursor = match last_key {
-            Some(last_key) => view.cursor_after(&range, view.revision(), last_key),
-            None => view.cursor(&range, view.revision()),
+            Some(last_key) => view.cursor_after(range, view.revision(), last_key),
+            None => view.cursor(range, view.revision()),
         };
-        Self { view, cursor, met: None, is_looked_at: true, shows_previous: delete.prev_kv }
+        Self { view, cursor, met: None, is_looked_at: true, ends: *ends, reads_records: *reads_records }
     }
 
     /// Goes on over about `budget` keys. Returns whether the walk has ended.
@@ -168,10 +192,10 @@ impl<'a> Walk<'a> {
                 self.is_looked_at = false;
             }
             let (key, lease) = self.met.as_ref().expect("set above");
-            if *lease != 0 {
+            if self.ends && *lease != 0 {
                 self.view.touch_meta(&attachment_key(*lease, key)).map_err(|fault| vec![fault])?;
             }
-            if self.shows_previous {
+            if self.reads_records {
                 self.view.get(key, self.view.revision()).map_err(|fault| vec![fault])?;
             }
             self.is_looked_at = true;

@@ -95,16 +95,16 @@ pub fn faults_of(view: &ReadView, unreadable: &Unreadable, request: &Request) ->
     ahead.faults
 }
 
-/// Returns `first`, the fault for which `front` waits, and the other faults of `front` and of the entries after it.
+/// Returns `first`, the faults for which `front` waits, and the other faults of `front` and of the entries after it.
 pub fn faults<'a>(
     view: &ReadView,
     unreadable: &Unreadable,
-    first: Fault,
+    first: Vec<Fault>,
     front: &Request,
     behind: impl Iterator<Item = &'a Entry>,
 ) -> Vec<Fault> {
     let mut ahead = Ahead::new(view, unreadable);
-    ahead.add(first);
+    first.into_iter().for_each(|fault| ahead.add(fault));
     ahead.request(front);
     for entry in behind.take(ENTRIES_MAX) {
         if ahead.is_full() {

@@ -1,17 +1,23 @@
 //! Runs on: apply core.
 //!
-//! What an entry keeps in memory from the moment it was read until the entry is applied.
+//! What an entry keeps from the moment it was read until the entry is applied: records, and what was decided.
+//!
+//! Bounds: what only the answer shows takes `shown_bytes_max`. An answer beyond it is given up; the entry is applied
+//! all the same, as on other members.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use engine::{Fault, ReadView, Record, Revision, Version};
+use proto::{etcdserverpb as pb, mvccpb::KeyValue};
+
+use crate::{error::Error, kv::txn::Decision};
 
 /// A table for more records than this is freed: its memory is not worth keeping until the next entry.
 const KEPT_MAX: usize = 1024;
 
 /// The records that the present entry needs. One table serves all entries, one after the other.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pinned {
     records: HashMap<Revision, Record>,
     /// For each delete of the entry, the last key that was touched. So a fault does not make the delete begin anew.
@@ -21,18 +27,84 @@ pub struct Pinned {
     /// Whether anybody waits for the entry's answer. If not, as in a replay, records that only the answer would show
     /// are not read: no state depends on them.
     is_awaited: bool,
+    /// Why the one who waited gets no answer, though the entry is applied.
+    lost: Option<Error>,
+    /// Memory that the answer takes so far, and may take. **Units** bytes.
+    shown_bytes: usize,
+    shown_bytes_max: usize,
+    /// The branches of the entry's txn.
+    decision: Decision,
 }
 
 impl Pinned {
+    /// Holds nothing. `shown_bytes_max` bounds the memory for an answer. **Units** bytes.
+    pub fn new(shown_bytes_max: usize) -> Self {
+        Self {
+            records: HashMap::new(),
+            deletes: Vec::new(),
+            deletes_met: 0,
+            is_awaited: false,
+            lost: None,
+            shown_bytes: 0,
+            shown_bytes_max,
+            decision: Decision::default(),
+        }
+    }
+
     /// Forgets the last entry, and begins the next one. `is_awaited` says whether its answer is awaited.
     pub fn clear(&mut self, is_awaited: bool) {
+        self.clear_records();
+        self.is_awaited = is_awaited;
+        self.lost = None;
+        self.shown_bytes = 0;
+        self.decision = Decision::default();
+    }
+
+    /// Forgets what a part of the entry needed that was made.
+    pub(super) fn clear_records(&mut self) {
         if self.records.capacity() > KEPT_MAX {
             self.records = HashMap::new();
         }
         self.records.clear();
         self.deletes.clear();
         self.deletes_met = 0;
-        self.is_awaited = is_awaited;
+    }
+
+    /// Gives up the answer: whoever waits gets `error`. The entry goes on without what only the answer would show.
+    pub(super) fn give_up_answer(&mut self, error: Error) {
+        assert!(self.is_awaited, "an answer is given up once");
+        self.is_awaited = false;
+        self.lost = Some(error);
+    }
+
+    /// Why the answer was given up, if it was.
+    pub(super) fn take_lost(&mut self) -> Option<Error> {
+        self.lost.take()
+    }
+
+    /// Memory that is left for the answer. **Units** bytes.
+    pub(super) fn shown_bytes_left(&self) -> usize {
+        self.shown_bytes_max - self.shown_bytes.min(self.shown_bytes_max)
+    }
+
+    /// Counts `bytes` of memory that the awaited answer takes, and gives it up if it is too large.
+    pub(super) fn show(&mut self, bytes: usize) {
+        self.shown_bytes += bytes;
+        if self.shown_bytes > self.shown_bytes_max {
+            self.give_up_answer(Error::AnswerTooLarge { len: self.shown_bytes, max: self.shown_bytes_max });
+        }
+    }
+
+    /// Decides about the entry's txn, for about `budget` keys. Returns whether all is decided.
+    ///
+    /// **Errors** a page that is not resident.
+    pub(super) fn decide(&mut self, view: &ReadView, request: &pb::TxnRequest, budget: usize) -> Result<bool, Fault> {
+        self.decision.step(view, view.revision(), request, budget)
+    }
+
+    /// The branches that were decided.
+    pub(super) fn path(&self) -> &[bool] {
+        self.decision.path()
     }
 
     /// Whether anybody waits for the entry's answer.
@@ -77,6 +149,16 @@ impl Pinned {
         Ok(record)
     }
 
+    /// As [`Pinned::pin`], for a record that the answer shows.
+    pub(super) fn pin_shown(&mut self, view: &ReadView, version: &Version) -> Result<Record, Fault> {
+        if self.is_awaited && !self.records.contains_key(&version.revision) {
+            let record = self.pin(view, version)?;
+            self.show(shown_bytes(&record));
+            return Ok(record);
+        }
+        self.pin(view, version)
+    }
+
     /// The record of `version`. It is in memory: it was pinned, or written a moment ago.
     pub(super) fn record(&self, view: &ReadView, version: &Version) -> Record {
         self.record_of(view, &version.key, version.revision)
@@ -89,6 +171,11 @@ impl Pinned {
         }
         resident(view.record(key, revision)).expect("a live version has its record")
     }
+}
+
+/// Memory that a record takes in an answer. **Units** bytes.
+pub(super) fn shown_bytes(record: &Record) -> usize {
+    size_of::<KeyValue>() + record.key.len() + record.value.len()
 }
 
 /// Unwraps a result of something that was touched and is resident. A fault here would be a defect of the touch, and

@@ -2,12 +2,13 @@
 //!
 //! Range: what a request asks for, and the job that answers it. The job reads one view in bounded steps.
 //!
-//! Invariants: `at` and `header_revision` are fixed when the job begins, so every step answers for the same revision.
-//! After a fault the next step goes on where the last one stopped, never from the start.
+//! Invariants: `at` and `header_revision` are fixed when the job begins, so every step answers for the same revision,
+//! whichever view it reads. After a fault the next step goes on where the last one stopped, never from the start. An
+//! answer is held whole, so it has a bound.
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/range.go`.
 
 use bytes::Bytes;
-use engine::{Count, Cursor, Fault, KeyRange, ReadView, Record, Version};
+use engine::{Count, Cursor, Fault, ReadView, Record, Version};
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::range_request::{SortOrder, SortTarget},
@@ -81,6 +82,7 @@ impl Filter {
     }
 }
 
+#[derive(Debug)]
 enum Total {
     /// The scan itself sees every key.
     OfScan,
@@ -88,10 +90,13 @@ enum Total {
     Known(u64),
 }
 
+/// The response, or why the client gets none.
+type Answer = Result<pb::RangeResponse, Error>;
+
 /// One Range under way.
+#[derive(Debug)]
 pub struct Job {
     request: pb::RangeRequest,
-    range: KeyRange,
     /// The revision that is read.
     pub at: i64,
     /// The revision for the response's header: the store's revision when the job began.
@@ -100,6 +105,9 @@ pub struct Job {
     total: Total,
     seen: u64,
     found: Vec<KeyValue>,
+    /// Memory that `found` takes, and may take. **Units** bytes.
+    bytes: usize,
+    bytes_max: usize,
     /// A version whose record was not resident at the last step.
     waiting: Option<Version>,
     /// Keys after which the scan stops; `None` scans the whole range. **Units** keys.
@@ -107,11 +115,22 @@ pub struct Job {
 }
 
 impl Job {
-    /// A job for `request`, which must have passed [`super::check::range`].
+    /// A job for `request`, which must have passed [`super::check::range`]. What it finds may take `bytes_max`.
     ///
     /// **Errors** as [`read_at`].
-    pub fn new(view: &ReadView, request: pb::RangeRequest) -> Result<Self, Error> {
+    pub fn new(view: &ReadView, request: pb::RangeRequest, bytes_max: usize) -> Result<Self, Error> {
         let at = read_at(view, request.revision)?;
+        Ok(Self::at(view, (view.revision(), at), request, bytes_max))
+    }
+
+    /// As [`Job::new`], at the moment of `header_revision`, for a `revision` that was checked; 0 for that moment's.
+    pub fn at(
+        view: &ReadView,
+        (header_revision, revision): (i64, i64),
+        request: pb::RangeRequest,
+        bytes_max: usize,
+    ) -> Self {
+        let at = if revision > 0 { revision } else { header_revision };
         let range = keys(&request.key, &request.range_end);
         let limit = usize::try_from(request.limit).unwrap_or(0);
         let fetch_max =
@@ -123,15 +142,26 @@ impl Job {
             Total::OfScan
         };
         let cursor = view.cursor(&range, at);
-        let header_revision = view.revision();
-        let (seen, found, waiting) = (0, Vec::new(), None);
-        Ok(Self { request, range, at, header_revision, cursor, total, seen, found, waiting, fetch_max })
+        let (seen, found, bytes, waiting) = (0, Vec::new(), 0, None);
+        Self { request, at, header_revision, cursor, total, seen, found, bytes, bytes_max, waiting, fetch_max }
     }
 
-    /// Reads about `budget` more keys. Returns the response (its header is still empty) once it is complete.
+    /// Keys that were met so far, but for those that were only counted.
+    pub fn seen(&self) -> u64 {
+        self.seen
+    }
+
+    /// Memory that the answer takes, as far as it was made. **Units** bytes.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Reads about `budget` more keys. Returns the response (its header is still empty) once it is complete, or the
+    /// client's error if it would be too large. A step may read a newer view than the one before, if the sweep was held
+    /// back for `at` meanwhile.
     ///
     /// **Errors** a page that is not resident; load it and call again.
-    pub fn step(&mut self, view: &ReadView, budget: usize) -> Result<Option<pb::RangeResponse>, Fault> {
+    pub fn step(&mut self, view: &ReadView, budget: usize) -> Result<Option<Answer>, Fault> {
         self.step_with(view, budget, |view, version| {
             Ok(view.record(&version.key, version.revision)?.expect("a live version has its record"))
         })
@@ -145,22 +175,37 @@ impl Job {
         view: &ReadView,
         budget: usize,
         record: impl FnMut(&ReadView, &Version) -> Result<Record, Fault>,
-    ) -> Result<Option<pb::RangeResponse>, Fault> {
+    ) -> Result<Option<Answer>, Fault> {
         if let Total::Counting(count) = &mut self.total {
-            if self.at == view.revision() {
-                self.total = Total::Known(view.count(&self.range, self.at)?);
-            } else {
-                let Some(total) = count.step(budget)? else { return Ok(None) };
-                self.total = Total::Known(total);
-            }
+            view.lead_count(count);
+            let Some(total) = count.step(budget)? else { return Ok(None) };
+            self.total = Total::Known(total);
         }
         if !self.request.count_only && !self.scan(view, budget, record)? {
             return Ok(None);
         }
-        Ok(Some(self.finish()))
+        if self.bytes > self.bytes_max {
+            self.found = Vec::new();
+            return Ok(Some(Err(Error::AnswerTooLarge { len: self.bytes, max: self.bytes_max })));
+        }
+        Ok(Some(Ok(self.finish())))
     }
 
-    /// Whether the scan is complete.
+    /// The pages to read together after `fault`, at which a step has stopped.
+    pub fn wanted(&mut self, fault: Fault, max: usize) -> Vec<Fault> {
+        match &mut self.total {
+            Total::Counting(count) => count.wanted(fault, max),
+            _ if self.waiting.is_none() => self.cursor.wanted(fault, max),
+            _ => vec![fault],
+        }
+    }
+
+    fn push(&mut self, found: KeyValue) {
+        self.bytes += size_of::<KeyValue>() + found.key.len() + found.value.len();
+        self.found.push(found);
+    }
+
+    /// Whether the scan is complete, or its answer too large.
     fn scan(
         &mut self,
         view: &ReadView,
@@ -168,9 +213,11 @@ impl Job {
         mut record: impl FnMut(&ReadView, &Version) -> Result<Record, Fault>,
     ) -> Result<bool, Fault> {
         let filter = Filter::of(&self.request);
+        view.lead(&mut self.cursor);
         for _ in 0..budget {
             let version = match self.waiting.take() {
                 Some(version) => version,
+                None if self.bytes > self.bytes_max => return Ok(true),
                 None if self.fetch_max.is_some_and(|max| self.found.len() >= max) => return Ok(true),
                 None => match self.cursor.next()? {
                     Some(version) => {
@@ -188,11 +235,11 @@ impl Job {
             let is_beyond = self.request.sort_target == SortTarget::Key as i32
                 && self.fetch_max.is_some_and(|max| self.found.len() + 1 == max);
             if is_beyond || !reads_records(&self.request) {
-                self.found.push(key_only(version.key.clone(), &version.outline()));
+                self.push(key_only(version.key.clone(), &version.outline()));
                 continue;
             }
             match record(view, &version) {
-                Ok(record) => self.found.push(key_value(record)),
+                Ok(record) => self.push(key_value(record)),
                 Err(fault) => {
                     self.waiting = Some(version);
                     return Err(fault);

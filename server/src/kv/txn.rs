@@ -48,30 +48,88 @@ pub fn is_serializable(request: &pb::TxnRequest) -> bool {
     all_ops(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
-/// Decides which branch each txn takes.
-///
-/// **Errors** a page that is not resident.
-pub fn decide(view: &ReadView, request: &pb::TxnRequest) -> Result<Path, Fault> {
-    let mut path = Vec::new();
-    decide_into(view, request, &mut path)?;
-    Ok(path)
+/// Decides which branch each txn takes, in bounded steps: a compare may be about very many keys. What it has seen stays
+/// true between two steps, as they all read one revision.
+#[derive(Debug, Default)]
+pub struct Decision {
+    path: Path,
+    is_made: bool,
+    /// Results of the compares that were evaluated, in the order in which they are met.
+    results: Vec<bool>,
+    /// The last key for which the compare under way holds.
+    last_key: Option<Bytes>,
 }
 
-fn decide_into(view: &ReadView, request: &pb::TxnRequest, path: &mut Path) -> Result<(), Fault> {
-    let mut succeeded = true;
-    for compare in &request.compare {
-        if !holds(view, compare)? {
-            succeeded = false;
-            break;
+impl Decision {
+    /// Looks at about `budget` more keys at revision `at`. Returns whether the decision is made.
+    ///
+    /// **Errors** a page that is not resident; load it and call again.
+    pub fn step(
+        &mut self,
+        view: &ReadView,
+        at: i64,
+        request: &pb::TxnRequest,
+        mut budget: usize,
+    ) -> Result<bool, Fault> {
+        if !self.is_made {
+            self.path.clear();
+            self.is_made = self.decide((view, at), request, &mut 0, &mut budget)?;
         }
+        Ok(self.is_made)
     }
-    path.push(succeeded);
-    for op in branch(request, succeeded) {
-        if let Some(Request::RequestTxn(nested)) = &op.request {
-            decide_into(view, nested, path)?;
+
+    /// The branches.
+    pub fn path(&self) -> &[bool] {
+        assert!(self.is_made, "it steps until it is made");
+        &self.path
+    }
+
+    /// Whether all is known about `request` and the txns in it. `met` counts the compares on the way.
+    fn decide(
+        &mut self,
+        view: (&ReadView, i64),
+        request: &pb::TxnRequest,
+        met: &mut usize,
+        budget: &mut usize,
+    ) -> Result<bool, Fault> {
+        let mut succeeded = true;
+        for compare in &request.compare {
+            let Some(holds) = self.result(view, compare, *met, budget)? else { return Ok(false) };
+            *met += 1;
+            if !holds {
+                succeeded = false;
+                break;
+            }
         }
+        self.path.push(succeeded);
+        for op in branch(request, succeeded) {
+            if let Some(Request::RequestTxn(nested)) = &op.request
+                && !self.decide(view, nested, met, budget)?
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
-    Ok(())
+
+    /// Whether compare `number` holds; `None` if the budget ended before that is known.
+    fn result(
+        &mut self,
+        view: (&ReadView, i64),
+        compare: &pb::Compare,
+        number: usize,
+        budget: &mut usize,
+    ) -> Result<Option<bool>, Fault> {
+        if let Some(known) = self.results.get(number) {
+            return Ok(Some(*known));
+        }
+        let holds = holds(view, compare, &mut self.last_key, budget)?;
+        if let Some(holds) = holds {
+            self.results.push(holds);
+            self.last_key = None;
+        }
+        Ok(holds)
+    }
 }
 
 /// A key as compares see it. All fields of an absent key are zero.
@@ -84,12 +142,23 @@ struct Compared {
     value: Bytes,
 }
 
-fn holds(view: &ReadView, compare: &pb::Compare) -> Result<bool, Fault> {
+/// Whether `compare` holds for all of its keys; `None` if the budget ended. `last_key` is the last one for which it
+/// does.
+fn holds(
+    (view, at): (&ReadView, i64),
+    compare: &pb::Compare,
+    last_key: &mut Option<Bytes>,
+    budget: &mut usize,
+) -> Result<Option<bool>, Fault> {
     let needs_value = compare.target == CompareTarget::Value as i32;
-    let mut cursor = view.cursor(&keys(&compare.key, &compare.range_end), view.revision());
-    let mut any = false;
+    let range = keys(&compare.key, &compare.range_end);
+    let mut cursor = match last_key {
+        Some(last_key) => view.cursor_after(&range, at, last_key),
+        None => view.cursor(&range, at),
+    };
     while let Some(version) = cursor.next()? {
-        any = true;
+        let Some(left) = budget.checked_sub(1) else { return Ok(None) };
+        *budget = left;
         let value = if needs_value {
             view.record(&version.key, version.revision)?.expect("a live version has its record").value
         } else {
@@ -103,11 +172,12 @@ fn holds(view: &ReadView, compare: &pb::Compare) -> Result<bool, Fault> {
             value,
         };
         if !matches(compare, &compared) {
-            return Ok(false);
+            return Ok(Some(false));
         }
+        *last_key = Some(version.key);
     }
     // An absent value is neither equal to nor different from anything.
-    Ok(any || (!needs_value && matches(compare, &Compared::default())))
+    Ok(Some(last_key.is_some() || (!needs_value && matches(compare, &Compared::default()))))
 }
 
 fn matches(compare: &pb::Compare, key: &Compared) -> bool {

@@ -1,10 +1,11 @@
 //! A delete of very many keys: it is one revision and, to each watcher, its events in order. A member that is killed in
-//! the middle of it goes on with it.
+//! the middle of it goes on with it. Reads of very many keys in a txn, and their bound.
 
 use std::time::Duration;
 
 use etcd_client::{
-    Client, DeleteOptions, EventType, GetOptions, LeaseGrantOptions, PutOptions, Txn, TxnOp, WatchOptions, WatchStream,
+    Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, KeyValue, LeaseGrantOptions, PutOptions,
+    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
 };
 use tempfile::TempDir;
 
@@ -116,6 +117,49 @@ async fn a_member_that_is_killed_in_the_middle_of_a_delete_goes_on_with_it() {
     let answer = client.get("", Some(GetOptions::new().with_all_keys())).await.unwrap();
     assert_eq!((answer.count(), answer.kvs()[0].key()), (1, &b"other"[..]));
     assert_eq!(revision(answer.header()), before + 1);
+}
+
+#[tokio::test]
+async fn a_txn_reads_many_keys_and_one_that_would_show_too_much_is_made_without_an_answer() {
+    let dir = TempDir::new().unwrap();
+    let member = Member::start_with(dir.path(), &["--server-gathered-bytes-max=3MiB"]).await;
+    let mut client = member.connect().await;
+    let before = fill(&mut client).await;
+    let get = |options: GetOptions| TxnOp::get("k", Some(options.with_prefix()));
+    let ops = |options: GetOptions| {
+        let compare = Compare::version("k", CompareOp::Equal, 1).with_prefix();
+        Txn::new().when([compare]).and_then([TxnOp::put("other", "w", None), get(options)])
+    };
+    let answer = client.txn(ops(GetOptions::new())).await.unwrap();
+    assert!(answer.succeeded());
+    let responses = answer.op_responses();
+    let [TxnOpResponse::Put(_), TxnOpResponse::Get(found)] = &responses[..] else { panic!("{responses:?}") };
+    assert!(found.kvs().iter().map(KeyValue::key).eq((0..KEYS).map(key).map(String::into_bytes)));
+    assert_eq!((found.count(), revision(answer.header())), (KEYS as i64, before + 1));
+    // What only reads, and what is sorted, has the same bound.
+    let twice = || Txn::new().and_then([get(GetOptions::new()), get(GetOptions::new())]);
+    let sorted = || GetOptions::new().with_sort(SortTarget::Mod, SortOrder::Descend);
+    assert_eq!(client.get("k", Some(sorted().with_prefix())).await.unwrap().kvs().len(), KEYS);
+    let is_too_large = |error: etcd_client::Error| match error {
+        etcd_client::Error::GRpcStatus(status) => {
+            assert!(status.message().starts_with("trying to send message larger than max"), "{status}");
+            status.code() as i32 == 8
+        }
+        other => panic!("{other}"),
+    };
+    assert!(is_too_large(client.txn(twice()).await.unwrap_err()));
+    let puts: Vec<_> = (0..KEYS_PER_TXN).map(|number| TxnOp::put(key(number), vec![7; 10_000], None)).collect();
+    client.txn(Txn::new().and_then(puts)).await.unwrap();
+    assert!(is_too_large(client.get("k", Some(sorted().with_prefix())).await.unwrap_err()));
+    let in_order = client.get("k", Some(GetOptions::new().with_prefix())).await.unwrap();
+    assert_eq!(in_order.kvs().len(), KEYS);
+    let txn = Txn::new().and_then([TxnOp::put("other", "x", None), get(GetOptions::new())]);
+    assert!(is_too_large(client.txn(txn).await.unwrap_err()));
+    let other = client.get("other", None).await.unwrap();
+    assert_eq!((other.kvs()[0].value(), revision(other.header())), (&b"x"[..], before + 3));
+    let delete = DeleteOptions::new().with_prefix().with_prev_key();
+    assert!(is_too_large(client.delete("k", Some(delete)).await.unwrap_err()));
+    assert_eq!(count(&mut client).await, 1);
 }
 
 /// `ORLOP_LEASE_KEYS=1000000 server/tests/etcd_client/run ORLOP --nocapture keys_of_a_lease` gives the figures.

@@ -21,7 +21,7 @@ use self::{
 };
 use super::{
     body::Body,
-    desk::{Consistency, Desk},
+    desk::{Consistency, Desk, Reading},
 };
 use crate::{
     error::Error,
@@ -52,13 +52,33 @@ pub(super) async fn serve(desk: &Desk, request: &pb::RangeRequest) -> Result<Bod
 
 /// Answers a request that counts only, or wants another order than that of the keys. Sorted keys have to be gathered
 /// first.
+///
+/// **Errors** as [`serve`]; the answer is too large to be gathered.
 async fn gather(desk: &Desk, request: pb::RangeRequest) -> Result<Bytes, Error> {
-    let view = desk.view(Consistency::of(request.serializable)).await?;
+    let mut view = desk.view(Consistency::of(request.serializable)).await?;
     desk.counters.ranges.add(1);
-    let mut job = Job::new(&view, request)?;
-    let mut response = desk.step_through(&view, |view, budget| job.step(view, budget)).await?;
-    response.header = Some(desk.header(job.header_revision));
-    framed_answer(&response)
+    loop {
+        let mut job = Job::new(&view, request.clone(), desk.shared.limits.gathered_bytes_max)?;
+        let mut reading = desk.reading(view, job.at);
+        match run(&mut reading, &mut job).await {
+            Err(Error::Compacted) if !reading.is_held() => {
+                view = desk.view(Consistency::of(request.serializable)).await?;
+            }
+            response => {
+                let header = Some(desk.header(job.header_revision));
+                return framed_answer(&pb::RangeResponse { header, ..response? });
+            }
+        }
+    }
+}
+
+/// Runs a job to its end. Returns the response, whose header is still empty.
+///
+/// **Errors** the answer is too large to be gathered; as [`Reading::run`].
+pub(super) async fn run(reading: &mut Reading<'_>, job: &mut Job) -> Result<pb::RangeResponse, Error> {
+    let step =
+        |view: &ReadView, budget: usize| job.step(view, budget).map_err(|fault| job.wanted(fault, LEAVES_AHEAD_MAX));
+    reading.run(step).await?
 }
 
 /// Answers in key order. A small answer is built at once. A large one is counted now and written later.

@@ -1,7 +1,7 @@
 //! Runs on: tests.
 //!
-//! Entries that delete many keys, made in steps: they give what the same entry gives when it is made at once, nobody
-//! sees a part of one, and a start goes on with it from any state.
+//! Entries that delete or read many keys, made in steps: they give what the same entry gives when it is made at once,
+//! nobody sees a part of one, and a start goes on with it from any state. An answer beyond its bound changes nothing.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -97,12 +97,31 @@ fn delete(random: &mut SmallRng) -> pb::DeleteRangeRequest {
     pb::DeleteRangeRequest { key: key(random), range_end, prev_kv: random.random_bool(0.3) }
 }
 
+fn range(random: &mut SmallRng) -> pb::RangeRequest {
+    let range_end = if random.random_bool(0.5) { "\0".into() } else { key(random) };
+    let mut range = pb::RangeRequest { key: key(random), range_end, ..Default::default() };
+    (range.keys_only, range.count_only) = (random.random_bool(0.2), random.random_bool(0.2));
+    if random.random_bool(0.3) {
+        (range.sort_order, range.sort_target) = (random.random_range(0..3), random.random_range(0..5));
+    }
+    if random.random_bool(0.3) {
+        range.limit = random.random_range(1..6);
+    }
+    if random.random_bool(0.1) {
+        range.min_mod_revision = random.random_range(1..40);
+    }
+    if random.random_bool(0.1) {
+        range.revision = random.random_range(1..40);
+    }
+    range
+}
+
 fn txn(random: &mut SmallRng, depth: u32) -> pb::TxnRequest {
     let compare = pb::Compare {
         result: random.random_range(0..4),
         target: 0,
         key: key(random),
-        range_end: Bytes::new(),
+        range_end: if random.random_bool(0.3) { key(random) } else { Bytes::new() },
         target_union: Some(compare::TargetUnion::Version(1)),
     };
     let mut ops = || {
@@ -112,10 +131,7 @@ fn txn(random: &mut SmallRng, depth: u32) -> pb::TxnRequest {
                 0 | 1 => request_op::Request::RequestDeleteRange(delete(random)),
                 2 => request_op::Request::RequestPut(put(random)),
                 3 if depth > 0 => request_op::Request::RequestTxn(txn(random, depth - 1)),
-                _ => {
-                    let range = pb::RangeRequest { key: key(random), range_end: "\0".into(), ..Default::default() };
-                    request_op::Request::RequestRange(range)
-                }
+                _ => request_op::Request::RequestRange(range(random)),
             };
             ops.push(pb::RequestOp { request: Some(request) });
         }
@@ -156,6 +172,8 @@ struct Store {
     mvcc: Mvcc,
     applier: Applier,
     steps_made: u32,
+    /// Memory for an answer. **Units** bytes.
+    shown_bytes_max: usize,
 }
 
 impl Store {
@@ -163,12 +181,12 @@ impl Store {
         let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) };
         let mut applier = Applier::new(Lessor::new(params), Cluster::default(), ConfState::default(), None);
         applier.steps = steps;
-        Self { mvcc: Mvcc::in_memory(), applier, steps_made: 0 }
+        Self { mvcc: Mvcc::in_memory(), applier, steps_made: 0, shown_bytes_max: usize::MAX }
     }
 
     /// Executes `request`. Between two steps, nothing of it is seen.
     fn execute(&mut self, is_awaited: bool, request: &Request) -> Result<Outcome, Error> {
-        let (mut pinned, mut events) = (Pinned::default(), Vec::new());
+        let (mut pinned, mut events) = (Pinned::new(self.shown_bytes_max), Vec::new());
         pinned.clear(is_awaited);
         let asked = Asked { request: request.clone(), raised_by: RaisedBy::Hand };
         let before = shown(&self.mvcc.publish(0, 0));
@@ -180,7 +198,7 @@ impl Store {
                     let deleted = events.iter().filter(|event| event.record().is_tombstone).count();
                     assert!(unlisted.is_some() || written.deleted == deleted as u64);
                     assert!(unlisted.is_none() || events.is_empty());
-                    return result;
+                    return result.and_then(|outcome| pinned.take_lost().map_or(Ok(outcome), Err));
                 }
                 Executed::Paused => {
                     self.steps_made += 1;
@@ -213,6 +231,31 @@ fn what_is_made_in_steps_is_what_is_made_at_once() {
     assert!(steps_made > 2000, "{steps_made}");
 }
 
+#[test]
+fn an_answer_that_is_too_large_is_given_up_and_the_entry_is_made() {
+    let mut given_up = [0; 2];
+    for seed in 0..80 {
+        let mut random = SmallRng::seed_from_u64(seed);
+        let mut stores = [Steps::default(), SMALL, Steps::default()].map(Store::new);
+        for store in &mut stores[1..] {
+            store.shown_bytes_max = 300;
+        }
+        for step in 0..80 {
+            let request = request(&mut random);
+            let [result, bounded @ ..] = stores.each_mut().map(|store| store.execute(true, &request));
+            for (given_up, bounded) in given_up.iter_mut().zip(bounded) {
+                match bounded {
+                    Err(Error::AnswerTooLarge { .. }) => *given_up += 1,
+                    bounded => assert_eq!(bounded, result, "seed {seed}, step {step}: {request:?}"),
+                }
+            }
+            let [expected, others @ ..] = stores.each_mut().map(|store| shown(&store.mvcc.publish(0, 0)));
+            others.iter().for_each(|other| assert_eq!(*other, expected, "seed {seed}, step {step}: {request:?}"));
+        }
+    }
+    assert!(given_up.iter().all(|given_up| *given_up > 100), "{given_up:?}");
+}
+
 /// A member on `storage` that makes the smallest steps and checkpoints.
 fn member(storage: SimStorage) -> Member {
     let mut member = Member::on(storage, 1 << 30, 1 << 20);
@@ -241,7 +284,7 @@ fn expected(requests: &[Request]) -> BTreeMap<u64, Shown> {
 #[test]
 fn a_start_goes_on_with_an_entry_wherever_it_was_stopped() {
     let (mut stopped_within, mut stops) = (0, 0);
-    for seed in 0..80 {
+    for seed in 0..110 {
         let mut random = SmallRng::seed_from_u64(seed);
         let requests: Vec<Request> = (0..40).map(|_| request(&mut random)).collect();
         let expected = expected(&requests);

@@ -13,7 +13,12 @@ use proto::{
 };
 
 use super::member::{Member, dir, proposal};
-use crate::{apply::message::Answer, error::Error, raft::message::ToRaft, slots::Slots};
+use crate::{
+    apply::{message::Answer, needs},
+    error::Error,
+    raft::message::ToRaft,
+    slots::Slots,
+};
 
 const KEYS: usize = 2000;
 
@@ -191,6 +196,27 @@ fn an_answer_that_cannot_be_made_stops_nothing() {
     let request = pb::PutRequest { ignore_value: true, value: Bytes::new(), ..put(501, "") };
     assert_eq!(asked(&mut member, 6, request), None);
     assert!(is_stopped(&member));
+}
+
+#[test]
+fn what_a_compare_of_many_keys_needs_is_looked_for_before_it_is_proposed() {
+    let member = cold();
+    let leaf = leaf_of(&member, 777);
+    flip(&member.storage, leaf);
+    let compare = pb::Compare { key: key(0), range_end: key(KEYS), ..Default::default() };
+    let request = Request::Txn(pb::TxnRequest { compare: vec![compare], ..Default::default() });
+    let [needed] = &needs::ranges(&request)[..] else { panic!("one range is compared") };
+    let mut disk = member.storage.kill().disk();
+    let store = Store::open(&mut disk, dir(), store::Options::default()).unwrap();
+    let view = store.mvcc().view();
+    let mut walk = needs::Walk::new(&view, needed, None);
+    let mut damaged = Vec::new();
+    while damaged.is_empty() {
+        let faults = walk.step(64).map_or_else(|faults| faults, |is_over| panic!("{is_over}: a leaf is damaged"));
+        let places = faults.into_iter().map(|fault| (fault.place(), engine::load(&mut disk, dir(), fault)));
+        damaged.extend(places.filter(|(_, loaded)| loaded.is_err()).map(|(place, _)| place));
+    }
+    assert_eq!(damaged, [leaf]);
 }
 
 #[test]
