@@ -5,6 +5,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -270,6 +271,20 @@ const ASKED_FOR: [(&str, &str); 19] = [
     ("grpc_server_handling_seconds", "histogram"),
     ("process_resident_memory_bytes", "gauge"),
 ];
+
+#[test]
+fn what_the_disk_does_to_the_member_is_a_gauge() {
+    let member = Member::new();
+    let gauges = || {
+        let families = parse(&member.render());
+        ["orlop_log_stalled", "orlop_disk_full"].map(|name| families[name].1[0].2)
+    };
+    assert_eq!(gauges(), [0.0, 0.0]);
+    member.shared.is_log_stalled.store(true, Ordering::Release);
+    assert_eq!(gauges(), [1.0, 0.0]);
+    member.shared.is_disk_full.store(true, Ordering::Release);
+    assert_eq!(gauges(), [1.0, 1.0]);
+}
 
 #[test]
 fn what_alerts_and_dashboards_ask_for_is_there_from_the_start() {
