@@ -90,6 +90,9 @@ enum Total {
     Known(u64),
 }
 
+/// A step ends when it has found so much. **Units** bytes.
+const STEP_BYTES_MAX: usize = 4 << 20;
+
 /// The response, or why the client gets none.
 type Answer = Result<pb::RangeResponse, Error>;
 
@@ -156,9 +159,9 @@ impl Job {
         self.bytes
     }
 
-    /// Reads about `budget` more keys. Returns the response (its header is still empty) once it is complete, or the
-    /// client's error if it would be too large. A step may read a newer view than the one before, if the sweep was held
-    /// back for `at` meanwhile.
+    /// Reads about `budget` more keys, or a few MiB. Returns the response (its header is still empty) once it is
+    /// complete, or the client's error if it would be too large. A step may read a newer view than the one before, if
+    /// the sweep was held back for `at` meanwhile.
     ///
     /// **Errors** a page that is not resident; load it and call again.
     pub fn step(&mut self, view: &ReadView, budget: usize) -> Result<Option<Answer>, Fault> {
@@ -213,8 +216,12 @@ impl Job {
         mut record: impl FnMut(&ReadView, &Version) -> Result<Record, Fault>,
     ) -> Result<bool, Fault> {
         let filter = Filter::of(&self.request);
+        let bytes_of_step = self.bytes.saturating_add(STEP_BYTES_MAX);
         view.lead(&mut self.cursor);
         for _ in 0..budget {
+            if self.bytes > bytes_of_step {
+                return Ok(false);
+            }
             let version = match self.waiting.take() {
                 Some(version) => version,
                 None if self.bytes > self.bytes_max => return Ok(true),

@@ -147,6 +147,9 @@ async fn a_txn_reads_many_keys_and_one_that_would_show_too_much_is_made_without_
         }
         other => panic!("{other}"),
     };
+    let once = client.txn(Txn::new().and_then([get(GetOptions::new())])).await.unwrap().op_responses();
+    let [TxnOpResponse::Get(found)] = &once[..] else { panic!("{once:?}") };
+    assert_eq!(found.kvs().len(), KEYS);
     assert!(is_too_large(client.txn(twice()).await.unwrap_err()));
     let puts: Vec<_> = (0..KEYS_PER_TXN).map(|number| TxnOp::put(key(number), vec![7; 10_000], None)).collect();
     client.txn(Txn::new().and_then(puts)).await.unwrap();
