@@ -343,6 +343,10 @@ impl Driver {
             // A follower of either library stops when it forwards one that has a term already.
             return Ok(());
         }
+        if message.kind == MessageKind::Snapshot {
+            // No member takes one yet; its sender tries again.
+            return Ok(());
+        }
         match self.raw.step(message.into_raft()?) {
             // Answers of strangers and proposals without a leader are dropped, as every lost message is.
             Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped) => Ok(()),

@@ -13,6 +13,7 @@
 //! - `recovery`: from a log directory and a stored state to what raft starts with; takes over another program's log.
 //! - `start`: what a driver is opened with: identity, state, bounds, timing.
 //! - `log`: the log as raft-rs sees it, its newest part in memory.
+//! - `peer`: what members say to each other, as bytes.
 //! - `message`: messages between members as plain data, and their translation to and from raft-rs.
 //! - `members`: member ids and etcd's form of members and configuration changes.
 //! - `entry`: log entries as plain data, and the form in which raft-rs holds one.
@@ -28,6 +29,7 @@ mod error;
 mod log;
 mod members;
 mod message;
+pub mod peer;
 mod read_index;
 mod recovery;
 mod request_ids;
@@ -37,7 +39,7 @@ pub use driver::{Driver, Status};
 pub use entry::{Committed, Entry, EntryId, EntryKind};
 pub use error::{Error, Refused};
 pub use members::{ConfChange, ConfChangeKind, ConfState, Member, cluster_id, member_id};
-pub use message::{Message, MessageKind};
+pub use message::{Message, MessageKind, Snapshot};
 pub use read_index::ConfirmedRead;
 pub use recovery::adopt_log;
 pub use request_ids::RequestIds;

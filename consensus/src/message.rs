@@ -10,15 +10,16 @@ use bytes::Bytes;
 use raft::eraftpb::{self, MessageType};
 
 use crate::{
-    entry::{Entry, EntryKind, raft_entry},
+    entry::{Entry, EntryId, EntryKind, raft_entry},
     error::Error,
-    members::ConfChange,
+    members::{ConfChange, ConfState},
 };
 
 /// The message types that may pass between members, with raftpb's numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MessageKind {
     /// A proposal, forwarded to the leader.
+    #[default]
     Propose = 2,
     /// Entries from the leader.
     Append = 3,
@@ -28,6 +29,8 @@ pub enum MessageKind {
     Vote = 5,
     /// Answer to `Vote`.
     VoteResponse = 6,
+    /// The state itself, for one whose next entries are gone.
+    Snapshot = 7,
     /// The leader is alive, and how far it has committed.
     Heartbeat = 8,
     /// Answer to `Heartbeat`.
@@ -47,7 +50,7 @@ pub enum MessageKind {
 }
 
 impl MessageKind {
-    /// The kind with raftpb's number; none for types that never pass between members, or need a snapshot.
+    /// The kind with raftpb's number; none for types that never pass between members.
     pub fn from_number(number: u64) -> Option<MessageKind> {
         use MessageKind::*;
         [
@@ -56,6 +59,7 @@ impl MessageKind {
             AppendResponse,
             Vote,
             VoteResponse,
+            Snapshot,
             Heartbeat,
             HeartbeatResponse,
             TransferLeader,
@@ -80,6 +84,7 @@ impl MessageKind {
             MessageKind::AppendResponse => MessageType::MsgAppendResponse,
             MessageKind::Vote => MessageType::MsgRequestVote,
             MessageKind::VoteResponse => MessageType::MsgRequestVoteResponse,
+            MessageKind::Snapshot => MessageType::MsgSnapshot,
             MessageKind::Heartbeat => MessageType::MsgHeartbeat,
             MessageKind::HeartbeatResponse => MessageType::MsgHeartbeatResponse,
             MessageKind::TransferLeader => MessageType::MsgTransferLeader,
@@ -93,7 +98,7 @@ impl MessageKind {
 }
 
 /// A message between members, with raftpb's meaning of each field.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Message {
     /// What it says.
     pub kind: MessageKind,
@@ -117,12 +122,25 @@ pub struct Message {
     pub reject_hint: u64,
     /// Echoed bytes of a heartbeat, or the mark of a campaign by transfer.
     pub context: Bytes,
+    /// What a `Snapshot` is about; no other message has one.
+    pub snapshot: Option<Box<Snapshot>>,
+}
+
+/// The head of a state that is sent instead of entries.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Snapshot {
+    /// The last entry that the state contains.
+    pub at: EntryId,
+    /// The configuration at that entry.
+    pub conf_state: ConfState,
+    /// What the sender's kind of member puts here; not the state itself.
+    pub data: Bytes,
 }
 
 impl Message {
-    /// None for what must not be sent: local types, and snapshots, which the transport does not carry yet.
+    /// None for what must not be sent: local types, and snapshots, which no member makes yet.
     pub(crate) fn from_raft(mut message: eraftpb::Message) -> Option<Message> {
-        let kind = MessageKind::from_raft(message.get_msg_type())?;
+        let kind = MessageKind::from_raft(message.get_msg_type()).filter(|kind| *kind != MessageKind::Snapshot)?;
         let entries = message.take_entries().into_iter().map(Entry::from_raft).collect();
         // raft-rs also fills the commit of responses and votes; etcd sends 0 there.
         let has_commit = matches!(kind, MessageKind::Append | MessageKind::Heartbeat);
@@ -138,6 +156,7 @@ impl Message {
             reject: message.reject,
             reject_hint: message.reject_hint,
             context: message.take_context(),
+            snapshot: None,
         })
     }
 
