@@ -18,11 +18,14 @@
 //! - `raftpb`: messages, entries and snapshots in etcd's protobuf. A bare message is the body of a POST /raft.
 //! - `frames`: the message stream, and the head of a snapshot's body.
 //! - `msgapp`: the stream of appends.
+//! - `hostile`: for the fuzz targets.
 //!
 //! **Source**: etcd v3.7.1 `server/etcdserver/api/rafthttp`, `raft/v3 raftpb/raft.proto`.
 
 pub mod frames;
 pub mod hello;
+#[doc(hidden)]
+pub mod hostile;
 pub mod http1;
 pub mod msgapp;
 pub mod pieces;
