@@ -67,6 +67,8 @@ pub struct Limits {
     pub receive_bytes_max: usize,
     /// Operations in one level of a txn.
     pub txn_ops_max: usize,
+    /// How long a write to the log may take before the disk counts as hung.
+    pub log_wait_max: Duration,
     /// Bytes of an answer that is gathered before it is sent. **Units** bytes of memory.
     pub gathered_bytes_max: usize,
     /// Entries that a scan visits before its core turns to other work.
@@ -200,6 +202,14 @@ impl Pulse {
         Self { raft: Beat::default(), apply: Beat::default(), cores: (0..cores).map(|_| Beat::default()).collect() }
     }
 
+    /// How long raft's loop has not moved; nothing before it has moved at all.
+    pub fn raft_silence(&self, now: Duration) -> Duration {
+        match self.raft.0.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            moved => now.saturating_sub(Duration::from_nanos(moved)),
+        }
+    }
+
     /// When the loop last moved that has not moved for longest.
     pub fn oldest(&self) -> Duration {
         let beats = [&self.raft, &self.apply].into_iter().chain(&self.cores);
@@ -297,6 +307,7 @@ impl Shared {
             txn_ops_max: 128,
             scan_entries_per_turn: 128,
             gathered_bytes_max: 1 << 20,
+            log_wait_max: Duration::from_secs(2),
             request_timeout: Duration::from_secs(7),
             connections_max: 8,
             quota: Quota::new(1 << 31, 90),

@@ -244,14 +244,23 @@ impl Cursor {
     /// The next live version. After a [`Fault`] is resolved, the same call goes on exactly at the same place.
     #[expect(clippy::should_implement_trait, reason = "a fault is not the end of an iterator")]
     pub fn next(&mut self) -> Result<Option<Version>, Fault> {
-        match self.advance(&mut usize::MAX.clone())? {
+        match self.next_version(&mut usize::MAX.clone())? {
+            Met::Live(version) => Ok(Some(version)),
+            Met::End => Ok(None),
+            Met::Paused => unreachable!("the budget has no end"),
+        }
+    }
+
+    /// As [`Cursor::next`], within a budget as that of [`Cursor::next_within`].
+    pub fn next_version(&mut self, budget: &mut usize) -> Result<Met<Version>, Fault> {
+        Ok(match self.advance(budget)? {
             Stop::Live(position) => {
                 let leaf = self.walk.leaf();
-                Ok(Some(Version::new(leaf.key(position), &leaf.meta(position))))
+                Met::Live(Version::new(leaf.key(position), &leaf.meta(position)))
             }
-            Stop::End => Ok(None),
-            Stop::Paused => unreachable!("the budget has no end"),
-        }
+            Stop::End => Met::End,
+            Stop::Paused => Met::Paused,
+        })
     }
 
     /// As [`Cursor::next`], for walks over many keys. It takes one unit from `budget` for each key that it meets, live

@@ -9,7 +9,7 @@
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use engine::ReadView;
+use engine::{Fault, ReadView};
 use proto::internal::Request;
 
 use super::desk::{Desk, Draft};
@@ -23,9 +23,12 @@ use crate::{
     quota::Purpose,
 };
 
-/// Looks at one request: one for each level of the trees, and some more for what is evicted meanwhile. A txn names at
-/// most a few hundred keys.
-const LOOKS_MAX: usize = 64;
+/// Looks at one request: one for each level of the trees, some for its records, and some more for what is evicted
+/// meanwhile. Beyond that, the request is not proposed.
+const LOOKS_MAX: usize = 256;
+
+/// Pages that are read at once.
+const FAULTS_MAX: usize = 64;
 
 /// Steps that a walk makes on one view. A view that is held for longer would keep in memory what is evicted meanwhile.
 const STEPS_PER_VIEW: usize = 16;
@@ -61,7 +64,7 @@ fn is_at_hand(desk: &Desk, request: &Request) -> bool {
             Request::LeaseRevoke(revoke) => matches!(needs::look_at_attached(view, revoke.id, None), Ok(None)),
             _ => true,
         };
-        is_whole && needs::look(view, has_leases(desk), request).is_ok()
+        is_whole && needs::missing(view, has_leases(desk), request, 1).is_empty()
     };
     desk.shared.view.with(|view| has_all(view)) && needs::ranges(request).is_empty()
 }
@@ -74,14 +77,23 @@ fn has_leases(desk: &Desk) -> bool {
 ///
 /// **Errors** a page cannot be read; this has been reported.
 async fn fetch(desk: &Desk, request: &Request) -> Result<(), Error> {
-    for _ in 0..LOOKS_MAX {
+    let mut looks = 0;
+    loop {
         let view = desk.published();
-        let Err(fault) = needs::look(&view, has_leases(desk), request) else { break };
-        let mut faults = prefetch::faults_of(&view, desk.shared.view.unreadable(), request);
-        if faults.iter().all(|other| other.place() != fault.place()) {
-            faults.push(fault);
+        let mut faults = needs::missing(&view, has_leases(desk), request, FAULTS_MAX);
+        if faults.is_empty() {
+            break;
         }
+        looks += 1;
+        if looks > LOOKS_MAX {
+            // Its pages leave memory faster than they come. In the log, it would have apply wait as long.
+            return Err(Error::Timeout);
+        }
+        let ahead = prefetch::faults_of(&view, desk.shared.view.unreadable(), request);
+        faults.extend(ahead);
         drop(view);
+        faults.sort_by_key(Fault::place);
+        faults.dedup_by_key(|fault| fault.place());
         desk.load_all(faults).await?;
     }
     if let Request::LeaseRevoke(revoke) = request {

@@ -51,6 +51,7 @@ use crate::{
     shared::Shared,
     slots::ReplyTo,
     watch::{encode::Responder, hub::Bounds},
+    wire::{endpoints, http1},
 };
 
 /// What a client was told.
@@ -564,6 +565,34 @@ async fn an_answer_that_no_client_can_take_is_refused() {
                 large.err().map(|error| (error.code(), error.to_string().starts_with("trying to send message")));
             assert_eq!(refused, (!is_allowed).then_some((Code::ResourceExhausted, true)));
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_fails_health_and_readiness_but_not_liveness() {
+    run(async |member: Member| {
+        let shared = &member.desk.shared;
+        let statuses = || {
+            let request = |path: &str| http1::Request::of("GET", path).expect("a path");
+            ["/health", "/readyz", "/livez", "/health?serializable=true"]
+                .map(|path| endpoints::answer(&member.desk, &request(path)).status)
+        };
+        member.desk.clock.advance(Duration::from_millis(1));
+        let fine = [200, 200, 200, 200];
+        let hung = [503, 503, 200, 200];
+        assert_eq!(statuses(), fine);
+        shared.is_log_stalled.store(true, std::sync::atomic::Ordering::Release);
+        assert_eq!(statuses(), hung);
+        shared.is_log_stalled.store(false, std::sync::atomic::Ordering::Release);
+        // The disk may hold raft itself.
+        shared.pulse.raft.strike(member.desk.clock.now());
+        member.desk.clock.advance(shared.limits.log_wait_max / 2);
+        assert_eq!(statuses(), fine);
+        member.desk.clock.advance(shared.limits.log_wait_max / 2);
+        assert_eq!(statuses(), hung);
+        shared.pulse.raft.strike(member.desk.clock.now());
+        assert_eq!(statuses(), fine);
     })
     .await;
 }

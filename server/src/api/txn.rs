@@ -90,8 +90,8 @@ fn lowest_read(view: &ReadView, request: &pb::TxnRequest) -> i64 {
 async fn decide(reading: &mut Reading<'_>, at: i64, request: &pb::TxnRequest) -> Result<bool, Error> {
     let mut decision = Decision::default();
     let step = |view: &ReadView, budget: usize| {
-        let is_made = decision.step(view, at, request, budget).map_err(|fault| vec![fault])?;
-        Ok(is_made.then_some(()))
+        let made = decision.step(view, at, request, budget);
+        made.map(|is_made| is_made.then_some(())).map_err(|fault| decision.wanted(view, at, fault))
     };
     reading.run(step).await?;
     Ok(decision.path()[0])

@@ -160,10 +160,10 @@ impl Applier {
     }
 
     /// The pages to read after `fault`, at which [`Applier::execute`] has stopped; that one first.
-    pub fn wanted(&mut self, fault: Fault) -> Vec<Fault> {
+    pub(super) fn wanted(&mut self, view: &ReadView, pinned: &Pinned, fault: Fault) -> Vec<Fault> {
         match &mut self.long {
             Some(long) => long.wanted(fault),
-            None => vec![fault],
+            None => pinned.wanted(view, fault),
         }
     }
 

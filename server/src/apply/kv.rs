@@ -132,7 +132,9 @@ pub(super) fn touch_read(
     let range = keys(&request.key, &request.range_end);
     let is_newest = request.revision == 0;
     let mut cursor = if is_newest { view.cursor(&range, job.at) } else { view.cursor_past(&range, job.at) };
-    while let Some(version) = cursor.next()? {
+    while let Some(version) = cursor.next()?
+        && pinned.is_awaited()
+    {
         if range::reads_records(request) {
             drop(pinned.pin_shown(view, &version)?);
         }

@@ -112,18 +112,18 @@ pub(super) struct Ended {
 }
 
 /// Whether `request` might delete or read many keys.
-fn may_be_long(request: &Request) -> bool {
-    fn is_ranged(ops: &[pb::RequestOp]) -> bool {
+pub(super) fn is_ranged(request: &Request) -> bool {
+    fn has_range(ops: &[pb::RequestOp]) -> bool {
         ops.iter().any(|op| match &op.request {
             Some(request_op::Request::RequestDeleteRange(delete)) => !delete.range_end.is_empty(),
             Some(request_op::Request::RequestRange(range)) => !range.range_end.is_empty(),
-            Some(request_op::Request::RequestTxn(nested)) => is_ranged(&nested.success) || is_ranged(&nested.failure),
+            Some(request_op::Request::RequestTxn(nested)) => has_range(&nested.success) || has_range(&nested.failure),
             Some(request_op::Request::RequestPut(_)) | None => false,
         })
     }
     match request {
         Request::DeleteRange(delete) => !delete.range_end.is_empty(),
-        Request::Txn(txn) => is_ranged(&txn.success) || is_ranged(&txn.failure),
+        Request::Txn(txn) => has_range(&txn.success) || has_range(&txn.failure),
         Request::LeaseRevoke(_) => true,
         _ => false,
     }
@@ -154,17 +154,25 @@ fn operations_of(request: &pb::TxnRequest, path: &mut Iter<'_, bool>, found: &mu
     }
 }
 
-/// The keys that `operations` delete, and read if somebody waits for that, as far as `view` tells. Some may be counted
-/// twice.
-fn count(view: &ReadView, operations: &[Operation], is_awaited: bool) -> Result<u64, Fault> {
+/// The keys that `operations` delete, and read if somebody waits for that, as far as the store tells. Some may be
+/// counted twice. They count as very many if the page at an edge of a range cannot be read: what is made in steps needs
+/// it only if there is something to delete in it.
+fn count(mvcc: &Mvcc, operations: &[Operation], is_awaited: bool) -> Result<u64, Fault> {
+    let view = mvcc.live();
     let only_grows = !operations.iter().any(|operation| matches!(operation, Operation::Delete(_)));
     operations.iter().try_fold(0, |sum: u64, operation| {
-        Ok(sum.saturating_add(match operation {
-            Operation::Delete(delete) => view.sums(&keys(&delete.key, &delete.range_end), u64::MAX)?.0,
-            Operation::Revoke(lease) => view.meta_count(&lease::attachment_prefix(*lease))?,
-            Operation::Range(range) if is_awaited => count_read(view, range, only_grows)?,
-            Operation::Put(_) | Operation::Range(_) => 0,
-        }))
+        let counted = match operation {
+            Operation::Delete(delete) => {
+                view.sums(&keys(&delete.key, &delete.range_end), u64::MAX).map(|(live, _)| live)
+            }
+            Operation::Revoke(lease) => view.meta_count(&lease::attachment_prefix(*lease)),
+            Operation::Range(range) if is_awaited => count_read(view, range, only_grows),
+            Operation::Put(_) | Operation::Range(_) => Ok(0),
+        };
+        match counted {
+            Err(fault) if mvcc.unreadable().avoids(fault.place()) => Ok(u64::MAX),
+            counted => Ok(sum.saturating_add(counted?)),
+        }
     })
 }
 
@@ -206,7 +214,7 @@ impl Long {
         (index, request): (u64, &Request),
         pinned: &Pinned,
     ) -> Result<Option<Result<Self, Error>>, Fault> {
-        if !may_be_long(request) {
+        if !is_ranged(request) {
             return Ok(None);
         }
         let view = mvcc.live();
@@ -219,7 +227,7 @@ impl Long {
         assert!(!mvcc.is_unfinished(), "what is under way has its row");
         let path = if matches!(request, Request::Txn(_)) { pinned.path().to_vec() } else { txn::Path::new() };
         let operations = operations(request, &path);
-        if count(view, &operations, pinned.is_awaited())? <= steps.at_once_max {
+        if count(mvcc, &operations, pinned.is_awaited())? <= steps.at_once_max {
             return Ok(None);
         }
         view.touch_meta(table::UNDER_WAY)?;

@@ -492,7 +492,7 @@ impl Apply {
         let executed = match self.applier.execute(mvcc, asked_at, &mut self.pinned, now, &mut self.events) {
             Ok(executed) => executed,
             Err(fault) => {
-                let first = self.applier.wanted(fault);
+                let first = self.applier.wanted(self.store.mvcc().live(), &self.pinned, fault);
                 let (mvcc, behind) = (self.store.mvcc(), self.queue.iter().skip(1));
                 let faults = prefetch::faults(mvcc.live(), mvcc.unreadable(), first, &asked.request, behind);
                 return Ok(Front::Needs(faults));

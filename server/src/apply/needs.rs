@@ -7,7 +7,7 @@
 //! was checked when it came in. So a request is looked at here first, and what is missing is read.
 //!
 //! Invariants:
-//! - [`look`] visits each key that the request names once, without an allocation for a put without a lease. It costs
+//! - [`missing`] visits each key that the request names once, without an allocation for a put without a lease. It costs
 //!   O(log n) for a key.
 //! - Ranges that are deleted or compared can be long. They are walked in bounded steps ([`Walk`]), and most of their
 //!   leaves are read aside, as in a scan. So are the keys of a lease ([`look_at_attached`]).
@@ -21,7 +21,7 @@ use proto::{
     internal::Request,
 };
 
-use super::{lease as leases, table};
+use super::{lease as leases, long::is_ranged, table};
 use crate::{
     kv::keys,
     lease::{attachment_key, grant_key},
@@ -33,19 +33,62 @@ const ATTACHED_MAX: usize = 256;
 /// Leaves of a range that are read at once.
 const LEAVES_MAX: usize = 16;
 
-/// Looks for what `request` needs of `view`, besides its [`ranges`] and the keys of a lease. If there are no
-/// leases (`has_leases`), no key that is replaced has one.
-///
-/// **Errors** a page that is not resident.
-pub fn look(view: &ReadView, has_leases: bool, request: &Request) -> Result<(), Fault> {
+/// The pages that `request` needs of `view` and that are missing, `max` of them at most, besides its [`ranges`] and the
+/// keys of a lease. There may be more below those that it names. If there are no leases (`has_leases`), no key that is
+/// replaced has one.
+pub fn missing(view: &ReadView, has_leases: bool, request: &Request, max: usize) -> Vec<Fault> {
+    let mut look = Look { view, has_leases, max, missing: Vec::new() };
+    if is_ranged(request) {
+        look.note(view.touch_meta(table::UNDER_WAY));
+    }
     match request {
-        Request::Put(put) => look_at_put(view, has_leases, put),
-        Request::DeleteRange(delete) => look_at_delete(view, has_leases, delete),
-        Request::Txn(txn) => look_at_txn(view, has_leases, txn),
-        Request::LeaseGrant(grant) => view.touch_meta(&grant_key(grant.id)),
-        Request::LeaseRevoke(revoke) => view.touch_meta(&grant_key(revoke.id)),
-        Request::Alarm(alarm) => view.touch_meta(&table::alarm_key(alarm.member_id, alarm.alarm)),
-        _ => Ok(()),
+        Request::Put(put) => look.put(put),
+        Request::DeleteRange(delete) => look.delete(delete),
+        Request::Txn(txn) => look.txn(txn),
+        Request::LeaseGrant(grant) => look.note(view.touch_meta(&grant_key(grant.id))),
+        Request::LeaseRevoke(revoke) => look.note(view.touch_meta(&grant_key(revoke.id))),
+        Request::Alarm(alarm) => look.note(view.touch_meta(&table::alarm_key(alarm.member_id, alarm.alarm))),
+        _ => {}
+    }
+    look.missing
+}
+
+/// A look at the parts of a request, each for itself.
+struct Look<'a> {
+    view: &'a ReadView,
+    has_leases: bool,
+    max: usize,
+    missing: Vec<Fault>,
+}
+
+impl Look<'_> {
+    fn note(&mut self, part: Result<(), Fault>) {
+        if let Err(fault) = part
+            && self.missing.len() < self.max
+            && self.missing.iter().all(|other| other.place() != fault.place())
+        {
+            self.missing.push(fault);
+        }
+    }
+
+    fn put(&mut self, put: &pb::PutRequest) {
+        self.note(look_at_put(self.view, self.has_leases, put));
+    }
+
+    fn delete(&mut self, delete: &pb::DeleteRangeRequest) {
+        self.note(look_at_delete(self.view, self.has_leases, delete));
+    }
+
+    fn txn(&mut self, txn: &pb::TxnRequest) {
+        txn.compare.iter().for_each(|compare| self.note(look_at_compare(self.view, compare)));
+        for op in txn.success.iter().chain(&txn.failure) {
+            match &op.request {
+                Some(Op::RequestPut(put)) => self.put(put),
+                Some(Op::RequestTxn(nested)) => self.txn(nested),
+                Some(Op::RequestDeleteRange(delete)) => self.delete(delete),
+                Some(Op::RequestRange(_)) | None => {}
+            }
+        }
     }
 }
 
@@ -67,20 +110,10 @@ fn look_at_put(view: &ReadView, has_leases: bool, put: &pb::PutRequest) -> Resul
     Ok(())
 }
 
-fn look_at_txn(view: &ReadView, has_leases: bool, txn: &pb::TxnRequest) -> Result<(), Fault> {
-    for compare in &txn.compare {
-        view.touch(&compare.key)?;
-        if compare.target == CompareTarget::Value as i32 {
-            view.get(&compare.key, view.revision())?;
-        }
-    }
-    for op in txn.success.iter().chain(&txn.failure) {
-        match &op.request {
-            Some(Op::RequestPut(put)) => look_at_put(view, has_leases, put)?,
-            Some(Op::RequestTxn(nested)) => look_at_txn(view, has_leases, nested)?,
-            Some(Op::RequestDeleteRange(delete)) => look_at_delete(view, has_leases, delete)?,
-            Some(Op::RequestRange(_)) | None => {}
-        }
+fn look_at_compare(view: &ReadView, compare: &pb::Compare) -> Result<(), Fault> {
+    view.touch(&compare.key)?;
+    if compare.target == CompareTarget::Value as i32 {
+        view.get(&compare.key, view.revision())?;
     }
     Ok(())
 }

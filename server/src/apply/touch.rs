@@ -102,6 +102,11 @@ impl Pinned {
         self.decision.step(view, view.revision(), request, budget)
     }
 
+    /// The pages to read together after `fault`, at which a step has stopped; that one first.
+    pub(super) fn wanted(&self, view: &ReadView, fault: Fault) -> Vec<Fault> {
+        self.decision.wanted(view, view.revision(), fault)
+    }
+
     /// The branches that were decided.
     pub(super) fn path(&self) -> &[bool] {
         self.decision.path()

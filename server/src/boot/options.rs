@@ -155,6 +155,7 @@ pub fn limits(config: &Config, cores: Cores) -> Limits {
         txn_ops_max: server.max_txn_ops,
         scan_entries_per_turn: server.scan_entries_per_turn,
         gathered_bytes_max: server.gathered_bytes_max,
+        log_wait_max: log_wait_max(config),
         held_revisions_max: server.held_revisions_max,
         held_revision_age_max: Duration::from_millis(server.held_revision_age_max_ms),
         request_timeout: config.request_timeout(),

@@ -4,11 +4,11 @@
 //!
 //! Invariants: `at` and `header_revision` are fixed when the job begins, so every step answers for the same revision,
 //! whichever view it reads. After a fault the next step goes on where the last one stopped, never from the start. An
-//! answer is held whole, so it has a bound.
+//! answer is held whole, so it has a bound. What its limit leaves out is not held.
 //! **Source** etcd v3.7.1 `server/etcdserver/txn/range.go`.
 
 use bytes::Bytes;
-use engine::{Count, Cursor, Fault, ReadView, Record, Version};
+use engine::{Count, Cursor, Fault, Met, ReadView, Record, Version};
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::range_request::{SortOrder, SortTarget},
@@ -93,6 +93,14 @@ enum Total {
 /// A step ends when it has found so much. **Units** bytes.
 const STEP_BYTES_MAX: usize = 4 << 20;
 
+/// Fewer keys than this are not trimmed: they cost little.
+const TRIM_MIN: usize = 1024;
+
+/// Memory that a key takes in an answer. **Units** bytes.
+fn memory_of(found: &KeyValue) -> usize {
+    size_of::<KeyValue>() + found.key.len() + found.value.len()
+}
+
 /// The response, or why the client gets none.
 type Answer = Result<pb::RangeResponse, Error>;
 
@@ -111,6 +119,8 @@ pub struct Job {
     /// Memory that `found` takes, and may take. **Units** bytes.
     bytes: usize,
     bytes_max: usize,
+    /// Keys in `found` at which it is trimmed.
+    trim_at: usize,
     /// A version whose record was not resident at the last step.
     waiting: Option<Version>,
     /// Keys after which the scan stops; `None` scans the whole range. **Units** keys.
@@ -146,7 +156,8 @@ impl Job {
         };
         let cursor = view.cursor(&range, at);
         let (seen, found, bytes, waiting) = (0, Vec::new(), 0, None);
-        Self { request, at, header_revision, cursor, total, seen, found, bytes, bytes_max, waiting, fetch_max }
+        let trim_at = limit.saturating_add(1).saturating_mul(2).max(TRIM_MIN);
+        Self { request, at, header_revision, cursor, total, seen, found, bytes, bytes_max, trim_at, waiting, fetch_max }
     }
 
     /// Keys that were met so far, but for those that were only counted.
@@ -204,8 +215,24 @@ impl Job {
     }
 
     fn push(&mut self, found: KeyValue) {
-        self.bytes += size_of::<KeyValue>() + found.key.len() + found.value.len();
+        self.bytes += memory_of(&found);
         self.found.push(found);
+        if self.bytes > self.bytes_max || self.found.len() >= self.trim_at {
+            self.trim();
+        }
+    }
+
+    /// Drops what lies beyond the limit of an order in which the keys are not read, but for the first of it: that shows
+    /// that there is more. What is found later may still move in front of what is kept.
+    fn trim(&mut self) {
+        let limit = usize::try_from(self.request.limit).unwrap_or(0);
+        let kept = limit.saturating_add(1);
+        if limit == 0 || self.found.len() <= kept {
+            return;
+        }
+        sort(&mut self.found, &self.request);
+        self.bytes -= self.found.drain(kept..).map(|found| memory_of(&found)).sum::<usize>();
+        self.trim_at = kept.saturating_mul(2).max(TRIM_MIN);
     }
 
     /// Whether the scan is complete, or its answer too large.
@@ -216,22 +243,20 @@ impl Job {
         mut record: impl FnMut(&ReadView, &Version) -> Result<Record, Fault>,
     ) -> Result<bool, Fault> {
         let filter = Filter::of(&self.request);
-        let bytes_of_step = self.bytes.saturating_add(STEP_BYTES_MAX);
+        let (mut left, mut bytes_left) = (budget, STEP_BYTES_MAX);
         view.lead(&mut self.cursor);
-        for _ in 0..budget {
-            if self.bytes > bytes_of_step {
-                return Ok(false);
-            }
+        while bytes_left > 0 {
             let version = match self.waiting.take() {
                 Some(version) => version,
                 None if self.bytes > self.bytes_max => return Ok(true),
                 None if self.fetch_max.is_some_and(|max| self.found.len() >= max) => return Ok(true),
-                None => match self.cursor.next()? {
-                    Some(version) => {
+                None => match self.cursor.next_version(&mut left)? {
+                    Met::Live(version) => {
                         self.seen += 1;
                         version
                     }
-                    None => return Ok(true),
+                    Met::End => return Ok(true),
+                    Met::Paused => return Ok(false),
                 },
             };
             if !filter.passes(version.revision.main, version.create_revision) {
@@ -246,7 +271,10 @@ impl Job {
                 continue;
             }
             match record(view, &version) {
-                Ok(record) => self.push(key_value(record)),
+                Ok(record) => {
+                    bytes_left = bytes_left.saturating_sub(record.value.len());
+                    self.push(key_value(record));
+                }
                 Err(fault) => {
                     self.waiting = Some(version);
                     return Err(fault);
@@ -293,4 +321,77 @@ fn sort(kvs: &mut [KeyValue], request: &pb::RangeRequest) {
             SortTarget::Value => a.value.cmp(&b.value),
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::Mvcc;
+
+    use super::*;
+
+    /// 3,000 keys, written twice in an order of their own, and the revision between.
+    fn store() -> (Mvcc, i64) {
+        let mut mvcc = Mvcc::in_memory();
+        let mut between = 0;
+        for round in 0..2 {
+            for number in 0..3000_u32 {
+                let number = number * 1009 % 3000;
+                let mut write = mvcc.begin();
+                let value = format!("{:04}", number * 7919 % 3001 / 2);
+                write.put(format!("k{number:04}").into(), value.into(), 0).unwrap();
+                write.finish();
+            }
+            if round == 0 {
+                between = mvcc.live().revision();
+            }
+        }
+        (mvcc, between)
+    }
+
+    /// The answer, and the steps that it took.
+    fn run(view: &ReadView, request: &pb::RangeRequest, bytes_max: usize, budget: usize) -> (Answer, usize) {
+        let mut job = Job::new(view, request.clone(), bytes_max).unwrap();
+        for steps in 1.. {
+            if let Some(answer) = job.step(view, budget).unwrap() {
+                return (answer, steps);
+            }
+        }
+        unreachable!()
+    }
+
+    fn all() -> pb::RangeRequest {
+        pb::RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() }
+    }
+
+    #[test]
+    fn what_a_limit_leaves_out_takes_no_memory_in_any_order() {
+        let (mvcc, between) = store();
+        let view = mvcc.live();
+        for (sort_order, sort_target, limit) in (0..3)
+            .flat_map(|order| (0..5).flat_map(move |target| [1, 7, 2999, 4000].map(|limit| (order, target, limit))))
+        {
+            let sorted = pb::RangeRequest { sort_order, sort_target, min_mod_revision: between / 2, ..all() };
+            let (whole, _) = run(view, &sorted, usize::MAX, 100);
+            let mut expected = whole.unwrap();
+            expected.more = expected.kvs.len() > limit;
+            expected.kvs.truncate(limit);
+            let bytes_max = (limit + 1) * 200;
+            let limited = pb::RangeRequest { limit: limit.try_into().unwrap(), ..sorted };
+            assert_eq!(run(view, &limited, bytes_max, 100).0, Ok(expected), "{limited:?}");
+        }
+        let (refused, _) = run(view, &pb::RangeRequest { limit: 1000, sort_target: 3, ..all() }, 50_000, 100);
+        assert!(matches!(refused, Err(Error::AnswerTooLarge { .. })));
+    }
+
+    #[test]
+    fn a_step_meets_no_more_keys_than_its_budget_whether_they_are_shown_or_not() {
+        let (mvcc, between) = store();
+        let view = mvcc.live();
+        for (revision, count_only, shown) in [(0, false, 3000), (between, false, 3000), (2, false, 1), (2, true, 0)] {
+            let request = pb::RangeRequest { revision, count_only, sort_target: 3, sort_order: 1, ..all() };
+            let (answer, steps) = run(view, &request, usize::MAX, 10);
+            assert_eq!(answer.unwrap().kvs.len(), shown);
+            assert!(steps >= 300, "{steps} steps at {revision}");
+        }
+    }
 }

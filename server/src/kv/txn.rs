@@ -9,7 +9,7 @@
 use std::cmp::Ordering;
 
 use bytes::Bytes;
-use engine::{Fault, ReadView};
+use engine::{Fault, KeyRange, ReadView};
 use proto::{
     etcdserverpb as pb,
     etcdserverpb::{
@@ -48,6 +48,9 @@ pub fn is_serializable(request: &pb::TxnRequest) -> bool {
     all_ops(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
+/// Leaves that a compare of many keys reads at once.
+const LEAVES_AHEAD_MAX: usize = 16;
+
 /// Decides which branch each txn takes, in bounded steps: a compare may be about very many keys. What it has seen stays
 /// true between two steps, as they all read one revision.
 #[derive(Debug, Default)]
@@ -56,7 +59,8 @@ pub struct Decision {
     is_made: bool,
     /// Results of the compares that were evaluated, in the order in which they are met.
     results: Vec<bool>,
-    /// The last key for which the compare under way holds.
+    /// The range of the compare under way, and the last key for which it holds.
+    range: Option<KeyRange>,
     last_key: Option<Bytes>,
 }
 
@@ -76,6 +80,16 @@ impl Decision {
             self.is_made = self.decide((view, at), request, &mut 0, &mut budget)?;
         }
         Ok(self.is_made)
+    }
+
+    /// The pages to read together after `fault`, at which a step has stopped; that one first.
+    pub fn wanted(&self, view: &ReadView, at: i64, fault: Fault) -> Vec<Fault> {
+        let mut wanted = vec![fault];
+        if let Some(range) = &self.range {
+            let start = self.last_key.as_ref().unwrap_or(&range.start);
+            wanted.extend(view.missing(range, start, at, LEAVES_AHEAD_MAX));
+        }
+        wanted
     }
 
     /// The branches.
@@ -123,10 +137,11 @@ impl Decision {
         if let Some(known) = self.results.get(number) {
             return Ok(Some(*known));
         }
-        let holds = holds(view, compare, &mut self.last_key, budget)?;
+        let range = self.range.get_or_insert_with(|| keys(&compare.key, &compare.range_end));
+        let holds = holds(view, (compare, range), &mut self.last_key, budget)?;
         if let Some(holds) = holds {
             self.results.push(holds);
-            self.last_key = None;
+            (self.range, self.last_key) = (None, None);
         }
         Ok(holds)
     }
@@ -146,15 +161,14 @@ struct Compared {
 /// does.
 fn holds(
     (view, at): (&ReadView, i64),
-    compare: &pb::Compare,
+    (compare, range): (&pb::Compare, &KeyRange),
     last_key: &mut Option<Bytes>,
     budget: &mut usize,
 ) -> Result<Option<bool>, Fault> {
     let needs_value = compare.target == CompareTarget::Value as i32;
-    let range = keys(&compare.key, &compare.range_end);
     let mut cursor = match last_key {
-        Some(last_key) => view.cursor_after(&range, at, last_key),
-        None => view.cursor(&range, at),
+        Some(last_key) => view.cursor_after(range, at, last_key),
+        None => view.cursor(range, at),
     };
     while let Some(version) = cursor.next()? {
         let Some(left) = budget.checked_sub(1) else { return Ok(None) };

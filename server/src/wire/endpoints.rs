@@ -194,6 +194,14 @@ fn excluded(request: &Request) -> Vec<String> {
     request.values("exclude").filter(|name| !name.is_empty()).collect()
 }
 
+/// Whether a write to the log does not end. Raft says so, unless the disk has stopped raft itself: it makes, names and
+/// removes segments on its own thread.
+fn is_log_stalled(desk: &Desk) -> bool {
+    let shared = &desk.shared;
+    shared.is_log_stalled.load(Ordering::Acquire)
+        || shared.pulse.raft_silence(desk.clock.now()) >= shared.limits.log_wait_max
+}
+
 fn health(desk: &Desk, request: &Request) -> Response {
     let excluded = excluded(request);
     let is_serializable = request.values("serializable").next().is_some_and(|value| value == "true");
@@ -219,7 +227,7 @@ fn health(desk: &Desk, request: &Request) -> Response {
         Some("APPLY STOPPED")
     });
     let reason = reason.or_else(|| {
-        let has_failed = !is_serializable && desk.shared.is_log_stalled.load(Ordering::Acquire);
+        let has_failed = !is_serializable && is_log_stalled(desk);
         has_failed.then(|| {
             tracing::warn!("serving /health false; a write to the log does not end");
             "LOG STALLED"
@@ -288,9 +296,7 @@ fn check(desk: &Desk, name: &str) -> Result<(), Cow<'static, str>> {
         }
         "linearizable_read" if !desk.shared.has_leader() => Err("etcdserver: no leader".into()),
         // Only /readyz asks for it: a restart would not help.
-        "linearizable_read" if desk.shared.is_log_stalled.load(Ordering::Acquire) => {
-            Err("etcdserver: a write to the log does not end".into())
-        }
+        "linearizable_read" if is_log_stalled(desk) => Err("etcdserver: a write to the log does not end".into()),
         _ => Ok(()),
     }
 }

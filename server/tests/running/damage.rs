@@ -12,7 +12,11 @@ use std::{
 use bytes::Bytes;
 use proto::{
     etcdserverpb as pb,
-    etcdserverpb::{request_op::Request as Op, response_op::Response},
+    etcdserverpb::{
+        compare::{CompareResult, CompareTarget},
+        request_op::Request as Op,
+        response_op::Response,
+    },
 };
 use server::wire::client::{Client, Error};
 
@@ -115,6 +119,35 @@ fn verify(dir: &Path, flags: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8(output.stdout).unwrap())
 }
 
+/// Requests that need a damaged page are refused, and nothing of them is in the log: apply would stand still before it.
+async fn refuse_what_needs_damage(client: &mut Client, is_in_tree: bool) {
+    let (first, last) = (Bytes::from_static(b"/registry/pods/"), Bytes::from_static(b"/registry/pods0"));
+    let put = || vec![pb::RequestOp { request: Some(Op::RequestPut(put(0, 0))) }];
+    let compare = |key: Bytes, target: CompareTarget, range_end: Bytes| pb::Compare {
+        result: CompareResult::NotEqual as i32,
+        target: target as i32,
+        key,
+        range_end,
+        target_union: None,
+    };
+    // More records than are looked at in one go.
+    let values = (0..128).map(|number| compare(key(number * KEYS / 128), CompareTarget::Value, Bytes::new()));
+    let mut txns = vec![(values.collect(), true)];
+    txns.push((vec![compare(first.clone(), CompareTarget::Value, last.clone())], true));
+    txns.push((vec![compare(first.clone(), CompareTarget::Version, last.clone())], is_in_tree));
+    for (compare, is_refused) in txns {
+        let request = pb::TxnRequest { compare, success: put(), failure: put() };
+        let answer = client.call::<pb::TxnResponse>("/etcdserverpb.KV/Txn", &request).await;
+        match answer {
+            Err(Error::Refused(why)) => assert!(is_refused && why == "code 15: etcdserver: corrupt cluster", "{why}"),
+            answer => assert!(answer.is_ok() && !is_refused, "{answer:?}"),
+        }
+    }
+    let delete = pb::DeleteRangeRequest { key: first, range_end: last, prev_kv: true };
+    let answer = client.call::<pb::DeleteRangeResponse>("/etcdserverpb.KV/DeleteRange", &delete).await;
+    assert!(matches!(answer, Err(Error::Refused(why)) if why == "code 15: etcdserver: corrupt cluster"));
+}
+
 #[test]
 fn a_damaged_member_serves_on_and_is_repaired() {
     // Pages of the trees, and record blocks.
@@ -129,6 +162,7 @@ fn a_damaged_member_serves_on_and_is_repaired() {
         block_on(async {
             let mut client = connect(&member).await;
             assert!(all(&mut client).await.len() > KEYS / 14, "what is whole is served");
+            refuse_what_needs_damage(&mut client, kind == 1).await;
             for number in (0..KEYS).step_by(3) {
                 match client.call::<pb::PutResponse>("/etcdserverpb.KV/Put", &put(number, 1)).await {
                     Ok(_) => drop(written.insert(number, 1)),

@@ -232,6 +232,31 @@ fn what_is_made_in_steps_is_what_is_made_at_once() {
 }
 
 #[test]
+fn reads_and_compares_of_many_keys_are_made_in_bounded_steps() {
+    let mut store = Store::new(Steps { at_once_max: 10, keys: 10 });
+    for number in 0..100 {
+        let key = format!("k{number:02}").into();
+        store.execute(true, &Request::Put(pb::PutRequest { key, ..Default::default() })).unwrap();
+    }
+    let (key, range_end) = (Bytes::from_static(b"k"), Bytes::from_static(b"l"));
+    let range = pb::RangeRequest { key: key.clone(), range_end: range_end.clone(), ..Default::default() };
+    let put = pb::PutRequest { key: "other".into(), ..Default::default() };
+    let target_union = Some(compare::TargetUnion::Version(1));
+    let compare = pb::Compare { key, range_end, target_union, ..Default::default() };
+    let op = |request| pb::RequestOp { request: Some(request) };
+    let put = op(request_op::Request::RequestPut(put));
+    let reads = vec![put.clone(), op(request_op::Request::RequestRange(range))];
+    for (compare, success, is_awaited, expected) in
+        [(vec![], reads.clone(), true, 9..20), (vec![], reads, false, 0..1), (vec![compare], vec![put], false, 9..20)]
+    {
+        let before = store.steps_made;
+        let request = Request::Txn(pb::TxnRequest { compare, success, ..Default::default() });
+        let Ok(Outcome::Txn(answer)) = store.execute(is_awaited, &request) else { panic!("it is made") };
+        assert!(answer.succeeded && expected.contains(&(store.steps_made - before)), "{}", store.steps_made - before);
+    }
+}
+
+#[test]
 fn an_answer_that_is_too_large_is_given_up_and_the_entry_is_made() {
     let mut given_up = [0; 2];
     for seed in 0..80 {

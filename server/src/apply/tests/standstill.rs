@@ -6,9 +6,10 @@
 use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use engine::{Fault, Place, ReadView, Store, disk::sim::SimStorage, store};
+use engine::{Fault, KeyRange, Place, ReadView, Store, disk::sim::SimStorage, store};
 use proto::{
     etcdserverpb as pb,
+    etcdserverpb::compare::CompareTarget,
     internal::{Kind, Request},
 };
 
@@ -234,4 +235,46 @@ fn a_lease_whose_keys_cannot_be_read_lives_on_and_the_others_end() {
         engine::load_for(&mut disk, dir(), || view.meta_get(&crate::lease::grant_key(lease))).unwrap().is_some()
     };
     assert!(has(7) && !has(8));
+}
+
+#[test]
+fn the_records_that_a_request_needs_are_found_together() {
+    let member = cold();
+    let mut disk = member.storage.kill().disk();
+    let store = Store::open(&mut disk, dir(), store::Options::default()).unwrap();
+    let view = store.mvcc().view();
+    let compare = |number| pb::Compare { target: CompareTarget::Value as i32, key: key(number), ..Default::default() };
+    let compare = (0..KEYS).step_by(20).map(compare).collect();
+    let request = Request::Txn(pb::TxnRequest { compare, ..Default::default() });
+    let (mut looks, mut pages) = (0, 0);
+    loop {
+        let missing = needs::missing(&view, true, &request, 64);
+        if missing.is_empty() {
+            break;
+        }
+        looks += 1;
+        pages += missing.len();
+        missing.into_iter().for_each(|fault| engine::load(&mut disk, dir(), fault).unwrap());
+    }
+    assert!(looks < 8 && pages > 2 * looks, "{pages} pages in {looks} looks");
+    assert!((0..KEYS).step_by(20).all(|number| view.get(&key(number), view.revision()).is_ok()));
+}
+
+#[test]
+fn a_delete_whose_end_lies_in_a_dead_leaf_needs_nothing_of_that_leaf() {
+    let mut member = cold();
+    let delete = |from: usize, to: usize| pb::DeleteRangeRequest { key: key(from), range_end: key(to), prev_kv: false };
+    member.propose(Kind::DeleteRange, &delete(1000, KEYS));
+    member.settle();
+    checkpoint(&mut member);
+    let member = restarted(&member);
+    let leaf = leaf_of(&member, 1500);
+    flip(&member.storage, leaf);
+    let mut member = restarted(&member);
+    member.propose(Kind::DeleteRange, &delete(950, 1500));
+    member.settle();
+    assert!(!is_stopped(&member) && member.is_all_applied());
+    assert_eq!(value(&mut member, 949).unwrap(), "before");
+    let live = member.shared.view.load().sums(&KeyRange::all(), u64::MAX).unwrap().0;
+    assert_eq!(live, 950);
 }
