@@ -48,8 +48,8 @@ pub use mvcc::{
 };
 pub use page::Place;
 pub use pages::{
-    Checkpoint, CheckpointDone, Loaded, PageReader, Progress, Reclaimed, ShardJob, ShardProgress, Store, inspect, load,
-    load_for, load_noted, salvage, scrub, store,
+    Checkpoint, CheckpointDone, Loaded, PageReader, Progress, Reclaimed, ShardJob, ShardProgress, Store, VITAL_MAX,
+    Vital, inspect, load, load_for, load_noted, salvage, scrub, store,
 };
 pub use record::Record;
 pub use revision::Revision;

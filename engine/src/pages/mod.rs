@@ -33,3 +33,4 @@ pub use shard::{ShardJob, ShardProgress};
 pub(crate) use space::Space;
 pub use store::Store;
 pub(crate) use superblock::Superblock;
+pub use superblock::{VITAL_MAX, Vital};

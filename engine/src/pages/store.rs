@@ -31,7 +31,7 @@ use super::{
     reader::{load_for, read_table},
     reclaim::{Reclaim, Reclaimed},
     space::Space,
-    superblock::{self, FILE_BYTES, Superblock},
+    superblock::{self, FILE_BYTES, Superblock, Vital},
     writer::{Layout, Writer},
 };
 use crate::{
@@ -109,6 +109,7 @@ pub struct Store {
     layout: Arc<Layout>,
     newest: Superblock,
     previous: Option<Superblock>,
+    vital: Vital,
     directory: Arc<Directory>,
     retired: Vec<(u64, Weak<Directory>)>,
     dead_records: extent::DeadRecords,
@@ -166,6 +167,7 @@ impl Store {
             mvcc: Mvcc::new(roots(&newest, &directory)),
             dir: dir.to_path_buf(),
             layout,
+            vital: newest.vital,
             newest,
             previous,
             directory,
@@ -209,6 +211,16 @@ impl Store {
     /// Identity drawn when the store was created.
     pub fn store_id(&self) -> u64 {
         self.newest.store_id
+    }
+
+    /// What was given as vital, as the newest durable state has it, or as it was given since.
+    pub fn vital(&self) -> &[u8] {
+        self.vital.as_slice()
+    }
+
+    /// Sets what is vital. The next checkpoint makes it durable, with the state of that time.
+    pub fn set_vital(&mut self, vital: Vital) {
+        self.vital = vital;
     }
 
     /// Counts the checkpoints in the life of the store, from 1.
@@ -374,7 +386,7 @@ impl Store {
         let dead_records = std::mem::replace(&mut self.dead_records, extent::DeadRecords::during(victims.clone()));
         Checkpoint::new(Begin {
             layout: Arc::clone(&self.layout),
-            newest: self.newest,
+            newest: Superblock { vital: self.vital, ..self.newest },
             sealed,
             space,
             writers,

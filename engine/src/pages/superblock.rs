@@ -51,11 +51,47 @@ const META_ROOT_AT: usize = KEY_ROOT_AT + Place::ENCODED_LEN;
 const DIRECTORY_AT: usize = META_ROOT_AT + Place::ENCODED_LEN;
 const SEGMENTS_AT: usize = DIRECTORY_AT + Place::ENCODED_LEN;
 const UNFINISHED_AT: usize = SEGMENTS_AT + Place::ENCODED_LEN;
-const END: usize = UNFINISHED_AT + 8;
+const VITAL_LEN_AT: usize = UNFINISHED_AT + 8;
+const VITAL_AT: usize = VITAL_LEN_AT + 2;
+const END: usize = VITAL_AT + VITAL_MAX;
 const CRC_AT: usize = COPY_LEN - 4;
 const COPY_LEN: usize = 512;
 // A copy fits in the smallest possible sector, so that the medium never tears it.
 const _: () = assert!(END <= CRC_AT && COPY_LEN <= BLOCK && COPY_STRIDE >= BLOCK as u64);
+
+/// Bytes that [`Vital`] has room for.
+pub const VITAL_MAX: usize = 256;
+
+/// What whoever uses the store cannot do without, kept beside the trees: it is there as long as either copy of the
+/// superblock is. The store does not know what it means. Empty if none was given.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Vital {
+    len: u16,
+    bytes: [u8; VITAL_MAX],
+}
+
+impl Vital {
+    /// Nothing.
+    pub const EMPTY: Self = Self { len: 0, bytes: [0; VITAL_MAX] };
+
+    /// These bytes; `None` if they are more than [`VITAL_MAX`].
+    pub fn new(content: &[u8]) -> Option<Self> {
+        let mut vital = Self { len: u16::try_from(content.len()).ok()?, ..Self::EMPTY };
+        vital.bytes.get_mut(..content.len())?.copy_from_slice(content);
+        Some(vital)
+    }
+
+    /// The bytes.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.len)]
+    }
+}
+
+impl std::fmt::Debug for Vital {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Vital({})", self.as_slice().escape_ascii())
+    }
+}
 
 /// The places to which all pages of one state are attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +122,7 @@ pub(crate) struct Superblock {
     /// Changes of the revision after `revision` that are in this state: those that the log entry after the applied one
     /// has made so far. Nobody may see them yet.
     pub(crate) unfinished: u64,
+    pub(crate) vital: Vital,
 }
 
 impl Superblock {
@@ -101,6 +138,7 @@ impl Superblock {
             pages: None,
             next_segment: 1,
             unfinished: 0,
+            vital: Vital::EMPTY,
         }
     }
 
@@ -133,6 +171,8 @@ impl Superblock {
             put(SEGMENTS_AT, &pages.segments.to_bytes());
         }
         put(UNFINISHED_AT, &self.unfinished.to_le_bytes());
+        put(VITAL_LEN_AT, &self.vital.len.to_le_bytes());
+        put(VITAL_AT, self.vital.as_slice());
         let crc = crc32fast::hash(&buf[..CRC_AT]);
         buf[CRC_AT..COPY_LEN].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(Self::decode(&buf, self.generation % 2).ok(), Some(*self), "what is written can be read");
@@ -145,7 +185,7 @@ impl Superblock {
         let len = bytes.len().min(COPY_LEN);
         copy[..len].copy_from_slice(&bytes[..len]);
         copy[..FORMAT_AT].copy_from_slice(&MAGIC);
-        let is_finished = copy[UNFINISHED_AT..END].iter().all(|byte| *byte == 0);
+        let is_finished = copy[UNFINISHED_AT..VITAL_LEN_AT].iter().all(|byte| *byte == 0);
         let format = if is_finished { FORMAT } else { FORMAT_UNFINISHED };
         copy[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&format.to_le_bytes());
         let crc = crc32fast::hash(&copy[..CRC_AT]);
@@ -173,6 +213,8 @@ impl Superblock {
             _ if has_no_pages => None,
             _ => return Err(Damage::Bytes),
         };
+        let vital_len = usize::from(u16::from_le_bytes([bytes[VITAL_LEN_AT], bytes[VITAL_LEN_AT + 1]]));
+        let vital = bytes[VITAL_AT..END].get(..vital_len).and_then(Vital::new).ok_or(Damage::Bytes)?;
         let state = Self {
             store_id: double(STORE_ID_AT),
             generation: double(GENERATION_AT),
@@ -183,6 +225,7 @@ impl Superblock {
             pages,
             next_segment: word(NEXT_SEGMENT_AT),
             unfinished: double(UNFINISHED_AT),
+            vital,
         };
         let is_sound = state.generation > 0
             && state.generation % 2 == copy
@@ -336,7 +379,16 @@ mod tests {
 
     #[test]
     fn any_flipped_bit_makes_a_copy_invalid_and_so_does_the_place_of_the_other() {
-        for state in [state(6), Superblock { pages: None, ..state(6) }, Superblock { unfinished: 7, ..state(6) }] {
+        let vital = |len: usize| Vital::new(&vec![7; len]);
+        assert_eq!(vital(VITAL_MAX + 1), None);
+        let with_vital = |len| Superblock { vital: vital(len).unwrap(), ..state(6) };
+        for state in [
+            state(6),
+            Superblock { pages: None, ..state(6) },
+            Superblock { unfinished: 7, ..state(6) },
+            with_vital(1),
+            with_vital(VITAL_MAX),
+        ] {
             let bytes = state.encode();
             assert_eq!(Superblock::decode(&bytes, 0), Ok(state));
             assert_eq!(Superblock::decode(&bytes, 1), Err(Damage::Bytes));

@@ -63,7 +63,7 @@ pub(super) async fn revoke(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
 
 /// Answers LeaseTimeToLive. An unknown lease has -1 seconds left.
 ///
-/// **Errors** those of asking apply.
+/// **Errors** those of asking apply; the keys are too many to be gathered.
 pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveRequest) -> Result<Bytes, Error> {
     check_known(desk)?;
     let id = request.id;
@@ -78,16 +78,21 @@ pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveReques
     if request.keys {
         let prefix = lease::attachment_prefix(id);
         let mut cursor = view.meta_cursor(&prefix);
+        let (mut bytes, max) = (0, desk.shared.limits.gathered_bytes_max);
         desk.step_through(&view, |_, budget| {
             for _ in 0..budget {
                 match cursor.next()? {
                     Some((key, _)) => keys.push(key.slice(prefix.len()..)),
-                    None => return Ok(Some(())),
+                    None => return Ok(Some(Ok(()))),
+                }
+                bytes += size_of::<Bytes>() + keys.last().map_or(0, Bytes::len);
+                if bytes > max {
+                    return Ok(Some(Err(Error::AnswerTooLarge { len: bytes, max })));
                 }
             }
             Ok(None)
         })
-        .await?;
+        .await??;
     }
     Ok(framed(&pb::LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }))
 }

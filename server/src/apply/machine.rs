@@ -40,6 +40,7 @@ use super::{
     outcome::Outcome,
     prefetch,
     standstill::Standstill,
+    table,
     touch::Pinned,
     upkeep::{
         checkpoint::{self, Checkpoints, Moment},
@@ -570,7 +571,11 @@ impl Apply {
         let entry = self.queue.front().expect("there is one to apply");
         let change = ConfChange::decode(&entry.data)?;
         match self.applier.change_configuration(self.store.mvcc_mut(), &change) {
-            Ok(true) => self.report.conf_changes.push((change, self.applier.conf_state.clone())),
+            Ok(true) => {
+                let conf_state = self.applier.conf_state.clone();
+                self.store.set_vital(table::encode_vital(&self.shared.identity, &conf_state));
+                self.report.conf_changes.push((change, conf_state));
+            }
             Ok(false) => {}
             Err(fault) => return Ok(Front::Needs(vec![fault])),
         }

@@ -78,17 +78,16 @@ impl<'a> Restore<'a> {
         Ok(None)
     }
 
-    /// Gives up the rest of the present table, because a page of it cannot be read. Returns false, and gives up
-    /// nothing, if no member can do without that table.
-    pub fn pass_by(&mut self) -> bool {
+    /// Gives up the rest of the present table, because a page of it cannot be read. No member can start without its
+    /// configuration, which is empty then.
+    pub fn pass_by(&mut self) {
         let view = self.view;
         self.stage = match &self.stage {
             Stage::Members(_) => Stage::Alarms(view.meta_cursor(table::ALARM_PREFIX)),
             Stage::Alarms(_) => Stage::Values,
-            Stage::Values | Stage::End => return false,
-            Stage::Leases(_) => Stage::End,
+            Stage::Values => Stage::Leases(view.meta_cursor(lease::GRANTS)),
+            Stage::Leases(_) | Stage::End => Stage::End,
         };
-        true
     }
 
     /// Takes one row, or goes on to the next table. Returns whether that was everything.

@@ -14,6 +14,7 @@
 //! Leases use `l` and `a`: see `lease`.
 
 use consensus::{ConfState, Identity};
+use engine::{VITAL_MAX, Vital};
 
 use crate::shared::RaisedBy;
 
@@ -114,9 +115,37 @@ pub fn decode_conf_state(bytes: &[u8]) -> Option<ConfState> {
     Some(ConfState { voters: ids[..voters].to_vec(), learners: ids[voters..].to_vec() })
 }
 
+/// What no member can start without, as the store keeps it beside its trees: identity, then the configuration. A
+/// configuration of more members than there is room for is left out.
+pub fn encode_vital(identity: &Identity, state: &ConfState) -> Vital {
+    let mut out = encode_identity(identity).to_vec();
+    let state = encode_conf_state(state);
+    if out.len() + state.len() <= VITAL_MAX {
+        out.extend(state);
+    }
+    Vital::new(&out).expect("there is room for an identity")
+}
+
+/// The inverse of [`encode_vital`]. `None` if there is no identity, or no configuration.
+pub fn decode_vital(bytes: &[u8]) -> (Option<Identity>, Option<ConfState>) {
+    let Some((identity, state)) = bytes.split_first_chunk::<16>() else { return (None, None) };
+    (decode_identity(identity), decode_conf_state(state))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_vital_survives_its_encoding_and_many_members_are_left_out() {
+        let identity = Identity { cluster_id: 1 << 60, member_id: 7 };
+        for (members, is_kept) in [(1, true), (7, true), (29, true), (30, false)] {
+            let state = ConfState { voters: (1..members).collect(), learners: vec![members] };
+            let vital = encode_vital(&identity, &state);
+            assert_eq!(decode_vital(vital.as_slice()), (Some(identity), is_kept.then_some(state)));
+        }
+        assert_eq!(decode_vital(&[]), (None, None));
+    }
 
     #[test]
     fn alarms_survive_their_encoding_and_nonsense_is_refused() {

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use consensus::{ConfChange, Driver, EntryId, Identity, Member};
+use consensus::{ConfChange, ConfState, Driver, EntryId, Identity, Member};
 use engine::{
     ReadView, Store,
     disk::{self, Disk, IoPath},
@@ -83,7 +83,10 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let member = bootstrap_member(config);
     let identity = identity_of(&mut store, disk, &member)?;
     let view = store.mvcc().view();
-    let (tables, unread) = restore_readable(&view, disk, dir)?;
+    let (tables, unread) = restore_readable(&view, store.vital(), disk, dir)?;
+    if unread.is_none() {
+        store.set_vital(table::encode_vital(&identity, &tables.conf_state));
+    }
     let members = tables.conf_state.voters.len() + tables.conf_state.learners.len();
     if members > 1 {
         return Err(Error::Cluster { dir: dir.display().to_string(), identity, members });
@@ -107,23 +110,45 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
 /// The tables of `view`, as far as they can be read. Also what cannot, if anything: the member then starts, serves what
 /// it has, and applies nothing.
 ///
-/// **Errors** the configuration cannot be read, without which no member can start; a table that does not decode.
-fn restore_readable(view: &ReadView, disk: &mut dyn Disk, dir: &Path) -> Result<(Tables, Option<String>), Error> {
+/// **Errors** the configuration cannot be read, and is not `vital` either; a table that does not decode.
+fn restore_readable(
+    view: &ReadView,
+    vital: &[u8],
+    disk: &mut dyn Disk,
+    dir: &Path,
+) -> Result<(Tables, Option<String>), Error> {
     let mut restore = Restore::new(view);
-    let mut unread = None;
+    let mut unread: Option<engine::Error> = None;
     loop {
         match restore.step(usize::MAX) {
-            Ok(Some(tables)) => return Ok((tables?, unread)),
+            Ok(Some(tables)) => {
+                let mut tables = tables?;
+                let Some(error) = unread else { return Ok((tables, None)) };
+                if tables.conf_state.voters.is_empty() {
+                    let (_, conf_state) = table::decode_vital(vital);
+                    let Some(conf_state) = conf_state.filter(|state| !state.voters.is_empty()) else {
+                        return Err(error.into());
+                    };
+                    tables.conf_state = conf_state;
+                }
+                return Ok((tables, Some(format!("a table cannot be read: {error}"))));
+            }
             Ok(None) => {}
             Err(fault) => match load(disk, dir, fault) {
                 Ok(()) => {}
-                Err(error @ (engine::Error::Corrupt { .. } | engine::Error::Io { .. })) if restore.pass_by() => {
-                    unread.get_or_insert_with(|| format!("a table cannot be read: {error}"));
+                Err(error) if is_damage(&error) => {
+                    restore.pass_by();
+                    unread.get_or_insert(error);
                 }
                 Err(error) => return Err(error.into()),
             },
         }
     }
+}
+
+/// Whether a page cannot be read, and everything else can.
+fn is_damage(error: &engine::Error) -> bool {
+    matches!(error, engine::Error::Corrupt { .. } | engine::Error::Io { .. })
 }
 
 /// Probes the I/O path of each directory, once.
@@ -161,7 +186,13 @@ fn bootstrap_member(config: &Config) -> Member {
 /// The identity of the member, as its store has it. If the store is new, the identity of `member`.
 fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Result<Identity, Error> {
     let view = store.mvcc().view();
-    if let Some(bytes) = load_for(disk, store.dir(), || view.meta_get(table::IDENTITY))? {
+    let row = load_for(disk, store.dir(), || view.meta_get(table::IDENTITY));
+    if let (Err(error), (Some(identity), _)) = (&row, table::decode_vital(store.vital()))
+        && is_damage(error)
+    {
+        return Ok(identity);
+    }
+    if let Some(bytes) = row? {
         return Ok(table::decode_identity(&bytes).ok_or(Damaged { what: "identity" })?);
     }
     let identity = Identity { cluster_id: consensus::cluster_id(&[member.id]), member_id: member.id };
@@ -176,6 +207,7 @@ fn first_checkpoint(store: &mut Store, disk: &mut dyn Disk, identity: &Identity)
         .meta_put(table::IDENTITY, &table::encode_identity(identity))
         .unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
     drop(write.finish());
+    store.set_vital(table::encode_vital(identity, &ConfState::default()));
     drop(store.mvcc_mut().publish(0, 0));
     let done = store.checkpoint_begin().run(disk)?;
     store.checkpoint_end(done);

@@ -170,10 +170,12 @@ fn kept(salvage: &mut Salvage, disk: &mut dyn Disk) -> Result<Kept, Error> {
         }
         _ => tables.leases.extend(lease::stored_grant(&key, &value)),
     })?;
-    let identity: Identity = identity.ok_or(Damaged { what: "identity" })?;
-    tables.conf_state = conf_state.ok_or(Damaged { what: "configuration" })?;
+    let vital = table::decode_vital(salvage.vital());
+    let identity: Identity = identity.or(vital.0).ok_or(Damaged { what: "identity" })?;
+    tables.conf_state = conf_state.or(vital.1).ok_or(Damaged { what: "configuration" })?;
     if !tables.cluster.members.iter().any(|member| member.id == identity.member_id) {
-        return Err(Damaged { what: "members" }.into());
+        // Its start publishes its name and its client URLs.
+        tables.cluster.members.push(Member { id: identity.member_id, ..Member::default() });
     }
     if salvage.unfinished() > 0 && under_way.is_none() {
         return Err(Damaged { what: "the entry under way" }.into());

@@ -4,8 +4,9 @@
 //! good copy: the page store, and then the complete segments of the log.
 //!
 //! Invariants:
-//! - A round takes the time that the operator has set, or less: at least [`RATE_MIN`] is read in a second, so that
-//!   small data is read soon. The next round begins when that time is over.
+//! - A round over the store takes about the time that the operator has set, or less: at least [`RATE_MIN`] is read in a
+//!   second, so that small data is read soon. The log, and pages that were moved meanwhile, come on top. The next round
+//!   begins when that time is over.
 //! - The place outlives a restart. It is kept in a small file of its own, which is only a help: without it, or with
 //!   another content, a round begins anew. A log is read from its beginning again.
 //! - It blocks nobody: it has a disk of its own, and holds no state of the store.

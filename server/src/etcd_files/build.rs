@@ -178,6 +178,7 @@ impl Builder {
         if let Some(version) = &cluster.version {
             self.meta_put(table::CLUSTER_VERSION, version.as_bytes())?;
         }
+        self.store.set_vital(table::encode_vital(identity, conf_state));
         self.store.mvcc_mut().load_end(*revision, *compact_revision);
         // Both copies of the superblock get the whole state: the one before is not that of a member.
         for _ in 0..2 {

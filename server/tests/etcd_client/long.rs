@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use etcd_client::{
-    Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, KeyValue, LeaseGrantOptions, PutOptions,
-    SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
+    Client, Compare, CompareOp, DeleteOptions, EventType, GetOptions, KeyValue, LeaseGrantOptions,
+    LeaseTimeToLiveOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp, TxnOpResponse, WatchOptions, WatchStream,
 };
 use tempfile::TempDir;
 
@@ -160,6 +160,8 @@ async fn a_txn_reads_many_keys_and_one_that_would_show_too_much_is_made_without_
     assert!(is_too_large(client.txn(txn).await.unwrap_err()));
     let other = client.get("other", None).await.unwrap();
     assert_eq!((other.kvs()[0].value(), revision(other.header())), (&b"x"[..], before + 3));
+    let keys = || Some(LeaseTimeToLiveOptions::new().with_keys());
+    assert_eq!(client.lease_time_to_live(LEASE, keys()).await.unwrap().keys().len(), KEYS / 2 - KEYS_PER_TXN / 2);
     let delete = DeleteOptions::new().with_prefix().with_prev_key();
     assert!(is_too_large(client.delete("k", Some(delete)).await.unwrap_err()));
     assert_eq!(count(&mut client).await, 1);

@@ -62,8 +62,13 @@ async fn defragment(client: &mut Client) {
     let _: pb::DefragmentResponse = client.call("/etcdserverpb.Maintenance/Defragment", &request).await.unwrap();
 }
 
-/// Where pages of `kind` lie in the segments of a store; see `engine/FORMAT.md`.
-fn pages(dir: &Path, kind: u8) -> Vec<(std::path::PathBuf, usize)> {
+/// Where pages of `kind` lie in the segments of a store, those of the tables apart; see `engine/FORMAT.md`.
+fn pages(dir: &Path, kind: u8) -> Vec<(PathBuf, usize)> {
+    pages_of(dir, kind, true)
+}
+
+/// Where pages of `kind` lie that have keys of clients, or those that have none.
+fn pages_of(dir: &Path, kind: u8, of_keys: bool) -> Vec<(PathBuf, usize)> {
     let word = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
     let mut found = Vec::new();
     let mut files: Vec<_> = fs::read_dir(dir.join("pages")).unwrap().map(|file| file.unwrap().path()).collect();
@@ -79,7 +84,7 @@ fn pages(dir: &Path, kind: u8) -> Vec<(std::path::PathBuf, usize)> {
             }
             // The pages of the tables have no key.
             let has_key = bytes[at..at + len].windows(9).any(|name| name == b"/registry");
-            if bytes[at + 8] == kind && has_key {
+            if bytes[at + 8] == kind && has_key == of_keys {
                 found.push((path.clone(), at));
             }
             at += len;
@@ -206,6 +211,51 @@ fn a_damaged_member_serves_on_and_is_repaired() {
             assert_eq!(lost > 0, kind == 2, "pages of the tree are made again, values are not");
         });
     }
+}
+
+#[test]
+fn a_member_outlives_the_page_of_its_tables() {
+    let mut member = Member::start(&[]);
+    let put = |number| put(number, 0);
+    let serve = async |member: &Member, applies: bool| {
+        let mut client = connect(member).await;
+        for number in 0..50 {
+            let request = pb::RangeRequest { key: key(number), serializable: true, ..Default::default() };
+            let answer: pb::RangeResponse = client.call("/etcdserverpb.KV/Range", &request).await.unwrap();
+            assert_eq!(answer.kvs[0].value, value(number, 0));
+        }
+        let answer = client.call::<pb::PutResponse>("/etcdserverpb.KV/Put", &put(50)).await;
+        let refused = "code 15: etcdserver: corrupt cluster";
+        assert!(if applies { answer.is_ok() } else { matches!(answer, Err(Error::Refused(why)) if why == refused) });
+    };
+    block_on(async {
+        let mut client = connect(&member).await;
+        for number in 0..50 {
+            let _: pb::PutResponse = client.call("/etcdserverpb.KV/Put", &put(number)).await.unwrap();
+        }
+        // The states before are given up with it.
+        defragment(&mut client).await;
+        defragment(&mut client).await;
+    });
+    member.restart(|dir| {
+        let tables = pages_of(dir, 1, false);
+        assert!(!tables.is_empty());
+        for (path, at) in tables {
+            let mut bytes = fs::read(&path).unwrap();
+            bytes[at + 20] ^= 4;
+            fs::write(path, bytes).unwrap();
+        }
+    });
+    block_on(serve(&member, false));
+    assert!(get(member.address, "/readyz?verbose").contains("a table cannot be read"));
+    member.restart(|dir| {
+        let (_, told) = verify(dir, &["--repair"]);
+        assert!(told.contains("repaired    "), "{told}");
+        assert!(verify(dir, &[]).0);
+    });
+    block_on(serve(&member, true));
+    let is_named = || get(member.peer_address, "/members").contains("clientURLs\":[\"http");
+    until("its name", is_named);
 }
 
 #[test]

@@ -116,6 +116,11 @@ impl Salvage {
         (self.state.applied_index, self.state.applied_term)
     }
 
+    /// What was vital in that state.
+    pub fn vital(&self) -> &[u8] {
+        self.state.vital.as_slice()
+    }
+
     /// Identity of the store.
     pub fn store_id(&self) -> u64 {
         self.state.store_id
