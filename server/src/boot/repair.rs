@@ -252,8 +252,8 @@ mod tests {
         false
     }
 
-    /// A member of 3,000 keys in `dir` that stands in the middle of an entry.
-    fn stopped_in_an_entry(dir: &Path) {
+    /// A member of 3,000 keys in `dir`, and of a cluster of these voters.
+    fn build(dir: &Path, voters: Vec<u64>) {
         let open = |_: &Path| engine::disk::open_buffered();
         let mut builder = Builder::create(open(dir).unwrap(), dir, store::Options::default()).unwrap();
         let leases = vec![(9, Grant { ttl_s: 60, remaining_s: 0 })];
@@ -268,11 +268,16 @@ mod tests {
         }
         let identity = Identity { cluster_id: 1, member_id: 2 };
         let mut tables = Tables { leases, ..Tables::default() };
-        tables.conf_state.voters = vec![2];
+        tables.conf_state.voters = voters;
         tables.cluster.members.push(Member { id: 2, ..Member::default() });
         let applied = EntryId { index: 5, term: 1 };
         builder.finish(&identity, &State { tables, applied, revision: 3001, compact_revision: -1 }).unwrap();
-        let mut disk = open(dir).unwrap();
+    }
+
+    /// A member of 3,000 keys in `dir` that stands in the middle of an entry.
+    fn stopped_in_an_entry(dir: &Path) {
+        build(dir, vec![2]);
+        let mut disk = engine::disk::open_buffered().unwrap();
         let mut store = Store::open(disk.as_mut(), dir, store::Options::default()).unwrap();
         assert!(!go_on(&mut store, disk.as_mut(), dir, 5));
         for _ in 0..2 {
@@ -324,6 +329,22 @@ mod tests {
             assert_eq!(view.revision(), 3002);
         }
         assert!(repairs > 10, "{repairs}");
+    }
+
+    #[test]
+    fn a_member_with_peers_is_not_repaired() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        build(dir, vec![2, 3]);
+        let file = fs::read_dir(dir.join("pages")).unwrap().next().unwrap().unwrap().path();
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[20] ^= 4;
+        fs::write(&file, &bytes).unwrap();
+        let open = |_: &Path| engine::disk::open_buffered();
+        let repaired = repair(dir, store::Options::default(), &open, &mut |_| {});
+        assert!(matches!(repaired, Err(Error::RepairAmongPeers { members: 2 })), "{repaired:?}");
+        assert!(!dir.join(DAMAGED).exists() && !dir.join(PART).exists());
+        assert_eq!(fs::read(&file).unwrap(), bytes);
     }
 
     #[test]
