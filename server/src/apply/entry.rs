@@ -8,7 +8,7 @@
 //! - A refused entry changes nothing and consumes no revision.
 //! - Everything that an entry needs is brought into memory before it begins ([`touch`]), so that it never
 //!   stops half-way. A plain put of one key needs no such step: it is done in one descent of the tree, or not at all.
-//!   An entry that deletes very many keys is made in steps, each of which is such a whole (`long`).
+//!   An entry that deletes or reads very many keys is made in steps, each of which is such a whole (`long`).
 //!
 //! This file does not know who waits for an entry. It does not publish; its caller does, once per batch.
 

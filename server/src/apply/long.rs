@@ -234,6 +234,11 @@ impl Long {
         if let Err(error) = quota::check(alarms, request) {
             return Ok(Some(Err(error)));
         }
+        if let Request::LeaseRevoke(revoke) = request
+            && !lessor.contains(revoke.id)
+        {
+            return Ok(Some(Err(Error::LeaseNotFound)));
+        }
         if let Request::Txn(txn) = request {
             for operation in &operations {
                 if let Operation::Put(put) = operation {

@@ -238,6 +238,17 @@ fn a_lease_whose_keys_cannot_be_read_lives_on_and_the_others_end() {
 }
 
 #[test]
+fn a_lease_that_is_not_there_needs_no_page_of_others() {
+    let member = cold();
+    let rows = |view: &ReadView| view.meta_count(&crate::lease::attachment_prefix(6)).map(drop);
+    flip(&member.storage, last_page(&member, rows));
+    let mut member = restarted(&member);
+    member.propose(Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id: 6 });
+    member.settle();
+    assert!(!is_stopped(&member) && member.is_all_applied());
+}
+
+#[test]
 fn the_records_that_a_request_needs_are_found_together() {
     let member = cold();
     let mut disk = member.storage.kill().disk();
