@@ -77,6 +77,15 @@ impl Error {
         }
     }
 
+    /// The system's error of a failed operation, without the file that it names.
+    pub(crate) fn into_io(self) -> io::Error {
+        match self {
+            Self::Io { source, .. } => source,
+            Self::NoSpace { .. } => io::ErrorKind::StorageFull.into(),
+            other => io::Error::other(other.to_string()),
+        }
+    }
+
     /// A copy of this error, for another caller that waits for the same operation.
     pub fn again(&self) -> Self {
         match self {

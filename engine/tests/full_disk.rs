@@ -246,3 +246,75 @@ fn a_group_that_finds_no_space_stops_the_log_and_loses_nothing_acknowledged() {
     }
     assert!(stopped > 100, "stopped {stopped} times");
 }
+
+/// Whether an operation changes names.
+fn changes_names(op: FileOp) -> bool {
+    matches!(op, FileOp::Create | FileOp::Rename | FileOp::Open | FileOp::Remove)
+}
+
+#[test]
+fn a_disk_that_does_not_open_the_next_segment_holds_up_only_what_needs_it() {
+    let storage = SimStorage::new(5);
+    let mut bench = Bench::open(&storage).unwrap();
+    storage.set_order(Order::Manual);
+    let mut held = false;
+    for _ in 0..400 {
+        bench.append().unwrap();
+        for _ in 0..4 {
+            bench.pump().unwrap();
+            for flight in storage.in_flight() {
+                held |= changes_names(flight.op);
+                if !changes_names(flight.op) {
+                    storage.complete(flight.number);
+                }
+            }
+        }
+    }
+    assert!(held, "the next segment is not opened");
+    let durable = bench.wal.durable();
+    assert!(durable > 10 && durable < bench.appended, "{durable} of {} entries are durable", bench.appended);
+    assert!(bench.wal.is_waiting() && bench.wal.room_bytes().is_none(), "it waits for the disk, not for space");
+    // The disk answers again.
+    storage.set_order(Order::Seeded);
+    assert!(bench.settle().unwrap());
+    let kept = bench.appended;
+    drop(bench);
+    assert_eq!(Bench::open(&storage.crash()).unwrap().appended, kept);
+}
+
+#[test]
+fn segments_that_are_not_kept_are_removed_while_the_log_goes_on() {
+    let storage = SimStorage::new(6);
+    let mut bench = Bench::open(&storage).unwrap();
+    for _ in 0..200 {
+        bench.append().unwrap();
+        assert!(bench.settle().unwrap());
+    }
+    let before = storage.paths().len();
+    assert!(before > 6, "the log has many segments");
+    storage.set_order(Order::Manual);
+    bench.wal.trim(bench.appended, 1).unwrap();
+    let mut held = 0;
+    for _ in 0..50 {
+        bench.append().unwrap();
+        for _ in 0..4 {
+            bench.pump().unwrap();
+            let flights = storage.in_flight();
+            held = flights.iter().filter(|flight| flight.op == FileOp::Remove).count().max(held);
+            for flight in flights.into_iter().filter(|flight| flight.op != FileOp::Remove) {
+                storage.complete(flight.number);
+            }
+        }
+    }
+    assert!(held > 2, "the removals are in flight");
+    assert_eq!(bench.wal.durable(), bench.appended, "nothing waits for them");
+    storage.set_order(Order::Seeded);
+    assert!(bench.settle().unwrap());
+    for _ in 0..PUMPS {
+        bench.pump().unwrap();
+    }
+    assert!(storage.paths().len() < before - 2, "{:?}", storage.paths());
+    let kept = bench.appended;
+    drop(bench);
+    assert_eq!(Bench::open(&storage.crash()).unwrap().appended, kept);
+}

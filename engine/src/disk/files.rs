@@ -1,8 +1,8 @@
 //! The control plane on a real file system, shared by every implementation that has one.
 //!
 //! Invariants: a handle stays valid until `close`. Directories and files that it makes are for their owner only (0700,
-//! 0600). It does nothing off the caller's thread, on purpose. Work that may delay a request goes through `Op`. A file
-//! that is open for writing is locked; it is open once.
+//! 0600). It does nothing off the caller's thread, on purpose. Work that may delay a request goes through `Op`, and is
+//! done by others (`NameWork`). A file that is open for writing is locked; it is open once.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
@@ -20,7 +20,7 @@ use rustix::{
     io::retry_on_intr,
 };
 
-use super::{BLOCK, Buffer, DirLock, FileId, FileOp, OpenKind, assert_aligned};
+use super::{BLOCK, Buffer, Completion, DirLock, FileId, FileOp, Op, OpenKind, assert_aligned, lane::Ended};
 use crate::Error;
 
 /// Pause between two tries to get the lock of a file whose writer was killed.
@@ -31,8 +31,16 @@ const LOCK_TRIES_MAX: usize = 6000;
 /// An open file or directory.
 pub(super) struct Handle {
     pub(super) path: PathBuf,
-    pub(super) file: Arc<File>,
+    /// Missing while the path is only reserved, and after its name was removed.
+    pub(super) file: Option<Arc<File>>,
     pub(super) is_dir: bool,
+}
+
+impl Handle {
+    /// The open file.
+    pub(super) fn open(&self) -> &Arc<File> {
+        self.file.as_ref().expect("an operation names an open file")
+    }
 }
 
 /// The open files of one `Disk`.
@@ -68,45 +76,57 @@ impl Files {
     }
 
     pub(super) fn open(&mut self, path: &Path, kind: OpenKind) -> Result<FileId, Error> {
-        let mut options = OpenOptions::new();
-        options.read(true).mode(0o600);
-        let mut op = FileOp::Open;
-        match kind {
-            OpenKind::Read | OpenKind::Directory => {}
-            OpenKind::Write => {
-                options.write(true);
-            }
-            OpenKind::Create { .. } => {
-                options.write(true).create_new(true);
-                op = FileOp::Create;
-            }
-        }
-        let is_dir = kind == OpenKind::Directory;
-        if self.is_direct && !is_dir {
-            options.custom_flags(libc::O_DIRECT);
-        }
-        let file = options.open(path).map_err(|source| Error::io(path, op, source))?;
-        if matches!(kind, OpenKind::Write | OpenKind::Create { .. }) {
-            lock_for_writing(path, &file)?;
-        }
-        match kind {
-            OpenKind::Create { len } => reserve(path, &file, len)?,
-            // After a failed write-back, the page cache may show bytes that the medium never got. So what an earlier
-            // process left in the cache is not trusted.
-            OpenKind::Read | OpenKind::Write if !self.is_direct => {
-                let dropped = fadvise(&file, 0, None, Advice::DontNeed);
-                dropped.map_err(|source| Error::io(path, op, source.into()))?;
-            }
-            OpenKind::Read | OpenKind::Write | OpenKind::Directory => {}
-        }
-        let handle = Some(Handle { path: path.to_path_buf(), file: Arc::new(file), is_dir });
+        let opened = open_file(path, kind, self.is_direct)?;
+        let file = self.reserve(path);
+        self.opened(file, opened, kind == OpenKind::Directory);
+        Ok(file)
+    }
+
+    pub(super) fn reserve(&mut self, path: &Path) -> FileId {
+        let handle = Some(Handle { path: path.to_path_buf(), file: None, is_dir: false });
         let position = self.handles.iter().position(Option::is_none).unwrap_or(self.handles.len());
         if position == self.handles.len() {
             self.handles.push(handle);
         } else {
             self.handles[position] = handle;
         }
-        Ok(FileId(u32::try_from(position).expect("far fewer than 2^32 files are open")))
+        FileId(u32::try_from(position).expect("far fewer than 2^32 files are open"))
+    }
+
+    fn handle_mut(&mut self, file: FileId) -> &mut Handle {
+        let handle = usize::try_from(file.0).ok().and_then(|at| self.handles.get_mut(at));
+        handle.and_then(Option::as_mut).expect("the file is open in this instance")
+    }
+
+    /// The completion of what a lane has ended. A file that it opened is open from here on.
+    pub(super) fn end(&mut self, ended: Ended) -> Completion {
+        if let Some(Opened { file, opened, is_dir }) = ended.opened {
+            self.opened(file, opened, is_dir);
+        }
+        ended.completion
+    }
+
+    fn opened(&mut self, file: FileId, opened: File, is_dir: bool) {
+        let handle = self.handle_mut(file);
+        assert!(handle.file.is_none(), "a file is opened once");
+        (handle.file, handle.is_dir) = (Some(Arc::new(opened)), is_dir);
+    }
+
+    /// The work of `op`, one of those that change names, away from this thread.
+    pub(super) fn name_work(&mut self, op: Op) -> NameWork {
+        let is_direct = self.is_direct;
+        let handle = self.handle_mut(op.file());
+        let path = handle.path.clone();
+        match op {
+            Op::Open { file, kind, from } => {
+                assert!(handle.file.is_none(), "a file is opened once");
+                NameWork::Open { file, path, kind, from, is_direct }
+            }
+            Op::Remove { .. } => NameWork::Remove { path, open: handle.file.take() },
+            Op::WriteDurable { .. } | Op::Write { .. } | Op::Sync { .. } | Op::Read { .. } => {
+                unreachable!("it changes no name")
+            }
+        }
     }
 
     pub(super) fn close(&mut self, file: FileId) {
@@ -116,7 +136,7 @@ impl Files {
 
     pub(super) fn len(&self, file: FileId) -> Result<u64, Error> {
         let handle = self.handle(file);
-        let metadata = handle.file.metadata().map_err(|source| Error::io(&handle.path, FileOp::Open, source))?;
+        let metadata = handle.open().metadata().map_err(|source| Error::io(&handle.path, FileOp::Open, source))?;
         Ok(metadata.len())
     }
 
@@ -160,8 +180,76 @@ impl Files {
     pub(super) fn read_blocking(&self, file: FileId, offset: u64, len: usize, buf: &mut Buffer) -> Result<(), Error> {
         assert_aligned(offset, len);
         let handle = self.handle(file);
-        buf.fill_with(len, |room| read_all(&handle.file, offset, room))
+        buf.fill_with(len, |room| read_all(handle.open(), offset, room))
             .map_err(|source| Error::io(&handle.path, FileOp::Read, source))
+    }
+}
+
+/// Opens `path` as `kind` says.
+fn open_file(path: &Path, kind: OpenKind, is_direct: bool) -> Result<File, Error> {
+    let mut options = OpenOptions::new();
+    options.read(true).mode(0o600);
+    let mut op = FileOp::Open;
+    match kind {
+        OpenKind::Read | OpenKind::Directory => {}
+        OpenKind::Write => {
+            options.write(true);
+        }
+        OpenKind::Create { .. } => {
+            options.write(true).create_new(true);
+            op = FileOp::Create;
+        }
+    }
+    if is_direct && kind != OpenKind::Directory {
+        options.custom_flags(libc::O_DIRECT);
+    }
+    let file = options.open(path).map_err(|source| Error::io(path, op, source))?;
+    if matches!(kind, OpenKind::Write | OpenKind::Create { .. }) {
+        lock_for_writing(path, &file)?;
+    }
+    match kind {
+        OpenKind::Create { len } => reserve_space(path, &file, len)?,
+        // After a failed write-back, the page cache may show bytes that the medium never got. So what an earlier
+        // process left in the cache is not trusted.
+        OpenKind::Read | OpenKind::Write if !is_direct => {
+            let dropped = fadvise(&file, 0, None, Advice::DontNeed);
+            dropped.map_err(|source| Error::io(path, op, source.into()))?;
+        }
+        OpenKind::Read | OpenKind::Write | OpenKind::Directory => {}
+    }
+    Ok(file)
+}
+
+/// An operation that changes names. It may wait for the file system for as long as that likes.
+pub(super) enum NameWork {
+    Open { file: FileId, path: PathBuf, kind: OpenKind, from: Option<PathBuf>, is_direct: bool },
+    Remove { path: PathBuf, open: Option<Arc<File>> },
+}
+
+/// A file that was opened, and the number that it was reserved with.
+pub(super) struct Opened {
+    pub(super) file: FileId,
+    pub(super) opened: File,
+    pub(super) is_dir: bool,
+}
+
+impl NameWork {
+    /// Does it. Blocks.
+    pub(super) fn run(self) -> io::Result<Option<Opened>> {
+        match self {
+            Self::Open { file, path, kind, from, is_direct } => {
+                if let Some(from) = from {
+                    std::fs::rename(from, &path)?;
+                }
+                let opened = open_file(&path, kind, is_direct).map_err(Error::into_io)?;
+                Ok(Some(Opened { file, opened, is_dir: kind == OpenKind::Directory }))
+            }
+            Self::Remove { path, open } => {
+                // The last link to an open file would give its space back here, but the one who closes it would wait.
+                drop(open);
+                std::fs::remove_file(path).map(|()| None)
+            }
+        }
     }
 }
 
@@ -184,7 +272,7 @@ fn lock_for_writing(path: &Path, file: &File) -> Result<(), Error> {
 }
 
 /// Gives a new file its size and its space. Removes the file again if there is no space.
-fn reserve(path: &Path, file: &File, len: u64) -> Result<(), Error> {
+fn reserve_space(path: &Path, file: &File, len: u64) -> Result<(), Error> {
     assert!(len.is_multiple_of(BLOCK as u64));
     if len == 0 {
         return Ok(());

@@ -2,7 +2,11 @@
 //!
 //! The promises are at the head of the folder (`mod.rs`). This file knows no implementation.
 
-use std::{fmt, io, os::fd::RawFd, path::Path};
+use std::{
+    fmt, io,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+};
 
 use super::{block::assert_aligned, buffer::Buffer};
 use crate::error::Error;
@@ -66,6 +70,21 @@ pub enum Op {
         /// Memory to read into.
         buf: Buffer,
     },
+    /// Open `file`, which was reserved for a path. Once this has succeeded, it is as if `Disk::open` had returned it.
+    Open {
+        /// What `Disk::reserve` returned.
+        file: FileId,
+        /// As what it is opened. A new file that cannot be made whole is gone again.
+        kind: OpenKind,
+        /// A file that first takes the path as its name. If there is no space, it keeps the one that it has.
+        from: Option<PathBuf>,
+    },
+    /// Close `file` if it is open, and remove the name with which it was opened. Only `Disk::path` and `Disk::close` may
+    /// name it after that.
+    Remove {
+        /// Target.
+        file: FileId,
+    },
 }
 
 impl Op {
@@ -75,7 +94,9 @@ impl Op {
             Self::WriteDurable { file, .. }
             | Self::Write { file, .. }
             | Self::Sync { file }
-            | Self::Read { file, .. } => *file,
+            | Self::Read { file, .. }
+            | Self::Open { file, .. }
+            | Self::Remove { file } => *file,
         }
     }
 
@@ -85,7 +106,15 @@ impl Op {
                 assert_aligned(*offset, buf.len())
             }
             Self::Read { offset, len, .. } => assert_aligned(*offset, *len),
-            Self::Sync { .. } => {}
+            Self::Sync { .. } | Self::Open { .. } | Self::Remove { .. } => {}
+        }
+    }
+
+    /// The buffer to give back.
+    pub(super) fn into_buffer(self) -> Buffer {
+        match self {
+            Self::WriteDurable { buf, .. } | Self::Write { buf, .. } | Self::Read { buf, .. } => buf,
+            Self::Sync { .. } | Self::Open { .. } | Self::Remove { .. } => Buffer::new(),
         }
     }
 }
@@ -130,9 +159,9 @@ impl Owner {
 pub struct Completion {
     /// Token it was submitted with.
     pub token: Token,
-    /// Bytes written or read (0 for a sync), or the reason why it failed. Only a read past the end has a short count.
+    /// Bytes written or read (0 for any other operation), or the reason why it failed. Only a read past the end has a short count.
     pub result: io::Result<usize>,
-    /// The operation's buffer; for a read, cut to the bytes that were read. Empty for a sync.
+    /// The operation's buffer; for a read, cut to the bytes that were read. Empty where there is none.
     pub buf: Buffer,
 }
 
@@ -157,8 +186,10 @@ impl fmt::Debug for DirLock {
 pub trait Disk: Send {
     /// Creates `dir` and its missing parents. An existing directory is not an error. Names are durable on return.
     fn create_dir_all(&mut self, dir: &Path) -> Result<(), Error>;
-    /// Opens `path`.
+    /// Opens `path`. Blocks, as all that changes names here; `Op::Open` does not.
     fn open(&mut self, path: &Path, kind: OpenKind) -> Result<FileId, Error>;
+    /// A number for the file `path`, which `Op::Open` is to open. Until then only `path` and `close` may name it.
+    fn reserve(&mut self, path: &Path) -> FileId;
     /// Closes `file`. None of its operations may be in flight.
     fn close(&mut self, file: FileId);
     /// The path with which `file` was opened, for error texts.

@@ -127,6 +127,51 @@ fn names_are_listed_changed_and_locked() {
     }
 }
 
+/// Performs one operation that changes names.
+fn change(disk: &mut dyn Disk, op: Op) -> std::io::Result<usize> {
+    disk.submit(op, Owner::Other.token(1));
+    drain(disk, 1).remove(0).result
+}
+
+#[test]
+fn files_are_named_opened_and_removed_by_operations_too() {
+    let simulated: Vec<(&str, Box<dyn Disk>)> = vec![("simulated", Box::new(SimStorage::new(1).disk()))];
+    for (name, mut disk) in disks().into_iter().chain(simulated) {
+        let temp = tempfile::tempdir().unwrap();
+        let dir = temp.path();
+        disk.create_dir_all(dir).unwrap();
+        let [one, two] = ["one", "two"].map(|name| dir.join(name));
+        let create = OpenKind::Create { len: 2 * BLOCK as u64 };
+        let file = disk.reserve(&one);
+        assert_eq!(disk.path(file), one, "{name}");
+        change(&mut *disk, Op::Open { file, kind: create, from: None }).unwrap();
+        // With others in flight, `wait` and `completions` serve both kinds.
+        let op = Op::Open { file: disk.reserve(&one), kind: create, from: None };
+        disk.submit(op, Owner::Other.token(1));
+        disk.submit(Op::WriteDurable { file, offset: 0, buf: filled(7, 1) }, Owner::Other.token(2));
+        let mut ended = drain(&mut *disk, 2);
+        assert_eq!(ended.pop().unwrap().result.unwrap(), BLOCK, "{name}");
+        let taken = ended.pop().unwrap().result.unwrap_err();
+        assert_eq!(taken.kind(), std::io::ErrorKind::AlreadyExists, "{name}");
+        disk.close(file);
+        let file = disk.reserve(&two);
+        change(&mut *disk, Op::Open { file, kind: OpenKind::Write, from: Some(one.clone()) }).unwrap();
+        assert_eq!(disk.list(dir).unwrap(), ["two"], "{name}");
+        assert_eq!(disk.len(file).unwrap(), 2 * BLOCK as u64, "{name}");
+        let mut buf = Buffer::new();
+        disk.read_blocking(file, 0, BLOCK, &mut buf).unwrap();
+        assert_eq!(buf[0], 7, "{name}");
+        change(&mut *disk, Op::Remove { file }).unwrap();
+        assert_eq!(disk.path(file), two, "{name}");
+        disk.close(file);
+        assert!(disk.list(dir).unwrap().is_empty(), "{name}");
+        let file = disk.reserve(&two);
+        let gone = change(&mut *disk, Op::Open { file, kind: OpenKind::Write, from: None }).unwrap_err();
+        assert_eq!(gone.kind(), std::io::ErrorKind::NotFound, "{name}");
+        disk.close(file);
+    }
+}
+
 #[test]
 fn wake_is_readable_once_something_has_ended() {
     for (name, mut disk) in disks() {
@@ -147,6 +192,13 @@ fn wake_is_readable_once_something_has_ended() {
             disk.completions(&mut ended);
             assert_eq!(ended.len(), 1, "{name}");
         }
+        let gone = disk.reserve(&temp.path().join("gone"));
+        disk.submit(Op::Open { file: gone, kind: OpenKind::Read, from: None }, 1);
+        disk.kick().unwrap();
+        assert_eq!(poll(&mut [PollFd::new(&wake, PollFlags::IN)], None).unwrap(), 1, "{name}");
+        let mut ended = Vec::new();
+        disk.completions(&mut ended);
+        assert!(ended.len() == 1 && ended[0].result.is_err(), "{name}");
     }
 }
 

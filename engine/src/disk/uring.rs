@@ -1,4 +1,5 @@
-//! `Disk` with io_uring. The kernel does the work, without a thread of ours.
+//! `Disk` with io_uring. The kernel does the work, without a thread of ours; but for changes of names, which it would
+//! make one system call at a time as well (`lane`).
 //!
 //! Invariants:
 //! - Every operation that the kernel has is in `slots`, with its buffer. The buffer may move, because it is a pointer;
@@ -15,15 +16,19 @@ use std::{
     collections::VecDeque,
     fs::File,
     io,
-    os::fd::{AsRawFd, OwnedFd, RawFd},
+    os::fd::{AsRawFd, RawFd},
     path::Path,
     sync::Arc,
 };
 
 use io_uring::{IoUring, opcode, squeue, types};
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{PollFd, PollFlags, poll};
 
-use super::{BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token, files::Files};
+use super::{
+    BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token,
+    files::Files,
+    lane::{Done, NameLane},
+};
 use crate::Error;
 
 /// Operations with the kernel at once.
@@ -38,7 +43,10 @@ pub(super) struct Uring {
     ended: Vec<Completion>,
     /// The reason why the ring itself cannot go on.
     broken: Option<io::Error>,
-    wake: OwnedFd,
+    names: NameLane,
+    names_in_flight: usize,
+    /// It also has the eventfd that the kernel writes.
+    done: Arc<Done>,
     ring: IoUring,
 }
 
@@ -63,8 +71,8 @@ impl Uring {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => IoUring::new(RING_OPS_MAX)?,
             result => result?,
         };
-        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        ring.submitter().register_eventfd(wake.as_raw_fd())?;
+        let done = Done::new()?;
+        ring.submitter().register_eventfd(done.wake().as_raw_fd())?;
         Ok(Self {
             files: Files::new(is_direct),
             slots: Vec::new(),
@@ -72,7 +80,9 @@ impl Uring {
             queue: VecDeque::new(),
             ended: Vec::new(),
             broken: None,
-            wake,
+            names: NameLane::default(),
+            names_in_flight: 0,
+            done,
             ring,
         })
     }
@@ -113,8 +123,16 @@ impl Uring {
         }
     }
 
-    /// Takes the kernel's completions.
+    /// Takes the kernel's completions, and the lane's.
     fn reap(&mut self) {
+        if self.names_in_flight > 0 {
+            let Self { files, done, ended, names_in_flight, .. } = self;
+            for name in done.ended().drain(..) {
+                *names_in_flight -= 1;
+                ended.push(files.end(name));
+            }
+            self.names.push();
+        }
         let Self { ring, slots, free, queue, ended, .. } = self;
         for completed in ring.completion() {
             let at = usize::try_from(completed.user_data()).expect("a slot's position");
@@ -130,6 +148,22 @@ impl Uring {
             && let Err(error) = self.push()
         {
             self.broken = Some(error);
+        }
+    }
+
+    /// Waits until something may have ended, of the kernel's or of the lane's.
+    fn wait_for_any(&mut self) -> io::Result<()> {
+        if self.names_in_flight == 0 {
+            return self.enter(1);
+        }
+        let wake = self.done.wake();
+        match poll(&mut [PollFd::new(&wake, PollFlags::IN)], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match rustix::io::read(wake, &mut [0; 8]) {
+            Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -163,6 +197,7 @@ impl Job {
                 let rest = &mut buf.room(*len)[done..];
                 opcode::Read::new(fd, rest.as_mut_ptr().cast(), len_of(rest)).offset(offset).build()
             }
+            Op::Open { .. } | Op::Remove { .. } => unreachable!("the lane changes names"),
         }
     }
 
@@ -175,7 +210,7 @@ impl Job {
         self.done += count;
         let is_cut = !self.done.is_multiple_of(BLOCK);
         match &self.op {
-            Op::Sync { .. } => Some(Ok(0)),
+            Op::Sync { .. } | Op::Open { .. } | Op::Remove { .. } => Some(Ok(0)),
             Op::Read { len, .. } => (count == 0 || is_cut || self.done == *len).then_some(Ok(self.done)),
             Op::WriteDurable { buf, .. } | Op::Write { buf, .. } => match self.done {
                 done if done == buf.len() => Some(Ok(done)),
@@ -188,13 +223,12 @@ impl Job {
 
     fn end(self, result: io::Result<usize>) -> Completion {
         let buf = match self.op {
-            Op::WriteDurable { buf, .. } | Op::Write { buf, .. } => buf,
             Op::Read { mut buf, .. } => {
                 // SAFETY: the kernel said that it filled so many bytes, from the first on.
                 unsafe { buf.filled(result.as_ref().map_or(0, |count| *count)) };
                 buf
             }
-            Op::Sync { .. } => Buffer::new(),
+            other => other.into_buffer(),
         };
         Completion { token: self.token, result, buf }
     }
@@ -212,6 +246,10 @@ impl Disk for Uring {
 
     fn open(&mut self, path: &Path, kind: OpenKind) -> Result<FileId, Error> {
         self.files.open(path, kind)
+    }
+
+    fn reserve(&mut self, path: &Path) -> FileId {
+        self.files.reserve(path)
     }
 
     fn close(&mut self, file: FileId) {
@@ -252,12 +290,17 @@ impl Disk for Uring {
 
     fn submit(&mut self, op: Op, token: Token) {
         op.assert_valid();
+        if matches!(op, Op::Open { .. } | Op::Remove { .. }) {
+            self.names_in_flight += 1;
+            return self.names.queue(self.files.name_work(op), token, &self.done);
+        }
         let handle = self.files.handle(op.file());
-        let (file, is_dir) = (Arc::clone(&handle.file), handle.is_dir);
+        let (file, is_dir) = (Arc::clone(handle.open()), handle.is_dir);
         self.queue.push_back(Job { op, token, file, is_dir, done: 0 });
     }
 
     fn kick(&mut self) -> Result<(), Error> {
+        self.names.push();
         let pushed = self.push();
         self.check(pushed)
     }
@@ -274,14 +317,14 @@ impl Disk for Uring {
             if !self.ended.is_empty() {
                 return self.check(Ok(()));
             }
-            assert!(self.with_kernel() > 0, "nothing to wait for");
-            let entered = self.enter(1);
-            self.check(entered)?;
+            assert!(self.with_kernel() + self.names_in_flight > 0, "nothing to wait for");
+            let waited = self.wait_for_any();
+            self.check(waited)?;
         }
     }
 
     fn wake_fd(&self) -> Option<RawFd> {
-        Some(self.wake.as_raw_fd())
+        Some(self.done.wake().as_raw_fd())
     }
 }
 

@@ -294,7 +294,7 @@ impl Wal {
             return Ok(());
         }
         let is_idle = self.queue.is_empty() && self.in_flight.is_empty();
-        self.spares.step(disk, is_idle, is_segment_needed)?;
+        self.spares.step(disk, is_idle, is_segment_needed);
         if self.is_opening && self.spares.is_refused() {
             let path = self.spares.path(self.active.segment.sequence + 1);
             return Err(Error::NoSpace { path, op: FileOp::Create });
@@ -452,7 +452,10 @@ impl Wal {
         let number = completion.token;
         if let Some((file, op)) = self.spares.op_of(number) {
             return match completion.result.map_err(|source| Error::io(disk.path(file), op, source)) {
-                Ok(_) => self.spares.on_done(number, completion.buf, disk),
+                Ok(_) => {
+                    self.spares.on_done(number, completion.buf, disk);
+                    Ok(())
+                }
                 Err(error @ Error::NoSpace { .. }) => self.spares.on_no_space(number, error, disk),
                 Err(error) => Err(error),
             };
@@ -474,19 +477,19 @@ impl Wal {
             self.durable = group.ticket;
             floor = group.floor.or(floor);
         }
-        floor.map_or(Ok(()), |floor| self.recycle(floor, disk))
+        if let Some(floor) = floor {
+            self.recycle(floor, disk);
+        }
+        Ok(())
     }
 
     /// Gives up the segments before `floor`, which a durable mark has made useless.
-    fn recycle(&mut self, floor: u32, disk: &mut dyn Disk) -> Result<(), Error> {
+    fn recycle(&mut self, floor: u32, disk: &mut dyn Disk) {
         assert!(floor <= self.active.segment.sequence, "the active segment is needed");
         while self.segments.front().is_some_and(|segment| segment.sequence < floor) {
             let segment = self.segments.pop_front().expect("just seen");
-            disk.close(segment.file);
-            let path = self.spares.path(segment.sequence);
-            self.spares.recycle(disk, path, segment.len, true)?;
+            self.spares.recycle(disk, segment);
         }
-        Ok(())
     }
 
     /// The highest ticket whose records, and all records before them, are durable.

@@ -213,7 +213,7 @@ impl Log {
         found.files.retain(|sequence, _| !(first..=last).contains(sequence));
         for (sequence, candidate) in found.files {
             disk.close(candidate.segment.file);
-            spares.recycle(disk, dir.join(name(sequence)), candidate.segment.len, false)?;
+            spares.found(disk, dir.join(name(sequence)), candidate.segment.len)?;
         }
         let torn = tail.torn(dir, last);
         Ok(Self { id, replay, segments, active, torn })

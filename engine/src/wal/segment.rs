@@ -10,6 +10,8 @@
 //! - `next` has the name of the sequence after the active one, and of no other.
 //! - Every file in `pool` has `segment_bytes` and holds nothing that recovery could still need.
 //! - No write of a filling is in flight once `next` is ready.
+//! - While the log serves, files are opened, renamed and removed by operations in flight only: a disk that hangs holds up
+//!   no one who asks how the log is.
 //! - A full disk is not a failure here, because no record is in a segment that is not ready. If there is no space to
 //!   create, fill or sync a file, the whole file is given up (`is_refused`). A new one is tried when `retry` asks for
 //!   it, or when a segment was trimmed. A failed sync is never repeated; its file is gone.
@@ -54,6 +56,12 @@ pub(super) struct Segment {
 #[derive(Debug)]
 enum Next {
     None,
+    /// A file gets its name and is opened: `spare`, or a new one.
+    Opening {
+        file: FileId,
+        number: u64,
+        spare: Option<(PathBuf, bool)>,
+    },
     Filling {
         file: FileId,
         filled: u32,
@@ -70,6 +78,11 @@ enum Next {
     Ready {
         file: FileId,
     },
+    /// The file is removed, since there was no space for it.
+    GivingUp {
+        file: FileId,
+        number: u64,
+    },
 }
 
 /// Segments that are not part of the log, or not yet.
@@ -82,6 +95,8 @@ pub(super) struct Spares {
     /// Files that wait for reuse, and whether their space and length are known to be durable.
     pool: Vec<(PathBuf, bool)>,
     next: Next,
+    /// Files that are being removed, by the number of the operation.
+    removing: Vec<(u64, FileId)>,
     sequence: u32,
     /// Bytes of filling that the log's own writes allow.
     credit: usize,
@@ -103,6 +118,7 @@ impl Spares {
             pool_max,
             pool: Vec::new(),
             next: Next::None,
+            removing: Vec::new(),
             sequence: 1,
             credit: 0,
             is_refused: false,
@@ -127,23 +143,31 @@ impl Spares {
         self.operations
     }
 
-    /// Takes a file of `len` bytes that the log no longer needs. It must not be open. `is_durable` says whether this
-    /// process has seen its space and its length become durable: a killed one may have been filling it.
-    pub(super) fn recycle(
-        &mut self,
-        disk: &mut dyn Disk,
-        path: PathBuf,
-        len: u32,
-        is_durable: bool,
-    ) -> Result<(), Error> {
-        if len == self.segment_bytes && self.pool.len() < self.pool_max {
-            self.is_retry_due = true;
-            self.pool.push((path, is_durable));
+    /// Takes a file of `len` bytes, found when the log was opened, that it does not need. It must not be open. A killed
+    /// process may have been filling it. Blocks.
+    pub(super) fn found(&mut self, disk: &mut dyn Disk, path: PathBuf, len: u32) -> Result<(), Error> {
+        if self.has_room(len) {
+            self.pool.push((path, false));
             return Ok(());
         }
-        disk.remove(&path)?;
-        self.is_retry_due = true;
-        Ok(())
+        disk.remove(&path)
+    }
+
+    /// Takes `segment`, which the log no longer needs. Nothing is in flight on it.
+    pub(super) fn recycle(&mut self, disk: &mut dyn Disk, segment: Segment) {
+        if self.has_room(segment.len) {
+            disk.close(segment.file);
+            self.pool.push((self.path(segment.sequence), true));
+            self.is_retry_due = true;
+            return;
+        }
+        let number = self.operation();
+        disk.submit(Op::Remove { file: segment.file }, Owner::Wal.token(number));
+        self.removing.push((number, segment.file));
+    }
+
+    const fn has_room(&self, len: u32) -> bool {
+        len == self.segment_bytes && self.pool.len() < self.pool_max
     }
 
     /// Allows filling for `bytes` of log that were written.
@@ -173,13 +197,10 @@ impl Spares {
 
     /// Goes on with preparing the next segment. `is_idle`: the log has nothing to write. `is_needed`: the log waits for
     /// this segment, so the filled part must be enough.
-    pub(super) fn step(&mut self, disk: &mut dyn Disk, is_idle: bool, is_needed: bool) -> Result<(), Error> {
+    pub(super) fn step(&mut self, disk: &mut dyn Disk, is_idle: bool, is_needed: bool) {
         if matches!(self.next, Next::None) && (self.is_retry_due || !self.is_refused) {
             self.is_retry_due = false;
-            match self.begin(disk) {
-                Err(Error::NoSpace { .. }) => self.is_refused = true,
-                result => result?,
-            }
+            self.begin(disk);
         }
         if let Next::Filling { file, filled, in_flight: None, zeros } = &mut self.next {
             let (file, filled, mut zeros) = (*file, *filled, std::mem::take(zeros));
@@ -198,28 +219,21 @@ impl Spares {
                 self.next = Next::Filling { file, filled, in_flight: None, zeros };
             }
         }
-        Ok(())
     }
 
-    /// Chooses a file for the next segment and gives it its name.
-    fn begin(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+    /// Chooses a file for the next segment, and has it named and opened.
+    fn begin(&mut self, disk: &mut dyn Disk) {
         let path = self.path(self.sequence);
         let named = self.pool.iter().position(|(spare, _)| *spare == path);
-        match named.or_else(|| self.pool.len().checked_sub(1)) {
-            Some(position) => {
-                if self.pool[position].0 != path {
-                    disk.rename(&self.pool[position].0, &path)?;
-                }
-                let (_, is_durable) = self.pool.swap_remove(position);
-                let file = disk.open(&path, OpenKind::Write)?;
-                self.sync(disk, file, !is_durable);
-            }
-            None => {
-                let file = disk.open(&path, OpenKind::Create { len: u64::from(self.segment_bytes) })?;
-                self.next = Next::Filling { file, filled: 0, in_flight: None, zeros: Buffer::new() };
-            }
-        }
-        Ok(())
+        let spare = named.or_else(|| self.pool.len().checked_sub(1)).map(|position| self.pool.swap_remove(position));
+        let kind = match spare {
+            Some(_) => OpenKind::Write,
+            None => OpenKind::Create { len: u64::from(self.segment_bytes) },
+        };
+        let from = spare.as_ref().map(|(from, _)| from.clone()).filter(|from| *from != path);
+        let (file, number) = (disk.reserve(&path), self.operation());
+        disk.submit(Op::Open { file, kind, from }, Owner::Wal.token(number));
+        self.next = Next::Opening { file, number, spare };
     }
 
     /// Syncs the directory, and the file itself if it `needs_sync`.
@@ -239,23 +253,43 @@ impl Spares {
 
     /// What operation `number` does to which file, if it is an operation of the spares.
     pub(super) fn op_of(&self, number: u64) -> Option<(FileId, FileOp)> {
+        if let Some((_, file)) = self.removing.iter().find(|(removing, _)| *removing == number) {
+            return Some((*file, FileOp::Remove));
+        }
         match &self.next {
+            Next::Opening { file, number: own, spare } if *own == number => {
+                Some((*file, if spare.is_some() { FileOp::Open } else { FileOp::Create }))
+            }
             Next::Filling { file, in_flight, .. } if *in_flight == Some(number) => Some((*file, FileOp::Write)),
             Next::Syncing { file, in_flight, .. } if in_flight.contains(&number) => Some((*file, FileOp::Sync)),
+            Next::GivingUp { file, number: own } if *own == number => Some((*file, FileOp::Remove)),
             _ => None,
         }
     }
 
     /// Takes the end of operation `number`, one of the spares', which has succeeded. It gives `buf` back.
-    pub(super) fn on_done(&mut self, number: u64, buf: Buffer, disk: &mut dyn Disk) -> Result<(), Error> {
+    pub(super) fn on_done(&mut self, number: u64, buf: Buffer, disk: &mut dyn Disk) {
+        if let Some(position) = self.removing.iter().position(|(removing, _)| *removing == number) {
+            let (_, file) = self.removing.swap_remove(position);
+            disk.close(file);
+            self.is_retry_due = true;
+            return;
+        }
         match &mut self.next {
-            Next::Filling { in_flight, zeros, .. } => {
-                (*in_flight, *zeros) = (None, buf);
-                Ok(())
-            }
+            Next::Opening { file, spare, .. } => match (*file, spare.take()) {
+                (file, Some((_, is_durable))) => self.sync(disk, file, !is_durable),
+                (file, None) => {
+                    self.next = Next::Filling { file, filled: 0, in_flight: None, zeros: Buffer::new() };
+                }
+            },
+            Next::Filling { in_flight, zeros, .. } => (*in_flight, *zeros) = (None, buf),
             Next::Syncing { in_flight, .. } => {
                 in_flight.retain(|other| *other != number);
-                self.end_sync(disk)
+                self.end_sync(disk);
+            }
+            Next::GivingUp { file, .. } => {
+                disk.close(*file);
+                (self.next, self.is_refused) = (Next::None, true);
             }
             Next::None | Next::Ready { .. } => unreachable!("`op_of` knew the operation"),
         }
@@ -263,41 +297,45 @@ impl Spares {
 
     /// Takes the end of operation `number`, one of the spares', which found no space. Its file is given up.
     ///
-    /// **Errors** `error`, if the sync of the directory failed: it is then unknown which names are durable.
+    /// **Errors** `error`, if it is now unknown which names there are, or which are durable.
     pub(super) fn on_no_space(&mut self, number: u64, error: Error, disk: &mut dyn Disk) -> Result<(), Error> {
         match &mut self.next {
-            Next::Filling { file, .. } => {
+            Next::Opening { file, number: own, spare } if *own == number => {
+                disk.close(*file);
+                self.pool.extend(spare.take());
+                (self.next, self.is_refused) = (Next::None, true);
+            }
+            Next::Filling { file, in_flight: Some(own), .. } if *own == number => {
                 let file = *file;
-                self.give_up(file, disk)
+                self.give_up(file, disk);
             }
             Next::Syncing { in_flight, of_file, is_lost, .. } if *of_file == Some(number) => {
                 in_flight.retain(|other| *other != number);
                 *is_lost = true;
-                self.end_sync(disk)
+                self.end_sync(disk);
             }
-            _ => Err(error),
+            _ => return Err(error),
         }
+        Ok(())
     }
 
-    fn end_sync(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
-        let Next::Syncing { file, in_flight, is_lost, .. } = &self.next else { return Ok(()) };
+    fn end_sync(&mut self, disk: &mut dyn Disk) {
+        let Next::Syncing { file, in_flight, is_lost, .. } = &self.next else { return };
         let (file, is_lost) = (*file, *is_lost);
         if !in_flight.is_empty() {
-            return Ok(());
+            return;
         }
         if is_lost {
             return self.give_up(file, disk);
         }
         self.next = Next::Ready { file };
         self.is_refused = false;
-        Ok(())
     }
 
     /// Gives up the file for the next segment. None of its operations may be in flight.
-    fn give_up(&mut self, file: FileId, disk: &mut dyn Disk) -> Result<(), Error> {
-        disk.close(file);
-        self.next = Next::None;
-        self.is_refused = true;
-        disk.remove(&self.path(self.sequence))
+    fn give_up(&mut self, file: FileId, disk: &mut dyn Disk) {
+        let number = self.operation();
+        disk.submit(Op::Remove { file }, Owner::Wal.token(number));
+        self.next = Next::GivingUp { file, number };
     }
 }

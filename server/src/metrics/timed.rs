@@ -151,6 +151,10 @@ impl<W: Watcher> Disk for Timed<W> {
         self.disk.open(path, kind)
     }
 
+    fn reserve(&mut self, path: &Path) -> FileId {
+        self.disk.reserve(path)
+    }
+
     fn close(&mut self, file: FileId) {
         self.disk.close(file);
     }

@@ -11,12 +11,11 @@ use std::{
 };
 
 use super::{
-    image::File,
-    state::{Full, NameChange, Order, Pending, Target},
+    state::{Done, Order, Pending, Target},
     storage::SimStorage,
 };
 use crate::{
-    disk::{BLOCK, Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token, assert_aligned},
+    disk::{Buffer, Completion, DirLock, Disk, FileId, FileOp, Op, OpenKind, Token, assert_aligned},
     error::Error,
 };
 
@@ -40,6 +39,13 @@ impl SimDisk {
     fn handle(&self, file: FileId) -> &(PathBuf, Target) {
         let handle = usize::try_from(file.0).ok().and_then(|at| self.handles.get(at));
         handle.and_then(Option::as_ref).expect("the file is open in this instance")
+    }
+
+    /// The target of the reserved, or once open, `file` becomes `target`.
+    fn opened(&mut self, file: FileId, target: Target) {
+        self.handle(file);
+        let at = usize::try_from(file.0).expect("checked by `handle`");
+        self.handles[at] = Some((self.handle(file).0.clone(), target));
     }
 
     fn fails(path: &Path, op: FileOp, kind: io::ErrorKind) -> Error {
@@ -70,47 +76,21 @@ impl Disk for SimDisk {
     }
 
     fn open(&mut self, path: &Path, kind: OpenKind) -> Result<FileId, Error> {
-        let mut state = self.storage.state();
-        if state.is_stopped {
-            return Err(Error::Stopped);
-        }
-        let target = match kind {
-            OpenKind::Directory if state.dirs.contains(path) => Target::Dir,
-            OpenKind::Read | OpenKind::Write if state.names.contains_key(path) => Target::File(state.names[path]),
-            OpenKind::Create { len } => {
-                assert!(len.is_multiple_of(BLOCK as u64));
-                if state.names.contains_key(path) {
-                    return Err(Self::fails(path, FileOp::Create, io::ErrorKind::AlreadyExists));
-                }
-                if path.parent().is_none_or(|dir| !state.dirs.contains(dir)) {
-                    return Err(Self::fails(path, FileOp::Create, io::ErrorKind::NotFound));
-                }
-                let used: u64 = state.files.values().map(|file| file.len).sum();
-                let has_room = state.capacity_bytes.is_none_or(|capacity| used + len <= capacity);
-                if !has_room || state.is_full(Full::Creations) {
-                    return Err(Self::fails(path, FileOp::Create, io::ErrorKind::StorageFull));
-                }
-                state.step()?;
-                let number = state.next();
-                state.files.insert(number, File::created(len));
-                state.names.insert(path.to_path_buf(), number);
-                state.names_volatile.push((number, NameChange::Create(path.to_path_buf(), number)));
-                Target::File(number)
-            }
-            _ => return Err(Self::fails(path, FileOp::Open, io::ErrorKind::NotFound)),
-        };
-        if let (OpenKind::Write, Target::File(number)) = (kind, &target) {
-            state.wait_for_late(*number);
-        }
-        drop(state);
-        let handle = Some((path.to_path_buf(), target));
+        let target = self.storage.state().open(path, kind)?;
+        let file = self.reserve(path);
+        self.opened(file, target);
+        Ok(file)
+    }
+
+    fn reserve(&mut self, path: &Path) -> FileId {
+        let handle = Some((path.to_path_buf(), Target::Unopened));
         let position = self.handles.iter().position(Option::is_none).unwrap_or(self.handles.len());
         if position == self.handles.len() {
             self.handles.push(handle);
         } else {
             self.handles[position] = handle;
         }
-        Ok(FileId(u32::try_from(position).expect("far fewer than 2^32 files are open")))
+        FileId(u32::try_from(position).expect("far fewer than 2^32 files are open"))
     }
 
     fn close(&mut self, file: FileId) {
@@ -126,6 +106,7 @@ impl Disk for SimDisk {
         match self.handle(file).1 {
             Target::File(number) => Ok(self.storage.state().files[&number].len),
             Target::Dir => Ok(0),
+            Target::Unopened => panic!("a file has a length once it is open"),
         }
     }
 
@@ -139,30 +120,11 @@ impl Disk for SimDisk {
     }
 
     fn remove(&mut self, path: &Path) -> Result<(), Error> {
-        let mut state = self.storage.state();
-        if !state.names.contains_key(path) {
-            return Err(Self::fails(path, FileOp::Remove, io::ErrorKind::NotFound));
-        }
-        state.step()?;
-        let at = state.next();
-        let change = NameChange::Remove(path.to_path_buf());
-        change.apply(&mut state.names);
-        state.names_volatile.push((at, change));
-        Ok(())
+        self.storage.state().remove(path)
     }
 
     fn rename(&mut self, from: &Path, to: &Path) -> Result<(), Error> {
-        assert_eq!(from.parent(), to.parent(), "names change inside one directory");
-        let mut state = self.storage.state();
-        if !state.names.contains_key(from) {
-            return Err(Self::fails(from, FileOp::Rename, io::ErrorKind::NotFound));
-        }
-        state.step()?;
-        let at = state.next();
-        let change = NameChange::Rename(from.to_path_buf(), to.to_path_buf());
-        change.apply(&mut state.names);
-        state.names_volatile.push((at, change));
-        Ok(())
+        self.storage.state().rename(from, to)
     }
 
     fn sync_dir(&mut self, dir: &Path) -> Result<(), Error> {
@@ -195,6 +157,13 @@ impl Disk for SimDisk {
     fn submit(&mut self, op: Op, token: Token) {
         op.assert_valid();
         let (path, target) = self.handle(op.file()).clone();
+        match (&op, &target) {
+            (Op::Open { .. }, Target::Unopened) => {}
+            (Op::Open { .. }, _) => panic!("a file is opened once"),
+            (Op::Remove { file }, _) => self.opened(*file, Target::Unopened),
+            (_, Target::Unopened) => panic!("an operation names an open file"),
+            _ => {}
+        }
         let mut state = self.storage.state();
         let number = state.next();
         state.pending.push(Pending { number, disk: self.number, token, path, target, op });
@@ -207,8 +176,13 @@ impl Disk for SimDisk {
     fn completions(&mut self, out: &mut Vec<Completion>) {
         let mut state = self.storage.state();
         state.run(false);
-        if let Some(done) = state.done.get_mut(&self.number) {
-            out.extend(done.drain(..));
+        let done = state.done.get_mut(&self.number).map(std::mem::take).unwrap_or_default();
+        drop(state);
+        for Done { completion, opened } in done {
+            if let Some((file, target)) = opened {
+                self.opened(file, target);
+            }
+            out.push(completion);
         }
     }
 

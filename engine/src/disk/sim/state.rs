@@ -20,7 +20,7 @@ use super::{
     random::Random,
 };
 use crate::{
-    disk::{BLOCK, Buffer, Completion, FileOp, Op, SECTOR, Token},
+    disk::{BLOCK, Buffer, Completion, FileId, FileOp, Op, OpenKind, SECTOR, Token},
     error::Error,
 };
 
@@ -122,7 +122,7 @@ pub(super) struct State {
     pub(super) late: Vec<(u64, Written)>,
     /// Nobody waits for them. This is a planted defect.
     pub(super) is_unlocked: bool,
-    pub(super) done: BTreeMap<u64, VecDeque<Completion>>,
+    pub(super) done: BTreeMap<u64, VecDeque<Done>>,
     pub(super) disks: u64,
     /// Number of the next file or operation. It is also the clock of what is volatile.
     pub(super) sequence: u64,
@@ -168,10 +168,18 @@ impl NameChange {
     }
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(super) enum Target {
+    /// The path is only reserved, or the file's name was removed.
+    Unopened,
     File(u64),
     Dir,
+}
+
+/// An operation that has ended, and what it has opened.
+pub(super) struct Done {
+    pub(super) completion: Completion,
+    pub(super) opened: Option<(FileId, Target)>,
 }
 
 pub(super) struct Pending {
@@ -191,8 +199,16 @@ impl Pending {
             }
             Op::Sync { .. } => (FileOp::Sync, 0, 0),
             Op::Read { offset, len, .. } => (FileOp::Read, *offset, *len as u64),
+            Op::Open { kind: OpenKind::Create { len }, .. } => (FileOp::Create, 0, *len),
+            Op::Open { from: Some(_), .. } => (FileOp::Rename, 0, 0),
+            Op::Open { .. } => (FileOp::Open, 0, 0),
+            Op::Remove { .. } => (FileOp::Remove, 0, 0),
         };
         InFlight { number: self.number, path: self.path.clone(), op, offset, len }
+    }
+
+    pub(super) fn changes_names(&self) -> bool {
+        matches!(self.op, Op::Open { .. } | Op::Remove { .. })
     }
 
     pub(super) fn written(&self) -> Option<(u64, Written)> {
@@ -301,11 +317,96 @@ impl State {
     }
 
     pub(super) fn finish(&mut self, pending: Pending, result: io::Result<usize>) {
-        let buf = match pending.op {
-            Op::WriteDurable { buf, .. } | Op::Write { buf, .. } | Op::Read { buf, .. } => buf,
-            Op::Sync { .. } => Buffer::new(),
+        self.finish_opened(pending, result.map(|count| (count, None)));
+    }
+
+    fn finish_opened(&mut self, pending: Pending, result: io::Result<(usize, Option<(FileId, Target)>)>) {
+        let (result, opened) = match result {
+            Ok((count, opened)) => (Ok(count), opened),
+            Err(error) => (Err(error), None),
         };
-        self.done.entry(pending.disk).or_default().push_back(Completion { token: pending.token, result, buf });
+        let completion = Completion { token: pending.token, result, buf: pending.op.into_buffer() };
+        self.done.entry(pending.disk).or_default().push_back(Done { completion, opened });
+    }
+
+    /// Lets the pending change of names at `position` take effect and complete, unless the storage stops before it.
+    fn execute_names(&mut self, position: usize) {
+        let pending = &self.pending[position];
+        let (path, op) = (pending.path.clone(), &pending.op);
+        let result = match op {
+            Op::Open { file, kind, from } => {
+                let (file, kind, from) = (*file, *kind, from.clone());
+                let renamed = from.map_or(Ok(()), |from| self.rename(&from, &path));
+                renamed.and_then(|()| self.open(&path, kind)).map(|target| (0, Some((file, target))))
+            }
+            _ => self.remove(&path).map(|()| (0, None)),
+        };
+        if matches!(result, Err(Error::Stopped)) {
+            return;
+        }
+        let pending = self.pending.remove(position);
+        self.finish_opened(pending, result.map_err(Error::into_io));
+    }
+
+    /// Opens `path` as `kind` says.
+    pub(super) fn open(&mut self, path: &Path, kind: OpenKind) -> Result<Target, Error> {
+        let failed = |op, kind: io::ErrorKind| Err(Error::io(path, op, kind.into()));
+        if self.is_stopped {
+            return Err(Error::Stopped);
+        }
+        match kind {
+            OpenKind::Directory if self.dirs.contains(path) => Ok(Target::Dir),
+            OpenKind::Read | OpenKind::Write if self.names.contains_key(path) => {
+                let number = self.names[path];
+                if kind == OpenKind::Write {
+                    self.wait_for_late(number);
+                }
+                Ok(Target::File(number))
+            }
+            OpenKind::Create { len } => {
+                assert!(len.is_multiple_of(BLOCK as u64));
+                if self.names.contains_key(path) {
+                    return failed(FileOp::Create, io::ErrorKind::AlreadyExists);
+                }
+                if path.parent().is_none_or(|dir| !self.dirs.contains(dir)) {
+                    return failed(FileOp::Create, io::ErrorKind::NotFound);
+                }
+                let used: u64 = self.files.values().map(|file| file.len).sum();
+                let has_room = self.capacity_bytes.is_none_or(|capacity| used + len <= capacity);
+                if !has_room || self.is_full(Full::Creations) {
+                    return failed(FileOp::Create, io::ErrorKind::StorageFull);
+                }
+                self.step()?;
+                let number = self.next();
+                self.files.insert(number, File::created(len));
+                self.names.insert(path.to_path_buf(), number);
+                self.names_volatile.push((number, NameChange::Create(path.to_path_buf(), number)));
+                Ok(Target::File(number))
+            }
+            _ => failed(FileOp::Open, io::ErrorKind::NotFound),
+        }
+    }
+
+    /// Removes the name `path`.
+    pub(super) fn remove(&mut self, path: &Path) -> Result<(), Error> {
+        self.change_names(path, FileOp::Remove, NameChange::Remove(path.to_path_buf()))
+    }
+
+    /// Renames the file `from`.
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> Result<(), Error> {
+        assert_eq!(from.parent(), to.parent(), "names change inside one directory");
+        self.change_names(from, FileOp::Rename, NameChange::Rename(from.to_path_buf(), to.to_path_buf()))
+    }
+
+    fn change_names(&mut self, path: &Path, op: FileOp, change: NameChange) -> Result<(), Error> {
+        if !self.names.contains_key(path) {
+            return Err(Error::io(path, op, io::ErrorKind::NotFound.into()));
+        }
+        self.step()?;
+        let at = self.next();
+        change.apply(&mut self.names);
+        self.names_volatile.push((at, change));
+        Ok(())
     }
 
     /// Lets a write of a killed process land, or sink.
@@ -334,6 +435,9 @@ impl State {
             let late = usize::try_from(self.random.below(self.late.len() as u64)).expect("below the length of a Vec");
             self.land(late);
         }
+        if self.pending[position].changes_names() {
+            return self.execute_names(position);
+        }
         let is_write = matches!(self.pending[position].op, Op::Write { .. } | Op::WriteDurable { .. });
         if is_write && self.is_full(Full::Writes) && !self.is_stopped {
             let pending = self.pending.remove(position);
@@ -360,6 +464,9 @@ impl State {
             (Target::Dir, _) => {
                 self.sync_names(&pending.path, pending.number);
                 Ok(0)
+            }
+            (Target::Unopened, op) | (Target::File(_), op @ (Op::Open { .. } | Op::Remove { .. })) => {
+                unreachable!("{op:?} names an open file, or changes names")
             }
         };
         self.finish(pending, result);

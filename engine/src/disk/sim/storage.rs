@@ -156,6 +156,21 @@ impl SimStorage {
         let mut random = state.random.clone();
         random.bits();
         let sequence = state.sequence;
+        // The kernel ends a process after its system calls: a change of names happened, or never will.
+        for number in state
+            .pending
+            .iter()
+            .filter(|pending| pending.changes_names())
+            .map(|pending| pending.number)
+            .collect::<Vec<_>>()
+        {
+            if random.chance(1, 2)
+                && let Some(at) = state.pending.iter().position(|pending| pending.number == number)
+            {
+                state.execute(at);
+            }
+        }
+        state.pending.retain(|pending| !pending.changes_names());
         let mut files = state.files.clone();
         let mut late = state.late.clone();
         for (number, written) in state.pending.iter().filter_map(Pending::written) {
