@@ -8,7 +8,7 @@
 //! - `message`: the messages to apply, and what it answers and reports
 //! - `fatal`: why a member stops
 //! - `table`: keys of the meta tree that are not leases
-//! - `restore`: what a start and a backup read from the meta tree
+//! - `restore`: what a start and a backup read from the meta tree; `start`: what of it a start needs
 //! - `touch`: what an entry keeps in memory until it is applied
 //! - `kv`: puts, deletes and txns inside an entry
 //! - `lease`: leases inside an entry
@@ -42,6 +42,7 @@ pub mod prefetch;
 pub mod proposal;
 pub mod restore;
 pub mod standstill;
+pub mod start;
 pub mod table;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,10 @@
 
 use consensus::Identity;
 
-use crate::{apply::restore::Damaged, config, etcd_files, wire};
+use crate::{
+    apply::{restore::Damaged, start},
+    config, etcd_files, wire,
+};
 
 /// See the head of this file.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +77,15 @@ pub enum Error {
     /// A table of the store does not decode.
     #[error(transparent)]
     Table(#[from] Damaged),
+}
+
+impl From<start::Error> for Error {
+    fn from(error: start::Error) -> Self {
+        match error {
+            start::Error::Engine(error) => error.into(),
+            start::Error::Table(error) => error.into(),
+        }
+    }
 }
 
 /// Makes an error of the system that names what was tried.

@@ -7,11 +7,10 @@
 
 use std::path::Path;
 
-use consensus::{ConfChange, ConfState, Driver, EntryId, Identity, Member};
+use consensus::{ConfChange, Driver, EntryId, Identity, Member};
 use engine::{
-    ReadView, Store,
+    Store,
     disk::{self, Disk, IoPath},
-    load, load_for,
 };
 
 use super::{
@@ -22,8 +21,7 @@ use super::{
 use crate::{
     apply::{
         entry::Applier,
-        restore::{Damaged, Restore, Tables},
-        table,
+        start::{self, Start},
     },
     clock::Clock,
     config::Config,
@@ -81,12 +79,8 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
         );
     }
     let member = bootstrap_member(config);
-    let identity = identity_of(&mut store, disk, &member)?;
+    let Start { identity, tables, unread } = start::read(&mut store, disk, &member)?;
     let view = store.mvcc().view();
-    let (tables, unread) = restore_readable(&view, store.vital(), disk, dir)?;
-    if unread.is_none() {
-        store.set_vital(table::encode_vital(&identity, &tables.conf_state));
-    }
     let members = tables.conf_state.voters.len() + tables.conf_state.learners.len();
     if members > 1 {
         return Err(Error::Cluster { dir: dir.display().to_string(), identity, members });
@@ -105,50 +99,6 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let driver = Driver::open(log_disk.as_mut(), &log_dir, identity, consensus, start)?;
     let applier = Applier::new(lessor, tables.cluster, tables.conf_state, unread);
     Ok(Opened { store, paths, log_disk, identity, driver, applier })
-}
-
-/// The tables of `view`, as far as they can be read. Also what cannot, if anything: the member then starts, serves what
-/// it has, and applies nothing.
-///
-/// **Errors** the configuration cannot be read, and is not `vital` either; a table that does not decode.
-fn restore_readable(
-    view: &ReadView,
-    vital: &[u8],
-    disk: &mut dyn Disk,
-    dir: &Path,
-) -> Result<(Tables, Option<String>), Error> {
-    let mut restore = Restore::new(view);
-    let mut unread: Option<engine::Error> = None;
-    loop {
-        match restore.step(usize::MAX) {
-            Ok(Some(tables)) => {
-                let mut tables = tables?;
-                let Some(error) = unread else { return Ok((tables, None)) };
-                if tables.conf_state.voters.is_empty() {
-                    let (_, conf_state) = table::decode_vital(vital);
-                    let Some(conf_state) = conf_state.filter(|state| !state.voters.is_empty()) else {
-                        return Err(error.into());
-                    };
-                    tables.conf_state = conf_state;
-                }
-                return Ok((tables, Some(format!("a table cannot be read: {error}"))));
-            }
-            Ok(None) => {}
-            Err(fault) => match load(disk, dir, fault) {
-                Ok(()) => {}
-                Err(error) if is_damage(&error) => {
-                    restore.pass_by();
-                    unread.get_or_insert(error);
-                }
-                Err(error) => return Err(error.into()),
-            },
-        }
-    }
-}
-
-/// Whether a page cannot be read, and everything else can.
-fn is_damage(error: &engine::Error) -> bool {
-    matches!(error, engine::Error::Corrupt { .. } | engine::Error::Io { .. })
 }
 
 /// Probes the I/O path of each directory, once.
@@ -181,35 +131,4 @@ fn bootstrap_member(config: &Config) -> Member {
     let peer_urls: Vec<String> = config.advertise_peer_urls.iter().map(ToString::to_string).collect();
     let id = consensus::member_id(&peer_urls, &config.initial_cluster_token, None);
     Member { id, peer_urls, name: config.name.clone(), ..Member::default() }
-}
-
-/// The identity of the member, as its store has it. If the store is new, the identity of `member`.
-fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Result<Identity, Error> {
-    let view = store.mvcc().view();
-    let row = load_for(disk, store.dir(), || view.meta_get(table::IDENTITY));
-    if let (Err(error), (Some(identity), _)) = (&row, table::decode_vital(store.vital()))
-        && is_damage(error)
-    {
-        return Ok(identity);
-    }
-    if let Some(bytes) = row? {
-        return Ok(table::decode_identity(&bytes).ok_or(Damaged { what: "identity" })?);
-    }
-    let identity = Identity { cluster_id: consensus::cluster_id(&[member.id]), member_id: member.id };
-    first_checkpoint(store, disk, &identity)?;
-    Ok(identity)
-}
-
-/// Writes the identity of the member, before anything else is written.
-fn first_checkpoint(store: &mut Store, disk: &mut dyn Disk, identity: &Identity) -> Result<(), Error> {
-    let mut write = store.mvcc_mut().begin();
-    write
-        .meta_put(table::IDENTITY, &table::encode_identity(identity))
-        .unwrap_or_else(|fault| panic!("{fault:?}: a fresh store is resident"));
-    drop(write.finish());
-    store.set_vital(table::encode_vital(identity, &ConfState::default()));
-    drop(store.mvcc_mut().publish(0, 0));
-    let done = store.checkpoint_begin().run(disk)?;
-    store.checkpoint_end(done);
-    Ok(())
 }

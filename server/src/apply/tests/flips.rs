@@ -292,7 +292,10 @@ fn one_flip(seed: u64, (storage, model, own): &Base, outcome: &mut Outcome) {
             }
             assert!(lost == 0 || !is_in_log);
         }
-        Err(_) => outcome.refused += 1,
+        Err(error) => {
+            assert!(!path.starts_with(dir().join("pages")), "damage of a page keeps no member from starting: {error}");
+            outcome.refused += 1;
+        }
     }
     let is_repairable = is_repairable(&image.kill(), &model);
     assert!(is_repairable || !is_in_log, "the store is whole");

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use consensus::{ConfChange, ConfState, Driver, EntryId};
+use consensus::{ConfChange, ConfState, Driver, EntryId, Identity};
 use engine::{
     Checkpoint, Fault, PageReader, Store,
     disk::{
@@ -29,7 +29,7 @@ use crate::{
         machine::{Apply, Options, Turn},
         message::ToApply,
         proposal::Proposal,
-        restore::{Damaged, restore},
+        start::{self, Start},
     },
     clock::Clock,
     config::AutoCompaction,
@@ -68,20 +68,27 @@ pub(super) fn dir() -> &'static Path {
     Path::new("data")
 }
 
+fn voter() -> consensus::Member {
+    consensus::Member { id: 0xab, peer_urls: vec!["http://localhost:2380".into()], ..Default::default() }
+}
+
 /// Raft over the log that lies beside the store.
-fn driver(disk: &mut dyn Disk, store: &Store, conf_state: ConfState) -> Result<Driver, consensus::Error> {
-    let voter = consensus::Member { id: 0xab, peer_urls: vec!["http://localhost:2380".into()], ..Default::default() };
+fn driver(
+    disk: &mut dyn Disk,
+    store: &Store,
+    identity: Identity,
+    conf_state: ConfState,
+) -> Result<Driver, consensus::Error> {
     let (index, term) = store.applied();
     let start = consensus::Start {
         applied: EntryId { index, term },
         trimmable: store.trimmable().0,
         conf_state,
-        bootstrap: vec![ConfChange::bootstrap(&voter)],
+        bootstrap: vec![ConfChange::bootstrap(&voter())],
     };
     let wal = engine::wal::Options { segment_bytes: 4 << 20, ..engine::wal::Options::default() };
     let options = consensus::Options::from_knobs(&tuning::Consensus::default(), true, 1, wal);
-    let ids = consensus::Identity { member_id: 0xab, cluster_id: 1 };
-    Driver::open(disk, &dir().join("wal"), ids, options, start)
+    Driver::open(disk, &dir().join("wal"), identity, options, start)
 }
 
 pub(super) fn options(checkpoint_wal_bytes: u64) -> Options {
@@ -122,24 +129,14 @@ impl Member {
     ) -> Result<Self, Box<dyn std::error::Error>> {
         let mut disk = storage.disk();
         let store_options = store::Options { cache_bytes: CACHE_BYTES, ..store::Options::default() };
-        let store = Store::open(&mut disk, dir(), store_options)?;
-        let view = store.mvcc().view();
-        let mut unread = None;
-        let load = |fault: Fault| -> Result<(), Damaged> {
-            let loaded = engine::load(&mut storage.disk(), dir(), fault);
-            loaded.map_err(|error| unread = Some(error)).map_err(|()| Damaged { what: "a page" })
-        };
-        let tables = restore(&view, load);
-        if let Some(error) = unread {
-            return Err(error.into());
-        }
-        let tables = tables?;
-        let driver = driver(&mut disk, &store, tables.conf_state.clone())?;
+        let mut store = Store::open(&mut disk, dir(), store_options)?;
+        let Start { identity, tables, unread } = start::read(&mut store, &mut disk, &voter())?;
+        let driver = driver(&mut disk, &store, identity, tables.conf_state.clone())?;
         let opened_at = driver.status().last_index;
         let shared = Arc::new(Shared::for_tests(store.mvcc().published(), 1));
         let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
         lessor.restore(tables.leases);
-        let applier = Applier::new(lessor, tables.cluster, tables.conf_state, None);
+        let applier = Applier::new(lessor, tables.cluster, tables.conf_state, unread);
         let counters = Arc::<CommitCounters>::default();
         let options = options(checkpoint_wal_bytes);
         let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
