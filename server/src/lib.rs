@@ -26,6 +26,7 @@
 //! - `mailbox`, `slots`: messages between cores, and the slots in which requests wait for answers
 //! - `loader`: loads pages into memory for one core
 //! - `floor`: the revisions that long reads hold
+//! - `gathered`: the memory of answers that are gathered before they are sent
 //! - `header`: response headers as bytes
 //! - `method`: the table of gRPC methods
 //! - `protobuf`: messages as bytes, and the pieces of the hottest answers
@@ -40,6 +41,7 @@ pub mod cores;
 pub mod error;
 pub mod etcd_files;
 pub mod floor;
+pub mod gathered;
 pub mod header;
 pub mod insight;
 pub mod kv;

@@ -26,7 +26,7 @@ use engine::{Published, disk::FileSystem};
 use proto::etcdserverpb as pb;
 use tokio::sync::watch;
 
-use crate::{floor, header::Ids};
+use crate::{floor, gathered::Gathered, header::Ids};
 
 pub use pb::AlarmType as Alarm;
 
@@ -69,7 +69,7 @@ pub struct Limits {
     pub txn_ops_max: usize,
     /// How long a write to the log may take before the disk counts as hung.
     pub log_wait_max: Duration,
-    /// Bytes of an answer that is gathered before it is sent. **Units** bytes of memory.
+    /// Bytes of all answers together that are gathered before they are sent. **Units** bytes of memory.
     pub gathered_bytes_max: usize,
     /// Entries that a scan visits before its core turns to other work.
     pub scan_entries_per_turn: usize,
@@ -260,6 +260,8 @@ pub struct Shared {
     pub is_behind: AtomicBool,
     /// The file system of the log.
     pub log_file_system: FileSystem,
+    /// The answers that are gathered.
+    pub gathered: Arc<Gathered>,
 }
 
 impl Shared {
@@ -274,6 +276,7 @@ impl Shared {
     ) -> Self {
         Self {
             ids: Ids::new(identity.cluster_id, identity.member_id),
+            gathered: Gathered::new(limits.gathered_bytes_max),
             identity,
             limits,
             view,

@@ -281,9 +281,10 @@ knobs! {
         mailbox_messages_max: usize = 4096, 64 => 1_048_576, Count;
         /// Entries that one range visits before its core turns to other requests.
         scan_entries_per_turn: usize = 2048, 64 => 1_000_000, Count;
-        /// Memory for an answer that must be gathered before it is sent: a sorted range, the ranges of a txn, what a
-        /// delete shows, the keys of a lease. A larger one fails, as one beyond gRPC's 2 GiB does; a range in the order
-        /// of keys is never gathered.
+        /// Memory for all answers that are gathered before they are sent: sorted ranges, ranges of txns, keys of
+        /// leases; and as much for what one delete shows. A larger one fails, as one beyond gRPC's 2 GiB does, and so
+        /// does one that finds no room beside others, with "too many requests"; a range in the order of keys is never
+        /// gathered.
         gathered_bytes_max: usize = 512 * MIB_, MIB_ => 64 * GIB_, Bytes;
         /// Answers not yet taken by one watch stream, by bytes; past it the stream's watchers become unsynced and lose
         /// nothing.

@@ -20,7 +20,7 @@ use rustix::{
     io::retry_on_intr,
 };
 
-use super::{BLOCK, Buffer, Completion, DirLock, FileId, FileOp, Op, OpenKind, assert_aligned, lane::Ended};
+use super::{BLOCK, Buffer, DirLock, FileId, FileOp, Op, OpenKind, assert_aligned};
 use crate::Error;
 
 /// Pause between two tries to get the lock of a file whose writer was killed.
@@ -78,7 +78,7 @@ impl Files {
     pub(super) fn open(&mut self, path: &Path, kind: OpenKind) -> Result<FileId, Error> {
         let opened = open_file(path, kind, self.is_direct)?;
         let file = self.reserve(path);
-        self.opened(file, opened, kind == OpenKind::Directory);
+        self.opened(Opened { file, opened, is_dir: kind == OpenKind::Directory });
         Ok(file)
     }
 
@@ -98,15 +98,9 @@ impl Files {
         handle.and_then(Option::as_mut).expect("the file is open in this instance")
     }
 
-    /// The completion of what a lane has ended. A file that it opened is open from here on.
-    pub(super) fn end(&mut self, ended: Ended) -> Completion {
-        if let Some(Opened { file, opened, is_dir }) = ended.opened {
-            self.opened(file, opened, is_dir);
-        }
-        ended.completion
-    }
-
-    fn opened(&mut self, file: FileId, opened: File, is_dir: bool) {
+    /// Notes that a reserved file is open now.
+    pub(super) fn opened(&mut self, opened: Opened) {
+        let Opened { file, opened, is_dir } = opened;
         let handle = self.handle_mut(file);
         assert!(handle.file.is_none(), "a file is opened once");
         (handle.file, handle.is_dir) = (Some(Arc::new(opened)), is_dir);

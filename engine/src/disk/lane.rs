@@ -31,7 +31,7 @@ use rustix::{
 
 use super::{
     BLOCK, Buffer, Completion, Op, Token,
-    files::{NameWork, Opened, read_all},
+    files::{Files, NameWork, Opened, read_all},
 };
 
 /// Operations that one thread's queue holds.
@@ -52,6 +52,16 @@ pub(super) enum Work {
 pub(super) struct Ended {
     pub(super) completion: Completion,
     pub(super) opened: Option<Opened>,
+}
+
+impl Ended {
+    /// The completion for the caller. A file that was opened is one of `files` from here on.
+    pub(super) fn complete(self, files: &mut Files) -> Completion {
+        if let Some(opened) = self.opened {
+            files.opened(opened);
+        }
+        self.completion
+    }
 }
 
 /// One thread and the way to it.

@@ -1,9 +1,9 @@
 //! The one seam to files: bytes reach a medium, and come back from it, only through `Disk`.
 //!
-//! There are two planes. The control plane (create, open, rename, list, blocking reads) is synchronous: it waits for the
-//! file system, however long. It is for start-up, and for threads that serve nobody. The data plane is sans-io: `submit`
-//! queues operations, `kick` hands all queued ones over in one call, `completions` collects those that have ended, in any
-//! order. It also opens and removes files, for owners that must go on while a device does not answer.
+//! There are two planes. The control plane (create, open, rename, list, blocking reads) is synchronous: it waits for
+//! the file system, however long. It is for start-up, and for threads that serve nobody. The data plane is sans-io:
+//! `submit` queues operations, `kick` hands all queued ones over in one call, `completions` collects those that have
+//! ended, in any order. It also opens and removes files, for owners that must go on while a device does not answer.
 //!
 //! Promises of every implementation, on which its users rely:
 //! - Operations in flight are unordered. A `Sync` covers the writes to its file that *completed* before it was
@@ -23,8 +23,8 @@
 //! Files:
 //! - `seam`: the trait `Disk` and its operations.
 //! - `block`: the unit of I/O. `buffer`: memory that O_DIRECT accepts.
-//! - `uring`, `portable`: the two implementations for real files. `files`: the control plane that both share; `lane`: their
-//!   threads.
+//! - `uring`, `portable`: the two implementations for real files. `files`: the control plane that both share.
+//!   `lane`: their threads.
 //! - `probe`: finds the implementation that a machine and a directory allow.
 //! - `offline`: files and directories for tools that run without a server.
 //! - `file_system`: writes back what other programs wrote to the file system of a directory.

@@ -116,7 +116,7 @@ impl Disk for Portable {
     fn completions(&mut self, out: &mut Vec<Completion>) {
         let before = out.len();
         let files = &mut self.files;
-        out.extend(self.done.ended().drain(..).map(|ended| files.end(ended)));
+        out.extend(self.done.ended().drain(..).map(|ended| ended.complete(files)));
         self.in_flight -= out.len() - before;
         if out.len() > before {
             self.durable.push();

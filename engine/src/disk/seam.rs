@@ -79,8 +79,8 @@ pub enum Op {
         /// A file that first takes the path as its name. If there is no space, it keeps the one that it has.
         from: Option<PathBuf>,
     },
-    /// Close `file` if it is open, and remove the name with which it was opened. Only `Disk::path` and `Disk::close` may
-    /// name it after that.
+    /// Close `file` if it is open, and remove the name with which it was opened. Only `Disk::path` and `Disk::close`
+    /// may name it after that.
     Remove {
         /// Target.
         file: FileId,
@@ -159,7 +159,8 @@ impl Owner {
 pub struct Completion {
     /// Token it was submitted with.
     pub token: Token,
-    /// Bytes written or read (0 for any other operation), or the reason why it failed. Only a read past the end has a short count.
+    /// Bytes written or read (0 for any other operation), or the reason why it failed. Only a read past the end has a
+    /// short count.
     pub result: io::Result<usize>,
     /// The operation's buffer; for a read, cut to the bytes that were read. Empty where there is none.
     pub buf: Buffer,

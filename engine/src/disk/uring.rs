@@ -129,7 +129,7 @@ impl Uring {
             let Self { files, done, ended, names_in_flight, .. } = self;
             for name in done.ended().drain(..) {
                 *names_in_flight -= 1;
-                ended.push(files.end(name));
+                ended.push(name.complete(files));
             }
             self.names.push();
         }

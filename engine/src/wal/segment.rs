@@ -10,8 +10,8 @@
 //! - `next` has the name of the sequence after the active one, and of no other.
 //! - Every file in `pool` has `segment_bytes` and holds nothing that recovery could still need.
 //! - No write of a filling is in flight once `next` is ready.
-//! - While the log serves, files are opened, renamed and removed by operations in flight only: a disk that hangs holds up
-//!   no one who asks how the log is.
+//! - While the log serves, files are opened, renamed and removed by operations in flight only: a disk that hangs holds
+//!   up no one who asks how the log is.
 //! - A full disk is not a failure here, because no record is in a segment that is not ready. If there is no space to
 //!   create, fill or sync a file, the whole file is given up (`is_refused`). A new one is tried when `retry` asks for
 //!   it, or when a segment was trimmed. A failed sync is never repeated; its file is gone.

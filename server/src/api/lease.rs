@@ -75,10 +75,11 @@ pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveReques
         return Ok(framed(&pb::LeaseTimeToLiveResponse { header, id, ttl: -1, ..Default::default() }));
     };
     let mut keys = Vec::new();
+    let mut share = desk.shared.gathered.share();
     if request.keys {
         let prefix = lease::attachment_prefix(id);
         let mut cursor = view.meta_cursor(&prefix);
-        let (mut bytes, max) = (0, desk.shared.limits.gathered_bytes_max);
+        let mut bytes = 0;
         desk.step_through(&view, |_, budget| {
             for _ in 0..budget {
                 match cursor.next()? {
@@ -86,15 +87,15 @@ pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveReques
                     None => return Ok(Some(Ok(()))),
                 }
                 bytes += size_of::<Bytes>() + keys.last().map_or(0, Bytes::len);
-                if bytes > max {
-                    return Ok(Some(Err(Error::AnswerTooLarge { len: bytes, max })));
+                if let Err(error) = share.grow_to(bytes) {
+                    return Ok(Some(Err(error)));
                 }
             }
             Ok(None)
         })
         .await??;
     }
-    Ok(framed(&pb::LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }))
+    Ok(share.hold(framed(&pb::LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys })))
 }
 
 /// The newest view, once no entry is under way in it that may have detached a part of the keys.

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     apply::outcome::Outcome,
     error::Error,
+    gathered::Share,
     kv::{
         check,
         range::Job,
@@ -59,13 +60,15 @@ async fn read(desk: &Desk, request: &pb::TxnRequest) -> Result<Bytes, Error> {
         };
         checked[usize::from(succeeded)].clone()?;
         let ops = branch(request, succeeded);
-        let responses = match read_all(desk, &mut reading, at, ops).await {
+        let mut share = desk.shared.gathered.share();
+        let responses = match read_all(desk, &mut reading, &mut share, (at, ops)).await {
             Err(Error::Compacted) if !reading.is_held() => continue,
             responses => responses?,
         };
         desk.counters.ranges.add(ops.len() as u64);
         desk.counters.txns.add(u64::from(ops.len() > 1));
-        return framed_answer(&pb::TxnResponse { header: Some(desk.header(at)), succeeded, responses });
+        let response = pb::TxnResponse { header: Some(desk.header(at)), succeeded, responses };
+        return framed_answer(&response).map(|answer| share.hold(answer));
     }
 }
 
@@ -100,15 +103,15 @@ async fn decide(reading: &mut Reading<'_>, at: i64, request: &pb::TxnRequest) ->
 async fn read_all(
     desk: &Desk,
     reading: &mut Reading<'_>,
-    at: i64,
-    ops: &[pb::RequestOp],
+    share: &mut Share,
+    (at, ops): (i64, &[pb::RequestOp]),
 ) -> Result<Vec<pb::ResponseOp>, Error> {
-    let mut left = desk.shared.limits.gathered_bytes_max;
+    let max = desk.shared.limits.gathered_bytes_max;
     let mut responses = Vec::with_capacity(ops.len());
     for request in ranges(ops) {
-        let mut job = Job::at(&reading.view(), (at, request.revision), request.clone(), left);
-        let response = run(reading, &mut job).await?;
-        left -= job.bytes();
+        let mut job =
+            Job::at(&reading.view(), (at, request.revision), request.clone(), max.saturating_sub(share.bytes()));
+        let response = run(reading, &mut job, share).await?;
         let header = Some(inner_header(at));
         let response = Response::ResponseRange(pb::RangeResponse { header, ..response });
         responses.push(pb::ResponseOp { response: Some(response) });

@@ -2,8 +2,8 @@
 //!
 //! What a member must know before it starts: who it is, and its tables, as far as they can be read.
 //!
-//! Invariants: a new store has its identity durably before anything else is written. A page that cannot be read keeps no
-//! member from starting that knows its identity and its configuration: both stand in the superblock, too (`vital`).
+//! Invariants: a new store has its identity durably before anything else is written. A page that cannot be read keeps
+//! no member from starting that knows its identity and its configuration: both stand in the superblock, too (`vital`).
 
 use consensus::{ConfState, Identity, Member};
 use engine::{ReadView, Store, disk::Disk, load, load_for};

@@ -99,7 +99,8 @@ const ROWS: [Row; 15] = [
     Row::closed(&["insight", "log"]),
     Row::closed(&["config"]),
     Row::open(&[
-        "shared", "error", "clock", "mailbox", "slots", "loader", "floor", "header", "method", "protobuf", "lib",
+        "shared", "error", "clock", "mailbox", "slots", "loader", "floor", "gathered", "header", "method", "protobuf",
+        "lib",
     ]),
 ];
 

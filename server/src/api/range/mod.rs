@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     error::Error,
+    gathered::Share,
     kv::{
         check, keys,
         range::{Job, is_filtered, is_in_key_order, is_point, read_at},
@@ -60,24 +61,35 @@ async fn gather(desk: &Desk, request: pb::RangeRequest) -> Result<Bytes, Error> 
     loop {
         let mut job = Job::new(&view, request.clone(), desk.shared.limits.gathered_bytes_max)?;
         let mut reading = desk.reading(view, job.at);
-        match run(&mut reading, &mut job).await {
+        let mut share = desk.shared.gathered.share();
+        match run(&mut reading, &mut job, &mut share).await {
             Err(Error::Compacted) if !reading.is_held() => {
                 view = desk.view(Consistency::of(request.serializable)).await?;
             }
             response => {
                 let header = Some(desk.header(job.header_revision));
-                return framed_answer(&pb::RangeResponse { header, ..response? });
+                return framed_answer(&pb::RangeResponse { header, ..response? }).map(|answer| share.hold(answer));
             }
         }
     }
 }
 
-/// Runs a job to its end. Returns the response, whose header is still empty.
+/// Runs a job to its end; what it gathers is added to `share`. Returns the response, whose header is still empty.
 ///
 /// **Errors** the answer is too large to be gathered; as [`Reading::run`].
-pub(super) async fn run(reading: &mut Reading<'_>, job: &mut Job) -> Result<pb::RangeResponse, Error> {
-    let step =
-        |view: &ReadView, budget: usize| job.step(view, budget).map_err(|fault| job.wanted(fault, LEAVES_AHEAD_MAX));
+pub(super) async fn run(
+    reading: &mut Reading<'_>,
+    job: &mut Job,
+    share: &mut Share,
+) -> Result<pb::RangeResponse, Error> {
+    let before = share.bytes();
+    let step = |view: &ReadView, budget: usize| {
+        let answer = job.step(view, budget).map_err(|fault| job.wanted(fault, LEAVES_AHEAD_MAX))?;
+        Ok(match share.grow_to(before + job.bytes()) {
+            Ok(()) => answer,
+            Err(error) => Some(Err(error)),
+        })
+    };
     reading.run(step).await?
 }
 
