@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     Error, Place,
-    disk::{Disk, FileOp},
+    disk::{DirLock, Disk, FileOp},
     extent::{BlockCache, Directory, Extent, ExtentCursor},
     page::PAGES_DIR,
     tree::Slot,
@@ -168,12 +168,17 @@ pub fn report(disk: &mut dyn Disk, dir: &Path) -> Result<Report, Error> {
     })
 }
 
-/// Reads every page and record that the newest state in `dir` reaches. Calls `damage` for each that is not as it was
-/// written, and for segments with a wrong account of live bytes. Blocks for a time that grows with the data.
+/// Reads every page and record that the newest state in `dir` reaches; the caller keeps the lock on it. Calls `damage`
+/// for each that is not as it was written, and for segments with a wrong account of live bytes. Blocks for a time that
+/// grows with the data.
 ///
-/// **Errors** as [`report`], and those of the medium.
-pub fn verify(disk: &mut dyn Disk, dir: &Path, damage: &mut dyn FnMut(&Error)) -> Result<Checked, Error> {
-    let _lock = disk.lock(dir)?;
+/// **Errors** as [`report`], but for `Locked`, and those of the medium.
+pub fn verify(
+    disk: &mut dyn Disk,
+    dir: &Path,
+    _lock: &DirLock,
+    damage: &mut dyn FnMut(&Error),
+) -> Result<Checked, Error> {
     let Opened { state, space, directory, unread, .. } = open(disk, dir)?;
     unread.iter().for_each(&mut *damage);
     let is_whole = unread.is_empty();

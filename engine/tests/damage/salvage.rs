@@ -9,7 +9,10 @@ use std::{
 use bytes::Bytes;
 use engine::{
     Error, KeyRange, Mvcc, ReadView, Record,
-    disk::sim::{Random, SimStorage},
+    disk::{
+        Disk,
+        sim::{Random, SimStorage},
+    },
     salvage::{Loss, Salvage},
 };
 
@@ -66,7 +69,8 @@ fn is_in(ranges: &[(Bytes, Option<Bytes>)], key: &Bytes) -> bool {
 fn read_back(storage: &SimStorage, model: &ReadView, context: &str) -> Option<Losses> {
     let mut disk = storage.disk();
     let mut losses = Losses::default();
-    let mut salvage = match Salvage::open(&mut disk, Path::new(DIR), &mut |loss| losses.take(loss)) {
+    let lock = disk.lock(Path::new(DIR)).unwrap();
+    let mut salvage = match Salvage::open(&mut disk, Path::new(DIR), &lock, &mut |loss| losses.take(loss)) {
         Ok(salvage) => salvage,
         Err(Error::Corrupt { .. } | Error::Io { .. }) => return None,
         Err(error) => panic!("{context}: {error}"),

@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use engine::{
     Error, Unreadable,
-    disk::sim::SimStorage,
+    disk::{Disk, sim::SimStorage},
     inspect,
     scrub::{Position, Scrub},
     wal,
@@ -67,7 +67,9 @@ fn whatever_page_is_flipped_or_unreadable_is_found_if_it_is_reached() {
         let scrubbed = pages(&damaged, if number % 2 == 0 { 1 } else { 50_000 });
         assert!(scrubbed.iter().all(|error| path_of(error) == structure.path), "{structure:?}: {scrubbed:?}");
         let mut is_reached = structure.name == "superblock copy";
-        let verified = inspect::verify(&mut damaged.disk(), Path::new(DIR), &mut |_| is_reached = true);
+        let mut disk = damaged.disk();
+        let lock = disk.lock(Path::new(DIR)).unwrap();
+        let verified = inspect::verify(&mut disk, Path::new(DIR), &lock, &mut |_| is_reached = true);
         assert!(verified.is_ok() || is_reached, "{structure:?}: {verified:?}");
         assert_eq!(is_reached, !scrubbed.is_empty(), "{structure:?}: {scrubbed:?}");
         if is_reached { found += 1 } else { dead += 1 }

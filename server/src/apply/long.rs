@@ -39,7 +39,7 @@ use crate::{
     error::Error,
     kv::{
         key_value, keys,
-        range::{Job, has_default_order, is_filtered},
+        range::{Job, LEAVES_AHEAD_MAX, has_default_order, is_filtered},
         txn,
     },
     lease::{self, Lessor},
@@ -64,9 +64,6 @@ impl Default for Steps {
 
 /// Keys of a step that are looked at before they are deleted, because they may have leases, or are to be shown.
 const LOOKED_AT_MAX: usize = 256;
-
-/// Leaves that a read loads at once.
-const LEAVES_AHEAD_MAX: usize = 16;
 
 /// The part of an entry that is made after the other.
 #[derive(Clone, Debug)]

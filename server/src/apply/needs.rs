@@ -23,15 +23,12 @@ use proto::{
 
 use super::{lease as leases, long::is_ranged, table};
 use crate::{
-    kv::keys,
+    kv::{keys, range::LEAVES_AHEAD_MAX},
     lease::{attachment_key, grant_key},
 };
 
 /// Keys of a lease that are looked at in one step.
 const ATTACHED_MAX: usize = 256;
-
-/// Leaves of a range that are read at once.
-const LEAVES_MAX: usize = 16;
 
 /// The pages that `request` needs of `view` and that are missing, `max` of them at most, besides its [`ranges`] and the
 /// keys of a lease. There may be more below those that it names. If there are no leases (`has_leases`), no key that is
@@ -218,7 +215,7 @@ impl<'a> Walk<'a> {
         for _ in 0..budget.max(1) {
             if self.is_looked_at {
                 let cursor = &mut self.cursor;
-                let Some(version) = cursor.next().map_err(|fault| cursor.wanted(fault, LEAVES_MAX))? else {
+                let Some(version) = cursor.next().map_err(|fault| cursor.wanted(fault, LEAVES_AHEAD_MAX))? else {
                     return Ok(true);
                 };
                 self.met = Some((version.key, version.lease));

@@ -9,9 +9,12 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use engine::{Fault, ReadView, Record, Revision, Version};
-use proto::{etcdserverpb as pb, mvccpb::KeyValue};
+use proto::etcdserverpb as pb;
 
-use crate::{error::Error, kv::txn::Decision};
+use crate::{
+    error::Error,
+    kv::{range::memory_of, txn::Decision},
+};
 
 /// A table for more records than this is freed: its memory is not worth keeping until the next entry.
 const KEPT_MAX: usize = 1024;
@@ -180,7 +183,7 @@ impl Pinned {
 
 /// Memory that a record takes in an answer. **Units** bytes.
 pub(super) fn shown_bytes(record: &Record) -> usize {
-    size_of::<KeyValue>() + record.key.len() + record.value.len()
+    memory_of(&record.key, &record.value)
 }
 
 /// Unwraps a result of something that was touched and is resident. A fault here would be a defect of the touch, and

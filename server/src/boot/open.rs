@@ -65,8 +65,10 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let paths = probe(config)?;
     let mut data_disk = paths.data.disk(dir)?;
     let disk = data_disk.as_mut();
+    let lock = disk.lock(dir)?;
     import::complete(disk, dir).map_err(Error::Import)?;
     repair::complete(disk, dir)?;
+    drop(lock);
     let mut store = Store::open(disk, dir, options::store(config, clock))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
         config.verify_bootstrap()?;

@@ -64,18 +64,19 @@ pub fn repair(
     tell: &mut dyn FnMut(&Loss),
 ) -> Result<Option<Repaired>, Error> {
     let mut disk = open(dir)?;
+    // What is found now must be what is repaired.
+    let lock = disk.lock(dir)?;
     complete(disk.as_mut(), dir)?;
     let mut damages = 0_u64;
-    engine::inspect::verify(disk.as_mut(), dir, &mut |_| damages += 1)?;
+    engine::inspect::verify(disk.as_mut(), dir, &lock, &mut |_| damages += 1)?;
     if damages == 0 {
         return Ok(None);
     }
     let mut losses = 0;
-    let mut salvage = Salvage::open(disk.as_mut(), dir, &mut |loss| {
+    let mut salvage = Salvage::open(disk.as_mut(), dir, &lock, &mut |loss| {
         losses += u64::from(!matches!(loss, Loss::Page { .. }));
         tell(loss);
     })?;
-    let _lock = disk.lock(dir)?;
     let Kept { identity, tables, under_way } = kept(&mut salvage, disk.as_mut())?;
     let members = tables.conf_state.voters.len() + tables.conf_state.learners.len();
     if members > 1 {

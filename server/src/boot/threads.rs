@@ -264,12 +264,8 @@ impl Member {
         let (disk, dirs) = (self.paths.data.disk(dir)?, (dir.as_path(), options::wal_dir(&self.config)));
         let (clock, shared) = (self.clock.clone(), Arc::clone(&self.shared));
         let scrubber = Scrubber::new(disk, dirs, interval, clock, shared, Arc::clone(&self.registry.scrub));
-        let run = move || {
-            if let Err(error) = scrubber.run() {
-                tracing::warn!(%error, "the scrub has ended");
-            }
-        };
-        thread::Builder::new().name("scrub".into()).spawn(run).map(drop).map_err(system("the scrub thread"))
+        let run = move || scrubber.run();
+        thread::Builder::new().name("scrub".into()).spawn::<_, ()>(run).map(drop).map_err(system("the scrub thread"))
     }
 
     fn raft_core(&self, driver: Driver, log_disk: Box<dyn Disk>, inbox: Inbox<ToRaft>) -> RaftCore {

@@ -131,9 +131,10 @@ fn look(dirs: &Dirs, verifies: bool, disk: &mut dyn Disk) -> Result<(String, usi
             damages += 1;
             line(&mut text, &format!("damage      {error}"));
         };
-        let checked = verify(disk, &dirs.dir, &mut damage)?;
+        let lock = disk.lock(&dirs.dir)?;
+        let checked = verify(disk, &dirs.dir, &lock, &mut damage)?;
         if damages > 0 {
-            drop(Salvage::open(disk, &dirs.dir, &mut |loss| line(&mut text, &repair::shown(loss)))?);
+            drop(Salvage::open(disk, &dirs.dir, &lock, &mut |loss| line(&mut text, &repair::shown(loss)))?);
         }
         line(
             &mut text,

@@ -142,15 +142,26 @@ impl Scrubber {
         Self { disk, clock, shared, counters, interval, kept, pages, wal_dir, log: None }
     }
 
-    /// Runs until the process ends.
-    ///
-    /// **Errors** the disk takes no operations.
+    /// Runs until the process ends. While the disk takes no operations, it asks again after a pause.
     #[expect(clippy::disallowed_methods, reason = "its thread serves nobody who would wait")]
-    pub fn run(mut self) -> Result<(), Error> {
+    pub fn run(mut self) -> ! {
         std::thread::sleep(START_PAUSE.min(self.interval));
         let mut round = self.kept.load().unwrap_or_else(|| Round::begin(self.now()));
+        let mut is_held_up = false;
         loop {
-            let pause = self.step(&mut round)?;
+            let pause = match self.step(&mut round) {
+                Ok(pause) => {
+                    is_held_up = false;
+                    pause
+                }
+                Err(error) => {
+                    if !is_held_up {
+                        tracing::warn!(%error, "the scrub cannot go on, and will try again");
+                    }
+                    is_held_up = true;
+                    IDLE_PAUSE
+                }
+            };
             std::thread::sleep(pause);
         }
     }

@@ -90,6 +90,9 @@ enum Total {
     Known(u64),
 }
 
+/// Leaves of a range that are read at once.
+pub const LEAVES_AHEAD_MAX: usize = 16;
+
 /// A step ends when it has found so much. **Units** bytes.
 const STEP_BYTES_MAX: usize = 4 << 20;
 
@@ -97,8 +100,8 @@ const STEP_BYTES_MAX: usize = 4 << 20;
 const TRIM_MIN: usize = 1024;
 
 /// Memory that a key takes in an answer. **Units** bytes.
-fn memory_of(found: &KeyValue) -> usize {
-    size_of::<KeyValue>() + found.key.len() + found.value.len()
+pub fn memory_of(key: &[u8], value: &[u8]) -> usize {
+    size_of::<KeyValue>() + key.len() + value.len()
 }
 
 /// The response, or why the client gets none.
@@ -215,7 +218,7 @@ impl Job {
     }
 
     fn push(&mut self, found: KeyValue) {
-        self.bytes += memory_of(&found);
+        self.bytes += memory_of(&found.key, &found.value);
         self.found.push(found);
         if self.bytes > self.bytes_max || self.found.len() >= self.trim_at {
             self.trim();
@@ -231,7 +234,7 @@ impl Job {
             return;
         }
         sort(&mut self.found, &self.request);
-        self.bytes -= self.found.drain(kept..).map(|found| memory_of(&found)).sum::<usize>();
+        self.bytes -= self.found.drain(kept..).map(|found| memory_of(&found.key, &found.value)).sum::<usize>();
         self.trim_at = kept.saturating_mul(2).max(TRIM_MIN);
     }
 

@@ -18,7 +18,7 @@ use proto::{
     },
 };
 
-use super::keys;
+use super::{keys, range::LEAVES_AHEAD_MAX};
 use crate::error::Error;
 
 /// The branch that each txn takes, in execution order.
@@ -47,9 +47,6 @@ pub fn is_read_only(request: &pb::TxnRequest) -> bool {
 pub fn is_serializable(request: &pb::TxnRequest) -> bool {
     all_ops(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
-
-/// Leaves that a compare of many keys reads at once.
-const LEAVES_AHEAD_MAX: usize = 16;
 
 /// Decides which branch each txn takes, in bounded steps: a compare may be about very many keys. What it has seen stays
 /// true between two steps, as they all read one revision.

@@ -37,7 +37,10 @@ use super::{
     Superblock,
     inspect::{states, tables},
 };
-use crate::{Error, Record, Revision, disk::Disk};
+use crate::{
+    Error, Record, Revision,
+    disk::{DirLock, Disk},
+};
 
 pub use loss::Loss;
 
@@ -51,13 +54,12 @@ pub struct Salvage {
 }
 
 impl Salvage {
-    /// Looks through the store in `dir`, and tells every loss. If something of the newest state is lost, and less of
-    /// the state before it, it takes that one: the log holds what came after. Blocks for a time that grows with the
-    /// data.
+    /// Looks through the store in `dir`, whose lock the caller keeps, and tells every loss. If something of the newest
+    /// state is lost, and less of the state before it, it takes that one: the log holds what came after. Blocks for a
+    /// time that grows with the data.
     ///
-    /// **Errors** `Locked`; `Corrupt` if there is no state to begin with; those of the medium that are no damage.
-    pub fn open(disk: &mut dyn Disk, dir: &Path, tell: &mut dyn FnMut(&Loss)) -> Result<Self, Error> {
-        let _lock = disk.lock(dir)?;
+    /// **Errors** `Corrupt` if there is no state to begin with; those of the medium that are no damage.
+    pub fn open(disk: &mut dyn Disk, dir: &Path, _lock: &DirLock, tell: &mut dyn FnMut(&Loss)) -> Result<Self, Error> {
         let (newest, previous) = states(disk, dir)?;
         let mut weight = 0;
         let mut chosen = Self::look(disk, dir, newest, &mut |loss| weight += loss.weight());

@@ -17,7 +17,7 @@ use proto::etcdserverpb as pb;
 
 use self::{
     large::{Frame, Large, PIECE_BYTES, PIECE_KEYS, framed_point, shown_len},
-    scan::{LEAVES_AHEAD_MAX, Piece, PieceBounds, Scan},
+    scan::{Piece, PieceBounds, Scan},
 };
 use super::{
     body::Body,
@@ -28,7 +28,7 @@ use crate::{
     gathered::Share,
     kv::{
         check, keys,
-        range::{Job, is_filtered, is_in_key_order, is_point, read_at},
+        range::{Job, LEAVES_AHEAD_MAX, is_filtered, is_in_key_order, is_point, read_at},
     },
     protobuf::framed_answer,
 };

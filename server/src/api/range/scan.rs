@@ -21,15 +21,13 @@ use super::super::desk::{Consistency, Desk};
 use crate::{
     error::Error,
     floor::Floor,
-    kv::range::{Filter, read_at},
+    kv::range::{Filter, LEAVES_AHEAD_MAX, read_at},
 };
 
 /// Blocks that are read at once for one piece. A few more are possible.
 const LOADS_MAX: usize = 32;
 /// A scan that has met this many keys reads leaves ahead, since it will probably reach them.
 const LONG_KEYS: u64 = 4096;
-/// Leaves that are read at once.
-pub const LEAVES_AHEAD_MAX: usize = 16;
 /// Keys of a leaf, roughly.
 const KEYS_PER_LEAF: usize = 64;
 

@@ -15,7 +15,10 @@ use std::{
 use bytes::Bytes;
 use engine::{
     KeyRange, Store,
-    disk::sim::{Random, SimStorage},
+    disk::{
+        Disk,
+        sim::{Random, SimStorage},
+    },
     salvage::{Loss, Salvage},
     store,
 };
@@ -195,8 +198,9 @@ fn unreadable(member: &Member, model: &Model) -> usize {
 /// What a repair would keep of the files is right, and what it would not is named.
 fn is_repairable(storage: &SimStorage, model: &Model) -> bool {
     let mut disk = storage.disk();
+    let lock = disk.lock(dir()).unwrap();
     let (mut lost, mut ranges) = (BTreeSet::new(), Vec::new());
-    let salvage = Salvage::open(&mut disk, dir(), &mut |loss| match loss {
+    let salvage = Salvage::open(&mut disk, dir(), &lock, &mut |loss| match loss {
         Loss::Key { key, .. } => drop(lost.insert(key.clone())),
         Loss::Keys { from, to, .. } => ranges.push((from.clone(), to.clone())),
         Loss::Page { .. } | Loss::History { .. } | Loss::Rows { .. } => {}
