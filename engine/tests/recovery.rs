@@ -123,7 +123,9 @@ fn read_all(storage: &SimStorage, log: &[Operation], trimmed: u64) -> Option<rep
 /// What an offline check names.
 fn damages(storage: &SimStorage) -> usize {
     let mut named = 0;
-    let checked = engine::inspect::verify(&mut storage.disk(), Path::new(DIR), &mut |error| {
+    let mut disk = storage.disk();
+    let lock = disk.lock(Path::new(DIR)).unwrap();
+    let checked = engine::inspect::verify(&mut disk, Path::new(DIR), &lock, &mut |error| {
         assert!(matches!(error, Error::Corrupt { path, .. } if path.starts_with(DIR)), "{error}");
         named += 1;
     });
