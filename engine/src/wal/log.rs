@@ -44,20 +44,17 @@ use std::{
 use super::{
     active::Active,
     entry::{Entry, HardState},
+    fetch::{Fetched, Fetches},
     options::{GROUP_BYTES_MAX, GROUP_OVERHEAD_BYTES, Known, Options, SEGMENT_BYTES_MIN},
     positions::{Position, Positions, Terms},
     record::{BODY, ENTRY_FRAME, GROUP_FRAME, Group, HARD_STATE_FRAME, Header, Record},
     recover::{Found, Log},
     segment::{Segment, Spares},
-    window::Window,
 };
 use crate::{
     Error,
     disk::{BLOCK, Buffer, Completion, DirLock, Disk, FileOp, Op, Owner},
 };
-
-/// Bytes that are read at once for entries that are no longer in memory.
-const READ_BYTES: usize = 256 << 10;
 
 /// The contents of a log when it was opened.
 pub struct Recovered {
@@ -128,6 +125,9 @@ pub struct Wal {
     segments: VecDeque<Segment>,
     active: Active,
     spares: Spares,
+    fetches: Fetches,
+    /// Segments before this one are useless, as a durable mark says.
+    floor: u32,
     buffers: Vec<Buffer>,
     /// Whether the last head states everything durable before it, and nothing came after it.
     is_end_stated: bool,
@@ -180,6 +180,8 @@ impl Wal {
             segments,
             active,
             spares,
+            fetches: Fetches::default(),
+            floor: 0,
             buffers: Vec::new(),
             is_end_stated: false,
             is_end_due: false,
@@ -460,6 +462,12 @@ impl Wal {
                 Err(error) => Err(error),
             };
         }
+        if let Some(file) = self.fetches.file_of(number) {
+            let read = completion.result.map(|_| completion.buf);
+            self.fetches.on_done(number, read, &self.positions, disk.path(file));
+            self.recycle(disk);
+            return Ok(());
+        }
         let group = self.in_flight.iter_mut().find(|group| group.number == number);
         let group = group.expect("every operation of the log is known");
         let file = self.active.segment.file;
@@ -478,15 +486,17 @@ impl Wal {
             floor = group.floor.or(floor);
         }
         if let Some(floor) = floor {
-            self.recycle(floor, disk);
+            assert!(floor <= self.active.segment.sequence, "the active segment is needed");
+            self.floor = self.floor.max(floor);
+            self.recycle(disk);
         }
         Ok(())
     }
 
-    /// Gives up the segments before `floor`, which a durable mark has made useless.
-    fn recycle(&mut self, floor: u32, disk: &mut dyn Disk) {
-        assert!(floor <= self.active.segment.sequence, "the active segment is needed");
-        while self.segments.front().is_some_and(|segment| segment.sequence < floor) {
+    /// Gives up the segments before `floor`, but for those that a fetch reads.
+    fn recycle(&mut self, disk: &mut dyn Disk) {
+        let is_useless = |segment: &Segment| segment.sequence < self.floor && !self.fetches.reads(segment.sequence);
+        while self.segments.front().is_some_and(is_useless) {
             let segment = self.segments.pop_front().expect("just seen");
             self.spares.recycle(disk, segment);
         }
@@ -535,32 +545,26 @@ impl Wal {
         Ok(())
     }
 
-    /// Durable entries from `from` on. They have at most about `bytes_max` bytes, but there is at least one if one
-    /// exists. There are none if `from` is not durable yet. `from` must be after the mark. Blocks: it is for followers
-    /// that are behind, not for the commit path.
-    ///
-    /// **Errors** `Corrupt` if an entry is not as it was written; `Io`.
-    pub fn read(&mut self, disk: &mut dyn Disk, from: u64, bytes_max: usize) -> Result<Vec<Entry>, Error> {
+    /// Begins to read durable entries from `from` on, which must be after the mark: at most `bytes_max` bytes of log,
+    /// but at least one entry, and nothing beyond a segment's end. [`Wal::take_fetched`] has them once the operation has
+    /// ended. The caller kicks the disk. Returns false if `from` is not durable.
+    pub fn fetch(&mut self, disk: &mut dyn Disk, from: u64, bytes_max: usize) -> bool {
         assert!(from > self.mark().0, "entry {from} was trimmed");
         let durable = (self.active.segment.sequence, self.active.durable_end);
-        let mut window = Window::default();
-        let (mut entries, mut bytes, mut index) = (Vec::new(), 0_usize, from);
-        while let Some(position) = self.positions.get(index) {
-            if (position.sequence, position.offset) >= durable || (bytes >= bytes_max && index > from) {
-                break;
-            }
-            let segment = self.segments.iter().find(|segment| segment.sequence == position.sequence);
-            let segment = segment.expect("a segment with entries is kept");
-            let entry = window.entry(disk, segment, position, READ_BYTES)?;
-            if entry.index != index || self.terms.get(index).is_some_and(|term| term != entry.term) {
-                let what = "another entry stands here";
-                return Err(Error::corrupt(disk.path(segment.file), position.offset.into(), what));
-            }
-            bytes += entry.data.len() + ENTRY_FRAME;
-            entries.push(entry);
-            index += 1;
-        }
-        Ok(entries)
+        let position = self.positions.get(from).filter(|at| (at.sequence, at.offset) < durable);
+        let Some(position) = position.filter(|_| !self.is_failed) else { return false };
+        let segment = self.segments.iter().find(|segment| segment.sequence == position.sequence);
+        let segment = segment.expect("a segment with entries is kept");
+        let limit = if segment.sequence == durable.0 { durable.1 } else { segment.end };
+        let (number, file) = (self.spares.operation(), segment.file);
+        let op = self.fetches.begin(&self.positions, (number, file), (from, bytes_max, limit));
+        disk.submit(op, Owner::Wal.token(number));
+        true
+    }
+
+    /// What fetches have brought since the last call.
+    pub fn take_fetched(&mut self) -> Vec<Fetched> {
+        self.fetches.take()
     }
 
     /// Bytes of log after the mark. They drive checkpoints.

@@ -6,12 +6,14 @@
 //! - `positions`: the positions and the terms of the entries.
 //! - `segment`: the segment files, and the one that is prepared ahead. `active`: the one that is being written.
 //! - `window`: the part of a segment that was last read, and the frames in it.
+//! - `fetch`: entries that are read back while the log goes on.
 //! - `recover`: finds the valid part of a log, and whether its end is a torn tail or damage.
 //! - `inspect`: inspects a log that no process uses. `scrub`: reads one again while it is in use, to find damage.
 //! - `log`: the log itself: appends, durable writes, trimming.
 
 mod active;
 mod entry;
+mod fetch;
 mod inspect;
 mod log;
 mod options;
@@ -23,6 +25,7 @@ mod segment;
 mod window;
 
 pub use entry::{Entry, HardState};
+pub use fetch::Fetched;
 pub use inspect::{SegmentSummary, Summary, inspect};
 pub use log::{Recovered, Wal};
 pub use options::{GROUP_BYTES_MAX, GROUP_OVERHEAD_BYTES, Known, Options, SEGMENT_BYTES_MIN};

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    entry::Entry,
     positions::Position,
     record::{BODY, FRAME, Record, frame_crc, frame_head},
     segment::Segment,
@@ -134,18 +133,9 @@ impl Window {
         });
         Ok(found.map(|frame| (at, frame)))
     }
+}
 
-    /// The entry at `position`, which was durable once.
-    pub(super) fn entry(
-        &mut self,
-        disk: &mut dyn Disk,
-        segment: &Segment,
-        position: Position,
-        read_bytes: usize,
-    ) -> Result<Entry, Error> {
-        match self.frame(disk, segment, position, read_bytes)? {
-            Some(Frame { record: Record::Entry(entry), .. }) => Ok(entry),
-            _ => Err(Error::corrupt(disk.path(segment.file), position.offset.into(), "an entry that was durable")),
-        }
-    }
+/// Bytes that share the memory of `buf`.
+pub(super) fn shared(buf: Buffer) -> Bytes {
+    Bytes::from_owner(buf)
 }

@@ -167,6 +167,18 @@ impl Bench {
         Ok(())
     }
 
+    /// Entries that are read back from `from` on.
+    pub(crate) fn fetch(&mut self, from: u64, bytes_max: usize) -> Vec<Entry> {
+        assert!(self.wal.fetch(&mut self.disk, from, bytes_max), "entry {from} is durable");
+        loop {
+            self.pump().expect("the log runs");
+            if let Some(fetched) = self.wal.take_fetched().pop() {
+                assert_eq!(fetched.from, from);
+                return fetched.entries.expect("it is all there");
+            }
+        }
+    }
+
     pub(crate) fn append(&mut self, entries: Vec<Entry>, hard_state: Option<HardState>) -> Result<(), Error> {
         self.history.ticket += 1;
         self.wal.append(&entries, hard_state, self.history.ticket)?;

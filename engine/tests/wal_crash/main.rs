@@ -12,7 +12,7 @@ use bytes::Bytes;
 use engine::{
     Error,
     disk::{
-        Disk, IoKind, IoPath, Preference, open_disk,
+        Disk, FileOp, IoKind, IoPath, Preference, open_disk,
         sim::{FaultKind, Faults, Order, Random, SimStorage},
     },
     wal::{Entry, HardState, Known, Options, Wal},
@@ -632,13 +632,79 @@ fn entries_read_back_are_what_was_appended() {
             let Some(skipped) = random.bits().checked_rem(entries.len() as u64) else { continue };
             let bytes_max = usize::try_from(random.below(20_000)).expect("small");
             let from = mark.0 + 1 + skipped;
-            let read = bench.wal.read(&mut bench.disk, from, bytes_max).expect("it is all there");
+            let read = bench.fetch(from, bytes_max);
             assert!(!read.is_empty(), "seed {seed}");
+            let bytes: usize = read.iter().skip(1).map(|entry| entry.data.len()).sum();
+            assert!(bytes <= bytes_max, "seed {seed}: {bytes} of {bytes_max}");
             let skipped = usize::try_from(skipped).expect("small");
             assert!(read[..] == entries[skipped..skipped + read.len()], "seed {seed}");
             assert_eq!(bench.wal.term(from), Some(entries[skipped].term), "seed {seed}");
         }
     }
+}
+
+/// The operations in flight that read.
+fn reads(storage: &SimStorage) -> Vec<u64> {
+    let flights = storage.in_flight().into_iter();
+    flights.filter(|flight| flight.op == FileOp::Read).map(|flight| flight.number).collect()
+}
+
+#[test]
+fn a_segment_that_is_read_is_kept_and_what_was_trimmed_or_replaced_meanwhile_is_not_handed_out() {
+    let (mut bench, storage, _) = filled_segments(21, 48);
+    let now = bench.history.now.clone();
+    let [early, late] = [3_usize, 40].map(|at| now.entries[at].clone());
+    storage.set_order(Order::Manual);
+    for from in [early.index, late.index] {
+        assert!(bench.wal.fetch(&mut bench.disk, from, 1 << 20));
+    }
+    let waiting = reads(&storage);
+    assert_eq!(waiting.len(), 2, "one operation each");
+    // A mark beyond the first, and another entry in place of the second.
+    let mark = now.entries[20].clone();
+    bench.trim(mark.index, mark.term).expect("the log runs");
+    let other = Entry { term: late.term + 1, data: Bytes::from_static(b"in its place"), ..late.clone() };
+    bench.append(vec![other.clone()], None).expect("the log runs");
+    let first = Path::new(DIR).join("00000001.wal");
+    while bench.wal.durable() < bench.history.ticket {
+        bench.pump().expect("the log runs");
+        let flights = storage.in_flight().into_iter();
+        flights.filter(|flight| flight.op != FileOp::Read).for_each(|flight| storage.complete(flight.number));
+    }
+    assert!(storage.paths().contains(&first), "what is read is kept");
+    waiting.into_iter().for_each(|number| storage.complete(number));
+    storage.set_order(Order::Seeded);
+    for _ in 0..40 {
+        bench.pump().expect("the log runs");
+    }
+    assert!(!storage.paths().contains(&first), "and given up then");
+    let fetched = bench.wal.take_fetched();
+    assert_eq!(fetched.len(), 2);
+    for fetched in fetched {
+        let entries = fetched.entries.expect("it is no damage");
+        assert!(entries.is_empty(), "{} is gone: {entries:?}", fetched.from);
+    }
+    assert_eq!(bench.fetch(late.index, 1 << 20), [other], "it is read where it is now");
+    assert!(!bench.wal.fetch(&mut bench.disk, late.index + 1, 1 << 20), "there is nothing behind it");
+}
+
+#[test]
+fn an_entry_that_cannot_be_read_back_is_damage_and_one_behind_it_ends_the_piece() {
+    let (mut bench, storage, _) = filled_segments(22, 48);
+    let entries = bench.history.now.entries.clone();
+    storage.make_unreadable(&Path::new(DIR).join("00000001.wal"), 2 * 4096);
+    let fetch = |bench: &mut Bench, from| {
+        assert!(bench.wal.fetch(&mut bench.disk, from, 1 << 20));
+        loop {
+            bench.pump().expect("the log runs");
+            if let Some(fetched) = bench.wal.take_fetched().pop() {
+                return fetched.entries;
+            }
+        }
+    };
+    assert!(matches!(fetch(&mut bench, 1), Err(Error::Corrupt { .. })));
+    let last = entries.last().expect("it has entries");
+    assert_eq!(fetch(&mut bench, last.index).expect("it is whole"), [last.clone()]);
 }
 
 #[test]
@@ -706,7 +772,21 @@ fn work_on(preference: Preference, dir: &Path) -> IoPath {
                 }
             }
         }
-        let read = wal.read(&mut *disk, state.mark.0 + 1, usize::MAX).expect("it is all there");
+        let mut read = Vec::new();
+        while read.len() < state.entries.len() {
+            assert!(wal.fetch(&mut *disk, state.mark.0 + 1 + read.len() as u64, 1 << 20), "{path}");
+            while read.len() < state.entries.len() {
+                disk.wait().expect("the medium works");
+                disk.completions(&mut ended);
+                for completion in ended.drain(..) {
+                    wal.on_completion(completion, &mut *disk).expect("the medium works");
+                }
+                if let Some(fetched) = wal.take_fetched().pop() {
+                    read.extend(fetched.entries.expect("it is all there"));
+                    break;
+                }
+            }
+        }
         assert!(read == state.entries, "{path}");
         assert!(matches!(Wal::open(&mut *disk, &dir, options, Known::default()), Err(Error::Locked { .. })), "{path}");
         drop(wal);
