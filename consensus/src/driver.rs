@@ -8,7 +8,9 @@
 //! Invariants:
 //! - `ticket` numbers what was handed to the WAL; `unpersisted` holds one record per ready that raft-rs has not been
 //!   told of, in order, each with the ticket it waits for. Messages that promise something (votes, acknowledgements)
-//!   wait in that record.
+//!   wait in that record. So do all messages of a term whose vote is not durable yet: a sole voter leads at once, and
+//!   after power loss it could put another entry at the same place in the same term.
+//! - What a follower needs and memory no longer holds is read back from the WAL, beside everything else (`fetch`).
 //! - `delivered` <= commit; entries are queued in `committed`, contiguous after `delivered`; `taken` = last index the
 //!   caller has taken; applied <= taken <= delivered. Term, commit and applied never decrease (asserted where they are
 //!   read and where they are set).
@@ -103,6 +105,8 @@ pub struct Driver {
     quiet_ticks: usize,
     quiet_ticket: u64,
     unpersisted: VecDeque<Unpersisted>,
+    /// The ticket with which the present term and vote are durable.
+    vote_ticket: u64,
     hard_state_due: Option<wal::HardState>,
     /// Last hard state raft-rs gave; pair to the asserts on it.
     hard_state: wal::HardState,
@@ -118,6 +122,8 @@ pub struct Driver {
     /// First index of the current term, if this member leads it.
     term_start: Option<u64>,
     truncated_tail: Option<(PathBuf, u64)>,
+    /// Damage that was met while entries were read back, and that the caller was not told yet.
+    unreadable: Vec<engine::Error>,
     /// Reused between steps.
     entries: Vec<wal::Entry>,
     stopped: Option<String>,
@@ -155,6 +161,7 @@ impl Driver {
             quiet_ticks: 0,
             quiet_ticket: restored.ticket,
             unpersisted: VecDeque::new(),
+            vote_ticket: 0,
             hard_state_due: None,
             hard_state: restored.hard_state,
             committed: VecDeque::new(),
@@ -166,6 +173,7 @@ impl Driver {
             conf_state: start.conf_state,
             term_start: None,
             truncated_tail: restored.truncated_tail,
+            unreadable: Vec::new(),
             entries: Vec::new(),
             stopped: None,
         };
@@ -361,7 +369,24 @@ impl Driver {
     pub fn step(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
         self.check_running()?;
         self.pump()?;
+        self.fetch(disk);
         self.wal.step(disk).map_err(|error| self.stop_with(error))
+    }
+
+    /// Begins to read what followers need and memory no longer holds.
+    fn fetch(&mut self, disk: &mut dyn Disk) {
+        let bytes_max = self.options.fetch_bytes();
+        while let Some(from) = self.raw.mut_store().fetching().next() {
+            if from <= self.wal.mark().0 || !self.wal.fetch(disk, from, bytes_max) {
+                self.fetched(from, Vec::new());
+            }
+        }
+    }
+
+    fn fetched(&mut self, from: u64, entries: Vec<wal::Entry>) {
+        for context in self.raw.mut_store().fetching().fetched(from, entries) {
+            self.raw.on_entries_fetched(context);
+        }
     }
 
     /// Takes the end of one of the WAL's operations, and moves on as `step` does.
@@ -370,6 +395,14 @@ impl Driver {
     pub fn on_completion(&mut self, completion: Completion, disk: &mut dyn Disk) -> Result<(), Error> {
         self.check_running()?;
         self.wal.on_completion(completion, disk).map_err(|error| self.stop_with(error))?;
+        for wal::Fetched { from, entries } in self.wal.take_fetched() {
+            let entries = entries.unwrap_or_else(|error| {
+                self.unreadable.push(error);
+                self.raw.mut_store().fetching().lost(from);
+                Vec::new()
+            });
+            self.fetched(from, entries);
+        }
         self.step(disk)
     }
 
@@ -523,18 +556,24 @@ impl Driver {
         self.check_running()?;
         assert!(applied.index <= self.applied, "trim to {} beyond applied {}", applied.index, self.applied);
         let alone = self.conf_state.voters.len() + self.conf_state.learners.len() <= 1;
-        let mut mark = applied;
-        if !alone {
-            // Cheap to keep is what memory holds: that is bounded by bytes.
-            let kept_from = applied.index.saturating_sub(self.options.catch_up_entries);
-            let index = kept_from.max(self.raw.store().first() - 1).min(applied.index);
-            let Some(term) = self.raw.store().term_of(index) else { return Ok(()) };
-            mark = EntryId { index, term };
+        let mut index = applied.index;
+        // On a full disk the log is worth more than the snapshot that a follower may then need.
+        if !alone && self.wal.room_bytes().is_none() {
+            let by_bytes = self.wal.index_before(self.options.catch_up_log_bytes);
+            index = index.saturating_sub(self.options.catch_up_entries).min(by_bytes);
         }
-        if mark.index <= self.wal.mark().0 {
+        if index <= self.wal.mark().0 {
             return Ok(());
         }
-        self.wal.trim(mark.index, mark.term).map_err(|error| self.stop_with(error))
+        let term = self.wal.term(index).expect("what is applied is in the log until it is trimmed");
+        self.wal.trim(index, term).map_err(|error| self.stop_with(error))?;
+        self.raw.mut_store().trimmed_to(index, term);
+        Ok(())
+    }
+
+    /// Damage of the log that was met since the last call. Followers that need what it holds need a snapshot.
+    pub fn take_unreadable(&mut self) -> Vec<engine::Error> {
+        std::mem::take(&mut self.unreadable)
     }
 
     /// Bytes of log behind the last trim: when to make a checkpoint.
@@ -637,9 +676,11 @@ impl Driver {
         if let Some(soft_state) = ready.ss() {
             self.soft_state = SoftState { leader_id: soft_state.leader_id, raft_state: soft_state.raft_state };
             self.reads.restart_rounds();
+            self.raw.mut_store().fetching().forget();
             // A leader's log is durable when it is elected, and its first entry is in this ready at the earliest.
             self.term_start = self.is_leader().then(|| self.raw.raft.raft_log.persisted + 1);
         }
+        let voted_before = (self.hard_state.term, self.hard_state.vote);
         if let Some(hard_state) = ready.hs() {
             self.note_hard_state(wal::HardState {
                 term: hard_state.term,
@@ -661,8 +702,14 @@ impl Driver {
             appended.map_err(|error| self.stop_with(error))?;
         }
         assert!(self.entries.is_empty(), "entries always want a sync");
-        self.messages.extend(ready.take_messages().into_iter().filter_map(Message::from_raft));
-        let messages = ready.take_persisted_messages().into_iter().filter_map(Message::from_raft).collect();
+        if (self.hard_state.term, self.hard_state.vote) != voted_before {
+            assert!(must_sync, "a vote is written at once");
+            self.vote_ticket = self.ticket;
+        }
+        let mut messages = Vec::new();
+        let free = if self.wal.durable() >= self.vote_ticket { &mut self.messages } else { &mut messages };
+        free.extend(ready.take_messages().into_iter().filter_map(Message::from_raft));
+        messages.extend(ready.take_persisted_messages().into_iter().filter_map(Message::from_raft));
         self.unpersisted.push_back(Unpersisted { number: ready.number(), ticket: self.ticket, messages });
         for read in ready.take_read_states() {
             self.reads.confirm_round(&read.request_ctx, read.index);

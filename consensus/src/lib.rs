@@ -12,7 +12,7 @@
 //! - `driver`: raft-rs on one side, the write-ahead log on the other; everything a caller does goes through it.
 //! - `recovery`: from a log directory and a stored state to what raft starts with; takes over another program's log.
 //! - `start`: what a driver is opened with: identity, state, bounds, timing.
-//! - `log`: the log as raft-rs sees it, its newest part in memory.
+//! - `log`: the log as raft-rs sees it, its newest part in memory. `fetch`: what of the rest peers need.
 //! - `peer`: what members say to each other, as bytes.
 //! - `message`: messages between members as plain data, and their translation to and from raft-rs.
 //! - `members`: member ids and etcd's form of members and configuration changes.
@@ -26,6 +26,7 @@ mod backlog;
 mod driver;
 mod entry;
 mod error;
+mod fetch;
 mod log;
 mod members;
 mod message;

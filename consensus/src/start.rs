@@ -56,6 +56,8 @@ pub struct Options {
     pub tail_bytes_max: u64,
     /// Applied entries kept in the log for followers when it is trimmed (etcd: 5000).
     pub catch_up_entries: u64,
+    /// Log kept behind what was applied for followers, too, if that is more. **Units**: bytes.
+    pub catch_up_log_bytes: u64,
     /// Reads waiting for confirmation.
     pub reads_max: usize,
     /// Ticks after which a read's unanswered round is asked again (etcd: 500 ms).
@@ -72,6 +74,8 @@ pub struct Options {
 const READ_RETRY_MS: u64 = 500;
 /// Time after which a full disk is asked again: each try takes what space there is, for a moment.
 const SPACE_RETRY_MS: u64 = 1000;
+/// What is read back at once for one follower. **Units**: bytes.
+const FETCH_BYTES_MAX: usize = 4 << 20;
 /// Reads that wait for a round. The server asks once for all reads of a turn, so this bounds turns, not clients.
 const READS_MAX: usize = 4096;
 
@@ -90,6 +94,7 @@ impl Options {
             committed_bytes_max: knobs.apply_batch_bytes_max as u64,
             tail_bytes_max: knobs.tail_bytes_max as u64,
             catch_up_entries: knobs.snapshot_catchup_entries,
+            catch_up_log_bytes: knobs.catchup_log_bytes,
             reads_max: READS_MAX,
             read_retry_ticks: ticks(READ_RETRY_MS),
             space_retry_ticks: ticks(SPACE_RETRY_MS),
@@ -115,6 +120,11 @@ impl Options {
             max_committed_size_per_ready: self.committed_bytes_max,
             ..raft::Config::default()
         }
+    }
+
+    /// What is read back at once for a follower that needs what memory no longer holds: some messages. **Units**: bytes.
+    pub(crate) fn fetch_bytes(&self) -> usize {
+        usize::try_from(self.message_bytes_max).unwrap_or(usize::MAX).saturating_mul(2).min(FETCH_BYTES_MAX)
     }
 
     /// Ticks without a leader after which `member_id` campaigns in `term`.

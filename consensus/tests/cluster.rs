@@ -205,3 +205,64 @@ fn leadership_is_handed_over_on_request() {
     }
     assert_eq!(cluster.leader().unwrap().id, new);
 }
+
+/// A cluster in which hardly anything stays in memory once it is applied.
+fn forgetful(seed: u64) -> Cluster {
+    let mut cluster = Cluster::new(seed);
+    for (member, id) in cluster.members.iter_mut().zip(1..) {
+        let options = consensus::Options {
+            tail_bytes_max: 0,
+            message_bytes_max: 2000,
+            messages_in_flight_max: 4,
+            catch_up_entries: 0,
+            catch_up_log_bytes: 1 << 30,
+            ..member_options(id)
+        };
+        *member = Some(World::open(id, MEMBERS, seeded(seed * 10 + id), Machine::new(), options).unwrap());
+    }
+    cluster
+}
+
+#[test]
+fn a_member_that_is_far_behind_gets_from_the_log_what_memory_no_longer_holds() {
+    for seed in 1..=4 {
+        let mut cluster = forgetful(seed);
+        cluster.heal();
+        let leader = cluster.leader().unwrap().id;
+        let behind = usize::try_from(leader % MEMBERS).unwrap();
+        let away = cluster.members[behind].take().unwrap();
+        for number in 0..3000 {
+            cluster.round(0);
+            let world = cluster.members[usize::try_from(leader - 1).unwrap()].as_mut().unwrap();
+            world.propose(&format!("{number:0>200}")).unwrap();
+            let applied = world.machine.last().applied;
+            if number % 500 == 499 {
+                world.driver.trim(applied).unwrap();
+            }
+        }
+        let last = cluster.truth.len() as u64;
+        assert!(last > 2900);
+        cluster.members[behind] = Some(away);
+        cluster.heal();
+        assert!(cluster.members[behind].as_ref().unwrap().machine.last().applied.index >= last);
+        assert_eq!(cluster.leader().unwrap().id, leader, "the leader led all the time");
+    }
+}
+
+#[test]
+fn members_agree_through_power_loss_while_they_read_their_logs_back() {
+    for seed in 1..=6 {
+        let mut cluster = forgetful(seed);
+        for number in 1..=1200 {
+            cluster.round(5);
+            if cluster.random.chance(1, 2) {
+                cluster.propose_somewhere();
+            }
+            if number % 150 == 0 {
+                let position = cluster.random.below(MEMBERS);
+                cluster.crash(usize::try_from(position).unwrap());
+            }
+        }
+        cluster.heal();
+    }
+}

@@ -199,6 +199,48 @@ fn entries_are_handed_out_once_in_order_across_restarts_from_any_state() {
     }
 }
 
+fn change(kind: ConfChangeKind, member_id: u64) -> ConfChange {
+    ConfChange { id: 5, kind, member_id, context: Bytes::from_static(b"{}") }
+}
+
+#[test]
+fn a_sole_voter_tells_its_learner_nothing_of_a_term_that_power_loss_could_undo() {
+    let mut world = World::alone(8);
+    world.settle().unwrap();
+    world.driver.propose_conf_change(&change(ConfChangeKind::AddLearnerNode, 2)).unwrap();
+    world.settle().unwrap();
+    world.propose("first").unwrap();
+    world.settle().unwrap();
+    let (index, term) = (world.machine.last().applied.index, world.driver.status().term);
+    let storage = world.storage.crash();
+    storage.set_order(Order::Seeded);
+    let mut world = world.reopen(storage.clone(), index, options()).unwrap();
+    storage.set_order(Order::Manual);
+    while world.driver.status().term == term {
+        world.driver.tick();
+        world.turn().unwrap();
+    }
+    assert!(world.driver.status().is_leader, "the sole voter leads at once");
+    let mut held = 0;
+    while !storage.in_flight().is_empty() {
+        world.driver.tick();
+        world.propose("second").unwrap();
+        world.turn().unwrap();
+        held += 1;
+        assert!(world.outbox.is_empty(), "its vote is not durable: {:?}", world.outbox);
+        if held > 5 {
+            break;
+        }
+    }
+    assert!(held > 5, "the vote is in flight");
+    storage.set_order(Order::Seeded);
+    for _ in 0..20 {
+        world.driver.tick();
+        world.turn().unwrap();
+    }
+    assert!(world.outbox.iter().any(|message| message.to == 2 && message.term > term));
+}
+
 #[test]
 fn a_failed_write_stops_the_driver_for_good() {
     let mut world = World::alone(3);
@@ -329,7 +371,6 @@ fn reads_wait_until_the_restarted_member_knows_what_it_acknowledged() {
 fn configuration_changes_keep_etcds_meaning() {
     let mut world = World::alone(1);
     world.settle().unwrap();
-    let change = |kind, member_id| ConfChange { id: 5, kind, member_id, context: Bytes::from_static(b"{}") };
     world.driver.propose_conf_change(&change(ConfChangeKind::AddLearnerNode, 2)).unwrap();
     // A second one while the first is not applied becomes an empty entry.
     world.driver.propose_conf_change(&change(ConfChangeKind::AddLearnerNode, 3)).unwrap();

@@ -232,6 +232,9 @@ knobs! {
         messages_in_flight_max: usize = 512, 1 => 65_536, Count;
         /// Entries kept behind a snapshot so that a slow follower need not be sent one.
         snapshot_catchup_entries: u64 = 5000, 0 => u64::MAX, Count, etcd "snapshot-catchup-entries";
+        /// Log kept behind a snapshot for the same reason, where that is more; not on a full disk, and not by a member
+        /// without peers.
+        catchup_log_bytes: u64 = 128 * MIB, 0 => 64 * GIB, Bytes;
     }
 
     /// Connections, requests, watches (`server`).

@@ -31,6 +31,7 @@ pub fn options() -> Options {
         committed_bytes_max: 1 << 20,
         tail_bytes_max: 1 << 20,
         catch_up_entries: 5000,
+        catch_up_log_bytes: 128 << 20,
         reads_max: 100,
         read_retry_ticks: 5,
         space_retry_ticks: 3,

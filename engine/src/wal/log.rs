@@ -580,6 +580,19 @@ impl Wal {
         bytes
     }
 
+    /// The last index that has at least `bytes` of log behind it, to the segment; the mark's if there is none.
+    pub fn index_before(&self, bytes: u64) -> u64 {
+        let mut behind = 0;
+        for segment in self.segments.iter().rev() {
+            let is_active = segment.sequence == self.active.segment.sequence;
+            behind += u64::from(if is_active { self.active.end } else { segment.end });
+            if behind >= bytes {
+                return self.positions.first_in(segment.sequence).saturating_sub(1).max(self.mark().0);
+            }
+        }
+        self.mark().0
+    }
+
     /// Index and term of the entry after which the log starts.
     pub fn mark(&self) -> (u64, u64) {
         self.terms.mark()

@@ -48,6 +48,11 @@ impl Positions {
         self.at.get(at).copied()
     }
 
+    /// The first entry in the segment `sequence` or behind it.
+    pub(super) fn first_in(&self, sequence: u32) -> u64 {
+        self.first + self.at.partition_point(|position| position.sequence < sequence) as u64
+    }
+
     /// Puts entry `index` at `position`. It replaces the old entry and everything after it. An index below `first`
     /// drops everything.
     pub(super) fn put(&mut self, index: u64, position: Position) {
@@ -80,7 +85,7 @@ impl Positions {
 
 /// The terms of the entries after the mark, and of the mark itself.
 #[derive(Debug)]
-pub(super) struct Terms {
+pub struct Terms {
     /// First index and term of each run; the first run begins at the mark.
     runs: VecDeque<(u64, u64)>,
     last: u64,
@@ -88,19 +93,22 @@ pub(super) struct Terms {
 
 impl Terms {
     /// A log that starts after entry `mark` (index, term).
-    pub(super) fn starting_after(mark: (u64, u64)) -> Self {
+    pub fn starting_after(mark: (u64, u64)) -> Self {
         Self { runs: VecDeque::from([mark]), last: mark.0 }
     }
 
-    pub(super) const fn last_index(&self) -> u64 {
+    /// Index of the last entry; the mark's if there is none.
+    pub const fn last_index(&self) -> u64 {
         self.last
     }
 
-    pub(super) fn mark(&self) -> (u64, u64) {
+    /// Index and term of the entry after which the log starts.
+    pub fn mark(&self) -> (u64, u64) {
         *self.runs.front().expect("the mark's run is always there")
     }
 
-    pub(super) fn get(&self, index: u64) -> Option<u64> {
+    /// The term of the entry at `index`, if it is the mark or in the log.
+    pub fn get(&self, index: u64) -> Option<u64> {
         if index < self.mark().0 || index > self.last {
             return None;
         }
@@ -109,7 +117,7 @@ impl Terms {
     }
 
     /// Notes that entry `index` has `term`. It replaces the old entry and everything after it.
-    pub(super) fn put(&mut self, index: u64, term: u64) {
+    pub fn put(&mut self, index: u64, term: u64) {
         assert!(index > self.mark().0 && index <= self.last + 1, "entry {index} is not behind {}", self.last);
         while self.runs.len() > 1 && self.runs.back().is_some_and(|(first, _)| *first >= index) {
             self.runs.pop_back();
@@ -123,12 +131,12 @@ impl Terms {
     }
 
     /// Whether the mark `(index, term)` is an entry of this log. If not, the log must restart after it.
-    pub(super) fn holds(&self, index: u64, term: u64) -> bool {
+    pub fn holds(&self, index: u64, term: u64) -> bool {
         self.get(index) == Some(term)
     }
 
     /// Moves the mark up to an entry of this log.
-    pub(super) fn trim(&mut self, index: u64, term: u64) {
+    pub fn trim(&mut self, index: u64, term: u64) {
         assert!(self.holds(index, term));
         while self.runs.get(1).is_some_and(|(first, _)| *first <= index) {
             self.runs.pop_front();
