@@ -41,6 +41,7 @@ use raft::{RawNode, SoftState, StateRole, eraftpb};
 
 use crate::{
     backlog::Backlog,
+    check::check,
     entry::{Committed, ENTRY_OVERHEAD_BYTES, Entry, EntryId, EntryKind, entry_cost_bytes, raft_entry},
     error::{Error, Refused},
     log::Log,
@@ -191,7 +192,7 @@ impl Driver {
     /// accepted proposal may still be lost with its leader: then it is never handed out, and the proposer's timeout
     /// answers.
     pub fn propose_all(&mut self, requests: impl IntoIterator<Item = Bytes>) -> Vec<Refused> {
-        self.propose_entries(EntryKind::Normal, requests.into_iter())
+        self.propose_entries(requests.into_iter().map(|data| (EntryKind::Normal, data)))
     }
 
     /// Proposes one request, as `propose_all` does.
@@ -210,18 +211,18 @@ impl Driver {
     }
 
     fn propose_one(&mut self, kind: EntryKind, data: Bytes) -> Result<(), Error> {
-        match self.propose_entries(kind, std::iter::once(data)).pop() {
+        match self.propose_entries(std::iter::once((kind, data))).pop() {
             None => Ok(()),
             Some(Refused { error, .. }) => Err(error),
         }
     }
 
-    fn propose_entries(&mut self, kind: EntryKind, datas: impl Iterator<Item = Bytes>) -> Vec<Refused> {
-        let mut accepted = Vec::with_capacity(datas.size_hint().0);
+    fn propose_entries(&mut self, proposals: impl Iterator<Item = (EntryKind, Bytes)>) -> Vec<Refused> {
+        let mut accepted = Vec::with_capacity(proposals.size_hint().0);
         let mut refused = Vec::new();
         let mut backlog = self.backlog();
         let unhanded_bytes = self.unhanded_bytes;
-        for (position, data) in datas.enumerate() {
+        for (position, (kind, data)) in proposals.enumerate() {
             match self.check_proposal(&data, backlog) {
                 Ok(log_bytes) => {
                     self.unhanded_bytes += log_bytes;
@@ -317,14 +318,14 @@ impl Driver {
             self.wal.retry_space();
         }
         self.tick_quiet();
-        let raft = &mut self.raw.raft;
-        if raft.state == StateRole::Follower && self.conf_state.voters == [self.identity.member_id] {
+        if self.raw.raft.state == StateRole::Follower && self.is_sole_voter() {
             // The only voter does not wait for a timeout; and raft-rs would stop the process if it won before its log
             // is durable.
             self.campaign_alone();
             return;
         }
         // raft-rs draws the timeout from a generator of its own when its term or role changes. Only a tick looks at it.
+        let raft = &mut self.raw.raft;
         raft.set_randomized_election_timeout(self.options.election_timeout_ticks(self.identity.member_id, raft.term));
         self.reads.tick(self.options.read_retry_ticks);
         self.raw.tick();
@@ -342,20 +343,32 @@ impl Driver {
     /// Takes a peer's message. The caller then calls `step`.
     ///
     /// **Errors**: `Malformed`; `Stopped`.
-    pub fn receive(&mut self, message: Message) -> Result<(), Error> {
+    pub fn receive(&mut self, mut message: Message) -> Result<(), Error> {
         self.check_running()?;
-        if message.to != self.identity.member_id {
-            return Err(Error::Malformed { what: "message for another member" });
-        }
+        check(&mut message, &self.raw.raft)?;
         if message.kind == MessageKind::TransferLeader && !self.is_leader() {
             // A follower of either library stops when it forwards one that has a term already.
+            return Ok(());
+        }
+        if message.kind == MessageKind::TimeoutNow && self.is_sole_voter() {
+            // It campaigns once its log is durable (`campaign_alone`): raft-rs would stop the process before that.
+            return Ok(());
+        }
+        if matches!(message.kind, MessageKind::VoteResponse | MessageKind::PreVoteResponse) && !self.is_log_durable() {
+            // The question leaves when the log is durable: this answers another one, or none.
             return Ok(());
         }
         if message.kind == MessageKind::Snapshot {
             // No member takes one yet; its sender tries again.
             return Ok(());
         }
-        match self.raw.step(message.into_raft()?) {
+        if message.kind == MessageKind::Propose && self.is_leader() {
+            // What is forwarded passes the same bounds. Who is refused here is not told: its time runs out.
+            let proposals = message.entries.into_iter().map(|entry| (entry.kind, entry.data));
+            drop(self.propose_entries(proposals));
+            return self.check_running();
+        }
+        match self.raw.step(message.into_raft()) {
             // Answers of strangers and proposals without a leader are dropped, as every lost message is.
             Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped) => Ok(()),
             Err(source) => Err(self.stop(&source.to_string())),
@@ -592,6 +605,14 @@ impl Driver {
         self.wal.queued_bytes()
     }
 
+    fn is_sole_voter(&self) -> bool {
+        self.conf_state.voters == [self.identity.member_id]
+    }
+
+    fn is_log_durable(&self) -> bool {
+        self.raw.raft.raft_log.persisted == self.raw.raft.raft_log.last_index()
+    }
+
     fn is_leader(&self) -> bool {
         self.raw.raft.state == StateRole::Leader
     }
@@ -604,7 +625,7 @@ impl Driver {
     }
 
     fn read_floor(&self) -> Option<u64> {
-        let alone = self.conf_state.voters == [self.identity.member_id];
+        let alone = self.is_sole_voter();
         self.term_start.filter(|start| alone && self.is_leader() && *start <= self.commit())
     }
 
@@ -634,9 +655,8 @@ impl Driver {
     /// be applied (raft-rs refuses to campaign before that).
     fn campaign_alone(&mut self) {
         let raft = &self.raw.raft;
-        let alone = self.conf_state.voters == [self.identity.member_id];
-        let durable = raft.raft_log.persisted == raft.raft_log.last_index();
-        if alone && raft.state == StateRole::Follower && durable && self.stopped.is_none() {
+        let alone = self.is_sole_voter();
+        if alone && raft.state == StateRole::Follower && self.is_log_durable() && self.stopped.is_none() {
             // Refusals are silent in raft-rs; the next `applied` or tick tries again.
             if let Err(source) = self.raw.campaign() {
                 self.stop(&source.to_string());

@@ -14,6 +14,7 @@
 //! - `start`: what a driver is opened with: identity, state, bounds, timing.
 //! - `log`: the log as raft-rs sees it, its newest part in memory. `fetch`: what of the rest peers need.
 //! - `peer`: what members say to each other, as bytes.
+//! - `check`: what a peer's message must keep before raft-rs sees it.
 //! - `message`: messages between members as plain data, and their translation to and from raft-rs.
 //! - `members`: member ids and etcd's form of members and configuration changes.
 //! - `entry`: log entries as plain data, and the form in which raft-rs holds one.
@@ -23,6 +24,7 @@
 //! - `error`: everything that this crate reports.
 
 mod backlog;
+mod check;
 mod driver;
 mod entry;
 mod error;

@@ -10,9 +10,8 @@ use bytes::Bytes;
 use raft::eraftpb::{self, MessageType};
 
 use crate::{
-    entry::{Entry, EntryId, EntryKind, raft_entry},
-    error::Error,
-    members::{ConfChange, ConfState},
+    entry::{Entry, EntryId, raft_entry},
+    members::ConfState,
 };
 
 /// The message types that may pass between members, with raftpb's numbers.
@@ -160,8 +159,8 @@ impl Message {
         })
     }
 
-    /// **Errors**: `Malformed` for entries raft-rs's parser must not see.
-    pub(crate) fn into_raft(self) -> Result<eraftpb::Message, Error> {
+    /// The message as raft-rs takes it. It was checked (`check`).
+    pub(crate) fn into_raft(self) -> eraftpb::Message {
         let mut message = eraftpb::Message::default();
         message.set_msg_type(self.kind.to_raft());
         message.to = self.to;
@@ -173,28 +172,9 @@ impl Message {
         message.reject = self.reject;
         message.reject_hint = self.reject_hint;
         message.context = self.context;
-        if self.kind == MessageKind::Append && !is_contiguous(self.index, &self.entries) {
-            return Err(Error::Malformed { what: "append: entries do not follow each other" });
-        }
-        if matches!(self.kind, MessageKind::Propose | MessageKind::ReadIndex) && self.entries.is_empty() {
-            return Err(Error::Malformed { what: "proposal or read request without an entry" });
-        }
-        let entries = self.entries.into_iter().map(to_raft_entry).collect::<Result<Vec<_>, Error>>()?;
-        message.set_entries(entries.into());
-        Ok(message)
+        let entries = self.entries.into_iter();
+        let entries = entries.map(|Entry { index, term, kind, data }| raft_entry(index, term, kind, data));
+        message.set_entries(entries.collect::<Vec<_>>().into());
+        message
     }
-}
-
-/// raft-rs trusts the positions in an append and stops the process where they are wrong.
-fn is_contiguous(index: u64, entries: &[Entry]) -> bool {
-    entries.iter().zip(1..).all(|(entry, offset)| index.checked_add(offset) == Some(entry.index))
-        && entries.windows(2).all(|pair| pair[0].term <= pair[1].term)
-}
-
-/// **Errors**: `Malformed` for a configuration change that is not etcd's: it must not enter the log.
-fn to_raft_entry(entry: Entry) -> Result<eraftpb::Entry, Error> {
-    if entry.kind == EntryKind::ConfChange {
-        ConfChange::decode(&entry.data)?;
-    }
-    Ok(raft_entry(entry.index, entry.term, entry.kind, entry.data))
 }

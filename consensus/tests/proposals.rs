@@ -7,8 +7,11 @@ mod world;
 use std::io::ErrorKind;
 
 use bytes::Bytes;
-use consensus::{Error, MessageKind, Options, Refused};
-use engine::disk::sim::{Full, Order, Random};
+use consensus::{Entry, EntryKind, Error, Message, MessageKind, Options, Refused};
+use engine::disk::{
+    Disk,
+    sim::{Full, Order, Random},
+};
 
 use world::{Machine, World, options, seeded};
 
@@ -173,4 +176,39 @@ fn elections_depend_on_the_seed_alone() {
     for (seed, ticks) in (0..20).zip(&runs) {
         assert_eq!(&campaigns(seed), ticks, "seed {seed}");
     }
+}
+
+#[test]
+fn what_followers_forward_passes_the_bounds_of_the_leader() {
+    let bounded = Options { backlog_entries_max: 10, ..options() };
+    let mut world = World::open(1, 1, seeded(4), Machine::new(), bounded).unwrap();
+    world.settle().unwrap();
+    let entry =
+        |data: &'static [u8]| Entry { index: 0, term: 0, kind: EntryKind::Normal, data: Bytes::from_static(data) };
+    let forward = |world: &mut World, entries: Vec<Entry>| {
+        let message = Message { kind: MessageKind::Propose, to: 1, from: 2, entries, ..Message::default() };
+        world.driver.receive(message).unwrap();
+    };
+    forward(&mut world, vec![entry(b"one"), entry(b"two")]);
+    world.settle().unwrap();
+    assert_eq!(world.machine.requests(), [&b"one"[..], b"two"]);
+    // Nothing is applied from here on, so more and more is committed and waits.
+    for _ in 0..30 {
+        forward(&mut world, vec![entry(b"more")]);
+        world.driver.step(&mut world.disk).unwrap();
+        let mut ended = Vec::new();
+        world.disk.kick().unwrap();
+        world.disk.wait().unwrap();
+        world.disk.completions(&mut ended);
+        for completion in ended {
+            world.driver.on_completion(completion, &mut world.disk).unwrap();
+        }
+        if world.driver.status().backlog_entries > 10 {
+            break;
+        }
+    }
+    let last = world.driver.status().last_index;
+    forward(&mut world, vec![entry(b"too many")]);
+    world.driver.step(&mut world.disk).unwrap();
+    assert_eq!(world.driver.status().last_index, last);
 }

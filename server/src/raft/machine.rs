@@ -181,6 +181,9 @@ impl Raft {
             assert_eq!(Owner::of(completion.token), Owner::Wal, "raft's disk serves the log alone");
             self.driver.on_completion(completion, disk)?;
         }
+        for error in self.driver.take_unreadable() {
+            tracing::error!(%error, "the log is damaged: a member that needs what was there needs a snapshot");
+        }
         self.completions = completions;
         self.settle(disk, now)
     }
