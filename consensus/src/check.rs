@@ -30,13 +30,14 @@ fn malformed<T>(what: &'static str) -> Result<T, Error> {
 ///
 /// **Errors**: `Malformed`: no honest member sends it.
 pub(crate) fn check(message: &mut Message, raft: &Raft<Log>) -> Result<(), Error> {
-    if message.to != raft.id || message.from == raft.id || message.from == raft::INVALID_ID {
+    // What a member asks of its leader comes back to it from a leader that has become its follower meanwhile.
+    let is_forwarded = matches!(message.kind, MessageKind::Propose | MessageKind::ReadIndex);
+    if message.to != raft.id || (message.from == raft.id && !is_forwarded) || message.from == raft::INVALID_ID {
         return malformed("message for another member, or of none");
     }
     check_numbers(message)?;
     // A message without a term is one of the member's own to raft-rs, and is believed.
-    let has_term = !matches!(message.kind, MessageKind::Propose | MessageKind::ReadIndex);
-    if has_term != (message.term > 0) {
+    if is_forwarded == (message.term > 0) {
         return malformed("a message's term");
     }
     let last_index = raft.raft_log.last_index();

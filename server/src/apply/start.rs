@@ -5,7 +5,7 @@
 //! Invariants: a new store has its identity durably before anything else is written. A page that cannot be read keeps
 //! no member from starting that knows its identity and its configuration: both stand in the superblock, too (`vital`).
 
-use consensus::{ConfState, Identity, Member};
+use consensus::{ConfState, Identity};
 use engine::{ReadView, Store, disk::Disk, load, load_for};
 
 use super::{
@@ -35,12 +35,12 @@ pub enum Error {
     Table(#[from] Damaged),
 }
 
-/// Reads what `store` says about its member. If the store is new, it becomes that of `member`. Blocks.
+/// Reads what `store` says about its member. If the store is new, it becomes that of `fresh`. Blocks.
 ///
 /// **Errors** the identity or the configuration cannot be read, and is not in the superblock either; a table that does
 /// not decode; a write fails.
-pub fn read(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Result<Start, Error> {
-    let identity = identity_of(store, disk, member)?;
+pub fn read(store: &mut Store, disk: &mut dyn Disk, fresh: Identity) -> Result<Start, Error> {
+    let identity = identity_of(store, disk, fresh)?;
     let view = store.mvcc().view();
     let (tables, unread) = read_tables(&view, store, disk)?;
     if unread.is_none() {
@@ -49,8 +49,8 @@ pub fn read(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Result<S
     Ok(Start { identity, tables, unread })
 }
 
-/// The identity of the member, as its store has it. If the store is new, the identity of `member`.
-fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Result<Identity, Error> {
+/// The identity of the member, as its store has it. If the store is new, it is `fresh`.
+fn identity_of(store: &mut Store, disk: &mut dyn Disk, fresh: Identity) -> Result<Identity, Error> {
     let view = store.mvcc().view();
     let row = load_for(disk, store.dir(), || view.meta_get(table::IDENTITY));
     if let (Err(error), (Some(identity), _)) = (&row, table::decode_vital(store.vital()))
@@ -61,9 +61,8 @@ fn identity_of(store: &mut Store, disk: &mut dyn Disk, member: &Member) -> Resul
     if let Some(bytes) = row? {
         return Ok(table::decode_identity(&bytes).ok_or(Damaged { what: "identity" })?);
     }
-    let identity = Identity { cluster_id: consensus::cluster_id(&[member.id]), member_id: member.id };
-    first_checkpoint(store, disk, &identity)?;
-    Ok(identity)
+    first_checkpoint(store, disk, &fresh)?;
+    Ok(fresh)
 }
 
 /// Writes the identity of the member, before anything else is written.

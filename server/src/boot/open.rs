@@ -81,7 +81,8 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
         );
     }
     let member = bootstrap_member(config);
-    let Start { identity, tables, unread } = start::read(&mut store, disk, &member)?;
+    let fresh = Identity { cluster_id: consensus::cluster_id(&[member.id]), member_id: member.id };
+    let Start { identity, tables, unread } = start::read(&mut store, disk, fresh)?;
     let view = store.mvcc().view();
     let members = tables.conf_state.voters.len() + tables.conf_state.learners.len();
     if members > 1 {

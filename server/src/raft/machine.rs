@@ -29,7 +29,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use consensus::{Committed, Driver, EntryId, EntryKind, Refused};
+use consensus::{Committed, ConfirmedRead, Driver, EntryId, EntryKind, Message, Refused};
 use engine::disk::{Completion, Disk, Owner};
 use proto::internal;
 
@@ -155,6 +155,30 @@ impl Raft {
             }
             ToRaft::ProposeOwn { entry, purpose } => self.propose_own(entry, purpose, now),
         }
+    }
+
+    /// Takes a message of another member.
+    ///
+    /// **Errors** `Malformed`: no honest member sends it, and nothing of it was done; any other: the member must stop.
+    pub fn receive_peer(&mut self, message: Message) -> Result<(), consensus::Error> {
+        self.driver.receive(message)
+    }
+
+    /// Messages to other members since the last call, in order. What they promise is durable.
+    pub fn take_messages(&mut self) -> Vec<Message> {
+        self.driver.take_messages()
+    }
+
+    /// Asks which index must be applied before a linearizable read, `context`, may be answered.
+    ///
+    /// **Errors** no leader is known; too many reads wait.
+    pub fn ask_read(&mut self, context: u64) -> Result<(), Error> {
+        self.driver.read_index(context).map_err(|error| refusal(&error, false))
+    }
+
+    /// The reads that were confirmed since the last call.
+    pub fn take_reads(&mut self) -> Vec<ConfirmedRead> {
+        self.driver.take_reads()
     }
 
     fn propose_own(&mut self, entry: Bytes, purpose: Purpose, now: Duration) {

@@ -130,7 +130,8 @@ impl Member {
         let mut disk = storage.disk();
         let store_options = store::Options { cache_bytes: CACHE_BYTES, ..store::Options::default() };
         let mut store = Store::open(&mut disk, dir(), store_options)?;
-        let Start { identity, tables, unread } = start::read(&mut store, &mut disk, &voter())?;
+        let Start { identity, tables, unread } =
+            start::read(&mut store, &mut disk, Identity { cluster_id: 1, member_id: voter().id })?;
         let driver = driver(&mut disk, &store, identity, tables.conf_state.clone())?;
         let opened_at = driver.status().last_index;
         let shared = Arc::new(Shared::for_tests(store.mvcc().published(), 1));

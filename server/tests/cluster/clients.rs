@@ -1,0 +1,192 @@
+//! Clients: what they ask, what they are told, and that it agrees with the truth and with real time.
+//!
+//! A client has one request under way. It waits for the answer until its patience ends; then it does not know what
+//! became of the request, and asks for something else.
+//!
+//! What is checked at each answer: a write was applied, at the revision that the answer names; that revision is above
+//! all that anybody had been told before the write was asked for. A linearizable read is of a revision that is at least
+//! as high, and the value is the one that the key had at that revision.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+use engine::disk::sim::Random;
+use proto::{
+    etcdserverpb::{self as pb, compare::TargetUnion, request_op},
+    internal::Request,
+};
+use server::apply::{outcome::Outcome, proposal::Proposal};
+
+use super::{checks::Truth, member::Member};
+
+const KEYS: u64 = 40;
+pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
+
+#[derive(Debug)]
+pub(crate) enum Asked {
+    Write { id: u64 },
+    Read { context: u64, key: Bytes, index: Option<u64> },
+}
+
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) member: usize,
+    pub(crate) asked: Asked,
+    pub(crate) until: Duration,
+    /// The highest revision that anybody had been told of before.
+    floor: i64,
+}
+
+/// Numbers of a run, to see that something happened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) asked: u64,
+    pub(crate) written: u64,
+    pub(crate) read: u64,
+    pub(crate) refused: u64,
+    pub(crate) unknown: u64,
+}
+
+pub(crate) struct Clients {
+    pub(crate) waiting: Vec<Option<Waiting>>,
+    /// The highest revision that anybody was told of.
+    told: i64,
+    /// What clients know of the keys' revisions, for their txns.
+    known: BTreeMap<Bytes, i64>,
+    contexts: u64,
+    pub(crate) tally: Tally,
+}
+
+fn key(random: &mut Random) -> Bytes {
+    format!("/registry/{:04}", random.below(KEYS)).into()
+}
+
+impl Clients {
+    pub(crate) fn new(count: usize) -> Self {
+        let waiting = (0..count).map(|_| None).collect();
+        Self { waiting, told: 0, known: BTreeMap::new(), contexts: 0, tally: Tally::default() }
+    }
+
+    /// Client `client` asks `member` for something.
+    pub(crate) fn ask(
+        &mut self,
+        client: usize,
+        (at, member): (usize, &mut Member),
+        now: Duration,
+        random: &mut Random,
+    ) {
+        let key = key(random);
+        let (floor, until) = (self.told, now + PATIENCE);
+        self.tally.asked += 1;
+        let value = Bytes::from(format!("{client}-{}-{}", self.tally.asked, "x".repeat(random.below(200) as usize)));
+        let put = || pb::PutRequest { key: key.clone(), value: value.clone(), ..pb::PutRequest::default() };
+        let request = match random.below(10) {
+            0..=3 => {
+                self.contexts += 1;
+                let context = self.contexts;
+                if member.ask_read(context) {
+                    let asked = Asked::Read { context, key, index: None };
+                    self.waiting[client] = Some(Waiting { member: at, asked, until, floor });
+                } else {
+                    self.tally.refused += 1;
+                }
+                return;
+            }
+            4 => Request::DeleteRange(pb::DeleteRangeRequest { key: key.clone(), ..Default::default() }),
+            5..=6 => {
+                let wanted = self.known.get(&key).copied().unwrap_or(0);
+                let compare = pb::Compare {
+                    result: pb::compare::CompareResult::Equal as i32,
+                    target: pb::compare::CompareTarget::Mod as i32,
+                    key: key.clone(),
+                    range_end: Bytes::new(),
+                    target_union: Some(TargetUnion::ModRevision(wanted)),
+                };
+                let op = pb::RequestOp { request: Some(request_op::Request::RequestPut(put())) };
+                Request::Txn(pb::TxnRequest { compare: vec![compare], success: vec![op], failure: Vec::new() })
+            }
+            _ => Request::Put(put()),
+        };
+        let id = member.propose(request);
+        self.waiting[client] = Some(Waiting { member: at, asked: Asked::Write { id }, until, floor });
+    }
+
+    /// A member answers a proposal.
+    pub(crate) fn answered(&mut self, proposal: &Proposal, truth: &Truth) {
+        let is_it = |waiting: &Option<Waiting>| matches!(waiting, Some(Waiting { asked: Asked::Write { id }, .. }) if *id == proposal.id);
+        let revision = match &proposal.result {
+            Ok(Outcome::Put { revision, .. }) => *revision,
+            Ok(Outcome::DeleteRange(response)) => response.header.as_ref().map_or(0, |header| header.revision),
+            Ok(Outcome::Txn(response)) => response.header.as_ref().map_or(0, |header| header.revision),
+            Ok(other) => panic!("{other:?} was not asked for"),
+            Err(_) => {
+                if let Some(client) = self.waiting.iter().position(is_it) {
+                    self.waiting[client] = None;
+                    self.tally.refused += 1;
+                }
+                return;
+            }
+        };
+        assert_eq!(truth.made(proposal.id), Some(revision), "what is acknowledged was applied there");
+        self.told = self.told.max(revision);
+        let Some(client) = self.waiting.iter().position(is_it) else { return };
+        let waiting = self.waiting[client].take().expect("just seen");
+        assert!(revision >= waiting.floor, "a write at {revision}, {} was known before", waiting.floor);
+        if let Ok(Outcome::Put { .. }) = &proposal.result {
+            assert!(revision > waiting.floor, "a put has a revision of its own");
+        }
+        self.tally.written += 1;
+    }
+
+    /// The read `context` may be answered once `index` is applied.
+    pub(crate) fn confirmed(&mut self, context: u64, at: u64) {
+        for waiting in self.waiting.iter_mut().flatten() {
+            if let Asked::Read { context: own, index, .. } = &mut waiting.asked
+                && *own == context
+            {
+                *index = Some(at);
+            }
+        }
+    }
+
+    /// Answers the reads on `member` that may be answered.
+    pub(crate) fn answer_reads(&mut self, (at, member): (usize, &Member), truth: &Truth) {
+        for waiting in &mut self.waiting {
+            let Some(Waiting { member: on, asked: Asked::Read { key, index: Some(index), .. }, floor, .. }) = waiting
+            else {
+                continue;
+            };
+            if *on != at || member.applied() < *index {
+                continue;
+            }
+            let (revision, value) = member.get(key);
+            assert!(revision >= *floor, "a read at {revision}, {floor} was known before it was asked for");
+            assert!(revision <= truth.revision(), "a read at {revision} of what nobody has committed");
+            assert_eq!(value.as_ref(), truth.value_at(key, revision), "{key:?} at {revision}");
+            self.told = self.told.max(revision);
+            if let Some(mod_revision) = truth.modified(key, revision) {
+                self.known.insert(key.clone(), mod_revision);
+            }
+            self.tally.read += 1;
+            *waiting = None;
+        }
+    }
+
+    /// Who waits for `member` is told nothing any more.
+    pub(crate) fn lost(&mut self, member: usize) {
+        for waiting in &mut self.waiting {
+            if waiting.as_ref().is_some_and(|waiting| waiting.member == member) {
+                *waiting = None;
+                self.tally.unknown += 1;
+            }
+        }
+    }
+
+    /// Gives up what has waited for too long.
+    pub(crate) fn give_up(&mut self, client: usize, now: Duration) {
+        if self.waiting[client].as_ref().is_some_and(|waiting| waiting.until <= now) {
+            self.waiting[client] = None;
+            self.tally.unknown += 1;
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! One whole member on simulated disks: raft, the log, apply, the store. What is above decoded requests is not here.
+//!
+//! A member makes turns when something happens to it: a tick, a message, the end of an operation of the log's disk. The
+//! log's operations end when the world says so. The store's end at once, as those of a thread that serves nobody.
+
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use consensus::{ConfChange, ConfirmedRead, Driver, EntryId, Identity, Message, RequestIds};
+use engine::{
+    Checkpoint, Fault, PageReader, Store,
+    disk::{
+        Disk, FileSystem,
+        sim::{Order, SimDisk, SimStorage},
+    },
+    store, wal,
+};
+use server::{
+    apply::{
+        entry::Applier,
+        machine::{Apply, Options, Turn},
+        message::{Answer, Handed, ToApply},
+        proposal::Proposal,
+        start::{self, Start},
+    },
+    clock::Clock,
+    config::AutoCompaction,
+    insight::trace::Stamps,
+    lease::{Lessor, Params},
+    metrics::counters::CommitCounters,
+    quota::{self, Purpose},
+    raft::{machine::Raft, message::ToRaft},
+    shared::{Limits, Quota, Shared},
+    slots::{ReplyTo, SlotId, Slots},
+};
+
+use proto::internal::{self, Request};
+
+pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
+const BATCH_BYTES_MAX: u64 = 1 << 20;
+const DATA: &str = "data";
+const LOG: &str = "wal";
+
+/// The disks of one machine: its log's, and its store's.
+#[derive(Clone)]
+pub(crate) struct Disks {
+    pub(crate) log: SimStorage,
+    pub(crate) data: SimStorage,
+}
+
+impl Disks {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self { log: SimStorage::new(seed), data: SimStorage::new(!seed) }
+    }
+
+    /// What power loss may leave of them.
+    pub(crate) fn crash(&self) -> Self {
+        Self { log: self.log.crash(), data: self.data.crash() }
+    }
+
+    /// What the end of the process may leave of them.
+    pub(crate) fn kill(&self) -> Self {
+        Self { log: self.log.kill(), data: self.data.kill() }
+    }
+}
+
+/// A whole member.
+pub(crate) struct Member {
+    pub(crate) id: u64,
+    pub(crate) disks: Disks,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) clock: Clock,
+    raft: Raft,
+    apply: Apply,
+    log_disk: SimDisk,
+    slots: Slots<()>,
+    checkpoint: Option<Checkpoint>,
+}
+
+/// What a member's turns have brought.
+#[derive(Default)]
+pub(crate) struct Outcome {
+    pub(crate) messages: Vec<Message>,
+    pub(crate) proposals: Vec<Box<Proposal>>,
+    pub(crate) reads: Vec<ConfirmedRead>,
+    /// Committed entries on their way to apply: index, term, bytes.
+    pub(crate) committed: Vec<(u64, u64, bytes::Bytes)>,
+}
+
+pub(crate) fn member_of(id: u64) -> consensus::Member {
+    let (name, peer_urls) = (format!("m{id}"), vec![format!("http://10.0.0.{id}:2380")]);
+    consensus::Member { id, peer_urls, name, ..consensus::Member::default() }
+}
+
+fn limits() -> Limits {
+    Limits {
+        request_bytes_max: 1 << 20,
+        receive_bytes_max: 1 << 20,
+        txn_ops_max: 128,
+        log_wait_max: Duration::from_secs(2),
+        gathered_bytes_max: 1 << 20,
+        scan_entries_per_turn: 128,
+        held_revisions_max: 1,
+        held_revision_age_max: Duration::ZERO,
+        request_timeout: Duration::from_secs(7),
+        connections_max: 8,
+        quota: Quota::new(1 << 31, 90),
+        withdraws_for_defragment: true,
+        snapshot_write_back_bytes: 0,
+    }
+}
+
+fn driver(disks: &Disks, store: &Store, start: &Start, members: u64, seed: u64) -> Result<(Driver, SimDisk), String> {
+    let (index, term) = store.applied();
+    let raft = consensus::Start {
+        applied: EntryId { index, term },
+        trimmable: store.trimmable().0,
+        conf_state: start.tables.conf_state.clone(),
+        bootstrap: (1..=members).map(|id| ConfChange::bootstrap(&member_of(id))).collect(),
+    };
+    let wal = wal::Options { segment_bytes: 256 << 10, fresh_id: seed, ..wal::Options::default() };
+    let knobs = tuning::Consensus { catchup_log_bytes: 1 << 40, ..tuning::Consensus::default() };
+    let options = consensus::Options::from_knobs(&knobs, true, seed, wal);
+    disks.log.set_order(Order::Seeded);
+    let mut disk = disks.log.disk();
+    let driver = Driver::open(&mut disk, Path::new(LOG), start.identity, options, raft);
+    disks.log.set_order(Order::Manual);
+    Ok((driver.map_err(|error| error.to_string())?, disk))
+}
+
+impl Member {
+    /// Starts the member `id` of `members` on what its disks hold.
+    ///
+    /// **Errors** the reason why it does not start.
+    pub(crate) fn start(id: u64, members: u64, disks: Disks, clock: Clock) -> Result<Self, String> {
+        let seed = clock.seed();
+        let mut disk = disks.data.disk();
+        let store_options = store::Options { cache_bytes: 1 << 20, fresh_id: seed, ..store::Options::default() };
+        let mut store = Store::open(&mut disk, Path::new(DATA), store_options).map_err(|error| error.to_string())?;
+        let ids: Vec<u64> = (1..=members).collect();
+        let fresh = Identity { cluster_id: consensus::cluster_id(&ids), member_id: id };
+        let start = start::read(&mut store, &mut disk, fresh).map_err(|error| error.to_string())?;
+        let (driver, log_disk) = driver(&disks, &store, &start, members, seed)?;
+        let first_id = RequestIds::new(id, clock.unix_us() / 1000).next_id();
+        let files = FileSystem::of(Path::new(".")).map_err(|error| error.to_string())?;
+        let shared = Arc::new(Shared::new(start.identity, limits(), store.mvcc().published(), 1, first_id, files));
+        let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
+        lessor.restore(start.tables.leases);
+        let applier = Applier::new(lessor, start.tables.cluster, start.tables.conf_state, start.unread);
+        let counters = Arc::<CommitCounters>::default();
+        let options = Options {
+            checkpoint_wal_bytes: 64 << 10,
+            recent_bytes_max: 1 << 30,
+            sweep_entries_per_step: 100,
+            reclaim_pages_per_step: 100,
+            warning_apply: Duration::from_secs(100),
+            auto_compaction: AutoCompaction::Off,
+            election_timeout: Duration::from_secs(1),
+            name: format!("m{id}"),
+            client_urls: vec![format!("http://10.0.0.{id}:2379")],
+            replayed_to: driver.status().last_index,
+            clock: clock.clone(),
+        };
+        let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
+        let raft = Raft::new(Arc::clone(&shared), counters, driver, BATCH_BYTES_MAX, limits().log_wait_max);
+        Ok(Self { id, disks, shared, clock, raft, apply, log_disk, slots: Slots::new(1 << 16), checkpoint: None })
+    }
+
+    pub(crate) fn tick(&mut self) {
+        let now = self.clock.now();
+        self.raft.tick(now);
+        self.apply.tick(now);
+    }
+
+    /// Proposes `request`. Returns its id.
+    pub(crate) fn propose(&mut self, request: Request) -> u64 {
+        let id = self.shared.next_request_id();
+        let purpose = Purpose::of_cost(quota::cost(&request));
+        let entry = internal::encode(&quota::header(id, purpose), request.kind(), &raw(&request)).entry;
+        let slot: SlotId = self.slots.open(Duration::ZERO).expect("there is room").id();
+        let proposal = Proposal {
+            reply: ReplyTo { core: 0, slot },
+            id,
+            purpose,
+            entry,
+            request: Some(request),
+            stamps: Stamps::default(),
+            result: Err(server::error::Error::Timeout),
+        };
+        self.raft.receive(ToRaft::Propose(Box::new(proposal)), self.clock.now());
+        id
+    }
+
+    /// Asks for a linearizable read. False if no leader is known.
+    pub(crate) fn ask_read(&mut self, context: u64) -> bool {
+        self.raft.ask_read(context).is_ok()
+    }
+
+    /// Takes a message of a peer.
+    ///
+    /// **Panics** if it is one that no honest member sends.
+    pub(crate) fn receive(&mut self, message: Message) {
+        let shown = format!("{message:?}");
+        self.raft.receive_peer(message).unwrap_or_else(|error| panic!("member {}: {error}: {shown}", self.id));
+    }
+
+    pub(crate) fn applied(&self) -> u64 {
+        self.shared.view.load().applied_index()
+    }
+
+    pub(crate) fn is_leader(&self) -> bool {
+        self.shared.raft.leader.load(Ordering::Acquire) == self.id
+    }
+
+    pub(crate) fn term(&self) -> u64 {
+        self.shared.raft.term.load(Ordering::Acquire)
+    }
+
+    /// Makes turns until there is nothing more to do at once.
+    ///
+    /// **Errors** why the member stops.
+    pub(crate) fn run(&mut self) -> Result<Outcome, String> {
+        const TURNS_MAX: usize = 100_000;
+        let mut outcome = Outcome::default();
+        for _ in 0..TURNS_MAX {
+            if !self.turn(&mut outcome)? {
+                return Ok(outcome);
+            }
+        }
+        panic!("member {} never comes to rest", self.id);
+    }
+
+    fn turn(&mut self, outcome: &mut Outcome) -> Result<bool, String> {
+        let fatal = |error: server::apply::fatal::Fatal| error.to_string();
+        let now = self.clock.now();
+        self.raft.turn(&mut self.log_disk, now).map_err(fatal)?;
+        let mut more = false;
+        if let Some(handed) = self.raft.take_handed(now) {
+            more |= !handed.entries.is_empty();
+            note(&handed, outcome);
+            self.apply.hand(handed, now);
+        }
+        let turn = self.apply.turn(now).map_err(fatal)?;
+        more |= turn.more || self.raft.has_more();
+        if let Some(report) = self.apply.take_report() {
+            self.raft.report(report, now).map_err(fatal)?;
+            self.raft.settle(&mut self.log_disk, now).map_err(fatal)?;
+            more = true;
+        }
+        more |= self.take(turn, outcome)?;
+        let answers = self.raft.take_answers();
+        outcome.proposals.extend(answers.into_iter().flatten().filter_map(applied));
+        outcome.messages.extend(self.raft.take_messages());
+        outcome.reads.extend(self.raft.take_reads());
+        Ok(more)
+    }
+
+    /// Takes what a turn of apply has brought. Returns whether there is more to do.
+    fn take(&mut self, turn: Turn, outcome: &mut Outcome) -> Result<bool, String> {
+        let Turn { answers, faults, checkpoint, .. } = turn;
+        outcome.proposals.extend(answers.into_iter().flatten().filter_map(applied));
+        if let Some(checkpoint) = checkpoint {
+            assert!(self.checkpoint.replace(checkpoint).is_none(), "one at a time");
+        }
+        let mut more = !faults.is_empty();
+        if more {
+            self.resolve(faults)?;
+        }
+        if let Some(mut checkpoint) = self.checkpoint.take() {
+            let done = checkpoint.run(&mut self.disks.data.disk()).map(Box::new);
+            let now = self.clock.now();
+            self.apply.receive(ToApply::Checkpointed(done), now).map_err(|error| error.to_string())?;
+            more = true;
+        }
+        Ok(more)
+    }
+
+    /// Reads pages, as far as they can be read.
+    fn resolve(&mut self, faults: Vec<Fault>) -> Result<(), String> {
+        let mut disk = self.disks.data.disk();
+        let mut reader = PageReader::new(Path::new(DATA), 4, 4, Arc::clone(self.shared.view.unreadable()));
+        faults.into_iter().for_each(|fault| reader.read(fault, 0));
+        let mut completions = Vec::new();
+        while !reader.is_idle() {
+            drop(reader.step(&mut disk));
+            disk.wait().map_err(|error| error.to_string())?;
+            disk.completions(&mut completions);
+            completions.drain(..).for_each(|completion| drop(reader.on_completion(completion)));
+        }
+        self.apply.receive(ToApply::Loaded(Ok(())), self.clock.now()).map_err(|error| error.to_string())
+    }
+
+    /// The value of `key` now, as a client sees it, and the revision of the view.
+    pub(crate) fn get(&self, key: &[u8]) -> (i64, Option<bytes::Bytes>) {
+        let view = self.shared.view.load();
+        let found = engine::load_for(&mut self.disks.data.disk(), Path::new(DATA), || view.get(key, view.revision()));
+        (view.revision(), found.expect("the store is whole").map(|record| record.value))
+    }
+
+    /// A checksum of all keys and their history.
+    pub(crate) fn hash(&self) -> (u32, i64) {
+        let view = self.shared.view.load();
+        let mut hash = view.hash_kv(view.revision());
+        let mut disk = self.disks.data.disk();
+        loop {
+            let step = engine::load_for(&mut disk, Path::new(DATA), || hash.step(&view, usize::MAX));
+            if let Some(done) = step.expect("the store is whole") {
+                return done;
+            }
+        }
+    }
+}
+
+fn note(handed: &Handed, outcome: &mut Outcome) {
+    let entries = handed.entries.iter();
+    outcome.committed.extend(entries.map(|entry| (entry.index, entry.term, entry.data.clone())));
+}
+
+fn applied((_, answer): (SlotId, Answer)) -> Option<Box<Proposal>> {
+    match answer {
+        Answer::Applied(proposal) => Some(proposal),
+        _ => None,
+    }
+}
+
+fn raw(request: &Request) -> Vec<u8> {
+    use prost::Message as _;
+    match request {
+        Request::Put(put) => put.encode_to_vec(),
+        Request::DeleteRange(delete) => delete.encode_to_vec(),
+        Request::Txn(txn) => txn.encode_to_vec(),
+        Request::Compaction(compaction) => compaction.encode_to_vec(),
+        other => panic!("{other:?} is not asked for here"),
+    }
+}
