@@ -188,9 +188,9 @@ impl Driver {
     /// are checked for each as if those before it had been proposed already.
     ///
     /// **Bounds**: refused beyond `backlog_entries_max` and `proposals_bytes_max`.
-    /// **Errors**: `TooManyRequests`, `NoSpace`, `NoLeader`, `TooLarge` (more than the log can hold), `Stopped`. An
-    /// accepted proposal may still be lost with its leader: then it is never handed out, and the proposer's timeout
-    /// answers.
+    /// **Errors**: `TooManyRequests`, `NoSpace`, `LogWaits`, `NoLeader`, `TooLarge` (more than the log can hold),
+    /// `Stopped`. An accepted proposal may still be lost with its leader: then it is never handed out, and the
+    /// proposer's timeout answers.
     pub fn propose_all(&mut self, requests: impl IntoIterator<Item = Bytes>) -> Vec<Refused> {
         self.propose_entries(requests.into_iter().map(|data| (EntryKind::Normal, data)))
     }
@@ -222,8 +222,12 @@ impl Driver {
         let mut refused = Vec::new();
         let mut backlog = self.backlog();
         let unhanded_bytes = self.unhanded_bytes;
+        let mut waits = false;
         for (position, (kind, data)) in proposals.enumerate() {
-            match self.check_proposal(&data, backlog) {
+            // What comes behind one that waits does not overtake it.
+            let checked = if waits { Err(Error::LogWaits) } else { self.check_proposal(&data, backlog) };
+            waits |= matches!(checked, Err(Error::LogWaits));
+            match checked {
                 Ok(log_bytes) => {
                     self.unhanded_bytes += log_bytes;
                     let entry = raft_entry(0, 0, kind, data);
@@ -283,10 +287,16 @@ impl Driver {
     }
 
     fn check_log_room(&self, entry_bytes: u64) -> Result<(), Error> {
-        let Some(room_bytes) = self.wal.room_bytes() else { return Ok(()) };
-        let reserve = u64::from(self.options.wal.segment_bytes) / LOG_RESERVE;
-        let wanted = self.unhanded_bytes + entry_bytes + reserve;
-        if wanted <= room_bytes { Ok(()) } else { Err(Error::NoSpace { room_bytes }) }
+        let segment_bytes = u64::from(self.options.wal.segment_bytes);
+        let wanted = self.unhanded_bytes + entry_bytes;
+        match (self.wal.room_bytes(), self.wal.room_before_next_bytes()) {
+            (Some(room_bytes), _) if wanted + segment_bytes / LOG_RESERVE > room_bytes => {
+                Err(Error::NoSpace { room_bytes })
+            }
+            // The disk may turn out to be full. Then what is left must be there for what frees space.
+            (None, Some(room_bytes)) if wanted + segment_bytes / LOG_TIGHT > room_bytes => Err(Error::LogWaits),
+            _ => Ok(()),
+        }
     }
 
     /// Set while the log's disk has no room for another segment: what is left of the last one. **Units**: bytes.
@@ -598,6 +608,16 @@ impl Driver {
     /// not change, the disk does nothing.
     pub fn log_waits_at(&self) -> Option<u64> {
         self.wal.is_waiting().then(|| self.wal.durable())
+    }
+
+    /// How far the log is durable.
+    pub fn log_durable(&self) -> u64 {
+        self.wal.durable()
+    }
+
+    /// The most that may wait between proposal and apply: entries, and their bytes.
+    pub fn proposals_max(&self) -> (u64, u64) {
+        (self.options.backlog_entries_max, self.options.proposals_bytes_max)
     }
 
     /// Bytes handed to the log that are not durable yet.

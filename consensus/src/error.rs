@@ -31,6 +31,10 @@ pub enum Error {
         /// What is left.
         room_bytes: u64,
     },
+    /// The log's next segment is not ready, and what is left of the last one must not be used before it is: the
+    /// proposal is made again when the disk has ended what it does.
+    #[error("the log's next segment is not ready")]
+    LogWaits,
     /// No leader is known, or leadership is being handed over.
     #[error("no leader")]
     NoLeader,

@@ -4,8 +4,8 @@
 //! has them read (`next`, `fetched`), and tells raft-rs to ask again, for each context that waits.
 //!
 //! Invariants:
-//! - At most `AT_ONCE_MAX` fetches are under way, and what `WINDOWS_MAX` of them brought is kept: the oldest goes first,
-//!   and is read again if somebody still needs it.
+//! - At most `AT_ONCE_MAX` fetches are under way, and what `WINDOWS_MAX` of them brought is kept: the oldest goes
+//!   first, and is read again if somebody still needs it.
 //! - What waits for one place is at most `CONTEXTS_MAX` contexts. One that is dropped is a follower that is sent to
 //!   again at its next answer to a heartbeat.
 //! - An entry that was lost on the disk, and all before it, cannot be sent any more (`lost_to`).

@@ -122,7 +122,8 @@ impl Options {
         }
     }
 
-    /// What is read back at once for a follower that needs what memory no longer holds: some messages. **Units**: bytes.
+    /// What is read back at once for a follower that needs what memory no longer holds: some messages. **Units**:
+    /// bytes.
     pub(crate) fn fetch_bytes(&self) -> usize {
         usize::try_from(self.message_bytes_max).unwrap_or(usize::MAX).saturating_mul(2).min(FETCH_BYTES_MAX)
     }

@@ -102,7 +102,7 @@ impl Cluster {
         let Some(world) = &mut self.members[position] else { return };
         match world.propose(&format!("{:06}", self.proposed)) {
             Ok(()) => self.proposed += 1,
-            Err(Error::NoLeader | Error::TooManyRequests { .. }) => {}
+            Err(Error::NoLeader | Error::TooManyRequests { .. } | Error::LogWaits) => {}
             Err(other) => panic!("{other}"),
         }
     }
@@ -234,14 +234,17 @@ fn a_member_that_is_far_behind_gets_from_the_log_what_memory_no_longer_holds() {
         for number in 0..3000 {
             cluster.round(0);
             let world = cluster.members[usize::try_from(leader - 1).unwrap()].as_mut().unwrap();
-            world.propose(&format!("{number:0>200}")).unwrap();
+            match world.propose(&format!("{number:0>200}")) {
+                Ok(()) | Err(Error::LogWaits) => {}
+                Err(error) => panic!("{error}"),
+            }
             let applied = world.machine.last().applied;
             if number % 500 == 499 {
                 world.driver.trim(applied).unwrap();
             }
         }
         let last = cluster.truth.len() as u64;
-        assert!(last > 2900);
+        assert!(last > 2000);
         cluster.members[behind] = Some(away);
         cluster.heal();
         assert!(cluster.members[behind].as_ref().unwrap().machine.last().applied.index >= last);

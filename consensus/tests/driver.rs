@@ -11,7 +11,10 @@ use consensus::{
     Committed, ConfChange, ConfChangeKind, ConfState, ConfirmedRead, Driver, EntryId, EntryKind, Error, Identity,
     Options, Start,
 };
-use engine::disk::sim::{Full, Order, Random, SimStorage};
+use engine::disk::{
+    FileOp,
+    sim::{Full, Order, Random, SimStorage},
+};
 
 use world::{DIR, Machine, World, member, options, seeded};
 
@@ -462,6 +465,7 @@ fn a_log_disk_full_at_any_step_refuses_proposals_and_goes_on_when_there_is_space
                     world.settle().unwrap();
                     assert_eq!(world.driver.log_room_bytes(), None);
                 }
+                Err(Error::LogWaits) => {}
                 Err(other) => panic!("{other}"),
             }
             world.turn().unwrap();
@@ -474,6 +478,59 @@ fn a_log_disk_full_at_any_step_refuses_proposals_and_goes_on_when_there_is_space
         }
     }
     assert!(refused > 5, "refused {refused} times");
+}
+
+#[test]
+fn a_disk_that_is_slow_to_say_that_it_is_full_leaves_room_for_what_frees_space() {
+    let mut world = World::alone(6);
+    world.settle().unwrap();
+    world.storage.set_order(Order::Manual);
+    // The operations but those that change names end as they come.
+    let turn = |world: &mut World| {
+        world.turn().unwrap();
+        let flights = world.storage.in_flight().into_iter();
+        let (names, others): (Vec<_>, Vec<_>) =
+            flights.partition(|flight| !matches!(flight.op, FileOp::Write | FileOp::Sync | FileOp::Read));
+        others.iter().for_each(|flight| world.storage.complete(flight.number));
+        world.turn().unwrap();
+        names
+    };
+    let mut proposed = 0;
+    for _ in 0..2000 {
+        match world.propose(&format!("{proposed:06}{}", "x".repeat(700))) {
+            Ok(()) => proposed += 1,
+            Err(Error::LogWaits) => {}
+            Err(error) => panic!("{error}"),
+        }
+        turn(&mut world);
+    }
+    assert!(proposed > 20 && matches!(world.propose("waits"), Err(Error::LogWaits)));
+    assert_eq!(world.driver.queued_bytes(), 0, "what was let in is in the log");
+    let names = turn(&mut world);
+    assert_eq!(names.len(), 1, "the next segment is being made");
+    world.storage.fail(names[0].number, io::ErrorKind::StorageFull);
+    turn(&mut world);
+    assert!(world.driver.log_room_bytes().is_some_and(|room| room >= 16 << 10));
+    world.storage.set_full(Some((0, Full::Creations)));
+    // A quarter is left: for requests that free space, for hard states and for marks.
+    for number in 0..3 {
+        world.propose(&format!("frees {number}")).unwrap();
+        turn(&mut world);
+    }
+    for index in 1..20 {
+        let applied = world.machine.states[index].applied;
+        world.driver.trim(applied).unwrap();
+        turn(&mut world);
+        assert_eq!(world.driver.queued_bytes(), 0, "mark {index}");
+    }
+    // A start on the disk, which is still full, leads and serves.
+    let index = world.machine.last().applied.index;
+    let storage = world.storage.crash();
+    storage.set_order(Order::Seeded);
+    storage.set_full(Some((0, Full::Creations)));
+    let mut world = world.reopen(storage, index, options()).unwrap();
+    world.settle().unwrap();
+    assert!(world.driver.status().is_leader && world.driver.status().read_floor.is_some());
 }
 
 #[test]

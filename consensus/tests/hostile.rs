@@ -90,7 +90,7 @@ fn attacked(seed: u64, members: u64, messages: u64) -> u64 {
         match random.below(10) {
             0 => world.driver.tick(),
             1 => match world.propose("own") {
-                Ok(()) | Err(Error::NoLeader | Error::TooManyRequests { .. }) => {}
+                Ok(()) | Err(Error::NoLeader | Error::TooManyRequests { .. } | Error::LogWaits) => {}
                 Err(error) => panic!("{error}"),
             },
             2 => drop(world.driver.read_index(1)),

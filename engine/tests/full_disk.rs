@@ -318,3 +318,40 @@ fn segments_that_are_not_kept_are_removed_while_the_log_goes_on() {
     drop(bench);
     assert_eq!(Bench::open(&storage.crash()).unwrap().appended, kept);
 }
+
+#[test]
+fn a_spare_that_cannot_be_renamed_is_kept_and_tried_again() {
+    let storage = SimStorage::new(7);
+    let mut bench = Bench::open(&storage).unwrap();
+    for _ in 0..60 {
+        bench.append().unwrap();
+        assert!(bench.settle().unwrap());
+    }
+    bench.wal.trim(bench.appended, 1).unwrap();
+    bench.append().unwrap();
+    assert!(bench.settle().unwrap());
+    storage.set_order(Order::Manual);
+    let mut refused = 0;
+    for _ in 0..600 {
+        bench.append().unwrap();
+        for _ in 0..4 {
+            bench.pump().unwrap();
+            for flight in storage.in_flight() {
+                if flight.op == FileOp::Rename {
+                    storage.fail(flight.number, io::ErrorKind::StorageFull);
+                    refused += 1;
+                } else {
+                    storage.complete(flight.number);
+                }
+            }
+        }
+    }
+    assert!(refused > 0 && bench.wal.room_bytes().is_some(), "it is refused, and told");
+    assert!(bench.wal.durable() < bench.appended);
+    storage.set_order(Order::Seeded);
+    bench.wal.retry_space();
+    assert!(bench.settle().unwrap());
+    let kept = bench.appended;
+    drop(bench);
+    assert_eq!(Bench::open(&storage.crash()).unwrap().appended, kept);
+}

@@ -1,11 +1,12 @@
-//! Runs on: connection cores.
+//! Runs on: connection cores, apply core.
 //!
 //! The memory of answers that are gathered before they are sent, all of a member together: sorted ranges, the ranges of
-//! txns, the keys of leases. An answer that streams is not among them.
+//! txns, what deletes show, the keys of leases. An answer that streams is not among them.
 //!
 //! Invariants: what is gathered is counted from its first MiB on until the client has taken it; the sum of all is at
 //! most `max` and a step of each core. An answer that would exceed it fails at once: one that waited would hold what it
-//! has, and all could wait for each other.
+//! has, and all could wait for each other. A client that does not read what it asked for keeps its share until its
+//! connection ends.
 
 use std::sync::{
     Arc,
@@ -30,6 +31,11 @@ impl Gathered {
     /// Nothing is gathered; `max` bytes may be.
     pub fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { bytes: AtomicUsize::new(0), max })
+    }
+
+    /// The most that may be gathered. **Units** bytes.
+    pub fn max(&self) -> usize {
+        self.max
     }
 
     /// The share of an answer that begins.

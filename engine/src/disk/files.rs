@@ -232,10 +232,15 @@ impl NameWork {
     pub(super) fn run(self) -> io::Result<Option<Opened>> {
         match self {
             Self::Open { file, path, kind, from, is_direct } => {
+                let is_renamed = from.is_some();
                 if let Some(from) = from {
                     std::fs::rename(from, &path)?;
                 }
-                let opened = open_file(&path, kind, is_direct).map_err(Error::into_io)?;
+                let opened = open_file(&path, kind, is_direct).map_err(|error| match error {
+                    // "No space" says that the file still has its old name.
+                    Error::NoSpace { .. } if is_renamed => io::Error::other(error.to_string()),
+                    error => error.into_io(),
+                })?;
                 Ok(Some(Opened { file, opened, is_dir: kind == OpenKind::Directory }))
             }
             Self::Remove { path, open } => {

@@ -307,13 +307,21 @@ impl Wal {
     /// Bytes of records that surely fit into the log while the disk is too full for its next segment; `None` at other
     /// times. Anything beyond that waits in memory until there is space. The caller of `append` bounds it.
     pub fn room_bytes(&self) -> Option<u64> {
-        if !self.spares.is_refused() {
-            return None;
-        }
+        self.spares.is_refused().then(|| self.active_room_bytes())
+    }
+
+    /// As [`Wal::room_bytes`], while it is not known whether there will be a next segment: it is being prepared, and
+    /// the disk may yet be too full for it. `None` once it is ready, and when it was refused.
+    pub fn room_before_next_bytes(&self) -> Option<u64> {
+        let is_known = self.spares.is_ready() || self.spares.is_refused();
+        (!is_known).then(|| self.active_room_bytes())
+    }
+
+    fn active_room_bytes(&self) -> u64 {
         let start = self.active.end.next_multiple_of(BODY);
         let room = usize::try_from(self.active.segment.len.saturating_sub(start)).expect("a segment fits in memory");
         let waiting = self.queue_bytes + self.queue.len() * GROUP_OVERHEAD_BYTES;
-        Some(room.saturating_sub(waiting) as u64)
+        room.saturating_sub(waiting) as u64
     }
 
     /// Asks for space again after a full disk has refused the next segment. The next `step` does it.
@@ -546,8 +554,8 @@ impl Wal {
     }
 
     /// Begins to read durable entries from `from` on, which must be after the mark: at most `bytes_max` bytes of log,
-    /// but at least one entry, and nothing beyond a segment's end. [`Wal::take_fetched`] has them once the operation has
-    /// ended. The caller kicks the disk. Returns false if `from` is not durable.
+    /// but at least one entry, and nothing beyond a segment's end. [`Wal::take_fetched`] has them once the operation
+    /// has ended. The caller kicks the disk. Returns false if `from` is not durable.
     pub fn fetch(&mut self, disk: &mut dyn Disk, from: u64, bytes_max: usize) -> bool {
         assert!(from > self.mark().0, "entry {from} was trimmed");
         let durable = (self.active.segment.sequence, self.active.durable_end);

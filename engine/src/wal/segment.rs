@@ -190,6 +190,11 @@ impl Spares {
         self.is_refused
     }
 
+    /// Whether the next segment is ready, so that nothing that is appended has to fit in the active one.
+    pub(super) const fn is_ready(&self) -> bool {
+        matches!(self.next, Next::Ready { .. })
+    }
+
     /// Notes that there may be space again. The next step asks for it.
     pub(super) const fn retry(&mut self) {
         self.is_retry_due = true;

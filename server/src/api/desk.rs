@@ -35,6 +35,7 @@ use crate::{
     clock::Clock,
     error::Error,
     floor::{Floor, Floors},
+    gathered::Share,
     header::Header,
     insight::{
         Board,
@@ -259,7 +260,7 @@ impl Desk {
         let request = Request::decode(kind, encoded.request()).map_err(undecodable)?;
         let entry = encoded.entry;
         let (reply, stamps, result) = (ReplyTo::NOBODY, Stamps::default(), Err(Error::Timeout));
-        let proposal = Proposal { reply, id, purpose, entry, request: Some(request), stamps, result };
+        let proposal = Proposal { reply, id, purpose, entry, request: Some(request), stamps, share: None, result };
         Ok(Draft(match self.proposals.borrow_mut().pop() {
             Some(mut used) => {
                 *used = proposal;
@@ -281,10 +282,22 @@ impl Desk {
         let given_up = GivenUp(&self.counters);
         let answer = waiting.await;
         std::mem::forget(given_up);
+        self.counted(self.proposed(answer)).map(|(outcome, _)| outcome)
+    }
+
+    /// As [`Desk::send`], for an answer that may be large: with its share of the memory for such answers.
+    pub(super) async fn send_shown(&self, draft: Draft, purpose: Purpose) -> Result<(Outcome, Option<Share>), Error> {
+        let waiting = match self.post_proposal(draft, purpose) {
+            Ok(waiting) => waiting,
+            Err(error) => return self.counted(Err(error)),
+        };
+        let given_up = GivenUp(&self.counters);
+        let answer = waiting.await;
+        std::mem::forget(given_up);
         self.counted(self.proposed(answer))
     }
 
-    fn counted(&self, result: Result<Outcome, Error>) -> Result<Outcome, Error> {
+    fn counted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(Error::Timeout | Error::NoLeader | Error::Stopped | Error::Corrupt) = result {
             self.counters.proposals_failed.add(1);
         }
@@ -298,17 +311,18 @@ impl Desk {
         Ok(waiting)
     }
 
-    fn proposed(&self, answer: Answer) -> Result<Outcome, Error> {
+    fn proposed(&self, answer: Answer) -> Result<(Outcome, Option<Share>), Error> {
         match answer {
             Answer::Applied(mut proposal) => {
                 self.current.set(Trace { stamps: proposal.stamps.passed(), ..self.current.get() });
                 let result = std::mem::replace(&mut proposal.result, Err(Error::Timeout));
+                let share = proposal.share.take();
                 proposal.entry = Bytes::new();
                 let proposals = &mut *self.proposals.borrow_mut();
                 if proposals.len() < PROPOSALS_KEPT {
                     proposals.push(proposal);
                 }
-                result
+                result.map(|outcome| (outcome, share))
             }
             Answer::TimedOut => Err(Error::Timeout),
             other => unreachable!("a proposal is answered by its result, not {other:?}"),

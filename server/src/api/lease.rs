@@ -28,7 +28,7 @@ use crate::{
     error::Error,
     header::{Header, framed_under, put_framed_under},
     lease::{self, Renewal},
-    protobuf::framed,
+    protobuf::{framed, framed_answer},
     quota::{Purpose, lease_cost},
 };
 
@@ -95,7 +95,7 @@ pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveReques
         })
         .await??;
     }
-    Ok(share.hold(framed(&pb::LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys })))
+    framed_answer(&pb::LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }).map(|answer| share.hold(answer))
 }
 
 /// The newest view, once no entry is under way in it that may have detached a part of the keys.

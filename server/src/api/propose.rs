@@ -42,6 +42,25 @@ pub(super) async fn propose(desk: &Desk, draft: Draft, purpose: Purpose) -> Resu
     desk.send(draft, purpose).await
 }
 
+/// As [`propose`], for a request whose answer may be large. `frame` makes the answer, whose memory is counted until the
+/// client has taken it.
+///
+/// **Errors** as [`propose`], and those of `frame`.
+pub(super) async fn propose_shown(
+    desk: &Desk,
+    draft: Draft,
+    purpose: Purpose,
+    frame: impl FnOnce(Outcome) -> Result<Bytes, Error>,
+) -> Result<Bytes, Error> {
+    bring_in(desk, &draft).await?;
+    let (outcome, share) = desk.send_shown(draft, purpose).await?;
+    let answer = frame(outcome)?;
+    Ok(match share {
+        Some(share) => share.hold(answer),
+        None => answer,
+    })
+}
+
 /// Reads what a request will need, as far as it is not in memory. It is for puts, whose futures must be small; they
 /// send the request themselves.
 ///

@@ -10,7 +10,7 @@ use proto::{etcdserverpb as pb, internal::Request};
 
 use super::{
     desk::{Desk, Draft},
-    propose::{bring_in, propose},
+    propose::{bring_in, propose_shown},
 };
 use crate::{
     apply::outcome::Outcome, error::Error, header::framed_under, kv::check, protobuf::framed_answer, quota::Purpose,
@@ -35,8 +35,11 @@ pub(super) async fn put(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
 pub(super) async fn delete_range(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::DeleteRange(request) = draft.request() else { unreachable!("asked for a delete") };
     check::delete(request)?;
-    let outcome = propose(desk, draft, Purpose::Other).await?;
-    let Outcome::DeleteRange(mut response) = outcome else { unreachable!("keys were deleted, not {outcome:?}") };
-    desk.complete(&mut response.header);
-    framed_answer(&*response)
+    let shown = propose_shown(desk, draft, Purpose::Other, |outcome| {
+        let Outcome::DeleteRange(mut response) = outcome else { unreachable!("keys were deleted, not {outcome:?}") };
+        desk.complete(&mut response.header);
+        framed_answer(&*response)
+    });
+    // Boxed, or every call would be larger.
+    Box::pin(shown).await
 }

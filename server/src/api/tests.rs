@@ -585,7 +585,7 @@ async fn a_disk_that_hangs_fails_health_and_readiness_but_not_liveness() {
         shared.is_log_stalled.store(true, std::sync::atomic::Ordering::Release);
         assert_eq!(statuses(), hung);
         shared.is_log_stalled.store(false, std::sync::atomic::Ordering::Release);
-        // The disk may hold raft itself.
+        // Raft itself may not move.
         shared.pulse.raft.strike(member.desk.clock.now());
         member.desk.clock.advance(shared.limits.log_wait_max / 2);
         assert_eq!(statuses(), fine);

@@ -14,7 +14,7 @@ use proto::{
 
 use super::{
     desk::{Consistency, Desk, Draft, Reading},
-    propose::propose,
+    propose::propose_shown,
     range::run,
 };
 use crate::{
@@ -40,10 +40,13 @@ pub(super) async fn serve(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     if is_read_only(request) {
         return Box::pin(read(desk, request)).await;
     }
-    let outcome = propose(desk, draft, Purpose::of_cost(cost)).await?;
-    let Outcome::Txn(mut response) = outcome else { unreachable!("a txn was done, not {outcome:?}") };
-    desk.complete(&mut response.header);
-    framed_answer(&*response)
+    let shown = propose_shown(desk, draft, Purpose::of_cost(cost), |outcome| {
+        let Outcome::Txn(mut response) = outcome else { unreachable!("a txn was done, not {outcome:?}") };
+        desk.complete(&mut response.header);
+        framed_answer(&*response)
+    });
+    // Boxed, or every call would be larger.
+    Box::pin(shown).await
 }
 
 /// Answers a txn that only reads. All of it is about the state of one moment.

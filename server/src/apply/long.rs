@@ -337,17 +337,21 @@ impl Long {
             let begin = || Job::new(view, range.clone(), pinned.shown_bytes_left());
             let job = self.reading.get_or_insert_with(|| begin().expect("checked: the revision can be read"));
             let seen_before = job.seen();
-            let Some(answer) = job.step(view, *budget)? else {
-                *budget = 0;
-                return Ok(false);
-            };
-            *budget -= usize::try_from(job.seen() - seen_before).map_or(*budget, |seen| seen.min(*budget));
-            match answer {
-                Ok(answer) => {
-                    response = pb::RangeResponse { header: Some(txn::inner_header(job.header_revision)), ..answer };
-                    pinned.show(job.bytes());
+            let stepped = job.step(view, *budget);
+            pinned.count(job.bytes());
+            if pinned.is_awaited() {
+                let Some(answer) = stepped? else {
+                    *budget = 0;
+                    return Ok(false);
+                };
+                *budget -= usize::try_from(job.seen() - seen_before).map_or(*budget, |seen| seen.min(*budget));
+                match answer {
+                    Ok(answer) => {
+                        response = pb::RangeResponse { header: Some(txn::inner_header(job.header_revision)), ..answer };
+                        pinned.show(job.bytes());
+                    }
+                    Err(error) => pinned.give_up_answer(error),
                 }
-                Err(error) => pinned.give_up_answer(error),
             }
         }
         self.reading = None;

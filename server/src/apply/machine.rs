@@ -182,7 +182,7 @@ impl Apply {
         let mut taken = Taken::new(Arc::clone(&shared), Arc::clone(&counters));
         taken.sum_up(&store);
         let unread = applier.unread.take();
-        let gathered_bytes_max = shared.limits.gathered_bytes_max;
+        let pinned = Pinned::new(Arc::clone(&shared.gathered));
         let mut apply = Self {
             answers: no_answers(shared.connections.cores()),
             first_id: shared.request_ids.load(Ordering::Relaxed),
@@ -195,7 +195,7 @@ impl Apply {
             applier,
             queue: VecDeque::new(),
             asked: None,
-            pinned: Pinned::new(gathered_bytes_max),
+            pinned,
             standstill: Standstill::default(),
             retry_at: Duration::ZERO,
             expiring: VecDeque::new(),
@@ -518,6 +518,7 @@ impl Apply {
         }
         if let Some(mut proposal) = proposal {
             proposal.result = result.and_then(|outcome| self.pinned.take_lost().map_or(Ok(outcome), Err));
+            proposal.share = self.pinned.take_share();
             proposal.stamps.applied = self.applied_at;
             self.answer(proposal.reply, Answer::Applied(proposal));
         }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use proto::internal::Request;
 
 use super::outcome::Outcome;
-use crate::{error::Error, insight::trace::Stamps, quota::Purpose, slots::ReplyTo};
+use crate::{error::Error, gathered::Share, insight::trace::Stamps, quota::Purpose, slots::ReplyTo};
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Proposal {
     pub request: Option<Request>,
     /// The times at which it passed its stations.
     pub stamps: Stamps,
+    /// The memory of the answer, if it is large.
+    pub share: Option<Share>,
     /// The result. Until there is one, it is the error that the client gets if no result comes.
     pub result: Result<Outcome, Error>,
 }

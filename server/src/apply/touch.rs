@@ -5,7 +5,7 @@
 //! Bounds: what only the answer shows takes `shown_bytes_max`. An answer beyond it is given up; the entry is applied
 //! all the same, as on other members.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use engine::{Fault, ReadView, Record, Revision, Version};
@@ -13,6 +13,7 @@ use proto::etcdserverpb as pb;
 
 use crate::{
     error::Error,
+    gathered::{Gathered, Share},
     kv::{range::memory_of, txn::Decision},
 };
 
@@ -35,13 +36,16 @@ pub struct Pinned {
     /// Memory that the answer takes so far, and may take. **Units** bytes.
     shown_bytes: usize,
     shown_bytes_max: usize,
+    /// What the answer takes of the memory of all that are gathered.
+    share: Option<Share>,
+    gathered: Arc<Gathered>,
     /// The branches of the entry's txn.
     decision: Decision,
 }
 
 impl Pinned {
-    /// Holds nothing. `shown_bytes_max` bounds the memory for an answer. **Units** bytes.
-    pub fn new(shown_bytes_max: usize) -> Self {
+    /// Holds nothing. Answers share `gathered` with those of other cores.
+    pub fn new(gathered: Arc<Gathered>) -> Self {
         Self {
             records: HashMap::new(),
             deletes: Vec::new(),
@@ -49,7 +53,9 @@ impl Pinned {
             is_awaited: false,
             lost: None,
             shown_bytes: 0,
-            shown_bytes_max,
+            shown_bytes_max: gathered.max(),
+            share: None,
+            gathered,
             decision: Decision::default(),
         }
     }
@@ -60,6 +66,7 @@ impl Pinned {
         self.is_awaited = is_awaited;
         self.lost = None;
         self.shown_bytes = 0;
+        self.share = None;
         self.decision = Decision::default();
     }
 
@@ -77,7 +84,13 @@ impl Pinned {
     pub(super) fn give_up_answer(&mut self, error: Error) {
         assert!(self.is_awaited, "an answer is given up once");
         self.is_awaited = false;
+        self.share = None;
         self.lost = Some(error);
+    }
+
+    /// What the answer takes of the memory of all that are gathered, until its client has taken it.
+    pub(super) fn take_share(&mut self) -> Option<Share> {
+        self.share.take()
     }
 
     /// Why the answer was given up, if it was.
@@ -93,8 +106,16 @@ impl Pinned {
     /// Counts `bytes` of memory that the awaited answer takes, and gives it up if it is too large.
     pub(super) fn show(&mut self, bytes: usize) {
         self.shown_bytes += bytes;
-        if self.shown_bytes > self.shown_bytes_max {
-            self.give_up_answer(Error::AnswerTooLarge { len: self.shown_bytes, max: self.shown_bytes_max });
+        self.count(0);
+    }
+
+    /// As [`Pinned::show`], for `bytes` of a part that is under way.
+    pub(super) fn count(&mut self, bytes: usize) {
+        let (len, max) = (self.shown_bytes + bytes, self.shown_bytes_max);
+        let share = self.share.get_or_insert_with(|| self.gathered.share());
+        if share.grow_to(len).is_err() {
+            // The entry is applied: "too many requests" would say that it was not.
+            self.give_up_answer(Error::AnswerTooLarge { len, max });
         }
     }
 

@@ -239,7 +239,8 @@ mod tests {
         applier.steps = Steps { at_once_max: 0, keys: 50 };
         let request = pb::DeleteRangeRequest { key: "a".into(), range_end: "b".into(), prev_kv: false };
         let asked = Asked { request: Request::DeleteRange(request), raised_by: RaisedBy::Hand };
-        let (mut pinned, mut events, mut made) = (Pinned::new(usize::MAX), Vec::new(), 0);
+        let (mut pinned, mut events, mut made) =
+            (Pinned::new(crate::gathered::Gathered::new(usize::MAX)), Vec::new(), 0);
         while made < steps {
             match applier.execute(store.mvcc_mut(), (6, &asked), &mut pinned, Duration::ZERO, &mut events) {
                 Ok(Executed::Paused) => made += 1,

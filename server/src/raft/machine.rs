@@ -8,12 +8,14 @@
 //! Invariants:
 //! - Entries are handed out in log order, each once, when they are durable on a quorum. The bytes that are handed out
 //!   and not yet applied are bounded (`unfinished_bytes`), however slow apply is.
-//! - A proposal is in `proposals` (raft was not asked yet), or in `waiters` (raft has accepted it), or gone. A proposal
-//!   that is gone was refused with an answer, or handed to apply.
+//! - A proposal is in `proposals` (raft was not asked yet, or could not take it yet), or in `waiters` (raft has
+//!   accepted it), or gone. A proposal that is gone was refused with an answer, or handed to apply.
 //! - A configuration change that apply has applied reaches raft before raft learns that its entry was applied.
 //! - A full disk does not stop the member. Proposals that do not fit are refused before they reach the log
 //!   ([`Raft::receive`]), and committed entries are still applied. While the log's disk is full, each proposal is
 //!   checked against the space that all proposals before it leave.
+//! - As long as it is not known whether the log gets a next segment, its last quarter is left free: proposals wait in
+//!   `proposals`, in their order and bounded as what is proposed is.
 //! - Nor does a disk that hangs stop it: as long as a write to the log does not end, proposals of clients are refused,
 //!   and the member says that it is not ready. When the write ends, all goes on. What was proposed before stays so.
 //! - As long as apply stands still before a page that cannot be read, proposals of clients are refused.
@@ -68,7 +70,9 @@ pub struct Raft {
     driver: Driver,
     /// Bytes of entries that are handed out at once. **Units** bytes.
     batch_bytes_max: u64,
+    /// What is proposed next. What the log cannot take yet stays here.
     proposals: Vec<Waiting>,
+    proposals_bytes: u64,
     waiters: Waiters,
     answers: AnswersByCore,
     completions: Vec<Completion>,
@@ -114,6 +118,7 @@ impl Raft {
             driver,
             batch_bytes_max,
             proposals: Vec::new(),
+            proposals_bytes: 0,
             waiters: Waiters::default(),
             completions: Vec::new(),
             lots: VecDeque::new(),
@@ -151,7 +156,11 @@ impl Raft {
                 if let Some(error) = self.refusal_for_space(proposal.purpose, now) {
                     return self.refuse(proposal, error);
                 }
-                self.proposals.push(Waiting { entry: proposal.entry.clone(), proposal: Some(proposal) });
+                let (entries_max, bytes_max) = self.driver.proposals_max();
+                if self.proposals.len() as u64 >= entries_max || self.proposals_bytes >= bytes_max {
+                    return self.refuse(proposal, Error::TooManyRequests);
+                }
+                self.push(Waiting { entry: proposal.entry.clone(), proposal: Some(proposal) });
             }
             ToRaft::ProposeOwn { entry, purpose } => self.propose_own(entry, purpose, now),
         }
@@ -183,8 +192,13 @@ impl Raft {
 
     fn propose_own(&mut self, entry: Bytes, purpose: Purpose, now: Duration) {
         if purpose != Purpose::Alarm || self.asking.ask(now) {
-            self.proposals.push(Waiting { entry, proposal: None });
+            self.push(Waiting { entry, proposal: None });
         }
+    }
+
+    fn push(&mut self, waiting: Waiting) {
+        self.proposals_bytes += waiting.entry.len() as u64;
+        self.proposals.push(waiting);
     }
 
     /// Tells raft that a heartbeat interval has passed.
@@ -299,10 +313,16 @@ impl Raft {
             return;
         }
         let mut waiting = std::mem::take(&mut self.proposals);
+        self.proposals_bytes = 0;
+        let mut kept = Vec::new();
         let refused = self.driver.propose_all(waiting.iter().map(|waiting| waiting.entry.clone()));
         let mut refused = refused.into_iter().peekable();
-        for (position, Waiting { proposal, .. }) in waiting.drain(..).enumerate() {
+        for (position, Waiting { entry, proposal }) in waiting.drain(..).enumerate() {
             let refusal_here = refused.next_if(|refused| refused.position == position);
+            if matches!(refusal_here, Some(Refused { error: consensus::Error::LogWaits, .. })) {
+                kept.push(Waiting { entry, proposal });
+                continue;
+            }
             if let Some(Refused { error, .. }) = &refusal_here {
                 tracing::debug!(%error, "a proposal was refused");
             }
@@ -315,6 +335,7 @@ impl Raft {
             }
         }
         self.proposals = waiting;
+        kept.into_iter().for_each(|waiting| self.push(waiting));
     }
 
     /// Takes committed entries, as many as apply may have, each with the proposal that waits for it.
@@ -386,7 +407,10 @@ impl Raft {
 
     /// Looks whether the log's disk does anything, and publishes it if that has changed.
     fn watch_log(&mut self, now: Duration) {
-        self.log_wait = self.driver.log_waits_at().map(|durable| match self.log_wait {
+        // What is proposed next waits for the log's next segment.
+        let waits_at = self.driver.log_waits_at();
+        let waits_at = waits_at.or_else(|| (!self.proposals.is_empty()).then(|| self.driver.log_durable()));
+        self.log_wait = waits_at.map(|durable| match self.log_wait {
             Some((since, at)) if at == durable => (since, at),
             _ => (now, durable),
         });

@@ -80,6 +80,7 @@ mod tests {
             entry: Bytes::from_static(entry),
             request: None,
             stamps: crate::insight::trace::Stamps::default(),
+            share: None,
             result: Ok(Outcome::Internal),
         })
     }

@@ -194,8 +194,7 @@ fn excluded(request: &Request) -> Vec<String> {
     request.values("exclude").filter(|name| !name.is_empty()).collect()
 }
 
-/// Whether a write to the log does not end. Raft says so, unless the disk has stopped raft itself: it makes, names and
-/// removes segments on its own thread.
+/// Whether a write to the log does not end. Raft says so, unless something has stopped raft itself.
 fn is_log_stalled(desk: &Desk) -> bool {
     let shared = &desk.shared;
     shared.is_log_stalled.load(Ordering::Acquire)

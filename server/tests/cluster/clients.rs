@@ -22,7 +22,7 @@ use super::{checks::Truth, member::Member};
 const KEYS: u64 = 40;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     Write { id: u64 },
     Read { context: u64, key: Bytes, index: Option<u64> },
@@ -78,7 +78,11 @@ impl Clients {
         let key = key(random);
         let (floor, until) = (self.told, now + PATIENCE);
         self.tally.asked += 1;
-        let value = Bytes::from(format!("{client}-{}-{}", self.tally.asked, "x".repeat(random.below(200) as usize)));
+        let value = Bytes::from(format!(
+            "{client}-{}-{}",
+            self.tally.asked,
+            "x".repeat(usize::try_from(random.below(200)).unwrap())
+        ));
         let put = || pb::PutRequest { key: key.clone(), value: value.clone(), ..pb::PutRequest::default() };
         let request = match random.below(10) {
             0..=3 => {
@@ -113,7 +117,8 @@ impl Clients {
 
     /// A member answers a proposal.
     pub(crate) fn answered(&mut self, proposal: &Proposal, truth: &Truth) {
-        let is_it = |waiting: &Option<Waiting>| matches!(waiting, Some(Waiting { asked: Asked::Write { id }, .. }) if *id == proposal.id);
+        let asked = Asked::Write { id: proposal.id };
+        let is_it = |waiting: &Option<Waiting>| waiting.as_ref().is_some_and(|waiting| waiting.asked == asked);
         let revision = match &proposal.result {
             Ok(Outcome::Put { revision, .. }) => *revision,
             Ok(Outcome::DeleteRange(response)) => response.header.as_ref().map_or(0, |header| header.revision),

@@ -18,6 +18,7 @@ use engine::{
     },
     store, wal,
 };
+use proto::internal::{self, Request};
 use server::{
     apply::{
         entry::Applier,
@@ -36,8 +37,6 @@ use server::{
     shared::{Limits, Quota, Shared},
     slots::{ReplyTo, SlotId, Slots},
 };
-
-use proto::internal::{self, Request};
 
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 const BATCH_BYTES_MAX: u64 = 1 << 20;
@@ -84,7 +83,7 @@ pub(crate) struct Member {
 #[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) messages: Vec<Message>,
-    pub(crate) proposals: Vec<Box<Proposal>>,
+    pub(crate) proposals: Vec<Proposal>,
     pub(crate) reads: Vec<ConfirmedRead>,
     /// Committed entries on their way to apply: index, term, bytes.
     pub(crate) committed: Vec<(u64, u64, bytes::Bytes)>,
@@ -188,6 +187,7 @@ impl Member {
             entry,
             request: Some(request),
             stamps: Stamps::default(),
+            share: None,
             result: Err(server::error::Error::Timeout),
         };
         self.raft.receive(ToRaft::Propose(Box::new(proposal)), self.clock.now());
@@ -319,9 +319,9 @@ fn note(handed: &Handed, outcome: &mut Outcome) {
     outcome.committed.extend(entries.map(|entry| (entry.index, entry.term, entry.data.clone())));
 }
 
-fn applied((_, answer): (SlotId, Answer)) -> Option<Box<Proposal>> {
+fn applied((_, answer): (SlotId, Answer)) -> Option<Proposal> {
     match answer {
-        Answer::Applied(proposal) => Some(proposal),
+        Answer::Applied(proposal) => Some(*proposal),
         _ => None,
     }
 }

@@ -58,8 +58,8 @@ pub struct Faults {
 pub enum Full {
     /// New files. This is a file system that reserves the space of a file when it is created.
     Creations,
-    /// New files and every write. This is a file system that takes new space for each write, such as one with
-    /// copy-on-write.
+    /// New files, new names and every write. This is a file system that takes new space for each write, such as one
+    /// with copy-on-write.
     Writes,
 }
 
@@ -401,6 +401,10 @@ impl State {
     fn change_names(&mut self, path: &Path, op: FileOp, change: NameChange) -> Result<(), Error> {
         if !self.names.contains_key(path) {
             return Err(Error::io(path, op, io::ErrorKind::NotFound.into()));
+        }
+        // A removal must not need space, or there would be no way out.
+        if op == FileOp::Rename && self.is_full(Full::Writes) {
+            return Err(Error::io(path, op, io::ErrorKind::StorageFull.into()));
         }
         self.step()?;
         let at = self.next();

@@ -84,11 +84,12 @@ pub(super) async fn run(
 ) -> Result<pb::RangeResponse, Error> {
     let before = share.bytes();
     let step = |view: &ReadView, budget: usize| {
-        let answer = job.step(view, budget).map_err(|fault| job.wanted(fault, LEAVES_AHEAD_MAX))?;
-        Ok(match share.grow_to(before + job.bytes()) {
+        let answer = job.step(view, budget).map_err(|fault| job.wanted(fault, LEAVES_AHEAD_MAX));
+        // A step that needs a page has gathered, too.
+        match share.grow_to(before + job.bytes()) {
             Ok(()) => answer,
-            Err(error) => Some(Err(error)),
-        })
+            Err(error) => Ok(Some(Err(error))),
+        }
     };
     reading.run(step).await?
 }

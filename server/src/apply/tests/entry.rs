@@ -23,6 +23,7 @@ use crate::{
         touch::Pinned,
     },
     error::Error,
+    gathered::Gathered,
     lease::{Lessor, Params},
     quota,
     shared::{Alarms, Cluster, RaisedBy},
@@ -59,7 +60,7 @@ impl Store {
         request: Request,
         raised_by: RaisedBy,
     ) -> (Result<Outcome, Error>, Vec<Event>) {
-        let (mut pinned, mut events) = (Pinned::new(usize::MAX), Vec::new());
+        let (mut pinned, mut events) = (Pinned::new(Gathered::new(usize::MAX)), Vec::new());
         pinned.clear(is_awaited);
         let asked = Asked { request, raised_by };
         loop {
@@ -73,7 +74,7 @@ impl Store {
 
     /// Executes an entry as every entry was before plain puts had their own path: first the touch, then the change.
     fn execute_with_a_look(&mut self, request: Request) -> (Result<Outcome, Error>, Vec<Event>) {
-        let (mut pinned, mut events) = (Pinned::new(usize::MAX), Vec::new());
+        let (mut pinned, mut events) = (Pinned::new(Gathered::new(usize::MAX)), Vec::new());
         pinned.clear(true);
         let asked = Asked { request, raised_by: RaisedBy::Hand };
         touch(self.mvcc.live(), &asked.request, &mut pinned).expect("all is in memory");

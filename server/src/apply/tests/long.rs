@@ -24,6 +24,7 @@ use crate::{
         touch::Pinned,
     },
     error::Error,
+    gathered::Gathered,
     lease::{Lessor, Params},
     shared::{Cluster, RaisedBy},
 };
@@ -186,7 +187,7 @@ impl Store {
 
     /// Executes `request`. Between two steps, nothing of it is seen.
     fn execute(&mut self, is_awaited: bool, request: &Request) -> Result<Outcome, Error> {
-        let (mut pinned, mut events) = (Pinned::new(self.shown_bytes_max), Vec::new());
+        let (mut pinned, mut events) = (Pinned::new(Gathered::new(self.shown_bytes_max)), Vec::new());
         pinned.clear(is_awaited);
         let asked = Asked { request: request.clone(), raised_by: RaisedBy::Hand };
         let before = shown(&self.mvcc.publish(0, 0));

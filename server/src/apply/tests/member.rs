@@ -291,6 +291,7 @@ pub(super) fn proposal(id: u64, request: Request, slots: &Slots<()>) -> Box<Prop
         entry,
         request: id.is_multiple_of(2).then_some(request),
         stamps: Stamps::default(),
+        share: None,
         result: Err(Error::Timeout),
     })
 }
