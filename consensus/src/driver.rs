@@ -73,6 +73,8 @@ pub struct Status {
     pub is_leader: bool,
     /// This member only listens.
     pub is_learner: bool,
+    /// First index of the current term, if this member leads it.
+    pub term_start: Option<u64>,
     /// Set while reads need no round: on a single voter that leads. A state machine that has applied this index has
     /// applied everything that was acknowledged before this member started, and what it acknowledges later it has
     /// applied itself. Constant within a term.
@@ -550,6 +552,7 @@ impl Driver {
             last_index: raft.raft_log.last_index(),
             is_leader: self.is_leader(),
             is_learner: self.conf_state.learners.contains(&self.identity.member_id),
+            term_start: self.term_start,
             read_floor: self.read_floor(),
             backlog_entries: backlog.entries,
             backlog_bytes: backlog.bytes,

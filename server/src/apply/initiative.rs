@@ -24,6 +24,13 @@ const LOOKS_PER_TURN: usize = 8;
 const OWN_TIMED_MAX: usize = 1024;
 
 impl Apply {
+    /// Asks raft to propose a request that only the leader may ask for.
+    pub(super) fn propose_as_leader(&mut self, kind: Kind, message: &impl Message) {
+        self.propose(Purpose::Other, kind, message);
+        let own = self.report.own.last_mut().expect("just asked for");
+        own.of_leader_in = Some(self.standing.term);
+    }
+
     /// Asks raft to propose a request of the server's own.
     pub(super) fn propose(&mut self, purpose: Purpose, kind: Kind, message: &impl Message) {
         let id = self.shared.next_request_id();
@@ -65,7 +72,7 @@ impl Apply {
                 self.applier.lessor.put_off(id, now + LEASE_PUT_OFF);
                 tracing::warn!(lease = format!("{id:x}"), ?fault, "a lease cannot be revoked: a page cannot be read");
             } else {
-                self.propose(Purpose::Other, Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id });
+                self.propose_as_leader(Kind::LeaseRevoke, &pb::LeaseRevokeRequest { id });
             }
         }
         None
@@ -84,24 +91,27 @@ impl Apply {
         Ok(self.expiring_at.is_none())
     }
 
-    /// Publishes a new member's name, URLs and version, as etcd does, until the table has them.
-    pub(super) fn publish_attributes(&mut self) {
+    /// Publishes this member's name and URLs, as etcd does, until the table has them; and the cluster's version, if it
+    /// leads.
+    pub(super) fn publish_attributes(&mut self, now: Duration) {
         // Entries that are applied again may still change the table. Only after them is it known what to publish.
-        if self.has_published_attributes || !self.is_caught_up() {
+        let has_replayed = self.applied.index >= self.options.replayed_to.max(1);
+        if !has_replayed || self.published_at.is_some_and(|at| now < at + self.shared.limits.request_timeout) {
             return;
         }
         let member_id = self.shared.identity.member_id;
         let Some(own) = self.applier.cluster.members.iter().find(|member| member.id == member_id) else { return };
-        self.has_published_attributes = true;
         let (name, client_urls) = (self.options.name.clone(), self.options.client_urls.clone());
         if own.name != name || own.client_urls != client_urls {
             let member_attributes = Some(membershippb::Attributes { name, client_urls });
             let request = membershippb::ClusterMemberAttrSetRequest { member_id, member_attributes };
             self.propose(Purpose::Other, Kind::ClusterMemberAttrSet, &request);
+            self.published_at = Some(now);
         }
-        if self.applier.cluster.version.as_deref() != Some(crate::CLUSTER_VERSION) {
+        if self.standing.leads && self.applier.cluster.version.as_deref() != Some(crate::CLUSTER_VERSION) {
             let request = membershippb::ClusterVersionSetRequest { ver: crate::CLUSTER_VERSION.to_owned() };
-            self.propose(Purpose::Other, Kind::ClusterVersionSet, &request);
+            self.propose_as_leader(Kind::ClusterVersionSet, &request);
+            self.published_at = Some(now);
         }
     }
 

@@ -149,7 +149,8 @@ pub struct Apply {
     told: (EntryId, Space, bool),
     pub(super) standing: Standing,
     pub(super) log_bytes: u64,
-    pub(super) has_published_attributes: bool,
+    /// When this member's name and URLs, or the cluster's version, were proposed last.
+    pub(super) published_at: Option<Duration>,
     /// First request id of this run. The ids of this member have the same high bits.
     first_id: u64,
     /// When the front entry came to the front.
@@ -209,7 +210,7 @@ impl Apply {
             told: (applied, Space::default(), false),
             standing: Standing::default(),
             log_bytes: 0,
-            has_published_attributes: false,
+            published_at: None,
             front_since: Duration::ZERO,
             applied_at: Duration::ZERO,
             slow_applies: Throttle::default(),
@@ -282,18 +283,25 @@ impl Apply {
         }
     }
 
-    /// Takes what raft hands over. Leases expire on the leader alone. They begin anew when this member becomes the
-    /// leader, and stop when it no longer is.
+    /// Takes what raft hands over. Leases expire on the leader alone. They stop as soon as this member no longer leads.
     pub fn hand(&mut self, handed: Handed, now: Duration) {
         assert!(handed.log_bytes >= self.log_bytes, "what was written stays written");
         self.log_bytes = handed.log_bytes;
-        let had_led = std::mem::replace(&mut self.standing, handed.standing).leads;
-        match (had_led, self.standing.leads) {
-            (false, true) => self.applier.lessor.promote(now, self.options.election_timeout),
-            (true, false) => self.applier.lessor.demote(),
-            (true, true) | (false, false) => {}
+        let before = std::mem::replace(&mut self.standing, handed.standing);
+        if before.leads && (!self.standing.leads || self.standing.term != before.term) {
+            self.applier.lessor.demote();
         }
         self.queue.extend(handed.entries);
+        self.promote_lessor(now);
+    }
+
+    /// Lets leases run, with their whole time, once this member has applied the first entry of the term that it leads:
+    /// before that it may not know of a renewal, a revocation or a lease.
+    fn promote_lessor(&mut self, now: Duration) {
+        let has_begun = self.standing.term_start.is_some_and(|start| self.applied.index >= start);
+        if self.standing.leads && has_begun && !self.applier.lessor.leads() {
+            self.applier.lessor.promote(now, self.options.election_timeout);
+        }
     }
 
     /// Takes in that a heartbeat interval has passed.
@@ -311,6 +319,9 @@ impl Apply {
             return;
         }
         self.keep_alarm(now);
+        if self.shared.has_leader() {
+            self.publish_attributes(now);
+        }
         if !self.standing.leads {
             return;
         }
@@ -318,9 +329,8 @@ impl Apply {
         if let Some(revision) = self.compactor.due(now, view.revision(), view.compact_revision()) {
             tracing::info!(revision, "starting auto compaction");
             let request = pb::CompactionRequest { revision, physical: false };
-            self.propose(Purpose::Other, Kind::Compaction, &request);
+            self.propose_as_leader(Kind::Compaction, &request);
         }
-        self.publish_attributes();
     }
 
     /// Makes one turn; see the head of this file.
@@ -329,6 +339,7 @@ impl Apply {
     pub fn turn(&mut self, now: Duration) -> Result<Turn, Fatal> {
         let applied_before = self.applied.index;
         let mut faults = if self.is_faulted { Vec::new() } else { self.apply_queue(now)? };
+        self.promote_lessor(now);
         if !self.is_faulted && faults.is_empty() {
             faults.extend(self.expire_leases(now));
         }

@@ -33,6 +33,10 @@ pub struct Entry {
 pub struct Standing {
     /// This member leads.
     pub leads: bool,
+    /// The present term.
+    pub term: u64,
+    /// The first index of the term, if this member leads it.
+    pub term_start: Option<u64>,
     /// The index that must be applied before clients may be served; `None` while it is unknown.
     pub read_floor: Option<u64>,
 }

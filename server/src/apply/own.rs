@@ -15,12 +15,14 @@ pub struct Own {
     pub entry: Bytes,
     /// The purpose of the request.
     pub purpose: Purpose,
+    /// The term in which this member, as the leader, decided it. `None` for what any member may ask for.
+    pub of_leader_in: Option<u64>,
 }
 
 impl Own {
-    /// The entry with request id `id`.
+    /// The entry with request id `id`, of any member.
     pub fn new(id: u64, purpose: Purpose, kind: Kind, message: &impl Message) -> Self {
         let encoded = internal::encode(&quota::header(id, purpose), kind, &message.encode_to_vec());
-        Self { entry: encoded.entry, purpose }
+        Self { entry: encoded.entry, purpose, of_leader_in: None }
     }
 }

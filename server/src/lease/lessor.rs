@@ -234,6 +234,11 @@ impl Lessor {
         self.by_expiry = expiries.into_iter().collect();
     }
 
+    /// Whether leases run here.
+    pub fn leads(&self) -> bool {
+        self.leads
+    }
+
     /// Takes in that this member no longer leads: nothing expires here.
     pub fn demote(&mut self) {
         self.leads = false;

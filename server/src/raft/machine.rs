@@ -14,6 +14,7 @@
 //! - A full disk does not stop the member. Proposals that do not fit are refused before they reach the log
 //!   ([`Raft::receive`]), and committed entries are still applied. While the log's disk is full, each proposal is
 //!   checked against the space that all proposals before it leave.
+//! - Without a leader, proposals of clients wait in `proposals`, too, until their clients give up.
 //! - As long as it is not known whether the log gets a next segment, its last quarter is left free: proposals wait in
 //!   `proposals`, in their order and bounded as what is proposed is.
 //! - Nor does a disk that hangs stop it: as long as a write to the log does not end, proposals of clients are refused,
@@ -31,7 +32,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use consensus::{Committed, ConfirmedRead, Driver, EntryId, EntryKind, Message, Refused};
+use consensus::{Committed, ConfirmedRead, Driver, EntryId, EntryKind, Message, Refused, Status};
 use engine::disk::{Completion, Disk, Owner};
 use proto::internal;
 
@@ -53,6 +54,8 @@ struct Waiting {
     entry: Bytes,
     /// The client's proposal; `None` for a request of the server's own.
     proposal: Option<Box<Proposal>>,
+    /// Its client does not wait for longer.
+    until: Duration,
 }
 
 /// Entries that were handed to apply together.
@@ -73,6 +76,8 @@ pub struct Raft {
     /// What is proposed next. What the log cannot take yet stays here.
     proposals: Vec<Waiting>,
     proposals_bytes: u64,
+    /// Some of them wait for the log's next segment.
+    waits_for_segment: bool,
     waiters: Waiters,
     answers: AnswersByCore,
     completions: Vec<Completion>,
@@ -119,6 +124,7 @@ impl Raft {
             batch_bytes_max,
             proposals: Vec::new(),
             proposals_bytes: 0,
+            waits_for_segment: false,
             waiters: Waiters::default(),
             completions: Vec::new(),
             lots: VecDeque::new(),
@@ -160,7 +166,8 @@ impl Raft {
                 if self.proposals.len() as u64 >= entries_max || self.proposals_bytes >= bytes_max {
                     return self.refuse(proposal, Error::TooManyRequests);
                 }
-                self.push(Waiting { entry: proposal.entry.clone(), proposal: Some(proposal) });
+                let until = now + self.shared.limits.request_timeout;
+                self.push(Waiting { entry: proposal.entry.clone(), proposal: Some(proposal), until });
             }
             ToRaft::ProposeOwn { entry, purpose } => self.propose_own(entry, purpose, now),
         }
@@ -192,7 +199,7 @@ impl Raft {
 
     fn propose_own(&mut self, entry: Bytes, purpose: Purpose, now: Duration) {
         if purpose != Purpose::Alarm || self.asking.ask(now) {
-            self.push(Waiting { entry, proposal: None });
+            self.push(Waiting { entry, proposal: None, until: now });
         }
     }
 
@@ -246,7 +253,8 @@ impl Raft {
     /// What apply must be handed, if there is anything new.
     pub fn take_handed(&mut self, now: Duration) -> Option<Handed> {
         let status = self.driver.status();
-        let standing = Standing { leads: status.is_leader, read_floor: status.read_floor };
+        let Status { is_leader, term, term_start, read_floor, .. } = status;
+        let standing = Standing { leads: is_leader, term, term_start, read_floor };
         let entries = self.take_committed(now);
         if entries.is_empty() && self.told == Some(standing) {
             return None;
@@ -281,8 +289,12 @@ impl Raft {
         if report.has_alarm_come {
             self.asking.heard();
         }
+        let status = self.driver.status();
         for own in report.own {
-            self.propose_own(own.entry, own.purpose, now);
+            // What a leader decided is not proposed by who leads no more, nor in another term, nor through another.
+            if own.of_leader_in.is_none_or(|term| status.is_leader && term == status.term) {
+                self.propose_own(own.entry, own.purpose, now);
+            }
         }
         Ok(())
     }
@@ -313,14 +325,23 @@ impl Raft {
             return;
         }
         let mut waiting = std::mem::take(&mut self.proposals);
-        self.proposals_bytes = 0;
+        (self.proposals_bytes, self.waits_for_segment) = (0, false);
         let mut kept = Vec::new();
         let refused = self.driver.propose_all(waiting.iter().map(|waiting| waiting.entry.clone()));
         let mut refused = refused.into_iter().peekable();
-        for (position, Waiting { entry, proposal }) in waiting.drain(..).enumerate() {
+        for (position, Waiting { entry, proposal, until }) in waiting.drain(..).enumerate() {
             let refusal_here = refused.next_if(|refused| refused.position == position);
-            if matches!(refusal_here, Some(Refused { error: consensus::Error::LogWaits, .. })) {
-                kept.push(Waiting { entry, proposal });
+            let waits = match &refusal_here {
+                Some(Refused { error: consensus::Error::LogWaits, .. }) => {
+                    self.waits_for_segment = true;
+                    true
+                }
+                // There will be a leader. What the server asks for itself, it asks for again.
+                Some(Refused { error: consensus::Error::NoLeader, .. }) => proposal.is_some() && now < until,
+                _ => false,
+            };
+            if waits {
+                kept.push(Waiting { entry, proposal, until });
                 continue;
             }
             if let Some(Refused { error, .. }) = &refusal_here {
@@ -407,9 +428,8 @@ impl Raft {
 
     /// Looks whether the log's disk does anything, and publishes it if that has changed.
     fn watch_log(&mut self, now: Duration) {
-        // What is proposed next waits for the log's next segment.
         let waits_at = self.driver.log_waits_at();
-        let waits_at = waits_at.or_else(|| (!self.proposals.is_empty()).then(|| self.driver.log_durable()));
+        let waits_at = waits_at.or_else(|| self.waits_for_segment.then(|| self.driver.log_durable()));
         self.log_wait = waits_at.map(|durable| match self.log_wait {
             Some((since, at)) if at == durable => (since, at),
             _ => (now, durable),
