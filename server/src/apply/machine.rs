@@ -107,6 +107,8 @@ pub struct Options {
     pub auto_compaction: AutoCompaction,
     /// The time that a new leader adds to every lease.
     pub election_timeout: Duration,
+    /// Time between two ticks.
+    pub heartbeat: Duration,
     /// This member's name, published to the members table.
     pub name: String,
     /// This member's client URLs, published likewise.
@@ -116,6 +118,9 @@ pub struct Options {
     /// Times each entry. Only counters and log lines depend on it.
     pub clock: Clock,
 }
+
+/// Ticks that a leader may miss and still be sure that it leads. **Source** etcd v3.7.1 `server/etcdserver/server.go`.
+const TICKS_MISSED_MAX: u32 = 3;
 
 /// See the head of this file.
 pub struct Apply {
@@ -163,6 +168,12 @@ pub struct Apply {
     compactor: Compactor,
     pub(super) checkpoints: Checkpoints,
     pub(super) sweep: Sweep,
+    /// When the last tick came. A leader that has missed some is not sure that it leads: it may have stood still while
+    /// another was elected.
+    ticked_at: Duration,
+    is_sure: bool,
+    /// Who renews a lease while that is not sure.
+    unsure: Waiters<i64>,
     /// Who renews a lease that has expired and is not revoked yet, with the lease.
     renewals: Waiters<i64>,
     reclaim: Reclaim,
@@ -216,6 +227,9 @@ impl Apply {
             slow_applies: Throttle::default(),
             own_since: VecDeque::new(),
             sweep: Sweep::left(),
+            ticked_at: Duration::ZERO,
+            is_sure: true,
+            unsure: Waiters::default(),
             renewals: Waiters::default(),
             reclaim: Reclaim::default(),
             taken,
@@ -236,11 +250,7 @@ impl Apply {
     pub fn receive(&mut self, message: ToApply, now: Duration) -> Result<(), Fatal> {
         let lifetime = 2 * self.shared.limits.request_timeout;
         match message {
-            ToApply::Renew { reply, lease } => match self.renew(lease, now) {
-                Renewal::Renewed(ttl) => self.answer(reply, Answer::Renewed(ttl)),
-                Renewal::Unknown => self.answer(reply, Answer::Renewed(0)),
-                Renewal::Waits => self.renewals.push(reply, lease, now, lifetime),
-            },
+            ToApply::Renew { reply, lease } => self.renew_for(reply, lease, now),
             ToApply::RenewAll { reply, leases } => {
                 let renewals = leases.into_iter().map(|lease| self.renew(lease, now)).collect();
                 self.answer(reply, Answer::RenewedAll(renewals));
@@ -269,7 +279,39 @@ impl Apply {
         Ok(())
     }
 
+    fn renew_for(&mut self, reply: ReplyTo, lease: i64, now: Duration) {
+        let lifetime = 2 * self.shared.limits.request_timeout;
+        if !self.is_sure_to_lead(now) {
+            self.report.asks_lead = true;
+            return self.unsure.push(reply, lease, now, lifetime);
+        }
+        match self.renew(lease, now) {
+            Renewal::Renewed(ttl) => self.answer(reply, Answer::Renewed(ttl)),
+            Renewal::Unknown => self.answer(reply, Answer::Renewed(0)),
+            Renewal::Waits => self.renewals.push(reply, lease, now, lifetime),
+        }
+    }
+
+    /// Whether what this member says of leases holds: its lessor runs, and no other member can have become the leader
+    /// without its knowledge.
+    fn is_sure_to_lead(&self, now: Duration) -> bool {
+        let is_alone = self.standing.read_floor.is_some();
+        let ticks = now.saturating_sub(self.ticked_at) < TICKS_MISSED_MAX * self.options.heartbeat;
+        self.applier.lessor.leads() && (is_alone || (self.is_sure && ticks))
+    }
+
+    /// Renews what waited until it is sure who leads.
+    fn settle_unsure(&mut self, now: Duration) {
+        for (lease, reply) in self.unsure.drain() {
+            self.renew_for(reply, lease, now);
+        }
+    }
+
     fn renew(&mut self, lease: i64, now: Duration) -> Renewal {
+        if !self.is_sure_to_lead(now) {
+            self.report.asks_lead = true;
+            return Renewal::Waits;
+        }
         let renewal = self.applier.lessor.renew(lease, now);
         self.counters.leases_renewed.add(u64::from(matches!(renewal, Renewal::Renewed(_))));
         renewal
@@ -293,6 +335,10 @@ impl Apply {
         }
         self.queue.extend(handed.entries);
         self.promote_lessor(now);
+        if handed.is_lead_confirmed && self.standing.leads {
+            (self.is_sure, self.ticked_at) = (true, self.ticked_at.max(now));
+            self.settle_unsure(now);
+        }
     }
 
     /// Lets leases run, with their whole time, once this member has applied the first entry of the term that it leads:
@@ -301,12 +347,16 @@ impl Apply {
         let has_begun = self.standing.term_start.is_some_and(|start| self.applied.index >= start);
         if self.standing.leads && has_begun && !self.applier.lessor.leads() {
             self.applier.lessor.promote(now, self.options.election_timeout);
+            self.settle_unsure(now);
         }
     }
 
     /// Takes in that a heartbeat interval has passed.
     pub fn tick(&mut self, now: Duration) {
         self.shared.pulse.apply.strike(now);
+        self.is_sure &= now.saturating_sub(self.ticked_at) < TICKS_MISSED_MAX * self.options.heartbeat;
+        self.ticked_at = now;
+        self.report.asks_lead |= !self.unsure.is_empty();
         self.taken.sum_up(&self.store);
         self.store.balance();
         self.sweep.look_again();
@@ -376,8 +426,9 @@ impl Apply {
         let is_waiting = self.checkpoints.is_waiting();
         self.report.space = space::felt(&self.store, self.options.recent_bytes_max, is_waiting);
         self.report.stands_still = self.standstill.is_on();
-        let Report { applied, ref conf_changes, ref own, trim, space, has_alarm_come, stands_still } = self.report;
-        let is_repeated = conf_changes.is_empty() && own.is_empty() && trim.is_none() && !has_alarm_come;
+        let Report { applied, ref conf_changes, ref own, trim, space, has_alarm_come, asks_lead, stands_still } =
+            self.report;
+        let is_repeated = conf_changes.is_empty() && own.is_empty() && trim.is_none() && !has_alarm_come && !asks_lead;
         if is_repeated && self.told == (applied, space, stands_still) {
             return None;
         }

@@ -50,6 +50,8 @@ pub struct Handed {
     pub standing: Standing,
     /// Bytes of log written so far. Never decreases.
     pub log_bytes: u64,
+    /// A majority has confirmed that this member leads, since apply asked.
+    pub is_lead_confirmed: bool,
 }
 
 /// How apply feels the lack of space.
@@ -79,6 +81,8 @@ pub struct Report {
     pub space: Space,
     /// An entry about an alarm was applied since the last report.
     pub has_alarm_come: bool,
+    /// Apply must know whether this member leads still.
+    pub asks_lead: bool,
     /// Apply stands still: no request may be proposed.
     pub stands_still: bool,
 }

@@ -89,6 +89,10 @@ pub struct Raft {
     handed: u64,
     /// Where raft stood when apply was last told.
     told: Option<Standing>,
+    /// The term in which apply asked whether this member leads still, and whether a majority has said so since.
+    asked_lead_in: Option<u64>,
+    reads: Vec<ConfirmedRead>,
+    is_lead_confirmed: bool,
     /// How apply feels the lack of space.
     space: Space,
     /// Apply stands still.
@@ -132,6 +136,9 @@ impl Raft {
             unfinished_proposals: 0,
             handed: status.applied,
             told: None,
+            asked_lead_in: None,
+            reads: Vec::new(),
+            is_lead_confirmed: false,
             space: Space::default(),
             stands_still: false,
             asking: Asking::default(),
@@ -194,7 +201,19 @@ impl Raft {
 
     /// The reads that were confirmed since the last call.
     pub fn take_reads(&mut self) -> Vec<ConfirmedRead> {
-        self.driver.take_reads()
+        std::mem::take(&mut self.reads)
+    }
+
+    /// Takes in the reads that were confirmed, and with the member's own one that it leads.
+    fn note_reads(&mut self) {
+        let status = self.driver.status();
+        for read in self.driver.take_reads() {
+            if read.context == LEAD_READ {
+                self.is_lead_confirmed |= status.is_leader && self.asked_lead_in == Some(status.term);
+            } else {
+                self.reads.push(read);
+            }
+        }
     }
 
     fn propose_own(&mut self, entry: Bytes, purpose: Purpose, now: Duration) {
@@ -240,6 +259,7 @@ impl Raft {
         self.propose_waiting(now);
         self.driver.step(disk)?;
         disk.kick()?;
+        self.note_reads();
         self.note_log();
         if self.is_log_stalled() {
             self.watch_log(now);
@@ -256,11 +276,12 @@ impl Raft {
         let Status { is_leader, term, term_start, read_floor, .. } = status;
         let standing = Standing { leads: is_leader, term, term_start, read_floor };
         let entries = self.take_committed(now);
-        if entries.is_empty() && self.told == Some(standing) {
+        let is_lead_confirmed = std::mem::take(&mut self.is_lead_confirmed);
+        if entries.is_empty() && self.told == Some(standing) && !is_lead_confirmed {
             return None;
         }
         self.told = Some(standing);
-        Some(Handed { entries, standing, log_bytes: self.log_bytes })
+        Some(Handed { entries, standing, log_bytes: self.log_bytes, is_lead_confirmed })
     }
 
     /// Whether more entries could be handed to apply at once.
@@ -284,12 +305,15 @@ impl Raft {
         if let Some(place) = report.trim {
             self.trim(place)?;
         }
+        let status = self.driver.status();
         self.space = report.space;
         self.stands_still = report.stands_still;
+        if report.asks_lead && status.is_leader && self.driver.read_index(LEAD_READ).is_ok() {
+            self.asked_lead_in = Some(status.term);
+        }
         if report.has_alarm_come {
             self.asking.heard();
         }
-        let status = self.driver.status();
         for own in report.own {
             // What a leader decided is not proposed by who leads no more, nor in another term, nor through another.
             if own.of_leader_in.is_none_or(|term| status.is_leader && term == status.term) {
@@ -483,6 +507,9 @@ impl Raft {
         raft.pending.store(self.waiters.count() + self.unfinished_proposals, Ordering::Release);
     }
 }
+
+/// The read by which raft finds out whether this member leads still. No other read has this name.
+const LEAD_READ: u64 = u64::MAX;
 
 /// Memory that an entry takes beside its bytes while apply has it. **Units** bytes.
 const ENTRY_OVERHEAD_BYTES: u64 = size_of::<Entry>() as u64;

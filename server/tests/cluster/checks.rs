@@ -32,8 +32,9 @@ impl Truth {
         Self { revision: 1, ..Self::default() }
     }
 
-    /// Some member takes the entry at `index` for committed.
-    pub(crate) fn committed(&mut self, index: u64, term: u64, data: &Bytes) {
+    /// Some member takes the entry at `index` for committed. Returns the requests that are committed now.
+    pub(crate) fn committed(&mut self, index: u64, term: u64, data: &Bytes) -> Vec<Request> {
+        let mut requests = Vec::new();
         match self.entries.get(&index) {
             Some(known) => assert_eq!((known.0, &known.1), (term, data), "one entry at index {index}"),
             None => drop(self.entries.insert(index, (term, data.clone()))),
@@ -44,8 +45,10 @@ impl Truth {
             if let Ok((header, request)) = internal::decode(data) {
                 self.apply(&request);
                 self.made.insert(header.id, self.revision);
+                requests.push(request);
             }
         }
+        requests
     }
 
     /// `member` leads in `term`.

@@ -117,6 +117,9 @@ impl Clients {
 
     /// A member answers a proposal.
     pub(crate) fn answered(&mut self, proposal: &Proposal, truth: &Truth) {
+        if matches!(proposal.result, Ok(Outcome::LeaseGrant { .. })) {
+            return;
+        }
         let asked = Asked::Write { id: proposal.id };
         let is_it = |waiting: &Option<Waiting>| waiting.as_ref().is_some_and(|waiting| waiting.asked == asked);
         let revision = match &proposal.result {

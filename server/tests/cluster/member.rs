@@ -76,6 +76,7 @@ pub(crate) struct Member {
     apply: Apply,
     log_disk: SimDisk,
     slots: Slots<()>,
+    renewing: Vec<(SlotId, i64)>,
     checkpoint: Option<Checkpoint>,
 }
 
@@ -85,6 +86,8 @@ pub(crate) struct Outcome {
     pub(crate) messages: Vec<Message>,
     pub(crate) proposals: Vec<Proposal>,
     pub(crate) reads: Vec<ConfirmedRead>,
+    /// Leases that were renewed, with the seconds that they have; 0 for those that are gone.
+    pub(crate) renewals: Vec<(i64, i64)>,
     /// Committed entries on their way to apply: index, term, bytes.
     pub(crate) committed: Vec<(u64, u64, bytes::Bytes)>,
 }
@@ -158,6 +161,7 @@ impl Member {
             warning_apply: Duration::from_secs(100),
             auto_compaction: AutoCompaction::Off,
             election_timeout: Duration::from_secs(1),
+            heartbeat: HEARTBEAT,
             name: format!("m{id}"),
             client_urls: vec![format!("http://10.0.0.{id}:2379")],
             replayed_to: driver.status().last_index,
@@ -165,7 +169,18 @@ impl Member {
         };
         let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
         let raft = Raft::new(Arc::clone(&shared), counters, driver, BATCH_BYTES_MAX, limits().log_wait_max);
-        Ok(Self { id, disks, shared, clock, raft, apply, log_disk, slots: Slots::new(1 << 16), checkpoint: None })
+        Ok(Self {
+            id,
+            disks,
+            shared,
+            clock,
+            raft,
+            apply,
+            log_disk,
+            slots: Slots::new(1 << 16),
+            renewing: Vec::new(),
+            checkpoint: None,
+        })
     }
 
     pub(crate) fn tick(&mut self) {
@@ -197,6 +212,26 @@ impl Member {
     /// Asks for a linearizable read. False if no leader is known.
     pub(crate) fn ask_read(&mut self, context: u64) -> bool {
         self.raft.ask_read(context).is_ok()
+    }
+
+    /// Asks for the renewal of a lease.
+    pub(crate) fn renew(&mut self, lease: i64) {
+        let slot = self.slots.open(Duration::ZERO).expect("there is room").id();
+        self.renewing.push((slot, lease));
+        let reply = ReplyTo { core: 0, slot };
+        self.apply.receive(ToApply::Renew { reply, lease }, self.clock.now()).expect("apply runs");
+    }
+
+    /// Takes an answer to where it belongs.
+    fn answer(&mut self, (slot, answer): (SlotId, Answer), outcome: &mut Outcome) {
+        match answer {
+            Answer::Applied(proposal) => outcome.proposals.push(*proposal),
+            Answer::Renewed(ttl) => {
+                let at = self.renewing.iter().position(|(known, _)| *known == slot).expect("it was asked for");
+                outcome.renewals.push((self.renewing.swap_remove(at).1, ttl));
+            }
+            _ => {}
+        }
     }
 
     /// Takes a message of a peer.
@@ -252,7 +287,7 @@ impl Member {
         }
         more |= self.take(turn, outcome)?;
         let answers = self.raft.take_answers();
-        outcome.proposals.extend(answers.into_iter().flatten().filter_map(applied));
+        answers.into_iter().flatten().for_each(|answer| self.answer(answer, outcome));
         outcome.messages.extend(self.raft.take_messages());
         outcome.reads.extend(self.raft.take_reads());
         Ok(more)
@@ -261,7 +296,7 @@ impl Member {
     /// Takes what a turn of apply has brought. Returns whether there is more to do.
     fn take(&mut self, turn: Turn, outcome: &mut Outcome) -> Result<bool, String> {
         let Turn { answers, faults, checkpoint, .. } = turn;
-        outcome.proposals.extend(answers.into_iter().flatten().filter_map(applied));
+        answers.into_iter().flatten().for_each(|answer| self.answer(answer, outcome));
         if let Some(checkpoint) = checkpoint {
             assert!(self.checkpoint.replace(checkpoint).is_none(), "one at a time");
         }
@@ -319,13 +354,6 @@ fn note(handed: &Handed, outcome: &mut Outcome) {
     outcome.committed.extend(entries.map(|entry| (entry.index, entry.term, entry.data.clone())));
 }
 
-fn applied((_, answer): (SlotId, Answer)) -> Option<Proposal> {
-    match answer {
-        Answer::Applied(proposal) => Some(*proposal),
-        _ => None,
-    }
-}
-
 fn raw(request: &Request) -> Vec<u8> {
     use prost::Message as _;
     match request {
@@ -333,6 +361,7 @@ fn raw(request: &Request) -> Vec<u8> {
         Request::DeleteRange(delete) => delete.encode_to_vec(),
         Request::Txn(txn) => txn.encode_to_vec(),
         Request::Compaction(compaction) => compaction.encode_to_vec(),
+        Request::LeaseGrant(grant) => grant.encode_to_vec(),
         other => panic!("{other:?} is not asked for here"),
     }
 }

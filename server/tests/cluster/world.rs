@@ -15,11 +15,13 @@ use server::clock::Clock;
 use super::{
     checks::Truth,
     clients::{Clients, Tally},
+    leases::{EXPIRY_MAX, Leases},
     member::{Disks, HEARTBEAT, Member, Outcome},
     network::{Link, Sent},
 };
 
 const CLIENTS: usize = 6;
+const LEASE_CLIENTS: usize = 4;
 /// After the last fault, all members agree and serve within this time.
 const RECOVERY: Duration = Duration::from_secs(15);
 
@@ -39,6 +41,9 @@ enum Event {
         link: usize,
     },
     Client {
+        client: usize,
+    },
+    LeaseClient {
         client: usize,
     },
     Fault,
@@ -106,6 +111,7 @@ pub(crate) struct World {
     seats: Vec<Seat>,
     links: Vec<Link>,
     clients: Clients,
+    leases: Leases,
     truth: Truth,
     plan: Plan,
     is_calm: bool,
@@ -139,6 +145,7 @@ impl World {
             seats,
             links: links.collect(),
             clients: Clients::new(CLIENTS),
+            leases: Leases::new(LEASE_CLIENTS),
             truth: Truth::new(),
             plan,
             is_calm: false,
@@ -152,6 +159,9 @@ impl World {
         for client in 0..CLIENTS {
             world.plan(Duration::from_secs(1), Event::Client { client });
         }
+        for client in 0..LEASE_CLIENTS {
+            world.plan(Duration::from_secs(2), Event::LeaseClient { client });
+        }
         world.plan(Duration::from_secs(5), Event::Fault);
         world.plan(Duration::from_secs(1), Event::Compare);
         world
@@ -161,8 +171,10 @@ impl World {
         self.trace
     }
 
-    pub(crate) fn tally(&self) -> (Tally, u64, usize) {
-        (self.clients.tally.clone(), self.faults, self.truth.terms())
+    /// What clients did; renewals and revocations of leases; faults; terms.
+    pub(crate) fn tally(&self) -> (Tally, (u64, u64), u64, usize) {
+        let Leases { renewed, revoked, .. } = self.leases;
+        (self.clients.tally.clone(), (renewed, revoked), self.faults, self.truth.terms())
     }
 
     fn plan(&mut self, after: Duration, event: Event) {
@@ -216,6 +228,7 @@ impl World {
             Event::Ended { member, life, operation } => self.ended(member, life, operation),
             Event::Arrives { link } => self.arrives(link),
             Event::Client { client } => self.client(client),
+            Event::LeaseClient { client } => self.lease_client(client),
             Event::Fault => self.fault(),
             Event::Restart { member } => self.restart(member),
             Event::Resume { member } => self.step(member),
@@ -307,6 +320,25 @@ impl World {
         }
     }
 
+    fn lease_client(&mut self, client: usize) {
+        let pause = self.millis(100, 1500);
+        self.plan(pause, Event::LeaseClient { client });
+        // Mostly who leads, as its client finds it.
+        let leads = |seat: &Seat| seat.member.as_ref().is_some_and(Member::is_leader);
+        let leaders: Vec<usize> = (0..self.seats.len()).filter(|at| leads(&self.seats[*at])).collect();
+        let at = match leaders.len() {
+            0 => self.below(self.seats.len()),
+            count => leaders[self.below(count)],
+        };
+        if self.seats[at].paused_until > self.now {
+            return;
+        }
+        if let Some(member) = &mut self.seats[at].member {
+            self.leases.ask(client, member, self.now, &mut self.random);
+            self.step(at);
+        }
+    }
+
     /// Lets a member go on, and carries what comes of it.
     fn step(&mut self, at: usize) {
         let Some(member) = &mut self.seats[at].member else { return };
@@ -314,9 +346,17 @@ impl World {
         if member.is_leader() {
             self.truth.leads(member.term(), member.id);
         }
-        let Outcome { messages, proposals, reads, committed } = outcome;
-        committed.iter().for_each(|(index, term, data)| self.truth.committed(*index, *term, data));
-        proposals.iter().for_each(|proposal| self.clients.answered(proposal, &self.truth));
+        let Outcome { messages, proposals, reads, renewals, committed } = outcome;
+        for (index, term, data) in &committed {
+            for request in self.truth.committed(*index, *term, data) {
+                self.leases.committed(&request, self.now);
+            }
+        }
+        for proposal in &proposals {
+            self.clients.answered(proposal, &self.truth);
+            self.leases.answered(proposal, self.now);
+        }
+        renewals.iter().for_each(|(lease, ttl)| self.leases.renewed(*lease, *ttl, self.now));
         reads.iter().for_each(|read| self.clients.confirmed(read.context, read.index));
         self.clients.answer_reads((at, self.seats[at].member.as_ref().unwrap()), &self.truth);
         for message in &messages {
@@ -463,10 +503,12 @@ impl World {
         let written = self.clients.tally.written;
         self.run(Duration::from_secs(2));
         assert!(self.clients.tally.written > written, "the cluster serves again");
-        // Clients fall silent, and all is applied everywhere.
+        // Clients fall silent, leases expire, and all is applied everywhere.
         self.clients.waiting.iter_mut().for_each(|waiting| *waiting = None);
-        self.queue.retain(|Reverse((_, _, event))| !matches!(event, Event::Client { .. }));
-        self.run(Duration::from_secs(3));
+        self.leases.let_go();
+        self.queue.retain(|Reverse((_, _, event))| !matches!(event, Event::Client { .. } | Event::LeaseClient { .. }));
+        self.run(EXPIRY_MAX);
+        assert_eq!(self.leases.live(), 0, "leases that nobody renews are revoked");
         let members = || self.seats.iter().map(|seat| seat.member.as_ref().expect("all members run again"));
         let applied: Vec<u64> = members().map(Member::applied).collect();
         assert!(applied.iter().all(|applied| *applied == self.truth.applied()), "{applied:?}");

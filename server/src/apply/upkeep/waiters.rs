@@ -26,6 +26,16 @@ impl<T> Waiters<T> {
         self.waiting.push_back((now, goal, reply));
     }
 
+    /// Takes out all requests, with what they want.
+    pub fn drain(&mut self) -> Vec<(T, ReplyTo)> {
+        self.waiting.drain(..).map(|(_, goal, reply)| (goal, reply)).collect()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
     /// Takes out the requests whose goal is reached.
     pub fn take(&mut self, is_reached: impl Fn(&T) -> bool) -> Vec<ReplyTo> {
         let mut done = Vec::new();
