@@ -1,7 +1,8 @@
 //! Whole clusters on one thread, from one seed: members on simulated disks, joined by simulated TCP, with clients and
 //! faults, judged by checkers that know nothing of how the members work.
 //!
-//! - `member`: one whole member. `network`: the bytes between them. `clients`, `leases`: what is asked, and what is told.
+//! - `member`: one whole member. `network`: the bytes between them.
+//! - `clients`, `leases`: what is asked, and what is told.
 //! - `world`: the clock, what happens when, the faults. `checks`: what must hold whatever happens.
 //!
 //! `ORLOP_CLUSTER_SEEDS` and `ORLOP_CLUSTER_SEED` set how many seeds are run and which is the first.

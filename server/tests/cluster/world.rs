@@ -66,6 +66,8 @@ pub(crate) enum Fault {
     PowerLossOfAll,
     Kill,
     Pause,
+    /// A leader stands still, and for a moment hears nothing of what happened meanwhile.
+    PauseLeader,
     Isolate,
     BlockOneWay,
     Reset,
@@ -82,7 +84,20 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn all() -> Self {
         use Fault::*;
-        Self { faults: vec![PowerLoss, PowerLossOfAll, Kill, Pause, Isolate, BlockOneWay, Reset, SlowDisk, HungDisk] }
+        Self {
+            faults: vec![
+                PowerLoss,
+                PowerLossOfAll,
+                Kill,
+                Pause,
+                PauseLeader,
+                Isolate,
+                BlockOneWay,
+                Reset,
+                SlowDisk,
+                HungDisk,
+            ],
+        }
     }
 }
 
@@ -425,6 +440,13 @@ impl World {
         }
     }
 
+    fn isolate(&mut self, at: usize, time: Duration) {
+        for other in (0..self.seats.len()).filter(|other| *other != at) {
+            self.block(at, other, time);
+            self.block(other, at, time);
+        }
+    }
+
     fn fault(&mut self) {
         let pause = self.millis(200, 5000);
         self.plan(pause, Event::Fault);
@@ -445,12 +467,15 @@ impl World {
                 self.seats[at].paused_until = self.now + time;
                 self.plan(time, Event::Resume { member: at });
             }
-            Fault::Isolate => {
-                for other in (0..self.seats.len()).filter(|other| *other != at) {
-                    self.block(at, other, time);
-                    self.block(other, at, time);
-                }
+            Fault::PauseLeader => {
+                let leads = |seat: &Seat| seat.member.as_ref().is_some_and(Member::is_leader);
+                let Some(at) = self.seats.iter().position(leads) else { return };
+                self.seats[at].paused_until = self.now + time;
+                self.plan(time, Event::Resume { member: at });
+                let deaf = self.millis(0, 900);
+                self.isolate(at, time + deaf);
             }
+            Fault::Isolate => self.isolate(at, time),
             Fault::BlockOneWay => {
                 let other = (at + 1 + self.below(self.seats.len() - 1)) % self.seats.len();
                 self.block(at, other, time);
