@@ -10,6 +10,7 @@ use std::{
     future::{Future, poll_fn},
     pin::pin,
     rc::Rc,
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -74,7 +75,8 @@ pub(super) async fn serve<Q: Requests, A: Answers>(
     inbound: &mut Inbound<'_, Q>,
     outbound: &mut Outbound<'_, A>,
 ) -> Result<(), Error> {
-    let (stream, wake) = desk.watchers.open(desk.clock.now(), desk.clock.jitter());
+    let raft_term = desk.shared.raft.term.load(Ordering::Acquire);
+    let (stream, wake) = desk.watchers.open(desk.clock.now(), desk.clock.jitter(), raft_term);
     let _open = Open { desk, stream };
     let mut sends_more = true;
     let mut taken = Ok(());

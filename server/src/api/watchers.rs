@@ -63,10 +63,14 @@ impl Watchers {
         self.wake();
     }
 
-    /// Opens a stream. Its progress interval is longer by up to a tenth, as `jitter` in 0..1 says.
-    pub fn open(&self, now: Duration, jitter: f64) -> (StreamId, Rc<Notify>) {
+    /// Opens a stream in the present term. Its progress interval is longer by up to a tenth, as `jitter` in 0..1 says.
+    pub fn open(&self, now: Duration, jitter: f64, raft_term: u64) -> (StreamId, Rc<Notify>) {
         let interval = self.progress_interval + self.progress_interval.mul_f64(jitter / 10.0);
-        let stream = self.hub.borrow_mut().open_stream(now, interval);
+        let mut hub = self.hub.borrow_mut();
+        // After a start, the first tick of this core may be yet to come.
+        hub.set_raft_term(raft_term);
+        let stream = hub.open_stream(now, interval);
+        drop(hub);
         let wake = Rc::new(Notify::new());
         self.wakes.borrow_mut().insert(stream, Rc::clone(&wake));
         (stream, wake)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -98,7 +99,8 @@ func (s *server) data() string { return filepath.Join(s.dir, "member") }
 
 func (s *server) url() string { return s.credentials.scheme() + "://127.0.0.1:" + strconv.Itoa(s.port) }
 
-// start returns when the server answers a linearizable read.
+// start returns when the server answers a linearizable read and has its final storage version: etcd takes some seconds
+// for that after it has made a new data directory.
 func (s *server) start() error {
 	s.child = exec.Command(s.binary, s.flags...)
 	s.child.Stdout, s.child.Stderr = s.logFile, s.logFile
@@ -119,6 +121,13 @@ func (s *server) start() error {
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		_, err := pb.NewKVClient(s.conn).Range(ctx, &pb.RangeRequest{Key: []byte("health")})
+		if err == nil {
+			var status *pb.StatusResponse
+			status, err = pb.NewMaintenanceClient(s.conn).Status(ctx, &pb.StatusRequest{})
+			if err == nil && status.StorageVersion == "3.5.0" {
+				err = errors.New("its storage version is not decided")
+			}
+		}
 		cancel()
 		if err == nil {
 			return nil
