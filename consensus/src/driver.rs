@@ -21,6 +21,8 @@
 //!   the room that is left (`Wal::room_bytes`), of which `LOG_RESERVE` stays free for hard states and marks: a mark is
 //!   what gives segments back. What a leader sends to a follower whose log is full waits in the WAL's queue,
 //!   unacknowledged.
+//! - What a follower holds that is not applied is bounded by bytes, however slow it applies (`is_over_full`): appends
+//!   beyond it are dropped as if they had been lost.
 //! - After an error `stopped` is set: nothing is written, handed out or answered any more.
 //! - No clock is read: time is what `tick` is told. No chance is drawn: an election timeout follows from
 //!   `options.seed`, the member and the term.
@@ -56,6 +58,9 @@ use crate::{
 const LOG_RESERVE: u64 = 16;
 /// Part of a log segment below which what only grows the store is refused while there is no next one.
 const LOG_TIGHT: u64 = 4;
+/// A follower holds at most so many times what a leader takes between proposal and apply, and one message.
+const UNAPPLIED_TIMES_MAX: u64 = 2;
+
 /// Where this member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status {
@@ -319,6 +324,12 @@ impl Driver {
         Backlog { entries: self.commit() - self.applied, bytes: self.raw.store().unapplied_bytes() + unstable_bytes }
     }
 
+    /// Whether so much waits to be applied that a follower takes no more: its apply is slow, or its disk is full.
+    /// Heartbeats go on.
+    fn is_over_full(&self) -> bool {
+        self.backlog().bytes > self.options.proposals_bytes_max.saturating_mul(UNAPPLIED_TIMES_MAX)
+    }
+
     /// One heartbeat interval has passed.
     pub fn tick(&mut self) {
         if self.stopped.is_some() {
@@ -379,6 +390,10 @@ impl Driver {
             let proposals = message.entries.into_iter().map(|entry| (entry.kind, entry.data));
             drop(self.propose_entries(proposals));
             return self.check_running();
+        }
+        if message.kind == MessageKind::Append && !message.entries.is_empty() && self.is_over_full() {
+            // The leader finds out by the next append that this was lost, and sends it again.
+            return Ok(());
         }
         match self.raw.step(message.into_raft()) {
             // Answers of strangers and proposals without a leader are dropped, as every lost message is.

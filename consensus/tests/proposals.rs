@@ -212,3 +212,57 @@ fn what_followers_forward_passes_the_bounds_of_the_leader() {
     world.driver.step(&mut world.disk).unwrap();
     assert_eq!(world.driver.status().last_index, last);
 }
+
+#[test]
+fn a_follower_that_does_not_apply_takes_so_much_and_no_more_and_goes_on_when_it_does() {
+    const BYTES_MAX: u64 = 20_000;
+    let bounded = Options { proposals_bytes_max: BYTES_MAX, message_bytes_max: 1000, ..options() };
+    let mut world = World::open(1, 3, seeded(5), Machine::new(), bounded).unwrap();
+    world.settle().unwrap();
+    let before = world.driver.status().last_index;
+    let append = |index: u64, term: u64| {
+        let data = Bytes::from(vec![b'x'; 900]);
+        let entries = vec![Entry { index: index + 1, term: 5, kind: EntryKind::Normal, data }];
+        let (log_term, commit) = (term, index);
+        Message {
+            kind: MessageKind::Append,
+            to: 1,
+            from: 2,
+            term: 5,
+            index,
+            log_term,
+            entries,
+            commit,
+            ..Default::default()
+        }
+    };
+    // Its log moves, and nobody applies.
+    let write = |world: &mut World| {
+        let mut ended = Vec::new();
+        world.driver.step(&mut world.disk).unwrap();
+        world.disk.kick().unwrap();
+        world.disk.completions(&mut ended);
+        for completion in ended {
+            world.driver.on_completion(completion, &mut world.disk).unwrap();
+        }
+    };
+    let mut last = before;
+    for _ in 0..200 {
+        let term = if last == before { 1 } else { 5 };
+        world.driver.receive(append(last, term)).unwrap();
+        (0..4).for_each(|_| write(&mut world));
+        last = world.driver.status().last_index;
+    }
+    let held = (last - before) * 900;
+    assert!((BYTES_MAX..3 * BYTES_MAX).contains(&held), "{held} bytes are held");
+    world.driver.take_messages();
+    let heartbeat = Message { kind: MessageKind::Heartbeat, to: 1, from: 2, term: 5, ..Default::default() };
+    world.driver.receive(heartbeat).unwrap();
+    (0..4).for_each(|_| write(&mut world));
+    let answers = world.driver.take_messages();
+    assert!(answers.iter().any(|message| message.kind == MessageKind::HeartbeatResponse), "{answers:?}");
+    world.settle().unwrap();
+    world.driver.receive(append(last, 5)).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.driver.status().last_index, last + 1, "there is room again");
+}
