@@ -37,6 +37,7 @@ use std::{
 use bytes::Bytes;
 use engine::{
     disk::{Completion, Disk},
+    planted::is_planted,
     wal::{self, Wal},
 };
 use raft::{RawNode, SoftState, StateRole, eraftpb};
@@ -767,7 +768,12 @@ impl Driver {
         let mut messages = Vec::new();
         let free = if self.wal.durable() >= self.vote_ticket { &mut self.messages } else { &mut messages };
         free.extend(ready.take_messages().into_iter().filter_map(Message::from_raft));
-        messages.extend(ready.take_persisted_messages().into_iter().filter_map(Message::from_raft));
+        let promises = ready.take_persisted_messages().into_iter().filter_map(Message::from_raft);
+        if is_planted("a promise before it is durable") {
+            self.messages.extend(promises);
+        } else {
+            messages.extend(promises);
+        }
         self.unpersisted.push_back(Unpersisted { number: ready.number(), ticket: self.ticket, messages });
         for read in ready.take_read_states() {
             self.reads.confirm_round(&read.request_ctx, read.index);
@@ -801,7 +807,8 @@ impl Driver {
         let durable = self.wal.durable();
         assert!(durable <= self.ticket, "the log reports ticket {durable}, only {} were given", self.ticket);
         let mut number = None;
-        while self.unpersisted.front().is_some_and(|ready| ready.ticket <= durable) {
+        let is_early = is_planted("a commit before it is durable");
+        while self.unpersisted.front().is_some_and(|ready| ready.ticket <= durable || is_early) {
             let Some(ready) = self.unpersisted.pop_front() else { break };
             self.messages.extend(ready.messages);
             number = Some(ready.number);
@@ -813,7 +820,7 @@ impl Driver {
     }
 
     fn ask_for_reads(&mut self) {
-        if self.read_floor().is_some() {
+        if self.read_floor().is_some() || (is_planted("a read without a round") && self.is_leader()) {
             self.reads.confirm_all(self.commit());
         } else if self.reads.has_waiting() && self.raw.raft.leader_id != raft::INVALID_ID {
             let leads_untried = self.is_leader() && !self.raw.raft.commit_to_current_term();

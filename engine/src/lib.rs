@@ -16,7 +16,7 @@
 //! - `extent/`: records on disk. `tree/`: the B+trees over them.
 //! - `mvcc/`: etcd's MVCC: the writer, views, cursors, the hash.
 //! - `pages/`: the page store: checkpoints, space, recovery.
-//! - `hostile`, `test_support`: for fuzz targets, and for tests of this crate.
+//! - `hostile`, `planted`, `test_support`: for fuzz targets, and for tests.
 
 pub mod disk;
 mod error;
@@ -28,10 +28,11 @@ mod key_value;
 mod mvcc;
 mod page;
 mod pages;
+#[doc(hidden)]
+pub mod planted;
 mod prefix;
 mod record;
 mod revision;
-#[doc(hidden)]
 pub mod test_support;
 mod tree;
 mod unreadable;

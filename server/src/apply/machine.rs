@@ -26,7 +26,7 @@ use std::{
 
 use bytes::Bytes;
 use consensus::{ConfChange, EntryId, EntryKind};
-use engine::{Checkpoint, CheckpointDone, Fault, Store};
+use engine::{Checkpoint, CheckpointDone, Fault, Store, planted::is_planted};
 use proto::{
     etcdserverpb as pb,
     internal::{self, Kind},
@@ -297,7 +297,8 @@ impl Apply {
     fn is_sure_to_lead(&self, now: Duration) -> bool {
         let is_alone = self.standing.read_floor.is_some();
         let ticks = now.saturating_sub(self.ticked_at) < TICKS_MISSED_MAX * self.options.heartbeat;
-        self.applier.lessor.leads() && (is_alone || (self.is_sure && ticks))
+        let is_sure = (self.is_sure && ticks) || is_planted("a renewal by a leader that is not sure");
+        self.applier.lessor.leads() && (is_alone || is_sure)
     }
 
     /// Renews what waited until it is sure who leads.
@@ -345,7 +346,8 @@ impl Apply {
     /// before that it may not know of a renewal, a revocation or a lease.
     fn promote_lessor(&mut self, now: Duration) {
         let has_begun = self.standing.term_start.is_some_and(|start| self.applied.index >= start);
-        if self.standing.leads && has_begun && !self.applier.lessor.leads() {
+        let leads = self.standing.leads || is_planted("expiry without leadership");
+        if leads && (has_begun || !self.standing.leads) && !self.applier.lessor.leads() {
             self.applier.lessor.promote(now, self.options.election_timeout);
             self.settle_unsure(now);
         }

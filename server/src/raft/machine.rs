@@ -33,7 +33,10 @@ use std::{
 
 use bytes::Bytes;
 use consensus::{Committed, ConfirmedRead, Driver, EntryId, EntryKind, Message, Refused, Status};
-use engine::disk::{Completion, Disk, Owner};
+use engine::{
+    disk::{Completion, Disk, Owner},
+    planted::is_planted,
+};
 use proto::internal;
 
 use super::{message::ToRaft, waiters::Waiters};
@@ -316,7 +319,8 @@ impl Raft {
         }
         for own in report.own {
             // What a leader decided is not proposed by who leads no more, nor in another term, nor through another.
-            if own.of_leader_in.is_none_or(|term| status.is_leader && term == status.term) {
+            let is_anyones = is_planted("expiry without leadership");
+            if own.of_leader_in.is_none_or(|term| is_anyones || (status.is_leader && term == status.term)) {
                 self.propose_own(own.entry, own.purpose, now);
             }
         }

@@ -18,6 +18,8 @@ mod world;
 
 use std::{env, time::Duration};
 
+use engine::planted::plant;
+
 use world::{Plan, World};
 
 fn number(name: &str, default: u64) -> u64 {
@@ -45,4 +47,32 @@ fn a_seed_replays() {
         (world.trace(), world.tally())
     };
     assert_eq!(run(), run());
+}
+
+/// Defects, and the seeds within which each is found.
+const PLANTED: [(&str, u64); 6] = [
+    ("a promise before it is durable", 20),
+    ("a commit before it is durable", 20),
+    ("a read without a round", 20),
+    ("a token used again", 40),
+    ("a renewal by a leader that is not sure", 40),
+    ("expiry without leadership", 20),
+];
+
+#[test]
+fn planted_defects_are_found() {
+    for (defect, seeds) in PLANTED {
+        plant(Some(defect));
+        let found = (1..=seeds).find(|seed| {
+            let run = || {
+                let mut world = World::new(*seed, 3, Plan::all());
+                world.run(Duration::from_secs(120));
+                world.heal();
+            };
+            std::panic::catch_unwind(run).is_err()
+        });
+        plant(None);
+        println!("{defect}: found with seed {found:?}");
+        assert!(found.is_some(), "{defect}: not found within {seeds} seeds");
+    }
 }

@@ -56,6 +56,7 @@ enum Event {
     Unblock {
         link: usize,
     },
+    PowerLossOfAll,
     Compare,
 }
 
@@ -73,6 +74,8 @@ pub(crate) enum Fault {
     Reset,
     SlowDisk,
     HungDisk,
+    /// A disk hangs, and before it goes on all lose power.
+    LossWhileHung,
 }
 
 /// What may happen in a run.
@@ -96,6 +99,7 @@ impl Plan {
                 Reset,
                 SlowDisk,
                 HungDisk,
+                LossWhileHung,
             ],
         }
     }
@@ -254,6 +258,7 @@ impl World {
                 }
                 self.plan_arrival(link);
             }
+            Event::PowerLossOfAll => (0..self.seats.len()).for_each(|at| self.lose(at, true)),
             Event::Compare => self.compare(),
         }
     }
@@ -459,9 +464,7 @@ impl World {
         self.faults += 1;
         match kind {
             Fault::PowerLoss | Fault::Kill => self.lose(at, kind == Fault::PowerLoss),
-            Fault::PowerLossOfAll if self.random.chance(1, 3) => {
-                (0..self.seats.len()).for_each(|at| self.lose(at, true));
-            }
+            Fault::PowerLossOfAll if self.random.chance(1, 3) => self.plan(Duration::ZERO, Event::PowerLossOfAll),
             Fault::PowerLossOfAll => {}
             Fault::Pause => {
                 self.seats[at].paused_until = self.now + time;
@@ -487,6 +490,10 @@ impl World {
             }
             Fault::SlowDisk => self.seats[at].slow_until = self.now + time,
             Fault::HungDisk => self.seats[at].hung_until = self.now + time,
+            Fault::LossWhileHung => {
+                self.seats[at].hung_until = self.now + time;
+                self.plan(time / 2, Event::PowerLossOfAll);
+            }
         }
     }
 
