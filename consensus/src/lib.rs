@@ -10,6 +10,7 @@
 //! Files, each importing only files below it:
 //!
 //! - `driver`: raft-rs on one side, the write-ahead log on the other; everything a caller does goes through it.
+//!   `driver/propose`: what may enter the log. `driver/ready`: from raft-rs to the log, the caller and the peers.
 //! - `recovery`: from a log directory and a stored state to what raft starts with; takes over another program's log.
 //! - `start`: what a driver is opened with: identity, state, bounds, timing.
 //! - `log`: the log as raft-rs sees it, its newest part in memory. `fetch`: what of the rest peers need.

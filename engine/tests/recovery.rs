@@ -90,12 +90,12 @@ fn a_store_without_a_valid_superblock_is_refused() {
 
     let (storage, _) = written(12, &log, 3);
     let later = |sector: &mut [u8; 512]| {
-        sector[8..12].copy_from_slice(&5_u32.to_le_bytes());
+        sector[8..12].copy_from_slice(&6_u32.to_le_bytes());
         let crc = crc32fast::hash(&sector[..508]);
         sector[508..].copy_from_slice(&crc.to_le_bytes());
     };
     storage.damage(&superblock(), 0, later);
-    assert!(matches!(open(&storage), Err(Error::Format { found: 5, supported: 4, .. })));
+    assert!(matches!(open(&storage), Err(Error::Format { found: 6, supported: 5, .. })));
 
     let (storage, _) = written(12, &log, 3);
     let store = Store::open(&mut storage.disk(), Path::new(DIR), options(1)).unwrap();

@@ -11,6 +11,9 @@
 //!    files and their directory are synced.
 //! 4. The superblock is written, durably, over the older copy. Only then is the checkpoint `Done`.
 //!
+//! The checkpoint of a state that is still being built beside the live one (`install`) ends without event 4. The one
+//! that installs such a state begins there, and writes the newer copy after the older one.
+//!
 //! Invariants:
 //! - Before event 4, nothing that either superblock copy reaches is changed. So a crash at any moment leaves the newest
 //!   copy intact.
@@ -70,9 +73,15 @@ pub struct CheckpointDone {
     pub(crate) is_reclaimed: bool,
     /// What could not be read in them, each page when it was met first.
     pub(crate) unread: Vec<Error>,
+    pub(crate) is_install: bool,
 }
 
 impl CheckpointDone {
+    /// Whether it has installed a state in place of the one before.
+    pub fn is_install(&self) -> bool {
+        self.is_install
+    }
+
     /// What could not be read while segments were emptied, each page when it was met first.
     pub fn unread(&self) -> &[Error] {
         &self.unread
@@ -100,6 +109,18 @@ pub(crate) struct Begin {
     /// Number of those pages.
     pub(crate) passed: usize,
     pub(crate) unreadable: Arc<Unreadable>,
+    pub(crate) copies: Copies,
+}
+
+/// The copies of the superblock that the end of a checkpoint writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Copies {
+    /// None: the state is built beside the live one.
+    None,
+    /// The older one.
+    Older,
+    /// Both, the older one first: the state is installed.
+    Both,
 }
 
 #[derive(Debug)]
@@ -149,6 +170,8 @@ pub struct Checkpoint {
     own_file: Option<FileId>,
     is_own_submitted: bool,
     is_own_done: bool,
+    copies: Copies,
+    is_install: bool,
 }
 
 impl std::fmt::Debug for Checkpoint {
@@ -197,8 +220,22 @@ impl Checkpoint {
             own_file: None,
             is_own_submitted: false,
             is_own_done: false,
+            copies: begin.copies,
+            is_install: false,
             stage: Stage::Prepare(Box::new(begin)),
         }
+    }
+
+    /// The checkpoint that installs the state `superblock`. All that it reaches is durable already.
+    pub(crate) fn installing(begin: Begin, superblock: Superblock) -> Self {
+        assert!(begin.copies == Copies::Both && superblock.is_installed && superblock.pages.is_some());
+        let (layout, directory) = (Arc::clone(&begin.layout), Arc::clone(&begin.sealed.roots.directory));
+        let mut checkpoint = Self::new(begin);
+        let Stage::Prepare(begin) = std::mem::replace(&mut checkpoint.stage, Stage::Superblock) else {
+            unreachable!("just begun")
+        };
+        let Begin { space, writers, .. } = *begin;
+        Self { layout, directory, superblock, space, writers, is_install: true, ..checkpoint }
     }
 
     /// Does the work that takes too long for the apply core: counts what died, finds the changed chunks, and cuts the
@@ -523,7 +560,11 @@ impl Checkpoint {
             disk.close(file);
         }
         self.writers.iter_mut().for_each(|writer| writer.close(disk));
-        self.stage = Stage::Superblock;
+        let (directory, segments) = self.tables.expect("written before");
+        let place = |root: &Arc<Slot>| root.place().expect("written before");
+        let pages = Pages { key_root: place(&self.roots[0]), meta_root: place(&self.roots[1]), directory, segments };
+        self.superblock.pages = Some(pages);
+        self.stage = if self.copies == Copies::None { Stage::Written } else { Stage::Superblock };
         self.is_own_done = false;
         Ok(Progress::Working)
     }
@@ -531,11 +572,6 @@ impl Checkpoint {
     fn write_superblock(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {
         if self.own_file.is_none() {
             assert!(self.writers.iter().all(Writer::is_synced), "all that a superblock reaches is durable before it");
-            let (directory, segments) = self.tables.expect("written before");
-            let place = |root: &Arc<Slot>| root.place().expect("written before");
-            let pages =
-                Pages { key_root: place(&self.roots[0]), meta_root: place(&self.roots[1]), directory, segments };
-            self.superblock.pages = Some(pages);
             self.superblock.next_segment = self.layout.next_segment.load(std::sync::atomic::Ordering::Relaxed);
             self.own_file = Some(disk.open(&superblock::path(&self.layout.dir), OpenKind::Write)?);
             self.is_own_submitted = false;
@@ -550,13 +586,23 @@ impl Checkpoint {
         if !self.is_own_done {
             return Ok(Progress::Waiting);
         }
+        if self.copies == Copies::Both {
+            // The same state once more, over the copy that names the state before.
+            self.copies = Copies::Older;
+            self.superblock.generation += 1;
+            (self.is_own_submitted, self.is_own_done) = (false, false);
+            return Ok(Progress::Working);
+        }
         self.stage = Stage::Written;
         Ok(Progress::Working)
     }
 
     fn finish(&mut self, disk: &mut dyn Disk) -> Progress {
         self.stage = Stage::Stopped;
-        disk.close(self.own_file.take().expect("open since the superblock was written"));
+        if let Some(file) = self.own_file.take() {
+            disk.close(file);
+        }
+        assert!(self.copies != Copies::Both, "both copies were written");
         Progress::Done(Box::new(CheckpointDone {
             superblock: self.superblock,
             directory: Arc::clone(&self.directory),
@@ -565,6 +611,7 @@ impl Checkpoint {
             up_to: self.up_to,
             is_reclaimed: self.is_reclaimed,
             unread: std::mem::take(&mut self.unread),
+            is_install: self.is_install,
         }))
     }
 }

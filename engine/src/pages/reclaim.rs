@@ -113,6 +113,12 @@ impl Reclaim {
         }
     }
 
+    /// The same bounds, over another state.
+    pub(crate) fn afresh(&self) -> Self {
+        let fresh = Self::new(self.bytes_per_second, self.bytes_max, self.floor_bytes);
+        Self { reclaimed: self.reclaimed, refilled: self.refilled, ..fresh }
+    }
+
     /// The segments that could not be emptied.
     pub(crate) fn left(&self) -> &BTreeSet<u32> {
         &self.left

@@ -94,6 +94,16 @@ impl Space {
         self.dead.push(DeadFile { segment, file_bytes, generation });
     }
 
+    /// Takes the place of `before` in generation `generation`, the first state without what that holds.
+    pub(crate) fn supersede(&mut self, before: Self, generation: u64) {
+        // No superblock has named this space before: what is dead here is as dead as what comes from there.
+        self.dead.iter_mut().for_each(|dead| dead.generation = generation);
+        for (segment, entry) in before.segments {
+            self.adopt_dead(segment, u64::from(entry.file_bytes), generation);
+        }
+        self.dead.extend(before.dead);
+    }
+
     /// Takes out the dead files that may be removed while `generation` is being written. Generation `oldest_view`
     /// superseded the oldest view that is still held. Files that died then or later stay.
     pub(crate) fn take_removable(&mut self, generation: u64, oldest_view: Option<u64>) -> Vec<DeadFile> {

@@ -27,7 +27,7 @@ use std::{
 };
 
 use super::{
-    checkpoint::{Begin, Checkpoint, CheckpointDone},
+    checkpoint::{Begin, Checkpoint, CheckpointDone, Copies},
     reader::{load_for, read_table},
     reclaim::{Reclaim, Reclaimed},
     space::Space,
@@ -41,6 +41,7 @@ use crate::{
     mvcc::{Mvcc, Roots, SweepProgress},
     page::{self, Kind, PAGES_DIR},
     tree::{self, Slot},
+    victims::Victims,
 };
 
 /// Sizes and bounds of a store.
@@ -122,8 +123,20 @@ pub struct Store {
     /// Memory of the nodes when none of them could be evicted; 0 if some can. All nodes were then dirty, or held by
     /// views. Another search is useless until the memory has changed notably.
     evict_idle_at: u64,
+    shards: usize,
     unread: Vec<Error>,
-    _lock: DirLock,
+    /// The state that takes the place of this one, while the superblock's copies are written.
+    installing: Option<Box<Self>>,
+    role: Role,
+}
+
+/// What a [`Store`] stands for.
+#[derive(Debug)]
+enum Role {
+    /// The state that the superblock names.
+    Live { _lock: DirLock },
+    /// A state that is built beside it, and that no superblock names.
+    Incoming,
 }
 
 impl Store {
@@ -153,6 +166,13 @@ impl Store {
         if state.generation < newest.generation {
             (newest, previous) = (state, None);
         }
+        if newest.is_installed && !previous.is_some_and(|previous| previous.is_installed) {
+            // The installation did not come to its end. The log must not go on from this state as long as the other
+            // copy may lead to the one before.
+            previous = Some(newest);
+            newest.generation += 1;
+            superblock::write(disk, dir, &newest)?;
+        }
         let next_segment = files.last().map_or(1, |last| last + 1).max(newest.next_segment);
         let layout = Arc::new(Layout {
             dir: dir.to_path_buf(),
@@ -177,6 +197,7 @@ impl Store {
             cache,
             cache_bytes: options.cache_bytes as u64,
             evict_idle_at: 0,
+            shards: options.shards,
             parts: Some(Parts { space, writers }),
             reclaim: Reclaim::new(
                 options.reclaim_bytes_per_second,
@@ -184,8 +205,89 @@ impl Store {
                 u64::from(options.segment_bytes) / FLOOR_PER_SEGMENT,
             ),
             unread,
-            _lock: lock,
+            installing: None,
+            role: Role::Live { _lock: lock },
         })
+    }
+
+    /// An empty state beside this one, in the same directory. It is built by [`Mvcc::load`] and ordinary checkpoints,
+    /// which no superblock names, and takes the place of this one by [`Store::install_begin`]. Until then nothing of it
+    /// counts: its files are dead for whoever opens the directory. `cache_bytes` bounds its memory.
+    pub fn incoming(&self, cache_bytes: usize) -> Self {
+        assert!(matches!(self.role, Role::Live { .. }), "a state comes in beside the live one");
+        let cache = BlockCache::new(cache_bytes - node_bytes_max(cache_bytes));
+        let directory = Directory::empty(Arc::clone(&cache));
+        let newest = Superblock::fresh(self.newest.store_id);
+        let writers = (0..self.shards).map(|shard| Writer::new(Arc::clone(&self.layout), shard)).collect();
+        Self {
+            mvcc: Mvcc::new(roots(&newest, &directory)),
+            dir: self.dir.clone(),
+            layout: Arc::clone(&self.layout),
+            vital: Vital::EMPTY,
+            newest,
+            previous: None,
+            directory,
+            retired: Vec::new(),
+            dead_records: extent::DeadRecords::default(),
+            file_sizes: (0, 0),
+            cache,
+            cache_bytes: cache_bytes as u64,
+            evict_idle_at: 0,
+            shards: self.shards,
+            parts: Some(Parts { space: Space::default(), writers }),
+            reclaim: self.reclaim.afresh(),
+            unread: Vec::new(),
+            installing: None,
+            role: Role::Incoming,
+        }
+    }
+
+    /// Begins to put `incoming` in the place of this store's state. Reads of views that are held go on. It ends as a
+    /// checkpoint does, in [`Store::checkpoint_end`]; then both copies of the superblock name the new state, and the
+    /// next published view shows it.
+    ///
+    /// **Panics** if a checkpoint is under way, here or there; if `incoming` has something that its last checkpoint has
+    /// not written; if it is not ahead of this state.
+    pub fn install_begin(&mut self, mut incoming: Self) -> Checkpoint {
+        assert!(matches!(incoming.role, Role::Incoming) && matches!(self.role, Role::Live { .. }));
+        let Parts { space: before, .. } = self.parts.take().expect("one checkpoint at a time");
+        let Parts { mut space, writers } = incoming.parts.take().expect("its last checkpoint has ended");
+        let generation = self.newest.generation + 1;
+        space.supersede(before, generation);
+        let superblock = Superblock {
+            generation,
+            is_installed: true,
+            next_segment: self.newest.next_segment,
+            vital: incoming.vital,
+            ..incoming.newest
+        };
+        let sealed = incoming.mvcc.seal_for_checkpoint();
+        assert!(sealed.recent.last().is_none() && sealed.roots.unfinished == 0, "all of it was written");
+        assert_eq!(sealed.roots.applied_index, superblock.applied_index, "all of it was written");
+        assert!(superblock.applied_index > self.newest.applied_index, "the applied index never decreases");
+        assert!(superblock.revision >= self.newest.revision, "the revision never decreases");
+        let begin = Begin {
+            layout: Arc::clone(&self.layout),
+            newest: incoming.newest,
+            sealed,
+            space,
+            writers,
+            removable: Vec::new(),
+            dead_places: Vec::new(),
+            dead_records: extent::DeadRecords::default(),
+            victims: Victims::default(),
+            passed: 0,
+            unreadable: Arc::clone(self.mvcc.unreadable()),
+            copies: Copies::Both,
+        };
+        self.installing = Some(Box::new(incoming));
+        Checkpoint::installing(begin, superblock)
+    }
+
+    /// Whether the newest durable state was installed, and no checkpoint was made since. The log is to be restarted at
+    /// its applied entry, if it does not hold that.
+    pub fn is_installed(&self) -> bool {
+        self.newest.is_installed
     }
 
     /// What could not be read when the store was opened, and what it does without.
@@ -386,7 +488,7 @@ impl Store {
         let dead_records = std::mem::replace(&mut self.dead_records, extent::DeadRecords::during(victims.clone()));
         Checkpoint::new(Begin {
             layout: Arc::clone(&self.layout),
-            newest: Superblock { vital: self.vital, ..self.newest },
+            newest: Superblock { vital: self.vital, is_installed: false, ..self.newest },
             sealed,
             space,
             writers,
@@ -396,6 +498,7 @@ impl Store {
             victims,
             passed,
             unreadable: Arc::clone(self.mvcc.unreadable()),
+            copies: if matches!(self.role, Role::Incoming) { Copies::None } else { Copies::Older },
         })
     }
 
@@ -404,6 +507,9 @@ impl Store {
     /// more.
     pub fn checkpoint_end(&mut self, done: CheckpointDone) {
         assert!(self.is_checkpointing(), "a checkpoint ends once");
+        if done.is_install {
+            return self.install_end(done);
+        }
         assert_eq!(done.superblock.generation, self.newest.generation + 1, "no generation is skipped");
         assert!(done.superblock.applied_index >= self.newest.applied_index, "the applied index never decreases");
         self.previous = Some(self.newest);
@@ -422,6 +528,28 @@ impl Store {
         }
         self.parts = Some(Parts { space, writers });
         self.evict_idle_at = 0;
+    }
+
+    /// Both copies of the superblock name the incoming state: it is the live one now.
+    fn install_end(&mut self, done: CheckpointDone) {
+        let incoming = *self.installing.take().expect("an installation has begun");
+        let CheckpointDone { superblock, directory, space, writers, up_to, .. } = done;
+        assert_eq!(superblock.generation, self.newest.generation + 2, "both copies were written");
+        let first = Superblock { generation: superblock.generation - 1, ..superblock };
+        let old = std::mem::replace(&mut self.directory, Arc::clone(&directory));
+        self.retired.push((first.generation, Arc::downgrade(&old)));
+        (self.previous, self.newest, self.vital) = (Some(first), superblock, superblock.vital);
+        self.mvcc.take_over(incoming.mvcc);
+        self.mvcc.checkpoint_done(directory, up_to);
+        self.mvcc.unreadable().keep(|segment| space.segments().contains_key(&segment));
+        self.cache = incoming.cache;
+        self.reclaim = self.reclaim.afresh();
+        self.dead_records = extent::DeadRecords::default();
+        self.file_sizes = space.sizes();
+        self.parts = Some(Parts { space, writers });
+        self.evict_idle_at = 0;
+        self.unread.clear();
+        self.balance();
     }
 
     /// The space that the store takes on disk, and its reachable part. Records that wait for a checkpoint count in

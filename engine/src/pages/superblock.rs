@@ -29,6 +29,8 @@ pub(crate) const FORMAT: u32 = 3;
 /// Version of a state in the middle of a log entry (`Superblock::unfinished`). A release that does not know such states
 /// must not take it for a whole one.
 const FORMAT_UNFINISHED: u32 = 4;
+/// Version of a state that came from another member (`Superblock::is_installed`): the log need not lead to it.
+const FORMAT_INSTALLED: u32 = 5;
 
 const MAGIC: [u8; 8] = *b"ORLOPSB\0";
 
@@ -122,6 +124,9 @@ pub(crate) struct Superblock {
     /// Changes of the revision after `revision` that are in this state: those that the log entry after the applied one
     /// has made so far. Nobody may see them yet.
     pub(crate) unfinished: u64,
+    /// The state was made by another member and installed here. If the log does not hold the applied entry, it is to
+    /// be restarted there.
+    pub(crate) is_installed: bool,
     pub(crate) vital: Vital,
 }
 
@@ -138,12 +143,18 @@ impl Superblock {
             pages: None,
             next_segment: 1,
             unfinished: 0,
+            is_installed: false,
             vital: Vital::EMPTY,
         }
     }
 
     fn format(&self) -> u32 {
-        if self.unfinished == 0 { FORMAT } else { FORMAT_UNFINISHED }
+        assert!(!self.is_installed || self.unfinished == 0, "a state is installed whole");
+        match (self.is_installed, self.unfinished) {
+            (true, _) => FORMAT_INSTALLED,
+            (false, 0) => FORMAT,
+            (false, _) => FORMAT_UNFINISHED,
+        }
     }
 
     /// The offset of its copy in the file.
@@ -201,7 +212,7 @@ impl Superblock {
         if bytes[..FORMAT_AT] != MAGIC || word(CRC_AT) != crc32fast::hash(&bytes[..CRC_AT]) {
             return Err(Damage::Bytes);
         }
-        if ![FORMAT, FORMAT_UNFINISHED].contains(&word(FORMAT_AT)) {
+        if !(FORMAT..=FORMAT_INSTALLED).contains(&word(FORMAT_AT)) {
             return Err(Damage::Format(word(FORMAT_AT)));
         }
         let place = |at: usize| Place::from_bytes(*bytes[at..].first_chunk().expect("inside the copy"));
@@ -225,9 +236,11 @@ impl Superblock {
             pages,
             next_segment: word(NEXT_SEGMENT_AT),
             unfinished: double(UNFINISHED_AT),
+            is_installed: word(FORMAT_AT) == FORMAT_INSTALLED,
             vital,
         };
         let is_sound = state.generation > 0
+            && !(state.is_installed && state.unfinished > 0)
             && state.generation % 2 == copy
             && state.next_segment > 0
             && state.revision >= 1
@@ -286,7 +299,7 @@ pub(crate) fn read(disk: &mut dyn Disk, dir: &Path) -> Result<Opened, Error> {
     disk.close(file);
     disk.sync_dir(dir)?;
     if let Some(found) = later {
-        return Err(Error::Format { path, found, supported: FORMAT_UNFINISHED });
+        return Err(Error::Format { path, found, supported: FORMAT_INSTALLED });
     }
     let (newest, previous) = match copies {
         [Some(a), Some(b)] if a.generation > b.generation => (a, Some(b)),
@@ -317,7 +330,7 @@ pub(crate) fn peek(disk: &mut dyn Disk, dir: &Path) -> Result<[Option<Superblock
         }
         *state = match Superblock::decode(&buf, copy) {
             Ok(valid) => Some(valid),
-            Err(Damage::Format(found)) => return Err(Error::Format { path, found, supported: FORMAT_UNFINISHED }),
+            Err(Damage::Format(found)) => return Err(Error::Format { path, found, supported: FORMAT_INSTALLED }),
             Err(Damage::Bytes) => None,
         };
     }
@@ -340,6 +353,15 @@ pub(crate) fn create(disk: &mut dyn Disk, dir: &Path, store_id: u64) -> Result<S
     disk.rename(&path, &dir.join(FILE))?;
     disk.sync_dir(dir)?;
     Ok(state)
+}
+
+/// Writes the copy of `state` durably. Blocks.
+pub(crate) fn write(disk: &mut dyn Disk, dir: &Path, state: &Superblock) -> Result<(), Error> {
+    let path = dir.join(FILE);
+    let file = disk.open(&path, OpenKind::Write)?;
+    perform(disk, &path, Op::WriteDurable { file, offset: state.offset(), buf: state.encode() })?;
+    disk.close(file);
+    Ok(())
 }
 
 /// Does `op` and waits for its end. Nothing else is in flight at a start.
@@ -386,6 +408,7 @@ mod tests {
             state(6),
             Superblock { pages: None, ..state(6) },
             Superblock { unfinished: 7, ..state(6) },
+            Superblock { is_installed: true, ..state(6) },
             with_vital(1),
             with_vital(VITAL_MAX),
         ] {
@@ -404,7 +427,7 @@ mod tests {
 
     #[test]
     fn another_format_is_told_from_damage() {
-        for other in [FORMAT - 1, FORMAT_UNFINISHED + 1] {
+        for other in [FORMAT - 1, FORMAT_INSTALLED + 1] {
             let mut bytes = state(6).encode();
             bytes[FORMAT_AT..FORMAT_AT + 4].copy_from_slice(&other.to_le_bytes());
             let crc = crc32fast::hash(&bytes[..CRC_AT]);

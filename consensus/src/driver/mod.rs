@@ -29,6 +29,9 @@
 //!
 //! Deliberately not here: what an entry means, request timeouts, the transport, snapshots.
 
+mod propose;
+mod ready;
+
 use std::{
     collections::VecDeque,
     path::{Path, PathBuf},
@@ -37,16 +40,14 @@ use std::{
 use bytes::Bytes;
 use engine::{
     disk::{Completion, Disk},
-    planted::is_planted,
     wal::{self, Wal},
 };
-use raft::{RawNode, SoftState, StateRole, eraftpb};
+use raft::{RawNode, SoftState, StateRole};
 
 use crate::{
-    backlog::Backlog,
     check::check,
-    entry::{Committed, ENTRY_OVERHEAD_BYTES, Entry, EntryId, EntryKind, entry_cost_bytes, raft_entry},
-    error::{Error, Refused},
+    entry::{Committed, EntryId, entry_cost_bytes},
+    error::Error,
     log::Log,
     members::{ConfChange, ConfState},
     message::{Message, MessageKind},
@@ -54,13 +55,6 @@ use crate::{
     recovery,
     start::{Identity, Options, Start},
 };
-
-/// Part of a log segment that clients' entries leave free while there is no next one.
-const LOG_RESERVE: u64 = 16;
-/// Part of a log segment below which what only grows the store is refused while there is no next one.
-const LOG_TIGHT: u64 = 4;
-/// A follower holds at most so many times what a leader takes between proposal and apply, and one message.
-const UNAPPLIED_TIMES_MAX: u64 = 2;
 
 /// Where this member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -189,146 +183,6 @@ impl Driver {
         driver.campaign_alone();
         driver.step(disk)?;
         Ok(driver)
-    }
-
-    /// Proposes requests, in their order, as one step of raft: each follower gets them in one message. The caller then
-    /// calls `step`. The result names those that were refused, by ascending position; all others are accepted. Bounds
-    /// are checked for each as if those before it had been proposed already.
-    ///
-    /// **Bounds**: refused beyond `backlog_entries_max` and `proposals_bytes_max`.
-    /// **Errors**: `TooManyRequests`, `NoSpace`, `LogWaits`, `NoLeader`, `TooLarge` (more than the log can hold),
-    /// `Stopped`. An accepted proposal may still be lost with its leader: then it is never handed out, and the
-    /// proposer's timeout answers.
-    pub fn propose_all(&mut self, requests: impl IntoIterator<Item = Bytes>) -> Vec<Refused> {
-        self.propose_entries(requests.into_iter().map(|data| (EntryKind::Normal, data)))
-    }
-
-    /// Proposes one request, as `propose_all` does.
-    ///
-    /// **Errors**: as `propose_all`.
-    pub fn propose(&mut self, request: Bytes) -> Result<(), Error> {
-        self.propose_one(EntryKind::Normal, request)
-    }
-
-    /// Proposes a configuration change. At most one may be between proposal and apply: another one becomes an empty
-    /// entry, and its proposer's timeout answers, as in etcd.
-    ///
-    /// **Errors**: as `propose_all`.
-    pub fn propose_conf_change(&mut self, change: &ConfChange) -> Result<(), Error> {
-        self.propose_one(EntryKind::ConfChange, change.encode())
-    }
-
-    fn propose_one(&mut self, kind: EntryKind, data: Bytes) -> Result<(), Error> {
-        match self.propose_entries(std::iter::once((kind, data))).pop() {
-            None => Ok(()),
-            Some(Refused { error, .. }) => Err(error),
-        }
-    }
-
-    fn propose_entries(&mut self, proposals: impl Iterator<Item = (EntryKind, Bytes)>) -> Vec<Refused> {
-        let mut accepted = Vec::with_capacity(proposals.size_hint().0);
-        let mut refused = Vec::new();
-        let mut backlog = self.backlog();
-        let unhanded_bytes = self.unhanded_bytes;
-        let mut waits = false;
-        for (position, (kind, data)) in proposals.enumerate() {
-            // What comes behind one that waits does not overtake it.
-            let checked = if waits { Err(Error::LogWaits) } else { self.check_proposal(&data, backlog) };
-            waits |= matches!(checked, Err(Error::LogWaits));
-            match checked {
-                Ok(log_bytes) => {
-                    self.unhanded_bytes += log_bytes;
-                    let entry = raft_entry(0, 0, kind, data);
-                    backlog.bytes += unstable_cost_bytes(raft::util::entry_approximate_size(&entry), 1);
-                    accepted.push(entry);
-                }
-                Err(error) => refused.push(Refused { position, error }),
-            }
-        }
-        if accepted.is_empty() {
-            return refused;
-        }
-        let count = accepted.len() + refused.len();
-        let mut message = eraftpb::Message::default();
-        message.set_msg_type(eraftpb::MessageType::MsgPropose);
-        message.from = self.identity.member_id;
-        message.set_entries(accepted.into());
-        let reason = match self.raw.raft.step(message) {
-            Ok(()) => return refused,
-            // The leader was checked: what remains is raft-rs's own bound on uncommitted bytes.
-            Err(raft::Error::ProposalDropped) => None,
-            Err(source) => Some(source.to_string()),
-        };
-        self.unhanded_bytes = unhanded_bytes;
-        let error = || match &reason {
-            None => self.backlog().refusal(),
-            Some(reason) => Error::Stopped { reason: reason.clone() },
-        };
-        let mut earlier = refused.into_iter().peekable();
-        let all = (0..count).map(|position| {
-            let known = earlier.next_if(|refused| refused.position == position);
-            known.unwrap_or_else(|| Refused { position, error: error() })
-        });
-        let all = all.collect();
-        if let Some(reason) = reason {
-            self.stop(&reason);
-        }
-        all
-    }
-
-    /// May this be proposed, with `backlog` before it? The bytes that it will take in the log.
-    fn check_proposal(&self, data: &[u8], backlog: Backlog) -> Result<u64, Error> {
-        self.check_running()?;
-        let bytes_max = self.wal.entry_bytes_max();
-        if data.len() > bytes_max {
-            return Err(Error::TooLarge { bytes: data.len(), bytes_max });
-        }
-        let raft = &self.raw.raft;
-        if raft.leader_id == raft::INVALID_ID || raft.lead_transferee.is_some() {
-            return Err(Error::NoLeader);
-        }
-        let (entries_max, bytes_max) = (self.options.backlog_entries_max, self.options.proposals_bytes_max);
-        backlog.check(entry_cost_bytes(data), entries_max, bytes_max)?;
-        let log_bytes = entry_cost_bytes(data) + wal::GROUP_OVERHEAD_BYTES as u64;
-        self.check_log_room(log_bytes)?;
-        Ok(log_bytes)
-    }
-
-    fn check_log_room(&self, entry_bytes: u64) -> Result<(), Error> {
-        let segment_bytes = u64::from(self.options.wal.segment_bytes);
-        let wanted = self.unhanded_bytes + entry_bytes;
-        match (self.wal.room_bytes(), self.wal.room_before_next_bytes()) {
-            (Some(room_bytes), _) if wanted + segment_bytes / LOG_RESERVE > room_bytes => {
-                Err(Error::NoSpace { room_bytes })
-            }
-            // The disk may turn out to be full. Then what is left must be there for what frees space.
-            (None, Some(room_bytes)) if wanted + segment_bytes / LOG_TIGHT > room_bytes => Err(Error::LogWaits),
-            _ => Ok(()),
-        }
-    }
-
-    /// Set while the log's disk has no room for another segment: what is left of the last one. **Units**: bytes.
-    pub fn log_room_bytes(&self) -> Option<u64> {
-        self.wal.room_bytes()
-    }
-
-    /// Whether so little of the log's last segment is left that it is kept for what frees space.
-    pub fn is_log_tight(&self) -> bool {
-        let tight = u64::from(self.options.wal.segment_bytes) / LOG_TIGHT;
-        self.wal.room_bytes().is_some_and(|room| room < self.unhanded_bytes + tight)
-    }
-
-    fn backlog(&self) -> Backlog {
-        let raft_log = &self.raw.raft.raft_log;
-        let unstable = &raft_log.unstable;
-        let unstable_bytes = unstable_cost_bytes(unstable.entries_size, unstable.entries.len());
-        Backlog { entries: self.commit() - self.applied, bytes: self.raw.store().unapplied_bytes() + unstable_bytes }
-    }
-
-    /// Whether so much waits to be applied that a follower takes no more: its apply is slow, or its disk is full.
-    /// Heartbeats go on.
-    fn is_over_full(&self) -> bool {
-        self.backlog().bytes > self.options.proposals_bytes_max.saturating_mul(UNAPPLIED_TIMES_MAX)
     }
 
     /// One heartbeat interval has passed.
@@ -634,11 +488,6 @@ impl Driver {
         self.wal.durable()
     }
 
-    /// The most that may wait between proposal and apply: entries, and their bytes.
-    pub fn proposals_max(&self) -> (u64, u64) {
-        (self.options.backlog_entries_max, self.options.proposals_bytes_max)
-    }
-
     /// Bytes handed to the log that are not durable yet.
     pub fn queued_bytes(&self) -> usize {
         self.wal.queued_bytes()
@@ -702,138 +551,4 @@ impl Driver {
             }
         }
     }
-
-    /// Until nothing moves: raft-rs's readies go to the WAL and the queues, and what is durable is reported back.
-    fn pump(&mut self) -> Result<(), Error> {
-        loop {
-            self.ask_for_reads();
-            while self.wants_ready() {
-                self.take_ready()?;
-            }
-            if !self.report_durable() {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether raft-rs has something for us. Committed entries alone do not count while the caller has enough of them.
-    fn wants_ready(&self) -> bool {
-        let raft = &self.raw.raft;
-        !raft.raft_log.unstable_entries().is_empty()
-            || !raft.msgs.is_empty()
-            || !raft.read_states.is_empty()
-            || (raft.term, raft.vote) != (self.hard_state.term, self.hard_state.vote)
-            || raft.soft_state() != self.soft_state
-            || (self.committed_bytes < self.options.committed_bytes_max
-                && raft.raft_log.has_next_entries_since(self.delivered))
-    }
-
-    fn take_ready(&mut self) -> Result<(), Error> {
-        let mut ready = self.raw.ready();
-        assert!(ready.snapshot().is_empty(), "no snapshot message is ever translated");
-        if let Some(soft_state) = ready.ss() {
-            self.soft_state = SoftState { leader_id: soft_state.leader_id, raft_state: soft_state.raft_state };
-            self.reads.restart_rounds();
-            self.raw.mut_store().fetching().forget();
-            // A leader's log is durable when it is elected, and its first entry is in this ready at the earliest.
-            self.term_start = self.is_leader().then(|| self.raw.raft.raft_log.persisted + 1);
-        }
-        let voted_before = (self.hard_state.term, self.hard_state.vote);
-        if let Some(hard_state) = ready.hs() {
-            self.note_hard_state(wal::HardState {
-                term: hard_state.term,
-                vote: hard_state.vote,
-                commit: hard_state.commit,
-            });
-        }
-        let must_sync = ready.must_sync();
-        for entry in ready.take_entries() {
-            let Entry { index, term, kind, data } = Entry::from_raft(entry);
-            self.raw.mut_store().append(index, term, kind, data.clone());
-            self.entries.push(wal::Entry { index, term, kind: kind as u8, data });
-        }
-        if must_sync {
-            self.ticket += 1;
-            self.unhanded_bytes = 0;
-            let appended = self.wal.append(&self.entries, self.hard_state_due.take(), self.ticket);
-            self.entries.clear();
-            appended.map_err(|error| self.stop_with(error))?;
-        }
-        assert!(self.entries.is_empty(), "entries always want a sync");
-        if (self.hard_state.term, self.hard_state.vote) != voted_before {
-            assert!(must_sync, "a vote is written at once");
-            self.vote_ticket = self.ticket;
-        }
-        let mut messages = Vec::new();
-        let free = if self.wal.durable() >= self.vote_ticket { &mut self.messages } else { &mut messages };
-        free.extend(ready.take_messages().into_iter().filter_map(Message::from_raft));
-        let promises = ready.take_persisted_messages().into_iter().filter_map(Message::from_raft);
-        if is_planted("a promise before it is durable") {
-            self.messages.extend(promises);
-        } else {
-            messages.extend(promises);
-        }
-        self.unpersisted.push_back(Unpersisted { number: ready.number(), ticket: self.ticket, messages });
-        for read in ready.take_read_states() {
-            self.reads.confirm_round(&read.request_ctx, read.index);
-        }
-        self.queue_committed(ready.take_committed_entries());
-        self.raw.advance_append_async(ready);
-        Ok(())
-    }
-
-    fn note_hard_state(&mut self, new: wal::HardState) {
-        let old = self.hard_state;
-        assert!(new.term >= old.term, "term {} after {}", new.term, old.term);
-        assert!(new.commit >= old.commit, "commit {} after {}", new.commit, old.commit);
-        assert!(new.term > old.term || old.vote == 0 || new.vote == old.vote, "a vote is cast once per term");
-        self.hard_state = new;
-        self.hard_state_due = Some(new);
-    }
-
-    fn queue_committed(&mut self, entries: Vec<eraftpb::Entry>) {
-        for entry in entries {
-            let Entry { index, term, kind, data } = Entry::from_raft(entry);
-            assert_eq!(index, self.delivered + 1, "committed entries are contiguous");
-            self.delivered = index;
-            self.committed_bytes += entry_cost_bytes(&data);
-            self.committed.push_back(Committed { index, term, kind, data });
-        }
-    }
-
-    /// Tells raft-rs which readies are durable; true if there were any.
-    fn report_durable(&mut self) -> bool {
-        let durable = self.wal.durable();
-        assert!(durable <= self.ticket, "the log reports ticket {durable}, only {} were given", self.ticket);
-        let mut number = None;
-        let is_early = is_planted("a commit before it is durable");
-        while self.unpersisted.front().is_some_and(|ready| ready.ticket <= durable || is_early) {
-            let Some(ready) = self.unpersisted.pop_front() else { break };
-            self.messages.extend(ready.messages);
-            number = Some(ready.number);
-        }
-        if let Some(number) = number {
-            self.raw.on_persist_ready(number);
-        }
-        number.is_some()
-    }
-
-    fn ask_for_reads(&mut self) {
-        if self.read_floor().is_some() || (is_planted("a read without a round") && self.is_leader()) {
-            self.reads.confirm_all(self.commit());
-        } else if self.reads.has_waiting() && self.raw.raft.leader_id != raft::INVALID_ID {
-            let leads_untried = self.is_leader() && !self.raw.raft.commit_to_current_term();
-            // raft-rs drops a read that comes before the leader's first commit: it waits here instead.
-            if !leads_untried {
-                let token = self.reads.start_round(self.raw.raft.term);
-                self.raw.read_index(token.to_vec());
-            }
-        }
-    }
-}
-
-/// What `count` entries cost while only raft-rs holds them; `size_bytes` is its own measure of them.
-fn unstable_cost_bytes(size_bytes: usize, count: usize) -> u64 {
-    size_bytes as u64 + count as u64 * ENTRY_OVERHEAD_BYTES
 }

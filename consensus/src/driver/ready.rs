@@ -1,0 +1,144 @@
+//! What raft-rs has ready: to the log, to the caller, to the peers.
+//!
+//! Invariants: messages that promise something leave when what they promise is durable (see the head of `driver`).
+
+use engine::{planted::is_planted, wal};
+use raft::{SoftState, eraftpb};
+
+use super::{Driver, Unpersisted};
+use crate::{
+    entry::{Committed, Entry, entry_cost_bytes},
+    error::Error,
+    message::Message,
+};
+
+impl Driver {
+    /// Until nothing moves: raft-rs's readies go to the WAL and the queues, and what is durable is reported back.
+    pub(super) fn pump(&mut self) -> Result<(), Error> {
+        loop {
+            self.ask_for_reads();
+            while self.wants_ready() {
+                self.take_ready()?;
+            }
+            if !self.report_durable() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether raft-rs has something for us. Committed entries alone do not count while the caller has enough of them.
+    fn wants_ready(&self) -> bool {
+        let raft = &self.raw.raft;
+        !raft.raft_log.unstable_entries().is_empty()
+            || !raft.msgs.is_empty()
+            || !raft.read_states.is_empty()
+            || (raft.term, raft.vote) != (self.hard_state.term, self.hard_state.vote)
+            || raft.soft_state() != self.soft_state
+            || (self.committed_bytes < self.options.committed_bytes_max
+                && raft.raft_log.has_next_entries_since(self.delivered))
+    }
+
+    fn take_ready(&mut self) -> Result<(), Error> {
+        let mut ready = self.raw.ready();
+        assert!(ready.snapshot().is_empty(), "no snapshot message is ever translated");
+        if let Some(soft_state) = ready.ss() {
+            self.soft_state = SoftState { leader_id: soft_state.leader_id, raft_state: soft_state.raft_state };
+            self.reads.restart_rounds();
+            self.raw.mut_store().fetching().forget();
+            // A leader's log is durable when it is elected, and its first entry is in this ready at the earliest.
+            self.term_start = self.is_leader().then(|| self.raw.raft.raft_log.persisted + 1);
+        }
+        let voted_before = (self.hard_state.term, self.hard_state.vote);
+        if let Some(hard_state) = ready.hs() {
+            self.note_hard_state(wal::HardState {
+                term: hard_state.term,
+                vote: hard_state.vote,
+                commit: hard_state.commit,
+            });
+        }
+        let must_sync = ready.must_sync();
+        for entry in ready.take_entries() {
+            let Entry { index, term, kind, data } = Entry::from_raft(entry);
+            self.raw.mut_store().append(index, term, kind, data.clone());
+            self.entries.push(wal::Entry { index, term, kind: kind as u8, data });
+        }
+        if must_sync {
+            self.ticket += 1;
+            self.unhanded_bytes = 0;
+            let appended = self.wal.append(&self.entries, self.hard_state_due.take(), self.ticket);
+            self.entries.clear();
+            appended.map_err(|error| self.stop_with(error))?;
+        }
+        assert!(self.entries.is_empty(), "entries always want a sync");
+        if (self.hard_state.term, self.hard_state.vote) != voted_before {
+            assert!(must_sync, "a vote is written at once");
+            self.vote_ticket = self.ticket;
+        }
+        let mut messages = Vec::new();
+        let free = if self.wal.durable() >= self.vote_ticket { &mut self.messages } else { &mut messages };
+        free.extend(ready.take_messages().into_iter().filter_map(Message::from_raft));
+        let promises = ready.take_persisted_messages().into_iter().filter_map(Message::from_raft);
+        if is_planted("a promise before it is durable") {
+            self.messages.extend(promises);
+        } else {
+            messages.extend(promises);
+        }
+        self.unpersisted.push_back(Unpersisted { number: ready.number(), ticket: self.ticket, messages });
+        for read in ready.take_read_states() {
+            self.reads.confirm_round(&read.request_ctx, read.index);
+        }
+        self.queue_committed(ready.take_committed_entries());
+        self.raw.advance_append_async(ready);
+        Ok(())
+    }
+
+    fn note_hard_state(&mut self, new: wal::HardState) {
+        let old = self.hard_state;
+        assert!(new.term >= old.term, "term {} after {}", new.term, old.term);
+        assert!(new.commit >= old.commit, "commit {} after {}", new.commit, old.commit);
+        assert!(new.term > old.term || old.vote == 0 || new.vote == old.vote, "a vote is cast once per term");
+        self.hard_state = new;
+        self.hard_state_due = Some(new);
+    }
+
+    fn queue_committed(&mut self, entries: Vec<eraftpb::Entry>) {
+        for entry in entries {
+            let Entry { index, term, kind, data } = Entry::from_raft(entry);
+            assert_eq!(index, self.delivered + 1, "committed entries are contiguous");
+            self.delivered = index;
+            self.committed_bytes += entry_cost_bytes(&data);
+            self.committed.push_back(Committed { index, term, kind, data });
+        }
+    }
+
+    /// Tells raft-rs which readies are durable; true if there were any.
+    fn report_durable(&mut self) -> bool {
+        let durable = self.wal.durable();
+        assert!(durable <= self.ticket, "the log reports ticket {durable}, only {} were given", self.ticket);
+        let mut number = None;
+        let is_early = is_planted("a commit before it is durable");
+        while self.unpersisted.front().is_some_and(|ready| ready.ticket <= durable || is_early) {
+            let Some(ready) = self.unpersisted.pop_front() else { break };
+            self.messages.extend(ready.messages);
+            number = Some(ready.number);
+        }
+        if let Some(number) = number {
+            self.raw.on_persist_ready(number);
+        }
+        number.is_some()
+    }
+
+    fn ask_for_reads(&mut self) {
+        if self.read_floor().is_some() || (is_planted("a read without a round") && self.is_leader()) {
+            self.reads.confirm_all(self.commit());
+        } else if self.reads.has_waiting() && self.raw.raft.leader_id != raft::INVALID_ID {
+            let leads_untried = self.is_leader() && !self.raw.raft.commit_to_current_term();
+            // raft-rs drops a read that comes before the leader's first commit: it waits here instead.
+            if !leads_untried {
+                let token = self.reads.start_round(self.raw.raft.term);
+                self.raw.read_index(token.to_vec());
+            }
+        }
+    }
+}
