@@ -7,7 +7,7 @@
 //! all that anybody had been told before the write was asked for. A linearizable read is of a revision that is at least
 //! as high, and the value is the one that the key had at that revision.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, ops::AddAssign, time::Duration};
 
 use bytes::Bytes;
 use engine::disk::sim::Random;
@@ -17,7 +17,7 @@ use proto::{
 };
 use server::apply::{outcome::Outcome, proposal::Proposal};
 
-use super::{checks::Truth, member::Member};
+use super::{checks::Truth, member::Member, plan::sequence, story::Story};
 
 const KEYS: u64 = 40;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
@@ -37,14 +37,25 @@ pub(crate) struct Waiting {
     floor: i64,
 }
 
-/// Numbers of a run, to see that something happened.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Tally {
+/// What became of what was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Asks {
     pub(crate) asked: u64,
     pub(crate) written: u64,
     pub(crate) read: u64,
     pub(crate) refused: u64,
     pub(crate) unknown: u64,
+}
+
+impl AddAssign for Asks {
+    fn add_assign(&mut self, other: Self) {
+        let Self { asked, written, read, refused, unknown } = other;
+        self.asked += asked;
+        self.written += written;
+        self.read += read;
+        self.refused += refused;
+        self.unknown += unknown;
+    }
 }
 
 pub(crate) struct Clients {
@@ -54,27 +65,43 @@ pub(crate) struct Clients {
     /// What clients know of the keys' revisions, for their txns.
     known: BTreeMap<Bytes, i64>,
     contexts: u64,
-    pub(crate) tally: Tally,
+    pub(crate) tally: Asks,
+    randoms: Vec<Random>,
 }
 
 fn key(random: &mut Random) -> Bytes {
     format!("/registry/{:04}", random.below(KEYS)).into()
 }
 
+/// A request in a few words.
+fn shown(request: &Request) -> String {
+    match request {
+        Request::Put(put) => format!("put {:?}", put.key),
+        Request::DeleteRange(delete) => format!("delete {:?}", delete.key),
+        Request::Txn(txn) => {
+            format!("txn if {:?}", txn.compare.first().and_then(|compare| compare.target_union.clone()))
+        }
+        other => format!("{:?}", other.kind()),
+    }
+}
+
 impl Clients {
-    pub(crate) fn new(count: usize) -> Self {
+    pub(crate) fn new(seed: u64, count: usize) -> Self {
         let waiting = (0..count).map(|_| None).collect();
-        Self { waiting, told: 0, known: BTreeMap::new(), contexts: 0, tally: Tally::default() }
+        let randoms = (0..count).map(|client| sequence(seed, "client", client)).collect();
+        Self { waiting, told: 0, known: BTreeMap::new(), contexts: 0, tally: Asks::default(), randoms }
+    }
+
+    /// When the client acts again, and which of so many members it asks now.
+    pub(crate) fn next(&mut self, client: usize, pause_us_max: u64, members: usize) -> (Duration, usize) {
+        let random = &mut self.randoms[client];
+        let pause = Duration::from_micros(1000 + random.below(pause_us_max));
+        (pause, usize::try_from(random.below(members as u64)).expect("a few"))
     }
 
     /// Client `client` asks `member` for something.
-    pub(crate) fn ask(
-        &mut self,
-        client: usize,
-        (at, member): (usize, &mut Member),
-        now: Duration,
-        random: &mut Random,
-    ) {
+    pub(crate) fn ask(&mut self, client: usize, (at, member): (usize, &mut Member), now: Duration, story: &mut Story) {
+        let random = &mut self.randoms[client];
         let key = key(random);
         let (floor, until) = (self.told, now + PATIENCE);
         self.tally.asked += 1;
@@ -89,6 +116,7 @@ impl Clients {
                 self.contexts += 1;
                 let context = self.contexts;
                 if member.ask_read(context) {
+                    story.tell(now, || format!("client {client} asks m{} to read {key:?}", at + 1));
                     let asked = Asked::Read { context, key, index: None };
                     self.waiting[client] = Some(Waiting { member: at, asked, until, floor });
                 } else {
@@ -111,12 +139,13 @@ impl Clients {
             }
             _ => Request::Put(put()),
         };
+        story.tell(now, || format!("client {client} asks m{}: {}", at + 1, shown(&request)));
         let id = member.propose(request);
         self.waiting[client] = Some(Waiting { member: at, asked: Asked::Write { id }, until, floor });
     }
 
     /// A member answers a proposal.
-    pub(crate) fn answered(&mut self, proposal: &Proposal, truth: &Truth) {
+    pub(crate) fn answered(&mut self, proposal: &Proposal, truth: &Truth, now: Duration, story: &mut Story) {
         if matches!(proposal.result, Ok(Outcome::LeaseGrant { .. })) {
             return;
         }
@@ -135,6 +164,9 @@ impl Clients {
                 return;
             }
         };
+        if let Some(client) = self.waiting.iter().position(is_it) {
+            story.tell(now, || format!("client {client} is told: done at {revision}"));
+        }
         assert_eq!(truth.made(proposal.id), Some(revision), "what is acknowledged was applied there");
         self.told = self.told.max(revision);
         let Some(client) = self.waiting.iter().position(is_it) else { return };
@@ -158,8 +190,14 @@ impl Clients {
     }
 
     /// Answers the reads on `member` that may be answered.
-    pub(crate) fn answer_reads(&mut self, (at, member): (usize, &Member), truth: &Truth) {
-        for waiting in &mut self.waiting {
+    pub(crate) fn answer_reads(
+        &mut self,
+        (at, member): (usize, &Member),
+        truth: &Truth,
+        now: Duration,
+        story: &mut Story,
+    ) {
+        for (client, waiting) in self.waiting.iter_mut().enumerate() {
             let Some(Waiting { member: on, asked: Asked::Read { key, index: Some(index), .. }, floor, .. }) = waiting
             else {
                 continue;
@@ -168,6 +206,7 @@ impl Clients {
                 continue;
             }
             let (revision, value) = member.get(key);
+            story.tell(now, || format!("client {client} is told by m{}: {value:.8?} at {revision}", at + 1));
             assert!(revision >= *floor, "a read at {revision}, {floor} was known before it was asked for");
             assert!(revision <= truth.revision(), "a read at {revision} of what nobody has committed");
             assert_eq!(value.as_ref(), truth.value_at(key, revision), "{key:?} at {revision}");

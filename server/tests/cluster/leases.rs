@@ -10,7 +10,7 @@ use engine::disk::sim::Random;
 use proto::{etcdserverpb as pb, internal::Request};
 use server::apply::{outcome::Outcome, proposal::Proposal};
 
-use super::member::Member;
+use super::{member::Member, plan::sequence, story::Story};
 
 /// After this time a lease that nobody renews is revoked, once the cluster is whole.
 pub(crate) const EXPIRY_MAX: Duration = Duration::from_secs(30);
@@ -28,6 +28,7 @@ struct Lease {
 #[derive(Default)]
 pub(crate) struct Leases {
     held: Vec<Option<Lease>>,
+    randoms: Vec<Random>,
     grants: BTreeMap<u64, usize>,
     last_id: i64,
     /// Every lease that was granted and not revoked, as the log has it.
@@ -37,15 +38,30 @@ pub(crate) struct Leases {
 }
 
 impl Leases {
-    pub(crate) fn new(clients: usize) -> Self {
-        Self { held: vec![None; clients], ..Self::default() }
+    pub(crate) fn new(seed: u64, clients: usize) -> Self {
+        let randoms = (0..clients).map(|client| sequence(seed, "lease client", client)).collect();
+        Self { held: vec![None; clients], randoms, ..Self::default() }
+    }
+
+    /// How long a client waits until it does what is next.
+    pub(crate) fn pause(&mut self, client: usize) -> Duration {
+        Duration::from_millis(100 + self.randoms[client].below(1400))
+    }
+
+    pub(crate) fn below(&mut self, client: usize, bound: usize) -> usize {
+        usize::try_from(self.randoms[client].below(bound as u64)).expect("below `bound`")
     }
 
     /// Client `client` does what is next, at `member`.
-    pub(crate) fn ask(&mut self, client: usize, member: &mut Member, now: Duration, random: &mut Random) {
+    pub(crate) fn ask(&mut self, client: usize, (at, member): (usize, &mut Member), story: &mut Story) {
+        let now = member.clock.now();
+        let random = &mut self.randoms[client];
         match self.held[client] {
             Some(lease) if now > lease.let_go_at => self.held[client] = None,
-            Some(Lease { id, lives_until: Some(_), .. }) if member.is_leader() => member.renew(id),
+            Some(Lease { id, lives_until: Some(_), .. }) if member.is_leader() => {
+                story.tell(now, || format!("lease {id} is to be renewed by m{}", at + 1));
+                member.renew(id);
+            }
             Some(_) => {}
             None => {
                 self.last_id += 1;
@@ -53,6 +69,7 @@ impl Leases {
                 let let_go_at = now + Duration::from_secs(5 + random.below(40));
                 let request = pb::LeaseGrantRequest { id, ttl: ttl.cast_signed() };
                 let ttl = Duration::from_secs(ttl);
+                story.tell(now, || format!("lease {id} for {ttl:?} is asked of m{}", at + 1));
                 self.held[client] = Some(Lease { id, ttl, lives_until: None, let_go_at });
                 self.grants.insert(member.propose(Request::LeaseGrant(request)), client);
             }
@@ -73,7 +90,8 @@ impl Leases {
     }
 
     /// A member answers a renewal of lease `id`; 0 says that it is gone.
-    pub(crate) fn renewed(&mut self, id: i64, ttl: i64, now: Duration) {
+    pub(crate) fn renewed(&mut self, (id, ttl): (i64, i64), now: Duration, story: &mut Story) {
+        story.tell(now, || format!("lease {id} is said to have {ttl} s"));
         if ttl == 0 {
             assert!(!self.live.contains_key(&id), "lease {id} is said to be gone, and lives");
             if let Some(held) = self.held_mut(id) {
@@ -88,10 +106,11 @@ impl Leases {
     }
 
     /// The log grants or revokes a lease.
-    pub(crate) fn committed(&mut self, request: &Request, now: Duration) {
+    pub(crate) fn committed(&mut self, request: &Request, now: Duration, story: &mut Story) {
         match request {
             Request::LeaseGrant(grant) => drop(self.live.insert(grant.id, ())),
             Request::LeaseRevoke(revoke) => {
+                story.tell(now, || format!("lease {} is revoked", revoke.id));
                 self.live.remove(&revoke.id);
                 self.revoked += 1;
                 if let Some(held) = self.held_mut(revoke.id) {

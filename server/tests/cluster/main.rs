@@ -3,47 +3,89 @@
 //!
 //! - `member`: one whole member. `network`: the bytes between them.
 //! - `clients`, `leases`: what is asked, and what is told.
-//! - `world`: the clock, what happens when, the faults. `checks`: what must hold whatever happens.
+//! - `plan`: what decides a run. `faults`: what befalls the members.
+//! - `world`: the clock, what happens when. `checks`: what must hold whatever happens.
+//! - `shrink`: makes a run that fails small. `story`: what happened in it.
 //!
-//! `ORLOP_CLUSTER_SEEDS` and `ORLOP_CLUSTER_SEED` set how many seeds are run and which is the first.
+//! `ORLOP_CLUSTER_SEEDS` and `ORLOP_CLUSTER_SEED` set how many seeds are run and which is the first;
+//! `ORLOP_CLUSTER_MINUTES` how long fresh ones are run. What else is set is printed with a run that fails.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod checks;
 mod clients;
+mod faults;
 mod leases;
 mod member;
 mod network;
+mod plan;
+mod shrink;
+mod story;
 mod world;
 
-use std::{env, time::Duration};
+use std::{
+    num::NonZero,
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use engine::planted::plant;
+use server::clock::Clock;
 
-use world::{Plan, World};
+use plan::{Plan, number};
+use world::{Tally, World};
 
-fn number(name: &str, default: u64) -> u64 {
-    env::var(name).map_or(default, |text| text.parse().expect("a number"))
+/// How long faults happen in a run.
+const TIME: Duration = Duration::from_secs(120);
+
+/// Runs `work` on each CPU, until it says that there is no more.
+fn on_all_cpus(work: impl Fn() -> bool + Sync) {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| while work() {});
+        }
+    });
 }
 
 #[test]
 fn clusters_serve_fail_and_recover() {
-    let (seeds, first) = (number("ORLOP_CLUSTER_SEEDS", 20), number("ORLOP_CLUSTER_SEED", 1));
-    for seed in first..first + seeds {
-        let members = if seed % 4 == 0 { 5 } else { 3 };
-        let mut world = World::new(seed, members, Plan::all());
-        world.run(Duration::from_secs(120));
-        world.heal();
-        println!("seed {seed}, {members} members: {:?}", world.tally());
-    }
+    let clock = Clock::start();
+    let minutes = number("ORLOP_CLUSTER_MINUTES").map(|minutes| Duration::from_secs(60 * minutes));
+    let seeds = number("ORLOP_CLUSTER_SEEDS").unwrap_or(20);
+    let fresh = || if minutes.is_some() { clock.seed() >> 32 } else { 1 };
+    let first = number("ORLOP_CLUSTER_SEED").unwrap_or_else(fresh);
+    println!("seeds from {first} on");
+    let (next, failed) = (AtomicU64::new(first), AtomicU64::new(0));
+    let sum = Mutex::new(Tally::default());
+    on_all_cpus(|| {
+        let seed = next.fetch_add(1, Ordering::Relaxed);
+        if minutes.map_or(seed >= first + seeds, |minutes| clock.now() > minutes) {
+            return false;
+        }
+        match shrink::run(&Plan::drawn(seed, TIME).reduced(), false) {
+            Ok(tally) => *sum.lock().unwrap() += tally,
+            Err(failure) => {
+                println!("seed {seed} fails: {}", failure.reason);
+                println!("seed {seed}, made small: {}", shrink::shrunk(failure));
+                failed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        true
+    });
+    println!("{:?}", sum.lock().unwrap());
+    assert_eq!(failed.into_inner(), 0, "seeds fail");
 }
 
 #[test]
 fn a_seed_replays() {
     let run = || {
-        let mut world = World::new(7, 3, Plan::all());
-        world.run(Duration::from_secs(60));
-        world.heal();
+        let mut world = World::new(Plan::drawn(7, Duration::from_secs(60)));
+        world.live();
         (world.trace(), world.tally())
     };
     assert_eq!(run(), run());
@@ -61,18 +103,33 @@ const PLANTED: [(&str, u64); 6] = [
 
 #[test]
 fn planted_defects_are_found() {
-    for (defect, seeds) in PLANTED {
+    let (next, missed) = (AtomicU64::new(0), AtomicU64::new(0));
+    on_all_cpus(|| {
+        let number = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
+        let Some((defect, seeds)) = PLANTED.get(number) else { return false };
         plant(Some(defect));
-        let found = (1..=seeds).find(|seed| {
-            let run = || {
-                let mut world = World::new(*seed, 3, Plan::all());
-                world.run(Duration::from_secs(120));
-                world.heal();
-            };
-            std::panic::catch_unwind(run).is_err()
-        });
+        let found = (1..=*seeds).find_map(|seed| shrink::run(&Plan::drawn(seed, TIME), false).err());
         plant(None);
-        println!("{defect}: found with seed {found:?}");
-        assert!(found.is_some(), "{defect}: not found within {seeds} seeds");
-    }
+        match found {
+            Some(failure) => println!("{defect}: seed {}: {}", failure.plan.seed, failure.reason),
+            None => {
+                println!("{defect}: not found within {seeds} seeds");
+                missed.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        true
+    });
+    assert_eq!(missed.into_inner(), 0, "defects are not found");
+}
+
+/// Shows what a person is told of a run that fails.
+#[test]
+fn a_run_that_fails_is_made_small() {
+    plant(Some("a read without a round"));
+    let failure = (1..=20).find_map(|seed| shrink::run(&Plan::drawn(seed, TIME), false).err()).unwrap();
+    let (blows, reason) = (failure.plan.blows.len(), failure.reason.clone());
+    let small = shrink::shrunk(failure);
+    plant(None);
+    println!("{blows} faults, {reason}; made small: {small}");
+    assert!(small.plan.blows.len() <= 3, "a few faults are enough");
 }

@@ -254,6 +254,14 @@ impl Member {
         self.shared.raft.term.load(Ordering::Acquire)
     }
 
+    /// Its role, and how far it is.
+    pub(crate) fn shown(&self) -> String {
+        let role = if self.is_leader() { "leads" } else { "follows" };
+        let commit = self.shared.raft.commit.load(Ordering::Acquire);
+        let revision = self.shared.view.load().revision();
+        format!("{role} term {}, commit {commit}, applied {}, revision {revision}", self.term(), self.applied())
+    }
+
     /// Makes turns until there is nothing more to do at once.
     ///
     /// **Errors** why the member stops.

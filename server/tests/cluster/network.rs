@@ -42,6 +42,7 @@ pub(crate) struct Link {
     /// There is no connection before this time.
     down_until: Duration,
     last_arrival: Duration,
+    random: Random,
 }
 
 /// What became of a message that was to be sent.
@@ -55,7 +56,7 @@ pub(crate) enum Sent {
 }
 
 impl Link {
-    pub(crate) fn new(from: usize, to: usize, is_appends: bool) -> Self {
+    pub(crate) fn new(from: usize, to: usize, is_appends: bool, random: Random) -> Self {
         let mut link = Self {
             from,
             to,
@@ -67,6 +68,7 @@ impl Link {
             is_blocked: false,
             down_until: Duration::ZERO,
             last_arrival: Duration::ZERO,
+            random,
         };
         link.begin();
         link
@@ -88,7 +90,7 @@ impl Link {
         self.is_appends == (kind == MessageKind::Append)
     }
 
-    pub(crate) fn send(&mut self, message: &Message, now: Duration, random: &mut Random) -> Sent {
+    pub(crate) fn send(&mut self, message: &Message, now: Duration) -> Sent {
         if now < self.down_until || self.held_bytes > HELD_BYTES_MAX {
             return Sent::Dropped;
         }
@@ -97,6 +99,7 @@ impl Link {
             true => self.encoder.encode(message, &mut out),
             false => frames::encode(message, &mut out),
         }
+        let random = &mut self.random;
         let mut bytes = Bytes::from(out.take().concat());
         self.held_bytes += bytes.len();
         while !bytes.is_empty() {

@@ -6,6 +6,7 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeSet, BinaryHeap},
+    ops::AddAssign,
     time::Duration,
 };
 
@@ -14,19 +15,19 @@ use server::clock::Clock;
 
 use super::{
     checks::Truth,
-    clients::{Clients, Tally},
+    clients::{Asks, Clients},
     leases::{EXPIRY_MAX, Leases},
     member::{Disks, HEARTBEAT, Member, Outcome},
     network::{Link, Sent},
+    plan::{Plan, sequence},
+    story::{self, Story},
 };
 
-const CLIENTS: usize = 6;
-const LEASE_CLIENTS: usize = 4;
 /// After the last fault, all members agree and serve within this time.
 const RECOVERY: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
+pub(crate) enum Event {
     Tick {
         member: usize,
         life: u64,
@@ -46,6 +47,7 @@ enum Event {
     LeaseClient {
         client: usize,
     },
+    /// The next fault of the plan.
     Fault,
     Restart {
         member: usize,
@@ -55,93 +57,62 @@ enum Event {
     },
     Unblock {
         link: usize,
+        is_reset: bool,
     },
-    PowerLossOfAll,
+    PowerLossOfAll {
+        seed: u64,
+    },
     Compare,
 }
 
-/// The faults of a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
-    PowerLoss,
-    PowerLossOfAll,
-    Kill,
-    Pause,
-    /// A leader stands still, and for a moment hears nothing of what happened meanwhile.
-    PauseLeader,
-    Isolate,
-    BlockOneWay,
-    Reset,
-    SlowDisk,
-    HungDisk,
-    /// A disk hangs, and before it goes on all lose power.
-    LossWhileHung,
+/// Numbers of a run, to see that something happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) runs: u64,
+    pub(crate) simulated: Duration,
+    pub(crate) faults: u64,
+    pub(crate) terms: usize,
+    pub(crate) asked: Asks,
+    pub(crate) renewed: u64,
+    pub(crate) revoked: u64,
 }
 
-/// What may happen in a run.
-#[derive(Clone, Debug)]
-pub(crate) struct Plan {
-    pub(crate) faults: Vec<Fault>,
-}
-
-impl Plan {
-    pub(crate) fn all() -> Self {
-        use Fault::*;
-        Self {
-            faults: vec![
-                PowerLoss,
-                PowerLossOfAll,
-                Kill,
-                Pause,
-                PauseLeader,
-                Isolate,
-                BlockOneWay,
-                Reset,
-                SlowDisk,
-                HungDisk,
-                LossWhileHung,
-            ],
-        }
+impl AddAssign for Tally {
+    fn add_assign(&mut self, other: Self) {
+        let Self { runs, simulated, faults, terms, asked, renewed, revoked } = other;
+        self.runs += runs;
+        self.simulated += simulated;
+        self.faults += faults;
+        self.terms += terms;
+        self.asked += asked;
+        self.renewed += renewed;
+        self.revoked += revoked;
     }
 }
 
 /// A machine, and the member on it if it runs.
-struct Seat {
-    member: Option<Member>,
-    disks: Disks,
+pub(crate) struct Seat {
+    pub(crate) member: Option<Member>,
+    pub(crate) disks: Disks,
+    random: Random,
     clock: Clock,
     life: u64,
     /// Operations of the log's disk whose end is planned.
     planned: BTreeSet<u64>,
     /// It does nothing before this time.
-    paused_until: Duration,
+    pub(crate) paused_until: Duration,
     /// Its log's disk ends nothing before this time.
-    hung_until: Duration,
-    slow_until: Duration,
+    pub(crate) hung_until: Duration,
+    pub(crate) slow_until: Duration,
     tick: Duration,
+    /// Its term, and whether it led, when that was told last.
+    told: (u64, bool),
 }
 
-/// See the head of this file.
-pub(crate) struct World {
-    random: Random,
-    now: Duration,
-    queue: BinaryHeap<Reverse<(Duration, u64, Event)>>,
-    planned: u64,
-    seats: Vec<Seat>,
-    links: Vec<Link>,
-    clients: Clients,
-    leases: Leases,
-    truth: Truth,
-    plan: Plan,
-    is_calm: bool,
-    faults: u64,
-    trace: u64,
-}
-
-impl World {
-    pub(crate) fn new(seed: u64, members: usize, plan: Plan) -> Self {
-        let mut random = Random::new(seed);
-        let seat = |random: &mut Random| Seat {
+impl Seat {
+    fn new(seed: u64, number: usize) -> Self {
+        let mut random = sequence(seed, "seat", number);
+        Self {
             member: None,
             disks: Disks::new(random.bits()),
             clock: Clock::manual(random.bits()),
@@ -151,52 +122,109 @@ impl World {
             hung_until: Duration::ZERO,
             slow_until: Duration::ZERO,
             tick: HEARTBEAT * u32::try_from(95 + random.below(11)).unwrap() / 100,
-        };
-        let seats = (0..members).map(|_| seat(&mut random)).collect();
-        let pairs = (0..members).flat_map(|from| (0..members).map(move |to| (from, to)));
-        let links = pairs.filter(|(from, to)| from != to);
-        let links = links.flat_map(|(from, to)| [true, false].map(|appends| Link::new(from, to, appends)));
-        let mut world = Self {
+            told: (0, false),
             random,
+        }
+    }
+}
+
+/// See the head of this file.
+pub(crate) struct World {
+    pub(crate) now: Duration,
+    queue: BinaryHeap<Reverse<(Duration, u64, Event)>>,
+    planned: u64,
+    pub(crate) seats: Vec<Seat>,
+    pub(crate) links: Vec<Link>,
+    clients: Clients,
+    leases: Leases,
+    truth: Truth,
+    plan: Plan,
+    struck: usize,
+    pub(crate) faults: u64,
+    trace: u64,
+    pub(crate) story: Story,
+}
+
+impl World {
+    pub(crate) fn new(plan: Plan) -> Self {
+        let seed = plan.seed;
+        let pairs = (0..plan.members).flat_map(|from| (0..plan.members).map(move |to| (from, to)));
+        let links = pairs.filter(|(from, to)| from != to).flat_map(|pair| [(pair, true), (pair, false)]);
+        let links = links
+            .enumerate()
+            .map(|(number, ((from, to), appends))| Link::new(from, to, appends, sequence(seed, "link", number)));
+        let mut world = Self {
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
             planned: 0,
-            seats,
+            seats: (0..plan.members).map(|number| Seat::new(seed, number)).collect(),
             links: links.collect(),
-            clients: Clients::new(CLIENTS),
-            leases: Leases::new(LEASE_CLIENTS),
+            clients: Clients::new(seed, plan.clients),
+            leases: Leases::new(seed, plan.lease_clients),
             truth: Truth::new(),
             plan,
-            is_calm: false,
+            struck: 0,
             faults: 0,
             trace: 0,
+            story: Story::default(),
         };
-        for member in 0..members {
-            let late = world.random.below(1_000_000);
+        for member in 0..world.plan.members {
+            let late = world.seats[member].random.below(1_000_000);
             world.plan(Duration::from_micros(late), Event::Restart { member });
         }
-        for client in 0..CLIENTS {
+        for client in 0..world.plan.clients {
             world.plan(Duration::from_secs(1), Event::Client { client });
         }
-        for client in 0..LEASE_CLIENTS {
+        for client in 0..world.plan.lease_clients {
             world.plan(Duration::from_secs(2), Event::LeaseClient { client });
         }
-        world.plan(Duration::from_secs(5), Event::Fault);
+        for blow in world.plan.blows.clone() {
+            world.plan_at(blow.at, Event::Fault);
+        }
         world.plan(Duration::from_secs(1), Event::Compare);
         world
+    }
+
+    /// Lets the plan happen, and then the cluster heal.
+    pub(crate) fn live(&mut self) {
+        self.run(self.plan.time);
+        self.heal();
     }
 
     pub(crate) fn trace(&self) -> u64 {
         self.trace
     }
 
-    /// What clients did; renewals and revocations of leases; faults; terms.
-    pub(crate) fn tally(&self) -> (Tally, (u64, u64), u64, usize) {
+    pub(crate) fn tally(&self) -> Tally {
         let Leases { renewed, revoked, .. } = self.leases;
-        (self.clients.tally.clone(), (renewed, revoked), self.faults, self.truth.terms())
+        Tally {
+            runs: 1,
+            simulated: self.now,
+            faults: self.faults,
+            terms: self.truth.terms(),
+            asked: self.clients.tally,
+            renewed,
+            revoked,
+        }
     }
 
-    fn plan(&mut self, after: Duration, event: Event) {
+    /// A member as a person sees it.
+    pub(crate) fn shown(&self, at: usize) -> String {
+        match &self.seats[at].member {
+            Some(member) => format!("m{} ({})", at + 1, member.shown()),
+            None => format!("m{} (away)", at + 1),
+        }
+    }
+
+    /// Tells of a fault.
+    pub(crate) fn tell(&mut self, text: impl FnOnce(&Self) -> String) {
+        if self.story.is_told {
+            let text = text(self);
+            self.story.fault(self.now, &text);
+        }
+    }
+
+    pub(crate) fn plan(&mut self, after: Duration, event: Event) {
         self.plan_at(self.now + after, event);
     }
 
@@ -205,39 +233,26 @@ impl World {
         self.queue.push(Reverse((at.max(self.now), self.planned, event)));
     }
 
-    fn micros(&mut self, from: u64, to: u64) -> Duration {
-        Duration::from_micros(from + self.random.below(to - from))
-    }
-
-    fn millis(&mut self, from: u64, to: u64) -> Duration {
-        self.micros(from * 1000, to * 1000)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        usize::try_from(self.random.below(bound as u64)).unwrap()
-    }
-
     /// Lets `time` pass.
     pub(crate) fn run(&mut self, time: Duration) {
         let until = self.now + time;
         while let Some(Reverse((at, _, _))) = self.queue.peek()
             && *at <= until
         {
-            let Some(Reverse((at, _, event))) = self.queue.pop() else { break };
+            let Some(Reverse((at, number, event))) = self.queue.pop() else { break };
             let passed = at - self.now;
             self.now = at;
             self.seats.iter().for_each(|seat| seat.clock.advance(passed));
-            self.mark(at, event);
+            self.mark(at, number);
             self.happen(event);
         }
     }
 
-    /// Adds an event to the trace.
-    fn mark(&mut self, at: Duration, event: Event) {
+    /// Adds an event to the trace. What it is follows from its number and what was before.
+    fn mark(&mut self, at: Duration, number: u64) {
         let applied: u64 = self.seats.iter().map(|seat| seat.member.as_ref().map_or(0, Member::applied)).sum();
-        let text = format!("{} {event:?} {applied}", at.as_nanos());
-        for byte in text.bytes() {
-            self.trace = (self.trace ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        for part in [u64::try_from(at.as_nanos()).expect("less than 584 years"), number, applied] {
+            self.trace = Random::new(self.trace ^ part).bits();
         }
     }
 
@@ -248,17 +263,21 @@ impl World {
             Event::Arrives { link } => self.arrives(link),
             Event::Client { client } => self.client(client),
             Event::LeaseClient { client } => self.lease_client(client),
-            Event::Fault => self.fault(),
+            Event::Fault => {
+                let blow = self.plan.blows[self.struck];
+                self.struck += 1;
+                self.strike(blow);
+            }
             Event::Restart { member } => self.restart(member),
             Event::Resume { member } => self.step(member),
-            Event::Unblock { link } => {
+            Event::Unblock { link, is_reset } => {
                 self.links[link].block(false);
-                if self.random.chance(1, 2) {
+                if is_reset {
                     self.links[link].reset(self.now);
                 }
                 self.plan_arrival(link);
             }
-            Event::PowerLossOfAll => (0..self.seats.len()).for_each(|at| self.lose(at, true)),
+            Event::PowerLossOfAll { seed } => self.lose_all(seed),
             Event::Compare => self.compare(),
         }
     }
@@ -311,7 +330,14 @@ impl World {
         if let Some(member) = &mut self.seats[to].member
             && !messages.is_empty()
         {
-            messages.into_iter().for_each(|message| member.receive(message));
+            for message in messages {
+                if self.story.is_told
+                    && let Some(text) = story::shown(&message)
+                {
+                    self.story.tell(self.now, || text);
+                }
+                member.receive(message);
+            }
             self.step(to);
         }
     }
@@ -324,37 +350,36 @@ impl World {
 
     fn client(&mut self, client: usize) {
         self.clients.give_up(client, self.now);
-        let pause = self.millis(1, 40);
+        let (pause, at) = self.clients.next(client, self.plan.pause_us_max, self.seats.len());
         self.plan(pause, Event::Client { client });
         if self.clients.waiting[client].is_some() {
             return;
         }
-        let at = self.below(self.seats.len());
         let seat = &mut self.seats[at];
         if seat.paused_until > self.now {
             return;
         }
         if let Some(member) = &mut seat.member {
-            self.clients.ask(client, (at, member), self.now, &mut self.random);
+            self.clients.ask(client, (at, member), self.now, &mut self.story);
             self.step(at);
         }
     }
 
     fn lease_client(&mut self, client: usize) {
-        let pause = self.millis(100, 1500);
+        let pause = self.leases.pause(client);
         self.plan(pause, Event::LeaseClient { client });
         // Mostly who leads, as its client finds it.
         let leads = |seat: &Seat| seat.member.as_ref().is_some_and(Member::is_leader);
         let leaders: Vec<usize> = (0..self.seats.len()).filter(|at| leads(&self.seats[*at])).collect();
         let at = match leaders.len() {
-            0 => self.below(self.seats.len()),
-            count => leaders[self.below(count)],
+            0 => self.leases.below(client, self.seats.len()),
+            count => leaders[self.leases.below(client, count)],
         };
         if self.seats[at].paused_until > self.now {
             return;
         }
         if let Some(member) = &mut self.seats[at].member {
-            self.leases.ask(client, member, self.now, &mut self.random);
+            self.leases.ask(client, (at, member), &mut self.story);
             self.step(at);
         }
     }
@@ -363,27 +388,34 @@ impl World {
     fn step(&mut self, at: usize) {
         let Some(member) = &mut self.seats[at].member else { return };
         let outcome = member.run().unwrap_or_else(|error| panic!("member {} stops: {error}", at + 1));
-        if member.is_leader() {
-            self.truth.leads(member.term(), member.id);
+        let (term, leads) = (member.term(), member.is_leader());
+        if leads {
+            self.truth.leads(term, member.id);
+        }
+        if self.seats[at].told != (term, leads) {
+            self.seats[at].told = (term, leads);
+            let text = self.shown(at);
+            self.story.tell(self.now, || format!("{text} is told a new term or role"));
         }
         let Outcome { messages, proposals, reads, renewals, committed } = outcome;
         for (index, term, data) in &committed {
             for request in self.truth.committed(*index, *term, data) {
-                self.leases.committed(&request, self.now);
+                self.leases.committed(&request, self.now, &mut self.story);
             }
         }
         for proposal in &proposals {
-            self.clients.answered(proposal, &self.truth);
+            self.clients.answered(proposal, &self.truth, self.now, &mut self.story);
             self.leases.answered(proposal, self.now);
         }
-        renewals.iter().for_each(|(lease, ttl)| self.leases.renewed(*lease, *ttl, self.now));
+        renewals.iter().for_each(|renewal| self.leases.renewed(*renewal, self.now, &mut self.story));
         reads.iter().for_each(|read| self.clients.confirmed(read.context, read.index));
-        self.clients.answer_reads((at, self.seats[at].member.as_ref().unwrap()), &self.truth);
+        let member = self.seats[at].member.as_ref().unwrap();
+        self.clients.answer_reads((at, member), &self.truth, self.now, &mut self.story);
         for message in &messages {
             let to = usize::try_from(message.to).unwrap() - 1;
             let is_it = |link: &Link| (link.from, link.to) == (at, to) && link.carries(message.kind);
             let link = self.links.iter().position(is_it).expect("all members are linked");
-            if let Sent::Arrives(time) = self.links[link].send(message, self.now, &mut self.random) {
+            if let Sent::Arrives(time) = self.links[link].send(message, self.now) {
                 self.plan_at(time, Event::Arrives { link });
             }
         }
@@ -396,7 +428,7 @@ impl World {
             if !self.seats[at].planned.insert(flight.number) {
                 continue;
             }
-            let mut late = self.micros(50, 3000);
+            let mut late = Duration::from_micros(50 + self.seats[at].random.below(2950));
             if self.seats[at].slow_until > self.now {
                 late *= 50;
             }
@@ -416,93 +448,30 @@ impl World {
         let started = Member::start(at as u64 + 1, members, seat.disks.clone(), seat.clock.clone());
         seat.member = Some(started.unwrap_or_else(|error| panic!("member {} does not start: {error}", at + 1)));
         let (life, first) = (seat.life, seat.tick);
+        let text = self.shown(at);
+        self.story.tell(self.now, || format!("{text} starts"));
         self.plan(first, Event::Tick { member: at, life });
         self.step(at);
     }
 
-    /// The member's process is gone; its disks are `disks`. It comes back later.
-    fn stop(&mut self, at: usize, disks: Disks) {
+    /// The machine loses power, or its process is killed. It comes back after `away`.
+    pub(crate) fn lose(&mut self, at: usize, is_power: bool, away: Duration) {
+        let now = self.now;
         let seat = &mut self.seats[at];
-        (seat.member, seat.disks) = (None, disks);
+        if seat.member.take().is_none() {
+            return;
+        }
+        seat.disks = if is_power { seat.disks.crash() } else { seat.disks.kill() };
         seat.life += 1;
         (seat.paused_until, seat.hung_until) = (Duration::ZERO, Duration::ZERO);
         self.clients.lost(at);
-        for link in 0..self.links.len() {
-            if self.links[link].from == at || self.links[link].to == at {
-                self.links[link].reset(self.now);
-            }
-        }
-        let away = self.millis(10, 3000);
-        self.plan(away, Event::Restart { member: at });
+        self.reset_links_of(at);
+        self.plan_at(now + away, Event::Restart { member: at });
     }
 
-    fn block(&mut self, from: usize, to: usize, time: Duration) {
-        for link in 0..self.links.len() {
-            if (self.links[link].from, self.links[link].to) == (from, to) {
-                self.links[link].block(true);
-                self.plan(time, Event::Unblock { link });
-            }
-        }
-    }
-
-    fn isolate(&mut self, at: usize, time: Duration) {
-        for other in (0..self.seats.len()).filter(|other| *other != at) {
-            self.block(at, other, time);
-            self.block(other, at, time);
-        }
-    }
-
-    fn fault(&mut self) {
-        let pause = self.millis(200, 5000);
-        self.plan(pause, Event::Fault);
-        if self.is_calm {
-            return;
-        }
-        let kind = self.below(self.plan.faults.len());
-        let (kind, at) = (self.plan.faults[kind], self.below(self.seats.len()));
-        let time = self.millis(50, 5000);
-        self.faults += 1;
-        match kind {
-            Fault::PowerLoss | Fault::Kill => self.lose(at, kind == Fault::PowerLoss),
-            Fault::PowerLossOfAll if self.random.chance(1, 3) => self.plan(Duration::ZERO, Event::PowerLossOfAll),
-            Fault::PowerLossOfAll => {}
-            Fault::Pause => {
-                self.seats[at].paused_until = self.now + time;
-                self.plan(time, Event::Resume { member: at });
-            }
-            Fault::PauseLeader => {
-                let leads = |seat: &Seat| seat.member.as_ref().is_some_and(Member::is_leader);
-                let Some(at) = self.seats.iter().position(leads) else { return };
-                self.seats[at].paused_until = self.now + time;
-                self.plan(time, Event::Resume { member: at });
-                let deaf = self.millis(0, 900);
-                self.isolate(at, time + deaf);
-            }
-            Fault::Isolate => self.isolate(at, time),
-            Fault::BlockOneWay => {
-                let other = (at + 1 + self.below(self.seats.len() - 1)) % self.seats.len();
-                self.block(at, other, time);
-            }
-            Fault::Reset => {
-                for link in self.links.iter_mut().filter(|link| link.from == at || link.to == at) {
-                    link.reset(self.now);
-                }
-            }
-            Fault::SlowDisk => self.seats[at].slow_until = self.now + time,
-            Fault::HungDisk => self.seats[at].hung_until = self.now + time,
-            Fault::LossWhileHung => {
-                self.seats[at].hung_until = self.now + time;
-                self.plan(time / 2, Event::PowerLossOfAll);
-            }
-        }
-    }
-
-    /// The machine loses power, or its process is killed.
-    fn lose(&mut self, at: usize, is_power: bool) {
-        if self.seats[at].member.is_some() {
-            let disks = &self.seats[at].disks;
-            let left = if is_power { disks.crash() } else { disks.kill() };
-            self.stop(at, left);
+    pub(crate) fn reset_links_of(&mut self, at: usize) {
+        for link in self.links.iter_mut().filter(|link| link.from == at || link.to == at) {
+            link.reset(self.now);
         }
     }
 
@@ -521,7 +490,7 @@ impl World {
 
     /// No more faults: all members come to agree, and serve.
     pub(crate) fn heal(&mut self) {
-        self.is_calm = true;
+        self.story.tell(self.now, || "no more faults".to_owned());
         for link in 0..self.links.len() {
             self.links[link].block(false);
             self.plan_arrival(link);
@@ -534,7 +503,7 @@ impl World {
         self.run(RECOVERY);
         let written = self.clients.tally.written;
         self.run(Duration::from_secs(2));
-        assert!(self.clients.tally.written > written, "the cluster serves again");
+        assert!(self.plan.clients == 0 || self.clients.tally.written > written, "the cluster serves again");
         // Clients fall silent, leases expire, and all is applied everywhere.
         self.clients.waiting.iter_mut().for_each(|waiting| *waiting = None);
         self.leases.let_go();

@@ -1,0 +1,177 @@
+//! The faults of a run: drawn up front from its seed, each with a seed of its own.
+//!
+//! So a run can be made again without some of them: what is left happens as before, at the same time to the same member
+//! and for as long.
+
+use std::time::Duration;
+
+use engine::disk::sim::Random;
+
+use super::{
+    member::Member,
+    world::{Event, World},
+};
+
+/// An enum, and the list of all its variants.
+macro_rules! listed {
+    ($(#[$of_enum:meta])* $enum:ident { $($(#[$of_variant:meta])* $variant:ident,)* }) => {
+        $(#[$of_enum])*
+        pub(crate) enum $enum {
+            $($(#[$of_variant])* $variant,)*
+        }
+
+        impl $enum {
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
+        }
+    };
+}
+
+listed! {
+    /// What may happen to a cluster.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    Fault {
+        PowerLoss,
+        PowerLossOfAll,
+        Kill,
+        Pause,
+        /// A leader stands still, and for a moment hears nothing of what happened meanwhile.
+        PauseLeader,
+        Isolate,
+        BlockOneWay,
+        Reset,
+        SlowDisk,
+        HungDisk,
+        /// A disk hangs, and before it goes on all lose power.
+        LossWhileHung,
+    }
+}
+
+/// A fault that happens in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Blow {
+    /// Its place in the list that was drawn.
+    pub(crate) number: usize,
+    pub(crate) at: Duration,
+    pub(crate) fault: Fault,
+    /// Decides whom it hits, and for how long.
+    pub(crate) seed: u64,
+}
+
+/// The faults of a run of `time`: the first after some seconds, the last before its end.
+pub(crate) fn drawn(random: &mut Random, time: Duration) -> Vec<Blow> {
+    let mut blows = Vec::new();
+    let mut at = Duration::from_secs(3);
+    loop {
+        at += Duration::from_millis(200 + random.below(4800));
+        let (number, fault) = (blows.len(), random.below(Fault::ALL.len() as u64));
+        let fault = Fault::ALL[usize::try_from(fault).expect("a place in a list")];
+        if at >= time {
+            return blows;
+        }
+        blows.push(Blow { number, at, fault, seed: random.bits() });
+    }
+}
+
+/// Draws what a fault needs.
+struct Draw(Random);
+
+impl Draw {
+    fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_micros(1000 * from + self.0.below(1000 * (to - from)))
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.0.below(bound as u64)).expect("below `bound`")
+    }
+
+    /// How long a machine that was lost is away.
+    fn away(&mut self) -> Duration {
+        self.millis(10, 3000)
+    }
+}
+
+impl World {
+    /// Lets a fault happen.
+    pub(crate) fn strike(&mut self, blow: Blow) {
+        let mut draw = Draw(Random::new(blow.seed));
+        let (at, time) = (draw.below(self.seats.len()), draw.millis(50, 5000));
+        self.faults += 1;
+        match blow.fault {
+            Fault::PowerLoss | Fault::Kill => {
+                self.tell(|world| format!("{:?} of {}", blow.fault, world.shown(at)));
+                self.lose(at, blow.fault == Fault::PowerLoss, draw.away());
+            }
+            Fault::PowerLossOfAll => {
+                if draw.0.chance(1, 3) {
+                    self.lose_all(draw.0.bits());
+                }
+            }
+            Fault::Pause => self.pause(at, time),
+            Fault::PauseLeader => {
+                let leads = |member: Option<&Member>| member.is_some_and(Member::is_leader);
+                let Some(at) = self.seats.iter().position(|seat| leads(seat.member.as_ref())) else { return };
+                self.pause(at, time);
+                let deaf = draw.millis(0, 900);
+                self.isolate(at, time + deaf, &mut draw);
+            }
+            Fault::Isolate => self.isolate(at, time, &mut draw),
+            Fault::BlockOneWay => {
+                let other = (at + 1 + draw.below(self.seats.len() - 1)) % self.seats.len();
+                self.block(at, other, time, &mut draw);
+            }
+            Fault::Reset => {
+                self.tell(|world| format!("the connections of {} are reset", world.shown(at)));
+                self.reset_links_of(at);
+            }
+            Fault::SlowDisk => {
+                self.tell(|world| format!("the log's disk of {} is slow for {time:?}", world.shown(at)));
+                self.seats[at].slow_until = self.now + time;
+            }
+            Fault::HungDisk => self.hang(at, time),
+            Fault::LossWhileHung => {
+                self.hang(at, time);
+                self.plan(time / 2, Event::PowerLossOfAll { seed: draw.0.bits() });
+            }
+        }
+    }
+
+    /// All lose power, and come back one after the other as `seed` says.
+    pub(crate) fn lose_all(&mut self, seed: u64) {
+        self.tell(|_| "all lose power".to_owned());
+        let mut draw = Draw(Random::new(seed));
+        for at in 0..self.seats.len() {
+            let away = draw.away();
+            self.lose(at, true, away);
+        }
+    }
+
+    fn pause(&mut self, at: usize, time: Duration) {
+        self.tell(|world| format!("{} stands still for {time:?}", world.shown(at)));
+        self.seats[at].paused_until = self.now + time;
+        self.plan(time, Event::Resume { member: at });
+    }
+
+    fn hang(&mut self, at: usize, time: Duration) {
+        self.tell(|world| format!("the log's disk of {} hangs for {time:?}", world.shown(at)));
+        self.seats[at].hung_until = self.now + time;
+    }
+
+    fn block(&mut self, from: usize, to: usize, time: Duration, draw: &mut Draw) {
+        self.tell(|_| format!("nothing passes from m{} to m{} for {time:?}", from + 1, to + 1));
+        for link in 0..self.links.len() {
+            if (self.links[link].from, self.links[link].to) == (from, to) {
+                self.links[link].block(true);
+                let is_reset = draw.0.chance(1, 2);
+                self.plan(time, Event::Unblock { link, is_reset });
+            }
+        }
+    }
+
+    fn isolate(&mut self, at: usize, time: Duration, draw: &mut Draw) {
+        self.tell(|world| format!("{} is cut off", world.shown(at)));
+        for other in (0..self.seats.len()).filter(|other| *other != at) {
+            self.block(at, other, time, draw);
+            self.block(other, at, time, draw);
+        }
+    }
+}
