@@ -12,8 +12,8 @@ use crate::{
     entry::{Entry, EntryKind},
     error::Error,
     log::Log,
-    members::ConfChange,
-    message::{Message, MessageKind},
+    members::{ConfChange, ConfState},
+    message::{Message, MessageKind, Snapshot},
 };
 
 /// Terms and indexes beyond this could overflow.
@@ -64,8 +64,29 @@ pub(crate) fn check(message: &mut Message, raft: &Raft<Log>) -> Result<(), Error
             _ => malformed("a read's token"),
         },
         _ if !message.entries.is_empty() => malformed("entries where there are none"),
+        MessageKind::Snapshot => check_snapshot(message, raft),
         _ => Ok(()),
     }
+}
+
+fn check_snapshot(message: &Message, raft: &Raft<Log>) -> Result<(), Error> {
+    let Some(Snapshot { at, conf_state, .. }) = message.snapshot.as_deref() else {
+        return malformed("a snapshot message without one");
+    };
+    let ConfState { voters, learners } = conf_state;
+    let ascends = |ids: &[u64]| ids.is_sorted_by(|a, b| a < b) && !ids.contains(&raft::INVALID_ID);
+    let is_both = |id: &u64| learners.contains(id);
+    if voters.is_empty() || !ascends(voters) || !ascends(learners) || voters.iter().any(is_both) {
+        return malformed("a snapshot's configuration");
+    }
+    if at.index == 0 || at.term == 0 || at.index > NUMBER_MAX || at.term > message.term {
+        return malformed("a snapshot's place in the log");
+    }
+    let log = &raft.raft_log;
+    if at.index == log.committed && log.term(at.index).ok() != Some(at.term) {
+        return malformed("a snapshot of another entry in place of one that is committed");
+    }
+    Ok(())
 }
 
 fn check_numbers(message: &Message) -> Result<(), Error> {

@@ -11,9 +11,11 @@
 //!
 //! - `driver`: raft-rs on one side, the write-ahead log on the other; everything a caller does goes through it.
 //!   `driver/propose`: what may enter the log. `driver/ready`: from raft-rs to the log, the caller and the peers.
+//!   `driver/install`: a state instead of entries.
 //! - `recovery`: from a log directory and a stored state to what raft starts with; takes over another program's log.
 //! - `start`: what a driver is opened with: identity, state, bounds, timing.
 //! - `log`: the log as raft-rs sees it, its newest part in memory. `fetch`: what of the rest peers need.
+//! - `states`: states for followers whose next entries are gone.
 //! - `peer`: what members say to each other, as bytes.
 //! - `check`: what a peer's message must keep before raft-rs sees it.
 //! - `message`: messages between members as plain data, and their translation to and from raft-rs.
@@ -38,6 +40,7 @@ mod read_index;
 mod recovery;
 mod request_ids;
 mod start;
+mod states;
 
 pub use driver::{Driver, Status};
 pub use entry::{Committed, Entry, EntryId, EntryKind};

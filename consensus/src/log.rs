@@ -20,6 +20,7 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError, eraftpb};
 use crate::{
     entry::{EntryKind, entry_cost_bytes, raft_entry},
     fetch::Fetching,
+    states::States,
 };
 
 #[derive(Debug)]
@@ -41,6 +42,7 @@ pub(crate) struct Log {
     applied: u64,
     unapplied_bytes: u64,
     fetching: Fetching,
+    states: States,
 }
 
 impl Log {
@@ -58,6 +60,7 @@ impl Log {
             applied,
             unapplied_bytes: 0,
             fetching: Fetching::default(),
+            states: States::default(),
         })
     }
 
@@ -128,6 +131,22 @@ impl Log {
         self.applied = index;
         self.evict();
         assert!(self.applied < self.last() || self.unapplied_bytes == 0);
+    }
+
+    /// A state is installed that goes on after the entry `index` of `term`, to which this log does not lead.
+    pub(crate) fn restart_after(&mut self, index: u64, term: u64) {
+        assert!(index > self.applied && self.term_of(index) != Some(term), "the log leads to the state");
+        self.terms = Terms::starting_after((index, term));
+        self.entries.clear();
+        (self.in_memory, self.applied) = (index + 1, index);
+        (self.bytes, self.unapplied_bytes) = (0, 0);
+        self.fetching.forget();
+        self.states = States::default();
+    }
+
+    /// The states for followers whose next entries are gone.
+    pub(crate) fn states(&mut self) -> &mut States {
+        &mut self.states
     }
 
     /// The WAL has forgotten the entries up to `index`, which is applied.
@@ -252,8 +271,10 @@ impl Storage for Log {
         Ok(self.last())
     }
 
-    /// Never: a snapshot is made by whoever owns the state, and raft-rs asks again.
-    fn snapshot(&self, _request_index: u64, _to: u64) -> raft::Result<eraftpb::Snapshot> {
-        Err(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+    /// Whoever owns the state is asked for one, and raft-rs asks again at the follower's next answer.
+    fn snapshot(&self, request_index: u64, to: u64) -> raft::Result<eraftpb::Snapshot> {
+        let leads_on = self.terms.mark().0.max(request_index);
+        let state = self.states.take(to, leads_on);
+        state.map(|state| state.to_raft()).ok_or(raft::Error::Store(StorageError::SnapshotTemporarilyUnavailable))
     }
 }

@@ -136,10 +136,29 @@ pub struct Snapshot {
     pub data: Bytes,
 }
 
+impl Snapshot {
+    pub(crate) fn from_raft(snapshot: &eraftpb::Snapshot) -> Snapshot {
+        let metadata = snapshot.get_metadata();
+        let at = EntryId { index: metadata.index, term: metadata.term };
+        let conf_state = ConfState::from_raft(metadata.get_conf_state());
+        Snapshot { at, conf_state, data: snapshot.data.clone() }
+    }
+
+    pub(crate) fn to_raft(&self) -> eraftpb::Snapshot {
+        let mut snapshot = eraftpb::Snapshot { data: self.data.clone(), ..eraftpb::Snapshot::default() };
+        let metadata = snapshot.mut_metadata();
+        (metadata.index, metadata.term) = (self.at.index, self.at.term);
+        metadata.set_conf_state(self.conf_state.to_raft());
+        snapshot
+    }
+}
+
 impl Message {
-    /// None for what must not be sent: local types, and snapshots, which no member makes yet.
+    /// None for what must not be sent: local types.
     pub(crate) fn from_raft(mut message: eraftpb::Message) -> Option<Message> {
-        let kind = MessageKind::from_raft(message.get_msg_type()).filter(|kind| *kind != MessageKind::Snapshot)?;
+        let kind = MessageKind::from_raft(message.get_msg_type())?;
+        let is_snapshot = kind == MessageKind::Snapshot;
+        let snapshot = is_snapshot.then(|| Box::new(Snapshot::from_raft(message.get_snapshot())));
         let entries = message.take_entries().into_iter().map(Entry::from_raft).collect();
         // raft-rs also fills the commit of responses and votes; etcd sends 0 there.
         let has_commit = matches!(kind, MessageKind::Append | MessageKind::Heartbeat);
@@ -155,7 +174,7 @@ impl Message {
             reject: message.reject,
             reject_hint: message.reject_hint,
             context: message.take_context(),
-            snapshot: None,
+            snapshot,
         })
     }
 
@@ -172,6 +191,9 @@ impl Message {
         message.reject = self.reject;
         message.reject_hint = self.reject_hint;
         message.context = self.context;
+        if let Some(snapshot) = self.snapshot {
+            message.set_snapshot(snapshot.to_raft());
+        }
         let entries = self.entries.into_iter();
         let entries = entries.map(|Entry { index, term, kind, data }| raft_entry(index, term, kind, data));
         message.set_entries(entries.collect::<Vec<_>>().into());

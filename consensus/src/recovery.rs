@@ -44,6 +44,17 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
         wal.append(&entries, Some(hard_state), ticket)?;
         wait_durable(&mut wal, disk, ticket)?;
     }
+    let mut mark = mark;
+    let EntryId { index, term } = start.applied;
+    if start.is_installed && mark.0 < index && wal.term(index) != Some(term) {
+        // Nobody was told of the state yet; or everybody, and this is the log from before.
+        ticket = 1;
+        (mark, entries) = ((index, term), Vec::new());
+        wal.restart_after(index, term)?;
+        wal.append(&[], None, ticket)?;
+        wait_durable(&mut wal, disk, ticket)?;
+        hard_state.commit = hard_state.commit.max(index);
+    }
     let mut log = Log::new(mark, start.applied.index, options.tail_bytes_max)
         .ok_or_else(|| Error::LogAheadOfState { dir: dir.to_path_buf(), mark: mark.0, applied: start.applied.index })?;
     let hard_state = load(dir, &mut log, mark, entries, hard_state, start)?;

@@ -24,6 +24,9 @@ pub struct Identity {
 pub struct Start {
     /// The last entry that the stored state contains.
     pub applied: EntryId,
+    /// The state came from another member, and nothing has been built upon it yet. If the log does not lead to it, that
+    /// starts again behind it.
+    pub is_installed: bool,
     /// The log may have been trimmed up to this index; 0 if nothing is known of that.
     pub trimmable: u64,
     /// The configuration at that place; empty for an empty state.
@@ -64,6 +67,8 @@ pub struct Options {
     pub read_retry_ticks: usize,
     /// Ticks after which a full disk is asked for a log segment again.
     pub space_retry_ticks: usize,
+    /// Ticks for which the log is kept after a state was sent to a follower, which needs what comes next.
+    pub state_kept_ticks: usize,
     /// Draws election timeouts; members of one cluster should differ.
     pub seed: u64,
     /// The log's own.
@@ -74,6 +79,9 @@ pub struct Options {
 const READ_RETRY_MS: u64 = 500;
 /// Time after which a full disk is asked again: each try takes what space there is, for a moment.
 const SPACE_RETRY_MS: u64 = 1000;
+/// Time for which the log is kept after a state was sent. **Source**: etcd v3.7.1 `etcdserver/server.go`
+/// `releaseDelayAfterSnapshot`.
+const STATE_KEPT_MS: u64 = 30_000;
 /// What is read back at once for one follower. **Units**: bytes.
 const FETCH_BYTES_MAX: usize = 4 << 20;
 /// Reads that wait for a round. The server asks once for all reads of a turn, so this bounds turns, not clients.
@@ -98,6 +106,7 @@ impl Options {
             reads_max: READS_MAX,
             read_retry_ticks: ticks(READ_RETRY_MS),
             space_retry_ticks: ticks(SPACE_RETRY_MS),
+            state_kept_ticks: ticks(STATE_KEPT_MS),
             seed,
             wal,
         }

@@ -412,7 +412,7 @@ fn a_log_that_does_not_belong_to_the_state_is_refused() {
     drop(world);
     let open = |index, term| {
         let applied = EntryId { index, term };
-        let start = Start { applied, trimmable: 0, conf_state: conf_state.clone(), bootstrap: Vec::new() };
+        let start = Start { applied, conf_state: conf_state.clone(), ..Start::default() };
         let identity = Identity { member_id: 1, cluster_id: 1 };
         Driver::open(&mut storage.disk(), Path::new(DIR), identity, options(), start).map(|_driver| ())
     };

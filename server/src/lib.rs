@@ -51,6 +51,7 @@ pub mod log;
 pub mod mailbox;
 pub mod method;
 pub mod metrics;
+pub mod peer;
 pub mod protobuf;
 pub mod quota;
 pub mod raft;

@@ -14,6 +14,7 @@
 //! - `delivered` <= commit; entries are queued in `committed`, contiguous after `delivered`; `taken` = last index the
 //!   caller has taken; applied <= taken <= delivered. Term, commit and applied never decrease (asserted where they are
 //!   read and where they are set).
+//! - A state instead of entries goes its own way (`install`).
 //! - A hard state that moves only the commit index is kept in `hard_state_due` and rides with the next entries: losing
 //!   it is legal, because recovery takes the larger of it and the applied index, and the rest commits again in the new
 //!   term.
@@ -27,8 +28,9 @@
 //! - No clock is read: time is what `tick` is told. No chance is drawn: an election timeout follows from
 //!   `options.seed`, the member and the term.
 //!
-//! Deliberately not here: what an entry means, request timeouts, the transport, snapshots.
+//! Deliberately not here: what an entry means, request timeouts, the transport, the content of a state.
 
+mod install;
 mod propose;
 mod ready;
 
@@ -44,6 +46,7 @@ use engine::{
 };
 use raft::{RawNode, SoftState, StateRole};
 
+use self::install::Installing;
 use crate::{
     check::check,
     entry::{Committed, EntryId, entry_cost_bytes},
@@ -125,6 +128,12 @@ pub struct Driver {
     /// First index of the current term, if this member leads it.
     term_start: Option<u64>,
     truncated_tail: Option<(PathBuf, u64)>,
+    /// The state that takes the place of this member's, and of its log.
+    installing: Option<Installing>,
+    /// Ticks for which the log is kept for followers that take a state.
+    kept_ticks: usize,
+    /// Where it would have been trimmed meanwhile.
+    trim_due: Option<EntryId>,
     /// Damage that was met while entries were read back, and that the caller was not told yet.
     unreadable: Vec<engine::Error>,
     /// Reused between steps.
@@ -176,6 +185,9 @@ impl Driver {
             conf_state: start.conf_state,
             term_start: None,
             truncated_tail: restored.truncated_tail,
+            installing: None,
+            kept_ticks: 0,
+            trim_due: None,
             unreadable: Vec::new(),
             entries: Vec::new(),
             stopped: None,
@@ -196,6 +208,7 @@ impl Driver {
             self.wal.retry_space();
         }
         self.tick_quiet();
+        self.tick_states();
         if self.raw.raft.state == StateRole::Follower && self.is_sole_voter() {
             // The only voter does not wait for a timeout; and raft-rs would stop the process if it won before its log
             // is durable.
@@ -236,17 +249,18 @@ impl Driver {
             // The question leaves when the log is durable: this answers another one, or none.
             return Ok(());
         }
-        if message.kind == MessageKind::Snapshot {
-            // No member takes one yet; its sender tries again.
-            return Ok(());
-        }
         if message.kind == MessageKind::Propose && self.is_leader() {
             // What is forwarded passes the same bounds. Who is refused here is not told: its time runs out.
             let proposals = message.entries.into_iter().map(|entry| (entry.kind, entry.data));
             drop(self.propose_entries(proposals));
             return self.check_running();
         }
-        if message.kind == MessageKind::Append && !message.entries.is_empty() && self.is_over_full() {
+        let is_append = message.kind == MessageKind::Append;
+        let comes_in_between = self.installing.is_some() || self.raw.raft.snap().is_some();
+        if comes_in_between && (is_append || message.kind == MessageKind::Snapshot) {
+            return Ok(());
+        }
+        if is_append && !message.entries.is_empty() && self.is_over_full() {
             // The leader finds out by the next append that this was lost, and sends it again.
             return Ok(());
         }
@@ -263,6 +277,7 @@ impl Driver {
     /// **Errors**: `Engine` when the WAL fails, then `Stopped`.
     pub fn step(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
         self.check_running()?;
+        self.trim_late()?;
         self.pump()?;
         self.fetch(disk);
         self.wal.step(disk).map_err(|error| self.stop_with(error))
@@ -304,7 +319,7 @@ impl Driver {
     /// Committed entries in log order, each exactly once, at most `bytes_max` of data but at least one where there is
     /// one.
     pub fn take_committed(&mut self, bytes_max: u64) -> Vec<Committed> {
-        if self.stopped.is_some() {
+        if self.stopped.is_some() || self.installing.is_some() {
             return Vec::new();
         }
         let mut count = 0;
@@ -340,6 +355,10 @@ impl Driver {
             return;
         }
         self.applied = index;
+        if self.installing.is_some() {
+            // The log knows nothing before the state any more.
+            return;
+        }
         self.raw.advance_apply_to(index);
         self.raw.mut_store().applied_to(index);
         assert_eq!(self.raw.raft.raft_log.applied, self.applied);
@@ -352,6 +371,7 @@ impl Driver {
     /// **Errors**: `ConfChangeRefused`, e.g. when no voter would be left; `Stopped`.
     pub fn apply_conf_change(&mut self, change: &ConfChange) -> Result<ConfState, Error> {
         self.check_running()?;
+        assert!(self.installing.is_none(), "the configuration comes with the state");
         if let Some(raft_change) = change.to_raft() {
             let state = self
                 .raw
@@ -451,10 +471,18 @@ impl Driver {
     pub fn trim(&mut self, applied: EntryId) -> Result<(), Error> {
         self.check_running()?;
         assert!(applied.index <= self.applied, "trim to {} beyond applied {}", applied.index, self.applied);
+        if self.installing.is_some() {
+            return Ok(());
+        }
         let alone = self.conf_state.voters.len() + self.conf_state.learners.len() <= 1;
         let mut index = applied.index;
         // On a full disk the log is worth more than the snapshot that a follower may then need.
-        if !alone && self.wal.room_bytes().is_none() {
+        let is_full = self.wal.room_bytes().is_some();
+        if self.is_kept_for_states() && !is_full {
+            self.trim_due = Some(applied);
+            return Ok(());
+        }
+        if !alone && !is_full {
             let by_bytes = self.wal.index_before(self.options.catch_up_log_bytes);
             index = index.saturating_sub(self.options.catch_up_entries).min(by_bytes);
         }

@@ -5,7 +5,7 @@
 use engine::{planted::is_planted, wal};
 use raft::{SoftState, eraftpb};
 
-use super::{Driver, Unpersisted};
+use super::{Driver, Unpersisted, install::NEVER};
 use crate::{
     entry::{Committed, Entry, entry_cost_bytes},
     error::Error,
@@ -29,6 +29,9 @@ impl Driver {
 
     /// Whether raft-rs has something for us. Committed entries alone do not count while the caller has enough of them.
     fn wants_ready(&self) -> bool {
+        if self.installing.is_some() {
+            return false;
+        }
         let raft = &self.raw.raft;
         !raft.raft_log.unstable_entries().is_empty()
             || !raft.msgs.is_empty()
@@ -41,21 +44,24 @@ impl Driver {
 
     fn take_ready(&mut self) -> Result<(), Error> {
         let mut ready = self.raw.ready();
-        assert!(ready.snapshot().is_empty(), "no snapshot message is ever translated");
         if let Some(soft_state) = ready.ss() {
             self.soft_state = SoftState { leader_id: soft_state.leader_id, raft_state: soft_state.raft_state };
             self.reads.restart_rounds();
             self.raw.mut_store().fetching().forget();
+            self.raw.mut_store().states().forget();
             // A leader's log is durable when it is elected, and its first entry is in this ready at the earliest.
             self.term_start = self.is_leader().then(|| self.raw.raft.raft_log.persisted + 1);
         }
-        let voted_before = (self.hard_state.term, self.hard_state.vote);
+        let before = self.hard_state;
         if let Some(hard_state) = ready.hs() {
             self.note_hard_state(wal::HardState {
                 term: hard_state.term,
                 vote: hard_state.vote,
                 commit: hard_state.commit,
             });
+        }
+        if !ready.snapshot().is_empty() {
+            return self.take_state(ready, before.commit);
         }
         let must_sync = ready.must_sync();
         for entry in ready.take_entries() {
@@ -71,7 +77,7 @@ impl Driver {
             appended.map_err(|error| self.stop_with(error))?;
         }
         assert!(self.entries.is_empty(), "entries always want a sync");
-        if (self.hard_state.term, self.hard_state.vote) != voted_before {
+        if (self.hard_state.term, self.hard_state.vote) != (before.term, before.vote) {
             assert!(must_sync, "a vote is written at once");
             self.vote_ticket = self.ticket;
         }
@@ -118,13 +124,18 @@ impl Driver {
         assert!(durable <= self.ticket, "the log reports ticket {durable}, only {} were given", self.ticket);
         let mut number = None;
         let is_early = is_planted("a commit before it is durable");
-        while self.unpersisted.front().is_some_and(|ready| ready.ticket <= durable || is_early) {
+        while self
+            .unpersisted
+            .front()
+            .is_some_and(|ready| ready.ticket <= durable || (is_early && ready.ticket != NEVER))
+        {
             let Some(ready) = self.unpersisted.pop_front() else { break };
             self.messages.extend(ready.messages);
             number = Some(ready.number);
         }
         if let Some(number) = number {
             self.raw.on_persist_ready(number);
+            self.end_install(number);
         }
         number.is_some()
     }

@@ -35,6 +35,7 @@ pub fn options() -> Options {
         reads_max: 100,
         read_retry_ticks: 5,
         space_retry_ticks: 3,
+        state_kept_ticks: 30,
         seed: 1,
         wal: engine::wal::Options {
             segment_bytes: 64 << 10,
@@ -57,11 +58,13 @@ pub struct State {
 pub struct Machine {
     pub log: BTreeMap<u64, Committed>,
     pub states: Vec<State>,
+    /// The state came from another member, and no checkpoint was made since.
+    pub is_installed: bool,
 }
 
 impl Machine {
     pub fn new() -> Machine {
-        Machine { log: BTreeMap::new(), states: vec![State::default()] }
+        Machine { log: BTreeMap::new(), states: vec![State::default()], is_installed: false }
     }
 
     pub fn last(&self) -> &State {
@@ -97,7 +100,7 @@ pub fn member(id: u64) -> Member {
 pub fn start_of(machine: &Machine, members: u64) -> Start {
     let State { applied, conf_state } = machine.last().clone();
     let bootstrap = (1..=members).map(|id| ConfChange::bootstrap(&member(id))).collect();
-    Start { applied, trimmable: 0, conf_state, bootstrap }
+    Start { applied, is_installed: machine.is_installed, trimmable: 0, conf_state, bootstrap }
 }
 
 impl World {

@@ -63,6 +63,12 @@ impl ReadView {
 }
 
 impl HashKv {
+    /// The hash at `revision`, with the compact revision that the store had then (-1: none). It is computed on newer
+    /// views, whose sweep must be held there.
+    pub fn at(revision: i64, compact_revision: i64) -> Self {
+        Self::new(revision, compact_revision, false)
+    }
+
     fn new(revision: i64, compact_revision: i64, is_compaction: bool) -> Self {
         assert!(compact_revision <= revision, "what is compacted is not hashed");
         let (next, keep) = (Revision::MIN, Keep::Unknown);

@@ -36,7 +36,7 @@ use std::{
 use super::{
     relocation::{Moving, Relocated, Relocation},
     shard::{ShardJob, ShardProgress, Source, TreeWalk},
-    space::{DeadFile, Space},
+    space::{DeadFile, Space, segment_files},
     superblock::{self, Pages, Superblock},
     writer::{Layout, READ_SHARD, Stream, Writer, number_of, shard_of, sync_failed},
 };
@@ -109,6 +109,8 @@ pub(crate) struct Begin {
     /// Number of those pages.
     pub(crate) passed: usize,
     pub(crate) unreadable: Arc<Unreadable>,
+    /// Files with lower numbers that `space` does not know are removed.
+    pub(crate) orphans_below: Option<u32>,
     pub(crate) copies: Copies,
 }
 
@@ -170,6 +172,7 @@ pub struct Checkpoint {
     own_file: Option<FileId>,
     is_own_submitted: bool,
     is_own_done: bool,
+    orphans_below: Option<u32>,
     copies: Copies,
     is_install: bool,
 }
@@ -220,6 +223,7 @@ impl Checkpoint {
             own_file: None,
             is_own_submitted: false,
             is_own_done: false,
+            orphans_below: begin.orphans_below,
             copies: begin.copies,
             is_install: false,
             stage: Stage::Prepare(Box::new(begin)),
@@ -399,9 +403,25 @@ impl Checkpoint {
                     return Err(error);
                 }
             }
-            None => self.stage = Stage::Shards,
+            None => {
+                self.remove_orphans(disk)?;
+                self.stage = Stage::Shards;
+            }
         }
         Ok(Progress::Working)
+    }
+
+    /// Removes the files of states that were built beside the live one and given up.
+    fn remove_orphans(&mut self, disk: &mut dyn Disk) -> Result<(), Error> {
+        let Some(below) = self.orphans_below else { return Ok(()) };
+        let files = segment_files(disk, &self.pages_dir())?;
+        let dead: BTreeSet<u32> = self.space.dead_files().map(|(segment, _)| segment).collect();
+        let is_known = |segment: &u32| self.space.segments().contains_key(segment) || dead.contains(segment);
+        for segment in files.into_iter().filter(|segment| *segment < below && !is_known(segment)) {
+            disk.remove(&self.layout.segment_path(segment))?;
+        }
+        self.orphans_below = None;
+        Ok(())
     }
 
     fn step_shards(&mut self, disk: &mut dyn Disk) -> Result<Progress, Error> {

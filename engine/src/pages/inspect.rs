@@ -9,7 +9,8 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use super::{
     reader::load_for,
     space::Space,
-    store::{Recovered, recover, segment_files},
+    space::segment_files,
+    store::{Recovered, recover},
     superblock::{self, Superblock},
 };
 use crate::{

@@ -13,9 +13,9 @@
 //! The stored table leaves out the directory root and itself. Their lengths follow from the superblock, so the table
 //! can be encoded before it has a place. `reclaim` decides which segments are emptied.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
-use crate::Place;
+use crate::{Error, Place, disk::Disk, page};
 
 /// One segment file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,6 +185,19 @@ impl Space {
         }
         rest.is_empty().then_some(space)
     }
+}
+
+/// Numbers of the segment files, ascending.
+pub(crate) fn segment_files(disk: &mut dyn Disk, pages_dir: &Path) -> Result<Vec<u32>, Error> {
+    let mut files: Vec<u32> = disk.list(pages_dir)?.iter().filter_map(|name| segment_number(name)).collect();
+    files.sort_unstable();
+    Ok(files)
+}
+
+fn segment_number(name: &str) -> Option<u32> {
+    let number: u32 = name.strip_suffix(".seg")?.parse().ok()?;
+    // Only the exact name that this number gets counts: "+1.seg" is none of ours.
+    (page::segment_path(number).file_name()?.to_str()? == name && number > 0).then_some(number)
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ use super::{
     checkpoint::{Begin, Checkpoint, CheckpointDone, Copies},
     reader::{load_for, read_table},
     reclaim::{Reclaim, Reclaimed},
-    space::Space,
+    space::{Space, segment_files},
     superblock::{self, FILE_BYTES, Superblock, Vital},
     writer::{Layout, Writer},
 };
@@ -124,6 +124,8 @@ pub struct Store {
     /// views. Another search is useless until the memory has changed notably.
     evict_idle_at: u64,
     shards: usize,
+    /// Files with lower numbers that the account does not know belong to a state that was given up.
+    orphans_below: Option<u32>,
     unread: Vec<Error>,
     /// The state that takes the place of this one, while the superblock's copies are written.
     installing: Option<Box<Self>>,
@@ -198,6 +200,7 @@ impl Store {
             cache_bytes: options.cache_bytes as u64,
             evict_idle_at: 0,
             shards: options.shards,
+            orphans_below: None,
             parts: Some(Parts { space, writers }),
             reclaim: Reclaim::new(
                 options.reclaim_bytes_per_second,
@@ -208,6 +211,13 @@ impl Store {
             installing: None,
             role: Role::Live { _lock: lock },
         })
+    }
+
+    /// Gives up a state that was built beside this one. The next checkpoint removes its files.
+    pub fn discard(&mut self, incoming: Self) {
+        assert!(matches!(incoming.role, Role::Incoming));
+        drop(incoming);
+        self.orphans_below = Some(self.layout.next_segment.load(Ordering::Relaxed));
     }
 
     /// An empty state beside this one, in the same directory. It is built by [`Mvcc::load`] and ordinary checkpoints,
@@ -234,6 +244,7 @@ impl Store {
             cache_bytes: cache_bytes as u64,
             evict_idle_at: 0,
             shards: self.shards,
+            orphans_below: None,
             parts: Some(Parts { space: Space::default(), writers }),
             reclaim: self.reclaim.afresh(),
             unread: Vec::new(),
@@ -278,6 +289,7 @@ impl Store {
             victims: Victims::default(),
             passed: 0,
             unreadable: Arc::clone(self.mvcc.unreadable()),
+            orphans_below: None,
             copies: Copies::Both,
         };
         self.installing = Some(Box::new(incoming));
@@ -452,6 +464,9 @@ impl Store {
         if self.is_checkpointing() {
             return false;
         }
+        if self.orphans_below.is_some() {
+            return true;
+        }
         let is_idle = self.mvcc.live().applied_index() == self.newest.applied_index;
         self.reclaim.wants_checkpoint(self.file_sizes.1, self.aging_bytes(), self.dead_records.bytes(), is_idle)
     }
@@ -498,6 +513,7 @@ impl Store {
             victims,
             passed,
             unreadable: Arc::clone(self.mvcc.unreadable()),
+            orphans_below: self.orphans_below.take(),
             copies: if matches!(self.role, Role::Incoming) { Copies::None } else { Copies::Older },
         })
     }
@@ -635,19 +651,6 @@ fn roots(newest: &Superblock, directory: &Arc<Directory>) -> Roots {
             directory: Arc::clone(directory),
         },
     }
-}
-
-/// Numbers of the segment files, ascending.
-pub(crate) fn segment_files(disk: &mut dyn Disk, pages_dir: &Path) -> Result<Vec<u32>, Error> {
-    let mut files: Vec<u32> = disk.list(pages_dir)?.iter().filter_map(|name| segment_number(name)).collect();
-    files.sort_unstable();
-    Ok(files)
-}
-
-fn segment_number(name: &str) -> Option<u32> {
-    let number: u32 = name.strip_suffix(".seg")?.parse().ok()?;
-    // Only the exact name that this number gets counts: "+1.seg" is none of ours.
-    (page::segment_path(number).file_name()?.to_str()? == name && number > 0).then_some(number)
 }
 
 /// A state that can be opened, with its tables.

@@ -14,6 +14,12 @@ pub enum Fatal {
     /// The disk's completions cannot be waited for.
     #[error("waiting for the disk: {0}")]
     Wake(std::io::Error),
+    /// A state of another member goes back behind this member's, or its term does.
+    #[error("the state at entry {index} that another member sent contradicts this member's: one is not the cluster's")]
+    Contradiction {
+        /// The last entry in it.
+        index: u64,
+    },
     /// A committed entry cannot be understood.
     #[error("entry {index} cannot be applied: {source}")]
     Entry {

@@ -36,6 +36,7 @@ use super::{
     count,
     entry::{Applier, Asked, Executed},
     fatal::Fatal,
+    install::Install,
     message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing, ToApply},
     outcome::Outcome,
     prefetch,
@@ -129,10 +130,10 @@ pub struct Apply {
     pub(super) options: Options,
     pub(super) store: Store,
     pub(super) applier: Applier,
-    queue: VecDeque<Entry>,
+    pub(super) queue: VecDeque<Entry>,
     /// The request at the front of `queue` with its id, once it is decoded.
-    asked: Option<(u64, Asked)>,
-    pinned: Pinned,
+    pub(super) asked: Option<(u64, Asked)>,
+    pub(super) pinned: Pinned,
     pub(super) standstill: Standstill,
     /// When pages are asked for again that the system refused to read.
     retry_at: Duration,
@@ -142,12 +143,12 @@ pub struct Apply {
     pub(super) expiring_at: Option<Bytes>,
     pub(super) applied: EntryId,
     answers: AnswersByCore,
-    events: Vec<Event>,
+    pub(super) events: Vec<Event>,
     /// First main revision that no batch has covered.
     next_main: i64,
     /// Set if the last applied entry was made in steps: its events are not in `events`. The keys between which they
     /// lie, if that is known.
-    unlisted: Option<Option<(Bytes, Bytes)>>,
+    pub(super) unlisted: Option<Option<(Bytes, Bytes)>>,
     is_faulted: bool,
     pub(super) report: Report,
     /// The parts of the last report that need not be repeated.
@@ -177,6 +178,7 @@ pub struct Apply {
     /// Who renews a lease that has expired and is not revoked yet, with the lease.
     renewals: Waiters<i64>,
     reclaim: Reclaim,
+    pub(super) install: Install,
     pub(super) taken: Taken,
 }
 
@@ -232,6 +234,7 @@ impl Apply {
             unsure: Waiters::default(),
             renewals: Waiters::default(),
             reclaim: Reclaim::default(),
+            install: Install::default(),
             taken,
         };
         apply.publish_cluster();
@@ -269,8 +272,12 @@ impl Apply {
                 self.answer(reply, Answer::Defragmenting(run));
             }
             ToApply::AwaitDefragment { reply, run } => self.reclaim.defragment.wait(reply, run, now, lifetime),
+            ToApply::Arrived(arrived) => self.arrive(arrived),
             ToApply::CheckpointWaits => self.checkpoints.waits(),
-            ToApply::Checkpointed(done) => self.checkpointed(*done?, now),
+            ToApply::Checkpointed(done) => {
+                let done = *done?;
+                if done.is_install() { self.installed(done, now) } else { self.checkpointed(done, now) }
+            }
             ToApply::Loaded(loaded) => {
                 loaded?;
                 self.is_faulted = false;
@@ -319,7 +326,7 @@ impl Apply {
     }
 
     /// Tells those who waited to renew a lease that it is gone.
-    fn end_renewals(&mut self) {
+    pub(super) fn end_renewals(&mut self) {
         let lessor = &self.applier.lessor;
         for reply in self.renewals.take(|lease| !lessor.contains(*lease)) {
             self.answer(reply, Answer::Renewed(0));
@@ -335,6 +342,9 @@ impl Apply {
             self.applier.lessor.demote();
         }
         self.queue.extend(handed.entries);
+        if let Some(at) = handed.install {
+            self.install_at(at);
+        }
         self.promote_lessor(now);
         if handed.is_lead_confirmed && self.standing.leads {
             (self.is_sure, self.ticked_at) = (true, self.ticked_at.max(now));
@@ -390,6 +400,11 @@ impl Apply {
     /// **Errors** the member must stop.
     pub fn turn(&mut self, now: Duration) -> Result<Turn, Fatal> {
         let applied_before = self.applied.index;
+        let installs = self.begin_install()?;
+        if installs.is_some() || self.install.is_on() {
+            let answers = self.take_answers();
+            return Ok(Turn { answers, checkpoint: installs, ..Turn::default() });
+        }
         let mut faults = if self.is_faulted { Vec::new() } else { self.apply_queue(now)? };
         self.promote_lessor(now);
         if !self.is_faulted && faults.is_empty() {
@@ -428,9 +443,23 @@ impl Apply {
         let is_waiting = self.checkpoints.is_waiting();
         self.report.space = space::felt(&self.store, self.options.recent_bytes_max, is_waiting);
         self.report.stands_still = self.standstill.is_on();
-        let Report { applied, ref conf_changes, ref own, trim, space, has_alarm_come, asks_lead, stands_still } =
-            self.report;
-        let is_repeated = conf_changes.is_empty() && own.is_empty() && trim.is_none() && !has_alarm_come && !asks_lead;
+        let Report {
+            applied,
+            ref conf_changes,
+            ref own,
+            trim,
+            space,
+            has_alarm_come,
+            asks_lead,
+            stands_still,
+            installed,
+        } = self.report;
+        let is_repeated = conf_changes.is_empty()
+            && own.is_empty()
+            && trim.is_none()
+            && installed.is_none()
+            && !has_alarm_come
+            && !asks_lead;
         if is_repeated && self.told == (applied, space, stands_still) {
             return None;
         }
@@ -462,7 +491,7 @@ impl Apply {
         self.queue.iter().map(|entry| entry.data.len()).sum()
     }
 
-    fn answer(&mut self, reply: ReplyTo, answer: Answer) {
+    pub(super) fn answer(&mut self, reply: ReplyTo, answer: Answer) {
         self.answers[reply.core].push((reply.slot, answer));
     }
 
@@ -536,7 +565,7 @@ impl Apply {
     }
 
     /// Publishes whether the state lacks something that was acknowledged before the start.
-    fn publish_behind(&self) {
+    pub(super) fn publish_behind(&self) {
         let is_behind = self.standstill.is_for_good() || !self.is_caught_up();
         self.shared.is_behind.store(is_behind, Ordering::Release);
     }
@@ -649,7 +678,7 @@ impl Apply {
     }
 
     /// Makes everything that was applied visible.
-    fn publish(&mut self) {
+    pub(super) fn publish(&mut self) {
         let EntryId { index, term } = self.applied;
         drop(self.store.mvcc_mut().publish(index, term));
         self.report.applied = self.applied;
@@ -657,11 +686,11 @@ impl Apply {
         self.taken.publish(self.store.mvcc().recent_bytes());
     }
 
-    fn publish_leases(&self) {
+    pub(super) fn publish_leases(&self) {
         self.shared.has_leases.store(!self.applier.lessor.is_empty(), Ordering::Release);
     }
 
-    fn publish_cluster(&self) {
+    pub(super) fn publish_cluster(&self) {
         self.shared.cluster.store(Arc::new(self.applier.cluster.clone()));
     }
 

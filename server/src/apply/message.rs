@@ -7,7 +7,7 @@ use bytes::Bytes;
 use consensus::{ConfChange, ConfState, EntryId, EntryKind};
 use engine::CheckpointDone;
 
-use super::{own::Own, proposal::Proposal};
+use super::{arrived::Arrived, own::Own, proposal::Proposal};
 use crate::{
     lease::Renewal,
     slots::{ReplyTo, SlotId},
@@ -52,6 +52,8 @@ pub struct Handed {
     pub log_bytes: u64,
     /// A majority has confirmed that this member leads, since apply asked.
     pub is_lead_confirmed: bool,
+    /// The state at this entry takes the place of what is applied, and of all entries that were handed over.
+    pub install: Option<EntryId>,
 }
 
 /// How apply feels the lack of space.
@@ -85,6 +87,8 @@ pub struct Report {
     pub asks_lead: bool,
     /// Apply stands still: no request may be proposed.
     pub stands_still: bool,
+    /// The state at this entry, for which raft has asked, is installed.
+    pub installed: Option<EntryId>,
 }
 
 /// Answers, listed by connection core.
@@ -137,6 +141,8 @@ pub enum ToApply {
         /// The number of the run.
         run: u64,
     },
+    /// A state of another member has arrived.
+    Arrived(Box<Arrived>),
     /// The checkpoint under way waits for space on its disk.
     CheckpointWaits,
     /// A checkpoint has ended.

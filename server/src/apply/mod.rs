@@ -9,6 +9,7 @@
 //! - `fatal`: why a member stops
 //! - `table`: keys of the meta tree that are not leases
 //! - `restore`: what a start and a backup read from the meta tree; `start`: what of it a start needs
+//! - `arrived`: a state of another member; `install`: how it takes the place of this member's
 //! - `touch`: what an entry keeps in memory until it is applied
 //! - `kv`: puts, deletes and txns inside an entry
 //! - `lease`: leases inside an entry
@@ -25,10 +26,12 @@
 //! - `machine`: applies the queue of committed entries turn by turn, publishes, and answers
 
 pub mod alarms;
+pub mod arrived;
 pub mod count;
 pub mod entry;
 pub mod fatal;
 mod initiative;
+mod install;
 mod kv;
 mod lease;
 pub mod long;

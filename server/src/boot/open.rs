@@ -92,6 +92,7 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     lessor.restore(tables.leases);
     let start = consensus::Start {
         applied: EntryId { index: view.applied_index(), term: view.applied_term() },
+        is_installed: store.is_installed(),
         trimmable: store.trimmable().0,
         conf_state: tables.conf_state.clone(),
         bootstrap: vec![ConfChange::bootstrap(&member)],

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use consensus::Identity;
+use consensus::{EntryId, Identity};
 use engine::{Fault, Mvcc, Record, Store, disk::Disk, store};
 
 use super::{error::Error, file::Database, state::State};
@@ -50,6 +50,17 @@ impl Builder {
         Ok(Self { disk, dir: dir.to_path_buf(), store, leases: BTreeSet::new() })
     }
 
+    /// Builds in `store`, a state beside the live one of its directory, which must be empty.
+    pub fn incoming(disk: Box<dyn Disk>, store: Store) -> Self {
+        assert!(store.generation() == 1, "a store is built once");
+        Self { disk, dir: store.dir().to_path_buf(), store, leases: BTreeSet::new() }
+    }
+
+    /// Gives up.
+    pub fn into_store(self) -> Store {
+        self.store
+    }
+
     /// Tries `change` again until all its pages are in memory.
     fn change<T>(&mut self, mut change: impl FnMut(&mut Mvcc) -> Result<T, Fault>) -> Result<T, Error> {
         loop {
@@ -68,6 +79,17 @@ impl Builder {
             drop(write.pause());
             Ok(())
         })
+    }
+
+    /// Adds a row of another member's meta tree. Those of leases must come before all records.
+    ///
+    /// **Errors** the disk's.
+    pub fn row(&mut self, key: &[u8], value: &[u8]) -> Result<(), Error> {
+        if let Some((lease, _)) = lease::stored_grant(key, value).filter(|_| key.starts_with(lease::GRANTS)) {
+            self.leases.insert(lease);
+        }
+        self.meta_put(key, value)?;
+        self.bound_memory()
     }
 
     fn meta_delete(&mut self, key: &[u8]) -> Result<(), Error> {
@@ -156,6 +178,29 @@ impl Builder {
         let done = self.store.checkpoint_begin().run(self.disk.as_mut())?;
         self.store.checkpoint_end(done);
         Ok(())
+    }
+
+    /// Ends a state beside the live one: that of the member `identity`, at the entry `at`. All of it is then durable, and
+    /// nothing names it yet.
+    ///
+    /// **Errors** the disk's.
+    pub fn finish_incoming(
+        mut self,
+        identity: &Identity,
+        at: EntryId,
+        (revision, compact_revision): (i64, i64),
+    ) -> Result<(Box<dyn Disk>, Store), Error> {
+        self.meta_put(table::IDENTITY, &table::encode_identity(identity))?;
+        let row = self.change(|mvcc| mvcc.live().meta_get(table::CONF_STATE))?;
+        if let Some(conf_state) = row.and_then(|row| table::decode_conf_state(&row)) {
+            self.store.set_vital(table::encode_vital(identity, &conf_state));
+        }
+        self.store.mvcc_mut().load_end(revision, compact_revision);
+        drop(self.store.mvcc_mut().publish(at.index, at.term));
+        self.checkpoint()?;
+        // The records that were written leave memory.
+        drop(self.store.mvcc_mut().publish(at.index, at.term));
+        Ok((self.disk, self.store))
     }
 
     /// Adds the rest of `state`, and makes the directory that of the member `identity`. All of it is then durable.

@@ -120,6 +120,11 @@ impl Lessor {
         }
     }
 
+    /// A lessor with the same settings, without leases, that does not lead.
+    pub fn afresh(&self) -> Self {
+        Self::new(self.params)
+    }
+
     /// Takes in the stored leases, before any other call.
     pub fn restore(&mut self, grants: impl IntoIterator<Item = (i64, Grant)>) {
         assert!(self.leases.is_empty() && !self.leads, "leases are restored first");

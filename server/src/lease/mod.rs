@@ -32,7 +32,8 @@ pub const TTL_MAX_S: i64 = 9_000_000_000;
 /// The first bytes of every key of a grant.
 pub const GRANTS: &[u8] = b"l";
 
-const ATTACHMENTS: u8 = b'a';
+/// The first byte of every key of an attachment.
+pub const ATTACHMENTS: u8 = b'a';
 
 /// Length of a grant's key, and of the common first bytes of the keys of one lease's attachments.
 const ID_KEY_LEN: usize = 9;

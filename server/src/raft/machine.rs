@@ -26,13 +26,13 @@
 //! no thread, no socket, no runtime, and not what an entry means. `cores` moves its inputs and outputs.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use bytes::Bytes;
-use consensus::{Committed, ConfirmedRead, Driver, EntryId, EntryKind, Message, Refused, Status};
+use consensus::{Committed, ConfState, ConfirmedRead, Driver, EntryId, EntryKind, Message, Refused, Snapshot, Status};
 use engine::{
     disk::{Completion, Disk, Owner},
     planted::is_planted,
@@ -280,11 +280,12 @@ impl Raft {
         let standing = Standing { leads: is_leader, term, term_start, read_floor };
         let entries = self.take_committed(now);
         let is_lead_confirmed = std::mem::take(&mut self.is_lead_confirmed);
-        if entries.is_empty() && self.told == Some(standing) && !is_lead_confirmed {
+        let install = self.driver.take_install().map(|state| state.at);
+        if entries.is_empty() && self.told == Some(standing) && !is_lead_confirmed && install.is_none() {
             return None;
         }
         self.told = Some(standing);
-        Some(Handed { entries, standing, log_bytes: self.log_bytes, is_lead_confirmed })
+        Some(Handed { entries, standing, log_bytes: self.log_bytes, is_lead_confirmed, install })
     }
 
     /// Whether more entries could be handed to apply at once.
@@ -296,11 +297,18 @@ impl Raft {
     ///
     /// **Errors** the member must stop.
     pub fn report(&mut self, report: Report, now: Duration) -> Result<(), Fatal> {
-        for (change, state) in report.conf_changes {
-            let reached = self.driver.apply_conf_change(&change)?;
-            assert_eq!(reached, state, "raft and apply make the same of {change:?}");
+        match report.installed {
+            Some(at) => self.installed(at)?,
+            // What was applied before a state is installed is in that state.
+            None if self.driver.is_installing() => {}
+            None => {
+                for (change, state) in report.conf_changes {
+                    let reached = self.driver.apply_conf_change(&change)?;
+                    assert_eq!(reached, state, "raft and apply make the same of {change:?}");
+                }
+                self.driver.applied(report.applied.index);
+            }
         }
-        self.driver.applied(report.applied.index);
         while let Some(lot) = self.lots.pop_front_if(|lot| lot.last <= report.applied.index) {
             self.unfinished_bytes -= lot.bytes;
             self.unfinished_proposals -= lot.proposals;
@@ -325,6 +333,32 @@ impl Raft {
             }
         }
         Ok(())
+    }
+
+    /// Apply has installed the state at `at` for which raft has asked: the log starts again behind it.
+    fn installed(&mut self, at: EntryId) -> Result<(), Fatal> {
+        self.note_log();
+        self.driver.installed()?;
+        self.log_len = self.driver.log_bytes();
+        self.lots.clear();
+        (self.unfinished_bytes, self.unfinished_proposals) = (0, 0);
+        self.handed = at.index;
+        Ok(())
+    }
+
+    /// Followers that need a state, because the log before them is gone. Each is to be offered one.
+    pub fn take_wanted_states(&mut self) -> BTreeSet<u64> {
+        self.driver.take_wanted_states()
+    }
+
+    /// The state at `at`, with this configuration, is ready to be sent to the member `to`. A message says when.
+    pub fn offer_state(&mut self, to: u64, at: EntryId, conf_state: ConfState) {
+        self.driver.offer_state(to, Snapshot { at, conf_state, data: Bytes::new() });
+    }
+
+    /// The transfer of a state to the member `to` has ended: whether all of it arrived.
+    pub fn report_state(&mut self, to: u64, is_whole: bool) {
+        self.driver.report_state(to, is_whole);
     }
 
     /// Refusals since the last call, by core; empty when there are none.

@@ -119,6 +119,7 @@ fn driver(disks: &Disks, store: &Store, start: &Start, members: u64, seed: u64) 
     let (index, term) = store.applied();
     let raft = consensus::Start {
         applied: EntryId { index, term },
+        is_installed: store.is_installed(),
         trimmable: store.trimmable().0,
         conf_state: start.tables.conf_state.clone(),
         bootstrap: (1..=members).map(|id| ConfChange::bootstrap(&member_of(id))).collect(),

@@ -17,7 +17,7 @@ use crate::{
     disk::{BLOCK, Buffer, Disk, OpenKind},
     extent::{Directory, Extent, Index, decoded_block},
     page::{self, HEADER_LEN, Kind, PAGES_DIR},
-    pages::{reader::read_table, store::segment_files},
+    pages::{reader::read_table, space::segment_files},
     tree::Separator,
 };
 

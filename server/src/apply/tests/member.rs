@@ -82,6 +82,7 @@ fn driver(
     let (index, term) = store.applied();
     let start = consensus::Start {
         applied: EntryId { index, term },
+        is_installed: store.is_installed(),
         trimmable: store.trimmable().0,
         conf_state,
         bootstrap: vec![ConfChange::bootstrap(&voter())],

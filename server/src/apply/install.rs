@@ -1,0 +1,198 @@
+//! Runs on: apply core.
+//!
+//! A state of another member takes the place of this member's: because raft says so, when the log does not lead to the
+//! present any more; or because a page that the next entry needs is damaged here, and the state has it.
+//!
+//! Invariants:
+//! - The state is ahead of what is applied, and not ahead of what is committed. Entries up to it are not applied any
+//!   more: they are in it. Who waits for one of them hears that it took too long; nobody can say what came of it.
+//! - From the moment at which it is due until it is installed, nothing is applied, swept or checkpointed.
+//! - Lessor, tables, views and watchers turn over in one turn. Watchers read what they missed from the store.
+//! - Raft hears of the installation when both copies of the superblock name the state; only then does the log start
+//!   again behind it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use consensus::{ConfChange, ConfChangeKind, ConfState, EntryId};
+use engine::{Checkpoint, CheckpointDone};
+
+use super::{
+    arrived::Arrived, entry::Applier, fatal::Fatal, machine::Apply, members, message::Answer, restore::Tables, table,
+    upkeep::sweep::Sweep,
+};
+use crate::error::Error;
+
+/// Where the installation of a state stands.
+#[derive(Debug, Default)]
+pub(super) struct Install {
+    /// A state that has arrived and is not installed.
+    arrived: Option<Box<Arrived>>,
+    /// The state at this entry takes the place of this member's, and of its log.
+    due: Option<EntryId>,
+    /// The superblock is being written.
+    under_way: Option<UnderWay>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    at: EntryId,
+    tables: Tables,
+    /// The log leads to the state: only this member's pages were damaged.
+    is_repair: bool,
+}
+
+impl Install {
+    /// Whether nothing else may happen to the store.
+    pub(super) fn is_on(&self) -> bool {
+        self.due.is_some() || self.under_way.is_some()
+    }
+}
+
+impl Apply {
+    /// Takes a state that has arrived.
+    pub(super) fn arrive(&mut self, arrived: Box<Arrived>) {
+        if let Some(before) = self.install.arrived.replace(arrived) {
+            self.store.discard(before.store);
+        }
+    }
+
+    /// Raft says that the state at `at` takes the place of all that was handed over and is not applied.
+    pub(super) fn install_at(&mut self, at: EntryId) {
+        assert!(self.install.under_way.is_none() && at.index > self.applied.index, "a state is ahead");
+        self.install.due = Some(at);
+        self.pass_over(u64::MAX);
+    }
+
+    /// Drops the entries up to `index` that were handed over: they are in the state.
+    fn pass_over(&mut self, index: u64) {
+        self.asked = None;
+        while let Some(entry) = self.queue.pop_front_if(|entry| entry.index <= index) {
+            if let Some(mut proposal) = entry.proposal {
+                proposal.result = Err(Error::Timeout);
+                self.answer(proposal.reply, Answer::Applied(proposal));
+            }
+        }
+    }
+
+    /// Whether a state that has arrived makes up for damage here. One that is of no use any more is given up.
+    fn is_repair_due(&mut self) -> bool {
+        let Some(at) = self.install.arrived.as_ref().map(|arrived| arrived.at) else { return false };
+        if at.index <= self.applied.index {
+            let arrived = self.install.arrived.take().expect("just seen");
+            self.store.discard(arrived.store);
+            return false;
+        }
+        let handed = self.queue.back().map_or(self.applied.index, |entry| entry.index);
+        self.standstill.is_on() && at.index <= handed
+    }
+
+    /// Begins to install a state, if one is due and there. Returns the job that writes the superblock.
+    ///
+    /// **Errors** the state contradicts this member's: one of the two is not the cluster's.
+    pub(super) fn begin_install(&mut self) -> Result<Option<Checkpoint>, Fatal> {
+        if self.install.under_way.is_some() || self.store.is_checkpointing() {
+            return Ok(None);
+        }
+        let is_repair = self.install.due.is_none();
+        if is_repair && !self.is_repair_due() {
+            return Ok(None);
+        }
+        let due = self.install.due;
+        let is_it = |arrived: &mut Box<Arrived>| due.is_none_or(|at| arrived.at == at);
+        let Some(arrived) = self.install.arrived.take_if(is_it) else { return Ok(None) };
+        let Arrived { store, at, tables } = *arrived;
+        let (new, old) = (store.mvcc().view(), self.store.mvcc().view());
+        let is_ahead = at.index > self.applied.index
+            && at.term >= self.applied.term
+            && new.revision() >= old.revision()
+            && new.compact_revision() >= old.compact_revision();
+        if !is_ahead {
+            return Err(Fatal::Contradiction { index: at.index });
+        }
+        tracing::info!(
+            index = at.index,
+            revision = new.revision(),
+            is_repair,
+            "a state of another member takes the place of this member's"
+        );
+        self.pass_over(at.index);
+        self.install.due = None;
+        self.install.under_way = Some(UnderWay { at, tables, is_repair });
+        Ok(Some(self.store.install_begin(store)))
+    }
+
+    /// Both copies of the superblock name the state: everything turns over.
+    pub(super) fn installed(&mut self, done: CheckpointDone, now: Duration) {
+        let UnderWay { at, tables, is_repair } = self.install.under_way.take().expect("an installation was begun");
+        self.store.checkpoint_end(done);
+        let Tables { cluster, conf_state, leases } = tables;
+        let before = std::mem::replace(&mut self.applier.conf_state, conf_state.clone());
+        let mut lessor = self.applier.lessor.afresh();
+        lessor.restore(leases);
+        let steps = self.applier.steps;
+        self.applier = Applier { steps, ..Applier::new(lessor, cluster, conf_state.clone(), None) };
+        self.applied = at;
+        self.pinned.clear(false);
+        self.expiring.clear();
+        self.expiring_at = None;
+        self.own_since.clear();
+        self.events.clear();
+        self.unlisted = Some(None);
+        self.sweep = Sweep::left();
+        self.checkpoints.ended(now);
+        if is_repair {
+            self.report.conf_changes.extend(changes_between(before, &conf_state));
+            self.report.trim = Some(at);
+        } else {
+            self.report.conf_changes.clear();
+            self.report.installed = Some(at);
+        }
+        self.store.set_vital(table::encode_vital(&self.shared.identity, &conf_state));
+        self.standstill.passed(&self.shared);
+        self.taken.sum_up(&self.store);
+        self.publish();
+        self.publish_cluster();
+        self.publish_leases();
+        self.publish_behind();
+        self.end_renewals();
+    }
+}
+
+/// Changes that lead from one configuration to another, each with the configuration that it makes.
+fn changes_between(mut from: ConfState, to: &ConfState) -> Vec<(ConfChange, ConfState)> {
+    let change = |kind, member_id| ConfChange { id: 0, kind, member_id, context: Bytes::new() };
+    let is_new = |ids: &[u64], id: &&u64| !ids.contains(*id);
+    let voters = to.voters.iter().filter(|id| is_new(&from.voters, id));
+    let learners = to.learners.iter().filter(|id| is_new(&from.learners, id));
+    let known = from.voters.iter().chain(&from.learners);
+    let gone = known.filter(|id| !to.voters.contains(id) && !to.learners.contains(id));
+    let changes: Vec<ConfChange> = (voters.map(|id| change(ConfChangeKind::AddNode, *id)))
+        .chain(learners.map(|id| change(ConfChangeKind::AddLearnerNode, *id)))
+        .chain(gone.map(|id| change(ConfChangeKind::RemoveNode, *id)))
+        .collect();
+    let mut made = Vec::with_capacity(changes.len());
+    for change in changes {
+        from = members::changed(&from, &change).expect("voters are added before others are removed");
+        made.push((change, from.clone()));
+    }
+    assert_eq!(&from, to, "the changes lead there");
+    made
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_configuration_is_reached_from_any_other() {
+        let state = |voters: &[u64], learners: &[u64]| ConfState { voters: voters.into(), learners: learners.into() };
+        let states = [state(&[1], &[]), state(&[1, 2, 3], &[4]), state(&[4, 5], &[1]), state(&[2, 9], &[3, 4])];
+        for from in &states {
+            for to in &states {
+                let changes = changes_between(from.clone(), to);
+                assert_eq!(changes.last().map_or(from, |(_, made)| made), to);
+            }
+        }
+    }
+}
