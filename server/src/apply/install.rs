@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{ConfChange, ConfChangeKind, ConfState, EntryId};
-use engine::{Checkpoint, CheckpointDone};
+use engine::{Checkpoint, CheckpointDone, Store};
 
 use super::{
     arrived::Arrived, entry::Applier, fatal::Fatal, machine::Apply, members, message::Answer, restore::Tables, table,
@@ -50,6 +50,16 @@ impl Install {
 }
 
 impl Apply {
+    /// An empty state beside this member's, in which that of another one is built with `cache_bytes` of memory.
+    pub fn incoming(&self, cache_bytes: usize) -> Store {
+        self.store.incoming(cache_bytes)
+    }
+
+    /// A state was given up before all of it had arrived.
+    pub fn discard(&mut self, incoming: Store) {
+        self.store.discard(incoming);
+    }
+
     /// Takes a state that has arrived.
     pub(super) fn arrive(&mut self, arrived: Box<Arrived>) {
         if let Some(before) = self.install.arrived.replace(arrived) {

@@ -33,6 +33,8 @@ listed! {
         PowerLoss,
         PowerLossOfAll,
         Kill,
+        /// Power is lost, and comes back when the others have gone far ahead.
+        LongPowerLoss,
         Pause,
         /// A leader stands still, and for a moment hears nothing of what happened meanwhile.
         PauseLeader,
@@ -100,6 +102,11 @@ impl World {
             Fault::PowerLoss | Fault::Kill => {
                 self.tell(|world| format!("{:?} of {}", blow.fault, world.shown(at)));
                 self.lose(at, blow.fault == Fault::PowerLoss, draw.away());
+            }
+            Fault::LongPowerLoss => {
+                let away = draw.millis(8000, 30_000);
+                self.tell(|world| format!("power loss of {} for {away:?}", world.shown(at)));
+                self.lose(at, true, away);
             }
             Fault::PowerLossOfAll => {
                 if draw.0.chance(1, 3) {

@@ -4,6 +4,7 @@
 //! - `member`: one whole member. `network`: the bytes between them.
 //! - `clients`, `leases`: what is asked, and what is told.
 //! - `plan`: what decides a run. `faults`: what befalls the members.
+//! - `states`: whole states on their way from one member to another.
 //! - `world`: the clock, what happens when. `checks`: what must hold whatever happens.
 //! - `shrink`: makes a run that fails small. `story`: what happened in it.
 //!
@@ -20,6 +21,7 @@ mod member;
 mod network;
 mod plan;
 mod shrink;
+mod states;
 mod story;
 mod world;
 

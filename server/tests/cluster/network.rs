@@ -148,6 +148,10 @@ impl Link {
         self.down_until = now + RECONNECT;
     }
 
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.is_blocked
+    }
+
     pub(crate) fn block(&mut self, is_blocked: bool) {
         self.is_blocked = is_blocked;
     }

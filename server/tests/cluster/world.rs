@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use consensus::MessageKind;
 use engine::disk::sim::Random;
 use server::clock::Clock;
 
@@ -20,6 +21,7 @@ use super::{
     member::{Disks, HEARTBEAT, Member, Outcome},
     network::{Link, Sent},
     plan::{Plan, sequence},
+    states::{self, Transfer},
     story::{self, Story},
 };
 
@@ -63,6 +65,10 @@ pub(crate) enum Event {
         seed: u64,
     },
     Compare,
+    /// A piece of a state moves on.
+    State {
+        transfer: usize,
+    },
 }
 
 /// Numbers of a run, to see that something happened.
@@ -75,11 +81,12 @@ pub(crate) struct Tally {
     pub(crate) asked: Asks,
     pub(crate) renewed: u64,
     pub(crate) revoked: u64,
+    pub(crate) states: states::Sent,
 }
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
-        let Self { runs, simulated, faults, terms, asked, renewed, revoked } = other;
+        let Self { runs, simulated, faults, terms, asked, renewed, revoked, states } = other;
         self.runs += runs;
         self.simulated += simulated;
         self.faults += faults;
@@ -87,6 +94,9 @@ impl AddAssign for Tally {
         self.asked += asked;
         self.renewed += renewed;
         self.revoked += revoked;
+        self.states.begun += states.begun;
+        self.states.broken += states.broken;
+        self.states.arrived += states.arrived;
     }
 }
 
@@ -96,7 +106,7 @@ pub(crate) struct Seat {
     pub(crate) disks: Disks,
     random: Random,
     clock: Clock,
-    life: u64,
+    pub(crate) life: u64,
     /// Operations of the log's disk whose end is planned.
     planned: BTreeSet<u64>,
     /// It does nothing before this time.
@@ -142,6 +152,9 @@ pub(crate) struct World {
     struck: usize,
     pub(crate) faults: u64,
     trace: u64,
+    pub(crate) seed: u64,
+    pub(crate) transfers: Vec<Transfer>,
+    pub(crate) sent: states::Sent,
     pub(crate) story: Story,
 }
 
@@ -166,6 +179,9 @@ impl World {
             struck: 0,
             faults: 0,
             trace: 0,
+            seed,
+            transfers: Vec::new(),
+            sent: states::Sent::default(),
             story: Story::default(),
         };
         for member in 0..world.plan.members {
@@ -205,6 +221,7 @@ impl World {
             asked: self.clients.tally,
             renewed,
             revoked,
+            states: self.sent,
         }
     }
 
@@ -228,7 +245,7 @@ impl World {
         self.plan_at(self.now + after, event);
     }
 
-    fn plan_at(&mut self, at: Duration, event: Event) {
+    pub(crate) fn plan_at(&mut self, at: Duration, event: Event) {
         self.planned += 1;
         self.queue.push(Reverse((at.max(self.now), self.planned, event)));
     }
@@ -279,6 +296,7 @@ impl World {
             }
             Event::PowerLossOfAll { seed } => self.lose_all(seed),
             Event::Compare => self.compare(),
+            Event::State { transfer } => self.move_state(transfer),
         }
     }
 
@@ -385,7 +403,7 @@ impl World {
     }
 
     /// Lets a member go on, and carries what comes of it.
-    fn step(&mut self, at: usize) {
+    pub(crate) fn step(&mut self, at: usize) {
         let Some(member) = &mut self.seats[at].member else { return };
         let outcome = member.run().unwrap_or_else(|error| panic!("member {} stops: {error}", at + 1));
         let (term, leads) = (member.term(), member.is_leader());
@@ -411,11 +429,15 @@ impl World {
         reads.iter().for_each(|read| self.clients.confirmed(read.context, read.index));
         let member = self.seats[at].member.as_ref().unwrap();
         self.clients.answer_reads((at, member), &self.truth, self.now, &mut self.story);
-        for message in &messages {
+        for message in messages {
             let to = usize::try_from(message.to).unwrap() - 1;
+            if message.kind == MessageKind::Snapshot {
+                self.send_state(at, to, Some(message));
+                continue;
+            }
             let is_it = |link: &Link| (link.from, link.to) == (at, to) && link.carries(message.kind);
             let link = self.links.iter().position(is_it).expect("all members are linked");
-            if let Sent::Arrives(time) = self.links[link].send(message, self.now) {
+            if let Sent::Arrives(time) = self.links[link].send(&message, self.now) {
                 self.plan_at(time, Event::Arrives { link });
             }
         }
@@ -488,6 +510,11 @@ impl World {
         }
     }
 
+    /// Whether nothing passes from one member to another.
+    pub(crate) fn is_blocked(&self, from: usize, to: usize) -> bool {
+        self.links.iter().any(|link| (link.from, link.to) == (from, to) && link.is_blocked())
+    }
+
     /// No more faults: all members come to agree, and serve.
     pub(crate) fn heal(&mut self) {
         self.story.tell(self.now, || "no more faults".to_owned());
@@ -499,6 +526,7 @@ impl World {
             let seat = &mut self.seats[at];
             (seat.paused_until, seat.hung_until, seat.slow_until) = Default::default();
             self.plan(Duration::ZERO, Event::Resume { member: at });
+            self.plan(Duration::ZERO, Event::Restart { member: at });
         }
         self.run(RECOVERY);
         let written = self.clients.tally.written;

@@ -105,7 +105,7 @@ const ROWS: [Row; 15] = [
 ];
 
 /// Rooms that are drawn, and not built yet.
-const LATER: [&str; 1] = ["peer"];
+const LATER: [&str; 0] = [];
 
 /// Names that only a few files use.
 const OWNED: [Owned; 7] = [

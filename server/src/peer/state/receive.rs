@@ -12,7 +12,7 @@ use prost::Message;
 
 use super::{
     frame::{End, Frames, Head, Kind, Malformed, malformed, take_pair},
-    send::{FORM, is_sent},
+    send::{FORM, Position, is_sent},
 };
 use crate::{
     apply::{arrived::Arrived, restore::restore},
@@ -45,6 +45,8 @@ pub struct Receiver {
     /// A head of the present stream has come.
     is_begun: bool,
     has_rows: bool,
+    rows: u64,
+    records: u64,
     next: Revision,
 }
 
@@ -59,14 +61,16 @@ impl Receiver {
             head: None,
             is_begun: false,
             has_rows: false,
+            rows: 0,
+            records: 0,
             next: Revision::MIN,
         }
     }
 
-    /// What the sender need not send again if it goes on with the same state: that state's last entry, whether all rows
-    /// have come, and the revision behind the last record.
-    pub fn position(&self) -> Option<(EntryId, bool, Revision)> {
-        self.head.map(|head| (EntryId { index: head.index, term: head.term }, self.has_rows, self.next))
+    /// What the sender need not send again if it goes on with the same state.
+    pub fn position(&self) -> Option<Position> {
+        let Self { has_rows, next, records, .. } = *self;
+        self.head.map(|Head { index, term, .. }| Position { at: EntryId { index, term }, has_rows, next, records })
     }
 
     /// The stream broke; another one may follow.
@@ -116,6 +120,9 @@ impl Receiver {
             return malformed("a stream does not go on where the last one broke");
         }
         self.is_begun = true;
+        if !head.has_rows {
+            self.rows = 0;
+        }
         Ok(())
     }
 
@@ -127,6 +134,7 @@ impl Receiver {
             if key.is_empty() || !is_sent(&key) {
                 return Ok(malformed("a row that is not replicated")?);
             }
+            self.rows += 1;
             self.builder()?.row(&key, &value)?;
         }
         Ok(())
@@ -141,13 +149,17 @@ impl Receiver {
                 return Ok(malformed("records do not ascend")?);
             }
             self.next = Revision::new(record.revision.main, record.revision.sub + 1);
+            self.records += 1;
             self.builder()?.record(&record)?;
         }
         Ok(())
     }
 
     fn end(&mut self, body: &Bytes) -> Result<Box<Arrived>, Error> {
-        let Ok(End { hash }) = End::decode(body.clone()) else { return Ok(malformed("its end")?) };
+        let Ok(End { hash, rows, records }) = End::decode(body.clone()) else { return Ok(malformed("its end")?) };
+        if (rows, records) != (self.rows, self.records) {
+            return Ok(malformed("rows or records are missing")?);
+        }
         let head = self.head.expect("the stream has begun");
         let Some(builder) = self.builder.take() else { return Ok(malformed("something comes behind the end")?) };
         let at = EntryId { index: head.index, term: head.term };
@@ -172,6 +184,151 @@ fn hash_of(disk: &mut dyn Disk, dir: &Path, view: &ReadView) -> Result<u32, engi
     loop {
         if let Some((hash, _)) = load_for(disk, dir, || hash.step(view, RECORDS))? {
             return Ok(hash);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use consensus::ConfState;
+    use engine::{
+        Fault, Mvcc,
+        disk::sim::{Random, SimStorage},
+        store,
+    };
+
+    use super::*;
+    use crate::{
+        apply::table,
+        floor::Floors,
+        lease,
+        peer::state::send::{Sender, Stop},
+    };
+
+    const IDENTITY: Identity = Identity { cluster_id: 7, member_id: 2 };
+    const DIR: &str = "/data";
+
+    /// The state of the other member: keys with and without leases, a compaction, tables.
+    fn origin() -> Mvcc {
+        let mut mvcc = Mvcc::in_memory();
+        let mut write = mvcc.begin();
+        let conf_state = ConfState { voters: vec![1, 2, 3], learners: vec![9] };
+        write.meta_put(table::CONF_STATE, &table::encode_conf_state(&conf_state)).unwrap();
+        write.meta_put(table::IDENTITY, &table::encode_identity(&Identity { member_id: 1, ..IDENTITY })).unwrap();
+        (1..400).for_each(|id| write.meta_put(&lease::grant_key(id), &lease::encode_grant(60)).unwrap());
+        drop(write.finish());
+        for number in 0..3000_u32 {
+            let key = format!("/registry/{}", number.wrapping_mul(2_654_435_761) % 1500);
+            let mut write = mvcc.begin();
+            write.put(key.clone().into(), vec![number.to_le_bytes()[0]; 300].into(), i64::from(number % 400)).unwrap();
+            if number % 10 == 0 {
+                write.delete(key.as_bytes()).unwrap();
+            }
+            drop(write.finish());
+        }
+        mvcc.compact(1200);
+        drop(mvcc.publish(5000, 3));
+        mvcc
+    }
+
+    fn records(disk: &mut dyn Disk, view: &ReadView) -> Vec<engine::Record> {
+        let mut cursor = view.records_from(Revision::MIN);
+        let mut records = Vec::new();
+        while let Some(record) = load_for(disk, Path::new(DIR), || cursor.next()).unwrap() {
+            if load_for(disk, Path::new(DIR), || view.is_kept(&record, view.compact_revision())).unwrap() {
+                records.push(record);
+            }
+        }
+        records
+    }
+
+    fn next(sender: &mut Sender, view: &ReadView) -> Option<Bytes> {
+        match sender.step(view) {
+            Ok(frame) => frame,
+            Err(Stop::Fault(Fault { .. })) => panic!("all is in memory"),
+            Err(Stop::Lost(error)) => panic!("{error:?}"),
+        }
+    }
+
+    /// Sends the state; of a hundred frames `breaks` are cut, and the stream goes on behind what has come.
+    fn transfer(origin: &Mvcc, storage: &SimStorage, breaks: u64) -> Box<Arrived> {
+        let mut random = Random::new(breaks);
+        let view = origin.view();
+        let floors = Floors::new(Arc::default(), 9, Duration::from_secs(600));
+        let floor = floors.hold(view.compact_revision(), Duration::ZERO, || origin.view()).unwrap();
+        let mut sender = Sender::new(Arc::clone(&view), floor, IDENTITY.cluster_id);
+        let options = store::Options { cache_bytes: 1 << 20, ..store::Options::default() };
+        let live = Store::open(&mut storage.disk(), Path::new(DIR), options).unwrap();
+        let mut receiver = Receiver::new(Box::new(storage.disk()), live.incoming(64 << 10), IDENTITY, 1 << 20);
+        for number in 0.. {
+            let frame = next(&mut sender, &view).expect("the receiver takes the last frame for the last");
+            if random.chance(breaks, 100) {
+                assert!(receiver.push(&frame[..frame.len() - 1]).unwrap().is_none());
+                receiver.broken();
+                sender.resume(receiver.position());
+            } else if let Some(arrived) = receiver.push(&frame).unwrap() {
+                assert!(next(&mut sender, &view).is_none() && number > 3, "{number} frames");
+                return arrived;
+            }
+        }
+        unreachable!("a state has an end")
+    }
+
+    #[test]
+    fn a_state_arrives_whole_however_often_its_stream_breaks() {
+        let origin = origin();
+        let expected = records(&mut SimStorage::new(0).disk(), &origin.view());
+        for breaks in [0, 20, 60] {
+            let storage = SimStorage::new(1);
+            let arrived = transfer(&origin, &storage, breaks);
+            let Arrived { store, at, tables } = *arrived;
+            assert_eq!(at, EntryId { index: 5000, term: 3 });
+            assert_eq!(tables.conf_state, ConfState { voters: vec![1, 2, 3], learners: vec![9] });
+            assert_eq!(tables.leases.len(), 399);
+            let (mut disk, view) = (storage.disk(), store.mvcc().view());
+            assert_eq!(records(&mut disk, &view), expected);
+            assert_eq!((view.revision(), view.compact_revision()), (3001, 1200));
+            let identity = load_for(&mut disk, Path::new(DIR), || view.meta_get(table::IDENTITY)).unwrap().unwrap();
+            assert_eq!(table::decode_identity(&identity), Some(IDENTITY), "it is this member's own");
+            let with_lease = expected.iter().rev().find(|record| record.lease == 7).unwrap();
+            let key = lease::attachment_key(7, &with_lease.key);
+            assert!(load_for(&mut disk, Path::new(DIR), || view.meta_get(&key)).unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn what_is_not_the_senders_state_is_refused() {
+        let origin = origin();
+        let view = origin.view();
+        let floors = Floors::new(Arc::default(), 9, Duration::from_secs(600));
+        let floor = floors.hold(view.compact_revision(), Duration::ZERO, || origin.view()).unwrap();
+        let mut sender = Sender::new(Arc::clone(&view), floor, IDENTITY.cluster_id);
+        let frames: Vec<Bytes> = std::iter::from_fn(|| next(&mut sender, &view)).collect();
+        let take = |frames: &[&Bytes], identity| {
+            let storage = SimStorage::new(1);
+            let live = Store::open(&mut storage.disk(), Path::new(DIR), store::Options::default()).unwrap();
+            let mut receiver = Receiver::new(Box::new(storage.disk()), live.incoming(64 << 10), identity, 1 << 20);
+            let mut taken = Ok(None);
+            for frame in frames {
+                taken = receiver.push(frame);
+                if taken.is_err() {
+                    break;
+                }
+            }
+            taken.map(|arrived| arrived.is_some())
+        };
+        let all: Vec<&Bytes> = frames.iter().collect();
+        assert!(take(&all, IDENTITY).unwrap());
+        assert!(take(&all, Identity { cluster_id: 8, ..IDENTITY }).is_err(), "another cluster's");
+        for missing in 0..all.len() - 1 {
+            let mut some = all.clone();
+            some.remove(missing);
+            assert!(take(&some, IDENTITY).is_err(), "without frame {missing}");
+            let mut doubled = all.clone();
+            doubled.insert(missing, all[missing]);
+            assert!(take(&doubled, IDENTITY).is_err(), "frame {missing} twice");
         }
     }
 }

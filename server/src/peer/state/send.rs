@@ -49,7 +49,22 @@ pub struct Sender {
     floor: Floor,
     head: Head,
     stage: Stage,
+    rows: u64,
+    records: u64,
     next: Revision,
+}
+
+/// What a receiver has of a state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// The last entry in the state.
+    pub at: EntryId,
+    /// All rows have come.
+    pub has_rows: bool,
+    /// All records before this one have come.
+    pub next: Revision,
+    /// How many these are.
+    pub records: u64,
 }
 
 /// The configuration in `view`.
@@ -77,7 +92,7 @@ impl Sender {
             from_main: Revision::MIN.main,
             from_sub: Revision::MIN.sub,
         };
-        Self { view, floor, head, stage: Stage::Head, next: Revision::MIN }
+        Self { view, floor, head, stage: Stage::Head, rows: 0, records: 0, next: Revision::MIN }
     }
 
     /// The last entry in the state.
@@ -85,10 +100,15 @@ impl Sender {
         EntryId { index: self.head.index, term: self.head.term }
     }
 
-    /// Begins a new stream behind what the receiver has: rows or not, and the records before `next`.
-    pub fn resume(&mut self, has_rows: bool, next: Revision) {
+    /// Begins a new stream behind what the receiver has: nothing, or a part of this state.
+    pub fn resume(&mut self, position: Option<Position>) {
+        let nothing = Position { at: self.at(), has_rows: false, next: Revision::MIN, records: 0 };
+        let Position { at, has_rows, next, records } = position.unwrap_or(nothing);
+        assert_eq!(at, self.at(), "a part of another state");
+        self.records = records;
         self.head = Head { has_rows, from_main: next.main, from_sub: next.sub, ..self.head };
         (self.stage, self.next) = (Stage::Head, next);
+        self.rows = if has_rows { self.rows } else { 0 };
     }
 
     /// The next frame; `None` behind the last one. `newest` is the newest view.
@@ -107,7 +127,7 @@ impl Sender {
                 Stage::Records => self.records(newest)?,
                 Stage::Hash(hash) => hash.step(newest, RECORDS_PER_STEP)?.map(|(hash, _)| {
                     self.stage = Stage::Done;
-                    encode(Kind::End, &End { hash }.encode_to_vec())
+                    encode(Kind::End, &End { hash, rows: self.rows, records: self.records }.encode_to_vec())
                 }),
                 Stage::Done => return Ok(None),
             };
@@ -123,7 +143,10 @@ impl Sender {
         while body.len() < FRAME_BYTES {
             let rows = cursor.get_or_insert_with(|| self.view.meta_cursor(&[*prefix]));
             match rows.next() {
-                Ok(Some((key, value))) if is_sent(&key) => put_pair(&key, &value, &mut body),
+                Ok(Some((key, value))) if is_sent(&key) => {
+                    self.rows += 1;
+                    put_pair(&key, &value, &mut body);
+                }
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     *cursor = None;
@@ -167,6 +190,7 @@ impl Sender {
                 value.clear();
                 schema::write_record(record, &mut value);
                 put_pair(&key, &value, &mut body);
+                self.records += 1;
             }
             if body.len() >= FRAME_BYTES {
                 break;
