@@ -11,7 +11,8 @@
 //!
 //! - `driver`: raft-rs on one side, the write-ahead log on the other; everything a caller does goes through it.
 //!   `driver/propose`: what may enter the log. `driver/ready`: from raft-rs to the log, the caller and the peers.
-//!   `driver/install`: a state instead of entries.
+//!   `driver/reads`: rounds of reads. `driver/time`: what follows from time alone. `driver/install`: a state instead of
+//!   entries.
 //! - `recovery`: from a log directory and a stored state to what raft starts with; takes over another program's log.
 //! - `start`: what a driver is opened with: identity, state, bounds, timing.
 //! - `log`: the log as raft-rs sees it, its newest part in memory. `fetch`: what of the rest peers need.
@@ -21,6 +22,7 @@
 //! - `message`: messages between members as plain data, and their translation to and from raft-rs.
 //! - `members`: member ids and etcd's form of members and configuration changes.
 //! - `entry`: log entries as plain data, and the form in which raft-rs holds one.
+//! - `elections`: when a member campaigns, and when a leader should lead no more.
 //! - `read_index`: from which index on a linearizable read may be answered.
 //! - `backlog`: the bound on what waits between proposal and apply.
 //! - `request_ids`: request ids in etcd's scheme.
@@ -29,6 +31,7 @@
 mod backlog;
 mod check;
 mod driver;
+mod elections;
 mod entry;
 mod error;
 mod fetch;
@@ -50,4 +53,4 @@ pub use message::{Message, MessageKind, Snapshot};
 pub use read_index::ConfirmedRead;
 pub use recovery::adopt_log;
 pub use request_ids::RequestIds;
-pub use start::{Identity, Options, Start};
+pub use start::{Identity, Options, PARTS_PER_TICK, Start};

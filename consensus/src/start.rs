@@ -10,6 +10,9 @@ use crate::{
     members::{ConfChange, ConfState},
 };
 
+/// Parts of a tick, as which a driver is told of time. A tick is a heartbeat interval.
+pub const PARTS_PER_TICK: u32 = 64;
+
 /// Who this member is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Identity {
@@ -39,7 +42,7 @@ pub struct Start {
 /// Bounds and timing, as `Options::from_knobs` derives them from `tuning`.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Ticks without a leader before a member campaigns; the real figure is drawn from [n, 2n).
+    /// Ticks without a leader before a member campaigns; the real figure is drawn from [n, 1.25 n), finer than a tick.
     pub election_ticks: usize,
     /// Ticks between a leader's heartbeats.
     pub heartbeat_ticks: usize,
@@ -61,7 +64,7 @@ pub struct Options {
     pub catch_up_entries: u64,
     /// Log kept behind what was applied for followers, too, if that is more. **Units**: bytes.
     pub catch_up_log_bytes: u64,
-    /// Reads waiting for confirmation.
+    /// Reads of peers that wait for a leader's round. One more is dropped, and its member asks again.
     pub reads_max: usize,
     /// Ticks after which a read's unanswered round is asked again (etcd: 500 ms).
     pub read_retry_ticks: usize,
@@ -69,7 +72,7 @@ pub struct Options {
     pub space_retry_ticks: usize,
     /// Ticks for which the log is kept after a state was sent to a follower, which needs what comes next.
     pub state_kept_ticks: usize,
-    /// Draws election timeouts; members of one cluster should differ.
+    /// Draws election timeouts, and names what this life of the member asks for: no other life should have the same.
     pub seed: u64,
     /// The log's own.
     pub wal: wal::Options,
@@ -84,7 +87,7 @@ const SPACE_RETRY_MS: u64 = 1000;
 const STATE_KEPT_MS: u64 = 30_000;
 /// What is read back at once for one follower. **Units**: bytes.
 const FETCH_BYTES_MAX: usize = 4 << 20;
-/// Reads that wait for a round. The server asks once for all reads of a turn, so this bounds turns, not clients.
+/// Reads of peers that wait for a round. A member asks once for all its reads of a turn, so this bounds turns.
 const READS_MAX: usize = 4096;
 
 impl Options {
@@ -116,8 +119,9 @@ impl Options {
     pub(crate) fn to_raft(&self, identity: Identity, applied: u64) -> raft::Config {
         raft::Config {
             id: identity.member_id,
-            election_tick: self.election_ticks,
-            heartbeat_tick: self.heartbeat_ticks,
+            // To raft-rs, a part of a tick is a tick.
+            election_tick: self.election_ticks * PARTS_PER_TICK as usize,
+            heartbeat_tick: self.heartbeat_ticks * PARTS_PER_TICK as usize,
             applied,
             max_size_per_msg: self.message_bytes_max,
             max_inflight_msgs: self.messages_in_flight_max,
@@ -137,12 +141,18 @@ impl Options {
         usize::try_from(self.message_bytes_max).unwrap_or(usize::MAX).saturating_mul(2).min(FETCH_BYTES_MAX)
     }
 
-    /// Ticks without a leader after which `member_id` campaigns in `term`.
-    ///
-    /// The same for the same seed, member and term, so that a simulation repeats itself.
-    pub(crate) fn election_timeout_ticks(&self, member_id: u64, term: u64) -> usize {
-        let drawn = mix(self.seed ^ mix(member_id) ^ term) % self.election_ticks as u64;
-        self.election_ticks + usize::try_from(drawn).expect("below election_ticks")
+    /// A number that no other life of the member has.
+    pub(crate) fn life(&self) -> u64 {
+        mix(!self.seed)
+    }
+
+    /// Parts of a tick without a leader after which `member_id` campaigns in `term`, for the `attempt`th time in its
+    /// life: from one election timeout to one and a quarter.
+    pub(crate) fn election_timeout_parts(&self, member_id: u64, term: u64, attempt: u64) -> usize {
+        let parts = self.election_ticks * PARTS_PER_TICK as usize;
+        let spread = (parts / 4).max(1);
+        let drawn = mix(self.seed ^ mix(member_id ^ mix(term ^ mix(attempt)))) % spread as u64;
+        parts + usize::try_from(drawn).expect("below a quarter of the parts")
     }
 }
 

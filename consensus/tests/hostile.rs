@@ -86,14 +86,14 @@ fn attacked(seed: u64, members: u64, messages: u64) -> u64 {
     let mut world = World::open(1, members, seeded(seed), Machine::new(), options()).unwrap();
     world.settle().unwrap();
     let mut taken = 0;
-    for _ in 0..messages {
+    for number in 1..=messages {
         match random.below(10) {
             0 => world.driver.tick(),
             1 => match world.propose("own") {
                 Ok(()) | Err(Error::NoLeader | Error::TooManyRequests { .. } | Error::LogWaits) => {}
                 Err(error) => panic!("{error}"),
             },
-            2 => drop(world.driver.read_index(1)),
+            2 => drop(world.driver.read_index(number)),
             _ => {
                 let message = message(&mut random, &world, members);
                 match world.driver.receive(message) {

@@ -25,14 +25,24 @@
 //! - What a follower holds that is not applied is bounded by bytes, however slow it applies (`is_over_full`): appends
 //!   beyond it are dropped as if they had been lost.
 //! - After an error `stopped` is set: nothing is written, handed out or answered any more.
-//! - No clock is read: time is what `tick` is told. No chance is drawn: an election timeout follows from
-//!   `options.seed`, the member and the term.
+//! - No clock is read: time is what `pass` is told. No chance is drawn: an election timeout follows from
+//!   `options.seed`, the member, the term and how often it has campaigned (`elections`).
+//!
+//! Files, each with a part of the driver:
+//!
+//! - `propose`: what may enter the log
+//! - `ready`: from raft-rs to the log, the caller and the peers
+//! - `reads`: rounds of linearizable reads
+//! - `time`: what follows from time alone
+//! - `install`: a state instead of entries
 //!
 //! Deliberately not here: what an entry means, request timeouts, the transport, the content of a state.
 
 mod install;
 mod propose;
+mod reads;
 mod ready;
+mod time;
 
 use std::{
     collections::VecDeque,
@@ -49,12 +59,13 @@ use raft::{RawNode, SoftState, StateRole};
 use self::install::Installing;
 use crate::{
     check::check,
+    elections::Elections,
     entry::{Committed, EntryId, entry_cost_bytes},
     error::Error,
     log::Log,
     members::{ConfChange, ConfState},
     message::{Message, MessageKind},
-    read_index::{ConfirmedRead, ReadIndex},
+    read_index::ReadIndex,
     recovery,
     start::{Identity, Options, Start},
 };
@@ -110,6 +121,9 @@ pub struct Driver {
     /// Ticks since something was last handed to the WAL, and what that was.
     quiet_ticks: usize,
     quiet_ticket: u64,
+    /// Parts of a tick that have passed since the last one.
+    parts: u32,
+    elections: Elections,
     unpersisted: VecDeque<Unpersisted>,
     /// The ticket with which the present term and vote are durable.
     vote_ticket: u64,
@@ -165,13 +179,15 @@ impl Driver {
             raw,
             wal: restored.wal,
             identity,
-            reads: ReadIndex::new(options.reads_max),
+            reads: ReadIndex::new(identity.member_id, options.life(), options.reads_max),
             options,
             ticket: restored.ticket,
             unhanded_bytes: 0,
             space_ticks: 0,
             quiet_ticks: 0,
             quiet_ticket: restored.ticket,
+            parts: 0,
+            elections: Elections::default(),
             unpersisted: VecDeque::new(),
             vote_ticket: 0,
             hard_state_due: None,
@@ -195,40 +211,6 @@ impl Driver {
         driver.campaign_alone();
         driver.step(disk)?;
         Ok(driver)
-    }
-
-    /// One heartbeat interval has passed.
-    pub fn tick(&mut self) {
-        if self.stopped.is_some() {
-            return;
-        }
-        self.space_ticks += 1;
-        if self.space_ticks >= self.options.space_retry_ticks {
-            self.space_ticks = 0;
-            self.wal.retry_space();
-        }
-        self.tick_quiet();
-        self.tick_states();
-        if self.raw.raft.state == StateRole::Follower && self.is_sole_voter() {
-            // The only voter does not wait for a timeout; and raft-rs would stop the process if it won before its log
-            // is durable.
-            self.campaign_alone();
-            return;
-        }
-        // raft-rs draws the timeout from a generator of its own when its term or role changes. Only a tick looks at it.
-        let raft = &mut self.raw.raft;
-        raft.set_randomized_election_timeout(self.options.election_timeout_ticks(self.identity.member_id, raft.term));
-        self.reads.tick(self.options.read_retry_ticks);
-        self.raw.tick();
-    }
-
-    /// Has the log state how far it is durable, once nothing was handed to it for an election timeout.
-    fn tick_quiet(&mut self) {
-        let is_quiet = self.ticket == std::mem::replace(&mut self.quiet_ticket, self.ticket);
-        self.quiet_ticks = if is_quiet { self.quiet_ticks.saturating_add(1) } else { 0 };
-        if self.quiet_ticks >= self.options.election_ticks {
-            self.wal.state_end();
-        }
     }
 
     /// Takes a peer's message. The caller then calls `step`.
@@ -262,6 +244,10 @@ impl Driver {
         }
         if is_append && !message.entries.is_empty() && self.is_over_full() {
             // The leader finds out by the next append that this was lost, and sends it again.
+            return Ok(());
+        }
+        if message.kind == MessageKind::ReadIndex && self.is_leader() {
+            self.read_for_peer(message);
             return Ok(());
         }
         match self.raw.step(message.into_raft()) {
@@ -386,28 +372,6 @@ impl Driver {
             }
         }
         Ok(self.conf_state.clone())
-    }
-
-    /// Asks from which index on a linearizable read may be answered; `take_reads` gives the answer, after `step`.
-    /// `context` is the caller's name for the read (or for all reads that wait). On a single voter the answer is there
-    /// at once.
-    ///
-    /// **Errors**: `NoLeader`, `TooManyRequests` (beyond `reads_max`), `Stopped`.
-    pub fn read_index(&mut self, context: u64) -> Result<(), Error> {
-        self.check_running()?;
-        if self.read_floor().is_some() {
-            self.reads.confirm_at_once(context, self.commit());
-            return Ok(());
-        }
-        if self.raw.raft.leader_id == raft::INVALID_ID {
-            return Err(Error::NoLeader);
-        }
-        self.reads.wait(context)
-    }
-
-    /// Reads confirmed since the last call.
-    pub fn take_reads(&mut self) -> Vec<ConfirmedRead> {
-        self.reads.take_confirmed()
     }
 
     /// Messages to other members, in order. Those that promise something are here only once that is durable. Empty for

@@ -16,11 +16,12 @@ impl Driver {
     /// Until nothing moves: raft-rs's readies go to the WAL and the queues, and what is durable is reported back.
     pub(super) fn pump(&mut self) -> Result<(), Error> {
         loop {
-            self.ask_for_reads();
             while self.wants_ready() {
                 self.take_ready()?;
             }
-            if !self.report_durable() {
+            // Who leads is known now: a change would have the same reads asked for again.
+            let has_begun = self.ask_for_reads();
+            if !self.report_durable() && !has_begun {
                 break;
             }
         }
@@ -46,7 +47,7 @@ impl Driver {
         let mut ready = self.raw.ready();
         if let Some(soft_state) = ready.ss() {
             self.soft_state = SoftState { leader_id: soft_state.leader_id, raft_state: soft_state.raft_state };
-            self.reads.restart_rounds();
+            self.reads.restart();
             self.raw.mut_store().fetching().forget();
             self.raw.mut_store().states().forget();
             // A leader's log is durable when it is elected, and its first entry is in this ready at the earliest.
@@ -94,6 +95,7 @@ impl Driver {
         for read in ready.take_read_states() {
             self.reads.confirm_round(&read.request_ctx, read.index);
         }
+        self.answer_peers();
         self.queue_committed(ready.take_committed_entries());
         self.raw.advance_append_async(ready);
         Ok(())
@@ -138,18 +140,5 @@ impl Driver {
             self.end_install(number);
         }
         number.is_some()
-    }
-
-    fn ask_for_reads(&mut self) {
-        if self.read_floor().is_some() || (is_planted("a read without a round") && self.is_leader()) {
-            self.reads.confirm_all(self.commit());
-        } else if self.reads.has_waiting() && self.raw.raft.leader_id != raft::INVALID_ID {
-            let leads_untried = self.is_leader() && !self.raw.raft.commit_to_current_term();
-            // raft-rs drops a read that comes before the leader's first commit: it waits here instead.
-            if !leads_untried {
-                let token = self.reads.start_round(self.raw.raft.term);
-                self.raw.read_index(token.to_vec());
-            }
-        }
     }
 }

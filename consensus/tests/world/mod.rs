@@ -5,6 +5,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod three;
+
 use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;

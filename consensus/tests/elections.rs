@@ -1,0 +1,140 @@
+//! Elections and the ends of leadership, part of a tick by part of a tick.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod world;
+
+use consensus::{MessageKind, PARTS_PER_TICK};
+use engine::disk::sim::Order;
+
+use world::{options, three::Three};
+
+fn parts_of_election() -> u32 {
+    u32::try_from(options().election_ticks).unwrap() * PARTS_PER_TICK
+}
+
+/// Parts after which member `at` (from 0) asks for votes, when it hears nothing.
+fn campaigns_after(three: &mut Three, at: usize) -> u32 {
+    for parts in 1..=2 * parts_of_election() {
+        three.worlds[at].driver.pass(1);
+        three.settle();
+        let is_asked = three.wire.iter().any(|message| message.kind == MessageKind::PreVote);
+        three.wire.clear();
+        if is_asked {
+            return parts;
+        }
+    }
+    panic!("member {} never campaigns", at + 1);
+}
+
+#[test]
+fn each_campaign_waits_for_another_time_of_one_to_one_and_a_quarter_election_timeouts() {
+    let mut three = Three::led();
+    let allowed = parts_of_election()..=parts_of_election() + parts_of_election() / 4;
+    let first = campaigns_after(&mut three, 1);
+    let other = campaigns_after(&mut three, 2);
+    assert!(allowed.contains(&first) && allowed.contains(&other), "{first}, {other}");
+    assert_ne!(first, other);
+    // What is due is told to the part, so that a loop may sleep until then.
+    let three = Three::led();
+    let due = three.worlds[1].driver.due_parts();
+    assert!((first - 1..=first + 1).contains(&due), "{due}, and it campaigned after {first}");
+}
+
+#[test]
+fn a_pre_vote_that_is_not_answered_is_asked_for_again_after_a_tick() {
+    let mut three = Three::led();
+    campaigns_after(&mut three, 1);
+    let mut asked = Vec::new();
+    for part in 1..=3 * PARTS_PER_TICK {
+        three.worlds[1].driver.pass(1);
+        three.settle();
+        asked.extend(three.wire.iter().filter(|message| message.kind == MessageKind::PreVote).map(|_| part));
+        three.wire.clear();
+    }
+    let expected = [1, 2, 3].map(|tick| tick * PARTS_PER_TICK);
+    assert_eq!(asked, [expected[0], expected[0], expected[1], expected[1], expected[2], expected[2]]);
+    assert_eq!(three.worlds[1].driver.status().term, three.worlds[0].driver.status().term, "and no term is used up");
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_hands_over_and_keeps_its_promises_to_itself() {
+    let mut three = Three::led();
+    let term = three.worlds[0].driver.status().term;
+    three.worlds[0].storage.set_order(Order::Manual);
+    three.worlds[0].propose("while it hangs").unwrap();
+    three.deliver_all();
+    let tick = |three: &mut Three| {
+        three.worlds.iter_mut().for_each(|world| world.driver.tick());
+        three.deliver_all();
+    };
+    for _ in 0..options().election_ticks {
+        assert!(three.worlds[0].driver.status().is_leader);
+        tick(&mut three);
+    }
+    tick(&mut three);
+    tick(&mut three);
+    let leader = three.worlds.iter().position(|world| world.driver.status().is_leader).expect("somebody leads");
+    assert!(leader != 0 && three.worlds[leader].driver.status().term > term);
+    // The cluster goes on without the member's disk.
+    three.worlds[leader].propose("on the new leader").unwrap();
+    (0..3).for_each(|_| tick(&mut three));
+    let has_applied = |three: &Three, at: usize, text: &str| {
+        three.worlds[at].machine.requests().iter().any(|request| &request[..] == text.as_bytes())
+    };
+    for at in [1, 2] {
+        assert!(has_applied(&three, at, "while it hangs") && has_applied(&three, at, "on the new leader"));
+    }
+    assert!(!has_applied(&three, 0, "on the new leader"), "nothing of it is durable there");
+    // It votes for nobody and acknowledges nothing before its disk has ended what it was asked to do.
+    three.settle();
+    three.worlds[0].driver.tick();
+    three.settle();
+    assert!(three.wire.iter().all(|message| message.from != 1 || message.kind == MessageKind::HeartbeatResponse));
+    three.worlds[0].storage.set_order(Order::Submission);
+    (0..5).for_each(|_| tick(&mut three));
+    assert!(has_applied(&three, 0, "on the new leader"));
+    assert!(three.worlds[leader].driver.status().is_leader, "and it takes leadership from nobody");
+}
+
+#[test]
+fn a_leader_whose_disk_hangs_steps_down_if_nobody_takes_over() {
+    let mut three = Three::led();
+    three.worlds[0].storage.set_order(Order::Manual);
+    three.worlds[0].propose("while it hangs").unwrap();
+    let tick = |three: &mut Three| {
+        three.worlds.iter_mut().for_each(|world| world.driver.tick());
+        three.settle();
+        while !three.wire.is_empty() {
+            three.deliver(|message| message.kind != MessageKind::TimeoutNow);
+        }
+    };
+    for _ in 0..3 * options().election_ticks {
+        tick(&mut three);
+    }
+    assert!(!three.worlds[0].driver.status().is_leader);
+    for _ in 0..2 * options().election_ticks {
+        tick(&mut three);
+    }
+    let leader = three.worlds.iter().position(|world| world.driver.status().is_leader);
+    assert!(leader.is_some_and(|leader| leader != 0), "{leader:?} leads");
+}
+
+#[test]
+fn a_disk_that_is_slow_and_goes_on_costs_no_leadership() {
+    let mut three = Three::led();
+    three.worlds[0].storage.set_order(Order::Manual);
+    for number in 0..20 {
+        three.worlds[0].propose(&format!("{number}")).unwrap();
+        three.deliver_all();
+        for _ in 0..options().election_ticks - 1 {
+            three.worlds.iter_mut().for_each(|world| world.driver.tick());
+            three.deliver_all();
+        }
+        for operation in three.worlds[0].storage.in_flight() {
+            three.worlds[0].storage.complete(operation.number);
+        }
+        three.deliver_all();
+        assert!(three.worlds[0].driver.status().is_leader, "after {number}");
+    }
+}
