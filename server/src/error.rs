@@ -115,6 +115,12 @@ pub enum Error {
     /// No answer within etcd's proposal timeout.
     #[error("etcdserver: request timed out")]
     Timeout,
+    /// As `Timeout`, and this member has become the leader meanwhile.
+    #[error("etcdserver: request timed out, possibly due to previous leader failure")]
+    TimeoutLeaderFailed,
+    /// As `Timeout`, and this member was not connected to its leader, or as the leader to a quorum.
+    #[error("etcdserver: request timed out, possibly due to connection lost")]
+    TimeoutConnectionLost,
     /// The stream's client went away.
     #[error("etcdserver: watch canceled")]
     Canceled,
@@ -221,7 +227,12 @@ impl Error {
             E::TooManyRequests => Code::Unknown,
             // grpc-go reads a unary call's message outside of what gives errors their codes.
             E::NoMessage | E::CutShort => Code::Unknown,
-            E::NoLeader | E::Stopped | E::Timeout | E::TooManyHeld => Code::Unavailable,
+            E::NoLeader
+            | E::Stopped
+            | E::Timeout
+            | E::TimeoutLeaderFailed
+            | E::TimeoutConnectionLost
+            | E::TooManyHeld => Code::Unavailable,
             E::Canceled => Code::Canceled,
             E::DeadlineExceeded => Code::DeadlineExceeded,
             E::StreamSort | E::StreamFilter | E::NotImplemented(_) | E::UnknownMethod(_) | E::Compressed(_) => {

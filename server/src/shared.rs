@@ -7,7 +7,8 @@
 //!   `is_behind`, `has_leases` and `raft.applied`. Raft publishes the rest of `raft`. Each connection core writes its
 //!   own entry of `floors` and `connections`, and each loop its own beat of `pulse`. All cores read everything.
 //! - Everything that a view shows was durable before the view was published. A reply leaves after the view that holds
-//!   its write was published. So on a single voter, any view loaded after a request arrived answers it linearizably.
+//!   its write was published. So on a single voter, any view loaded after a request arrived answers it linearizably
+//!   (`raft.read_floor`).
 //!
 //! This file holds values only. Nothing here waits, locks, or knows what a request is.
 
@@ -124,7 +125,7 @@ pub struct Cluster {
 }
 
 /// Where raft stands, for headers and status.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Raft {
     /// Current term.
     pub term: AtomicU64,
@@ -136,6 +137,19 @@ pub struct Raft {
     pub applied: AtomicU64,
     /// Entries proposed and not yet answered.
     pub pending: AtomicUsize,
+    /// A view that has applied this index answers a linearizable read without a round. `u64::MAX` while there are other
+    /// voters, which may have elected another leader.
+    pub read_floor: AtomicU64,
+    /// When this member became the leader last, on its clock; 0 for never. **Units** nanoseconds.
+    pub elected_at: AtomicU64,
+}
+
+impl Default for Raft {
+    fn default() -> Self {
+        let [term, leader, commit, applied, elected_at] = [0; 5].map(AtomicU64::new);
+        let (pending, read_floor) = (AtomicUsize::new(0), AtomicU64::new(u64::MAX));
+        Self { term, leader, commit, applied, pending, read_floor, elected_at }
+    }
 }
 
 /// Sizes of the store. **Units** bytes.
@@ -231,6 +245,8 @@ pub struct Shared {
     pub cluster: ArcSwap<Cluster>,
     /// Where raft stands.
     pub raft: Raft,
+    /// Since when this member is connected to others, by id, on its clock. Who transports messages publishes it.
+    pub links: ArcSwap<BTreeMap<u64, Duration>>,
     /// Sizes of the store.
     pub sizes: Sizes,
     /// The revisions that each core holds; see [`crate::floor`].
@@ -282,6 +298,7 @@ impl Shared {
             view,
             cluster: ArcSwap::default(),
             raft: Raft::default(),
+            links: ArcSwap::default(),
             sizes: Sizes::default(),
             floors: (0..cores).map(|_| Arc::default()).collect(),
             swept_revision: AtomicI64::new(-1),

@@ -5,10 +5,15 @@
 
 use proto::etcdserverpb as pb;
 
-use super::desk::Desk;
+use super::desk::{Consistency, Desk};
+use crate::error::Error;
 
 /// Answers MemberList. The header has no revision, as in etcd.
-pub(super) fn member_list(desk: &Desk) -> pb::MemberListResponse {
+///
+/// **Errors** as [`Desk::view`], if the client wants a linearizable answer.
+pub(super) async fn member_list(desk: &Desk, request: pb::MemberListRequest) -> Result<pb::MemberListResponse, Error> {
+    // What apply has changed of the members is published before the view that has applied it.
+    drop(desk.view(Consistency::of(!request.linearizable)).await?);
     let cluster = desk.shared.cluster.load();
     let members = cluster.members.iter().map(|member| pb::Member {
         id: member.id,
@@ -17,5 +22,5 @@ pub(super) fn member_list(desk: &Desk) -> pb::MemberListResponse {
         client_ur_ls: member.client_urls.clone(),
         is_learner: member.is_learner,
     });
-    pb::MemberListResponse { header: Some(desk.header(0)), members: members.collect() }
+    Ok(pb::MemberListResponse { header: Some(desk.header(0)), members: members.collect() })
 }

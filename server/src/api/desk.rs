@@ -4,9 +4,11 @@
 //! its reply slots, its page reads.
 //!
 //! Invariants:
-//! - [`Desk::view`] is the only way to a view that fixes what a client is told. A single member gets the view at once
-//!   (see the head of `shared`). With more members, the call waits here for a read round. A read that goes on at a
-//!   revision it got there takes the newest view for each step ([`Desk::published`]).
+//! - [`Desk::view`] is the only way to a view that fixes what a client is told. A single voter gets the view at once
+//!   (see the head of `shared`). With more voters, the call waits here for a read round, which it shares with all reads
+//!   of the turn, and until its index is published. It waits through an election, and at most as long as a proposal
+//!   does. Reads that wait take a reply slot each; beyond the slots and the post they are refused.
+//! - A read that goes on at a revision it got there takes the newest view for each step ([`Desk::published`]).
 //! - A core asks raft and apply by message alone. It never waits for another core while it holds a borrow.
 //!
 //! The desk knows no method and no connection.
@@ -189,24 +191,47 @@ impl Desk {
 
     /// Returns a view that answers a request.
     ///
-    /// **Errors** no leader, if the view must be linearizable; the state ends before what was acknowledged.
+    /// **Errors** a linearizable view: the state ends before what was acknowledged; too many requests wait; no round
+    /// was confirmed, or its index not applied, within the request timeout.
     pub async fn view(&self, consistency: Consistency) -> Result<Arc<ReadView>, Error> {
-        self.view_at_once(consistency).expect("alone there is nothing to wait for")
+        if let Some(view) = self.view_at_once(consistency) {
+            return view;
+        }
+        let confirmed = self.confirmed().await;
+        self.counters.reads_failed.add(u64::from(confirmed.is_err()));
+        confirmed.map(|()| self.published())
     }
 
     /// Returns the view of [`Desk::view`] if it need not wait for it, and `None` otherwise.
     ///
     /// **Errors** as [`Desk::view`].
     pub fn view_at_once(&self, consistency: Consistency) -> Option<Result<Arc<ReadView>, Error>> {
-        if consistency == Consistency::Linearizable && !self.shared.has_leader() {
-            self.counters.reads_failed.add(1);
-            return Some(Err(Error::NoLeader));
+        if consistency == Consistency::Serializable {
+            return Some(Ok(self.published()));
         }
-        if consistency == Consistency::Linearizable && self.shared.is_behind.load(Ordering::Acquire) {
+        if self.shared.is_behind.load(Ordering::Acquire) {
             self.counters.reads_failed.add(1);
             return Some(Err(Error::Corrupt));
         }
-        Some(Ok(self.published()))
+        // This comes before the view is loaded. While there are no other voters, nothing newer was acknowledged
+        // elsewhere.
+        let floor = self.shared.raft.read_floor.load(Ordering::Acquire);
+        let view = self.published();
+        (view.applied_index() >= floor).then_some(Ok(view))
+    }
+
+    /// Waits until any view answers a linearizable read that came before this call.
+    ///
+    /// **Errors** as [`Desk::view`].
+    async fn confirmed(&self) -> Result<(), Error> {
+        let (waiting, reply) = self.slot()?;
+        self.to_raft.send(ToRaft::Read(reply)).map_err(refusal)?;
+        match waiting.await {
+            Answer::Readable => Ok(()),
+            Answer::Unreadable(error) => Err(error),
+            Answer::TimedOut => Err(Error::Timeout),
+            other => unreachable!("a read is confirmed or not, and gets no {other:?}"),
+        }
     }
 
     /// The newest view. It is for the core's own work and for requests that were already admitted to a revision. It

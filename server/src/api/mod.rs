@@ -6,6 +6,7 @@
 //! - `request`: the requests of unary calls, decoded
 //! - `admit`: what every call and message passes: limits, counters, permission
 //! - `due`, `deadlines`: the time that a client gives its call; the calls of a core that have a deadline
+//! - `timeout`: why a proposal timed out
 //! - `body`: the answer to a unary call
 //! - `told`: what is counted and logged at the end of a unary call; `measured`: the counts and sizes in these lines
 //! - `desk`: what a core needs to answer requests
@@ -71,6 +72,7 @@ mod request;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod timeout;
 mod told;
 mod txn;
 pub mod watch;
@@ -229,7 +231,19 @@ enum Ending<T> {
 }
 
 /// Counts a unary call as ended, logs it if that is due, and answers it.
-fn end_unary(desk: &Desk, call: &Call, body: &Bytes, trace: &Trace, result: Result<Body, Error>, reply: impl Reply) {
+fn end_unary(
+    desk: &Desk,
+    call: &Call,
+    body: &Bytes,
+    trace: &Trace,
+    mut result: Result<Body, Error>,
+    reply: impl Reply,
+) {
+    if let Err(Error::Timeout) = result
+        && due::over(call.method) == Error::Timeout
+    {
+        result = Err(timeout::told_apart(desk, call.caller.began));
+    }
     told::ended(desk, Ended { call, body, trace, result: result.as_ref() });
     match result {
         Ok(Body::Whole(message)) => {
@@ -285,7 +299,7 @@ async fn rarely(desk: &Desk, request: Rare) -> Result<Bytes, Error> {
         Rare::LeaseGrant(request) => lease::grant(desk, request).await,
         Rare::LeaseTimeToLive(request) => lease::time_to_live(desk, request).await,
         Rare::LeaseLeases => lease::leases(desk).await,
-        Rare::MemberList => Ok(framed(&cluster::member_list(desk))),
+        Rare::MemberList(request) => cluster::member_list(desk, request).await.map(|answer| framed(&answer)),
         Rare::Status => Ok(framed(&maintenance::status(desk))),
         Rare::Defragment => maintenance::defragment(desk).await,
         Rare::Hash => maintenance::hash(desk).await,

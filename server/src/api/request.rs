@@ -34,7 +34,7 @@ pub(super) enum Rare {
     /// Lease LeaseLeases.
     LeaseLeases,
     /// Cluster MemberList.
-    MemberList,
+    MemberList(pb::MemberListRequest),
     /// Maintenance Status.
     Status,
     /// Maintenance Defragment.
@@ -152,7 +152,7 @@ impl Rare {
             Method::LeaseGrant => Self::LeaseGrant(decode(body)?),
             Method::LeaseTimeToLive => Self::LeaseTimeToLive(decode(body)?),
             Method::LeaseLeases => decode::<pb::LeaseLeasesRequest>(body).map(|_| Self::LeaseLeases)?,
-            Method::MemberList => decode::<pb::MemberListRequest>(body).map(|_| Self::MemberList)?,
+            Method::MemberList => decode(body).map(Self::MemberList)?,
             Method::Status => decode::<pb::StatusRequest>(body).map(|_| Self::Status)?,
             Method::Defragment => decode::<pb::DefragmentRequest>(body).map(|_| Self::Defragment)?,
             Method::Hash => decode::<pb::HashRequest>(body).map(|_| Self::Hash)?,

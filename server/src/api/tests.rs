@@ -22,7 +22,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use super::{
     Later, answer, begin,
     call::{Answers, Call, Caller, Head, Left, Reply, Requests},
-    desk::{Desk, Parts},
+    desk::{Desk, EXPIRE_EVERY, Parts},
     open,
     range::{
         large::{Frame, Large},
@@ -51,7 +51,10 @@ use crate::{
     shared::Shared,
     slots::ReplyTo,
     watch::{encode::Responder, hub::Bounds},
-    wire::{endpoints, http1},
+    wire::{
+        endpoints::{self, Port},
+        http1,
+    },
 };
 
 /// What a client was told.
@@ -165,7 +168,8 @@ impl Member {
         let dir = Path::new("data");
         let store = Store::open(&mut storage.disk(), dir, store::Options::default()).unwrap();
         let shared = Arc::new(Shared::for_tests(store.mvcc().published(), 1));
-        shared.raft.leader.store(0xab, std::sync::atomic::Ordering::Release);
+        shared.raft.leader.store(0xab, Ordering::Release);
+        shared.raft.read_floor.store(0, Ordering::Release);
         let registry = Arc::new(Registry::new(GATES.to_vec(), 1));
         let (unary, apply) = (Duration::from_millis(300), Duration::from_millis(100));
         let board = Arc::new(Board::new(Settings { unary, apply, is_extensive: true, is_debug: false }, 1));
@@ -225,6 +229,17 @@ impl Member {
         self.to_apply.take(&mut asked);
         assert_eq!(asked.len(), 1, "one question at a time");
         asked.remove(0)
+    }
+
+    /// The reads that wait for a round. The member has other voters.
+    fn reads(&self) -> Vec<ReplyTo> {
+        let mut taken = Vec::new();
+        self.to_raft.take(&mut taken);
+        let reply = |message| match message {
+            ToRaft::Read(reply) => reply,
+            other => panic!("only reads are asked for, and no {other:?}"),
+        };
+        taken.into_iter().map(reply).collect()
     }
 
     /// Plays raft and apply: everything that was proposed is done at revision 7.
@@ -312,19 +327,115 @@ async fn who_leaves_before_the_answer_is_counted_and_a_late_answer_finds_nobody(
     .await;
 }
 
+/// Reads of each kind, of a client that wants them `serializable`.
+fn reads_of_each_kind(serializable: bool) -> Vec<(Method, Vec<u8>)> {
+    let range = |range_end: &'static str| pb::RangeRequest {
+        key: "k".into(),
+        range_end: range_end.into(),
+        serializable,
+        ..Default::default()
+    };
+    let op = pb::RequestOp { request: Some(pb::request_op::Request::RequestRange(range(""))) };
+    let txn = pb::TxnRequest { success: vec![op], ..Default::default() };
+    vec![
+        (Method::Range, range("").encode_to_vec()),
+        (Method::Range, range("z").encode_to_vec()),
+        (Method::Range, pb::RangeRequest { count_only: true, ..range("z") }.encode_to_vec()),
+        (Method::RangeStream, range("z").encode_to_vec()),
+        (Method::Txn, txn.encode_to_vec()),
+        (Method::MemberList, pb::MemberListRequest { linearizable: !serializable }.encode_to_vec()),
+    ]
+}
+
 #[tokio::test]
-async fn a_linearizable_read_needs_a_leader_and_a_serializable_one_does_not() {
+async fn a_serializable_read_asks_nobody_and_a_linearizable_one_only_among_other_voters() {
     run(async |member: Member| {
-        member.desk.shared.raft.leader.store(0, std::sync::atomic::Ordering::Release);
-        for (serializable, range_end) in [(false, ""), (true, ""), (false, "z"), (true, "z")] {
-            let request =
-                pb::RangeRequest { key: "k".into(), range_end: range_end.into(), serializable, ..Default::default() };
-            let client = Client::sending([request.encode_to_vec()]);
-            member.call(Method::Range, &client);
-            settle().await;
-            let told = client.told.borrow();
-            let expected = (!serializable).then(|| Status::from(Error::NoLeader));
-            assert_eq!((told.end.clone(), told.messages.len()), (expected, usize::from(serializable)));
+        let floor = &member.desk.shared.raft.read_floor;
+        for (serializable, has_others) in [(false, false), (true, false), (true, true), (false, true)] {
+            floor.store(if has_others { u64::MAX } else { 0 }, Ordering::Release);
+            for (method, request) in reads_of_each_kind(serializable) {
+                let client = Client::sending([request]);
+                member.call(method, &client);
+                settle().await;
+                let asked = member.reads();
+                let waits = has_others && !serializable;
+                assert_eq!((asked.len(), client.told.borrow().is_over), (usize::from(waits), !waits), "{method:?}");
+                member.desk.deliver(asked.into_iter().map(|reply| (reply.slot, Answer::Readable)));
+                settle().await;
+                let told = client.told.borrow();
+                assert!(told.is_over && told.end.is_none() && !told.messages.is_empty(), "{method:?}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_read_that_is_not_confirmed_is_told_why_and_takes_no_slot_any_more() {
+    run(async |member: Member| {
+        member.desk.shared.raft.read_floor.store(u64::MAX, Ordering::Release);
+        let reads = || reads_of_each_kind(false).into_iter();
+        let clients: Vec<Client> = reads().map(|(_, request)| Client::sending([request])).collect();
+        let ask = || reads().zip(&clients).for_each(|((method, _), client)| member.call(method, client));
+        ask();
+        settle().await;
+        let asked = member.reads();
+        assert_eq!(asked.len(), clients.len(), "all leave with one turn");
+        member.pass(member.desk.shared.limits.request_timeout).await;
+        assert!(clients.iter().all(|client| !client.told.borrow().is_over), "they may wait a little longer");
+        member.pass(EXPIRE_EVERY).await;
+        for client in &clients {
+            assert_eq!(client.told.borrow().end, Some(Status::from(Error::Timeout)));
+        }
+        assert_eq!(member.desk.counters.reads_failed.get(), clients.len() as u64);
+        member.desk.deliver(asked.into_iter().map(|reply| (reply.slot, Answer::Readable)));
+        let client = Client::sending([reads().next().unwrap().1]);
+        member.call(Method::Range, &client);
+        settle().await;
+        let replies = member.reads();
+        member.desk.deliver(replies.into_iter().map(|reply| (reply.slot, Answer::Unreadable(Error::Corrupt))));
+        settle().await;
+        assert_eq!(client.told.borrow().end, Some(Status::from(Error::Corrupt)));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn readiness_makes_a_linearizable_read_among_other_voters() {
+    run(async |member: Member| {
+        member.desk.shared.raft.read_floor.store(u64::MAX, Ordering::Release);
+        let told = |path: &'static str| {
+            let (desk, told) = (Rc::clone(&member.desk), Rc::new(RefCell::new(None)));
+            let slot = Rc::clone(&told);
+            spawn_local(async move {
+                let request = http1::Request::of("GET", path).expect("a path");
+                *slot.borrow_mut() = Some(endpoints::answer(&desk, Port::Metrics, &request).await);
+            });
+            told
+        };
+        for (path, waits) in [
+            ("/livez", false),
+            ("/health?serializable=true", false),
+            ("/readyz?exclude=linearizable_read", false),
+            ("/readyz/non_learner", false),
+            ("/readyz", true),
+            ("/readyz/linearizable_read", true),
+            ("/health", true),
+        ] {
+            for fails in [false, true] {
+                let told = told(path);
+                settle().await;
+                let asked = member.reads();
+                assert_eq!((asked.len(), told.borrow().is_none()), (usize::from(waits), waits), "{path}");
+                let answer = || if fails { Answer::Unreadable(Error::Timeout) } else { Answer::Readable };
+                member.desk.deliver(asked.into_iter().map(|reply| (reply.slot, answer())));
+                settle().await;
+                let response = told.borrow_mut().take().expect("it is answered");
+                assert_eq!(response.status, if fails && waits { 503 } else { 200 }, "{path}");
+                if fails && path == "/health" {
+                    assert!(response.body.contains("RANGE ERROR:etcdserver: request timed out"), "{}", response.body);
+                }
+            }
         }
     })
     .await;
@@ -573,26 +684,29 @@ async fn an_answer_that_no_client_can_take_is_refused() {
 async fn a_disk_that_hangs_fails_health_and_readiness_but_not_liveness() {
     run(async |member: Member| {
         let shared = &member.desk.shared;
-        let statuses = || {
-            let request = |path: &str| http1::Request::of("GET", path).expect("a path");
-            ["/health", "/readyz", "/livez", "/health?serializable=true"]
-                .map(|path| endpoints::answer(&member.desk, &request(path)).status)
+        let statuses = async || {
+            let mut statuses = Vec::new();
+            for path in ["/health", "/readyz", "/livez", "/health?serializable=true"] {
+                let request = http1::Request::of("GET", path).expect("a path");
+                statuses.push(endpoints::answer(&member.desk, Port::Clients, &request).await.status);
+            }
+            statuses
         };
         member.desk.clock.advance(Duration::from_millis(1));
         let fine = [200, 200, 200, 200];
         let hung = [503, 503, 200, 200];
-        assert_eq!(statuses(), fine);
+        assert_eq!(statuses().await, fine);
         shared.is_log_stalled.store(true, std::sync::atomic::Ordering::Release);
-        assert_eq!(statuses(), hung);
+        assert_eq!(statuses().await, hung);
         shared.is_log_stalled.store(false, std::sync::atomic::Ordering::Release);
         // Raft itself may not move.
         shared.pulse.raft.strike(member.desk.clock.now());
         member.desk.clock.advance(shared.limits.log_wait_max / 2);
-        assert_eq!(statuses(), fine);
+        assert_eq!(statuses().await, fine);
         member.desk.clock.advance(shared.limits.log_wait_max / 2);
-        assert_eq!(statuses(), hung);
+        assert_eq!(statuses().await, hung);
         shared.pulse.raft.strike(member.desk.clock.now());
-        assert_eq!(statuses(), fine);
+        assert_eq!(statuses().await, fine);
     })
     .await;
 }

@@ -94,9 +94,8 @@ impl Apply {
     /// Publishes this member's name and URLs, as etcd does, until the table has them; and the cluster's version, if it
     /// leads.
     pub(super) fn publish_attributes(&mut self, now: Duration) {
-        // Entries that are applied again may still change the table. Only after them is it known what to publish.
-        let has_replayed = self.applied.index >= self.options.replayed_to.max(1);
-        if !has_replayed || self.published_at.is_some_and(|at| now < at + self.shared.limits.request_timeout) {
+        // Entries that are still to be applied may change the table. Only after them is it known what to publish.
+        if !self.is_caught_up() || self.published_at.is_some_and(|at| now < at + self.shared.limits.request_timeout) {
             return;
         }
         let member_id = self.shared.identity.member_id;
@@ -117,7 +116,7 @@ impl Apply {
 
     /// Raises this member's NOSPACE alarm or disarms it, when that is due.
     pub(super) fn keep_alarm(&mut self, now: Duration) {
-        if self.applied.index < self.options.replayed_to {
+        if !self.is_caught_up() {
             return;
         }
         let recent = self.store.mvcc().recent_bytes();

@@ -37,7 +37,7 @@ use super::{
     entry::{Applier, Asked, Executed},
     fatal::Fatal,
     install::Install,
-    message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing, ToApply},
+    message::{Answer, AnswersByCore, Entry, Handed, ReadsAt, Report, Space, Standing, ToApply},
     outcome::Outcome,
     prefetch,
     standstill::Standstill,
@@ -173,6 +173,10 @@ pub struct Apply {
     /// another was elected.
     ticked_at: Duration,
     is_sure: bool,
+    /// Reads that wait until their index is published, in the order in which they were asked for, and since when.
+    pub(super) reads: VecDeque<(Duration, ReadsAt)>,
+    /// The index that holds everything that was acknowledged before this member started, once it is known.
+    pub(super) caught_up_at: Option<u64>,
     /// Who renews a lease while that is not sure.
     unsure: Waiters<i64>,
     /// Who renews a lease that has expired and is not revoked yet, with the lease.
@@ -231,6 +235,8 @@ impl Apply {
             sweep: Sweep::left(),
             ticked_at: Duration::ZERO,
             is_sure: true,
+            reads: VecDeque::new(),
+            caught_up_at: None,
             unsure: Waiters::default(),
             renewals: Waiters::default(),
             reclaim: Reclaim::default(),
@@ -345,6 +351,7 @@ impl Apply {
         if let Some(at) = handed.install {
             self.install_at(at);
         }
+        self.take_reads(handed.reads, handed.caught_up_at, now);
         self.promote_lessor(now);
         if handed.is_lead_confirmed && self.standing.leads {
             (self.is_sure, self.ticked_at) = (true, self.ticked_at.max(now));
@@ -428,6 +435,7 @@ impl Apply {
         }
         self.is_faulted |= !faults.is_empty();
         let checkpoint = self.begin_checkpoint(now);
+        self.answer_reads();
         let answers = self.take_answers();
         let batch = self.take_batch();
         let can_apply = !self.queue.is_empty() && !self.standstill.is_on();
@@ -465,24 +473,6 @@ impl Apply {
         }
         self.told = (applied, space, stands_still);
         Some(std::mem::replace(&mut self.report, Report { applied, ..Report::default() }))
-    }
-
-    /// Whether clients may be served. The member must have applied everything that was acknowledged before it started,
-    /// and must have published itself. If it stands still, it serves what it has.
-    pub fn is_ready(&self) -> bool {
-        if self.standstill.is_on() {
-            return true;
-        }
-        let member_id = self.shared.identity.member_id;
-        let own = self.applier.cluster.members.iter().find(|member| member.id == member_id);
-        self.is_caught_up()
-            && self.applier.cluster.version.is_some()
-            && own.is_some_and(|own| own.name == self.options.name && own.client_urls == self.options.client_urls)
-    }
-
-    /// Whether the member leads, and has applied everything that was acknowledged before it started.
-    pub(super) fn is_caught_up(&self) -> bool {
-        self.standing.read_floor.is_some_and(|floor| self.applied.index >= floor)
     }
 
     /// Bytes of entries that wait here.
@@ -562,12 +552,6 @@ impl Apply {
             }
         }
         Ok(Vec::new())
-    }
-
-    /// Publishes whether the state lacks something that was acknowledged before the start.
-    pub(super) fn publish_behind(&self) {
-        let is_behind = self.standstill.is_for_good() || !self.is_caught_up();
-        self.shared.is_behind.store(is_behind, Ordering::Release);
     }
 
     /// Applies the request at the front, or a step of it.

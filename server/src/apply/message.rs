@@ -9,6 +9,7 @@ use engine::CheckpointDone;
 
 use super::{arrived::Arrived, own::Own, proposal::Proposal};
 use crate::{
+    error::Error,
     lease::Renewal,
     slots::{ReplyTo, SlotId},
 };
@@ -37,7 +38,7 @@ pub struct Standing {
     pub term: u64,
     /// The first index of the term, if this member leads it.
     pub term_start: Option<u64>,
-    /// The index that must be applied before clients may be served; `None` while it is unknown.
+    /// The index that must be applied before reads need no round; `None` while they do.
     pub read_floor: Option<u64>,
 }
 
@@ -54,6 +55,19 @@ pub struct Handed {
     pub is_lead_confirmed: bool,
     /// The state at this entry takes the place of what is applied, and of all entries that were handed over.
     pub install: Option<EntryId>,
+    /// Linearizable reads that are confirmed, in the order in which they were asked for.
+    pub reads: Vec<ReadsAt>,
+    /// An index that holds everything that was acknowledged before this member started; given once.
+    pub caught_up_at: Option<u64>,
+}
+
+/// Linearizable reads that may be answered once `index` is applied and published.
+#[derive(Debug)]
+pub struct ReadsAt {
+    /// Everything acknowledged before the reads came lies at or below this index.
+    pub index: u64,
+    /// Where the answers go.
+    pub replies: Vec<ReplyTo>,
 }
 
 /// How apply feels the lack of space.
@@ -164,6 +178,10 @@ pub enum Answer {
     TimeToLive(Option<(i64, i64)>),
     /// Lease ids, in the order of their remaining time.
     Leases(Vec<i64>),
+    /// A linearizable read may be answered from any view that is loaded from now on.
+    Readable,
+    /// A linearizable read cannot be answered.
+    Unreadable(Error),
     /// The sweep has passed the revision asked for.
     Swept,
     /// The number of the run that gives space back.

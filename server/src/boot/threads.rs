@@ -273,7 +273,8 @@ impl Member {
         let disk = Timed::new(log_disk, LogWrites::new(Arc::clone(&counters)));
         let (batch_bytes_max, log_wait_max) =
             (options::batch_bytes_max(&self.config), options::log_wait_max(&self.config));
-        let raft = Raft::new(shared, counters, driver, batch_bytes_max, log_wait_max);
+        let heartbeat = options::heartbeat(&self.config);
+        let raft = Raft::new(shared, counters, driver, batch_bytes_max, log_wait_max, heartbeat);
         RaftCore { raft, disk, inbox, messages: Vec::new() }
     }
 }

@@ -118,7 +118,7 @@ pub async fn run(
         }
         tokio::select! {
             biased;
-            () = ticks.ring() => {}
+            () = ticks.ring(now, Duration::MAX) => {}
             is_open = core.inbox.receive(&mut core.messages) => if !is_open { return Ok(()) },
             next = raft.handed.recv() => match next {
                 Some(next) => handed = Some(next),

@@ -61,6 +61,7 @@ pub async fn run_both(
     let mut ticks = Ticks::new(heartbeat);
     loop {
         let now = clock.now();
+        core.raft.pass(now);
         if ticks.is_due(now) {
             core.raft.tick(now);
             apply.apply.tick(now);
@@ -84,7 +85,7 @@ pub async fn run_both(
         }
         tokio::select! {
             biased;
-            () = ticks.ring() => {}
+            () = ticks.ring(now, core.raft.due()) => {}
             is_open = core.inbox.receive(&mut core.messages) => if !is_open { return Ok(()) },
             is_open = apply.inbox.receive(&mut apply.messages) => if !is_open { return Ok(()) },
             woken = wake.ready() => woken.map_err(Fatal::Wake)?,
@@ -117,6 +118,7 @@ pub async fn run(
     let mut report = None;
     loop {
         let now = clock.now();
+        core.raft.pass(now);
         if ticks.is_due(now) {
             core.raft.tick(now);
         }
@@ -140,7 +142,7 @@ pub async fn run(
         }
         tokio::select! {
             biased;
-            () = ticks.ring() => {}
+            () = ticks.ring(now, core.raft.due()) => {}
             next = apply.reports.recv() => match next {
                 Some(next) => report = Some(next),
                 None => return Ok(()),

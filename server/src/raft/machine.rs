@@ -20,6 +20,8 @@
 //! - Nor does a disk that hangs stop it: as long as a write to the log does not end, proposals of clients are refused,
 //!   and the member says that it is not ready. When the write ends, all goes on. What was proposed before stays so.
 //! - As long as apply stands still before a page that cannot be read, proposals of clients are refused.
+//! - Raft's time follows the clock: each turn begins with [`Raft::pass`], before it takes messages. A member that stood
+//!   still makes up for a short time only ([`BEHIND_TICKS_MAX`]): it heard nothing, so its silence counts for nothing.
 //! - `log_bytes` counts all bytes of the log that were ever written. It never decreases.
 //!
 //! A plain state machine: time comes in with each call, and the log's disk is the only thing that it drives. It knows
@@ -32,14 +34,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use consensus::{Committed, ConfState, ConfirmedRead, Driver, EntryId, EntryKind, Message, Refused, Snapshot, Status};
+use consensus::{Committed, ConfState, Driver, EntryId, EntryKind, Message, PARTS_PER_TICK, Refused, Snapshot, Status};
 use engine::{
     disk::{Completion, Disk, Owner},
     planted::is_planted,
 };
 use proto::internal;
 
-use super::{message::ToRaft, waiters::Waiters};
+use super::{message::ToRaft, reads::Reads, waiters::Waiters};
 use crate::{
     apply::{
         fatal::Fatal,
@@ -76,6 +78,10 @@ pub struct Raft {
     driver: Driver,
     /// Bytes of entries that are handed out at once. **Units** bytes.
     batch_bytes_max: u64,
+    /// Time between two ticks of raft.
+    heartbeat: Duration,
+    /// Up to when raft knows the time; `None` before the first turn.
+    passed_until: Option<Duration>,
     /// What is proposed next. What the log cannot take yet stays here.
     proposals: Vec<Waiting>,
     proposals_bytes: u64,
@@ -92,10 +98,13 @@ pub struct Raft {
     handed: u64,
     /// Where raft stood when apply was last told.
     told: Option<Standing>,
-    /// The term in which apply asked whether this member leads still, and whether a majority has said so since.
-    asked_lead_in: Option<u64>,
-    reads: Vec<ConfirmedRead>,
+    reads: Reads,
+    /// The term in which apply asked whether this member leads still, and the read that tells; and whether a majority
+    /// has said so since.
+    asks_lead: Option<(u64, u64)>,
     is_lead_confirmed: bool,
+    /// The read that tells what was acknowledged before this member started.
+    start_read: StartRead,
     /// How apply feels the lack of space.
     space: Space,
     /// Apply stands still.
@@ -112,15 +121,17 @@ pub struct Raft {
 }
 
 impl Raft {
-    /// Raft over a recovered log. Apply holds at most twice `batch_bytes_max` bytes of entries at once. A write to the
-    /// log that takes longer than `log_wait_max` is a stall.
+    /// Raft over a recovered log, with a tick each `heartbeat`. Apply holds at most twice `batch_bytes_max` bytes of
+    /// entries at once. A write to the log that takes longer than `log_wait_max` is a stall.
     pub fn new(
         shared: Arc<Shared>,
         counters: Arc<CommitCounters>,
         driver: Driver,
         batch_bytes_max: u64,
         log_wait_max: Duration,
+        heartbeat: Duration,
     ) -> Self {
+        assert!(heartbeat >= Duration::from_millis(1), "a part of a tick must not be zero");
         let status = driver.status();
         let log_len = driver.log_bytes();
         let mut raft = Self {
@@ -129,6 +140,8 @@ impl Raft {
             counters,
             driver,
             batch_bytes_max,
+            heartbeat,
+            passed_until: None,
             proposals: Vec::new(),
             proposals_bytes: 0,
             waits_for_segment: false,
@@ -139,9 +152,10 @@ impl Raft {
             unfinished_proposals: 0,
             handed: status.applied,
             told: None,
-            asked_lead_in: None,
-            reads: Vec::new(),
+            reads: Reads::default(),
+            asks_lead: None,
             is_lead_confirmed: false,
+            start_read: StartRead::Wanted,
             space: Space::default(),
             stands_still: false,
             asking: Asking::default(),
@@ -150,7 +164,7 @@ impl Raft {
             log_bytes: log_len,
             log_len,
         };
-        raft.publish_status();
+        raft.publish_status(Duration::ZERO);
         raft
     }
 
@@ -180,6 +194,7 @@ impl Raft {
                 self.push(Waiting { entry: proposal.entry.clone(), proposal: Some(proposal), until });
             }
             ToRaft::ProposeOwn { entry, purpose } => self.propose_own(entry, purpose, now),
+            ToRaft::Read(reply) => self.reads.push(reply),
         }
     }
 
@@ -195,27 +210,35 @@ impl Raft {
         self.driver.take_messages()
     }
 
-    /// Asks which index must be applied before a linearizable read, `context`, may be answered.
+    /// Asks for a round for the reads that have come.
     ///
-    /// **Errors** no leader is known; too many reads wait.
-    pub fn ask_read(&mut self, context: u64) -> Result<(), Error> {
-        self.driver.read_index(context).map_err(|error| refusal(&error, false))
-    }
-
-    /// The reads that were confirmed since the last call.
-    pub fn take_reads(&mut self) -> Vec<ConfirmedRead> {
-        std::mem::take(&mut self.reads)
+    /// **Errors** the member must stop.
+    fn ask_reads(&mut self, now: Duration) -> Result<(), Fatal> {
+        if self.start_read == StartRead::Wanted {
+            let number = self.reads.next();
+            self.driver.read_index(number)?;
+            self.start_read = StartRead::Asked(number);
+        }
+        if let Some(number) = self.reads.number(now) {
+            self.driver.read_index(number)?;
+        }
+        Ok(())
     }
 
     /// Takes in the reads that were confirmed, and with the member's own one that it leads.
     fn note_reads(&mut self) {
         let status = self.driver.status();
         for read in self.driver.take_reads() {
-            if read.context == LEAD_READ {
-                self.is_lead_confirmed |= status.is_leader && self.asked_lead_in == Some(status.term);
-            } else {
-                self.reads.push(read);
+            self.is_lead_confirmed |= self
+                .asks_lead
+                .take_if(|(_, number)| *number <= read.context)
+                .is_some_and(|(term, _)| status.is_leader && term == status.term);
+            if let StartRead::Asked(number) = self.start_read
+                && number <= read.context
+            {
+                self.start_read = StartRead::Confirmed(read.index);
             }
+            self.reads.confirm(read);
         }
     }
 
@@ -230,12 +253,35 @@ impl Raft {
         self.proposals.push(waiting);
     }
 
-    /// Tells raft that a heartbeat interval has passed.
+    /// Tells raft what time it is. Called before the messages of a turn are taken, and at least once in a tick.
+    pub fn pass(&mut self, now: Duration) {
+        let until = *self.passed_until.get_or_insert(now);
+        let (part, behind) = (self.part(), now.saturating_sub(until));
+        if behind > BEHIND_TICKS_MAX * self.heartbeat {
+            self.passed_until = Some(now);
+            return self.driver.pass(BEHIND_TICKS_MAX * PARTS_PER_TICK);
+        }
+        let parts = u32::try_from(behind.as_nanos() / part.as_nanos()).expect("few ticks have few parts");
+        self.passed_until = Some(until + part * parts);
+        self.driver.pass(parts);
+    }
+
+    /// When raft will do something by itself, in [`Raft::pass`].
+    pub fn due(&self) -> Duration {
+        self.part().saturating_mul(self.driver.due_parts()).saturating_add(self.passed_until.unwrap_or_default())
+    }
+
+    fn part(&self) -> Duration {
+        self.heartbeat / PARTS_PER_TICK
+    }
+
+    /// Looks after what waits. Called about once in a heartbeat interval.
     pub fn tick(&mut self, now: Duration) {
         self.shared.pulse.raft.strike(now);
-        self.driver.tick();
         self.watch_log(now);
-        self.waiters.forget_lost(now, 2 * self.shared.limits.request_timeout);
+        let lifetime = 2 * self.shared.limits.request_timeout;
+        self.waiters.forget_lost(now, lifetime);
+        self.reads.forget_lost(now, lifetime);
     }
 
     /// Makes one turn; see the head of this file.
@@ -260,6 +306,7 @@ impl Raft {
     /// **Errors** the member must stop.
     pub fn settle(&mut self, disk: &mut dyn Disk, now: Duration) -> Result<(), Fatal> {
         self.propose_waiting(now);
+        self.ask_reads(now)?;
         self.driver.step(disk)?;
         disk.kick()?;
         self.note_reads();
@@ -267,7 +314,7 @@ impl Raft {
         if self.is_log_stalled() {
             self.watch_log(now);
         }
-        self.publish_status();
+        self.publish_status(now);
         // This comes before the answers go. A client that is refused for space then finds the reason in the status.
         self.publish_disk_full();
         Ok(())
@@ -281,11 +328,20 @@ impl Raft {
         let entries = self.take_committed(now);
         let is_lead_confirmed = std::mem::take(&mut self.is_lead_confirmed);
         let install = self.driver.take_install().map(|state| state.at);
-        if entries.is_empty() && self.told == Some(standing) && !is_lead_confirmed && install.is_none() {
+        let caught_up_at = match self.start_read {
+            StartRead::Confirmed(index) => Some(index),
+            _ => None,
+        };
+        let is_old = self.told == Some(standing) && !is_lead_confirmed && caught_up_at.is_none();
+        if entries.is_empty() && is_old && !self.reads.has_confirmed() && install.is_none() {
             return None;
         }
+        if caught_up_at.is_some() {
+            self.start_read = StartRead::Told;
+        }
         self.told = Some(standing);
-        Some(Handed { entries, standing, log_bytes: self.log_bytes, is_lead_confirmed, install })
+        let (reads, log_bytes) = (self.reads.take_confirmed(), self.log_bytes);
+        Some(Handed { entries, standing, log_bytes, is_lead_confirmed, install, reads, caught_up_at })
     }
 
     /// Whether more entries could be handed to apply at once.
@@ -319,8 +375,12 @@ impl Raft {
         let status = self.driver.status();
         self.space = report.space;
         self.stands_still = report.stands_still;
-        if report.asks_lead && status.is_leader && self.driver.read_index(LEAD_READ).is_ok() {
-            self.asked_lead_in = Some(status.term);
+        // An answer that is on its way will do.
+        let is_asked = self.asks_lead.is_some_and(|(term, _)| term == status.term);
+        if report.asks_lead && status.is_leader && !is_asked {
+            let number = self.reads.next();
+            self.driver.read_index(number)?;
+            self.asks_lead = Some((status.term, number));
         }
         if report.has_alarm_come {
             self.asking.heard();
@@ -411,6 +471,10 @@ impl Raft {
             }
             match (refusal_here, proposal) {
                 (None, Some(proposal)) => self.waiters.insert(proposal, now),
+                (Some(Refused { error: consensus::Error::NoLeader, .. }), Some(proposal)) => {
+                    // It has waited for one as long as it may.
+                    self.refuse(proposal, Error::Timeout);
+                }
                 (Some(Refused { error, .. }), Some(proposal)) => {
                     self.refuse(proposal, refusal(&error, self.is_disk_full()));
                 }
@@ -533,21 +597,38 @@ impl Raft {
         }
     }
 
-    fn publish_status(&mut self) {
+    fn publish_status(&mut self, now: Duration) {
         let status = self.driver.status();
         let raft = &self.shared.raft;
         assert!(status.term >= raft.term.load(Ordering::Relaxed), "the term never decreases");
         raft.term.store(status.term, Ordering::Release);
         let is_new = status.leader_id != 0 && status.leader_id != raft.leader.load(Ordering::Relaxed);
         self.counters.leader_changes.add(u64::from(is_new));
+        if is_new && status.is_leader {
+            raft.elected_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
+        }
         raft.leader.store(status.leader_id, Ordering::Release);
         raft.commit.store(status.commit, Ordering::Release);
+        raft.read_floor.store(status.read_floor.unwrap_or(u64::MAX), Ordering::Release);
         raft.pending.store(self.waiters.count() + self.unfinished_proposals, Ordering::Release);
     }
 }
 
-/// The read by which raft finds out whether this member leads still. No other read has this name.
-const LEAD_READ: u64 = u64::MAX;
+/// How far the read has come that is made once after a start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum StartRead {
+    Wanted,
+    /// Raft is asked for the read with this number.
+    Asked(u64),
+    /// Everything that was acknowledged before the start lies at or below this index.
+    Confirmed(u64),
+    /// Apply knows it.
+    Told,
+}
+
+/// Ticks that are made up for when a turn comes late. A member that stood still for longer would campaign before it has
+/// taken in what its leader sent meanwhile.
+const BEHIND_TICKS_MAX: u32 = 2;
 
 /// Memory that an entry takes beside its bytes while apply has it. **Units** bytes.
 const ENTRY_OVERHEAD_BYTES: u64 = size_of::<Entry>() as u64;
@@ -563,7 +644,6 @@ fn refusal(error: &consensus::Error, is_disk_full: bool) -> Error {
         consensus::Error::TooManyRequests { .. } if is_disk_full => Error::NoSpace,
         consensus::Error::NoSpace { .. } => Error::NoSpace,
         consensus::Error::TooManyRequests { .. } => Error::TooManyRequests,
-        consensus::Error::NoLeader => Error::NoLeader,
         consensus::Error::TooLarge { .. } => Error::RequestTooLarge,
         _ => Error::Stopped,
     }

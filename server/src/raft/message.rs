@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::{apply::proposal::Proposal, quota::Purpose};
+use crate::{apply::proposal::Proposal, quota::Purpose, slots::ReplyTo};
 
 /// Messages to the raft core.
 #[derive(Debug)]
@@ -18,4 +18,6 @@ pub enum ToRaft {
         /// The purpose of the request.
         purpose: Purpose,
     },
+    /// Find out which index a linearizable read must see. Apply answers once it has published that.
+    Read(ReplyTo),
 }

@@ -5,12 +5,13 @@
 //! - `message`: the messages to raft
 //! - `machine`: the log and its order, turn by turn
 //! - `waiters`: proposals on their way through the log
+//! - `reads`: linearizable reads on their way
 //!
-//! Later, `reads` will hold the reads that must ask other members, and `leadership` what follows from leadership. A
-//! single voter needs neither.
+//! Later, `leadership` will hold what follows from leadership.
 
 pub mod machine;
 pub mod message;
+mod reads;
 #[cfg(test)]
 mod tests;
 pub mod waiters;

@@ -1,15 +1,23 @@
 //! Runs on: tests.
 //!
-//! Raft and apply must make the same configuration of a configuration change.
+//! Raft and apply must make the same configuration of a configuration change. Raft's time follows the clock, and reads
+//! wait for a leader and are told to apply once.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use consensus::{ConfChange, ConfChangeKind, ConfState, Driver, Identity, Member, Options, Start};
-use engine::{disk::sim::SimStorage, wal};
+use consensus::{
+    ConfChange, ConfChangeKind, ConfState, Driver, Identity, Member, Message, MessageKind, Options, Start,
+};
+use engine::{
+    Mvcc,
+    disk::sim::{SimDisk, SimStorage},
+    wal,
+};
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
-use crate::apply::members;
+use super::{machine::Raft, message::ToRaft};
+use crate::{apply::members, metrics::counters::CommitCounters, shared::Shared, slots::ReplyTo};
 
 /// Raft of member 1 with these voters and learners.
 fn driver(state: &ConfState) -> Driver {
@@ -46,4 +54,118 @@ fn apply_computes_the_configuration_that_raft_reaches() {
         }
     }
     assert!(refused > 10, "no voter would be left");
+}
+
+/// Raft of member 1 of three, on its disk, at some time.
+struct Alone {
+    raft: Raft,
+    disk: SimDisk,
+    now: Duration,
+}
+
+impl Alone {
+    fn new() -> Self {
+        let mut disk = SimStorage::new(1).disk();
+        let wal = wal::Options { segment_bytes: 1 << 20, ..wal::Options::default() };
+        let options = Options::from_knobs(&tuning::Consensus::default(), true, 1, wal);
+        let conf_state = ConfState { voters: vec![1, 2, 3], learners: Vec::new() };
+        let start = Start { conf_state, ..Start::default() };
+        let identity = Identity { member_id: 1, cluster_id: 1 };
+        let driver = Driver::open(&mut disk, Path::new("wal"), identity, options, start).unwrap();
+        let shared = Arc::new(Shared::for_tests(Mvcc::in_memory().published(), 1));
+        let (log_wait_max, heartbeat) = (Duration::from_secs(2), Duration::from_millis(100));
+        let raft = Raft::new(shared, Arc::<CommitCounters>::default(), driver, 1 << 20, log_wait_max, heartbeat);
+        let mut alone = Self { raft, disk, now: Duration::from_secs(5) };
+        alone.turn();
+        alone
+    }
+
+    /// Makes turns until the log has ended what it was asked to do. Returns what is sent.
+    fn turn(&mut self) -> Vec<Message> {
+        self.raft.pass(self.now);
+        (0..4).for_each(|_| self.raft.turn(&mut self.disk, self.now).unwrap());
+        self.raft.take_messages()
+    }
+
+    /// Lets time pass in turns that are `step` apart, until pre-votes are asked for. Returns how long that took.
+    fn campaigns_after(&mut self, step: Duration) -> Duration {
+        let began = self.now;
+        while !self.turn().iter().any(|message| message.kind == MessageKind::PreVote) {
+            self.now += step;
+            assert!(self.now - began < Duration::from_secs(10), "it never campaigns");
+        }
+        self.now - began
+    }
+}
+
+#[test]
+fn raft_campaigns_by_the_clock_whether_turns_are_frequent_or_rare() {
+    let often = Alone::new().campaigns_after(Duration::from_micros(100));
+    let seldom = Alone::new().campaigns_after(Duration::from_millis(70));
+    assert!((Duration::from_millis(1000)..Duration::from_millis(1252)).contains(&often), "{often:?}");
+    assert!((often..often + Duration::from_millis(72)).contains(&seldom), "{seldom:?}, and {often:?}");
+    // A loop that sleeps until it is due misses nothing.
+    let mut alone = Alone::new();
+    let began = alone.now;
+    let sent = loop {
+        alone.now = alone.raft.due().min(alone.now + Duration::from_millis(100));
+        let sent = alone.turn();
+        if !sent.is_empty() {
+            break sent;
+        }
+    };
+    assert!(sent.iter().all(|message| message.kind == MessageKind::PreVote));
+    let slept = alone.now - began;
+    assert!(slept.abs_diff(often) < Duration::from_millis(4), "{slept:?}, and {often:?}");
+}
+
+#[test]
+fn who_stood_still_makes_up_for_little_and_campaigns_with_no_burst() {
+    let expected = Alone::new().campaigns_after(Duration::from_millis(1));
+    let mut alone = Alone::new();
+    alone.now += Duration::from_secs(60);
+    assert!(alone.turn().is_empty(), "it has heard nothing for a minute, and asked nothing");
+    let after = alone.campaigns_after(Duration::from_millis(1));
+    let made_up = expected - after;
+    assert!(made_up.abs_diff(Duration::from_millis(200)) < Duration::from_millis(5), "{made_up:?}");
+}
+
+#[test]
+fn reads_wait_for_a_leader_and_go_to_apply_once_with_their_index() {
+    let mut alone = Alone::new();
+    for _ in 0..3 {
+        alone.raft.receive(ToRaft::Read(ReplyTo::NOBODY), alone.now);
+    }
+    assert!(alone.turn().is_empty(), "there is nobody to ask");
+    let heartbeat = Message { kind: MessageKind::Heartbeat, from: 2, to: 1, term: 7, ..Message::default() };
+    alone.raft.receive_peer(heartbeat).unwrap();
+    let sent = alone.turn();
+    let asked: Vec<_> = sent.iter().filter(|message| message.kind == MessageKind::ReadIndex).collect();
+    assert_eq!((asked.len(), asked[0].to), (1, 2), "one round for all of them: {sent:?}");
+    let handed = alone.raft.take_handed(alone.now);
+    assert!(handed.is_none_or(|handed| handed.reads.is_empty() && handed.caught_up_at.is_none()));
+    let answer = Message {
+        kind: MessageKind::ReadIndexResponse,
+        from: 2,
+        to: 1,
+        term: 7,
+        index: 40,
+        entries: asked[0].entries.clone(),
+        ..Message::default()
+    };
+    for is_first in [true, false] {
+        alone.raft.receive_peer(answer.clone()).unwrap();
+        alone.turn();
+        let handed = alone.raft.take_handed(alone.now);
+        let reads = handed.as_ref().map(|handed| {
+            let reads: Vec<_> = handed.reads.iter().map(|reads| (reads.index, reads.replies.len())).collect();
+            (reads, handed.caught_up_at)
+        });
+        assert_eq!(reads, is_first.then(|| (vec![(40, 3)], Some(40))));
+    }
+    // What comes later needs a round of its own.
+    alone.raft.receive(ToRaft::Read(ReplyTo::NOBODY), alone.now);
+    let sent = alone.turn();
+    let again: Vec<_> = sent.iter().filter(|message| message.kind == MessageKind::ReadIndex).collect();
+    assert!(again.len() == 1 && again[0].entries != answer.entries);
 }

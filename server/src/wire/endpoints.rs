@@ -3,7 +3,8 @@
 //! The plain HTTP endpoints: /health, /livez, /readyz, /version, /metrics, /debug/vars; and /members, for other
 //! members.
 //!
-//! The answers are etcd's, byte for byte. A check reads published state only and never waits for the disk.
+//! The answers are etcd's, byte for byte. A check reads published state only and never waits for the disk. Among other
+//! members, a linearizable check waits for a read round, as a client's read does.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/etcdhttp/{health,version,debug}.go`, `server/embed/serve.go`; Go 1.26
 //! `net/http/server.go`.
 
@@ -14,7 +15,8 @@ use super::{
     vars,
 };
 use crate::{
-    api::desk::Desk,
+    api::desk::{Consistency, Desk},
+    error::Error,
     metrics,
     shared::{Alarm, alarm_name, alarm_text},
 };
@@ -29,8 +31,27 @@ const CORS: [&str; 3] = [
     "Access-Control-Allow-Origin: *",
 ];
 
-/// Answers one request of a client port.
-pub fn answer(desk: &Desk, request: &Request) -> Response {
+/// What a port is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// Clients.
+    Clients,
+    /// Probes and scrapes. It lacks the paths that are for others.
+    Metrics,
+    /// Other members.
+    Peers,
+}
+
+/// Answers one request.
+pub async fn answer(desk: &Desk, port: Port, request: &Request) -> Response {
+    match port {
+        Port::Clients => answer_client_port(desk, request).await,
+        Port::Metrics => routed(desk, request, false).await,
+        Port::Peers => answer_peer_port(desk, request),
+    }
+}
+
+async fn answer_client_port(desk: &Desk, request: &Request) -> Response {
     if let Some(response) = asterisk(request)
         && request.method == "OPTIONS"
     {
@@ -38,19 +59,13 @@ pub fn answer(desk: &Desk, request: &Request) -> Response {
     }
     let mut response = match request.method.as_str() {
         "OPTIONS" => Response::new(200, &[], ""),
-        _ => routed(desk, request, true),
+        _ => routed(desk, request, true).await,
     };
     response.lines.splice(0..0, CORS.map(Cow::Borrowed));
     response
 }
 
-/// Answers one request of a metrics port. It lacks the paths that are not for probes and scrapes.
-pub fn answer_metrics_port(desk: &Desk, request: &Request) -> Response {
-    routed(desk, request, false)
-}
-
-/// Answers one request of another member.
-pub fn answer_peer_port(desk: &Desk, request: &Request) -> Response {
+fn answer_peer_port(desk: &Desk, request: &Request) -> Response {
     if let Some(response) = asterisk(request).or_else(|| redirected(request)) {
         return response;
     }
@@ -97,24 +112,40 @@ fn asterisk(request: &Request) -> Option<Response> {
     })
 }
 
+/// The endpoints of client ports and metrics ports that take GET alone.
+#[derive(Clone, Copy)]
+enum Endpoint {
+    Health,
+    Livez,
+    Readyz,
+    Version,
+    Vars,
+}
+
 /// The answer of the endpoint that a path leads to.
-fn routed(desk: &Desk, request: &Request, is_client_port: bool) -> Response {
+async fn routed(desk: &Desk, request: &Request, is_client_port: bool) -> Response {
     if let Some(response) = asterisk(request).or_else(|| redirected(request)) {
         return response;
     }
     if request.path == "/metrics" {
         return scraped(desk);
     }
-    let endpoint: fn(&Desk, &Request) -> Response = match request.path.as_str() {
-        "/health" => health,
-        "/version" if is_client_port => version,
-        "/debug/vars" if is_client_port => vars::answer,
-        path if names("/livez", path, LIVEZ) => livez,
-        path if names("/readyz", path, READYZ) => readyz,
+    let endpoint = match request.path.as_str() {
+        "/health" => Endpoint::Health,
+        "/version" if is_client_port => Endpoint::Version,
+        "/debug/vars" if is_client_port => Endpoint::Vars,
+        path if names("/livez", path, LIVEZ) => Endpoint::Livez,
+        path if names("/readyz", path, READYZ) => Endpoint::Readyz,
         _ => return Response::not_found(),
     };
     if request.method == "GET" {
-        return endpoint(desk, request);
+        return match endpoint {
+            Endpoint::Health => health(desk, request).await,
+            Endpoint::Livez => checks(desk, request, "/livez", LIVEZ).await,
+            Endpoint::Readyz => checks(desk, request, "/readyz", READYZ).await,
+            Endpoint::Version => version(desk, request),
+            Endpoint::Vars => vars::answer(desk, request),
+        };
     }
     let path = &request.path;
     if path == "/health" {
@@ -201,37 +232,24 @@ fn is_log_stalled(desk: &Desk) -> bool {
         || shared.pulse.raft_silence(desk.clock.now()) >= shared.limits.log_wait_max
 }
 
-fn health(desk: &Desk, request: &Request) -> Response {
+/// Makes a linearizable read of nothing.
+///
+/// **Errors** as [`Desk::view`].
+async fn read(desk: &Desk) -> Result<(), Error> {
+    desk.view(Consistency::Linearizable).await.map(drop)
+}
+
+async fn health(desk: &Desk, request: &Request) -> Response {
     let excluded = excluded(request);
     let is_serializable = request.values("serializable").next().is_some_and(|value| value == "true");
-    let mut alarms = alarms(desk).filter(|(_, alarm)| !excluded.contains(&alarm_name(*alarm)));
-    let reason = alarms.next().map(|(member, alarm)| {
-        tracing::warn!(alarm = alarm_text(member, alarm), "serving /health false due to an alarm");
-        match Alarm::try_from(alarm) {
-            Ok(Alarm::Nospace) => "ALARM NOSPACE",
-            Ok(Alarm::Corrupt) => "ALARM CORRUPT",
-            Ok(Alarm::None) | Err(_) => "ALARM UNKNOWN",
-        }
-    });
-    let reason = reason.or_else(|| {
-        let has_failed = !is_serializable && !desk.shared.has_leader();
-        has_failed.then(|| {
-            tracing::warn!("serving /health false; no leader");
-            "RAFT NO LEADER"
-        })
-    });
-    let reason = reason.or_else(|| {
-        let reason = desk.shared.standstill.load_full().filter(|_| !is_serializable)?;
-        tracing::warn!(reason = reason.as_str(), "serving /health false; nothing is applied");
-        Some("APPLY STOPPED")
-    });
-    let reason = reason.or_else(|| {
-        let has_failed = !is_serializable && is_log_stalled(desk);
-        has_failed.then(|| {
-            tracing::warn!("serving /health false; a write to the log does not end");
-            "LOG STALLED"
-        })
-    });
+    let mut reason = known_reason(desk, &excluded, is_serializable).map(Cow::Borrowed);
+    if reason.is_none()
+        && !is_serializable
+        && let Err(error) = read(desk).await
+    {
+        tracing::warn!(%error, "serving /health false; Range fails");
+        reason = Some(format!("RANGE ERROR:{error}").into());
+    }
     let counters = &desk.counters;
     if reason.is_none() { &counters.health_ok } else { &counters.health_failed }.add(1);
     let Some(reason) = reason else {
@@ -247,19 +265,38 @@ fn health(desk: &Desk, request: &Request) -> Response {
     Response::text(503, format!("{output}\n"))
 }
 
+/// Why the member is not healthy, as far as that is known without a read.
+fn known_reason(desk: &Desk, excluded: &[String], is_serializable: bool) -> Option<&'static str> {
+    if let Some((member, alarm)) = alarms(desk).find(|(_, alarm)| !excluded.contains(&alarm_name(*alarm))) {
+        tracing::warn!(alarm = alarm_text(member, alarm), "serving /health false due to an alarm");
+        return Some(match Alarm::try_from(alarm) {
+            Ok(Alarm::Nospace) => "ALARM NOSPACE",
+            Ok(Alarm::Corrupt) => "ALARM CORRUPT",
+            Ok(Alarm::None) | Err(_) => "ALARM UNKNOWN",
+        });
+    }
+    if is_serializable {
+        return None;
+    }
+    if !desk.shared.has_leader() {
+        tracing::warn!("serving /health false; no leader");
+        return Some("RAFT NO LEADER");
+    }
+    if let Some(reason) = desk.shared.standstill.load_full() {
+        tracing::warn!(reason = reason.as_str(), "serving /health false; nothing is applied");
+        return Some("APPLY STOPPED");
+    }
+    is_log_stalled(desk).then(|| {
+        tracing::warn!("serving /health false; a write to the log does not end");
+        "LOG STALLED"
+    })
+}
+
 fn version(desk: &Desk, _: &Request) -> Response {
     let cluster = desk.shared.cluster.load().version.clone().unwrap_or_else(|| "not_decided".to_owned());
     let server = crate::ETCD_VERSION;
     let storage = crate::STORAGE_VERSION;
     Response::json(200, format!(r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}","storage":"{storage}"}}"#))
-}
-
-fn livez(desk: &Desk, request: &Request) -> Response {
-    checks(desk, request, "/livez", LIVEZ)
-}
-
-fn readyz(desk: &Desk, request: &Request) -> Response {
-    checks(desk, request, "/readyz", READYZ)
 }
 
 /// What does not keep the member from serving, but should be looked at: the name of a check, the reason that /health
@@ -281,7 +318,7 @@ fn worries(desk: &Desk) -> Vec<(&'static str, &'static str, String)> {
     worries
 }
 
-fn check(desk: &Desk, name: &str) -> Result<(), Cow<'static, str>> {
+async fn check(desk: &Desk, name: &str) -> Result<(), Cow<'static, str>> {
     match name {
         "data_corruption" if alarms(desk).any(|(_, alarm)| alarm == Alarm::Corrupt as i32) => {
             Err("alarm activated: CORRUPT".into())
@@ -296,6 +333,7 @@ fn check(desk: &Desk, name: &str) -> Result<(), Cow<'static, str>> {
         "linearizable_read" if !desk.shared.has_leader() => Err("etcdserver: no leader".into()),
         // Only /readyz asks for it: a restart would not help.
         "linearizable_read" if is_log_stalled(desk) => Err("etcdserver: a write to the log does not end".into()),
+        "linearizable_read" => read(desk).await.map_err(|error| error.to_string().into()),
         _ => Ok(()),
     }
 }
@@ -315,11 +353,11 @@ fn asked<'a>(request: &Request, base: &str, names: &[&'a str]) -> Vec<&'a str> {
     names.iter().copied().filter(|name| !excluded.iter().any(|excluded| excluded == name)).collect()
 }
 
-fn checks(desk: &Desk, request: &Request, base: &str, names: &[&str]) -> Response {
+async fn checks(desk: &Desk, request: &Request, base: &str, names: &[&str]) -> Response {
     let mut lines = String::new();
     let mut has_failed = false;
     for name in asked(request, base, names) {
-        let result = check(desk, name);
+        let result = check(desk, name).await;
         desk.counters.checked(&base[1..], name, result.is_ok(), desk.clock.now());
         has_failed |= result.is_err();
         lines.push_str(&match result {

@@ -15,9 +15,9 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    endpoints,
+    endpoints::{self, Port},
     http1::{self, Waits},
-    http2::{self, Traffic, plain::Endpoints},
+    http2::{self, Traffic},
     stream::{Chosen, FIRST_BYTES, Parked, SILENCE_MAX, Stream},
     tls::refusal::Refusal,
 };
@@ -153,10 +153,10 @@ async fn serve_stream(
     options: &http2::Options,
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let endpoints: Endpoints = match serves {
-        Serves::Clients | Serves::Grpc | Serves::Http => endpoints::answer,
-        Serves::Metrics => endpoints::answer_metrics_port,
-        Serves::Peers => endpoints::answer_peer_port,
+    let port = match serves {
+        Serves::Clients | Serves::Grpc | Serves::Http => Port::Clients,
+        Serves::Metrics => Port::Metrics,
+        Serves::Peers => Port::Peers,
     };
     let is_http2 = match (stream.chosen(), serves) {
         (Some(chosen), _) => chosen == Chosen::Http2,
@@ -168,16 +168,17 @@ async fn serve_stream(
     };
     // Like etcd's, an encrypted port of HTTP speaks HTTP/2, too, and one for all looks at each request's content.
     let traffic = match (serves, stream.is_secure()) {
-        (Serves::Clients, true) => Some(Traffic::Both(endpoints)),
+        (Serves::Clients, true) => Some(Traffic::Both(port)),
         (Serves::Clients | Serves::Grpc, _) => Some(Traffic::Grpc),
-        (Serves::Http | Serves::Metrics, true) => Some(Traffic::Http(endpoints)),
+        (Serves::Http | Serves::Metrics, true) => Some(Traffic::Http(port)),
         (Serves::Http | Serves::Metrics | Serves::Peers, _) => None,
     };
     match (is_http2, traffic) {
         (true, Some(traffic)) => http2::serve(desk, stream, traffic, options, stop).await,
         (false, _) if serves != Serves::Grpc => {
             let now = || desk.clock.unix_us();
-            http1::serve(stream, stop, Waits::default(), now, async |request| endpoints(&desk, &request)).await
+            let answer = async |request: http1::Request| endpoints::answer(&desk, port, &request).await;
+            http1::serve(stream, stop, Waits::default(), now, answer).await
         }
         // Like etcd, a port closes a connection of a protocol that it does not serve.
         _ => Ok(()),

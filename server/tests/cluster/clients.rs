@@ -10,7 +10,7 @@
 use std::{collections::BTreeMap, ops::AddAssign, time::Duration};
 
 use bytes::Bytes;
-use engine::disk::sim::Random;
+use engine::{ReadView, disk::sim::Random};
 use proto::{
     etcdserverpb::{self as pb, compare::TargetUnion, request_op},
     internal::Request,
@@ -25,7 +25,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
     Write { id: u64 },
-    Read { context: u64, key: Bytes, index: Option<u64> },
+    Read { context: u64, key: Bytes },
 }
 
 #[derive(Debug)]
@@ -115,13 +115,10 @@ impl Clients {
             0..=3 => {
                 self.contexts += 1;
                 let context = self.contexts;
-                if member.ask_read(context) {
-                    story.tell(now, || format!("client {client} asks m{} to read {key:?}", at + 1));
-                    let asked = Asked::Read { context, key, index: None };
-                    self.waiting[client] = Some(Waiting { member: at, asked, until, floor });
-                } else {
-                    self.tally.refused += 1;
-                }
+                member.read(context);
+                story.tell(now, || format!("client {client} asks m{} to read {key:?}", at + 1));
+                let asked = Asked::Read { context, key };
+                self.waiting[client] = Some(Waiting { member: at, asked, until, floor });
                 return;
             }
             4 => Request::DeleteRange(pb::DeleteRangeRequest { key: key.clone(), ..Default::default() }),
@@ -178,45 +175,40 @@ impl Clients {
         self.tally.written += 1;
     }
 
-    /// The read `context` may be answered once `index` is applied.
-    pub(crate) fn confirmed(&mut self, context: u64, at: u64) {
-        for waiting in self.waiting.iter_mut().flatten() {
-            if let Asked::Read { context: own, index, .. } = &mut waiting.asked
-                && *own == context
-            {
-                *index = Some(at);
-            }
-        }
-    }
-
-    /// Answers the reads on `member` that may be answered.
-    pub(crate) fn answer_reads(
+    /// `member` answers the read `context` from `view`, or refuses it.
+    pub(crate) fn read(
         &mut self,
+        (context, view): (u64, Option<&ReadView>),
         (at, member): (usize, &Member),
         truth: &Truth,
         now: Duration,
         story: &mut Story,
     ) {
-        for (client, waiting) in self.waiting.iter_mut().enumerate() {
-            let Some(Waiting { member: on, asked: Asked::Read { key, index: Some(index), .. }, floor, .. }) = waiting
-            else {
-                continue;
-            };
-            if *on != at || member.applied() < *index {
-                continue;
-            }
-            let (revision, value) = member.get(key);
-            story.tell(now, || format!("client {client} is told by m{}: {value:.8?} at {revision}", at + 1));
-            assert!(revision >= *floor, "a read at {revision}, {floor} was known before it was asked for");
-            assert!(revision <= truth.revision(), "a read at {revision} of what nobody has committed");
-            assert_eq!(value.as_ref(), truth.value_at(key, revision), "{key:?} at {revision}");
-            self.told = self.told.max(revision);
-            if let Some(mod_revision) = truth.modified(key, revision) {
-                self.known.insert(key.clone(), mod_revision);
-            }
-            self.tally.read += 1;
-            *waiting = None;
+        let is_it = |waiting: &Option<Waiting>| match waiting {
+            Some(Waiting { asked: Asked::Read { context: asked, .. }, .. }) => *asked == context,
+            _ => false,
+        };
+        let Some(client) = self.waiting.iter().position(is_it) else { return };
+        let Some(Waiting { asked: Asked::Read { key, .. }, floor, .. }) = self.waiting[client].take() else { return };
+        let Some(view) = view else {
+            self.tally.refused += 1;
+            return;
+        };
+        let (revision, value) = (view.revision(), member.get(view, &key));
+        story.tell(now, || format!("client {client} is told by m{}: {value:.8?} at {revision}", at + 1));
+        assert!(revision >= floor, "a read at {revision}, {floor} was known before it was asked for");
+        assert!(revision <= truth.revision(), "a read at {revision} of what nobody has committed");
+        assert_eq!(value.as_ref(), truth.value_at(&key, revision), "{key:?} at {revision}");
+        self.told = self.told.max(revision);
+        if let Some(mod_revision) = truth.modified(&key, revision) {
+            self.known.insert(key, mod_revision);
         }
+        self.tally.read += 1;
+    }
+
+    /// The highest revision that anybody was told of.
+    pub(crate) fn told(&self) -> i64 {
+        self.told
     }
 
     /// Who waits for `member` is told nothing any more.

@@ -158,7 +158,8 @@ impl World {
         self.plan(time, Event::Resume { member: at });
     }
 
-    fn hang(&mut self, at: usize, time: Duration) {
+    /// The log's disk of a member ends nothing for `time`.
+    pub(crate) fn hang(&mut self, at: usize, time: Duration) {
         self.tell(|world| format!("the log's disk of {} hangs for {time:?}", world.shown(at)));
         self.seats[at].hung_until = self.now + time;
     }

@@ -93,12 +93,35 @@ fn a_seed_replays() {
     assert_eq!(run(), run());
 }
 
+#[test]
+fn a_cluster_serves_while_a_disk_hangs_even_the_leaders() {
+    for seed in 1..=6 {
+        let calm = Plan { members: 3, pause_us_max: 40_000, blows: Vec::new(), ..Plan::drawn(seed, TIME) };
+        let mut world = World::new(calm);
+        world.run(Duration::from_secs(5));
+        let leader = world.leader().expect("somebody leads");
+        let at = if seed % 2 == 0 { leader } else { (leader + 1) % 3 };
+        world.hang(at, Duration::from_secs(30));
+        world.run(Duration::from_secs(4));
+        let before = world.tally().asked;
+        let new = world.leader().expect("somebody leads");
+        assert!(new != at, "seed {seed}: the member whose disk hangs leads no more");
+        world.run(Duration::from_secs(20));
+        let after = world.tally().asked;
+        assert!(after.written > before.written + 20 && after.read > before.read + 20, "seed {seed}: {after:?}");
+        assert_eq!(world.leader(), Some(new), "seed {seed}: and who leads now leads on");
+        world.heal();
+    }
+}
+
 /// Defects, and the seeds within which each is found.
-const PLANTED: [(&str, u64); 6] = [
+const PLANTED: [(&str, u64); 8] = [
     ("a promise before it is durable", 20),
     ("a commit before it is durable", 20),
     ("a read without a round", 20),
     ("a token used again", 40),
+    ("a read before its index is applied", 20),
+    ("ready before it has caught up", 20),
     ("a renewal by a leader that is not sure", 40),
     ("expiry without leadership", 20),
 ];

@@ -2,18 +2,23 @@
 //!
 //! A member makes turns when something happens to it: a tick, a message, the end of an operation of the log's disk. The
 //! log's operations end when the world says so. The store's end at once, as those of a thread that serves nobody.
+//!
+//! Linearizable reads go through the desk of a connection core, and from there to raft, to apply and back, as a
+//! client's do.
 
 use std::{
     collections::BTreeMap,
     path::Path,
+    pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
-use consensus::{ConfChange, ConfirmedRead, Driver, EntryId, Identity, Message, RequestIds};
+use consensus::{ConfChange, Driver, EntryId, Identity, Message, RequestIds};
 use engine::{
-    Checkpoint, Fault, PageReader, Store,
+    Checkpoint, Fault, PageReader, ReadView, Store,
     disk::{
         Disk, FileSystem,
         sim::{Order, SimDisk, SimStorage},
@@ -22,20 +27,27 @@ use engine::{
 };
 use proto::internal::{self, Request};
 use server::{
+    api::{
+        desk::{Consistency, Desk, Parts},
+        watchers::Watchers,
+    },
     apply::{
         arrived::Arrived,
         entry::Applier,
         machine::{Apply, Options, Turn},
-        message::{Answer, Handed, ToApply},
+        message::{Answer, AnswersByCore, Handed, ToApply},
         proposal::Proposal,
         start::{self, Start},
     },
     clock::Clock,
-    config::AutoCompaction,
+    config::{AutoCompaction, GATES},
+    error::Error,
     floor::Floors,
-    insight::trace::Stamps,
+    insight::{Board, slow::Settings, trace::Stamps},
     lease::{Lessor, Params},
-    metrics::counters::CommitCounters,
+    loader::Loader,
+    mailbox::Post,
+    metrics::{counters::CommitCounters, registry::Registry},
     peer::state::{
         receive::Receiver,
         send::{self, Position, Sender},
@@ -44,10 +56,14 @@ use server::{
     raft::{machine::Raft, message::ToRaft},
     shared::{Limits, Quota, Shared},
     slots::{ReplyTo, SlotId, Slots},
+    watch::{encode::Responder, hub::Bounds},
 };
 
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 const BATCH_BYTES_MAX: u64 = 1 << 20;
+/// The cores that answers go to: what this file asks for by itself, and the desk.
+const OWN: usize = 0;
+const DESK: usize = 1;
 const DATA: &str = "data";
 const LOG: &str = "wal";
 
@@ -74,6 +90,9 @@ impl Disks {
     }
 }
 
+/// A read that waits at the desk for its view.
+type Read = Pin<Box<dyn Future<Output = Result<Arc<ReadView>, Error>>>>;
+
 /// A whole member.
 pub(crate) struct Member {
     pub(crate) id: u64,
@@ -85,6 +104,9 @@ pub(crate) struct Member {
     log_disk: SimDisk,
     slots: Slots<()>,
     renewing: Vec<(SlotId, i64)>,
+    desk: Rc<Desk>,
+    to_raft: Rc<Post<ToRaft>>,
+    reads: Vec<(u64, Read)>,
     checkpoint: Option<Checkpoint>,
     floors: Rc<Floors>,
     /// States that are on offer or on their way, by the member that needs them.
@@ -96,7 +118,8 @@ pub(crate) struct Member {
 pub(crate) struct Outcome {
     pub(crate) messages: Vec<Message>,
     pub(crate) proposals: Vec<Proposal>,
-    pub(crate) reads: Vec<ConfirmedRead>,
+    /// Reads that were asked for, each with the view that answers it; `None` for those that were refused.
+    pub(crate) reads: Vec<(u64, Option<Arc<ReadView>>)>,
     /// Leases that were renewed, with the seconds that they have; 0 for those that are gone.
     pub(crate) renewals: Vec<(i64, i64)>,
     /// Committed entries on their way to apply: index, term, bytes.
@@ -126,6 +149,31 @@ fn limits() -> Limits {
     }
 }
 
+/// The desk of a connection core, and what it posts to raft.
+fn desk(shared: &Arc<Shared>, clock: &Clock, disks: &Disks) -> (Rc<Desk>, Rc<Post<ToRaft>>) {
+    let registry = Arc::new(Registry::new(GATES.to_vec(), 2));
+    let settings = Settings { unary: Duration::MAX, apply: Duration::MAX, is_extensive: false, is_debug: false };
+    let bounds = Bounds { stream_buffer_bytes_max: 1 << 20, fragment_bytes_max: 1 << 20, watchers_max: 8 };
+    let counters = Arc::clone(&registry.connections[DESK]);
+    let revision = shared.view.load().revision();
+    let silence = Duration::from_secs(600);
+    let watchers = Watchers::new(bounds, Responder::default(), revision, counters, silence, 1 << 20);
+    let reader = PageReader::new(Path::new(DATA), 4, 4, Arc::clone(shared.view.unreadable()));
+    let (to_raft, to_apply) = (Post::new(4096), Post::new(4096));
+    let parts = Parts {
+        id: DESK,
+        shared: Arc::clone(shared),
+        registry,
+        board: Arc::new(Board::new(settings, 2)),
+        clock: clock.clone(),
+        watchers,
+        to_raft: Rc::clone(&to_raft),
+        to_apply,
+        loader: Loader::new(Box::new(disks.data.disk()), reader),
+    };
+    (Desk::new(parts), to_raft)
+}
+
 fn driver(disks: &Disks, store: &Store, start: &Start, members: u64, seed: u64) -> Result<(Driver, SimDisk), String> {
     let (index, term) = store.applied();
     let raft = consensus::Start {
@@ -153,10 +201,10 @@ fn driver(disks: &Disks, store: &Store, start: &Start, members: u64, seed: u64) 
 }
 
 impl Member {
-    /// Starts the member `id` of `members` on what its disks hold.
+    /// Starts the member `id` of `members` on what its disks hold. It takes `tick` for a heartbeat interval.
     ///
     /// **Errors** the reason why it does not start.
-    pub(crate) fn start(id: u64, members: u64, disks: Disks, clock: Clock) -> Result<Self, String> {
+    pub(crate) fn start(id: u64, members: u64, disks: Disks, clock: Clock, tick: Duration) -> Result<Self, String> {
         let seed = clock.seed();
         let mut disk = disks.data.disk();
         let store_options = store::Options { cache_bytes: 1 << 20, fresh_id: seed, ..store::Options::default() };
@@ -167,7 +215,7 @@ impl Member {
         let (driver, log_disk) = driver(&disks, &store, &start, members, seed)?;
         let first_id = RequestIds::new(id, clock.unix_us() / 1000).next_id();
         let files = FileSystem::of(Path::new(".")).map_err(|error| error.to_string())?;
-        let shared = Arc::new(Shared::new(start.identity, limits(), store.mvcc().published(), 1, first_id, files));
+        let shared = Arc::new(Shared::new(start.identity, limits(), store.mvcc().published(), 2, first_id, files));
         let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
         lessor.restore(start.tables.leases);
         let applier = Applier::new(lessor, start.tables.cluster, start.tables.conf_state, start.unread);
@@ -188,7 +236,8 @@ impl Member {
         };
         let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
         let floors = Floors::new(Arc::clone(&shared.floors[0]), 8, Duration::from_secs(600));
-        let raft = Raft::new(Arc::clone(&shared), counters, driver, BATCH_BYTES_MAX, limits().log_wait_max);
+        let (desk, to_raft) = desk(&shared, &clock, &disks);
+        let raft = Raft::new(Arc::clone(&shared), counters, driver, BATCH_BYTES_MAX, limits().log_wait_max, tick);
         Ok(Self {
             id,
             disks,
@@ -199,6 +248,9 @@ impl Member {
             log_disk,
             slots: Slots::new(1 << 16),
             renewing: Vec::new(),
+            desk,
+            to_raft,
+            reads: Vec::new(),
             checkpoint: None,
             floors,
             states: BTreeMap::new(),
@@ -209,6 +261,12 @@ impl Member {
         let now = self.clock.now();
         self.raft.tick(now);
         self.apply.tick(now);
+        self.desk.expire();
+    }
+
+    /// When it must go on at the latest, by its own clock.
+    pub(crate) fn due(&self) -> Duration {
+        self.raft.due()
     }
 
     /// Proposes `request`. Returns its id.
@@ -218,7 +276,7 @@ impl Member {
         let entry = internal::encode(&quota::header(id, purpose), request.kind(), &raw(&request)).entry;
         let slot: SlotId = self.slots.open(Duration::ZERO).expect("there is room").id();
         let proposal = Proposal {
-            reply: ReplyTo { core: 0, slot },
+            reply: ReplyTo { core: OWN, slot },
             id,
             purpose,
             entry,
@@ -231,21 +289,47 @@ impl Member {
         id
     }
 
-    /// Asks for a linearizable read. False if no leader is known.
-    pub(crate) fn ask_read(&mut self, context: u64) -> bool {
-        self.raft.ask_read(context).is_ok()
+    /// Asks for a linearizable read.
+    pub(crate) fn read(&mut self, context: u64) {
+        let desk = Rc::clone(&self.desk);
+        let read = async move { desk.view(Consistency::Linearizable).await };
+        self.reads.push((context, Box::pin(read)));
+    }
+
+    /// Lets the reads go on that can.
+    fn poll_reads(&mut self, outcome: &mut Outcome) {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.reads.retain_mut(|(context, read)| match read.as_mut().poll(&mut cx) {
+            Poll::Pending => true,
+            Poll::Ready(view) => {
+                outcome.reads.push((*context, view.ok()));
+                false
+            }
+        });
+    }
+
+    /// Whether clients may be served.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.apply.is_ready()
     }
 
     /// Asks for the renewal of a lease.
     pub(crate) fn renew(&mut self, lease: i64) {
         let slot = self.slots.open(Duration::ZERO).expect("there is room").id();
         self.renewing.push((slot, lease));
-        let reply = ReplyTo { core: 0, slot };
+        let reply = ReplyTo { core: OWN, slot };
         self.apply.receive(ToApply::Renew { reply, lease }, self.clock.now()).expect("apply runs");
     }
 
-    /// Takes an answer to where it belongs.
-    fn answer(&mut self, (slot, answer): (SlotId, Answer), outcome: &mut Outcome) {
+    /// Takes answers, listed by core, to where they belong.
+    fn answer(&mut self, answers: AnswersByCore, outcome: &mut Outcome) {
+        let mut answers = answers.into_iter();
+        let own = answers.next().unwrap_or_default();
+        self.desk.deliver(answers.next().unwrap_or_default());
+        own.into_iter().for_each(|answer| self.answer_own(answer, outcome));
+    }
+
+    fn answer_own(&mut self, (slot, answer): (SlotId, Answer), outcome: &mut Outcome) {
         match answer {
             Answer::Applied(proposal) => outcome.proposals.push(*proposal),
             Answer::Renewed(ttl) => {
@@ -260,6 +344,7 @@ impl Member {
     ///
     /// **Panics** if it is one that no honest member sends.
     pub(crate) fn receive(&mut self, message: Message) {
+        self.raft.pass(self.clock.now());
         let shown = format!("{message:?}");
         self.raft.receive_peer(message).unwrap_or_else(|error| panic!("member {}: {error}: {shown}", self.id));
     }
@@ -301,6 +386,11 @@ impl Member {
     fn turn(&mut self, outcome: &mut Outcome) -> Result<bool, String> {
         let fatal = |error: server::apply::fatal::Fatal| error.to_string();
         let now = self.clock.now();
+        self.raft.pass(now);
+        self.poll_reads(outcome);
+        let mut posted = Vec::new();
+        self.to_raft.take(&mut posted);
+        posted.into_iter().for_each(|message| self.raft.receive(message, now));
         self.raft.turn(&mut self.log_disk, now).map_err(fatal)?;
         let mut more = false;
         if let Some(handed) = self.raft.take_handed(now) {
@@ -317,17 +407,17 @@ impl Member {
         }
         more |= self.take(turn, outcome)?;
         let answers = self.raft.take_answers();
-        answers.into_iter().flatten().for_each(|answer| self.answer(answer, outcome));
+        self.answer(answers, outcome);
+        self.poll_reads(outcome);
         self.offer_states();
         outcome.messages.extend(self.raft.take_messages());
-        outcome.reads.extend(self.raft.take_reads());
         Ok(more)
     }
 
     /// Takes what a turn of apply has brought. Returns whether there is more to do.
     fn take(&mut self, turn: Turn, outcome: &mut Outcome) -> Result<bool, String> {
         let Turn { answers, faults, checkpoint, .. } = turn;
-        answers.into_iter().flatten().for_each(|answer| self.answer(answer, outcome));
+        self.answer(answers, outcome);
         if let Some(checkpoint) = checkpoint {
             assert!(self.checkpoint.replace(checkpoint).is_none(), "one at a time");
         }
@@ -422,11 +512,10 @@ impl Member {
         self.apply.discard(store);
     }
 
-    /// The value of `key` now, as a client sees it, and the revision of the view.
-    pub(crate) fn get(&self, key: &[u8]) -> (i64, Option<bytes::Bytes>) {
-        let view = self.shared.view.load();
+    /// The value of `key` in `view`, as a client sees it.
+    pub(crate) fn get(&self, view: &ReadView, key: &[u8]) -> Option<bytes::Bytes> {
         let found = engine::load_for(&mut self.disks.data.disk(), Path::new(DATA), || view.get(key, view.revision()));
-        (view.revision(), found.expect("the store is whole").map(|record| record.value))
+        found.expect("the store is whole").map(|record| record.value)
     }
 
     /// A checksum of all keys and their history.

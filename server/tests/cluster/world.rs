@@ -34,6 +34,11 @@ pub(crate) enum Event {
         member: usize,
         life: u64,
     },
+    /// A member goes on by itself between two ticks.
+    Due {
+        member: usize,
+        life: u64,
+    },
     /// An operation of the log's disk ends.
     Ended {
         member: usize,
@@ -114,7 +119,12 @@ pub(crate) struct Seat {
     /// Its log's disk ends nothing before this time.
     pub(crate) hung_until: Duration,
     pub(crate) slow_until: Duration,
+    /// What it takes for a heartbeat interval.
     tick: Duration,
+    /// When it goes on by itself, if that is planned.
+    due_at: Duration,
+    /// The highest revision that anybody had been told of when the member started.
+    told_before: i64,
     /// Its term, and whether it led, when that was told last.
     told: (u64, bool),
 }
@@ -132,6 +142,8 @@ impl Seat {
             hung_until: Duration::ZERO,
             slow_until: Duration::ZERO,
             tick: HEARTBEAT * u32::try_from(95 + random.below(11)).unwrap() / 100,
+            due_at: Duration::ZERO,
+            told_before: 0,
             told: (0, false),
             random,
         }
@@ -276,6 +288,7 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Tick { member, life } => self.tick(member, life),
+            Event::Due { member, life } => self.due(member, life),
             Event::Ended { member, life, operation } => self.ended(member, life, operation),
             Event::Arrives { link } => self.arrives(link),
             Event::Client { client } => self.client(client),
@@ -320,6 +333,12 @@ impl World {
         self.plan(self.seats[member].tick, Event::Tick { member, life });
         self.seats[member].member.as_mut().unwrap().tick();
         self.step(member);
+    }
+
+    fn due(&mut self, member: usize, life: u64) {
+        if self.seats[member].life == life && self.is_awake(member, Event::Due { member, life }) {
+            self.step(member);
+        }
     }
 
     fn ended(&mut self, member: usize, life: u64, operation: u64) {
@@ -426,9 +445,11 @@ impl World {
             self.leases.answered(proposal, self.now);
         }
         renewals.iter().for_each(|renewal| self.leases.renewed(*renewal, self.now, &mut self.story));
-        reads.iter().for_each(|read| self.clients.confirmed(read.context, read.index));
         let member = self.seats[at].member.as_ref().unwrap();
-        self.clients.answer_reads((at, member), &self.truth, self.now, &mut self.story);
+        for (context, view) in &reads {
+            self.clients.read((*context, view.as_deref()), (at, member), &self.truth, self.now, &mut self.story);
+        }
+        self.check_ready(at);
         for message in messages {
             let to = usize::try_from(message.to).unwrap() - 1;
             if message.kind == MessageKind::Snapshot {
@@ -442,6 +463,29 @@ impl World {
             }
         }
         self.plan_ends(at);
+        self.plan_due(at);
+    }
+
+    /// Plans when the member goes on by itself, if that is before its next tick.
+    fn plan_due(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        let Some(member) = &seat.member else { return };
+        let left = member.due().saturating_sub(seat.clock.now());
+        let due_at = self.now + left;
+        if left > HEARTBEAT || (seat.due_at > self.now && seat.due_at <= due_at) {
+            return;
+        }
+        seat.due_at = due_at;
+        let life = seat.life;
+        self.plan_at(due_at, Event::Due { member: at, life });
+    }
+
+    /// A member that says that it is ready has all that anybody was told of before its start.
+    fn check_ready(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        let Some(member) = seat.member.as_ref().filter(|member| member.is_ready()) else { return };
+        let (floor, revision) = (seat.told_before, member.shared.view.load().revision());
+        assert!(revision >= floor, "member {} is ready at {revision}, {floor} was known before its start", at + 1);
     }
 
     /// Plans the ends of the log's operations.
@@ -467,7 +511,8 @@ impl World {
         }
         seat.life += 1;
         seat.planned.clear();
-        let started = Member::start(at as u64 + 1, members, seat.disks.clone(), seat.clock.clone());
+        seat.told_before = self.clients.told();
+        let started = Member::start(at as u64 + 1, members, seat.disks.clone(), seat.clock.clone(), seat.tick);
         seat.member = Some(started.unwrap_or_else(|error| panic!("member {} does not start: {error}", at + 1)));
         let (life, first) = (seat.life, seat.tick);
         let text = self.shown(at);
@@ -485,7 +530,7 @@ impl World {
         }
         seat.disks = if is_power { seat.disks.crash() } else { seat.disks.kill() };
         seat.life += 1;
-        (seat.paused_until, seat.hung_until) = (Duration::ZERO, Duration::ZERO);
+        (seat.paused_until, seat.hung_until, seat.due_at) = Default::default();
         self.clients.lost(at);
         self.reset_links_of(at);
         self.plan_at(now + away, Event::Restart { member: at });
@@ -515,6 +560,13 @@ impl World {
         self.links.iter().any(|link| (link.from, link.to) == (from, to) && link.is_blocked())
     }
 
+    /// The position of the member that leads the highest term.
+    pub(crate) fn leader(&self) -> Option<usize> {
+        let members = self.seats.iter().enumerate().filter_map(|(at, seat)| Some((at, seat.member.as_ref()?)));
+        let leaders = members.filter(|(_, member)| member.is_leader());
+        leaders.max_by_key(|(_, member)| member.term()).map(|(at, _)| at)
+    }
+
     /// No more faults: all members come to agree, and serve.
     pub(crate) fn heal(&mut self) {
         self.story.tell(self.now, || "no more faults".to_owned());
@@ -539,6 +591,7 @@ impl World {
         self.run(EXPIRY_MAX);
         assert_eq!(self.leases.live(), 0, "leases that nobody renews are revoked");
         let members = || self.seats.iter().map(|seat| seat.member.as_ref().expect("all members run again"));
+        assert!(members().all(Member::is_ready), "all members are ready");
         let applied: Vec<u64> = members().map(Member::applied).collect();
         assert!(applied.iter().all(|applied| *applied == self.truth.applied()), "{applied:?}");
         self.compare();

@@ -21,7 +21,8 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 use super::member::{LOG_WAIT_MAX, Member, TURNS_MAX, dir, proposal};
 use crate::{
     apply::{
-        message::{Answer, AnswersByCore, Handed, Report, ToApply},
+        machine::Turn,
+        message::{Answer, AnswersByCore, Handed, ReadsAt, Report, ToApply},
         outcome::Outcome,
     },
     error::Error,
@@ -70,6 +71,45 @@ fn a_disk_that_hangs_refuses_writes_and_goes_on_when_it_answers() {
         member.settle();
         assert!(!is_stalled(&member));
     }
+}
+
+#[test]
+fn a_read_is_answered_by_the_turn_that_publishes_its_index() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    let slots = Slots::<()>::new(8);
+    let read = |member: &mut Member, index: u64| {
+        let slot = slots.open(Duration::ZERO).expect("there is room").id();
+        let reads = vec![ReadsAt { index, replies: vec![ReplyTo { core: 0, slot }] }];
+        let (standing, log_bytes) = (member.apply.standing, member.apply.log_bytes);
+        member.apply.hand(Handed { standing, log_bytes, reads, ..Handed::default() }, member.now);
+    };
+    let readable =
+        |turn: &Turn| turn.answers.iter().flatten().filter(|(_, answer)| matches!(answer, Answer::Readable)).count();
+    let applied = member.applied();
+    read(&mut member, applied);
+    read(&mut member, applied + 1);
+    read(&mut member, applied + 2);
+    let (turn, _) = member.turn_both();
+    assert_eq!(readable(&turn), 1, "only what is published answers");
+    for number in 1..=2 {
+        member.put(number);
+        let mut answered = 0;
+        while answered == 0 {
+            let before = member.applied();
+            let (turn, _) = member.turn_both();
+            answered = readable(&turn);
+            assert!(answered == 0 || (before, member.applied()) == (applied + number - 1, applied + number));
+        }
+        assert_eq!(answered, 1);
+    }
+    // A slot that has timed out is not remembered for ever.
+    read(&mut member, u64::MAX);
+    member.now += 3 * member.shared.limits.request_timeout;
+    let applied = member.applied();
+    read(&mut member, applied);
+    let (turn, _) = member.turn_both();
+    assert_eq!(readable(&turn), 1, "the read behind it is answered");
 }
 
 #[test]

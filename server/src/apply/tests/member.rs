@@ -143,7 +143,9 @@ impl Member {
         let counters = Arc::<CommitCounters>::default();
         let options = options(checkpoint_wal_bytes);
         let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);
-        let raft = Raft::new(Arc::clone(&shared), Arc::clone(&counters), driver, batch_bytes_max, LOG_WAIT_MAX);
+        let heartbeat = Duration::from_millis(100);
+        let raft =
+            Raft::new(Arc::clone(&shared), Arc::clone(&counters), driver, batch_bytes_max, LOG_WAIT_MAX, heartbeat);
         let (checkpoint, now, proposed) = (None, Duration::ZERO, 0);
         Ok(Self { raft, apply, storage, disk, shared, counters, checkpoint, now, proposed, opened_at })
     }
@@ -184,6 +186,7 @@ impl Member {
     /// Makes one turn of both machines, as `cores` does in one loop.
     pub(super) fn turn_both(&mut self) -> (Turn, bool) {
         self.now += Duration::from_micros(100);
+        self.raft.pass(self.now);
         self.raft.turn(&mut self.disk, self.now).unwrap();
         if let Some(handed) = self.raft.take_handed(self.now) {
             self.apply.hand(handed, self.now);

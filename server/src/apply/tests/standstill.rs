@@ -15,10 +15,13 @@ use proto::{
 
 use super::member::{Member, dir, proposal};
 use crate::{
-    apply::{message::Answer, needs},
+    apply::{
+        message::{Answer, Handed, ReadsAt},
+        needs,
+    },
     error::Error,
     raft::message::ToRaft,
-    slots::Slots,
+    slots::{ReplyTo, Slots},
 };
 
 const KEYS: usize = 2000;
@@ -122,6 +125,22 @@ fn pass(member: &mut Member, time: Duration) {
     member.settle();
 }
 
+/// Whether a read that must see `index` is answered, and how.
+fn reads(member: &mut Member, index: u64) -> Vec<bool> {
+    let slots = Slots::<()>::new(1);
+    let slot = slots.open(Duration::ZERO).unwrap().id();
+    let reads = vec![ReadsAt { index, replies: vec![ReplyTo { core: 0, slot }] }];
+    let (standing, log_bytes) = (member.apply.standing, member.apply.log_bytes);
+    member.apply.hand(Handed { standing, log_bytes, reads, ..Handed::default() }, member.now);
+    let answers = member.apply.turn(member.now).unwrap().answers;
+    let is_readable = |answer| match answer {
+        Answer::Readable => true,
+        Answer::Unreadable(Error::Corrupt) => false,
+        other => panic!("{other:?}"),
+    };
+    answers.into_iter().flatten().map(|(_, answer)| is_readable(answer)).collect()
+}
+
 #[test]
 fn an_entry_that_needs_a_damaged_page_is_neither_skipped_nor_failed() {
     let member = cold();
@@ -139,6 +158,8 @@ fn an_entry_that_needs_a_damaged_page_is_neither_skipped_nor_failed() {
     let reason = member.shared.standstill.load_full().unwrap();
     assert!(reason.contains(&format!("{} at offset {}", leaf.path().display(), leaf.offset)), "{reason}");
     assert!(!member.shared.is_behind.load(Ordering::Acquire), "nobody was told that it was done");
+    assert_eq!(reads(&mut member, applied), [true]);
+    assert_eq!(reads(&mut member, applied + 1), [false], "a read is not kept waiting for what is not applied");
     assert_eq!(value(&mut member, 3).unwrap(), "first");
     assert_eq!(value(&mut member, 777), None);
     assert_eq!(member.shared.view.unreadable().count(), 1);

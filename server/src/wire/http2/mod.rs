@@ -23,8 +23,9 @@ use h2::{RecvStream, server::SendResponse};
 use http::Request;
 use tokio::{sync::watch, task::spawn_local};
 
-use self::{coalesce::Coalesced, pings::Pings, plain::Endpoints};
+use self::{coalesce::Coalesced, pings::Pings};
 use super::{
+    endpoints::Port,
     grpc::{self, Opening, reply::UnderWay},
     stream::{SILENCE_MAX, Stream},
 };
@@ -65,9 +66,9 @@ pub enum Traffic {
     /// gRPC alone.
     Grpc,
     /// gRPC, and HTTP beside it: the content type tells them apart.
-    Both(Endpoints),
+    Both(Port),
     /// HTTP alone.
-    Http(Endpoints),
+    Http(Port),
 }
 
 /// What small DATA frames that no call has read may lack to 256 bytes each, in connection windows. h2 counts this, and
@@ -180,14 +181,14 @@ impl Traffic {
     }
 }
 
-fn answer_in_http<B>(desk: &Desk, traffic: Traffic, request: &Request<B>, reply: SendResponse<Bytes>) {
+fn answer_in_http<B>(desk: &Rc<Desk>, traffic: Traffic, request: &Request<B>, reply: SendResponse<Bytes>) {
     match traffic {
         Traffic::Grpc => unreachable!("every stream is a call"),
         Traffic::Both(_) if grpc::is_named(request.headers()) => {
             let refusal = grpc::refusal_of_http(request).expect("it is no call");
             plain::refuse(desk, request.method(), refusal, reply);
         }
-        Traffic::Both(endpoints) | Traffic::Http(endpoints) => plain::answer(desk, endpoints, request, reply),
+        Traffic::Both(port) | Traffic::Http(port) => plain::answer(desk, port, request, reply),
     }
 }
 

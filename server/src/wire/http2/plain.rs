@@ -3,22 +3,33 @@
 //! What is not gRPC, over HTTP/2. Only clients that chose HTTP/2 when their connection was encrypted come here, as with
 //! etcd: curl and probes do.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use h2::server::SendResponse;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, uri::PathAndQuery};
+use tokio::task::spawn_local;
 
-use crate::{api::desk::Desk, log, wire::http1};
-
-/// The endpoints of a port.
-pub type Endpoints = fn(&Desk, &http1::Request) -> http1::Response;
+use crate::{
+    api::desk::Desk,
+    log,
+    wire::{
+        endpoints::{self, Port},
+        http1,
+    },
+};
 
 /// Answers a request whose content is not gRPC's. Its body is not read.
-pub fn answer<B>(desk: &Desk, endpoints: Endpoints, asked: &Request<B>, mut reply: SendResponse<Bytes>) {
+pub fn answer<B>(desk: &Rc<Desk>, port: Port, asked: &Request<B>, mut reply: SendResponse<Bytes>) {
     let text = asked.uri().path_and_query().map_or("/", PathAndQuery::as_str);
     let Some(request) = http1::Request::of(asked.method().as_str(), text) else {
         return reply.send_reset(h2::Reason::PROTOCOL_ERROR);
     };
-    send(desk, asked.method(), endpoints(desk, &request), reply);
+    let (desk, method) = (Rc::clone(desk), asked.method().clone());
+    spawn_local(async move {
+        let answer = endpoints::answer(&desk, port, &request).await;
+        send(&desk, &method, answer, reply);
+    });
 }
 
 /// Answers a request whose content is gRPC's and whose head makes no call, with a status code and a text.
