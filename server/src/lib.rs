@@ -9,6 +9,7 @@
 //! - `commands/`: the server and the commands beside it, on one command line
 //! - `boot/`: from a configuration to a serving member, and to a clean end
 //! - `cores/`: threads and their loops
+//! - `peer/`: states from one member to another
 //! - `wire/`: from sockets to calls at the door, and back
 //! - `api/`: the door, and the handlers that answer calls
 //! - `etcd_files/`: reads and writes etcd's files

@@ -1,4 +1,4 @@
-//! A state instead of entries: for a follower whose next entries are gone, and for this member when it is that follower.
+//! A state instead of entries: for a follower whose next entries are gone, and for this member when it is one.
 //!
 //! Sending: raft-rs asks for a state of each follower that needs one (`take_wanted_states`); the owner of the state
 //! machine offers one (`offer_state`), which leaves as a `Snapshot` message, and reports the end of its transfer.
@@ -19,26 +19,15 @@ use std::collections::BTreeSet;
 use engine::wal;
 use raft::{Ready, SnapshotStatus};
 
-use super::{Driver, Unpersisted};
+use super::{
+    Driver, Unpersisted,
+    installing::{Installing, NEVER},
+};
 use crate::{
     entry::EntryId,
     error::Error,
     message::{Message, Snapshot},
 };
-
-/// The ticket of what waits until a state is installed.
-pub(super) const NEVER: u64 = u64::MAX;
-
-/// A state that this member takes in place of its own.
-#[derive(Debug)]
-pub(super) struct Installing {
-    state: Snapshot,
-    /// The ticket with which the term of its message is durable.
-    hard_state_ticket: u64,
-    is_handed: bool,
-    /// The ready that brought it.
-    number: u64,
-}
 
 impl Driver {
     /// The followers that need a state because the log before them is gone, each once.

@@ -32,13 +32,14 @@
 //!
 //! - `propose`: what may enter the log
 //! - `ready`: from raft-rs to the log, the caller and the peers
+//! - `install`: a state instead of entries; `installing`: what is known of it meanwhile
 //! - `reads`: rounds of linearizable reads
 //! - `time`: what follows from time alone
-//! - `install`: a state instead of entries
 //!
 //! Deliberately not here: what an entry means, request timeouts, the transport, the content of a state.
 
 mod install;
+mod installing;
 mod propose;
 mod reads;
 mod ready;
@@ -56,7 +57,7 @@ use engine::{
 };
 use raft::{RawNode, SoftState, StateRole};
 
-use self::install::Installing;
+use self::installing::Installing;
 use crate::{
     check::check,
     elections::Elections,
@@ -385,6 +386,11 @@ impl Driver {
         if self.stopped.is_none() && self.is_leader() {
             self.raw.transfer_leader(member_id);
         }
+    }
+
+    /// Whether leadership is being handed over: the one it goes to may lead at any moment, without an election timeout.
+    pub fn is_handing_over(&self) -> bool {
+        self.raw.raft.lead_transferee.is_some()
     }
 
     /// A message to `member_id` was lost.

@@ -5,7 +5,7 @@
 use engine::{planted::is_planted, wal};
 use raft::{SoftState, eraftpb};
 
-use super::{Driver, Unpersisted, install::NEVER};
+use super::{Driver, Unpersisted, installing::NEVER};
 use crate::{
     entry::{Committed, Entry, entry_cost_bytes},
     error::Error,

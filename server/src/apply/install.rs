@@ -18,36 +18,17 @@ use consensus::{ConfChange, ConfChangeKind, ConfState, EntryId};
 use engine::{Checkpoint, CheckpointDone, Store};
 
 use super::{
-    arrived::Arrived, entry::Applier, fatal::Fatal, machine::Apply, members, message::Answer, restore::Tables, table,
+    arrived::{Arrived, UnderWay},
+    entry::Applier,
+    fatal::Fatal,
+    machine::Apply,
+    members,
+    message::Answer,
+    restore::Tables,
+    table,
     upkeep::sweep::Sweep,
 };
 use crate::error::Error;
-
-/// Where the installation of a state stands.
-#[derive(Debug, Default)]
-pub(super) struct Install {
-    /// A state that has arrived and is not installed.
-    arrived: Option<Box<Arrived>>,
-    /// The state at this entry takes the place of this member's, and of its log.
-    due: Option<EntryId>,
-    /// The superblock is being written.
-    under_way: Option<UnderWay>,
-}
-
-#[derive(Debug)]
-struct UnderWay {
-    at: EntryId,
-    tables: Tables,
-    /// The log leads to the state: only this member's pages were damaged.
-    is_repair: bool,
-}
-
-impl Install {
-    /// Whether nothing else may happen to the store.
-    pub(super) fn is_on(&self) -> bool {
-        self.due.is_some() || self.under_way.is_some()
-    }
-}
 
 impl Apply {
     /// An empty state beside this member's, in which that of another one is built with `cache_bytes` of memory.

@@ -33,10 +33,10 @@ use proto::{
 };
 
 use super::{
+    arrived::Install,
     count,
     entry::{Applier, Asked, Executed},
     fatal::Fatal,
-    install::Install,
     message::{Answer, AnswersByCore, Entry, Handed, ReadsAt, Report, Space, Standing, ToApply},
     outcome::Outcome,
     prefetch,
@@ -108,8 +108,6 @@ pub struct Options {
     pub auto_compaction: AutoCompaction,
     /// The time that a new leader adds to every lease.
     pub election_timeout: Duration,
-    /// Time between two ticks.
-    pub heartbeat: Duration,
     /// This member's name, published to the members table.
     pub name: String,
     /// This member's client URLs, published likewise.
@@ -120,8 +118,9 @@ pub struct Options {
     pub clock: Clock,
 }
 
-/// Ticks that a leader may miss and still be sure that it leads. **Source** etcd v3.7.1 `server/etcdserver/server.go`.
-const TICKS_MISSED_MAX: u32 = 3;
+/// The part of an election timeout for which a leader is sure that it leads, from the moment on at which it began to ask
+/// a majority that then said so. Who has answered elects nobody else for the whole of it, by its own clock.
+const SURE_PART: u32 = 2;
 
 /// See the head of this file.
 pub struct Apply {
@@ -169,10 +168,8 @@ pub struct Apply {
     compactor: Compactor,
     pub(super) checkpoints: Checkpoints,
     pub(super) sweep: Sweep,
-    /// When the last tick came. A leader that has missed some is not sure that it leads: it may have stood still while
-    /// another was elected.
-    ticked_at: Duration,
-    is_sure: bool,
+    /// Until then, no other member can have become the leader of a later term.
+    sure_until: Duration,
     /// Reads that wait until their index is published, in the order in which they were asked for, and since when.
     pub(super) reads: VecDeque<(Duration, ReadsAt)>,
     /// The index that holds everything that was acknowledged before this member started, once it is known.
@@ -233,8 +230,7 @@ impl Apply {
             slow_applies: Throttle::default(),
             own_since: VecDeque::new(),
             sweep: Sweep::left(),
-            ticked_at: Duration::ZERO,
-            is_sure: true,
+            sure_until: Duration::ZERO,
             reads: VecDeque::new(),
             caught_up_at: None,
             unsure: Waiters::default(),
@@ -309,8 +305,7 @@ impl Apply {
     /// without its knowledge.
     fn is_sure_to_lead(&self, now: Duration) -> bool {
         let is_alone = self.standing.read_floor.is_some();
-        let ticks = now.saturating_sub(self.ticked_at) < TICKS_MISSED_MAX * self.options.heartbeat;
-        let is_sure = (self.is_sure && ticks) || is_planted("a renewal by a leader that is not sure");
+        let is_sure = now < self.sure_until || is_planted("a renewal by a leader that is not sure");
         self.applier.lessor.leads() && (is_alone || is_sure)
     }
 
@@ -346,6 +341,7 @@ impl Apply {
         let before = std::mem::replace(&mut self.standing, handed.standing);
         if before.leads && (!self.standing.leads || self.standing.term != before.term) {
             self.applier.lessor.demote();
+            self.sure_until = Duration::ZERO;
         }
         self.queue.extend(handed.entries);
         if let Some(at) = handed.install {
@@ -353,8 +349,10 @@ impl Apply {
         }
         self.take_reads(handed.reads, handed.caught_up_at, now);
         self.promote_lessor(now);
-        if handed.is_lead_confirmed && self.standing.leads {
-            (self.is_sure, self.ticked_at) = (true, self.ticked_at.max(now));
+        if let Some(at) = handed.lead_confirmed_at
+            && self.standing.leads
+        {
+            self.sure_until = at + self.options.election_timeout / SURE_PART;
             self.settle_unsure(now);
         }
     }
@@ -373,8 +371,6 @@ impl Apply {
     /// Takes in that a heartbeat interval has passed.
     pub fn tick(&mut self, now: Duration) {
         self.shared.pulse.apply.strike(now);
-        self.is_sure &= now.saturating_sub(self.ticked_at) < TICKS_MISSED_MAX * self.options.heartbeat;
-        self.ticked_at = now;
         self.report.asks_lead |= !self.unsure.is_empty();
         self.taken.sum_up(&self.store);
         self.store.balance();

@@ -3,6 +3,8 @@
 //! The messages to the apply core: entries that raft hands over, and requests. Also the answers in the reply slots of
 //! connection cores, and the reports to raft.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use consensus::{ConfChange, ConfState, EntryId, EntryKind};
 use engine::CheckpointDone;
@@ -51,8 +53,8 @@ pub struct Handed {
     pub standing: Standing,
     /// Bytes of log written so far. Never decreases.
     pub log_bytes: u64,
-    /// A majority has confirmed that this member leads, since apply asked.
-    pub is_lead_confirmed: bool,
+    /// A majority has confirmed that this member leads, in a round that was begun then.
+    pub lead_confirmed_at: Option<Duration>,
     /// The state at this entry takes the place of what is applied, and of all entries that were handed over.
     pub install: Option<EntryId>,
     /// Linearizable reads that are confirmed, in the order in which they were asked for.

@@ -234,7 +234,6 @@ pub fn apply(config: &Config, clock: &Clock, replayed_to: u64) -> machine::Optio
         warning_apply: Duration::from_millis(knobs.server.warning_apply_ms),
         auto_compaction: config.auto_compaction,
         election_timeout: Duration::from_millis(knobs.consensus.election_ms),
-        heartbeat: heartbeat(config),
         name: config.name.clone(),
         client_urls: config.advertise_client_urls.iter().map(ToString::to_string).collect(),
         replayed_to,

@@ -180,8 +180,8 @@ impl Builder {
         Ok(())
     }
 
-    /// Ends a state beside the live one: that of the member `identity`, at the entry `at`. All of it is then durable, and
-    /// nothing names it yet.
+    /// Ends a state beside the live one: that of the member `identity`, at the entry `at`. All of it is then durable,
+    /// and nothing names it yet.
     ///
     /// **Errors** the disk's.
     pub fn finish_incoming(

@@ -99,10 +99,10 @@ pub struct Raft {
     /// Where raft stood when apply was last told.
     told: Option<Standing>,
     reads: Reads,
-    /// The term in which apply asked whether this member leads still, and the read that tells; and whether a majority
-    /// has said so since.
-    asks_lead: Option<(u64, u64)>,
-    is_lead_confirmed: bool,
+    /// The term in which apply asked whether this member leads still, the read that tells, and when it was begun.
+    asks_lead: Option<(u64, u64, Duration)>,
+    /// When the last such read was begun in which a majority has said so, until apply is told.
+    lead_confirmed_at: Option<Duration>,
     /// The read that tells what was acknowledged before this member started.
     start_read: StartRead,
     /// How apply feels the lack of space.
@@ -154,7 +154,7 @@ impl Raft {
             told: None,
             reads: Reads::default(),
             asks_lead: None,
-            is_lead_confirmed: false,
+            lead_confirmed_at: None,
             start_read: StartRead::Wanted,
             space: Space::default(),
             stands_still: false,
@@ -229,10 +229,12 @@ impl Raft {
     fn note_reads(&mut self) {
         let status = self.driver.status();
         for read in self.driver.take_reads() {
-            self.is_lead_confirmed |= self
-                .asks_lead
-                .take_if(|(_, number)| *number <= read.context)
-                .is_some_and(|(term, _)| status.is_leader && term == status.term);
+            if let Some((term, _, at)) = self.asks_lead.take_if(|(_, number, _)| *number <= read.context)
+                && status.is_leader
+                && term == status.term
+            {
+                self.lead_confirmed_at = Some(at);
+            }
             if let StartRead::Asked(number) = self.start_read
                 && number <= read.context
             {
@@ -324,15 +326,17 @@ impl Raft {
     pub fn take_handed(&mut self, now: Duration) -> Option<Handed> {
         let status = self.driver.status();
         let Status { is_leader, term, term_start, read_floor, .. } = status;
-        let standing = Standing { leads: is_leader, term, term_start, read_floor };
+        // Who is handed leadership may lead before this member hears of it.
+        let leads = is_leader && !self.driver.is_handing_over();
+        let standing = Standing { leads, term, term_start, read_floor };
         let entries = self.take_committed(now);
-        let is_lead_confirmed = std::mem::take(&mut self.is_lead_confirmed);
+        let lead_confirmed_at = self.lead_confirmed_at.take();
         let install = self.driver.take_install().map(|state| state.at);
         let caught_up_at = match self.start_read {
             StartRead::Confirmed(index) => Some(index),
             _ => None,
         };
-        let is_old = self.told == Some(standing) && !is_lead_confirmed && caught_up_at.is_none();
+        let is_old = self.told == Some(standing) && lead_confirmed_at.is_none() && caught_up_at.is_none();
         if entries.is_empty() && is_old && !self.reads.has_confirmed() && install.is_none() {
             return None;
         }
@@ -341,7 +345,7 @@ impl Raft {
         }
         self.told = Some(standing);
         let (reads, log_bytes) = (self.reads.take_confirmed(), self.log_bytes);
-        Some(Handed { entries, standing, log_bytes, is_lead_confirmed, install, reads, caught_up_at })
+        Some(Handed { entries, standing, log_bytes, lead_confirmed_at, install, reads, caught_up_at })
     }
 
     /// Whether more entries could be handed to apply at once.
@@ -376,11 +380,11 @@ impl Raft {
         self.space = report.space;
         self.stands_still = report.stands_still;
         // An answer that is on its way will do.
-        let is_asked = self.asks_lead.is_some_and(|(term, _)| term == status.term);
+        let is_asked = self.asks_lead.is_some_and(|(term, ..)| term == status.term);
         if report.asks_lead && status.is_leader && !is_asked {
             let number = self.reads.next();
             self.driver.read_index(number)?;
-            self.asks_lead = Some((status.term, number));
+            self.asks_lead = Some((status.term, number, now));
         }
         if report.has_alarm_come {
             self.asking.heard();

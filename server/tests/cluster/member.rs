@@ -228,7 +228,6 @@ impl Member {
             warning_apply: Duration::from_secs(100),
             auto_compaction: AutoCompaction::Off,
             election_timeout: Duration::from_secs(1),
-            heartbeat: HEARTBEAT,
             name: format!("m{id}"),
             client_urls: vec![format!("http://10.0.0.{id}:2379")],
             replayed_to: driver.status().last_index,

@@ -60,7 +60,7 @@ fn text_of(payload: &(dyn Any + Send)) -> String {
 }
 
 /// Runs `plan` to its end, and heals the cluster. The story is told if somebody reads it.
-pub(crate) fn run(plan: &Plan, is_told: bool) -> Result<Tally, Failure> {
+pub(crate) fn run(plan: &Plan, is_told: bool) -> Result<Tally, Box<Failure>> {
     let mut world = World::new(plan.clone());
     world.story.is_told = is_told;
     caught(|| world.live()).map_err(|(reason, place)| {
@@ -68,14 +68,14 @@ pub(crate) fn run(plan: &Plan, is_told: bool) -> Result<Tally, Failure> {
         if world.now < plan.time {
             plan.end_at(world.now + Duration::from_millis(1));
         }
-        Failure { plan, reason, place, story: world.story.to_string() }
+        Box::new(Failure { plan, reason, place, story: world.story.to_string() })
     })?;
     Ok(world.tally())
 }
 
 /// The search for the smallest plan.
 struct Search {
-    best: Failure,
+    best: Box<Failure>,
     runs_left: usize,
 }
 
@@ -135,13 +135,18 @@ impl Search {
 }
 
 /// The smallest plan that was found to fail as that of `failure` did, with its story.
-pub(crate) fn shrunk(failure: Failure) -> Failure {
+pub(crate) fn shrunk(failure: Box<Failure>) -> Box<Failure> {
     let mut search = Search { best: failure, runs_left: RUNS_MAX };
     search.shorten();
     search.leave_out_faults();
     search.leave_out(|plan| &mut plan.lease_clients);
     search.leave_out(|plan| &mut plan.clients);
-    search.leave_out_faults();
+    // What could not be left out at first may be of no use any more without what was left out later.
+    let mut left = usize::MAX;
+    while search.best.plan.blows.len() < std::mem::replace(&mut left, search.best.plan.blows.len()) {
+        search.leave_out_faults();
+        search.shorten();
+    }
     run(&search.best.plan, true).expect_err("a seed replays")
 }
 

@@ -101,7 +101,6 @@ pub(super) fn options(checkpoint_wal_bytes: u64) -> Options {
         warning_apply: Duration::from_secs(1),
         auto_compaction: AutoCompaction::Off,
         election_timeout: Duration::from_secs(1),
-        heartbeat: Duration::from_millis(100),
         name: "m".into(),
         client_urls: Vec::new(),
         replayed_to: 0,

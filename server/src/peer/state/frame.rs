@@ -1,3 +1,5 @@
+//! Runs on: connection core, a receiver's thread.
+//!
 //! The bytes of a state on its way.
 //!
 //! | bytes | meaning |
@@ -128,7 +130,7 @@ impl Frames {
     /// The next whole frame.
     ///
     /// **Errors** a length beyond the bound; a checksum that is wrong; a kind that is unknown.
-    pub fn next(&mut self) -> Result<Option<(Kind, Bytes)>, Malformed> {
+    pub fn take(&mut self) -> Result<Option<(Kind, Bytes)>, Malformed> {
         let Some(mut head) = self.waiting.get(..HEAD_BYTES) else { return Ok(None) };
         let (sent, crc, len) = (to_usize(head.get_u32_le()), head.get_u32_le(), to_usize(head.get_u32_le()));
         if len > self.body_bytes_max || sent > len {
@@ -204,7 +206,7 @@ mod tests {
             let mut taken = Vec::new();
             for piece in bytes.chunks(size) {
                 frames.push(piece);
-                while let Some((kind, body)) = frames.next().unwrap() {
+                while let Some((kind, body)) = frames.take().unwrap() {
                     taken.push((kind, body.to_vec()));
                 }
             }
@@ -221,11 +223,11 @@ mod tests {
             let mut frames = Frames::new(200);
             frames.push(&damaged);
             // A longer length waits for more, in vain.
-            assert!(!matches!(frames.next(), Ok(Some(_))), "bit {bit}");
+            assert!(!matches!(frames.take(), Ok(Some(_))), "bit {bit}");
         }
         let mut frames = Frames::new(199);
         frames.push(&frame[..HEAD_BYTES]);
-        assert!(frames.next().is_err(), "the bound is checked before the body is there");
+        assert!(frames.take().is_err(), "the bound is checked before the body is there");
     }
 
     #[test]

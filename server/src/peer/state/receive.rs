@@ -1,3 +1,5 @@
+//! Runs on: a thread of its own.
+//!
 //! From frames to a state beside the live one.
 //!
 //! Invariants: `next` is above every record that was taken. A frame that was taken is never asked for again. What has
@@ -89,7 +91,7 @@ impl Receiver {
     /// **Errors** the transfer must be given up.
     pub fn push(&mut self, piece: &[u8]) -> Result<Option<Box<Arrived>>, Error> {
         self.frames.push(piece);
-        while let Some((kind, body)) = self.frames.next()? {
+        while let Some((kind, body)) = self.frames.take()? {
             match kind {
                 Kind::Head => self.begin(&body)?,
                 _ if !self.is_begun => return Ok(malformed("a stream begins with its head")?),

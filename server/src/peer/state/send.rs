@@ -1,3 +1,5 @@
+//! Runs on: connection core.
+//!
 //! From views to frames.
 //!
 //! Invariants: `next` is the first revision that is not sent yet; it is right after a step that ends in a fault, too.
