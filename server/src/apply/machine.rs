@@ -118,8 +118,8 @@ pub struct Options {
     pub clock: Clock,
 }
 
-/// The part of an election timeout for which a leader is sure that it leads, from the moment on at which it began to ask
-/// a majority that then said so. Who has answered elects nobody else for the whole of it, by its own clock.
+/// The part of an election timeout for which a leader is sure that it leads, from the moment on at which it began to
+/// ask a majority that then said so. Who has answered elects nobody else for the whole of it, by its own clock.
 const SURE_PART: u32 = 2;
 
 /// See the head of this file.
