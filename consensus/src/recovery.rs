@@ -7,6 +7,10 @@
 //! and its hard state); commit = the larger of the hard state's and the applied index, because commit-only hard states
 //! are not written at once. What is durable beyond commit is decided by the next leader; a single voter commits all of
 //! it.
+//!
+//! A configuration change with another one behind it is committed, whatever the hard state says: a leader proposes none
+//! before it has applied all that are in its log. A member that did not know this after a restart could lead with a
+//! configuration that lacks two changes, and two majorities would share no member.
 
 use std::path::{Path, PathBuf};
 
@@ -146,6 +150,7 @@ fn load(
 ) -> Result<HardState, Error> {
     let broken = |index, what| Error::LogBroken { dir: dir.to_path_buf(), index, what };
     let (mut last_index, mut last_term) = mark;
+    let (mut last_change, mut settled) = (0, 0);
     for entry in entries {
         if entry.index != last_index + 1 {
             return Err(broken(entry.index, "its index does not follow"));
@@ -157,6 +162,9 @@ fn load(
             return Err(broken(entry.index, "its kind is unknown"));
         };
         (last_index, last_term) = (entry.index, entry.term);
+        if kind == EntryKind::ConfChange {
+            settled = std::mem::replace(&mut last_change, entry.index);
+        }
         if entry.index <= start.applied.index {
             log.pass(entry.index, entry.term);
         } else {
@@ -185,7 +193,7 @@ fn load(
             let hard_state = HardState {
                 term: recovered.term.max(last_term),
                 vote: if newer { 0 } else { recovered.vote },
-                commit: recovered.commit.max(applied.index),
+                commit: recovered.commit.max(applied.index).max(settled),
             };
             assert!(applied.index <= hard_state.commit && hard_state.commit <= last_index);
             assert!(applied.term <= hard_state.term);
@@ -230,6 +238,19 @@ mod tests {
             });
             let loaded = load(Path::new("wal"), &mut log, (4, 2), entries.collect(), recovered, &start);
             assert_eq!(loaded.ok(), expected, "case {number}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_change_with_another_one_behind_it_is_committed() {
+        let hard_state = HardState { term: 2, vote: 1, commit: 4 };
+        for (kinds, commit) in [([0, 0, 0, 0], 4), ([0, 1, 0, 0], 4), ([1, 0, 1, 0], 5), ([1, 1, 0, 1], 6)] {
+            let entry = |(kind, index)| wal::Entry { index, term: 2, kind, data: Bytes::from_static(b"x") };
+            let entries = kinds.into_iter().zip(5..).map(entry).collect();
+            let start = Start { applied: EntryId { index: 4, term: 2 }, ..Start::default() };
+            let mut log = Log::new((4, 2), 4, 0).unwrap();
+            let loaded = load(Path::new("wal"), &mut log, (4, 2), entries, hard_state, &start).unwrap();
+            assert_eq!(loaded, HardState { commit, ..hard_state }, "{kinds:?}");
         }
     }
 
