@@ -18,6 +18,7 @@
 //! - `log`: the log as raft-rs sees it, its newest part in memory. `fetch`: what of the rest peers need.
 //! - `states`: states for followers whose next entries are gone.
 //! - `peer`: what members say to each other, as bytes.
+//! - `leave`: a leader that is to be removed hands leadership on first.
 //! - `check`: what a peer's message must keep before raft-rs sees it.
 //! - `message`: messages between members as plain data, and their translation to and from raft-rs.
 //! - `members`: member ids and etcd's form of members and configuration changes.
@@ -35,6 +36,7 @@ mod elections;
 mod entry;
 mod error;
 mod fetch;
+mod leave;
 mod log;
 mod members;
 mod message;

@@ -63,6 +63,7 @@ use crate::{
     elections::Elections,
     entry::{Committed, EntryId, entry_cost_bytes},
     error::Error,
+    leave::{self, Leave},
     log::Log,
     members::{ConfChange, ConfState},
     message::{Message, MessageKind},
@@ -149,6 +150,8 @@ pub struct Driver {
     kept_ticks: usize,
     /// Where it would have been trimmed meanwhile.
     trim_due: Option<EntryId>,
+    /// What this member does before it is removed.
+    leave: Leave,
     /// Damage that was met while entries were read back, and that the caller was not told yet.
     unreadable: Vec<engine::Error>,
     /// Reused between steps.
@@ -205,6 +208,7 @@ impl Driver {
             installing: None,
             kept_ticks: 0,
             trim_due: None,
+            leave: Leave::default(),
             unreadable: Vec::new(),
             entries: Vec::new(),
             stopped: None,
@@ -234,8 +238,10 @@ impl Driver {
         }
         if message.kind == MessageKind::Propose && self.is_leader() {
             // What is forwarded passes the same bounds. Who is refused here is not told: its time runs out.
+            let own_removal = leave::own_removal(&self.raw.raft, &message.entries);
             let proposals = message.entries.into_iter().map(|entry| (entry.kind, entry.data));
             drop(self.propose_entries(proposals));
+            self.leave.put_off(&self.raw.raft, own_removal);
             return self.check_running();
         }
         let is_append = message.kind == MessageKind::Append;
@@ -379,6 +385,11 @@ impl Driver {
     /// a single member.
     pub fn take_messages(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.messages)
+    }
+
+    /// The voter that can take leadership over soonest; none if this member does not lead, or is the only voter.
+    pub fn transferee(&self) -> Option<u64> {
+        leave::transferee(&self.raw.raft)
     }
 
     /// Hands leadership to `member_id`, if this member leads; proposals are refused meanwhile.

@@ -23,41 +23,55 @@ const LOG_TIGHT: u64 = 4;
 const UNAPPLIED_TIMES_MAX: u64 = 2;
 
 impl Driver {
-    /// Proposes requests, in their order, as one step of raft: each follower gets them in one message. The caller then
-    /// calls `step`. The result names those that were refused, by ascending position; all others are accepted. Bounds
-    /// are checked for each as if those before it had been proposed already.
+    /// Proposes requests, as `propose_entries` does.
+    ///
+    /// **Bounds**, **Errors**: as `propose_entries`.
+    pub fn propose_all(&mut self, requests: impl IntoIterator<Item = Bytes>) -> Vec<Refused> {
+        self.propose_entries(requests.into_iter().map(|data| (EntryKind::Normal, data)))
+    }
+
+    /// Proposes one request, as `propose_entries` does.
+    ///
+    /// **Errors**: as `propose_entries`.
+    pub fn propose(&mut self, request: Bytes) -> Result<(), Error> {
+        self.propose_one(EntryKind::Normal, request)
+    }
+
+    /// Proposes a configuration change, as `propose_entries` does.
+    ///
+    /// **Errors**: as `propose_entries`.
+    pub fn propose_conf_change(&mut self, change: &ConfChange) -> Result<(), Error> {
+        self.propose_one(EntryKind::ConfChange, change.encode())
+    }
+
+    /// Proposes requests and configuration changes, in their order, as one step of raft: each follower gets them in one
+    /// message. The caller then calls `step`. The result names those that were refused, by ascending position; all
+    /// others are accepted. Bounds are checked for each as if those before it had been proposed already.
+    ///
+    /// At most one configuration change may be between proposal and apply: another one becomes an empty entry, and its
+    /// proposer's timeout answers, as in etcd. A leader that is to be removed hands leadership on first (`leave`): its
+    /// removal is refused with `NoLeader` meanwhile, as all else is.
     ///
     /// **Bounds**: refused beyond `backlog_entries_max` and `proposals_bytes_max`.
     /// **Errors**: `TooManyRequests`, `NoSpace`, `LogWaits`, `NoLeader`, `TooLarge` (more than the log can hold),
     /// `Stopped`. An accepted proposal may still be lost with its leader: then it is never handed out, and the
     /// proposer's timeout answers.
-    pub fn propose_all(&mut self, requests: impl IntoIterator<Item = Bytes>) -> Vec<Refused> {
-        self.propose_entries(requests.into_iter().map(|data| (EntryKind::Normal, data)))
+    pub fn propose_entries(&mut self, proposals: impl Iterator<Item = (EntryKind, Bytes)>) -> Vec<Refused> {
+        let refused = self.propose_in_order(proposals);
+        if let Some(transferee) = self.leave.take_due(&self.raw.raft) {
+            self.transfer_leader(transferee);
+        }
+        refused
     }
 
-    /// Proposes one request, as `propose_all` does.
-    ///
-    /// **Errors**: as `propose_all`.
-    pub fn propose(&mut self, request: Bytes) -> Result<(), Error> {
-        self.propose_one(EntryKind::Normal, request)
-    }
-
-    /// Proposes a configuration change. At most one may be between proposal and apply: another one becomes an empty
-    /// entry, and its proposer's timeout answers, as in etcd.
-    ///
-    /// **Errors**: as `propose_all`.
-    pub fn propose_conf_change(&mut self, change: &ConfChange) -> Result<(), Error> {
-        self.propose_one(EntryKind::ConfChange, change.encode())
-    }
-
-    fn propose_one(&mut self, kind: EntryKind, data: Bytes) -> Result<(), Error> {
+    pub(super) fn propose_one(&mut self, kind: EntryKind, data: Bytes) -> Result<(), Error> {
         match self.propose_entries(std::iter::once((kind, data))).pop() {
             None => Ok(()),
             Some(Refused { error, .. }) => Err(error),
         }
     }
 
-    pub(super) fn propose_entries(&mut self, proposals: impl Iterator<Item = (EntryKind, Bytes)>) -> Vec<Refused> {
+    fn propose_in_order(&mut self, proposals: impl Iterator<Item = (EntryKind, Bytes)>) -> Vec<Refused> {
         let mut accepted = Vec::with_capacity(proposals.size_hint().0);
         let mut refused = Vec::new();
         let mut backlog = self.backlog();
@@ -65,7 +79,11 @@ impl Driver {
         let mut waits = false;
         for (position, (kind, data)) in proposals.enumerate() {
             // What comes behind one that waits does not overtake it.
-            let checked = if waits { Err(Error::LogWaits) } else { self.check_proposal(&data, backlog) };
+            let checked = match waits {
+                true => Err(Error::LogWaits),
+                false if self.leave.comes_before(&self.raw.raft, kind, &data) => Err(Error::NoLeader),
+                false => self.check_proposal(&data, backlog),
+            };
             waits |= matches!(checked, Err(Error::LogWaits));
             match checked {
                 Ok(log_bytes) => {

@@ -3,12 +3,10 @@
 //! Invariants: time is what `pass` is told, in parts of a tick. A member campaigns when the timeout of `elections` is
 //! over, never while its disk owes something, and never by raft-rs's own chance.
 
-use std::cmp::Reverse;
-
 use raft::StateRole;
 
 use super::Driver;
-use crate::{elections::Hung, start::PARTS_PER_TICK};
+use crate::{elections::Hung, entry::EntryKind, start::PARTS_PER_TICK};
 
 impl Driver {
     /// A whole tick has passed: a heartbeat interval.
@@ -66,6 +64,10 @@ impl Driver {
         if self.raw.raft.state == StateRole::Follower && self.is_sole_voter() {
             self.campaign_alone();
         }
+        if let Some(removal) = self.leave.take_put_off(&self.raw.raft) {
+            // Who is refused is not told, as with all that is forwarded: its time runs out.
+            drop(self.propose_one(EntryKind::ConfChange, removal));
+        }
     }
 
     fn pass_part(&mut self) {
@@ -106,12 +108,8 @@ impl Driver {
         match self.elections.look_at_disk(self.log_waits_at(), self.options.election_ticks) {
             Hung::No => {}
             Hung::HandOver => {
-                let own = self.identity.member_id;
-                let others = self.raw.raft.prs().iter();
-                let voters = others.filter(|(id, _)| **id != own && self.conf_state.voters.contains(*id));
-                let best = voters.max_by_key(|(id, at)| (at.recent_active, at.matched, Reverse(**id)));
-                if let Some(id) = best.map(|(id, _)| *id) {
-                    self.raw.transfer_leader(id);
+                if let Some(member_id) = self.transferee() {
+                    self.raw.transfer_leader(member_id);
                 }
             }
             Hung::StepDown => {

@@ -1,0 +1,85 @@
+//! A leader that is to be removed hands leadership on first.
+//!
+//! raft-rs's leader cannot go on once it is no member any more. If it stepped down at that moment, the others might not
+//! know yet that its removal is committed; of two voters, the other one could then never find out. So a leader that is
+//! asked to propose its own removal transfers leadership, and the removal is proposed to its successor. If nobody takes
+//! leadership over in time, the leader proposes its own removal after all, and steps down when it is applied.
+//!
+//! Invariants:
+//! - In each term, leadership is handed on for this reason at most once (`tried_in`).
+//! - `put_off` is a removal that another member has forwarded to this one. It is proposed, or forwarded on, once there
+//!   is a leader and no transfer. A later one takes its place, and the proposer of the earlier one times out.
+
+use std::cmp::Reverse;
+
+use bytes::Bytes;
+use raft::{Raft, StateRole};
+
+use crate::{
+    entry::{Entry, EntryKind},
+    log::Log,
+    members::{ConfChange, ConfChangeKind},
+};
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(crate) struct Leave {
+    /// Leadership is to be handed on.
+    is_due: bool,
+    tried_in: u64,
+    put_off: Option<Bytes>,
+}
+
+impl Leave {
+    /// Whether leadership is handed on before this entry is proposed.
+    pub(crate) fn comes_before(&mut self, raft: &Raft<Log>, kind: EntryKind, data: &Bytes) -> bool {
+        let is_first = self.tried_in < raft.term && raft.lead_transferee.is_none();
+        let comes_before = is_first && removes(raft.id, kind, data) && transferee(raft).is_some();
+        self.is_due |= comes_before;
+        comes_before
+    }
+
+    /// To whom leadership is to be handed on now.
+    pub(crate) fn take_due(&mut self, raft: &Raft<Log>) -> Option<u64> {
+        let is_due = std::mem::take(&mut self.is_due);
+        let transferee = transferee(raft).filter(|_| is_due)?;
+        self.tried_in = raft.term;
+        Some(transferee)
+    }
+
+    /// Keeps a forwarded removal of this member for later, if leadership is being handed on.
+    pub(crate) fn put_off(&mut self, raft: &Raft<Log>, own_removal: Option<Bytes>) {
+        if own_removal.is_some() && raft.lead_transferee.is_some() {
+            self.put_off = own_removal;
+        }
+    }
+
+    /// What was put off, once there is a leader to propose it to.
+    pub(crate) fn take_put_off(&mut self, raft: &Raft<Log>) -> Option<Bytes> {
+        let has_leader = raft.leader_id != raft::INVALID_ID && raft.lead_transferee.is_none();
+        if has_leader { self.put_off.take() } else { None }
+    }
+}
+
+/// The voter that can take leadership over soonest: one that was heard of lately, with the longest log. None if this
+/// member does not lead, or is the only voter.
+pub(crate) fn transferee(raft: &Raft<Log>) -> Option<u64> {
+    if raft.state != StateRole::Leader {
+        return None;
+    }
+    let members = raft.prs().iter().map(|(id, progress)| (*id, progress));
+    let voters = members.filter(|(id, _)| *id != raft.id && raft.prs().conf().voters().contains(*id));
+    let known = voters.map(|(id, progress)| (progress.recent_active, progress.matched, Reverse(id)));
+    known.max().map(|(_, _, Reverse(id))| id)
+}
+
+/// This member's own removal, if it is among `entries`.
+pub(crate) fn own_removal(raft: &Raft<Log>, entries: &[Entry]) -> Option<Bytes> {
+    entries.iter().find(|entry| removes(raft.id, entry.kind, &entry.data)).map(|entry| entry.data.clone())
+}
+
+fn removes(member_id: u64, kind: EntryKind, data: &Bytes) -> bool {
+    kind == EntryKind::ConfChange
+        && ConfChange::decode(data)
+            .is_ok_and(|change| change.kind == ConfChangeKind::RemoveNode && change.member_id == member_id)
+}
