@@ -94,6 +94,36 @@ pub enum Error {
     /// A lease time to live above 9,000,000,000 s.
     #[error("etcdserver: too large lease TTL")]
     LeaseTtlTooLarge,
+    /// A member is added with the id of one that is there.
+    #[error("etcdserver: member ID already exist")]
+    MemberExists,
+    /// A member is added or changed with a peer URL of another one.
+    #[error("etcdserver: Peer URLs already exists")]
+    PeerUrlExists,
+    /// There is no member with this id.
+    #[error("etcdserver: member not found")]
+    MemberNotFound,
+    /// The id is that of a former member, and never returns.
+    #[error("etcdserver: member not found")]
+    MemberRemoved,
+    /// A voter is promoted.
+    #[error("etcdserver: can only promote a learner member")]
+    MemberNotLearner,
+    /// More learners than `max-learners`.
+    #[error("etcdserver: too many learner members in cluster")]
+    TooManyLearners,
+    /// No voter would be left.
+    #[error("etcdserver: re-configuration failed due to not enough started members")]
+    NotEnoughStarted,
+    /// Leadership is to be handed over by a member that does not lead.
+    #[error("etcdserver: not leader")]
+    NotLeader,
+    /// Leadership is to be handed to a learner, or to no member.
+    #[error("etcdserver: bad leader transferee")]
+    BadLeaderTransferee,
+    /// Leadership was not taken over in time.
+    #[error("etcdserver: request timed out, leader transfer took too long")]
+    LeaderTransferTimeout,
     /// A proposal above `max-request-bytes`.
     #[error("etcdserver: request is too large")]
     RequestTooLarge,
@@ -218,13 +248,20 @@ impl Error {
             | E::InvalidClientApiVersion
             | E::RequestTooLarge => Code::InvalidArgument,
             E::Compacted | E::FutureRevision | E::LeaseTtlTooLarge => Code::OutOfRange,
-            E::LeaseNotFound | E::UnknownService => Code::NotFound,
-            E::LeaseExists => Code::FailedPrecondition,
+            E::LeaseNotFound | E::UnknownService | E::MemberNotFound | E::MemberRemoved => Code::NotFound,
+            E::LeaseExists
+            | E::MemberExists
+            | E::PeerUrlExists
+            | E::MemberNotLearner
+            | E::TooManyLearners
+            | E::NotLeader
+            | E::BadLeaderTransferee => Code::FailedPrecondition,
             E::MessageTooLarge { .. } | E::AnswerTooLarge { .. } | E::UnpackedTooLarge(_) | E::NoSpace => {
                 Code::ResourceExhausted
             }
-            // etcd's table points this error at a value without a code, so that Unknown goes over the wire.
-            E::TooManyRequests => Code::Unknown,
+            // etcd's table points the first two at values without a code, and lacks the third: Unknown goes over the
+            // wire.
+            E::TooManyRequests | E::NotEnoughStarted | E::LeaderTransferTimeout => Code::Unknown,
             // grpc-go reads a unary call's message outside of what gives errors their codes.
             E::NoMessage | E::CutShort => Code::Unknown,
             E::NoLeader

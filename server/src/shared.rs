@@ -3,9 +3,10 @@
 //! The state that all cores of this process share: the member's identity, its bounds, and the published state.
 //!
 //! Invariants:
-//! - Each field has one writer. Apply publishes `view`, `cluster`, `sizes`, `swept_revision`, `standstill`,
-//!   `is_behind`, `has_leases` and `raft.applied`. Raft publishes the rest of `raft`. Each connection core writes its
-//!   own entry of `floors` and `connections`, and each loop its own beat of `pulse`. All cores read everything.
+//! - Each field has one writer. Apply publishes `view`, `cluster`, `is_removed`, `sizes`, `swept_revision`,
+//!   `standstill`, `is_behind`, `has_leases` and `raft.applied`. Raft publishes the rest of `raft`. Each connection
+//!   core writes its own entry of `floors` and `connections`, and each loop its own beat of `pulse`. All cores read
+//!   everything.
 //! - Everything that a view shows was durable before the view was published. A reply leaves after the view that holds
 //!   its write was published. So on a single voter, any view loaded after a request arrived answers it linearizably
 //!   (`raft.read_floor`).
@@ -13,7 +14,7 @@
 //! This file holds values only. Nothing here waits, locks, or knows what a request is.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
@@ -118,10 +119,23 @@ pub fn alarm_text(member: u64, alarm: i32) -> String {
 pub struct Cluster {
     /// Members by id.
     pub members: Vec<Member>,
+    /// Ids of former members. They never return.
+    pub removed: BTreeSet<u64>,
     /// Active alarms.
     pub alarms: Alarms,
     /// Decided cluster version, such as `3.7.0`.
     pub version: Option<String>,
+    /// The last decision about a downgrade, if there was one.
+    pub downgrade: Option<Downgrade>,
+}
+
+/// A decision to downgrade the cluster, or not to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Downgrade {
+    /// The cluster is downgraded.
+    pub is_enabled: bool,
+    /// To this version, such as `3.6.0`; empty if it is not.
+    pub target: String,
 }
 
 /// Where raft stands, for headers and status.
@@ -243,6 +257,8 @@ pub struct Shared {
     pub ids: Ids,
     /// Members, alarms, version.
     pub cluster: ArcSwap<Cluster>,
+    /// This member was removed from the cluster, and has applied its removal. It must stop.
+    pub is_removed: AtomicBool,
     /// Where raft stands.
     pub raft: Raft,
     /// Since when this member is connected to others, by id, on its clock. Who transports messages publishes it.
@@ -297,6 +313,7 @@ impl Shared {
             limits,
             view,
             cluster: ArcSwap::default(),
+            is_removed: AtomicBool::new(false),
             raft: Raft::default(),
             links: ArcSwap::default(),
             sizes: Sizes::default(),

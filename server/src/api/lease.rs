@@ -203,7 +203,7 @@ async fn renew_all<A: Answers>(
         let ttl = match renewal {
             Renewal::Renewed(ttl) => ttl,
             Renewal::Unknown => 0,
-            Renewal::Waits => {
+            Renewal::Waits | Renewal::IsRecorded => {
                 // Those before it do not wait for it.
                 if count > 0 {
                     outbound.send_all(std::mem::take(&mut piece).into(), std::mem::take(&mut count)).await?;

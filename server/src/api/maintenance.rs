@@ -48,6 +48,8 @@ pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
     if unreadable > 0 {
         errors.push(format!("{unreadable} pages cannot be read"));
     }
+    let downgrade = desk.shared.cluster.load().downgrade.clone().unwrap_or_default();
+    let downgrade = pb::DowngradeInfo { enabled: downgrade.is_enabled, target_version: downgrade.target };
     // The applied index is read first, so that it is never ahead of the committed one.
     let applied = load(&shared.raft.applied);
     // The bytes in use are read before the allocated ones, for the same reason.
@@ -65,7 +67,7 @@ pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
         is_learner: false,
         storage_version: crate::STORAGE_VERSION.to_owned(),
         db_size_quota: shared.limits.quota.shown(),
-        downgrade_info: Some(pb::DowngradeInfo::default()),
+        downgrade_info: Some(downgrade),
     }
 }
 

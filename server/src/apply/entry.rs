@@ -15,7 +15,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{ConfChange, ConfState};
+use consensus::{ConfChange, ConfState, Member};
 use engine::{Fault, Mvcc, PutPlain, ReadView, Write};
 use proto::{etcdserverpb as pb, internal::Request};
 
@@ -53,7 +53,12 @@ pub struct Applier {
     pub(super) long: Option<Long>,
     /// What is made in several steps.
     pub steps: Steps,
+    /// More learners cannot be added. It decides results, so it must be the same on all members, as in etcd.
+    pub learners_max: usize,
 }
+
+/// `learners_max` if nothing else is said. **Source** etcd v3.7.1 `server/etcdserver/api/membership/cluster.go`.
+const LEARNERS_MAX: usize = 1;
 
 /// What became of a call of [`Applier::execute`].
 #[derive(Debug)]
@@ -81,26 +86,59 @@ pub struct Asked {
     pub raised_by: RaisedBy,
 }
 
-/// Whether this release applies such a request. [`Applier::apply`] skips other requests with a warning.
+/// Whether this release applies such a request. A member that meets another one in its log stops: to pass it over would
+/// be to hold another state than the other members.
 pub fn is_applied(request: &Request) -> bool {
-    matches!(
-        request,
+    match request {
         Request::Put(_)
-            | Request::DeleteRange(_)
-            | Request::Txn(_)
-            | Request::Compaction(_)
-            | Request::LeaseGrant(_)
-            | Request::LeaseRevoke(_)
-            | Request::Alarm(_)
-            | Request::ClusterMemberAttrSet(_)
-            | Request::ClusterVersionSet(_)
-    )
+        | Request::DeleteRange(_)
+        | Request::Txn(_)
+        | Request::Compaction(_)
+        | Request::LeaseGrant(_)
+        | Request::LeaseRevoke(_)
+        | Request::LeaseCheckpoint(_)
+        | Request::Alarm(_)
+        | Request::ClusterMemberAttrSet(_)
+        | Request::DowngradeInfoSet(_) => true,
+        // A cluster of a later version has what this release does not know. etcd stops there, too.
+        Request::ClusterVersionSet(set) => is_known_version(&set.ver),
+        // They ask, and change nothing. etcd's members log them.
+        Request::Range(_)
+        | Request::AuthStatus(_)
+        | Request::AuthUserGet(_)
+        | Request::AuthUserList(_)
+        | Request::AuthRoleGet(_)
+        | Request::AuthRoleList(_)
+        | Request::DowngradeVersionTest(_) => true,
+        Request::AuthEnable(_)
+        | Request::AuthDisable(_)
+        | Request::Authenticate(_)
+        | Request::AuthUserAdd(_)
+        | Request::AuthUserDelete(_)
+        | Request::AuthUserChangePassword(_)
+        | Request::AuthUserGrantRole(_)
+        | Request::AuthUserRevokeRole(_)
+        | Request::AuthRoleAdd(_)
+        | Request::AuthRoleDelete(_)
+        | Request::AuthRoleGrantPermission(_)
+        | Request::AuthRoleRevokePermission(_) => false,
+    }
+}
+
+/// Whether a cluster of this version, such as `3.6.0`, is at most of this release's.
+fn is_known_version(version: &str) -> bool {
+    let minor_of = |version: &str| {
+        let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
+        numbers.next().flatten().zip(numbers.next().flatten())
+    };
+    minor_of(version).is_some_and(|version| Some(version) <= minor_of(crate::CLUSTER_VERSION))
 }
 
 impl Applier {
     /// The state machine over the tables of a store.
     pub fn new(lessor: Lessor, cluster: Cluster, conf_state: ConfState, unread: Option<String>) -> Self {
-        Self { lessor, cluster, conf_state, unread, long: None, steps: Steps::default() }
+        let (long, steps, learners_max) = (None, Steps::default(), LEARNERS_MAX);
+        Self { lessor, cluster, conf_state, unread, long, steps, learners_max }
     }
 
     /// Executes the entry at `index`, or a step of it, or returns the page that it needs first. Called again then, it
@@ -255,20 +293,33 @@ impl Applier {
                 members::set_version(&mut self.cluster, mvcc, request);
                 Ok(Outcome::Internal)
             }
+            Request::LeaseCheckpoint(request) => {
+                lease::checkpoint(&mut self.lessor, mvcc, request);
+                Ok(Outcome::Internal)
+            }
+            Request::DowngradeInfoSet(request) => {
+                members::set_downgrade(&mut self.cluster, mvcc, request);
+                Ok(Outcome::Internal)
+            }
             other => {
-                tracing::warn!(kind = ?other.kind(), "an entry of a kind that this release does not apply");
+                assert!(is_applied(other), "{:?} is met before it comes here", other.kind());
                 Ok(Outcome::Internal)
             }
         }
     }
 
-    /// Applies a configuration change to the members table and to raft's configuration. Returns `false` if the change
-    /// is refused. A refused change must not reach raft.
+    /// Applies a configuration change, whose context names the member `named`, to the members table and to raft's
+    /// configuration. Returns etcd's error if the change is refused. A refused change must not reach raft.
     ///
     /// **Errors** a page that is not resident; nothing was changed then.
-    pub fn change_configuration(&mut self, mvcc: &mut Mvcc, change: &ConfChange) -> Result<bool, Fault> {
+    pub(super) fn change_configuration(
+        &mut self,
+        mvcc: &mut Mvcc,
+        (change, named): (&ConfChange, Option<&Member>),
+    ) -> Result<Result<(), Error>, Fault> {
         members::touch(mvcc.live(), change)?;
-        Ok(members::apply(&mut self.cluster, &mut self.conf_state, mvcc, change))
+        let tables = (&mut self.cluster, &mut self.conf_state);
+        Ok(members::apply(tables, mvcc, change, named, self.learners_max))
     }
 }
 
@@ -288,6 +339,10 @@ pub(super) fn touch(view: &ReadView, request: &Request, pinned: &mut Pinned) -> 
         Request::LeaseRevoke(revoke) => lease::touch_revoke(view, revoke.id),
         Request::ClusterMemberAttrSet(request) => view.touch_meta(&table::member_key(request.member_id)),
         Request::ClusterVersionSet(_) => view.touch_meta(table::CLUSTER_VERSION),
+        Request::DowngradeInfoSet(_) => view.touch_meta(table::DOWNGRADE),
+        Request::LeaseCheckpoint(request) => {
+            request.checkpoints.iter().try_for_each(|each| view.touch_meta(&leases::grant_key(each.id)))
+        }
         Request::Alarm(alarm) => view.touch_meta(&table::alarm_key(alarm.member_id, alarm.alarm)),
         _ => Ok(()),
     }

@@ -2,6 +2,8 @@
 //!
 //! The reasons why a member stops: it can no longer trust its log or its state.
 
+use proto::internal::Kind;
+
 /// See the head of this file.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
@@ -27,5 +29,22 @@ pub enum Fatal {
         index: u64,
         /// What is wrong with it.
         source: proto::error::Error,
+    },
+    /// A committed configuration change cannot be understood.
+    #[error("the configuration change at {index} cannot be applied: {source}")]
+    ConfChange {
+        /// Its index.
+        index: u64,
+        /// What is wrong with it.
+        source: consensus::Error,
+    },
+    /// A committed entry asks for something that this release does not do. To pass it over would be to hold another
+    /// state than the other members.
+    #[error("entry {index} asks for {kind:?}, which this release does not apply")]
+    Unapplied {
+        /// Its index.
+        index: u64,
+        /// What it asks for.
+        kind: Kind,
     },
 }

@@ -1,6 +1,7 @@
 //! Runs on: apply core.
 //!
-//! What apply proposes by itself: the end of leases, its member's name and URLs, its NOSPACE alarm.
+//! What apply proposes by itself: the end of leases and the time that they have left, its member's name and URLs, its
+//! NOSPACE alarm.
 //!
 //! Invariant: nothing is proposed here while apply stands still, and no revocation whose pages cannot be read.
 
@@ -22,6 +23,9 @@ const LOOKS_PER_TURN: usize = 8;
 
 /// Requests of the server's own that are timed at once. Those beyond are not counted.
 const OWN_TIMED_MAX: usize = 1024;
+
+/// Leases whose time one entry takes down. **Source** etcd v3.7.1 `server/lease/lessor.go`.
+const CHECKPOINTS_MAX: usize = 1000;
 
 impl Apply {
     /// Asks raft to propose a request that only the leader may ask for.
@@ -89,6 +93,26 @@ impl Apply {
         let next = lease::touch_more(view, id, self.expiring_at.as_ref(), ATTACHED_MAX)?;
         self.expiring_at = next;
         Ok(self.expiring_at.is_none())
+    }
+
+    /// Proposes to take down how much time leases have left that live for long, so that the next leader does not give
+    /// them their whole time again. What is proposed holds in this term alone: if it is committed, it is before the
+    /// first entry of the next leader.
+    pub(super) fn checkpoint_leases(&mut self, now: Duration) {
+        let due = self.applier.lessor.checkpoints(now, CHECKPOINTS_MAX);
+        if !due.is_empty() {
+            let checkpoints = due.into_iter().map(|(id, remaining_ttl)| pb::LeaseCheckpoint { id, remaining_ttl });
+            let request = pb::LeaseCheckpointRequest { checkpoints: checkpoints.collect() };
+            self.propose_as_leader(Kind::LeaseCheckpoint, &request);
+        }
+    }
+
+    /// Proposes to take back the time that a lease was said to have left, unless that is under way.
+    pub(super) fn take_back(&mut self, lease: i64, now: Duration) {
+        if self.applier.lessor.takes_back(lease, now) {
+            let checkpoints = vec![pb::LeaseCheckpoint { id: lease, remaining_ttl: 0 }];
+            self.propose_as_leader(Kind::LeaseCheckpoint, &pb::LeaseCheckpointRequest { checkpoints });
+        }
     }
 
     /// Publishes this member's name and URLs, as etcd does, until the table has them; and the cluster's version, if it

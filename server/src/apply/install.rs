@@ -121,8 +121,8 @@ impl Apply {
         let before = std::mem::replace(&mut self.applier.conf_state, conf_state.clone());
         let mut lessor = self.applier.lessor.afresh();
         lessor.restore(leases);
-        let steps = self.applier.steps;
-        self.applier = Applier { steps, ..Applier::new(lessor, cluster, conf_state.clone(), None) };
+        let (steps, learners_max) = (self.applier.steps, self.applier.learners_max);
+        self.applier = Applier { steps, learners_max, ..Applier::new(lessor, cluster, conf_state.clone(), None) };
         self.applied = at;
         self.pinned.clear(false);
         self.expiring.clear();

@@ -82,6 +82,18 @@ pub(super) fn grant(
     Ok(Outcome::LeaseGrant { revision: write.finish().revision, id: request.id, ttl })
 }
 
+/// Takes down how much time leases had left.
+pub(super) fn checkpoint(lessor: &mut Lessor, mvcc: &mut Mvcc, request: &pb::LeaseCheckpointRequest) {
+    let mut write = mvcc.begin();
+    for pb::LeaseCheckpoint { id, remaining_ttl } in &request.checkpoints {
+        // One that is gone was revoked meanwhile.
+        if let Some(grant) = lessor.checkpointed(*id, *remaining_ttl) {
+            resident(write.meta_put(&lease::grant_key(*id), &grant.encode()));
+        }
+    }
+    drop(write.finish());
+}
+
 /// Revokes a lease: `write` deletes its keys and the lease itself.
 pub(super) fn revoke(write: &mut Write<'_>, lease: i64) {
     for key in resident(touch_attached(write, lease, usize::MAX)) {

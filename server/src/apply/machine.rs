@@ -35,8 +35,9 @@ use proto::{
 use super::{
     arrived::Install,
     count,
-    entry::{Applier, Asked, Executed},
+    entry::{self, Applier, Asked, Executed},
     fatal::Fatal,
+    members,
     message::{Answer, AnswersByCore, Entry, Handed, ReadsAt, Report, Space, Standing, ToApply},
     outcome::Outcome,
     prefetch,
@@ -178,6 +179,8 @@ pub struct Apply {
     unsure: Waiters<i64>,
     /// Who renews a lease that has expired and is not revoked yet, with the lease.
     renewals: Waiters<i64>,
+    /// Who renews a lease of which the next leader may believe that it has less time left, with the lease.
+    taken_back: Waiters<i64>,
     reclaim: Reclaim,
     pub(super) install: Install,
     pub(super) taken: Taken,
@@ -235,6 +238,7 @@ impl Apply {
             caught_up_at: None,
             unsure: Waiters::default(),
             renewals: Waiters::default(),
+            taken_back: Waiters::default(),
             reclaim: Reclaim::default(),
             install: Install::default(),
             taken,
@@ -298,6 +302,10 @@ impl Apply {
             Renewal::Renewed(ttl) => self.answer(reply, Answer::Renewed(ttl)),
             Renewal::Unknown => self.answer(reply, Answer::Renewed(0)),
             Renewal::Waits => self.renewals.push(reply, lease, now, lifetime),
+            Renewal::IsRecorded => {
+                self.take_back(lease, now);
+                self.taken_back.push(reply, lease, now, lifetime);
+            }
         }
     }
 
@@ -324,6 +332,13 @@ impl Apply {
         let renewal = self.applier.lessor.renew(lease, now);
         self.counters.leases_renewed.add(u64::from(matches!(renewal, Renewal::Renewed(_))));
         renewal
+    }
+
+    /// Renews what waited until no less time was recorded.
+    fn settle_taken_back(&mut self, now: Duration) {
+        for (lease, reply) in self.taken_back.drain() {
+            self.renew_for(reply, lease, now);
+        }
     }
 
     /// Tells those who waited to renew a lease that it is gone.
@@ -389,6 +404,9 @@ impl Apply {
         }
         if !self.standing.leads {
             return;
+        }
+        if self.applier.lessor.leads() {
+            self.checkpoint_leases(now);
         }
         let view = self.store.mvcc().view();
         if let Some(revision) = self.compactor.due(now, view.revision(), view.compact_revision()) {
@@ -458,7 +476,9 @@ impl Apply {
             stands_still,
             installed,
         } = self.report;
-        let is_repeated = conf_changes.is_empty()
+        let is_late = is_planted("a configuration change that raft learns late") && self.applied.term > 1;
+        let is_late = is_late && own.is_empty() && trim.is_none();
+        let is_repeated = (conf_changes.is_empty() || is_late)
             && own.is_empty()
             && trim.is_none()
             && installed.is_none()
@@ -468,7 +488,11 @@ impl Apply {
             return None;
         }
         self.told = (applied, space, stands_still);
-        Some(std::mem::replace(&mut self.report, Report { applied, ..Report::default() }))
+        let mut report = std::mem::replace(&mut self.report, Report { applied, ..Report::default() });
+        if is_late {
+            std::mem::swap(&mut self.report.conf_changes, &mut report.conf_changes);
+        }
+        Some(report)
     }
 
     /// Bytes of entries that wait here.
@@ -514,7 +538,7 @@ impl Apply {
             let front = match entry.kind {
                 EntryKind::Normal if entry.data.is_empty() => Front::Applied,
                 EntryKind::Normal => self.apply_request(now)?,
-                _ => self.apply_conf_change()?,
+                EntryKind::ConfChange => self.apply_conf_change()?,
             };
             let faults = match front {
                 Front::Applied => Vec::new(),
@@ -559,6 +583,9 @@ impl Apply {
             self.front_since = self.applied_at;
         }
         let (id, asked) = self.asked.as_ref().expect("set above");
+        if !entry::is_applied(&asked.request) {
+            return Err(Fatal::Unapplied { index: entry.index, kind: asked.request.kind() });
+        }
         let (id, kind) = (*id, asked.request.kind());
         let recent = self.store.mvcc().recent_bytes();
         let mvcc = self.store.mvcc_mut();
@@ -610,12 +637,14 @@ impl Apply {
             Kind::LeaseRevoke => {
                 self.publish_leases();
                 self.end_renewals();
+                self.settle_taken_back(now);
             }
+            Kind::LeaseCheckpoint => self.settle_taken_back(now),
             Kind::Alarm => {
                 self.report.has_alarm_come = true;
                 self.publish_cluster();
             }
-            Kind::ClusterMemberAttrSet | Kind::ClusterVersionSet => self.publish_cluster(),
+            Kind::ClusterMemberAttrSet | Kind::ClusterVersionSet | Kind::DowngradeInfoSet => self.publish_cluster(),
             _ => {}
         }
     }
@@ -643,18 +672,38 @@ impl Apply {
     /// Applies the configuration change at the front.
     fn apply_conf_change(&mut self) -> Result<Front, Fatal> {
         let entry = self.queue.front().expect("there is one to apply");
-        let change = ConfChange::decode(&entry.data)?;
-        match self.applier.change_configuration(self.store.mvcc_mut(), &change) {
-            Ok(true) => {
-                let conf_state = self.applier.conf_state.clone();
-                self.store.set_vital(table::encode_vital(&self.shared.identity, &conf_state));
-                self.report.conf_changes.push((change, conf_state));
-            }
-            Ok(false) => {}
+        let not_understood = |source| Fatal::ConfChange { index: entry.index, source };
+        let change = ConfChange::decode(&entry.data).map_err(not_understood)?;
+        let named = members::named(&change).map_err(not_understood)?;
+        let changed = self.applier.change_configuration(self.store.mvcc_mut(), (&change, named.as_ref()));
+        let result = match changed {
+            Ok(result) => result,
             Err(fault) => return Ok(Front::Needs(vec![fault])),
+        };
+        self.tell_members(&change, &result);
+        if result.is_ok() {
+            let conf_state = self.applier.conf_state.clone();
+            self.store.set_vital(table::encode_vital(&self.shared.identity, &conf_state));
+            self.report.conf_changes.push((change, conf_state));
+            self.publish_cluster();
         }
-        self.publish_cluster();
+        self.applied_at = self.options.clock.now();
+        if let Some(mut proposal) = self.queue.front_mut().and_then(|entry| entry.proposal.take()) {
+            proposal.result = result.map(|()| Outcome::Members(self.applier.cluster.members.clone()));
+            proposal.stamps.applied = self.applied_at;
+            self.answer(proposal.reply, Answer::Applied(proposal));
+        }
         Ok(Front::Applied)
+    }
+
+    /// Logs what became of a configuration change, unless a start applies it again.
+    fn tell_members(&self, change: &ConfChange, result: &Result<(), Error>) {
+        let (kind, member) = (change.kind, format!("{:x}", change.member_id));
+        match result {
+            _ if self.applied.index < self.options.replayed_to => {}
+            Ok(()) => tracing::info!(?kind, member, "the members have changed"),
+            Err(error) => tracing::warn!(?kind, member, %error, "a change of the members was refused"),
+        }
     }
 
     /// Makes everything that was applied visible.
@@ -671,6 +720,8 @@ impl Apply {
     }
 
     pub(super) fn publish_cluster(&self) {
+        let is_removed = self.applier.cluster.removed.contains(&self.shared.identity.member_id);
+        self.shared.is_removed.store(is_removed, Ordering::Release);
         self.shared.cluster.store(Arc::new(self.applier.cluster.clone()));
     }
 

@@ -1,16 +1,26 @@
 //! Runs on: apply core.
 //!
-//! Members inside an entry: configuration changes, and what a member publishes about itself.
+//! Members inside an entry: configuration changes, what a member publishes about itself, and what the cluster decides
+//! about its version.
 //!
-//! Invariant: [`changed`] gives the same configuration as raft gives for the same change. So apply stores it without
-//! asking raft, and raft follows later ([`super::message::Report`]).
+//! Invariants:
+//! - A change is checked against the table in etcd's order, and refused with etcd's errors. A refused change changes
+//!   nothing, here or in raft. (etcd gives raft a change of no member in its place.)
+//! - The id of a former member never returns: it stays in `Cluster::removed`, and in the store.
+//! - [`changed`] gives the same configuration as raft gives for the same change. So apply stores it without asking
+//!   raft, and raft follows later ([`super::message::Report`]).
+//!
+//! **Source** etcd v3.7.1 `server/etcdserver/api/membership/cluster.go`.
 
 use consensus::{ConfChange, ConfChangeKind, ConfState, Member};
-use engine::{Fault, Mvcc, ReadView};
+use engine::{Fault, Mvcc, ReadView, Write, planted::is_planted};
 use proto::membershippb;
 
 use super::{table, touch::resident};
-use crate::shared::Cluster;
+use crate::{
+    error::Error,
+    shared::{Cluster, Downgrade},
+};
 
 /// The configuration that `change` makes of `state`; `None` if no voter would be left.
 pub fn changed(state: &ConfState, change: &ConfChange) -> Option<ConfState> {
@@ -34,33 +44,110 @@ fn insert(ids: &mut Vec<u64>, id: u64) {
     ids.insert(position, id);
 }
 
+/// The member that the context of `change` names; a removal has none.
+///
+/// **Errors** the context is not a member, or another one: a member that meets such an entry cannot go on.
+pub(super) fn named(change: &ConfChange) -> Result<Option<Member>, consensus::Error> {
+    if change.kind == ConfChangeKind::RemoveNode {
+        return Ok(None);
+    }
+    let member = Member::from_json(&change.context)?;
+    if member.id != change.member_id {
+        return Err(consensus::Error::Malformed { what: "configuration change: its member is another one" });
+    }
+    Ok(Some(member))
+}
+
+/// The row of the members table that a change writes; `None` if it deletes the row.
+///
+/// **Errors** etcd's, in etcd's order.
+fn check(
+    cluster: &Cluster,
+    change: &ConfChange,
+    named: Option<&Member>,
+    learners_max: usize,
+) -> Result<Option<Member>, Error> {
+    let id = change.member_id;
+    if cluster.removed.contains(&id) && !is_planted("a removed id that returns") {
+        return Err(Error::MemberRemoved);
+    }
+    let known = cluster.members.iter().find(|member| member.id == id);
+    let Some(named) = named else {
+        return known.map(|_| None).ok_or(Error::MemberNotFound);
+    };
+    if change.kind == ConfChangeKind::UpdateNode {
+        let known = known.ok_or(Error::MemberNotFound)?;
+        check_urls(cluster, named)?;
+        return Ok(Some(Member { peer_urls: named.peer_urls.clone(), ..known.clone() }));
+    }
+    if named.is_promote {
+        let known = known.ok_or(Error::MemberNotFound)?;
+        if !known.is_learner {
+            return Err(Error::MemberNotLearner);
+        }
+        return Ok(Some(Member { is_learner: false, ..known.clone() }));
+    }
+    if known.is_some() {
+        return Err(Error::MemberExists);
+    }
+    check_urls(cluster, named)?;
+    let learners = cluster.members.iter().filter(|member| member.is_learner).count();
+    if named.is_learner && change.kind == ConfChangeKind::AddLearnerNode && learners >= learners_max {
+        return Err(Error::TooManyLearners);
+    }
+    Ok(Some(named.clone()))
+}
+
+/// Refuses peer URLs that another member has.
+fn check_urls(cluster: &Cluster, named: &Member) -> Result<(), Error> {
+    let mut others = cluster.members.iter().filter(|member| member.id != named.id);
+    let is_taken = others.any(|other| other.peer_urls.iter().any(|url| named.peer_urls.contains(url)));
+    if is_taken { Err(Error::PeerUrlExists) } else { Ok(()) }
+}
+
 /// Brings into memory what a configuration change needs.
 ///
 /// **Errors** a page that is not resident.
 pub(super) fn touch(view: &ReadView, change: &ConfChange) -> Result<(), Fault> {
     view.touch_meta(&table::member_key(change.member_id))?;
+    view.touch_meta(&table::removed_key(change.member_id))?;
     view.touch_meta(table::CONF_STATE)
 }
 
-/// Applies a configuration change to the members table and to raft's configuration `state`. Returns `false` if the
-/// change is refused. A refused change must not reach raft.
-pub(super) fn apply(cluster: &mut Cluster, state: &mut ConfState, mvcc: &mut Mvcc, change: &ConfChange) -> bool {
-    if change.kind != ConfChangeKind::AddNode || cluster.members.iter().any(|member| member.id == change.member_id) {
-        return false;
-    }
-    let member = match Member::from_json(&change.context) {
-        Ok(member) if member.id == change.member_id => member,
-        _ => return false,
-    };
-    let Some(next) = changed(state, change) else { return false };
+/// Applies a configuration change, whose context names the member `named`, to the members table and to raft's
+/// configuration `state`.
+///
+/// **Errors** etcd's. Nothing was changed then, and the change must not reach raft.
+pub(super) fn apply(
+    (cluster, state): (&mut Cluster, &mut ConfState),
+    mvcc: &mut Mvcc,
+    change: &ConfChange,
+    named: Option<&Member>,
+    learners_max: usize,
+) -> Result<(), Error> {
+    let row = check(cluster, change, named, learners_max)?;
+    let next = changed(state, change).ok_or(Error::NotEnoughStarted)?;
     let mut write = mvcc.begin();
-    resident(write.meta_put(&table::member_key(member.id), &member.to_json()));
+    match &row {
+        Some(member) => resident(write.meta_put(&table::member_key(member.id), &member.to_json())),
+        None => {
+            resident(write.meta_delete(&table::member_key(change.member_id)));
+            resident(write.meta_put(&table::removed_key(change.member_id), &[]));
+        }
+    }
     resident(write.meta_put(table::CONF_STATE, &table::encode_conf_state(&next)));
     drop(write.finish());
     *state = next;
-    cluster.members.push(member);
-    cluster.members.sort_by_key(|member| member.id);
-    true
+    let position = cluster.members.binary_search_by_key(&change.member_id, |member| member.id);
+    match (row, position) {
+        (Some(member), Ok(known)) => cluster.members[known] = member,
+        (Some(member), Err(place)) => cluster.members.insert(place, member),
+        (None, position) => {
+            cluster.members.remove(position.expect("it was found in the table"));
+            cluster.removed.insert(change.member_id);
+        }
+    }
+    Ok(())
 }
 
 /// Sets a member's name and client URLs.
@@ -70,6 +157,7 @@ pub(super) fn set_attributes(
     request: &membershippb::ClusterMemberAttrSetRequest,
 ) {
     let Some(member) = cluster.members.iter_mut().find(|member| member.id == request.member_id) else {
+        // It published itself, and was removed meanwhile.
         return tracing::warn!(member = request.member_id, "attributes of a member that is not there");
     };
     if let Some(attributes) = &request.member_attributes {
@@ -83,8 +171,132 @@ pub(super) fn set_attributes(
 
 /// Sets the cluster's version.
 pub(super) fn set_version(cluster: &mut Cluster, mvcc: &mut Mvcc, request: &membershippb::ClusterVersionSetRequest) {
-    let mut write = mvcc.begin();
-    resident(write.meta_put(table::CLUSTER_VERSION, request.ver.as_bytes()));
-    drop(write.finish());
+    put_row(mvcc, |write| write.meta_put(table::CLUSTER_VERSION, request.ver.as_bytes()));
     cluster.version = Some(request.ver.clone());
+}
+
+/// Takes down what was decided about a downgrade.
+pub(super) fn set_downgrade(cluster: &mut Cluster, mvcc: &mut Mvcc, request: &membershippb::DowngradeInfoSetRequest) {
+    let target = if request.enabled { request.ver.clone() } else { String::new() };
+    let downgrade = Downgrade { is_enabled: request.enabled, target };
+    put_row(mvcc, |write| write.meta_put(table::DOWNGRADE, &table::encode_downgrade(&downgrade)));
+    cluster.downgrade = Some(downgrade);
+}
+
+fn put_row(mvcc: &mut Mvcc, put: impl FnOnce(&mut Write<'_>) -> Result<(), Fault>) {
+    let mut write = mvcc.begin();
+    resident(put(&mut write));
+    drop(write.finish());
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn member(id: u64, is_learner: bool) -> Member {
+        Member { id, peer_urls: vec![format!("http://{id}:2380")], is_learner, ..Member::default() }
+    }
+
+    /// A cluster of voters 1, 2 and 3 and learner 4. Member 9 was removed.
+    struct Tables {
+        cluster: Cluster,
+        state: ConfState,
+        mvcc: Mvcc,
+    }
+
+    impl Tables {
+        fn new() -> Self {
+            let mut tables = Self { cluster: Cluster::default(), state: ConfState::default(), mvcc: Mvcc::in_memory() };
+            for id in [1, 2, 3, 9] {
+                tables.change(ConfChangeKind::AddNode, &member(id, false)).unwrap();
+            }
+            tables.change(ConfChangeKind::AddLearnerNode, &member(4, true)).unwrap();
+            tables.change(ConfChangeKind::RemoveNode, &member(9, false)).unwrap();
+            tables
+        }
+
+        fn change(&mut self, kind: ConfChangeKind, member: &Member) -> Result<(), Error> {
+            let context = match kind {
+                ConfChangeKind::RemoveNode => Bytes::new(),
+                _ => Bytes::from(member.to_json()),
+            };
+            let change = ConfChange { id: 7, kind, member_id: member.id, context };
+            let named = named(&change).unwrap();
+            apply((&mut self.cluster, &mut self.state), &mut self.mvcc, &change, named.as_ref(), 1)
+        }
+
+        /// Who votes, who listens, who was removed.
+        fn ids(&self) -> (Vec<u64>, Vec<u64>, Vec<u64>) {
+            let of = |is_learner| {
+                let members = self.cluster.members.iter();
+                members.filter(|member| member.is_learner == is_learner).map(|member| member.id).collect::<Vec<_>>()
+            };
+            assert_eq!((of(false), of(true)), (self.state.voters.clone(), self.state.learners.clone()));
+            (of(false), of(true), self.cluster.removed.iter().copied().collect())
+        }
+    }
+
+    #[test]
+    fn what_etcd_refuses_is_refused_with_its_error_and_changes_nothing() {
+        use ConfChangeKind::{AddLearnerNode, AddNode, RemoveNode, UpdateNode};
+        let promote = |id| Member { id, is_promote: true, ..Member::default() };
+        let with_url =
+            |id, of: u64, is_learner| Member { peer_urls: vec![format!("http://{of}:2380")], ..member(id, is_learner) };
+        let refused = [
+            (AddNode, member(9, false), Error::MemberRemoved),
+            (AddLearnerNode, member(9, true), Error::MemberRemoved),
+            (RemoveNode, member(9, false), Error::MemberRemoved),
+            (UpdateNode, with_url(9, 1, false), Error::MemberRemoved),
+            (AddNode, promote(9), Error::MemberRemoved),
+            (AddNode, promote(5), Error::MemberNotFound),
+            (AddNode, promote(1), Error::MemberNotLearner),
+            (AddNode, with_url(1, 2, false), Error::MemberExists),
+            (AddNode, with_url(5, 2, false), Error::PeerUrlExists),
+            (AddLearnerNode, with_url(5, 2, true), Error::PeerUrlExists),
+            (AddLearnerNode, member(5, true), Error::TooManyLearners),
+            (RemoveNode, member(5, false), Error::MemberNotFound),
+            (UpdateNode, with_url(5, 1, false), Error::MemberNotFound),
+            (UpdateNode, with_url(3, 2, false), Error::PeerUrlExists),
+        ];
+        let mut tables = Tables::new();
+        let before = (tables.cluster.members.clone(), tables.ids());
+        for (kind, member, error) in refused {
+            assert_eq!(tables.change(kind, &member), Err(error), "{kind:?} {member:?}");
+            assert_eq!((tables.cluster.members.clone(), tables.ids()), before, "{kind:?} {member:?}");
+        }
+        tables.change(RemoveNode, &member(1, false)).unwrap();
+        tables.change(RemoveNode, &member(2, false)).unwrap();
+        assert_eq!(tables.change(RemoveNode, &member(3, false)), Err(Error::NotEnoughStarted));
+        assert_eq!(tables.ids(), (vec![3], vec![4], vec![1, 2, 9]));
+    }
+
+    #[test]
+    fn what_is_changed_is_stored_as_it_is_held() {
+        use ConfChangeKind::{AddNode, RemoveNode, UpdateNode};
+        let mut tables = Tables::new();
+        let moved = Member { peer_urls: vec!["http://4:9".to_owned()], ..member(4, false) };
+        tables.change(UpdateNode, &moved).unwrap();
+        assert_eq!(tables.cluster.members[3], Member { is_learner: true, ..moved.clone() }, "its URLs alone");
+        tables.change(AddNode, &Member { id: 4, is_promote: true, ..Member::default() }).unwrap();
+        tables.change(RemoveNode, &member(2, false)).unwrap();
+        assert_eq!(tables.cluster.members[2], moved);
+        assert_eq!(tables.ids(), (vec![1, 3, 4], vec![], vec![2, 9]));
+        let view = tables.mvcc.publish(1, 1);
+        let restored =
+            super::super::restore::restore::<super::super::restore::Damaged>(&view, |fault| panic!("{fault:?}"));
+        let restored = restored.unwrap();
+        assert_eq!((restored.cluster.members, restored.conf_state), (tables.cluster.members, tables.state));
+        assert_eq!(restored.cluster.removed, tables.cluster.removed);
+    }
+
+    #[test]
+    fn a_change_whose_member_is_another_one_is_no_change() {
+        let context = Bytes::from(member(2, false).to_json());
+        let change = ConfChange { id: 7, kind: ConfChangeKind::AddNode, member_id: 1, context };
+        named(&change).unwrap_err();
+        named(&ConfChange { context: Bytes::from_static(b"{"), ..change.clone() }).unwrap_err();
+        assert_eq!(named(&ConfChange { kind: ConfChangeKind::RemoveNode, ..change }).unwrap(), None);
+    }
 }

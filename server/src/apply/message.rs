@@ -190,6 +190,8 @@ pub enum Answer {
     Defragmenting(u64),
     /// The run has ended.
     Defragmented,
+    /// Leadership was handed over, or it was not.
+    Transferred(Result<(), Error>),
     /// Nobody answered in time.
     TimedOut,
 }

@@ -5,6 +5,7 @@
 //!
 //! Headers carry the revision alone. The code that answers the client fills in the rest.
 
+use consensus::Member;
 use prost::Message;
 use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 
@@ -50,6 +51,8 @@ pub enum Outcome {
         /// The alarms that the answer shows: member id and type.
         alarms: Vec<(u64, i32)>,
     },
+    /// The members were changed. These are all of them now.
+    Members(Vec<Member>),
     /// An entry that no client sent.
     Internal,
 }
@@ -81,7 +84,7 @@ impl Outcome {
                 let alarms = alarms.iter().copied().map(alarm).collect();
                 pb::AlarmResponse { header: None, alarms }.encoded_len()
             }
-            Self::Internal => return String::new(),
+            Self::Members(_) | Self::Internal => return String::new(),
         };
         format!("size:{bytes}")
     }

@@ -42,6 +42,7 @@ pub struct Damaged {
 #[derive(Debug)]
 enum Stage {
     Members(MetaCursor),
+    Removed(MetaCursor),
     Alarms(MetaCursor),
     Values,
     Leases(MetaCursor),
@@ -83,7 +84,8 @@ impl<'a> Restore<'a> {
     pub fn pass_by(&mut self) {
         let view = self.view;
         self.stage = match &self.stage {
-            Stage::Members(_) => Stage::Alarms(view.meta_cursor(table::ALARM_PREFIX)),
+            Stage::Members(_) => Stage::Removed(view.meta_cursor(table::REMOVED_PREFIX)),
+            Stage::Removed(_) => Stage::Alarms(view.meta_cursor(table::ALARM_PREFIX)),
             Stage::Alarms(_) => Stage::Values,
             Stage::Values => Stage::Leases(view.meta_cursor(lease::GRANTS)),
             Stage::Leases(_) | Stage::End => Stage::End,
@@ -96,6 +98,13 @@ impl<'a> Restore<'a> {
         match &mut self.stage {
             Stage::Members(rows) => match rows.next()? {
                 Some((_, json)) => tables.cluster.members.extend(member(&json)),
+                None => self.stage = Stage::Removed(view.meta_cursor(table::REMOVED_PREFIX)),
+            },
+            Stage::Removed(rows) => match rows.next()? {
+                Some((key, _)) => {
+                    let id = table::decode_removed(&key).ok_or(Damaged { what: "former members" })?;
+                    tables.cluster.removed.insert(id);
+                }
                 None => self.stage = Stage::Alarms(view.meta_cursor(table::ALARM_PREFIX)),
             },
             Stage::Alarms(rows) => match rows.next()? {
@@ -108,6 +117,10 @@ impl<'a> Restore<'a> {
             Stage::Values => {
                 let version = view.meta_get(table::CLUSTER_VERSION)?;
                 tables.cluster.version = version.and_then(|text| String::from_utf8(text.to_vec()).ok());
+                if let Some(bytes) = view.meta_get(table::DOWNGRADE)? {
+                    let downgrade = table::decode_downgrade(&bytes);
+                    tables.cluster.downgrade = Some(downgrade.ok_or(Damaged { what: "the downgrade" })?);
+                }
                 if let Some(bytes) = view.meta_get(table::CONF_STATE)? {
                     let state = table::decode_conf_state(&bytes);
                     tables.conf_state = state.ok_or(Damaged { what: "configuration" })?;
@@ -174,7 +187,7 @@ mod tests {
     use engine::Mvcc;
 
     use super::*;
-    use crate::shared::RaisedBy;
+    use crate::shared::{Downgrade, RaisedBy};
 
     fn store(rows: &[(&[u8], &[u8])]) -> Mvcc {
         let mut mvcc = Mvcc::in_memory();
@@ -200,12 +213,16 @@ mod tests {
         let members: Vec<Member> =
             (1..5).map(|id| Member { id, name: format!("m{id}"), ..Member::default() }).collect();
         let conf_state = ConfState { voters: vec![1, 2, 3], learners: vec![4] };
+        let downgrade = Downgrade { is_enabled: true, target: "3.6.0".to_owned() };
         let grant = |id: i64| Grant { ttl_s: 60 + id.abs(), remaining_s: 5 };
         let mut rows: Vec<(Vec<u8>, Vec<u8>)> = vec![
             (table::alarm_key(2, 1), table::encode_raised_by(RaisedBy::Quota).to_vec()),
             (table::alarm_key(1, 2), table::encode_raised_by(RaisedBy::Hand).to_vec()),
             (table::CLUSTER_VERSION.to_vec(), b"3.7.0".to_vec()),
             (table::CONF_STATE.to_vec(), table::encode_conf_state(&conf_state)),
+            (table::DOWNGRADE.to_vec(), table::encode_downgrade(&downgrade)),
+            (table::removed_key(9), Vec::new()),
+            (table::removed_key(8), Vec::new()),
             (lease::attachment_key(7, b"key"), Vec::new()),
         ];
         rows.extend(members.iter().map(|member| (table::member_key(member.id), member.to_json())));
@@ -217,6 +234,7 @@ mod tests {
         assert_eq!(whole.cluster.members, members);
         assert_eq!(whole.cluster.alarms, [((1, 2), RaisedBy::Hand), ((2, 1), RaisedBy::Quota)].into());
         assert_eq!(whole.cluster.version.as_deref(), Some("3.7.0"));
+        assert_eq!((whole.cluster.removed.clone(), whole.cluster.downgrade.clone()), ([8, 9].into(), Some(downgrade)));
         assert_eq!(whole.conf_state, conf_state);
         assert_eq!(whole.leases, [7, 9, -1].map(|id| (id, grant(id))));
         for budget in [0, 1, 2, 5, 1000] {
@@ -229,7 +247,8 @@ mod tests {
     #[test]
     fn a_damaged_table_is_named() {
         let (configuration, lease) = (table::CONF_STATE, lease::grant_key(7));
-        let rows: [(&[u8], &str); 2] = [(configuration, "configuration"), (&lease, "leases")];
+        let rows: [(&[u8], &str); 3] =
+            [(configuration, "configuration"), (&lease, "leases"), (b"x7", "former members")];
         for (key, what) in rows {
             assert_eq!(in_steps(&store(&[(key, b"x")]).view(), 1).unwrap_err(), Damaged { what });
         }

@@ -5,8 +5,10 @@
 //! | key | value |
 //! |---|---|
 //! | `m` member id (8 bytes, big-endian) | etcd's member JSON |
+//! | `x` id of a former member (8 bytes, big-endian) | empty |
 //! | `c` | voters and learners, see [`encode_conf_state`] |
 //! | `v` | cluster version, text |
+//! | `d` | the last decision about a downgrade: 1 or 0 (a byte), and the target version, text |
 //! | `i` | cluster id, member id (8 bytes each, big-endian) |
 //! | `r` alarm type, member id (4 and 8 bytes, big-endian) | empty, or `q` if the member's quota raised it |
 //! | `u` | the entry that is under way in several steps, see [`encode_under_way`] |
@@ -16,14 +18,18 @@
 use consensus::{ConfState, Identity};
 use engine::{VITAL_MAX, Vital};
 
-use crate::shared::RaisedBy;
+use crate::shared::{Downgrade, RaisedBy};
 
 /// Members.
 pub const MEMBER_PREFIX: &[u8] = b"m";
+/// Former members.
+pub const REMOVED_PREFIX: &[u8] = b"x";
 /// Raft's configuration at the applied index.
 pub const CONF_STATE: &[u8] = b"c";
 /// Decided cluster version.
 pub const CLUSTER_VERSION: &[u8] = b"v";
+/// The last decision about a downgrade.
+pub const DOWNGRADE: &[u8] = b"d";
 /// The cluster and the member that own this store.
 pub const IDENTITY: &[u8] = b"i";
 
@@ -76,6 +82,29 @@ pub fn decode_alarm(key: &[u8], value: &[u8]) -> Option<((u64, i32), RaisedBy)> 
 /// Key of one member.
 pub fn member_key(id: u64) -> Vec<u8> {
     [MEMBER_PREFIX, &id.to_be_bytes()].concat()
+}
+
+/// Key of one former member.
+pub fn removed_key(id: u64) -> Vec<u8> {
+    [REMOVED_PREFIX, &id.to_be_bytes()].concat()
+}
+
+/// The inverse of [`removed_key`]; `None` if the bytes are not such a key.
+pub fn decode_removed(key: &[u8]) -> Option<u64> {
+    let id = key.strip_prefix(REMOVED_PREFIX)?;
+    Some(u64::from_be_bytes(id.try_into().ok()?))
+}
+
+/// Value of the decision about a downgrade.
+pub fn encode_downgrade(downgrade: &Downgrade) -> Vec<u8> {
+    [&[u8::from(downgrade.is_enabled)], downgrade.target.as_bytes()].concat()
+}
+
+/// The inverse of [`encode_downgrade`]; `None` if the bytes are not such a value.
+pub fn decode_downgrade(bytes: &[u8]) -> Option<Downgrade> {
+    let (is_enabled, target) = bytes.split_first()?;
+    let target = String::from_utf8(target.to_vec()).ok()?;
+    (*is_enabled < 2).then(|| Downgrade { is_enabled: *is_enabled == 1, target })
 }
 
 /// Cluster id, then member id.
@@ -155,6 +184,23 @@ mod tests {
             assert_eq!(decode_alarm(&key[..12], value), None);
             assert_eq!(decode_alarm(&key, b"x"), None);
         }
+    }
+
+    #[test]
+    fn former_members_and_downgrades_survive_their_encoding_and_nonsense_is_refused() {
+        for id in [1, 1 << 60] {
+            let key = removed_key(id);
+            assert_eq!(decode_removed(&key), Some(id));
+            assert_eq!((decode_removed(&key[..8]), decode_removed(&member_key(id))), (None, None));
+        }
+        for (is_enabled, target) in [(true, "3.6.0"), (false, "")] {
+            let downgrade = Downgrade { is_enabled, target: target.to_owned() };
+            assert_eq!(decode_downgrade(&encode_downgrade(&downgrade)), Some(downgrade));
+        }
+        assert_eq!(
+            (decode_downgrade(b""), decode_downgrade(b"\x02"), decode_downgrade(b"\x01\xff")),
+            (None, None, None)
+        );
     }
 
     #[test]

@@ -101,7 +101,8 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let mut log_disk = paths.log.disk(&log_dir)?;
     let consensus = options::consensus(&config.knobs, clock);
     let driver = Driver::open(log_disk.as_mut(), &log_dir, identity, consensus, start)?;
-    let applier = Applier::new(lessor, tables.cluster, tables.conf_state, unread);
+    let mut applier = Applier::new(lessor, tables.cluster, tables.conf_state, unread);
+    applier.learners_max = config.learners_max;
     Ok(Opened { store, paths, log_disk, identity, driver, applier })
 }
 

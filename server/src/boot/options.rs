@@ -122,7 +122,8 @@ pub fn lease(config: &Config) -> lease::Params {
     let knobs = &config.knobs.consensus;
     let election_ticks = u32::try_from(knobs.election_ms / knobs.heartbeat_ms).unwrap_or(u32::MAX);
     let ttl_min_s = lease::ttl_min_s(heartbeat(config), election_ticks);
-    lease::Params { ttl_min_s, retry_after: config.request_timeout() }
+    let checkpoint_every = config.gates["LeaseCheckpoint"].then_some(lease::CHECKPOINT_EVERY);
+    lease::Params { ttl_min_s, retry_after: config.request_timeout(), checkpoint_every }
 }
 
 /// The longest that a write to the log may take.

@@ -163,6 +163,8 @@ fn kept(salvage: &mut Salvage, disk: &mut dyn Disk) -> Result<Kept, Error> {
         _ if key == table::CLUSTER_VERSION => {
             tables.cluster.version = String::from_utf8(value.to_vec()).ok();
         }
+        _ if key == table::DOWNGRADE => tables.cluster.downgrade = table::decode_downgrade(&value),
+        _ if key.starts_with(table::REMOVED_PREFIX) => tables.cluster.removed.extend(table::decode_removed(&key)),
         _ if key.starts_with(table::MEMBER_PREFIX) => tables.cluster.members.extend(Member::from_json(&value)),
         _ if key.starts_with(table::ALARM_PREFIX) => {
             if let Some((alarm, raised_by)) = table::decode_alarm(&key, &value) {
@@ -233,7 +235,8 @@ mod tests {
     /// Executes the entry at index 6, which deletes the keys with an `a`, for `steps` steps, or to its end. Returns
     /// whether it has ended.
     fn go_on(store: &mut Store, disk: &mut dyn Disk, dir: &Path, steps: usize) -> bool {
-        let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
+        let mut lessor =
+            Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None });
         lessor.restore([(9, Grant { ttl_s: 60, remaining_s: 0 })]);
         let mut applier = Applier::new(lessor, Cluster::default(), ConfState::default(), None);
         applier.steps = Steps { at_once_max: 0, keys: 50 };

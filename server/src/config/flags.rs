@@ -117,7 +117,7 @@ const CLUSTERING: Section = ("Clustering", &[
     row("v2-deprecation", WordList(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]),
         "write-only",
         Idle("there is no v2 store"), "Deprecated."),
-    row("max-learners", Signed, "1", Idle(ONE_MEMBER), "Learners that a cluster may have."),
+    row("max-learners", Signed, "1", Used, "Learners that a cluster may have."),
 ]);
 
 #[rustfmt::skip]

@@ -37,18 +37,17 @@ enum Effect {
 
 use Effect::{Etcds, Off, On};
 
-const NO_REMAINING: &str = "the remaining time of a lease is not recorded: after a restart it is the granted time";
-
-/// The gates: name, stage, default. Alone, a member has nothing to compare its hashes with; the two checks then do in
-/// etcd what they do here.
+/// The gates: name, stage, default. What LeaseCheckpoint has taken down is always kept, as in etcd once the cluster's
+/// version is 3.6; so LeaseCheckpointPersist changes nothing, as there. Alone, a member has nothing to compare its
+/// hashes with; the two checks then do in etcd what they do here.
 const TABLE: [(&str, Stage, bool, Effect); 11] = [
     ("AllAlpha", Stage::Alpha, false, Etcds),
     ("AllBeta", Stage::Beta, false, Etcds),
     ("CompactHashCheck", Stage::Alpha, false, Etcds),
     ("FastLeaseKeepAlive", Stage::Beta, true, On("no renewal waits for entries before it")),
     ("InitialCorruptCheck", Stage::Alpha, false, Etcds),
-    ("LeaseCheckpoint", Stage::Alpha, false, Off(NO_REMAINING)),
-    ("LeaseCheckpointPersist", Stage::Alpha, false, Off(NO_REMAINING)),
+    ("LeaseCheckpoint", Stage::Alpha, false, Etcds),
+    ("LeaseCheckpointPersist", Stage::Alpha, false, Etcds),
     ("PriorityRequest", Stage::Alpha, false, Off("a client's LeaseRevoke is refused like others; expiry never is")),
     ("SetMemberLocalAddr", Stage::Alpha, false, Off("there are no other members yet")),
     ("StopGRPCServiceOnDefrag", Stage::Alpha, false, Etcds),
@@ -165,10 +164,11 @@ mod tests {
     fn what_a_gate_cannot_do_it_does_not_claim() {
         let mut gates = asked(&parse("AllAlpha=true,AllBeta=false").unwrap());
         let corrected: Vec<&str> = correct(&mut gates).into_iter().map(|(name, _)| name).collect();
-        let off = ["LeaseCheckpoint", "LeaseCheckpointPersist", "PriorityRequest", "SetMemberLocalAddr"];
+        let off = ["PriorityRequest", "SetMemberLocalAddr"];
         let on = ["FastLeaseKeepAlive", "TxnModeWriteWithSharedBuffer"];
         assert_eq!(corrected, [&on[..1], &off[..], &on[1..]].concat());
         assert!(off.iter().all(|name| !gates[name]) && on.iter().all(|name| gates[name]));
+        assert!(gates["LeaseCheckpoint"] && gates["LeaseCheckpointPersist"]);
         assert!(gates["StopGRPCServiceOnDefrag"] && gates["InitialCorruptCheck"] && gates["AllAlpha"]);
     }
 }

@@ -163,6 +163,8 @@ pub struct Config {
     pub socket_reuse_port: bool,
     /// TLS.
     pub tls: Tls,
+    /// Learners that the cluster may have.
+    pub learners_max: usize,
     /// All feature gates with their true values.
     pub gates: BTreeMap<&'static str, bool>,
     /// The profile that `knobs` began with.
@@ -308,6 +310,7 @@ impl Config {
             memory_mlock: values.switch("memory-mlock"),
             socket_reuse_port: values.switch("socket-reuse-port"),
             tls: Tls::of(&mut values)?,
+            learners_max: usize::try_from(values.signed("max-learners")).unwrap_or(0),
             gates,
             profile,
             knobs,

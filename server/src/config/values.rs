@@ -205,6 +205,13 @@ impl Values {
         }
     }
 
+    pub(super) fn signed(&self, name: &str) -> i64 {
+        match self.value(name) {
+            Value::Signed(number) => number,
+            other => unreachable!("--{name} is not an integer: {other:?}"),
+        }
+    }
+
     pub(super) fn urls(&self, name: &str) -> Vec<Url> {
         match self.value(name) {
             Value::Urls(urls) => urls,

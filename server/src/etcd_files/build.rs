@@ -220,8 +220,14 @@ impl Builder {
         for ((member_id, alarm), raised_by) in &cluster.alarms {
             self.meta_put(&table::alarm_key(*member_id, *alarm), table::encode_raised_by(*raised_by))?;
         }
+        for id in &cluster.removed {
+            self.meta_put(&table::removed_key(*id), &[])?;
+        }
         if let Some(version) = &cluster.version {
             self.meta_put(table::CLUSTER_VERSION, version.as_bytes())?;
+        }
+        if let Some(downgrade) = &cluster.downgrade {
+            self.meta_put(table::DOWNGRADE, &table::encode_downgrade(downgrade))?;
         }
         self.store.set_vital(table::encode_vital(identity, conf_state));
         self.store.mvcc_mut().load_end(*revision, *compact_revision);

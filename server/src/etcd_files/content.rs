@@ -135,12 +135,15 @@ impl<'a> Walk<'a> {
         let alarms = cluster.alarms.keys().map(|each| (alarm(each).encode_to_vec(), Vec::new())).collect();
         let version =
             cluster.version.iter().map(|version| (schema::CLUSTER_VERSION.to_vec(), version.as_bytes().to_vec()));
-        let version = version.collect();
+        let downgrade = cluster.downgrade.iter();
+        let downgrade = downgrade.map(|downgrade| (schema::DOWNGRADE.to_vec(), schema::downgrade_json(downgrade)));
+        let decided = version.chain(downgrade).collect();
+        let removed = cluster.removed.iter().map(|id| (schema::member_key(*id), schema::REMOVED.to_vec()));
         self.bucket(schema::META, meta);
         self.bucket(schema::MEMBERS, members);
-        self.bucket(schema::MEMBERS_REMOVED, Vec::new());
+        self.bucket(schema::MEMBERS_REMOVED, removed.collect());
         self.bucket(schema::ALARM, alarms);
-        self.bucket(schema::CLUSTER, version);
+        self.bucket(schema::CLUSTER, decided);
         for name in schema::AUTH {
             self.bucket(name, Vec::new());
         }

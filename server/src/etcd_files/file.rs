@@ -7,7 +7,10 @@
 //!
 //! It takes no lock; see `bolt::reader`.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use bytes::Bytes;
 use consensus::{ConfState, EntryId, Member};
@@ -24,7 +27,7 @@ use super::{
 };
 use crate::{
     lease::Grant,
-    shared::{Alarms, RaisedBy},
+    shared::{Alarms, Downgrade, RaisedBy},
 };
 
 const HASH_LEN: u64 = 32;
@@ -181,6 +184,24 @@ impl Database {
         };
         let members: Option<Vec<_>> = self.pairs(schema::MEMBERS)?.into_iter().map(member).collect();
         members.ok_or(Error::Bucket { name: schema::MEMBERS })
+    }
+
+    /// Ids of former members.
+    ///
+    /// **Errors** damage.
+    pub fn removed(&mut self) -> Result<BTreeSet<u64>, Error> {
+        let ids = self.pairs(schema::MEMBERS_REMOVED)?.into_iter().map(|(key, _)| schema::parse_member_key(&key));
+        ids.collect::<Option<_>>().ok_or(Error::Bucket { name: schema::MEMBERS_REMOVED })
+    }
+
+    /// The last decision about a downgrade, if there was one.
+    ///
+    /// **Errors** damage.
+    pub fn downgrade(&mut self) -> Result<Option<Downgrade>, Error> {
+        let found = self.pairs(schema::CLUSTER)?.into_iter().find(|(key, _)| key[..] == *schema::DOWNGRADE);
+        let Some((_, json)) = found else { return Ok(None) };
+        let downgrade = schema::parse_downgrade(&json);
+        downgrade.map(Some).ok_or(Error::Bucket { name: schema::CLUSTER })
     }
 
     /// Decided cluster version.

@@ -3,13 +3,16 @@
 //! The work of `snapshot restore`: it makes a new member of a new cluster from a snapshot file of etcd or Orlop.
 //!
 //! Invariants:
-//! - Keys, revisions, leases, alarms and the cluster's version come from the file. Members and ids are those of the new
-//!   cluster. The log begins with the members, as etcdutl's does.
+//! - Keys, revisions, leases, alarms and what the cluster decided come from the file. Members and ids are those of the
+//!   new cluster. The log begins with the members, as etcdutl's does.
 //! - The directory gets its name when everything in it is durable. So nobody can start on half a store.
 //!
 //! **Source** etcd v3.7.1 `etcdutl/snapshot/v3_snapshot.go Restore`.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
 use bytes::Bytes;
 use consensus::{ConfChange, ConfState, Driver, EntryId, Identity, Member};
@@ -157,7 +160,14 @@ impl Restore<'_> {
         }
         let voters = members.iter().map(|member| member.id).collect();
         let applied = EntryId { index: members.len() as u64, term: 1 };
-        let cluster = Cluster { members, alarms: database.alarms()?, version: database.cluster_version()? };
+        let cluster = Cluster {
+            members,
+            // The cluster is a new one: nobody was removed from it.
+            removed: BTreeSet::new(),
+            alarms: database.alarms()?,
+            version: database.cluster_version()?,
+            downgrade: database.downgrade()?,
+        };
         let state = State {
             tables: Tables { cluster, conf_state: ConfState { voters, learners: Vec::new() }, leases },
             applied,
@@ -193,7 +203,7 @@ mod tests {
             content::Walk,
         },
         lease::{self, Grant},
-        shared::RaisedBy,
+        shared::{Downgrade, RaisedBy},
     };
 
     fn records(view: &ReadView, mut load: impl FnMut(Fault)) -> Vec<Record> {
@@ -225,6 +235,8 @@ mod tests {
             members: vec![member],
             alarms: [((5, 1), RaisedBy::Quota)].into(),
             version: Some("3.7.0".into()),
+            removed: [3].into(),
+            downgrade: Some(Downgrade { is_enabled: true, target: "3.6.0".into() }),
         };
         let conf_state = ConfState { voters: vec![1], learners: Vec::new() };
         let leases = vec![(7, Grant { ttl_s: 60, remaining_s: 9 })];
@@ -286,6 +298,10 @@ mod tests {
         assert_eq!(tables.cluster.alarms, [((5, 1), RaisedBy::Hand)].into());
         assert_eq!(tables.cluster.version, told.tables.cluster.version);
         assert_eq!(tables.leases, told.tables.leases);
+        let mut database = Database::open(&file).unwrap();
+        assert_eq!(database.removed().unwrap(), told.tables.cluster.removed);
+        assert!(tables.cluster.removed.is_empty(), "the cluster is a new one");
+        assert_eq!(tables.cluster.downgrade, told.tables.cluster.downgrade);
         // The meta tree is a single page here, and it is in memory by now.
         let identity = view.meta_get(table::IDENTITY).unwrap().and_then(|bytes| table::decode_identity(&bytes));
         assert_eq!(identity.map(|identity| identity.member_id), Some(member.id));

@@ -12,6 +12,7 @@
 //! | lease | id, 8 bytes, big-endian | [`Lease`] |
 //! | alarm | `AlarmMember` | empty |
 //! | cluster | `clusterVersion` | text |
+//! | cluster | `downgrade` | JSON |
 //! | members | id in hexadecimal | JSON |
 //! | members_removed | id in hexadecimal | `removed` |
 //! | auth, authUsers, authRoles | | |
@@ -25,7 +26,7 @@ use prost::Message;
 use proto::mvccpb::KeyValue;
 use serde_json::Value;
 
-use crate::lease::Grant;
+use crate::{lease::Grant, shared::Downgrade};
 
 /// Name of a bucket.
 pub type Name = &'static str;
@@ -60,6 +61,10 @@ pub const FINISHED_COMPACT: &[u8] = b"finishedCompactRev";
 pub const STORAGE_VERSION: &[u8] = b"storageVersion";
 /// In [`CLUSTER`]: the decided cluster version.
 pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
+/// In [`CLUSTER`]: the last decision about a downgrade.
+pub const DOWNGRADE: &[u8] = b"downgrade";
+/// The value of each row of [`MEMBERS_REMOVED`].
+pub const REMOVED: &[u8] = b"removed";
 
 const REVISION_LEN: usize = 17;
 
@@ -146,6 +151,26 @@ pub fn member_key(id: u64) -> Vec<u8> {
     format!("{id:x}").into_bytes()
 }
 
+/// The id in a key of [`member_key`]'s form; `None` if it has another form.
+pub fn parse_member_key(key: &[u8]) -> Option<u64> {
+    let id = u64::from_str_radix(std::str::from_utf8(key).ok()?, 16).ok()?;
+    (member_key(id) == key).then_some(id)
+}
+
+/// A decision about a downgrade as JSON, in Go's order.
+pub fn downgrade_json(downgrade: &Downgrade) -> Vec<u8> {
+    let target = Value::from(downgrade.target.as_str());
+    format!("{{\"target-version\":{target},\"enabled\":{}}}", downgrade.is_enabled).into_bytes()
+}
+
+/// The inverse of [`downgrade_json`]; `None` if it is not such a decision.
+pub fn parse_downgrade(json: &[u8]) -> Option<Downgrade> {
+    let value: Value = serde_json::from_slice(json).ok()?;
+    let is_enabled = value.get("enabled")?.as_bool()?;
+    let target = value.get("target-version")?.as_str()?;
+    Some(Downgrade { is_enabled, target: target.to_owned() })
+}
+
 /// A configuration as JSON, in the order and with the omissions of Go.
 pub fn conf_state_json(state: &ConfState) -> Vec<u8> {
     let list = |name: &str, ids: &[u64]| {
@@ -213,6 +238,13 @@ mod tests {
         let two = ConfState { voters: vec![1, 2], learners: vec![3] };
         assert_eq!(parse_conf_state(&conf_state_json(&two)), Some(two));
         assert_eq!(parse_conf_state(br#"{"voters":[1],"voters_outgoing":[2]}"#), None);
+        for downgrade in [Downgrade { is_enabled: true, target: "3.6.0".to_owned() }, Downgrade::default()] {
+            assert_eq!(parse_downgrade(&downgrade_json(&downgrade)), Some(downgrade));
+        }
+        let go: &[u8] = br#"{"target-version":"3.6.0","enabled":true}"#;
+        assert_eq!(downgrade_json(&parse_downgrade(go).unwrap()), go);
+        assert_eq!((parse_downgrade(b"{}"), parse_member_key(&member_key(u64::MAX))), (None, Some(u64::MAX)));
+        assert_eq!([&b"0a"[..], b"A", b"", b"x"].map(parse_member_key), [None; 4]);
         assert_eq!(parse_conf_state(b"[]").map(|state| state.voters.len()), Some(0));
     }
 }

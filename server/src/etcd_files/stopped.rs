@@ -113,7 +113,13 @@ fn who_and_what(database: &mut Database, meta: Meta, log: &Log) -> Result<(Ident
     if meta.conf_state.as_ref().is_some_and(|stored| *stored != conf_state) {
         return Err(Error::Voters);
     }
-    let cluster = Cluster { members, alarms: database.alarms()?, version: database.cluster_version()? };
+    let cluster = Cluster {
+        members,
+        removed: database.removed()?,
+        alarms: database.alarms()?,
+        version: database.cluster_version()?,
+        downgrade: database.downgrade()?,
+    };
     let state = State {
         tables: Tables { cluster, conf_state, leases: database.leases()? },
         applied: meta.applied,

@@ -23,7 +23,9 @@ use std::{
     time::Duration,
 };
 
-use super::Grant;
+use engine::planted::is_planted;
+
+use super::{Grant, checkpoints::Checkpoints};
 
 /// The parameters of timing. They may differ between members.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +34,14 @@ pub struct Params {
     pub ttl_min_s: i64,
     /// Time after which a revocation that was not applied is asked for again: the time in which a proposal is answered.
     pub retry_after: Duration,
+    /// How often the leader takes down the time that a lease has left; `None` for never. A lease that has less left is
+    /// not taken down: it ends sooner.
+    pub checkpoint_every: Option<Duration>,
 }
+
+/// How often etcd takes down the time that leases have left, if it does. **Source** etcd v3.7.1 `lease/lessor.go`
+/// `defaultLeaseCheckpointInterval`.
+pub const CHECKPOINT_EVERY: Duration = Duration::from_secs(300);
 
 /// The shortest time to live that a member grants, from its heartbeat interval and the heartbeats in its election
 /// timeout.
@@ -67,6 +76,7 @@ pub struct Lessor {
     leases: BTreeMap<i64, Lease>,
     by_expiry: BTreeSet<(Duration, i64)>,
     proposed: BTreeSet<(Duration, i64)>,
+    checkpoints: Checkpoints,
     leads: bool,
     /// When the current round began, and how many revocations may still be asked for in it.
     round_at: Duration,
@@ -91,6 +101,8 @@ pub enum Renewal {
     /// The lease has expired and is not revoked yet, or the lessor does not lead. Whether the lease lives will be known
     /// later.
     Waits,
+    /// Less time may be recorded of it than it would get. That must be taken back first ([`Lessor::takes_back`]).
+    IsRecorded,
 }
 
 /// The state of a lease's time.
@@ -114,6 +126,7 @@ impl Lessor {
             leases: BTreeMap::new(),
             by_expiry: BTreeSet::new(),
             proposed: BTreeSet::new(),
+            checkpoints: Checkpoints::default(),
             leads: false,
             round_at: Duration::ZERO,
             round_left: ROUND_REVOCATIONS_MAX,
@@ -148,9 +161,59 @@ impl Lessor {
             lease.expiry = now.saturating_add(duration(ttl_s));
             lease.timing = Timing::Running;
             self.by_expiry.insert((lease.expiry, id));
+            self.plan_checkpoint(id, lease.expiry, now);
         }
         self.leases.insert(id, lease);
         Some(ttl_s)
+    }
+
+    /// Plans when the time of a lease is taken down next, if it lives for long enough.
+    fn plan_checkpoint(&mut self, id: i64, expiry: Duration, now: Duration) {
+        if let Some(every) = self.params.checkpoint_every
+            && expiry.saturating_sub(now) > every
+        {
+            self.checkpoints.plan(id, now + every);
+        }
+    }
+
+    /// The leases whose time left must be taken down now, with that time in seconds; at most `max`.
+    pub fn checkpoints(&mut self, now: Duration, max: usize) -> Vec<(i64, i64)> {
+        let mut due = Vec::new();
+        while due.len() < max
+            && let Some(id) = self.checkpoints.take_due(now)
+        {
+            let lease = self.leases[&id];
+            if lease.timing != Timing::Running || lease.expiry <= now {
+                continue;
+            }
+            self.plan_checkpoint(id, lease.expiry, now);
+            let left = lease.expiry - now;
+            let left_s = seconds(left) + i64::from(left.subsec_nanos() > 0);
+            // There is nothing to say of one that was renewed just now.
+            if left_s < lease.grant.ttl_s {
+                self.checkpoints.note_recorded(id);
+                due.push((id, left_s));
+            }
+        }
+        due
+    }
+
+    /// Takes in that the time that a lease had left was taken down, or taken back (0). Returns the lease as it is to be
+    /// stored; `None` if it is gone.
+    pub fn checkpointed(&mut self, id: i64, remaining_s: i64) -> Option<Grant> {
+        let lease = self.leases.get_mut(&id)?;
+        lease.grant.remaining_s = remaining_s.max(0);
+        match (self.leads, lease.grant.remaining_s) {
+            (false, _) => {}
+            (true, 0) => self.checkpoints.note_taken_back(id),
+            (true, _) => self.checkpoints.note_applied(id),
+        }
+        Some(lease.grant)
+    }
+
+    /// Whether it must be proposed now to take back the time that was recorded of a lease.
+    pub fn takes_back(&mut self, id: i64, now: Duration) -> bool {
+        self.checkpoints.takes_back(id, now, self.params.retry_after)
     }
 
     /// Removes a lease. Returns whether there was one.
@@ -164,6 +227,7 @@ impl Lessor {
             Timing::Proposed { retry_at } => self.proposed.remove(&(retry_at, id)),
         };
         assert!(was_queued, "a lease stands where its timing says");
+        self.checkpoints.forget(id);
         true
     }
 
@@ -182,6 +246,9 @@ impl Lessor {
         let Some(lease) = self.leases.get_mut(&id) else { return Renewal::Unknown };
         if lease.timing != Timing::Running || lease.expiry <= now {
             return Renewal::Waits;
+        }
+        if self.checkpoints.is_recorded(id) && !is_planted("a renewal beside a recorded rest") {
+            return Renewal::IsRecorded;
         }
         let was_queued = self.by_expiry.remove(&(lease.expiry, id));
         assert!(was_queued, "a running lease stands in the queue");
@@ -236,6 +303,13 @@ impl Lessor {
             lease.expiry = expiry;
             lease.timing = Timing::Running;
         }
+        self.checkpoints = Checkpoints::default();
+        for &(expiry, id) in &expiries {
+            self.plan_checkpoint(id, expiry, now);
+            if self.leases[&id].grant.remaining_s > 0 {
+                self.checkpoints.note_recorded(id);
+            }
+        }
         self.by_expiry = expiries.into_iter().collect();
     }
 
@@ -249,6 +323,7 @@ impl Lessor {
         self.leads = false;
         self.by_expiry.clear();
         self.proposed.clear();
+        self.checkpoints = Checkpoints::default();
         self.leases.values_mut().for_each(|lease| lease.timing = Timing::Stopped);
     }
 
@@ -333,9 +408,10 @@ mod tests {
     use super::*;
 
     const RETRY: Duration = Duration::from_secs(7);
+    const PARAMS: Params = Params { ttl_min_s: 2, retry_after: RETRY, checkpoint_every: None };
 
     fn leader() -> Lessor {
-        let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: RETRY });
+        let mut lessor = Lessor::new(PARAMS);
         lessor.promote(Duration::ZERO, Duration::ZERO);
         lessor
     }
@@ -433,7 +509,7 @@ mod tests {
 
     #[test]
     fn only_a_leader_expires_and_a_new_one_starts_anew() {
-        let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: RETRY });
+        let mut lessor = Lessor::new(PARAMS);
         lessor.restore([
             (1, Grant { ttl_s: 10, remaining_s: 0 }),
             (2, Grant { ttl_s: 100, remaining_s: 4 }),
@@ -451,19 +527,54 @@ mod tests {
         lessor.demote();
         assert_eq!((expired(&mut lessor, s(1_000)), lessor.next_wake()), (vec![], None));
         lessor.promote(s(60), s(1));
-        assert_eq!(
-            lessor.renew(2, s(64)),
-            Renewal::Renewed(100),
-            "a renewed lease has all its time, whatever was recorded"
-        );
+        assert_eq!(lessor.renew(2, s(64)), Renewal::IsRecorded, "the next leader would take it for an older one");
+        assert!(lessor.takes_back(2, s(64)) && !lessor.takes_back(2, s(64)));
+        assert_eq!(lessor.checkpointed(2, 0), Some(Grant { ttl_s: 100, remaining_s: 0 }));
+        assert_eq!(lessor.renew(2, s(64)), Renewal::Renewed(100), "a renewed lease has all its time");
         assert_eq!(lessor.list(), [3, 1, 4, 2]);
+    }
+
+    #[test]
+    fn the_time_of_long_leases_is_taken_down_and_taken_back_before_they_are_renewed() {
+        let params = Params { checkpoint_every: Some(s(10)), ..PARAMS };
+        let mut lessor = Lessor::new(params);
+        lessor.promote(s(0), s(0));
+        for (id, ttl) in [(1, 10), (2, 25), (3, 100), (4, 100)] {
+            lessor.grant(id, ttl, s(0));
+        }
+        assert!(lessor.checkpoints(Duration::from_millis(9_999), 10).is_empty());
+        assert_eq!(lessor.renew(4, Duration::from_millis(9_900)), Renewal::Renewed(100));
+        assert_eq!(lessor.checkpoints(Duration::from_millis(10_500), 1), [(2, 15)]);
+        assert_eq!(lessor.checkpoints(Duration::from_millis(10_500), 10), [(3, 90)], "4 was renewed, 1 ends");
+        // What is on its way through the log counts already.
+        assert_eq!(lessor.renew(3, s(11)), Renewal::IsRecorded);
+        assert!(lessor.takes_back(3, s(11)));
+        assert_eq!(lessor.checkpointed(3, 90), Some(Grant { ttl_s: 100, remaining_s: 90 }));
+        assert_eq!(lessor.renew(3, s(11)), Renewal::IsRecorded);
+        assert!(!lessor.takes_back(3, s(12)) && lessor.takes_back(3, s(11) + RETRY), "that was lost");
+        // Before it is taken back, it is taken down once more.
+        assert_eq!(lessor.checkpoints(s(21), 10), [(2, 4), (3, 79), (4, 89)]);
+        assert_eq!(lessor.checkpointed(3, 0).unwrap().remaining_s, 0);
+        assert_eq!(lessor.renew(3, s(21)), Renewal::IsRecorded, "that was asked for before");
+        assert!(lessor.takes_back(3, s(21)));
+        assert_eq!(lessor.checkpointed(3, 79).unwrap().remaining_s, 79);
+        assert_eq!(lessor.checkpointed(3, 0).unwrap().remaining_s, 0);
+        assert_eq!(lessor.renew(3, s(21)), Renewal::Renewed(100));
+        assert_eq!(lessor.checkpointed(9, 5), None);
+        assert!(lessor.revoke(4));
+        assert_eq!(lessor.checkpoints(s(31), 10), [(3, 90)]);
+        lessor.demote();
+        assert!(lessor.checkpoints(s(2000), 10).is_empty());
+        assert_eq!(lessor.checkpointed(3, 40), Some(Grant { ttl_s: 100, remaining_s: 40 }));
+        lessor.promote(s(2000), s(1));
+        assert_eq!(lessor.time_to_live(3, s(2000)), Some((41, 100)), "a new leader gives what was left");
     }
 
     #[test]
     fn many_leases_of_a_new_leader_are_spread() {
         for count in [999, 1_000, 5_000] {
             let mut rng = SmallRng::seed_from_u64(1);
-            let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: RETRY });
+            let mut lessor = Lessor::new(PARAMS);
             let ttls: Vec<i64> = (0..count).map(|_| rng.random_range(5..8)).collect();
             lessor.restore((1..).zip(&ttls).map(|(id, &ttl_s)| (id, Grant { ttl_s, remaining_s: 0 })));
             lessor.promote(s(1), s(1));

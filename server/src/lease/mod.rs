@@ -3,7 +3,8 @@
 //! Leases: the durable part of them, as keys and values of the meta tree, and the [`Lessor`], which knows when they
 //! expire.
 //!
-//! This file has the first part, `lessor` the second.
+//! This file has the first part, `lessor` the second. `checkpoints` knows when the time that leases have left is taken
+//! down.
 //!
 //! | key | value |
 //! |---|---|
@@ -22,9 +23,10 @@
 
 use engine::{Fault, ReadView};
 
+mod checkpoints;
 mod lessor;
 
-pub use lessor::{Lessor, Params, Renewal, ttl_min_s};
+pub use lessor::{CHECKPOINT_EVERY, Lessor, Params, Renewal, ttl_min_s};
 
 /// Longest time to live that can be granted. **Units** seconds. **Source** etcd v3.7.1 `lease/lessor.go` `MaxLeaseTTL`.
 pub const TTL_MAX_S: i64 = 9_000_000_000;

@@ -34,14 +34,17 @@ use std::{
 };
 
 use bytes::Bytes;
-use consensus::{Committed, ConfState, Driver, EntryId, EntryKind, Message, PARTS_PER_TICK, Refused, Snapshot, Status};
+use consensus::{
+    Committed, ConfChange, ConfState, Driver, EntryId, EntryKind, Member, Message, PARTS_PER_TICK, Refused, Snapshot,
+    Status,
+};
 use engine::{
     disk::{Completion, Disk, Owner},
     planted::is_planted,
 };
 use proto::internal;
 
-use super::{message::ToRaft, reads::Reads, waiters::Waiters};
+use super::{message::ToRaft, reads::Reads, transfer::Transfers, waiters::Waiters};
 use crate::{
     apply::{
         fatal::Fatal,
@@ -52,10 +55,12 @@ use crate::{
     metrics::counters::CommitCounters,
     quota::{Asking, Purpose},
     shared::Shared,
+    slots::ReplyTo,
 };
 
 /// A request that will be proposed in this turn.
 struct Waiting {
+    kind: EntryKind,
     entry: Bytes,
     /// The client's proposal; `None` for a request of the server's own.
     proposal: Option<Box<Proposal>>,
@@ -88,6 +93,7 @@ pub struct Raft {
     /// Some of them wait for the log's next segment.
     waits_for_segment: bool,
     waiters: Waiters,
+    transfers: Transfers,
     answers: AnswersByCore,
     completions: Vec<Completion>,
     /// Lots that were handed out and are not finished, in order.
@@ -146,6 +152,7 @@ impl Raft {
             proposals_bytes: 0,
             waits_for_segment: false,
             waiters: Waiters::default(),
+            transfers: Transfers::default(),
             completions: Vec::new(),
             lots: VecDeque::new(),
             unfinished_bytes: 0,
@@ -175,27 +182,65 @@ impl Raft {
             self.propose_waiting(now);
         }
         match message {
-            ToRaft::Propose(mut proposal) => {
-                proposal.stamps.proposed = now;
-                if self.is_log_stalled() {
-                    return self.refuse(proposal, Error::Timeout);
+            ToRaft::Propose(proposal) => self.take_proposal(EntryKind::Normal, proposal, now),
+            ToRaft::ChangeMembers(proposal) => self.take_proposal(EntryKind::ConfChange, proposal, now),
+            ToRaft::TransferLeader { reply, target } => {
+                if let Err(error) = self.transfer_leader(reply, target, now) {
+                    self.answers[reply.core].push((reply.slot, Answer::Transferred(Err(error))));
                 }
-                if self.stands_still {
-                    return self.refuse(proposal, Error::Corrupt);
-                }
-                if let Some(error) = self.refusal_for_space(proposal.purpose, now) {
-                    return self.refuse(proposal, error);
-                }
-                let (entries_max, bytes_max) = self.driver.proposals_max();
-                if self.proposals.len() as u64 >= entries_max || self.proposals_bytes >= bytes_max {
-                    return self.refuse(proposal, Error::TooManyRequests);
-                }
-                let until = now + self.shared.limits.request_timeout;
-                self.push(Waiting { entry: proposal.entry.clone(), proposal: Some(proposal), until });
             }
             ToRaft::ProposeOwn { entry, purpose } => self.propose_own(entry, purpose, now),
             ToRaft::Read(reply) => self.reads.push(reply),
         }
+    }
+
+    /// Takes a client's proposal, or refuses it.
+    fn take_proposal(&mut self, kind: EntryKind, mut proposal: Box<Proposal>, now: Duration) {
+        proposal.stamps.proposed = now;
+        if self.is_log_stalled() {
+            return self.refuse(proposal, Error::Timeout);
+        }
+        if self.stands_still {
+            return self.refuse(proposal, Error::Corrupt);
+        }
+        if let Some(error) = self.refusal_for_space(proposal.purpose, now) {
+            return self.refuse(proposal, error);
+        }
+        let (entries_max, bytes_max) = self.driver.proposals_max();
+        if self.proposals.len() as u64 >= entries_max || self.proposals_bytes >= bytes_max {
+            return self.refuse(proposal, Error::TooManyRequests);
+        }
+        let until = now + self.shared.limits.request_timeout;
+        self.push(Waiting { kind, entry: proposal.entry.clone(), proposal: Some(proposal), until });
+    }
+
+    /// Begins to hand leadership over to `target`.
+    ///
+    /// **Errors** this member does not lead; `target` is no voter; too many wait for such a thing.
+    fn transfer_leader(&mut self, reply: ReplyTo, target: u64, now: Duration) -> Result<(), Error> {
+        if !self.driver.status().is_leader {
+            return Err(Error::NotLeader);
+        }
+        let is_voter = |member: &Member| member.id == target && !member.is_learner;
+        if !self.shared.cluster.load().members.iter().any(is_voter) {
+            return Err(Error::BadLeaderTransferee);
+        }
+        self.transfers.push(reply, target, now + self.shared.limits.request_timeout)?;
+        self.driver.transfer_leader(target);
+        Ok(())
+    }
+
+    /// Answers those who have waited for another leader.
+    fn end_transfers(&mut self, now: Duration) {
+        let leader = self.driver.status().leader_id;
+        for (reply, result) in self.transfers.take_ended(leader, now) {
+            self.answers[reply.core].push((reply.slot, Answer::Transferred(result)));
+        }
+    }
+
+    /// Raft's configuration, at the index that it knows as applied.
+    pub fn configuration(&self) -> (u64, &ConfState) {
+        (self.driver.status().applied, self.driver.conf_state())
     }
 
     /// Takes a message of another member.
@@ -246,7 +291,7 @@ impl Raft {
 
     fn propose_own(&mut self, entry: Bytes, purpose: Purpose, now: Duration) {
         if purpose != Purpose::Alarm || self.asking.ask(now) {
-            self.push(Waiting { entry, proposal: None, until: now });
+            self.push(Waiting { kind: EntryKind::Normal, entry, proposal: None, until: now });
         }
     }
 
@@ -312,6 +357,7 @@ impl Raft {
         self.driver.step(disk)?;
         disk.kick()?;
         self.note_reads();
+        self.end_transfers(now);
         self.note_log();
         if self.is_log_stalled() {
             self.watch_log(now);
@@ -453,9 +499,10 @@ impl Raft {
         let mut waiting = std::mem::take(&mut self.proposals);
         (self.proposals_bytes, self.waits_for_segment) = (0, false);
         let mut kept = Vec::new();
-        let refused = self.driver.propose_all(waiting.iter().map(|waiting| waiting.entry.clone()));
+        let entries = waiting.iter().map(|waiting| (waiting.kind, waiting.entry.clone()));
+        let refused = self.driver.propose_entries(entries);
         let mut refused = refused.into_iter().peekable();
-        for (position, Waiting { entry, proposal, until }) in waiting.drain(..).enumerate() {
+        for (position, Waiting { kind, entry, proposal, until }) in waiting.drain(..).enumerate() {
             let refusal_here = refused.next_if(|refused| refused.position == position);
             let waits = match &refusal_here {
                 Some(Refused { error: consensus::Error::LogWaits, .. }) => {
@@ -467,7 +514,7 @@ impl Raft {
                 _ => false,
             };
             if waits {
-                kept.push(Waiting { entry, proposal, until });
+                kept.push(Waiting { kind, entry, proposal, until });
                 continue;
             }
             if let Some(Refused { error, .. }) = &refusal_here {
@@ -502,8 +549,12 @@ impl Raft {
         for entry in committed {
             let Committed { index, term, kind, data } = entry;
             let mut proposal = None;
-            if kind == EntryKind::Normal && self.waiters.count() > 0 {
-                proposal = internal::request_id(&data).and_then(|id| self.waiters.take(id, &data));
+            if self.waiters.count() > 0 {
+                let id = match kind {
+                    EntryKind::Normal => internal::request_id(&data),
+                    EntryKind::ConfChange => ConfChange::decode(&data).ok().map(|change| change.id),
+                };
+                proposal = id.and_then(|id| self.waiters.take(id, &data));
             }
             if let Some(proposal) = &mut proposal {
                 proposal.stamps.committed = now;

@@ -11,6 +11,17 @@ use crate::{apply::proposal::Proposal, quota::Purpose, slots::ReplyTo};
 pub enum ToRaft {
     /// Propose a client's request. It comes back with its result.
     Propose(Box<Proposal>),
+    /// Propose a client's change of the members: the entry is an encoded `ConfChange` with the proposal's id, and there
+    /// is no request. It comes back with the members that it has made, or with etcd's error. If another change is under
+    /// way, it does not come back, and its slot times out.
+    ChangeMembers(Box<Proposal>),
+    /// Hand leadership over to the voter `target`, and answer once it leads.
+    TransferLeader {
+        /// Where the answer goes.
+        reply: ReplyTo,
+        /// The member that is to lead.
+        target: u64,
+    },
     /// Propose a request of the server's own, for which nobody waits.
     ProposeOwn {
         /// The marshalled `InternalRaftRequest`.

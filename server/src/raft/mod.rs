@@ -6,6 +6,7 @@
 //! - `machine`: the log and its order, turn by turn
 //! - `waiters`: proposals on their way through the log
 //! - `reads`: linearizable reads on their way
+//! - `transfer`: clients that wait for another leader
 //!
 //! Later, `leadership` will hold what follows from leadership.
 
@@ -14,4 +15,5 @@ pub mod message;
 mod reads;
 #[cfg(test)]
 mod tests;
+pub mod transfer;
 pub mod waiters;

@@ -40,7 +40,7 @@ struct Store {
 impl Store {
     fn new() -> Self {
         let mvcc = Mvcc::in_memory();
-        let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) };
+        let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None };
         let (lessor, cluster, conf_state) = (Lessor::new(params), Cluster::default(), ConfState::default());
         Self { mvcc, applier: Applier::new(lessor, cluster, conf_state, None) }
     }

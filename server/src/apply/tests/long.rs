@@ -179,7 +179,7 @@ struct Store {
 
 impl Store {
     fn new(steps: Steps) -> Self {
-        let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) };
+        let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None };
         let mut applier = Applier::new(Lessor::new(params), Cluster::default(), ConfState::default(), None);
         applier.steps = steps;
         Self { mvcc: Mvcc::in_memory(), applier, steps_made: 0, shown_bytes_max: usize::MAX }
