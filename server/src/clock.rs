@@ -11,7 +11,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -28,8 +28,16 @@ pub struct Clock {
 enum Source {
     /// The system's clocks. `now` counts from this moment.
     System(Instant),
-    /// Nanoseconds since the start, set by hand. The wall clock shows the same time after 1970.
-    Manual(Arc<AtomicU64>),
+    /// Set by hand.
+    Manual(Arc<Manual>),
+}
+
+#[derive(Debug, Default)]
+struct Manual {
+    /// Nanoseconds since the start.
+    now: AtomicU64,
+    /// Microseconds by which the wall clock is ahead of `now` after 1970. It may jump, also back.
+    wall_ahead_us: AtomicI64,
 }
 
 /// SplitMix64 adds this for each number. **Source** Steele, Lea, Flood, "Fast splittable pseudorandom number
@@ -50,26 +58,36 @@ impl Clock {
 
     /// Moves a manual clock forward.
     pub fn advance(&self, by: Duration) {
-        let Source::Manual(now) = &self.source else { unreachable!("the system's clock goes by itself") };
-        now.fetch_add(u64::try_from(by.as_nanos()).expect("less than 584 years"), Ordering::AcqRel);
+        self.manual_clock().now.fetch_add(u64::try_from(by.as_nanos()).expect("less than 584 years"), Ordering::AcqRel);
+    }
+
+    /// Sets the wall clock of a manual clock. **Units** microseconds since 1970.
+    pub fn set_wall(&self, unix_us: i64) {
+        let now_us = i64::try_from(self.now().as_micros()).expect("less than 292,000 years");
+        self.manual_clock().wall_ahead_us.store(unix_us - now_us, Ordering::Release);
+    }
+
+    fn manual_clock(&self) -> &Manual {
+        let Source::Manual(manual) = &self.source else { unreachable!("the system's clock goes by itself") };
+        manual
     }
 
     /// Time since the start.
     pub fn now(&self) -> Duration {
         match &self.source {
             Source::System(began) => began.elapsed(),
-            Source::Manual(now) => Duration::from_nanos(now.load(Ordering::Acquire)),
+            Source::Manual(manual) => Duration::from_nanos(manual.now.load(Ordering::Acquire)),
         }
     }
 
     /// Wall time. **Units** microseconds since 1970.
     #[expect(clippy::disallowed_methods, reason = "this is where time comes from")]
     pub fn unix_us(&self) -> u64 {
-        let since = match &self.source {
-            Source::System(_) => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-            Source::Manual(_) => self.now(),
+        let (since, ahead_us) = match &self.source {
+            Source::System(_) => (SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(), 0),
+            Source::Manual(manual) => (self.now(), manual.wall_ahead_us.load(Ordering::Acquire)),
         };
-        u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+        u64::try_from(since.as_micros()).unwrap_or(u64::MAX).saturating_add_signed(ahead_us)
     }
 
     /// Returns a number that no other call returns: the seed of a random generator.
@@ -116,6 +134,9 @@ mod tests {
         let copy = clock.clone();
         copy.advance(Duration::from_millis(5));
         assert_eq!((clock.now(), clock.unix_us()), (Duration::from_millis(5), 5000));
+        copy.set_wall(3_000_000);
+        clock.advance(Duration::from_millis(1));
+        assert_eq!((copy.now(), copy.unix_us()), (Duration::from_millis(6), 3_001_000), "the wall clock is set alone");
         let drawn = [clock.seed(), copy.seed(), clock.seed()];
         assert_eq!(drawn, [same.seed(), same.seed(), same.seed()], "one seed, one sequence");
         assert!((0..1000).all(|_| (0.0..1.0).contains(&clock.jitter())));
