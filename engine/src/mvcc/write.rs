@@ -27,6 +27,7 @@ use super::{
 use crate::{
     Fault, Place, Record, Revision, Unreadable,
     extent::{BlockCache, Directory},
+    planted::is_planted,
     record::tombstone_len,
     tree::{self, EndedKeys, EntryMeta, Hand, Ledger, NEWEST, NewEntry, Separator, Swept, TOMBSTONE, Terms, VALUE},
     victims::Victims,
@@ -224,6 +225,7 @@ impl Mvcc {
     fn visible(&self) -> Roots {
         let roots = self.live.roots.clone();
         match self.unfinished {
+            Some(_) if is_planted("a long entry seen in parts") => roots,
             Some(Unfinished { base, written }) => Roots { revision: base, unfinished: written, ..roots },
             None => roots,
         }
@@ -298,7 +300,8 @@ impl Mvcc {
     ///
     /// A fault keeps what was done so far; the same call goes on.
     pub fn sweep(&mut self, budget: usize) -> Result<SweepProgress, Fault> {
-        let up_to = self.live.compact_revision().min(self.sweep_floor);
+        let too_far = if is_planted("a sweep that goes too far") { 5 } else { 0 };
+        let up_to = self.live.compact_revision().min(self.sweep_floor) + too_far;
         if self.sweep.0 != up_to {
             self.sweep = (up_to, tree::Pass::default());
         }
@@ -375,7 +378,9 @@ impl Mvcc {
     pub fn seal_for_checkpoint(&mut self) -> Sealed {
         assert!(!self.is_ahead, "what a request wrote is sealed with its applied index");
         self.ledger.seal();
-        let sealed = Sealed { roots: self.visible(), recent: self.live.recent.clone() };
+        let mut sealed = Sealed { roots: self.visible(), recent: self.live.recent.clone() };
+        let behind = u64::from(is_planted("an applied index behind its data"));
+        sealed.roots.applied_index = sealed.roots.applied_index.saturating_sub(behind);
         self.sealed = Some(sealed.clone());
         sealed
     }

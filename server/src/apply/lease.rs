@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use engine::{Fault, Mvcc, ReadView, Write};
+use engine::{Fault, Mvcc, ReadView, Write, planted::is_planted};
 use proto::etcdserverpb as pb;
 
 use super::{outcome::Outcome, touch::resident};
@@ -96,7 +96,8 @@ pub(super) fn checkpoint(lessor: &mut Lessor, mvcc: &mut Mvcc, request: &pb::Lea
 
 /// Revokes a lease: `write` deletes its keys and the lease itself.
 pub(super) fn revoke(write: &mut Write<'_>, lease: i64) {
-    for key in resident(touch_attached(write, lease, usize::MAX)) {
+    let max = if is_planted("a lease that leaves keys behind") { 0 } else { usize::MAX };
+    for key in resident(touch_attached(write, lease, max)) {
         resident(write.delete(&key));
         resident(write.meta_delete(&lease::attachment_key(lease, &key)));
     }
