@@ -1,35 +1,59 @@
-//! What must hold whatever happens. The checkers know what members have applied and what clients were told, and nothing
-//! of how it came about.
+//! What must hold whatever happens. The checker knows what members have taken for committed and what clients were told,
+//! and nothing of how it came about.
 //!
-//! - `Truth`: one entry at each index, one leader in each term; what each entry does, by a model of its own.
-//! - `History`: what clients were told agrees with the truth and with real time.
+//! One entry at each index; one leader in each term; each request is answered as the model answers it, at the place
+//! where the log has it; a request that was refused is never applied.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
 use proto::{
-    etcdserverpb::{compare::TargetUnion, request_op::Request as Op},
-    internal::{self, Request},
+    etcdserverpb as pb,
+    internal::{self, Kind, Request},
+};
+use server::{
+    apply::{outcome::Outcome, proposal::Proposal},
+    error::Error,
 };
 
-/// The log as all members have it, and the state that it makes.
-#[derive(Default)]
+use super::model::{Change, Done, Model, Refusal, without_headers};
+
+/// The log as all members have it, and what it means.
 pub(crate) struct Truth {
     entries: BTreeMap<u64, (u64, Bytes)>,
     leaders: BTreeMap<u64, u64>,
     /// The last entry that the model has applied.
     applied: u64,
-    revision: i64,
-    state: BTreeMap<Bytes, (Bytes, i64)>,
-    /// For each key, the values that it had, with the revisions from which on it had them.
-    history: BTreeMap<Bytes, Vec<(i64, Option<Bytes>)>>,
-    /// For each request that was applied: the store's revision behind it.
-    made: HashMap<u64, i64>,
+    pub(crate) model: Model,
+    /// For each entry that was applied, and each time that it was: the store's revision behind it, and its answer. Two
+    /// entries may be the same: a member that does not know the time gives a number to a request twice.
+    made: HashMap<Bytes, Vec<(i64, Done)>>,
+    /// Puts that were refused: no other request is the same.
+    refused: HashSet<Bytes>,
+}
+
+/// What became of a request, as its client was told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It was applied, and this is the revision behind it.
+    Applied(i64),
+    /// It was applied, and changed nothing but perhaps a compaction or a lease.
+    Declined,
+    /// It was not proposed.
+    Refused,
+    Unknown,
 }
 
 impl Truth {
     pub(crate) fn new() -> Self {
-        Self { revision: 1, ..Self::default() }
+        Self {
+            entries: BTreeMap::new(),
+            leaders: BTreeMap::new(),
+            applied: 0,
+            model: Model::new(),
+            made: HashMap::new(),
+            refused: HashSet::new(),
+        }
     }
 
     /// Some member takes the entry at `index` for committed. Returns the requests that are committed now.
@@ -42,9 +66,10 @@ impl Truth {
         while let Some((_, data)) = self.entries.get(&(self.applied + 1)) {
             let data = data.clone();
             self.applied += 1;
-            if let Ok((header, request)) = internal::decode(data) {
-                self.apply(&request);
-                self.made.insert(header.id, self.revision);
+            if let Ok((_, request)) = internal::decode(data.clone()) {
+                let done = self.model.apply(&request);
+                assert!(!self.refused.contains(&data), "{request:?} was refused, and is applied");
+                self.made.entry(data).or_default().push((self.model.revision, done));
                 requests.push(request);
             }
         }
@@ -62,7 +87,15 @@ impl Truth {
     }
 
     pub(crate) fn revision(&self) -> i64 {
-        self.revision
+        self.model.revision
+    }
+
+    pub(crate) fn compacted(&self) -> i64 {
+        self.model.compacted
+    }
+
+    pub(crate) fn changes(&self, revision: i64) -> &[Change] {
+        self.model.changes(revision)
     }
 
     /// How many terms had a leader.
@@ -70,55 +103,52 @@ impl Truth {
         self.leaders.len()
     }
 
-    /// The store's revision behind the request `id`, if it was applied.
-    pub(crate) fn made(&self, id: u64) -> Option<i64> {
-        self.made.get(&id).copied()
-    }
-
-    /// The value of `key` at `revision`.
-    pub(crate) fn value_at(&self, key: &[u8], revision: i64) -> Option<&Bytes> {
-        let values = self.history.get(key)?;
-        let at = values.partition_point(|(from, _)| *from <= revision);
-        values[..at].last().and_then(|(_, value)| value.as_ref())
-    }
-
-    /// The revision that last changed `key` by `revision`; 0 if it was not there.
-    pub(crate) fn modified(&self, key: &[u8], revision: i64) -> Option<i64> {
-        let values = self.history.get(key)?;
-        let at = values.partition_point(|(from, _)| *from <= revision);
-        values[..at].last().map(|(from, value)| if value.is_some() { *from } else { 0 })
-    }
-
-    fn put(&mut self, key: &Bytes, value: &Bytes) {
-        self.state.insert(key.clone(), (value.clone(), self.revision));
-        self.history.entry(key.clone()).or_default().push((self.revision, Some(value.clone())));
-    }
-
-    fn apply(&mut self, request: &Request) {
-        match request {
-            Request::Put(put) => {
-                self.revision += 1;
-                self.put(&put.key, &put.value);
+    /// Checks what a client is told of its request.
+    pub(crate) fn answered(&mut self, proposal: &Proposal) -> Fate {
+        let told = match &proposal.result {
+            Ok(Outcome::Put { previous, .. }) => Done::Put(previous.as_deref().cloned()),
+            Ok(Outcome::DeleteRange(response)) => {
+                Done::Delete(pb::DeleteRangeResponse { header: None, ..(**response).clone() })
             }
-            Request::DeleteRange(delete) => {
-                assert!(delete.range_end.is_empty(), "clients here delete one key");
-                if self.state.remove(&delete.key).is_some() {
-                    self.revision += 1;
-                    self.history.entry(delete.key.clone()).or_default().push((self.revision, None));
+            Ok(Outcome::Txn(response)) => Done::Txn(without_headers((**response).clone())),
+            Ok(Outcome::Compaction { .. }) => Done::Compaction,
+            Ok(Outcome::LeaseGrant { .. }) => Done::Grant,
+            Ok(Outcome::LeaseRevoke { .. }) => Done::Revoke,
+            Ok(other) => panic!("{other:?} was not asked for"),
+            Err(Error::Compacted) => Done::Refused(Refusal::Compacted),
+            Err(Error::FutureRevision) => Done::Refused(Refusal::Future),
+            Err(Error::LeaseNotFound) => Done::Refused(Refusal::LeaseNotFound),
+            Err(Error::LeaseExists) => Done::Refused(Refusal::LeaseExists),
+            // It may have been applied, and its answer needs what cannot be read.
+            Err(Error::Corrupt) => return Fate::Unknown,
+            Err(_) => {
+                if internal::decode(proposal.entry.clone()).is_ok_and(|(_, request)| request.kind() == Kind::Put) {
+                    assert!(!self.made.contains_key(&proposal.entry), "it is refused, and was applied: {proposal:?}");
+                    self.refused.insert(proposal.entry.clone());
                 }
+                return Fate::Refused;
             }
-            Request::Txn(txn) => {
-                let [compare] = &txn.compare[..] else { panic!("clients here compare one key") };
-                let Some(TargetUnion::ModRevision(wanted)) = compare.target_union else { panic!("by its revision") };
-                let found = self.state.get(&compare.key).map_or(0, |(_, revision)| *revision);
-                if found == wanted {
-                    let [op] = &txn.success[..] else { panic!("one operation") };
-                    let Some(Op::RequestPut(put)) = &op.request else { panic!("a put") };
-                    self.revision += 1;
-                    self.put(&put.key, &put.value);
-                }
-            }
-            _ => {}
-        }
+        };
+        let header = |header: &Option<pb::ResponseHeader>| header.as_ref().map_or(0, |header| header.revision);
+        let at = match &proposal.result {
+            Ok(
+                Outcome::Put { revision, .. }
+                | Outcome::Compaction { revision }
+                | Outcome::LeaseGrant { revision, .. }
+                | Outcome::LeaseRevoke { revision },
+            ) => Some(*revision),
+            Ok(Outcome::DeleteRange(response)) => Some(header(&response.header)),
+            Ok(Outcome::Txn(response)) => Some(header(&response.header)),
+            _ => None,
+        };
+        let Some(made) = self.made.get_mut(&proposal.entry) else {
+            panic!("request {} is acknowledged, and nobody has committed it", proposal.id);
+        };
+        let is_it = |made: &(i64, Done)| made.1 == told && at.is_none_or(|at| at == made.0);
+        let Some(position) = made.iter().position(is_it) else {
+            panic!("request {} is told {told:?} at {at:?}, and has done {made:?}", proposal.id);
+        };
+        made.swap_remove(position);
+        at.map_or(Fate::Declined, Fate::Applied)
     }
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use engine::disk::sim::Random;
+use engine::disk::sim::{Faults, Full, Random};
 
 use super::{
     member::Member,
@@ -45,6 +45,18 @@ listed! {
         HungDisk,
         /// A disk hangs, and before it goes on all lose power.
         LossWhileHung,
+        FullLog,
+        FullStore,
+        SlowStore,
+        /// Power is lost while a checkpoint is written.
+        LossInCheckpoint,
+        /// Power is lost while there are committed entries that are not applied, or only in part.
+        LossInApply,
+        /// The store's disk reads with errors, also when the member starts.
+        ReadErrors,
+        /// The log's disk, or the store's, fails a write or a sync. The member stops.
+        WriteErrors,
+        ClockJump,
     }
 }
 
@@ -59,14 +71,14 @@ pub(crate) struct Blow {
     pub(crate) seed: u64,
 }
 
-/// The faults of a run of `time`: the first after some seconds, the last before its end.
-pub(crate) fn drawn(random: &mut Random, time: Duration) -> Vec<Blow> {
+/// The faults of a run of `time`, of these `kinds`: the first after some seconds, the last before its end.
+pub(crate) fn drawn(random: &mut Random, time: Duration, kinds: &[Fault]) -> Vec<Blow> {
     let mut blows = Vec::new();
     let mut at = Duration::from_secs(3);
     loop {
         at += Duration::from_millis(200 + random.below(4800));
-        let (number, fault) = (blows.len(), random.below(Fault::ALL.len() as u64));
-        let fault = Fault::ALL[usize::try_from(fault).expect("a place in a list")];
+        let (number, fault) = (blows.len(), random.below(kinds.len() as u64));
+        let fault = kinds[usize::try_from(fault).expect("a place in a list")];
         if at >= time {
             return blows;
         }
@@ -139,6 +151,55 @@ impl World {
                 self.hang(at, time);
                 self.plan(time / 2, Event::PowerLossOfAll { seed: draw.0.bits() });
             }
+            _ => self.strike_storage(blow.fault, at, time, &mut draw),
+        }
+    }
+
+    fn strike_storage(&mut self, fault: Fault, at: usize, time: Duration, draw: &mut Draw) {
+        self.tell(|world| format!("{fault:?} for {time:?}: {}", world.shown(at)));
+        let until = self.now + time;
+        let seat = &mut self.seats[at];
+        match fault {
+            Fault::FullLog | Fault::FullStore => {
+                let full = if draw.0.chance(1, 2) { Full::Writes } else { Full::Creations };
+                let disk = if fault == Fault::FullLog { &seat.disks.log } else { &seat.disks.data };
+                disk.set_full(Some((0, full)));
+                // A log that finds no space in the middle of a write does not know what of it is there.
+                seat.may_stop |= fault == Fault::FullLog && full == Full::Writes;
+            }
+            Fault::SlowStore => seat.store_slow_until = until,
+            Fault::LossInCheckpoint => seat.loss_in_checkpoint = Some((draw.0.below(30), draw.away())),
+            Fault::LossInApply => seat.loss_in_apply = Some(draw.away()),
+            Fault::ReadErrors => {
+                seat.disks.data.set_faults(Faults { read_error: 1 + draw.0.below(400), ..Faults::default() });
+                if draw.0.chance(1, 2) {
+                    // What is in memory is not read.
+                    let away = draw.away();
+                    self.lose(at, false, away);
+                    let errors = Faults { read_error: 1 + draw.0.below(100), ..Faults::default() };
+                    self.seats[at].disks.data.set_faults(errors);
+                }
+            }
+            Fault::WriteErrors => {
+                let disk = if draw.0.chance(1, 2) { &seat.disks.log } else { &seat.disks.data };
+                let (write_error, sync_error) = if draw.0.chance(1, 2) { (300, 0) } else { (0, 300) };
+                disk.set_faults(Faults { write_error, sync_error, ..Faults::default() });
+            }
+            Fault::ClockJump => {
+                let by = draw.0.below(1 << 22).cast_signed() - (1 << 21);
+                seat.clock.set_wall(1_700_000_000_000_000 + by * 1_000_000);
+                return;
+            }
+            other => unreachable!("{other:?} is no fault of a disk or a clock"),
+        }
+        self.plan(time, Event::Mend { member: at });
+    }
+
+    /// The disks of a machine are whole again, and have room.
+    pub(crate) fn mend(&mut self, at: usize) {
+        for disk in [&self.seats[at].disks.log, &self.seats[at].disks.data] {
+            disk.set_full(None);
+            disk.set_faults(Faults::default());
         }
     }
 

@@ -52,6 +52,12 @@ impl Leases {
         usize::try_from(self.randoms[client].below(bound as u64)).expect("below `bound`")
     }
 
+    /// A lease that may be alive, for the client of another kind with this number; 0 for none.
+    pub(crate) fn some(&self, client: usize) -> i64 {
+        let held = self.held.get(client % self.held.len().max(1));
+        held.and_then(|held| held.as_ref()).map_or(0, |lease| lease.id)
+    }
+
     /// Client `client` does what is next, at `member`.
     pub(crate) fn ask(&mut self, client: usize, (at, member): (usize, &mut Member), story: &mut Story) {
         let now = member.clock.now();

@@ -1,11 +1,13 @@
 //! Whole clusters on one thread, from one seed: members on simulated disks, joined by simulated TCP, with clients and
 //! faults, judged by checkers that know nothing of how the members work.
 //!
-//! - `member`: one whole member. `network`: the bytes between them.
-//! - `clients`, `leases`: what is asked, and what is told.
+//! - `member`: one whole member. `watching`: its watch streams. `network`: the bytes between members.
+//! - `clients`, `leases`, `watchers`: what is asked, and what is told. `mix`: what clients ask for.
 //! - `plan`: what decides a run. `faults`: what befalls the members.
 //! - `states`: whole states on their way from one member to another.
-//! - `world`: the clock, what happens when. `checks`: what must hold whatever happens.
+//! - `world`: the clock, what happens when.
+//! - `checks`: what must hold whatever happens. `model`: what requests mean.
+//!   `search`: an order that explains a history.
 //! - `shrink`: makes a run that fails small. `story`: what happened in it.
 //!
 //! `ORLOP_CLUSTER_SEEDS` and `ORLOP_CLUSTER_SEED` set how many seeds are run and which is the first;
@@ -18,11 +20,16 @@ mod clients;
 mod faults;
 mod leases;
 mod member;
+mod mix;
+mod model;
 mod network;
 mod plan;
+mod search;
 mod shrink;
 mod states;
 mod story;
+mod watchers;
+mod watching;
 mod world;
 
 use std::{
@@ -38,6 +45,7 @@ use std::{
 use engine::planted::plant;
 use server::clock::Clock;
 
+use faults::Fault;
 use plan::{Plan, number};
 use world::{Tally, World};
 
@@ -69,11 +77,11 @@ fn clusters_serve_fail_and_recover() {
         if minutes.map_or(seed >= first + seeds, |minutes| clock.now() > minutes) {
             return false;
         }
-        match shrink::run(&Plan::drawn(seed, TIME).reduced(), false) {
+        match shrink::run(&Plan::drawn(seed, TIME, Fault::ALL).reduced(), false) {
             Ok(tally) => *sum.lock().unwrap() += tally,
             Err(failure) => {
                 println!("seed {seed} fails: {}", failure.reason);
-                println!("seed {seed}, made small: {}", shrink::shrunk(failure));
+                println!("seed {seed}, made small: {}", shrink::shrunk(failure, 300));
                 failed.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -86,7 +94,7 @@ fn clusters_serve_fail_and_recover() {
 #[test]
 fn a_seed_replays() {
     let run = || {
-        let mut world = World::new(Plan::drawn(7, Duration::from_secs(60)));
+        let mut world = World::new(Plan::drawn(7, Duration::from_secs(60), Fault::ALL));
         world.live();
         (world.trace(), world.tally())
     };
@@ -96,7 +104,7 @@ fn a_seed_replays() {
 #[test]
 fn a_cluster_serves_while_a_disk_hangs_even_the_leaders() {
     for seed in 1..=6 {
-        let calm = Plan { members: 3, pause_us_max: 40_000, blows: Vec::new(), ..Plan::drawn(seed, TIME) };
+        let calm = Plan { members: 3, pause_us_max: 40_000, blows: Vec::new(), ..Plan::drawn(seed, TIME, Fault::ALL) };
         let mut world = World::new(calm);
         world.run(Duration::from_secs(5));
         let leader = world.leader().expect("somebody leads");
@@ -114,16 +122,33 @@ fn a_cluster_serves_while_a_disk_hangs_even_the_leaders() {
     }
 }
 
-/// Defects, and the seeds within which each is found.
-const PLANTED: [(&str, u64); 8] = [
-    ("a promise before it is durable", 20),
-    ("a commit before it is durable", 20),
-    ("a read without a round", 20),
-    ("a token used again", 40),
-    ("a read before its index is applied", 20),
-    ("ready before it has caught up", 20),
-    ("a renewal by a leader that is not sure", 40),
-    ("expiry without leadership", 20),
+/// Faults after which what was promised must be there.
+const LOSSES: &[Fault] =
+    &[Fault::PowerLoss, Fault::PowerLossOfAll, Fault::HungDisk, Fault::LossWhileHung, Fault::Isolate];
+/// Faults after which somebody wrongly believes that it leads.
+const SPLITS: &[Fault] = &[Fault::Pause, Fault::PauseLeader, Fault::Isolate, Fault::BlockOneWay];
+
+/// Defects, the seeds within which each is found, and the faults with which it is looked for.
+const PLANTED: [(&str, u64, &[Fault]); 19] = [
+    ("a promise before it is durable", 20, LOSSES),
+    ("a commit before it is durable", 20, LOSSES),
+    ("a read without a round", 20, SPLITS),
+    ("a token used again", 40, SPLITS),
+    ("a read before its index is applied", 20, SPLITS),
+    ("ready before it has caught up", 20, Fault::ALL),
+    ("a renewal by a leader that is not sure", 40, SPLITS),
+    ("expiry without leadership", 20, SPLITS),
+    ("a read one entry early", 20, SPLITS),
+    ("a waiter found by its id alone", 40, LOSSES),
+    ("an applied index behind its data", 20, Fault::ALL),
+    ("a long entry seen in parts", 20, Fault::ALL),
+    ("a lease that leaves keys behind", 20, Fault::ALL),
+    ("a read of what is compacted", 20, Fault::ALL),
+    ("a sweep that goes too far", 20, Fault::ALL),
+    ("an event lost behind a full stream", 20, Fault::ALL),
+    ("an event told twice", 20, Fault::ALL),
+    ("progress before its events", 20, Fault::ALL),
+    ("a watcher that passes what is compacted", 20, Fault::ALL),
 ];
 
 #[test]
@@ -131,9 +156,9 @@ fn planted_defects_are_found() {
     let (next, missed) = (AtomicU64::new(0), AtomicU64::new(0));
     on_all_cpus(|| {
         let number = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
-        let Some((defect, seeds)) = PLANTED.get(number) else { return false };
+        let Some((defect, seeds, faults)) = PLANTED.get(number) else { return false };
         plant(Some(defect));
-        let found = (1..=*seeds).find_map(|seed| shrink::run(&Plan::drawn(seed, TIME), false).err());
+        let found = (1..=*seeds).find_map(|seed| shrink::run(&Plan::drawn(seed, TIME, faults), false).err());
         plant(None);
         match found {
             Some(failure) => println!("{defect}: seed {}: {}", failure.plan.seed, failure.reason),
@@ -151,15 +176,11 @@ fn planted_defects_are_found() {
 #[test]
 fn a_run_that_fails_is_made_small() {
     plant(Some("a read without a round"));
-    // How few faults are enough differs from seed to seed.
-    let failures = (1..=20).filter_map(|seed| shrink::run(&Plan::drawn(seed, TIME), false).err());
-    let small = failures.take(3).map(|failure| {
-        let (blows, reason) = (failure.plan.blows.len(), failure.reason.clone());
-        let small = shrink::shrunk(failure);
-        println!("{blows} faults, {reason}; made small: {small}");
-        small.plan.blows.len()
-    });
-    let small = small.min().unwrap();
+    let drawn = |seed| Plan::drawn(seed, TIME / 2, SPLITS);
+    let failure = (1..=20).find_map(|seed| shrink::run(&drawn(seed), false).err()).unwrap();
+    let (blows, reason) = (failure.plan.blows.len(), failure.reason.clone());
+    let small = shrink::shrunk(failure, 200);
+    println!("{blows} faults, {reason}; made small: {small}");
     plant(None);
-    assert!(small <= 3, "a few faults are enough");
+    assert!(small.plan.blows.len() <= 3, "a few faults are enough");
 }

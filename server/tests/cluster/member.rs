@@ -1,7 +1,8 @@
 //! One whole member on simulated disks: raft, the log, apply, the store. What is above decoded requests is not here.
 //!
-//! A member makes turns when something happens to it: a tick, a message, the end of an operation of the log's disk. The
-//! log's operations end when the world says so. The store's end at once, as those of a thread that serves nobody.
+//! A member makes turns when something happens to it: a tick, a message, the end of an operation of the log's disk. It
+//! makes a few at a time; the world lets it go on later. The log's operations end when the world says so, and so do
+//! checkpoints. Reads of the store end at once, as those of a thread that serves nobody.
 //!
 //! Linearizable reads go through the desk of a connection core, and from there to raft, to apply and back, as a
 //! client's do.
@@ -25,7 +26,10 @@ use engine::{
     },
     store, wal,
 };
-use proto::internal::{self, Request};
+use proto::{
+    etcdserverpb as pb,
+    internal::{self, Request},
+};
 use server::{
     api::{
         desk::{Consistency, Desk, Parts},
@@ -34,6 +38,7 @@ use server::{
     apply::{
         arrived::Arrived,
         entry::Applier,
+        long::Steps,
         machine::{Apply, Options, Turn},
         message::{Answer, AnswersByCore, Handed, ToApply},
         proposal::Proposal,
@@ -44,6 +49,7 @@ use server::{
     error::Error,
     floor::Floors,
     insight::{Board, slow::Settings, trace::Stamps},
+    kv::range::Job,
     lease::{Lessor, Params},
     loader::Loader,
     mailbox::Post,
@@ -56,15 +62,20 @@ use server::{
     raft::{machine::Raft, message::ToRaft},
     shared::{Limits, Quota, Shared},
     slots::{ReplyTo, SlotId, Slots},
-    watch::{encode::Responder, hub::Bounds},
+    watch::{
+        encode::Responder,
+        hub::{Bounds, Hub},
+    },
 };
+
+use super::{clients::Answer as Answered, watching};
 
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 const BATCH_BYTES_MAX: u64 = 1 << 20;
 /// The cores that answers go to: what this file asks for by itself, and the desk.
 const OWN: usize = 0;
 const DESK: usize = 1;
-const DATA: &str = "data";
+pub(crate) const DATA: &str = "data";
 const LOG: &str = "wal";
 
 /// The disks of one machine: its log's, and its store's.
@@ -102,15 +113,28 @@ pub(crate) struct Member {
     raft: Raft,
     apply: Apply,
     log_disk: SimDisk,
+    /// That of checkpoints.
+    store_disk: SimDisk,
     slots: Slots<()>,
     renewing: Vec<(SlotId, i64)>,
     desk: Rc<Desk>,
     to_raft: Rc<Post<ToRaft>>,
     reads: Vec<(u64, Read)>,
     checkpoint: Option<Checkpoint>,
+    pub(crate) hub: Hub,
     floors: Rc<Floors>,
     /// States that are on offer or on their way, by the member that needs them.
     states: BTreeMap<u64, Sender>,
+}
+
+/// What differs from member to member, and from run to run, and must make no difference.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) members: u64,
+    /// From which number of keys on an entry is made in steps, and how large they are.
+    pub(crate) steps: Steps,
+    /// What it takes for a heartbeat interval.
+    pub(crate) tick: Duration,
 }
 
 /// What a member's turns have brought.
@@ -124,6 +148,10 @@ pub(crate) struct Outcome {
     pub(crate) renewals: Vec<(i64, i64)>,
     /// Committed entries on their way to apply: index, term, bytes.
     pub(crate) committed: Vec<(u64, u64, bytes::Bytes)>,
+    /// A checkpoint has begun.
+    pub(crate) has_checkpoint: bool,
+    /// There is more to do at once.
+    pub(crate) more: bool,
 }
 
 pub(crate) fn member_of(id: u64) -> consensus::Member {
@@ -201,10 +229,11 @@ fn driver(disks: &Disks, store: &Store, start: &Start, members: u64, seed: u64) 
 }
 
 impl Member {
-    /// Starts the member `id` of `members` on what its disks hold. It takes `tick` for a heartbeat interval.
+    /// Starts the member `id` on what its disks hold.
     ///
     /// **Errors** the reason why it does not start.
-    pub(crate) fn start(id: u64, members: u64, disks: Disks, clock: Clock, tick: Duration) -> Result<Self, String> {
+    pub(crate) fn start(id: u64, setting: Setting, disks: Disks, clock: Clock) -> Result<Self, String> {
+        let Setting { members, steps, tick } = setting;
         let seed = clock.seed();
         let mut disk = disks.data.disk();
         let store_options = store::Options { cache_bytes: 1 << 20, fresh_id: seed, ..store::Options::default() };
@@ -216,9 +245,11 @@ impl Member {
         let first_id = RequestIds::new(id, clock.unix_us() / 1000).next_id();
         let files = FileSystem::of(Path::new(".")).map_err(|error| error.to_string())?;
         let shared = Arc::new(Shared::new(start.identity, limits(), store.mvcc().published(), 2, first_id, files));
-        let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7) });
+        let mut lessor =
+            Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None });
         lessor.restore(start.tables.leases);
-        let applier = Applier::new(lessor, start.tables.cluster, start.tables.conf_state, start.unread);
+        let mut applier = Applier::new(lessor, start.tables.cluster, start.tables.conf_state, start.unread);
+        applier.steps = steps;
         let counters = Arc::<CommitCounters>::default();
         let options = Options {
             checkpoint_wal_bytes: 64 << 10,
@@ -237,14 +268,18 @@ impl Member {
         let floors = Floors::new(Arc::clone(&shared.floors[0]), 8, Duration::from_secs(600));
         let (desk, to_raft) = desk(&shared, &clock, &disks);
         let raft = Raft::new(Arc::clone(&shared), counters, driver, BATCH_BYTES_MAX, limits().log_wait_max, tick);
+        let store_disk = disks.data.disk();
+        let hub = watching::hub(shared.view.revision());
         Ok(Self {
             id,
+            hub,
             disks,
             shared,
             clock,
             raft,
             apply,
             log_disk,
+            store_disk,
             slots: Slots::new(1 << 16),
             renewing: Vec::new(),
             desk,
@@ -260,6 +295,8 @@ impl Member {
         let now = self.clock.now();
         self.raft.tick(now);
         self.apply.tick(now);
+        self.hub.set_raft_term(self.term());
+        self.hub.on_tick(now);
         self.desk.expire();
     }
 
@@ -289,7 +326,7 @@ impl Member {
     }
 
     /// Asks for a linearizable read.
-    pub(crate) fn read(&mut self, context: u64) {
+    pub(crate) fn ask_read(&mut self, context: u64) {
         let desk = Rc::clone(&self.desk);
         let read = async move { desk.view(Consistency::Linearizable).await };
         self.reads.push((context, Box::pin(read)));
@@ -344,12 +381,13 @@ impl Member {
     /// **Panics** if it is one that no honest member sends.
     pub(crate) fn receive(&mut self, message: Message) {
         self.raft.pass(self.clock.now());
-        let shown = format!("{message:?}");
-        self.raft.receive_peer(message).unwrap_or_else(|error| panic!("member {}: {error}: {shown}", self.id));
+        let Message { kind, from, term, index, .. } = message;
+        let taken = self.raft.receive_peer(message);
+        taken.unwrap_or_else(|error| panic!("m{from} to m{}: {error}: {kind:?} term {term} at {index}", self.id));
     }
 
     pub(crate) fn applied(&self) -> u64 {
-        self.shared.view.load().applied_index()
+        self.shared.view.with(engine::ReadView::applied_index)
     }
 
     pub(crate) fn is_leader(&self) -> bool {
@@ -360,6 +398,16 @@ impl Member {
         self.shared.raft.term.load(Ordering::Acquire)
     }
 
+    /// Whether it has committed entries that it has not applied.
+    pub(crate) fn is_applying(&self) -> bool {
+        self.shared.raft.commit.load(Ordering::Acquire) > self.applied()
+    }
+
+    /// Whether it applies nothing, because it cannot read its disk.
+    pub(crate) fn stands_still(&self) -> bool {
+        self.shared.standstill.load().is_some()
+    }
+
     /// Its role, and how far it is.
     pub(crate) fn shown(&self) -> String {
         let role = if self.is_leader() { "leads" } else { "follows" };
@@ -368,18 +416,20 @@ impl Member {
         format!("{role} term {}, commit {commit}, applied {}, revision {revision}", self.term(), self.applied())
     }
 
-    /// Makes turns until there is nothing more to do at once.
+    /// Makes some turns, as long as there is something to do at once.
     ///
     /// **Errors** why the member stops.
     pub(crate) fn run(&mut self) -> Result<Outcome, String> {
-        const TURNS_MAX: usize = 100_000;
+        const TURNS_MAX: usize = 8;
         let mut outcome = Outcome::default();
         for _ in 0..TURNS_MAX {
-            if !self.turn(&mut outcome)? {
-                return Ok(outcome);
+            outcome.more = self.turn(&mut outcome)?;
+            outcome.more |= self.catch_up();
+            if !outcome.more {
+                break;
             }
         }
-        panic!("member {} never comes to rest", self.id);
+        Ok(outcome)
     }
 
     fn turn(&mut self, outcome: &mut Outcome) -> Result<bool, String> {
@@ -415,22 +465,37 @@ impl Member {
 
     /// Takes what a turn of apply has brought. Returns whether there is more to do.
     fn take(&mut self, turn: Turn, outcome: &mut Outcome) -> Result<bool, String> {
-        let Turn { answers, faults, checkpoint, .. } = turn;
+        let Turn { answers, batch, faults, checkpoint, .. } = turn;
         self.answer(answers, outcome);
+        if let Some(batch) = batch {
+            self.hub.on_batch(&batch, &*self.shared.view.load());
+        }
         if let Some(checkpoint) = checkpoint {
             assert!(self.checkpoint.replace(checkpoint).is_none(), "one at a time");
+            outcome.has_checkpoint = true;
         }
-        let mut more = !faults.is_empty();
-        if more {
+        let is_faulted = !faults.is_empty();
+        if is_faulted {
             self.resolve(faults)?;
         }
-        if let Some(mut checkpoint) = self.checkpoint.take() {
-            let done = checkpoint.run(&mut self.disks.data.disk()).map(Box::new);
-            let now = self.clock.now();
-            self.apply.receive(ToApply::Checkpointed(done), now).map_err(|error| error.to_string())?;
-            more = true;
-        }
-        Ok(more)
+        Ok(is_faulted)
+    }
+
+    /// Writes the checkpoint that has begun. Returns false if it waits for space: then it goes on with the next call.
+    ///
+    /// **Errors** why the member stops.
+    pub(crate) fn checkpoint(&mut self) -> Result<bool, String> {
+        let mut checkpoint = self.checkpoint.take().expect("one has begun");
+        let done = checkpoint.run(&mut self.store_disk);
+        let is_full = matches!(done, Err(engine::Error::NoSpace { .. }));
+        let message = if is_full {
+            self.checkpoint = Some(checkpoint);
+            ToApply::CheckpointWaits
+        } else {
+            ToApply::Checkpointed(done.map(Box::new))
+        };
+        self.apply.receive(message, self.clock.now()).map_err(|error| error.to_string())?;
+        Ok(!is_full)
     }
 
     /// Reads pages, as far as they can be read.
@@ -502,8 +567,10 @@ impl Member {
     }
 
     /// A state has arrived.
-    pub(crate) fn arrived(&mut self, arrived: Box<Arrived>) {
-        self.apply.receive(ToApply::Arrived(arrived), self.clock.now()).expect("apply runs");
+    ///
+    /// **Errors** why the member stops.
+    pub(crate) fn arrived(&mut self, arrived: Box<Arrived>) -> Result<(), String> {
+        self.apply.receive(ToApply::Arrived(arrived), self.clock.now()).map_err(|error| error.to_string())
     }
 
     /// A state did not arrive.
@@ -511,21 +578,31 @@ impl Member {
         self.apply.discard(store);
     }
 
-    /// The value of `key` in `view`, as a client sees it.
-    pub(crate) fn get(&self, view: &ReadView, key: &[u8]) -> Option<bytes::Bytes> {
-        let found = engine::load_for(&mut self.disks.data.disk(), Path::new(DATA), || view.get(key, view.revision()));
-        found.expect("the store is whole").map(|record| record.value)
+    /// The answer to a read, of what `view` has; `None` if the disk cannot be read.
+    pub(crate) fn read(&self, view: &ReadView, request: &pb::RangeRequest) -> Option<Answered> {
+        const KEYS_PER_STEP: usize = 64;
+        let mut job = match Job::new(view, request.clone(), usize::MAX) {
+            Ok(job) => job,
+            Err(error) => return Some(Err(error)),
+        };
+        let mut disk = self.disks.data.disk();
+        loop {
+            let step = engine::load_for(&mut disk, Path::new(DATA), || job.step(view, KEYS_PER_STEP));
+            if let Some(answer) = step.ok()? {
+                return Some(answer.map(|response| (job.header_revision, response)));
+            }
+        }
     }
 
-    /// A checksum of all keys and their history.
-    pub(crate) fn hash(&self) -> (u32, i64) {
+    /// A checksum of all keys and their history; `None` if the disk cannot be read.
+    pub(crate) fn hash(&self) -> Option<(u32, i64)> {
         let view = self.shared.view.load();
         let mut hash = view.hash_kv(view.revision());
         let mut disk = self.disks.data.disk();
         loop {
             let step = engine::load_for(&mut disk, Path::new(DATA), || hash.step(&view, usize::MAX));
-            if let Some(done) = step.expect("the store is whole") {
-                return done;
+            if let Some(done) = step.ok()? {
+                return Some(done);
             }
         }
     }

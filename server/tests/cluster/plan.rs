@@ -7,7 +7,7 @@ use std::{env, fmt, time::Duration};
 
 use engine::disk::sim::Random;
 
-use super::faults::{self, Blow};
+use super::faults::{self, Blow, Fault};
 
 /// See the head of this file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,11 @@ pub(crate) struct Plan {
     pub(crate) members: usize,
     pub(crate) clients: usize,
     pub(crate) lease_clients: usize,
+    pub(crate) watch_clients: usize,
+    /// Clients ask for single keys alone, and an order is searched that explains what they were told.
+    pub(crate) is_searched: bool,
+    /// Keys of which many are written and deleted together.
+    pub(crate) bulk_keys: u64,
     /// The longest pause of a client between two requests. **Units** microseconds.
     pub(crate) pause_us_max: u64,
     /// How long faults happen. Then the cluster heals.
@@ -38,17 +43,20 @@ pub(crate) fn number(name: &str) -> Option<u64> {
 }
 
 impl Plan {
-    /// The plan of `seed`, for `time`.
-    pub(crate) fn drawn(seed: u64, time: Duration) -> Self {
+    /// The plan of `seed`, for `time`, with faults of these `kinds`.
+    pub(crate) fn drawn(seed: u64, time: Duration, kinds: &[Fault]) -> Self {
         let mut random = sequence(seed, "plan", 0);
         Self {
             seed,
             members: if random.chance(1, 4) { 5 } else { 3 },
             clients: 6,
             lease_clients: 4,
+            watch_clients: 4,
+            is_searched: seed % 8 == 5,
+            bulk_keys: if random.chance(1, 20) { 5000 } else { 150 },
             pause_us_max: [40_000, 200_000, 1_000_000][usize::try_from(random.below(3)).expect("small")],
             time,
-            blows: faults::drawn(&mut random, time),
+            blows: faults::drawn(&mut random, time, kinds),
         }
     }
 
@@ -57,6 +65,7 @@ impl Plan {
         let count = |name, drawn| number(name).map_or(drawn, |count| usize::try_from(count).expect("a number"));
         self.clients = count("ORLOP_CLUSTER_CLIENTS", self.clients);
         self.lease_clients = count("ORLOP_CLUSTER_LEASES", self.lease_clients);
+        self.watch_clients = count("ORLOP_CLUSTER_WATCHES", self.watch_clients);
         if let Some(millis) = number("ORLOP_CLUSTER_MILLIS") {
             self.end_at(Duration::from_millis(millis));
         }
@@ -78,11 +87,11 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let faults: Vec<String> = self.blows.iter().map(|blow| blow.number.to_string()).collect();
-        let Self { seed, clients, lease_clients, time, .. } = self;
+        let Self { seed, clients, lease_clients, watch_clients, time, .. } = self;
         write!(
             f,
             "ORLOP_CLUSTER_SEEDS=1 ORLOP_CLUSTER_SEED={seed} ORLOP_CLUSTER_MILLIS={} ORLOP_CLUSTER_CLIENTS={clients} \
-             ORLOP_CLUSTER_LEASES={lease_clients} ORLOP_CLUSTER_FAULTS={}",
+             ORLOP_CLUSTER_LEASES={lease_clients} ORLOP_CLUSTER_WATCHES={watch_clients} ORLOP_CLUSTER_FAULTS={}",
             time.as_millis(),
             faults.join(",")
         )

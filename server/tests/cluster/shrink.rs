@@ -15,9 +15,6 @@ use super::{
     world::{Tally, World},
 };
 
-/// Runs that make a plan small, at most.
-const RUNS_MAX: usize = 300;
-
 /// A run that ended before its time.
 #[derive(Debug)]
 pub(crate) struct Failure {
@@ -134,12 +131,13 @@ impl Search {
     }
 }
 
-/// The smallest plan that was found to fail as that of `failure` did, with its story.
-pub(crate) fn shrunk(failure: Box<Failure>) -> Box<Failure> {
-    let mut search = Search { best: failure, runs_left: RUNS_MAX };
+/// The smallest plan that is found, within so many runs, to fail as that of `failure` did, with its story.
+pub(crate) fn shrunk(failure: Box<Failure>, runs_max: usize) -> Box<Failure> {
+    let mut search = Search { best: failure, runs_left: runs_max };
     search.shorten();
     search.leave_out_faults();
     search.leave_out(|plan| &mut plan.lease_clients);
+    search.leave_out(|plan| &mut plan.watch_clients);
     search.leave_out(|plan| &mut plan.clients);
     // What could not be left out at first may be of no use any more without what was left out later.
     let mut left = usize::MAX;

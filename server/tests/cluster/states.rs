@@ -90,8 +90,13 @@ impl World {
             let len = 1 + transfer.random.below(PIECE_BYTES_MAX.min(sent.len() as u64));
             let (piece, rest) = sent.split_at(usize::try_from(len).expect("small"));
             sent = rest;
-            let done = receiver.push(piece).unwrap_or_else(|error| panic!("an honest state is refused: {error}"));
-            arrived = arrived.or(done);
+            match receiver.push(piece) {
+                Ok(done) => arrived = arrived.or(done),
+                Err(error) => {
+                    assert!(error.is_of_storage(), "an honest state is refused: {error}");
+                    return self.give_up_state(number);
+                }
+            }
         }
         if let Some(arrived) = arrived {
             self.sent.arrived += 1;
@@ -101,8 +106,9 @@ impl World {
                 sender.state_sent(receiver_id, true);
             }
             let member = self.state_end(to).expect("just seen");
-            member.arrived(arrived);
-            if let Some(message) = message {
+            if let Err(error) = member.arrived(arrived) {
+                self.stops(to.0, &error);
+            } else if let Some(message) = message {
                 member.receive(message);
             }
             self.step(from.0);

@@ -11,18 +11,20 @@ use std::{
 };
 
 use consensus::MessageKind;
-use engine::disk::sim::Random;
-use server::clock::Clock;
+use engine::disk::sim::{Random, SimStorage};
+use proto::etcdserverpb as pb;
+use server::{apply::long::Steps, clock::Clock};
 
 use super::{
     checks::Truth,
-    clients::{Asks, Clients},
+    clients::{self, Clients},
     leases::{EXPIRY_MAX, Leases},
-    member::{Disks, HEARTBEAT, Member, Outcome},
+    member::{Disks, HEARTBEAT, Member, Outcome, Setting},
     network::{Link, Sent},
     plan::{Plan, sequence},
     states::{self, Transfer},
     story::{self, Story},
+    watchers::{Told, Watchers},
 };
 
 /// After the last fault, all members agree and serve within this time.
@@ -54,12 +56,25 @@ pub(crate) enum Event {
     LeaseClient {
         client: usize,
     },
+    WatchClient {
+        client: usize,
+    },
+    /// The checkpoint that a member has begun is written.
+    Checkpoint {
+        member: usize,
+        life: u64,
+    },
     /// The next fault of the plan.
     Fault,
     Restart {
         member: usize,
     },
+    /// A member that stood still, or had more to do, goes on.
     Resume {
+        member: usize,
+    },
+    /// The disks of a machine are whole again.
+    Mend {
         member: usize,
     },
     Unblock {
@@ -83,22 +98,27 @@ pub(crate) struct Tally {
     pub(crate) simulated: Duration,
     pub(crate) faults: u64,
     pub(crate) terms: usize,
-    pub(crate) asked: Asks,
+    pub(crate) asked: clients::Tally,
+    pub(crate) told: Told,
     pub(crate) renewed: u64,
     pub(crate) revoked: u64,
+    /// Members that stopped by themselves, because of a disk.
+    pub(crate) stopped: u64,
     pub(crate) states: states::Sent,
 }
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
-        let Self { runs, simulated, faults, terms, asked, renewed, revoked, states } = other;
+        let Self { runs, simulated, faults, terms, asked, told, renewed, revoked, stopped, states } = other;
         self.runs += runs;
         self.simulated += simulated;
         self.faults += faults;
         self.terms += terms;
         self.asked += asked;
+        self.told += told;
         self.renewed += renewed;
         self.revoked += revoked;
+        self.stopped += stopped;
         self.states.begun += states.begun;
         self.states.broken += states.broken;
         self.states.arrived += states.arrived;
@@ -110,7 +130,10 @@ pub(crate) struct Seat {
     pub(crate) member: Option<Member>,
     pub(crate) disks: Disks,
     random: Random,
-    clock: Clock,
+    pub(crate) clock: Clock,
+    /// Its clock does not survive power loss.
+    has_no_battery: bool,
+    has_lost_time: bool,
     pub(crate) life: u64,
     /// Operations of the log's disk whose end is planned.
     planned: BTreeSet<u64>,
@@ -119,32 +142,53 @@ pub(crate) struct Seat {
     /// Its log's disk ends nothing before this time.
     pub(crate) hung_until: Duration,
     pub(crate) slow_until: Duration,
+    pub(crate) store_slow_until: Duration,
+    /// Its disk has failed an operation after which the member may stop, or will.
+    pub(crate) may_stop: bool,
+    /// Power is lost after so many more changes of the store, once a checkpoint is written; and for how long.
+    pub(crate) loss_in_checkpoint: Option<(u64, Duration)>,
+    /// Power is lost once there is something to apply; and for how long.
+    pub(crate) loss_in_apply: Option<Duration>,
     /// What it takes for a heartbeat interval.
     tick: Duration,
     /// When it goes on by itself, if that is planned.
     due_at: Duration,
     /// The highest revision that anybody had been told of when the member started.
     told_before: i64,
+    steps: Steps,
     /// Its term, and whether it led, when that was told last.
     told: (u64, bool),
 }
 
 impl Seat {
+    /// Whether an operation of its disks has failed, or will.
+    pub(crate) fn is_faulty(&self) -> bool {
+        let is_faulty = |disk: &SimStorage| !disk.injected().is_empty();
+        self.may_stop || is_faulty(&self.disks.log) || is_faulty(&self.disks.data)
+    }
+
     fn new(seed: u64, number: usize) -> Self {
         let mut random = sequence(seed, "seat", number);
         Self {
             member: None,
             disks: Disks::new(random.bits()),
             clock: Clock::manual(random.bits()),
+            has_no_battery: random.chance(1, 3),
+            has_lost_time: true,
             life: 0,
             planned: BTreeSet::new(),
             paused_until: Duration::ZERO,
             hung_until: Duration::ZERO,
             slow_until: Duration::ZERO,
+            store_slow_until: Duration::ZERO,
+            may_stop: false,
+            loss_in_checkpoint: None,
+            loss_in_apply: None,
             tick: HEARTBEAT * u32::try_from(95 + random.below(11)).unwrap() / 100,
             due_at: Duration::ZERO,
             told_before: 0,
             told: (0, false),
+            steps: if random.chance(1, 2) { Steps { at_once_max: 8, keys: 5 } } else { Steps::default() },
             random,
         }
     }
@@ -159,10 +203,12 @@ pub(crate) struct World {
     pub(crate) links: Vec<Link>,
     clients: Clients,
     leases: Leases,
+    watchers: Watchers,
     truth: Truth,
     plan: Plan,
     struck: usize,
     pub(crate) faults: u64,
+    stopped: u64,
     trace: u64,
     pub(crate) seed: u64,
     pub(crate) transfers: Vec<Transfer>,
@@ -184,12 +230,14 @@ impl World {
             planned: 0,
             seats: (0..plan.members).map(|number| Seat::new(seed, number)).collect(),
             links: links.collect(),
-            clients: Clients::new(seed, plan.clients),
+            clients: Clients::new(&plan),
             leases: Leases::new(seed, plan.lease_clients),
+            watchers: Watchers::new(seed, plan.watch_clients),
             truth: Truth::new(),
             plan,
             struck: 0,
             faults: 0,
+            stopped: 0,
             trace: 0,
             seed,
             transfers: Vec::new(),
@@ -205,6 +253,9 @@ impl World {
         }
         for client in 0..world.plan.lease_clients {
             world.plan(Duration::from_secs(2), Event::LeaseClient { client });
+        }
+        for client in 0..world.plan.watch_clients {
+            world.plan(Duration::from_secs(2), Event::WatchClient { client });
         }
         for blow in world.plan.blows.clone() {
             world.plan_at(blow.at, Event::Fault);
@@ -231,8 +282,10 @@ impl World {
             faults: self.faults,
             terms: self.truth.terms(),
             asked: self.clients.tally,
+            told: self.watchers.told,
             renewed,
             revoked,
+            stopped: self.stopped,
             states: self.sent,
         }
     }
@@ -293,12 +346,15 @@ impl World {
             Event::Arrives { link } => self.arrives(link),
             Event::Client { client } => self.client(client),
             Event::LeaseClient { client } => self.lease_client(client),
+            Event::WatchClient { client } => self.watch_client(client),
+            Event::Checkpoint { member, life } => self.checkpoint(member, life),
             Event::Fault => {
                 let blow = self.plan.blows[self.struck];
                 self.struck += 1;
                 self.strike(blow);
             }
             Event::Restart { member } => self.restart(member),
+            Event::Resume { member } if self.seats[member].paused_until > self.now => {}
             Event::Resume { member } => self.step(member),
             Event::Unblock { link, is_reset } => {
                 self.links[link].block(false);
@@ -308,6 +364,7 @@ impl World {
                 self.plan_arrival(link);
             }
             Event::PowerLossOfAll { seed } => self.lose_all(seed),
+            Event::Mend { member } => self.mend(member),
             Event::Compare => self.compare(),
             Event::State { transfer } => self.move_state(transfer),
         }
@@ -397,7 +454,8 @@ impl World {
             return;
         }
         if let Some(member) = &mut seat.member {
-            self.clients.ask(client, (at, member), self.now, &mut self.story);
+            let lease = self.leases.some(client);
+            self.clients.ask(client, (at, member), lease, &self.truth, &mut self.story);
             self.step(at);
         }
     }
@@ -421,10 +479,59 @@ impl World {
         }
     }
 
+    fn watch_client(&mut self, client: usize) {
+        let pause = self.watchers.pause(client);
+        self.plan(pause, Event::WatchClient { client });
+        let at = self.watchers.wants(client, self.seats.len());
+        let seat = &mut self.seats[at];
+        if seat.paused_until > self.now {
+            return;
+        }
+        if let Some(member) = &mut seat.member {
+            self.watchers.act(client, (at, member), &self.truth, &mut self.story);
+            self.step(at);
+        }
+    }
+
+    fn checkpoint(&mut self, member: usize, life: u64) {
+        let event = Event::Checkpoint { member, life };
+        if self.seats[member].life != life || !self.is_awake(member, event) {
+            return;
+        }
+        let seat = &mut self.seats[member];
+        let loss = seat.loss_in_checkpoint.take();
+        if let Some((steps, _)) = loss {
+            seat.disks.data.stop_after(seat.disks.data.steps() + steps);
+        }
+        let done = seat.member.as_mut().expect("it is awake").checkpoint();
+        if let Some((_, away)) = loss {
+            self.tell(|world| format!("power is lost in a checkpoint of {}", world.shown(member)));
+            return self.lose(member, true, away);
+        }
+        match done {
+            Ok(true) => {}
+            Ok(false) => self.plan(Duration::from_secs(1), event),
+            Err(error) => return self.stops(member, &error),
+        }
+        self.step(member);
+    }
+
+    /// A member stops by itself. It does so only when an operation of its disks has failed. It is started again.
+    pub(crate) fn stops(&mut self, at: usize, error: &str) {
+        assert!(self.seats[at].is_faulty(), "member {} stops: {error}", at + 1);
+        self.tell(|world| format!("{} stops: {error}", world.shown(at)));
+        self.stopped += 1;
+        let away = Duration::from_millis(100 + self.seats[at].random.below(3000));
+        self.lose(at, false, away);
+    }
+
     /// Lets a member go on, and carries what comes of it.
     pub(crate) fn step(&mut self, at: usize) {
         let Some(member) = &mut self.seats[at].member else { return };
-        let outcome = member.run().unwrap_or_else(|error| panic!("member {} stops: {error}", at + 1));
+        let outcome = match member.run() {
+            Ok(outcome) => outcome,
+            Err(error) => return self.stops(at, &error),
+        };
         let (term, leads) = (member.term(), member.is_leader());
         if leads {
             self.truth.leads(term, member.id);
@@ -434,20 +541,20 @@ impl World {
             let text = self.shown(at);
             self.story.tell(self.now, || format!("{text} is told a new term or role"));
         }
-        let Outcome { messages, proposals, reads, renewals, committed } = outcome;
+        let Outcome { messages, proposals, reads, renewals, committed, has_checkpoint, more } = outcome;
         for (index, term, data) in &committed {
             for request in self.truth.committed(*index, *term, data) {
                 self.leases.committed(&request, self.now, &mut self.story);
             }
         }
         for proposal in &proposals {
-            self.clients.answered(proposal, &self.truth, self.now, &mut self.story);
+            self.clients.answered((at, proposal), &mut self.truth, self.now, &mut self.story);
             self.leases.answered(proposal, self.now);
         }
         renewals.iter().for_each(|renewal| self.leases.renewed(*renewal, self.now, &mut self.story));
         let member = self.seats[at].member.as_ref().unwrap();
         for (context, view) in &reads {
-            self.clients.read((*context, view.as_deref()), (at, member), &self.truth, self.now, &mut self.story);
+            self.clients.answer_read((*context, view.as_deref()), member, &self.truth, &mut self.story);
         }
         self.check_ready(at);
         for message in messages {
@@ -463,7 +570,24 @@ impl World {
             }
         }
         self.plan_ends(at);
+        if has_checkpoint {
+            let mut late = Duration::from_micros(500 + self.seats[at].random.below(200_000));
+            if self.seats[at].store_slow_until > self.now {
+                late *= 50;
+            }
+            self.plan(late, Event::Checkpoint { member: at, life: self.seats[at].life });
+        }
+        let seat = &mut self.seats[at];
+        let is_applying = more && seat.member.as_ref().is_some_and(Member::is_applying);
+        if let Some(away) = seat.loss_in_apply.take_if(|_| is_applying) {
+            self.tell(|world| format!("power is lost while {} applies", world.shown(at)));
+            return self.lose(at, true, away);
+        }
         self.plan_due(at);
+        if more {
+            let late = Duration::from_micros(20 + self.seats[at].random.below(400));
+            self.plan(late, Event::Resume { member: at });
+        }
     }
 
     /// Plans when the member goes on by itself, if that is before its next tick.
@@ -480,10 +604,13 @@ impl World {
         self.plan_at(due_at, Event::Due { member: at, life });
     }
 
-    /// A member that says that it is ready has all that anybody was told of before its start.
+    /// A member that says that it is ready has all that anybody was told of before its start; but one that cannot read
+    /// its disk serves what it has.
     fn check_ready(&mut self, at: usize) {
         let seat = &mut self.seats[at];
-        let Some(member) = seat.member.as_ref().filter(|member| member.is_ready()) else { return };
+        let Some(member) = seat.member.as_ref().filter(|member| member.is_ready() && !member.stands_still()) else {
+            return;
+        };
         let (floor, revision) = (seat.told_before, member.shared.view.load().revision());
         assert!(revision >= floor, "member {} is ready at {revision}, {floor} was known before its start", at + 1);
     }
@@ -506,14 +633,25 @@ impl World {
     fn restart(&mut self, at: usize) {
         let members = self.seats.len() as u64;
         let seat = &mut self.seats[at];
+        let setting = Setting { members, steps: seat.steps, tick: seat.tick };
         if seat.member.is_some() {
             return;
         }
         seat.life += 1;
         seat.planned.clear();
         seat.told_before = self.clients.told();
-        let started = Member::start(at as u64 + 1, members, seat.disks.clone(), seat.clock.clone(), seat.tick);
-        seat.member = Some(started.unwrap_or_else(|error| panic!("member {} does not start: {error}", at + 1)));
+        if std::mem::take(&mut seat.has_lost_time) {
+            seat.clock.set_wall(0);
+        }
+        match Member::start(at as u64 + 1, setting, seat.disks.clone(), seat.clock.clone()) {
+            Ok(member) => seat.member = Some(member),
+            Err(error) => {
+                assert!(seat.is_faulty(), "member {} does not start: {error}", at + 1);
+                seat.may_stop = false;
+                seat.disks = seat.disks.kill();
+                return self.plan(Duration::from_secs(1), Event::Restart { member: at });
+            }
+        }
         let (life, first) = (seat.life, seat.tick);
         let text = self.shown(at);
         self.story.tell(self.now, || format!("{text} starts"));
@@ -529,9 +667,12 @@ impl World {
             return;
         }
         seat.disks = if is_power { seat.disks.crash() } else { seat.disks.kill() };
+        seat.has_lost_time |= is_power && seat.has_no_battery;
         seat.life += 1;
         (seat.paused_until, seat.hung_until, seat.due_at) = Default::default();
+        seat.may_stop = false;
         self.clients.lost(at);
+        self.watchers.lost(at);
         self.reset_links_of(at);
         self.plan_at(now + away, Event::Restart { member: at });
     }
@@ -545,12 +686,17 @@ impl World {
     /// Members that have applied the same hold the same.
     fn compare(&mut self) {
         self.plan(Duration::from_secs(3), Event::Compare);
+        let everything = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
         let mut known: Vec<(u64, (u32, i64))> = Vec::new();
         for member in self.seats.iter().filter_map(|seat| seat.member.as_ref()) {
-            let (applied, hash) = (member.applied(), member.hash());
+            let (applied, Some(hash)) = (member.applied(), member.hash()) else { continue };
             match known.iter().find(|(other, _)| *other == applied) {
                 Some((_, other)) => assert_eq!(*other, hash, "member {} at entry {applied}", member.id),
                 None => known.push((applied, hash)),
+            }
+            if let Some(Ok((revision, found))) = member.read(&member.shared.view.load(), &everything) {
+                let wanted = self.truth.model.range(&everything, revision);
+                assert_eq!(found, wanted, "all keys of member {} at {revision}", member.id);
             }
         }
     }
@@ -575,8 +721,14 @@ impl World {
             self.plan_arrival(link);
         }
         for at in 0..self.seats.len() {
+            self.mend(at);
             let seat = &mut self.seats[at];
-            (seat.paused_until, seat.hung_until, seat.slow_until) = Default::default();
+            (seat.paused_until, seat.hung_until, seat.slow_until, seat.store_slow_until) = Default::default();
+            (seat.loss_in_checkpoint, seat.loss_in_apply) = (None, None);
+            if seat.member.as_ref().is_some_and(Member::stands_still) {
+                // It tries again only after a while; a person would not wait.
+                self.lose(at, false, Duration::ZERO);
+            }
             self.plan(Duration::ZERO, Event::Resume { member: at });
             self.plan(Duration::ZERO, Event::Restart { member: at });
         }
@@ -587,6 +739,7 @@ impl World {
         // Clients fall silent, leases expire, and all is applied everywhere.
         self.clients.waiting.iter_mut().for_each(|waiting| *waiting = None);
         self.leases.let_go();
+        self.watchers.hurry();
         self.queue.retain(|Reverse((_, _, event))| !matches!(event, Event::Client { .. } | Event::LeaseClient { .. }));
         self.run(EXPIRY_MAX);
         assert_eq!(self.leases.live(), 0, "leases that nobody renews are revoked");
@@ -595,5 +748,7 @@ impl World {
         let applied: Vec<u64> = members().map(Member::applied).collect();
         assert!(applied.iter().all(|applied| *applied == self.truth.applied()), "{applied:?}");
         self.compare();
+        self.watchers.check_end(&self.truth);
+        self.clients.check_end();
     }
 }

@@ -38,6 +38,13 @@ pub enum Error {
     Table(#[from] crate::apply::restore::Damaged),
 }
 
+impl Error {
+    /// Whether this member's own disk is the reason, and not what was sent.
+    pub fn is_of_storage(&self) -> bool {
+        matches!(self, Self::Engine(_) | Self::Build(etcd_files::error::Error::Engine(_)))
+    }
+}
+
 /// Receives one state. Blocks on its disk.
 pub struct Receiver {
     builder: Option<Builder>,
