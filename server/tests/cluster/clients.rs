@@ -140,7 +140,7 @@ impl Clients {
             None => mix::drawn(random, &known),
         };
         let now = member.clock.now();
-        story.tell(now, || format!("client {client} asks m{}: {}", at + 1, shown(&asks)));
+        story.tell(now, || format!("client {client} asks m{}: {}", member.id, shown(&asks)));
         let step = self.history.is_some().then(|| step_of(&asks, &self.known));
         let asked = match asks {
             Asks::Write(request) => Asked::Write { id: member.propose(request) },

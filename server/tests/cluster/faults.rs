@@ -108,7 +108,8 @@ impl World {
     /// Lets a fault happen.
     pub(crate) fn strike(&mut self, blow: Blow) {
         let mut draw = Draw(Random::new(blow.seed));
-        let (at, time) = (draw.below(self.seats.len()), draw.millis(50, 5000));
+        let occupied = self.occupied();
+        let (at, time) = (occupied[draw.below(occupied.len())], draw.millis(50, 5000));
         self.faults += 1;
         match blow.fault {
             Fault::PowerLoss | Fault::Kill => {
@@ -135,7 +136,7 @@ impl World {
             }
             Fault::Isolate => self.isolate(at, time, &mut draw),
             Fault::BlockOneWay => {
-                let other = (at + 1 + draw.below(self.seats.len() - 1)) % self.seats.len();
+                let other = occupied[draw.below(occupied.len())];
                 self.block(at, other, time, &mut draw);
             }
             Fault::Reset => {

@@ -4,6 +4,7 @@
 //! - `member`: one whole member. `watching`: its watch streams. `network`: the bytes between members.
 //! - `clients`, `leases`, `watchers`: what is asked, and what is told. `mix`: what clients ask for.
 //! - `plan`: what decides a run. `faults`: what befalls the members.
+//! - `membership`: members that come and go.
 //! - `states`: whole states on their way from one member to another.
 //! - `world`: the clock, what happens when.
 //! - `checks`: what must hold whatever happens. `model`: what requests mean.
@@ -20,6 +21,7 @@ mod clients;
 mod faults;
 mod leases;
 mod member;
+mod membership;
 mod mix;
 mod model;
 mod network;
@@ -129,7 +131,7 @@ const LOSSES: &[Fault] =
 const SPLITS: &[Fault] = &[Fault::Pause, Fault::PauseLeader, Fault::Isolate, Fault::BlockOneWay];
 
 /// Defects, the seeds within which each is found, and the faults with which it is looked for.
-const PLANTED: [(&str, u64, &[Fault]); 19] = [
+const PLANTED: [(&str, u64, &[Fault]); 22] = [
     ("a promise before it is durable", 20, LOSSES),
     ("a commit before it is durable", 20, LOSSES),
     ("a read without a round", 20, SPLITS),
@@ -147,6 +149,9 @@ const PLANTED: [(&str, u64, &[Fault]); 19] = [
     ("a sweep that goes too far", 20, Fault::ALL),
     ("an event lost behind a full stream", 20, Fault::ALL),
     ("an event told twice", 20, Fault::ALL),
+    ("a configuration change that raft learns late", 20, Fault::ALL),
+    ("a removed id that returns", 20, Fault::ALL),
+    ("a renewal beside a recorded rest", 20, Fault::ALL),
     ("progress before its events", 20, Fault::ALL),
     ("a watcher that passes what is compacted", 20, Fault::ALL),
 ];

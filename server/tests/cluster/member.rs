@@ -17,7 +17,8 @@ use std::{
     time::Duration,
 };
 
-use consensus::{ConfChange, Driver, EntryId, Identity, Message, RequestIds};
+use bytes::Bytes;
+use consensus::{Committed, ConfChange, ConfChangeKind, ConfState, Driver, EntryId, Identity, Message, RequestIds};
 use engine::{
     Checkpoint, Fault, PageReader, ReadView, Store,
     disk::{
@@ -40,7 +41,7 @@ use server::{
         entry::Applier,
         long::Steps,
         machine::{Apply, Options, Turn},
-        message::{Answer, AnswersByCore, Handed, ToApply},
+        message::{Answer, AnswersByCore, Entry, Handed, ToApply},
         proposal::Proposal,
         start::{self, Start},
     },
@@ -120,6 +121,7 @@ pub(crate) struct Member {
     desk: Rc<Desk>,
     to_raft: Rc<Post<ToRaft>>,
     reads: Vec<(u64, Read)>,
+    transferring: Vec<(SlotId, u64)>,
     checkpoint: Option<Checkpoint>,
     pub(crate) hub: Hub,
     floors: Rc<Floors>,
@@ -146,8 +148,10 @@ pub(crate) struct Outcome {
     pub(crate) reads: Vec<(u64, Option<Arc<ReadView>>)>,
     /// Leases that were renewed, with the seconds that they have; 0 for those that are gone.
     pub(crate) renewals: Vec<(i64, i64)>,
-    /// Committed entries on their way to apply: index, term, bytes.
-    pub(crate) committed: Vec<(u64, u64, bytes::Bytes)>,
+    /// Answers to transfers: who was to lead, and what became of it.
+    pub(crate) transfers: Vec<(u64, Result<(), server::error::Error>)>,
+    /// Committed entries on their way to apply.
+    pub(crate) committed: Vec<Committed>,
     /// A checkpoint has begun.
     pub(crate) has_checkpoint: bool,
     /// There is more to do at once.
@@ -204,12 +208,18 @@ fn desk(shared: &Arc<Shared>, clock: &Clock, disks: &Disks) -> (Rc<Desk>, Rc<Pos
 
 fn driver(disks: &Disks, store: &Store, start: &Start, members: u64, seed: u64) -> Result<(Driver, SimDisk), String> {
     let (index, term) = store.applied();
+    let is_first = start.identity.member_id <= members;
     let raft = consensus::Start {
         applied: EntryId { index, term },
         is_installed: store.is_installed(),
         trimmable: store.trimmable().0,
         conf_state: start.tables.conf_state.clone(),
-        bootstrap: (1..=members).map(|id| ConfChange::bootstrap(&member_of(id))).collect(),
+        // One that was added later knows nobody.
+        bootstrap: if is_first {
+            (1..=members).map(|id| ConfChange::bootstrap(&member_of(id))).collect()
+        } else {
+            Vec::new()
+        },
     };
     let wal = wal::Options { segment_bytes: 64 << 10, fresh_id: seed, ..wal::Options::default() };
     // Half of the members keep so little log that who was away for some time needs a state.
@@ -229,7 +239,7 @@ fn driver(disks: &Disks, store: &Store, start: &Start, members: u64, seed: u64) 
 }
 
 impl Member {
-    /// Starts the member `id` on what its disks hold.
+    /// Starts the member `id` of a cluster that began with `members`, on what its disks hold.
     ///
     /// **Errors** the reason why it does not start.
     pub(crate) fn start(id: u64, setting: Setting, disks: Disks, clock: Clock) -> Result<Self, String> {
@@ -245,8 +255,8 @@ impl Member {
         let first_id = RequestIds::new(id, clock.unix_us() / 1000).next_id();
         let files = FileSystem::of(Path::new(".")).map_err(|error| error.to_string())?;
         let shared = Arc::new(Shared::new(start.identity, limits(), store.mvcc().published(), 2, first_id, files));
-        let mut lessor =
-            Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None });
+        let (retry_after, checkpoint_every) = (Duration::from_secs(7), Some(Duration::from_secs(1)));
+        let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after, checkpoint_every });
         lessor.restore(start.tables.leases);
         let mut applier = Applier::new(lessor, start.tables.cluster, start.tables.conf_state, start.unread);
         applier.steps = steps;
@@ -285,6 +295,7 @@ impl Member {
             desk,
             to_raft,
             reads: Vec::new(),
+            transferring: Vec::new(),
             checkpoint: None,
             floors,
             states: BTreeMap::new(),
@@ -310,19 +321,53 @@ impl Member {
         let id = self.shared.next_request_id();
         let purpose = Purpose::of_cost(quota::cost(&request));
         let entry = internal::encode(&quota::header(id, purpose), request.kind(), &raw(&request)).entry;
-        let slot: SlotId = self.slots.open(Duration::ZERO).expect("there is room").id();
-        let proposal = Proposal {
-            reply: ReplyTo { core: OWN, slot },
-            id,
-            purpose,
-            entry,
-            request: Some(request),
-            stamps: Stamps::default(),
-            share: None,
-            result: Err(server::error::Error::Timeout),
-        };
-        self.raft.receive(ToRaft::Propose(Box::new(proposal)), self.clock.now());
+        let proposal = self.proposal(id, purpose, entry, Some(request));
+        self.raft.receive(ToRaft::Propose(proposal), self.clock.now());
         id
+    }
+
+    fn proposal(&self, id: u64, purpose: Purpose, entry: Bytes, request: Option<Request>) -> Box<Proposal> {
+        let slot: SlotId = self.slots.open(Duration::ZERO).expect("there is room").id();
+        let (stamps, result) = (Stamps::default(), Err(server::error::Error::Timeout));
+        let reply = ReplyTo { core: OWN, slot };
+        Box::new(Proposal { reply, id, purpose, entry, request, stamps, share: None, result })
+    }
+
+    /// Proposes a change of the members. Returns it as the log will have it.
+    pub(crate) fn change(&mut self, kind: ConfChangeKind, named: &consensus::Member) -> Bytes {
+        let id = self.shared.next_request_id();
+        let context = if kind == ConfChangeKind::RemoveNode { Vec::new() } else { named.to_json() };
+        let change = ConfChange { id, kind, member_id: named.id, context: context.into() };
+        let proposal = self.proposal(id, Purpose::Other, change.encode(), None);
+        let entry = proposal.entry.clone();
+        self.raft.receive(ToRaft::ChangeMembers(proposal), self.clock.now());
+        entry
+    }
+
+    /// Asks this member to hand leadership to `target`.
+    pub(crate) fn transfer(&mut self, target: u64) {
+        let slot = self.slots.open(Duration::ZERO).expect("there is room").id();
+        self.transferring.push((slot, target));
+        let reply = ReplyTo { core: OWN, slot };
+        self.raft.receive(ToRaft::TransferLeader { reply, target }, self.clock.now());
+    }
+
+    /// What raft knows as applied, and the configuration that it has there.
+    pub(crate) fn configuration(&self) -> (u64, &ConfState) {
+        self.raft.configuration()
+    }
+
+    /// Whether this member knows `id` as a former member.
+    pub(crate) fn has_removed(&self, id: u64) -> bool {
+        if id == self.id {
+            return self.shared.is_removed.load(Ordering::Acquire);
+        }
+        self.shared.cluster.load().removed.contains(&id)
+    }
+
+    /// The leader that this member knows; 0 for none.
+    pub(crate) fn leader(&self) -> u64 {
+        self.shared.raft.leader.load(Ordering::Acquire)
     }
 
     /// Asks for a linearizable read.
@@ -368,6 +413,10 @@ impl Member {
     fn answer_own(&mut self, (slot, answer): (SlotId, Answer), outcome: &mut Outcome) {
         match answer {
             Answer::Applied(proposal) => outcome.proposals.push(*proposal),
+            Answer::Transferred(result) => {
+                let at = self.transferring.iter().position(|(known, _)| *known == slot).expect("it was asked for");
+                outcome.transfers.push((self.transferring.swap_remove(at).1, result));
+            }
             Answer::Renewed(ttl) => {
                 let at = self.renewing.iter().position(|(known, _)| *known == slot).expect("it was asked for");
                 outcome.renewals.push((self.renewing.swap_remove(at).1, ttl));
@@ -534,7 +583,7 @@ impl Member {
     /// The next frame of the state that is on its way to `to`.
     ///
     /// **Errors** it cannot be read any more.
-    pub(crate) fn next_frame(&mut self, to: u64) -> Result<Option<bytes::Bytes>, String> {
+    pub(crate) fn next_frame(&mut self, to: u64) -> Result<Option<Bytes>, String> {
         let newest = self.shared.view.load();
         let mut disk = self.disks.data.disk();
         let sender = self.states.get_mut(&to).ok_or("there is no such state")?;
@@ -610,7 +659,11 @@ impl Member {
 
 fn note(handed: &Handed, outcome: &mut Outcome) {
     let entries = handed.entries.iter();
-    outcome.committed.extend(entries.map(|entry| (entry.index, entry.term, entry.data.clone())));
+    let committed = |entry: &Entry| {
+        let Entry { index, term, kind, ref data, .. } = *entry;
+        Committed { index, term, kind, data: data.clone() }
+    };
+    outcome.committed.extend(entries.map(committed));
 }
 
 fn raw(request: &Request) -> Vec<u8> {

@@ -32,6 +32,8 @@ enum Reading {
 pub(crate) struct Link {
     pub(crate) from: usize,
     pub(crate) to: usize,
+    /// The members at both ends.
+    ids: (u64, u64),
     is_appends: bool,
     encoder: Encoder,
     reading: Reading,
@@ -60,6 +62,7 @@ impl Link {
         let mut link = Self {
             from,
             to,
+            ids: (from as u64 + 1, to as u64 + 1),
             is_appends,
             encoder: Encoder::default(),
             reading: Reading::Messages(Frames::new(0)),
@@ -77,13 +80,18 @@ impl Link {
     /// Both sides begin a new connection.
     fn begin(&mut self) {
         self.encoder = Encoder::default();
-        let ids = (self.from as u64 + 1, self.to as u64 + 1);
         self.reading = match self.is_appends {
-            true => Reading::Appends(Decoder::new(ids, MESSAGE_BYTES_MAX)),
+            true => Reading::Appends(Decoder::new(self.ids, MESSAGE_BYTES_MAX)),
             false => Reading::Messages(Frames::new(MESSAGE_BYTES_MAX)),
         };
         self.flying.clear();
         self.held_bytes = 0;
+    }
+
+    /// Another member is at one of its ends.
+    pub(crate) fn join(&mut self, ids: (u64, u64), now: Duration) {
+        self.ids = ids;
+        self.reset(now);
     }
 
     pub(crate) fn carries(&self, kind: MessageKind) -> bool {

@@ -21,6 +21,7 @@ pub(crate) struct Plan {
     pub(crate) is_searched: bool,
     /// Keys of which many are written and deleted together.
     pub(crate) bulk_keys: u64,
+    pub(crate) operators: usize,
     /// The longest pause of a client between two requests. **Units** microseconds.
     pub(crate) pause_us_max: u64,
     /// How long faults happen. Then the cluster heals.
@@ -54,6 +55,8 @@ impl Plan {
             watch_clients: 4,
             is_searched: seed % 8 == 5,
             bulk_keys: if random.chance(1, 20) { 5000 } else { 150 },
+            // Members come and go in half of the runs: who is away long is removed then, and does not err for long.
+            operators: if sequence(seed, "operators", 0).chance(1, 2) { 2 } else { 0 },
             pause_us_max: [40_000, 200_000, 1_000_000][usize::try_from(random.below(3)).expect("small")],
             time,
             blows: faults::drawn(&mut random, time, kinds),
@@ -66,6 +69,7 @@ impl Plan {
         self.clients = count("ORLOP_CLUSTER_CLIENTS", self.clients);
         self.lease_clients = count("ORLOP_CLUSTER_LEASES", self.lease_clients);
         self.watch_clients = count("ORLOP_CLUSTER_WATCHES", self.watch_clients);
+        self.operators = count("ORLOP_CLUSTER_OPERATORS", self.operators);
         if let Some(millis) = number("ORLOP_CLUSTER_MILLIS") {
             self.end_at(Duration::from_millis(millis));
         }
@@ -87,11 +91,12 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let faults: Vec<String> = self.blows.iter().map(|blow| blow.number.to_string()).collect();
-        let Self { seed, clients, lease_clients, watch_clients, time, .. } = self;
+        let Self { seed, clients, lease_clients, watch_clients, operators, time, .. } = self;
         write!(
             f,
             "ORLOP_CLUSTER_SEEDS=1 ORLOP_CLUSTER_SEED={seed} ORLOP_CLUSTER_MILLIS={} ORLOP_CLUSTER_CLIENTS={clients} \
-             ORLOP_CLUSTER_LEASES={lease_clients} ORLOP_CLUSTER_WATCHES={watch_clients} ORLOP_CLUSTER_FAULTS={}",
+             ORLOP_CLUSTER_LEASES={lease_clients} ORLOP_CLUSTER_WATCHES={watch_clients} \
+             ORLOP_CLUSTER_OPERATORS={operators} ORLOP_CLUSTER_FAULTS={}",
             time.as_millis(),
             faults.join(",")
         )

@@ -136,6 +136,7 @@ pub(crate) fn shrunk(failure: Box<Failure>, runs_max: usize) -> Box<Failure> {
     let mut search = Search { best: failure, runs_left: runs_max };
     search.shorten();
     search.leave_out_faults();
+    search.leave_out(|plan| &mut plan.operators);
     search.leave_out(|plan| &mut plan.lease_clients);
     search.leave_out(|plan| &mut plan.watch_clients);
     search.leave_out(|plan| &mut plan.clients);

@@ -24,6 +24,8 @@ const PIECE_BYTES_MAX: u64 = 20_000;
 pub(crate) struct Transfer {
     from: (usize, u64),
     to: (usize, u64),
+    /// The member that it is for.
+    to_id: u64,
     receiver: Option<Receiver>,
     /// What raft is told when all of it has arrived; `None` for a repair.
     message: Option<Message>,
@@ -48,12 +50,13 @@ impl World {
     pub(crate) fn send_state(&mut self, from: usize, to: usize, message: Option<Message>) {
         let (from, to) = ((from, self.seats[from].life), (to, self.seats[to].life));
         let number = self.transfers.len();
+        let to_id = self.seats[to.0].id.expect("it is for a member");
         let random = sequence(self.seed, "state", number);
         self.sent.begun += 1;
         self.tell(|world| format!("{} sends its state to {}", world.shown(from.0), world.shown(to.0)));
         let receiver = self.state_end(to).map(|member| member.receiver());
         let is_there = receiver.is_some();
-        self.transfers.push(Transfer { from, to, receiver, message, random });
+        self.transfers.push(Transfer { from, to, to_id, receiver, message, random });
         match is_there {
             true => self.plan(Duration::from_millis(1), Event::State { transfer: number }),
             false => self.give_up_state(number),
@@ -73,7 +76,7 @@ impl World {
         let transfer = &mut self.transfers[number];
         let is_cut = transfer.random.chance(1, 30);
         let late = Duration::from_micros(100 + transfer.random.below(5000));
-        let receiver_id = to.0 as u64 + 1;
+        let receiver_id = self.transfers[number].to_id;
         let frame = match self.state_end(from).expect("just seen").next_frame(receiver_id) {
             Ok(Some(frame)) => frame,
             Ok(None) => panic!("the receiver has not taken the last frame for the last"),
@@ -124,7 +127,7 @@ impl World {
     /// The transfer ends without a state.
     fn give_up_state(&mut self, number: usize) {
         self.sent.broken += 1;
-        let Transfer { from, to, .. } = self.transfers[number];
+        let Transfer { from, to, to_id, .. } = self.transfers[number];
         let left = self.transfers[number].receiver.take().and_then(Receiver::abandon);
         if let Some(member) = self.state_end(to)
             && let Some(store) = left
@@ -132,7 +135,7 @@ impl World {
             member.discard(store);
         }
         if let Some(member) = self.state_end(from) {
-            member.state_sent(to.0 as u64 + 1, false);
+            member.state_sent(to_id, false);
             self.step(from.0);
         }
     }
@@ -140,11 +143,11 @@ impl World {
 
 /// The stream broke, and a new one goes on behind what has arrived.
 fn receiver_goes_on(world: &mut World, number: usize) {
-    let Transfer { from, to, .. } = world.transfers[number];
+    let Transfer { from, to_id, .. } = world.transfers[number];
     let Some(receiver) = &mut world.transfers[number].receiver else { return };
     receiver.broken();
     let position = receiver.position();
     if let Some(member) = world.state_end(from) {
-        member.resume_state(to.0 as u64 + 1, position);
+        member.resume_state(to_id, position);
     }
 }

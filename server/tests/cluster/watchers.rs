@@ -122,10 +122,10 @@ impl Watchers {
         Duration::from_millis(1 + random.below(*pause_ms_max))
     }
 
-    /// The member that the client needs: where its stream is, or one of so many.
-    pub(crate) fn wants(&mut self, client: usize, members: usize) -> usize {
+    /// The member that the client needs: where its stream is, or one of those.
+    pub(crate) fn wants(&mut self, client: usize, of: &[usize]) -> usize {
         let Client { random, at, .. } = &mut self.clients[client];
-        at.map_or_else(|| usize::try_from(random.below(members as u64)).expect("a few"), |(at, _)| at)
+        at.map_or_else(|| of[usize::try_from(random.below(of.len() as u64)).expect("a few")], |(at, _)| at)
     }
 
     /// The client does what is next, at `member`.
@@ -194,7 +194,7 @@ impl Client {
             watcher.create((&mut self.random, self.stays), truth);
             story.tell(member.clock.now(), || {
                 let from = watcher.request.start_revision;
-                format!("watch client {client} watches {:?} at m{} from {from} as {id}", watcher.range, at + 1)
+                format!("watch client {client} watches {:?} at m{} from {from} as {id}", watcher.range, member.id)
             });
             member.ask_watch(stream, RequestUnion::CreateRequest(watcher.request.clone()));
         }

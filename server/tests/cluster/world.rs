@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use consensus::MessageKind;
+use consensus::{Committed, MessageKind};
 use engine::disk::sim::{Random, SimStorage};
 use proto::etcdserverpb as pb;
 use server::{apply::long::Steps, clock::Clock};
@@ -20,6 +20,7 @@ use super::{
     clients::{self, Clients},
     leases::{EXPIRY_MAX, Leases},
     member::{Disks, HEARTBEAT, Member, Outcome, Setting},
+    membership::{LOOK_EVERY, MACHINES, Membership},
     network::{Link, Sent},
     plan::{Plan, sequence},
     states::{self, Transfer},
@@ -64,10 +65,20 @@ pub(crate) enum Event {
         member: usize,
         life: u64,
     },
+    Operator {
+        operator: usize,
+    },
     /// The next fault of the plan.
     Fault,
     Restart {
         member: usize,
+    },
+    /// The members that were added are started.
+    StartAdded,
+    /// A member that was removed ends.
+    Leave {
+        member: usize,
+        life: u64,
     },
     /// A member that stood still, or had more to do, goes on.
     Resume {
@@ -105,11 +116,13 @@ pub(crate) struct Tally {
     /// Members that stopped by themselves, because of a disk.
     pub(crate) stopped: u64,
     pub(crate) states: states::Sent,
+    /// Changes of the members that were made and refused, and of the leader.
+    pub(crate) changes: (u64, u64, u64),
 }
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
-        let Self { runs, simulated, faults, terms, asked, told, renewed, revoked, stopped, states } = other;
+        let Self { runs, simulated, faults, terms, asked, told, renewed, revoked, stopped, states, changes } = other;
         self.runs += runs;
         self.simulated += simulated;
         self.faults += faults;
@@ -122,12 +135,19 @@ impl AddAssign for Tally {
         self.states.begun += states.begun;
         self.states.broken += states.broken;
         self.states.arrived += states.arrived;
+        self.changes.0 += changes.0;
+        self.changes.1 += changes.1;
+        self.changes.2 += changes.2;
     }
 }
 
 /// A machine, and the member on it if it runs.
 pub(crate) struct Seat {
+    /// The member whose machine this is, running or not.
+    pub(crate) id: Option<u64>,
     pub(crate) member: Option<Member>,
+    /// Its member has started once.
+    has_run: bool,
     pub(crate) disks: Disks,
     random: Random,
     pub(crate) clock: Clock,
@@ -135,6 +155,8 @@ pub(crate) struct Seat {
     has_no_battery: bool,
     has_lost_time: bool,
     pub(crate) life: u64,
+    /// Its member knows that it was removed.
+    pub(crate) is_leaving: bool,
     /// Operations of the log's disk whose end is planned.
     planned: BTreeSet<u64>,
     /// It does nothing before this time.
@@ -170,7 +192,10 @@ impl Seat {
     fn new(seed: u64, number: usize) -> Self {
         let mut random = sequence(seed, "seat", number);
         Self {
+            id: None,
             member: None,
+            has_run: false,
+            is_leaving: false,
             disks: Disks::new(random.bits()),
             clock: Clock::manual(random.bits()),
             has_no_battery: random.chance(1, 3),
@@ -205,6 +230,7 @@ pub(crate) struct World {
     leases: Leases,
     watchers: Watchers,
     truth: Truth,
+    pub(crate) membership: Membership,
     plan: Plan,
     struck: usize,
     pub(crate) faults: u64,
@@ -219,7 +245,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(plan: Plan) -> Self {
         let seed = plan.seed;
-        let pairs = (0..plan.members).flat_map(|from| (0..plan.members).map(move |to| (from, to)));
+        let pairs = (0..MACHINES).flat_map(|from| (0..MACHINES).map(move |to| (from, to)));
         let links = pairs.filter(|(from, to)| from != to).flat_map(|pair| [(pair, true), (pair, false)]);
         let links = links
             .enumerate()
@@ -228,12 +254,13 @@ impl World {
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
             planned: 0,
-            seats: (0..plan.members).map(|number| Seat::new(seed, number)).collect(),
+            seats: (0..MACHINES).map(|number| Seat::new(seed, number)).collect(),
             links: links.collect(),
             clients: Clients::new(&plan),
             leases: Leases::new(seed, plan.lease_clients),
             watchers: Watchers::new(seed, plan.watch_clients),
             truth: Truth::new(),
+            membership: Membership::new(seed, plan.members, plan.operators),
             plan,
             struck: 0,
             faults: 0,
@@ -245,6 +272,7 @@ impl World {
             story: Story::default(),
         };
         for member in 0..world.plan.members {
+            world.seats[member].id = Some(member as u64 + 1);
             let late = world.seats[member].random.below(1_000_000);
             world.plan(Duration::from_micros(late), Event::Restart { member });
         }
@@ -257,10 +285,14 @@ impl World {
         for client in 0..world.plan.watch_clients {
             world.plan(Duration::from_secs(2), Event::WatchClient { client });
         }
+        for operator in 0..world.plan.operators {
+            world.plan(Duration::from_secs(4), Event::Operator { operator });
+        }
         for blow in world.plan.blows.clone() {
             world.plan_at(blow.at, Event::Fault);
         }
         world.plan(Duration::from_secs(1), Event::Compare);
+        world.plan(LOOK_EVERY, Event::StartAdded);
         world
     }
 
@@ -287,14 +319,16 @@ impl World {
             revoked,
             stopped: self.stopped,
             states: self.sent,
+            changes: (self.membership.made, self.membership.refused, self.membership.transferred),
         }
     }
 
     /// A member as a person sees it.
     pub(crate) fn shown(&self, at: usize) -> String {
-        match &self.seats[at].member {
-            Some(member) => format!("m{} ({})", at + 1, member.shown()),
-            None => format!("m{} (away)", at + 1),
+        match (&self.seats[at].member, self.seats[at].id) {
+            (Some(member), _) => format!("m{} ({})", member.id, member.shown()),
+            (None, Some(id)) => format!("m{id} (away)"),
+            (None, None) => format!("machine {at} (free)"),
         }
     }
 
@@ -354,6 +388,9 @@ impl World {
                 self.strike(blow);
             }
             Event::Restart { member } => self.restart(member),
+            Event::Operator { operator } => self.operate(operator),
+            Event::StartAdded => self.start_added(),
+            Event::Leave { member, life } => self.leave(member, life),
             Event::Resume { member } if self.seats[member].paused_until > self.now => {}
             Event::Resume { member } => self.step(member),
             Event::Unblock { link, is_reset } => {
@@ -390,6 +427,7 @@ impl World {
         self.plan(self.seats[member].tick, Event::Tick { member, life });
         self.seats[member].member.as_mut().unwrap().tick();
         self.step(member);
+        self.find_out(member);
     }
 
     fn due(&mut self, member: usize, life: u64) {
@@ -421,6 +459,9 @@ impl World {
         }
         let messages = self.links[link].arrived(self.now);
         self.plan_arrival(link);
+        // Whoever was removed is not heard any more.
+        let messages = messages.into_iter().filter(|message| self.is_heard(message.from, to));
+        let messages: Vec<_> = messages.collect();
         if let Some(member) = &mut self.seats[to].member
             && !messages.is_empty()
         {
@@ -444,7 +485,9 @@ impl World {
 
     fn client(&mut self, client: usize) {
         self.clients.give_up(client, self.now);
-        let (pause, at) = self.clients.next(client, self.plan.pause_us_max, self.seats.len());
+        let occupied = self.occupied();
+        let (pause, at) = self.clients.next(client, self.plan.pause_us_max, occupied.len());
+        let at = occupied[at];
         self.plan(pause, Event::Client { client });
         if self.clients.waiting[client].is_some() {
             return;
@@ -467,14 +510,17 @@ impl World {
         let leads = |seat: &Seat| seat.member.as_ref().is_some_and(Member::is_leader);
         let leaders: Vec<usize> = (0..self.seats.len()).filter(|at| leads(&self.seats[*at])).collect();
         let at = match leaders.len() {
-            0 => self.leases.below(client, self.seats.len()),
+            0 => {
+                let occupied = self.occupied();
+                occupied[self.leases.below(client, occupied.len())]
+            }
             count => leaders[self.leases.below(client, count)],
         };
         if self.seats[at].paused_until > self.now {
             return;
         }
         if let Some(member) = &mut self.seats[at].member {
-            self.leases.ask(client, (at, member), &mut self.story);
+            self.leases.ask(client, member, &mut self.story);
             self.step(at);
         }
     }
@@ -482,7 +528,8 @@ impl World {
     fn watch_client(&mut self, client: usize) {
         let pause = self.watchers.pause(client);
         self.plan(pause, Event::WatchClient { client });
-        let at = self.watchers.wants(client, self.seats.len());
+        let occupied = self.occupied();
+        let at = self.watchers.wants(client, &occupied);
         let seat = &mut self.seats[at];
         if seat.paused_until > self.now {
             return;
@@ -518,7 +565,7 @@ impl World {
 
     /// A member stops by itself. It does so only when an operation of its disks has failed. It is started again.
     pub(crate) fn stops(&mut self, at: usize, error: &str) {
-        assert!(self.seats[at].is_faulty(), "member {} stops: {error}", at + 1);
+        assert!(self.seats[at].is_faulty(), "{} stops: {error}", self.shown(at));
         self.tell(|world| format!("{} stops: {error}", world.shown(at)));
         self.stopped += 1;
         let away = Duration::from_millis(100 + self.seats[at].random.below(3000));
@@ -541,16 +588,21 @@ impl World {
             let text = self.shown(at);
             self.story.tell(self.now, || format!("{text} is told a new term or role"));
         }
-        let Outcome { messages, proposals, reads, renewals, committed, has_checkpoint, more } = outcome;
-        for (index, term, data) in &committed {
+        let Outcome { messages, proposals, reads, renewals, transfers, committed, has_checkpoint, more } = outcome;
+        for Committed { index, term, kind, data } in &committed {
+            self.membership.committed(*index, *kind, data);
             for request in self.truth.committed(*index, *term, data) {
                 self.leases.committed(&request, self.now, &mut self.story);
             }
         }
         for proposal in &proposals {
+            if self.membership.answered(proposal) {
+                continue;
+            }
             self.clients.answered((at, proposal), &mut self.truth, self.now, &mut self.story);
             self.leases.answered(proposal, self.now);
         }
+        self.transferred(at, transfers);
         renewals.iter().for_each(|renewal| self.leases.renewed(*renewal, self.now, &mut self.story));
         let member = self.seats[at].member.as_ref().unwrap();
         for (context, view) in &reads {
@@ -558,7 +610,9 @@ impl World {
         }
         self.check_ready(at);
         for message in messages {
-            let to = usize::try_from(message.to).unwrap() - 1;
+            self.membership.check_sent(&message);
+            // A member that is gone is not sent anything.
+            let Some(to) = self.seat_of(message.to) else { continue };
             if message.kind == MessageKind::Snapshot {
                 self.send_state(at, to, Some(message));
                 continue;
@@ -612,7 +666,7 @@ impl World {
             return;
         };
         let (floor, revision) = (seat.told_before, member.shared.view.load().revision());
-        assert!(revision >= floor, "member {} is ready at {revision}, {floor} was known before its start", at + 1);
+        assert!(revision >= floor, "member {} is ready at {revision}, {floor} was known before its start", member.id);
     }
 
     /// Plans the ends of the log's operations.
@@ -631,22 +685,23 @@ impl World {
     }
 
     fn restart(&mut self, at: usize) {
-        let members = self.seats.len() as u64;
+        let members = self.plan.members as u64;
         let seat = &mut self.seats[at];
+        let Some(id) = seat.id.filter(|_| seat.member.is_none()) else { return };
         let setting = Setting { members, steps: seat.steps, tick: seat.tick };
-        if seat.member.is_some() {
-            return;
-        }
         seat.life += 1;
+        seat.is_leaving = false;
         seat.planned.clear();
         seat.told_before = self.clients.told();
         if std::mem::take(&mut seat.has_lost_time) {
             seat.clock.set_wall(0);
         }
-        match Member::start(at as u64 + 1, setting, seat.disks.clone(), seat.clock.clone()) {
-            Ok(member) => seat.member = Some(member),
+        match Member::start(id, setting, seat.disks.clone(), seat.clock.clone()) {
+            Ok(member) => (seat.member, seat.has_run) = (Some(member), true),
             Err(error) => {
-                assert!(seat.is_faulty(), "member {} does not start: {error}", at + 1);
+                // A full disk keeps nobody from starting, but who needs the first bytes on it.
+                let is_full = !seat.has_run && error.contains("no space left");
+                assert!(is_full || seat.is_faulty(), "member {id} does not start: {error}");
                 seat.may_stop = false;
                 seat.disks = seat.disks.kill();
                 return self.plan(Duration::from_secs(1), Event::Restart { member: at });
@@ -677,6 +732,27 @@ impl World {
         self.plan_at(now + away, Event::Restart { member: at });
     }
 
+    /// The machine at `at` has no member any more.
+    pub(crate) fn free(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        (seat.id, seat.member, seat.has_run) = (None, None, false);
+        seat.disks = Disks::new(seat.random.bits());
+        seat.life += 1;
+        (seat.paused_until, seat.hung_until, seat.due_at) = Default::default();
+        (seat.may_stop, seat.loss_in_checkpoint, seat.loss_in_apply) = Default::default();
+        self.clients.lost(at);
+        self.watchers.lost(at);
+        self.reset_links_of(at);
+    }
+
+    /// Another member has come to the machine at `at`.
+    pub(crate) fn join_links(&mut self, at: usize) {
+        let id = |at: usize| self.seats[at].id.unwrap_or_default();
+        for link in self.links.iter_mut().filter(|link| link.from == at || link.to == at) {
+            link.join((id(link.from), id(link.to)), self.now);
+        }
+    }
+
     pub(crate) fn reset_links_of(&mut self, at: usize) {
         for link in self.links.iter_mut().filter(|link| link.from == at || link.to == at) {
             link.reset(self.now);
@@ -699,6 +775,7 @@ impl World {
                 assert_eq!(found, wanted, "all keys of member {} at {revision}", member.id);
             }
         }
+        self.check_members();
     }
 
     /// Whether nothing passes from one member to another.
@@ -716,6 +793,7 @@ impl World {
     /// No more faults: all members come to agree, and serve.
     pub(crate) fn heal(&mut self) {
         self.story.tell(self.now, || "no more faults".to_owned());
+        self.queue.retain(|Reverse((_, _, event))| !matches!(event, Event::Operator { .. }));
         for link in 0..self.links.len() {
             self.links[link].block(false);
             self.plan_arrival(link);
@@ -743,7 +821,8 @@ impl World {
         self.queue.retain(|Reverse((_, _, event))| !matches!(event, Event::Client { .. } | Event::LeaseClient { .. }));
         self.run(EXPIRY_MAX);
         assert_eq!(self.leases.live(), 0, "leases that nobody renews are revoked");
-        let members = || self.seats.iter().map(|seat| seat.member.as_ref().expect("all members run again"));
+        self.check_all_members_run();
+        let members = || self.seats.iter().filter_map(|seat| seat.member.as_ref());
         assert!(members().all(Member::is_ready), "all members are ready");
         let applied: Vec<u64> = members().map(Member::applied).collect();
         assert!(applied.iter().all(|applied| *applied == self.truth.applied()), "{applied:?}");
