@@ -130,6 +130,16 @@ const LOSSES: &[Fault] =
 /// Faults after which somebody wrongly believes that it leads.
 const SPLITS: &[Fault] = &[Fault::Pause, Fault::PauseLeader, Fault::Isolate, Fault::BlockOneWay];
 
+/// Faults while an entry of very many keys is applied; the run has more of them then.
+const LONG: &[Fault] = &[Fault::LossInApply, Fault::LossInCheckpoint, Fault::PowerLoss];
+
+/// A run that looks for a defect: a busy one.
+fn hunt(seed: u64, faults: &[Fault]) -> Plan {
+    let plan = Plan::drawn(seed, TIME, faults);
+    let bulk_keys = if faults == LONG { 5000 } else { plan.bulk_keys };
+    Plan { pause_us_max: 40_000, bulk_keys, ..plan }
+}
+
 /// Defects, the seeds within which each is found, and the faults with which it is looked for.
 const PLANTED: [(&str, u64, &[Fault]); 22] = [
     ("a promise before it is durable", 20, LOSSES),
@@ -143,7 +153,7 @@ const PLANTED: [(&str, u64, &[Fault]); 22] = [
     ("a read one entry early", 20, SPLITS),
     ("a waiter found by its id alone", 40, LOSSES),
     ("an applied index behind its data", 20, Fault::ALL),
-    ("a long entry seen in parts", 20, Fault::ALL),
+    ("a long entry seen in parts", 20, LONG),
     ("a lease that leaves keys behind", 20, Fault::ALL),
     ("a read of what is compacted", 20, Fault::ALL),
     ("a sweep that goes too far", 20, Fault::ALL),
@@ -163,7 +173,7 @@ fn planted_defects_are_found() {
         let number = usize::try_from(next.fetch_add(1, Ordering::Relaxed)).unwrap();
         let Some((defect, seeds, faults)) = PLANTED.get(number) else { return false };
         plant(Some(defect));
-        let found = (1..=*seeds).find_map(|seed| shrink::run(&Plan::drawn(seed, TIME, faults), false).err());
+        let found = (1..=*seeds).find_map(|seed| shrink::run(&hunt(seed, faults), false).err());
         plant(None);
         match found {
             Some(failure) => println!("{defect}: seed {}: {}", failure.plan.seed, failure.reason),

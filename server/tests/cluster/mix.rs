@@ -217,7 +217,8 @@ fn read(random: &mut Random, known: &Known<'_>) -> pb::RangeRequest {
     let key = key(random);
     let mut request = read_now(random, key);
     request.serializable = random.chance(1, 5);
-    if random.chance(1, 10) {
+    if random.chance(1, 6) {
+        request.serializable = random.chance(1, 2);
         request.key = Bytes::from_static(b"/bulk/");
         request.range_end = Bytes::from_static(b"/bulk0");
     }

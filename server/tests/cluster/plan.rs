@@ -57,7 +57,7 @@ impl Plan {
             bulk_keys: if random.chance(1, 20) { 5000 } else { 150 },
             // Members come and go in half of the runs: who is away long is removed then, and does not err for long.
             operators: if sequence(seed, "operators", 0).chance(1, 2) { 2 } else { 0 },
-            pause_us_max: [40_000, 200_000, 1_000_000][usize::try_from(random.below(3)).expect("small")],
+            pause_us_max: [60_000, 600_000, 3_000_000][usize::try_from(random.below(3)).expect("small")],
             time,
             blows: faults::drawn(&mut random, time, kinds),
         }

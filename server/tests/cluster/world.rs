@@ -141,6 +141,9 @@ impl AddAssign for Tally {
     }
 }
 
+/// Members that make entries of fewer keys in steps are slow about it, so that others see them in the middle.
+const SLOW_BELOW: u64 = 9;
+
 /// A machine, and the member on it if it runs.
 pub(crate) struct Seat {
     /// The member whose machine this is, running or not.
@@ -213,7 +216,7 @@ impl Seat {
             due_at: Duration::ZERO,
             told_before: 0,
             told: (0, false),
-            steps: if random.chance(1, 2) { Steps { at_once_max: 8, keys: 5 } } else { Steps::default() },
+            steps: if random.chance(1, 2) { Steps { at_once_max: SLOW_BELOW - 1, keys: 5 } } else { Steps::default() },
             random,
         }
     }
@@ -639,7 +642,8 @@ impl World {
         }
         self.plan_due(at);
         if more {
-            let late = Duration::from_micros(20 + self.seats[at].random.below(400));
+            let most = if self.seats[at].steps.at_once_max < SLOW_BELOW { 30_000 } else { 400 };
+            let late = Duration::from_micros(20 + self.seats[at].random.below(most));
             self.plan(late, Event::Resume { member: at });
         }
     }
