@@ -104,7 +104,7 @@ pub fn encode_downgrade(downgrade: &Downgrade) -> Vec<u8> {
 pub fn decode_downgrade(bytes: &[u8]) -> Option<Downgrade> {
     let (is_enabled, target) = bytes.split_first()?;
     let target = String::from_utf8(target.to_vec()).ok()?;
-    (*is_enabled < 2).then(|| Downgrade { is_enabled: *is_enabled == 1, target })
+    (*is_enabled < 2).then_some(Downgrade { is_enabled: *is_enabled == 1, target })
 }
 
 /// Cluster id, then member id.

@@ -57,7 +57,7 @@ fn change(member: &mut Member, kind: ConfChangeKind, named: &Named) -> Result<Ve
     member.raft.receive(ToRaft::ChangeMembers(Box::new(proposal)), member.now);
     for _ in 0..20 {
         let (turn, _) = member.turn_both();
-        for (_, answer) in turn.answers.into_iter().flatten() {
+        if let Some((_, answer)) = turn.answers.into_iter().flatten().next() {
             let Answer::Applied(answered) = answer else { panic!("{answer:?}") };
             assert_eq!(answered.id, id);
             return answered.result.map(|outcome| match outcome {
