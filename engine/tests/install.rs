@@ -261,6 +261,50 @@ fn an_installed_state_survives_power_loss_at_every_write() {
     assert!(old > 100 && new > 100, "{old} with the old state, {new} with the new one");
 }
 
+/// Numbers of the segment files that are there.
+fn segments(disk: &mut SimDisk) -> Vec<String> {
+    disk.list(&Path::new(DIR).join("pages")).unwrap()
+}
+
+#[test]
+fn a_state_that_is_given_up_takes_no_file_of_another_one_with_it() {
+    let operations = operations(6, usize::try_from(LAST).unwrap(), 40);
+    let origin = model(&operations[..usize::try_from(INSTALLED).unwrap()]).view();
+    let storage = SimStorage::new(6);
+    storage.set_order(Order::Seeded);
+    let mut member = Member::open(&storage).unwrap();
+    member.go_on(&operations, OWN).unwrap();
+    member.checkpoint().unwrap();
+    let before = segments(&mut member.disk);
+    let second = member.build(&origin, |_| Ok(())).unwrap();
+    let of_second = segments(&mut member.disk);
+    let first = member.build(&origin, |_| Ok(())).unwrap();
+    assert!(before.len() < of_second.len() && of_second.len() < segments(&mut member.disk).len());
+    member.store.discard(first);
+    assert!(!member.store.wants_checkpoint(), "a checkpoint could not remove anything");
+    for applied in [OWN + 1, OWN + 2, OWN + 3] {
+        member.go_on(&operations, applied).unwrap();
+        member.checkpoint().unwrap();
+    }
+    let mut job = member.store.install_begin(second);
+    let done = member.run(&mut job).unwrap();
+    member.store.checkpoint_end(done);
+    drop(member.store.mvcc_mut().publish(origin.applied_index(), origin.applied_term()));
+    member.wal.restart_after(origin.applied_index(), origin.applied_term()).unwrap();
+    member.append(&[]).unwrap();
+    assert!(member.store.wants_checkpoint(), "the files of the first state can go now");
+    member.go_on(&operations, LAST).unwrap();
+    member.checkpoint().unwrap();
+    member.store.verify(&mut member.disk).unwrap();
+    let expected = model_shown(&operations);
+    assert_eq!(shown(&member.store.mvcc().view(), &mut member.disk).unwrap(), expected);
+    member.checkpoint().unwrap();
+    member.checkpoint().unwrap();
+    let left = segments(&mut member.disk);
+    assert!(left.iter().all(|file| !before.contains(file)), "what the state took the place of is gone: {left:?}");
+    assert!(left.len() < of_second.len(), "and so is what was given up: {left:?}");
+}
+
 impl Member {
     /// Applies what the log holds behind the state, up to `last`.
     fn go_on_from_log(&mut self, operations: &[Operation], last: u64) -> Result<(), Error> {

@@ -65,6 +65,12 @@ impl Driver {
         Some(installing.state.clone())
     }
 
+    /// Whether a state that was received is to take the place of this member's, or is just doing that. No other one is
+    /// taken meanwhile.
+    pub fn takes_state(&self) -> bool {
+        self.installing.is_some() || self.raw.raft.snap().is_some()
+    }
+
     /// Whether a state is being installed: what was handed out before and is not applied will not be.
     pub fn is_installing(&self) -> bool {
         self.installing.is_some()

@@ -245,8 +245,7 @@ impl Driver {
             return self.check_running();
         }
         let is_append = message.kind == MessageKind::Append;
-        let comes_in_between = self.installing.is_some() || self.raw.raft.snap().is_some();
-        if comes_in_between && (is_append || message.kind == MessageKind::Snapshot) {
+        if self.takes_state() && (is_append || message.kind == MessageKind::Snapshot) {
             return Ok(());
         }
         if is_append && !message.entries.is_empty() && self.is_over_full() {

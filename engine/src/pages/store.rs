@@ -130,6 +130,8 @@ pub struct Store {
     /// The state that takes the place of this one, while the superblock's copies are written.
     installing: Option<Box<Self>>,
     role: Role,
+    /// Held by this store and by each state that is built beside it.
+    beside: Arc<()>,
 }
 
 /// What a [`Store`] stands for.
@@ -210,10 +212,12 @@ impl Store {
             unread,
             installing: None,
             role: Role::Live { _lock: lock },
+            beside: Arc::default(),
         })
     }
 
-    /// Gives up a state that was built beside this one. The next checkpoint removes its files.
+    /// Gives up a state that was built beside this one. The next checkpoint removes its files; if another state is being
+    /// built then, the next one after that.
     pub fn discard(&mut self, incoming: Self) {
         assert!(matches!(incoming.role, Role::Incoming));
         drop(incoming);
@@ -250,6 +254,7 @@ impl Store {
             unread: Vec::new(),
             installing: None,
             role: Role::Incoming,
+            beside: Arc::clone(&self.beside),
         }
     }
 
@@ -464,7 +469,7 @@ impl Store {
         if self.is_checkpointing() {
             return false;
         }
-        if self.orphans_below.is_some() {
+        if self.orphans_below.is_some() && !self.is_building() {
             return true;
         }
         let is_idle = self.mvcc.live().applied_index() == self.newest.applied_index;
@@ -481,6 +486,12 @@ impl Store {
     fn oldest_view(&self) -> Option<u64> {
         let held = self.retired.iter().filter(|(_, directory)| directory.strong_count() > 0);
         held.map(|(generation, _)| *generation).min()
+    }
+
+    /// Whether a state is being built beside this one, or waits to take its place. Its files are not told from those of
+    /// a state that was given up.
+    fn is_building(&self) -> bool {
+        Arc::strong_count(&self.beside) > 1
     }
 
     /// Whether a checkpoint is under way.
@@ -513,7 +524,7 @@ impl Store {
             victims,
             passed,
             unreadable: Arc::clone(self.mvcc.unreadable()),
-            orphans_below: self.orphans_below.take(),
+            orphans_below: if self.is_building() { None } else { self.orphans_below.take() },
             copies: if matches!(self.role, Role::Incoming) { Copies::None } else { Copies::Older },
         })
     }

@@ -21,10 +21,10 @@ pub struct Arrived {
 /// Where the installation of a state stands.
 #[derive(Debug, Default)]
 pub(super) struct Install {
-    /// A state that has arrived and is not installed.
-    pub(super) arrived: Option<Box<Arrived>>,
-    /// The state at this entry takes the place of this member's, and of its log.
-    pub(super) due: Option<EntryId>,
+    /// A state that may make up for damage.
+    pub(super) spare: Option<Box<Arrived>>,
+    /// The state that takes the place of this member's, and of its log.
+    pub(super) due: Option<Box<Arrived>>,
     /// The superblock is being written.
     pub(super) under_way: Option<UnderWay>,
 }

@@ -14,7 +14,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{ConfChange, ConfChangeKind, ConfState, EntryId};
+use consensus::{ConfChange, ConfChangeKind, ConfState};
 use engine::{Checkpoint, CheckpointDone, Store};
 
 use super::{
@@ -41,17 +41,18 @@ impl Apply {
         self.store.discard(incoming);
     }
 
-    /// Takes a state that has arrived.
+    /// Takes a state that raft did not ask for.
     pub(super) fn arrive(&mut self, arrived: Box<Arrived>) {
-        if let Some(before) = self.install.arrived.replace(arrived) {
+        if let Some(before) = self.install.spare.replace(arrived) {
             self.store.discard(before.store);
         }
     }
 
-    /// Raft says that the state at `at` takes the place of all that was handed over and is not applied.
-    pub(super) fn install_at(&mut self, at: EntryId) {
-        assert!(self.install.under_way.is_none() && at.index > self.applied.index, "a state is ahead");
-        self.install.due = Some(at);
+    /// Raft says that this state takes the place of all that was handed over and is not applied.
+    pub(super) fn install(&mut self, arrived: Box<Arrived>) {
+        assert!(self.install.under_way.is_none() && arrived.at.index > self.applied.index, "a state is ahead");
+        assert!(self.install.due.is_none(), "raft waits until one state is installed");
+        self.install.due = Some(arrived);
         self.pass_over(u64::MAX);
     }
 
@@ -68,10 +69,10 @@ impl Apply {
 
     /// Whether a state that has arrived makes up for damage here. One that is of no use any more is given up.
     fn is_repair_due(&mut self) -> bool {
-        let Some(at) = self.install.arrived.as_ref().map(|arrived| arrived.at) else { return false };
+        let Some(at) = self.install.spare.as_ref().map(|spare| spare.at) else { return false };
         if at.index <= self.applied.index {
-            let arrived = self.install.arrived.take().expect("just seen");
-            self.store.discard(arrived.store);
+            let spare = self.install.spare.take().expect("just seen");
+            self.store.discard(spare.store);
             return false;
         }
         let handed = self.queue.back().map_or(self.applied.index, |entry| entry.index);
@@ -89,9 +90,7 @@ impl Apply {
         if is_repair && !self.is_repair_due() {
             return Ok(None);
         }
-        let due = self.install.due;
-        let is_it = |arrived: &mut Box<Arrived>| due.is_none_or(|at| arrived.at == at);
-        let Some(arrived) = self.install.arrived.take_if(is_it) else { return Ok(None) };
+        let arrived = self.install.due.take().or_else(|| self.install.spare.take()).expect("one of them is there");
         let Arrived { store, at, tables } = *arrived;
         let (new, old) = (store.mvcc().view(), self.store.mvcc().view());
         let is_ahead = at.index > self.applied.index
@@ -108,7 +107,6 @@ impl Apply {
             "a state of another member takes the place of this member's"
         );
         self.pass_over(at.index);
-        self.install.due = None;
         self.install.under_way = Some(UnderWay { at, tables, is_repair });
         Ok(Some(self.store.install_begin(store)))
     }

@@ -359,9 +359,10 @@ impl Apply {
             self.sure_until = Duration::ZERO;
         }
         self.queue.extend(handed.entries);
-        if let Some(at) = handed.install {
-            self.install_at(at);
+        if let Some(arrived) = handed.install {
+            self.install(arrived);
         }
+        handed.unneeded.into_iter().for_each(|arrived| self.arrive(Box::new(arrived)));
         self.take_reads(handed.reads, handed.caught_up_at, now);
         self.promote_lessor(now);
         if let Some(at) = handed.lead_confirmed_at

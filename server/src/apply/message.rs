@@ -55,8 +55,10 @@ pub struct Handed {
     pub log_bytes: u64,
     /// A majority has confirmed that this member leads, in a round that was begun then.
     pub lead_confirmed_at: Option<Duration>,
-    /// The state at this entry takes the place of what is applied, and of all entries that were handed over.
-    pub install: Option<EntryId>,
+    /// This state takes the place of what is applied, and of all entries that were handed over.
+    pub install: Option<Box<Arrived>>,
+    /// States that raft does not need. They may make up for damage.
+    pub unneeded: Vec<Arrived>,
     /// Linearizable reads that are confirmed, in the order in which they were asked for.
     pub reads: Vec<ReadsAt>,
     /// An index that holds everything that was acknowledged before this member started; given once.
@@ -157,7 +159,7 @@ pub enum ToApply {
         /// The number of the run.
         run: u64,
     },
-    /// A state of another member has arrived.
+    /// A state of another member has arrived that raft did not ask for.
     Arrived(Box<Arrived>),
     /// The checkpoint under way waits for space on its disk.
     CheckpointWaits,

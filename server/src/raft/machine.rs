@@ -35,8 +35,8 @@ use std::{
 
 use bytes::Bytes;
 use consensus::{
-    Committed, ConfChange, ConfState, Driver, EntryId, EntryKind, Member, Message, PARTS_PER_TICK, Refused, Snapshot,
-    Status,
+    Committed, ConfChange, ConfState, Driver, EntryId, EntryKind, Member, Message, MessageKind, PARTS_PER_TICK,
+    Refused, Snapshot, Status,
 };
 use engine::{
     disk::{Completion, Disk, Owner},
@@ -47,6 +47,7 @@ use proto::internal;
 use super::{message::ToRaft, reads::Reads, transfer::Transfers, waiters::Waiters};
 use crate::{
     apply::{
+        arrived::Arrived,
         fatal::Fatal,
         message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing},
         proposal::Proposal,
@@ -111,6 +112,10 @@ pub struct Raft {
     lead_confirmed_at: Option<Duration>,
     /// The read that tells what was acknowledged before this member started.
     start_read: StartRead,
+    /// The state that raft takes, until apply must install it.
+    needed: Option<Box<Arrived>>,
+    /// States that raft does not need, on their way to apply.
+    unneeded: Vec<Arrived>,
     /// How apply feels the lack of space.
     space: Space,
     /// Apply stands still.
@@ -163,6 +168,8 @@ impl Raft {
             asks_lead: None,
             lead_confirmed_at: None,
             start_read: StartRead::Wanted,
+            needed: None,
+            unneeded: Vec::new(),
             space: Space::default(),
             stands_still: false,
             asking: Asking::default(),
@@ -247,7 +254,29 @@ impl Raft {
     ///
     /// **Errors** `Malformed`: no honest member sends it, and nothing of it was done; any other: the member must stop.
     pub fn receive_peer(&mut self, message: Message) -> Result<(), consensus::Error> {
+        if message.kind == MessageKind::Snapshot {
+            return Err(consensus::Error::Malformed { what: "a state without what is in it" });
+        }
         self.driver.receive(message)
+    }
+
+    /// Takes the message of another member with which a state comes, and the state, all of which has arrived.
+    ///
+    /// **Errors** as `receive_peer`.
+    pub fn receive_state(&mut self, message: Message, arrived: Box<Arrived>) -> Result<(), consensus::Error> {
+        let is_it = message.snapshot.as_ref().is_some_and(|state| state.at == arrived.at);
+        let was_taken = self.driver.takes_state();
+        let received = if is_it {
+            self.driver.receive(message)
+        } else {
+            Err(consensus::Error::Malformed { what: "a state that is not what its message says" })
+        };
+        if !was_taken && self.driver.takes_state() {
+            assert!(self.needed.replace(arrived).is_none(), "the one before was installed");
+        } else {
+            self.unneeded.push(*arrived);
+        }
+        received
     }
 
     /// Messages to other members since the last call, in order. What they promise is durable.
@@ -377,13 +406,18 @@ impl Raft {
         let standing = Standing { leads, term, term_start, read_floor };
         let entries = self.take_committed(now);
         let lead_confirmed_at = self.lead_confirmed_at.take();
-        let install = self.driver.take_install().map(|state| state.at);
+        let install = self.driver.take_install().map(|state| {
+            let needed = self.needed.take().expect("raft takes states with what is in them");
+            assert_eq!(needed.at, state.at, "raft takes one state at a time");
+            needed
+        });
+        let unneeded = std::mem::take(&mut self.unneeded);
         let caught_up_at = match self.start_read {
             StartRead::Confirmed(index) => Some(index),
             _ => None,
         };
         let is_old = self.told == Some(standing) && lead_confirmed_at.is_none() && caught_up_at.is_none();
-        if entries.is_empty() && is_old && !self.reads.has_confirmed() && install.is_none() {
+        if entries.is_empty() && is_old && !self.reads.has_confirmed() && install.is_none() && unneeded.is_empty() {
             return None;
         }
         if caught_up_at.is_some() {
@@ -391,7 +425,7 @@ impl Raft {
         }
         self.told = Some(standing);
         let (reads, log_bytes) = (self.reads.take_confirmed(), self.log_bytes);
-        Some(Handed { entries, standing, log_bytes, lead_confirmed_at, install, reads, caught_up_at })
+        Some(Handed { entries, standing, log_bytes, lead_confirmed_at, install, unneeded, reads, caught_up_at })
     }
 
     /// Whether more entries could be handed to apply at once.

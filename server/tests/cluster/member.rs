@@ -615,10 +615,13 @@ impl Member {
         Receiver::new(Box::new(self.disks.data.disk()), store, self.shared.identity, 16 << 20)
     }
 
-    /// A state has arrived.
+    /// A state has arrived, because of a message of raft or to make up for damage.
     ///
     /// **Errors** why the member stops.
-    pub(crate) fn arrived(&mut self, arrived: Box<Arrived>) -> Result<(), String> {
+    pub(crate) fn arrived(&mut self, message: Option<Message>, arrived: Box<Arrived>) -> Result<(), String> {
+        if let Some(message) = message {
+            return self.raft.receive_state(message, arrived).map_err(|error| error.to_string());
+        }
         self.apply.receive(ToApply::Arrived(arrived), self.clock.now()).map_err(|error| error.to_string())
     }
 

@@ -109,10 +109,8 @@ impl World {
                 sender.state_sent(receiver_id, true);
             }
             let member = self.state_end(to).expect("just seen");
-            if let Err(error) = member.arrived(arrived) {
+            if let Err(error) = member.arrived(message, arrived) {
                 self.stops(to.0, &error);
-            } else if let Some(message) = message {
-                member.receive(message);
             }
             self.step(from.0);
             return self.step(to.0);
