@@ -57,6 +57,8 @@ listed! {
         /// The log's disk, or the store's, fails a write or a sync. The member stops.
         WriteErrors,
         ClockJump,
+        /// Some pages of one machine are damaged for good.
+        Damage,
     }
 }
 
@@ -124,6 +126,13 @@ impl World {
             Fault::PowerLossOfAll => {
                 if draw.0.chance(1, 3) {
                     self.lose_all(draw.0.bits());
+                }
+            }
+            Fault::Damage => {
+                let damaged = self.damage(at, &mut draw.0);
+                if draw.0.chance(1, 2) {
+                    // What is in memory is not read.
+                    self.lose(damaged, false, draw.away());
                 }
             }
             Fault::Pause => self.pause(at, time),

@@ -4,7 +4,7 @@
 //! - `member`: one whole member. `watching`: its watch streams. `network`: the bytes between members.
 //! - `clients`, `leases`, `watchers`: what is asked, and what is told. `mix`: what clients ask for.
 //! - `plan`: what decides a run. `faults`: what befalls the members.
-//! - `membership`: members that come and go.
+//! - `membership`: members that come and go. `damage`: pages that are damaged, and repaired.
 //! - `states`: whole states on their way from one member to another.
 //! - `world`: the clock, what happens when.
 //! - `checks`: what must hold whatever happens. `model`: what requests mean.
@@ -18,6 +18,7 @@
 
 mod checks;
 mod clients;
+mod damage;
 mod faults;
 mod leases;
 mod member;

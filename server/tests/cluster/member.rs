@@ -565,19 +565,30 @@ impl Member {
     /// Offers states to those that need one.
     fn offer_states(&mut self) {
         for to in self.raft.take_wanted_states() {
-            let view = self.shared.view.load();
-            if view.is_unfinished() {
-                continue;
+            if let Some((sender, conf_state)) = self.sender() {
+                self.raft.offer_state(to, sender.at(), conf_state);
+                self.states.insert(to, sender);
             }
-            let mut disk = self.disks.data.disk();
-            let conf_state = engine::load_for(&mut disk, Path::new(DATA), || send::conf_state(&view));
-            let Ok(Some(conf_state)) = conf_state else { continue };
-            let newest = || self.shared.view.load();
-            let Ok(floor) = self.floors.hold(view.compact_revision(), self.clock.now(), newest) else { continue };
-            let sender = Sender::new(view, floor, self.shared.identity.cluster_id);
-            self.raft.offer_state(to, sender.at(), conf_state);
-            self.states.insert(to, sender);
         }
+    }
+
+    /// Holds its state ready for `to`, which is damaged. Returns whether it can.
+    pub(crate) fn offer_repair(&mut self, to: u64) -> bool {
+        let sender = self.sender().map(|(sender, _)| self.states.insert(to, sender));
+        sender.is_some()
+    }
+
+    /// What sends the state that is published now.
+    fn sender(&self) -> Option<(Sender, ConfState)> {
+        let view = self.shared.view.load();
+        if view.is_unfinished() {
+            return None;
+        }
+        let mut disk = self.disks.data.disk();
+        let conf_state = engine::load_for(&mut disk, Path::new(DATA), || send::conf_state(&view)).ok()??;
+        let newest = || self.shared.view.load();
+        let floor = self.floors.hold(view.compact_revision(), self.clock.now(), newest).ok()?;
+        Some((Sender::new(view, floor, self.shared.identity.cluster_id), conf_state))
     }
 
     /// The next frame of the state that is on its way to `to`.

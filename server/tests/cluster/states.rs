@@ -46,6 +46,12 @@ impl World {
         seat.member.as_mut().filter(|_| seat.life == at.1)
     }
 
+    /// Whether a state is on its way to the machine at `to`.
+    pub(crate) fn is_state_on_its_way(&self, to: usize) -> bool {
+        let end = (to, self.seats[to].life);
+        self.transfers.iter().any(|transfer| transfer.to == end && transfer.receiver.is_some())
+    }
+
     /// Begins to send the state that `from` holds ready for `to`.
     pub(crate) fn send_state(&mut self, from: usize, to: usize, message: Option<Message>) {
         let (from, to) = ((from, self.seats[from].life), (to, self.seats[to].life));
@@ -105,6 +111,7 @@ impl World {
             self.sent.arrived += 1;
             self.tell(|world| format!("all of the state has arrived at {}", world.shown(to.0)));
             let message = self.transfers[number].message.take();
+            self.transfers[number].receiver = None;
             if let Some(sender) = self.state_end(from) {
                 sender.state_sent(receiver_id, true);
             }

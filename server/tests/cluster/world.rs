@@ -18,6 +18,7 @@ use server::{apply::long::Steps, clock::Clock};
 use super::{
     checks::Truth,
     clients::{self, Clients},
+    damage::Damage,
     leases::{EXPIRY_MAX, Leases},
     member::{Disks, HEARTBEAT, Member, Outcome, Setting},
     membership::{LOOK_EVERY, MACHINES, Membership},
@@ -75,6 +76,7 @@ pub(crate) enum Event {
     },
     /// The members that were added are started.
     StartAdded,
+    AskForRepairs,
     /// A member that was removed ends.
     Leave {
         member: usize,
@@ -118,11 +120,14 @@ pub(crate) struct Tally {
     pub(crate) states: states::Sent,
     /// Changes of the members that were made and refused, and of the leader.
     pub(crate) changes: (u64, u64, u64),
+    /// States that were asked for because of damage.
+    pub(crate) repairs: u64,
 }
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
-        let Self { runs, simulated, faults, terms, asked, told, renewed, revoked, stopped, states, changes } = other;
+        let Self { runs, simulated, faults, terms, asked, told, renewed, revoked, stopped, states, changes, repairs } =
+            other;
         self.runs += runs;
         self.simulated += simulated;
         self.faults += faults;
@@ -135,6 +140,7 @@ impl AddAssign for Tally {
         self.states.begun += states.begun;
         self.states.broken += states.broken;
         self.states.arrived += states.arrived;
+        self.repairs += repairs;
         self.changes.0 += changes.0;
         self.changes.1 += changes.1;
         self.changes.2 += changes.2;
@@ -170,6 +176,7 @@ pub(crate) struct Seat {
     pub(crate) store_slow_until: Duration,
     /// Its disk has failed an operation after which the member may stop, or will.
     pub(crate) may_stop: bool,
+    pub(crate) damage: Vec<Damage>,
     /// Power is lost after so many more changes of the store, once a checkpoint is written; and for how long.
     pub(crate) loss_in_checkpoint: Option<(u64, Duration)>,
     /// Power is lost once there is something to apply; and for how long.
@@ -186,10 +193,10 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    /// Whether an operation of its disks has failed, or will.
+    /// Whether an operation of its disks has failed, or will, or something on them is damaged.
     pub(crate) fn is_faulty(&self) -> bool {
         let is_faulty = |disk: &SimStorage| !disk.injected().is_empty();
-        self.may_stop || is_faulty(&self.disks.log) || is_faulty(&self.disks.data)
+        self.may_stop || !self.damage.is_empty() || is_faulty(&self.disks.log) || is_faulty(&self.disks.data)
     }
 
     fn new(seed: u64, number: usize) -> Self {
@@ -210,6 +217,7 @@ impl Seat {
             slow_until: Duration::ZERO,
             store_slow_until: Duration::ZERO,
             may_stop: false,
+            damage: Vec::new(),
             loss_in_checkpoint: None,
             loss_in_apply: None,
             tick: HEARTBEAT * u32::try_from(95 + random.below(11)).unwrap() / 100,
@@ -234,6 +242,8 @@ pub(crate) struct World {
     watchers: Watchers,
     truth: Truth,
     pub(crate) membership: Membership,
+    /// States that were asked for because of damage.
+    pub(crate) repairs: u64,
     plan: Plan,
     struck: usize,
     pub(crate) faults: u64,
@@ -265,6 +275,7 @@ impl World {
             truth: Truth::new(),
             membership: Membership::new(seed, plan.members, plan.operators),
             plan,
+            repairs: 0,
             struck: 0,
             faults: 0,
             stopped: 0,
@@ -296,6 +307,7 @@ impl World {
         }
         world.plan(Duration::from_secs(1), Event::Compare);
         world.plan(LOOK_EVERY, Event::StartAdded);
+        world.plan(Duration::from_secs(1), Event::AskForRepairs);
         world
     }
 
@@ -322,6 +334,7 @@ impl World {
             revoked,
             stopped: self.stopped,
             states: self.sent,
+            repairs: self.repairs,
             changes: (self.membership.made, self.membership.refused, self.membership.transferred),
         }
     }
@@ -393,6 +406,7 @@ impl World {
             Event::Restart { member } => self.restart(member),
             Event::Operator { operator } => self.operate(operator),
             Event::StartAdded => self.start_added(),
+            Event::AskForRepairs => self.ask_for_repairs(),
             Event::Leave { member, life } => self.leave(member, life),
             Event::Resume { member } if self.seats[member].paused_until > self.now => {}
             Event::Resume { member } => self.step(member),
@@ -531,8 +545,10 @@ impl World {
     fn watch_client(&mut self, client: usize) {
         let pause = self.watchers.pause(client);
         self.plan(pause, Event::WatchClient { client });
-        let occupied = self.occupied();
-        let at = self.watchers.wants(client, &occupied);
+        // A watcher would wait on a damaged member for what it cannot read.
+        let mut sound = self.occupied();
+        sound.retain(|at| self.seats[*at].damage.is_empty());
+        let at = self.watchers.wants(client, &sound);
         let seat = &mut self.seats[at];
         if seat.paused_until > self.now {
             return;
@@ -708,6 +724,7 @@ impl World {
                 assert!(is_full || seat.is_faulty(), "member {id} does not start: {error}");
                 seat.may_stop = false;
                 seat.disks = seat.disks.kill();
+                self.undo_damage(at);
                 return self.plan(Duration::from_secs(1), Event::Restart { member: at });
             }
         }
@@ -744,9 +761,15 @@ impl World {
         seat.life += 1;
         (seat.paused_until, seat.hung_until, seat.due_at) = Default::default();
         (seat.may_stop, seat.loss_in_checkpoint, seat.loss_in_apply) = Default::default();
+        seat.damage.clear();
         self.clients.lost(at);
         self.watchers.lost(at);
         self.reset_links_of(at);
+    }
+
+    /// Those who watch at the machine at `at` go elsewhere.
+    pub(crate) fn leave_watches_of(&mut self, at: usize) {
+        self.watchers.lost(at);
     }
 
     /// Another member has come to the machine at `at`.
