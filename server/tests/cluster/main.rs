@@ -9,6 +9,7 @@
 //! - `world`: the clock, what happens when.
 //! - `checks`: what must hold whatever happens. `model`: what requests mean.
 //!   `search`: an order that explains a history.
+//! - `scenarios`: etcd's known bugs, step by step. `heard`: what members answer there.
 //! - `shrink`: makes a run that fails small. `story`: what happened in it.
 //!
 //! `ORLOP_CLUSTER_SEEDS` and `ORLOP_CLUSTER_SEED` set how many seeds are run and which is the first;
@@ -20,6 +21,7 @@ mod checks;
 mod clients;
 mod damage;
 mod faults;
+mod heard;
 mod leases;
 mod member;
 mod membership;
@@ -27,6 +29,7 @@ mod mix;
 mod model;
 mod network;
 mod plan;
+mod scenarios;
 mod search;
 mod shrink;
 mod states;

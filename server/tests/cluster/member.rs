@@ -402,6 +402,12 @@ impl Member {
         self.apply.receive(ToApply::Renew { reply, lease }, self.clock.now()).expect("apply runs");
     }
 
+    /// Asks for the space that can be given back.
+    pub(crate) fn defragment(&mut self) {
+        let reply = ReplyTo { core: OWN, slot: self.slots.open(Duration::ZERO).expect("there is room").id() };
+        self.apply.receive(ToApply::Defragment { reply }, self.clock.now()).expect("apply runs");
+    }
+
     /// Takes answers, listed by core, to where they belong.
     fn answer(&mut self, answers: AnswersByCore, outcome: &mut Outcome) {
         let mut answers = answers.into_iter();

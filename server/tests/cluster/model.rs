@@ -3,8 +3,8 @@
 //! The model applies the log's requests in their order, and answers each as etcd does. It keeps everything that ever
 //! was: any revision can be read from it, and what may be read is the caller's to say (`compacted`).
 //!
-//! What requests mean here: no key is written twice in a txn, and reads in a txn are of the present. Clients here ask
-//! for nothing else. Headers are left out of all answers.
+//! What requests mean here: no key is written twice in a txn, and a read in a txn of the past sees what was before it.
+//! Clients here ask for nothing else. Headers are left out of all answers.
 
 use std::{
     cmp::Ordering,
@@ -207,6 +207,15 @@ impl Model {
         if is_there { Ok(()) } else { Err(Refusal::LeaseNotFound) }
     }
 
+    fn check_range(&self, range: &pb::RangeRequest) -> Result<(), Refusal> {
+        match range.revision {
+            0 => Ok(()),
+            revision if revision > self.revision => Err(Refusal::Future),
+            revision if revision < self.compacted => Err(Refusal::Compacted),
+            _ => Ok(()),
+        }
+    }
+
     /// The branches of a txn and of those in it: all compares see the state before it.
     fn decide(&self, txn: &pb::TxnRequest, path: &mut Vec<bool>) {
         let succeeds = txn.compare.iter().all(|compare| self.holds(compare));
@@ -233,6 +242,7 @@ impl Model {
         for op in if succeeds { &txn.success } else { &txn.failure } {
             match &op.request {
                 Some(request_op::Request::RequestPut(put)) => self.check_put(put)?,
+                Some(request_op::Request::RequestRange(range)) => self.check_range(range)?,
                 Some(request_op::Request::RequestTxn(nested)) => self.check_txn(nested, path)?,
                 _ => {}
             }
@@ -248,7 +258,10 @@ impl Model {
                     Response::ResponsePut(pb::PutResponse { header: None, prev_kv: self.put(put) })
                 }
                 request_op::Request::RequestDeleteRange(delete) => Response::ResponseDeleteRange(self.delete(delete)),
-                request_op::Request::RequestRange(range) => Response::ResponseRange(self.range(range, self.revision)),
+                request_op::Request::RequestRange(range) => {
+                    let revision = if range.revision == 0 { self.revision } else { range.revision };
+                    Response::ResponseRange(self.range(range, revision))
+                }
                 request_op::Request::RequestTxn(nested) => Response::ResponseTxn(self.txn(nested, path)),
             };
             pb::ResponseOp { response: Some(response) }

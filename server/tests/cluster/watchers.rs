@@ -425,7 +425,7 @@ impl Watcher {
 }
 
 /// Takes the first whole message out of `bytes`.
-fn next_message(bytes: &mut Vec<u8>) -> Option<pb::WatchResponse> {
+pub(crate) fn next_message(bytes: &mut Vec<u8>) -> Option<pb::WatchResponse> {
     let mut head = bytes.get(..5)?;
     assert_eq!(head.get_u8(), 0, "nothing is compressed here");
     let len = usize::try_from(head.get_u32()).expect("small");

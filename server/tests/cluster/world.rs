@@ -19,6 +19,7 @@ use super::{
     checks::Truth,
     clients::{self, Clients},
     damage::Damage,
+    heard::Heard,
     leases::{EXPIRY_MAX, Leases},
     member::{Disks, HEARTBEAT, Member, Outcome, Setting},
     membership::{LOOK_EVERY, MACHINES, Membership},
@@ -240,7 +241,7 @@ pub(crate) struct World {
     clients: Clients,
     leases: Leases,
     watchers: Watchers,
-    truth: Truth,
+    pub(crate) truth: Truth,
     pub(crate) membership: Membership,
     /// States that were asked for because of damage.
     pub(crate) repairs: u64,
@@ -253,6 +254,8 @@ pub(crate) struct World {
     pub(crate) transfers: Vec<Transfer>,
     pub(crate) sent: states::Sent,
     pub(crate) story: Story,
+    /// What members answer, if a scenario asks.
+    pub(crate) heard: Option<Heard>,
 }
 
 impl World {
@@ -284,6 +287,7 @@ impl World {
             transfers: Vec::new(),
             sent: states::Sent::default(),
             story: Story::default(),
+            heard: None,
         };
         for member in 0..world.plan.members {
             world.seats[member].id = Some(member as u64 + 1);
@@ -626,6 +630,9 @@ impl World {
         let member = self.seats[at].member.as_ref().unwrap();
         for (context, view) in &reads {
             self.clients.answer_read((*context, view.as_deref()), member, &self.truth, &mut self.story);
+        }
+        if let Some(heard) = &mut self.heard {
+            heard.keep(proposals, reads);
         }
         self.check_ready(at);
         for message in messages {
