@@ -208,3 +208,58 @@ fn a_member_starts_when_power_is_lost_just_after_a_state_has_arrived() {
         world.heal();
     }
 }
+
+/// #18055. A second snapshot came while the first was not applied. etcd removed the file of the first as one that
+/// nobody needs, and panicked when it was to be applied.
+#[test]
+fn a_second_state_does_not_take_the_place_of_one_that_is_about_to_be_installed() {
+    let value = Bytes::from(vec![b'q'; 1500]);
+    let mut overlapped = 0;
+    for seed in 0..12 {
+        let mut world = calm(18055 + seed, 5);
+        let leader = world.led();
+        let at = (leader + 1) % 5;
+        // What it does when it has been quiet for a while: a checkpoint, which takes long.
+        for id in world.burst(leader, 10, &value) {
+            world.answer(id).expect("it is not refused");
+        }
+        world.agree();
+        world.seats[at].store_slow_until = world.now + Duration::from_secs(60);
+        world.fall_behind(at);
+        world.join_and_be_sent_a_state(at);
+        // Its leader stands still in the middle of it, and the next one sends a state of its own.
+        world.pass(millis(2));
+        let (begun, arrived) = (world.sent.begun, world.sent.arrived);
+        world.stand_still(leader, Duration::from_secs(4));
+        world.until("another state is sent", |world| world.sent.begun > begun);
+        // That one is to be installed, and waits until a checkpoint has ended.
+        world.until("it arrives", |world| world.sent.arrived > arrived);
+        // Now comes the rest of the first one.
+        world.until("the first arrives", |world| world.sent.arrived > arrived + 1);
+        overlapped += u64::from(world.member(at).applied() + 100 < world.truth.applied());
+        world.agree();
+        world.heal();
+    }
+    assert!(overlapped > 2, "none is installed yet when the other arrives: {overlapped}");
+}
+
+/// Found on the way to the one above: a state is installed, the log's disk is slow to start again behind it, and the
+/// next checkpoint is done before it has.
+#[test]
+fn a_checkpoint_behind_an_installed_state_does_not_wait_for_the_log() {
+    for seed in 0..12 {
+        let mut world = calm(18056 + seed, 3);
+        let at = world.follower();
+        world.fall_behind(at);
+        world.join_and_be_sent_a_state(at);
+        world.pass(millis(2));
+        world.hang(at, Duration::from_secs(12));
+        let arrived = world.sent.arrived;
+        world.until("the state arrives", |world| world.sent.arrived > arrived);
+        world.pass(Duration::from_secs(1));
+        world.member(at).defragment();
+        world.step(at);
+        world.agree();
+        world.heal();
+    }
+}
