@@ -216,8 +216,8 @@ impl Store {
         })
     }
 
-    /// Gives up a state that was built beside this one. The next checkpoint removes its files; if another state is being
-    /// built then, the next one after that.
+    /// Gives up a state that was built beside this one. The next checkpoint removes its files; if another state is
+    /// being built then, a later one.
     pub fn discard(&mut self, incoming: Self) {
         assert!(matches!(incoming.role, Role::Incoming));
         drop(incoming);

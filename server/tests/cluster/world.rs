@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use consensus::{Committed, MessageKind};
+use consensus::{Committed, Message, MessageKind};
 use engine::disk::sim::{Random, SimStorage};
 use proto::etcdserverpb as pb;
 use server::{apply::long::Steps, clock::Clock};
@@ -635,6 +635,12 @@ impl World {
             heard.keep(proposals, reads);
         }
         self.check_ready(at);
+        self.send(at, messages);
+        self.plan_next(at, has_checkpoint, more);
+    }
+
+    /// Sends the messages of the member at `at`.
+    fn send(&mut self, at: usize, messages: Vec<Message>) {
         for message in messages {
             self.membership.check_sent(&message);
             // A member that is gone is not sent anything.
@@ -649,6 +655,10 @@ impl World {
                 self.plan_at(time, Event::Arrives { link });
             }
         }
+    }
+
+    /// Plans when the member at `at` goes on.
+    fn plan_next(&mut self, at: usize, has_checkpoint: bool, more: bool) {
         self.plan_ends(at);
         if has_checkpoint {
             let mut late = Duration::from_micros(500 + self.seats[at].random.below(200_000));
