@@ -5,8 +5,9 @@
 //! - `clients`, `leases`, `watchers`: what is asked, and what is told. `mix`: what clients ask for.
 //! - `plan`: what decides a run. `faults`: what befalls the members.
 //! - `membership`: members that come and go. `damage`: pages that are damaged, and repaired.
+//! - `losses`: power is lost at every single write.
 //! - `states`: whole states on their way from one member to another.
-//! - `world`: the clock, what happens when.
+//! - `world`: the clock, what happens when. `healing`: the end of a run.
 //! - `checks`: what must hold whatever happens. `model`: what requests mean.
 //!   `search`: an order that explains a history.
 //! - `scenarios`: etcd's known bugs, step by step. `heard`: what members answer there.
@@ -21,8 +22,10 @@ mod checks;
 mod clients;
 mod damage;
 mod faults;
+mod healing;
 mod heard;
 mod leases;
+mod losses;
 mod member;
 mod membership;
 mod mix;

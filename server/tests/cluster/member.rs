@@ -96,6 +96,11 @@ impl Disks {
         Self { log: self.log.crash(), data: self.data.crash() }
     }
 
+    /// Whether one of them has come to the step at which it was to stop.
+    pub(crate) fn are_stopped(&self) -> bool {
+        self.log.is_stopped() || self.data.is_stopped()
+    }
+
     /// What the end of the process may leave of them.
     pub(crate) fn kill(&self) -> Self {
         Self { log: self.log.kill(), data: self.data.kill() }

@@ -32,7 +32,7 @@ thread_local! {
 }
 
 /// What `run` returns, or why and where it panics. Nothing is printed.
-fn caught<T>(run: impl FnOnce() -> T) -> Result<T, (String, String)> {
+pub(crate) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, (String, String)> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         let default = panic::take_hook();

@@ -20,7 +20,7 @@ use super::{
     clients::{self, Clients},
     damage::Damage,
     heard::Heard,
-    leases::{EXPIRY_MAX, Leases},
+    leases::Leases,
     member::{Disks, HEARTBEAT, Member, Outcome, Setting},
     membership::{LOOK_EVERY, MACHINES, Membership},
     network::{Link, Sent},
@@ -29,9 +29,6 @@ use super::{
     story::{self, Story},
     watchers::{Told, Watchers},
 };
-
-/// After the last fault, all members agree and serve within this time.
-const RECOVERY: Duration = Duration::from_secs(15);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
@@ -178,6 +175,8 @@ pub(crate) struct Seat {
     /// Its disk has failed an operation after which the member may stop, or will.
     pub(crate) may_stop: bool,
     pub(crate) damage: Vec<Damage>,
+    /// Which of the images that power loss may leave is taken.
+    pub(crate) image: u64,
     /// Power is lost after so many more changes of the store, once a checkpoint is written; and for how long.
     pub(crate) loss_in_checkpoint: Option<(u64, Duration)>,
     /// Power is lost once there is something to apply; and for how long.
@@ -194,6 +193,12 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
+    /// What power loss leaves of its disks.
+    fn crashed(&self) -> Disks {
+        (0..self.image).for_each(|_| drop(self.disks.crash()));
+        self.disks.crash()
+    }
+
     /// Whether an operation of its disks has failed, or will, or something on them is damaged.
     pub(crate) fn is_faulty(&self) -> bool {
         let is_faulty = |disk: &SimStorage| !disk.injected().is_empty();
@@ -219,6 +224,7 @@ impl Seat {
             store_slow_until: Duration::ZERO,
             may_stop: false,
             damage: Vec::new(),
+            image: 0,
             loss_in_checkpoint: None,
             loss_in_apply: None,
             tick: HEARTBEAT * u32::try_from(95 + random.below(11)).unwrap() / 100,
@@ -234,18 +240,20 @@ impl Seat {
 /// See the head of this file.
 pub(crate) struct World {
     pub(crate) now: Duration,
-    queue: BinaryHeap<Reverse<(Duration, u64, Event)>>,
+    pub(crate) queue: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     planned: u64,
     pub(crate) seats: Vec<Seat>,
     pub(crate) links: Vec<Link>,
-    clients: Clients,
-    leases: Leases,
-    watchers: Watchers,
+    pub(crate) clients: Clients,
+    pub(crate) leases: Leases,
+    pub(crate) watchers: Watchers,
     pub(crate) truth: Truth,
     pub(crate) membership: Membership,
     /// States that were asked for because of damage.
     pub(crate) repairs: u64,
-    plan: Plan,
+    /// Losses of power at a certain write.
+    pub(crate) lost: u64,
+    pub(crate) plan: Plan,
     struck: usize,
     pub(crate) faults: u64,
     stopped: u64,
@@ -279,6 +287,7 @@ impl World {
             membership: Membership::new(seed, plan.members, plan.operators),
             plan,
             repairs: 0,
+            lost: 0,
             struck: 0,
             faults: 0,
             stopped: 0,
@@ -498,7 +507,7 @@ impl World {
         }
     }
 
-    fn plan_arrival(&mut self, link: usize) {
+    pub(crate) fn plan_arrival(&mut self, link: usize) {
         if let Some(at) = self.links[link].next_arrival() {
             self.plan_at(at, Event::Arrives { link });
         }
@@ -579,11 +588,20 @@ impl World {
             return self.lose(member, true, away);
         }
         match done {
+            _ if seat.disks.are_stopped() => return self.lose_stopped(member),
             Ok(true) => {}
             Ok(false) => self.plan(Duration::from_secs(1), event),
             Err(error) => return self.stops(member, &error),
         }
         self.step(member);
+    }
+
+    /// A disk has stopped, because power is lost.
+    fn lose_stopped(&mut self, at: usize) {
+        self.lost += 1;
+        let away = Duration::from_millis(100 + self.seats[at].random.below(3000));
+        self.tell(|world| format!("power is lost at a write of {}", world.shown(at)));
+        self.lose(at, true, away);
     }
 
     /// A member stops by itself. It does so only when an operation of its disks has failed. It is started again.
@@ -597,8 +615,9 @@ impl World {
 
     /// Lets a member go on, and carries what comes of it.
     pub(crate) fn step(&mut self, at: usize) {
-        let Some(member) = &mut self.seats[at].member else { return };
+        let Seat { member: Some(member), disks, .. } = &mut self.seats[at] else { return };
         let outcome = match member.run() {
+            _ if disks.are_stopped() => return self.lose_stopped(at),
             Ok(outcome) => outcome,
             Err(error) => return self.stops(at, &error),
         };
@@ -721,7 +740,7 @@ impl World {
         }
     }
 
-    fn restart(&mut self, at: usize) {
+    pub(crate) fn restart(&mut self, at: usize) {
         let members = self.plan.members as u64;
         let seat = &mut self.seats[at];
         let Some(id) = seat.id.filter(|_| seat.member.is_none()) else { return };
@@ -735,6 +754,10 @@ impl World {
         }
         match Member::start(id, setting, seat.disks.clone(), seat.clock.clone()) {
             Ok(member) => (seat.member, seat.has_run) = (Some(member), true),
+            Err(_) if seat.disks.are_stopped() => {
+                (seat.disks, self.lost) = (seat.crashed(), self.lost + 1);
+                return self.plan(Duration::from_secs(1), Event::Restart { member: at });
+            }
             Err(error) => {
                 // A full disk keeps nobody from starting, but who needs the first bytes on it.
                 let is_full = !seat.has_run && error.contains("no space left");
@@ -759,7 +782,7 @@ impl World {
         if seat.member.take().is_none() {
             return;
         }
-        seat.disks = if is_power { seat.disks.crash() } else { seat.disks.kill() };
+        seat.disks = if is_power { seat.crashed() } else { seat.disks.kill() };
         seat.has_lost_time |= is_power && seat.has_no_battery;
         seat.life += 1;
         (seat.paused_until, seat.hung_until, seat.due_at) = Default::default();
@@ -804,7 +827,7 @@ impl World {
     }
 
     /// Members that have applied the same hold the same.
-    fn compare(&mut self) {
+    pub(crate) fn compare(&mut self) {
         self.plan(Duration::from_secs(3), Event::Compare);
         let everything = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
         let mut known: Vec<(u64, (u32, i64))> = Vec::new();
@@ -832,46 +855,5 @@ impl World {
         let members = self.seats.iter().enumerate().filter_map(|(at, seat)| Some((at, seat.member.as_ref()?)));
         let leaders = members.filter(|(_, member)| member.is_leader());
         leaders.max_by_key(|(_, member)| member.term()).map(|(at, _)| at)
-    }
-
-    /// No more faults: all members come to agree, and serve.
-    pub(crate) fn heal(&mut self) {
-        self.story.tell(self.now, || "no more faults".to_owned());
-        self.queue.retain(|Reverse((_, _, event))| !matches!(event, Event::Operator { .. }));
-        for link in 0..self.links.len() {
-            self.links[link].block(false);
-            self.plan_arrival(link);
-        }
-        for at in 0..self.seats.len() {
-            self.mend(at);
-            let seat = &mut self.seats[at];
-            (seat.paused_until, seat.hung_until, seat.slow_until, seat.store_slow_until) = Default::default();
-            (seat.loss_in_checkpoint, seat.loss_in_apply) = (None, None);
-            if seat.member.as_ref().is_some_and(Member::stands_still) {
-                // It tries again only after a while; a person would not wait.
-                self.lose(at, false, Duration::ZERO);
-            }
-            self.plan(Duration::ZERO, Event::Resume { member: at });
-            self.plan(Duration::ZERO, Event::Restart { member: at });
-        }
-        self.run(RECOVERY);
-        let written = self.clients.tally.written;
-        self.run(Duration::from_secs(2));
-        assert!(self.plan.clients == 0 || self.clients.tally.written > written, "the cluster serves again");
-        // Clients fall silent, leases expire, and all is applied everywhere.
-        self.clients.waiting.iter_mut().for_each(|waiting| *waiting = None);
-        self.leases.let_go();
-        self.watchers.hurry();
-        self.queue.retain(|Reverse((_, _, event))| !matches!(event, Event::Client { .. } | Event::LeaseClient { .. }));
-        self.run(EXPIRY_MAX);
-        assert_eq!(self.leases.live(), 0, "leases that nobody renews are revoked");
-        self.check_all_members_run();
-        let members = || self.seats.iter().filter_map(|seat| seat.member.as_ref());
-        assert!(members().all(Member::is_ready), "all members are ready");
-        let applied: Vec<u64> = members().map(Member::applied).collect();
-        assert!(applied.iter().all(|applied| *applied == self.truth.applied()), "{applied:?}");
-        self.compare();
-        self.watchers.check_end(&self.truth);
-        self.clients.check_end();
     }
 }

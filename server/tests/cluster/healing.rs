@@ -1,0 +1,55 @@
+//! The end of a run: no more faults, and all members come to agree, and serve.
+
+use std::{cmp::Reverse, time::Duration};
+
+use super::{
+    leases::EXPIRY_MAX,
+    member::Member,
+    world::{Event, World},
+};
+
+/// After the last fault, all members agree and serve within this time.
+const RECOVERY: Duration = Duration::from_secs(15);
+
+impl World {
+    /// No more faults: all members come to agree, and serve.
+    pub(crate) fn heal(&mut self) {
+        self.story.tell(self.now, || "no more faults".to_owned());
+        self.queue.retain(|Reverse((_, _, event))| !matches!(event, Event::Operator { .. }));
+        for link in 0..self.links.len() {
+            self.links[link].block(false);
+            self.plan_arrival(link);
+        }
+        for at in 0..self.seats.len() {
+            self.mend(at);
+            let seat = &mut self.seats[at];
+            (seat.paused_until, seat.hung_until, seat.slow_until, seat.store_slow_until) = Default::default();
+            (seat.loss_in_checkpoint, seat.loss_in_apply) = (None, None);
+            if seat.member.as_ref().is_some_and(Member::stands_still) {
+                // It tries again only after a while; a person would not wait.
+                self.lose(at, false, Duration::ZERO);
+            }
+            self.plan(Duration::ZERO, Event::Resume { member: at });
+            self.plan(Duration::ZERO, Event::Restart { member: at });
+        }
+        self.run(RECOVERY);
+        let written = self.clients.tally.written;
+        self.run(Duration::from_secs(2));
+        assert!(self.plan.clients == 0 || self.clients.tally.written > written, "the cluster serves again");
+        // Clients fall silent, leases expire, and all is applied everywhere.
+        self.clients.waiting.iter_mut().for_each(|waiting| *waiting = None);
+        self.leases.let_go();
+        self.watchers.hurry();
+        self.queue.retain(|Reverse((_, _, event))| !matches!(event, Event::Client { .. } | Event::LeaseClient { .. }));
+        self.run(EXPIRY_MAX);
+        assert_eq!(self.leases.live(), 0, "leases that nobody renews are revoked");
+        self.check_all_members_run();
+        let members = || self.seats.iter().filter_map(|seat| seat.member.as_ref());
+        assert!(members().all(Member::is_ready), "all members are ready");
+        let applied: Vec<u64> = members().map(Member::applied).collect();
+        assert!(applied.iter().all(|applied| *applied == self.truth.applied()), "{applied:?}");
+        self.compare();
+        self.watchers.check_end(&self.truth);
+        self.clients.check_end();
+    }
+}
