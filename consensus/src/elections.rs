@@ -4,6 +4,9 @@
 //! [T, 1.25 T), T being the election timeout, and is drawn anew for each campaign. It follows from the member's seed,
 //! its id, its term and the number of its campaigns, so that a simulation repeats itself.
 //!
+//! A leader whose process is gone is not waited for: who finds its port closed forgets it, and campaigns within a tenth
+//! of T. That needs the pre-votes of a majority that has forgotten it as well, so one that errs disturbs nobody.
+//!
 //! A leader whose disk hangs goes on with its heartbeats, and nobody campaigns. But it commits only what all others
 //! have made durable, and takes no more than its memory holds. So it hands leadership over, and if nobody takes it, it
 //! steps down. What it has promised stays: nothing that waits for its disk leaves before that is durable.
@@ -40,6 +43,11 @@ impl Elections {
     /// Parts without a leader after which `member_id` campaigns in `term`.
     pub(crate) fn timeout_parts(&self, options: &Options, member_id: u64, term: u64) -> usize {
         options.election_timeout_parts(member_id, term, self.campaigns)
+    }
+
+    /// Parts after which `member_id` campaigns in `term` when its leader is known to be gone.
+    pub(crate) fn haste_parts(&self, options: &Options, member_id: u64, term: u64) -> usize {
+        options.haste_parts(member_id, term, self.campaigns)
     }
 
     /// A campaign begins.

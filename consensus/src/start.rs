@@ -154,6 +154,14 @@ impl Options {
         let drawn = mix(self.seed ^ mix(member_id ^ mix(term ^ mix(attempt)))) % spread as u64;
         parts + usize::try_from(drawn).expect("below a quarter of the parts")
     }
+
+    /// Parts of a tick after which `member_id` campaigns in `term` when its leader is known to be gone: up to a tenth
+    /// of an election timeout, and at least 1.
+    pub(crate) fn haste_parts(&self, member_id: u64, term: u64, attempt: u64) -> usize {
+        let spread = (self.election_ticks * PARTS_PER_TICK as usize / 10).max(1);
+        let drawn = mix(!self.seed ^ mix(member_id ^ mix(term ^ mix(attempt)))) % spread as u64;
+        1 + usize::try_from(drawn).expect("below a tenth of the parts")
+    }
 }
 
 /// Spreads a seed over all bits (SplitMix64's finalizer).

@@ -138,3 +138,39 @@ fn a_disk_that_is_slow_and_goes_on_costs_no_leadership() {
         assert!(three.worlds[0].driver.status().is_leader, "after {number}");
     }
 }
+
+#[test]
+fn a_leader_whose_process_is_gone_is_replaced_within_a_fraction_of_the_timeout() {
+    let mut three = Three::led();
+    let term = three.worlds[0].driver.status().term;
+    let to_living = |message: &consensus::Message| message.to != 1;
+    three.worlds.iter_mut().skip(1).for_each(|world| world.driver.gone(1));
+    let mut parts = 0;
+    while !three.worlds.iter().skip(1).any(|world| world.driver.status().is_leader) {
+        parts += 1;
+        assert!(parts <= parts_of_election() / 5, "somebody leads after a fifth of the timeout");
+        three.worlds.iter_mut().skip(1).for_each(|world| world.driver.pass(1));
+        three.settle();
+        while !three.wire.is_empty() {
+            three.deliver(to_living);
+        }
+    }
+    assert!(
+        [1, 2].iter().all(|at: &usize| three.worlds[*at].driver.status().term == term + 1),
+        "one election was enough"
+    );
+}
+
+#[test]
+fn a_leader_that_only_one_member_takes_for_gone_leads_on() {
+    let mut three = Three::led();
+    let term = three.worlds[0].driver.status().term;
+    three.worlds[1].driver.gone(1);
+    three.worlds[2].driver.gone(2);
+    for _ in 0..parts_of_election() {
+        three.worlds.iter_mut().for_each(|world| world.driver.pass(1));
+        three.deliver_all();
+    }
+    assert!(three.worlds[0].driver.status().is_leader && three.worlds[0].driver.status().term == term);
+    assert_eq!(three.worlds[1].driver.status().leader_id, 1, "its next heartbeat is believed");
+}

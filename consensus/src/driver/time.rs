@@ -46,6 +46,21 @@ impl Driver {
         left.min(again).max(1)
     }
 
+    /// The process of the member `member_id` is gone: its connections have closed, and its port refuses new ones. If
+    /// this member follows it, it forgets it, and campaigns soon.
+    pub fn gone(&mut self, member_id: u64) {
+        let raft = &mut self.raw.raft;
+        let follows = raft.state == StateRole::Follower && raft.leader_id == member_id;
+        if self.stopped.is_some() || !follows {
+            return;
+        }
+        raft.leader_id = raft::INVALID_ID;
+        let (own, term) = (self.identity.member_id, raft.term);
+        let timeout = self.elections.timeout_parts(&self.options, own, term);
+        let haste = self.elections.haste_parts(&self.options, own, term);
+        raft.election_elapsed = raft.election_elapsed.max(timeout.saturating_sub(haste));
+    }
+
     /// Whether the disk has done all that it was asked to do.
     fn owes_nothing(&self) -> bool {
         self.wal.durable() == self.ticket && self.is_log_durable()

@@ -279,6 +279,11 @@ impl Raft {
         received
     }
 
+    /// The process of the member `member_id` is gone: its connections have closed, and its port refuses new ones.
+    pub fn gone(&mut self, member_id: u64) {
+        self.driver.gone(member_id);
+    }
+
     /// Messages to other members since the last call, in order. What they promise is durable.
     pub fn take_messages(&mut self) -> Vec<Message> {
         self.driver.take_messages()

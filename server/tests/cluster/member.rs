@@ -399,6 +399,11 @@ impl Member {
         self.apply.is_ready()
     }
 
+    /// The process of another member is gone.
+    pub(crate) fn gone(&mut self, id: u64) {
+        self.raft.gone(id);
+    }
+
     /// Asks for the renewal of a lease.
     pub(crate) fn renew(&mut self, lease: i64) {
         let slot = self.slots.open(Duration::ZERO).expect("there is room").id();

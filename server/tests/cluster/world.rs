@@ -75,6 +75,12 @@ pub(crate) enum Event {
     /// The members that were added are started.
     StartAdded,
     AskForRepairs,
+    /// A member finds that the port of another one, which was killed, refuses it.
+    Refused {
+        member: usize,
+        by: usize,
+        id: u64,
+    },
     /// A member that was removed ends.
     Leave {
         member: usize,
@@ -156,7 +162,7 @@ pub(crate) struct Seat {
     /// Its member has started once.
     has_run: bool,
     pub(crate) disks: Disks,
-    random: Random,
+    pub(crate) random: Random,
     pub(crate) clock: Clock,
     /// Its clock does not survive power loss.
     has_no_battery: bool,
@@ -420,6 +426,7 @@ impl World {
             Event::Operator { operator } => self.operate(operator),
             Event::StartAdded => self.start_added(),
             Event::AskForRepairs => self.ask_for_repairs(),
+            Event::Refused { member, by, id } => self.refused(member, by, id),
             Event::Leave { member, life } => self.leave(member, life),
             Event::Resume { member } if self.seats[member].paused_until > self.now => {}
             Event::Resume { member } => self.step(member),
@@ -789,6 +796,9 @@ impl World {
         seat.may_stop = false;
         self.clients.lost(at);
         self.watchers.lost(at);
+        if !is_power {
+            self.plan_refusals(at);
+        }
         self.reset_links_of(at);
         self.plan_at(now + away, Event::Restart { member: at });
     }
