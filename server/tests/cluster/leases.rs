@@ -2,7 +2,8 @@
 //! one day.
 //!
 //! What is checked: a lease is not revoked before its time to live has passed since the last renewal that was answered,
-//! or since its grant was. A lease that a client was told is gone is gone. A lease that nobody renews is revoked.
+//! or since its grant was asked for. A lease that a client was told is gone is gone. A lease that nobody renews is
+//! revoked.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,6 +20,8 @@ pub(crate) const EXPIRY_MAX: Duration = Duration::from_secs(30);
 struct Lease {
     id: i64,
     ttl: Duration,
+    /// When its grant was asked for. A member whose disk hangs may answer when the others have long granted it.
+    asked_at: Duration,
     /// It lives at least until then; `None` while its grant is not answered.
     lives_until: Option<Duration>,
     /// When its client gives it up.
@@ -78,7 +81,7 @@ impl Leases {
                 let request = pb::LeaseGrantRequest { id, ttl: ttl.cast_signed() };
                 let ttl = Duration::from_secs(ttl);
                 story.tell(now, || format!("lease {id} for {ttl:?} is asked of m{}", member.id));
-                self.held[client] = Some(Lease { id, ttl, lives_until: None, let_go_at });
+                self.held[client] = Some(Lease { id, ttl, asked_at: now, lives_until: None, let_go_at });
                 self.grants.insert(member.propose(Request::LeaseGrant(request)), client);
             }
         }
@@ -89,11 +92,11 @@ impl Leases {
     }
 
     /// A member answers a proposal, perhaps that of a grant.
-    pub(crate) fn answered(&mut self, proposal: &Proposal, now: Duration) {
+    pub(crate) fn answered(&mut self, proposal: &Proposal) {
         let Some(client) = self.grants.remove(&proposal.id) else { return };
         let Ok(Outcome::LeaseGrant { id, .. }) = &proposal.result else { return };
         if let Some(lease) = self.held[client].as_mut().filter(|lease| lease.id == *id) {
-            lease.lives_until = Some(now + lease.ttl);
+            lease.lives_until = Some(lease.asked_at + lease.ttl);
         }
     }
 

@@ -649,7 +649,7 @@ impl World {
                 continue;
             }
             self.clients.answered((at, proposal), &mut self.truth, self.now, &mut self.story);
-            self.leases.answered(proposal, self.now);
+            self.leases.answered(proposal);
         }
         self.transferred(at, transfers);
         renewals.iter().for_each(|renewal| self.leases.renewed(*renewal, self.now, &mut self.story));
