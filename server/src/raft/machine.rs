@@ -510,6 +510,14 @@ impl Raft {
         self.driver.report_state(to, is_whole);
     }
 
+    /// This member cannot read the state that another one needs. If it leads, it hands leadership to a voter that may be
+    /// able to.
+    pub fn cannot_send_state(&mut self) {
+        if let Some(member_id) = self.driver.transferee() {
+            self.driver.transfer_leader(member_id);
+        }
+    }
+
     /// Refusals since the last call, by core; empty when there are none.
     pub fn take_answers(&mut self) -> AnswersByCore {
         if self.answers.iter().all(Vec::is_empty) {

@@ -45,7 +45,8 @@ impl World {
         assert_eq!(self.leases.live(), 0, "leases that nobody renews are revoked");
         self.check_all_members_run();
         let members = || self.seats.iter().filter_map(|seat| seat.member.as_ref());
-        assert!(members().all(Member::is_ready), "all members are ready");
+        let unready: Vec<String> = members().filter(|member| !member.is_ready()).map(Member::shown_whole).collect();
+        assert!(unready.is_empty(), "not ready: {unready:?}");
         let applied: Vec<u64> = members().map(Member::applied).collect();
         assert!(applied.iter().all(|applied| *applied == self.truth.applied()), "{applied:?}");
         self.compare();

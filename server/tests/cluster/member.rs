@@ -481,6 +481,13 @@ impl Member {
         format!("{role} term {}, commit {commit}, applied {}, revision {revision}", self.term(), self.applied())
     }
 
+    /// What makes it ready or not.
+    pub(crate) fn shown_whole(&self) -> String {
+        let cluster = self.shared.cluster.load();
+        let own = cluster.members.iter().find(|member| member.id == self.id);
+        format!("m{} ({}), version {:?}, {own:?}", self.id, self.shown(), cluster.version)
+    }
+
     /// Makes some turns, as long as there is something to do at once.
     ///
     /// **Errors** why the member stops.
@@ -584,6 +591,8 @@ impl Member {
             if let Some((sender, conf_state)) = self.sender() {
                 self.raft.offer_state(to, sender.at(), conf_state);
                 self.states.insert(to, sender);
+            } else {
+                self.raft.cannot_send_state();
             }
         }
     }
@@ -618,7 +627,10 @@ impl Member {
             match sender.step(&newest) {
                 Ok(frame) => return Ok(frame),
                 Err(send::Stop::Fault(fault)) => {
-                    engine::load(&mut disk, Path::new(DATA), fault).map_err(|error| error.to_string())?;
+                    if let Err(error) = engine::load(&mut disk, Path::new(DATA), fault) {
+                        self.raft.cannot_send_state();
+                        return Err(error.to_string());
+                    }
                 }
                 Err(send::Stop::Lost(error)) => return Err(error.to_string()),
             }
