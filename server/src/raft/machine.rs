@@ -510,8 +510,8 @@ impl Raft {
         self.driver.report_state(to, is_whole);
     }
 
-    /// This member cannot read the state that another one needs. If it leads, it hands leadership to a voter that may be
-    /// able to.
+    /// This member cannot read the state that another one needs. If it leads, it hands leadership to a voter that may
+    /// be able to.
     pub fn cannot_send_state(&mut self) {
         if let Some(member_id) = self.driver.transferee() {
             self.driver.transfer_leader(member_id);

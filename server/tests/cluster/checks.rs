@@ -119,8 +119,9 @@ impl Truth {
             Err(Error::FutureRevision) => Done::Refused(Refusal::Future),
             Err(Error::LeaseNotFound) => Done::Refused(Refusal::LeaseNotFound),
             Err(Error::LeaseExists) => Done::Refused(Refusal::LeaseExists),
-            // It may have been applied, and its answer needs what cannot be read.
-            Err(Error::Corrupt) => return Fate::Unknown,
+            // It may have been applied, and its answer needs what cannot be read; or it is in a state that took the
+            // place of this member's.
+            Err(Error::Corrupt | Error::Timeout) => return Fate::Unknown,
             Err(_) => {
                 if internal::decode(proposal.entry.clone()).is_ok_and(|(_, request)| request.kind() == Kind::Put) {
                     assert!(!self.made.contains_key(&proposal.entry), "it is refused, and was applied: {proposal:?}");
