@@ -149,7 +149,7 @@ fn hunt(seed: u64, faults: &[Fault]) -> Plan {
 }
 
 /// Defects, the seeds within which each is found, and the faults with which it is looked for.
-const PLANTED: [(&str, u64, &[Fault]); 23] = [
+const PLANTED: [(&str, u64, &[Fault]); 22] = [
     ("a promise before it is durable", 20, LOSSES),
     ("a commit before it is durable", 20, LOSSES),
     ("a read without a round", 20, SPLITS),
@@ -170,7 +170,6 @@ const PLANTED: [(&str, u64, &[Fault]); 23] = [
     ("a configuration change that raft learns late", 20, Fault::ALL),
     ("a removed id that returns", 20, Fault::ALL),
     ("a renewal beside a recorded rest", 20, Fault::ALL),
-    ("events lost at a repair", 40, &[Fault::Damage, Fault::Kill]),
     ("progress before its events", 20, Fault::ALL),
     ("a watcher that passes what is compacted", 20, Fault::ALL),
 ];
