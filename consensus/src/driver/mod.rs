@@ -81,6 +81,8 @@ pub struct Status {
     pub leader_id: u64,
     /// Highest index known to be committed and durable here.
     pub commit: u64,
+    /// Highest index known to be committed. Others may have acknowledged what is not durable here yet.
+    pub known_commit: u64,
     /// What the caller reported as applied.
     pub applied: u64,
     /// Last index of the log, durable or not.
@@ -418,6 +420,7 @@ impl Driver {
             term: raft.term,
             leader_id: raft.leader_id,
             commit: self.commit(),
+            known_commit: raft.raft_log.committed.max(self.applied),
             applied: self.applied,
             last_index: raft.raft_log.last_index(),
             is_leader: self.is_leader(),

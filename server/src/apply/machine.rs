@@ -41,6 +41,7 @@ use super::{
     message::{Answer, AnswersByCore, Entry, Handed, ReadsAt, Report, Space, Standing, ToApply},
     outcome::Outcome,
     prefetch,
+    renewals::Renewals,
     standstill::Standstill,
     table,
     touch::Pinned,
@@ -50,7 +51,6 @@ use super::{
         reclaim::Reclaim,
         space::{self, Taken},
         sweep::Sweep,
-        waiters::Waiters,
     },
 };
 use crate::{
@@ -59,7 +59,6 @@ use crate::{
     error::Error,
     floor,
     insight::slow::{self, Throttle},
-    lease::Renewal,
     metrics::counters::CommitCounters,
     quota::{self, Purpose},
     shared::{RaisedBy, Shared},
@@ -119,10 +118,6 @@ pub struct Options {
     pub clock: Clock,
 }
 
-/// The part of an election timeout for which a leader is sure that it leads, from the moment on at which it began to
-/// ask a majority that then said so. Who has answered elects nobody else for the whole of it, by its own clock.
-const SURE_PART: u32 = 2;
-
 /// See the head of this file.
 pub struct Apply {
     pub(super) shared: Arc<Shared>,
@@ -169,18 +164,11 @@ pub struct Apply {
     compactor: Compactor,
     pub(super) checkpoints: Checkpoints,
     pub(super) sweep: Sweep,
-    /// Until then, no other member can have become the leader of a later term.
-    sure_until: Duration,
     /// Reads that wait until their index is published, in the order in which they were asked for, and since when.
     pub(super) reads: VecDeque<(Duration, ReadsAt)>,
     /// The index that holds everything that was acknowledged before this member started, once it is known.
     pub(super) caught_up_at: Option<u64>,
-    /// Who renews a lease while that is not sure.
-    unsure: Waiters<i64>,
-    /// Who renews a lease that has expired and is not revoked yet, with the lease.
-    renewals: Waiters<i64>,
-    /// Who renews a lease of which the next leader may believe that it has less time left, with the lease.
-    taken_back: Waiters<i64>,
+    pub(super) renewals: Renewals,
     reclaim: Reclaim,
     pub(super) install: Install,
     pub(super) taken: Taken,
@@ -233,12 +221,9 @@ impl Apply {
             slow_applies: Throttle::default(),
             own_since: VecDeque::new(),
             sweep: Sweep::left(),
-            sure_until: Duration::ZERO,
             reads: VecDeque::new(),
             caught_up_at: None,
-            unsure: Waiters::default(),
-            renewals: Waiters::default(),
-            taken_back: Waiters::default(),
+            renewals: Renewals::default(),
             reclaim: Reclaim::default(),
             install: Install::default(),
             taken,
@@ -259,18 +244,8 @@ impl Apply {
     pub fn receive(&mut self, message: ToApply, now: Duration) -> Result<(), Fatal> {
         let lifetime = 2 * self.shared.limits.request_timeout;
         match message {
-            ToApply::Renew { reply, lease } => self.renew_for(reply, lease, now),
-            ToApply::RenewAll { reply, leases } => {
-                let renewals = leases.into_iter().map(|lease| self.renew(lease, now)).collect();
-                self.answer(reply, Answer::RenewedAll(renewals));
-            }
-            ToApply::TimeToLive { reply, lease } => {
-                let answer = Answer::TimeToLive(self.applier.lessor.time_to_live(lease, now));
-                self.answer(reply, answer);
-            }
-            ToApply::Leases { reply } => {
-                let leases = self.applier.lessor.list();
-                self.answer(reply, Answer::Leases(leases));
+            ToApply::Renew { .. } | ToApply::RenewAll { .. } | ToApply::TimeToLive { .. } | ToApply::Leases { .. } => {
+                self.ask_lessor(message, now);
             }
             ToApply::AwaitSweep { reply, revision } => self.sweep.wait(reply, revision, now, lifetime),
             ToApply::Defragment { reply } => {
@@ -292,63 +267,6 @@ impl Apply {
         Ok(())
     }
 
-    fn renew_for(&mut self, reply: ReplyTo, lease: i64, now: Duration) {
-        let lifetime = 2 * self.shared.limits.request_timeout;
-        if !self.is_sure_to_lead(now) {
-            self.report.asks_lead = true;
-            return self.unsure.push(reply, lease, now, lifetime);
-        }
-        match self.renew(lease, now) {
-            Renewal::Renewed(ttl) => self.answer(reply, Answer::Renewed(ttl)),
-            Renewal::Unknown => self.answer(reply, Answer::Renewed(0)),
-            Renewal::Waits => self.renewals.push(reply, lease, now, lifetime),
-            Renewal::IsRecorded => {
-                self.take_back(lease, now);
-                self.taken_back.push(reply, lease, now, lifetime);
-            }
-        }
-    }
-
-    /// Whether what this member says of leases holds: its lessor runs, and no other member can have become the leader
-    /// without its knowledge.
-    fn is_sure_to_lead(&self, now: Duration) -> bool {
-        let is_alone = self.standing.read_floor.is_some();
-        let is_sure = now < self.sure_until || is_planted("a renewal by a leader that is not sure");
-        self.applier.lessor.leads() && (is_alone || is_sure)
-    }
-
-    /// Renews what waited until it is sure who leads.
-    fn settle_unsure(&mut self, now: Duration) {
-        for (lease, reply) in self.unsure.drain() {
-            self.renew_for(reply, lease, now);
-        }
-    }
-
-    fn renew(&mut self, lease: i64, now: Duration) -> Renewal {
-        if !self.is_sure_to_lead(now) {
-            self.report.asks_lead = true;
-            return Renewal::Waits;
-        }
-        let renewal = self.applier.lessor.renew(lease, now);
-        self.counters.leases_renewed.add(u64::from(matches!(renewal, Renewal::Renewed(_))));
-        renewal
-    }
-
-    /// Renews what waited until no less time was recorded.
-    fn settle_taken_back(&mut self, now: Duration) {
-        for (lease, reply) in self.taken_back.drain() {
-            self.renew_for(reply, lease, now);
-        }
-    }
-
-    /// Tells those who waited to renew a lease that it is gone.
-    pub(super) fn end_renewals(&mut self) {
-        let lessor = &self.applier.lessor;
-        for reply in self.renewals.take(|lease| !lessor.contains(*lease)) {
-            self.answer(reply, Answer::Renewed(0));
-        }
-    }
-
     /// Takes what raft hands over. Leases expire on the leader alone. They stop as soon as this member no longer leads.
     pub fn hand(&mut self, handed: Handed, now: Duration) {
         assert!(handed.log_bytes >= self.log_bytes, "what was written stays written");
@@ -356,7 +274,7 @@ impl Apply {
         let before = std::mem::replace(&mut self.standing, handed.standing);
         if before.leads && (!self.standing.leads || self.standing.term != before.term) {
             self.applier.lessor.demote();
-            self.sure_until = Duration::ZERO;
+            self.renewals.demote();
         }
         self.queue.extend(handed.entries);
         if let Some(arrived) = handed.install {
@@ -368,8 +286,7 @@ impl Apply {
         if let Some(at) = handed.lead_confirmed_at
             && self.standing.leads
         {
-            self.sure_until = at + self.options.election_timeout / SURE_PART;
-            self.settle_unsure(now);
+            self.lead_confirmed(at, now);
         }
     }
 
@@ -387,7 +304,7 @@ impl Apply {
     /// Takes in that a heartbeat interval has passed.
     pub fn tick(&mut self, now: Duration) {
         self.shared.pulse.apply.strike(now);
-        self.report.asks_lead |= !self.unsure.is_empty();
+        self.report.asks_lead |= self.renewals.want_lead();
         self.taken.sum_up(&self.store);
         self.store.balance();
         self.sweep.look_again();
@@ -429,6 +346,7 @@ impl Apply {
         }
         let mut faults = if self.is_faulted { Vec::new() } else { self.apply_queue(now)? };
         self.promote_lessor(now);
+        self.settle_behind(now);
         if !self.is_faulted && faults.is_empty() {
             faults.extend(self.expire_leases(now));
         }

@@ -23,6 +23,7 @@
 //! - `standstill`: what becomes of apply when a page that an entry needs cannot be read
 //! - `upkeep/`: what keeps the store small and the log short: checkpoints, the sweep, giving space back
 //! - `initiative`: what apply proposes by itself
+//! - `renewals`: renewals of leases, and other questions to the lessor
 //! - `readiness`: what the member may answer: which reads, and whether it may serve
 //! - `machine`: applies the queue of committed entries turn by turn, publishes, and answers
 
@@ -45,6 +46,7 @@ pub mod own;
 pub mod prefetch;
 pub mod proposal;
 mod readiness;
+mod renewals;
 pub mod restore;
 pub mod standstill;
 pub mod start;

@@ -716,6 +716,7 @@ fn raw(request: &Request) -> Vec<u8> {
         Request::Txn(txn) => txn.encode_to_vec(),
         Request::Compaction(compaction) => compaction.encode_to_vec(),
         Request::LeaseGrant(grant) => grant.encode_to_vec(),
+        Request::LeaseRevoke(revoke) => revoke.encode_to_vec(),
         other => panic!("{other:?} is not asked for here"),
     }
 }

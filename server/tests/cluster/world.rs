@@ -659,6 +659,7 @@ impl World {
         }
         if let Some(heard) = &mut self.heard {
             heard.keep(proposals, reads);
+            heard.keep_renewals(&renewals);
         }
         self.check_ready(at);
         self.send(at, messages);

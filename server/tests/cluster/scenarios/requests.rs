@@ -107,3 +107,27 @@ fn old_answers_do_not_confirm_the_new_reads_of_a_leader_that_stood_still() {
     }
     assert!(answered > 0, "some of the reads are answered");
 }
+
+/// Not a bug of etcd, which waits as well: what others have acknowledged, a leader may have still to write and apply.
+#[test]
+fn a_leader_with_a_hung_disk_says_of_leases_what_others_have_said() {
+    let mut world = calm(7092, 3);
+    let leader = world.led();
+    let other = world.follower();
+    let grant = pb::LeaseGrantRequest { id: 5, ttl: 60 };
+    let requests = [(Request::LeaseGrant(grant), 60), (Request::LeaseRevoke(pb::LeaseRevokeRequest { id: 5 }), 0)];
+    for (request, left) in requests {
+        world.hang(leader, millis(500));
+        world.done(other, request);
+        assert!(world.now < world.seats[leader].hung_until, "the others have it, and the leader has not");
+        world.member(leader).renew(5);
+        world.step(leader);
+        let mut told = None;
+        world.until("the renewal is answered", |world| {
+            told = world.heard.as_mut().and_then(|heard| heard.take_renewal(5));
+            told.is_some()
+        });
+        assert_eq!(told, Some(left));
+    }
+    world.heal();
+}
