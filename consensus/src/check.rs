@@ -70,16 +70,24 @@ pub(crate) fn check(message: &mut Message, raft: &Raft<Log>) -> Result<(), Error
 }
 
 fn check_snapshot(message: &Message, raft: &Raft<Log>) -> Result<(), Error> {
-    let Some(Snapshot { at, conf_state, .. }) = message.snapshot.as_deref() else {
-        return malformed("a snapshot message without one");
-    };
+    match message.snapshot.as_deref() {
+        Some(state) => check_state(state, message.term, raft),
+        None => malformed("a snapshot message without one"),
+    }
+}
+
+/// Checks the head of a state that was sent in `term` or later.
+///
+/// **Errors**: `Malformed`: no honest member sends it.
+pub(crate) fn check_state(state: &Snapshot, term: u64, raft: &Raft<Log>) -> Result<(), Error> {
+    let Snapshot { at, conf_state, .. } = state;
     let ConfState { voters, learners } = conf_state;
     let ascends = |ids: &[u64]| ids.is_sorted_by(|a, b| a < b) && !ids.contains(&raft::INVALID_ID);
     let is_both = |id: &u64| learners.contains(id);
     if voters.is_empty() || !ascends(voters) || !ascends(learners) || voters.iter().any(is_both) {
         return malformed("a snapshot's configuration");
     }
-    if at.index == 0 || at.term == 0 || at.index > NUMBER_MAX || at.term > message.term {
+    if at.index == 0 || at.term == 0 || at.index > NUMBER_MAX || at.term > term.min(NUMBER_MAX) {
         return malformed("a snapshot's place in the log");
     }
     let log = &raft.raft_log;

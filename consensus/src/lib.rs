@@ -12,13 +12,14 @@
 //! - `driver`: raft-rs on one side, the write-ahead log on the other; everything a caller does goes through it.
 //!   `driver/propose`: what may enter the log. `driver/ready`: from raft-rs to the log, the caller and the peers.
 //!   `driver/reads`: rounds of reads. `driver/time`: what follows from time alone. `driver/install`: a state instead of
-//!   entries.
+//!   entries. `driver/cut`: what is held back while the log is cut.
 //! - `recovery`: from a log directory and a stored state to what raft starts with; takes over another program's log.
 //! - `start`: what a driver is opened with: identity, state, bounds, timing.
 //! - `log`: the log as raft-rs sees it, its newest part in memory. `fetch`: what of the rest peers need.
 //! - `states`: states for followers whose next entries are gone.
 //! - `peer`: what members say to each other, as bytes.
 //! - `leave`: a leader that is to be removed hands leadership on first.
+//! - `cut`: what a member may promise whose log was cut at its end.
 //! - `check`: what a peer's message must keep before raft-rs sees it.
 //! - `message`: messages between members as plain data, and their translation to and from raft-rs.
 //! - `members`: member ids and etcd's form of members and configuration changes.
@@ -31,6 +32,7 @@
 
 mod backlog;
 mod check;
+mod cut;
 mod driver;
 mod elections;
 mod entry;

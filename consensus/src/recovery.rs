@@ -8,6 +8,10 @@
 //! are not written at once. What is durable beyond commit is decided by the next leader; a single voter commits all of
 //! it.
 //!
+//! A log that is damaged, or ends before what the state holds, starts again behind the state, as one that was cut
+//! (`cut`), if there are other members to make up for it. Alone, the member could not know what it has acknowledged: it
+//! is refused, and nothing is changed.
+//!
 //! A configuration change with another one behind it is committed, whatever the hard state says: a leader proposes none
 //! before it has applied all that are in its log. A member that did not know this after a restart could lead with a
 //! configuration that lacks two changes, and two majorities would share no member.
@@ -35,24 +39,38 @@ pub(crate) struct Restored {
     /// Last number handed to the WAL.
     pub(crate) ticket: u64,
     pub(crate) truncated_tail: Option<(PathBuf, u64)>,
+    /// Why the log was put aside.
+    pub(crate) damage: Option<engine::Error>,
 }
 
 pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start: &Start) -> Result<Restored, Error> {
     let known = wal::Known { applied: start.applied.index, trimmable: start.trimmable };
-    let (mut wal, recovered) = Wal::open(disk, dir, options.wal, known)?;
+    let ((mut wal, recovered), damage) = open(disk, dir, options.wal, (known, start))?;
     let wal::Recovered { mark, mut entries, mut hard_state, truncated_tail, .. } = recovered;
     let mut ticket = 0;
     if is_fresh(mark, &entries, hard_state, start) {
         ticket = 1;
+        let is_cut = hard_state.is_cut;
         (entries, hard_state) = first_entries(start);
+        hard_state.is_cut = is_cut;
         wal.append(&entries, Some(hard_state), ticket)?;
         wait_durable(&mut wal, disk, ticket)?;
     }
     let mut mark = mark;
     let EntryId { index, term } = start.applied;
-    if start.is_installed && mark.0 < index && wal.term(index) != Some(term) {
-        // Nobody was told of the state yet; or everybody, and this is the log from before.
+    // Nobody was told of the state yet; or everybody, and this is the log from before.
+    let is_of_another = start.is_installed && mark.0 < index && wal.term(index) != Some(term);
+    // The log has lost what the state holds, and perhaps more. The other members have the rest.
+    let is_behind = start.has_peers() && mark.0 + (entries.len() as u64) < index;
+    if is_behind && !hard_state.is_cut {
+        // This is durable before the log starts again, behind which nothing tells that it has lost anything.
         ticket = 1;
+        hard_state.is_cut = true;
+        wal.append(&[], Some(hard_state), ticket)?;
+        wait_durable(&mut wal, disk, ticket)?;
+    }
+    if is_of_another || is_behind {
+        ticket += 1;
         (mark, entries) = ((index, term), Vec::new());
         wal.restart_after(index, term)?;
         wal.append(&[], None, ticket)?;
@@ -62,10 +80,28 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     let mut log = Log::new(mark, start.applied.index, options.tail_bytes_max)
         .ok_or_else(|| Error::LogAheadOfState { dir: dir.to_path_buf(), mark: mark.0, applied: start.applied.index })?;
     let hard_state = load(dir, &mut log, mark, entries, hard_state, start)?;
-    let HardState { term, vote, commit } = hard_state;
+    let HardState { term, vote, commit, .. } = hard_state;
     let raft_state = eraftpb::HardState { term, vote, commit, ..eraftpb::HardState::default() };
     log.set_initial_state(raft_state, start.conf_state.to_raft());
-    Ok(Restored { wal, log, hard_state, ticket, truncated_tail })
+    Ok(Restored { wal, log, hard_state, ticket, truncated_tail, damage })
+}
+
+/// Opens the log. If it is damaged, and there are other members to make up for it, it is put aside, and a new one
+/// opened, which is behind the state.
+fn open(
+    disk: &mut dyn Disk,
+    dir: &Path,
+    options: wal::Options,
+    (known, start): (wal::Known, &Start),
+) -> Result<((Wal, wal::Recovered), Option<engine::Error>), Error> {
+    match Wal::open(disk, dir, options, known) {
+        Ok(opened) => Ok((opened, None)),
+        Err(damage @ engine::Error::Corrupt { .. }) if start.has_peers() => {
+            wal::set_aside(disk, dir)?;
+            Ok((Wal::open(disk, dir, options, known)?, Some(damage)))
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Writes a new log in `dir` that goes on from another program's: it starts after `after`, and holds `entries`, which
@@ -105,7 +141,8 @@ pub fn adopt_log(
 fn is_fresh(mark: (u64, u64), entries: &[wal::Entry], hard_state: HardState, start: &Start) -> bool {
     let first = start.bootstrap.len() as u64;
     // The hard state lies behind the entries it commits: without it even all of them are a torn group.
-    let is_torn = hard_state == HardState::default() && entries.len() as u64 <= first;
+    let is_new = HardState { is_cut: false, ..hard_state } == HardState::default();
+    let is_torn = is_new && entries.len() as u64 <= first;
     mark == (0, 0)
         && start.applied.index == 0
         && first > 0
@@ -123,7 +160,7 @@ fn first_entries(start: &Start) -> (Vec<wal::Entry>, HardState) {
         .map(|(change, index)| wal::Entry { index, term: 1, kind: EntryKind::ConfChange as u8, data: change.encode() })
         .collect();
     let commit = entries.len() as u64;
-    (entries, HardState { term: 1, vote: 0, commit })
+    (entries, HardState { term: 1, vote: 0, commit, is_cut: false })
 }
 
 fn wait_durable(wal: &mut Wal, disk: &mut dyn Disk, ticket: u64) -> Result<(), Error> {
@@ -194,6 +231,7 @@ fn load(
                 term: recovered.term.max(last_term),
                 vote: if newer { 0 } else { recovered.vote },
                 commit: recovered.commit.max(applied.index).max(settled),
+                is_cut: recovered.is_cut,
             };
             assert!(applied.index <= hard_state.commit && hard_state.commit <= last_index);
             assert!(applied.term <= hard_state.term);
@@ -213,7 +251,7 @@ mod tests {
 
     #[test]
     fn log_and_state_are_joined_or_refused() {
-        let hard = |term, vote, commit| HardState { term, vote, commit };
+        let hard = |term, vote, commit| HardState { term, vote, commit, is_cut: false };
         // Log behind mark (4, 2) with entries 5.. of these terms; hard state; applied index and term; restored hard
         // state.
         let cases: [Case; 9] = [
@@ -243,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_configuration_change_with_another_one_behind_it_is_committed() {
-        let hard_state = HardState { term: 2, vote: 1, commit: 4 };
+        let hard_state = HardState { term: 2, vote: 1, commit: 4, is_cut: false };
         for (kinds, commit) in [([0, 0, 0, 0], 4), ([0, 1, 0, 0], 4), ([1, 0, 1, 0], 5), ([1, 1, 0, 1], 6)] {
             let entry = |(kind, index)| wal::Entry { index, term: 2, kind, data: Bytes::from_static(b"x") };
             let entries = kinds.into_iter().zip(5..).map(entry).collect();

@@ -39,6 +39,14 @@ pub struct Start {
     pub bootstrap: Vec<ConfChange>,
 }
 
+impl Start {
+    /// Whether there are other voters, as far as is known without the log.
+    pub(crate) fn has_peers(&self) -> bool {
+        let voters = if self.applied.index > 0 { self.conf_state.voters.len() } else { self.bootstrap.len() };
+        voters > 1
+    }
+}
+
 /// Bounds and timing, as `Options::from_knobs` derives them from `tuning`.
 #[derive(Debug, Clone)]
 pub struct Options {

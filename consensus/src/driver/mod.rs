@@ -34,10 +34,12 @@
 //! - `ready`: from raft-rs to the log, the caller and the peers
 //! - `install`: a state instead of entries; `installing`: what is known of it meanwhile
 //! - `reads`: rounds of linearizable reads
+//! - `cut`: what is held back while the log is cut
 //! - `time`: what follows from time alone
 //!
 //! Deliberately not here: what an entry means, request timeouts, the transport, the content of a state.
 
+mod cut;
 mod install;
 mod installing;
 mod propose;
@@ -60,6 +62,7 @@ use raft::{RawNode, SoftState, StateRole};
 use self::installing::Installing;
 use crate::{
     check::check,
+    cut::Cut,
     elections::Elections,
     entry::{Committed, EntryId, entry_cost_bytes},
     error::Error,
@@ -146,6 +149,7 @@ pub struct Driver {
     /// First index of the current term, if this member leads it.
     term_start: Option<u64>,
     truncated_tail: Option<(PathBuf, u64)>,
+    damage: Option<engine::Error>,
     /// The state that takes the place of this member's, and of its log.
     installing: Option<Installing>,
     /// Ticks for which the log is kept for followers that take a state.
@@ -156,6 +160,10 @@ pub struct Driver {
     leave: Leave,
     /// Damage that was met while entries were read back, and that the caller was not told yet.
     unreadable: Vec<engine::Error>,
+    /// Set while the log is cut at its end.
+    cut: Option<Cut>,
+    /// Term and index of the last entry of its leader's own term that this member was sent while it was cut.
+    fed_at: Option<(u64, u64)>,
     /// Reused between steps.
     entries: Vec<wal::Entry>,
     stopped: Option<String>,
@@ -182,6 +190,8 @@ impl Driver {
         let applied = start.applied.index;
         let mut driver = Driver {
             soft_state: raw.raft.soft_state(),
+            cut: Driver::cut_of(restored.hard_state, options.election_ticks),
+            fed_at: None,
             raw,
             wal: restored.wal,
             identity,
@@ -207,6 +217,7 @@ impl Driver {
             conf_state: start.conf_state,
             term_start: None,
             truncated_tail: restored.truncated_tail,
+            damage: restored.damage,
             installing: None,
             kept_ticks: 0,
             trim_due: None,
@@ -258,7 +269,14 @@ impl Driver {
             self.read_for_peer(message);
             return Ok(());
         }
-        match self.raw.step(message.into_raft()) {
+        if self.holds_back(&message) {
+            return Ok(());
+        }
+        self.believe_less(&message);
+        let append = is_append.then_some((message.term, message.index, message.entries.len() as u64));
+        let stepped = self.raw.step(message.into_raft());
+        append.into_iter().for_each(|append| self.note_fed(append));
+        match stepped {
             // Answers of strangers and proposals without a leader are dropped, as every lost message is.
             Ok(()) | Err(raft::Error::StepPeerNotFound | raft::Error::ProposalDropped) => Ok(()),
             Err(source) => Err(self.stop(&source.to_string())),
@@ -430,6 +448,11 @@ impl Driver {
             backlog_entries: backlog.entries,
             backlog_bytes: backlog.bytes,
         }
+    }
+
+    /// Why the log was put aside when it was opened, if it was: this member goes on with what others send it.
+    pub fn damage(&self) -> Option<&engine::Error> {
+        self.damage.as_ref()
     }
 
     /// Who this member is.

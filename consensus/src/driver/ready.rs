@@ -25,6 +25,7 @@ impl Driver {
                 break;
             }
         }
+        self.mend();
         Ok(())
     }
 
@@ -59,6 +60,7 @@ impl Driver {
                 term: hard_state.term,
                 vote: hard_state.vote,
                 commit: hard_state.commit,
+                is_cut: self.cut.is_some(),
             });
         }
         if !ready.snapshot().is_empty() {

@@ -86,6 +86,10 @@ impl Driver {
     }
 
     fn pass_part(&mut self) {
+        let is_led = self.raw.raft.leader_id != raft::INVALID_ID;
+        if let Some(cut) = &mut self.cut {
+            cut.pass_part(is_led);
+        }
         let is_follower = self.raw.raft.state == StateRole::Follower;
         if is_follower && self.is_sole_voter() {
             // The only voter does not wait for a timeout; and raft-rs would stop the process if it won before its log
@@ -101,6 +105,13 @@ impl Driver {
         if campaigns {
             // While the disk owes something, nothing that this member asks for would leave.
             if !self.owes_nothing() {
+                return;
+            }
+            if !self.may_campaign() {
+                // It asks again after a heartbeat interval.
+                let raft = &mut self.raw.raft;
+                raft.election_elapsed = raft.election_elapsed.saturating_sub(PARTS_PER_TICK as usize);
+                raft.leader_id = raft::INVALID_ID;
                 return;
             }
             self.elections.begin();

@@ -26,4 +26,7 @@ pub struct HardState {
     pub vote: u64,
     /// Highest index that is known to be committed.
     pub commit: u64,
+    /// The log was cut at its end, and what was lost there has not been made up for. It may have been promised: a group
+    /// that was torn looks like one that was durable and then damaged.
+    pub is_cut: bool,
 }

@@ -65,7 +65,8 @@ pub struct Recovered {
     pub entries: Vec<Entry>,
     /// Last hard state. Its commit is at least the mark's index, and at most the last index.
     pub hard_state: HardState,
-    /// Where an unfinished group was cut off. It was never acknowledged.
+    /// Where an unfinished group was cut off. It was never acknowledged, unless it was damaged later: the hard state
+    /// says so (`is_cut`).
     pub truncated_tail: Option<(PathBuf, u64)>,
     /// How often this log was opened, this time included.
     pub life: u32,
@@ -188,6 +189,10 @@ impl Wal {
             is_opening: true,
             is_failed: false,
         };
+        if torn.is_some() {
+            // This comes before the life record, behind which nothing tells that the end was cut.
+            wal.enqueue(Record::HardState(hard_state), 0);
+        }
         wal.begin_life(disk)?;
         Ok((wal, Recovered { mark, entries: replay.entries, hard_state, truncated_tail: torn, life }))
     }
@@ -211,8 +216,8 @@ impl Wal {
 
     /// Queues entries and a hard state. They are durable when `durable() >= ticket`. Tickets never decrease. Entries
     /// are contiguous. An entry whose index is in the log already replaces the old one and everything after it. A hard
-    /// state that differs from the last only in `commit` forces no write: it goes with the next group, and its ticket
-    /// waits for nothing.
+    /// state that differs from the last only in `commit`, or is not cut any more, forces no write: it goes with the
+    /// next group, and its ticket waits for nothing.
     ///
     /// **Errors** `EntryTooLarge` (nothing was queued), `Stopped`.
     pub fn append(&mut self, entries: &[Entry], hard_state: Option<HardState>, ticket: u64) -> Result<(), Error> {
@@ -229,8 +234,9 @@ impl Wal {
             self.terms.put(entry.index, entry.term);
             self.enqueue(Record::Entry(entry.clone()), before);
         }
-        let forced =
-            hard_state.filter(|state| (state.term, state.vote) != (self.hard_state.term, self.hard_state.vote));
+        let promise = |state: &HardState| (state.term, state.vote);
+        let forced = hard_state
+            .filter(|state| promise(state) != promise(&self.hard_state) || (state.is_cut && !self.hard_state.is_cut));
         if let Some(state) = hard_state {
             assert!(state.term >= self.hard_state.term, "terms never decrease");
             assert!(state.commit >= self.hard_state.commit, "what is committed stays committed");

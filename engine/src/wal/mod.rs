@@ -9,9 +9,11 @@
 //! - `fetch`: entries that are read back while the log goes on.
 //! - `recover`: finds the valid part of a log, and whether its end is a torn tail or damage.
 //! - `inspect`: inspects a log that no process uses. `scrub`: reads one again while it is in use, to find damage.
+//! - `aside`: puts a damaged log aside.
 //! - `log`: the log itself: appends, durable writes, trimming.
 
 mod active;
+mod aside;
 mod entry;
 mod fetch;
 mod inspect;
@@ -24,6 +26,7 @@ mod scrub;
 mod segment;
 mod window;
 
+pub use aside::set_aside;
 pub use entry::{Entry, HardState};
 pub use fetch::Fetched;
 pub use inspect::{SegmentSummary, Summary, inspect};

@@ -105,7 +105,7 @@ impl Record {
             }
             Self::HardState(state) => {
                 out.extend_from_slice(&[KIND_HARD_STATE]);
-                put_numbers(out, &[state.term, state.vote, state.commit]);
+                put_hard_state(out, state);
             }
             Self::Mark { index, term, is_restart } => {
                 out.extend_from_slice(&[KIND_MARK]);
@@ -137,9 +137,7 @@ impl Record {
                     Entry { index: take_u64(rest)?, term: take_u64(rest)?, kind: take(rest)?, data: Bytes::new() };
                 return Some(Self::Entry(Entry { data: body.slice(ENTRY_BODY..), ..entry }));
             }
-            KIND_HARD_STATE => {
-                Self::HardState(HardState { term: take_u64(rest)?, vote: take_u64(rest)?, commit: take_u64(rest)? })
-            }
+            KIND_HARD_STATE => Self::HardState(take_hard_state(rest)?),
             KIND_MARK => {
                 let (index, term) = (take_u64(rest)?, take_u64(rest)?);
                 Self::Mark { index, term, is_restart: take_bool(rest)? }
@@ -264,7 +262,7 @@ impl Header {
             out.extend_from_slice(&number.to_le_bytes());
         }
         put_numbers(out, &[self.first_index, self.mark.0, self.mark.1]);
-        put_numbers(out, &[self.hard_state.term, self.hard_state.vote, self.hard_state.commit]);
+        put_hard_state(out, &self.hard_state);
         assert_eq!(out.len() - start, HEADER_CHECKED);
         let crc = crc32fast::hash(&out[start..]);
         out.extend_from_slice(&crc.to_le_bytes());
@@ -297,7 +295,7 @@ impl Header {
         let (previous_end, previous_chain) = (take_u32(rest)?, take_u32(rest)?);
         let first_index = take_u64(rest)?;
         let mark = (take_u64(rest)?, take_u64(rest)?);
-        let hard_state = HardState { term: take_u64(rest)?, vote: take_u64(rest)?, commit: take_u64(rest)? };
+        let hard_state = take_hard_state(rest)?;
         let header = Self { id, sequence, life, previous_end, previous_chain, first_index, mark, hard_state };
         if first_index <= mark.0 || first_index > INDEX_MAX {
             return None;
@@ -310,6 +308,20 @@ fn put_numbers(out: &mut Buffer, numbers: &[u64]) {
     for number in numbers {
         out.extend_from_slice(&number.to_le_bytes());
     }
+}
+
+/// The highest bit of `commit`: no index has it.
+const CUT: u64 = INDEX_MAX + 1;
+
+fn put_hard_state(out: &mut Buffer, state: &HardState) {
+    assert!(state.commit <= INDEX_MAX, "an index leaves room for a bit");
+    let cut = if state.is_cut { CUT } else { 0 };
+    put_numbers(out, &[state.term, state.vote, state.commit | cut]);
+}
+
+fn take_hard_state(from: &mut &[u8]) -> Option<HardState> {
+    let (term, vote, commit) = (take_u64(from)?, take_u64(from)?, take_u64(from)?);
+    Some(HardState { term, vote, commit: commit & INDEX_MAX, is_cut: commit & CUT != 0 })
 }
 
 fn take(from: &mut &[u8]) -> Option<u8> {
@@ -363,7 +375,8 @@ mod tests {
             Record::Group(group),
             Record::Entry(Entry { index: 5, term: 2, kind: 1, data: Bytes::from_static(b"payload") }),
             Record::Entry(Entry { index: 6, term: 2, kind: 0, data: Bytes::new() }),
-            Record::HardState(HardState { term: 2, vote: 1, commit: 5 }),
+            Record::HardState(HardState { term: 2, vote: 1, commit: 5, is_cut: false }),
+            Record::HardState(HardState { term: 2, vote: 1, commit: INDEX_MAX, is_cut: true }),
             Record::Mark { index: 4, term: 1, is_restart: true },
             Record::Life(9),
         ]
@@ -398,7 +411,7 @@ mod tests {
             previous_chain: 5,
             first_index: 8,
             mark: (7, 8),
-            hard_state: HardState { term: 9, vote: 10, commit: 11 },
+            hard_state: HardState { term: 9, vote: 10, commit: 11, is_cut: true },
         };
         let mut out = Buffer::new();
         let crc = header.encode(&mut out);

@@ -22,6 +22,7 @@ use bytes::Bytes;
 
 use super::{
     active::Active,
+    aside::is_aside,
     entry::{Entry, HardState},
     options::{Known, Options},
     positions::{Position, Positions},
@@ -185,7 +186,7 @@ impl Log {
             previous_chain: 0,
             first_index: 1,
             mark: (0, 0),
-            hard_state: HardState::default(),
+            hard_state: HardState { is_cut: is_aside(disk, dir)?, ..HardState::default() },
         };
         Ok(Self {
             id: header.id,
@@ -252,6 +253,7 @@ impl Scan {
         }
         let first = scan.segments[0].sequence;
         scan.replay.check_complete(&dir.join(name(first)), &dir.join(name(last)), scan.tail.end)?;
+        scan.replay.hard_state.is_cut |= scan.tail.is_torn;
         Ok(scan)
     }
 

@@ -69,11 +69,13 @@ impl State {
         }
     }
 
-    /// Equal but for the commit, which may be lost; it never runs ahead of the log.
+    /// Equal but for the commit, which may be lost; it never runs ahead of the log. Once cut, a log stays cut: nothing
+    /// here makes up for what may be missing.
     pub(crate) fn is_like(&self, recovered: &Self) -> bool {
         let (mine, theirs) = (self.hard_state, recovered.hard_state);
         (self.mark, &self.entries, mine.term, mine.vote)
             == (recovered.mark, &recovered.entries, theirs.term, theirs.vote)
+            && (!mine.is_cut || theirs.is_cut)
             && theirs.commit >= recovered.mark.0
             && theirs.commit <= recovered.last_index()
     }
@@ -247,7 +249,7 @@ impl Bench {
             16 if random.chance(1, 6) => {
                 self.restart_after(now.last_index() + 1 + random.below(20), term + 1)?;
                 let mark = self.history.now.mark;
-                let state = HardState { term: mark.1, vote: 0, commit: mark.0 };
+                let state = HardState { term: mark.1, vote: 0, commit: mark.0, ..now.hard_state };
                 self.append(Vec::new(), Some(state))
             }
             17 => self.settle(),
@@ -318,7 +320,9 @@ pub(crate) fn check_image(image: &SimStorage, options: Options, history: &Histor
     let term = bench.history.now.last_term().max(bench.history.now.hard_state.term) + 1;
     let next = bench.history.now.last_index() + 1;
     let entry = Entry { index: next, term, kind: 7, data: Bytes::from_static(b"after the crash") };
-    bench.append(vec![entry], Some(HardState { term, vote: 2, commit: next - 1 })).expect("the log runs");
+    bench
+        .append(vec![entry], Some(HardState { term, vote: 2, commit: next - 1, is_cut: false }))
+        .expect("the log runs");
     bench.settle().unwrap_or_else(|error| panic!("{context}: {error}"));
     let expected = &bench.history.now;
     for again in image.crash_images(2) {

@@ -259,6 +259,7 @@ fn damaged_bytes_in_any_segment_are_refused_or_harmless() {
                         (looked.hard_state, looked.torn),
                         (recovered.hard_state, recovered.truncated_tail.clone())
                     );
+                    assert_eq!(recovered.hard_state.is_cut, recovered.truncated_tail.is_some());
                     // Only what the last group held may be missing.
                     let found = State::of(&recovered);
                     let kept = expected.entries.len() - 1;
@@ -719,14 +720,14 @@ fn commit_alone_causes_no_write_and_rides_along() {
     let storage = SimStorage::new(1);
     let (mut bench, _) = Bench::open(&storage, options(16, 2)).expect("a fresh log opens");
     let mut random = Random::new(1);
-    let vote = HardState { term: 1, vote: 1, commit: 0 };
+    let vote = HardState { term: 1, vote: 1, commit: 0, is_cut: true };
     bench.append(fresh_entries(&mut random, 1, 1, 2, 100), Some(vote)).expect("the log runs");
     bench.settle().expect("the log runs");
     for _ in 0..10 {
         bench.pump().expect("the log runs");
     }
     let before = storage.steps();
-    bench.append(Vec::new(), Some(HardState { commit: 2, ..vote })).expect("the log runs");
+    bench.append(Vec::new(), Some(HardState { commit: 2, is_cut: false, ..vote })).expect("the log runs");
     assert_eq!(bench.wal.durable(), bench.history.ticket, "a commit has nothing to wait for");
     bench.pump().expect("the log runs");
     assert_eq!(storage.steps(), before, "a commit alone is not written");
@@ -734,7 +735,7 @@ fn commit_alone_causes_no_write_and_rides_along() {
     bench.settle().expect("the log runs");
     assert_eq!(storage.steps(), before + 1, "one group, one write");
     let (_, recovered) = Bench::open(&storage.crash(), options(16, 2)).expect("it opens");
-    assert_eq!(recovered.hard_state.commit, 2);
+    assert_eq!(recovered.hard_state, HardState { commit: 2, is_cut: false, ..vote });
 }
 
 /// Appends, replaces, trims, reopens and reads back on a real file system.
@@ -753,7 +754,7 @@ fn work_on(preference: Preference, dir: &Path) -> IoPath {
             let from = if ticket == 7 { state.last_index() } else { state.last_index() + 1 };
             let count = random.below(9) + 1;
             let entries = fresh_entries(&mut random, from, u64::from(life), count, 3000);
-            let hard_state = HardState { term: u64::from(life), vote: 1, commit: from - 1 };
+            let hard_state = HardState { term: u64::from(life), vote: 1, commit: from - 1, is_cut: false };
             wal.append(&entries, Some(hard_state), ticket).expect("the log runs");
             entries.into_iter().for_each(|entry| state.apply(&Change::Put(entry)));
             state.hard_state = hard_state;

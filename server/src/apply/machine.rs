@@ -41,10 +41,10 @@ use super::{
     message::{Answer, AnswersByCore, Entry, Handed, ReadsAt, Report, Space, Standing, ToApply},
     outcome::Outcome,
     prefetch,
-    renewals::Renewals,
     standstill::Standstill,
     table,
     touch::Pinned,
+    unanswered::Unanswered,
     upkeep::{
         checkpoint::{self, Checkpoints, Moment},
         compactor::Compactor,
@@ -168,7 +168,7 @@ pub struct Apply {
     pub(super) reads: VecDeque<(Duration, ReadsAt)>,
     /// The index that holds everything that was acknowledged before this member started, once it is known.
     pub(super) caught_up_at: Option<u64>,
-    pub(super) renewals: Renewals,
+    pub(super) unanswered: Unanswered,
     reclaim: Reclaim,
     pub(super) install: Install,
     pub(super) taken: Taken,
@@ -223,7 +223,7 @@ impl Apply {
             sweep: Sweep::left(),
             reads: VecDeque::new(),
             caught_up_at: None,
-            renewals: Renewals::default(),
+            unanswered: Unanswered::default(),
             reclaim: Reclaim::default(),
             install: Install::default(),
             taken,
@@ -253,7 +253,6 @@ impl Apply {
                 self.answer(reply, Answer::Defragmenting(run));
             }
             ToApply::AwaitDefragment { reply, run } => self.reclaim.defragment.wait(reply, run, now, lifetime),
-            ToApply::Arrived(arrived) => self.arrive(arrived),
             ToApply::CheckpointWaits => self.checkpoints.waits(),
             ToApply::Checkpointed(done) => {
                 let done = *done?;
@@ -274,7 +273,7 @@ impl Apply {
         let before = std::mem::replace(&mut self.standing, handed.standing);
         if before.leads && (!self.standing.leads || self.standing.term != before.term) {
             self.applier.lessor.demote();
-            self.renewals.demote();
+            self.unanswered.demote();
         }
         self.queue.extend(handed.entries);
         if let Some(arrived) = handed.install {
@@ -304,7 +303,7 @@ impl Apply {
     /// Takes in that a heartbeat interval has passed.
     pub fn tick(&mut self, now: Duration) {
         self.shared.pulse.apply.strike(now);
-        self.report.asks_lead |= self.renewals.want_lead();
+        self.report.asks_lead |= self.unanswered.want_lead();
         self.taken.sum_up(&self.store);
         self.store.balance();
         self.sweep.look_again();

@@ -159,8 +159,6 @@ pub enum ToApply {
         /// The number of the run.
         run: u64,
     },
-    /// A state of another member has arrived that raft did not ask for.
-    Arrived(Box<Arrived>),
     /// The checkpoint under way waits for space on its disk.
     CheckpointWaits,
     /// A checkpoint has ended.

@@ -23,7 +23,7 @@
 //! - `standstill`: what becomes of apply when a page that an entry needs cannot be read
 //! - `upkeep/`: what keeps the store small and the log short: checkpoints, the sweep, giving space back
 //! - `initiative`: what apply proposes by itself
-//! - `renewals`: renewals of leases, and other questions to the lessor
+//! - `unanswered`: questions to the lessor that wait; `renewals`: renewals of leases, and other questions to the lessor
 //! - `readiness`: what the member may answer: which reads, and whether it may serve
 //! - `machine`: applies the queue of committed entries turn by turn, publishes, and answers
 
@@ -54,4 +54,5 @@ pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod touch;
+mod unanswered;
 pub mod upkeep;

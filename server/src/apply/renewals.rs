@@ -9,47 +9,19 @@
 //!   let the lease end.
 //! - What waits is bounded by the reply slots of all cores: their timeout is half of the lifetime of a question here.
 
-use std::{collections::VecDeque, sync::atomic::Ordering, time::Duration};
+use std::{sync::atomic::Ordering, time::Duration};
 
 use engine::planted::is_planted;
 
 use super::{
     machine::Apply,
     message::{Answer, ToApply},
-    upkeep::waiters::Waiters,
 };
 use crate::{lease::Renewal, slots::ReplyTo};
 
 /// The part of an election timeout for which a leader is sure that it leads, from the moment on at which it began to
 /// ask a majority that then said so. Who has answered elects nobody else for the whole of it, by its own clock.
 const SURE_PART: u32 = 2;
-
-/// See the head of this file.
-#[derive(Default)]
-pub(super) struct Renewals {
-    /// Until then, no other member can have become the leader of a later term.
-    sure_until: Duration,
-    /// Questions that came before what was committed then was applied, with that index and when they came.
-    behind: VecDeque<(u64, Duration, ToApply)>,
-    /// Who renews a lease while it is not sure who leads, with the lease.
-    unsure: Waiters<i64>,
-    /// Who renews a lease that has expired and is not revoked yet, with the lease.
-    expired: Waiters<i64>,
-    /// Who renews a lease of which the next leader may believe that it has less time left, with the lease.
-    taken_back: Waiters<i64>,
-}
-
-impl Renewals {
-    /// Whether somebody waits until it is sure who leads.
-    pub(super) fn want_lead(&self) -> bool {
-        !self.unsure.is_empty()
-    }
-
-    /// This member leads no more.
-    pub(super) fn demote(&mut self) {
-        self.sure_until = Duration::ZERO;
-    }
-}
 
 impl Apply {
     /// Takes a question to the lessor.
@@ -59,7 +31,7 @@ impl Apply {
         if self.is_alone() || committed <= self.applied.index {
             return self.answer_of_lessor(question, now);
         }
-        let (lifetime, behind) = (self.lifetime(), &mut self.renewals.behind);
+        let (lifetime, behind) = (self.lifetime(), &mut self.unanswered.behind);
         assert!(behind.back().is_none_or(|(last, ..)| *last <= committed), "the commit index never decreases");
         // Who asked that long ago has asked again, or is gone.
         while behind.pop_front_if(|(_, at, _)| now.saturating_sub(*at) > lifetime).is_some() {}
@@ -69,7 +41,7 @@ impl Apply {
     /// Answers the questions that waited for what is applied now.
     pub(super) fn settle_behind(&mut self, now: Duration) {
         let applied = self.applied.index;
-        while let Some((_, _, question)) = self.renewals.behind.pop_front_if(|(index, ..)| *index <= applied) {
+        while let Some((_, _, question)) = self.unanswered.behind.pop_front_if(|(index, ..)| *index <= applied) {
             self.answer_of_lessor(question, now);
         }
     }
@@ -97,15 +69,15 @@ impl Apply {
         let lifetime = self.lifetime();
         if !self.is_sure_to_lead(now) {
             self.report.asks_lead = true;
-            return self.renewals.unsure.push(reply, lease, now, lifetime);
+            return self.unanswered.unsure.push(reply, lease, now, lifetime);
         }
         match self.renew(lease, now) {
             Renewal::Renewed(ttl) => self.answer(reply, Answer::Renewed(ttl)),
             Renewal::Unknown => self.answer(reply, Answer::Renewed(0)),
-            Renewal::Waits => self.renewals.expired.push(reply, lease, now, lifetime),
+            Renewal::Waits => self.unanswered.expired.push(reply, lease, now, lifetime),
             Renewal::IsRecorded => {
                 self.take_back(lease, now);
-                self.renewals.taken_back.push(reply, lease, now, lifetime);
+                self.unanswered.taken_back.push(reply, lease, now, lifetime);
             }
         }
     }
@@ -132,26 +104,26 @@ impl Apply {
     /// Whether what this member says of leases holds: its lessor runs, and no other member can have become the leader
     /// without its knowledge.
     fn is_sure_to_lead(&self, now: Duration) -> bool {
-        let is_sure = now < self.renewals.sure_until || is_planted("a renewal by a leader that is not sure");
+        let is_sure = now < self.unanswered.sure_until || is_planted("a renewal by a leader that is not sure");
         self.applier.lessor.leads() && (self.is_alone() || is_sure)
     }
 
     /// A majority has confirmed that this member leads, in a round that was begun at `at`.
     pub(super) fn lead_confirmed(&mut self, at: Duration, now: Duration) {
-        self.renewals.sure_until = at + self.options.election_timeout / SURE_PART;
+        self.unanswered.sure_until = at + self.options.election_timeout / SURE_PART;
         self.settle_unsure(now);
     }
 
     /// Renews what waited until it is sure who leads.
     pub(super) fn settle_unsure(&mut self, now: Duration) {
-        for (lease, reply) in self.renewals.unsure.drain() {
+        for (lease, reply) in self.unanswered.unsure.drain() {
             self.renew_for(reply, lease, now);
         }
     }
 
     /// Renews what waited until no less time was recorded.
     pub(super) fn settle_taken_back(&mut self, now: Duration) {
-        for (lease, reply) in self.renewals.taken_back.drain() {
+        for (lease, reply) in self.unanswered.taken_back.drain() {
             self.renew_for(reply, lease, now);
         }
     }
@@ -159,7 +131,7 @@ impl Apply {
     /// Tells those who waited to renew a lease that it is gone.
     pub(super) fn end_renewals(&mut self) {
         let lessor = &self.applier.lessor;
-        for reply in self.renewals.expired.take(|lease| !lessor.contains(*lease)) {
+        for reply in self.unanswered.expired.take(|lease| !lessor.contains(*lease)) {
             self.answer(reply, Answer::Renewed(0));
         }
     }

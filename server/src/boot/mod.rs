@@ -163,6 +163,14 @@ fn log_start(config: &Config, opened: &Opened, cores: Cores) {
     if let Some((file, offset)) = opened.driver.truncated_tail() {
         tracing::warn!(file = %file.display(), offset, "the log's torn tail was cut off");
     }
+    if let Some(error) = opened.driver.damage() {
+        tracing::error!(%error, "the log is damaged: it was put aside (*.damaged), and other members make up for it");
+    }
+    if opened.driver.is_cut() && opened.driver.conf_state().voters.len() > 1 {
+        tracing::warn!(
+            "the end of the log may be missing: this member votes only if all others answer, until it has caught up"
+        );
+    }
     let urls = config::join(&config.advertise_client_urls);
     let (member, cluster) = (opened.identity.member_id, opened.identity.cluster_id);
     let catch_up = config.knobs.consensus.snapshot_catchup_entries;

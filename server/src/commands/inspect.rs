@@ -204,6 +204,9 @@ fn describe_log(text: &mut String, dir: &Path, log: &Summary) {
     if !spares.is_empty() {
         line(text, &format!("            to be reused: {}", spares.join(" ")));
     }
+    if hard_state.is_cut {
+        line(text, "            cut at its end: a member of a cluster does not vote before it has made up for that");
+    }
     if let Some((path, offset)) = torn {
         line(text, &format!("            torn, to be cut at the next start: {} at {offset}", path.display()));
     }

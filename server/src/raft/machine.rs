@@ -122,6 +122,8 @@ pub struct Raft {
     stands_still: bool,
     /// Bounds how often this member's alarm is proposed.
     asking: Asking,
+    /// The log was cut at its end, and this member has not caught up since.
+    is_cut: bool,
     /// Since when the log has waited for its disk, and how far it was durable then.
     log_wait: Option<(Duration, u64)>,
     /// A longer wait is a stall.
@@ -173,11 +175,13 @@ impl Raft {
             space: Space::default(),
             stands_still: false,
             asking: Asking::default(),
+            is_cut: false,
             log_wait: None,
             log_wait_max,
             log_bytes: log_len,
             log_len,
         };
+        raft.is_cut = raft.driver.is_cut();
         raft.publish_status(Duration::ZERO);
         raft
     }
@@ -277,6 +281,25 @@ impl Raft {
             self.unneeded.push(*arrived);
         }
         received
+    }
+
+    /// Whether the state of any other member would help this one: see `consensus`, `Driver::wants_state`.
+    pub fn wants_state(&self) -> bool {
+        self.driver.wants_state()
+    }
+
+    /// Takes a state for which this member has asked another one: because it wants it, or because of damage.
+    ///
+    /// **Errors** `Malformed`: no honest member sends it.
+    pub fn receive_asked(&mut self, arrived: Box<Arrived>) -> Result<(), consensus::Error> {
+        let conf_state = arrived.tables.conf_state.clone();
+        let state = Snapshot { at: arrived.at, conf_state, ..Snapshot::default() };
+        if self.driver.adopt(&state)? {
+            assert!(self.needed.replace(arrived).is_none(), "the one before was installed");
+        } else {
+            self.unneeded.push(*arrived);
+        }
+        Ok(())
     }
 
     /// The process of the member `member_id` is gone: its connections have closed, and its port refuses new ones.
@@ -431,6 +454,11 @@ impl Raft {
         self.told = Some(standing);
         let (reads, log_bytes) = (self.reads.take_confirmed(), self.log_bytes);
         Some(Handed { entries, standing, log_bytes, lead_confirmed_at, install, unneeded, reads, caught_up_at })
+    }
+
+    /// Whether the log was cut at its end, and this member has not caught up since.
+    pub fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Whether more entries could be handed to apply at once.
@@ -626,6 +654,10 @@ impl Raft {
 
     /// Adds the growth of the log since the last look.
     fn note_log(&mut self) {
+        if self.is_cut && !self.driver.is_cut() {
+            self.is_cut = false;
+            tracing::info!("what may be missing at the end of the log is there again: this member votes as others do");
+        }
         let len = self.driver.log_bytes();
         self.log_bytes += len.saturating_sub(self.log_len);
         self.log_len = len;

@@ -1,18 +1,24 @@
-//! Damage of a store's files, and the states that make up for it.
+//! Damage of a store's files, and the states that make up for it; damage of the end of a log.
 //!
 //! One machine of a run is damaged at most, so the others have everything. Its member serves what it can read. When the
 //! next entry needs what is damaged, it stands still, and asks the others for a state. It spreads nothing: what it
 //! answers, and what it sends, is checked as that of all others. If it does not start, what was damaged is whole again.
+//!
+//! One machine loses at times what it has written last to its log, and was durable. Nobody can tell that from a write
+//! that power loss has torn.
 
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use engine::disk::sim::Random;
+use engine::{
+    disk::{SECTOR, sim::Random},
+    wal,
+};
 
 use super::{
-    member::{DATA, Disks},
+    member::{DATA, Disks, LOG},
     world::{Event, World},
 };
 
@@ -20,6 +26,22 @@ use super::{
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Sectors that are damaged at once, at most.
 const SECTORS_MAX: u64 = 400;
+
+/// How the head of a group begins in the log, and how far behind that is the first byte of what follows it.
+/// **Source** `engine/FORMAT.md`, "WAL".
+const GROUP_MAGIC: [u8; 8] = [0xd7, 0x1a, b'g', b'r', b'o', b'u', b'p', 0xe3];
+const BEHIND_HEAD: usize = 40 + 8;
+
+/// Ends of logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tails {
+    /// The machine that loses them though they were durable.
+    lost_at: Option<usize>,
+    /// How often it has lost one.
+    pub(crate) lost: u64,
+    /// How often a member has started with a log that was cut.
+    pub(crate) cut: u64,
+}
 
 /// A sector that is damaged.
 pub(crate) struct Damage {
@@ -60,6 +82,30 @@ impl World {
         at
     }
 
+    /// Power is lost at one machine of a run, always the same, and the last group of its log is lost as well. It comes
+    /// back after `away`.
+    pub(crate) fn lose_tail(&mut self, at: usize, away: Duration) {
+        let at = *self.tails.lost_at.get_or_insert(at);
+        // Fewer would not have all that was acknowledged.
+        if self.occupied().len() < 3 || self.seats[at].member.is_none() {
+            return;
+        }
+        self.tell(|world| format!("power loss of {}, and the end of its log is lost", world.shown(at)));
+        self.lose(at, true, away);
+        let log = &self.seats[at].disks.log;
+        let Ok(Some(summary)) = wal::inspect(&mut log.disk(), Path::new(LOG)) else { return };
+        let segment = summary.segments.last().expect("a log has one");
+        let path = Path::new(LOG).join(&segment.name);
+        let content = log.content(&path).expect("it was just read");
+        let used = &content[..segment.used_bytes as usize];
+        let Some(group) = used.windows(GROUP_MAGIC.len()).rposition(|bytes| bytes == GROUP_MAGIC) else { return };
+        let first = group + BEHIND_HEAD;
+        if first < used.len() {
+            log.damage(&path, first as u64, |sector| sector[first % SECTOR] ^= 1);
+            self.tails.lost += 1;
+        }
+    }
+
     /// What was damaged on the machine at `at`, and is there still, is whole again.
     pub(crate) fn undo_damage(&mut self, at: usize) {
         let seat = &mut self.seats[at];
@@ -68,13 +114,13 @@ impl World {
         }
     }
 
-    /// Members that stand still ask for a state.
+    /// Members that stand still, or do not know who may lead, ask for a state.
     pub(crate) fn ask_for_repairs(&mut self) {
         self.plan(ASK_EVERY, Event::AskForRepairs);
         for to in 0..self.seats.len() {
             let Some(member) = &self.seats[to].member else { continue };
             let (id, applied) = (member.id, member.applied());
-            if !member.stands_still() || self.seats[to].paused_until > self.now || self.is_state_on_its_way(to) {
+            if !member.asks_for_state() || self.seats[to].paused_until > self.now || self.is_state_on_its_way(to) {
                 continue;
             }
             let can_send = |from: &usize| {

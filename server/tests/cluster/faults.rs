@@ -59,6 +59,8 @@ listed! {
         ClockJump,
         /// Some pages of one machine are damaged for good.
         Damage,
+        /// Power is lost, and with it the last group of the log, which was durable.
+        LostTail,
     }
 }
 
@@ -134,6 +136,10 @@ impl World {
                     // What is in memory is not read.
                     self.lose(damaged, false, draw.away());
                 }
+            }
+            Fault::LostTail => {
+                let away = draw.away();
+                self.lose_tail(at, away);
             }
             Fault::Pause => self.pause(at, time),
             Fault::PauseLeader => {

@@ -77,7 +77,7 @@ const BATCH_BYTES_MAX: u64 = 1 << 20;
 const OWN: usize = 0;
 const DESK: usize = 1;
 pub(crate) const DATA: &str = "data";
-const LOG: &str = "wal";
+pub(crate) const LOG: &str = "wal";
 
 /// The disks of one machine: its log's, and its store's.
 #[derive(Clone)]
@@ -468,6 +468,11 @@ impl Member {
         self.shared.raft.commit.load(Ordering::Acquire) > self.applied()
     }
 
+    /// Whether its log was cut at its end, and it has not caught up.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.raft.is_cut()
+    }
+
     /// Whether it applies nothing, because it cannot read its disk.
     pub(crate) fn stands_still(&self) -> bool {
         self.shared.standstill.load().is_some()
@@ -661,7 +666,12 @@ impl Member {
         if let Some(message) = message {
             return self.raft.receive_state(message, arrived).map_err(|error| error.to_string());
         }
-        self.apply.receive(ToApply::Arrived(arrived), self.clock.now()).map_err(|error| error.to_string())
+        self.raft.receive_asked(arrived).map_err(|error| error.to_string())
+    }
+
+    /// Whether it asks the others for their state.
+    pub(crate) fn asks_for_state(&self) -> bool {
+        self.stands_still() || self.raft.wants_state()
     }
 
     /// A state did not arrive.

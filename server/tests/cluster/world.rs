@@ -18,7 +18,7 @@ use server::{apply::long::Steps, clock::Clock};
 use super::{
     checks::Truth,
     clients::{self, Clients},
-    damage::Damage,
+    damage::{Damage, Tails},
     heard::Heard,
     leases::Leases,
     member::{Disks, HEARTBEAT, Member, Outcome, Setting},
@@ -126,12 +126,13 @@ pub(crate) struct Tally {
     pub(crate) changes: (u64, u64, u64),
     /// States that were asked for because of damage.
     pub(crate) repairs: u64,
+    pub(crate) tails: Tails,
 }
 
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
-        let Self { runs, simulated, faults, terms, asked, told, renewed, revoked, stopped, states, changes, repairs } =
-            other;
+        let Self { runs, simulated, faults, terms, asked, told, renewed, revoked, stopped, .. } = other;
+        let Self { states, changes, repairs, tails, .. } = other;
         self.runs += runs;
         self.simulated += simulated;
         self.faults += faults;
@@ -145,6 +146,8 @@ impl AddAssign for Tally {
         self.states.broken += states.broken;
         self.states.arrived += states.arrived;
         self.repairs += repairs;
+        self.tails.lost += tails.lost;
+        self.tails.cut += tails.cut;
         self.changes.0 += changes.0;
         self.changes.1 += changes.1;
         self.changes.2 += changes.2;
@@ -257,6 +260,7 @@ pub(crate) struct World {
     pub(crate) membership: Membership,
     /// States that were asked for because of damage.
     pub(crate) repairs: u64,
+    pub(crate) tails: Tails,
     /// Losses of power at a certain write.
     pub(crate) lost: u64,
     pub(crate) plan: Plan,
@@ -293,6 +297,7 @@ impl World {
             membership: Membership::new(seed, plan.members, plan.operators),
             plan,
             repairs: 0,
+            tails: Tails::default(),
             lost: 0,
             struck: 0,
             faults: 0,
@@ -354,6 +359,7 @@ impl World {
             stopped: self.stopped,
             states: self.sent,
             repairs: self.repairs,
+            tails: self.tails,
             changes: (self.membership.made, self.membership.refused, self.membership.transferred),
         }
     }
@@ -761,7 +767,10 @@ impl World {
             seat.clock.set_wall(0);
         }
         match Member::start(id, setting, seat.disks.clone(), seat.clock.clone()) {
-            Ok(member) => (seat.member, seat.has_run) = (Some(member), true),
+            Ok(member) => {
+                self.tails.cut += u64::from(member.is_cut());
+                (seat.member, seat.has_run) = (Some(member), true);
+            }
             Err(_) if seat.disks.are_stopped() => {
                 (seat.disks, self.lost) = (seat.crashed(), self.lost + 1);
                 return self.plan(Duration::from_secs(1), Event::Restart { member: at });

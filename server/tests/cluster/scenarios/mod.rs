@@ -6,12 +6,14 @@
 //! them. In the end the cluster heals, and all members hold the same.
 //!
 //! - `crashes`: power is lost. `installs`: a member takes a state in place of log entries.
+//! - `cuts`: logs that lose their end, or more.
 //! - `watches`: what watchers are told. `requests`: what requests are answered.
 //!
 //! Of each test, the first line says which issue or pull request of etcd it is; what etcd did follows.
 //! **Source** etcd main of 2026-08-20, `tests/robustness/README.md`, and the issues.
 
 mod crashes;
+mod cuts;
 mod installs;
 mod requests;
 mod watches;

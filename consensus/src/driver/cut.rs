@@ -1,0 +1,193 @@
+//! What a driver holds back while its log is cut, and when it has made up for that (`crate::cut`).
+//!
+//! A member has caught up when it holds, durably, an entry of its leader's own term that this leader has sent since the
+//! cut: before that entry lies everything that was committed in earlier terms, and a leader sends nothing that leaves
+//! out what it takes to be acknowledged. The cut is forgotten on disk with whatever is written next.
+
+use engine::{planted::is_planted, wal};
+
+use super::Driver;
+use crate::{
+    check::check_state,
+    cut::{Cut, Place},
+    error::Error,
+    message::{Message, MessageKind, Snapshot},
+};
+
+impl Driver {
+    /// Whether the log was cut at its end, and that is not made up for.
+    pub fn is_cut(&self) -> bool {
+        self.cut.is_some()
+    }
+
+    /// What a member starts with.
+    pub(super) fn cut_of(hard_state: wal::HardState, election_ticks: usize) -> Option<Cut> {
+        let is_cut = hard_state.is_cut && !is_planted("a cut log that votes");
+        is_cut.then(|| Cut::new(election_ticks))
+    }
+
+    fn place(&self) -> Place {
+        let log = &self.raw.raft.raft_log;
+        (log.last_term(), log.last_index())
+    }
+
+    fn other_voters(&self) -> Vec<u64> {
+        self.conf_state.voters.iter().copied().filter(|id| *id != self.identity.member_id).collect()
+    }
+
+    /// Whether a message of another member waits, or is passed over, because the log was cut. If not, it is as it was.
+    pub(super) fn holds_back(&mut self, message: &Message) -> bool {
+        let voters = self.other_voters();
+        let is_voter = voters.len() < self.conf_state.voters.len();
+        let Some(cut) = &mut self.cut else { return false };
+        let (term, place) = (message.term, (message.log_term, message.index));
+        match message.kind {
+            MessageKind::Append | MessageKind::Heartbeat | MessageKind::Snapshot => is_voter && cut.is_silent_to(term),
+            // It would vote for itself.
+            MessageKind::TimeoutNow => true,
+            MessageKind::PreVote => {
+                let is_hopeless = cut.is_hopeless(place);
+                if self.could_be_led(message) {
+                    self.ask_about(term, place, message.from);
+                }
+                is_hopeless
+            }
+            MessageKind::Vote if term < self.raw.raft.term || cut.lets_vote(term, place) => false,
+            MessageKind::Vote => {
+                if cut.has_asked(term) {
+                    cut.hold(message.clone());
+                } else if self.could_be_led(message) {
+                    // Others have voted in its term, and would say no.
+                    self.ask_about(term + 1, place, message.from);
+                }
+                true
+            }
+            MessageKind::PreVoteResponse if !message.reject => {
+                cut.granted(message.from, term, &voters);
+                self.go_on_voting();
+                // To raft-rs it is an answer to a campaign of its own, or nothing. It promises nothing.
+                false
+            }
+            MessageKind::PreVoteResponse => {
+                cut.refused(message.from, term);
+                false
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether a candidate's request would be answered at all.
+    fn could_be_led(&self, request: &Message) -> bool {
+        let raft = &self.raw.raft;
+        let is_led = raft.leader_id != raft::INVALID_ID && raft.election_elapsed < raft.election_timeout();
+        !is_led && request.term > raft.term && (request.log_term, request.index) >= self.place()
+    }
+
+    fn ask_about(&mut self, term: u64, place: Place, from: u64) {
+        let voters = self.other_voters();
+        let Some(cut) = &mut self.cut else { return };
+        let (asked, (log_term, index)) = cut.ask(term, place, from, &voters);
+        let own = self.identity.member_id;
+        let question =
+            |to| Message { kind: MessageKind::PreVote, to, from: own, term, log_term, index, ..Message::default() };
+        self.messages.extend(asked.into_iter().map(question));
+        self.go_on_voting();
+    }
+
+    /// Answers the candidate that has waited, if it may be answered, or campaigns.
+    fn go_on_voting(&mut self) {
+        let raft = &mut self.raw.raft;
+        let (term, place) = (raft.term, (raft.raft_log.last_term(), raft.raft_log.last_index()));
+        let may = |cut: &&mut Cut| cut.is_due && cut.lets_vote(term + 1, place);
+        if let Some(cut) = self.cut.as_mut().filter(may) {
+            cut.is_due = false;
+            let timeout = self.elections.timeout_parts(&self.options, self.identity.member_id, term);
+            raft.election_elapsed = raft.election_elapsed.max(timeout);
+        }
+        if let Some(vote) = self.cut.as_mut().and_then(Cut::take_held) {
+            // What it comes to nothing by is what a late one does.
+            drop(self.raw.step(vote.into_raft()));
+        }
+    }
+
+    /// Whether this member may campaign. If not, it asks the others whether it could.
+    pub(super) fn may_campaign(&mut self) -> bool {
+        let (term, place, own) = (self.raw.raft.term + 1, self.place(), self.identity.member_id);
+        if self.cut.as_ref().is_none_or(|cut| self.is_sole_voter() || cut.lets_vote(term, place)) {
+            return true;
+        }
+        if let Some(cut) = &mut self.cut {
+            cut.is_due = true;
+        }
+        self.ask_about(term, place, own);
+        false
+    }
+
+    /// Whether the state of any other member would help: the log was cut, and nobody has led for long.
+    pub fn wants_state(&self) -> bool {
+        self.cut.as_ref().is_some_and(Cut::wants_state)
+    }
+
+    /// Another member has given its state to this one, which asked for it. If it helps, it takes the place of this
+    /// member's, as one that a leader sends ([`Driver::take_install`]); whether it does is what this returns.
+    ///
+    /// **Errors**: `Malformed`: no honest member sends it.
+    pub fn adopt(&mut self, state: &Snapshot) -> Result<bool, Error> {
+        check_state(state, u64::MAX, &self.raw.raft)?;
+        let raft = &mut self.raw.raft;
+        let is_led = raft.leader_id != raft::INVALID_ID;
+        if self.stopped.is_some() || self.cut.is_none() || is_led || state.at.index <= raft.raft_log.committed {
+            return Ok(false);
+        }
+        if raft.snap().is_some() || self.installing.is_some() {
+            return Ok(false);
+        }
+        let term = raft.term.max(state.at.term);
+        raft.become_follower(term, raft::INVALID_ID);
+        let is_adopted = raft.restore(state.to_raft());
+        if let Some(cut) = self.cut.as_mut().filter(|_| is_adopted) {
+            cut.forget_answers();
+        }
+        Ok(is_adopted)
+    }
+
+    /// Takes in that raft-rs has taken an append.
+    pub(super) fn note_fed(&mut self, append: (u64, u64, u64)) {
+        let (term, index, count) = append;
+        let log = &self.raw.raft.raft_log;
+        let last = index + count;
+        let is_taken = self.raw.raft.term == term && log.term(last).is_ok_and(|of_last| of_last == term);
+        if self.cut.is_some() && is_taken {
+            self.fed_at = Some((term, last));
+        }
+    }
+
+    /// Forgets the cut, if this member has caught up, or leads.
+    pub(super) fn mend(&mut self) {
+        if self.cut.is_none() {
+            return;
+        }
+        let raft = &self.raw.raft;
+        let is_fed = self.fed_at.is_some_and(|(term, last)| term == raft.term && raft.raft_log.persisted >= last);
+        if is_fed || self.is_leader() {
+            self.cut = None;
+            self.hard_state.is_cut = false;
+            self.hard_state_due = Some(self.hard_state);
+        }
+    }
+
+    /// A follower says that its log ends before what it has acknowledged: it was cut. It is believed. Otherwise it
+    /// would wait for ever: raft-rs takes its refusals to be old.
+    pub(super) fn believe_less(&mut self, message: &Message) {
+        let is_refusal = message.kind == MessageKind::AppendResponse && message.reject;
+        if !is_refusal || !self.is_leader() || message.term != self.raw.raft.term {
+            return;
+        }
+        let Some(progress) = self.raw.raft.mut_prs().get_mut(message.from) else { return };
+        if progress.state != raft::ProgressState::Snapshot && message.reject_hint < progress.matched {
+            progress.become_probe();
+            progress.matched = 0;
+            progress.next_idx = message.reject_hint + 1;
+        }
+    }
+}

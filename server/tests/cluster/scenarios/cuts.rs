@@ -1,0 +1,116 @@
+//! Logs that are cut at their end: who has lost what it has promised decides nothing, and a cluster goes on.
+//!
+//! These are no bugs of etcd. There, such a member votes as if nothing had happened.
+
+use std::{path::Path, time::Duration};
+
+use proto::internal::Request;
+
+use super::{World, calm, millis, put};
+use crate::member::{HEARTBEAT, LOG, Member};
+
+/// Heartbeat intervals in an election timeout.
+const TIMEOUT: Duration = HEARTBEAT.saturating_mul(10);
+
+impl World {
+    fn is_cut(&self, at: usize) -> bool {
+        self.seats[at].member.as_ref().is_some_and(Member::is_cut)
+    }
+
+    /// All machines lose power while their logs are written, and have it again at once.
+    fn tear_all(&mut self) {
+        let leader = self.led();
+        (0..self.members()).for_each(|at| self.hang(at, Duration::from_secs(60)));
+        for number in 0..4 {
+            self.propose(leader, Request::Put(put(&format!("torn{number}"), vec![b't'; 6000])));
+            self.pass(millis(20));
+        }
+        for at in 0..self.members() {
+            self.lose(at, true, Duration::ZERO);
+        }
+        self.until("all run again", |world| world.seats.iter().all(|seat| seat.id.is_none() || seat.member.is_some()));
+    }
+}
+
+/// Torn ends are what power loss leaves, so nobody may have to wait for a person because of them.
+#[test]
+fn members_that_were_cut_by_one_power_loss_elect_within_three_timeouts() {
+    let mut torn = [0; 2];
+    for seed in 0..60 {
+        let members = if seed % 2 == 0 { 3 } else { 5 };
+        let mut world = calm(1_000_000 + seed, members);
+        let leader = world.led();
+        world.put(leader, "kept", "whole");
+        world.tear_all();
+        let began = world.now;
+        let cut = (0..members).filter(|at| world.is_cut(*at)).count();
+        torn[members / 4] += u32::from(cut > members / 2);
+        let new = world.led();
+        assert!(world.now - began < 3 * TIMEOUT, "seed {seed}: it took {:?}", world.now - began);
+        world.put(new, "more", "later");
+        assert_eq!(world.read(new, 1, "kept").1, Some("whole".into()));
+        world.until("all have caught up", |world| !(0..members).any(|at| world.is_cut(at)));
+        world.heal();
+    }
+    assert!(torn.iter().all(|torn| *torn > 4), "a majority of three, and of five, was cut in {torn:?} runs");
+}
+
+/// Two of three acknowledge a write. One of them loses it, and the other one goes away: the third cannot know of it, so
+/// nobody leads until who has it is back.
+#[test]
+fn what_a_member_has_lost_is_not_forgotten_by_its_vote() {
+    let mut lost = 0;
+    for seed in 0..8 {
+        let mut world = calm(2_000_000 + seed, 3);
+        let leader = world.led();
+        let (loser, ignorant) = ((leader + 1) % 3, (leader + 2) % 3);
+        world.cut_off(ignorant);
+        world.put(leader, "register", "new");
+        world.lose(leader, true, Duration::from_secs(30));
+        world.lose_tail(loser, millis(10));
+        world.join(ignorant);
+        world.until("the member runs again", |world| world.seats[loser].member.is_some());
+        if world.is_cut(loser) {
+            lost += 1;
+            for _ in 0..80 {
+                world.pass(millis(300));
+                assert_eq!(world.leader(), None, "they do not have all that was acknowledged");
+            }
+        }
+        let new = world.led();
+        assert_eq!(world.read(new, 1, "register").1, Some("new".into()));
+        world.until("it has caught up", |world| !world.is_cut(loser));
+        world.heal();
+    }
+    assert!(lost > 4, "{lost} of 8 have lost the end of their log");
+}
+
+/// The log of a member is damaged before its end, or gone. It starts with what others send it.
+#[test]
+fn a_member_whose_log_is_damaged_or_gone_is_repaired_by_the_others() {
+    for seed in 0..6 {
+        let mut world = calm(3_000_000 + seed, 3);
+        // Who has not written a checkpoint yet does not know that it had a log.
+        let leader = world.led();
+        world.outrun(leader);
+        world.agree();
+        let at = if seed % 2 == 0 { world.led() } else { world.follower() };
+        world.lose(at, true, Duration::from_millis(100));
+        let log = &world.seats[at].disks.log;
+        let segments: Vec<_> = log.paths().into_iter().filter(|path| path.starts_with(Path::new(LOG))).collect();
+        for path in &segments {
+            match seed % 3 {
+                0 => log.damage(path, 4096, |sector| sector[20] ^= 1),
+                1 => log.replace(path, None),
+                _ => log.damage(path, 0, |sector| sector[40] ^= 1),
+            }
+        }
+        world.until("it runs again", |world| world.seats[at].member.is_some());
+        assert!(world.is_cut(at), "seed {seed}: it has lost its log");
+        let leader = world.led();
+        world.put(leader, "more", "later");
+        world.until("it has caught up", |world| !world.is_cut(at));
+        world.agree();
+        world.heal();
+    }
+}
