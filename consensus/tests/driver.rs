@@ -423,14 +423,17 @@ fn a_log_that_does_not_belong_to_the_state_is_refused() {
 }
 
 #[test]
-fn an_entry_too_large_for_the_log_is_refused_and_stops_nothing() {
+fn an_entry_larger_than_a_segment_is_logged_and_one_too_large_for_the_log_stops_nothing() {
     let mut world = World::alone(1);
     world.settle().unwrap();
-    let huge = Bytes::from(vec![0; 128 << 20]);
+    let huge = Bytes::from(vec![0; (1 << 30) + 1]);
     assert!(matches!(world.driver.propose(huge), Err(Error::TooLarge { .. })));
     world.propose("small").unwrap();
     world.settle().unwrap();
-    assert_eq!(world.machine.requests().len(), 1);
+    let large = options().wal.segment_bytes as usize + 1000;
+    world.driver.propose(Bytes::from(vec![7; large])).unwrap();
+    world.settle().unwrap();
+    assert_eq!(world.machine.requests().iter().map(|request| request.len()).collect::<Vec<_>>(), [5, large]);
 }
 
 #[test]

@@ -129,7 +129,7 @@ impl Driver {
     /// May this be proposed, with `backlog` before it? The bytes that it will take in the log.
     fn check_proposal(&self, data: &[u8], backlog: Backlog) -> Result<u64, Error> {
         self.check_running()?;
-        let bytes_max = self.wal.entry_bytes_max();
+        let bytes_max = wal::ENTRY_BYTES_MAX;
         if data.len() > bytes_max {
             return Err(Error::TooLarge { bytes: data.len(), bytes_max });
         }

@@ -45,9 +45,9 @@ use super::{
     active::Active,
     entry::{Entry, HardState},
     fetch::{Fetched, Fetches},
-    options::{GROUP_BYTES_MAX, GROUP_OVERHEAD_BYTES, Known, Options, SEGMENT_BYTES_MIN},
+    options::{ENTRY_BYTES_MAX, GROUP_BYTES_MAX, GROUP_OVERHEAD_BYTES, Known, Options, SEGMENT_BYTES_MIN},
     positions::{Position, Positions, Terms},
-    record::{BODY, ENTRY_FRAME, GROUP_FRAME, Group, HARD_STATE_FRAME, Header, Record},
+    record::{BODY, GROUP_FRAME, Group, HARD_STATE_FRAME, Header, Record},
     recover::{Found, Log},
     segment::{Segment, Spares},
 };
@@ -225,9 +225,8 @@ impl Wal {
             return Err(Error::Stopped);
         }
         assert!(ticket >= self.ticket, "tickets never decrease");
-        let bytes_max = self.entry_bytes_max();
-        if let Some(entry) = entries.iter().find(|entry| entry.data.len() > bytes_max) {
-            return Err(Error::EntryTooLarge { bytes: entry.data.len(), bytes_max });
+        if let Some(entry) = entries.iter().find(|entry| entry.data.len() > ENTRY_BYTES_MAX) {
+            return Err(Error::EntryTooLarge { bytes: entry.data.len(), bytes_max: ENTRY_BYTES_MAX });
         }
         let before = self.ticket;
         for entry in entries {
@@ -291,6 +290,7 @@ impl Wal {
             if !self.in_flight.is_empty() {
                 break;
             }
+            self.spares.want(self.queue.front().map_or(0, |queued| segment_bytes_for(queued.record.frame_len())));
             let Some(segment) = self.spares.take() else {
                 // An end alone waits until the next segment is ready by itself.
                 is_segment_needed = !std::mem::take(&mut self.is_end_due);
@@ -621,14 +621,9 @@ impl Wal {
     pub fn term(&self, index: u64) -> Option<u64> {
         self.terms.get(index)
     }
-
-    /// Largest payload an entry may have.
-    pub fn entry_bytes_max(&self) -> usize {
-        entry_bytes_max(self.options.segment_bytes)
-    }
 }
 
-fn entry_bytes_max(segment_bytes: u32) -> usize {
-    let body = usize::try_from(segment_bytes - BODY).expect("a segment fits in memory");
-    body - GROUP_FRAME - ENTRY_FRAME
+/// Bytes of a segment that has room for a frame of `frame_len` bytes in a group of its own.
+fn segment_bytes_for(frame_len: usize) -> u32 {
+    BODY + u32::try_from(GROUP_FRAME + frame_len).expect("payloads are bounded")
 }

@@ -31,7 +31,7 @@ pub use entry::{Entry, HardState};
 pub use fetch::Fetched;
 pub use inspect::{SegmentSummary, Summary, inspect};
 pub use log::{Recovered, Wal};
-pub use options::{GROUP_BYTES_MAX, GROUP_OVERHEAD_BYTES, Known, Options, SEGMENT_BYTES_MIN};
+pub use options::{ENTRY_BYTES_MAX, GROUP_BYTES_MAX, GROUP_OVERHEAD_BYTES, Known, Options, SEGMENT_BYTES_MIN};
 pub use positions::Terms;
 #[doc(hidden)]
 pub use record::decode_hostile;

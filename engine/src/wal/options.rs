@@ -9,6 +9,9 @@ pub const SEGMENT_BYTES_MIN: u32 = 4 * BODY;
 /// The largest group, whatever the options say. Its length must fit in its head with room to spare.
 pub const GROUP_BYTES_MAX: usize = 256 << 20;
 
+/// The largest payload of an entry. One that is larger than a segment gets a larger segment. **Units** bytes.
+pub const ENTRY_BYTES_MAX: usize = 1 << 30;
+
 /// What a record takes beside its own bytes if it is a group of its own: a head, and the rest of the block before.
 /// **Units** bytes.
 pub const GROUP_OVERHEAD_BYTES: usize = BLOCK + GROUP_FRAME;

@@ -8,6 +8,8 @@
 //!
 //! Invariants:
 //! - `next` has the name of the sequence after the active one, and of no other.
+//! - An entry that is larger than a segment gets a larger segment (`want`). All of that is filled before it is used, and
+//!   it is not used again.
 //! - Every file in `pool` has `segment_bytes` and holds nothing that recovery could still need.
 //! - No write of a filling is in flight once `next` is ready.
 //! - While the log serves, files are opened, renamed and removed by operations in flight only: a disk that hangs holds
@@ -95,6 +97,9 @@ pub(super) struct Spares {
     /// Files that wait for reuse, and whether their space and length are known to be durable.
     pool: Vec<(PathBuf, bool)>,
     next: Next,
+    /// Bytes that the next segment must have, and the bytes that its file has.
+    wanted_bytes: u32,
+    file_bytes: u32,
     /// Files that are being removed, by the number of the operation.
     removing: Vec<(u64, FileId)>,
     sequence: u32,
@@ -118,6 +123,8 @@ impl Spares {
             pool_max,
             pool: Vec::new(),
             next: Next::None,
+            wanted_bytes: segment_bytes,
+            file_bytes: 0,
             removing: Vec::new(),
             sequence: 1,
             credit: 0,
@@ -175,11 +182,20 @@ impl Spares {
         self.credit = self.credit.saturating_add(bytes.saturating_mul(FILL_PER_BYTE));
     }
 
+    /// The next segment must have at least `bytes`.
+    pub(super) fn want(&mut self, bytes: u32) {
+        self.wanted_bytes = self.wanted_bytes.max(bytes.next_multiple_of(BODY));
+    }
+
     /// Takes the next segment if it is ready, and goes on to the one after it.
     pub(super) fn take(&mut self) -> Option<Segment> {
         let Next::Ready { file } = self.next else { return None };
-        let segment = Segment { sequence: self.sequence, file, len: self.segment_bytes, end: BODY };
+        if self.file_bytes < self.wanted_bytes {
+            return None;
+        }
+        let segment = Segment { sequence: self.sequence, file, len: self.file_bytes, end: BODY };
         self.next = Next::None;
+        self.wanted_bytes = self.segment_bytes;
         self.sequence = self.sequence.checked_add(1).expect("2^32 segments outlast the hardware");
         self.credit = 0;
         Some(segment)
@@ -207,13 +223,21 @@ impl Spares {
             self.is_retry_due = false;
             self.begin(disk);
         }
+        if let Next::Ready { file } = self.next
+            && self.file_bytes < self.wanted_bytes
+        {
+            self.next = Next::Filling { file, filled: self.file_bytes, in_flight: None, zeros: Buffer::new() };
+        }
         if let Next::Filling { file, filled, in_flight: None, zeros } = &mut self.next {
             let (file, filled, mut zeros) = (*file, *filled, std::mem::take(zeros));
-            let chunk = FILL_BYTES.min(self.segment_bytes - filled);
+            let chunk = FILL_BYTES.min(self.wanted_bytes - filled);
             let cost = usize::try_from(chunk).expect("a chunk fits in memory");
-            if chunk == 0 || is_needed {
+            // The space of a new file is its own from its creation on, though it is filled later; not that behind it.
+            let is_enough = is_needed && self.wanted_bytes == self.file_bytes;
+            if chunk == 0 || is_enough {
+                self.file_bytes = self.wanted_bytes;
                 self.sync(disk, file, true);
-            } else if is_idle || self.credit >= cost {
+            } else if is_idle || is_needed || self.credit >= cost {
                 self.credit = self.credit.saturating_sub(cost);
                 let number = self.operation();
                 zeros.resize(cost);
@@ -235,6 +259,7 @@ impl Spares {
             Some(_) => OpenKind::Write,
             None => OpenKind::Create { len: u64::from(self.segment_bytes) },
         };
+        self.file_bytes = self.segment_bytes;
         let from = spare.as_ref().map(|(from, _)| from.clone()).filter(|from| *from != path);
         let (file, number) = (disk.reserve(&path), self.operation());
         disk.submit(Op::Open { file, kind, from }, Owner::Wal.token(number));

@@ -44,6 +44,23 @@ fn nothing_acknowledged_is_missing_with_writes_in_flight_at_once() {
 }
 
 #[test]
+fn entries_larger_than_a_segment_get_a_larger_one() {
+    for seed in 1..=3 {
+        for steps in 0.. {
+            if stop_and_check(seed, steps, options(4, 2), 60, 60_000, 6) {
+                assert!(steps > 60, "the workload is worth its name");
+                break;
+            }
+        }
+    }
+    let (clean, options) = written(9, 12, 3_000_000, 2);
+    let (bench, recovered) = Bench::open(&clean, options).expect("it opens");
+    assert_eq!(recovered.entries.len(), 12);
+    assert!(recovered.entries.iter().any(|entry| entry.data.len() > 8 * options.segment_bytes as usize));
+    drop(bench);
+}
+
+#[test]
 fn random_workloads_survive_a_crash_at_a_random_step() {
     for seed in KEPT_SEEDS.into_iter().chain(100..400) {
         let mut random = Random::new(seed ^ 0xabcd);
