@@ -48,8 +48,6 @@ const LIFE_BODY: usize = 1 + 4;
 pub(super) const GROUP_FRAME: usize = FRAME + GROUP_BODY;
 /// Size of a hard state's frame.
 pub(super) const HARD_STATE_FRAME: usize = FRAME + HARD_STATE_BODY;
-/// Size of an entry's frame beside its payload.
-pub(super) const ENTRY_FRAME: usize = FRAME + ENTRY_BODY;
 
 /// The beginning of every group. It says what was durable when the group was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,8 +8,8 @@
 //!
 //! Invariants:
 //! - `next` has the name of the sequence after the active one, and of no other.
-//! - An entry that is larger than a segment gets a larger segment (`want`). All of that is filled before it is used, and
-//!   it is not used again.
+//! - An entry that is larger than a segment gets a larger segment (`want`). All of that is filled before it is used,
+//!   and it is not used again.
 //! - Every file in `pool` has `segment_bytes` and holds nothing that recovery could still need.
 //! - No write of a filling is in flight once `next` is ready.
 //! - While the log serves, files are opened, renamed and removed by operations in flight only: a disk that hangs holds
