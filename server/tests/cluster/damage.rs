@@ -83,27 +83,28 @@ impl World {
     }
 
     /// Power is lost at one machine of a run, always the same, and the last group of its log is lost as well. It comes
-    /// back after `away`.
-    pub(crate) fn lose_tail(&mut self, at: usize, away: Duration) {
+    /// back after `away`. Returns which.
+    pub(crate) fn lose_tail(&mut self, at: usize, away: Duration) -> usize {
         let at = *self.tails.lost_at.get_or_insert(at);
         // Fewer would not have all that was acknowledged.
         if self.occupied().len() < 3 || self.seats[at].member.is_none() {
-            return;
+            return at;
         }
         self.tell(|world| format!("power loss of {}, and the end of its log is lost", world.shown(at)));
         self.lose(at, true, away);
         let log = &self.seats[at].disks.log;
-        let Ok(Some(summary)) = wal::inspect(&mut log.disk(), Path::new(LOG)) else { return };
+        let Ok(Some(summary)) = wal::inspect(&mut log.disk(), Path::new(LOG)) else { return at };
         let segment = summary.segments.last().expect("a log has one");
         let path = Path::new(LOG).join(&segment.name);
         let content = log.content(&path).expect("it was just read");
         let used = &content[..segment.used_bytes as usize];
-        let Some(group) = used.windows(GROUP_MAGIC.len()).rposition(|bytes| bytes == GROUP_MAGIC) else { return };
+        let Some(group) = used.windows(GROUP_MAGIC.len()).rposition(|bytes| bytes == GROUP_MAGIC) else { return at };
         let first = group + BEHIND_HEAD;
         if first < used.len() {
             log.damage(&path, first as u64, |sector| sector[first % SECTOR] ^= 1);
             self.tails.lost += 1;
         }
+        at
     }
 
     /// What was damaged on the machine at `at`, and is there still, is whole again.

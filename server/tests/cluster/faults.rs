@@ -137,10 +137,7 @@ impl World {
                     self.lose(damaged, false, draw.away());
                 }
             }
-            Fault::LostTail => {
-                let away = draw.away();
-                self.lose_tail(at, away);
-            }
+            Fault::LostTail => self.strike_tail(at, occupied[draw.below(occupied.len())], &mut draw),
             Fault::Pause => self.pause(at, time),
             Fault::PauseLeader => {
                 let leads = |member: Option<&Member>| member.is_some_and(Member::is_leader);
@@ -169,6 +166,19 @@ impl World {
             }
             _ => self.strike_storage(blow.fault, at, time, &mut draw),
         }
+    }
+
+    /// The member at `at` loses the end of its log. At times the one at `deaf` did not hear of that, and a leader that
+    /// has it goes away at the same moment.
+    fn strike_tail(&mut self, at: usize, deaf: usize, draw: &mut Draw) {
+        let (away, leader_away) = (draw.away(), draw.millis(2000, 6000));
+        if draw.0.chance(1, 2) {
+            self.lose_tail(at, away);
+            return;
+        }
+        let time = draw.millis(100, 900);
+        self.isolate(deaf, time, draw);
+        self.plan(time, Event::LostTail { at, away: away / 10, leader_away });
     }
 
     fn strike_storage(&mut self, fault: Fault, at: usize, time: Duration, draw: &mut Draw) {
@@ -233,6 +243,14 @@ impl World {
         self.tell(|world| format!("{} stands still for {time:?}", world.shown(at)));
         self.seats[at].paused_until = self.now + time;
         self.plan(time, Event::Resume { member: at });
+    }
+
+    /// The member that leads loses power, unless it is the one at `at`.
+    pub(crate) fn lose_leader_beside(&mut self, at: usize, away: Duration) {
+        if let Some(leader) = self.leader().filter(|leader| *leader != at) {
+            self.tell(|world| format!("power loss of {}", world.shown(leader)));
+            self.lose(leader, true, away);
+        }
     }
 
     /// The log's disk of a member ends nothing for `time`.

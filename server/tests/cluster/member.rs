@@ -4,11 +4,14 @@
 //! makes a few at a time; the world lets it go on later. The log's operations end when the world says so, and so do
 //! checkpoints. Reads of the store end at once, as those of a thread that serves nobody.
 //!
+//! Raft, apply and a connection core meet by messages alone, but for floors (which `loom` looks at) and single values.
+//! So, where they have threads of their own, any order is one in which their messages arrive.
+//!
 //! Linearizable reads go through the desk of a connection core, and from there to raft, to apply and back, as a
 //! client's do.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     path::Path,
     pin::Pin,
     rc::Rc,
@@ -23,7 +26,7 @@ use engine::{
     Checkpoint, Fault, PageReader, ReadView, Store,
     disk::{
         Disk, FileSystem,
-        sim::{Order, SimDisk, SimStorage},
+        sim::{Order, Random, SimDisk, SimStorage},
     },
     store, wal,
 };
@@ -41,7 +44,7 @@ use server::{
         entry::Applier,
         long::Steps,
         machine::{Apply, Options, Turn},
-        message::{Answer, AnswersByCore, Entry, Handed, ToApply},
+        message::{Answer, AnswersByCore, Entry, Handed, Report, ToApply},
         proposal::Proposal,
         start::{self, Start},
     },
@@ -118,6 +121,7 @@ pub(crate) struct Member {
     pub(crate) clock: Clock,
     raft: Raft,
     apply: Apply,
+    between: Between,
     log_disk: SimDisk,
     /// That of checkpoints.
     store_disk: SimDisk,
@@ -132,6 +136,22 @@ pub(crate) struct Member {
     floors: Rc<Floors>,
     /// States that are on offer or on their way, by the member that needs them.
     states: BTreeMap<u64, Sender>,
+}
+
+/// What raft and apply have sent to each other. In half of the members they have threads of their own: their messages
+/// wait, and each goes on without the other.
+struct Between {
+    are_apart: bool,
+    random: Random,
+    handed: VecDeque<Handed>,
+    reports: VecDeque<Report>,
+}
+
+impl Between {
+    /// Whether the next message arrives now.
+    fn arrives(&mut self) -> bool {
+        !self.are_apart || self.random.chance(1, 3)
+    }
 }
 
 /// What differs from member to member, and from run to run, and must make no difference.
@@ -284,6 +304,7 @@ impl Member {
         let (desk, to_raft) = desk(&shared, &clock, &disks);
         let raft = Raft::new(Arc::clone(&shared), counters, driver, BATCH_BYTES_MAX, limits().log_wait_max, tick);
         let store_disk = disks.data.disk();
+        let disks_steps = disks.log.steps() << 32 | disks.data.steps();
         let hub = watching::hub(shared.view.revision());
         Ok(Self {
             id,
@@ -293,6 +314,12 @@ impl Member {
             clock,
             raft,
             apply,
+            between: Between {
+                are_apart: seed & 4 == 0,
+                random: Random::new(seed ^ disks_steps),
+                handed: VecDeque::new(),
+                reports: VecDeque::new(),
+            },
             log_disk,
             store_disk,
             slots: Slots::new(1 << 16),
@@ -522,16 +549,26 @@ impl Member {
         if let Some(handed) = self.raft.take_handed(now) {
             more |= !handed.entries.is_empty();
             note(&handed, outcome);
+            self.between.handed.push_back(handed);
+        }
+        while !self.between.handed.is_empty() && self.between.arrives() {
+            let handed = self.between.handed.pop_front().expect("just seen");
             self.apply.hand(handed, now);
         }
-        let turn = self.apply.turn(now).map_err(fatal)?;
-        more |= turn.more || self.raft.has_more();
-        if let Some(report) = self.apply.take_report() {
+        if self.between.arrives() {
+            let turn = self.apply.turn(now).map_err(fatal)?;
+            self.between.reports.extend(self.apply.take_report());
+            more |= turn.more | self.take(turn, outcome)?;
+        } else {
+            more = true;
+        }
+        while !self.between.reports.is_empty() && self.between.arrives() {
+            let report = self.between.reports.pop_front().expect("just seen");
             self.raft.report(report, now).map_err(fatal)?;
             self.raft.settle(&mut self.log_disk, now).map_err(fatal)?;
             more = true;
         }
-        more |= self.take(turn, outcome)?;
+        more |= self.raft.has_more() || !self.between.handed.is_empty() || !self.between.reports.is_empty();
         let answers = self.raft.take_answers();
         self.answer(answers, outcome);
         self.poll_reads(outcome);

@@ -101,6 +101,12 @@ pub(crate) enum Event {
     PowerLossOfAll {
         seed: u64,
     },
+    /// The end of a log is lost, and whoever leads is away.
+    LostTail {
+        at: usize,
+        away: Duration,
+        leader_away: Duration,
+    },
     Compare,
     /// A piece of a state moves on.
     State {
@@ -432,6 +438,10 @@ impl World {
             Event::Operator { operator } => self.operate(operator),
             Event::StartAdded => self.start_added(),
             Event::AskForRepairs => self.ask_for_repairs(),
+            Event::LostTail { at, away, leader_away } => {
+                let at = self.lose_tail(at, away);
+                self.lose_leader_beside(at, leader_away);
+            }
             Event::Refused { member, by, id } => self.refused(member, by, id),
             Event::Leave { member, life } => self.leave(member, life),
             Event::Resume { member } if self.seats[member].paused_until > self.now => {}

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use consensus::{ConfState, EntryId};
-use engine::{Fault, HashKv, MetaCursor, ReadView, Revision};
+use engine::{Fault, HashKv, MetaCursor, ReadView, Revision, planted::is_planted};
 use prost::Message;
 
 use super::frame::{End, FRAME_BYTES, Head, Kind, encode, put_pair};
@@ -86,7 +86,7 @@ impl Sender {
         let head = Head {
             form: FORM,
             cluster_id,
-            index: view.applied_index(),
+            index: view.applied_index() - u64::from(is_planted("a state that is one entry off")),
             term: view.applied_term(),
             revision: view.revision(),
             compact_revision: view.compact_revision(),
