@@ -40,10 +40,9 @@ pub struct Start {
 }
 
 impl Start {
-    /// Whether there are other voters, as far as is known without the log.
+    /// Whether there are other voters, as far as is known without the log. A member that joins comes to others.
     pub(crate) fn has_peers(&self) -> bool {
-        let voters = if self.applied.index > 0 { self.conf_state.voters.len() } else { self.bootstrap.len() };
-        voters > 1
+        if self.applied.index > 0 { self.conf_state.voters.len() > 1 } else { self.bootstrap.len() != 1 }
     }
 }
 

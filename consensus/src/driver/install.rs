@@ -39,7 +39,8 @@ impl Driver {
     /// `state` can be sent to the follower `to`. It leaves as a message when raft next sends to it.
     pub fn offer_state(&mut self, to: u64, state: Snapshot) {
         if self.stopped.is_none() && self.is_leader() {
-            assert!(state.at.index <= self.applied, "only what is applied can be sent");
+            // Its owner may have applied more than this side has heard of.
+            assert!(state.at.index <= self.commit(), "only what was committed can be applied and sent");
             self.raw.mut_store().states().offer(to, state);
             self.raw.raft.send_append(to);
         }

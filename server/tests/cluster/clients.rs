@@ -139,7 +139,7 @@ impl Clients {
             Some(_) => mix::drawn_of_registers(random, &known),
             None => mix::drawn(random, &known),
         };
-        let now = member.clock.now();
+        let now = story.now;
         story.tell(now, || format!("client {client} asks m{}: {}", member.id, shown(&asks)));
         let step = self.history.is_some().then(|| step_of(&asks, &self.known));
         let asked = match asks {
@@ -233,7 +233,7 @@ impl Clients {
             let read = response.kvs.first().map(|kv| kv.value.clone());
             history.answers(place, |step| *step = Step::Read(read));
         }
-        self.read((client, member.clock.now()), &request, (floor, compacted), answer, truth, story);
+        self.read((client, story.now), &request, (floor, compacted), answer, truth, story);
     }
 
     /// Checks a read that was asked for when `floor` was known and `compacted` was compacted. It has no answer if the

@@ -13,7 +13,10 @@ use std::{
 };
 
 use engine::{
-    disk::{SECTOR, sim::Random},
+    disk::{
+        SECTOR,
+        sim::{Faults, Random},
+    },
     wal,
 };
 
@@ -31,6 +34,10 @@ const SECTORS_MAX: u64 = 400;
 /// **Source** `engine/FORMAT.md`, "WAL".
 const GROUP_MAGIC: [u8; 8] = [0xd7, 0x1a, b'g', b'r', b'o', b'u', b'p', 0xe3];
 const BEHIND_HEAD: usize = 40 + 8;
+
+/// How long the disk of a log lies, and in which time behind that it writes down how far it goes.
+const LIES_FOR: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(4);
 
 /// Ends of logs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,6 +112,33 @@ impl World {
             self.tails.lost += 1;
         }
         at
+    }
+
+    /// The disk of the log that loses its ends lies for a while. More is written behind that before the member is
+    /// started again: nobody could tell a last write that never happened from one that was never asked for.
+    pub(crate) fn lie(&mut self, at: usize) {
+        let at = *self.tails.lost_at.get_or_insert(at);
+        if self.occupied().len() < 3 || self.seats[at].member.is_none() || self.seats[at].kept_until > self.now {
+            return;
+        }
+        self.tell(|world| format!("the log's disk of {} lies", world.shown(at)));
+        self.mend(at);
+        let faults = Faults { lost: 60, misdirected: 60, corrupt: 60, ..Faults::default() };
+        self.seats[at].disks.log.set_faults(faults);
+        self.seats[at].kept_until = self.now + LIES_FOR + QUIET;
+        self.plan(LIES_FOR, Event::Mend { member: at });
+        self.plan(LIES_FOR + QUIET, Event::Lied { at });
+    }
+
+    /// The machine at `at` loses power, once its log has had time to say how far it goes.
+    pub(crate) fn lied(&mut self, at: usize) {
+        let seat = &mut self.seats[at];
+        if seat.paused_until.max(seat.hung_until).max(seat.slow_until) + QUIET > self.now {
+            seat.kept_until = self.now + QUIET;
+            return self.plan(QUIET, Event::Lied { at });
+        }
+        self.tell(|world| format!("power loss of {}, whose log's disk has lied", world.shown(at)));
+        self.lose(at, true, Duration::from_millis(100));
     }
 
     /// What was damaged on the machine at `at`, and is there still, is whole again.

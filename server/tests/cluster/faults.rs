@@ -61,6 +61,8 @@ listed! {
         Damage,
         /// Power is lost, and with it the last group of the log, which was durable.
         LostTail,
+        /// The disk of that log reports writes that it has lost, that it has put elsewhere, or that are wrong.
+        LyingLog,
     }
 }
 
@@ -138,6 +140,7 @@ impl World {
                 }
             }
             Fault::LostTail => self.strike_tail(at, occupied[draw.below(occupied.len())], &mut draw),
+            Fault::LyingLog => self.lie(at),
             Fault::Pause => self.pause(at, time),
             Fault::PauseLeader => {
                 let leads = |member: Option<&Member>| member.is_some_and(Member::is_leader);
@@ -182,6 +185,10 @@ impl World {
     }
 
     fn strike_storage(&mut self, fault: Fault, at: usize, time: Duration, draw: &mut Draw) {
+        if self.seats[at].kept_until > self.now {
+            // A member that stopped would have to be started again.
+            return;
+        }
         self.tell(|world| format!("{fault:?} for {time:?}: {}", world.shown(at)));
         let until = self.now + time;
         let seat = &mut self.seats[at];

@@ -7,7 +7,7 @@
 //! - `membership`: members that come and go. `damage`: pages that are damaged, and repaired.
 //! - `losses`: power is lost at every single write.
 //! - `states`: whole states on their way from one member to another.
-//! - `world`: the clock, what happens when. `healing`: the end of a run.
+//! - `seat`: one machine. `world`: the clock, what happens when. `healing`: the end of a run.
 //! - `checks`: what must hold whatever happens. `model`: what requests mean.
 //!   `search`: an order that explains a history.
 //! - `scenarios`: etcd's known bugs, step by step. `heard`: what members answer there.
@@ -36,6 +36,7 @@ mod plan;
 mod refusals;
 mod scenarios;
 mod search;
+mod seat;
 mod shrink;
 mod states;
 mod story;

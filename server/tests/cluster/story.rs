@@ -12,6 +12,8 @@ const LINES_MAX: usize = 40;
 pub(crate) struct Story {
     /// Whether anybody will read it. Otherwise nothing is kept.
     pub(crate) is_told: bool,
+    /// The time in the world.
+    pub(crate) now: Duration,
     told: u64,
     faults: Vec<(u64, String)>,
     lines: VecDeque<(u64, String)>,

@@ -192,7 +192,7 @@ impl Client {
         for (id, watcher) in &mut self.watchers {
             told.resumed += u64::from(watcher.next.is_some());
             watcher.create((&mut self.random, self.stays), truth);
-            story.tell(member.clock.now(), || {
+            story.tell(story.now, || {
                 let from = watcher.request.start_revision;
                 format!("watch client {client} watches {:?} at m{} from {from} as {id}", watcher.range, member.id)
             });
@@ -218,9 +218,7 @@ impl Client {
             self.bytes.extend_from_slice(&bytes);
         }
         while let Some(response) = next_message(&mut self.bytes) {
-            story.tell(member.clock.now(), || {
-                format!("watch client {client} is told by m{}: {}", member.id, shown(&response))
-            });
+            story.tell(story.now, || format!("watch client {client} is told by m{}: {}", member.id, shown(&response)));
             for (id, watcher) in &mut self.watchers {
                 if response.watch_id == *id || response.watch_id == -1 {
                     let name = format!("watch client {client}, watcher {id}");

@@ -3,28 +3,23 @@
 //! Everything that happens is an event at a time; the next event is the earliest, and of two at the same time the one
 //! that was planned first. Chance comes from the seed alone. So a seed replays: `trace` is a checksum of all events.
 
-use std::{
-    cmp::Reverse,
-    collections::{BTreeSet, BinaryHeap},
-    ops::AddAssign,
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, ops::AddAssign, time::Duration};
 
 use consensus::{Committed, Message, MessageKind};
-use engine::disk::sim::{Random, SimStorage};
+use engine::disk::sim::Random;
 use proto::etcdserverpb as pb;
-use server::{apply::long::Steps, clock::Clock};
 
 use super::{
     checks::Truth,
     clients::{self, Clients},
-    damage::{Damage, Tails},
+    damage::Tails,
     heard::Heard,
     leases::Leases,
     member::{Disks, HEARTBEAT, Member, Outcome, Setting},
     membership::{LOOK_EVERY, MACHINES, Membership},
     network::{Link, Sent},
     plan::{Plan, sequence},
+    seat::{DRIFT_MAX, MILLION, SLOW_BELOW, Seat},
     states::{self, Transfer},
     story::{self, Story},
     watchers::{Told, Watchers},
@@ -101,6 +96,10 @@ pub(crate) enum Event {
     PowerLossOfAll {
         seed: u64,
     },
+    /// A log's disk has lied, and what it lied about is behind it.
+    Lied {
+        at: usize,
+    },
     /// The end of a log is lost, and whoever leads is away.
     LostTail {
         at: usize,
@@ -157,98 +156,6 @@ impl AddAssign for Tally {
         self.changes.0 += changes.0;
         self.changes.1 += changes.1;
         self.changes.2 += changes.2;
-    }
-}
-
-/// Members that make entries of fewer keys in steps are slow about it, so that others see them in the middle.
-const SLOW_BELOW: u64 = 9;
-
-/// A machine, and the member on it if it runs.
-pub(crate) struct Seat {
-    /// The member whose machine this is, running or not.
-    pub(crate) id: Option<u64>,
-    pub(crate) member: Option<Member>,
-    /// Its member has started once.
-    has_run: bool,
-    pub(crate) disks: Disks,
-    pub(crate) random: Random,
-    pub(crate) clock: Clock,
-    /// Its clock does not survive power loss.
-    has_no_battery: bool,
-    has_lost_time: bool,
-    pub(crate) life: u64,
-    /// Its member knows that it was removed.
-    pub(crate) is_leaving: bool,
-    /// Operations of the log's disk whose end is planned.
-    planned: BTreeSet<u64>,
-    /// It does nothing before this time.
-    pub(crate) paused_until: Duration,
-    /// Its log's disk ends nothing before this time.
-    pub(crate) hung_until: Duration,
-    pub(crate) slow_until: Duration,
-    pub(crate) store_slow_until: Duration,
-    /// Its disk has failed an operation after which the member may stop, or will.
-    pub(crate) may_stop: bool,
-    pub(crate) damage: Vec<Damage>,
-    /// Which of the images that power loss may leave is taken.
-    pub(crate) image: u64,
-    /// Power is lost after so many more changes of the store, once a checkpoint is written; and for how long.
-    pub(crate) loss_in_checkpoint: Option<(u64, Duration)>,
-    /// Power is lost once there is something to apply; and for how long.
-    pub(crate) loss_in_apply: Option<Duration>,
-    /// What it takes for a heartbeat interval.
-    tick: Duration,
-    /// When it goes on by itself, if that is planned.
-    due_at: Duration,
-    /// The highest revision that anybody had been told of when the member started.
-    told_before: i64,
-    steps: Steps,
-    /// Its term, and whether it led, when that was told last.
-    told: (u64, bool),
-}
-
-impl Seat {
-    /// What power loss leaves of its disks.
-    fn crashed(&self) -> Disks {
-        (0..self.image).for_each(|_| drop(self.disks.crash()));
-        self.disks.crash()
-    }
-
-    /// Whether an operation of its disks has failed, or will, or something on them is damaged.
-    pub(crate) fn is_faulty(&self) -> bool {
-        let is_faulty = |disk: &SimStorage| !disk.injected().is_empty();
-        self.may_stop || !self.damage.is_empty() || is_faulty(&self.disks.log) || is_faulty(&self.disks.data)
-    }
-
-    fn new(seed: u64, number: usize) -> Self {
-        let mut random = sequence(seed, "seat", number);
-        Self {
-            id: None,
-            member: None,
-            has_run: false,
-            is_leaving: false,
-            disks: Disks::new(random.bits()),
-            clock: Clock::manual(random.bits()),
-            has_no_battery: random.chance(1, 3),
-            has_lost_time: true,
-            life: 0,
-            planned: BTreeSet::new(),
-            paused_until: Duration::ZERO,
-            hung_until: Duration::ZERO,
-            slow_until: Duration::ZERO,
-            store_slow_until: Duration::ZERO,
-            may_stop: false,
-            damage: Vec::new(),
-            image: 0,
-            loss_in_checkpoint: None,
-            loss_in_apply: None,
-            tick: HEARTBEAT * u32::try_from(95 + random.below(11)).unwrap() / 100,
-            due_at: Duration::ZERO,
-            told_before: 0,
-            told: (0, false),
-            steps: if random.chance(1, 2) { Steps { at_once_max: SLOW_BELOW - 1, keys: 5 } } else { Steps::default() },
-            random,
-        }
     }
 }
 
@@ -403,9 +310,8 @@ impl World {
             && *at <= until
         {
             let Some(Reverse((at, number, event))) = self.queue.pop() else { break };
-            let passed = at - self.now;
-            self.now = at;
-            self.seats.iter().for_each(|seat| seat.clock.advance(passed));
+            (self.now, self.story.now) = (at, at);
+            self.seats.iter().for_each(|seat| seat.pass(at));
             self.mark(at, number);
             self.happen(event);
         }
@@ -438,6 +344,7 @@ impl World {
             Event::Operator { operator } => self.operate(operator),
             Event::StartAdded => self.start_added(),
             Event::AskForRepairs => self.ask_for_repairs(),
+            Event::Lied { at } => self.lied(at),
             Event::LostTail { at, away, leader_away } => {
                 let at = self.lose_tail(at, away);
                 self.lose_leader_beside(at, leader_away);
@@ -601,7 +508,7 @@ impl World {
             return;
         }
         let seat = &mut self.seats[member];
-        let loss = seat.loss_in_checkpoint.take();
+        let loss = seat.loss_in_checkpoint.take_if(|_| seat.kept_until <= self.now);
         if let Some((steps, _)) = loss {
             seat.disks.data.stop_after(seat.disks.data.steps() + steps);
         }
@@ -728,7 +635,9 @@ impl World {
     fn plan_due(&mut self, at: usize) {
         let seat = &mut self.seats[at];
         let Some(member) = &seat.member else { return };
+        // By a clock that is slow, it takes longer.
         let left = member.due().saturating_sub(seat.clock.now());
+        let left = left + left * u32::try_from(2 * DRIFT_MAX).unwrap() / MILLION;
         let due_at = self.now + left;
         if left > HEARTBEAT || (seat.due_at > self.now && seat.due_at <= due_at) {
             return;
@@ -806,7 +715,7 @@ impl World {
     pub(crate) fn lose(&mut self, at: usize, is_power: bool, away: Duration) {
         let now = self.now;
         let seat = &mut self.seats[at];
-        if seat.member.take().is_none() {
+        if seat.kept_until > now || seat.member.take().is_none() {
             return;
         }
         seat.disks = if is_power { seat.crashed() } else { seat.disks.kill() };
@@ -831,6 +740,7 @@ impl World {
         seat.life += 1;
         (seat.paused_until, seat.hung_until, seat.due_at) = Default::default();
         (seat.may_stop, seat.loss_in_checkpoint, seat.loss_in_apply) = Default::default();
+        seat.kept_until = Duration::ZERO;
         seat.damage.clear();
         self.clients.lost(at);
         self.watchers.lost(at);
