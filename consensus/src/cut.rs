@@ -11,6 +11,8 @@
 //! - It answers no leader for two election timeouts, unless that one's term came after such answers. A leader of a term
 //!   before one that it has voted in hears from no majority meanwhile, and steps down.
 //!
+//! So a cluster of three, of which one is away, waits for that one if another loses power while it writes.
+//!
 //! Who the other voters are it may not know any more: one of those that it knows may be gone for good. When nobody has
 //! led for three election timeouts, it asks any other member for its state: all of that is committed, the members too.
 //!

@@ -3,8 +3,8 @@
 //! Renewals of leases, and other questions to the lessor.
 //!
 //! Invariants:
-//! - No question is answered before everything is applied that this member knew to be committed when it was asked: of
-//!   a lease that another member has said to be granted or gone, this one says the same.
+//! - No question about a lease is answered before everything is applied that this member knew to be committed when it
+//!   was asked: of a lease that another member has said to be granted or gone, this one says the same.
 //! - A renewal is answered by a leader alone that is sure to lead, for no longer than `sure_until`: no other leader has
 //!   let the lease end.
 //! - What waits is bounded by the reply slots of all cores: their timeout is half of the lifetime of a question here.
@@ -27,8 +27,9 @@ impl Apply {
     /// Takes a question to the lessor.
     pub(super) fn ask_lessor(&mut self, question: ToApply, now: Duration) {
         let committed = self.shared.raft.commit.load(Ordering::Acquire);
-        // What a sole voter has acknowledged it has applied itself.
-        if self.is_alone() || committed <= self.applied.index {
+        // What a sole voter has acknowledged it has applied itself. A list of leases is that of this member, as etcd's.
+        let is_own = matches!(question, ToApply::Leases { .. });
+        if is_own || self.is_alone() || committed <= self.applied.index {
             return self.answer_of_lessor(question, now);
         }
         let (lifetime, behind) = (self.lifetime(), &mut self.unanswered.behind);

@@ -208,7 +208,7 @@ mod tests {
         store,
     };
 
-    use super::*;
+    use super::{super::frame::encode, *};
     use crate::{
         apply::table,
         floor::Floors,
@@ -339,5 +339,51 @@ mod tests {
             doubled.insert(missing, all[missing]);
             assert!(take(&doubled, IDENTITY).is_err(), "frame {missing} twice");
         }
+    }
+
+    /// A peer that lies makes checksums that are right, and knows the form.
+    fn changed(random: &mut Random, (kind, body): &(Kind, Bytes)) -> (Kind, Vec<u8>) {
+        let mut body = body.to_vec();
+        let place = |random: &mut Random, len: usize| usize::try_from(random.below(len as u64 + 1)).unwrap();
+        for _ in 0..=random.below(3) {
+            let at = place(random, body.len());
+            match random.below(5) {
+                0 => body.truncate(at),
+                1 if at < body.len() => body[at] ^= 1 << random.below(8),
+                2 if at + 8 <= body.len() => body[at..at + 8].copy_from_slice(&random.bits().to_le_bytes()),
+                3 => body.splice(at..at, [0xff; 9].into_iter().take(place(random, 9))).for_each(drop),
+                _ => body.drain(at..(at + place(random, 40)).min(body.len())).for_each(drop),
+            }
+        }
+        let kinds = [Kind::Head, Kind::Rows, Kind::Records, Kind::End];
+        (if random.chance(1, 20) { kinds[place(random, 3)] } else { *kind }, body)
+    }
+
+    #[test]
+    fn no_frame_of_a_lying_peer_ends_the_member() {
+        const LIES: u64 = 100;
+        let origin = origin();
+        let view = origin.view();
+        let floors = Floors::new(Arc::default(), 9, Duration::from_secs(600));
+        let floor = floors.hold(view.compact_revision(), Duration::ZERO, || origin.view()).unwrap();
+        let mut sender = Sender::new(Arc::clone(&view), floor, IDENTITY.cluster_id);
+        let mut frames = Frames::new(1 << 20);
+        std::iter::from_fn(|| next(&mut sender, &view)).for_each(|frame| frames.push(&frame));
+        let honest: Vec<(Kind, Bytes)> = std::iter::from_fn(|| frames.take().unwrap()).collect();
+        let mut refused = 0;
+        for seed in 0..LIES {
+            let mut random = Random::new(seed);
+            let lie = usize::try_from(random.below(honest.len() as u64)).unwrap();
+            let storage = SimStorage::new(seed);
+            let live = Store::open(&mut storage.disk(), Path::new(DIR), store::Options::default()).unwrap();
+            let mut receiver = Receiver::new(Box::new(storage.disk()), live.incoming(64 << 10), IDENTITY, 1 << 20);
+            let taken = honest.iter().enumerate().try_for_each(|(number, frame)| {
+                let (kind, body) =
+                    if number == lie { changed(&mut random, frame) } else { (frame.0, frame.1.to_vec()) };
+                receiver.push(&encode(kind, &body)).map(drop)
+            });
+            refused += u64::from(taken.is_err());
+        }
+        assert!(refused > LIES / 2, "{refused} of {LIES} lies were refused");
     }
 }

@@ -6,7 +6,7 @@
 //! them. In the end the cluster heals, and all members hold the same.
 //!
 //! - `crashes`: power is lost. `installs`: a member takes a state in place of log entries.
-//! - `cuts`: logs that lose their end, or more.
+//! - `long`: one request of very many keys. `cuts`: logs that lose their end, or more.
 //! - `watches`: what watchers are told. `requests`: what requests are answered.
 //!
 //! Of each test, the first line says which issue or pull request of etcd it is; what etcd did follows.
@@ -15,6 +15,7 @@
 mod crashes;
 mod cuts;
 mod installs;
+mod long;
 mod requests;
 mod watches;
 
