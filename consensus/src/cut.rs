@@ -4,14 +4,15 @@
 //! member have acknowledged entries, and cast votes, of which it knows nothing any more. If it voted as others do,
 //! somebody could lead who lacks what was committed with its help. So, until it has caught up with a leader:
 //!
-//! - It votes, for itself too, only once all other voters have said that their log is not ahead of the candidate's, and
-//!   that they are not in the candidate's term yet. Whoever counted on this member has answered then: the leader to
-//!   which it acknowledged an entry has that entry, and the candidate that it voted for is in that term. The question
-//!   is a pre-vote with the candidate's place in the log, so members of every kind answer it.
+//! - It votes, for itself too, only once all voters that may be concerned (`concerned`) have said that their log is not
+//!   ahead of the candidate's, and that they are not in the candidate's term yet. Whoever counted on this member has
+//!   answered then: the leader to which it acknowledged an entry has that entry, and the candidate that it voted for is
+//!   in that term. Whom it counted on itself has answered, too. The question is a pre-vote with the candidate's place
+//!   in the log, so members of every kind answer it.
 //! - It answers no leader for two election timeouts, unless that one's term came after such answers. A leader of a term
 //!   before one that it has voted in hears from no majority meanwhile, and steps down.
 //!
-//! So a cluster of three, of which one is away, waits for that one if another loses power while it writes.
+//! Who was away for long is not concerned, so nobody waits for that one.
 //!
 //! Who the other voters are it may not know any more: one of those that it knows may be gone for good. When nobody has
 //! led for three election timeouts, it asks any other member for its state: all of that is committed, the members too.
@@ -21,8 +22,8 @@
 //! vain holds up the one that could lead.
 //!
 //! Invariants:
-//! - `floor` was answered for by all other voters after the cut. From its term on, candidates whose log is not behind
-//!   its place hold everything that this member may have acknowledged.
+//! - `floor` was answered for by all voters concerned, after the cut. From its term on, candidates whose log is not
+//!   behind its place hold everything that this member may have acknowledged.
 //! - An answer to the question of a term counts for the last place that was asked about in that term, which is the
 //!   furthest: who is not ahead of a place is not ahead of a further one.
 
@@ -48,6 +49,8 @@ struct Question {
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Cut {
+    /// Whom the promises may concern that were lost (`concerned`).
+    concerned: u64,
     /// Parts of a tick for which leaders are not answered.
     silent_parts: usize,
     question: Question,
@@ -65,11 +68,12 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// For a member with this election timeout, which has just started.
-    pub(crate) fn new(election_ticks: usize) -> Cut {
+    /// For a member with this election timeout, which has just started, and has these members noted.
+    pub(crate) fn new(concerned: u64, election_ticks: usize) -> Cut {
         let question = Question { term: 0, place: (0, 0), granted: BTreeSet::new() };
         let timeout_parts = election_ticks * PARTS_PER_TICK as usize;
         Cut {
+            concerned,
             silent_parts: 2 * timeout_parts,
             question,
             floor: None,
@@ -79,6 +83,11 @@ impl Cut {
             unled_parts: 0,
             unled_parts_max: 3 * timeout_parts,
         }
+    }
+
+    /// Of the members with these bits, the voters are asked.
+    pub(crate) const fn concerned(&self) -> u64 {
+        self.concerned
     }
 
     pub(crate) fn pass_part(&mut self, is_led: bool) {
@@ -183,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_vote_waits_until_all_others_have_said_that_the_candidate_could_lead() {
-        let mut cut = Cut::new(10);
+        let mut cut = Cut::new(u64::MAX, 10);
         assert!(!cut.lets_vote(5, (4, 9)));
         let others = &VOTERS[1..];
         assert_eq!(cut.ask(5, (4, 9), 2, others), (vec![3], (4, 9)), "the candidate says yes to itself");
@@ -199,7 +208,7 @@ mod tests {
 
     #[test]
     fn answers_count_for_the_furthest_place_of_their_term() {
-        let (mut cut, others) = (Cut::new(10), &VOTERS[1..]);
+        let (mut cut, others) = (Cut::new(u64::MAX, 10), &VOTERS[1..]);
         assert_eq!(cut.ask(5, (4, 9), 1, others), (vec![2, 3], (4, 9)), "its own campaign");
         cut.granted(2, 5, others);
         assert_eq!(cut.ask(5, (4, 12), 3, others), (vec![], (4, 12)), "2 is not ahead of that either");
@@ -214,7 +223,7 @@ mod tests {
 
     #[test]
     fn a_candidate_that_another_is_ahead_of_is_not_encouraged() {
-        let (mut cut, others) = (Cut::new(10), &VOTERS[1..]);
+        let (mut cut, others) = (Cut::new(u64::MAX, 10), &VOTERS[1..]);
         cut.ask(5, (4, 9), 2, others);
         cut.refused(3, 5);
         assert!(!cut.is_hopeless((4, 9)), "it is in that term, and says nothing of its log");
@@ -228,7 +237,7 @@ mod tests {
 
     #[test]
     fn leaders_are_not_answered_for_two_election_timeouts() {
-        let (mut cut, others) = (Cut::new(10), &VOTERS[1..]);
+        let (mut cut, others) = (Cut::new(u64::MAX, 10), &VOTERS[1..]);
         for _ in 0..20 * PARTS_PER_TICK {
             assert!(cut.is_silent_to(7));
             cut.pass_part(false);
@@ -238,7 +247,7 @@ mod tests {
         assert!(cut.wants_state());
         cut.pass_part(true);
         assert!(!cut.wants_state(), "somebody leads");
-        let mut cut = Cut::new(10);
+        let mut cut = Cut::new(u64::MAX, 10);
         cut.ask(7, (4, 9), 2, others);
         cut.granted(3, 7, others);
         assert!(cut.is_silent_to(6) && !cut.is_silent_to(7), "nobody could lead by a vote of this one before");

@@ -19,6 +19,7 @@
 //! - `states`: states for followers whose next entries are gone.
 //! - `peer`: what members say to each other, as bytes.
 //! - `leave`: a leader that is to be removed hands leadership on first.
+//! - `concerned`: whom this member's last promises may concern.
 //! - `cut`: what a member may promise whose log was cut at its end.
 //! - `check`: what a peer's message must keep before raft-rs sees it.
 //! - `message`: messages between members as plain data, and their translation to and from raft-rs.
@@ -32,6 +33,7 @@
 
 mod backlog;
 mod check;
+mod concerned;
 mod cut;
 mod driver;
 mod elections;

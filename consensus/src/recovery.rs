@@ -50,9 +50,9 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     let mut ticket = 0;
     if is_fresh(mark, &entries, hard_state, start) {
         ticket = 1;
-        let is_cut = hard_state.is_cut;
+        let HardState { is_cut, concerned, .. } = hard_state;
         (entries, hard_state) = first_entries(start);
-        hard_state.is_cut = is_cut;
+        (hard_state.is_cut, hard_state.concerned) = (is_cut, concerned);
         wal.append(&entries, Some(hard_state), ticket)?;
         wait_durable(&mut wal, disk, ticket)?;
     }
@@ -65,7 +65,7 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     if is_behind && !hard_state.is_cut {
         // This is durable before the log starts again, behind which nothing tells that it has lost anything.
         ticket = 1;
-        hard_state.is_cut = true;
+        (hard_state.is_cut, hard_state.concerned) = (true, u64::MAX);
         wal.append(&[], Some(hard_state), ticket)?;
         wait_durable(&mut wal, disk, ticket)?;
     }
@@ -141,7 +141,7 @@ pub fn adopt_log(
 fn is_fresh(mark: (u64, u64), entries: &[wal::Entry], hard_state: HardState, start: &Start) -> bool {
     let first = start.bootstrap.len() as u64;
     // The hard state lies behind the entries it commits: without it even all of them are a torn group.
-    let is_new = HardState { is_cut: false, ..hard_state } == HardState::default();
+    let is_new = HardState { is_cut: false, concerned: 0, ..hard_state } == HardState::default();
     let is_torn = is_new && entries.len() as u64 <= first;
     mark == (0, 0)
         && start.applied.index == 0
@@ -160,7 +160,7 @@ fn first_entries(start: &Start) -> (Vec<wal::Entry>, HardState) {
         .map(|(change, index)| wal::Entry { index, term: 1, kind: EntryKind::ConfChange as u8, data: change.encode() })
         .collect();
     let commit = entries.len() as u64;
-    (entries, HardState { term: 1, vote: 0, commit, is_cut: false })
+    (entries, HardState { term: 1, vote: 0, commit, is_cut: false, concerned: 0 })
 }
 
 fn wait_durable(wal: &mut Wal, disk: &mut dyn Disk, ticket: u64) -> Result<(), Error> {
@@ -232,6 +232,7 @@ fn load(
                 vote: if newer { 0 } else { recovered.vote },
                 commit: recovered.commit.max(applied.index).max(settled),
                 is_cut: recovered.is_cut,
+                concerned: recovered.concerned,
             };
             assert!(applied.index <= hard_state.commit && hard_state.commit <= last_index);
             assert!(applied.term <= hard_state.term);
@@ -251,7 +252,7 @@ mod tests {
 
     #[test]
     fn log_and_state_are_joined_or_refused() {
-        let hard = |term, vote, commit| HardState { term, vote, commit, is_cut: false };
+        let hard = |term, vote, commit| HardState { term, vote, commit, is_cut: false, concerned: 0 };
         // Log behind mark (4, 2) with entries 5.. of these terms; hard state; applied index and term; restored hard
         // state.
         let cases: [Case; 9] = [
@@ -281,7 +282,7 @@ mod tests {
 
     #[test]
     fn a_configuration_change_with_another_one_behind_it_is_committed() {
-        let hard_state = HardState { term: 2, vote: 1, commit: 4, is_cut: false };
+        let hard_state = HardState { term: 2, vote: 1, commit: 4, is_cut: false, concerned: 0 };
         for (kinds, commit) in [([0, 0, 0, 0], 4), ([0, 1, 0, 0], 4), ([1, 0, 1, 0], 5), ([1, 1, 0, 1], 6)] {
             let entry = |(kind, index)| wal::Entry { index, term: 2, kind, data: Bytes::from_static(b"x") };
             let entries = kinds.into_iter().zip(5..).map(entry).collect();

@@ -8,9 +8,12 @@ use std::io::ErrorKind;
 
 use bytes::Bytes;
 use consensus::{Entry, EntryKind, Error, Message, MessageKind, Options, Refused};
-use engine::disk::{
-    Disk,
-    sim::{Full, Order, Random},
+use engine::{
+    disk::{
+        Disk,
+        sim::{Full, Order, Random},
+    },
+    wal,
 };
 
 use world::{Machine, World, options, seeded};
@@ -50,7 +53,8 @@ fn requests_proposed_together_are_answered_as_if_proposed_one_by_one() {
         }
         for turn in 0..10 {
             let request = |random: &mut Random| {
-                let len = [0, 10, 100, 3000, 12_000, 128 << 20][usize::try_from(random.below(6)).unwrap()];
+                let too_large = wal::ENTRY_BYTES_MAX + 1;
+                let len = [0, 10, 100, 3000, 12_000, too_large][usize::try_from(random.below(6)).unwrap()];
                 // What is larger than the log takes costs no memory: nobody touches its zeros.
                 Bytes::from(vec![0; len])
             };

@@ -9,6 +9,7 @@ use engine::{planted::is_planted, wal};
 use super::Driver;
 use crate::{
     check::check_state,
+    concerned::slot,
     cut::{Cut, Place},
     error::Error,
     message::{Message, MessageKind, Snapshot},
@@ -22,8 +23,32 @@ impl Driver {
 
     /// What a member starts with.
     pub(super) fn cut_of(hard_state: wal::HardState, election_ticks: usize) -> Option<Cut> {
-        let is_cut = hard_state.is_cut && !is_planted("a cut log that votes");
-        is_cut.then(|| Cut::new(election_ticks))
+        let is_cut = hard_state.is_cut && hard_state.concerned != 0 && !is_planted("a cut log that votes");
+        is_cut.then(|| Cut::new(hard_state.concerned, election_ticks))
+    }
+
+    /// Writes down whom the next promises concern, if it is not written yet.
+    pub(super) fn note_concerned(&mut self) -> Result<(), Error> {
+        if self.installing.is_some() {
+            return Ok(());
+        }
+        let Some(mask) = self.concerned.take_due(self.ticket + 1) else { return Ok(()) };
+        self.ticket += 1;
+        self.hard_state.concerned = mask;
+        self.hard_state_due = None;
+        self.concerned.handed(self.ticket, self.wal.durable());
+        self.wal.append(&[], Some(self.hard_state), self.ticket).map_err(|error| self.stop_with(error))
+    }
+
+    /// Notes less, once that is possible. What is cut stays noted: it says who is to be asked.
+    pub(super) fn tick_concerned(&mut self) {
+        if self.cut.is_none()
+            && self.installing.is_none()
+            && let Some(mask) = self.concerned.tick()
+        {
+            self.hard_state.concerned = mask;
+            self.hard_state_due = Some(self.hard_state);
+        }
     }
 
     fn place(&self) -> Place {
@@ -31,14 +56,17 @@ impl Driver {
         (log.last_term(), log.last_index())
     }
 
-    fn other_voters(&self) -> Vec<u64> {
-        self.conf_state.voters.iter().copied().filter(|id| *id != self.identity.member_id).collect()
+    /// The voters that must be asked.
+    fn concerned_voters(&self) -> Vec<u64> {
+        let mask = self.cut.as_ref().map_or(0, Cut::concerned);
+        let is_asked = |id: &u64| *id != self.identity.member_id && mask & slot(*id) != 0;
+        self.conf_state.voters.iter().copied().filter(is_asked).collect()
     }
 
     /// Whether a message of another member waits, or is passed over, because the log was cut. If not, it is as it was.
     pub(super) fn holds_back(&mut self, message: &Message) -> bool {
-        let voters = self.other_voters();
-        let is_voter = voters.len() < self.conf_state.voters.len();
+        let voters = self.concerned_voters();
+        let is_voter = self.conf_state.voters.contains(&self.identity.member_id);
         let Some(cut) = &mut self.cut else { return false };
         let (term, place) = (message.term, (message.log_term, message.index));
         match message.kind {
@@ -84,7 +112,7 @@ impl Driver {
     }
 
     fn ask_about(&mut self, term: u64, place: Place, from: u64) {
-        let voters = self.other_voters();
+        let voters = self.concerned_voters();
         let Some(cut) = &mut self.cut else { return };
         let (asked, (log_term, index)) = cut.ask(term, place, from, &voters);
         let own = self.identity.member_id;

@@ -88,6 +88,7 @@ impl Driver {
         self.committed.clear();
         self.committed_bytes = 0;
         self.ticket += 1;
+        self.concerned.handed(self.ticket, self.wal.durable());
         let restarted = self.wal.restart_after(index, term);
         let hard_state = self.hard_state_due.take();
         let appended = restarted.and_then(|()| self.wal.append(&[], hard_state, self.ticket));
@@ -107,6 +108,7 @@ impl Driver {
         assert!(index > self.delivered && !self.is_leader(), "a state is ahead of what was committed");
         self.ticket += 1;
         self.unhanded_bytes = 0;
+        self.concerned.handed(self.ticket, self.wal.durable());
         // The commit that comes with the state names an entry that the log has only when it has restarted.
         let early = wal::HardState { commit: commit_before, ..self.hard_state };
         self.wal.append(&[], Some(early), self.ticket).map_err(|error| self.stop_with(error))?;

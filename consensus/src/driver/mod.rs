@@ -62,6 +62,7 @@ use raft::{RawNode, SoftState, StateRole};
 use self::installing::Installing;
 use crate::{
     check::check,
+    concerned::Concerned,
     cut::Cut,
     elections::Elections,
     entry::{Committed, EntryId, entry_cost_bytes},
@@ -160,6 +161,7 @@ pub struct Driver {
     leave: Leave,
     /// Damage that was met while entries were read back, and that the caller was not told yet.
     unreadable: Vec<engine::Error>,
+    concerned: Concerned,
     /// Set while the log is cut at its end.
     cut: Option<Cut>,
     /// Term and index of the last entry of its leader's own term that this member was sent while it was cut.
@@ -190,6 +192,7 @@ impl Driver {
         let applied = start.applied.index;
         let mut driver = Driver {
             soft_state: raw.raft.soft_state(),
+            concerned: Concerned::new(restored.hard_state.concerned, options.election_ticks),
             cut: Driver::cut_of(restored.hard_state, options.election_ticks),
             fed_at: None,
             raw,
@@ -237,6 +240,9 @@ impl Driver {
     pub fn receive(&mut self, mut message: Message) -> Result<(), Error> {
         self.check_running()?;
         check(&mut message, &self.raw.raft)?;
+        if !self.concerned.admits(&message, self.ticket) {
+            return Ok(());
+        }
         if message.kind == MessageKind::TransferLeader && !self.is_leader() {
             // A follower of either library stops when it forwards one that has a term already.
             return Ok(());

@@ -16,14 +16,18 @@ impl Driver {
     /// Until nothing moves: raft-rs's readies go to the WAL and the queues, and what is durable is reported back.
     pub(super) fn pump(&mut self) -> Result<(), Error> {
         loop {
+            self.note_concerned()?;
             while self.wants_ready() {
                 self.take_ready()?;
             }
             // Who leads is known now: a change would have the same reads asked for again.
             let has_begun = self.ask_for_reads();
-            if !self.report_durable() && !has_begun {
+            let has_moved = self.report_durable() || has_begun;
+            let released = self.concerned.durable(self.wal.durable());
+            if !has_moved && released.is_empty() {
                 break;
             }
+            released.into_iter().try_for_each(|message| self.receive(message))?;
         }
         self.mend();
         Ok(())
@@ -61,6 +65,7 @@ impl Driver {
                 vote: hard_state.vote,
                 commit: hard_state.commit,
                 is_cut: self.cut.is_some(),
+                concerned: self.hard_state.concerned,
             });
         }
         if !ready.snapshot().is_empty() {
@@ -75,6 +80,7 @@ impl Driver {
         if must_sync {
             self.ticket += 1;
             self.unhanded_bytes = 0;
+            self.concerned.handed(self.ticket, self.wal.durable());
             let appended = self.wal.append(&self.entries, self.hard_state_due.take(), self.ticket);
             self.entries.clear();
             appended.map_err(|error| self.stop_with(error))?;

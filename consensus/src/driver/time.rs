@@ -74,6 +74,7 @@ impl Driver {
         }
         self.tick_quiet();
         self.tick_states();
+        self.tick_concerned();
         self.reads.tick();
         self.look_at_disk();
         if self.raw.raft.state == StateRole::Follower && self.is_sole_voter() {

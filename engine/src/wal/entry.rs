@@ -29,4 +29,7 @@ pub struct HardState {
     /// The log was cut at its end, and what was lost there has not been made up for. It may have been promised: a group
     /// that was torn looks like one that was durable and then damaged.
     pub is_cut: bool,
+    /// Whom the last promises concern: a number of the owner's, opaque here. All bits are set in what was written
+    /// before there was this number.
+    pub concerned: u64,
 }

@@ -235,7 +235,7 @@ impl Wal {
         }
         let promise = |state: &HardState| (state.term, state.vote);
         let forced = hard_state
-            .filter(|state| promise(state) != promise(&self.hard_state) || (state.is_cut && !self.hard_state.is_cut));
+            .filter(|state| promise(state) != promise(&self.hard_state) || says_more(state, &self.hard_state));
         if let Some(state) = hard_state {
             assert!(state.term >= self.hard_state.term, "terms never decrease");
             assert!(state.commit >= self.hard_state.commit, "what is committed stays committed");
@@ -621,6 +621,11 @@ impl Wal {
     pub fn term(&self, index: u64) -> Option<u64> {
         self.terms.get(index)
     }
+}
+
+/// Whether one state is cut, or concerns somebody, where the other does not.
+const fn says_more(one: &HardState, other: &HardState) -> bool {
+    (one.is_cut && !other.is_cut) || one.concerned & !other.concerned != 0
 }
 
 /// Bytes of a segment that has room for a frame of `frame_len` bytes in a group of its own.

@@ -17,7 +17,9 @@ use super::entry::{Entry, HardState};
 use crate::disk::{BLOCK, Buffer, SECTOR};
 
 /// Version of the format that is written and read.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
+/// The one before, which is read, too: its hard states do not say whom they concern.
+const VERSION_BEFORE: u32 = 1;
 
 /// Largest index. Larger ones leave no room for arithmetic, and 2^63 entries outlast the hardware.
 pub(super) const INDEX_MAX: u64 = u64::MAX >> 1;
@@ -40,7 +42,9 @@ const KIND_LIFE: u8 = 5;
 
 const GROUP_BODY: usize = 1 + 8 + 8 + 5 * 4 + 4;
 const ENTRY_BODY: usize = 1 + 8 + 8 + 1;
-const HARD_STATE_BODY: usize = 1 + 3 * 8;
+const HARD_STATE: usize = 4 * 8;
+const HARD_STATE_BEFORE: usize = 3 * 8;
+const HARD_STATE_BODY: usize = 1 + HARD_STATE;
 const MARK_BODY: usize = 1 + 2 * 8 + 1;
 const LIFE_BODY: usize = 1 + 4;
 
@@ -134,6 +138,9 @@ impl Record {
                 let entry =
                     Entry { index: take_u64(rest)?, term: take_u64(rest)?, kind: take(rest)?, data: Bytes::new() };
                 return Some(Self::Entry(Entry { data: body.slice(ENTRY_BODY..), ..entry }));
+            }
+            KIND_HARD_STATE if rest.len() == HARD_STATE_BEFORE => {
+                return Some(Self::HardState(take_hard_state_before(rest)?));
             }
             KIND_HARD_STATE => Self::HardState(take_hard_state(rest)?),
             KIND_MARK => {
@@ -230,7 +237,9 @@ pub(super) struct Header {
     pub(super) hard_state: HardState,
 }
 
-const HEADER_CHECKED: usize = 8 + 4 + 4 + 8 + 4 + 4 + 4 + 8 + 16 + 24;
+/// Bytes of a header before its hard state, and with it.
+const HEADER_HEAD: usize = 8 + 4 + 4 + 8 + 4 + 4 + 4 + 8 + 16;
+const HEADER_CHECKED: usize = HEADER_HEAD + HARD_STATE;
 const _: () = assert!(HEADER_CHECKED + 4 <= SECTOR);
 
 /// The content of the first sector of a file.
@@ -278,12 +287,14 @@ impl Header {
     }
 
     fn decode_written(sector: &[u8]) -> Option<HeaderSector> {
-        let (checked, mut stored) = sector.split_at(HEADER_CHECKED);
-        let rest = &mut checked.strip_prefix(&HEADER_MAGIC)?;
-        let version = take_u32(rest)?;
-        if version != VERSION {
-            return Some(HeaderSector::Foreign(version));
-        }
+        let version = take_u32(&mut sector.strip_prefix(&HEADER_MAGIC)?)?;
+        let checked_len = match version {
+            VERSION => HEADER_CHECKED,
+            VERSION_BEFORE => HEADER_HEAD + HARD_STATE_BEFORE,
+            other => return Some(HeaderSector::Foreign(other)),
+        };
+        let (checked, mut stored) = sector.split_at(checked_len);
+        let rest = &mut &checked[HEADER_MAGIC.len() + 4..];
         let crc = take_u32(&mut stored)?;
         if crc != crc32fast::hash(checked) {
             return None;
@@ -293,7 +304,7 @@ impl Header {
         let (previous_end, previous_chain) = (take_u32(rest)?, take_u32(rest)?);
         let first_index = take_u64(rest)?;
         let mark = (take_u64(rest)?, take_u64(rest)?);
-        let hard_state = take_hard_state(rest)?;
+        let hard_state = if version == VERSION { take_hard_state(rest)? } else { take_hard_state_before(rest)? };
         let header = Self { id, sequence, life, previous_end, previous_chain, first_index, mark, hard_state };
         if first_index <= mark.0 || first_index > INDEX_MAX {
             return None;
@@ -314,12 +325,18 @@ const CUT: u64 = INDEX_MAX + 1;
 fn put_hard_state(out: &mut Buffer, state: &HardState) {
     assert!(state.commit <= INDEX_MAX, "an index leaves room for a bit");
     let cut = if state.is_cut { CUT } else { 0 };
-    put_numbers(out, &[state.term, state.vote, state.commit | cut]);
+    put_numbers(out, &[state.term, state.vote, state.commit | cut, state.concerned]);
 }
 
 fn take_hard_state(from: &mut &[u8]) -> Option<HardState> {
+    let state = take_hard_state_before(from)?;
+    Some(HardState { concerned: take_u64(from)?, ..state })
+}
+
+/// As the version before has it.
+fn take_hard_state_before(from: &mut &[u8]) -> Option<HardState> {
     let (term, vote, commit) = (take_u64(from)?, take_u64(from)?, take_u64(from)?);
-    Some(HardState { term, vote, commit: commit & INDEX_MAX, is_cut: commit & CUT != 0 })
+    Some(HardState { term, vote, commit: commit & INDEX_MAX, is_cut: commit & CUT != 0, concerned: u64::MAX })
 }
 
 fn take(from: &mut &[u8]) -> Option<u8> {
@@ -356,7 +373,10 @@ pub fn decode_hostile(bytes: &[u8]) -> bool {
     if let Some(record) = &record {
         let mut out = Buffer::new();
         record.encode(0, &mut out);
-        assert_eq!(&out[FRAME..], bytes, "what decodes encodes to the same bytes");
+        // A hard state of the version before has all bits of what it leaves out.
+        let is_before = matches!(record, Record::HardState(_)) && bytes.len() == 1 + HARD_STATE_BEFORE;
+        let left_out: &[u8] = if is_before { &[0xff; HARD_STATE - HARD_STATE_BEFORE] } else { &[] };
+        assert_eq!(out[FRAME..], [bytes, left_out].concat(), "what decodes encodes to the same bytes");
     }
     let is_head = Group::search(bytes).next().is_some();
     is_header || record.is_some() || is_head || frame_head(bytes).is_some_and(|(len, _)| len == 0)
@@ -373,11 +393,35 @@ mod tests {
             Record::Group(group),
             Record::Entry(Entry { index: 5, term: 2, kind: 1, data: Bytes::from_static(b"payload") }),
             Record::Entry(Entry { index: 6, term: 2, kind: 0, data: Bytes::new() }),
-            Record::HardState(HardState { term: 2, vote: 1, commit: 5, is_cut: false }),
-            Record::HardState(HardState { term: 2, vote: 1, commit: INDEX_MAX, is_cut: true }),
+            Record::HardState(HardState { term: 2, vote: 1, commit: 5, is_cut: false, concerned: 0 }),
+            Record::HardState(HardState { term: 2, vote: 1, commit: INDEX_MAX, is_cut: true, concerned: 1 << 63 }),
             Record::Mark { index: 4, term: 1, is_restart: true },
             Record::Life(9),
         ]
+    }
+
+    #[test]
+    fn what_the_version_before_wrote_is_read_and_may_concern_everybody() {
+        let hard_state = HardState { term: 9, vote: 10, commit: 11, is_cut: false, concerned: u64::MAX };
+        let header = Header {
+            id: 1,
+            sequence: 2,
+            life: 3,
+            previous_end: 4,
+            previous_chain: 5,
+            first_index: 8,
+            mark: (6, 7),
+            hard_state: HardState { concerned: 0, ..hard_state },
+        };
+        let mut block = Buffer::new();
+        header.encode(&mut block);
+        block[8..12].copy_from_slice(&VERSION_BEFORE.to_le_bytes());
+        let checked = HEADER_HEAD + HARD_STATE_BEFORE;
+        let crc = crc32fast::hash(&block[..checked]);
+        block[checked..checked + 4].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Header::decode(&block), HeaderSector::Valid(Header { hard_state, ..header }, crc));
+        let body = [&[KIND_HARD_STATE][..], &9_u64.to_le_bytes(), &10_u64.to_le_bytes(), &11_u64.to_le_bytes()];
+        assert_eq!(Record::decode(&body.concat().into()), Some(Record::HardState(hard_state)));
     }
 
     #[test]
@@ -409,7 +453,7 @@ mod tests {
             previous_chain: 5,
             first_index: 8,
             mark: (7, 8),
-            hard_state: HardState { term: 9, vote: 10, commit: 11, is_cut: true },
+            hard_state: HardState { term: 9, vote: 10, commit: 11, is_cut: true, concerned: 12 },
         };
         let mut out = Buffer::new();
         let crc = header.encode(&mut out);

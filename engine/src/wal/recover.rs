@@ -186,7 +186,11 @@ impl Log {
             previous_chain: 0,
             first_index: 1,
             mark: (0, 0),
-            hard_state: HardState { is_cut: is_aside(disk, dir)?, ..HardState::default() },
+            hard_state: if is_aside(disk, dir)? {
+                HardState { is_cut: true, concerned: u64::MAX, ..HardState::default() }
+            } else {
+                HardState::default()
+            },
         };
         Ok(Self {
             id: header.id,

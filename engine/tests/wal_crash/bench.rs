@@ -321,7 +321,7 @@ pub(crate) fn check_image(image: &SimStorage, options: Options, history: &Histor
     let next = bench.history.now.last_index() + 1;
     let entry = Entry { index: next, term, kind: 7, data: Bytes::from_static(b"after the crash") };
     bench
-        .append(vec![entry], Some(HardState { term, vote: 2, commit: next - 1, is_cut: false }))
+        .append(vec![entry], Some(HardState { term, vote: 2, commit: next - 1, is_cut: false, concerned: 0 }))
         .expect("the log runs");
     bench.settle().unwrap_or_else(|error| panic!("{context}: {error}"));
     let expected = &bench.history.now;

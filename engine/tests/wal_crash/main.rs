@@ -737,7 +737,7 @@ fn commit_alone_causes_no_write_and_rides_along() {
     let storage = SimStorage::new(1);
     let (mut bench, _) = Bench::open(&storage, options(16, 2)).expect("a fresh log opens");
     let mut random = Random::new(1);
-    let vote = HardState { term: 1, vote: 1, commit: 0, is_cut: true };
+    let vote = HardState { term: 1, vote: 1, commit: 0, is_cut: true, concerned: 0 };
     bench.append(fresh_entries(&mut random, 1, 1, 2, 100), Some(vote)).expect("the log runs");
     bench.settle().expect("the log runs");
     for _ in 0..10 {
@@ -771,7 +771,8 @@ fn work_on(preference: Preference, dir: &Path) -> IoPath {
             let from = if ticket == 7 { state.last_index() } else { state.last_index() + 1 };
             let count = random.below(9) + 1;
             let entries = fresh_entries(&mut random, from, u64::from(life), count, 3000);
-            let hard_state = HardState { term: u64::from(life), vote: 1, commit: from - 1, is_cut: false };
+            let hard_state =
+                HardState { term: u64::from(life), vote: 1, commit: from - 1, is_cut: false, concerned: 0 };
             wal.append(&entries, Some(hard_state), ticket).expect("the log runs");
             entries.into_iter().for_each(|entry| state.apply(&Change::Put(entry)));
             state.hard_state = hard_state;

@@ -111,7 +111,7 @@ impl Import<'_> {
         let entries: Vec<wal::Entry> = log.entries.iter().map(entry).collect();
         // What is applied was committed, even if the log does not say so yet.
         let etcd_files::wal::HardState { term, vote, commit } = log.hard_state;
-        let hard_state = wal::HardState { term, vote, commit: commit.max(applied.index), is_cut: false };
+        let hard_state = wal::HardState { term, vote, commit: commit.max(applied.index), is_cut: false, concerned: 0 };
         consensus::adopt_log(disk, dir, self.wal, applied, &entries, hard_state)?;
         Ok(())
     }

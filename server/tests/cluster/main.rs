@@ -154,7 +154,7 @@ fn hunt(seed: u64, faults: &[Fault]) -> Plan {
 }
 
 /// Defects, the seeds within which each is found, and the faults with which it is looked for.
-const PLANTED: [(&str, u64, &[Fault]); 25] = [
+const PLANTED: [(&str, u64, &[Fault]); 26] = [
     ("a promise before it is durable", 20, LOSSES),
     ("a commit before it is durable", 20, LOSSES),
     ("a read without a round", 20, SPLITS),
@@ -178,6 +178,7 @@ const PLANTED: [(&str, u64, &[Fault]); 25] = [
     ("progress before its events", 20, Fault::ALL),
     ("a watcher that passes what is compacted", 20, Fault::ALL),
     ("a cut log that votes", 20, TAILS),
+    ("a promise to somebody who is not noted", 20, TAILS),
     ("an event lost at an install", 20, Fault::ALL),
     ("a state that is one entry off", 20, Fault::ALL),
 ];

@@ -85,6 +85,37 @@ fn what_a_member_has_lost_is_not_forgotten_by_its_vote() {
     assert!(lost > 4, "{lost} of 8 have lost the end of their log");
 }
 
+/// One of three is away for long. Another one loses power while it writes, and when it is back the third elects with
+/// it: who was away has counted on neither.
+#[test]
+fn who_has_been_away_for_long_is_not_waited_for() {
+    let mut torn = 0;
+    for seed in 0..30 {
+        let mut world = calm(4_000_000 + seed, 3);
+        let away = world.follower();
+        world.lose(away, true, Duration::from_secs(600));
+        let leader = world.led();
+        // It is noted durably that nobody hears of that one.
+        for number in 0..6 {
+            world.pass(2 * TIMEOUT + millis(300));
+            world.put(leader, &format!("kept{number}"), "whole");
+        }
+        let at = if seed % 2 == 0 { leader } else { 3 - leader - away };
+        world.hang(at, Duration::from_secs(60));
+        world.propose(leader, Request::Put(put("torn", vec![b't'; 9000])));
+        world.pass(millis(20));
+        world.lose(at, true, millis(20));
+        world.until("it runs again", |world| world.seats[at].member.is_some());
+        torn += u32::from(world.is_cut(at));
+        world.pass(3 * TIMEOUT);
+        let new = world.leader().expect("the two elect one of them");
+        assert_eq!(world.read(new, 1, "kept5").1, Some("whole".into()));
+        world.until("it has caught up", |world| !world.is_cut(at));
+        world.heal();
+    }
+    assert!(torn > 4, "{torn} of 30 were cut");
+}
+
 /// The log of a member is damaged before its end, or gone. It starts with what others send it.
 #[test]
 fn a_member_whose_log_is_damaged_or_gone_is_repaired_by_the_others() {

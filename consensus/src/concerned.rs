@@ -1,0 +1,190 @@
+//! Whom this member's last promises may concern: with whom it has exchanged votes, entries or their acknowledgements of
+//! which the log does not yet state that they are durable.
+//!
+//! If the log loses its end, these members alone need to be asked what was promised (`cut`): nobody else has counted on
+//! this member, nor has this member counted on anybody else. Without this, who is away for long would be waited for.
+//!
+//! Invariants:
+//! - A member is noted durably, in a group of its own before any promise, before a message of it is taken that makes or
+//!   answers one. Until then a vote waits, and an append is dropped: it comes again.
+//! - It stays noted until the log states that everything is durable that was handed to it by the time of the last
+//!   promise, and it has been silent for some election timeouts.
+//! - Members share [`SLOTS`] bits by their ids. A bit more than needed costs an answer to wait for, never a promise.
+
+use std::collections::VecDeque;
+
+use engine::planted::is_planted;
+
+use crate::message::{Message, MessageKind};
+
+/// Bits of the mask.
+const SLOTS: usize = 64;
+const _: () = assert!(SLOTS == u64::BITS as usize);
+/// Election timeouts of silence after which a member need not be noted any more.
+const SILENT_TIMEOUTS: usize = 10;
+/// Votes that wait until their member is noted. One more is dropped.
+const HELD_MAX: usize = 16;
+
+/// The bit of a member.
+pub(crate) const fn slot(member_id: u64) -> u64 {
+    1 << (member_id % SLOTS as u64)
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Concerned {
+    /// What the hard state says, durable or on its way.
+    mask: u64,
+    /// What it says durably.
+    durable: u64,
+    /// Members that are to be noted.
+    wanted: u64,
+    /// The tickets with which parts of `mask` are durable.
+    pending: VecDeque<(u64, u64)>,
+    /// For each bit: the ticket by which the last promise is handed to the log, and ticks since the last message.
+    exchanged: [u64; SLOTS],
+    silent_ticks: [usize; SLOTS],
+    silent_ticks_max: usize,
+    /// Tickets, each with what was durable when it was handed to the log: its group states that.
+    stating: VecDeque<(u64, u64)>,
+    /// The log states that everything up to this ticket is durable.
+    stated: u64,
+    held: Vec<Message>,
+}
+
+impl Concerned {
+    /// For a member whose log has `mask` at its start.
+    pub(crate) fn new(mask: u64, election_ticks: usize) -> Concerned {
+        Concerned {
+            mask,
+            durable: mask,
+            wanted: 0,
+            pending: VecDeque::new(),
+            exchanged: [0; SLOTS],
+            silent_ticks: [0; SLOTS],
+            silent_ticks_max: SILENT_TIMEOUTS * election_ticks,
+            stating: VecDeque::new(),
+            stated: 0,
+            held: Vec::new(),
+        }
+    }
+
+    /// Whether `message` can be taken now. If it is a vote or an answer to one, and cannot, it is kept. `ticket` is the
+    /// last one that was handed to the log.
+    pub(crate) fn admits(&mut self, message: &Message, ticket: u64) -> bool {
+        if is_planted("a promise to somebody who is not noted") {
+            return true;
+        }
+        let at = usize::try_from(message.from % SLOTS as u64).expect("below 64");
+        self.silent_ticks[at] = 0;
+        self.wanted |= slot(message.from);
+        let is_vote = matches!(message.kind, MessageKind::Vote | MessageKind::VoteResponse);
+        let is_entry =
+            matches!(message.kind, MessageKind::Append | MessageKind::AppendResponse | MessageKind::Snapshot);
+        if !is_vote && !is_entry {
+            return true;
+        }
+        if self.durable & slot(message.from) == 0 {
+            if is_vote && self.held.len() < HELD_MAX {
+                self.held.push(message.clone());
+            }
+            return false;
+        }
+        self.exchanged[at] = ticket + 1;
+        true
+    }
+
+    /// The mask that must be written now, durably, if there is one.
+    pub(crate) fn take_due(&mut self, ticket: u64) -> Option<u64> {
+        let added = std::mem::take(&mut self.wanted) & !self.mask;
+        if added == 0 {
+            return None;
+        }
+        self.mask |= added;
+        self.pending.push_back((ticket, self.mask));
+        Some(self.mask)
+    }
+
+    /// Something was handed to the log with `ticket`, when everything up to `durable` was durable.
+    pub(crate) fn handed(&mut self, ticket: u64, durable: u64) {
+        if self.stating.back().is_none_or(|(_, before)| *before < durable) {
+            self.stating.push_back((ticket, durable));
+        }
+    }
+
+    /// Everything up to `durable` is durable. Returns the messages that have waited for it.
+    pub(crate) fn durable(&mut self, durable: u64) -> Vec<Message> {
+        while let Some((_, stated)) = self.stating.pop_front_if(|(ticket, _)| *ticket <= durable) {
+            self.stated = self.stated.max(stated);
+        }
+        let mut has_more = false;
+        while let Some((_, mask)) = self.pending.pop_front_if(|(ticket, _)| *ticket <= durable) {
+            self.durable |= mask & self.mask;
+            has_more = true;
+        }
+        if has_more { std::mem::take(&mut self.held) } else { Vec::new() }
+    }
+
+    /// A tick has passed. Returns the mask if it says less now; it need not be written at once.
+    pub(crate) fn tick(&mut self) -> Option<u64> {
+        let mut kept = self.mask;
+        for at in 0..SLOTS {
+            self.silent_ticks[at] = self.silent_ticks[at].saturating_add(1);
+            if self.silent_ticks[at] > self.silent_ticks_max && self.exchanged[at] <= self.stated {
+                kept &= !(1 << at);
+            }
+        }
+        if kept == self.mask || !self.pending.is_empty() {
+            return None;
+        }
+        (self.mask, self.durable) = (kept, self.durable & kept);
+        Some(kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(kind: MessageKind, from: u64) -> Message {
+        Message { kind, from, ..Message::default() }
+    }
+
+    #[test]
+    fn a_vote_waits_and_an_append_is_dropped_until_their_member_is_noted() {
+        let mut concerned = Concerned::new(0, 10);
+        assert!(concerned.admits(&message(MessageKind::Heartbeat, 7), 0), "it promises nothing");
+        assert!(!concerned.admits(&message(MessageKind::Append, 7), 0));
+        assert!(!concerned.admits(&message(MessageKind::Vote, 7), 0));
+        assert_eq!((concerned.take_due(1), concerned.take_due(2)), (Some(slot(7)), None));
+        assert!(concerned.durable(0).is_empty());
+        assert_eq!(concerned.durable(1), [message(MessageKind::Vote, 7)]);
+        assert!(concerned.admits(&message(MessageKind::Append, 7), 1));
+        assert!(!concerned.admits(&message(MessageKind::Append, 8), 1));
+        assert!(concerned.admits(&message(MessageKind::Append, 7 + 64), 1), "they share a bit");
+        for from in 0..100 {
+            concerned.admits(&message(MessageKind::Vote, 9 + from % 2), 1);
+        }
+        concerned.take_due(2);
+        assert_eq!(concerned.durable(2).len(), HELD_MAX);
+    }
+
+    #[test]
+    fn who_was_silent_for_long_is_noted_until_the_log_states_what_was_promised() {
+        let mut concerned = Concerned::new(slot(3) | slot(4), 2);
+        assert!(concerned.admits(&message(MessageKind::Vote, 3), 5), "the vote is handed with ticket 6");
+        concerned.handed(6, 5);
+        concerned.durable(6);
+        let ticks = |concerned: &mut Concerned| (0..30).filter_map(|_| concerned.tick()).last();
+        assert_eq!(ticks(&mut concerned), Some(slot(3)), "4 was silent from the beginning");
+        // The group of ticket 7 was begun before 6 was durable.
+        concerned.handed(7, 5);
+        concerned.durable(7);
+        assert_eq!(ticks(&mut concerned), None);
+        concerned.handed(8, 7);
+        assert_eq!(ticks(&mut concerned), None);
+        concerned.durable(8);
+        assert_eq!(ticks(&mut concerned), Some(0));
+        assert!(!concerned.admits(&message(MessageKind::Append, 3), 8), "it is to be noted again");
+    }
+}
