@@ -12,6 +12,16 @@ use super::{
 const RECOVERY: Duration = Duration::from_secs(15);
 
 impl World {
+    /// Clients write again. Some of them pause for long, and mostly read.
+    fn serves_again(&mut self) {
+        let written = self.clients.tally.written;
+        let end = self.now + Duration::from_secs(2) + 20 * Duration::from_micros(self.plan.pause_us_max);
+        while self.plan.clients > 0 && self.clients.tally.written == written {
+            assert!(self.now < end, "the cluster serves again");
+            self.run(Duration::from_millis(500));
+        }
+    }
+
     /// No more faults: all members come to agree, and serve.
     pub(crate) fn heal(&mut self) {
         self.story.tell(self.now, || "no more faults".to_owned());
@@ -34,9 +44,7 @@ impl World {
             self.plan(Duration::ZERO, Event::Restart { member: at });
         }
         self.run(RECOVERY);
-        let written = self.clients.tally.written;
-        self.run(Duration::from_secs(2));
-        assert!(self.plan.clients == 0 || self.clients.tally.written > written, "the cluster serves again");
+        self.serves_again();
         // Clients fall silent, leases expire, and all is applied everywhere.
         self.clients.waiting.iter_mut().for_each(|waiting| *waiting = None);
         self.leases.let_go();
