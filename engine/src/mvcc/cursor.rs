@@ -320,6 +320,12 @@ impl Cursor {
             *budget = left;
             match &self.step {
                 Step::Done => return Ok(Stop::End),
+                Step::Seek(key, revision) if self.is_newest => {
+                    // A delete of all keys of a leaf may go on in a dead one, which nobody has brought into memory.
+                    let is_there = self.walk.seek_live(&self.root, key, *revision)?
+                        || self.walk.next_leaf(true, self.end.as_deref())?;
+                    self.step = if is_there { Step::Here } else { Step::Done };
+                }
                 Step::Seek(key, revision) => {
                     self.walk.seek(&self.root, key, *revision)?;
                     self.step = Step::Here;

@@ -199,16 +199,35 @@ pub(crate) struct Walk {
 impl Walk {
     /// Goes to the first entry that is not before (`key`, `revision`), or to the end of the leaf before it.
     pub(crate) fn seek(&mut self, root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<(), Fault> {
+        self.seek_wanted(root, (key, revision), false).map(drop)
+    }
+
+    /// As [`Walk::seek`]. But if nothing is live in the leaf that it leads to, or in a node on the way, that is not
+    /// read, and the walk is before the next leaf; it returns false then.
+    pub(crate) fn seek_live(&mut self, root: &Arc<Slot>, key: &[u8], revision: Revision) -> Result<bool, Fault> {
+        self.seek_wanted(root, (key, revision), true)
+    }
+
+    fn seek_wanted(
+        &mut self,
+        root: &Arc<Slot>,
+        (key, revision): (&[u8], Revision),
+        skips_dead: bool,
+    ) -> Result<bool, Fault> {
         self.leave();
         let mut slot = root;
         while let Some(Node::Inner(inner)) = slot.resident() {
             let position = inner.child_of(key, revision);
             self.path.push((Arc::clone(slot), position));
-            slot = &inner.children()[position].slot;
+            let child = &inner.children()[position];
+            if skips_dead && child.sums.live == 0 {
+                return Ok(false);
+            }
+            slot = &child.slot;
         }
         self.leaf = Some(self.held(slot)?);
         self.position = self.leaf().lower_bound(key, revision);
-        Ok(())
+        Ok(true)
     }
 
     /// Releases the way to its position. The walk must be sought again.

@@ -105,7 +105,8 @@ pub(super) fn touch_delete(
         if request.prev_kv && pinned.is_awaited() {
             drop(pinned.pin_shown(view, &version)?);
         }
-        // Before this entry is applied, nothing is evicted and nothing else is applied. So what was touched stays.
+        // Before this entry is applied, nothing else is applied; if anything is evicted, this is forgotten. So what was
+        // touched stays.
         pinned.set_touched(number, version.key);
     }
     Ok(())

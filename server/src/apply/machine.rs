@@ -359,6 +359,9 @@ impl Apply {
         let is_short = !self.is_faulted && has_progressed && self.store.wants_eviction();
         let has_evicted =
             is_short && self.store.evict(EVICT_NODES_PER_TURN << self.store.shortage().min(EVICT_DOUBLINGS_MAX));
+        if has_evicted {
+            self.pinned.evicted();
+        }
         if has_evicted || self.applied.index > self.report.applied.index || self.store.mvcc().is_ahead() {
             self.publish();
         }

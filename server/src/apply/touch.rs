@@ -141,6 +141,11 @@ impl Pinned {
         self.is_awaited
     }
 
+    /// Pages were taken from memory: what was touched may be touched again.
+    pub(super) fn evicted(&mut self) {
+        self.deletes.clear();
+    }
+
     /// Begins a touch anew.
     pub(super) fn begin(&mut self) {
         self.deletes_met = 0;
