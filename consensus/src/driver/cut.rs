@@ -65,6 +65,9 @@ impl Driver {
 
     /// Whether a message of another member waits, or is passed over, because the log was cut. If not, it is as it was.
     pub(super) fn holds_back(&mut self, message: &Message) -> bool {
+        if self.cut.is_none() {
+            return false;
+        }
         let voters = self.concerned_voters();
         let is_voter = self.conf_state.voters.contains(&self.identity.member_id);
         let Some(cut) = &mut self.cut else { return false };

@@ -229,6 +229,8 @@ impl Driver {
             entries: Vec::new(),
             stopped: None,
         };
+        // What concerns nobody is made up for.
+        driver.hard_state.is_cut = driver.cut.is_some();
         driver.campaign_alone();
         driver.step(disk)?;
         Ok(driver)

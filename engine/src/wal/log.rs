@@ -216,8 +216,8 @@ impl Wal {
 
     /// Queues entries and a hard state. They are durable when `durable() >= ticket`. Tickets never decrease. Entries
     /// are contiguous. An entry whose index is in the log already replaces the old one and everything after it. A hard
-    /// state that differs from the last only in `commit`, or is not cut any more, forces no write: it goes with the
-    /// next group, and its ticket waits for nothing.
+    /// state that differs from the last only in `commit`, or is not cut any more, or concerns less, forces no write: it
+    /// goes with the next group, and its ticket waits for nothing.
     ///
     /// **Errors** `EntryTooLarge` (nothing was queued), `Stopped`.
     pub fn append(&mut self, entries: &[Entry], hard_state: Option<HardState>, ticket: u64) -> Result<(), Error> {

@@ -387,6 +387,11 @@ mod tests {
     use super::*;
     use crate::disk::sim::Random;
 
+    fn header(hard_state: HardState) -> Header {
+        let (id, sequence, life, previous_end, previous_chain, first_index, mark) = (1, 2, 3, 4, 5, 8, (7, 8));
+        Header { id, sequence, life, previous_end, previous_chain, first_index, mark, hard_state }
+    }
+
     fn records() -> Vec<Record> {
         let group = Group { id: 7, life: 1, sequence: 3, offset: 4096, durable: 4096, len: 99 };
         vec![
@@ -403,16 +408,7 @@ mod tests {
     #[test]
     fn what_the_version_before_wrote_is_read_and_may_concern_everybody() {
         let hard_state = HardState { term: 9, vote: 10, commit: 11, is_cut: false, concerned: u64::MAX };
-        let header = Header {
-            id: 1,
-            sequence: 2,
-            life: 3,
-            previous_end: 4,
-            previous_chain: 5,
-            first_index: 8,
-            mark: (6, 7),
-            hard_state: HardState { concerned: 0, ..hard_state },
-        };
+        let header = header(HardState { concerned: 0, ..hard_state });
         let mut block = Buffer::new();
         header.encode(&mut block);
         block[8..12].copy_from_slice(&VERSION_BEFORE.to_le_bytes());
@@ -445,16 +441,7 @@ mod tests {
 
     #[test]
     fn flipped_bit_never_yields_a_valid_header_or_head() {
-        let header = Header {
-            id: 1,
-            sequence: 2,
-            life: 3,
-            previous_end: 4,
-            previous_chain: 5,
-            first_index: 8,
-            mark: (7, 8),
-            hard_state: HardState { term: 9, vote: 10, commit: 11, is_cut: true, concerned: 12 },
-        };
+        let header = header(HardState { term: 9, vote: 10, commit: 11, is_cut: true, concerned: 12 });
         let mut out = Buffer::new();
         let crc = header.encode(&mut out);
         assert_eq!(Header::decode(&out), HeaderSector::Valid(header, crc));

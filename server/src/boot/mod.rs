@@ -168,7 +168,8 @@ fn log_start(config: &Config, opened: &Opened, cores: Cores) {
     }
     if opened.driver.is_cut() && opened.driver.conf_state().voters.len() > 1 {
         tracing::warn!(
-            "the end of the log may be missing: this member votes only if all others answer, until it has caught up"
+            "the end of the log may be missing: until it has caught up, this member votes only once those have \
+             answered to whom it may have promised something"
         );
     }
     let urls = config::join(&config.advertise_client_urls);

@@ -205,7 +205,10 @@ fn describe_log(text: &mut String, dir: &Path, log: &Summary) {
         line(text, &format!("            to be reused: {}", spares.join(" ")));
     }
     if hard_state.is_cut {
-        line(text, "            cut at its end: a member of a cluster does not vote before it has made up for that");
+        line(
+            text,
+            "            cut at its end: a member among others asks them before it votes, until it has caught up",
+        );
     }
     if let Some((path, offset)) = torn {
         line(text, &format!("            torn, to be cut at the next start: {} at {offset}", path.display()));
