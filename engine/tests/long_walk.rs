@@ -228,3 +228,42 @@ fn records_of_a_long_walk_are_read_a_few_blocks_at_once() {
     }
     assert!(read[1] < read[0] * 2 / 3, "{read:?} operations, a block at a time and a few at once");
 }
+
+#[test]
+fn a_delete_needs_no_leaf_that_holds_only_former_versions() {
+    let (storage, dir) = (SimStorage::new(4), Path::new(DIR));
+    let mut disk = storage.disk();
+    let mut store = Store::open(&mut disk, dir, Options::default()).unwrap();
+    for round in 0..150 {
+        let mut write = store.mvcc_mut().begin();
+        for number in 0..20 {
+            write.put(key(number), value(round), 0).unwrap();
+        }
+        drop(write.finish());
+        drop(store.mvcc_mut().publish(u64::from(round) + 1, 1));
+    }
+    checkpoint(&mut store, &mut disk);
+    drop(store);
+    let mut store = Store::open(&mut disk, dir, Options::default()).unwrap();
+    let all = KeyRange { start: key(0), end: engine::RangeEnd::Before(key(20)) };
+    // As an entry is touched before it is applied: each live key, and what is between them.
+    engine::load_for(&mut disk, dir, || {
+        let view = store.mvcc().live();
+        let mut cursor = view.cursor(&all, view.revision());
+        while let Some(version) = cursor.next()? {
+            view.touch(&version.key)?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    let mut write = store.mvcc_mut().begin();
+    let (mut left, mut deleted) = (all, 0);
+    loop {
+        let ended = write.delete_some(&left).expect("it was touched");
+        let Some(last) = ended.last() else { break };
+        deleted += ended.len();
+        left = left.after(&last.key);
+    }
+    assert_eq!(deleted, 20);
+    drop(write.finish());
+}

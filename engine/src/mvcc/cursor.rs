@@ -321,7 +321,7 @@ impl Cursor {
             match &self.step {
                 Step::Done => return Ok(Stop::End),
                 Step::Seek(key, revision) if self.is_newest => {
-                    // A delete of all keys of a leaf may go on in a dead one, which nobody has brought into memory.
+                    // What is behind a key may begin in a leaf of its former versions, which nobody has touched.
                     let is_there = self.walk.seek_live(&self.root, key, *revision)?
                         || self.walk.next_leaf(true, self.end.as_deref())?;
                     self.step = if is_there { Step::Here } else { Step::Done };
