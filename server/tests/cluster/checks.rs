@@ -86,6 +86,11 @@ impl Truth {
         self.applied
     }
 
+    /// Term and index of the last entry that is known to be committed.
+    pub(crate) fn last(&self) -> (u64, u64) {
+        (self.entries.get(&self.applied).map_or(0, |(term, _)| *term), self.applied)
+    }
+
     pub(crate) fn revision(&self) -> i64 {
         self.model.revision
     }

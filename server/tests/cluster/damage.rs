@@ -3,6 +3,8 @@
 //! One machine of a run is damaged at most, so the others have everything. Its member serves what it can read. When the
 //! next entry needs what is damaged, it stands still, and asks the others for a state. It spreads nothing: what it
 //! answers, and what it sends, is checked as that of all others. If it does not start, what was damaged is whole again.
+//! It is at the end, too, if nobody else has all that is committed: so when another machine has lost the end of its log,
+//! and the members that had not were removed.
 //!
 //! One machine loses at times what it has written last to its log, and was durable. Nobody can tell that from a write
 //! that power loss has torn.
@@ -22,6 +24,7 @@ use engine::{
 
 use super::{
     member::{DATA, Disks, LOG},
+    seat::Seat,
     world::{Event, World},
 };
 
@@ -146,6 +149,26 @@ impl World {
         let seat = &mut self.seats[at];
         for damage in seat.damage.drain(..).rev() {
             damage.change(&seat.disks, damage.added.wrapping_neg());
+        }
+    }
+
+    /// What is damaged is whole again if no other machine has all that is committed: nobody could make up for it.
+    pub(crate) fn undo_hopeless_damage(&mut self) {
+        let committed = self.truth.last();
+        let has_all = |seat: &Seat| {
+            let summary = wal::inspect(&mut seat.disks.log.disk(), Path::new(LOG));
+            matches!(summary, Ok(Some(summary)) if (summary.last.1, summary.last.0) >= committed)
+        };
+        let mut spared = self.seats.iter().filter(|seat| seat.id.is_some() && seat.damage.is_empty());
+        if spared.any(has_all) {
+            return;
+        }
+        for at in 0..self.seats.len() {
+            if !self.seats[at].damage.is_empty() {
+                self.tell(|world| format!("pages of {} are whole again", world.shown(at)));
+                self.undo_damage(at);
+                self.lose(at, false, Duration::ZERO);
+            }
         }
     }
 

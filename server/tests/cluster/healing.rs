@@ -43,6 +43,7 @@ impl World {
             self.plan(Duration::ZERO, Event::Resume { member: at });
             self.plan(Duration::ZERO, Event::Restart { member: at });
         }
+        self.undo_hopeless_damage();
         self.run(RECOVERY);
         self.serves_again();
         // Clients fall silent, leases expire, and all is applied everywhere.
