@@ -6,9 +6,10 @@
 //!
 //! - It votes, for itself too, only once all voters that may be concerned (`concerned`) have said that their log is not
 //!   ahead of the candidate's, and that they are not in the candidate's term yet. Whoever counted on this member has
-//!   answered then: the leader to which it acknowledged an entry has that entry, and the candidate that it voted for is
-//!   in that term. Whom it counted on itself has answered, too. The question is a pre-vote with the candidate's place
-//!   in the log, so members of every kind answer it.
+//!   answered then: the leader to which it acknowledged an entry has that entry, or has not committed it (it commits
+//!   what it holds durably; etcd's does not wait for its own disk), and the candidate that it voted for is in that
+//!   term. Whom it counted on itself has answered, too. The question is a pre-vote with the candidate's place in the
+//!   log, so members of every kind answer it.
 //! - It answers no leader for two election timeouts, unless that one's term came after such answers. A leader of a term
 //!   before one that it has voted in hears from no majority meanwhile, and steps down.
 //!

@@ -7,7 +7,8 @@ mod world;
 
 use std::collections::BTreeMap;
 
-use consensus::{Committed, EntryKind, Error, Message};
+use bytes::Bytes;
+use consensus::{Committed, ConfChange, ConfChangeKind, EntryKind, Error, Message};
 use engine::disk::sim::{Order, Random};
 
 use world::{Machine, World, options, seeded};
@@ -206,6 +207,34 @@ fn leadership_is_handed_over_on_request() {
         cluster.round(0);
     }
     assert_eq!(cluster.leader().unwrap().id, new);
+}
+
+/// Who was removed may be gone: nobody may need its vote, or its answer, to find out that it was.
+#[test]
+fn that_a_member_was_removed_is_known_behind_power_loss() {
+    let mut cluster = Cluster::new(5);
+    cluster.heal();
+    let leader = usize::try_from(cluster.leader().unwrap().id - 1).unwrap();
+    let gone = (leader + 1) % cluster.members.len();
+    let removal =
+        ConfChange { id: 5, kind: ConfChangeKind::RemoveNode, member_id: gone as u64 + 1, context: Bytes::new() };
+    let driver = &mut cluster.members[leader].as_mut().unwrap().driver;
+    driver.propose_conf_change(&removal).unwrap();
+    let index = driver.status().last_index;
+    let applied = |world: &World| world.machine.last().applied.index;
+    while !cluster.members.iter().flatten().all(|world| applied(world) == index) {
+        cluster.round(0);
+    }
+    for _ in 0..20 {
+        cluster.round(0);
+    }
+    cluster.members[gone] = None;
+    for position in 0..cluster.members.len() {
+        cluster.crash(position);
+    }
+    let left: Vec<u64> = cluster.members.iter().flatten().map(|world| world.driver.status().commit).collect();
+    assert_eq!(left, [index; 2]);
+    cluster.heal();
 }
 
 /// A cluster in which hardly anything stays in memory once it is applied.

@@ -145,8 +145,8 @@ pub struct Raft {
     pub term: AtomicU64,
     /// Leader id, 0 if none.
     pub leader: AtomicU64,
-    /// Committed index, of entries that may not be durable here yet. It is known here before another member hears of it
-    /// from this one.
+    /// Committed index, of entries that are durable here. It is known here before another member hears of it from this
+    /// one.
     pub commit: AtomicU64,
     /// Applied index.
     pub applied: AtomicU64,

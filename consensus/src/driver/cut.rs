@@ -33,11 +33,8 @@ impl Driver {
             return Ok(());
         }
         let Some(mask) = self.concerned.take_due(self.ticket + 1) else { return Ok(()) };
-        self.ticket += 1;
         self.hard_state.concerned = mask;
-        self.hard_state_due = None;
-        self.concerned.handed(self.ticket, self.wal.durable());
-        self.wal.append(&[], Some(self.hard_state), self.ticket).map_err(|error| self.stop_with(error))
+        self.write_hard_state()
     }
 
     /// Notes less, once that is possible. What is cut stays noted: it says who is to be asked.

@@ -134,6 +134,7 @@ impl Driver {
         assert_eq!(self.raw.raft.raft_log.persisted, index, "nothing is behind it yet");
         (self.applied, self.taken, self.delivered) = (index, index, index);
         self.conf_state = state.conf_state;
+        self.stand_apart();
         self.raw.advance_apply_to(index);
     }
 

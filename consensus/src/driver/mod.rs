@@ -15,9 +15,12 @@
 //!   caller has taken; applied <= taken <= delivered. Term, commit and applied never decrease (asserted where they are
 //!   read and where they are set).
 //! - A state instead of entries goes its own way (`install`).
+//! - A leader commits what a majority and it itself hold durably (`stand_apart`). raft-rs by itself would do without it.
+//!   Its clients see no difference, as it applies only what it holds; and whose log is cut can ask it (`crate::cut`).
 //! - A hard state that moves only the commit index is kept in `hard_state_due` and rides with the next entries: losing
 //!   it is legal, because recovery takes the larger of it and the applied index, and the rest commits again in the new
-//!   term.
+//!   term. A configuration change has it written at once: who was removed may end any moment, and whoever loses power
+//!   then must not ask for that one's vote, nor wait for its answer (`cut`).
 //! - `unhanded_bytes` is what was proposed and not handed to the WAL. While the log's disk is full it counts against
 //!   the room that is left (`Wal::room_bytes`), of which `LOG_RESERVE` stays free for hard states and marks: a mark is
 //!   what gives segments back. What a leader sends to a follower whose log is full waits in the WAL's queue,
@@ -55,6 +58,7 @@ use std::{
 use bytes::Bytes;
 use engine::{
     disk::{Completion, Disk},
+    planted::is_planted,
     wal::{self, Wal},
 };
 use raft::{RawNode, SoftState, StateRole};
@@ -83,10 +87,9 @@ pub struct Status {
     pub term: u64,
     /// The leader's id; 0 if none is known.
     pub leader_id: u64,
-    /// Highest index known to be committed and durable here.
+    /// Highest index known to be committed and durable here. A leader's: of all that anybody knows to be committed in its
+    /// term.
     pub commit: u64,
-    /// Highest index known to be committed. Others may have acknowledged what is not durable here yet.
-    pub known_commit: u64,
     /// What the caller reported as applied.
     pub applied: u64,
     /// Last index of the log, durable or not.
@@ -229,6 +232,8 @@ impl Driver {
             entries: Vec::new(),
             stopped: None,
         };
+        driver.raw.raft.enable_group_commit(!is_planted("a leader that commits what it does not hold"));
+        driver.stand_apart();
         // What concerns nobody is made up for.
         driver.hard_state.is_cut = driver.cut.is_some();
         driver.campaign_alone();
@@ -398,6 +403,7 @@ impl Driver {
                 .apply_conf_change(&raft_change)
                 .map_err(|source| Error::ConfChangeRefused { reason: source.to_string() })?;
             self.conf_state = ConfState::from_raft(&state);
+            self.stand_apart();
             if self.is_leader() && !self.conf_state.voters.contains(&self.identity.member_id) {
                 // A leader that is no longer a member looks up its own progress at the next commit and stops the
                 // process there.
@@ -405,7 +411,19 @@ impl Driver {
                 self.raw.raft.become_follower(term, raft::INVALID_ID);
             }
         }
+        if self.hard_state_due.is_some() {
+            self.write_hard_state()?;
+        }
         Ok(self.conf_state.clone())
+    }
+
+    /// Makes two groups of the members, this one and the others: while it leads, raft-rs commits what both have, and a
+    /// majority. Whoever joins belongs to no group for a moment, which commits less.
+    fn stand_apart(&mut self) {
+        let own = self.identity.member_id;
+        let ConfState { voters, learners, .. } = &self.conf_state;
+        let groups: Vec<_> = voters.iter().chain(learners).map(|id| (*id, 1 + u64::from(*id != own))).collect();
+        self.raw.raft.assign_commit_groups(&groups);
     }
 
     /// Messages to other members, in order. Those that promise something are here only once that is durable. Empty for
@@ -446,7 +464,6 @@ impl Driver {
             term: raft.term,
             leader_id: raft.leader_id,
             commit: self.commit(),
-            known_commit: raft.raft_log.committed.max(self.applied),
             applied: self.applied,
             last_index: raft.raft_log.last_index(),
             is_leader: self.is_leader(),

@@ -118,6 +118,14 @@ impl Driver {
         self.hard_state_due = Some(new);
     }
 
+    /// Has the log write the hard state, though nothing else may be due.
+    pub(super) fn write_hard_state(&mut self) -> Result<(), Error> {
+        self.ticket += 1;
+        self.hard_state_due = None;
+        self.concerned.handed(self.ticket, self.wal.durable());
+        self.wal.append_hard_state(self.hard_state, self.ticket).map_err(|error| self.stop_with(error))
+    }
+
     fn queue_committed(&mut self, entries: Vec<eraftpb::Entry>) {
         for entry in entries {
             let Entry { index, term, kind, data } = Entry::from_raft(entry);

@@ -221,6 +221,27 @@ impl Wal {
     ///
     /// **Errors** `EntryTooLarge` (nothing was queued), `Stopped`.
     pub fn append(&mut self, entries: &[Entry], hard_state: Option<HardState>, ticket: u64) -> Result<(), Error> {
+        let promise = |state: &HardState| (state.term, state.vote);
+        let must_write =
+            |state: &HardState| promise(state) != promise(&self.hard_state) || says_more(state, &self.hard_state);
+        let is_forced = hard_state.as_ref().is_some_and(must_write);
+        self.push(entries, hard_state, is_forced, ticket)
+    }
+
+    /// Queues a hard state that is written whatever it says. It is durable when `durable() >= ticket`.
+    ///
+    /// **Errors** `Stopped`.
+    pub fn append_hard_state(&mut self, hard_state: HardState, ticket: u64) -> Result<(), Error> {
+        self.push(&[], Some(hard_state), true, ticket)
+    }
+
+    fn push(
+        &mut self,
+        entries: &[Entry],
+        hard_state: Option<HardState>,
+        is_forced: bool,
+        ticket: u64,
+    ) -> Result<(), Error> {
         if self.is_failed {
             return Err(Error::Stopped);
         }
@@ -233,17 +254,14 @@ impl Wal {
             self.terms.put(entry.index, entry.term);
             self.enqueue(Record::Entry(entry.clone()), before);
         }
-        let promise = |state: &HardState| (state.term, state.vote);
-        let forced = hard_state
-            .filter(|state| promise(state) != promise(&self.hard_state) || says_more(state, &self.hard_state));
         if let Some(state) = hard_state {
             assert!(state.term >= self.hard_state.term, "terms never decrease");
             assert!(state.commit >= self.hard_state.commit, "what is committed stays committed");
             assert!(state.commit <= self.last_index(), "only entries of the log are committed");
             self.hard_state = state;
-        }
-        if let Some(state) = forced {
-            self.enqueue(Record::HardState(state), before);
+            if is_forced {
+                self.enqueue(Record::HardState(state), before);
+            }
         }
         self.ticket = ticket;
         match (self.queue.back_mut(), self.in_flight.back_mut()) {

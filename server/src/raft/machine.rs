@@ -742,7 +742,7 @@ impl Raft {
             raft.elected_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
         }
         raft.leader.store(status.leader_id, Ordering::Release);
-        raft.commit.store(status.known_commit, Ordering::Release);
+        raft.commit.store(status.commit, Ordering::Release);
         raft.read_floor.store(status.read_floor.unwrap_or(u64::MAX), Ordering::Release);
         raft.pending.store(self.waiters.count() + self.unfinished_proposals, Ordering::Release);
     }

@@ -4,6 +4,7 @@
 
 use std::{path::Path, time::Duration};
 
+use engine::planted::plant;
 use proto::internal::Request;
 
 use super::{World, calm, millis, put};
@@ -83,6 +84,42 @@ fn what_a_member_has_lost_is_not_forgotten_by_its_vote() {
         world.heal();
     }
     assert!(lost > 4, "{lost} of 8 have lost the end of their log");
+}
+
+/// The leader's disk hangs, and the other two write down what it sends. One of them loses that, the leader loses power,
+/// and they come back before the third, who alone has it. Returns whether a log was cut.
+fn a_leader_hangs_and_an_end_is_lost(seed: u64) -> bool {
+    let mut world = calm(6_000_000 + seed, 3);
+    let leader = world.led();
+    let (loser, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    world.put(leader, "register", "old");
+    world.hang(leader, Duration::from_secs(60));
+    world.propose(leader, Request::Put(put("register", "new")));
+    world.pass(HEARTBEAT * 3);
+    world.lose_tail(loser, millis(10));
+    world.lose(leader, true, millis(10));
+    world.lose(other, true, Duration::from_secs(8));
+    world.until("two run again", |world| [leader, loser].iter().all(|at| world.seats[*at].member.is_some()));
+    let is_cut = world.is_cut(loser);
+    world.pass(millis(6000));
+    world.until("all run again", |world| (0..3).all(|at| world.seats[at].member.is_some()));
+    // The checkers know what was committed.
+    world.heal();
+    is_cut
+}
+
+/// Who has lost its end asks the leader to which it acknowledged it, so that one has it, or has not committed it.
+#[test]
+fn a_leader_commits_what_it_holds_itself() {
+    let cut = (0..8).filter(|seed| a_leader_hangs_and_an_end_is_lost(*seed)).count();
+    assert!(cut > 4, "{cut} of 8 have lost the end of their log");
+}
+
+#[test]
+#[should_panic(expected = "one entry at index")]
+fn a_leader_that_commits_what_it_does_not_hold_is_found() {
+    plant(Some("a leader that commits what it does not hold"));
+    (0..8).for_each(|seed| drop(a_leader_hangs_and_an_end_is_lost(seed)));
 }
 
 /// One of three is away for long. Another one loses power while it writes, and when it is back the third elects with
