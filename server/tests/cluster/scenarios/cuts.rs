@@ -119,7 +119,9 @@ fn a_leader_commits_what_it_holds_itself() {
 #[should_panic(expected = "one entry at index")]
 fn a_leader_that_commits_what_it_does_not_hold_is_found() {
     plant(Some("a leader that commits what it does not hold"));
-    (0..8).for_each(|seed| drop(a_leader_hangs_and_an_end_is_lost(seed)));
+    for seed in 0..8 {
+        a_leader_hangs_and_an_end_is_lost(seed);
+    }
 }
 
 /// One of three is away for long. Another one loses power while it writes, and when it is back the third elects with
