@@ -69,10 +69,19 @@ impl Concerned {
         }
     }
 
-    /// Whether `message` can be taken now. If it is a vote or an answer to one, and cannot, it is kept. `ticket` is the
-    /// last one that was handed to the log.
-    pub(crate) fn admits(&mut self, message: &Message, ticket: u64) -> bool {
+    /// Whether `message`, of a voter or not, can be taken now. If it is a vote or an answer to one, and cannot, it is
+    /// kept. `ticket` is the last one that was handed to the log.
+    pub(crate) fn admits(&mut self, message: &Message, is_voter: bool, ticket: u64) -> bool {
         if is_planted("a promise to somebody who is not noted") {
+            return true;
+        }
+        // Whoever asks for a vote or leads may be a voter that this member does not know yet. But it counts the answers
+        // of none but voters.
+        let asks = matches!(
+            message.kind,
+            MessageKind::Vote | MessageKind::Append | MessageKind::Snapshot | MessageKind::Heartbeat
+        );
+        if !is_voter && !asks {
             return true;
         }
         let at = usize::try_from(message.from % SLOTS as u64).expect("below 64");
@@ -153,17 +162,17 @@ mod tests {
     #[test]
     fn a_vote_waits_and_an_append_is_dropped_until_their_member_is_noted() {
         let mut concerned = Concerned::new(0, 10);
-        assert!(concerned.admits(&message(MessageKind::Heartbeat, 7), 0), "it promises nothing");
-        assert!(!concerned.admits(&message(MessageKind::Append, 7), 0));
-        assert!(!concerned.admits(&message(MessageKind::Vote, 7), 0));
+        assert!(concerned.admits(&message(MessageKind::Heartbeat, 7), true, 0), "it promises nothing");
+        assert!(!concerned.admits(&message(MessageKind::Append, 7), true, 0));
+        assert!(!concerned.admits(&message(MessageKind::Vote, 7), true, 0));
         assert_eq!((concerned.take_due(1), concerned.take_due(2)), (Some(slot(7)), None));
         assert!(concerned.durable(0).is_empty());
         assert_eq!(concerned.durable(1), [message(MessageKind::Vote, 7)]);
-        assert!(concerned.admits(&message(MessageKind::Append, 7), 1));
-        assert!(!concerned.admits(&message(MessageKind::Append, 8), 1));
-        assert!(concerned.admits(&message(MessageKind::Append, 7 + 64), 1), "they share a bit");
+        assert!(concerned.admits(&message(MessageKind::Append, 7), true, 1));
+        assert!(!concerned.admits(&message(MessageKind::Append, 8), true, 1));
+        assert!(concerned.admits(&message(MessageKind::Append, 7 + 64), true, 1), "they share a bit");
         for from in 0..100 {
-            concerned.admits(&message(MessageKind::Vote, 9 + from % 2), 1);
+            concerned.admits(&message(MessageKind::Vote, 9 + from % 2), true, 1);
         }
         concerned.take_due(2);
         assert_eq!(concerned.durable(2).len(), HELD_MAX);
@@ -172,7 +181,7 @@ mod tests {
     #[test]
     fn who_was_silent_for_long_is_noted_until_the_log_states_what_was_promised() {
         let mut concerned = Concerned::new(slot(3) | slot(4), 2);
-        assert!(concerned.admits(&message(MessageKind::Vote, 3), 5), "the vote is handed with ticket 6");
+        assert!(concerned.admits(&message(MessageKind::Vote, 3), true, 5), "the vote is handed with ticket 6");
         concerned.handed(6, 5);
         concerned.durable(6);
         let ticks = |concerned: &mut Concerned| (0..30).filter_map(|_| concerned.tick()).last();
@@ -185,6 +194,6 @@ mod tests {
         assert_eq!(ticks(&mut concerned), None);
         concerned.durable(8);
         assert_eq!(ticks(&mut concerned), Some(0));
-        assert!(!concerned.admits(&message(MessageKind::Append, 3), 8), "it is to be noted again");
+        assert!(!concerned.admits(&message(MessageKind::Append, 3), true, 8), "it is to be noted again");
     }
 }

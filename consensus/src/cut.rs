@@ -4,31 +4,42 @@
 //! member have acknowledged entries, and cast votes, of which it knows nothing any more. If it voted as others do,
 //! somebody could lead who lacks what was committed with its help. So, until it has caught up with a leader:
 //!
-//! - It votes, for itself too, only once all voters that may be concerned (`concerned`) have said that their log is not
+//! - It votes, for itself too, only once all members that may be concerned (`concerned`) have said that their log is not
 //!   ahead of the candidate's, and that they are not in the candidate's term yet. Whoever counted on this member has
 //!   answered then: the leader to which it acknowledged an entry has that entry, or has not committed it (it commits
 //!   what it holds durably; etcd's does not wait for its own disk), and the candidate that it voted for is in that
 //!   term. Whom it counted on itself has answered, too. The question is a pre-vote with the candidate's place in the
 //!   log, so members of every kind answer it.
-//! - It answers no leader for two election timeouts, unless that one's term came after such answers. A leader of a term
-//!   before one that it has voted in hears from no majority meanwhile, and steps down.
+//! - It answers a leader, and takes what that sends, only if that one's term came after such answers, or if the leader
+//!   has confirmed a read for it. A majority without this member follows such a leader: nobody was elected, by a vote
+//!   that this member has lost, in a later term.
+//! - It has caught up when it holds an entry of that leader's own term, and everything up to the index of that read:
+//!   whatever the leader had committed with its help.
 //!
 //! Who was away for long is not concerned, so nobody waits for that one.
 //!
-//! Who the other voters are it may not know any more: one of those that it knows may be gone for good. When nobody has
-//! led for three election timeouts, it asks any other member for its state: all of that is committed, the members too.
+//! Who the other members are it may not know any more: those that it knows may be gone for good, and others may have
+//! come, which it cannot ask. It votes for nobody while a member is concerned that it neither knows nor knows to be
+//! removed, and asks nobody before it has applied what its log says to be committed. When nobody has led for three
+//! election timeouts, it asks any other member for its state: all of that is committed, the members too.
+//!
+//! A member whose log was put aside (`ALL`) cannot know whom its promises concern. It votes for nobody, for itself
+//! neither. If the others are too few to elect without it, they wait for a person, as etcd's do.
 //!
 //! It does give pre-votes. They promise nothing, and without them those that were all cut by one power loss would wait
-//! for each other. But it gives none to a candidate of which it knows that another voter is ahead: who campaigns in
+//! for each other. But it gives none to a candidate of which it knows that another member is ahead: who campaigns in
 //! vain holds up the one that could lead.
 //!
 //! Invariants:
-//! - `floor` was answered for by all voters concerned, after the cut. From its term on, candidates whose log is not
+//! - `floor` was answered for by all members concerned, after the cut. From its term on, candidates whose log is not
 //!   behind its place hold everything that this member may have acknowledged.
 //! - An answer to the question of a term counts for the last place that was asked about in that term, which is the
 //!   furthest: who is not ahead of a place is not ahead of a further one.
+//! - `confirmed` was said by a leader after the cut. Until then it had no answer of this member to count.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
 
 use crate::{
     message::{Message, MessageKind},
@@ -38,7 +49,10 @@ use crate::{
 /// How far a log goes: term and index of its last entry. The larger one is ahead.
 pub(crate) type Place = (u64, u64);
 
-/// What is asked of the other voters.
+/// The promises of a log that was put aside may concern anybody.
+pub(crate) const ALL: u64 = u64::MAX;
+
+/// What is asked of the other members.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Question {
     term: u64,
@@ -52,14 +66,17 @@ struct Question {
 pub(crate) struct Cut {
     /// Whom the promises may concern that were lost (`concerned`).
     concerned: u64,
-    /// Parts of a tick for which leaders are not answered.
-    silent_parts: usize,
+    /// The name of the read that leaders are asked for, and parts of a tick until that is done again.
+    token: Bytes,
+    token_parts: u32,
+    /// The last term whose leader has confirmed that read, and its index.
+    confirmed: Option<(u64, u64)>,
     question: Question,
     /// From this term on, candidates may be voted for whose log goes at least so far.
     floor: Option<(u64, Place)>,
     /// A candidate's request that waits for answers.
     held: Option<Message>,
-    /// Voters that have said no, and the place that they are ahead of.
+    /// Members that have said no, and the place that they are ahead of.
     ahead: BTreeMap<u64, Place>,
     /// This member would campaign, if it may.
     pub(crate) is_due: bool,
@@ -69,30 +86,32 @@ pub(crate) struct Cut {
 }
 
 impl Cut {
-    /// For a member with this election timeout, which has just started, and has these members noted.
-    pub(crate) fn new(concerned: u64, election_ticks: usize) -> Cut {
+    /// For a member with this election timeout, which has just started, and has these members noted. Nobody has had a
+    /// read with the name `token` before.
+    pub(crate) fn new(concerned: u64, token: Bytes, election_ticks: usize) -> Cut {
         let question = Question { term: 0, place: (0, 0), granted: BTreeSet::new() };
-        let timeout_parts = election_ticks * PARTS_PER_TICK as usize;
         Cut {
             concerned,
-            silent_parts: 2 * timeout_parts,
+            token,
+            token_parts: 0,
+            confirmed: None,
             question,
             floor: None,
             held: None,
             ahead: BTreeMap::new(),
             is_due: false,
             unled_parts: 0,
-            unled_parts_max: 3 * timeout_parts,
+            unled_parts_max: 3 * election_ticks * PARTS_PER_TICK as usize,
         }
     }
 
-    /// Of the members with these bits, the voters are asked.
+    /// The members with these bits are asked.
     pub(crate) const fn concerned(&self) -> u64 {
         self.concerned
     }
 
     pub(crate) fn pass_part(&mut self, is_led: bool) {
-        self.silent_parts = self.silent_parts.saturating_sub(1);
+        self.token_parts = self.token_parts.saturating_sub(1);
         self.unled_parts = if is_led { 0 } else { (self.unled_parts + 1).min(self.unled_parts_max) };
     }
 
@@ -103,7 +122,32 @@ impl Cut {
 
     /// Whether a leader of this term gets no answer.
     pub(crate) fn is_silent_to(&self, term: u64) -> bool {
-        self.silent_parts > 0 && self.floor.is_none_or(|(from, _)| term < from)
+        self.caught_up_at(term).is_none()
+    }
+
+    /// Up to where this member must hold what a leader of this term sends, besides an entry of that term. None if that
+    /// leader gets no answer.
+    pub(crate) fn caught_up_at(&self, term: u64) -> Option<u64> {
+        if self.floor.is_some_and(|(from, _)| term >= from) {
+            return Some(0);
+        }
+        self.confirmed.filter(|(of, _)| *of == term).map(|(_, index)| index)
+    }
+
+    /// The name of the read to ask a leader for, if it is time.
+    pub(crate) fn take_token(&mut self) -> Option<Bytes> {
+        let is_time = std::mem::take(&mut self.token_parts) == 0;
+        self.token_parts = PARTS_PER_TICK;
+        is_time.then(|| self.token.clone())
+    }
+
+    /// Who leads `term` confirms a read at `index`. Returns whether it is the one that was asked for.
+    pub(crate) fn confirm(&mut self, token: &Bytes, term: u64, index: u64) -> bool {
+        let is_it = *token == self.token;
+        if is_it && self.confirmed.is_none_or(|(before, _)| before < term) {
+            self.confirmed = Some((term, index));
+        }
+        is_it
     }
 
     /// Whether a candidate for this term may be voted for.
@@ -112,16 +156,16 @@ impl Cut {
     }
 
     /// Asks whether a candidate at `place` could lead in `term`. `from` asks that as well. Returns whom to ask, of
-    /// `voters`, and about which place: those that have not said yes.
-    pub(crate) fn ask(&mut self, term: u64, place: Place, from: u64, voters: &[u64]) -> (Vec<u64>, Place) {
+    /// `members`, and about which place: those that have not said yes.
+    pub(crate) fn ask(&mut self, term: u64, place: Place, from: u64, members: &[u64]) -> (Vec<u64>, Place) {
         if term > self.question.term {
             self.question = Question { term, place, granted: BTreeSet::new() };
         }
         if term == self.question.term {
             self.question.place = self.question.place.max(place);
             self.question.granted.insert(from);
-            self.settle(voters);
-            let left = voters.iter().filter(|id| !self.question.granted.contains(id));
+            self.settle(members);
+            let left = members.iter().filter(|id| !self.question.granted.contains(id));
             return (left.copied().collect(), self.question.place);
         }
         (Vec::new(), place)
@@ -132,18 +176,18 @@ impl Cut {
         self.question.term == term
     }
 
-    /// Takes a voter's yes.
-    pub(crate) fn granted(&mut self, from: u64, term: u64, voters: &[u64]) {
+    /// Takes the yes of one of `members`, all of which must say it.
+    pub(crate) fn granted(&mut self, from: u64, term: u64, members: &[u64]) {
         if term == self.question.term {
             self.question.granted.insert(from);
             if self.ahead.get(&from).is_some_and(|place| *place <= self.question.place) {
                 self.ahead.remove(&from);
             }
-            self.settle(voters);
+            self.settle(members);
         }
     }
 
-    /// Takes the no of a voter that stands in `term`. One that stands in an earlier term than it was asked about is
+    /// Takes the no of a member that stands in `term`. One that stands in an earlier term than it was asked about is
     /// ahead.
     pub(crate) fn refused(&mut self, from: u64, term: u64) {
         if term < self.question.term {
@@ -151,7 +195,7 @@ impl Cut {
         }
     }
 
-    /// Whether a candidate at `place` could not lead, as far as is known: a voter is ahead of it.
+    /// Whether a candidate at `place` could not lead, as far as is known: another one is ahead of it.
     pub(crate) fn is_hopeless(&self, place: Place) -> bool {
         self.ahead.values().any(|other| *other >= place) || self.floor.is_some_and(|(_, least)| place < least)
     }
@@ -163,8 +207,8 @@ impl Cut {
         self.unled_parts = 0;
     }
 
-    fn settle(&mut self, voters: &[u64]) {
-        if voters.iter().all(|id| self.question.granted.contains(id)) {
+    fn settle(&mut self, members: &[u64]) {
+        if members.iter().all(|id| self.question.granted.contains(id)) {
             self.floor = Some((self.question.term, self.question.place));
         }
     }
@@ -188,12 +232,16 @@ impl Cut {
 mod tests {
     use super::*;
 
+    fn cut() -> Cut {
+        Cut::new(7, Bytes::from_static(b"read"), 10)
+    }
+
     /// The voters, of which this member is 1.
     const VOTERS: [u64; 3] = [1, 2, 3];
 
     #[test]
     fn a_vote_waits_until_all_others_have_said_that_the_candidate_could_lead() {
-        let mut cut = Cut::new(u64::MAX, 10);
+        let mut cut = cut();
         assert!(!cut.lets_vote(5, (4, 9)));
         let others = &VOTERS[1..];
         assert_eq!(cut.ask(5, (4, 9), 2, others), (vec![3], (4, 9)), "the candidate says yes to itself");
@@ -209,7 +257,7 @@ mod tests {
 
     #[test]
     fn answers_count_for_the_furthest_place_of_their_term() {
-        let (mut cut, others) = (Cut::new(u64::MAX, 10), &VOTERS[1..]);
+        let (mut cut, others) = (cut(), &VOTERS[1..]);
         assert_eq!(cut.ask(5, (4, 9), 1, others), (vec![2, 3], (4, 9)), "its own campaign");
         cut.granted(2, 5, others);
         assert_eq!(cut.ask(5, (4, 12), 3, others), (vec![], (4, 12)), "2 is not ahead of that either");
@@ -224,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_candidate_that_another_is_ahead_of_is_not_encouraged() {
-        let (mut cut, others) = (Cut::new(u64::MAX, 10), &VOTERS[1..]);
+        let (mut cut, others) = (cut(), &VOTERS[1..]);
         cut.ask(5, (4, 9), 2, others);
         cut.refused(3, 5);
         assert!(!cut.is_hopeless((4, 9)), "it is in that term, and says nothing of its log");
@@ -237,20 +285,30 @@ mod tests {
     }
 
     #[test]
-    fn leaders_are_not_answered_for_two_election_timeouts() {
-        let (mut cut, others) = (Cut::new(u64::MAX, 10), &VOTERS[1..]);
-        for _ in 0..20 * PARTS_PER_TICK {
-            assert!(cut.is_silent_to(7));
+    fn a_leader_is_answered_that_a_majority_follows_or_that_was_elected_later() {
+        let (mut cut, others) = (cut(), &VOTERS[1..]);
+        assert!(cut.is_silent_to(7));
+        let token = cut.take_token().expect("it was not asked before");
+        assert_eq!(cut.take_token(), None);
+        assert!(!cut.confirm(&Bytes::from_static(b"other"), 7, 20) && cut.is_silent_to(7));
+        assert!(cut.confirm(&token, 7, 20) && cut.confirm(&token, 7, 30) && cut.confirm(&token, 6, 10));
+        assert_eq!((cut.caught_up_at(6), cut.caught_up_at(7), cut.caught_up_at(8)), (None, Some(20), None));
+        (0..PARTS_PER_TICK).for_each(|_| cut.pass_part(true));
+        assert_eq!(cut.take_token(), Some(token), "another one may lead");
+        cut.ask(9, (4, 9), 2, others);
+        cut.granted(3, 9, others);
+        assert_eq!((cut.caught_up_at(8), cut.caught_up_at(9)), (None, Some(0)));
+    }
+
+    #[test]
+    fn a_state_is_wanted_when_nobody_has_led_for_three_election_timeouts() {
+        let mut cut = cut();
+        for _ in 0..30 * PARTS_PER_TICK {
+            assert!(!cut.wants_state());
             cut.pass_part(false);
         }
-        assert!(!cut.is_silent_to(7) && !cut.wants_state());
-        (0..10 * PARTS_PER_TICK).for_each(|_| cut.pass_part(false));
         assert!(cut.wants_state());
         cut.pass_part(true);
         assert!(!cut.wants_state(), "somebody leads");
-        let mut cut = Cut::new(u64::MAX, 10);
-        cut.ask(7, (4, 9), 2, others);
-        cut.granted(3, 7, others);
-        assert!(cut.is_silent_to(6) && !cut.is_silent_to(7), "nobody could lead by a vote of this one before");
     }
 }

@@ -75,6 +75,18 @@ pub(crate) struct ReadIndex {
     answers: Vec<(PeerRead, u64)>,
 }
 
+/// A token of a member's life that no round of it has: the first round has the next one.
+pub(crate) fn first_token(member_id: u64, life: u64) -> [u8; 16] {
+    token_of(member_id, life)
+}
+
+fn token_of(whose: u64, number: u64) -> [u8; 16] {
+    let mut token = [0; 16];
+    token[..8].copy_from_slice(&whose.to_be_bytes());
+    token[8..].copy_from_slice(&number.to_be_bytes());
+    token
+}
+
 impl ReadIndex {
     /// Nothing waits. No other life of the member `member_id` has had the number `life`.
     pub(crate) fn new(member_id: u64, life: u64, peers_max: usize) -> ReadIndex {
@@ -120,13 +132,10 @@ impl ReadIndex {
     pub(crate) fn start_round(&mut self, leads: Option<u64>) -> [u8; 16] {
         self.counter += u64::from(!is_planted("a token used again"));
         self.round_ticks = 0;
-        let (whose, number) = match leads {
-            Some(term) => (term, self.counter),
-            None => (self.member_id, self.life.wrapping_add(self.counter)),
+        let token = match leads {
+            Some(term) => token_of(term, self.counter),
+            None => token_of(self.member_id, self.life.wrapping_add(self.counter)),
         };
-        let mut token = [0; 16];
-        token[..8].copy_from_slice(&whose.to_be_bytes());
-        token[8..].copy_from_slice(&number.to_be_bytes());
         self.started = self.asked;
         self.rounds.push_back(Round { token, last: self.asked, peers: std::mem::take(&mut self.peers) });
         if self.rounds.len() > TRIES_MAX

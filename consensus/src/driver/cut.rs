@@ -1,18 +1,23 @@
 //! What a driver holds back while its log is cut, and when it has made up for that (`crate::cut`).
 //!
-//! A member has caught up when it holds, durably, an entry of its leader's own term that this leader has sent since the
-//! cut: before that entry lies everything that was committed in earlier terms, and a leader sends nothing that leaves
-//! out what it takes to be acknowledged. The cut is forgotten on disk with whatever is written next.
+//! The cut is forgotten on disk with whatever is written next.
 
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
 use engine::{planted::is_planted, wal};
 
 use super::Driver;
 use crate::{
     check::check_state,
     concerned::slot,
-    cut::{Cut, Place},
+    cut::{ALL, Cut, Place},
+    entry::{Entry, EntryKind},
     error::Error,
+    members::ConfState,
     message::{Message, MessageKind, Snapshot},
+    read_index,
+    start::{Identity, Options},
 };
 
 impl Driver {
@@ -22,9 +27,15 @@ impl Driver {
     }
 
     /// What a member starts with.
-    pub(super) fn cut_of(hard_state: wal::HardState, election_ticks: usize) -> Option<Cut> {
+    pub(super) fn cut_of(hard_state: wal::HardState, identity: Identity, options: &Options) -> Option<Cut> {
         let is_cut = hard_state.is_cut && hard_state.concerned != 0 && !is_planted("a cut log that votes");
-        is_cut.then(|| Cut::new(hard_state.concerned, election_ticks))
+        let token = read_index::first_token(identity.member_id, options.life());
+        is_cut.then(|| Cut::new(hard_state.concerned, Bytes::copy_from_slice(&token), options.election_ticks))
+    }
+
+    /// These members were removed from the cluster. A member whose log is cut is told before it has to vote.
+    pub fn know_former(&mut self, ids: &BTreeSet<u64>) {
+        self.former = ids.iter().fold(self.former, |mask, id| mask | slot(*id));
     }
 
     /// Writes down whom the next promises concern, if it is not written yet.
@@ -53,11 +64,16 @@ impl Driver {
         (log.last_term(), log.last_index())
     }
 
-    /// The voters that must be asked.
-    fn concerned_voters(&self) -> Vec<u64> {
+    /// The members that must be asked before this one votes. None while it cannot know them.
+    fn whom_to_ask(&self) -> Option<Vec<u64>> {
         let mask = self.cut.as_ref().map_or(0, Cut::concerned);
+        let ConfState { voters, learners } = &self.conf_state;
+        let members = || voters.iter().chain(learners).copied();
+        let known = members().fold(self.former | slot(self.identity.member_id), |mask, id| mask | slot(id));
+        let is_blind = mask == ALL || mask & !known != 0 || self.applied < self.replayed_to;
         let is_asked = |id: &u64| *id != self.identity.member_id && mask & slot(*id) != 0;
-        self.conf_state.voters.iter().copied().filter(is_asked).collect()
+        (!is_blind || is_planted("a vote by who does not know the members"))
+            .then(|| members().filter(is_asked).collect())
     }
 
     /// Whether a message of another member waits, or is passed over, because the log was cut. If not, it is as it was.
@@ -65,12 +81,20 @@ impl Driver {
         if self.cut.is_none() {
             return false;
         }
-        let voters = self.concerned_voters();
-        let is_voter = self.conf_state.voters.contains(&self.identity.member_id);
+        let members = self.whom_to_ask();
         let Some(cut) = &mut self.cut else { return false };
         let (term, place) = (message.term, (message.log_term, message.index));
         match message.kind {
-            MessageKind::Append | MessageKind::Heartbeat | MessageKind::Snapshot => is_voter && cut.is_silent_to(term),
+            MessageKind::Append | MessageKind::Heartbeat | MessageKind::Snapshot => {
+                let is_silent = cut.is_silent_to(term);
+                if is_silent && term >= self.raw.raft.term {
+                    self.ask_leader(message.from);
+                }
+                is_silent
+            }
+            MessageKind::ReadIndexResponse => {
+                message.entries.iter().any(|token| cut.confirm(&token.data, term, message.index))
+            }
             // It would vote for itself.
             MessageKind::TimeoutNow => true,
             MessageKind::PreVote => {
@@ -91,7 +115,9 @@ impl Driver {
                 true
             }
             MessageKind::PreVoteResponse if !message.reject => {
-                cut.granted(message.from, term, &voters);
+                if let Some(members) = members {
+                    cut.granted(message.from, term, &members);
+                }
                 self.go_on_voting();
                 // To raft-rs it is an answer to a campaign of its own, or nothing. It promises nothing.
                 false
@@ -111,10 +137,23 @@ impl Driver {
         !is_led && request.term > raft.term && (request.log_term, request.index) >= self.place()
     }
 
+    /// Asks who seems to lead for a read, which it can confirm only with a majority that does not need this member.
+    fn ask_leader(&mut self, leader: u64) {
+        let Some(token) = self.cut.as_mut().and_then(Cut::take_token) else { return };
+        let token = Entry { index: 0, term: 0, kind: EntryKind::Normal, data: token };
+        self.messages.push(Message {
+            kind: MessageKind::ReadIndex,
+            to: leader,
+            from: self.identity.member_id,
+            entries: vec![token],
+            ..Message::default()
+        });
+    }
+
     fn ask_about(&mut self, term: u64, place: Place, from: u64) {
-        let voters = self.concerned_voters();
+        let Some(members) = self.whom_to_ask() else { return };
         let Some(cut) = &mut self.cut else { return };
-        let (asked, (log_term, index)) = cut.ask(term, place, from, &voters);
+        let (asked, (log_term, index)) = cut.ask(term, place, from, &members);
         let own = self.identity.member_id;
         let question =
             |to| Message { kind: MessageKind::PreVote, to, from: own, term, log_term, index, ..Message::default() };
@@ -196,7 +235,11 @@ impl Driver {
             return;
         }
         let raft = &self.raw.raft;
-        let is_fed = self.fed_at.is_some_and(|(term, last)| term == raft.term && raft.raft_log.persisted >= last);
+        let due = self.cut.as_ref().and_then(|cut| cut.caught_up_at(raft.term));
+        let due = due.map(|index| if is_planted("a cut that is made up for too early") { 0 } else { index });
+        let is_fed = self.fed_at.is_some_and(|(term, last)| {
+            term == raft.term && raft.raft_log.persisted >= last && due.is_some_and(|index| last >= index)
+        });
         if is_fed || self.is_leader() {
             self.cut = None;
             self.hard_state.is_cut = false;

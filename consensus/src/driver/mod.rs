@@ -167,6 +167,10 @@ pub struct Driver {
     concerned: Concerned,
     /// Set while the log is cut at its end.
     cut: Option<Cut>,
+    /// What was known to be committed when the driver was opened.
+    replayed_to: u64,
+    /// The slots of members that were removed, as far as is known.
+    former: u64,
     /// Term and index of the last entry of its leader's own term that this member was sent while it was cut.
     fed_at: Option<(u64, u64)>,
     /// Reused between steps.
@@ -196,7 +200,9 @@ impl Driver {
         let mut driver = Driver {
             soft_state: raw.raft.soft_state(),
             concerned: Concerned::new(restored.hard_state.concerned, options.election_ticks),
-            cut: Driver::cut_of(restored.hard_state, options.election_ticks),
+            cut: Driver::cut_of(restored.hard_state, identity, &options),
+            replayed_to: restored.hard_state.commit,
+            former: 0,
             fed_at: None,
             raw,
             wal: restored.wal,
@@ -247,7 +253,8 @@ impl Driver {
     pub fn receive(&mut self, mut message: Message) -> Result<(), Error> {
         self.check_running()?;
         check(&mut message, &self.raw.raft)?;
-        if !self.concerned.admits(&message, self.ticket) {
+        let is_voter = self.conf_state.voters.contains(&message.from);
+        if !self.concerned.admits(&message, is_voter, self.ticket) {
             return Ok(());
         }
         if message.kind == MessageKind::TransferLeader && !self.is_leader() {
@@ -411,9 +418,7 @@ impl Driver {
                 self.raw.raft.become_follower(term, raft::INVALID_ID);
             }
         }
-        if self.hard_state_due.is_some() {
-            self.write_hard_state()?;
-        }
+        self.write_hard_state()?;
         Ok(self.conf_state.clone())
     }
 

@@ -359,6 +359,9 @@ impl Raft {
 
     /// Tells raft what time it is. Called before the messages of a turn are taken, and at least once in a tick.
     pub fn pass(&mut self, now: Duration) {
+        if self.driver.is_cut() {
+            self.driver.know_former(&self.shared.cluster.load().removed);
+        }
         let until = *self.passed_until.get_or_insert(now);
         let (part, behind) = (self.part(), now.saturating_sub(until));
         if behind > BEHIND_TICKS_MAX * self.heartbeat {
