@@ -120,11 +120,6 @@ impl Cut {
         self.unled_parts >= self.unled_parts_max
     }
 
-    /// Whether a leader of this term gets no answer.
-    pub(crate) fn is_silent_to(&self, term: u64) -> bool {
-        self.caught_up_at(term).is_none()
-    }
-
     /// Up to where this member must hold what a leader of this term sends, besides an entry of that term. None if that
     /// leader gets no answer.
     pub(crate) fn caught_up_at(&self, term: u64) -> Option<u64> {
@@ -287,10 +282,10 @@ mod tests {
     #[test]
     fn a_leader_is_answered_that_a_majority_follows_or_that_was_elected_later() {
         let (mut cut, others) = (cut(), &VOTERS[1..]);
-        assert!(cut.is_silent_to(7));
+        assert_eq!(cut.caught_up_at(7), None);
         let token = cut.take_token().expect("it was not asked before");
         assert_eq!(cut.take_token(), None);
-        assert!(!cut.confirm(&Bytes::from_static(b"other"), 7, 20) && cut.is_silent_to(7));
+        assert!(!cut.confirm(&Bytes::from_static(b"other"), 7, 20) && cut.caught_up_at(7).is_none());
         assert!(cut.confirm(&token, 7, 20) && cut.confirm(&token, 7, 30) && cut.confirm(&token, 6, 10));
         assert_eq!((cut.caught_up_at(6), cut.caught_up_at(7), cut.caught_up_at(8)), (None, Some(20), None));
         (0..PARTS_PER_TICK).for_each(|_| cut.pass_part(true));

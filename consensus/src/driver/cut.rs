@@ -85,13 +85,7 @@ impl Driver {
         let Some(cut) = &mut self.cut else { return false };
         let (term, place) = (message.term, (message.log_term, message.index));
         match message.kind {
-            MessageKind::Append | MessageKind::Heartbeat | MessageKind::Snapshot => {
-                let is_silent = cut.is_silent_to(term);
-                if is_silent && term >= self.raw.raft.term {
-                    self.ask_leader(message.from);
-                }
-                is_silent
-            }
+            MessageKind::Append | MessageKind::Heartbeat | MessageKind::Snapshot => self.is_silent_to(message),
             MessageKind::ReadIndexResponse => {
                 message.entries.iter().any(|token| cut.confirm(&token.data, term, message.index))
             }
@@ -135,6 +129,33 @@ impl Driver {
         let raft = &self.raw.raft;
         let is_led = raft.leader_id != raft::INVALID_ID && raft.election_elapsed < raft.election_timeout();
         !is_led && request.term > raft.term && (request.log_term, request.index) >= self.place()
+    }
+
+    /// Whether a leader gets no answer. Then it is asked for a read; or else it is told how much less this member has than
+    /// it had when the read was confirmed. It may believe that this member has everything, and send nothing.
+    fn is_silent_to(&mut self, message: &Message) -> bool {
+        let Message { kind, from, term, .. } = *message;
+        let ((last_term, last_index), raft) = (self.place(), &self.raw.raft);
+        let Some(index) = self.cut.as_ref().and_then(|cut| cut.caught_up_at(term)) else {
+            if term >= raft.term {
+                self.ask_leader(from);
+            }
+            return true;
+        };
+        if kind == MessageKind::Heartbeat && term == raft.term && last_index < index {
+            self.messages.push(Message {
+                kind: MessageKind::AppendResponse,
+                to: from,
+                from: self.identity.member_id,
+                term,
+                index: last_index,
+                log_term: last_term,
+                reject: true,
+                reject_hint: last_index,
+                ..Message::default()
+            });
+        }
+        false
     }
 
     /// Asks who seems to lead for a read, which it can confirm only with a majority that does not need this member.

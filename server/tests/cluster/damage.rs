@@ -23,7 +23,7 @@ use engine::{
 };
 
 use super::{
-    member::{DATA, Disks, LOG},
+    member::{DATA, Disks, LOG, Member},
     seat::Seat,
     world::{Event, World},
 };
@@ -92,23 +92,25 @@ impl World {
         at
     }
 
-    /// Power is lost at one machine of a run, always the same, and the last group of its log is lost as well. It comes
-    /// back after `away`. Returns which.
+    /// Power is lost at one machine of a run, always the same, and the last group of its log is lost as well, at times
+    /// one before it: then the log is put aside. It comes back after `away`. Returns which.
     pub(crate) fn lose_tail(&mut self, at: usize, away: Duration) -> usize {
         let at = *self.tails.lost_at.get_or_insert(at);
-        // Fewer would not have all that was acknowledged.
-        if self.occupied().len() < 3 || self.seats[at].member.is_none() {
+        if !self.may_lose_tail(at) {
             return at;
         }
         self.tell(|world| format!("power loss of {}, and the end of its log is lost", world.shown(at)));
         self.lose(at, true, away);
-        let log = &self.seats[at].disks.log;
+        let Seat { disks: Disks { log, .. }, random, .. } = &mut self.seats[at];
         let Ok(Some(summary)) = wal::inspect(&mut log.disk(), Path::new(LOG)) else { return at };
         let segment = summary.segments.last().expect("a log has one");
         let path = Path::new(LOG).join(&segment.name);
         let content = log.content(&path).expect("it was just read");
         let used = &content[..segment.used_bytes as usize];
-        let Some(group) = used.windows(GROUP_MAGIC.len()).rposition(|bytes| bytes == GROUP_MAGIC) else { return at };
+        let is_group = |at: &usize| used[*at..].starts_with(&GROUP_MAGIC);
+        let groups: Vec<usize> = (0..used.len()).filter(is_group).collect();
+        let back = if random.chance(1, 4) { random.below(groups.len().max(1) as u64) } else { 0 };
+        let Some(group) = groups.iter().nth_back(usize::try_from(back).expect("a place in a list")) else { return at };
         let first = group + BEHIND_HEAD;
         if first < used.len() {
             log.damage(&path, first as u64, |sector| sector[first % SECTOR] ^= 1);
@@ -117,11 +119,22 @@ impl World {
         at
     }
 
+    /// Whether the others can do without what this machine loses: with fewer voters they would not have all that was
+    /// acknowledged, or could not elect.
+    fn may_lose_tail(&self, at: usize) -> bool {
+        self.membership.voters(self.now) >= 3 && self.seats[at].member.is_some()
+    }
+
+    /// Whether some member has lost what it has not made up for. Operators remove nobody meanwhile.
+    pub(crate) fn is_mending(&self) -> bool {
+        self.seats.iter().any(|seat| seat.member.as_ref().is_some_and(Member::is_cut))
+    }
+
     /// The disk of the log that loses its ends lies for a while. More is written behind that before the member is
     /// started again: nobody could tell a last write that never happened from one that was never asked for.
     pub(crate) fn lie(&mut self, at: usize) {
         let at = *self.tails.lost_at.get_or_insert(at);
-        if self.occupied().len() < 3 || self.seats[at].member.is_none() || self.seats[at].kept_until > self.now {
+        if !self.may_lose_tail(at) || self.seats[at].kept_until > self.now {
             return;
         }
         self.tell(|world| format!("the log's disk of {} lies", world.shown(at)));

@@ -126,6 +126,12 @@ impl Membership {
         Self { last_id, started: (1..=last_id).collect(), tables, operators, ..Self::default() }
     }
 
+    /// How many voters there are at least, whatever becomes of what was asked for.
+    pub(crate) fn voters(&self, now: Duration) -> usize {
+        let removals = self.in_limbo(now, |kind| kind == ConfChangeKind::RemoveNode);
+        self.table().ids(false).len().saturating_sub(removals)
+    }
+
     fn table(&self) -> &Table {
         self.table_at(u64::MAX)
     }
@@ -341,7 +347,7 @@ impl World {
                 // Mostly three voters stay, at times two.
                 let least = if random.chance(1, 5) { 2 } else { 3 };
                 let may = member.is_learner || table.ids(false).len() > least + removals;
-                may.then_some((RemoveNode, member))
+                (may && !self.is_mending()).then_some((RemoveNode, member))
             }
             11 => {
                 let member = any(random)?;

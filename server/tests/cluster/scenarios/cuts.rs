@@ -4,6 +4,7 @@
 
 use std::{path::Path, time::Duration};
 
+use bytes::Bytes;
 use engine::planted::plant;
 use proto::internal::Request;
 
@@ -153,6 +154,52 @@ fn who_has_been_away_for_long_is_not_waited_for() {
         world.heal();
     }
     assert!(torn > 4, "{torn} of 30 were cut");
+}
+
+/// Two of three hold much, and one of them loses its log. The other one sends it again, and loses power in the middle of
+/// that. Returns whether it was the middle.
+fn a_leader_ends_while_it_sends_again(seed: u64) -> bool {
+    let mut world = calm(7_000_000 + seed, 3);
+    let leader = world.led();
+    let (loser, ignorant) = ((leader + 1) % 3, (leader + 2) % 3);
+    world.outrun(leader);
+    world.agree();
+    // It says that it follows the leader, and hears of nothing new.
+    world.hold((leader, ignorant), true, true);
+    let value = Bytes::from(vec![b'm'; 100_000]);
+    for id in world.burst(leader, 60, &value) {
+        world.answer(id).expect("it is not refused");
+    }
+    world.lose(loser, true, millis(10));
+    let log = &world.seats[loser].disks.log;
+    for path in log.paths().into_iter().filter(|path| path.starts_with(Path::new(LOG))) {
+        log.replace(&path, None);
+    }
+    world.until("it runs again", |world| world.seats[loser].member.is_some());
+    let before = world.member(loser).applied();
+    world.until("a part has arrived", |world| world.member(loser).applied() > before);
+    let is_middle = world.member(loser).applied() + 10 < world.truth.applied();
+    world.lose(leader, true, Duration::from_secs(6));
+    world.join(ignorant);
+    world.pass(Duration::from_secs(5));
+    world.until("it is back", |world| world.seats[leader].member.is_some());
+    world.heal();
+    is_middle
+}
+
+#[test]
+fn a_member_that_has_a_part_of_what_it_lost_does_not_vote() {
+    let middle = (0..8).filter(|seed| a_leader_ends_while_it_sends_again(*seed)).count();
+    assert!(middle > 4, "{middle} of 8 ended in the middle");
+}
+
+#[test]
+#[should_panic(expected = "one entry at index")]
+fn a_cut_that_is_made_up_for_too_early_is_found() {
+    plant(Some("a cut that is made up for too early"));
+    for seed in 0..8 {
+        a_leader_ends_while_it_sends_again(seed);
+    }
 }
 
 /// The log of a member is damaged before its end, or gone. It starts with what others send it.

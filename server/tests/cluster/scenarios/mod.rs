@@ -22,6 +22,7 @@ mod watches;
 use std::time::Duration;
 
 use bytes::Bytes;
+use consensus::MessageKind;
 use proto::{
     etcdserverpb::{self as pb, request_op, watch_request::RequestUnion},
     internal::Request,
@@ -232,6 +233,21 @@ impl World {
         for link in self.links.iter_mut().filter(|link| link.from == at || link.to == at) {
             link.block(true);
         }
+    }
+
+    /// What `from` sends to `to` waits, or, as it has waited, arrives: appends, or else all other messages.
+    fn hold(&mut self, (from, to): (usize, usize), is_held: bool, appends: bool) {
+        for link in 0..self.links.len() {
+            let is_it = (self.links[link].from, self.links[link].to) == (from, to);
+            if !is_it || self.links[link].carries(MessageKind::Append) != appends {
+                continue;
+            }
+            match is_held {
+                true => self.links[link].block(true),
+                false => self.plan(Duration::ZERO, Event::Unblock { link, is_reset: false }),
+            }
+        }
+        self.pass(Duration::ZERO);
     }
 
     /// The member has new connections. What was on its way is lost.

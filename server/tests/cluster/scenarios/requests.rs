@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use consensus::MessageKind;
 use proto::{
     etcdserverpb::{
         self as pb,
@@ -14,24 +13,6 @@ use proto::{
 use server::error::Error;
 
 use super::{calm, millis, op, put};
-use crate::world::{Event, World};
-
-impl World {
-    /// What `from` sends to `to` waits, or, as it has waited, arrives: appends, or else all other messages.
-    fn hold(&mut self, (from, to): (usize, usize), is_held: bool, appends: bool) {
-        for link in 0..self.links.len() {
-            let is_it = (self.links[link].from, self.links[link].to) == (from, to);
-            if !is_it || self.links[link].carries(MessageKind::Append) != appends {
-                continue;
-            }
-            match is_held {
-                true => self.links[link].block(true),
-                false => self.plan(Duration::ZERO, Event::Unblock { link, is_reset: false }),
-            }
-        }
-        self.pass(Duration::ZERO);
-    }
-}
 
 /// #18667. A txn put one key, and read another at a compacted revision. etcd refused it at the member that was asked,
 /// in the middle of it, and applied the put at the others, which leave out reads that nobody waits for.
