@@ -135,13 +135,13 @@ fn check_append(message: &Message, raft: &Raft<Log>) -> Result<(), Error> {
     Ok(())
 }
 
-/// A configuration change must be etcd's: it enters the log.
+/// A configuration change must be etcd's, and name its member: it enters the log, and no member could apply another.
 fn check_entry(entry: &Entry) -> Result<(), Error> {
     if entry.kind == EntryKind::ConfChange {
         if entry.data.is_empty() {
             return malformed("an empty configuration change");
         }
-        ConfChange::decode(&entry.data)?;
+        ConfChange::decode(&entry.data)?.named()?;
     }
     Ok(())
 }

@@ -134,6 +134,14 @@ impl Concerned {
         if has_more { std::mem::take(&mut self.held) } else { Vec::new() }
     }
 
+    /// What was promised before this life began is made up for. Returns the mask, which need not be written at once.
+    pub(crate) fn forget_former_lives(&mut self) -> u64 {
+        let is_new = |at: &usize| self.exchanged[*at] > 0;
+        let kept = (0..SLOTS).filter(is_new).fold(0, |mask, at| mask | 1 << at);
+        (self.mask, self.durable) = (self.mask & kept, self.durable & kept);
+        self.mask
+    }
+
     /// A tick has passed. Returns the mask if it says less now; it need not be written at once.
     pub(crate) fn tick(&mut self) -> Option<u64> {
         let mut kept = self.mask;
@@ -176,6 +184,14 @@ mod tests {
         }
         concerned.take_due(2);
         assert_eq!(concerned.durable(2).len(), HELD_MAX);
+    }
+
+    #[test]
+    fn what_is_made_up_for_concerns_nobody_any_more() {
+        let mut concerned = Concerned::new(u64::MAX, 10);
+        assert!(concerned.admits(&message(MessageKind::Vote, 3), true, 5));
+        assert_eq!(concerned.forget_former_lives(), slot(3));
+        assert!(!concerned.admits(&message(MessageKind::Append, 4), true, 5), "it is to be noted again");
     }
 
     #[test]

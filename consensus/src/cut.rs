@@ -14,7 +14,8 @@
 //!   has confirmed a read for it. A majority without this member follows such a leader: nobody was elected, by a vote
 //!   that this member has lost, in a later term.
 //! - It has caught up when it holds an entry of that leader's own term, and everything up to the index of that read:
-//!   whatever the leader had committed with its help.
+//!   whatever the leader had committed with its help. It counts as that after two election timeouts at the earliest:
+//!   by then a candidate has given up that might have won by a vote that this member has lost.
 //!
 //! Who was away for long is not concerned, so nobody waits for that one.
 //!
@@ -80,6 +81,8 @@ pub(crate) struct Cut {
     ahead: BTreeMap<u64, Place>,
     /// This member would campaign, if it may.
     pub(crate) is_due: bool,
+    /// Parts of a tick until this member may count as one that has caught up with a leader that it did not elect.
+    young_parts: usize,
     /// Parts of a tick for which there has been no leader, and with how many of them a state is wanted.
     unled_parts: usize,
     unled_parts_max: usize,
@@ -90,6 +93,7 @@ impl Cut {
     /// read with the name `token` before.
     pub(crate) fn new(concerned: u64, token: Bytes, election_ticks: usize) -> Cut {
         let question = Question { term: 0, place: (0, 0), granted: BTreeSet::new() };
+        let timeout_parts = election_ticks * PARTS_PER_TICK as usize;
         Cut {
             concerned,
             token,
@@ -100,8 +104,9 @@ impl Cut {
             held: None,
             ahead: BTreeMap::new(),
             is_due: false,
+            young_parts: 2 * timeout_parts,
             unled_parts: 0,
-            unled_parts_max: 3 * election_ticks * PARTS_PER_TICK as usize,
+            unled_parts_max: 3 * timeout_parts,
         }
     }
 
@@ -112,6 +117,7 @@ impl Cut {
 
     pub(crate) fn pass_part(&mut self, is_led: bool) {
         self.token_parts = self.token_parts.saturating_sub(1);
+        self.young_parts = self.young_parts.saturating_sub(1);
         self.unled_parts = if is_led { 0 } else { (self.unled_parts + 1).min(self.unled_parts_max) };
     }
 
@@ -120,13 +126,19 @@ impl Cut {
         self.unled_parts >= self.unled_parts_max
     }
 
-    /// Up to where this member must hold what a leader of this term sends, besides an entry of that term. None if that
-    /// leader gets no answer.
-    pub(crate) fn caught_up_at(&self, term: u64) -> Option<u64> {
-        if self.floor.is_some_and(|(from, _)| term >= from) {
-            return Some(0);
-        }
+    /// Whether who leads this term was elected after all concerned had answered.
+    pub(crate) fn is_elected_since(&self, term: u64) -> bool {
+        self.floor.is_some_and(|(from, _)| term >= from)
+    }
+
+    /// The index up to which this member must hold what who leads this term has, if a read was confirmed there.
+    pub(crate) fn confirmed_at(&self, term: u64) -> Option<u64> {
         self.confirmed.filter(|(of, _)| *of == term).map(|(_, index)| index)
+    }
+
+    /// Whether a candidate may be about that counts on a vote which this member has lost.
+    pub(crate) const fn is_young(&self) -> bool {
+        self.young_parts > 0
     }
 
     /// The name of the read to ask a leader for, if it is time.
@@ -282,17 +294,20 @@ mod tests {
     #[test]
     fn a_leader_is_answered_that_a_majority_follows_or_that_was_elected_later() {
         let (mut cut, others) = (cut(), &VOTERS[1..]);
-        assert_eq!(cut.caught_up_at(7), None);
+        assert_eq!((cut.confirmed_at(7), cut.is_elected_since(7)), (None, false));
         let token = cut.take_token().expect("it was not asked before");
         assert_eq!(cut.take_token(), None);
-        assert!(!cut.confirm(&Bytes::from_static(b"other"), 7, 20) && cut.caught_up_at(7).is_none());
+        assert!(!cut.confirm(&Bytes::from_static(b"other"), 7, 20) && cut.confirmed_at(7).is_none());
         assert!(cut.confirm(&token, 7, 20) && cut.confirm(&token, 7, 30) && cut.confirm(&token, 6, 10));
-        assert_eq!((cut.caught_up_at(6), cut.caught_up_at(7), cut.caught_up_at(8)), (None, Some(20), None));
+        assert_eq!((cut.confirmed_at(6), cut.confirmed_at(7), cut.confirmed_at(8)), (None, Some(20), None));
         (0..PARTS_PER_TICK).for_each(|_| cut.pass_part(true));
         assert_eq!(cut.take_token(), Some(token), "another one may lead");
+        assert!(cut.is_young(), "a candidate may count on a vote that was lost");
+        (0..20 * PARTS_PER_TICK).for_each(|_| cut.pass_part(true));
+        assert!(!cut.is_young());
         cut.ask(9, (4, 9), 2, others);
         cut.granted(3, 9, others);
-        assert_eq!((cut.caught_up_at(8), cut.caught_up_at(9)), (None, Some(0)));
+        assert!(!cut.is_elected_since(8) && cut.is_elected_since(9) && cut.is_elected_since(10));
     }
 
     #[test]

@@ -192,6 +192,20 @@ impl ConfChange {
         Ok(change)
     }
 
+    /// The member that the context names; a removal has none.
+    ///
+    /// **Errors**: `Malformed`: the context is not a member, or another one.
+    pub fn named(&self) -> Result<Option<Member>, Error> {
+        if self.kind == ConfChangeKind::RemoveNode {
+            return Ok(None);
+        }
+        let member = Member::from_json(&self.context)?;
+        if member.id != self.member_id {
+            return Err(Error::Malformed { what: "configuration change: its member is another one" });
+        }
+        Ok(Some(member))
+    }
+
     /// The same change for raft-rs; none where raft's configuration does not change.
     pub(crate) fn to_raft(&self) -> Option<eraftpb::ConfChange> {
         let kind = match self.kind {

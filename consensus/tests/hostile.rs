@@ -7,10 +7,10 @@ mod world;
 use std::env;
 
 use bytes::Bytes;
-use consensus::{ConfChange, Entry, EntryKind, Error, Message, MessageKind};
+use consensus::{ConfChange, ConfState, Entry, EntryId, EntryKind, Error, Message, MessageKind, Snapshot};
 use engine::disk::sim::Random;
 
-use world::{Machine, World, member, options, seeded};
+use world::{Machine, State, World, member, options, seeded};
 
 const KINDS: u64 = 19;
 
@@ -64,6 +64,12 @@ fn message(random: &mut Random, world: &World, members: u64) -> Message {
         entries.clear();
         entries.extend(is_read.then_some(token));
     }
+    let voters = (1..=3).filter(|_| random.chance(1, 2)).collect();
+    let state = Snapshot {
+        at: EntryId { index: number(random, &near), term: number(random, &near) },
+        conf_state: ConfState { voters, learners: vec![] },
+        data: Bytes::new(),
+    };
     Message {
         kind,
         to: if random.chance(9, 10) { world.id } else { random.below(5) },
@@ -76,7 +82,7 @@ fn message(random: &mut Random, world: &World, members: u64) -> Message {
         reject: random.chance(1, 3),
         reject_hint: number(random, &near),
         context: Bytes::from(vec![1; usize::try_from(random.below(3) * 8).unwrap()]),
-        snapshot: None,
+        snapshot: (kind == MessageKind::Snapshot && random.chance(1, 2)).then(|| Box::new(state)),
     }
 }
 
@@ -103,11 +109,19 @@ fn attacked(seed: u64, members: u64, messages: u64) -> u64 {
                 }
             }
         }
+        if random.chance(1, 4) {
+            // Some come together.
+            continue;
+        }
         match world.turn() {
             Ok(_) | Err(Error::ConfChangeRefused { .. }) => {}
             Err(error) => panic!("{error}"),
         }
         world.outbox.clear();
+        if let Some(Snapshot { at, conf_state, .. }) = world.driver.take_install() {
+            world.machine.states = vec![State { applied: at, conf_state }];
+            world.driver.installed().unwrap();
+        }
         if world.driver.status().term > 1 << 40 {
             // A term that only a liar can reach: what follows it is the same for all.
             break;

@@ -136,13 +136,16 @@ impl Driver {
     fn is_silent_to(&mut self, message: &Message) -> bool {
         let Message { kind, from, term, .. } = *message;
         let ((last_term, last_index), raft) = (self.place(), &self.raw.raft);
-        let Some(index) = self.cut.as_ref().and_then(|cut| cut.caught_up_at(term)) else {
+        let Some(cut) = &self.cut else { return false };
+        let confirmed_at = cut.confirmed_at(term);
+        if confirmed_at.is_none() && !cut.is_elected_since(term) {
             if term >= raft.term {
                 self.ask_leader(from);
             }
             return true;
-        };
-        if kind == MessageKind::Heartbeat && term == raft.term && last_index < index {
+        }
+        let has_less = confirmed_at.is_some_and(|index| last_index < index);
+        if kind == MessageKind::Heartbeat && term == raft.term && has_less {
             self.messages.push(Message {
                 kind: MessageKind::AppendResponse,
                 to: from,
@@ -250,20 +253,29 @@ impl Driver {
         }
     }
 
+    /// Whether this member has, durably, all that it may have acknowledged before the cut.
+    fn has_caught_up(&self, cut: &Cut) -> bool {
+        let raft = &self.raw.raft;
+        let (term, log) = (raft.term, &raft.raft_log);
+        if cut.is_elected_since(term) {
+            // Before an entry of that term lies everything that was committed in earlier ones.
+            return self.fed_at.is_some_and(|(of, last)| of == term && log.persisted >= last);
+        }
+        // An entry that both have is of the leader's own term, and behind all that both have.
+        let holds = |index| {
+            let is_it = log.persisted >= index && log.term(index) == Ok(term);
+            is_it || self.commit() >= index || is_planted("a cut that is made up for too early")
+        };
+        !cut.is_young() && cut.confirmed_at(term).is_some_and(holds)
+    }
+
     /// Forgets the cut, if this member has caught up, or leads.
     pub(super) fn mend(&mut self) {
-        if self.cut.is_none() {
-            return;
-        }
-        let raft = &self.raw.raft;
-        let due = self.cut.as_ref().and_then(|cut| cut.caught_up_at(raft.term));
-        let due = due.map(|index| if is_planted("a cut that is made up for too early") { 0 } else { index });
-        let is_fed = self.fed_at.is_some_and(|(term, last)| {
-            term == raft.term && raft.raft_log.persisted >= last && due.is_some_and(|index| last >= index)
-        });
-        if is_fed || self.is_leader() {
+        let is_over = |cut: &Cut| self.is_leader() || self.has_caught_up(cut);
+        if self.cut.as_ref().is_some_and(is_over) {
             self.cut = None;
             self.hard_state.is_cut = false;
+            self.hard_state.concerned = self.concerned.forget_former_lives();
             self.hard_state_due = Some(self.hard_state);
         }
     }

@@ -261,8 +261,9 @@ impl Driver {
             // A follower of either library stops when it forwards one that has a term already.
             return Ok(());
         }
-        if message.kind == MessageKind::TimeoutNow && self.is_sole_voter() {
-            // It campaigns once its log is durable (`campaign_alone`): raft-rs would stop the process before that.
+        if message.kind == MessageKind::TimeoutNow && (self.is_sole_voter() || self.takes_state()) {
+            // A sole voter campaigns once its log is durable (`campaign_alone`): raft-rs would stop the process before
+            // that. A state that has arrived may make one of this member.
             return Ok(());
         }
         if matches!(message.kind, MessageKind::VoteResponse | MessageKind::PreVoteResponse) && !self.is_log_durable() {

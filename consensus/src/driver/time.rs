@@ -29,6 +29,16 @@ impl Driver {
         }
     }
 
+    /// This member stood still for some ticks. If it was a candidate then, it gives up: who has voted for it may have lost
+    /// that since (`crate::cut`).
+    pub fn stood_still(&mut self) {
+        let raft = &mut self.raw.raft;
+        if self.stopped.is_none() && raft.state == StateRole::Candidate {
+            let term = raft.term;
+            raft.become_follower(term, raft::INVALID_ID);
+        }
+    }
+
     /// Parts of a tick after which the driver would do something by itself: send heartbeats, or campaign. At least 1;
     /// `u32::MAX` if it would not.
     pub fn due_parts(&self) -> u32 {

@@ -37,7 +37,6 @@ use super::{
     count,
     entry::{self, Applier, Asked, Executed},
     fatal::Fatal,
-    members,
     message::{Answer, AnswersByCore, Entry, Handed, ReadsAt, Report, Space, Standing, ToApply},
     outcome::Outcome,
     prefetch,
@@ -597,7 +596,7 @@ impl Apply {
         let entry = self.queue.front().expect("there is one to apply");
         let not_understood = |source| Fatal::ConfChange { index: entry.index, source };
         let change = ConfChange::decode(&entry.data).map_err(not_understood)?;
-        let named = members::named(&change).map_err(not_understood)?;
+        let named = change.named().map_err(not_understood)?;
         let changed = self.applier.change_configuration(self.store.mvcc_mut(), (&change, named.as_ref()));
         let result = match changed {
             Ok(result) => result,

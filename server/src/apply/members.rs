@@ -44,20 +44,6 @@ fn insert(ids: &mut Vec<u64>, id: u64) {
     ids.insert(position, id);
 }
 
-/// The member that the context of `change` names; a removal has none.
-///
-/// **Errors** the context is not a member, or another one: a member that meets such an entry cannot go on.
-pub(super) fn named(change: &ConfChange) -> Result<Option<Member>, consensus::Error> {
-    if change.kind == ConfChangeKind::RemoveNode {
-        return Ok(None);
-    }
-    let member = Member::from_json(&change.context)?;
-    if member.id != change.member_id {
-        return Err(consensus::Error::Malformed { what: "configuration change: its member is another one" });
-    }
-    Ok(Some(member))
-}
-
 /// The row of the members table that a change writes; `None` if it deletes the row.
 ///
 /// **Errors** etcd's, in etcd's order.
@@ -223,7 +209,7 @@ mod tests {
                 _ => Bytes::from(member.to_json()),
             };
             let change = ConfChange { id: 7, kind, member_id: member.id, context };
-            let named = named(&change).unwrap();
+            let named = change.named().unwrap();
             apply((&mut self.cluster, &mut self.state), &mut self.mvcc, &change, named.as_ref(), 1)
         }
 
@@ -295,7 +281,7 @@ mod tests {
     fn a_change_whose_member_is_another_one_is_no_change() {
         let context = Bytes::from(member(2, false).to_json());
         let change = ConfChange { id: 7, kind: ConfChangeKind::AddNode, member_id: 1, context };
-        named(&change).unwrap_err();
+        change.named().unwrap_err();
         named(&ConfChange { context: Bytes::from_static(b"{"), ..change.clone() }).unwrap_err();
         assert_eq!(named(&ConfChange { kind: ConfChangeKind::RemoveNode, ..change }).unwrap(), None);
     }

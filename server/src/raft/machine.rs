@@ -261,6 +261,12 @@ impl Raft {
         if message.kind == MessageKind::Snapshot {
             return Err(consensus::Error::Malformed { what: "a state without what is in it" });
         }
+        // What is proposed here enters the log of all members, which could not go on behind what none understands.
+        let is_request =
+            |entry: &consensus::Entry| entry.kind != EntryKind::Normal || internal::decode(entry.data.clone()).is_ok();
+        if message.kind == MessageKind::Propose && !message.entries.iter().all(is_request) {
+            return Err(consensus::Error::Malformed { what: "proposal: not a request" });
+        }
         self.driver.receive(message)
     }
 
@@ -268,7 +274,8 @@ impl Raft {
     ///
     /// **Errors** as `receive_peer`.
     pub fn receive_state(&mut self, message: Message, arrived: Box<Arrived>) -> Result<(), consensus::Error> {
-        let is_it = message.snapshot.as_ref().is_some_and(|state| state.at == arrived.at);
+        let is_same = |state: &Snapshot| state.at == arrived.at && state.conf_state == arrived.tables.conf_state;
+        let is_it = message.snapshot.as_deref().is_some_and(is_same);
         let was_taken = self.driver.takes_state();
         let received = if is_it {
             self.driver.receive(message)
@@ -366,6 +373,7 @@ impl Raft {
         let (part, behind) = (self.part(), now.saturating_sub(until));
         if behind > BEHIND_TICKS_MAX * self.heartbeat {
             self.passed_until = Some(now);
+            self.driver.stood_still();
             return self.driver.pass(BEHIND_TICKS_MAX * PARTS_PER_TICK);
         }
         let parts = u32::try_from(behind.as_nanos() / part.as_nanos()).expect("few ticks have few parts");

@@ -46,7 +46,9 @@ const QUIET: Duration = Duration::from_secs(4);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Tails {
     /// The machine that loses them though they were durable.
-    lost_at: Option<usize>,
+    pub(crate) lost_at: Option<usize>,
+    /// It loses one, or has, and its member has not started again since.
+    pub(crate) is_losing: bool,
     /// How often it has lost one.
     pub(crate) lost: u64,
     /// How often a member has started with a log that was cut.
@@ -115,6 +117,7 @@ impl World {
         if first < used.len() {
             log.damage(&path, first as u64, |sector| sector[first % SECTOR] ^= 1);
             self.tails.lost += 1;
+            self.tails.is_losing = true;
         }
         at
     }
@@ -125,9 +128,9 @@ impl World {
         self.membership.voters(self.now) >= 3 && self.seats[at].member.is_some()
     }
 
-    /// Whether some member has lost what it has not made up for. Operators remove nobody meanwhile.
+    /// Whether some member loses, or has lost, what it has not made up for. Operators remove nobody meanwhile.
     pub(crate) fn is_mending(&self) -> bool {
-        self.seats.iter().any(|seat| seat.member.as_ref().is_some_and(Member::is_cut))
+        self.tails.is_losing || self.seats.iter().any(|seat| seat.member.as_ref().is_some_and(Member::is_cut))
     }
 
     /// The disk of the log that loses its ends lies for a while. More is written behind that before the member is
@@ -139,6 +142,7 @@ impl World {
         }
         self.tell(|world| format!("the log's disk of {} lies", world.shown(at)));
         self.mend(at);
+        self.tails.is_losing = true;
         let faults = Faults { lost: 60, misdirected: 60, corrupt: 60, ..Faults::default() };
         self.seats[at].disks.log.set_faults(faults);
         self.seats[at].kept_until = self.now + LIES_FOR + QUIET;

@@ -688,6 +688,7 @@ impl World {
         match Member::start(id, setting, seat.disks.clone(), seat.clock.clone()) {
             Ok(member) => {
                 self.tails.cut += u64::from(member.is_cut());
+                self.tails.is_losing &= self.tails.lost_at != Some(at);
                 (seat.member, seat.has_run) = (Some(member), true);
             }
             Err(_) if seat.disks.are_stopped() => {
@@ -734,6 +735,7 @@ impl World {
 
     /// The machine at `at` has no member any more.
     pub(crate) fn free(&mut self, at: usize) {
+        self.tails.is_losing &= self.tails.lost_at != Some(at);
         let seat = &mut self.seats[at];
         (seat.id, seat.member, seat.has_run) = (None, None, false);
         seat.disks = Disks::new(seat.random.bits());
