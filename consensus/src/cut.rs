@@ -4,9 +4,9 @@
 //! member have acknowledged entries, and cast votes, of which it knows nothing any more. If it voted as others do,
 //! somebody could lead who lacks what was committed with its help. So, until it has caught up with a leader:
 //!
-//! - It votes, for itself too, only once all members that may be concerned (`concerned`) have said that their log is not
-//!   ahead of the candidate's, and that they are not in the candidate's term yet. Whoever counted on this member has
-//!   answered then: the leader to which it acknowledged an entry has that entry, or has not committed it (it commits
+//! - It votes, for itself too, only once all members that may be concerned (`concerned`) have said that their log is
+//!   not ahead of the candidate's, and that they are not in the candidate's term yet. Whoever counted on this member
+//!   has answered then: the leader to which it acknowledged an entry has that entry, or has not committed it (it commits
 //!   what it holds durably; etcd's does not wait for its own disk), and the candidate that it voted for is in that
 //!   term. Whom it counted on itself has answered, too. The question is a pre-vote with the candidate's place in the
 //!   log, so members of every kind answer it.

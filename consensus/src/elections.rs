@@ -7,8 +7,9 @@
 //! A leader whose process is gone is not waited for: who finds its port closed forgets it, and campaigns within a tenth
 //! of T. That needs the pre-votes of a majority that has forgotten it as well, so one that errs disturbs nobody.
 //!
-//! A leader whose disk hangs goes on with its heartbeats, and nobody campaigns. But it commits nothing. So it hands leadership over, and if nobody takes it, it
-//! steps down. What it has promised stays: nothing that waits for its disk leaves before that is durable.
+//! A leader whose disk hangs goes on with its heartbeats, and nobody campaigns. But it commits nothing. So it hands
+//! leadership over, and if nobody takes it, it steps down. What it has promised stays: nothing that waits for its disk
+//! leaves before that is durable.
 //!
 //! Owns counts alone; the driver acts on them.
 

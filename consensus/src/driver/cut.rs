@@ -131,8 +131,8 @@ impl Driver {
         !is_led && request.term > raft.term && (request.log_term, request.index) >= self.place()
     }
 
-    /// Whether a leader gets no answer. Then it is asked for a read; or else it is told how much less this member has than
-    /// it had when the read was confirmed. It may believe that this member has everything, and send nothing.
+    /// Whether a leader gets no answer. Then it is asked for a read. Or else it is told how much less this member has
+    /// than it had when the read was confirmed: it may believe that this member has everything, and send nothing.
     fn is_silent_to(&mut self, message: &Message) -> bool {
         let Message { kind, from, term, .. } = *message;
         let ((last_term, last_index), raft) = (self.place(), &self.raw.raft);

@@ -15,12 +15,12 @@
 //!   caller has taken; applied <= taken <= delivered. Term, commit and applied never decrease (asserted where they are
 //!   read and where they are set).
 //! - A state instead of entries goes its own way (`install`).
-//! - A leader commits what a majority and it itself hold durably (`stand_apart`). raft-rs by itself would do without it.
-//!   Its clients see no difference, as it applies only what it holds; and whose log is cut can ask it (`crate::cut`).
+//! - A leader commits what a majority and it itself hold durably (`stand_apart`). raft-rs by itself would do without
+//!   it. Its clients see no difference, as it applies only what it holds; and whose log is cut can ask it (`crate::cut`).
 //! - A hard state that moves only the commit index is kept in `hard_state_due` and rides with the next entries: losing
 //!   it is legal, because recovery takes the larger of it and the applied index, and the rest commits again in the new
-//!   term. A configuration change has it written at once: who was removed may end any moment, and whoever loses power
-//!   then must not ask for that one's vote, nor wait for its answer (`cut`).
+//!   term. A configuration change has it written at once, though nothing waits for that: who was removed may end any
+//!   moment, and whoever loses power then must not ask for that one's vote, nor wait for its answer (`cut`).
 //! - `unhanded_bytes` is what was proposed and not handed to the WAL. While the log's disk is full it counts against
 //!   the room that is left (`Wal::room_bytes`), of which `LOG_RESERVE` stays free for hard states and marks: a mark is
 //!   what gives segments back. What a leader sends to a follower whose log is full waits in the WAL's queue,
@@ -87,8 +87,8 @@ pub struct Status {
     pub term: u64,
     /// The leader's id; 0 if none is known.
     pub leader_id: u64,
-    /// Highest index known to be committed and durable here. A leader's: of all that anybody knows to be committed in its
-    /// term.
+    /// Highest index known to be committed and durable here. A leader's: of all that anybody knows to be committed in
+    /// its term.
     pub commit: u64,
     /// What the caller reported as applied.
     pub applied: u64,

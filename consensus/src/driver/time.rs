@@ -29,8 +29,8 @@ impl Driver {
         }
     }
 
-    /// This member stood still for some ticks. If it was a candidate then, it gives up: who has voted for it may have lost
-    /// that since (`crate::cut`).
+    /// This member stood still for some ticks. If it was a candidate then, it gives up: who has voted for it may have
+    /// lost that since (`crate::cut`).
     pub fn stood_still(&mut self) {
         let raft = &mut self.raw.raft;
         if self.stopped.is_none() && raft.state == StateRole::Candidate {

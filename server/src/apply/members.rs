@@ -282,7 +282,7 @@ mod tests {
         let context = Bytes::from(member(2, false).to_json());
         let change = ConfChange { id: 7, kind: ConfChangeKind::AddNode, member_id: 1, context };
         change.named().unwrap_err();
-        named(&ConfChange { context: Bytes::from_static(b"{"), ..change.clone() }).unwrap_err();
-        assert_eq!(named(&ConfChange { kind: ConfChangeKind::RemoveNode, ..change }).unwrap(), None);
+        ConfChange { context: Bytes::from_static(b"{"), ..change.clone() }.named().unwrap_err();
+        assert_eq!(ConfChange { kind: ConfChangeKind::RemoveNode, ..change }.named().unwrap(), None);
     }
 }

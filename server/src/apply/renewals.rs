@@ -4,8 +4,8 @@
 //!
 //! Invariants:
 //! - No question about a lease is answered before everything is applied that was committed and durable here when it was
-//!   asked. A leader's commit goes before everybody's: of a lease that another member has said to be granted or gone, it
-//!   says the same.
+//!   asked. A leader's commit goes before everybody's: of a lease that another member has said to be granted or gone,
+//!   it says the same.
 //! - A renewal is answered by a leader alone that is sure to lead, for no longer than `sure_until`: no other leader has
 //!   let the lease end.
 //! - What waits is bounded by the reply slots of all cores: their timeout is half of the lifetime of a question here.

@@ -3,7 +3,7 @@
 //! Everything that happens is an event at a time; the next event is the earliest, and of two at the same time the one
 //! that was planned first. Chance comes from the seed alone. So a seed replays: `trace` is a checksum of all events.
 
-use std::{cmp::Reverse, collections::BinaryHeap, ops::AddAssign, time::Duration};
+use std::{cmp::Reverse, collections::BinaryHeap, fmt, ops::AddAssign, time::Duration};
 
 use consensus::{Committed, Message, MessageKind};
 use engine::disk::sim::Random;
@@ -132,6 +132,13 @@ pub(crate) struct Tally {
     /// States that were asked for because of damage.
     pub(crate) repairs: u64,
     pub(crate) tails: Tails,
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (hours, asked, faults) = (self.simulated.as_secs_f64() / 3600.0, self.asked.asked, self.faults);
+        write!(to, "{hours:.1} cluster hours, {asked} requests, {faults} faults, in {} runs", self.runs)
+    }
 }
 
 impl AddAssign for Tally {

@@ -1,0 +1,89 @@
+//! A member whose log was cut: whom it asks before it votes, and what it makes of those that it does not know.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod world;
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+use consensus::{Entry, EntryKind, Message, MessageKind};
+use engine::disk::sim::Order;
+
+use world::{Machine, World, options, seeded};
+
+const MEMBERS: u64 = 3;
+/// A member that this one has not heard of by its log.
+const STRANGER: u64 = 9;
+
+fn vote(kind: MessageKind, from: u64, term: u64) -> Message {
+    Message { kind, to: 1, from, term, log_term: 8, index: 100, ..Message::default() }
+}
+
+fn hear(world: &mut World, message: Message) {
+    world.driver.receive(message).unwrap();
+    world.settle().unwrap();
+}
+
+/// Member 1, which has voted for a stranger and was then cut, in some seed.
+fn cut() -> World {
+    for seed in 1..200 {
+        let mut world = World::open(1, MEMBERS, seeded(seed), Machine::new(), options()).unwrap();
+        world.settle().unwrap();
+        let request = Message { log_term: 1, index: 3, ..vote(MessageKind::Vote, STRANGER, 5) };
+        hear(&mut world, request);
+        assert!(world.outbox.iter().any(|answer| answer.kind == MessageKind::VoteResponse && !answer.reject));
+        world.storage.set_order(Order::Manual);
+        let entry = Entry { index: 4, term: 5, kind: EntryKind::Normal, data: Bytes::from(vec![7; 9000]) };
+        let append = Message { log_term: 1, index: 3, entries: vec![entry], ..vote(MessageKind::Append, STRANGER, 5) };
+        world.driver.receive(append).unwrap();
+        world.turn().unwrap();
+        let storage = world.storage.crash();
+        storage.set_order(Order::Seeded);
+        drop(world);
+        let mut world = World::open(1, MEMBERS, storage, Machine::new(), options()).unwrap();
+        world.settle().unwrap();
+        if world.driver.is_cut() {
+            return world;
+        }
+    }
+    panic!("power loss cuts no log");
+}
+
+/// Member 2 asks for a vote in `term`, and 3 says that it could lead. Whether it has got the vote, and who was asked.
+fn gets_vote(world: &mut World, term: u64) -> (bool, Vec<u64>) {
+    world.outbox.clear();
+    hear(world, vote(MessageKind::PreVote, 2, term));
+    hear(world, vote(MessageKind::PreVoteResponse, 3, term));
+    hear(world, vote(MessageKind::Vote, 2, term));
+    let is_question = |sent: &&Message| sent.kind == MessageKind::PreVote;
+    let asked = world.outbox.iter().filter(is_question).map(|sent| sent.to).collect();
+    let is_vote = |sent: &Message| sent.kind == MessageKind::VoteResponse && !sent.reject && sent.to == 2;
+    (world.outbox.iter().any(is_vote), asked)
+}
+
+#[test]
+fn who_may_have_promised_something_to_a_stranger_votes_once_that_one_is_known_to_be_removed() {
+    let mut world = cut();
+    assert_eq!(gets_vote(&mut world, 9), (false, vec![]));
+    world.driver.know_former(&BTreeSet::from([STRANGER]));
+    let (is_given, asked) = gets_vote(&mut world, 10);
+    assert!(is_given && !asked.contains(&STRANGER), "{asked:?} were asked");
+}
+
+#[test]
+fn a_leader_is_answered_once_it_has_confirmed_a_read() {
+    let mut world = cut();
+    world.outbox.clear();
+    let heartbeat = Message { log_term: 0, index: 0, ..vote(MessageKind::Heartbeat, 2, 6) };
+    hear(&mut world, heartbeat.clone());
+    let question = world.outbox.pop().unwrap();
+    assert_eq!((question.kind, question.to, world.outbox.len()), (MessageKind::ReadIndex, 2, 0));
+    let answer = Message { entries: question.entries, ..vote(MessageKind::ReadIndexResponse, 2, 6) };
+    hear(&mut world, answer);
+    hear(&mut world, heartbeat);
+    let less = world.outbox.iter().find(|sent| sent.kind == MessageKind::AppendResponse);
+    assert!(less.is_none_or(|less| less.reject && less.reject_hint < 100), "{less:?}");
+    assert!(world.outbox.iter().any(|sent| sent.kind == MessageKind::HeartbeatResponse));
+    assert!(world.driver.is_cut(), "it has yet to catch up");
+}
