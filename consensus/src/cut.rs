@@ -6,10 +6,10 @@
 //!
 //! - It votes, for itself too, only once all members that may be concerned (`concerned`) have said that their log is
 //!   not ahead of the candidate's, and that they are not in the candidate's term yet. Whoever counted on this member
-//!   has answered then: the leader to which it acknowledged an entry has that entry, or has not committed it (it commits
-//!   what it holds durably; etcd's does not wait for its own disk), and the candidate that it voted for is in that
-//!   term. Whom it counted on itself has answered, too. The question is a pre-vote with the candidate's place in the
-//!   log, so members of every kind answer it.
+//!   has answered then: the leader to which it acknowledged an entry has that entry, or has not committed it (it
+//!   commits what it holds durably; etcd's does not wait for its own disk), and the candidate that it voted for is in
+//!   that term. Whom it counted on itself has answered, too. The question is a pre-vote with the candidate's place in
+//!   the log, so members of every kind answer it.
 //! - It answers a leader, and takes what that sends, only if that one's term came after such answers, or if the leader
 //!   has confirmed a read for it. A majority without this member follows such a leader: nobody was elected, by a vote
 //!   that this member has lost, in a later term.

@@ -16,7 +16,7 @@
 //!   read and where they are set).
 //! - A state instead of entries goes its own way (`install`).
 //! - A leader commits what a majority and it itself hold durably (`stand_apart`). raft-rs by itself would do without
-//!   it. Its clients see no difference, as it applies only what it holds; and whose log is cut can ask it (`crate::cut`).
+//!   it. Its clients see no difference, as it applies only what it holds; and whose log is cut can ask it (`cut`).
 //! - A hard state that moves only the commit index is kept in `hard_state_due` and rides with the next entries: losing
 //!   it is legal, because recovery takes the larger of it and the applied index, and the rest commits again in the new
 //!   term. A configuration change has it written at once, though nothing waits for that: who was removed may end any

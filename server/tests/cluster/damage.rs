@@ -59,15 +59,30 @@ pub(crate) struct Tails {
 pub(crate) struct Damage {
     path: PathBuf,
     offset: u64,
-    /// What was added to each of its bytes.
-    added: u8,
+    /// What was there, and what is there if nobody has written it since.
+    before: [u8; SECTOR],
+    after: [u8; SECTOR],
 }
 
 impl Damage {
-    fn change(&self, disks: &Disks, added: u8) {
+    /// Damages the sector of `path` at `offset`, which exists.
+    fn strike(disks: &Disks, path: &Path, offset: u64) -> Damage {
+        let (mut before, mut after) = ([0; SECTOR], [0; SECTOR]);
+        disks.data.damage(path, offset, |sector| {
+            before = *sector;
+            sector.iter_mut().for_each(|byte| *byte = byte.wrapping_add(1));
+            after = *sector;
+        });
+        Damage { path: path.to_owned(), offset, before, after }
+    }
+
+    fn undo(&self, disks: &Disks) {
         if disks.data.content(&self.path).is_some_and(|content| self.offset < content.len() as u64) {
-            let change = |byte: &mut u8| *byte = byte.wrapping_add(added);
-            disks.data.damage(&self.path, self.offset, |sector| sector.iter_mut().for_each(change));
+            disks.data.damage(&self.path, self.offset, |sector| {
+                if *sector == self.after {
+                    *sector = self.before;
+                }
+            });
         }
     }
 }
@@ -85,8 +100,7 @@ impl World {
         }
         for _ in 0..=random.below(SECTORS_MAX) {
             let (path, size) = files[usize::try_from(random.below(files.len() as u64)).expect("a place in a list")];
-            let damage = Damage { path: path.clone(), offset: random.below(size), added: 1 };
-            damage.change(&disks, damage.added);
+            let damage = Damage::strike(&disks, path, random.below(size));
             self.seats[at].damage.push(damage);
         }
         self.tell(|world| format!("pages of {} are damaged", world.shown(at)));
@@ -165,7 +179,7 @@ impl World {
     pub(crate) fn undo_damage(&mut self, at: usize) {
         let seat = &mut self.seats[at];
         for damage in seat.damage.drain(..).rev() {
-            damage.change(&seat.disks, damage.added.wrapping_neg());
+            damage.undo(&seat.disks);
         }
     }
 
