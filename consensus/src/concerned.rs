@@ -9,7 +9,9 @@
 //!   answers one. Until then a vote waits, and an append is dropped: it comes again.
 //! - It stays noted until the log states that everything is durable that was handed to it by the time of the last
 //!   promise, and it has been silent for some election timeouts.
-//! - Members share [`SLOTS`] bits by their ids. A bit more than needed costs an answer to wait for, never a promise.
+//! - Answers of members that are no voters are not noted: nobody counts them.
+//! - Members share [`SLOTS`] bits by their ids. A bit more than needed costs an answer to wait for. But a member that
+//!   is known may hide one that is not, if they share a bit.
 
 use std::collections::VecDeque;
 

@@ -52,9 +52,16 @@ impl World {
         self.transfers.iter().any(|transfer| transfer.to == end && transfer.receiver.is_some())
     }
 
-    /// Begins to send the state that `from` holds ready for `to`.
+    /// Begins to send the state that `from` holds ready for `to`. One that it sends to the same member already ends: a
+    /// member has one ready for each other.
     pub(crate) fn send_state(&mut self, from: usize, to: usize, message: Option<Message>) {
         let (from, to) = ((from, self.seats[from].life), (to, self.seats[to].life));
+        let is_same = |transfer: &Transfer| (transfer.from, transfer.to) == (from, to);
+        for number in 0..self.transfers.len() {
+            if is_same(&self.transfers[number]) {
+                self.abandon_state(number);
+            }
+        }
         let number = self.transfers.len();
         let to_id = self.seats[to.0].id.expect("it is for a member");
         let random = sequence(self.seed, "state", number);
@@ -71,7 +78,10 @@ impl World {
 
     /// A piece of a state moves on.
     pub(crate) fn move_state(&mut self, number: usize) {
-        let Transfer { from, to, .. } = self.transfers[number];
+        let Transfer { from, to, ref receiver, .. } = self.transfers[number];
+        if receiver.is_none() {
+            return;
+        }
         let paused = [from.0, to.0].into_iter().map(|at| self.seats[at].paused_until).max();
         if let Some(until) = paused.filter(|until| *until > self.now) {
             return self.plan_at(until, Event::State { transfer: number });
@@ -129,16 +139,23 @@ impl World {
         self.plan(late, Event::State { transfer: number });
     }
 
-    /// The transfer ends without a state.
-    fn give_up_state(&mut self, number: usize) {
+    /// Nobody takes any more of the state.
+    fn abandon_state(&mut self, number: usize) {
+        let Transfer { to, .. } = self.transfers[number];
+        let Some(receiver) = self.transfers[number].receiver.take() else { return };
         self.sent.broken += 1;
-        let Transfer { from, to, to_id, .. } = self.transfers[number];
-        let left = self.transfers[number].receiver.take().and_then(Receiver::abandon);
+        let left = receiver.abandon();
         if let Some(member) = self.state_end(to)
             && let Some(store) = left
         {
             member.discard(store);
         }
+    }
+
+    /// The transfer ends without a state.
+    fn give_up_state(&mut self, number: usize) {
+        let Transfer { from, to_id, .. } = self.transfers[number];
+        self.abandon_state(number);
         if let Some(member) = self.state_end(from) {
             member.state_sent(to_id, false);
             self.step(from.0);
