@@ -703,8 +703,9 @@ impl World {
                 return self.plan(Duration::from_secs(1), Event::Restart { member: at });
             }
             Err(error) => {
-                // A full disk keeps nobody from starting, but who needs the first bytes on it.
-                let is_full = !seat.has_run && error.contains("no space left");
+                // A full disk keeps nobody from starting, but who needs a new log on it.
+                let needs_log = !seat.has_run || self.tails.lost_at == Some(at);
+                let is_full = needs_log && error.contains("no space left");
                 assert!(is_full || seat.is_faulty(), "member {id} does not start: {error}");
                 seat.may_stop = false;
                 seat.disks = seat.disks.kill();
