@@ -75,6 +75,9 @@ fn who_may_have_promised_something_to_a_stranger_votes_once_that_one_is_known_to
 fn a_leader_is_answered_once_it_has_confirmed_a_read() {
     let mut world = cut();
     world.outbox.clear();
+    hear(&mut world, Message { log_term: 0, index: 0, ..vote(MessageKind::Heartbeat, 3, 4) });
+    let answer = world.outbox.pop().unwrap();
+    assert_eq!((answer.to, answer.term), (3, 5), "its term is over");
     let heartbeat = Message { log_term: 0, index: 0, ..vote(MessageKind::Heartbeat, 2, 6) };
     hear(&mut world, heartbeat.clone());
     let question = world.outbox.pop().unwrap();

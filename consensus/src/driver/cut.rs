@@ -72,8 +72,7 @@ impl Driver {
         let known = members().fold(self.former | slot(self.identity.member_id), |mask, id| mask | slot(id));
         let is_blind = mask == ALL || mask & !known != 0 || self.applied < self.replayed_to;
         let is_asked = |id: &u64| *id != self.identity.member_id && mask & slot(*id) != 0;
-        (!is_blind || is_planted("a vote by who does not know the members"))
-            .then(|| members().filter(is_asked).collect())
+        (!is_blind).then(|| members().filter(is_asked).collect())
     }
 
     /// Whether a message of another member waits, or is passed over, because the log was cut. If not, it is as it was.
@@ -137,11 +136,13 @@ impl Driver {
         let Message { kind, from, term, .. } = *message;
         let ((last_term, last_index), raft) = (self.place(), &self.raw.raft);
         let Some(cut) = &self.cut else { return false };
+        if term < raft.term {
+            // It is told that its term is over, and that is no promise.
+            return false;
+        }
         let confirmed_at = cut.confirmed_at(term);
         if confirmed_at.is_none() && !cut.is_elected_since(term) {
-            if term >= raft.term {
-                self.ask_leader(from);
-            }
+            self.ask_leader(from);
             return true;
         }
         let has_less = confirmed_at.is_some_and(|index| last_index < index);
