@@ -237,6 +237,11 @@ pub struct ConfState {
 }
 
 impl ConfState {
+    /// Whether there is more than one member.
+    pub fn has_peers(&self) -> bool {
+        self.voters.len() + self.learners.len() > 1
+    }
+
     pub(crate) fn from_raft(state: &eraftpb::ConfState) -> ConfState {
         assert!(
             state.voters_outgoing.is_empty() && state.learners_next.is_empty(),

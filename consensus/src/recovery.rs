@@ -58,10 +58,10 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     }
     let mut mark = mark;
     let EntryId { index, term } = start.applied;
-    // Nobody was told of the state yet; or everybody, and this is the log from before.
+    // The log is the one from before: nobody was told of the state yet, and nothing that was promised is missing.
     let is_of_another = start.is_installed && mark.0 < index && wal.term(index) != Some(term);
     // The log has lost what the state holds, and perhaps more. The other members have the rest.
-    let is_behind = start.has_peers() && mark.0 + (entries.len() as u64) < index;
+    let is_behind = !is_of_another && start.has_peers() && mark.0 + (entries.len() as u64) < index;
     if is_behind && !hard_state.is_cut {
         // This is durable before the log starts again, behind which nothing tells that it has lost anything.
         ticket = 1;

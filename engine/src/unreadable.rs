@@ -5,6 +5,7 @@
 //!   later read of it succeeds, when nothing reaches it any more, or when its segment is gone.
 //! - A page that upkeep has met once, it does not ask for again (`is_avoided`). A read that the system refused may
 //!   succeed later, so such a page is tried again after [`Unreadable::retry`]. A damaged page stays damaged.
+//! - A page is *lost* if it is damaged, or if the system has refused it, and again after a retry.
 //! - At most [`NOTED_MAX`] pages are noted. Beyond that the medium is failing as a whole: upkeep then avoids every page
 //!   that is not in memory.
 //!
@@ -29,6 +30,7 @@ struct Noted {
     /// The bytes are not as they were written. Else the system refused to read them.
     is_damaged: bool,
     is_avoided: bool,
+    is_lost: bool,
 }
 
 /// See the head of this file.
@@ -43,6 +45,11 @@ impl Unreadable {
     /// The number of pages that could not be read, as far as is known.
     pub fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether there are pages that no later read will find as they were written, as far as is known.
+    pub fn has_lost(&self) -> bool {
+        self.count() > 0 && self.noted().values().any(|noted| noted.is_lost)
     }
 
     /// Whether the page at `place` could not be read when it was tried last, and should not be asked for.
@@ -77,12 +84,14 @@ impl Unreadable {
         let is_full = noted.len() >= NOTED_MAX;
         let is_new = match noted.entry((place.segment, offset)) {
             Entry::Occupied(mut known) => {
-                *known.get_mut() = Noted { is_damaged, is_avoided: true };
+                let known = known.get_mut();
+                let is_lost = is_damaged || known.is_lost || !known.is_avoided;
+                *known = Noted { is_damaged, is_avoided: true, is_lost };
                 false
             }
             Entry::Vacant(_) if is_full => false,
             Entry::Vacant(free) => {
-                free.insert(Noted { is_damaged, is_avoided: true });
+                free.insert(Noted { is_damaged, is_avoided: true, is_lost: is_damaged });
                 true
             }
         };
@@ -148,18 +157,24 @@ mod tests {
         assert_eq!(unreadable.count(), 2);
         assert!(!unreadable.note(place(0), &Ok(())));
         assert!(!unreadable.avoids(place(0)) && unreadable.avoids(place(100)));
+        assert!(unreadable.has_lost());
         unreadable.keep(|segment| segment != 3);
-        assert_eq!(unreadable.count(), 0);
+        assert!(unreadable.count() == 0 && !unreadable.has_lost());
     }
 
     #[test]
     fn what_the_system_refused_is_tried_again_and_what_is_damaged_is_not() {
         let unreadable = Unreadable::default();
         let refused = || Err(Error::io(Path::new("p"), FileOp::Read, io::Error::from_raw_os_error(5)));
-        assert!(unreadable.note(place(0), &refused()) && unreadable.note(place(100), &damaged(100)));
+        assert!(unreadable.note(place(0), &refused()) && !unreadable.note(place(0), &refused()));
+        assert!(!unreadable.has_lost(), "it may pass");
+        assert!(unreadable.note(place(100), &damaged(100)));
         unreadable.retry();
         assert!(!unreadable.avoids(place(0)) && unreadable.avoids(place(100)));
         assert!(!unreadable.note(place(0), &refused()), "it was told before");
+        unreadable.forget(place(100));
+        assert!(unreadable.has_lost(), "it was refused again");
+        assert!(unreadable.note(place(100), &damaged(100)));
         assert!(unreadable.avoids(place(0)));
         assert!(!unreadable.note(place(200), &Err(Error::Stopped)));
         assert_eq!(unreadable.count(), 2);

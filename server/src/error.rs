@@ -233,6 +233,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// What is refused because apply stands still: with peers, another member can do it.
+    pub fn of_standstill(has_peers: bool) -> Self {
+        if has_peers { Self::Stopped } else { Self::Corrupt }
+    }
+
     /// The gRPC code of this error.
     pub fn code(&self) -> Code {
         use Error as E;

@@ -362,6 +362,11 @@ impl Shared {
         self.request_ids.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// Whether there is more than one member.
+    pub fn has_peers(&self) -> bool {
+        self.cluster.load().members.len() > 1
+    }
+
     /// Whether a leader is known.
     pub fn has_leader(&self) -> bool {
         self.raft.leader.load(Ordering::Acquire) != 0

@@ -127,6 +127,8 @@ pub struct Driver {
     /// Last number handed to the WAL.
     ticket: u64,
     unhanded_bytes: u64,
+    /// Entries up to here are dropped when they are handed out; see [`Driver::pass_over`].
+    passed_over: u64,
     /// Ticks since a full disk was last asked for a segment.
     space_ticks: usize,
     /// Ticks since something was last handed to the WAL, and what that was.
@@ -211,6 +213,7 @@ impl Driver {
             options,
             ticket: restored.ticket,
             unhanded_bytes: 0,
+            passed_over: 0,
             space_ticks: 0,
             quiet_ticks: 0,
             quiet_ticket: restored.ticket,

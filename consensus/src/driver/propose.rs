@@ -176,9 +176,16 @@ impl Driver {
     }
 
     /// Whether so much waits to be applied that a follower takes no more: its apply is slow, or its disk is full.
-    /// Heartbeats go on.
+    /// Heartbeats go on. What is passed over is not waited for.
     pub(super) fn is_over_full(&self) -> bool {
-        self.backlog().bytes > self.options.proposals_bytes_max.saturating_mul(UNAPPLIED_TIMES_MAX)
+        let is_passed_over = self.raw.raft.raft_log.last_index() < self.passed_over;
+        !is_passed_over && self.backlog().bytes > self.options.proposals_bytes_max.saturating_mul(UNAPPLIED_TIMES_MAX)
+    }
+
+    /// The state machine has a state up to the entry at `index`, and drops the entries up to there when it is handed
+    /// them. They are taken, however many wait: at most those that the leader still has.
+    pub fn pass_over(&mut self, index: u64) {
+        self.passed_over = index;
     }
 
     /// The most that may wait between proposal and apply: entries, and their bytes.

@@ -201,11 +201,11 @@ impl Mvcc {
         Write { mvcc: self, base, written, changes: Vec::new(), pauses }
     }
 
-    /// Goes on from the state of `other`, which is ahead of this one. The next publish shows it.
+    /// Goes on from the state of `other`, which is not behind this one. The next publish shows it.
     pub(crate) fn take_over(&mut self, other: Self) {
         let Self { live, ledger, sealed, unfinished, .. } = other;
         assert!(unfinished.is_none() && self.sealed.is_none(), "whole states take over from each other");
-        assert!(live.applied_index() > self.published.view.load().applied_index(), "entries are applied in log order");
+        assert!(live.applied_index() >= self.published.view.load().applied_index(), "entries are applied in log order");
         (self.live, self.ledger, self.sealed) = (live, ledger, sealed);
         (self.is_ahead, self.unfinished) = (true, None);
         (self.sweep, self.clock) = ((i64::MIN, tree::Pass::default()), Clock::default());

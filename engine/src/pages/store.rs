@@ -263,7 +263,7 @@ impl Store {
     /// next published view shows it.
     ///
     /// **Panics** if a checkpoint is under way, here or there; if `incoming` has something that its last checkpoint has
-    /// not written; if it is not ahead of this state.
+    /// not written; if it is behind this state.
     pub fn install_begin(&mut self, mut incoming: Self) -> Checkpoint {
         assert!(matches!(incoming.role, Role::Incoming) && matches!(self.role, Role::Live { .. }));
         let Parts { space: before, .. } = self.parts.take().expect("one checkpoint at a time");
@@ -280,7 +280,7 @@ impl Store {
         let sealed = incoming.mvcc.seal_for_checkpoint();
         assert!(sealed.recent.last().is_none() && sealed.roots.unfinished == 0, "all of it was written");
         assert_eq!(sealed.roots.applied_index, superblock.applied_index, "all of it was written");
-        assert!(superblock.applied_index > self.newest.applied_index, "the applied index never decreases");
+        assert!(superblock.applied_index >= self.newest.applied_index, "the applied index never decreases");
         assert!(superblock.revision >= self.newest.revision, "the revision never decreases");
         let begin = Begin {
             layout: Arc::clone(&self.layout),

@@ -21,8 +21,12 @@ pub struct Arrived {
 /// Where the installation of a state stands.
 #[derive(Debug, Default)]
 pub(super) struct Install {
-    /// A state that may make up for damage.
+    /// States that have begun to arrive, and of which nothing more was heard.
+    pub(super) begun: usize,
+    /// A state that makes up for damage.
     pub(super) spare: Option<Box<Arrived>>,
+    /// `spare` is installed as soon as all entries in it were handed over. Those that were are dropped.
+    pub(super) is_chosen: bool,
     /// The state that takes the place of this member's, and of its log.
     pub(super) due: Option<Box<Arrived>>,
     /// The superblock is being written.
@@ -42,5 +46,20 @@ impl Install {
     /// Whether nothing else may happen to the store.
     pub(super) fn is_on(&self) -> bool {
         self.due.is_some() || self.under_way.is_some()
+    }
+
+    /// The last entry of the state that is chosen to make up for damage; 0 if there is none.
+    pub(super) fn chosen(&self) -> u64 {
+        self.spare.as_ref().filter(|_| self.is_chosen).map_or(0, |spare| spare.at.index)
+    }
+
+    /// Whether a state is arriving, or has arrived and was not installed.
+    pub(super) fn is_arriving(&self) -> bool {
+        self.begun > 0 || self.spare.is_some() || self.is_on()
+    }
+
+    /// A state that has begun to arrive has come whole, or will not come.
+    pub(super) fn ended(&mut self) {
+        self.begun = self.begun.checked_sub(1).expect("each has begun once");
     }
 }

@@ -4,8 +4,10 @@
 //! present any more; or because a page that the next entry needs is damaged here, and the state has it.
 //!
 //! Invariants:
-//! - The state is ahead of what is applied, and not ahead of what is committed. Entries up to it are not applied any
-//!   more: they are in it. Who waits for one of them hears that it took too long; nobody can say what came of it.
+//! - The state is ahead of what is applied, or, if it makes up for damage, not behind; and it is not ahead of what is
+//!   committed. Entries up to it are not applied any more: they are in it. Who waits for one of them hears that it took too long; nobody can say what came of it.
+//! - Entries that a state makes up for are dropped as soon as it is chosen: from then on it is installed, or a later one,
+//!   before anything else is applied.
 //! - From the moment at which it is due until it is installed, nothing is applied, swept or checkpointed.
 //! - Lessor, tables, views and watchers turn over in one turn. Watchers read what they missed from the store.
 //! - Raft hears of the installation when both copies of the superblock name the state; only then does the log start
@@ -31,27 +33,38 @@ use super::{
 use crate::error::Error;
 
 impl Apply {
-    /// An empty state beside this member's, in which that of another one is built with `cache_bytes` of memory.
-    pub fn incoming(&self, cache_bytes: usize) -> Store {
+    /// An empty state beside this member's, in which that of another one is built with `cache_bytes` of memory. It
+    /// comes back in [`Apply::discard`], or through raft.
+    pub fn incoming(&mut self, cache_bytes: usize) -> Store {
+        self.install.begun += 1;
         self.store.incoming(cache_bytes)
     }
 
     /// A state was given up before all of it had arrived.
     pub fn discard(&mut self, incoming: Store) {
+        self.install.ended();
         self.store.discard(incoming);
     }
 
     /// Takes a state that raft did not ask for.
     pub(super) fn arrive(&mut self, arrived: Box<Arrived>) {
-        if let Some(before) = self.install.spare.replace(arrived) {
-            self.store.discard(before.store);
-        }
+        self.install.ended();
+        // What was dropped for the one that is there must be in that which is kept.
+        let unneeded = match &mut self.install.spare {
+            Some(before) if before.at.index >= arrived.at.index => arrived,
+            spare => match spare.replace(arrived) {
+                Some(before) => before,
+                None => return,
+            },
+        };
+        self.store.discard(unneeded.store);
     }
 
     /// Raft says that this state takes the place of all that was handed over and is not applied.
     pub(super) fn install(&mut self, arrived: Box<Arrived>) {
         assert!(self.install.under_way.is_none() && arrived.at.index > self.applied.index, "a state is ahead");
         assert!(self.install.due.is_none(), "raft waits until one state is installed");
+        self.install.ended();
         self.install.due = Some(arrived);
         self.pass_over(u64::MAX);
     }
@@ -67,16 +80,21 @@ impl Apply {
         }
     }
 
-    /// Whether a state that has arrived makes up for damage here. One that is of no use any more is given up.
+    /// Whether a state that has arrived, to make up for damage here, can be installed now. One that is of no use any
+    /// more is given up.
     fn is_repair_due(&mut self) -> bool {
         let Some(at) = self.install.spare.as_ref().map(|spare| spare.at) else { return false };
-        if at.index <= self.applied.index {
+        if at.index < self.applied.index || !self.standstill.is_on() {
+            // What was dropped for it came with another state.
             let spare = self.install.spare.take().expect("just seen");
             self.store.discard(spare.store);
+            self.install.is_chosen = false;
             return false;
         }
-        let handed = self.queue.back().map_or(self.applied.index, |entry| entry.index);
-        self.standstill.is_on() && at.index <= handed
+        // What is not known to be committed here is handed over when it is.
+        self.install.is_chosen = true;
+        self.pass_over(at.index);
+        at.index <= self.handed
     }
 
     /// Begins to install a state, if one is due and there. Returns the job that writes the superblock.
@@ -93,7 +111,7 @@ impl Apply {
         let arrived = self.install.due.take().or_else(|| self.install.spare.take()).expect("one of them is there");
         let Arrived { store, at, tables } = *arrived;
         let (new, old) = (store.mvcc().view(), self.store.mvcc().view());
-        let is_ahead = at.index > self.applied.index
+        let is_ahead = at.index >= self.applied.index
             && at.term >= self.applied.term
             && new.revision() >= old.revision()
             && new.compact_revision() >= old.compact_revision();
@@ -107,6 +125,7 @@ impl Apply {
             "a state of another member takes the place of this member's"
         );
         self.pass_over(at.index);
+        self.install.is_chosen = false;
         self.install.under_way = Some(UnderWay { at, tables, is_repair });
         Ok(Some(self.store.install_begin(store)))
     }
@@ -122,6 +141,7 @@ impl Apply {
         let (steps, learners_max) = (self.applier.steps, self.applier.learners_max);
         self.applier = Applier { steps, learners_max, ..Applier::new(lessor, cluster, conf_state.clone(), None) };
         self.applied = at;
+        self.handed = self.handed.max(at.index);
         self.pinned.clear(false);
         self.expiring.clear();
         self.expiring_at = None;

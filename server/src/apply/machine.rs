@@ -40,6 +40,7 @@ use super::{
     message::{Answer, AnswersByCore, Entry, Handed, ReadsAt, Report, Space, Standing, ToApply},
     outcome::Outcome,
     prefetch,
+    repair::Repair,
     standstill::Standstill,
     table,
     touch::Pinned,
@@ -136,6 +137,8 @@ pub struct Apply {
     /// The last attached key of the first of them that is known to be readable.
     pub(super) expiring_at: Option<Bytes>,
     pub(super) applied: EntryId,
+    /// Last index that was handed over.
+    pub(super) handed: u64,
     answers: AnswersByCore,
     pub(super) events: Vec<Event>,
     /// First main revision that no batch has covered.
@@ -146,7 +149,7 @@ pub struct Apply {
     is_faulted: bool,
     pub(super) report: Report,
     /// The parts of the last report that need not be repeated.
-    told: (EntryId, Space, bool),
+    told: (EntryId, Space, bool, u64),
     pub(super) standing: Standing,
     pub(super) log_bytes: u64,
     /// When this member's name and URLs, or the cluster's version, were proposed last.
@@ -170,6 +173,7 @@ pub struct Apply {
     pub(super) unanswered: Unanswered,
     reclaim: Reclaim,
     pub(super) install: Install,
+    pub(super) repair: Repair,
     pub(super) taken: Taken,
 }
 
@@ -206,12 +210,13 @@ impl Apply {
             expiring: VecDeque::new(),
             expiring_at: None,
             applied,
+            handed: applied.index,
             events: Vec::new(),
             next_main: view.revision() + 1,
             unlisted: None,
             is_faulted: false,
             report: Report { applied, ..Report::default() },
-            told: (applied, Space::default(), false),
+            told: (applied, Space::default(), false, 0),
             standing: Standing::default(),
             log_bytes: 0,
             published_at: None,
@@ -225,6 +230,7 @@ impl Apply {
             unanswered: Unanswered::default(),
             reclaim: Reclaim::default(),
             install: Install::default(),
+            repair: Repair::default(),
             taken,
         };
         apply.publish_cluster();
@@ -274,6 +280,7 @@ impl Apply {
             self.applier.lessor.demote();
             self.unanswered.demote();
         }
+        self.handed = handed.entries.last().map_or(self.handed, |last| last.index);
         self.queue.extend(handed.entries);
         if let Some(arrived) = handed.install {
             self.install(arrived);
@@ -310,6 +317,7 @@ impl Apply {
             self.retry_at = now + RETRY_EVERY;
             self.store.unreadable().retry();
         }
+        self.look_after_damage(now);
         if self.standstill.is_on() {
             self.publish_behind();
             return;
@@ -385,6 +393,7 @@ impl Apply {
         let is_waiting = self.checkpoints.is_waiting();
         self.report.space = space::felt(&self.store, self.options.recent_bytes_max, is_waiting);
         self.report.stands_still = self.standstill.is_on();
+        self.report.passed_over = self.install.chosen();
         let Report {
             applied,
             ref conf_changes,
@@ -394,6 +403,8 @@ impl Apply {
             has_alarm_come,
             asks_lead,
             stands_still,
+            passed_over,
+            hands_over,
             installed,
         } = self.report;
         let is_late = is_planted("a configuration change that raft learns late") && self.applied.term > 1;
@@ -403,11 +414,12 @@ impl Apply {
             && trim.is_none()
             && installed.is_none()
             && !has_alarm_come
-            && !asks_lead;
-        if is_repeated && self.told == (applied, space, stands_still) {
+            && !asks_lead
+            && !hands_over;
+        if is_repeated && self.told == (applied, space, stands_still, passed_over) {
             return None;
         }
-        self.told = (applied, space, stands_still);
+        self.told = (applied, space, stands_still, passed_over);
         let mut report = std::mem::replace(&mut self.report, Report { applied, ..Report::default() });
         if is_late {
             std::mem::swap(&mut self.report.conf_changes, &mut report.conf_changes);
@@ -446,7 +458,7 @@ impl Apply {
     /// or when a checkpoint must end first.
     fn apply_queue(&mut self, now: Duration) -> Result<Vec<Fault>, Fatal> {
         // The batch of what was installed is one of its own.
-        if self.unlisted.is_some() || !self.standstill.lets_pass(now) {
+        if self.unlisted.is_some() || self.install.is_chosen || !self.standstill.lets_pass(now) {
             return Ok(Vec::new());
         }
         if !self.queue.is_empty() {

@@ -105,6 +105,10 @@ pub struct Report {
     pub asks_lead: bool,
     /// Apply stands still: no request may be proposed.
     pub stands_still: bool,
+    /// Entries up to this index are dropped when they are handed over: they are in a state that is there. 0 for none.
+    pub passed_over: u64,
+    /// Another member should lead, because of damage here.
+    pub hands_over: bool,
     /// The state at this entry, for which raft has asked, is installed.
     pub installed: Option<EntryId>,
 }

@@ -30,11 +30,12 @@ impl Apply {
         let published = self.report.applied.index;
         let stands_still = self.standstill.is_on();
         let is_early = is_planted("a read before its index is applied");
+        let error = Error::of_standstill(self.applier.conf_state.has_peers());
         let is_over = |(_, reads): &mut (Duration, ReadsAt)| reads.index <= published || stands_still || is_early;
         while let Some((_, ReadsAt { index, replies })) = self.reads.pop_front_if(is_over) {
             for reply in replies {
                 let is_readable = index <= published || is_early;
-                self.answer(reply, if is_readable { Answer::Readable } else { Answer::Unreadable(Error::Corrupt) });
+                self.answer(reply, if is_readable { Answer::Readable } else { Answer::Unreadable(error.clone()) });
             }
         }
     }

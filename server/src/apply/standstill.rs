@@ -1,6 +1,7 @@
 //! Runs on: apply core.
 //!
-//! What becomes of apply when the next entry needs a page that cannot be read.
+//! What becomes of apply when the next entry needs a page that cannot be read, or when this member waits for the state
+//! of another one, which makes up for damage (`repair`).
 //!
 //! The entry is in the log of every member, so it must have the same result on all of them: this one may neither skip
 //! it nor let it fail. So apply stands still before it. What was applied stays readable, but for the damage. Nothing
@@ -29,24 +30,46 @@ const RETRY_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub struct Standstill {
     tried: Option<Place>,
-    /// When the page is tried again, if apply stands still. `Duration::MAX` for never.
-    until: Option<Duration>,
+    why: Option<Why>,
+}
+
+/// Why apply stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    /// A page that the entry at the front needs cannot be read. It is tried again at this time.
+    Page { retry_at: Duration },
+    /// The start could not read all of the state.
+    Unread,
+    /// The state of another member is waited for, until this time or as long as it arrives.
+    Repair { until: Duration },
 }
 
 impl Standstill {
     /// Whether apply stands still.
     pub fn is_on(&self) -> bool {
-        self.until.is_some()
+        self.why.is_some()
     }
 
-    /// Whether it lasts until the member is started again.
+    /// Whether it lasts until the member is started again, or has the state of another one.
     pub fn is_for_good(&self) -> bool {
-        self.until == Some(Duration::MAX)
+        self.why == Some(Why::Unread)
+    }
+
+    /// Until when this member waits for the state of another one, if it stands still for that.
+    pub fn waits_until(&self) -> Option<Duration> {
+        match self.why {
+            Some(Why::Repair { until }) => Some(until),
+            _ => None,
+        }
     }
 
     /// Whether the entry at the front may be tried now.
     pub fn lets_pass(&self, now: Duration) -> bool {
-        self.until.is_none_or(|until| until <= now)
+        match self.why {
+            None => true,
+            Some(Why::Page { retry_at }) => retry_at <= now,
+            Some(Why::Unread | Why::Repair { .. }) => false,
+        }
     }
 
     /// Whether apply itself has tried in vain to read what `fault` asks for.
@@ -63,7 +86,7 @@ impl Standstill {
     pub fn begin(&mut self, shared: &Shared, dir: &Path, index: u64, now: Duration) {
         let place = self.tried.take().expect("a page was tried");
         let (path, offset) = (dir.join(place.path()), place.offset);
-        if self.until.replace(now + RETRY_AFTER).is_none() {
+        if self.why.replace(Why::Page { retry_at: now + RETRY_AFTER }).is_none() {
             let reason = format!("entry {index} needs {} at offset {offset}, which cannot be read", path.display());
             self.tell(shared, reason);
         }
@@ -71,8 +94,16 @@ impl Standstill {
 
     /// Nothing may be applied in this run, because the start could not read all of the state.
     pub fn begin_for_good(&mut self, shared: &Shared, reason: String) {
-        self.until = Some(Duration::MAX);
+        self.why = Some(Why::Unread);
         self.tell(shared, reason);
+    }
+
+    /// Nothing is applied until the state of another member is there, or `until` has passed: that state must not be
+    /// behind this member's.
+    pub fn begin_repair(&mut self, shared: &Shared, until: Duration) {
+        assert!(!self.is_on(), "it stands still for one reason");
+        self.why = Some(Why::Repair { until });
+        self.tell(shared, "pages are damaged, and the state of another member is waited for".to_owned());
     }
 
     fn tell(&self, shared: &Shared, reason: String) {
@@ -85,13 +116,13 @@ impl Standstill {
         shared.standstill.store(Some(Arc::new(reason)));
     }
 
-    /// An entry was applied.
+    /// An entry was applied, or a state was installed, or none has come.
     pub fn passed(&mut self, shared: &Shared) {
         self.tried = None;
-        if self.until.take().is_some() {
+        if self.why.take().is_some() {
             shared.standstill.store(None);
             shared.is_behind.store(false, Ordering::Release);
-            tracing::info!("the page could be read: entries are applied again");
+            tracing::info!("entries are applied again");
         }
     }
 }

@@ -116,7 +116,7 @@ impl Member {
     ///
     /// **Errors** the file system of the log cannot be found.
     pub fn new(config: Arc<Config>, clock: Clock, cores: Cores, opened: &Opened) -> Result<Self, Error> {
-        let first_id = RequestIds::new(opened.identity.member_id, clock.unix_us() / 1000).next_id();
+        let first_id = RequestIds::new(opened.identity.member_id, clock.seed()).next_id();
         let log_file_system = FileSystem::of(&options::wal_dir(&config))?;
         let shared = Arc::new(Shared::new(
             opened.identity,

@@ -212,7 +212,7 @@ impl Raft {
             return self.refuse(proposal, Error::Timeout);
         }
         if self.stands_still {
-            return self.refuse(proposal, Error::Corrupt);
+            return self.refuse(proposal, Error::of_standstill(self.driver.conf_state().has_peers()));
         }
         if let Some(error) = self.refusal_for_space(proposal.purpose, now) {
             return self.refuse(proposal, error);
@@ -493,7 +493,9 @@ impl Raft {
                 self.driver.applied(report.applied.index);
             }
         }
-        while let Some(lot) = self.lots.pop_front_if(|lot| lot.last <= report.applied.index) {
+        self.driver.pass_over(report.passed_over);
+        let done = report.applied.index.max(report.passed_over);
+        while let Some(lot) = self.lots.pop_front_if(|lot| lot.last <= done) {
             self.unfinished_bytes -= lot.bytes;
             self.unfinished_proposals -= lot.proposals;
         }
@@ -503,6 +505,9 @@ impl Raft {
         let status = self.driver.status();
         self.space = report.space;
         self.stands_still = report.stands_still;
+        if report.hands_over {
+            self.hand_over();
+        }
         // An answer that is on its way will do.
         let is_asked = self.asks_lead.is_some_and(|(term, ..)| term == status.term);
         if report.asks_lead && status.is_leader && !is_asked {
@@ -549,9 +554,9 @@ impl Raft {
         self.driver.report_state(to, is_whole);
     }
 
-    /// This member cannot read the state that another one needs. If it leads, it hands leadership to a voter that may
-    /// be able to.
-    pub fn cannot_send_state(&mut self) {
+    /// This member cannot read what it needs, or another one needs of it. If it leads, it hands leadership to a voter
+    /// that may be able to.
+    pub fn hand_over(&mut self) {
         if let Some(member_id) = self.driver.transferee() {
             self.driver.transfer_leader(member_id);
         }

@@ -1,7 +1,7 @@
 //! Damage of a store's files, and the states that make up for it; damage of the end of a log.
 //!
-//! One machine of a run is damaged at most, so the others have everything. Its member serves what it can read. When the
-//! next entry needs what is damaged, it stands still, and asks the others for a state. It spreads nothing: what it
+//! One machine of a run is damaged at most, so the others have everything. Its member serves what it can read. When
+//! anybody has found damage, or the next entry needs what is damaged, it stands still, and asks the others for a state. It spreads nothing: what it
 //! answers, and what it sends, is checked as that of all others. If it does not start, what was damaged is whole again.
 //! It is at the end, too, if nobody else has all that is committed: so when another machine has lost the end of its
 //! log, and the members that had not were removed.
@@ -23,7 +23,7 @@ use engine::{
 };
 
 use super::{
-    member::{DATA, Disks, LOG, Member},
+    member::{DATA, Disks, LOG},
     seat::Seat,
     world::{Event, World},
 };
@@ -104,8 +104,17 @@ impl World {
             self.seats[at].damage.push(damage);
         }
         self.tell(|world| format!("pages of {} are damaged", world.shown(at)));
-        self.leave_watches_of(at);
         at
+    }
+
+    /// Damages all pages that the machine at `at` has on disk now.
+    pub(crate) fn damage_all(&mut self, at: usize) {
+        let disks = self.seats[at].disks.clone();
+        for path in disks.data.paths().into_iter().filter(|path| is_of_pages(path)) {
+            let size = disks.data.content(&path).map_or(0, |content| content.len());
+            let sectors = (0..size as u64).step_by(SECTOR);
+            self.seats[at].damage.extend(sectors.map(|offset| Damage::strike(&disks, &path, offset)));
+        }
     }
 
     /// Power is lost at one machine of a run, always the same, and the last group of its log is lost as well, at times
@@ -144,7 +153,7 @@ impl World {
 
     /// Whether some member loses, or has lost, what it has not made up for. Operators remove nobody meanwhile.
     pub(crate) fn is_mending(&self) -> bool {
-        self.tails.is_losing || self.seats.iter().any(|seat| seat.member.as_ref().is_some_and(Member::is_cut))
+        self.tails.is_losing || self.seats.iter().any(|seat| seat.is_cut)
     }
 
     /// The disk of the log that loses its ends lies for a while. More is written behind that before the member is
@@ -208,13 +217,13 @@ impl World {
         self.plan(ASK_EVERY, Event::AskForRepairs);
         for to in 0..self.seats.len() {
             let Some(member) = &self.seats[to].member else { continue };
-            let (id, applied) = (member.id, member.applied());
+            let (id, least) = (member.id, member.least_needed());
             if !member.asks_for_state() || self.seats[to].paused_until > self.now || self.is_state_on_its_way(to) {
                 continue;
             }
             let can_send = |from: &usize| {
                 let seat = &self.seats[*from];
-                let is_ahead = seat.member.as_ref().is_some_and(|other| other.applied() > applied);
+                let is_ahead = seat.member.as_ref().is_some_and(|other| other.applied() >= least);
                 *from != to && is_ahead && seat.paused_until <= self.now && !self.is_blocked(*from, to)
             };
             let Some(from) = (0..self.seats.len()).find(can_send) else { continue };

@@ -28,6 +28,7 @@ use engine::{
         Disk, FileSystem,
         sim::{Order, Random, SimDisk, SimStorage},
     },
+    planted::is_planted,
     store, wal,
 };
 use proto::{
@@ -134,9 +135,14 @@ pub(crate) struct Member {
     checkpoint: Option<Checkpoint>,
     pub(crate) hub: Hub,
     floors: Rc<Floors>,
-    /// States that are on offer or on their way, by the member that needs them.
-    states: BTreeMap<u64, Sender>,
+    /// States that are on offer or on their way, each with its number.
+    states: BTreeMap<StateFor, (u64, Sender)>,
+    /// States that were offered.
+    offers: u64,
 }
+
+/// Whom a state is for, and whether to make up for damage.
+pub(crate) type StateFor = (u64, bool);
 
 /// What raft and apply have sent to each other. In half of the members they have threads of their own: their messages
 /// wait, and each goes on without the other.
@@ -277,7 +283,10 @@ impl Member {
         let fresh = Identity { cluster_id: consensus::cluster_id(&ids), member_id: id };
         let start = start::read(&mut store, &mut disk, fresh).map_err(|error| error.to_string())?;
         let (driver, log_disk) = driver(&disks, &store, &start, members, seed)?;
-        let first_id = RequestIds::new(id, clock.unix_us() / 1000).next_id();
+        // As etcd does it, ids are given twice when a clock is set back.
+        let is_clock = is_planted("a waiter found by its id alone");
+        let drawn = if is_clock { (clock.unix_us() / 1000) << 8 } else { clock.seed() };
+        let first_id = RequestIds::new(id, drawn).next_id();
         let files = FileSystem::of(Path::new(".")).map_err(|error| error.to_string())?;
         let shared = Arc::new(Shared::new(start.identity, limits(), store.mvcc().published(), 2, first_id, files));
         let (retry_after, checkpoint_every) = (Duration::from_secs(7), Some(Duration::from_secs(1)));
@@ -331,6 +340,7 @@ impl Member {
             checkpoint: None,
             floors,
             states: BTreeMap::new(),
+            offers: 0,
         })
     }
 
@@ -505,6 +515,11 @@ impl Member {
         self.shared.standstill.load().is_some()
     }
 
+    /// Whether it knows of damage.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.stands_still() || self.shared.view.unreadable().has_lost()
+    }
+
     /// Its role, and how far it is.
     pub(crate) fn shown(&self) -> String {
         let role = if self.is_leader() { "leads" } else { "follows" };
@@ -614,17 +629,31 @@ impl Member {
 
     /// Reads pages, as far as they can be read.
     fn resolve(&mut self, faults: Vec<Fault>) -> Result<(), String> {
+        self.read_pages(faults)?;
+        self.apply.receive(ToApply::Loaded(Ok(())), self.clock.now()).map_err(|error| error.to_string())
+    }
+
+    /// Reads a page for somebody who needs it. Returns whether it could be read; if not, that is noted.
+    pub(crate) fn load(&self, fault: Fault) -> bool {
+        self.read_pages(vec![fault]) == Ok(true)
+    }
+
+    /// Reads pages. Returns whether all of them could be read.
+    fn read_pages(&self, faults: Vec<Fault>) -> Result<bool, String> {
         let mut disk = self.disks.data.disk();
         let mut reader = PageReader::new(Path::new(DATA), 4, 4, Arc::clone(self.shared.view.unreadable()));
         faults.into_iter().for_each(|fault| reader.read(fault, 0));
-        let mut completions = Vec::new();
+        let (mut completions, mut are_read) = (Vec::new(), true);
         while !reader.is_idle() {
-            drop(reader.step(&mut disk));
+            let failed = reader.step(&mut disk);
+            are_read &= failed.iter().all(|loaded| loaded.result.is_ok());
             disk.wait().map_err(|error| error.to_string())?;
             disk.completions(&mut completions);
-            completions.drain(..).for_each(|completion| drop(reader.on_completion(completion)));
+            for completion in completions.drain(..) {
+                are_read &= reader.on_completion(completion).iter().all(|loaded| loaded.result.is_ok());
+            }
         }
-        self.apply.receive(ToApply::Loaded(Ok(())), self.clock.now()).map_err(|error| error.to_string())
+        Ok(are_read)
     }
 
     /// Offers states to those that need one.
@@ -632,17 +661,28 @@ impl Member {
         for to in self.raft.take_wanted_states() {
             if let Some((sender, conf_state)) = self.sender() {
                 self.raft.offer_state(to, sender.at(), conf_state);
-                self.states.insert(to, sender);
+                self.offer((to, false), sender);
             } else {
-                self.raft.cannot_send_state();
+                self.raft.hand_over();
             }
         }
     }
 
     /// Holds its state ready for `to`, which is damaged. Returns whether it can.
     pub(crate) fn offer_repair(&mut self, to: u64) -> bool {
-        let sender = self.sender().map(|(sender, _)| self.states.insert(to, sender));
-        sender.is_some()
+        let Some((sender, _)) = self.sender() else { return false };
+        self.offer((to, true), sender);
+        true
+    }
+
+    fn offer(&mut self, to: StateFor, sender: Sender) {
+        self.offers += 1;
+        self.states.insert(to, (self.offers, sender));
+    }
+
+    /// The number of the state that is on offer.
+    pub(crate) fn offered(&self, to: StateFor) -> u64 {
+        self.states.get(&to).map_or(0, |(number, _)| *number)
     }
 
     /// What sends the state that is published now.
@@ -658,19 +698,20 @@ impl Member {
         Some((Sender::new(view, floor, self.shared.identity.cluster_id), conf_state))
     }
 
-    /// The next frame of the state that is on its way to `to`.
+    /// The next frame of the state of this number, which is on its way.
     ///
-    /// **Errors** it cannot be read any more.
-    pub(crate) fn next_frame(&mut self, to: u64) -> Result<Option<Bytes>, String> {
+    /// **Errors** it cannot be read any more; another one has its place.
+    pub(crate) fn next_frame(&mut self, to: StateFor, number: u64) -> Result<Option<Bytes>, String> {
         let newest = self.shared.view.load();
         let mut disk = self.disks.data.disk();
-        let sender = self.states.get_mut(&to).ok_or("there is no such state")?;
+        let offered = self.states.get_mut(&to).filter(|(offered, _)| *offered == number);
+        let (_, sender) = offered.ok_or("there is no such state")?;
         loop {
             match sender.step(&newest) {
                 Ok(frame) => return Ok(frame),
                 Err(send::Stop::Fault(fault)) => {
                     if let Err(error) = engine::load(&mut disk, Path::new(DATA), fault) {
-                        self.raft.cannot_send_state();
+                        self.raft.hand_over();
                         return Err(error.to_string());
                     }
                 }
@@ -679,15 +720,21 @@ impl Member {
         }
     }
 
-    /// The state for `to` goes on behind what has arrived there.
-    pub(crate) fn resume_state(&mut self, to: u64, position: Option<Position>) {
-        self.states.get_mut(&to).expect("it is on its way").resume(position);
+    /// The state of this number goes on behind what has arrived.
+    pub(crate) fn resume_state(&mut self, to: StateFor, number: u64, position: Option<Position>) {
+        if let Some((_, sender)) = self.states.get_mut(&to).filter(|(offered, _)| *offered == number) {
+            sender.resume(position);
+        }
     }
 
-    /// The transfer of a state to `to` has ended.
-    pub(crate) fn state_sent(&mut self, to: u64, is_whole: bool) {
-        self.states.remove(&to);
-        self.raft.report_state(to, is_whole);
+    /// The transfer of the state of this number has ended.
+    pub(crate) fn state_sent(&mut self, to: StateFor, number: u64, is_whole: bool) {
+        if self.states.get(&to).is_none_or(|(offered, _)| *offered == number) {
+            self.states.remove(&to);
+            if !to.1 {
+                self.raft.report_state(to.0, is_whole);
+            }
+        }
     }
 
     /// What takes the state of another member.
@@ -711,6 +758,11 @@ impl Member {
         self.stands_still() || self.raft.wants_state()
     }
 
+    /// How far a state must be at least to help it.
+    pub(crate) fn least_needed(&self) -> u64 {
+        self.applied() + u64::from(!self.stands_still())
+    }
+
     /// A state did not arrive.
     pub(crate) fn discard(&mut self, store: Store) {
         self.apply.discard(store);
@@ -718,18 +770,13 @@ impl Member {
 
     /// The answer to a read, of what `view` has; `None` if the disk cannot be read.
     pub(crate) fn read(&self, view: &ReadView, request: &pb::RangeRequest) -> Option<Answered> {
-        const KEYS_PER_STEP: usize = 64;
-        let mut job = match Job::new(view, request.clone(), usize::MAX) {
-            Ok(job) => job,
-            Err(error) => return Some(Err(error)),
-        };
+        answer(view, request, |fault| self.load(fault))
+    }
+
+    /// The same for who is no client. It notes no damage.
+    pub(crate) fn look(&self, view: &ReadView, request: &pb::RangeRequest) -> Option<Answered> {
         let mut disk = self.disks.data.disk();
-        loop {
-            let step = engine::load_for(&mut disk, Path::new(DATA), || job.step(view, KEYS_PER_STEP));
-            if let Some(answer) = step.ok()? {
-                return Some(answer.map(|response| (job.header_revision, response)));
-            }
-        }
+        answer(view, request, |fault| engine::load(&mut disk, Path::new(DATA), fault).is_ok())
     }
 
     /// A checksum of all keys and their history; `None` if the disk cannot be read.
@@ -742,6 +789,21 @@ impl Member {
             if let Some(done) = step.ok()? {
                 return Some(done);
             }
+        }
+    }
+}
+
+fn answer(view: &ReadView, request: &pb::RangeRequest, mut load: impl FnMut(Fault) -> bool) -> Option<Answered> {
+    const KEYS_PER_STEP: usize = 64;
+    let mut job = match Job::new(view, request.clone(), usize::MAX) {
+        Ok(job) => job,
+        Err(error) => return Some(Err(error)),
+    };
+    loop {
+        match job.step(view, KEYS_PER_STEP) {
+            Ok(Some(answer)) => return Some(answer.map(|response| (job.header_revision, response))),
+            Ok(None) => {}
+            Err(fault) => load(fault).then_some(())?,
         }
     }
 }

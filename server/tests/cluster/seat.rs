@@ -46,6 +46,8 @@ pub(crate) struct Seat {
     pub(crate) store_slow_until: Duration,
     /// Its disk has failed an operation after which the member may stop, or will.
     pub(crate) may_stop: bool,
+    /// Its member, running or not, may have lost what it promised, and has not made up for that.
+    pub(crate) is_cut: bool,
     pub(crate) damage: Vec<Damage>,
     /// It loses no power and is not killed before this time.
     pub(crate) kept_until: Duration,
@@ -105,6 +107,7 @@ impl Seat {
             slow_until: Duration::ZERO,
             store_slow_until: Duration::ZERO,
             may_stop: false,
+            is_cut: false,
             damage: Vec::new(),
             kept_until: Duration::ZERO,
             image: 0,

@@ -12,7 +12,7 @@ use engine::disk::sim::Random;
 use server::peer::state::receive::Receiver;
 
 use super::{
-    member::Member,
+    member::{Member, StateFor},
     plan::sequence,
     world::{Event, World},
 };
@@ -24,8 +24,8 @@ const PIECE_BYTES_MAX: u64 = 20_000;
 pub(crate) struct Transfer {
     from: (usize, u64),
     to: (usize, u64),
-    /// The member that it is for.
-    to_id: u64,
+    /// The member that it is for, and its number there.
+    state: (StateFor, u64),
     receiver: Option<Receiver>,
     /// What raft is told when all of it has arrived; `None` for a repair.
     message: Option<Message>,
@@ -52,8 +52,7 @@ impl World {
         self.transfers.iter().any(|transfer| transfer.to == end && transfer.receiver.is_some())
     }
 
-    /// Begins to send the state that `from` holds ready for `to`. One that it sends to the same member already ends: a
-    /// member has one ready for each other.
+    /// Begins to send the state that `from` holds ready for `to`. One that it sends there already ends.
     pub(crate) fn send_state(&mut self, from: usize, to: usize, message: Option<Message>) {
         let (from, to) = ((from, self.seats[from].life), (to, self.seats[to].life));
         let is_same = |transfer: &Transfer| (transfer.from, transfer.to) == (from, to);
@@ -63,13 +62,14 @@ impl World {
             }
         }
         let number = self.transfers.len();
-        let to_id = self.seats[to.0].id.expect("it is for a member");
+        let state_for = (self.seats[to.0].id.expect("it is for a member"), message.is_none());
+        let state = (state_for, self.state_end(from).map_or(0, |member| member.offered(state_for)));
         let random = sequence(self.seed, "state", number);
         self.sent.begun += 1;
         self.tell(|world| format!("{} sends its state to {}", world.shown(from.0), world.shown(to.0)));
         let receiver = self.state_end(to).map(|member| member.receiver());
         let is_there = receiver.is_some();
-        self.transfers.push(Transfer { from, to, to_id, receiver, message, random });
+        self.transfers.push(Transfer { from, to, state, receiver, message, random });
         match is_there {
             true => self.plan(Duration::from_millis(1), Event::State { transfer: number }),
             false => self.give_up_state(number),
@@ -92,8 +92,8 @@ impl World {
         let transfer = &mut self.transfers[number];
         let is_cut = transfer.random.chance(1, 30);
         let late = Duration::from_micros(100 + transfer.random.below(5000));
-        let receiver_id = self.transfers[number].to_id;
-        let frame = match self.state_end(from).expect("just seen").next_frame(receiver_id) {
+        let (state_for, state_number) = self.transfers[number].state;
+        let frame = match self.state_end(from).expect("just seen").next_frame(state_for, state_number) {
             Ok(Some(frame)) => frame,
             Ok(None) => panic!("the receiver has not taken the last frame for the last"),
             Err(_) => return self.give_up_state(number),
@@ -123,7 +123,7 @@ impl World {
             let message = self.transfers[number].message.take();
             self.transfers[number].receiver = None;
             if let Some(sender) = self.state_end(from) {
-                sender.state_sent(receiver_id, true);
+                sender.state_sent(state_for, state_number, true);
             }
             let member = self.state_end(to).expect("just seen");
             if let Err(error) = member.arrived(message, arrived) {
@@ -154,10 +154,10 @@ impl World {
 
     /// The transfer ends without a state.
     fn give_up_state(&mut self, number: usize) {
-        let Transfer { from, to_id, .. } = self.transfers[number];
+        let Transfer { from, state: (state_for, state_number), .. } = self.transfers[number];
         self.abandon_state(number);
         if let Some(member) = self.state_end(from) {
-            member.state_sent(to_id, false);
+            member.state_sent(state_for, state_number, false);
             self.step(from.0);
         }
     }
@@ -165,11 +165,11 @@ impl World {
 
 /// The stream broke, and a new one goes on behind what has arrived.
 fn receiver_goes_on(world: &mut World, number: usize) {
-    let Transfer { from, to_id, .. } = world.transfers[number];
+    let Transfer { from, state: (state_for, state_number), .. } = world.transfers[number];
     let Some(receiver) = &mut world.transfers[number].receiver else { return };
     receiver.broken();
     let position = receiver.position();
     if let Some(member) = world.state_end(from) {
-        member.resume_state(to_id, position);
+        member.resume_state(state_for, state_number, position);
     }
 }

@@ -1,6 +1,6 @@
 //! The watch streams of a member, as one connection core has them.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use proto::etcdserverpb::{WatchRequest, watch_request::RequestUnion};
@@ -13,7 +13,7 @@ use server::{
     },
 };
 
-use super::member::{DATA, Member};
+use super::member::Member;
 
 /// Bytes that a step of catching up reads.
 const CATCH_UP_BYTES: usize = 4096;
@@ -58,14 +58,16 @@ impl Member {
         if !self.hub.wants_catch_up() {
             return false;
         }
-        let (view, hub) = (self.shared.view.load(), &mut self.hub);
-        let step = || hub.catch_up(&*view, CATCH_UP_BYTES);
-        match engine::load_for(&mut self.disks.data.disk(), Path::new(DATA), step) {
-            Ok(more) => more,
-            Err(_) => {
+        let view = self.shared.view.load();
+        loop {
+            let fault = match self.hub.catch_up(&*view, CATCH_UP_BYTES) {
+                Ok(more) => return more,
+                Err(fault) => fault,
+            };
+            if !self.load(fault) {
                 // The page cannot be read. It is tried again with the next batch.
                 self.hub.fail_open();
-                false
+                return false;
             }
         }
     }

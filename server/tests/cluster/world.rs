@@ -552,13 +552,14 @@ impl World {
 
     /// Lets a member go on, and carries what comes of it.
     pub(crate) fn step(&mut self, at: usize) {
-        let Seat { member: Some(member), disks, .. } = &mut self.seats[at] else { return };
+        let Seat { member: Some(member), disks, is_cut, .. } = &mut self.seats[at] else { return };
         let outcome = match member.run() {
             _ if disks.are_stopped() => return self.lose_stopped(at),
             Ok(outcome) => outcome,
             Err(error) => return self.stops(at, &error),
         };
         let (term, leads) = (member.term(), member.is_leader());
+        *is_cut = member.is_cut();
         if leads {
             self.truth.leads(term, member.id);
         }
@@ -751,15 +752,11 @@ impl World {
         (seat.paused_until, seat.hung_until, seat.due_at) = Default::default();
         (seat.may_stop, seat.loss_in_checkpoint, seat.loss_in_apply) = Default::default();
         seat.kept_until = Duration::ZERO;
+        seat.is_cut = false;
         seat.damage.clear();
         self.clients.lost(at);
         self.watchers.lost(at);
         self.reset_links_of(at);
-    }
-
-    /// Those who watch at the machine at `at` go elsewhere.
-    pub(crate) fn leave_watches_of(&mut self, at: usize) {
-        self.watchers.lost(at);
     }
 
     /// Another member has come to the machine at `at`.
@@ -787,7 +784,7 @@ impl World {
                 Some((_, other)) => assert_eq!(*other, hash, "member {} at entry {applied}", member.id),
                 None => known.push((applied, hash)),
             }
-            if let Some(Ok((revision, found))) = member.read(&member.shared.view.load(), &everything) {
+            if let Some(Ok((revision, found))) = member.look(&member.shared.view.load(), &everything) {
                 let wanted = self.truth.model.range(&everything, revision);
                 assert_eq!(found, wanted, "all keys of member {} at {revision}", member.id);
             }

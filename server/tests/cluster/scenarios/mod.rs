@@ -8,6 +8,7 @@
 //! - `crashes`: power is lost. `installs`: a member takes a state in place of log entries.
 //! - `long`: one request of very many keys. `cuts`: logs that lose their end, or more.
 //! - `watches`: what watchers are told. `requests`: what requests are answered.
+//! - `repairs`: pages are damaged.
 //!
 //! Of each test, the first line says which issue or pull request of etcd it is; what etcd did follows.
 //! **Source** etcd main of 2026-08-20, `tests/robustness/README.md`, and the issues.
@@ -16,6 +17,7 @@ mod crashes;
 mod cuts;
 mod installs;
 mod long;
+mod repairs;
 mod requests;
 mod watches;
 
