@@ -5,9 +5,10 @@
 //!
 //! Invariants:
 //! - The state is ahead of what is applied, or, if it makes up for damage, not behind; and it is not ahead of what is
-//!   committed. Entries up to it are not applied any more: they are in it. Who waits for one of them hears that it took too long; nobody can say what came of it.
-//! - Entries that a state makes up for are dropped as soon as it is chosen: from then on it is installed, or a later one,
-//!   before anything else is applied.
+//!   committed. Entries up to it are not applied any more: they are in it. Who waits for one of them hears that it took
+//!   too long; nobody can say what came of it.
+//! - Entries that a state makes up for are dropped as soon as it is chosen: from then on it is installed, or a later
+//!   one, before anything else is applied.
 //! - From the moment at which it is due until it is installed, nothing is applied, swept or checkpointed.
 //! - Lessor, tables, views and watchers turn over in one turn. Watchers read what they missed from the store.
 //! - Raft hears of the installation when both copies of the superblock name the state; only then does the log start

@@ -40,8 +40,7 @@ use super::{
     message::{Answer, AnswersByCore, Entry, Handed, ReadsAt, Report, Space, Standing, ToApply},
     outcome::Outcome,
     prefetch,
-    repair::Repair,
-    standstill::Standstill,
+    standstill::{Attempts, Standstill},
     table,
     touch::Pinned,
     unanswered::Unanswered,
@@ -173,7 +172,7 @@ pub struct Apply {
     pub(super) unanswered: Unanswered,
     reclaim: Reclaim,
     pub(super) install: Install,
-    pub(super) repair: Repair,
+    pub(super) attempts: Attempts,
     pub(super) taken: Taken,
 }
 
@@ -230,7 +229,7 @@ impl Apply {
             unanswered: Unanswered::default(),
             reclaim: Reclaim::default(),
             install: Install::default(),
-            repair: Repair::default(),
+            attempts: Attempts::default(),
             taken,
         };
         apply.publish_cluster();
