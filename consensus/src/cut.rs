@@ -12,10 +12,12 @@
 //!   the log, so members of every kind answer it.
 //! - It answers a leader, and takes what that sends, only if that one's term came after such answers, or if the leader
 //!   has confirmed a read for it. A majority without this member follows such a leader: nobody was elected, by a vote
-//!   that this member has lost, in a later term.
+//!   that this member has lost, in a later term. Nor will anybody be: it answers such a leader after two election
+//!   timeouts at the earliest. By then a candidate has given up that might have won by such a vote.
 //! - It has caught up when it holds an entry of that leader's own term, and everything up to the index of that read:
-//!   whatever the leader had committed with its help. It counts as that after two election timeouts at the earliest:
-//!   by then a candidate has given up that might have won by a vote that this member has lost.
+//!   whatever the leader had committed with its help. For the leader counts on nothing that this member has lost from
+//!   before the read on: the question for the read says how much this member is sure to have (`Driver::believe_less`).
+//!   etcd's leaders do not listen to that; behind one of them it waits for the next term.
 //!
 //! Who was away for long is not concerned, so nobody waits for that one.
 //!
@@ -36,7 +38,9 @@
 //!   behind its place hold everything that this member may have acknowledged.
 //! - An answer to the question of a term counts for the last place that was asked about in that term, which is the
 //!   furthest: who is not ahead of a place is not ahead of a further one.
-//! - `confirmed` was said by a leader after the cut. Until then it had no answer of this member to count.
+//! - `confirmed` was said by a leader after the cut, which has had no answer of this member to count since.
+//! - A heartbeat commits nothing. Its commit is of what the leader believes that this member has, and may name entries
+//!   here that are not the leader's.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -237,9 +237,9 @@ pub struct ConfState {
 }
 
 impl ConfState {
-    /// Whether there is more than one member.
-    pub fn has_peers(&self) -> bool {
-        self.voters.len() + self.learners.len() > 1
+    /// Whether there is a voter beside the member `own`.
+    pub fn has_other_voters(&self, own: u64) -> bool {
+        self.voters.iter().any(|id| *id != own)
     }
 
     pub(crate) fn from_raft(state: &eraftpb::ConfState) -> ConfState {

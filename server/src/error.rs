@@ -233,9 +233,9 @@ pub enum Error {
 }
 
 impl Error {
-    /// What is refused because apply stands still: with peers, another member can do it.
-    pub fn of_standstill(has_peers: bool) -> Self {
-        if has_peers { Self::Stopped } else { Self::Corrupt }
+    /// What is refused because apply stands still: with other voters, another member can do it.
+    pub fn of_standstill(has_other_voters: bool) -> Self {
+        if has_other_voters { Self::Stopped } else { Self::Corrupt }
     }
 
     /// The gRPC code of this error.

@@ -362,9 +362,10 @@ impl Shared {
         self.request_ids.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Whether there is more than one member.
-    pub fn has_peers(&self) -> bool {
-        self.cluster.load().members.len() > 1
+    /// Whether there is a voter beside this member.
+    pub fn has_other_voters(&self) -> bool {
+        let is_other = |member: &Member| member.id != self.identity.member_id && !member.is_learner;
+        self.cluster.load().members.iter().any(is_other)
     }
 
     /// Whether a leader is known.

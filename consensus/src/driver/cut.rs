@@ -130,39 +130,24 @@ impl Driver {
         !is_led && request.term > raft.term && (request.log_term, request.index) >= self.place()
     }
 
-    /// Whether a leader gets no answer. Then it is asked for a read. Or else it is told how much less this member has
-    /// than it had when the read was confirmed: it may believe that this member has everything, and send nothing.
+    /// Whether a leader gets no answer. Then it is asked for a read.
     fn is_silent_to(&mut self, message: &Message) -> bool {
-        let Message { kind, from, term, .. } = *message;
-        let ((last_term, last_index), raft) = (self.place(), &self.raw.raft);
+        let Message { from, term, .. } = *message;
         let Some(cut) = &self.cut else { return false };
-        if term < raft.term {
+        if term < self.raw.raft.term {
             // It is told that its term is over, and that is no promise.
             return false;
         }
-        let confirmed_at = cut.confirmed_at(term);
-        if confirmed_at.is_none() && !cut.is_elected_since(term) {
-            self.ask_leader(from);
-            return true;
+        let is_followed = cut.confirmed_at(term).is_some() && !cut.is_young();
+        if is_followed || cut.is_elected_since(term) {
+            return false;
         }
-        let has_less = confirmed_at.is_some_and(|index| last_index < index);
-        if kind == MessageKind::Heartbeat && term == raft.term && has_less {
-            self.messages.push(Message {
-                kind: MessageKind::AppendResponse,
-                to: from,
-                from: self.identity.member_id,
-                term,
-                index: last_index,
-                log_term: last_term,
-                reject: true,
-                reject_hint: last_index,
-                ..Message::default()
-            });
-        }
-        false
+        self.ask_leader(from);
+        true
     }
 
-    /// Asks who seems to lead for a read, which it can confirm only with a majority that does not need this member.
+    /// Asks who seems to lead for a read, which it can confirm only with a majority that does not need this member. The
+    /// same message says how much of what was committed this member is sure to have: the leader may count on more.
     fn ask_leader(&mut self, leader: u64) {
         let Some(token) = self.cut.as_mut().and_then(Cut::take_token) else { return };
         let token = Entry { index: 0, term: 0, kind: EntryKind::Normal, data: token };
@@ -170,6 +155,8 @@ impl Driver {
             kind: MessageKind::ReadIndex,
             to: leader,
             from: self.identity.member_id,
+            reject: true,
+            reject_hint: self.raw.raft.raft_log.committed,
             entries: vec![token],
             ..Message::default()
         });
@@ -281,18 +268,21 @@ impl Driver {
         }
     }
 
-    /// A follower says that its log ends before what it has acknowledged: it was cut. It is believed. Otherwise it
-    /// would wait for ever: raft-rs takes its refusals to be old.
+    /// A follower whose log was cut asks for a read, and says that it is sure only of what is committed up to an index.
+    /// Nothing of what it has acknowledged beyond counts from here on: its read begins afterwards, so the index that it
+    /// is told covers all that was committed because of that. And it is sent everything again; raft-rs would take its
+    /// refusals to be old.
     pub(super) fn believe_less(&mut self, message: &Message) {
-        let is_refusal = message.kind == MessageKind::AppendResponse && message.reject;
-        if !is_refusal || !self.is_leader() || message.term != self.raw.raft.term {
+        if !message.reject || is_planted("a leader that counts on what was lost") {
             return;
         }
         let Some(progress) = self.raw.raft.mut_prs().get_mut(message.from) else { return };
-        if progress.state != raft::ProgressState::Snapshot && message.reject_hint < progress.matched {
-            progress.become_probe();
+        if message.reject_hint < progress.matched {
+            if progress.state != raft::ProgressState::Snapshot {
+                progress.become_probe();
+                progress.next_idx = message.reject_hint + 1;
+            }
             progress.matched = 0;
-            progress.next_idx = message.reject_hint + 1;
         }
     }
 }

@@ -296,7 +296,11 @@ impl Driver {
         if self.holds_back(&message) {
             return Ok(());
         }
-        self.believe_less(&message);
+        let is_doubtful = self.cut.is_some() && !is_planted("a leader that counts on what was lost");
+        if is_doubtful && message.kind == MessageKind::Heartbeat {
+            // Its commit is of what the leader believes that this member has. Appends say what is committed, too.
+            message.commit = message.commit.min(self.raw.raft.raft_log.committed);
+        }
         let append = is_append.then_some((message.term, message.index, message.entries.len() as u64));
         let stepped = self.raw.step(message.into_raft());
         append.into_iter().for_each(|append| self.note_fed(append));

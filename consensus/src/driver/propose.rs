@@ -176,14 +176,17 @@ impl Driver {
     }
 
     /// Whether so much waits to be applied that a follower takes no more: its apply is slow, or its disk is full.
-    /// Heartbeats go on. What is passed over is not waited for.
+    /// Heartbeats go on. Of what is passed over it takes as much as a leader has before it sends a state instead.
     pub(super) fn is_over_full(&self) -> bool {
+        let (proposals_bytes_max, catch_up_log_bytes) =
+            (self.options.proposals_bytes_max, self.options.catch_up_log_bytes);
         let is_passed_over = self.raw.raft.raft_log.last_index() < self.passed_over;
-        !is_passed_over && self.backlog().bytes > self.options.proposals_bytes_max.saturating_mul(UNAPPLIED_TIMES_MAX)
+        let kept_bytes = if is_passed_over { catch_up_log_bytes } else { 0 };
+        self.backlog().bytes > proposals_bytes_max.max(kept_bytes).saturating_mul(UNAPPLIED_TIMES_MAX)
     }
 
     /// The state machine has a state up to the entry at `index`, and drops the entries up to there when it is handed
-    /// them. They are taken, however many wait: at most those that the leader still has.
+    /// them.
     pub fn pass_over(&mut self, index: u64) {
         self.passed_over = index;
     }

@@ -21,6 +21,7 @@ impl Driver {
         if message.from == self.identity.member_id || !is_member(message.from) {
             return;
         }
+        self.believe_less(&message);
         if let Some(Entry { data: context, .. }) = message.entries.pop() {
             self.reads.ask_for(PeerRead { from: message.from, context });
         }

@@ -211,7 +211,7 @@ impl Desk {
         }
         if self.shared.is_behind.load(Ordering::Acquire) {
             self.counters.reads_failed.add(1);
-            return Some(Err(Error::of_standstill(self.shared.has_peers())));
+            return Some(Err(Error::of_standstill(self.shared.has_other_voters())));
         }
         // This comes before the view is loaded. While there are no other voters, nothing newer was acknowledged
         // elsewhere.

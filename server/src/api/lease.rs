@@ -177,7 +177,7 @@ fn together<Q: Requests>(first: i64, inbound: &mut Inbound<'_, Q>) -> (Vec<i64>,
 /// **Errors** its state lacks something that was acknowledged.
 fn check_known(desk: &Desk) -> Result<(), Error> {
     let is_behind = desk.shared.is_behind.load(Ordering::Acquire);
-    if is_behind { Err(Error::of_standstill(desk.shared.has_peers())) } else { Ok(()) }
+    if is_behind { Err(Error::of_standstill(desk.shared.has_other_voters())) } else { Ok(()) }
 }
 
 async fn renew(desk: &Desk, lease: i64) -> Result<i64, Error> {

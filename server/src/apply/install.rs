@@ -1,7 +1,7 @@
 //! Runs on: apply core.
 //!
 //! A state of another member takes the place of this member's: because raft says so, when the log does not lead to the
-//! present any more; or because a page that the next entry needs is damaged here, and the state has it.
+//! present any more; or because pages are damaged here, and the state has them.
 //!
 //! Invariants:
 //! - The state is ahead of what is applied, or, if it makes up for damage, not behind; and it is not ahead of what is
@@ -41,7 +41,7 @@ impl Apply {
         self.store.incoming(cache_bytes)
     }
 
-    /// A state was given up before all of it had arrived.
+    /// A state was given up before all of it had arrived. Each that was begun is, or arrives.
     pub fn discard(&mut self, incoming: Store) {
         self.install.ended();
         self.store.discard(incoming);
@@ -63,7 +63,8 @@ impl Apply {
 
     /// Raft says that this state takes the place of all that was handed over and is not applied.
     pub(super) fn install(&mut self, arrived: Box<Arrived>) {
-        assert!(self.install.under_way.is_none() && arrived.at.index > self.applied.index, "a state is ahead");
+        // One that makes up for damage may be under way: it ends first.
+        assert!(arrived.at.index > self.applied.index, "a state is ahead");
         assert!(self.install.due.is_none(), "raft waits until one state is installed");
         self.install.ended();
         self.install.due = Some(arrived);
@@ -84,8 +85,12 @@ impl Apply {
     /// Whether a state that has arrived, to make up for damage here, can be installed now. One that is of no use any
     /// more is given up.
     fn is_repair_due(&mut self) -> bool {
+        let own = self.shared.identity.member_id;
         let Some(at) = self.install.spare.as_ref().map(|spare| spare.at) else { return false };
-        if at.index < self.applied.index || !self.standstill.is_on() {
+        let is_ours = |state: &ConfState| state.voters.contains(&own) || state.learners.contains(&own);
+        // Who is no member there is sent no entries any more, and learns from nobody that it was removed.
+        let is_member = self.install.spare.as_ref().is_some_and(|spare| is_ours(&spare.tables.conf_state));
+        if at.index < self.applied.index || !self.standstill.is_on() || !is_member {
             // What was dropped for it came with another state.
             let spare = self.install.spare.take().expect("just seen");
             self.store.discard(spare.store);

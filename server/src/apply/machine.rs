@@ -34,13 +34,14 @@ use proto::{
 
 use super::{
     arrived::Install,
+    attempts::Attempts,
     count,
     entry::{self, Applier, Asked, Executed},
     fatal::Fatal,
     message::{Answer, AnswersByCore, Entry, Handed, ReadsAt, Report, Space, Standing, ToApply},
     outcome::Outcome,
     prefetch,
-    standstill::{Attempts, Standstill},
+    standstill::Standstill,
     table,
     touch::Pinned,
     unanswered::Unanswered,

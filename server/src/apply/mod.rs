@@ -21,7 +21,7 @@
 //! - `needs`: what a request will need, before it is proposed
 //! - `prefetch`: loads pages that waiting entries will need
 //! - `standstill`: what becomes of apply when a page that an entry needs cannot be read
-//! - `repair`: what a member with peers does about pages that are lost
+//! - `repair`: what a member with peers does about pages that are lost; `attempts`: and when
 //! - `upkeep/`: what keeps the store small and the log short: checkpoints, the sweep, giving space back
 //! - `initiative`: what apply proposes by itself
 //! - `unanswered`: questions to the lessor that wait; `renewals`: renewals of leases, and other questions to the lessor
@@ -30,6 +30,7 @@
 
 pub mod alarms;
 pub mod arrived;
+mod attempts;
 pub mod count;
 pub mod entry;
 pub mod fatal;

@@ -30,7 +30,7 @@ impl Apply {
         let published = self.report.applied.index;
         let stands_still = self.standstill.is_on();
         let is_early = is_planted("a read before its index is applied");
-        let error = Error::of_standstill(self.applier.conf_state.has_peers());
+        let error = Error::of_standstill(self.has_other_voters());
         let is_over = |(_, reads): &mut (Duration, ReadsAt)| reads.index <= published || stands_still || is_early;
         while let Some((_, ReadsAt { index, replies })) = self.reads.pop_front_if(is_over) {
             for reply in replies {

@@ -13,12 +13,16 @@
 
 use std::time::Duration;
 
-use super::{machine::Apply, standstill::Attempts};
+use super::{attempts::Attempts, machine::Apply};
 
 /// How long a state is waited for before it begins to arrive.
 const WAIT: Duration = Duration::from_secs(10);
 
 impl Apply {
+    pub(super) fn has_other_voters(&self) -> bool {
+        self.applier.conf_state.has_other_voters(self.shared.identity.member_id)
+    }
+
     /// Looks whether there is damage to be made up for, or a state is waited for in vain.
     pub(super) fn look_after_damage(&mut self, now: Duration) {
         if let Some(until) = self.standstill.waits_until() {
@@ -31,17 +35,18 @@ impl Apply {
             return;
         }
         let is_damaged = self.standstill.is_on() || self.store.unreadable().has_lost();
-        if !is_damaged || !self.applier.conf_state.has_peers() {
+        if !is_damaged || !self.has_other_voters() {
             self.attempts = Attempts::default();
             return;
         }
-        if !self.attempts.is_due(now) {
+        let waits_already = self.standstill.is_on() || !self.shared.has_leader();
+        if (!self.standing.leads && waits_already) || !self.attempts.is_due(now) {
             return;
         }
         if self.standing.leads {
             tracing::warn!("pages of this member cannot be read: it hands leadership over");
             self.report.hands_over = true;
-        } else if !self.standstill.is_on() && self.shared.has_leader() {
+        } else {
             self.standstill.begin_repair(&self.shared, now + WAIT);
         }
     }

@@ -26,30 +26,6 @@ use crate::shared::Shared;
 /// Pause before a page is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
-/// Pause before the first attempt to have damage made up for. It doubles with each one.
-const PAUSE_MIN: Duration = Duration::from_secs(5);
-/// Pause between such attempts, at most.
-const PAUSE_MAX: Duration = Duration::from_secs(3600);
-
-/// When this member tries to have its damage made up for.
-#[derive(Debug, Default)]
-pub(super) struct Attempts {
-    next_at: Option<Duration>,
-    pause: Duration,
-}
-
-impl Attempts {
-    /// Whether it is time for an attempt. Then the next one is planned.
-    pub(super) fn is_due(&mut self, now: Duration) -> bool {
-        if now < *self.next_at.get_or_insert(now + PAUSE_MIN) {
-            return false;
-        }
-        self.pause = (2 * self.pause).clamp(PAUSE_MIN, PAUSE_MAX);
-        self.next_at = Some(now + self.pause);
-        true
-    }
-}
-
 /// See the head of this file.
 #[derive(Debug, Default)]
 pub struct Standstill {

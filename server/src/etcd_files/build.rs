@@ -181,15 +181,15 @@ impl Builder {
     }
 
     /// Ends a state beside the live one: that of the member `identity`, at the entry `at`. All of it is then durable,
-    /// and nothing names it yet.
+    /// and nothing names it yet. Gives the disk and the state.
     ///
     /// **Errors** the disk's.
     pub fn finish_incoming(
-        mut self,
+        &mut self,
         identity: &Identity,
         at: EntryId,
         (revision, compact_revision): (i64, i64),
-    ) -> Result<(Box<dyn Disk>, Store), Error> {
+    ) -> Result<(&mut dyn Disk, &Store), Error> {
         self.meta_put(table::IDENTITY, &table::encode_identity(identity))?;
         let row = self.change(|mvcc| mvcc.live().meta_get(table::CONF_STATE))?;
         if let Some(conf_state) = row.and_then(|row| table::decode_conf_state(&row)) {
@@ -200,7 +200,7 @@ impl Builder {
         self.checkpoint()?;
         // The records that were written leave memory.
         drop(self.store.mvcc_mut().publish(at.index, at.term));
-        Ok((self.disk, self.store))
+        Ok((self.disk.as_mut(), &self.store))
     }
 
     /// Adds the rest of `state`, and makes the directory that of the member `identity`. All of it is then durable.

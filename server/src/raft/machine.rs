@@ -19,7 +19,7 @@
 //!   `proposals`, in their order and bounded as what is proposed is.
 //! - Nor does a disk that hangs stop it: as long as a write to the log does not end, proposals of clients are refused,
 //!   and the member says that it is not ready. When the write ends, all goes on. What was proposed before stays so.
-//! - As long as apply stands still before a page that cannot be read, proposals of clients are refused.
+//! - As long as apply stands still because of damage, proposals of clients are refused.
 //! - Raft's time follows the clock: each turn begins with [`Raft::pass`], before it takes messages. A member that stood
 //!   still makes up for a short time only ([`BEHIND_TICKS_MAX`]): it heard nothing, so its silence counts for nothing.
 //! - `log_bytes` counts all bytes of the log that were ever written. It never decreases.
@@ -212,7 +212,8 @@ impl Raft {
             return self.refuse(proposal, Error::Timeout);
         }
         if self.stands_still {
-            return self.refuse(proposal, Error::of_standstill(self.driver.conf_state().has_peers()));
+            let own = self.shared.identity.member_id;
+            return self.refuse(proposal, Error::of_standstill(self.driver.conf_state().has_other_voters(own)));
         }
         if let Some(error) = self.refusal_for_space(proposal.purpose, now) {
             return self.refuse(proposal, error);
@@ -301,12 +302,13 @@ impl Raft {
     pub fn receive_asked(&mut self, arrived: Box<Arrived>) -> Result<(), consensus::Error> {
         let conf_state = arrived.tables.conf_state.clone();
         let state = Snapshot { at: arrived.at, conf_state, ..Snapshot::default() };
-        if self.driver.adopt(&state)? {
+        let adopted = self.driver.adopt(&state);
+        if matches!(adopted, Ok(true)) {
             assert!(self.needed.replace(arrived).is_none(), "the one before was installed");
         } else {
             self.unneeded.push(*arrived);
         }
-        Ok(())
+        adopted.map(drop)
     }
 
     /// The process of the member `member_id` is gone: its connections have closed, and its port refuses new ones.

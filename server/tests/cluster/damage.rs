@@ -1,10 +1,10 @@
 //! Damage of a store's files, and the states that make up for it; damage of the end of a log.
 //!
 //! One machine of a run is damaged at most, so the others have everything. Its member serves what it can read. When
-//! anybody has found damage, or the next entry needs what is damaged, it stands still, and asks the others for a state. It spreads nothing: what it
-//! answers, and what it sends, is checked as that of all others. If it does not start, what was damaged is whole again.
-//! It is at the end, too, if nobody else has all that is committed: so when another machine has lost the end of its
-//! log, and the members that had not were removed.
+//! anybody has found damage, or the next entry needs what is damaged, it stands still, and asks the others for a state.
+//! It spreads nothing: what it answers, and what it sends, is checked as that of all others. If it does not start, what
+//! was damaged is whole again. It is at the end, too, if nobody else has all that is committed: so when another machine
+//! has lost the end of its log, and the members that had not were removed.
 //!
 //! One machine loses at times what it has written last to its log, and was durable. Nobody can tell that from a write
 //! that power loss has torn.

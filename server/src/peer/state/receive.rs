@@ -88,7 +88,7 @@ impl Receiver {
         self.is_begun = false;
     }
 
-    /// Gives up. The caller hands the store to `Store::discard`.
+    /// Gives up. The caller hands the store to `Apply::discard`. `None` if the state has arrived.
     pub fn abandon(self) -> Option<Store> {
         self.builder.map(Builder::into_store)
     }
@@ -170,19 +170,20 @@ impl Receiver {
             return Ok(malformed("rows or records are missing")?);
         }
         let head = self.head.expect("the stream has begun");
-        let Some(builder) = self.builder.take() else { return Ok(malformed("something comes behind the end")?) };
         let at = EntryId { index: head.index, term: head.term };
-        let (mut disk, store) = builder.finish_incoming(&self.identity, at, (head.revision, head.compact_revision))?;
+        let (identity, revisions) = (self.identity, (head.revision, head.compact_revision));
+        let (disk, store) = self.builder()?.finish_incoming(&identity, at, revisions)?;
         let view = store.mvcc().view();
         let dir = store.dir().to_path_buf();
-        let mut load = |fault| engine::load(disk.as_mut(), &dir, fault).map_err(Error::from);
+        let mut load = |fault| engine::load(disk, &dir, fault).map_err(Error::from);
         let tables = restore(&view, &mut load)?;
         if tables.conf_state.voters.is_empty() {
             return Ok(malformed("a state without a configuration")?);
         }
-        if hash_of(disk.as_mut(), &dir, &view)? != hash {
+        if hash_of(disk, &dir, &view)? != hash {
             return Ok(malformed("the state is not the sender's: their hashes differ")?);
         }
+        let store = self.builder.take().expect("it has just ended the state").into_store();
         Ok(Box::new(Arrived { store, at, tables }))
     }
 }

@@ -205,6 +205,41 @@ fn a_cut_that_is_made_up_for_too_early_is_found() {
     finds("a cut that is made up for too early", a_leader_ends_while_it_sends_again);
 }
 
+/// A leader that was cut off writes something of its own, which the next one's entries then replace in its log. It
+/// loses these, so its own are there again, and the other one believes that it has everything. Returns whether its log
+/// was cut.
+fn what_has_replaced_others_is_lost(seed: u64) -> bool {
+    let mut world = calm(8_000_000 + seed, 3);
+    let at = world.led();
+    world.put(at, "register", "first");
+    world.agree();
+    world.cut_off(at);
+    world.propose(at, Request::Put(put("register", "never")));
+    world.pass(HEARTBEAT);
+    world.until("another one leads", |world| world.leader().is_some_and(|leader| leader != at));
+    let leader = world.led();
+    world.put(leader, "register", "second");
+    world.join(at);
+    world.agree();
+    world.lose_tail(at, millis(10));
+    world.until("it runs again", |world| world.seats[at].member.is_some());
+    let is_cut = world.is_cut(at);
+    world.pass(4 * TIMEOUT);
+    world.heal();
+    is_cut
+}
+
+#[test]
+fn a_member_that_has_again_what_was_replaced_does_not_take_it_for_its_leaders() {
+    let cut = (0..8).filter(|seed| what_has_replaced_others_is_lost(*seed)).count();
+    assert!(cut > 4, "{cut} of 8 have lost the end of their log");
+}
+
+#[test]
+fn a_leader_that_counts_on_what_was_lost_is_found() {
+    finds("a leader that counts on what was lost", what_has_replaced_others_is_lost);
+}
+
 /// The log of a member is damaged before its end, or gone. It starts with what others send it.
 #[test]
 fn a_member_whose_log_is_damaged_or_gone_is_repaired_by_the_others() {
