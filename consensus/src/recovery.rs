@@ -58,8 +58,8 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     }
     let mut mark = mark;
     let EntryId { index, term } = start.applied;
-    // The log is the one from before: it was to be restarted behind the state, and nothing that was promised is missing.
-    // The hard state of that log knew the state's term before the state was installed. A new log knows none.
+    // The log is the one from before: it was to be restarted behind the state, and nothing that was promised is
+    // missing. Its hard state knew the state's term before that was installed; a new log's knows none.
     let is_from_before = start.is_installed && hard_state.term >= term;
     let is_of_another = is_from_before && mark.0 < index && wal.term(index) != Some(term);
     // The log has lost what the state holds, and perhaps more. The other members have the rest.

@@ -7,10 +7,10 @@ mod world;
 use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use consensus::{Entry, EntryKind, Message, MessageKind};
-use engine::disk::sim::Order;
+use consensus::{ConfState, Entry, EntryId, EntryKind, Message, MessageKind};
+use engine::disk::sim::{Order, SimStorage};
 
-use world::{Machine, World, options, seeded};
+use world::{Machine, State, World, options, seeded};
 
 const MEMBERS: u64 = 3;
 /// A member that this one has not heard of by its log.
@@ -94,4 +94,23 @@ fn a_leader_is_answered_once_it_has_confirmed_a_read() {
     assert!(world.outbox.iter().any(is_answer));
     assert_eq!(world.driver.status().commit, MEMBERS, "what it has behind that may not be the leader's");
     assert!(world.driver.is_cut(), "it has yet to catch up");
+}
+
+/// A member with a state of another one up to entry 10, of term 2, on this storage.
+fn installed(storage: SimStorage) -> World {
+    let conf_state = ConfState { voters: (1..=MEMBERS).collect(), learners: Vec::new() };
+    let state = State { applied: EntryId { index: 10, term: 2 }, conf_state };
+    let machine = Machine { states: vec![state], is_installed: true, ..Machine::new() };
+    World::open(1, MEMBERS, storage, machine, options()).unwrap()
+}
+
+#[test]
+fn a_log_that_is_gone_beside_an_installed_state_was_lost_and_one_from_before_was_not() {
+    assert!(installed(seeded(1)).driver.is_cut());
+    let mut world = World::open(1, MEMBERS, seeded(1), Machine::new(), options()).unwrap();
+    world.settle().unwrap();
+    hear(&mut world, Message { log_term: 1, index: 3, ..vote(MessageKind::Vote, 2, 2) });
+    let world = installed(world.storage.kill());
+    assert!(!world.driver.is_cut());
+    assert_eq!(world.driver.status().last_index, 10, "the log starts again behind the state");
 }

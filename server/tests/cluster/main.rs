@@ -62,7 +62,8 @@ use plan::{Plan, number};
 use world::{Tally, World};
 
 /// Seeds that have found bugs. What they do changes with the plans; they cost little.
-const FOUND: [u64; 9] = [32, 41, 75, 3037, 5079, 7092, 597_412_010, 597_412_037, 1_784_468_529];
+const FOUND: [u64; 12] =
+    [32, 41, 75, 119, 3037, 5079, 7092, 597_412_010, 597_412_037, 1_784_468_529, 2_345_667_123, 2_727_630_855];
 
 /// How long faults happen in a run.
 const TIME: Duration = Duration::from_secs(120);
