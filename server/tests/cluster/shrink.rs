@@ -106,6 +106,22 @@ impl Search {
         }
     }
 
+    /// Leaves out all faults but one or two, if there are only a few, even if the run fails later then: within `time`.
+    fn keep_two_faults(&mut self, time: Duration) {
+        let blows = self.best.plan.blows.clone();
+        let count = if blows.len() <= 8 { blows.len() } else { 0 };
+        let pairs = (0..count).flat_map(|one| (one..count).map(move |other| (one, other)));
+        let (alone, together): (Vec<_>, Vec<_>) = pairs.partition(|(one, other)| one == other);
+        for (one, other) in alone.into_iter().chain(together) {
+            let mut kept = vec![blows[one]];
+            kept.extend((one != other).then(|| blows[other]));
+            let is_less = kept.len() < self.best.plan.blows.len();
+            if is_less && self.fails(&Plan { blows: kept, time, ..self.best.plan.clone() }) {
+                return;
+            }
+        }
+    }
+
     /// Leaves out clients of one kind: all, or else half of them, as long as that works.
     fn leave_out(&mut self, count: impl Fn(&mut Plan) -> &mut usize) {
         let mut kept = 0;
@@ -133,6 +149,7 @@ impl Search {
 
 /// The smallest plan that is found, within so many runs, to fail as that of `failure` did, with its story.
 pub(crate) fn shrunk(failure: Box<Failure>, runs_max: usize) -> Box<Failure> {
+    let time = 3 * failure.plan.time;
     let mut search = Search { best: failure, runs_left: runs_max };
     search.shorten();
     search.leave_out_faults();
@@ -146,6 +163,7 @@ pub(crate) fn shrunk(failure: Box<Failure>, runs_max: usize) -> Box<Failure> {
         search.leave_out_faults();
         search.shorten();
     }
+    search.keep_two_faults(time);
     run(&search.best.plan, true).expect_err("a seed replays")
 }
 
