@@ -8,7 +8,7 @@
 //!   committed. Entries up to it are not applied any more: they are in it. Who waits for one of them hears that it took
 //!   too long; nobody can say what came of it.
 //! - Entries that a state makes up for are dropped as soon as it is chosen: from then on it is installed, or a later
-//!   one, before anything else is applied.
+//!   one of raft's, before anything else is applied.
 //! - From the moment at which it is due until it is installed, nothing is applied, swept or checkpointed.
 //! - Lessor, tables, views and watchers turn over in one turn. Watchers read what they missed from the store.
 //! - Raft hears of the installation when both copies of the superblock name the state; only then does the log start
@@ -50,9 +50,10 @@ impl Apply {
     /// Takes a state that raft did not ask for.
     pub(super) fn arrive(&mut self, arrived: Box<Arrived>) {
         self.install.ended();
-        // What was dropped for the one that is there must be in that which is kept.
+        // One that is chosen stays: entries were dropped for it, and a later one may turn out to be of no use.
+        let is_chosen = self.install.is_chosen;
         let unneeded = match &mut self.install.spare {
-            Some(before) if before.at.index >= arrived.at.index => arrived,
+            Some(before) if is_chosen || before.at.index >= arrived.at.index => arrived,
             spare => match spare.replace(arrived) {
                 Some(before) => before,
                 None => return,

@@ -467,7 +467,7 @@ impl Apply {
         while let Some(entry) = self.queue.front()
             && !self.is_held()
         {
-            assert!(entry.index > self.applied.index, "each entry is applied once, in order");
+            assert_eq!(entry.index, self.applied.index + 1, "each entry is applied once, in order");
             let front = match entry.kind {
                 EntryKind::Normal if entry.data.is_empty() => Front::Applied,
                 EntryKind::Normal => self.apply_request(now)?,
