@@ -150,7 +150,7 @@ fn what_stock_members_ask_is_granted_and_their_answers_are_understood() {
             let (request, _) = http1::take_request(&mut BytesMut::from(&head[..])).unwrap().unwrap();
             let id_of = |name: &str| hello::id(request.headers.get(name)).unwrap_or(0);
             let (cluster_id, member_id) = (id_of("x-etcd-cluster-id"), id_of("x-raft-to"));
-            let own = Hello { cluster_id, member_id, version: "3.7.1".into(), peer_urls: String::new() };
+            let own = Hello { cluster_id, member_id, version: "3.7.1".into(), peer_urls: String::new(), life: 9 };
             let Some(verdict) = hello::check(&request, &own, |_| Standing::Member).unwrap() else {
                 assert!(["/version", "/members", "/raft/probing"].contains(&request.path.as_str()), "{request:?}");
                 continue;

@@ -270,6 +270,10 @@ pub struct Shared {
     pub floors: Vec<Arc<floor::Told>>,
     /// The last compaction of which everything is dropped that no reader holds.
     pub swept_revision: AtomicI64,
+    /// A number that no other life of this member has; never 0.
+    pub life: u64,
+    /// Numbers of connections with other members: one that was established later has a higher one.
+    pub connection_numbers: AtomicU64,
     /// Source of request ids. They follow etcd's scheme, with one counter for the process.
     pub request_ids: AtomicU64,
     /// Connections by core.
@@ -320,6 +324,8 @@ impl Shared {
             sizes: Sizes::default(),
             floors: (0..cores).map(|_| Arc::default()).collect(),
             swept_revision: AtomicI64::new(-1),
+            life: first_request_id.max(1),
+            connection_numbers: AtomicU64::new(0),
             request_ids: AtomicU64::new(first_request_id),
             connections: Arc::new(Connections::new(cores)),
             pulse: Pulse::new(cores),

@@ -3,9 +3,13 @@
 //! Invariants: the checks come in etcd's order and answer in its words. Who asks with a version that is none is not
 //! answered (etcd's handler panics). Ids are lower-case hex without padding.
 //!
+//! Members of this kind say one thing more, which etcd passes over: a number of the life of their process. Who has lost
+//! the end of its log makes up for that in its next life, so nothing of an earlier one may arrive after that
+//! (`crate::cut`).
+//!
 //! **Source**: etcd v3.7.1 `server/etcdserver/api/rafthttp/{http,stream,util}.go`.
 
-use super::http1::{Answer, Request};
+use super::http1::{Answer, Headers, Request};
 use crate::error::Error;
 
 /// The lowest cluster version that this release can be part of. **Source**: etcd v3.7.1 `api/version/version.go`.
@@ -75,14 +79,17 @@ pub struct Hello {
     pub version: String,
     /// Where others reach it, joined by commas.
     pub peer_urls: String,
+    /// A number that no other life of the member has; never 0.
+    pub life: u64,
 }
 
 impl Hello {
     fn lines(&self) -> String {
-        let Hello { cluster_id, member_id, version, peer_urls } = self;
+        let Hello { cluster_id, member_id, version, peer_urls, life } = self;
         format!(
             "X-Etcd-Cluster-ID: {cluster_id:x}\r\nX-Min-Cluster-Version: {MIN_CLUSTER_VERSION}\r\n\
-             X-PeerURLs: {peer_urls}\r\nX-Server-From: {member_id:x}\r\nX-Server-Version: {version}\r\n"
+             X-Orlop-Life: {life:x}\r\nX-PeerURLs: {peer_urls}\r\nX-Server-From: {member_id:x}\r\n\
+             X-Server-Version: {version}\r\n"
         )
     }
 
@@ -112,12 +119,17 @@ impl Hello {
 
     /// The head of the answer that begins a stream. What it carries comes in chunks.
     pub fn begin_stream(&self) -> String {
-        let Hello { cluster_id, version, .. } = self;
+        let Hello { cluster_id, version, life, .. } = self;
         format!(
-            "HTTP/1.1 200 OK\r\nX-Etcd-Cluster-Id: {cluster_id:x}\r\nX-Server-Version: {version}\r\n\
-             Transfer-Encoding: chunked\r\n\r\n"
+            "HTTP/1.1 200 OK\r\nX-Etcd-Cluster-Id: {cluster_id:x}\r\nX-Orlop-Life: {life:x}\r\n\
+             X-Server-Version: {version}\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
     }
+}
+
+/// The life that `headers` say; 0 if they say nothing of one, as those of etcd.
+pub fn life(headers: &Headers) -> u64 {
+    id(headers.get("x-orlop-life")).unwrap_or(0)
 }
 
 /// What is known of a member's id.
@@ -274,7 +286,7 @@ mod tests {
     };
 
     fn own() -> Hello {
-        Hello { cluster_id: 0xc, member_id: 0xb, version: "3.7.1".into(), peer_urls: "http://b:1".into() }
+        Hello { cluster_id: 0xc, member_id: 0xb, version: "3.7.1".into(), peer_urls: "http://b:1".into(), life: 0xe }
     }
 
     fn other() -> Hello {

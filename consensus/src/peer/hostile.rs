@@ -96,7 +96,7 @@ pub fn message(bytes: &[u8]) -> bool {
 
 /// Reads the bytes as what a member asks, and as what it is answered. True if they begin with either.
 pub fn http(bytes: &[u8]) -> bool {
-    let own = Hello { cluster_id: 1, member_id: 2, version: "3.7.0".into(), peer_urls: String::new() };
+    let own = Hello { cluster_id: 1, member_id: 2, version: "3.7.0".into(), peer_urls: String::new(), life: 9 };
     let drain = |body: &mut http1::Body, buffer: &mut BytesMut| while let Ok(Some(_)) = body.take(buffer) {};
     let (mut asked, mut answered) = (BytesMut::from(bytes), BytesMut::from(bytes));
     let mut heads = 0;

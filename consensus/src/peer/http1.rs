@@ -27,6 +27,11 @@ fn malformed<T>(what: &'static str) -> Result<T, Error> {
 pub struct Headers(Vec<(String, String)>);
 
 impl Headers {
+    /// These lines, whose names are in lower case.
+    pub fn new(lines: Vec<(String, String)>) -> Self {
+        Self(lines)
+    }
+
     fn of(parsed: &[httparse::Header<'_>]) -> Result<Self, Error> {
         let line = |header: &httparse::Header<'_>| {
             let value = std::str::from_utf8(header.value).or(malformed("HTTP head: a value that is not text"))?;
@@ -43,6 +48,13 @@ impl Headers {
     fn has_token(&self, name: &str, token: &str) -> bool {
         let values = self.0.iter().filter(|(found, _)| found == name);
         values.flat_map(|(_, value)| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
+    }
+
+    /// The body of a request with these headers.
+    ///
+    /// **Errors**: `Malformed`.
+    pub fn request_body(&self) -> Result<Body, Error> {
+        self.body(Left::Bytes(0))
     }
 
     /// The body behind these headers; `otherwise` if they say nothing of one.
@@ -119,7 +131,7 @@ pub fn take_request(buffer: &mut BytesMut) -> Result<Option<(Request, Body)>, Er
         is_kept: is_kept(parsed.version, &headers),
         headers,
     };
-    let body = request.headers.body(Left::Bytes(0))?;
+    let body = request.headers.request_body()?;
     buffer.advance(len);
     Ok(Some((request, body)))
 }
@@ -174,6 +186,11 @@ impl Body {
     /// Whether all of it was taken. A body without length or chunks is over when its connection is.
     pub fn is_over(&self) -> bool {
         self.left == Left::Bytes(0)
+    }
+
+    /// Whether its end is that of the connection.
+    pub fn ends_with_connection(&self) -> bool {
+        self.left == Left::Connection
     }
 
     /// The length that is left, if that is known. **Units**: bytes.

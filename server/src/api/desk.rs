@@ -27,7 +27,7 @@ use proto::{
     internal::{self, Kind, Request},
 };
 
-use super::{deadlines::Deadlines, watchers::Watchers};
+use super::{deadlines::Deadlines, others::Others, watchers::Watchers};
 use crate::{
     apply::{
         message::{Answer, ToApply},
@@ -119,6 +119,8 @@ pub struct Parts {
     pub to_apply: Rc<Post<ToApply>>,
     /// The core's page reads.
     pub loader: Loader,
+    /// The way to other members.
+    pub others: Box<dyn Others>,
 }
 
 /// See the head of this file.
@@ -148,6 +150,8 @@ pub struct Desk {
     /// Boxes of proposals that have come back, empty.
     #[expect(clippy::vec_box, reason = "it is the boxes that are kept")]
     proposals: RefCell<Vec<Box<Proposal>>>,
+    /// The way to other members.
+    pub others: Box<dyn Others>,
     /// Calls that wait and have a deadline.
     pub deadlines: Deadlines,
     /// The time as [`Desk::now`] read it last: no clock is read for a request's deadline.
@@ -162,7 +166,7 @@ pub struct Desk {
 impl Desk {
     /// A desk without requests.
     pub fn new(parts: Parts) -> Rc<Self> {
-        let Parts { id, shared, registry, board, clock, watchers, to_raft, to_apply, loader } = parts;
+        let Parts { id, shared, registry, board, clock, watchers, to_raft, to_apply, loader, others } = parts;
         let limits = &shared.limits;
         let floors =
             Floors::new(Arc::clone(&shared.floors[id]), limits.held_revisions_max, limits.held_revision_age_max);
@@ -178,6 +182,7 @@ impl Desk {
             heat: RefCell::default(),
             fingers: RefCell::default(),
             proposals: RefCell::default(),
+            others,
             deadlines: Deadlines::default(),
             ticked: Cell::new(clock.now()),
             clock,

@@ -11,6 +11,7 @@
 //! - `told`: what is counted and logged at the end of a unary call; `measured`: the counts and sizes in these lines
 //! - `desk`: what a core needs to answer requests
 //! - `propose`: the way of a request into the log
+//! - `others`: the way to other members
 //! - `watchers`: the watchers of a core
 //! - `quota`: refuses requests that do not fit, and raises the alarm
 //! - `range/`, `put`, `txn`, `compact`: the KV service
@@ -64,6 +65,7 @@ pub mod insight;
 mod lease;
 mod maintenance;
 mod measured;
+pub mod others;
 mod propose;
 mod put;
 mod quota;

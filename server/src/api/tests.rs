@@ -24,6 +24,7 @@ use super::{
     call::{Answers, Call, Caller, Head, Left, Reply, Requests},
     desk::{Desk, EXPIRE_EVERY, Parts},
     open,
+    others::Nobody,
     range::{
         large::{Frame, Large},
         scan::{Piece, Scan},
@@ -188,6 +189,7 @@ impl Member {
             to_raft: Rc::clone(&to_raft),
             to_apply: Rc::clone(&to_apply),
             loader,
+            others: Box::new(Nobody),
         });
         Self { desk, to_raft, to_apply }
     }

@@ -2,8 +2,6 @@
 //!
 //! The reasons why a member does not start.
 
-use consensus::Identity;
-
 use crate::{
     apply::{restore::Damaged, start},
     config, etcd_files, wire,
@@ -47,19 +45,6 @@ pub enum Error {
     /// The files of TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] wire::tls::Error),
-    /// The data directory was restored for a member of a larger cluster.
-    #[error(
-        "{dir} is that of member {:x} of cluster {:x}, which has {members} members: clusters are not supported yet",
-        identity.member_id, identity.cluster_id
-    )]
-    Cluster {
-        /// The directory.
-        dir: String,
-        /// The member, and its cluster.
-        identity: Identity,
-        /// Members of the cluster.
-        members: usize,
-    },
     /// The member has peers.
     #[error(
         "the member has peers ({members} members): it gets from them what it has lost, so it is not repaired alone"

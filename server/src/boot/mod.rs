@@ -3,6 +3,7 @@
 //! From a configuration to a serving member, and from SIGTERM to a clean end.
 //!
 //! - `process`: the limits of the process; `options`: the knobs as settings for each part
+//! - `bootstrap`: who a member without data is
 //! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped
 //!   etcd, once; `repair`: building a damaged store anew
 //! - `ports`: what is bound; `secure`: TLS; `notify`: what the init daemon is told
@@ -16,7 +17,7 @@ use std::{process::ExitCode, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    sync::watch,
+    sync::{mpsc, watch},
     task::spawn_local,
 };
 
@@ -38,6 +39,7 @@ use crate::{
     log, quota,
 };
 
+pub mod bootstrap;
 pub mod drain;
 pub mod error;
 pub mod import;
@@ -92,10 +94,11 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let opened = open::open(&config, &clock)?;
     log_start(&config, &opened, cores);
     let (stop, stopping) = watch::channel(false);
-    let serving = Serving { options: options::wire(&config), stop: stopping };
+    let (peers, to_peers) = mpsc::channel(config.knobs.server.mailbox_messages_max);
+    let serving = Serving { options: options::wire(&config), stop: stopping, peers };
     let handshakes = secure::spawn(&config, &clock, cores)?;
     let member = Member::new(Arc::clone(&config), clock, cores, &opened)?;
-    let mut started = threads::start(&member, opened, &serving)?;
+    let mut started = threads::start(&member, opened, &serving, to_peers)?;
     let (end, ending) = watch::channel(false);
     let ways = Ways::new(&started.desk, started.ways.clone(), &serving, handshakes, ending);
     ways.accept_others(ports.others);

@@ -7,13 +7,14 @@
 
 use std::path::Path;
 
-use consensus::{ConfChange, Driver, EntryId, Identity, Member};
+use consensus::{ConfChange, Driver, EntryId, Identity};
 use engine::{
     Store,
     disk::{self, Disk, IoPath},
 };
 
 use super::{
+    bootstrap::Bootstrap,
     error::Error,
     import::{self, Import},
     options, repair,
@@ -72,7 +73,6 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let mut store = Store::open(disk, dir, options::store(config, clock))?;
     if store.applied() == (0, 0) && store.generation() <= 1 {
         config.verify_bootstrap()?;
-        config.verify_alone()?;
     } else if config.discovers {
         let dir = options::wal_dir(config);
         tracing::warn!(
@@ -80,14 +80,9 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
             "discovery token is ignored since cluster already initialized; valid logs are found"
         );
     }
-    let member = bootstrap_member(config);
-    let fresh = Identity { cluster_id: consensus::cluster_id(&[member.id]), member_id: member.id };
+    let Bootstrap { identity: fresh, members } = Bootstrap::of_new_cluster(config);
     let Start { identity, tables, unread } = start::read(&mut store, disk, fresh)?;
     let view = store.mvcc().view();
-    let members = tables.conf_state.voters.len() + tables.conf_state.learners.len();
-    if members > 1 {
-        return Err(Error::Cluster { dir: dir.display().to_string(), identity, members });
-    }
     let mut lessor = Lessor::new(options::lease(config));
     lessor.restore(tables.leases);
     let start = consensus::Start {
@@ -95,11 +90,11 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
         is_installed: store.is_installed(),
         trimmable: store.trimmable().0,
         conf_state: tables.conf_state.clone(),
-        bootstrap: vec![ConfChange::bootstrap(&member)],
+        bootstrap: members.iter().map(ConfChange::bootstrap).collect(),
     };
     let log_dir = options::wal_dir(config);
     let mut log_disk = paths.log.disk(&log_dir)?;
-    let consensus = options::consensus(&config.knobs, clock);
+    let consensus = options::consensus(config, clock);
     let driver = Driver::open(log_disk.as_mut(), &log_dir, identity, consensus, start)?;
     let mut applier = Applier::new(lessor, tables.cluster, tables.conf_state, unread);
     applier.learners_max = config.learners_max;
@@ -130,10 +125,4 @@ fn take_over(config: &Config, clock: &Clock) -> Result<(), Error> {
     let path = disk::probe(options::io_preference(config), dir)?;
     let open = |dir: &Path| path.disk(dir);
     Import { dir, store, wal }.run(&open).map_err(Error::Import)
-}
-
-fn bootstrap_member(config: &Config) -> Member {
-    let peer_urls: Vec<String> = config.advertise_peer_urls.iter().map(ToString::to_string).collect();
-    let id = consensus::member_id(&peer_urls, &config.initial_cluster_token, None);
-    Member { id, peer_urls, name: config.name.clone(), ..Member::default() }
 }

@@ -14,6 +14,7 @@ use crate::{
     cores::Placement,
     insight::slow::Settings,
     lease,
+    peer::links,
     shared::{Limits, Quota},
     watch::hub::Bounds,
     wire::http2,
@@ -102,8 +103,25 @@ pub fn store(config: &Config, clock: &Clock) -> store::Options {
 }
 
 /// Settings of raft and the log.
-pub fn consensus(knobs: &tuning::Knobs, clock: &Clock) -> consensus::Options {
-    consensus::Options::from_knobs(&knobs.consensus, true, clock.seed(), wal(&knobs.wal, clock))
+pub fn consensus(config: &Config, clock: &Clock) -> consensus::Options {
+    let knobs = &config.knobs;
+    consensus::Options::from_knobs(&knobs.consensus, config.pre_vote, clock.seed(), wal(&knobs.wal, clock))
+}
+
+/// Bounds and times of the connections with other members.
+pub fn links(config: &Config) -> links::Options {
+    links::Options {
+        waiting_bytes_max: config.knobs.consensus.peer_queue_bytes_max,
+        silence_max: config.raft_read_timeout,
+        stall_max: config.raft_write_timeout,
+    }
+}
+
+/// How long a connection to another member may take to be established.
+///
+/// **Source**: etcd v3.7.1 `server/config/config.go`, `peerDialTimeout`.
+pub fn dial_wait(config: &Config) -> Duration {
+    Duration::from_secs(1) + Duration::from_millis(config.knobs.consensus.election_ms)
 }
 
 /// Settings of the log.

@@ -47,6 +47,7 @@ use crate::{
         checkpoint,
         connection_loop::{self, Posts, Serving, ToMachines},
         outbox::{Outbox, ToCore, Way},
+        peer_loop::Peers,
         raft_loop::{self, RaftCore, ToApplyThread},
         reads,
         scrub::Scrubber,
@@ -60,6 +61,7 @@ use crate::{
         registry::Registry,
         timed::{CheckpointCommits, LogWrites, Timed},
     },
+    peer::{ask::Network, message::ToPeers},
     raft::{machine::Raft, message::ToRaft},
     shared::Shared,
     watch::encode::Responder,
@@ -109,6 +111,7 @@ struct Machines {
     ways: ToMachines,
     to_raft: mpsc::Receiver<Vec<ToRaft>>,
     to_apply: mpsc::Receiver<Vec<ToApply>>,
+    to_peers: mpsc::Receiver<ToPeers>,
 }
 
 impl Member {
@@ -167,6 +170,7 @@ impl Member {
             to_raft: Rc::clone(&posts.to_raft),
             to_apply: Rc::clone(&posts.to_apply),
             loader: self.loader()?,
+            others: Box::new(Network),
         });
         connection_loop::spawn_beside(&desk);
         Ok((desk, posts))
@@ -268,21 +272,35 @@ impl Member {
         thread::Builder::new().name("scrub".into()).spawn::<_, ()>(run).map(drop).map_err(system("the scrub thread"))
     }
 
-    fn raft_core(&self, driver: Driver, log_disk: Box<dyn Disk>, inbox: Inbox<ToRaft>) -> RaftCore {
+    /// Raft and the connections with other members. Must be called on raft's thread.
+    fn raft_core(
+        &self,
+        driver: Driver,
+        log_disk: Box<dyn Disk>,
+        inbox: Inbox<ToRaft>,
+        to_peers: mpsc::Receiver<ToPeers>,
+    ) -> RaftCore {
         let (shared, counters) = (Arc::clone(&self.shared), Arc::clone(&self.registry.commit));
         let disk = Timed::new(log_disk, LogWrites::new(Arc::clone(&counters)));
         let (batch_bytes_max, log_wait_max) =
             (options::batch_bytes_max(&self.config), options::log_wait_max(&self.config));
         let heartbeat = options::heartbeat(&self.config);
+        let (clock, links) = (self.clock.clone(), options::links(&self.config));
+        let peers = Peers::start(Arc::clone(&shared), clock, links, options::dial_wait(&self.config), to_peers);
         let raft = Raft::new(shared, counters, driver, batch_bytes_max, log_wait_max, heartbeat);
-        RaftCore { raft, disk, inbox, messages: Vec::new() }
+        RaftCore { raft, disk, inbox, messages: Vec::new(), peers }
     }
 }
 
 /// Starts the member's threads. Raft and apply begin at once; connections come when somebody accepts them.
 ///
 /// **Errors** a thread or a disk cannot be made.
-pub fn start(member: &Member, opened: Opened, serving: &Serving) -> Result<Started, Error> {
+pub fn start(
+    member: &Member,
+    opened: Opened,
+    serving: &Serving,
+    to_peers: mpsc::Receiver<ToPeers>,
+) -> Result<Started, Error> {
     let Opened { store, log_disk, driver, applier, .. } = opened;
     let (to_raft_sender, to_raft) = turns();
     let (to_apply_sender, to_apply) = turns();
@@ -296,7 +314,7 @@ pub fn start(member: &Member, opened: Opened, serving: &Serving) -> Result<Start
     let (shared, counters) = (Arc::clone(&member.shared), Arc::clone(&member.registry.commit));
     let apply = Apply::new(shared, counters, options, store, applier);
     let (desk, posts) = member.desk(0)?;
-    let machines = Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply };
+    let machines = Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply, to_peers };
     if member.cores.placement == Placement::Shared {
         let mut all = vec![Way::Here(Rc::clone(&desk))];
         all.extend(others.into_iter().map(Way::There));
@@ -316,11 +334,12 @@ pub fn start(member: &Member, opened: Opened, serving: &Serving) -> Result<Start
 
 /// Runs raft and apply in the loop of core 0.
 fn run_here(member: &Member, machines: Machines, desk: &Desk, posts: Posts, ways: Vec<Way>) {
-    let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways: own, to_raft, to_apply } = machines;
+    let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways: own, to_raft, to_apply, to_peers } =
+        machines;
     let (mut raft_inbox, mut apply_inbox) = (Inbox::new(to_raft), Inbox::new(to_apply));
     raft_inbox.own(posts.to_raft);
     apply_inbox.own(posts.to_apply);
-    let raft = member.raft_core(driver, log_disk, raft_inbox);
+    let raft = member.raft_core(driver, log_disk, raft_inbox, to_peers);
     let (loader, messages, to_self) = (desk.loader().clone(), Vec::new(), own.to_apply);
     let apply = ApplyCore { apply, inbox: apply_inbox, to_self, loader, checkpoints, ready, messages };
     let (clock, heartbeat) = (member.clock.clone(), options::heartbeat(&member.config));
@@ -339,7 +358,7 @@ fn run_here(member: &Member, machines: Machines, desk: &Desk, posts: Posts, ways
 
 /// Runs raft and apply on one thread, or on one thread each. `cores` leads to the connection cores.
 fn run_apart(member: &Member, machines: Machines, cores: &[mpsc::Sender<ToCore>]) -> Result<(), Error> {
-    let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply } = machines;
+    let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply, to_peers } = machines;
     let to_self = ways.to_apply;
     let apply_core = {
         let member = member.clone();
@@ -353,7 +372,7 @@ fn run_apart(member: &Member, machines: Machines, cores: &[mpsc::Sender<ToCore>]
     };
     let raft_core = {
         let member = member.clone();
-        move || member.raft_core(driver, log_disk, Inbox::new(to_raft))
+        move || member.raft_core(driver, log_disk, Inbox::new(to_raft), to_peers)
     };
     let outbox = {
         let cores = cores.to_vec();

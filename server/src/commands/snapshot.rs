@@ -113,7 +113,7 @@ fn restore(file: &Path, values: &Values, invocation: &Invocation<'_>) -> Result<
         bump_revision: i64::try_from(bump_revision)
             .map_err(|_too_large| Error::failed("--bump-revision is out of range"))?,
         store: options::store(&config, &clock),
-        consensus: options::consensus(&config.knobs, &clock),
+        consensus: options::consensus(&config, &clock),
     };
     let writing = |dir: &Path| Ok(engine::disk::open_disk(options::io_preference(&config), dir)?.0);
     restore.run(&writing).map_err(Error::failed)?;

@@ -74,8 +74,8 @@ const MEMBER: Section = ("Member", &[
     row("socket-reuse-address", Switch, "false", Idle("listeners have SO_REUSEADDR anyway, as Go gives it"),
         "Set SO_REUSEADDR on listeners."),
     row("enable-grpc-gateway", Switch, "true", Idle("the JSON gateway does not exist yet"), "Serve the JSON gateway."),
-    row("raft-read-timeout", Duration, "5s", Idle(ONE_MEMBER), "Read timeout between members."),
-    row("raft-write-timeout", Duration, "5s", Idle(ONE_MEMBER), "Write timeout between members."),
+    row("raft-read-timeout", Duration, "5s", Used, "Read timeout between members."),
+    row("raft-write-timeout", Duration, "5s", Used, "Write timeout between members."),
     row("feature-gates", Gates, "", Used, "Feature gates, as in 'A=true,B=false'."),
 ]);
 
@@ -111,7 +111,7 @@ const CLUSTERING: Section = ("Clustering", &[
     row("discovery-srv", Text, "", FirstStart(NO_DISCOVERY), "Domain whose SRV records name the members."),
     row("discovery-srv-name", Text, "", FirstStart(NO_DISCOVERY), "Suffix of the SRV name."),
     row("strict-reconfig-check", Switch, "true", Idle(ONE_MEMBER), "Refuse changes that would lose the quorum."),
-    row("pre-vote", Switch, "true", Idle(ONE_MEMBER), "Ask before an election whether it could be won."),
+    row("pre-vote", Switch, "true", Used, "Ask before an election whether it could be won."),
     row("auto-compaction-retention", Text, "0", Used, "What compaction leaves: a time, hours, or revisions; 0 is off."),
     row("auto-compaction-mode", Text, "periodic", Used, "'periodic' by time, 'revision' by revisions."),
     row("v2-deprecation", WordList(&["write-only", "write-only-skip-check", "write-only-drop-data", "gone"]),

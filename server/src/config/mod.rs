@@ -147,6 +147,12 @@ pub struct Config {
     pub first_start: Vec<String>,
     /// Whether the data of a stopped etcd is taken over.
     pub import: bool,
+    /// How long nothing may arrive from another member.
+    pub raft_read_timeout: Duration,
+    /// How long another member may take nothing of what it is sent.
+    pub raft_write_timeout: Duration,
+    /// Whether a member asks before an election whether it could be won.
+    pub pre_vote: bool,
     /// Automatic compaction.
     pub auto_compaction: AutoCompaction,
     /// The least severe level that is logged.
@@ -234,19 +240,6 @@ impl Config {
         Ok(())
     }
 
-    /// Checks that the member is to be the only one of its cluster, before its first start in an empty data directory.
-    ///
-    /// **Errors**: it has company.
-    pub fn verify_alone(&self) -> Result<(), Error> {
-        if self.initial_cluster.len() > 1 {
-            let names = self.initial_cluster.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-            return Err(refused(format!(
-                "--initial-cluster has several members ({names}): clusters are not supported yet"
-            )));
-        }
-        Ok(())
-    }
-
     /// The time that a proposal may take, or a read that must be current.
     ///
     /// **Source**: etcd v3.7.1 `server/config/config.go`, `ReqTimeout`.
@@ -302,6 +295,9 @@ impl Config {
             discovers: DISCOVERIES.iter().any(|name| !values.text(name).is_empty()),
             first_start: missing(&values, |fate| if let Fate::FirstStart(why) = fate { Some(why) } else { None }),
             import: values.switch("import"),
+            raft_read_timeout: raft_timeout(&values, "raft-read-timeout"),
+            raft_write_timeout: raft_timeout(&values, "raft-write-timeout"),
+            pre_vote: values.switch("pre-vote"),
             auto_compaction: auto_compaction(&values)?,
             log_level: log_level(&values.text("log-level"))?,
             log_format: log_format(&values.text("log-format"))?,
@@ -528,6 +524,14 @@ fn cluster_text(cluster: &BTreeMap<String, Vec<Url>>) -> String {
         cluster.iter().flat_map(|(name, urls)| urls.iter().map(move |url| format!("{name}={url}"))).collect();
     pairs.sort();
     pairs.join(",")
+}
+
+/// A timeout between members: at least etcd's 5 seconds.
+///
+/// **Source** etcd v3.7.1 `server/etcdserver/api/rafthttp/transport.go`.
+fn raft_timeout(values: &Values, name: &str) -> Duration {
+    const LEAST: Duration = Duration::from_secs(5);
+    u64::try_from(values.duration(name)).map_or(LEAST, Duration::from_nanos).max(LEAST)
 }
 
 /// An integer means hours or revisions, by the mode. Anything else is a duration. For revisions, etcd takes the

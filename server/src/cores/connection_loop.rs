@@ -23,10 +23,11 @@ use crate::{
     },
     apply::message::ToApply,
     mailbox::{Post, carry},
+    peer::{self, message::ToPeers},
     raft::message::ToRaft,
     wire::{
         http2,
-        socket::{self, Connection},
+        socket::{self, Connection, Serves},
     },
 };
 
@@ -44,6 +45,8 @@ pub struct Serving {
     pub options: http2::Options,
     /// Becomes true when the member is told to stop.
     pub stop: watch::Receiver<bool>,
+    /// The way to the connections with other members.
+    pub peers: mpsc::Sender<ToPeers>,
 }
 
 /// A connection core's posts to raft and apply.
@@ -99,8 +102,11 @@ pub async fn run(desk: Rc<Desk>, mut inbox: mpsc::Receiver<ToCore>, serving: Ser
 
 /// Serves a connection on the core of this desk.
 pub fn serve(desk: &Rc<Desk>, connection: Connection, serving: &Serving) {
-    let Serving { options, stop } = serving.clone();
-    spawn_local(socket::serve(Rc::clone(desk), connection, options, stop));
+    let Serving { options, stop, peers } = serving.clone();
+    match connection.serves() {
+        Serves::Peers => spawn_local(peer::port::serve(Rc::clone(desk), connection, peers, stop)),
+        _ => spawn_local(socket::serve(Rc::clone(desk), connection, options, stop)),
+    };
 }
 
 async fn housekeeping(desk: Rc<Desk>) {

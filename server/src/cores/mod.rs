@@ -12,6 +12,7 @@
 //! - `outbox`: sends what raft and apply have for connection cores
 //! - `connection_loop`: a core that serves connections
 //! - `apply_loop`: apply on a thread of its own
+//! - `peer_loop`: the connections with other members, beside raft
 //! - `raft_loop`: raft on a thread of its own, or together with apply
 //! - `checkpoint`: writes checkpoints
 //! - `scrub`: reads everything on disk again, to find damage
@@ -26,6 +27,7 @@ pub mod connection_loop;
 pub mod handshakes;
 pub mod listen;
 pub mod outbox;
+pub mod peer_loop;
 pub mod raft_loop;
 pub mod reads;
 pub mod scrub;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use engine::disk::Disk;
 use tokio::sync::mpsc;
 
-use super::{apply_loop::ApplyCore, outbox::Outbox, ticks::Ticks, wake::Wake};
+use super::{apply_loop::ApplyCore, outbox::Outbox, peer_loop::Peers, ticks::Ticks, wake::Wake};
 use crate::{
     apply::{
         fatal::Fatal,
@@ -30,11 +30,14 @@ pub struct RaftCore {
     pub inbox: Inbox<ToRaft>,
     /// Messages that have come and are not yet taken in.
     pub messages: Vec<ToRaft>,
+    /// The connections with other members.
+    pub peers: Peers,
 }
 
 impl RaftCore {
     /// Takes in the messages that have come, then lets raft and the log move.
     fn turn(&mut self, now: Duration) -> Result<(), Fatal> {
+        self.peers.deliver(&mut self.raft, now)?;
         self.inbox.take(&mut self.messages);
         for message in self.messages.drain(..) {
             self.raft.receive(message, now);
@@ -77,6 +80,7 @@ pub async fn run_both(
             core.raft.settle(core.disk.at(now), now)?;
         }
         let more = turn.more;
+        core.peers.send(core.raft.take_messages(), now);
         outbox.send(core.raft.take_answers(), None);
         apply.hand_out(turn, &mut outbox);
         let more = more || core.raft.has_more();
@@ -88,6 +92,7 @@ pub async fn run_both(
             () = ticks.ring(now, core.raft.due()) => {}
             is_open = core.inbox.receive(&mut core.messages) => if !is_open { return Ok(()) },
             is_open = apply.inbox.receive(&mut apply.messages) => if !is_open { return Ok(()) },
+            () = core.peers.news() => {}
             woken = wake.ready() => woken.map_err(Fatal::Wake)?,
             () = outbox.has_room(), if outbox.has_kept() => {}
             () = std::future::ready(()), if more => {}
@@ -135,6 +140,7 @@ pub async fn run(
             }
             Err(_full) => false,
         };
+        core.peers.send(core.raft.take_messages(), now);
         outbox.send(core.raft.take_answers(), None);
         let more = has_room && core.raft.has_more();
         if more {
@@ -148,6 +154,7 @@ pub async fn run(
                 None => return Ok(()),
             },
             is_open = core.inbox.receive(&mut core.messages) => if !is_open { return Ok(()) },
+            () = core.peers.news() => {}
             woken = wake.ready() => woken.map_err(Fatal::Wake)?,
             // There is room again for the entries that were not handed over.
             permit = apply.handed.reserve(), if !has_room => if permit.is_err() { return Ok(()) },

@@ -1,7 +1,21 @@
 //! Runs on: connection core, threads of its own.
 //!
-//! What members say to each other beside raft's messages. The sockets are to come.
+//! What members say to each other.
 //!
-//! - `state/`: a whole state, from one member to another.
+//! - `dial`: connections to peer URLs
+//! - `ask`: one request to a member's peer port
+//! - `links`: the connections with all other members
+//! - `incoming`, `outgoing`: streams from another member, and to it
+//! - `lives`: which life of a member's process a connection is of
+//! - `port`: the peer port; `message`: what it hands over to `links`
+//! - `state/`: a whole state, from one member to another
 
+pub mod ask;
+pub mod dial;
+pub mod incoming;
+pub mod links;
+pub mod lives;
+pub mod message;
+pub mod outgoing;
+pub mod port;
 pub mod state;

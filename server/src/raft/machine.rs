@@ -316,6 +316,11 @@ impl Raft {
         self.driver.gone(member_id);
     }
 
+    /// A message to the member `member_id` was lost.
+    pub fn unreachable(&mut self, member_id: u64) {
+        self.driver.report_unreachable(member_id);
+    }
+
     /// Messages to other members since the last call, in order. What they promise is durable.
     pub fn take_messages(&mut self) -> Vec<Message> {
         self.driver.take_messages()

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 
 use super::{
     endpoints::{self, Port},
-    http1::{self, Waits},
+    http1::{self, Taking, Waits},
     http2::{self, Traffic},
     stream::{Chosen, FIRST_BYTES, Parked, SILENCE_MAX, Stream},
     tls::refusal::Refusal,
@@ -70,9 +70,9 @@ pub struct Connection {
     count: Count,
 }
 
-/// Counts one connection of a core.
+/// Counts one connection of a core, as long as it lives.
 #[derive(Debug)]
-struct Count {
+pub struct Count {
     connections: Arc<Connections>,
     core: usize,
 }
@@ -127,6 +127,13 @@ impl Connection {
         Ok(Self { stream, serves, takes_plaintext, count })
     }
 
+    /// The stream, on the runtime of this thread, and what counts the connection.
+    ///
+    /// **Errors** the runtime's.
+    pub fn open(self) -> io::Result<(Stream, Count)> {
+        Ok((self.stream.unpark()?, self.count))
+    }
+
     /// The position of the core that serves it.
     pub fn core(&self) -> usize {
         self.count.core
@@ -156,11 +163,11 @@ async fn serve_stream(
     let port = match serves {
         Serves::Clients | Serves::Grpc | Serves::Http => Port::Clients,
         Serves::Metrics => Port::Metrics,
-        Serves::Peers => Port::Peers,
+        Serves::Peers => unreachable!("the port for other members is served by `peer`"),
     };
     let is_http2 = match (stream.chosen(), serves) {
         (Some(chosen), _) => chosen == Chosen::Http2,
-        (None, Serves::Metrics | Serves::Peers) => false,
+        (None, Serves::Metrics) => false,
         (None, _) => match speaks_http2(&mut stream, SILENCE_MAX).await? {
             Some(speaks) => speaks,
             None => return Ok(()),
@@ -171,14 +178,15 @@ async fn serve_stream(
         (Serves::Clients, true) => Some(Traffic::Both(port)),
         (Serves::Clients | Serves::Grpc, _) => Some(Traffic::Grpc),
         (Serves::Http | Serves::Metrics, true) => Some(Traffic::Http(port)),
-        (Serves::Http | Serves::Metrics | Serves::Peers, _) => None,
+        (Serves::Http | Serves::Metrics, _) | (Serves::Peers, _) => None,
     };
     match (is_http2, traffic) {
         (true, Some(traffic)) => http2::serve(desk, stream, traffic, options, stop).await,
         (false, _) if serves != Serves::Grpc => {
             let now = || desk.clock.unix_us();
             let answer = async |request: http1::Request| endpoints::answer(&desk, port, &request).await;
-            http1::serve(stream, stop, Waits::default(), now, answer).await
+            let taking = |_: &http1::Request| Taking::Dropped;
+            http1::serve(stream, stop, Waits::default(), now, taking, answer).await.map(drop)
         }
         // Like etcd, a port closes a connection of a protocol that it does not serve.
         _ => Ok(()),

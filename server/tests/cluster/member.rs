@@ -38,6 +38,7 @@ use proto::{
 use server::{
     api::{
         desk::{Consistency, Desk, Parts},
+        others::Nobody,
         watchers::Watchers,
     },
     apply::{
@@ -233,6 +234,7 @@ fn desk(shared: &Arc<Shared>, clock: &Clock, disks: &Disks) -> (Rc<Desk>, Rc<Pos
         to_raft: Rc::clone(&to_raft),
         to_apply,
         loader: Loader::new(Box::new(disks.data.disk()), reader),
+        others: Box::new(Nobody),
     };
     (Desk::new(parts), to_raft)
 }

@@ -4,6 +4,9 @@
 //!
 //! **Source** Go 1.26 `net/http/{server,request}.go`, `net/url`, and the answers of a running one.
 
+use bytes::Bytes;
+use consensus::peer::http1::Headers;
+
 use super::response::Refusal;
 
 /// Header lines of a head at most.
@@ -12,8 +15,8 @@ const HEADERS_MAX: usize = 128;
 /// 1.26 `net/http/server.go` `maxPostHandlerReadBytes`.
 const BODY_BYTES_MAX: usize = 256 << 10;
 
-/// A request head, as far as the endpoints read it.
-#[derive(Debug, PartialEq, Eq)]
+/// A request, as far as the endpoints read it.
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The method as given.
     pub method: String,
@@ -23,6 +26,12 @@ pub struct Request {
     pub path: String,
     /// What follows `?`, undecoded.
     pub query: String,
+    /// Header lines. What is not text in their values is replaced.
+    pub headers: Headers,
+    /// The body, where the port reads bodies.
+    pub body: Bytes,
+    /// The body is longer than the port reads.
+    pub is_cut: bool,
 }
 
 impl Request {
@@ -94,7 +103,11 @@ pub(super) fn parse(buffer: &[u8]) -> Result<Option<Head>, Refusal> {
     let body_len = body_len.filter(|len| *len <= BODY_BYTES_MAX && !is_unread);
     let is_kept = if is_old { has_token("connection", "keep-alive") } else { !has_token("connection", "close") };
     let method = parsed.method.unwrap_or_default().to_owned();
-    let request = target(method, parsed.path.unwrap_or_default()).ok_or(Refusal::Malformed)?;
+    let mut request = target(method, parsed.path.unwrap_or_default()).ok_or(Refusal::Malformed)?;
+    let line = |header: &httparse::Header<'_>| {
+        (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned())
+    };
+    request.headers = Headers::new(parsed.headers.iter().map(line).collect());
     let keep_alive = is_kept && body_len.is_some();
     Ok(Some(Head { request, len, body_len: body_len.unwrap_or(0), is_old, keep_alive }))
 }
@@ -115,7 +128,8 @@ fn target(method: String, target: &str) -> Option<Request> {
         return None;
     }
     let path = decoded(raw_path)?;
-    Some(Request { method, raw_path: raw_path.to_owned(), path, query: query.to_owned() })
+    let (raw_path, query) = (raw_path.to_owned(), query.to_owned());
+    Some(Request { method, raw_path, path, query, ..Request::default() })
 }
 
 /// `text` with its `%xx` replaced by what they stand for.

@@ -120,9 +120,15 @@ mod tests {
         stream.encrypt(tls);
         let stream = stream.park().unwrap().unpark().unwrap();
         let (_running, stop) = watch::channel(false);
-        let served =
-            http1::serve(stream, stop, http1::Waits::default(), || 0, async |_| http1::Response::text(200, "served"))
-                .await;
+        let served = http1::serve(
+            stream,
+            stop,
+            http1::Waits::default(),
+            || 0,
+            |_| http1::Taking::Dropped,
+            async |_| http1::Response::text(200, "served"),
+        )
+        .await;
         assert_eq!(served.unwrap_err().kind(), io::ErrorKind::UnexpectedEof, "the client leaves without a word");
         assert_eq!(&client.await.unwrap(), b"HTTP/1.1 200 OK");
     }

@@ -1,0 +1,317 @@
+//! Runs on: raft core.
+//!
+//! Drives the sockets of the connections with other members, on raft's own thread: a message reaches raft without a
+//! step between threads, and those of a turn leave in one write for each stream.
+//!
+//! Each connection has a task, which reads, and writes what `links` has gathered for it. A task that has brought
+//! messages yields, so raft takes them before much more is read.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    io::{self, IoSlice},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use consensus::Message;
+use tokio::{
+    io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    sync::{Notify, mpsc},
+    task::spawn_local,
+    time::MissedTickBehavior,
+};
+
+use crate::{
+    apply::fatal::Fatal,
+    clock::Clock,
+    peer::{
+        dial::dial,
+        links::{Arrived, ConnectionId, DIAL_EVERY, Deed, Links, Options},
+        message::ToPeers,
+        port::hello,
+    },
+    raft::machine::Raft,
+    shared::{Cluster, Shared},
+    wire::{socket::Count, stream::Stream},
+};
+
+/// What is read at once. **Units** bytes.
+const READ_BYTES: usize = 64 << 10;
+/// Pieces that are written at once.
+const PIECES_MAX: usize = 64;
+
+/// A connection's task, as others see it.
+#[derive(Debug, Default)]
+struct Socket {
+    /// There is something to write, or it is to end.
+    wake: Notify,
+    is_closing: Cell<bool>,
+}
+
+struct State {
+    shared: Arc<Shared>,
+    clock: Clock,
+    /// How long a connection may take to be established.
+    dial_wait: Duration,
+    links: RefCell<Links>,
+    sockets: RefCell<HashMap<ConnectionId, Rc<Socket>>>,
+    /// There is something for raft.
+    news: Notify,
+    /// The members that `links` knows.
+    members: RefCell<Arc<Cluster>>,
+    arrived: RefCell<Vec<Arrived>>,
+}
+
+/// The connections with other members, as raft's loop sees them.
+#[derive(Clone)]
+pub struct Peers(Rc<State>);
+
+impl Peers {
+    /// The connections of this member, on this thread. Connections that its peer port takes come by `inbox`.
+    pub fn start(
+        shared: Arc<Shared>,
+        clock: Clock,
+        options: Options,
+        dial_wait: Duration,
+        inbox: mpsc::Receiver<ToPeers>,
+    ) -> Self {
+        let links = RefCell::new(Links::new(hello(&shared), options));
+        let state = Rc::new(State {
+            shared,
+            clock,
+            dial_wait,
+            links,
+            sockets: RefCell::default(),
+            news: Notify::new(),
+            members: RefCell::default(),
+            arrived: RefCell::default(),
+        });
+        spawn_local(receive(Rc::clone(&state), inbox));
+        spawn_local(pass(Rc::clone(&state)));
+        Self(state)
+    }
+
+    /// Resolves when there is something for raft. It may resolve once more without that.
+    pub async fn news(&self) {
+        self.0.news.notified().await;
+    }
+
+    /// Gives raft what has come from other members.
+    ///
+    /// **Errors** the member must stop.
+    pub fn deliver(&self, raft: &mut Raft, now: Duration) -> Result<(), Fatal> {
+        let state = &self.0;
+        state.look_at_members(now);
+        let mut arrived = state.arrived.take();
+        let mut links = state.links.borrow_mut();
+        links.take_messages(&mut arrived);
+        let unreachable = links.take_unreachable();
+        let (gone, unsent) = (links.take_gone(), links.take_unsent_states());
+        if let Some(active) = links.take_active() {
+            state.shared.links.store(Arc::new(active));
+        }
+        drop(links);
+        unreachable.into_iter().for_each(|id| raft.unreachable(id));
+        gone.into_iter().for_each(|id| raft.gone(id));
+        unsent.into_iter().for_each(|id| raft.report_state(id, false));
+        for Arrived { id, message } in arrived.drain(..) {
+            match raft.receive_peer(message) {
+                Ok(()) => {}
+                Err(error @ consensus::Error::Malformed { .. }) => {
+                    tracing::warn!(%error, "a message of another member is refused");
+                    state.links.borrow_mut().refuse(id, now);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        state.arrived.replace(arrived);
+        state.act();
+        Ok(())
+    }
+
+    /// Sends messages of raft, in order.
+    pub fn send(&self, messages: Vec<Message>, now: Duration) {
+        if !messages.is_empty() {
+            self.0.links.borrow_mut().send(messages, now);
+            self.0.act();
+        }
+    }
+}
+
+impl State {
+    /// Tells `links` of the members, if they are others than before.
+    fn look_at_members(&self, now: Duration) {
+        let cluster = self.shared.cluster.load();
+        if !Arc::ptr_eq(&cluster, &self.members.borrow()) {
+            self.links.borrow_mut().set_members(&cluster, now);
+            self.members.replace(Arc::clone(&cluster));
+        }
+    }
+
+    /// Does what `links` wants done with sockets.
+    fn act(self: &Rc<Self>) {
+        let deeds = self.links.borrow_mut().take_deeds();
+        for deed in deeds {
+            match deed {
+                Deed::Dial { attempt, url } => drop(spawn_local(connect(Rc::clone(self), attempt, url))),
+                Deed::Write(id) => {
+                    if let Some(socket) = self.sockets.borrow().get(&id) {
+                        socket.wake.notify_one();
+                    }
+                }
+                Deed::Close(id) => {
+                    if let Some(socket) = self.sockets.borrow_mut().remove(&id) {
+                        socket.is_closing.set(true);
+                        socket.wake.notify_one();
+                    }
+                }
+            }
+        }
+        if self.links.borrow().has_news() {
+            self.news.notify_one();
+        }
+    }
+
+    fn add_socket(&self, id: ConnectionId) -> Rc<Socket> {
+        let socket = Rc::<Socket>::default();
+        self.sockets.borrow_mut().insert(id, Rc::clone(&socket));
+        socket
+    }
+}
+
+/// Looks after what is due with time.
+async fn pass(state: Rc<State>) {
+    let mut ticks = tokio::time::interval(DIAL_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let now = state.clock.now();
+        state.look_at_members(now);
+        state.links.borrow_mut().pass(now);
+        state.act();
+    }
+}
+
+/// Takes what comes from the peer port.
+async fn receive(state: Rc<State>, mut inbox: mpsc::Receiver<ToPeers>) {
+    while let Some(message) = inbox.recv().await {
+        let now = state.clock.now();
+        state.look_at_members(now);
+        match message {
+            ToPeers::Stream { stream, rest, count, id, channel, from } => {
+                let Ok(stream) = stream.unpark() else { continue };
+                let socket = state.add_socket(id);
+                state.links.borrow_mut().attach(channel, from, id, now);
+                spawn_local(hold(Rc::clone(&state), (id, socket), stream, rest, Some(count)));
+            }
+            ToPeers::Posted { message, from, id, taken } => {
+                let is_taken = state.links.borrow_mut().posted(from, *message, id);
+                // Who has posted it may be gone.
+                taken.send(is_taken).unwrap_or_default();
+            }
+            ToPeers::Remote(remote) => state.links.borrow_mut().add_remote(remote),
+        }
+        state.act();
+    }
+}
+
+/// Makes a connection, and holds it.
+async fn connect(state: Rc<State>, attempt: u64, url: String) {
+    let dialled = tokio::time::timeout(state.dial_wait, dial(&url)).await;
+    let now = state.clock.now();
+    let stream = match dialled {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => {
+            let is_refused = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
+            tracing::debug!(url, %error, "a member cannot be dialled");
+            state.links.borrow_mut().failed(attempt, is_refused, now);
+            return state.act();
+        }
+        Err(_late) => {
+            tracing::debug!(url, "a member cannot be dialled: it takes too long");
+            state.links.borrow_mut().failed(attempt, false, now);
+            return state.act();
+        }
+    };
+    let id = state.shared.connection_numbers.fetch_add(1, Ordering::Relaxed);
+    let socket = state.add_socket(id);
+    state.links.borrow_mut().connected(attempt, id, now);
+    state.act();
+    hold(state, (id, socket), stream, BytesMut::new(), None).await;
+}
+
+/// Reads and writes one connection until it ends.
+async fn hold(
+    state: Rc<State>,
+    (id, socket): (ConnectionId, Rc<Socket>),
+    stream: Stream,
+    rest: BytesMut,
+    count: Option<Count>,
+) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (mut buffer, mut queue, mut taken) = (rest, VecDeque::new(), Vec::new());
+    let ended = loop {
+        if socket.is_closing.get() {
+            break None;
+        }
+        if !buffer.is_empty() {
+            state.links.borrow_mut().received(id, &buffer, state.clock.now());
+            buffer.clear();
+            state.act();
+            tokio::task::yield_now().await;
+            continue;
+        }
+        state.links.borrow_mut().take_bytes(id, state.clock.now(), &mut taken);
+        queue.extend(taken.drain(..));
+        buffer.reserve(READ_BYTES);
+        tokio::select! {
+            biased;
+            written = write(&mut writer, &mut queue), if !queue.is_empty() => match written {
+                Ok(bytes) => state.links.borrow_mut().written(id, bytes, state.clock.now()),
+                Err(error) => break Some(Err(error)),
+            },
+            read = reader.read_buf(&mut buffer) => match read {
+                Ok(0) => break Some(Ok(())),
+                Ok(_) => {}
+                Err(error) => break Some(Err(error)),
+            },
+            () = socket.wake.notified() => {}
+        }
+    };
+    if let Some(ended) = ended {
+        if let Err(error) = &ended {
+            tracing::debug!(%error, "a connection with another member has failed");
+        }
+        state.sockets.borrow_mut().remove(&id);
+        state.links.borrow_mut().closed(id, ended.is_ok(), state.clock.now());
+        state.act();
+    }
+    drop(count);
+}
+
+/// Writes of `queue` what the socket takes at once. Returns how much that was.
+async fn write(writer: &mut (impl AsyncWrite + Unpin), queue: &mut VecDeque<Bytes>) -> io::Result<usize> {
+    let count = {
+        let mut slices = [IoSlice::new(&[]); PIECES_MAX];
+        let filled = slices.iter_mut().zip(queue.iter()).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
+        writer.write_vectored(&slices[..filled]).await?
+    };
+    if count == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    let mut left = count;
+    while left > 0 {
+        let first = queue.front_mut().expect("what was written was there");
+        let here = first.len().min(left);
+        first.advance(here);
+        left -= here;
+        if first.is_empty() {
+            queue.pop_front();
+        }
+    }
+    writer.flush().await?;
+    Ok(count)
+}

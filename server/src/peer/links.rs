@@ -1,0 +1,745 @@
+//! Runs on: raft core.
+//!
+//! The connections of this member with all others: who is dialled and when, which way each message takes, what is given
+//! up.
+//!
+//! As etcd's members do it, whoever wants messages dials: each member asks every other one for two streams, of appends
+//! and of other messages, and fills the two that the other has asked it for. What finds no stream is posted, one request
+//! for each message (`posts`).
+//!
+//! Invariants:
+//! - Members are those of `shared.cluster`, which apply publishes, and while there are none of them, those who were told
+//!   at the start or have asked (remotes): these are only posted to.
+//! - There is at most one stream of each kind from a member and one to it. A new one takes the place of the old one.
+//! - What waits for a member is bounded in bytes. What does not fit is lost, and raft hears that the member is
+//!   unreachable.
+//! - A stream on which nothing moves for some seconds (`Options`) is closed. It is dialled again at once, but not more often than
+//!   once in [`DIAL_EVERY`].
+//! - Nothing of an earlier life of a member is taken behind something of a later one (`lives`).
+//! - A member's process is gone if all its URLs refuse connections and none that was made is left.
+//!
+//! A plain state machine: it knows no socket. Whoever drives it does what [`Links::take_deeds`] says, and tells what
+//! becomes of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use consensus::{
+    Message, MessageKind,
+    peer::{
+        hello::{self, Channel, Hello, Remote, Told},
+        http1,
+        pieces::Pieces,
+        raftpb,
+    },
+};
+
+use super::{
+    dial::host_of,
+    incoming::{Incoming, is_of},
+    lives::{Admitted, Lives},
+    outgoing::Outgoing,
+};
+use crate::{config::Url, shared::Cluster};
+
+/// Time between two dials for a stream, at least. **Source** etcd v3.7.1 `rafthttp/transport.go`, `DialRetryFrequency`.
+pub const DIAL_EVERY: Duration = Duration::from_millis(100);
+/// A message of another member at most. **Units** bytes. **Source** etcd bounds those in front of snapshots so.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// Messages that are posted to one member at once. **Source** etcd v3.7.1 `rafthttp/pipeline.go`, `connPerPipeline`.
+const POSTING_MAX: usize = 4;
+/// Messages that wait to be posted to one member. **Source** the same, `pipelineBufSize`.
+const POSTS_MAX: usize = 64;
+/// A connection for posts that was idle for so long is not used again: the other side closes it soon.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+/// Members that are known by what they have told of themselves alone, at most.
+const REMOTES_MAX: usize = 16;
+
+/// Bounds and times.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// What may wait for one stream of a member. **Units** bytes.
+    pub waiting_bytes_max: usize,
+    /// How long nothing may arrive where something is due (`raft-read-timeout`).
+    pub silence_max: Duration,
+    /// How long a socket may take nothing of what is written to it (`raft-write-timeout`).
+    pub stall_max: Duration,
+}
+
+/// The number of a connection. One that was established later has a higher one.
+pub type ConnectionId = u64;
+
+/// What whoever drives the sockets is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Connect to the peer URL `url`, and then tell [`Links::connected`] or [`Links::failed`].
+    Dial {
+        /// The name of the try.
+        attempt: u64,
+        /// Where.
+        url: String,
+    },
+    /// There is something to write: [`Links::take_bytes`].
+    Write(ConnectionId),
+    /// Close the connection. Nothing more is to be told of it.
+    Close(ConnectionId),
+}
+
+/// A message of another member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Arrived {
+    /// The connection over which it came.
+    pub id: ConnectionId,
+    /// What it says.
+    pub message: Message,
+}
+
+/// What a connection that this member makes is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Stream(Channel),
+    Posts,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// A stream from the member, asked for by `request`.
+    Reading { channel: Channel, incoming: Box<Incoming>, request: Option<Bytes>, heard_at: Duration },
+    /// A stream to the member.
+    Writing { outgoing: Box<Outgoing> },
+    /// One message is posted after the other.
+    Posting { request: Vec<Bytes>, answer: BytesMut, is_waiting: bool, since: Duration },
+}
+
+#[derive(Debug)]
+struct Connection {
+    member_id: u64,
+    /// The life of the member that it is of; `None` as long as that is not known.
+    life: Option<u64>,
+    way: Way,
+}
+
+/// A message that waits to be posted.
+#[derive(Debug)]
+struct Post {
+    body: Vec<Bytes>,
+    len: usize,
+}
+
+/// Another member.
+#[derive(Debug, Default)]
+struct Peer {
+    urls: Vec<String>,
+    /// Counts up to choose the next URL.
+    picked: usize,
+    /// It is one of the cluster's, as far as is applied here.
+    is_member: bool,
+    lives: Lives,
+    /// When each stream was dialled last, and the try that is under way.
+    dials: [Dialling; 2],
+    /// The streams from it and to it.
+    reading: [Option<ConnectionId>; 2],
+    writing: [Option<ConnectionId>; 2],
+    /// What waits to be posted, the tries to connect for that, and the connections.
+    posts: Vec<Post>,
+    posts_bytes: usize,
+    posting: Vec<ConnectionId>,
+    post_attempts: BTreeSet<u64>,
+    /// Since when it is connected.
+    active_since: Option<Duration>,
+    /// URLs that refused a connection, one after the other.
+    refusals: usize,
+    is_gone: bool,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Dialling {
+    last_at: Option<Duration>,
+    attempt: Option<u64>,
+}
+
+impl Peer {
+    fn connections(&self) -> impl Iterator<Item = ConnectionId> {
+        self.reading.into_iter().chain(self.writing).flatten().chain(self.posting.iter().copied())
+    }
+
+    fn url(&self) -> &str {
+        self.urls.get(self.picked % self.urls.len().max(1)).map_or("", String::as_str)
+    }
+}
+
+/// See the head of this file.
+#[derive(Debug)]
+pub struct Links {
+    own: Hello,
+    options: Options,
+    peers: BTreeMap<u64, Peer>,
+    removed: BTreeSet<u64>,
+    connections: BTreeMap<ConnectionId, Connection>,
+    attempts: BTreeMap<u64, (u64, Purpose)>,
+    next_attempt: u64,
+    deeds: Vec<Deed>,
+    messages: Vec<Arrived>,
+    unreachable: BTreeSet<u64>,
+    unsent_states: BTreeSet<u64>,
+    gone: Vec<u64>,
+    /// Another member has said that this one was removed.
+    is_removed: bool,
+    has_changed: bool,
+}
+
+const CHANNELS: [Channel; 2] = [Channel::Appends, Channel::Messages];
+
+impl Links {
+    /// The connections of a member that says `own` of itself: none.
+    pub fn new(own: Hello, options: Options) -> Self {
+        assert!(own.life != 0, "0 is for those who do not say");
+        Self {
+            own,
+            options,
+            peers: BTreeMap::new(),
+            removed: BTreeSet::new(),
+            connections: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            next_attempt: 0,
+            deeds: Vec::new(),
+            messages: Vec::new(),
+            unreachable: BTreeSet::new(),
+            unsent_states: BTreeSet::new(),
+            gone: Vec::new(),
+            is_removed: false,
+            has_changed: false,
+        }
+    }
+
+    /// Members are those of `cluster` from now on.
+    pub fn set_members(&mut self, cluster: &Cluster, now: Duration) {
+        self.removed.clone_from(&cluster.removed);
+        let own = cluster.members.iter().find(|member| member.id == self.own.member_id);
+        if let Some(own) = own {
+            self.own.peer_urls = own.peer_urls.join(",");
+        }
+        for member in cluster.members.iter().filter(|member| member.id != self.own.member_id) {
+            let peer = self.peers.entry(member.id).or_default();
+            peer.is_member = true;
+            peer.urls.clone_from(&member.peer_urls);
+        }
+        let is_in = |id: u64| cluster.members.iter().any(|member| member.id == id);
+        let lost = |(id, peer): (&u64, &Peer)| (self.removed.contains(id) || peer.is_member) && !is_in(*id);
+        let gone: Vec<u64> = self.peers.iter().filter(|known| lost(*known)).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|id| self.forget(id));
+        self.dial_streams(now);
+    }
+
+    /// Knows a way to a member before it is known by the log.
+    pub fn add_remote(&mut self, remote: Remote) {
+        let Remote { member_id, peer_urls } = remote;
+        let remotes = self.peers.values().filter(|peer| !peer.is_member).count();
+        let is_known = self.peers.contains_key(&member_id) || self.removed.contains(&member_id);
+        let is_url = |url: &String| Url::parse(url).is_ok();
+        if member_id == self.own.member_id || is_known || remotes >= REMOTES_MAX || !peer_urls.iter().all(is_url) {
+            return;
+        }
+        self.peers.insert(member_id, Peer { urls: peer_urls, ..Peer::default() });
+    }
+
+    fn forget(&mut self, member_id: u64) {
+        let Some(peer) = self.peers.remove(&member_id) else { return };
+        for id in peer.connections() {
+            self.connections.remove(&id);
+            self.deeds.push(Deed::Close(id));
+        }
+        self.attempts.retain(|_, (of, _)| *of != member_id);
+        self.has_changed |= peer.active_since.is_some();
+    }
+
+    /// The member `from`, in this `life`, has asked for a stream, and that was granted (`port`). It is written to the
+    /// connection `id`.
+    pub fn attach(&mut self, channel: Channel, (from, life): (u64, u64), id: ConnectionId, now: Duration) {
+        let is_member = self.peers.get(&from).is_some_and(|peer| peer.is_member);
+        if !is_member || !self.admit(from, life, id) {
+            return self.deeds.push(Deed::Close(id));
+        }
+        let peer = self.peers.get_mut(&from).expect("it is a member");
+        let before = peer.writing[channel as usize].replace(id);
+        if let Some(before) = before {
+            // What waits there is lost.
+            self.connections.remove(&before);
+            self.deeds.push(Deed::Close(before));
+            self.unreachable.insert(from);
+        }
+        let outgoing = Box::new(Outgoing::new(channel, &self.own, self.options.waiting_bytes_max, now));
+        let connection = Connection { member_id: from, life: Some(life), way: Way::Writing { outgoing } };
+        self.connections.insert(id, connection);
+        self.deeds.push(Deed::Write(id));
+        self.activate(from, now);
+    }
+
+    /// Whether the connection `id` is of a life of the member that counts. Those of a life that is over are closed.
+    fn admit(&mut self, member_id: u64, life: u64, id: ConnectionId) -> bool {
+        let Some(peer) = self.peers.get_mut(&member_id) else { return false };
+        match peer.lives.admit(life, id) {
+            Admitted::Over => return false,
+            Admitted::Same => return true,
+            Admitted::New => {}
+        }
+        let of_others = |id: &ConnectionId| {
+            let known = self.connections.get(id).and_then(|connection| connection.life);
+            known.is_some_and(|known| known != life)
+        };
+        let old: Vec<ConnectionId> = peer.connections().filter(of_others).collect();
+        for old in old {
+            self.deeds.push(Deed::Close(old));
+            self.drop_connection(old);
+        }
+        true
+    }
+
+    /// The member `from`, in this `life`, has posted `message` over the connection `id`. Returns whether it is taken.
+    pub fn posted(&mut self, (from, life): (u64, u64), message: Message, id: ConnectionId) -> bool {
+        let is_strange = self.removed.contains(&message.from) || message.kind == MessageKind::Snapshot;
+        if is_strange || !is_of(&message, from, self.own.member_id) {
+            return false;
+        }
+        if self.peers.contains_key(&from) && !self.admit(from, life, id) {
+            return false;
+        }
+        self.messages.push(Arrived { id, message });
+        true
+    }
+
+    /// No honest member sends what has come over the connection `id`: it is closed.
+    pub fn refuse(&mut self, id: ConnectionId, now: Duration) {
+        if self.connections.contains_key(&id) {
+            self.deeds.push(Deed::Close(id));
+            self.closed(id, false, now);
+        }
+    }
+
+    /// A connection for the try `attempt` is established, as `id`.
+    pub fn connected(&mut self, attempt: u64, id: ConnectionId, now: Duration) {
+        let wanted = self.attempts.remove(&attempt);
+        let Some((member_id, purpose)) = wanted.filter(|(member_id, _)| self.peers.contains_key(member_id)) else {
+            return self.deeds.push(Deed::Close(id));
+        };
+        let own = (member_id, self.own.member_id);
+        let peer = self.peers.get_mut(&member_id).expect("just seen");
+        (peer.refusals, peer.is_gone) = (0, false);
+        let way = match purpose {
+            Purpose::Stream(channel) => {
+                peer.dials[channel as usize].attempt = None;
+                peer.reading[channel as usize] = Some(id);
+                let request = self.own.ask_for_stream(channel, member_id, host_of(peer.url()));
+                let incoming = Box::new(Incoming::new(channel, own, MESSAGE_BYTES_MAX));
+                Way::Reading { channel, incoming, request: Some(request.into()), heard_at: now }
+            }
+            Purpose::Posts => {
+                peer.post_attempts.remove(&attempt);
+                peer.posting.push(id);
+                let (request, answer) = (Vec::new(), BytesMut::new());
+                Way::Posting { request, answer, is_waiting: false, since: now }
+            }
+        };
+        self.connections.insert(id, Connection { member_id, life: None, way });
+        match purpose {
+            Purpose::Stream(_) => self.deeds.push(Deed::Write(id)),
+            Purpose::Posts => self.post_next(member_id, now),
+        }
+    }
+
+    /// The try `attempt` has failed; `is_refused` says that nobody listens there.
+    pub fn failed(&mut self, attempt: u64, is_refused: bool, now: Duration) {
+        let Some((member_id, purpose)) = self.attempts.remove(&attempt) else { return };
+        let Some(peer) = self.peers.get_mut(&member_id) else { return };
+        peer.picked += 1;
+        peer.refusals = if is_refused { peer.refusals + 1 } else { 0 };
+        match purpose {
+            Purpose::Stream(channel) => peer.dials[channel as usize].attempt = None,
+            Purpose::Posts => {
+                peer.post_attempts.remove(&attempt);
+                self.lose_posts(member_id);
+            }
+        }
+        self.deactivate(member_id);
+        self.look_whether_gone(member_id);
+        self.dial_streams(now);
+    }
+
+    /// What was to be posted to the member is lost.
+    fn lose_posts(&mut self, member_id: u64) {
+        let Some(peer) = self.peers.get_mut(&member_id) else { return };
+        if !peer.posts.is_empty() {
+            peer.posts.clear();
+            peer.posts_bytes = 0;
+            self.unreachable.insert(member_id);
+        }
+    }
+
+    /// Bytes have arrived on the connection `id`.
+    pub fn received(&mut self, id: ConnectionId, bytes: &[u8], now: Duration) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let member_id = connection.member_id;
+        let goes_on = match &mut connection.way {
+            // Nothing is said on a stream to another member.
+            Way::Writing { .. } => true,
+            Way::Posting { answer, .. } => {
+                answer.extend_from_slice(bytes);
+                self.take_answer(id, now)
+            }
+            Way::Reading { incoming, heard_at, .. } => {
+                incoming.push(bytes);
+                *heard_at = now;
+                self.read_stream(id, now)
+            }
+        };
+        if !goes_on {
+            self.deeds.push(Deed::Close(id));
+            self.drop_connection(id);
+            self.unreachable.insert(member_id);
+            self.dial_streams(now);
+        }
+    }
+
+    /// Takes what has arrived on a stream. Returns whether it goes on.
+    fn read_stream(&mut self, id: ConnectionId, now: Duration) -> bool {
+        let Some(Connection { member_id, way: Way::Reading { channel, incoming, .. }, .. }) =
+            self.connections.get_mut(&id)
+        else {
+            return false;
+        };
+        let (member_id, channel) = (*member_id, *channel);
+        match incoming.greeted() {
+            Ok(None) => {}
+            Ok(Some(greeted)) if greeted.told == Told::Done => {
+                if !self.admit(member_id, greeted.life, id) {
+                    return false;
+                }
+                self.connections.get_mut(&id).expect("it is of this life").life = Some(greeted.life);
+                tracing::info!(
+                    "local-member-id" = %format!("{:x}", self.own.member_id),
+                    "remote-peer-id" = %format!("{member_id:x}"),
+                    ?channel,
+                    "established TCP streaming connection with remote peer"
+                );
+                self.activate(member_id, now);
+            }
+            Ok(Some(greeted)) => {
+                self.is_removed |= greeted.told == Told::Removed;
+                self.peers.get_mut(&member_id).expect("its connections are closed with it").picked += 1;
+                return false;
+            }
+            Err(error) => {
+                tracing::warn!(peer = %format!("{member_id:x}"), %error, "a stream is refused");
+                return false;
+            }
+        }
+        let Some(Connection { way: Way::Reading { incoming, .. }, .. }) = self.connections.get_mut(&id) else {
+            return false;
+        };
+        let mut came = Vec::new();
+        let taken = incoming.messages(&mut came);
+        let is_over = incoming.is_over();
+        self.messages.extend(came.into_iter().map(|message| Arrived { id, message }));
+        if let Err(error) = taken {
+            tracing::warn!(peer = %format!("{member_id:x}"), %error, "a stream is closed");
+            self.deactivate(member_id);
+            return false;
+        }
+        !is_over
+    }
+
+    /// Takes the answer to a message that was posted. Returns whether the connection goes on.
+    fn take_answer(&mut self, id: ConnectionId, now: Duration) -> bool {
+        let Some(Connection { member_id, way: Way::Posting { answer, is_waiting, since, .. }, .. }) =
+            self.connections.get_mut(&id)
+        else {
+            return false;
+        };
+        let member_id = *member_id;
+        let (told, is_kept) = match http1::take_answer(answer) {
+            Ok(None) => return *is_waiting,
+            Ok(Some((head, body))) => (hello::post_answered(&head), head.is_kept && body.is_over()),
+            Err(_) => return false,
+        };
+        if !*is_waiting {
+            return false;
+        }
+        (*is_waiting, *since) = (false, now);
+        match told {
+            Told::Done => self.activate(member_id, now),
+            Told::Removed => self.is_removed = true,
+            Told::NotNow => {
+                self.deactivate(member_id);
+                self.unreachable.insert(member_id);
+                self.peers.get_mut(&member_id).expect("its connections are closed with it").picked += 1;
+            }
+        }
+        if is_kept {
+            self.post_next(member_id, now);
+        }
+        is_kept
+    }
+
+    /// The connection `id` is closed: by the other side if `is_clean`, else by an error.
+    pub fn closed(&mut self, id: ConnectionId, is_clean: bool, now: Duration) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        let member_id = connection.member_id;
+        self.drop_connection(id);
+        self.unreachable.insert(member_id);
+        if !is_clean {
+            self.deactivate(member_id);
+        }
+        self.look_whether_gone(member_id);
+        self.dial_streams(now);
+    }
+
+    fn drop_connection(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        let Some(peer) = self.peers.get_mut(&connection.member_id) else { return };
+        peer.posting.retain(|known| *known != id);
+        for known in peer.reading.iter_mut().chain(&mut peer.writing) {
+            known.take_if(|known| *known == id);
+        }
+    }
+
+    /// Notes that the process of the member is gone, if that is so.
+    fn look_whether_gone(&mut self, member_id: u64) {
+        let Some(peer) = self.peers.get_mut(&member_id) else { return };
+        let is_gone = peer.refusals >= peer.urls.len().max(1) && peer.connections().next().is_none();
+        if is_gone && !peer.is_gone {
+            self.gone.push(member_id);
+        }
+        peer.is_gone |= is_gone;
+    }
+
+    fn activate(&mut self, member_id: u64, now: Duration) {
+        let Some(peer) = self.peers.get_mut(&member_id) else { return };
+        if peer.active_since.is_none() {
+            peer.active_since = Some(now);
+            self.has_changed = true;
+            tracing::info!("peer-id" = %format!("{member_id:x}"), "peer became active");
+        }
+    }
+
+    fn deactivate(&mut self, member_id: u64) {
+        let Some(peer) = self.peers.get_mut(&member_id) else { return };
+        if peer.active_since.take().is_some() {
+            self.has_changed = true;
+            tracing::warn!("peer-id" = %format!("{member_id:x}"), "peer became inactive (message send to peer failed)");
+        }
+    }
+
+    /// Dials for the streams that are missing, as far as they are due.
+    fn dial_streams(&mut self, now: Duration) {
+        for (member_id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.is_member && !peer.urls.is_empty()) {
+            for channel in CHANNELS {
+                let dialling = &mut peer.dials[channel as usize];
+                let is_early = dialling.last_at.is_some_and(|at| now < at + DIAL_EVERY);
+                if is_early || dialling.attempt.is_some() || peer.reading[channel as usize].is_some() {
+                    continue;
+                }
+                *dialling = Dialling { last_at: Some(now), attempt: Some(self.next_attempt) };
+                self.attempts.insert(self.next_attempt, (*member_id, Purpose::Stream(channel)));
+                self.deeds.push(Deed::Dial { attempt: self.next_attempt, url: peer.url().to_owned() });
+                self.next_attempt += 1;
+            }
+        }
+    }
+
+    /// Sends messages of raft, in order.
+    pub fn send(&mut self, messages: Vec<Message>, now: Duration) {
+        let kept = without_repetitions(&messages);
+        for (message, is_kept) in messages.into_iter().zip(kept) {
+            if is_kept {
+                self.send_one(&message, now);
+            }
+        }
+    }
+
+    fn send_one(&mut self, message: &Message, now: Duration) {
+        let to = message.to;
+        let Some(peer) = self.peers.get(&to) else { return };
+        let [appends, others] = peer.writing;
+        let stream = if message.kind == MessageKind::Append { appends.or(others) } else { others };
+        if message.kind == MessageKind::Snapshot {
+            // It says that a state can be fetched, which only a member of this kind does.
+            let is_of_this_kind = peer.lives.newest().is_some_and(|life| life != 0);
+            if stream.is_none() || !is_of_this_kind {
+                self.unsent_states.insert(to);
+                return;
+            }
+        }
+        let Some(id) = stream else { return self.post(message, now) };
+        let Some(Connection { way: Way::Writing { outgoing }, .. }) = self.connections.get_mut(&id) else {
+            unreachable!("streams to members are written")
+        };
+        let had_bytes = outgoing.has_bytes();
+        if !outgoing.push(message) {
+            self.unreachable.insert(to);
+            if message.kind == MessageKind::Snapshot {
+                self.unsent_states.insert(to);
+            }
+        } else if !had_bytes {
+            self.deeds.push(Deed::Write(id));
+        }
+    }
+
+    /// Posts a message for which there is no stream.
+    fn post(&mut self, message: &Message, now: Duration) {
+        let to = message.to;
+        let peer = self.peers.get_mut(&to).expect("just seen");
+        let mut pieces = Pieces::default();
+        raftpb::encode_message(message, &mut pieces);
+        let len = pieces.len();
+        // Where nobody listens, nothing is gathered.
+        let is_full = peer.posts.len() >= POSTS_MAX || peer.posts_bytes + len > self.options.waiting_bytes_max;
+        if is_full || peer.is_gone || peer.urls.is_empty() {
+            self.unreachable.insert(to);
+            return;
+        }
+        peer.posts.push(Post { body: pieces.take(), len });
+        peer.posts_bytes += len;
+        self.post_next(to, now);
+    }
+
+    /// Posts what waits, over connections that are free, or that are to be made.
+    fn post_next(&mut self, member_id: u64, now: Duration) {
+        let Some(peer) = self.peers.get_mut(&member_id) else { return };
+        for id in &peer.posting {
+            let Some(Connection { way: Way::Posting { request, is_waiting, since, .. }, .. }) =
+                self.connections.get_mut(id)
+            else {
+                continue;
+            };
+            if *is_waiting || peer.posts.is_empty() {
+                continue;
+            }
+            let Post { body, len } = peer.posts.remove(0);
+            peer.posts_bytes -= len;
+            let url = peer.urls.get(peer.picked % peer.urls.len().max(1)).map_or("", String::as_str);
+            request.push(self.own.post_message(host_of(url), len).into());
+            request.extend(body);
+            (*is_waiting, *since) = (true, now);
+            self.deeds.push(Deed::Write(*id));
+        }
+        let under_way = peer.posting.len() + peer.post_attempts.len();
+        let wanted = peer.posts.len().saturating_sub(peer.post_attempts.len());
+        for _ in 0..wanted.min(POSTING_MAX.saturating_sub(under_way)) {
+            self.attempts.insert(self.next_attempt, (member_id, Purpose::Posts));
+            peer.post_attempts.insert(self.next_attempt);
+            self.deeds.push(Deed::Dial { attempt: self.next_attempt, url: peer.url().to_owned() });
+            self.next_attempt += 1;
+        }
+    }
+
+    /// Takes what is to be written to the connection `id` next, in order.
+    pub fn take_bytes(&mut self, id: ConnectionId, now: Duration, out: &mut Vec<Bytes>) {
+        match self.connections.get_mut(&id).map(|connection| &mut connection.way) {
+            Some(Way::Writing { outgoing }) => outgoing.take(now, out),
+            Some(Way::Reading { request, .. }) => out.extend(request.take()),
+            Some(Way::Posting { request, .. }) => out.append(request),
+            None => {}
+        }
+    }
+
+    /// So many bytes were written to the connection `id`.
+    pub fn written(&mut self, id: ConnectionId, bytes: usize, now: Duration) {
+        if let Some(Connection { way: Way::Writing { outgoing }, .. }) = self.connections.get_mut(&id) {
+            outgoing.written(bytes, now);
+        }
+    }
+
+    /// Looks after what is due with time: heartbeats, silence, dials. Called about once in [`DIAL_EVERY`].
+    pub fn pass(&mut self, now: Duration) {
+        let Options { silence_max, stall_max, .. } = self.options;
+        let mut ended = Vec::new();
+        for (id, connection) in &mut self.connections {
+            let is_over = match &mut connection.way {
+                Way::Reading { heard_at, .. } => now.saturating_sub(*heard_at) >= silence_max,
+                Way::Writing { outgoing } => {
+                    outgoing.beat(now);
+                    if outgoing.has_bytes() {
+                        self.deeds.push(Deed::Write(*id));
+                    }
+                    outgoing.waits_for(now) >= stall_max
+                }
+                Way::Posting { is_waiting, since, .. } => {
+                    let most = if *is_waiting { silence_max } else { IDLE_MAX };
+                    now.saturating_sub(*since) >= most
+                }
+            };
+            let is_idle = matches!(&connection.way, Way::Posting { is_waiting: false, .. });
+            if is_over {
+                ended.push((*id, connection.member_id, is_idle));
+            }
+        }
+        for (id, member_id, is_idle) in ended {
+            self.deeds.push(Deed::Close(id));
+            self.drop_connection(id);
+            if !is_idle {
+                tracing::warn!("peer-id" = %format!("{member_id:x}"), "nothing moves on a connection: it is closed");
+                self.unreachable.insert(member_id);
+                self.deactivate(member_id);
+            }
+        }
+        self.dial_streams(now);
+    }
+
+    /// What is to be done with sockets, in order.
+    pub fn take_deeds(&mut self) -> Vec<Deed> {
+        std::mem::take(&mut self.deeds)
+    }
+
+    /// Moves the messages that have arrived to the end of `out`, in order for each connection.
+    pub fn take_messages(&mut self, out: &mut Vec<Arrived>) {
+        out.append(&mut self.messages);
+    }
+
+    /// Whether there is something for raft.
+    pub fn has_news(&self) -> bool {
+        !self.messages.is_empty() || !self.gone.is_empty() || self.is_removed || self.has_changed
+    }
+
+    /// Members to whom messages were lost.
+    pub fn take_unreachable(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.unreachable)
+    }
+
+    /// Members who could not be told of a state.
+    pub fn take_unsent_states(&mut self) -> BTreeSet<u64> {
+        std::mem::take(&mut self.unsent_states)
+    }
+
+    /// Members whose processes are gone.
+    pub fn take_gone(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// Whether another member has said that this one was removed: it ends for good.
+    pub fn is_removed(&self) -> bool {
+        self.is_removed
+    }
+
+    /// Since when members are connected, if that has changed.
+    pub fn take_active(&mut self) -> Option<BTreeMap<u64, Duration>> {
+        let active = || self.peers.iter().filter_map(|(id, peer)| Some((*id, peer.active_since?))).collect();
+        std::mem::take(&mut self.has_changed).then(active)
+    }
+}
+
+/// Which of the messages are to be sent: of acknowledgements of one term to one member, the farthest says all.
+fn without_repetitions(messages: &[Message]) -> Vec<bool> {
+    let is_accepting = |message: &Message| message.kind == MessageKind::AppendResponse && !message.reject;
+    let mut farthest: BTreeMap<(u64, u64), (u64, usize)> = BTreeMap::new();
+    for (position, message) in messages.iter().enumerate().filter(|(_, message)| is_accepting(message)) {
+        let known = farthest.entry((message.to, message.term)).or_default();
+        *known = (*known).max((message.index, position));
+    }
+    let is_kept = |(position, message): (usize, &Message)| {
+        !is_accepting(message) || farthest[&(message.to, message.term)].1 == position
+    };
+    messages.iter().enumerate().map(is_kept).collect()
+}

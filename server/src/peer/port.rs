@@ -1,0 +1,179 @@
+//! Runs on: connection core.
+//!
+//! The peer port: what other members ask for. Streams are granted here and handed over to whoever holds the connections
+//! with other members; so are messages that were posted. All else is answered here.
+//!
+//! Bounds: a posted message has at most [`MESSAGE_BYTES_MAX`]; any other body what its endpoint takes.
+
+use std::{rc::Rc, sync::atomic::Ordering, time::Duration};
+
+use consensus::peer::{
+    hello::{self, Asked, Hello, Standing},
+    http1::Request as Head,
+    raftpb,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::{links::MESSAGE_BYTES_MAX, message::ToPeers};
+use crate::{
+    api::desk::Desk,
+    shared::Shared,
+    wire::{
+        endpoints::{self, Port},
+        http1::{self, Request, Response, Taking, Waits},
+        socket::Connection,
+    },
+};
+
+/// How long a request is waited for. **Source** etcd v3.7.1 `server/embed/etcd.go`, the `ReadTimeout` of the peer port.
+const WAITS: Waits = Waits { first: Duration::from_secs(60), next: Duration::from_secs(300) };
+/// A body of a request that is not raft's. **Units** bytes. **Source** etcd v3.7.1 `server/lease/leasehttp/http.go`.
+const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// What this member says of itself to others.
+pub fn hello(shared: &Shared) -> Hello {
+    let identity = shared.identity;
+    let cluster = shared.cluster.load();
+    let own = cluster.members.iter().find(|member| member.id == identity.member_id);
+    Hello {
+        cluster_id: identity.cluster_id,
+        member_id: identity.member_id,
+        version: crate::ETCD_VERSION.to_owned(),
+        peer_urls: own.map(|own| own.peer_urls.join(",")).unwrap_or_default(),
+        life: shared.life,
+    }
+}
+
+/// Serves one connection until it ends, or is handed over.
+pub async fn serve(
+    desk: Rc<Desk>,
+    connection: Connection,
+    to_peers: mpsc::Sender<ToPeers>,
+    stop: watch::Receiver<bool>,
+) {
+    let id = desk.shared.connection_numbers.fetch_add(1, Ordering::Relaxed);
+    let (stream, count) = match connection.open() {
+        Ok(opened) => opened,
+        Err(error) => return tracing::debug!(%error, "a connection of another member ended"),
+    };
+    let now = || desk.clock.unix_us();
+    let taking = |request: &Request| match raft_path(request) {
+        Some(Path::Message) => Taking::Read(MESSAGE_BYTES_MAX),
+        Some(Path::Stream) if matches!(asked(&desk.shared, request), Some(Ok(Asked::Stream { .. }))) => Taking::Over,
+        Some(_) => Taking::Dropped,
+        None => Taking::Read(BODY_BYTES_MAX),
+    };
+    let answer = async |request: Request| answer(&desk, &request, id, &to_peers).await;
+    let served = http1::serve(stream, stop, WAITS, now, taking, answer).await;
+    let taken = match served {
+        Ok(Some(taken)) => taken,
+        Ok(None) => return,
+        Err(error) => return tracing::debug!(%error, "a connection of another member ended"),
+    };
+    let Some(Ok(Asked::Stream { channel, from })) = asked(&desk.shared, &taken.request) else { return };
+    let from = (from, hello::life(&taken.request.headers));
+    let Ok(stream) = taken.stream.park() else { return };
+    let handed = ToPeers::Stream { stream, rest: taken.rest, count, id, channel, from };
+    if to_peers.send(handed).await.is_err() {
+        tracing::debug!("a stream comes too late: this member ends");
+    }
+}
+
+/// A path of raft's.
+enum Path {
+    Stream,
+    Message,
+    Snapshot,
+}
+
+fn raft_path(request: &Request) -> Option<Path> {
+    match request.path.as_str() {
+        "/raft" => Some(Path::Message),
+        "/raft/snapshot" => Some(Path::Snapshot),
+        path if path.starts_with("/raft/stream/") => Some(Path::Stream),
+        _ => None,
+    }
+}
+
+/// What a request to a path of raft's is for, or the answer that refuses it; `None` if it is not answered at all.
+fn asked(shared: &Shared, request: &Request) -> Option<Result<Asked, Response>> {
+    let cluster = shared.cluster.load();
+    let standing = |id: u64| match () {
+        () if cluster.removed.contains(&id) => Standing::Removed,
+        () if cluster.members.iter().any(|member| member.id == id) => Standing::Member,
+        () => Standing::Unknown,
+    };
+    let head = head_of(request);
+    let verdict = hello::check(&head, &hello(shared), standing).ok().flatten()?;
+    Some(verdict.asked.map_err(|refusal| {
+        let mut response = Response::text(refusal.status, format!("{}\n", refusal.reason));
+        response.lines.extend(refusal.allow.map(|allow| format!("Allow: {allow}").into()));
+        told_of_cluster(shared, response)
+    }))
+}
+
+fn head_of(request: &Request) -> Head {
+    let Request { method, raw_path, headers, .. } = request;
+    Head { method: method.clone(), path: raw_path.clone(), headers: headers.clone(), is_kept: true }
+}
+
+/// An answer that says which cluster this is, as all of these do.
+fn told_of_cluster(shared: &Shared, mut response: Response) -> Response {
+    response.lines.push(format!("X-Etcd-Cluster-Id: {:x}", shared.identity.cluster_id).into());
+    response.lines.sort();
+    response
+}
+
+async fn answer(desk: &Desk, request: &Request, id: u64, to_peers: &mpsc::Sender<ToPeers>) -> Response {
+    let shared = &desk.shared;
+    if raft_path(request).is_none() {
+        return endpoints::answer(desk, Port::Peers, request).await;
+    }
+    let head = head_of(request);
+    let unknown = |_: u64| Standing::Unknown;
+    if let Ok(Some(hello::Verdict { remote: Some(remote), .. })) = hello::check(&head, &hello(shared), unknown)
+        && to_peers.try_send(ToPeers::Remote(remote)).is_err()
+    {
+        tracing::debug!("a way to a member is not noted: too much waits");
+    }
+    let text = |status, reason: &str| told_of_cluster(shared, Response::text(status, format!("{reason}\n")));
+    match asked(shared, request) {
+        // etcd's handler panics, and its connection is closed.
+        None => text(400, "Bad Request"),
+        Some(Err(refusal)) => refusal,
+        Some(Ok(Asked::Stream { .. })) => unreachable!("a stream that is granted takes its connection over"),
+        Some(Ok(Asked::Snapshot)) => text(501, "snapshots in etcd's form are not taken yet"),
+        Some(Ok(Asked::Message)) => match post(desk, request, id, to_peers).await {
+            Ok(()) => told_of_cluster(shared, Response::new(204, &[], "")),
+            Err((status, reason)) => text(status, reason),
+        },
+    }
+}
+
+/// Hands on a message that was posted.
+///
+/// **Errors** the status and the text of the answer.
+async fn post(
+    desk: &Desk,
+    request: &Request,
+    id: u64,
+    to_peers: &mpsc::Sender<ToPeers>,
+) -> Result<(), (u16, &'static str)> {
+    if request.is_cut {
+        return Err((400, "error reading raft message"));
+    }
+    let Ok(decoded) = raftpb::decode_message(request.body.clone()) else {
+        return Err((400, "error unmarshalling raft message"));
+    };
+    // Types that mean nothing between members are passed over.
+    let Some(message) = decoded else { return Ok(()) };
+    let from = hello::id(request.headers.get("x-server-from")).unwrap_or(message.from);
+    // etcd means to answer 403 to whom it does not believe, and answers this.
+    let failed = (500, "error processing raft message");
+    let (taken, is_taken) = oneshot::channel();
+    let from = (from, hello::life(&request.headers));
+    let posted = ToPeers::Posted { message: Box::new(message), from, id, taken };
+    to_peers.send(posted).await.map_err(|_ends| failed)?;
+    let waited = tokio::time::timeout(desk.shared.limits.request_timeout, is_taken).await;
+    if matches!(waited, Ok(Ok(true))) { Ok(()) } else { Err(failed) }
+}
