@@ -4,17 +4,17 @@
 //! up.
 //!
 //! As etcd's members do it, whoever wants messages dials: each member asks every other one for two streams, of appends
-//! and of other messages, and fills the two that the other has asked it for. What finds no stream is posted, one request
-//! for each message (`posts`).
+//! and of other messages, and fills the two that the other one has asked it for. What finds no stream is posted, one
+//! request for each message.
 //!
 //! Invariants:
-//! - Members are those of `shared.cluster`, which apply publishes, and while there are none of them, those who were told
-//!   at the start or have asked (remotes): these are only posted to.
-//! - There is at most one stream of each kind from a member and one to it. A new one takes the place of the old one.
+//! - Members are those of `shared.cluster`, which apply publishes. Others, who were told at the start or have asked
+//!   (remotes), are only posted to.
+//! - There is at most one stream of each kind from a member, and one to it. A new one takes the place of the old one.
 //! - What waits for a member is bounded in bytes. What does not fit is lost, and raft hears that the member is
 //!   unreachable.
-//! - A stream on which nothing moves for some seconds (`Options`) is closed. It is dialled again at once, but not more often than
-//!   once in [`DIAL_EVERY`].
+//! - A stream on which nothing moves for some seconds (`Options`) is closed. It is dialled again at once, but not more
+//!   often than once in [`DIAL_EVERY`].
 //! - Nothing of an earlier life of a member is taken behind something of a later one (`lives`).
 //! - A member's process is gone if all its URLs refuse connections and none that was made is left.
 //!
