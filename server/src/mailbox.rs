@@ -54,12 +54,19 @@ impl<T> Post<T> {
     ///
     /// **Errors** the message was not taken.
     pub fn send(&self, message: T) -> Result<(), Refused> {
+        self.give(message).map_err(|(refused, _)| refused)
+    }
+
+    /// Posts a message, which comes back if it is not taken.
+    ///
+    /// **Errors** as [`Post::send`].
+    pub fn give(&self, message: T) -> Result<(), (Refused, T)> {
         let mut waiting = self.waiting.borrow_mut();
         if waiting.is_closed {
-            return Err(Refused::Closed);
+            return Err((Refused::Closed, message));
         }
         if waiting.messages.len() >= self.messages_max {
-            return Err(Refused::Full);
+            return Err((Refused::Full, message));
         }
         waiting.messages.push(message);
         if waiting.messages.len() == 1 {

@@ -155,6 +155,8 @@ pub struct Raft {
     /// A view that has applied this index answers a linearizable read without a round. `u64::MAX` while there are other
     /// voters, which may have elected another leader.
     pub read_floor: AtomicU64,
+    /// The state of any other member would help this one: its log lacks what it may have promised.
+    pub wants_state: AtomicBool,
     /// When this member became the leader last, on its clock; 0 for never. **Units** nanoseconds.
     pub elected_at: AtomicU64,
 }
@@ -163,7 +165,8 @@ impl Default for Raft {
     fn default() -> Self {
         let [term, leader, commit, applied, elected_at] = [0; 5].map(AtomicU64::new);
         let (pending, read_floor) = (AtomicUsize::new(0), AtomicU64::new(u64::MAX));
-        Self { term, leader, commit, applied, pending, read_floor, elected_at }
+        let wants_state = AtomicBool::new(false);
+        Self { term, leader, commit, applied, pending, read_floor, wants_state, elected_at }
     }
 }
 

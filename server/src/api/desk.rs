@@ -64,6 +64,9 @@ const PROPOSALS_KEPT: usize = 256;
 /// Steps of a short job at most. Each but the last waits for a page; a point read waits for one on each level.
 const STEPS_PER_VIEW: usize = 16;
 
+/// Pause before a core is told again that had no room.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// How often [`Desk::expire`] is to be called: nobody waits longer than that beyond its time.
 pub const EXPIRE_EVERY: Duration = Duration::from_millis(100);
 
@@ -378,6 +381,16 @@ impl Desk {
         }
     }
 
+    /// Tells raft something. It waits for room, and gives up only if raft is gone.
+    pub async fn tell_raft(&self, message: ToRaft) {
+        tell(&self.to_raft, message).await;
+    }
+
+    /// Tells apply something, as [`Desk::tell_raft`].
+    pub async fn tell_apply(&self, message: ToApply) {
+        tell(&self.to_apply, message).await;
+    }
+
     /// Reads the clock. Deadlines of later requests count from this time.
     pub fn now(&self) -> Duration {
         let now = self.clock.now();
@@ -557,6 +570,13 @@ struct GivenUp<'a>(&'a Counters);
 impl Drop for GivenUp<'_> {
     fn drop(&mut self) {
         self.0.proposals_failed.add(1);
+    }
+}
+
+async fn tell<T>(post: &Post<T>, mut message: T) {
+    while let Err((Refused::Full, refused)) = post.give(message) {
+        message = refused;
+        tokio::time::sleep(PAUSE).await;
     }
 }
 

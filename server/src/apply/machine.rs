@@ -258,6 +258,12 @@ impl Apply {
                 self.answer(reply, Answer::Defragmenting(run));
             }
             ToApply::AwaitDefragment { reply, run } => self.reclaim.defragment.wait(reply, run, now, lifetime),
+            ToApply::Incoming { answer, cache_bytes } => {
+                if let Err(store) = answer.send(self.incoming(cache_bytes)) {
+                    self.discard(store);
+                }
+            }
+            ToApply::Discard(store) => self.discard(*store),
             ToApply::CheckpointWaits => self.checkpoints.waits(),
             ToApply::Checkpointed(done) => {
                 let done = *done?;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use consensus::{ConfChange, ConfState, EntryId, EntryKind};
-use engine::CheckpointDone;
+use engine::{CheckpointDone, Store};
+use tokio::sync::oneshot;
 
 use super::{arrived::Arrived, own::Own, proposal::Proposal};
 use crate::{
@@ -163,6 +164,16 @@ pub enum ToApply {
         /// The number of the run.
         run: u64,
     },
+    /// Give an empty state beside this member's, in which that of another one is built with so much memory. It comes
+    /// back with `Discard`, or through raft.
+    Incoming {
+        /// Where it goes.
+        answer: oneshot::Sender<Store>,
+        /// **Units** bytes.
+        cache_bytes: usize,
+    },
+    /// A state was given up before all of it had arrived.
+    Discard(Box<Store>),
     /// The checkpoint under way waits for space on its disk.
     CheckpointWaits,
     /// A checkpoint has ended.

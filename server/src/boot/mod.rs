@@ -95,10 +95,11 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     log_start(&config, &opened, cores);
     let (stop, stopping) = watch::channel(false);
     let (peers, to_peers) = mpsc::channel(config.knobs.server.mailbox_messages_max);
-    let serving = Serving { options: options::wire(&config), stop: stopping, peers };
+    let (states, to_states) = mpsc::channel(config.knobs.server.mailbox_messages_max);
+    let serving = Serving { options: options::wire(&config), stop: stopping, peers, states };
     let handshakes = secure::spawn(&config, &clock, cores)?;
     let member = Member::new(Arc::clone(&config), clock, cores, &opened)?;
-    let mut started = threads::start(&member, opened, &serving, to_peers)?;
+    let mut started = threads::start(&member, opened, &serving, to_peers, to_states)?;
     let (end, ending) = watch::channel(false);
     let ways = Ways::new(&started.desk, started.ways.clone(), &serving, handshakes, ending);
     ways.accept_others(ports.others);

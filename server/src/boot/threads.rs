@@ -51,6 +51,7 @@ use crate::{
         raft_loop::{self, RaftCore, ToApplyThread},
         reads,
         scrub::Scrubber,
+        states::{self, OpenDisk},
         thread::{block_on, pin, stop_member},
         warm::{self, Warmer},
     },
@@ -61,7 +62,10 @@ use crate::{
         registry::Registry,
         timed::{CheckpointCommits, LogWrites, Timed},
     },
-    peer::{ask::Network, message::ToPeers},
+    peer::{
+        ask::Network,
+        message::{ToPeers, ToStates},
+    },
     raft::{machine::Raft, message::ToRaft},
     shared::Shared,
     watch::encode::Responder,
@@ -111,7 +115,8 @@ struct Machines {
     ways: ToMachines,
     to_raft: mpsc::Receiver<Vec<ToRaft>>,
     to_apply: mpsc::Receiver<Vec<ToApply>>,
-    to_peers: mpsc::Receiver<ToPeers>,
+    /// What comes for the connections with other members, and the way from them to states.
+    to_peers: (mpsc::Receiver<ToPeers>, mpsc::Sender<ToStates>),
 }
 
 impl Member {
@@ -137,6 +142,12 @@ impl Member {
     /// The pages of the store that could not be read.
     fn unreadable(&self) -> Arc<Unreadable> {
         Arc::clone(self.shared.view.unreadable())
+    }
+
+    /// Opens disks of the data directory.
+    fn open_disk(&self) -> OpenDisk {
+        let (path, dir) = (self.paths.data.clone(), self.config.data_dir.clone());
+        Arc::new(move || path.disk(&dir))
     }
 
     /// The page reads of one more thread.
@@ -278,7 +289,7 @@ impl Member {
         driver: Driver,
         log_disk: Box<dyn Disk>,
         inbox: Inbox<ToRaft>,
-        to_peers: mpsc::Receiver<ToPeers>,
+        to_peers: (mpsc::Receiver<ToPeers>, mpsc::Sender<ToStates>),
     ) -> RaftCore {
         let (shared, counters) = (Arc::clone(&self.shared), Arc::clone(&self.registry.commit));
         let disk = Timed::new(log_disk, LogWrites::new(Arc::clone(&counters)));
@@ -286,7 +297,8 @@ impl Member {
             (options::batch_bytes_max(&self.config), options::log_wait_max(&self.config));
         let heartbeat = options::heartbeat(&self.config);
         let (clock, links) = (self.clock.clone(), options::links(&self.config));
-        let peers = Peers::start(Arc::clone(&shared), clock, links, options::dial_wait(&self.config), to_peers);
+        let dial_wait = options::dial_wait(&self.config);
+        let peers = Peers::start(Arc::clone(&shared), clock, links, dial_wait, to_peers);
         let raft = Raft::new(shared, counters, driver, batch_bytes_max, log_wait_max, heartbeat);
         RaftCore { raft, disk, inbox, messages: Vec::new(), peers }
     }
@@ -300,6 +312,7 @@ pub fn start(
     opened: Opened,
     serving: &Serving,
     to_peers: mpsc::Receiver<ToPeers>,
+    to_states: mpsc::Receiver<ToStates>,
 ) -> Result<Started, Error> {
     let Opened { store, log_disk, driver, applier, .. } = opened;
     let (to_raft_sender, to_raft) = turns();
@@ -314,6 +327,8 @@ pub fn start(
     let (shared, counters) = (Arc::clone(&member.shared), Arc::clone(&member.registry.commit));
     let apply = Apply::new(shared, counters, options, store, applier);
     let (desk, posts) = member.desk(0)?;
+    spawn_local(states::run(Rc::clone(&desk), member.open_disk(), to_states));
+    let to_peers = (to_peers, serving.states.clone());
     let machines = Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply, to_peers };
     if member.cores.placement == Placement::Shared {
         let mut all = vec![Way::Here(Rc::clone(&desk))];

@@ -23,7 +23,10 @@ use crate::{
     },
     apply::message::ToApply,
     mailbox::{Post, carry},
-    peer::{self, message::ToPeers},
+    peer::{
+        self,
+        message::{ToPeers, ToStates},
+    },
     raft::message::ToRaft,
     wire::{
         http2,
@@ -47,6 +50,8 @@ pub struct Serving {
     pub stop: watch::Receiver<bool>,
     /// The way to the connections with other members.
     pub peers: mpsc::Sender<ToPeers>,
+    /// The way to whoever sends and fetches whole states.
+    pub states: mpsc::Sender<ToStates>,
 }
 
 /// A connection core's posts to raft and apply.
@@ -102,9 +107,9 @@ pub async fn run(desk: Rc<Desk>, mut inbox: mpsc::Receiver<ToCore>, serving: Ser
 
 /// Serves a connection on the core of this desk.
 pub fn serve(desk: &Rc<Desk>, connection: Connection, serving: &Serving) {
-    let Serving { options, stop, peers } = serving.clone();
+    let Serving { options, stop, peers, states } = serving.clone();
     match connection.serves() {
-        Serves::Peers => spawn_local(peer::port::serve(Rc::clone(desk), connection, peers, stop)),
+        Serves::Peers => spawn_local(peer::port::serve(Rc::clone(desk), connection, (peers, states), stop)),
         _ => spawn_local(socket::serve(Rc::clone(desk), connection, options, stop)),
     };
 }

@@ -14,6 +14,7 @@
 //! - `apply_loop`: apply on a thread of its own
 //! - `peer_loop`: the connections with other members, beside raft
 //! - `raft_loop`: raft on a thread of its own, or together with apply
+//! - `states/`: whole states, from one member to another
 //! - `checkpoint`: writes checkpoints
 //! - `scrub`: reads everything on disk again, to find damage
 //! - `warm`: loads pages after a start, ahead of apply
@@ -31,6 +32,7 @@ pub mod peer_loop;
 pub mod raft_loop;
 pub mod reads;
 pub mod scrub;
+pub mod states;
 pub mod thread;
 mod ticks;
 mod wake;

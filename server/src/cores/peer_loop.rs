@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use consensus::Message;
+use consensus::MessageKind;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{Notify, mpsc},
@@ -30,7 +30,7 @@ use crate::{
     peer::{
         dial::dial,
         links::{Arrived, ConnectionId, DIAL_EVERY, Deed, Links, Options},
-        message::ToPeers,
+        message::{ToPeers, ToStates},
         port::hello,
     },
     raft::machine::Raft,
@@ -63,6 +63,7 @@ struct State {
     /// The members that `links` knows.
     members: RefCell<Arc<Cluster>>,
     arrived: RefCell<Vec<Arrived>>,
+    states: mpsc::Sender<ToStates>,
 }
 
 /// The connections with other members, as raft's loop sees them.
@@ -76,7 +77,7 @@ impl Peers {
         clock: Clock,
         options: Options,
         dial_wait: Duration,
-        inbox: mpsc::Receiver<ToPeers>,
+        (inbox, states): (mpsc::Receiver<ToPeers>, mpsc::Sender<ToStates>),
     ) -> Self {
         let links = RefCell::new(Links::new(hello(&shared), options));
         let state = Rc::new(State {
@@ -88,6 +89,7 @@ impl Peers {
             news: Notify::new(),
             members: RefCell::default(),
             arrived: RefCell::default(),
+            states,
         });
         spawn_local(receive(Rc::clone(&state), inbox));
         spawn_local(pass(Rc::clone(&state)));
@@ -118,6 +120,12 @@ impl Peers {
         gone.into_iter().for_each(|id| raft.gone(id));
         unsent.into_iter().for_each(|id| raft.report_state(id, false));
         for Arrived { id, message } in arrived.drain(..) {
+            if message.kind == MessageKind::Snapshot {
+                // The leader holds a state ready: raft hears of it when all of that is here.
+                let urls = state.links.borrow().urls(message.from);
+                state.tell_states(ToStates::Offered { message: Box::new(message), urls });
+                continue;
+            }
             match raft.receive_peer(message) {
                 Ok(()) => {}
                 Err(error @ consensus::Error::Malformed { .. }) => {
@@ -132,12 +140,14 @@ impl Peers {
         Ok(())
     }
 
-    /// Sends messages of raft, in order.
-    pub fn send(&self, messages: Vec<Message>, now: Duration) {
+    /// Takes from raft what it has for other members.
+    pub fn collect(&self, raft: &mut Raft, now: Duration) {
+        let messages = raft.take_messages();
         if !messages.is_empty() {
             self.0.links.borrow_mut().send(messages, now);
             self.0.act();
         }
+        raft.take_wanted_states().into_iter().for_each(|id| self.0.tell_states(ToStates::Wanted(id)));
     }
 }
 
@@ -148,6 +158,13 @@ impl State {
         if !Arc::ptr_eq(&cluster, &self.members.borrow()) {
             self.links.borrow_mut().set_members(&cluster, now);
             self.members.replace(Arc::clone(&cluster));
+        }
+    }
+
+    /// Raft asks again for what finds no room.
+    fn tell_states(&self, message: ToStates) {
+        if self.states.try_send(message).is_err() {
+            tracing::debug!("too much waits for a state");
         }
     }
 

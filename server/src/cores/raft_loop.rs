@@ -80,7 +80,7 @@ pub async fn run_both(
             core.raft.settle(core.disk.at(now), now)?;
         }
         let more = turn.more;
-        core.peers.send(core.raft.take_messages(), now);
+        core.peers.collect(&mut core.raft, now);
         outbox.send(core.raft.take_answers(), None);
         apply.hand_out(turn, &mut outbox);
         let more = more || core.raft.has_more();
@@ -140,7 +140,7 @@ pub async fn run(
             }
             Err(_full) => false,
         };
-        core.peers.send(core.raft.take_messages(), now);
+        core.peers.collect(&mut core.raft, now);
         outbox.send(core.raft.take_answers(), None);
         let more = has_room && core.raft.has_more();
         if more {

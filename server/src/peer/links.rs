@@ -698,6 +698,11 @@ impl Links {
         out.append(&mut self.messages);
     }
 
+    /// The peer URLs of a member, as far as it is known.
+    pub fn urls(&self, member_id: u64) -> Vec<String> {
+        self.peers.get(&member_id).map_or_else(Vec::new, |peer| peer.urls.clone())
+    }
+
     /// Whether there is something for raft.
     pub fn has_news(&self) -> bool {
         !self.messages.is_empty() || !self.gone.is_empty() || self.is_removed || self.has_changed

@@ -1,6 +1,7 @@
 //! Runs on: connection core, raft core.
 //!
-//! What the peer port sends to the connections with other members.
+//! What the peer port and the connections with other members say to each other, and to whoever sends and fetches whole
+//! states.
 
 use bytes::BytesMut;
 use consensus::{
@@ -10,9 +11,9 @@ use consensus::{
 use tokio::sync::oneshot;
 
 use super::links::ConnectionId;
-use crate::wire::{socket::Count, stream::Parked};
+use crate::wire::{http1::Request, socket::Count, stream::Parked};
 
-/// See the head of this file.
+/// To the connections with other members.
 #[derive(Debug)]
 pub enum ToPeers {
     /// A member has asked for a stream, and it was granted.
@@ -43,4 +44,27 @@ pub enum ToPeers {
     },
     /// Somebody has said where it is reached.
     Remote(Remote),
+}
+
+/// To whoever sends and fetches whole states.
+#[derive(Debug)]
+pub enum ToStates {
+    /// A follower needs a state of this member, which leads.
+    Wanted(u64),
+    /// The leader holds a state ready for this member.
+    Offered {
+        /// Its message.
+        message: Box<Message>,
+        /// The leader's peer URLs.
+        urls: Vec<String>,
+    },
+    /// A member has come to fetch a state.
+    Asked {
+        /// The connection, behind the request.
+        stream: Parked,
+        /// Counts the connection.
+        count: Count,
+        /// The request.
+        request: Box<Request>,
+    },
 }

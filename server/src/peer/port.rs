@@ -14,7 +14,11 @@ use consensus::peer::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{links::MESSAGE_BYTES_MAX, message::ToPeers};
+use super::{
+    links::MESSAGE_BYTES_MAX,
+    message::{ToPeers, ToStates},
+    state::asked::PREFIX as STATES,
+};
 use crate::{
     api::desk::Desk,
     shared::Shared,
@@ -48,7 +52,7 @@ pub fn hello(shared: &Shared) -> Hello {
 pub async fn serve(
     desk: Rc<Desk>,
     connection: Connection,
-    to_peers: mpsc::Sender<ToPeers>,
+    (to_peers, to_states): (mpsc::Sender<ToPeers>, mpsc::Sender<ToStates>),
     stop: watch::Receiver<bool>,
 ) {
     let id = desk.shared.connection_numbers.fetch_add(1, Ordering::Relaxed);
@@ -61,6 +65,7 @@ pub async fn serve(
         Some(Path::Message) => Taking::Read(MESSAGE_BYTES_MAX),
         Some(Path::Stream) if matches!(asked(&desk.shared, request), Some(Ok(Asked::Stream { .. }))) => Taking::Over,
         Some(_) => Taking::Dropped,
+        None if request.path.starts_with(STATES) => Taking::Over,
         None => Taking::Read(BODY_BYTES_MAX),
     };
     let answer = async |request: Request| answer(&desk, &request, id, &to_peers).await;
@@ -70,6 +75,11 @@ pub async fn serve(
         Ok(None) => return,
         Err(error) => return tracing::debug!(%error, "a connection of another member ended"),
     };
+    if taken.request.path.starts_with(STATES) {
+        let Ok(stream) = taken.stream.park() else { return };
+        let handed = ToStates::Asked { stream, count, request: Box::new(taken.request) };
+        return drop(to_states.send(handed).await);
+    }
     let Some(Ok(Asked::Stream { channel, from })) = asked(&desk.shared, &taken.request) else { return };
     let from = (from, hello::life(&taken.request.headers));
     let Ok(stream) = taken.stream.park() else { return };

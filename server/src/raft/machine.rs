@@ -202,6 +202,19 @@ impl Raft {
             }
             ToRaft::ProposeOwn { entry, purpose } => self.propose_own(entry, purpose, now),
             ToRaft::Read(reply) => self.reads.push(reply),
+            ToRaft::OfferState { to, at, conf_state } => self.offer_state(to, at, conf_state),
+            ToRaft::StateSent { to, is_whole } => self.report_state(to, is_whole),
+            ToRaft::HandOver => self.hand_over(),
+            ToRaft::StateArrived { message, arrived } => {
+                let taken = match message {
+                    Some(message) => self.receive_state(*message, arrived),
+                    None => self.receive_asked(arrived),
+                };
+                // An error of the log stops the member in the next step, which says so again.
+                if let Err(error) = taken {
+                    tracing::warn!(%error, "a state of another member is not taken");
+                }
+            }
         }
     }
 
@@ -766,6 +779,7 @@ impl Raft {
         }
         raft.leader.store(status.leader_id, Ordering::Release);
         raft.commit.store(status.commit, Ordering::Release);
+        raft.wants_state.store(self.driver.wants_state(), Ordering::Release);
         raft.read_floor.store(status.read_floor.unwrap_or(u64::MAX), Ordering::Release);
         raft.pending.store(self.waiters.count() + self.unfinished_proposals, Ordering::Release);
     }

@@ -3,8 +3,13 @@
 //! The messages to the raft core.
 
 use bytes::Bytes;
+use consensus::{ConfState, EntryId, Message};
 
-use crate::{apply::proposal::Proposal, quota::Purpose, slots::ReplyTo};
+use crate::{
+    apply::{arrived::Arrived, proposal::Proposal},
+    quota::Purpose,
+    slots::ReplyTo,
+};
 
 /// Messages to the raft core.
 #[derive(Debug)]
@@ -28,6 +33,31 @@ pub enum ToRaft {
         entry: Bytes,
         /// The purpose of the request.
         purpose: Purpose,
+    },
+    /// The state at `at` is held ready for the member `to`, which needs one.
+    OfferState {
+        /// For whom.
+        to: u64,
+        /// The last entry in it.
+        at: EntryId,
+        /// The configuration in it.
+        conf_state: ConfState,
+    },
+    /// The transfer of a state to a member has ended.
+    StateSent {
+        /// Which member.
+        to: u64,
+        /// Whether all of it was sent.
+        is_whole: bool,
+    },
+    /// This member cannot read what another one needs of it.
+    HandOver,
+    /// A state of another member has arrived.
+    StateArrived {
+        /// The message that announced it; `None` if this member has asked for it.
+        message: Option<Box<Message>>,
+        /// The state.
+        arrived: Box<Arrived>,
     },
     /// Find out which index a linearizable read must see. Apply answers once it has published that.
     Read(ReplyTo),

@@ -710,7 +710,9 @@ impl Member {
         let (_, sender) = offered.ok_or("there is no such state")?;
         loop {
             match sender.step(&newest) {
-                Ok(frame) => return Ok(frame),
+                Ok(send::Step::Frame(frame)) => return Ok(Some(frame)),
+                Ok(send::Step::Nothing) => {}
+                Ok(send::Step::Done) => return Ok(None),
                 Err(send::Stop::Fault(fault)) => {
                     if let Err(error) = engine::load(&mut disk, Path::new(DATA), fault) {
                         self.raft.hand_over();

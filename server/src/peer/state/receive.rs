@@ -214,7 +214,7 @@ mod tests {
         apply::table,
         floor::Floors,
         lease,
-        peer::state::send::{Sender, Stop},
+        peer::state::send::{Sender, Step, Stop},
     };
 
     const IDENTITY: Identity = Identity { cluster_id: 7, member_id: 2 };
@@ -255,10 +255,14 @@ mod tests {
     }
 
     fn next(sender: &mut Sender, view: &ReadView) -> Option<Bytes> {
-        match sender.step(view) {
-            Ok(frame) => frame,
-            Err(Stop::Fault(Fault { .. })) => panic!("all is in memory"),
-            Err(Stop::Lost(error)) => panic!("{error:?}"),
+        loop {
+            match sender.step(view) {
+                Ok(Step::Frame(frame)) => return Some(frame),
+                Ok(Step::Nothing) => {}
+                Ok(Step::Done) => return None,
+                Err(Stop::Fault(Fault { .. })) => panic!("all is in memory"),
+                Err(Stop::Lost(error)) => panic!("{error:?}"),
+            }
         }
     }
 

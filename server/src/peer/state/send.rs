@@ -43,6 +43,17 @@ impl From<Fault> for Stop {
     }
 }
 
+/// What a step has brought.
+#[derive(Debug)]
+pub enum Step {
+    /// The next frame.
+    Frame(bytes::Bytes),
+    /// Nothing yet.
+    Nothing,
+    /// All frames were given.
+    Done,
+}
+
 /// Sends the state of one view.
 #[derive(Debug)]
 pub struct Sender {
@@ -113,30 +124,26 @@ impl Sender {
         self.rows = if has_rows { self.rows } else { 0 };
     }
 
-    /// The next frame; `None` behind the last one. `newest` is the newest view.
+    /// Makes one bounded step. `newest` is the newest view.
     ///
     /// **Errors** see [`Stop`].
-    pub fn step(&mut self, newest: &ReadView) -> Result<Option<bytes::Bytes>, Stop> {
+    pub fn step(&mut self, newest: &ReadView) -> Result<Step, Stop> {
         self.floor.check(newest).map_err(Stop::Lost)?;
-        loop {
-            let frame = match &mut self.stage {
-                Stage::Head => {
-                    let rows = Stage::Rows { prefix: 0, cursor: None };
-                    self.stage = if self.head.has_rows { Stage::Records } else { rows };
-                    Some(encode(Kind::Head, &self.head.encode_to_vec()))
-                }
-                Stage::Rows { .. } => self.rows()?,
-                Stage::Records => self.records(newest)?,
-                Stage::Hash(hash) => hash.step(newest, RECORDS_PER_STEP)?.map(|(hash, _)| {
-                    self.stage = Stage::Done;
-                    encode(Kind::End, &End { hash, rows: self.rows, records: self.records }.encode_to_vec())
-                }),
-                Stage::Done => return Ok(None),
-            };
-            if frame.is_some() {
-                return Ok(frame);
+        let frame = match &mut self.stage {
+            Stage::Head => {
+                let rows = Stage::Rows { prefix: 0, cursor: None };
+                self.stage = if self.head.has_rows { Stage::Records } else { rows };
+                Some(encode(Kind::Head, &self.head.encode_to_vec()))
             }
-        }
+            Stage::Rows { .. } => self.rows()?,
+            Stage::Records => self.records(newest)?,
+            Stage::Hash(hash) => hash.step(newest, RECORDS_PER_STEP)?.map(|(hash, _)| {
+                self.stage = Stage::Done;
+                encode(Kind::End, &End { hash, rows: self.rows, records: self.records }.encode_to_vec())
+            }),
+            Stage::Done => return Ok(Step::Done),
+        };
+        Ok(frame.map_or(Step::Nothing, Step::Frame))
     }
 
     fn rows(&mut self) -> Result<Option<bytes::Bytes>, Fault> {

@@ -1,0 +1,224 @@
+//! Runs on: connection core.
+//!
+//! Fetches one state from another member.
+//!
+//! Bounds: a stream on which nothing comes for [`SILENCE_MAX`] is given up, and a new one goes on behind what has come.
+//! After [`TRIES_MAX`] streams that brought nothing the state is given up.
+
+use std::{rc::Rc, time::Duration};
+
+use bytes::BytesMut;
+use consensus::peer::http1;
+use engine::Store;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::{mpsc, oneshot},
+};
+
+use super::{
+    States, UnderWay,
+    receive::{self, Piece, Told},
+};
+use crate::{
+    apply::{arrived::Arrived, message::ToApply},
+    peer::{
+        dial::{dial, host_of},
+        state::{
+            asked::{Asked, Wanted},
+            receive::Receiver,
+            send::Position,
+        },
+    },
+};
+
+/// How long nothing may come.
+const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Streams one after the other that bring nothing.
+const TRIES_MAX: usize = 10;
+/// Pause between two streams.
+const PAUSE: Duration = Duration::from_millis(200);
+/// What is read at once. **Units** bytes.
+const READ_BYTES: usize = 64 << 10;
+/// A frame of a state, unpacked, at least. **Units** bytes. A record in it is as long as a request may be.
+const FRAME_BYTES_MIN: usize = 16 << 20;
+/// Memory for the nodes of a state that is being built. **Units** bytes.
+const CACHE_BYTES: usize = 32 << 20;
+
+/// A state that is to be fetched.
+#[derive(Clone, Debug)]
+pub(super) struct Fetch {
+    /// From whom.
+    pub(super) from: u64,
+    /// Its peer URLs.
+    pub(super) urls: Vec<String>,
+    /// Which state.
+    pub(super) wanted: Wanted,
+}
+
+/// Why a stream ended without a state.
+enum Broken {
+    /// It may go on.
+    Here(String),
+    /// There is no such state.
+    Refused(u16),
+}
+
+/// Fetches a state.
+///
+/// **Errors** why it did not arrive. Its store is back with apply then.
+pub(super) async fn fetch(states: &Rc<States>, under_way: &UnderWay) -> Result<Box<Arrived>, String> {
+    if under_way.fetch.urls.is_empty() {
+        return Err("its sender is not known here".into());
+    }
+    let store = store(states).await?;
+    let disk = match (states.open_disk)() {
+        Ok(disk) => disk,
+        Err(error) => return give_back(states, Some(Box::new(store)), error.to_string()),
+    };
+    let shared = &states.desk.shared;
+    // The other members may take longer requests than this one.
+    let frame_bytes_max = FRAME_BYTES_MIN.max(4 * shared.limits.request_bytes_max);
+    let receiver = Receiver::new(disk, store, shared.identity, frame_bytes_max);
+    let (pieces, mut told) = receive::start(receiver).map_err(|error| error.to_string())?;
+    let mut pieces = Some(pieces);
+    let why = loop_streams(states, under_way, &mut pieces, &mut told).await;
+    let why = match why {
+        Ok(arrived) => return Ok(arrived),
+        Err(why) => why,
+    };
+    // The thread gives the store back when nothing can come any more.
+    drop(pieces);
+    loop {
+        match told.recv().await {
+            Some(Told::Position(_)) => {}
+            // It arrived while it was given up: it may still be of use.
+            Some(Told::Arrived(arrived)) => return Ok(arrived),
+            Some(Told::Left(store, _)) => return give_back(states, store, why),
+            None => return Err(why),
+        }
+    }
+}
+
+/// An empty store for what comes.
+async fn store(states: &Rc<States>) -> Result<Store, String> {
+    let (answer, store) = oneshot::channel();
+    states.tell_apply(ToApply::Incoming { answer, cache_bytes: CACHE_BYTES });
+    store.await.map_err(|_ends| "this member ends".to_owned())
+}
+
+fn give_back<T>(states: &Rc<States>, store: Option<Box<Store>>, why: String) -> Result<T, String> {
+    if let Some(store) = store {
+        states.tell_apply(ToApply::Discard(store));
+    }
+    Err(why)
+}
+
+/// Reads one stream after the other, until all has come.
+///
+/// **Errors** why there is no more to come.
+async fn loop_streams(
+    states: &Rc<States>,
+    under_way: &UnderWay,
+    pieces: &mut Option<mpsc::Sender<Piece>>,
+    told: &mut mpsc::Receiver<Told>,
+) -> Result<Box<Arrived>, String> {
+    let to_thread = pieces.as_ref().expect("it is dropped later").clone();
+    let fetch = &under_way.fetch;
+    let (mut position, mut tries) = (None, 0);
+    loop {
+        let url = &fetch.urls[tries % fetch.urls.len()];
+        let ended = tokio::select! {
+            ended = stream(states, fetch, position, url, &to_thread) => ended,
+            () = under_way.canceled() => return Err("another one takes its place".into()),
+            // It says something by itself only at its end.
+            end = told.recv() => match end {
+                Some(Told::Arrived(arrived)) => return Ok(arrived),
+                end => return Err(ended_early(states, end)),
+            },
+        };
+        let why = match ended {
+            Broken::Refused(status) => return Err(format!("{url}: it is refused with status {status}")),
+            Broken::Here(why) => why,
+        };
+        drop(to_thread.send(Piece::Broken).await);
+        let before = position;
+        match told.recv().await {
+            Some(Told::Position(now)) => position = now,
+            Some(Told::Arrived(arrived)) => return Ok(arrived),
+            end => return Err(ended_early(states, end)),
+        }
+        tries = if position == before { tries + 1 } else { 0 };
+        if tries >= TRIES_MAX {
+            return Err(why);
+        }
+        tracing::debug!(why, "a state goes on in another stream");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Why the thread has ended without a state. Its store goes back.
+fn ended_early(states: &Rc<States>, end: Option<Told>) -> String {
+    match end {
+        Some(Told::Left(store, why)) => give_back::<()>(states, store, why).unwrap_err(),
+        _ => "its thread has ended".into(),
+    }
+}
+
+/// Asks for the state behind `position`, and hands on what comes. Returns why it ended.
+async fn stream(
+    states: &Rc<States>,
+    fetch: &Fetch,
+    position: Option<Position>,
+    url: &str,
+    pieces: &mpsc::Sender<Piece>,
+) -> Broken {
+    let silence = tokio::time::timeout(SILENCE_MAX, dial(url)).await;
+    let mut stream = match silence {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Broken::Here(format!("{url}: {error}")),
+        Err(_late) => return Broken::Here(format!("{url}: it does not answer")),
+    };
+    let identity = states.desk.shared.identity;
+    let path = Asked { from: identity.member_id, wanted: fetch.wanted, position }.path();
+    let (host, cluster_id) = (host_of(url), identity.cluster_id);
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Etcd-Cluster-ID: {cluster_id:x}\r\n\r\n");
+    if let Err(error) = stream.write_all(head.as_bytes()).await {
+        return Broken::Here(format!("{url}: {error}"));
+    }
+    let (mut buffer, mut body) = (BytesMut::new(), None);
+    loop {
+        buffer.reserve(READ_BYTES);
+        match tokio::time::timeout(SILENCE_MAX, stream.read_buf(&mut buffer)).await {
+            Ok(Ok(0)) => return Broken::Here(format!("{url}: the connection ended")),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Broken::Here(format!("{url}: {error}")),
+            Err(_late) => return Broken::Here(format!("{url}: nothing comes")),
+        }
+        if body.is_none() {
+            match http1::take_answer(&mut buffer) {
+                Ok(None) => continue,
+                Ok(Some((answer, of_answer))) if answer.status == 200 => body = Some(of_answer),
+                // A state is being made ready, or its stream has not ended yet.
+                Ok(Some((answer, _))) if answer.status == 503 => return Broken::Here(format!("{url}: not now")),
+                Ok(Some((answer, _))) => return Broken::Refused(answer.status),
+                Err(error) => return Broken::Here(format!("{url}: {error}")),
+            }
+        }
+        let Some(of_answer) = &mut body else { continue };
+        loop {
+            match of_answer.take(&mut buffer) {
+                Ok(None) => break,
+                Ok(Some(bytes)) => {
+                    if pieces.send(Piece::Bytes(bytes)).await.is_err() {
+                        // The thread has told why.
+                        return Broken::Here("it is not taken".into());
+                    }
+                }
+                Err(error) => return Broken::Here(format!("{url}: {error}")),
+            }
+        }
+        if of_answer.is_over() {
+            return Broken::Here(format!("{url}: the stream ended before its end"));
+        }
+    }
+}

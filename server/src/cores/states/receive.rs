@@ -1,0 +1,67 @@
+//! Runs on: a thread of its own.
+//!
+//! Builds a state from what arrives, and blocks on the disk meanwhile.
+//!
+//! Invariant: the store comes back, in the state or without one, as the last that is told.
+
+use bytes::Bytes;
+use engine::Store;
+use tokio::sync::mpsc;
+
+use crate::{
+    apply::arrived::Arrived,
+    cores::STACK_BYTES,
+    peer::state::{receive::Receiver, send::Position},
+};
+
+/// Pieces that wait for the disk. A piece is what is read from a socket at once.
+const PIECES_MAX: usize = 16;
+
+/// What the thread is given.
+pub(super) enum Piece {
+    /// The next bytes of the stream.
+    Bytes(Bytes),
+    /// The stream broke. The answer is how far it has come.
+    Broken,
+}
+
+/// What the thread tells.
+pub(super) enum Told {
+    /// How far the state has come.
+    Position(Option<Position>),
+    /// All of it is here.
+    Arrived(Box<Arrived>),
+    /// It cannot be taken, or there is no more to come of it.
+    Left(Option<Box<Store>>, String),
+}
+
+/// Starts the thread. It ends when it has told of an end, or when no piece can come any more.
+///
+/// **Errors** the system's.
+pub(super) fn start(receiver: Receiver) -> std::io::Result<(mpsc::Sender<Piece>, mpsc::Receiver<Told>)> {
+    let (pieces, inbox) = mpsc::channel(PIECES_MAX);
+    let (outbox, told) = mpsc::channel(2);
+    let run = move || run(receiver, inbox, &outbox);
+    std::thread::Builder::new().name("state".into()).stack_size(STACK_BYTES).spawn(run)?;
+    Ok((pieces, told))
+}
+
+fn run(mut receiver: Receiver, mut inbox: mpsc::Receiver<Piece>, outbox: &mpsc::Sender<Told>) {
+    // Whoever reads what is told stays until it has heard of an end.
+    let tell = |told| outbox.blocking_send(told).unwrap_or_default();
+    let why = loop {
+        match inbox.blocking_recv() {
+            None => break "it is not wanted any more".to_owned(),
+            Some(Piece::Broken) => {
+                receiver.broken();
+                tell(Told::Position(receiver.position()));
+            }
+            Some(Piece::Bytes(bytes)) => match receiver.push(&bytes) {
+                Ok(None) => {}
+                Ok(Some(arrived)) => return tell(Told::Arrived(arrived)),
+                Err(error) => break error.to_string(),
+            },
+        }
+    };
+    tell(Told::Left(receiver.abandon().map(Box::new), why));
+}
