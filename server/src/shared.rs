@@ -3,10 +3,10 @@
 //! The state that all cores of this process share: the member's identity, its bounds, and the published state.
 //!
 //! Invariants:
-//! - Each field has one writer. Apply publishes `view`, `cluster`, `is_removed`, `sizes`, `swept_revision`,
-//!   `standstill`, `is_behind`, `has_leases` and `raft.applied`. Raft publishes the rest of `raft`. Each connection
-//!   core writes its own entry of `floors` and `connections`, and each loop its own beat of `pulse`. All cores read
-//!   everything.
+//! - Each field has one writer, but for `is_removed`, which apply and raft set. Apply publishes `view`, `cluster`,
+//!   `sizes`, `swept_revision`, `standstill`, `is_behind`, `has_leases` and `raft.applied`. Raft publishes the rest of
+//!   `raft`, and `links`. Each connection core writes its own entry of `floors` and `connections`, and each loop its own
+//!   beat of `pulse`. All cores read everything.
 //! - Everything that a view shows was durable before the view was published. A reply leaves after the view that holds
 //!   its write was published. So on a single voter, any view loaded after a request arrived answers it linearizably
 //!   (`raft.read_floor`).
@@ -261,7 +261,8 @@ pub struct Shared {
     pub ids: Ids,
     /// Members, alarms, version.
     pub cluster: ArcSwap<Cluster>,
-    /// This member was removed from the cluster, and has applied its removal. It must stop.
+    /// This member was removed from the cluster: it has applied its removal, or another member has said so. It must
+    /// stop.
     pub is_removed: AtomicBool,
     /// Where raft stands.
     pub raft: Raft,

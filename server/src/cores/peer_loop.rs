@@ -16,7 +16,6 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use consensus::MessageKind;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{Notify, mpsc},
@@ -29,7 +28,8 @@ use crate::{
     clock::Clock,
     peer::{
         dial::dial,
-        links::{Arrived, ConnectionId, DIAL_EVERY, Deed, Links, Options},
+        exchange,
+        links::{ConnectionId, DIAL_EVERY, Deed, Links, Options},
         message::{ToPeers, ToStates},
         port::hello,
     },
@@ -62,7 +62,6 @@ struct State {
     news: Notify,
     /// The members that `links` knows.
     members: RefCell<Arc<Cluster>>,
-    arrived: RefCell<Vec<Arrived>>,
     states: mpsc::Sender<ToStates>,
 }
 
@@ -88,7 +87,6 @@ impl Peers {
             sockets: RefCell::default(),
             news: Notify::new(),
             members: RefCell::default(),
-            arrived: RefCell::default(),
             states,
         });
         spawn_local(receive(Rc::clone(&state), inbox));
@@ -107,36 +105,16 @@ impl Peers {
     pub fn deliver(&self, raft: &mut Raft, now: Duration) -> Result<(), Fatal> {
         let state = &self.0;
         state.look_at_members(now);
-        let mut arrived = state.arrived.take();
-        let mut links = state.links.borrow_mut();
-        links.take_messages(&mut arrived);
-        let unreachable = links.take_unreachable();
-        let (gone, unsent) = (links.take_gone(), links.take_unsent_states());
-        if let Some(active) = links.take_active() {
-            state.shared.links.store(Arc::new(active));
+        let links = &mut *state.links.borrow_mut();
+        let delivered = exchange::deliver(links, (raft, &state.shared), now, |_| {})?;
+        for error in delivered.refused {
+            tracing::warn!(%error, "a message of another member is refused");
         }
-        drop(links);
-        unreachable.into_iter().for_each(|id| raft.unreachable(id));
-        gone.into_iter().for_each(|id| raft.gone(id));
-        unsent.into_iter().for_each(|id| raft.report_state(id, false));
-        for Arrived { id, message } in arrived.drain(..) {
-            if message.kind == MessageKind::Snapshot {
-                // The leader holds a state ready: raft hears of it when all of that is here.
-                let urls = state.links.borrow().urls(message.from);
-                state.tell_states(ToStates::Offered { message: Box::new(message), urls });
-                continue;
-            }
-            match raft.receive_peer(message) {
-                Ok(()) => {}
-                Err(error @ consensus::Error::Malformed { .. }) => {
-                    tracing::warn!(%error, "a message of another member is refused");
-                    state.links.borrow_mut().refuse(id, now);
-                }
-                Err(error) => return Err(error.into()),
-            }
+        for message in delivered.states {
+            let urls = links.urls(message.from);
+            state.tell_states(ToStates::Offered { message: Box::new(message), urls });
         }
-        state.arrived.replace(arrived);
-        state.act();
+        state.act(links);
         Ok(())
     }
 
@@ -144,8 +122,9 @@ impl Peers {
     pub fn collect(&self, raft: &mut Raft, now: Duration) {
         let messages = raft.take_messages();
         if !messages.is_empty() {
-            self.0.links.borrow_mut().send(messages, now);
-            self.0.act();
+            let links = &mut *self.0.links.borrow_mut();
+            links.send(messages, now);
+            self.0.act(links);
         }
         raft.take_wanted_states().into_iter().for_each(|id| self.0.tell_states(ToStates::Wanted(id)));
     }
@@ -154,11 +133,8 @@ impl Peers {
 impl State {
     /// Tells `links` of the members, if they are others than before.
     fn look_at_members(&self, now: Duration) {
-        let cluster = self.shared.cluster.load();
-        if !Arc::ptr_eq(&cluster, &self.members.borrow()) {
-            self.links.borrow_mut().set_members(&cluster, now);
-            self.members.replace(Arc::clone(&cluster));
-        }
+        let (links, known) = (&mut *self.links.borrow_mut(), &mut *self.members.borrow_mut());
+        exchange::look_at_members(links, &self.shared, known, now);
     }
 
     /// Raft asks again for what finds no room.
@@ -169,9 +145,8 @@ impl State {
     }
 
     /// Does what `links` wants done with sockets.
-    fn act(self: &Rc<Self>) {
-        let deeds = self.links.borrow_mut().take_deeds();
-        for deed in deeds {
+    fn act(self: &Rc<Self>, links: &mut Links) {
+        for deed in links.take_deeds() {
             match deed {
                 Deed::Dial { attempt, url } => drop(spawn_local(connect(Rc::clone(self), attempt, url))),
                 Deed::Write(id) => {
@@ -187,9 +162,16 @@ impl State {
                 }
             }
         }
-        if self.links.borrow().has_news() {
+        if links.has_news() {
             self.news.notify_one();
         }
+    }
+
+    /// Lets something happen to `links`, and does what it wants then.
+    fn tell(self: &Rc<Self>, happens: impl FnOnce(&mut Links, Duration)) {
+        let links = &mut *self.links.borrow_mut();
+        happens(links, self.clock.now());
+        self.act(links);
     }
 
     fn add_socket(&self, id: ConnectionId) -> Rc<Socket> {
@@ -207,8 +189,7 @@ async fn pass(state: Rc<State>) {
         ticks.tick().await;
         let now = state.clock.now();
         state.look_at_members(now);
-        state.links.borrow_mut().pass(now);
-        state.act();
+        state.tell(Links::pass);
     }
 }
 
@@ -221,42 +202,36 @@ async fn receive(state: Rc<State>, mut inbox: mpsc::Receiver<ToPeers>) {
             ToPeers::Stream { stream, rest, count, id, channel, from } => {
                 let Ok(stream) = stream.unpark() else { continue };
                 let socket = state.add_socket(id);
-                state.links.borrow_mut().attach(channel, from, id, now);
+                state.tell(|links, now| links.attach(channel, from, id, now));
                 spawn_local(hold(Rc::clone(&state), (id, socket), stream, rest, Some(count)));
             }
             ToPeers::Posted { message, from, id, taken } => {
-                let is_taken = state.links.borrow_mut().posted(from, *message, id);
-                // Who has posted it may be gone.
-                taken.send(is_taken).unwrap_or_default();
+                state.tell(|links, _| {
+                    // Who has posted it may be gone.
+                    taken.send(links.posted(from, *message, id)).unwrap_or_default();
+                });
             }
             ToPeers::Remote(remote) => state.links.borrow_mut().add_remote(remote),
         }
-        state.act();
     }
 }
 
 /// Makes a connection, and holds it.
 async fn connect(state: Rc<State>, attempt: u64, url: String) {
     let dialled = tokio::time::timeout(state.dial_wait, dial(&url)).await;
-    let now = state.clock.now();
     let stream = match dialled {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {
             let is_refused = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
-            tracing::debug!(url, %error, "a member cannot be dialled");
-            state.links.borrow_mut().failed(attempt, is_refused, now);
-            return state.act();
+            return state.tell(|links, now| links.failed(attempt, is_refused, &error.to_string(), now));
         }
         Err(_late) => {
-            tracing::debug!(url, "a member cannot be dialled: it takes too long");
-            state.links.borrow_mut().failed(attempt, false, now);
-            return state.act();
+            return state.tell(|links, now| links.failed(attempt, false, "it does not answer", now));
         }
     };
     let id = state.shared.connection_numbers.fetch_add(1, Ordering::Relaxed);
     let socket = state.add_socket(id);
-    state.links.borrow_mut().connected(attempt, id, now);
-    state.act();
+    state.tell(|links, now| links.connected(attempt, id, now));
     hold(state, (id, socket), stream, BytesMut::new(), None).await;
 }
 
@@ -270,14 +245,15 @@ async fn hold(
 ) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (mut buffer, mut queue, mut taken) = (rest, VecDeque::new(), Vec::new());
+    // An encrypted connection may hold back the end of what it was given until it is flushed.
+    let mut is_unflushed = false;
     let ended = loop {
         if socket.is_closing.get() {
             break None;
         }
         if !buffer.is_empty() {
-            state.links.borrow_mut().received(id, &buffer, state.clock.now());
+            state.tell(|links, now| links.received(id, &buffer, now));
             buffer.clear();
-            state.act();
             tokio::task::yield_now().await;
             continue;
         }
@@ -286,8 +262,11 @@ async fn hold(
         buffer.reserve(READ_BYTES);
         tokio::select! {
             biased;
-            written = write(&mut writer, &mut queue), if !queue.is_empty() => match written {
-                Ok(bytes) => state.links.borrow_mut().written(id, bytes, state.clock.now()),
+            written = write(&mut writer, &mut queue), if !queue.is_empty() || is_unflushed => match written {
+                Ok(bytes) => {
+                    is_unflushed = bytes > 0;
+                    state.links.borrow_mut().written(id, bytes, state.clock.now());
+                }
                 Err(error) => break Some(Err(error)),
             },
             read = reader.read_buf(&mut buffer) => match read {
@@ -303,14 +282,17 @@ async fn hold(
             tracing::debug!(%error, "a connection with another member has failed");
         }
         state.sockets.borrow_mut().remove(&id);
-        state.links.borrow_mut().closed(id, ended.is_ok(), state.clock.now());
-        state.act();
+        state.tell(|links, now| links.closed(id, ended.is_ok(), now));
     }
     drop(count);
 }
 
-/// Writes of `queue` what the socket takes at once. Returns how much that was.
+/// Writes of `queue` what the socket takes at once, or flushes if there is nothing in it. Returns how much was taken.
+/// Dropping the future loses nothing.
 async fn write(writer: &mut (impl AsyncWrite + Unpin), queue: &mut VecDeque<Bytes>) -> io::Result<usize> {
+    if queue.is_empty() {
+        return writer.flush().await.map(|()| 0);
+    }
     let count = {
         let mut slices = [IoSlice::new(&[]); PIECES_MAX];
         let filled = slices.iter_mut().zip(queue.iter()).map(|(slice, piece)| *slice = IoSlice::new(piece)).count();
@@ -329,6 +311,5 @@ async fn write(writer: &mut (impl AsyncWrite + Unpin), queue: &mut VecDeque<Byte
             queue.pop_front();
         }
     }
-    writer.flush().await?;
     Ok(count)
 }

@@ -153,12 +153,21 @@ struct Peer {
     /// URLs that refused a connection, one after the other.
     refusals: usize,
     is_gone: bool,
+    /// That it cannot be dialled was told since it was connected last.
+    is_told: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Dialling {
     last_at: Option<Duration>,
     attempt: Option<u64>,
+}
+
+impl Connection {
+    /// Whether messages are lost with it.
+    fn loses_messages(&self) -> bool {
+        matches!(self.way, Way::Writing { .. } | Way::Posting { is_waiting: true, .. })
+    }
 }
 
 impl Peer {
@@ -327,7 +336,7 @@ impl Links {
         };
         let own = (member_id, self.own.member_id);
         let peer = self.peers.get_mut(&member_id).expect("just seen");
-        (peer.refusals, peer.is_gone) = (0, false);
+        (peer.refusals, peer.is_gone, peer.is_told) = (0, false, false);
         let way = match purpose {
             Purpose::Stream(channel) => {
                 peer.dials[channel as usize].attempt = None;
@@ -351,9 +360,13 @@ impl Links {
     }
 
     /// The try `attempt` has failed; `is_refused` says that nobody listens there.
-    pub fn failed(&mut self, attempt: u64, is_refused: bool, now: Duration) {
+    pub fn failed(&mut self, attempt: u64, is_refused: bool, why: &str, now: Duration) {
         let Some((member_id, purpose)) = self.attempts.remove(&attempt) else { return };
         let Some(peer) = self.peers.get_mut(&member_id) else { return };
+        if !std::mem::replace(&mut peer.is_told, true) {
+            let url = peer.url();
+            tracing::warn!("peer-id" = %format!("{member_id:x}"), url, error = why, "failed to dial a peer; it goes on");
+        }
         peer.picked += 1;
         peer.refusals = if is_refused { peer.refusals + 1 } else { 0 };
         match purpose {
@@ -381,7 +394,7 @@ impl Links {
     /// Bytes have arrived on the connection `id`.
     pub fn received(&mut self, id: ConnectionId, bytes: &[u8], now: Duration) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        let member_id = connection.member_id;
+
         let goes_on = match &mut connection.way {
             // Nothing is said on a stream to another member.
             Way::Writing { .. } => true,
@@ -397,8 +410,7 @@ impl Links {
         };
         if !goes_on {
             self.deeds.push(Deed::Close(id));
-            self.drop_connection(id);
-            self.unreachable.insert(member_id);
+            self.lose(id);
             self.dial_streams(now);
         }
     }
@@ -487,13 +499,20 @@ impl Links {
     pub fn closed(&mut self, id: ConnectionId, is_clean: bool, now: Duration) {
         let Some(connection) = self.connections.get(&id) else { return };
         let member_id = connection.member_id;
-        self.drop_connection(id);
-        self.unreachable.insert(member_id);
+        self.lose(id);
         if !is_clean {
             self.deactivate(member_id);
         }
         self.look_whether_gone(member_id);
         self.dial_streams(now);
+    }
+
+    /// A connection ends, and with it what was on its way.
+    fn lose(&mut self, id: ConnectionId) {
+        if let Some(connection) = self.connections.get(&id).filter(|connection| connection.loses_messages()) {
+            self.unreachable.insert(connection.member_id);
+        }
+        self.drop_connection(id);
     }
 
     fn drop_connection(&mut self, id: ConnectionId) {
@@ -678,10 +697,9 @@ impl Links {
         }
         for (id, member_id, is_idle) in ended {
             self.deeds.push(Deed::Close(id));
-            self.drop_connection(id);
+            self.lose(id);
             if !is_idle {
                 tracing::warn!("peer-id" = %format!("{member_id:x}"), "nothing moves on a connection: it is closed");
-                self.unreachable.insert(member_id);
                 self.deactivate(member_id);
             }
         }
@@ -693,9 +711,9 @@ impl Links {
         std::mem::take(&mut self.deeds)
     }
 
-    /// Moves the messages that have arrived to the end of `out`, in order for each connection.
-    pub fn take_messages(&mut self, out: &mut Vec<Arrived>) {
-        out.append(&mut self.messages);
+    /// The messages that have arrived, in order for each connection.
+    pub fn take_messages(&mut self) -> Vec<Arrived> {
+        std::mem::take(&mut self.messages)
     }
 
     /// The peer URLs of a member, as far as it is known.

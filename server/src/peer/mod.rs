@@ -5,6 +5,7 @@
 //! - `dial`: connections to peer URLs
 //! - `ask`: one request to a member's peer port
 //! - `links`: the connections with all other members
+//! - `exchange`: what raft and `links` have for each other
 //! - `incoming`, `outgoing`: streams from another member, and to it
 //! - `lives`: which life of a member's process a connection is of
 //! - `port`: the peer port; `message`: what it hands over to `links`
@@ -12,6 +13,7 @@
 
 pub mod ask;
 pub mod dial;
+pub mod exchange;
 pub mod incoming;
 pub mod links;
 pub mod lives;
@@ -19,3 +21,5 @@ pub mod message;
 pub mod outgoing;
 pub mod port;
 pub mod state;
+#[cfg(test)]
+mod tests;

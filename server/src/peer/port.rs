@@ -7,10 +7,14 @@
 
 use std::{rc::Rc, sync::atomic::Ordering, time::Duration};
 
-use consensus::peer::{
-    hello::{self, Asked, Hello, Standing},
-    http1::Request as Head,
-    raftpb,
+use bytes::Bytes;
+use consensus::{
+    Message,
+    peer::{
+        hello::{self, Asked, Hello, Standing, Verdict},
+        http1::Request as Head,
+        raftpb,
+    },
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -105,16 +109,35 @@ fn raft_path(request: &Request) -> Option<Path> {
     }
 }
 
-/// What a request to a path of raft's is for, or the answer that refuses it; `None` if it is not answered at all.
-fn asked(shared: &Shared, request: &Request) -> Option<Result<Asked, Response>> {
+/// What becomes of a request to a path of raft's; `None` if it is not answered at all.
+pub fn verdict(shared: &Shared, head: &Head) -> Option<Verdict> {
     let cluster = shared.cluster.load();
     let standing = |id: u64| match () {
         () if cluster.removed.contains(&id) => Standing::Removed,
         () if cluster.members.iter().any(|member| member.id == id) => Standing::Member,
         () => Standing::Unknown,
     };
-    let head = head_of(request);
-    let verdict = hello::check(&head, &hello(shared), standing).ok().flatten()?;
+    hello::check(head, &hello(shared), standing).ok().flatten()
+}
+
+/// The message in the body of a POST, with who has posted it, and in which life; `None` if it means nothing between
+/// members.
+///
+/// **Errors** the status and the text of the answer.
+pub fn posted(head: &Head, body: Bytes) -> Result<Option<Posted>, (u16, &'static str)> {
+    let decoded = raftpb::decode_message(body).map_err(|_why| (400, "error unmarshalling raft message"))?;
+    Ok(decoded.map(|message| {
+        let from = hello::id(head.headers.get("x-server-from")).unwrap_or(message.from);
+        (message, (from, hello::life(&head.headers)))
+    }))
+}
+
+/// A message, and who has posted it, and in which life.
+pub type Posted = (Message, (u64, u64));
+
+/// What a request to a path of raft's is for, or the answer that refuses it; `None` if it is not answered at all.
+fn asked(shared: &Shared, request: &Request) -> Option<Result<Asked, Response>> {
+    let verdict = verdict(shared, &head_of(request))?;
     Some(verdict.asked.map_err(|refusal| {
         let mut response = Response::text(refusal.status, format!("{}\n", refusal.reason));
         response.lines.extend(refusal.allow.map(|allow| format!("Allow: {allow}").into()));
@@ -139,9 +162,7 @@ async fn answer(desk: &Desk, request: &Request, id: u64, to_peers: &mpsc::Sender
     if raft_path(request).is_none() {
         return endpoints::answer(desk, Port::Peers, request).await;
     }
-    let head = head_of(request);
-    let unknown = |_: u64| Standing::Unknown;
-    if let Ok(Some(hello::Verdict { remote: Some(remote), .. })) = hello::check(&head, &hello(shared), unknown)
+    if let Some(Verdict { remote: Some(remote), .. }) = verdict(shared, &head_of(request))
         && to_peers.try_send(ToPeers::Remote(remote)).is_err()
     {
         tracing::debug!("a way to a member is not noted: too much waits");
@@ -172,16 +193,11 @@ async fn post(
     if request.is_cut {
         return Err((400, "error reading raft message"));
     }
-    let Ok(decoded) = raftpb::decode_message(request.body.clone()) else {
-        return Err((400, "error unmarshalling raft message"));
-    };
     // Types that mean nothing between members are passed over.
-    let Some(message) = decoded else { return Ok(()) };
-    let from = hello::id(request.headers.get("x-server-from")).unwrap_or(message.from);
+    let Some((message, from)) = posted(&head_of(request), request.body.clone())? else { return Ok(()) };
     // etcd means to answer 403 to whom it does not believe, and answers this.
     let failed = (500, "error processing raft message");
     let (taken, is_taken) = oneshot::channel();
-    let from = (from, hello::life(&request.headers));
     let posted = ToPeers::Posted { message: Box::new(message), from, id, taken };
     to_peers.send(posted).await.map_err(|_ends| failed)?;
     let waited = tokio::time::timeout(desk.shared.limits.request_timeout, is_taken).await;

@@ -268,12 +268,11 @@ impl World {
 
     fn block(&mut self, from: usize, to: usize, time: Duration, draw: &mut Draw) {
         self.tell(|_| format!("nothing passes from m{} to m{} for {time:?}", from + 1, to + 1));
-        for link in 0..self.links.len() {
-            if (self.links[link].from, self.links[link].to) == (from, to) {
-                self.links[link].block(true);
-                let is_reset = draw.0.chance(1, 2);
-                self.plan(time, Event::Unblock { link, is_reset });
-            }
+        for is_of_appends in [true, false] {
+            let direction = (from, to, is_of_appends);
+            self.network.block(direction, true);
+            let is_reset = draw.0.chance(1, 2);
+            self.plan(time, Event::Unblock { direction, is_reset });
         }
     }
 

@@ -26,10 +26,7 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.story.tell(self.now, || "no more faults".to_owned());
         self.queue.retain(|Reverse((_, _, event))| !matches!(event, Event::Operator { .. }));
-        for link in 0..self.links.len() {
-            self.links[link].block(false);
-            self.plan_arrival(link);
-        }
+        self.unblock_all();
         for at in 0..self.seats.len() {
             self.mend(at);
             let seat = &mut self.seats[at];

@@ -3,7 +3,7 @@
 //!
 //! - `member`: one whole member. `watching`: its watch streams. `network`: the bytes between members.
 //! - `clients`, `leases`, `watchers`: what is asked, and what is told. `mix`: what clients ask for.
-//! - `plan`: what decides a run. `faults`: what befalls the members. `refusals`: what others see of it.
+//! - `plan`: what decides a run. `faults`: what befalls the members.
 //! - `membership`: members that come and go. `damage`: pages that are damaged, and repaired.
 //! - `losses`: power is lost at every single write.
 //! - `states`: whole states on their way from one member to another.
@@ -33,7 +33,6 @@ mod mix;
 mod model;
 mod network;
 mod plan;
-mod refusals;
 mod scenarios;
 mod search;
 mod seat;

@@ -60,13 +60,18 @@ use server::{
     loader::Loader,
     mailbox::Post,
     metrics::{counters::CommitCounters, registry::Registry},
-    peer::state::{
-        receive::Receiver,
-        send::{self, Position, Sender},
+    peer::{
+        exchange,
+        links::{self, Links},
+        port::hello,
+        state::{
+            receive::Receiver,
+            send::{self, Position, Sender},
+        },
     },
     quota::{self, Purpose},
     raft::{machine::Raft, message::ToRaft},
-    shared::{Limits, Quota, Shared},
+    shared::{Cluster, Limits, Quota, Shared},
     slots::{ReplyTo, SlotId, Slots},
     watch::{
         encode::Responder,
@@ -74,7 +79,7 @@ use server::{
     },
 };
 
-use super::{clients::Answer as Answered, watching};
+use super::{clients::Answer as Answered, story, watching};
 
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 const BATCH_BYTES_MAX: u64 = 1 << 20;
@@ -140,6 +145,12 @@ pub(crate) struct Member {
     states: BTreeMap<StateFor, (u64, Sender)>,
     /// States that were offered.
     offers: u64,
+    /// Its connections with the others.
+    pub(crate) links: Links,
+    /// The members that they know.
+    known: Arc<Cluster>,
+    /// What it hears is told.
+    pub(crate) is_told: bool,
 }
 
 /// Whom a state is for, and whether to make up for damage.
@@ -175,6 +186,8 @@ pub(crate) struct Setting {
 #[derive(Default)]
 pub(crate) struct Outcome {
     pub(crate) messages: Vec<Message>,
+    /// What others have said, if that is told.
+    pub(crate) heard: Vec<String>,
     pub(crate) proposals: Vec<Proposal>,
     /// Reads that were asked for, each with the view that answers it; `None` for those that were refused.
     pub(crate) reads: Vec<(u64, Option<Arc<ReadView>>)>,
@@ -317,6 +330,8 @@ impl Member {
         let store_disk = disks.data.disk();
         let disks_steps = disks.log.steps() << 32 | disks.data.steps();
         let hub = watching::hub(shared.view.revision());
+        let (silence_max, stall_max) = (Duration::from_secs(5), Duration::from_secs(5));
+        let links = Links::new(hello(&shared), links::Options { waiting_bytes_max: 1 << 20, silence_max, stall_max });
         Ok(Self {
             id,
             hub,
@@ -343,6 +358,9 @@ impl Member {
             floors,
             states: BTreeMap::new(),
             offers: 0,
+            links,
+            known: Arc::default(),
+            is_told: false,
         })
     }
 
@@ -350,6 +368,7 @@ impl Member {
         let now = self.clock.now();
         self.raft.tick(now);
         self.apply.tick(now);
+        self.links.pass(now);
         self.hub.set_raft_term(self.term());
         self.hub.on_tick(now);
         self.desk.expire();
@@ -438,11 +457,6 @@ impl Member {
         self.apply.is_ready()
     }
 
-    /// The process of another member is gone.
-    pub(crate) fn gone(&mut self, id: u64) {
-        self.raft.gone(id);
-    }
-
     /// Asks for the renewal of a lease.
     pub(crate) fn renew(&mut self, lease: i64) {
         let slot = self.slots.open(Duration::ZERO).expect("there is room").id();
@@ -478,16 +492,6 @@ impl Member {
             }
             _ => {}
         }
-    }
-
-    /// Takes a message of a peer.
-    ///
-    /// **Panics** if it is one that no honest member sends.
-    pub(crate) fn receive(&mut self, message: Message) {
-        self.raft.pass(self.clock.now());
-        let Message { kind, from, term, index, .. } = message;
-        let taken = self.raft.receive_peer(message);
-        taken.unwrap_or_else(|error| panic!("m{from} to m{}: {error}: {kind:?} term {term} at {index}", self.id));
     }
 
     pub(crate) fn applied(&self) -> u64 {
@@ -553,10 +557,27 @@ impl Member {
         Ok(outcome)
     }
 
+    /// Takes what has come from the others.
+    fn exchange(&mut self, now: Duration, outcome: &mut Outcome) -> Result<(), String> {
+        exchange::look_at_members(&mut self.links, &self.shared, &mut self.known, now);
+        let is_told = self.is_told;
+        let note = |message: &Message| {
+            if is_told {
+                outcome.heard.extend(story::shown(message));
+            }
+        };
+        let delivered = exchange::deliver(&mut self.links, (&mut self.raft, &self.shared), now, note);
+        let delivered = delivered.map_err(|error| error.to_string())?;
+        assert!(delivered.refused.is_empty(), "honest members are refused: {:?}", delivered.refused);
+        assert!(delivered.states.is_empty(), "the world brings states");
+        Ok(())
+    }
+
     fn turn(&mut self, outcome: &mut Outcome) -> Result<bool, String> {
         let fatal = |error: server::apply::fatal::Fatal| error.to_string();
         let now = self.clock.now();
         self.raft.pass(now);
+        self.exchange(now, outcome)?;
         self.poll_reads(outcome);
         let mut posted = Vec::new();
         self.to_raft.take(&mut posted);

@@ -251,7 +251,6 @@ impl World {
             let at = self.seats.iter().position(|seat| seat.id.is_none()).expect("a machine is kept free for it");
             self.membership.started.insert(id);
             self.seats[at].id = Some(id);
-            self.join_links(at);
             self.tell(|_| format!("m{id} is to run on machine {at}"));
             self.plan(Duration::from_millis(id * 97 % 2000), Event::Restart { member: at });
         }
@@ -260,13 +259,7 @@ impl World {
     /// Lets the member at `at` find out that it was removed, by its own log or by a peer that it reaches.
     pub(crate) fn find_out(&mut self, at: usize) {
         let Some(member) = &self.seats[at].member else { return };
-        let is_reached = |link: &super::network::Link| {
-            let ends = [link.from, link.to];
-            let other = &self.seats[if link.from == at { link.to } else { link.from }];
-            let knows = other.member.as_ref().is_some_and(|other| other.has_removed(member.id));
-            ends.contains(&at) && !link.is_blocked() && knows && other.paused_until <= self.now
-        };
-        let is_told = member.has_removed(member.id) || self.links.iter().any(is_reached);
+        let is_told = member.has_removed(member.id) || member.links.is_removed();
         if is_told && !std::mem::replace(&mut self.seats[at].is_leaving, true) {
             let life = self.seats[at].life;
             self.tell(|world| format!("{} knows that it was removed", world.shown(at)));
@@ -280,11 +273,6 @@ impl World {
             self.tell(|world| format!("{} ends", world.shown(at)));
             self.free(at);
         }
-    }
-
-    /// Whether `to` takes messages of `from`.
-    pub(crate) fn is_heard(&self, from: u64, to: usize) -> bool {
-        self.seats[to].member.as_ref().is_some_and(|member| !member.has_removed(from))
     }
 
     fn awake(&self, random: &mut Random, is_it: impl Fn(&Member) -> bool) -> Option<usize> {

@@ -34,6 +34,8 @@ pub(crate) struct Seat {
     pub(crate) has_no_battery: bool,
     pub(crate) has_lost_time: bool,
     pub(crate) life: u64,
+    /// Its machine is without power.
+    pub(crate) is_off: bool,
     /// Its member knows that it was removed.
     pub(crate) is_leaving: bool,
     /// Operations of the log's disk whose end is planned.
@@ -101,6 +103,7 @@ impl Seat {
             has_no_battery: random.chance(1, 3),
             has_lost_time: true,
             life: 0,
+            is_off: false,
             planned: BTreeSet::new(),
             paused_until: Duration::ZERO,
             hung_until: Duration::ZERO,

@@ -17,11 +17,11 @@ use super::{
     leases::Leases,
     member::{Disks, HEARTBEAT, Member, Outcome, Setting},
     membership::{LOOK_EVERY, MACHINES, Membership},
-    network::{Link, Sent},
-    plan::{Plan, sequence},
+    network::{Direction, Network},
+    plan::Plan,
     seat::{DRIFT_MAX, MILLION, SLOW_BELOW, Seat},
     states::{self, Transfer},
-    story::{self, Story},
+    story::Story,
     watchers::{Told, Watchers},
 };
 
@@ -42,8 +42,18 @@ pub(crate) enum Event {
         life: u64,
         operation: u64,
     },
+    /// Bytes arrive at an end of a connection.
     Arrives {
-        link: usize,
+        connection: u64,
+        way: usize,
+    },
+    /// A member tries to connect to another one.
+    Dial {
+        at: usize,
+        life: u64,
+        attempt: u64,
+        to: u64,
+        until: Duration,
     },
     Client {
         client: usize,
@@ -70,12 +80,6 @@ pub(crate) enum Event {
     /// The members that were added are started.
     StartAdded,
     AskForRepairs,
-    /// A member finds that the port of another one, which was killed, refuses it.
-    Refused {
-        member: usize,
-        by: usize,
-        id: u64,
-    },
     /// A member that was removed ends.
     Leave {
         member: usize,
@@ -90,7 +94,7 @@ pub(crate) enum Event {
         member: usize,
     },
     Unblock {
-        link: usize,
+        direction: Direction,
         is_reset: bool,
     },
     PowerLossOfAll {
@@ -172,7 +176,7 @@ pub(crate) struct World {
     pub(crate) queue: BinaryHeap<Reverse<(Duration, u64, Event)>>,
     planned: u64,
     pub(crate) seats: Vec<Seat>,
-    pub(crate) links: Vec<Link>,
+    pub(crate) network: Network,
     pub(crate) clients: Clients,
     pub(crate) leases: Leases,
     pub(crate) watchers: Watchers,
@@ -199,17 +203,12 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(plan: Plan) -> Self {
         let seed = plan.seed;
-        let pairs = (0..MACHINES).flat_map(|from| (0..MACHINES).map(move |to| (from, to)));
-        let links = pairs.filter(|(from, to)| from != to).flat_map(|pair| [(pair, true), (pair, false)]);
-        let links = links
-            .enumerate()
-            .map(|(number, ((from, to), appends))| Link::new(from, to, appends, sequence(seed, "link", number)));
         let mut world = Self {
             now: Duration::ZERO,
             queue: BinaryHeap::new(),
             planned: 0,
             seats: (0..MACHINES).map(|number| Seat::new(seed, number)).collect(),
-            links: links.collect(),
+            network: Network::new(seed),
             clients: Clients::new(&plan),
             leases: Leases::new(seed, plan.lease_clients),
             watchers: Watchers::new(seed, plan.watch_clients),
@@ -337,7 +336,8 @@ impl World {
             Event::Tick { member, life } => self.tick(member, life),
             Event::Due { member, life } => self.due(member, life),
             Event::Ended { member, life, operation } => self.ended(member, life, operation),
-            Event::Arrives { link } => self.arrives(link),
+            Event::Arrives { connection, way } => self.arrives(connection, way),
+            Event::Dial { at, life, attempt, to, until } => self.dial((at, life), attempt, to, until),
             Event::Client { client } => self.client(client),
             Event::LeaseClient { client } => self.lease_client(client),
             Event::WatchClient { client } => self.watch_client(client),
@@ -356,17 +356,10 @@ impl World {
                 let at = self.lose_tail(at, away);
                 self.lose_leader_beside(at, leader_away);
             }
-            Event::Refused { member, by, id } => self.refused(member, by, id),
             Event::Leave { member, life } => self.leave(member, life),
             Event::Resume { member } if self.seats[member].paused_until > self.now => {}
             Event::Resume { member } => self.step(member),
-            Event::Unblock { link, is_reset } => {
-                self.links[link].block(false);
-                if is_reset {
-                    self.links[link].reset(self.now);
-                }
-                self.plan_arrival(link);
-            }
+            Event::Unblock { direction, is_reset } => self.unblock(direction, is_reset),
             Event::PowerLossOfAll { seed } => self.lose_all(seed),
             Event::Mend { member } => self.mend(member),
             Event::Compare => self.compare(),
@@ -375,7 +368,7 @@ impl World {
     }
 
     /// Whether the member runs in this life; what it is to do waits while it is paused.
-    fn is_awake(&mut self, member: usize, event: Event) -> bool {
+    pub(crate) fn is_awake(&mut self, member: usize, event: Event) -> bool {
         let seat = &self.seats[member];
         if seat.member.is_none() {
             return false;
@@ -417,37 +410,6 @@ impl World {
         self.seats[member].planned.remove(&operation);
         self.seats[member].disks.log.complete(operation);
         self.step(member);
-    }
-
-    fn arrives(&mut self, link: usize) {
-        let to = self.links[link].to;
-        if self.seats[to].member.is_some() && self.seats[to].paused_until > self.now {
-            return self.plan_at(self.seats[to].paused_until, Event::Arrives { link });
-        }
-        let messages = self.links[link].arrived(self.now);
-        self.plan_arrival(link);
-        // Whoever was removed is not heard any more.
-        let messages = messages.into_iter().filter(|message| self.is_heard(message.from, to));
-        let messages: Vec<_> = messages.collect();
-        if let Some(member) = &mut self.seats[to].member
-            && !messages.is_empty()
-        {
-            for message in messages {
-                if self.story.is_told
-                    && let Some(text) = story::shown(&message)
-                {
-                    self.story.tell(self.now, || text);
-                }
-                member.receive(message);
-            }
-            self.step(to);
-        }
-    }
-
-    pub(crate) fn plan_arrival(&mut self, link: usize) {
-        if let Some(at) = self.links[link].next_arrival() {
-            self.plan_at(at, Event::Arrives { link });
-        }
     }
 
     fn client(&mut self, client: usize) {
@@ -553,6 +515,7 @@ impl World {
     /// Lets a member go on, and carries what comes of it.
     pub(crate) fn step(&mut self, at: usize) {
         let Seat { member: Some(member), disks, is_cut, .. } = &mut self.seats[at] else { return };
+        member.is_told = self.story.is_told;
         let outcome = match member.run() {
             _ if disks.are_stopped() => return self.lose_stopped(at),
             Ok(outcome) => outcome,
@@ -568,7 +531,9 @@ impl World {
             let text = self.shown(at);
             self.story.tell(self.now, || format!("{text} is told a new term or role"));
         }
-        let Outcome { messages, proposals, reads, renewals, transfers, committed, has_checkpoint, more } = outcome;
+        let Outcome { messages, heard, proposals, reads, renewals, transfers, committed, has_checkpoint, more } =
+            outcome;
+        heard.into_iter().for_each(|text| self.story.tell(self.now, || text));
         for Committed { index, term, kind, data } in &committed {
             self.membership.committed(*index, *kind, data);
             for request in self.truth.committed(*index, *term, data) {
@@ -599,6 +564,7 @@ impl World {
 
     /// Sends the messages of the member at `at`.
     fn send(&mut self, at: usize, messages: Vec<Message>) {
+        let mut others = Vec::new();
         for message in messages {
             self.membership.check_sent(&message);
             // A member that is gone is not sent anything.
@@ -607,12 +573,13 @@ impl World {
                 self.send_state(at, to, Some(message));
                 continue;
             }
-            let is_it = |link: &Link| (link.from, link.to) == (at, to) && link.carries(message.kind);
-            let link = self.links.iter().position(is_it).expect("all members are linked");
-            if let Sent::Arrives(time) = self.links[link].send(&message, self.now) {
-                self.plan_at(time, Event::Arrives { link });
-            }
+            others.push(message);
         }
+        let now = self.seats[at].clock.now();
+        if let Some(member) = &mut self.seats[at].member {
+            member.links.send(others, now);
+        }
+        self.act(at);
     }
 
     /// Plans when the member at `at` goes on.
@@ -687,7 +654,7 @@ impl World {
         let Some(id) = seat.id.filter(|_| seat.member.is_none()) else { return };
         let setting = Setting { members, steps: seat.steps, tick: seat.tick };
         seat.life += 1;
-        seat.is_leaving = false;
+        (seat.is_leaving, seat.is_off) = (false, false);
         seat.planned.clear();
         seat.told_before = self.clients.told();
         if std::mem::take(&mut seat.has_lost_time) {
@@ -733,12 +700,12 @@ impl World {
         seat.life += 1;
         (seat.paused_until, seat.hung_until, seat.due_at) = Default::default();
         seat.may_stop = false;
+        self.seats[at].is_off = is_power;
         self.clients.lost(at);
         self.watchers.lost(at);
         if !is_power {
-            self.plan_refusals(at);
+            self.end_links_of(at);
         }
-        self.reset_links_of(at);
         self.plan_at(now + away, Event::Restart { member: at });
     }
 
@@ -756,21 +723,7 @@ impl World {
         seat.damage.clear();
         self.clients.lost(at);
         self.watchers.lost(at);
-        self.reset_links_of(at);
-    }
-
-    /// Another member has come to the machine at `at`.
-    pub(crate) fn join_links(&mut self, at: usize) {
-        let id = |at: usize| self.seats[at].id.unwrap_or_default();
-        for link in self.links.iter_mut().filter(|link| link.from == at || link.to == at) {
-            link.join((id(link.from), id(link.to)), self.now);
-        }
-    }
-
-    pub(crate) fn reset_links_of(&mut self, at: usize) {
-        for link in self.links.iter_mut().filter(|link| link.from == at || link.to == at) {
-            link.reset(self.now);
-        }
+        self.end_links_of(at);
     }
 
     /// Members that have applied the same hold the same.
@@ -794,7 +747,7 @@ impl World {
 
     /// Whether nothing passes from one member to another.
     pub(crate) fn is_blocked(&self, from: usize, to: usize) -> bool {
-        self.links.iter().any(|link| (link.from, link.to) == (from, to) && link.is_blocked())
+        self.network.is_blocked(from, to)
     }
 
     /// The position of the member that leads the highest term.

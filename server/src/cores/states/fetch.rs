@@ -5,19 +5,23 @@
 //! Bounds: a stream on which nothing comes for [`SILENCE_MAX`] is given up, and a new one goes on behind what has come.
 //! After [`TRIES_MAX`] streams that brought nothing the state is given up.
 
-use std::{rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use bytes::BytesMut;
-use consensus::peer::http1;
+use consensus::{Message, peer::http1};
 use engine::Store;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
 };
 
 use super::{
-    States, UnderWay,
     receive::{self, Piece, Told},
+    ways::Ways,
 };
 use crate::{
     apply::{arrived::Arrived, message::ToApply},
@@ -55,6 +59,34 @@ pub(super) struct Fetch {
     pub(super) wanted: Wanted,
 }
 
+/// A fetch under way.
+#[derive(Debug)]
+pub(super) struct UnderWay {
+    pub(super) fetch: Fetch,
+    /// What raft hears when all is here; `None` if this member has asked by itself.
+    pub(super) message: RefCell<Option<Box<Message>>>,
+    is_over: Cell<bool>,
+    told: Notify,
+}
+
+impl UnderWay {
+    pub(super) fn new(fetch: Fetch, message: Option<Box<Message>>) -> Self {
+        Self { fetch, message: RefCell::new(message), is_over: Cell::new(false), told: Notify::new() }
+    }
+
+    /// Another one takes its place.
+    pub(super) fn cancel(&self) {
+        self.is_over.set(true);
+        self.told.notify_one();
+    }
+
+    async fn canceled(&self) {
+        while !self.is_over.get() {
+            self.told.notified().await;
+        }
+    }
+}
+
 /// Why a stream ended without a state.
 enum Broken {
     /// It may go on.
@@ -66,22 +98,22 @@ enum Broken {
 /// Fetches a state.
 ///
 /// **Errors** why it did not arrive. Its store is back with apply then.
-pub(super) async fn fetch(states: &Rc<States>, under_way: &UnderWay) -> Result<Box<Arrived>, String> {
+pub(super) async fn fetch(ways: &Rc<Ways>, under_way: &UnderWay) -> Result<Box<Arrived>, String> {
     if under_way.fetch.urls.is_empty() {
         return Err("its sender is not known here".into());
     }
-    let store = store(states).await?;
-    let disk = match (states.open_disk)() {
+    let store = store(ways).await?;
+    let disk = match (ways.open_disk)() {
         Ok(disk) => disk,
-        Err(error) => return give_back(states, Some(Box::new(store)), error.to_string()),
+        Err(error) => return give_back(ways, Some(Box::new(store)), error.to_string()),
     };
-    let shared = &states.desk.shared;
+    let shared = &ways.desk.shared;
     // The other members may take longer requests than this one.
     let frame_bytes_max = FRAME_BYTES_MIN.max(4 * shared.limits.request_bytes_max);
     let receiver = Receiver::new(disk, store, shared.identity, frame_bytes_max);
     let (pieces, mut told) = receive::start(receiver).map_err(|error| error.to_string())?;
     let mut pieces = Some(pieces);
-    let why = loop_streams(states, under_way, &mut pieces, &mut told).await;
+    let why = loop_streams(ways, under_way, &mut pieces, &mut told).await;
     let why = match why {
         Ok(arrived) => return Ok(arrived),
         Err(why) => why,
@@ -93,22 +125,22 @@ pub(super) async fn fetch(states: &Rc<States>, under_way: &UnderWay) -> Result<B
             Some(Told::Position(_)) => {}
             // It arrived while it was given up: it may still be of use.
             Some(Told::Arrived(arrived)) => return Ok(arrived),
-            Some(Told::Left(store, _)) => return give_back(states, store, why),
+            Some(Told::Left(store, _)) => return give_back(ways, store, why),
             None => return Err(why),
         }
     }
 }
 
 /// An empty store for what comes.
-async fn store(states: &Rc<States>) -> Result<Store, String> {
+async fn store(ways: &Rc<Ways>) -> Result<Store, String> {
     let (answer, store) = oneshot::channel();
-    states.tell_apply(ToApply::Incoming { answer, cache_bytes: CACHE_BYTES });
+    ways.tell_apply(ToApply::Incoming { answer, cache_bytes: CACHE_BYTES });
     store.await.map_err(|_ends| "this member ends".to_owned())
 }
 
-fn give_back<T>(states: &Rc<States>, store: Option<Box<Store>>, why: String) -> Result<T, String> {
+fn give_back<T>(ways: &Rc<Ways>, store: Option<Box<Store>>, why: String) -> Result<T, String> {
     if let Some(store) = store {
-        states.tell_apply(ToApply::Discard(store));
+        ways.tell_apply(ToApply::Discard(store));
     }
     Err(why)
 }
@@ -117,7 +149,7 @@ fn give_back<T>(states: &Rc<States>, store: Option<Box<Store>>, why: String) -> 
 ///
 /// **Errors** why there is no more to come.
 async fn loop_streams(
-    states: &Rc<States>,
+    ways: &Rc<Ways>,
     under_way: &UnderWay,
     pieces: &mut Option<mpsc::Sender<Piece>>,
     told: &mut mpsc::Receiver<Told>,
@@ -128,12 +160,12 @@ async fn loop_streams(
     loop {
         let url = &fetch.urls[tries % fetch.urls.len()];
         let ended = tokio::select! {
-            ended = stream(states, fetch, position, url, &to_thread) => ended,
+            ended = stream(ways, fetch, position, url, &to_thread) => ended,
             () = under_way.canceled() => return Err("another one takes its place".into()),
             // It says something by itself only at its end.
             end = told.recv() => match end {
                 Some(Told::Arrived(arrived)) => return Ok(arrived),
-                end => return Err(ended_early(states, end)),
+                end => return Err(ended_early(ways, end)),
             },
         };
         let why = match ended {
@@ -145,7 +177,7 @@ async fn loop_streams(
         match told.recv().await {
             Some(Told::Position(now)) => position = now,
             Some(Told::Arrived(arrived)) => return Ok(arrived),
-            end => return Err(ended_early(states, end)),
+            end => return Err(ended_early(ways, end)),
         }
         tries = if position == before { tries + 1 } else { 0 };
         if tries >= TRIES_MAX {
@@ -157,16 +189,16 @@ async fn loop_streams(
 }
 
 /// Why the thread has ended without a state. Its store goes back.
-fn ended_early(states: &Rc<States>, end: Option<Told>) -> String {
+fn ended_early(ways: &Rc<Ways>, end: Option<Told>) -> String {
     match end {
-        Some(Told::Left(store, why)) => give_back::<()>(states, store, why).unwrap_err(),
+        Some(Told::Left(store, why)) => give_back::<()>(ways, store, why).unwrap_err(),
         _ => "its thread has ended".into(),
     }
 }
 
 /// Asks for the state behind `position`, and hands on what comes. Returns why it ended.
 async fn stream(
-    states: &Rc<States>,
+    ways: &Rc<Ways>,
     fetch: &Fetch,
     position: Option<Position>,
     url: &str,
@@ -178,7 +210,7 @@ async fn stream(
         Ok(Err(error)) => return Broken::Here(format!("{url}: {error}")),
         Err(_late) => return Broken::Here(format!("{url}: it does not answer")),
     };
-    let identity = states.desk.shared.identity;
+    let identity = ways.desk.shared.identity;
     let path = Asked { from: identity.member_id, wanted: fetch.wanted, position }.path();
     let (host, cluster_id) = (host_of(url), identity.cluster_id);
     let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nX-Etcd-Cluster-ID: {cluster_id:x}\r\n\r\n");

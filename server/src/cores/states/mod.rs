@@ -2,10 +2,11 @@
 //!
 //! Whole states on their way: from this member to others, and from another one to this.
 //!
-//! Whoever needs a state fetches it, so it goes on where it broke. A follower that is behind the leader's log hears by a
-//! raft message that a state is held ready for it (`offers`). A member that is damaged, or has lost the end of its log,
+//! Whoever needs a state fetches it, so it goes on where it broke. A follower that is behind the leader's log hears by
+//! a raft message that a state is held ready for it (`offers`). A member that is damaged, or has lost the end of its log,
 //! asks any other one by itself.
 //!
+//! - `ways`: to apply, to raft and to the disk
 //! - `offers`: states that are held ready, and sent
 //! - `fetch`: fetches one state
 //! - `receive`: the thread that builds what arrives
@@ -17,26 +18,27 @@
 mod fetch;
 mod offers;
 mod receive;
+mod ways;
 
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
 use consensus::Message;
-use engine::disk::Disk;
-use tokio::{
-    sync::{Notify, mpsc},
-    task::spawn_local,
-    time::MissedTickBehavior,
-};
+use tokio::{sync::mpsc, task::spawn_local, time::MissedTickBehavior};
 
-use self::{fetch::Fetch, offers::Offers};
+pub use self::ways::OpenDisk;
+use self::{
+    fetch::{Fetch, UnderWay},
+    offers::Offers,
+    ways::Ways,
+};
 use crate::{
     api::desk::Desk,
-    apply::{arrived::Arrived, message::ToApply},
+    apply::arrived::Arrived,
     peer::{message::ToStates, state::asked::Wanted},
     raft::message::ToRaft,
 };
@@ -44,67 +46,43 @@ use crate::{
 /// Time between two looks at what is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Opens one more disk of the data directory, on any thread.
-pub type OpenDisk = Arc<dyn Fn() -> Result<Box<dyn Disk>, engine::Error> + Send + Sync>;
-
 /// See the head of this file.
-pub struct States {
-    desk: Rc<Desk>,
-    open_disk: OpenDisk,
+struct States {
+    ways: Rc<Ways>,
     offers: Rc<RefCell<Offers>>,
     under_way: RefCell<Option<Rc<UnderWay>>>,
     /// Counts up to ask one member after the other.
     asked: Cell<usize>,
 }
 
-/// A fetch under way.
-#[derive(Debug)]
-struct UnderWay {
-    fetch: Fetch,
-    /// What raft hears when all is here; `None` if this member has asked by itself.
-    message: RefCell<Option<Box<Message>>>,
-    is_over: Cell<bool>,
-    told: Notify,
-}
-
-impl UnderWay {
-    fn cancel(&self) {
-        self.is_over.set(true);
-        self.told.notify_one();
-    }
-
-    async fn canceled(&self) {
-        while !self.is_over.get() {
-            self.told.notified().await;
-        }
-    }
-}
-
 /// Runs until nobody can ask any more.
 pub async fn run(desk: Rc<Desk>, open_disk: OpenDisk, mut inbox: mpsc::Receiver<ToStates>) {
-    let offers = Rc::new(RefCell::new(Offers::default()));
-    let states = Rc::new(States { desk, open_disk, offers, under_way: RefCell::default(), asked: Cell::new(0) });
+    let (ways, offers) = (Rc::new(Ways { desk, open_disk }), Rc::<RefCell<Offers>>::default());
+    let states = Rc::new(States { ways, offers, under_way: RefCell::default(), asked: Cell::new(0) });
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             message = inbox.recv() => match message {
                 None => return,
-                Some(ToStates::Wanted(to)) => drop(spawn_local(offers::offer(Rc::clone(&states), to))),
+                Some(ToStates::Wanted(to)) => {
+                    let (ways, offers) = (Rc::clone(&states.ways), Rc::clone(&states.offers));
+                    spawn_local(async move { offers::offer(&ways, &offers, to).await });
+                }
                 Some(ToStates::Offered { message, urls }) => states.fetch_offered(message, urls),
                 Some(ToStates::Asked { stream, count, request }) => {
-                    let states = Rc::clone(&states);
+                    let (ways, offers) = (Rc::clone(&states.ways), Rc::clone(&states.offers));
                     spawn_local(async move {
-                        offers::serve(&states, stream, &request).await;
+                        offers::serve(&ways, &offers, stream, &request).await;
                         drop(count);
                     });
                 }
             },
             _ = ticks.tick() => {
-                let now = states.desk.clock.now();
+                let now = states.ways.desk.clock.now();
                 let ended = states.offers.borrow_mut().take_expired(now);
                 for (to, is_whole) in ended {
-                    states.tell_raft(ToRaft::StateSent { to, is_whole });
+                    states.ways.tell_raft(ToRaft::StateSent { to, is_whole });
                 }
                 states.ask_for_one();
             }
@@ -129,7 +107,7 @@ impl States {
 
     /// Asks another member for its state, if this one needs one and none is on its way.
     fn ask_for_one(self: &Rc<Self>) {
-        let shared = &self.desk.shared;
+        let shared = &self.ways.desk.shared;
         let stands_still = shared.standstill.load().is_some();
         if self.under_way.borrow().is_some() || !(stands_still || shared.raft.wants_state.load(Ordering::Acquire)) {
             return;
@@ -141,18 +119,17 @@ impl States {
         }
         let other = others[self.asked.get() % others.len()];
         self.asked.set(self.asked.get() + 1);
-        let least = self.desk.published().applied_index() + u64::from(!stands_still);
+        let least = self.ways.desk.published().applied_index() + u64::from(!stands_still);
         let fetch = Fetch { from: other.id, urls: other.peer_urls.clone(), wanted: Wanted::Least(least) };
         self.begin(fetch, None);
     }
 
     fn begin(self: &Rc<Self>, fetch: Fetch, message: Option<Box<Message>>) {
-        let (message, is_over, told) = (RefCell::new(message), Cell::new(false), Notify::new());
-        let own = Rc::new(UnderWay { fetch, message, is_over, told });
+        let own = Rc::new(UnderWay::new(fetch, message));
         self.under_way.replace(Some(Rc::clone(&own)));
         let states = Rc::clone(self);
         spawn_local(async move {
-            let fetched = fetch::fetch(&states, &own).await;
+            let fetched = fetch::fetch(&states.ways, &own).await;
             states.under_way.borrow_mut().take_if(|now| Rc::ptr_eq(now, &own));
             match fetched {
                 Ok(arrived) => states.arrived(own.message.take(), arrived),
@@ -167,18 +144,6 @@ impl States {
     /// All of a state is here.
     fn arrived(&self, message: Option<Box<Message>>, arrived: Box<Arrived>) {
         tracing::info!(index = arrived.at.index, "all of a state of another member has arrived");
-        self.tell_raft(ToRaft::StateArrived { message, arrived });
-    }
-
-    /// Tells raft, however long that takes.
-    fn tell_raft(&self, message: ToRaft) {
-        let desk = Rc::clone(&self.desk);
-        spawn_local(async move { desk.tell_raft(message).await });
-    }
-
-    /// Tells apply, however long that takes.
-    fn tell_apply(&self, message: ToApply) {
-        let desk = Rc::clone(&self.desk);
-        spawn_local(async move { desk.tell_apply(message).await });
+        self.ways.tell_raft(ToRaft::StateArrived { message, arrived });
     }
 }

@@ -3,17 +3,17 @@
 //! States that are held ready for other members, and sent.
 //!
 //! Invariants:
-//! - For each member there is at most one state for raft's sake, and one to make up for damage. Who fetches it anew goes
-//!   on where the last stream broke, and ends that one.
+//! - For each member there is at most one state for raft's sake, and one to make up for damage. Who fetches it anew
+//!   goes on where the last stream broke, and ends that one.
 //! - A state that nobody fetches is let go of after [`UNFETCHED_MAX`], and one whose stream broke after
 //!   [`KEPT_FOR`]; raft hears that it was not sent. Until then it is that one which is offered again.
-//! - That all of a state was sent is what raft hears last: when the follower answers, it has installed it, and raft knows
-//!   by itself. Only if no answer comes for [`KEPT_FOR`] is it told.
+//! - That all of a state was sent is what raft hears last: when the follower answers, it has installed it, and raft
+//!   knows by itself. Only if no answer comes for [`KEPT_FOR`] is it told.
 //! - Between two frames the core turns to other work.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet, btree_map::Entry},
-    rc::Rc,
     time::Duration,
 };
 
@@ -24,7 +24,7 @@ use consensus::{
 };
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::States;
+use super::ways::Ways;
 use crate::{
     api::desk::Desk,
     error::Error,
@@ -137,40 +137,40 @@ async fn sender(desk: &Desk) -> Result<(Sender, ConfState), Error> {
 }
 
 /// Holds a state ready for the follower `to`.
-pub(super) async fn offer(states: Rc<States>, to: u64) {
-    let held = states.offers.borrow().held.get(&(to, false)).map(|offer| (offer.sender.at(), offer.conf_state.clone()));
+pub(super) async fn offer(ways: &Ways, offers: &RefCell<Offers>, to: u64) {
+    let held = offers.borrow().held.get(&(to, false)).map(|offer| (offer.sender.at(), offer.conf_state.clone()));
     if let Some((at, Some(conf_state))) = held {
-        return states.tell_raft(ToRaft::OfferState { to, at, conf_state });
+        return ways.tell_raft(ToRaft::OfferState { to, at, conf_state });
     }
-    if !states.offers.borrow_mut().making.insert(to) {
+    if !offers.borrow_mut().making.insert(to) {
         return;
     }
-    let made = sender(&states.desk).await;
-    states.offers.borrow_mut().making.remove(&to);
+    let made = sender(&ways.desk).await;
+    offers.borrow_mut().making.remove(&to);
     match made {
         Ok((sender, conf_state)) => {
             let at = sender.at();
-            states.offers.borrow_mut().hold((to, false), (sender, Some(conf_state.clone())), states.desk.clock.now());
+            offers.borrow_mut().hold((to, false), (sender, Some(conf_state.clone())), ways.desk.clock.now());
             tracing::info!(to = %format!("{to:x}"), index = at.index, "a state is held ready for a follower");
-            states.tell_raft(ToRaft::OfferState { to, at, conf_state });
+            ways.tell_raft(ToRaft::OfferState { to, at, conf_state });
         }
         Err(error) => {
             tracing::warn!(%error, "there is no state for a follower");
             if error == Error::Corrupt {
-                states.tell_raft(ToRaft::HandOver);
+                ways.tell_raft(ToRaft::HandOver);
             }
         }
     }
 }
 
 /// Serves a request for a state.
-pub(super) async fn serve(states: &Rc<States>, stream: Parked, request: &Request) {
+pub(super) async fn serve(ways: &Ways, offers: &RefCell<Offers>, stream: Parked, request: &Request) {
     let Ok(mut stream) = stream.unpark() else { return };
     let begun = match Asked::read(&request.path, &request.query) {
-        Some(asked) => begin(states, request, &asked).await.map(|stream| (asked, stream)),
+        Some(asked) => begin(ways, offers, request, &asked).await.map(|stream| (asked, stream)),
         None => Err("404 Not Found"),
     };
-    let cluster_id = states.desk.shared.identity.cluster_id;
+    let cluster_id = ways.desk.shared.identity.cluster_id;
     let head = match &begun {
         Ok(_) => "200 OK\r\nTransfer-Encoding: chunked\r\nContent-Type: application/octet-stream".to_owned(),
         Err(status) => format!("{status}\r\nContent-Length: 0\r\nConnection: close"),
@@ -179,13 +179,13 @@ pub(super) async fn serve(states: &Rc<States>, stream: Parked, request: &Request
     let is_begun = write(&mut stream, head.as_bytes()).await;
     let Ok((asked, number)) = begun else { return };
     let held_for = (asked.from, matches!(asked.wanted, Wanted::Least(_)));
-    let is_whole = is_begun && send(states, held_for, number, &mut stream).await;
+    let is_whole = is_begun && send(ways, offers, (held_for, number), &mut stream).await;
     if is_whole && write(&mut stream, BODY_END).await {
-        let offers = &mut *states.offers.borrow_mut();
+        let offers = &mut *offers.borrow_mut();
         if offers.of_stream(held_for, number).is_some() {
             offers.held.remove(&held_for);
             if !held_for.1 {
-                offers.sent.insert(held_for.0, states.desk.clock.now());
+                offers.sent.insert(held_for.0, ways.desk.clock.now());
             }
         }
     }
@@ -194,8 +194,8 @@ pub(super) async fn serve(states: &Rc<States>, stream: Parked, request: &Request
 /// Checks who asks, and finds the state.
 ///
 /// **Errors** the status of the answer.
-async fn begin(states: &Rc<States>, request: &Request, asked: &Asked) -> Result<u64, &'static str> {
-    let shared = &states.desk.shared;
+async fn begin(ways: &Ways, offers: &RefCell<Offers>, request: &Request, asked: &Asked) -> Result<u64, &'static str> {
+    let shared = &ways.desk.shared;
     if request.method != "GET" {
         return Err("405 Method Not Allowed");
     }
@@ -207,26 +207,31 @@ async fn begin(states: &Rc<States>, request: &Request, asked: &Asked) -> Result<
     }
     let is_repair = matches!(asked.wanted, Wanted::Least(_));
     let held_for = (asked.from, is_repair);
-    let now = states.desk.clock.now();
-    if let Some(number) = states.offers.borrow_mut().begin(held_for, asked, now) {
+    let now = ways.desk.clock.now();
+    if let Some(number) = offers.borrow_mut().begin(held_for, asked, now) {
         return Ok(number);
     }
     // A part of a state that is not held any more is of no use.
     if !is_repair || asked.position.is_some() {
         return Err("410 Gone");
     }
-    let (sender, _) = sender(&states.desk).await.map_err(|_why| "503 Service Unavailable")?;
-    let mut offers = states.offers.borrow_mut();
+    let (sender, _) = sender(&ways.desk).await.map_err(|_why| "503 Service Unavailable")?;
+    let mut offers = offers.borrow_mut();
     offers.hold(held_for, (sender, None), now);
     offers.begin(held_for, asked, now).ok_or("409 Conflict")
 }
 
 /// Sends a state. Returns whether all of it was sent.
-async fn send(states: &Rc<States>, held_for: For, number: u64, stream: &mut (impl AsyncWrite + Unpin)) -> bool {
-    let desk = &states.desk;
+async fn send(
+    ways: &Ways,
+    offers: &RefCell<Offers>,
+    (held_for, number): (For, u64),
+    stream: &mut (impl AsyncWrite + Unpin),
+) -> bool {
+    let desk = &ways.desk;
     loop {
         let newest = desk.published();
-        let stepped = match states.offers.borrow_mut().of_stream(held_for, number) {
+        let stepped = match offers.borrow_mut().of_stream(held_for, number) {
             Some(offer) => {
                 offer.touched_at = desk.clock.now();
                 offer.sender.step(&newest)
@@ -244,14 +249,14 @@ async fn send(states: &Rc<States>, held_for: For, number: u64, stream: &mut (imp
             Ok(Step::Done) => return true,
             Err(Stop::Fault(fault)) => {
                 if desk.load_all([fault]).await.is_err() {
-                    states.tell_raft(ToRaft::HandOver);
-                    give_up(states, held_for);
+                    ways.tell_raft(ToRaft::HandOver);
+                    give_up(ways, offers, held_for);
                     return false;
                 }
             }
             Err(Stop::Lost(error)) => {
                 tracing::warn!(%error, "a state cannot be sent any more");
-                give_up(states, held_for);
+                give_up(ways, offers, held_for);
                 return false;
             }
         }
@@ -259,10 +264,10 @@ async fn send(states: &Rc<States>, held_for: For, number: u64, stream: &mut (imp
     }
 }
 
-fn give_up(states: &States, held_for: For) {
-    states.offers.borrow_mut().held.remove(&held_for);
+fn give_up(ways: &Ways, offers: &RefCell<Offers>, held_for: For) {
+    offers.borrow_mut().held.remove(&held_for);
     if !held_for.1 {
-        states.tell_raft(ToRaft::StateSent { to: held_for.0, is_whole: false });
+        ways.tell_raft(ToRaft::StateSent { to: held_for.0, is_whole: false });
     }
 }
 

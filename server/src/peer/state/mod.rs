@@ -3,7 +3,8 @@
 //! The native form in which a member sends its state to another one, instead of log entries: rows of the meta tree and
 //! records in revision order, in compressed frames with checksums, and at the end the HashKV of it all.
 //!
-//! - `asked`: the request for a state. `frame`: the bytes. `send`: from views to frames. `receive`: from frames to a state beside the live one.
+//! - `asked`: the request for a state. `frame`: the bytes. `send`: from views to frames. `receive`: from frames to a
+//!   state beside the live one.
 //!
 //! Invariants:
 //! - Index, term, revisions, rows and records are of one view. Records are read from newer and newer views, while a

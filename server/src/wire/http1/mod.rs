@@ -8,8 +8,8 @@
 //!
 //! Bounds: a head has at most [`HEAD_BYTES_MAX`]. A body is dropped as it comes, unless its port reads it ([`Taking`]);
 //! one that is long or has no length ends the connection after the answer. Requests are served one at a time; pipelined
-//! ones wait in the buffer. Who does not send them in time ([`Waits`]) is let go: a port for few connections is not taken
-//! by those that say nothing.
+//! ones wait in the buffer. Who does not send them in time ([`Waits`]) is let go: a port for few connections is not
+//! taken by those that say nothing.
 
 use std::{io, pin::Pin, time::Duration};
 

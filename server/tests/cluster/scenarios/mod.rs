@@ -24,7 +24,6 @@ mod watches;
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::MessageKind;
 use proto::{
     etcdserverpb::{self as pb, request_op, watch_request::RequestUnion},
     internal::Request,
@@ -35,6 +34,7 @@ use super::{
     faults::Fault,
     heard::Heard,
     member::Member,
+    network::Direction,
     plan::Plan,
     watchers::next_message,
     world::{Event, World},
@@ -230,34 +230,32 @@ impl World {
         self.read_answer(at, number, key).expect("it is not refused")
     }
 
+    fn directions_of(&self, at: usize) -> Vec<Direction> {
+        let others = (0..self.seats.len()).filter(|other| *other != at);
+        let pairs = others.flat_map(|other| [(at, other), (other, at)]);
+        pairs.flat_map(|(from, to)| [(from, to, true), (from, to, false)]).collect()
+    }
+
     /// Nothing passes between the member and the others, until it is joined.
     fn cut_off(&mut self, at: usize) {
-        for link in self.links.iter_mut().filter(|link| link.from == at || link.to == at) {
-            link.block(true);
+        for direction in self.directions_of(at) {
+            self.network.block(direction, true);
         }
     }
 
     /// What `from` sends to `to` waits, or, as it has waited, arrives: appends, or else all other messages.
     fn hold(&mut self, (from, to): (usize, usize), is_held: bool, appends: bool) {
-        for link in 0..self.links.len() {
-            let is_it = (self.links[link].from, self.links[link].to) == (from, to);
-            if !is_it || self.links[link].carries(MessageKind::Append) != appends {
-                continue;
-            }
-            match is_held {
-                true => self.links[link].block(true),
-                false => self.plan(Duration::ZERO, Event::Unblock { link, is_reset: false }),
-            }
+        match is_held {
+            true => self.network.block((from, to, appends), true),
+            false => self.plan(Duration::ZERO, Event::Unblock { direction: (from, to, appends), is_reset: false }),
         }
         self.pass(Duration::ZERO);
     }
 
     /// The member has new connections. What was on its way is lost.
     fn join(&mut self, at: usize) {
-        for link in 0..self.links.len() {
-            if self.links[link].from == at || self.links[link].to == at {
-                self.plan(Duration::ZERO, Event::Unblock { link, is_reset: true });
-            }
+        for direction in self.directions_of(at) {
+            self.plan(Duration::ZERO, Event::Unblock { direction, is_reset: true });
         }
         self.pass(Duration::ZERO);
     }

@@ -1,0 +1,71 @@
+//! Runs on: raft core.
+//!
+//! What raft and the connections with other members have for each other, once in each turn.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use consensus::{Error, Message, MessageKind};
+
+use super::links::{Arrived, Links};
+use crate::{
+    raft::machine::Raft,
+    shared::{Cluster, Shared},
+};
+
+/// What has come and is not for raft yet, or not at all.
+#[derive(Debug, Default)]
+pub struct Delivered {
+    /// Messages that announce states: raft hears of one when all of it is here.
+    pub states: Vec<Message>,
+    /// Why messages were refused. Their connections are closed.
+    pub refused: Vec<Error>,
+}
+
+/// Tells `links` of the members, if they are others than `known`.
+pub fn look_at_members(links: &mut Links, shared: &Shared, known: &mut Arc<Cluster>, now: Duration) {
+    let cluster = shared.cluster.load();
+    if !Arc::ptr_eq(&cluster, known) {
+        links.set_members(&cluster, now);
+        known.clone_from(&cluster);
+    }
+}
+
+/// Gives raft what has come from other members, after `note` has seen it.
+///
+/// **Errors** the member must stop.
+pub fn deliver(
+    links: &mut Links,
+    (raft, shared): (&mut Raft, &Shared),
+    now: Duration,
+    mut note: impl FnMut(&Message),
+) -> Result<Delivered, Error> {
+    if let Some(active) = links.take_active() {
+        shared.links.store(Arc::new(active));
+    }
+    if links.is_removed() {
+        shared.is_removed.store(true, Ordering::Release);
+    }
+    links.take_unreachable().into_iter().for_each(|id| raft.unreachable(id));
+    links.take_gone().into_iter().for_each(|id| raft.gone(id));
+    links.take_unsent_states().into_iter().for_each(|id| raft.report_state(id, false));
+    let mut delivered = Delivered::default();
+    for Arrived { id, message } in links.take_messages() {
+        note(&message);
+        if message.kind == MessageKind::Snapshot {
+            delivered.states.push(message);
+            continue;
+        }
+        match raft.receive_peer(message) {
+            Ok(()) => {}
+            Err(error @ Error::Malformed { .. }) => {
+                links.refuse(id, now);
+                delivered.refused.push(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(delivered)
+}
