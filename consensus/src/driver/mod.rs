@@ -462,6 +462,13 @@ impl Driver {
         self.raw.raft.lead_transferee.is_some()
     }
 
+    /// How far a member's log is known to hold what this one's holds, and how far this one's own log is durable; `None`
+    /// if this member does not lead, or there is no such member.
+    pub fn matched(&self, member_id: u64) -> Option<(u64, u64)> {
+        let matched = |id: u64| self.raw.raft.prs().get(id).map(|progress| progress.matched);
+        if self.is_leader() { matched(member_id).zip(matched(self.identity.member_id)) } else { None }
+    }
+
     /// A message to `member_id` was lost.
     pub fn report_unreachable(&mut self, member_id: u64) {
         if self.stopped.is_none() {

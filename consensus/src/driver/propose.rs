@@ -48,9 +48,9 @@ impl Driver {
     /// message. The caller then calls `step`. The result names those that were refused, by ascending position; all
     /// others are accepted. Bounds are checked for each as if those before it had been proposed already.
     ///
-    /// At most one configuration change may be between proposal and apply: another one becomes an empty entry, and its
-    /// proposer's timeout answers, as in etcd. A leader that is to be removed hands leadership on first (`leave`): its
-    /// removal is refused with `NoLeader` meanwhile, as all else is.
+    /// At most one configuration change may be between proposal and apply. A leader refuses another one with `NoLeader`
+    /// meanwhile: it can be proposed when that one is applied. (etcd makes an empty entry of it.) A leader that is to
+    /// be removed hands leadership on first (`leave`): its removal is refused likewise, as all else is.
     ///
     /// **Bounds**: refused beyond `backlog_entries_max` and `proposals_bytes_max`.
     /// **Errors**: `TooManyRequests`, `NoSpace`, `LogWaits`, `NoLeader`, `TooLarge` (more than the log can hold),
@@ -77,16 +77,19 @@ impl Driver {
         let mut backlog = self.backlog();
         let unhanded_bytes = self.unhanded_bytes;
         let mut waits = false;
+        let mut is_changing = self.is_leader() && self.raw.raft.has_pending_conf();
         for (position, (kind, data)) in proposals.enumerate() {
             // What comes behind one that waits does not overtake it.
             let checked = match waits {
                 true => Err(Error::LogWaits),
+                false if kind == EntryKind::ConfChange && is_changing => Err(Error::NoLeader),
                 false if self.leave.comes_before(&self.raw.raft, kind, &data) => Err(Error::NoLeader),
                 false => self.check_proposal(&data, backlog),
             };
             waits |= matches!(checked, Err(Error::LogWaits));
             match checked {
                 Ok(log_bytes) => {
+                    is_changing |= kind == EntryKind::ConfChange && self.is_leader();
                     self.unhanded_bytes += log_bytes;
                     let entry = raft_entry(0, 0, kind, data);
                     backlog.bytes += unstable_cost_bytes(raft::util::entry_approximate_size(&entry), 1);

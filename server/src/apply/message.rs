@@ -182,6 +182,15 @@ pub enum ToApply {
     Loaded(Result<(), engine::Error>),
 }
 
+/// How far the log of a member has come, as the leader knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Up to this index it holds what the leader holds.
+    pub matched: u64,
+    /// Up to this index the leader's own log is durable.
+    pub leader_matched: u64,
+}
+
 /// What comes back into a reply slot.
 #[derive(Debug)]
 pub enum Answer {
@@ -205,6 +214,10 @@ pub enum Answer {
     Defragmenting(u64),
     /// The run has ended.
     Defragmented,
+    /// The question is for the leader's lessor, and that of this member does not lead.
+    NotPrimary,
+    /// How far the log of a member has come; an error if this member does not lead, or knows no such member.
+    Progress(Result<Progress, Error>),
     /// Leadership was handed over, or it was not.
     Transferred(Result<(), Error>),
     /// Nobody answered in time.

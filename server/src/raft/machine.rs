@@ -49,7 +49,7 @@ use crate::{
     apply::{
         arrived::Arrived,
         fatal::Fatal,
-        message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing},
+        message::{Answer, AnswersByCore, Entry, Handed, Progress, Report, Space, Standing},
         proposal::Proposal,
     },
     error::Error,
@@ -200,6 +200,10 @@ impl Raft {
                     self.answers[reply.core].push((reply.slot, Answer::Transferred(Err(error))));
                 }
             }
+            ToRaft::Progress { reply, member_id } => {
+                let progress = self.progress(member_id);
+                self.answers[reply.core].push((reply.slot, Answer::Progress(progress)));
+            }
             ToRaft::ProposeOwn { entry, purpose } => self.propose_own(entry, purpose, now),
             ToRaft::Read(reply) => self.reads.push(reply),
             ToRaft::OfferState { to, at, conf_state } => self.offer_state(to, at, conf_state),
@@ -237,6 +241,17 @@ impl Raft {
         }
         let until = now + self.shared.limits.request_timeout;
         self.push(Waiting { kind, entry: proposal.entry.clone(), proposal: Some(proposal), until });
+    }
+
+    /// How far the log of a member has come.
+    ///
+    /// **Errors** this member does not lead; there is no such member.
+    fn progress(&self, member_id: u64) -> Result<Progress, Error> {
+        if !self.driver.status().is_leader {
+            return Err(Error::NotLeader);
+        }
+        let (matched, leader_matched) = self.driver.matched(member_id).ok_or(Error::MemberNotFound)?;
+        Ok(Progress { matched, leader_matched })
     }
 
     /// Begins to hand leadership over to `target`.

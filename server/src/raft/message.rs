@@ -17,8 +17,9 @@ pub enum ToRaft {
     /// Propose a client's request. It comes back with its result.
     Propose(Box<Proposal>),
     /// Propose a client's change of the members: the entry is an encoded `ConfChange` with the proposal's id, and there
-    /// is no request. It comes back with the members that it has made, or with etcd's error. If another change is under
-    /// way, it does not come back, and its slot times out.
+    /// is no request. It comes back with the members that it has made, or with etcd's error. A leader proposes it when
+    /// no other change is under way. One that is forwarded to a leader while another one is under way does not come
+    /// back, and its slot times out.
     ChangeMembers(Box<Proposal>),
     /// Hand leadership over to the voter `target`, and answer once it leads.
     TransferLeader {
@@ -26,6 +27,13 @@ pub enum ToRaft {
         reply: ReplyTo,
         /// The member that is to lead.
         target: u64,
+    },
+    /// Ask how far the log of a member has come. Only a leader knows.
+    Progress {
+        /// Where the answer goes.
+        reply: ReplyTo,
+        /// The member.
+        member_id: u64,
     },
     /// Propose a request of the server's own, for which nobody waits.
     ProposeOwn {

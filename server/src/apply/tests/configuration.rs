@@ -16,7 +16,7 @@ use super::member::Member;
 use crate::{
     apply::{
         fatal::Fatal,
-        message::{Answer, Handed},
+        message::{Answer, Handed, Progress},
         outcome::Outcome,
         proposal::Proposal,
     },
@@ -40,8 +40,8 @@ fn reply_to(slots: &Slots<()>) -> ReplyTo {
     ReplyTo { core: 0, slot: slots.open(Duration::ZERO).expect("there is room").id() }
 }
 
-/// Asks for a change. Returns its result, and the ids of the members that it shows.
-fn change(member: &mut Member, kind: ConfChangeKind, named: &Named) -> Result<Vec<u64>, Error> {
+/// Asks for a change. Returns its id.
+fn ask(member: &mut Member, kind: ConfChangeKind, named: &Named) -> u64 {
     let slots = Slots::new(1);
     let id = member.shared.next_request_id();
     let proposal = Proposal {
@@ -55,6 +55,12 @@ fn change(member: &mut Member, kind: ConfChangeKind, named: &Named) -> Result<Ve
         result: Err(Error::Timeout),
     };
     member.raft.receive(ToRaft::ChangeMembers(Box::new(proposal)), member.now);
+    id
+}
+
+/// Asks for a change. Returns its result, and the ids of the members that it shows.
+fn change(member: &mut Member, kind: ConfChangeKind, named: &Named) -> Result<Vec<u64>, Error> {
+    let id = ask(member, kind, named);
     for _ in 0..20 {
         let (turn, _) = member.turn_both();
         if let Some((_, answer)) = turn.answers.into_iter().flatten().next() {
@@ -98,6 +104,43 @@ fn a_change_is_answered_with_the_members_or_etcds_error_and_a_restart_knows_it()
         again.run_checkpoints();
         member = again;
     }
+}
+
+#[test]
+fn changes_that_come_together_are_made_one_after_the_other() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    let kinds = [ConfChangeKind::AddLearnerNode, ConfChangeKind::UpdateNode, ConfChangeKind::RemoveNode];
+    let asked = kinds.map(|kind| ask(&mut member, kind, &named(7, true)));
+    let mut answered = Vec::new();
+    for _ in 0..20 {
+        let (turn, _) = member.turn_both();
+        answered.extend(turn.answers.into_iter().flatten().map(|(_, answer)| match answer {
+            Answer::Applied(proposal) => (proposal.id, proposal.result.is_ok()),
+            other => panic!("{other:?}"),
+        }));
+    }
+    assert_eq!(answered, asked.map(|id| (id, true)));
+    assert_eq!(member.shared.cluster.load().removed, [7].into());
+}
+
+#[test]
+fn the_leader_knows_how_far_a_member_has_come() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    let own = member.shared.identity.member_id;
+    change(&mut member, ConfChangeKind::AddLearnerNode, &named(7, true)).unwrap();
+    let slots = Slots::new(8);
+    let mut progress = |member_id| {
+        member.raft.receive(ToRaft::Progress { reply: reply_to(&slots), member_id }, member.now);
+        let answer = member.raft.take_answers().into_iter().flatten().map(|(_, answer)| answer).next();
+        let Some(Answer::Progress(progress)) = answer else { panic!("{answer:?}") };
+        progress
+    };
+    let Progress { matched, leader_matched } = progress(own).unwrap();
+    assert!(matched == leader_matched && matched > 0);
+    assert_eq!(progress(7), Ok(Progress { matched: 0, leader_matched }), "it has said nothing yet");
+    assert_eq!(progress(8), Err(Error::MemberNotFound));
 }
 
 #[test]
