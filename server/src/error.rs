@@ -106,15 +106,24 @@ pub enum Error {
     /// The id is that of a former member, and never returns.
     #[error("etcdserver: member not found")]
     MemberRemoved,
+    /// A member is added with no URLs, or with some that are none.
+    #[error("etcdserver: given member URLs are invalid")]
+    MemberBadUrls,
     /// A voter is promoted.
     #[error("etcdserver: can only promote a learner member")]
     MemberNotLearner,
+    /// A learner is promoted that has not caught up.
+    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    LearnerNotReady,
     /// More learners than `max-learners`.
     #[error("etcdserver: too many learner members in cluster")]
     TooManyLearners,
-    /// No voter would be left.
+    /// Too few of the voters that would be there have started, or no voter would be left.
     #[error("etcdserver: re-configuration failed due to not enough started members")]
     NotEnoughStarted,
+    /// This member has not been connected to enough voters for long enough.
+    #[error("etcdserver: unhealthy cluster")]
+    Unhealthy,
     /// Leadership is to be handed over by a member that does not lead.
     #[error("etcdserver: not leader")]
     NotLeader,
@@ -139,6 +148,12 @@ pub enum Error {
     /// No leader is known.
     #[error("etcdserver: no leader")]
     NoLeader,
+    /// The question is one for the leader, and this member's leadership has ended or not begun meanwhile.
+    #[error("not a primary lessor")]
+    NotPrimary,
+    /// What is committed is not applied in time.
+    #[error("etcdserver: request timed out, waiting for the applied index took too long")]
+    TimeoutWaitApplied,
     /// The member stops.
     #[error("etcdserver: server stopped")]
     Stopped,
@@ -250,6 +265,7 @@ impl Error {
             | E::DuplicateKey
             | E::InvalidSortOption
             | E::TooManyPrefixes
+            | E::MemberBadUrls
             | E::InvalidClientApiVersion
             | E::RequestTooLarge => Code::InvalidArgument,
             E::Compacted | E::FutureRevision | E::LeaseTtlTooLarge => Code::OutOfRange,
@@ -258,22 +274,25 @@ impl Error {
             | E::MemberExists
             | E::PeerUrlExists
             | E::MemberNotLearner
+            | E::LearnerNotReady
             | E::TooManyLearners
             | E::NotLeader
             | E::BadLeaderTransferee => Code::FailedPrecondition,
             E::MessageTooLarge { .. } | E::AnswerTooLarge { .. } | E::UnpackedTooLarge(_) | E::NoSpace => {
                 Code::ResourceExhausted
             }
-            // etcd's table points the first two at values without a code, and lacks the third: Unknown goes over the
+            // etcd's table points the first two at values without a code, and lacks the others: Unknown goes over the
             // wire.
-            E::TooManyRequests | E::NotEnoughStarted | E::LeaderTransferTimeout => Code::Unknown,
+            E::TooManyRequests | E::NotEnoughStarted | E::LeaderTransferTimeout | E::NotPrimary => Code::Unknown,
             // grpc-go reads a unary call's message outside of what gives errors their codes.
             E::NoMessage | E::CutShort => Code::Unknown,
             E::NoLeader
+            | E::Unhealthy
             | E::Stopped
             | E::Timeout
             | E::TimeoutLeaderFailed
             | E::TimeoutConnectionLost
+            | E::TimeoutWaitApplied
             | E::TooManyHeld => Code::Unavailable,
             E::Canceled => Code::Canceled,
             E::DeadlineExceeded => Code::DeadlineExceeded,

@@ -81,6 +81,12 @@ pub struct Limits {
     pub held_revision_age_max: Duration,
     /// How long a proposal may take: 5 s and two election timeouts.
     pub request_timeout: Duration,
+    /// How long a member hears nothing of a leader before it campaigns.
+    pub election_timeout: Duration,
+    /// Learners that the cluster may have.
+    pub learners_max: usize,
+    /// Whether changes of the members are refused that could lose the quorum.
+    pub is_reconfig_strict: bool,
     /// Connections of all cores together.
     pub connections_max: usize,
     /// Quota on the data of the store.
@@ -357,6 +363,9 @@ impl Shared {
             gathered_bytes_max: 1 << 20,
             log_wait_max: Duration::from_secs(2),
             request_timeout: Duration::from_secs(7),
+            election_timeout: Duration::from_secs(1),
+            learners_max: 1,
+            is_reconfig_strict: true,
             connections_max: 8,
             quota: Quota::new(1 << 31, 90),
             withdraws_for_defragment: true,

@@ -33,7 +33,8 @@ impl Default for Deadlines {
 impl Deadlines {
     /// Adds a call that waits. Returns its place.
     ///
-    /// **Bounds** a call is here once, so the streams of all connections bound the places.
+    /// **Bounds** a call is here once, and once for each member that it asks, so the streams of all connections bound
+    /// the places.
     pub fn add(&self, deadline: Duration, waker: Waker) -> usize {
         self.earliest.set(self.earliest.get().min(deadline));
         self.waiting.borrow_mut().insert((deadline, waker))

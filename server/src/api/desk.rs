@@ -21,6 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use consensus::{ConfChange, ConfChangeKind, Member};
 use engine::{Fault, Fingers, ReadView};
 use proto::{
     etcdserverpb as pb,
@@ -30,7 +31,7 @@ use proto::{
 use super::{deadlines::Deadlines, others::Others, watchers::Watchers};
 use crate::{
     apply::{
-        message::{Answer, ToApply},
+        message::{Answer, Progress, ToApply},
         outcome::Outcome,
         proposal::Proposal,
     },
@@ -330,6 +331,70 @@ impl Desk {
         self.counted(self.proposed(answer))
     }
 
+    /// Proposes a change of the member `id` and waits for the members that it makes. A member that is added or changed
+    /// is in the `context`.
+    ///
+    /// **Errors** those of the change; there are too many requests; no answer in time.
+    pub(super) async fn change_members(
+        &self,
+        kind: ConfChangeKind,
+        id: u64,
+        context: Bytes,
+    ) -> Result<Vec<Member>, Error> {
+        let (waiting, reply) = self.slot()?;
+        let change = ConfChange { id: self.shared.next_request_id(), kind, member_id: id, context };
+        let (entry, stamps, result) = (change.encode(), Stamps::default(), Err(Error::Timeout));
+        let proposal = Proposal {
+            reply,
+            id: change.id,
+            purpose: Purpose::Other,
+            entry,
+            request: None,
+            stamps,
+            share: None,
+            result,
+        };
+        self.to_raft.send(ToRaft::ChangeMembers(Box::new(proposal))).map_err(refusal)?;
+        let given_up = GivenUp(&self.counters);
+        let answer = waiting.await;
+        std::mem::forget(given_up);
+        match self.counted(self.proposed(answer))? {
+            (Outcome::Members(members), _) => Ok(members),
+            (other, _) => unreachable!("members were changed, not {other:?}"),
+        }
+    }
+
+    /// How far the log of the member `member_id` has come.
+    ///
+    /// **Errors** this member does not lead; there is no such member; as [`Desk::ask`].
+    pub(super) async fn progress(&self, member_id: u64) -> Result<Progress, Error> {
+        match self.ask_raft(|reply| ToRaft::Progress { reply, member_id }).await? {
+            Answer::Progress(progress) => progress,
+            other => unreachable!("the question is answered by its progress, not {other:?}"),
+        }
+    }
+
+    /// Hands leadership over to the member `target`, and waits until it leads.
+    ///
+    /// **Errors** this member does not lead; `target` is no voter; it takes too long.
+    pub(super) async fn transfer_leader(&self, target: u64) -> Result<(), Error> {
+        match self.ask_raft(|reply| ToRaft::TransferLeader { reply, target }).await {
+            Ok(Answer::Transferred(result)) => result,
+            Ok(other) => unreachable!("a transfer ends or not, and gets no {other:?}"),
+            Err(Error::Timeout) => Err(Error::LeaderTransferTimeout),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn ask_raft(&self, message: impl FnOnce(ReplyTo) -> ToRaft) -> Result<Answer, Error> {
+        let (waiting, reply) = self.slot()?;
+        self.to_raft.send(message(reply)).map_err(refusal)?;
+        match waiting.await {
+            Answer::TimedOut => Err(Error::Timeout),
+            answer => Ok(answer),
+        }
+    }
+
     fn counted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         if let Err(Error::Timeout | Error::NoLeader | Error::Stopped | Error::Corrupt) = result {
             self.counters.proposals_failed.add(1);
@@ -410,8 +475,8 @@ impl Desk {
         }
     }
 
-    /// Times out requests that waited too long, wakes calls whose time is over, and releases revisions that were held
-    /// too long.
+    /// Times out requests that waited too long, wakes calls whose time is over, ends streams that want a leader where
+    /// there is none, and releases revisions that were held too long.
     pub fn expire(&self) {
         let now = self.now();
         self.slots.expire(now, || Answer::TimedOut);

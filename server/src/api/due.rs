@@ -1,12 +1,13 @@
 //! Runs on: connection core.
 //!
-//! The time that a client gives its call. A call without a deadline costs one comparison each time that it is polled.
+//! The time that a client gives its call, and the leader that it wants all that time. A call without a deadline costs
+//! one comparison each time that it is polled.
 //!
 //! A client that gave a deadline mostly ends its call by itself when its time is over, which is about when it is over
 //! here. So a call that its client ends that near to its deadline is taken for one whose time was over.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -28,7 +29,7 @@ use crate::{
 /// The part of its time that a client may leave early, and still be taken for one that left because it was over.
 const NEAR: u32 = 8;
 
-/// The deadline of a call under way.
+/// The deadline of a call under way, or of something that it waits for.
 pub(super) struct Due<'a> {
     desk: &'a Desk,
     deadline: Duration,
@@ -39,7 +40,11 @@ pub(super) struct Due<'a> {
 impl<'a> Due<'a> {
     /// The deadline of `call`.
     pub(super) fn of(desk: &'a Desk, call: &Call) -> Self {
-        Self { desk, deadline: call.deadline, place: None }
+        Self::at(desk, call.deadline)
+    }
+
+    fn at(desk: &'a Desk, deadline: Duration) -> Self {
+        Self { desk, deadline, place: None }
     }
 
     /// Ready when the call's time is over.
@@ -66,6 +71,12 @@ impl Drop for Due<'_> {
     }
 }
 
+/// Waits until `deadline`, or a little longer.
+pub(super) async fn passed(desk: &Desk, deadline: Duration) {
+    let mut due = Due::at(desk, deadline);
+    poll_fn(|cx| due.poll(cx)).await;
+}
+
 /// Whether the time of `call`, whose client has just left, was as good as over.
 pub(super) fn was_over(desk: &Desk, call: &Call) -> bool {
     if call.deadline == NEVER {
@@ -84,7 +95,12 @@ pub(super) fn over(method: Method) -> Error {
         | Method::Compact
         | Method::LeaseGrant
         | Method::LeaseRevoke
+        | Method::MemberAdd
+        | Method::MemberRemove
+        | Method::MemberUpdate
+        | Method::MemberPromote
         | Method::Alarm => Error::Timeout,
+        Method::MoveLeader => Error::LeaderTransferTimeout,
         _ => Error::DeadlineExceeded,
     }
 }
@@ -108,9 +124,9 @@ pin_project! {
     }
 }
 
-/// Does `work` as long as its call has time.
+/// Does `work` as long as its call has time. A stream that wants a leader ends when there is none for too long.
 ///
-/// **Errors** those of the work; the call's time is over, also if the client left because it was.
+/// **Errors** those of the work; the call's time is over, also if the client left because it was; no leader.
 pub(super) fn within<'a, F: Future>(desk: &'a Desk, call: &'a Call, work: F) -> Within<'a, F> {
     Within { due: Due::of(desk, call), call, work }
 }

@@ -71,7 +71,11 @@ pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
     }
 }
 
-async fn hash_at(desk: &Desk, revision: i64) -> Result<(u32, i64, i64), Error> {
+/// The hash of the records at `revision`, or at the newest one for 0; the compact revision at that time; and the
+/// revision that it was.
+///
+/// **Errors** a compacted or a future revision; damaged data; too many long reads.
+pub async fn hash_at(desk: &Desk, revision: i64) -> Result<(u32, i64, i64), Error> {
     let (mut hash, at, floor) = loop {
         let view = desk.view(Consistency::Serializable).await?;
         let at = if revision == 0 { view.revision() } else { revision };
@@ -122,6 +126,20 @@ pub(super) async fn alarm(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Outcome::Alarm { revision, alarms } = outcome else { unreachable!("alarms were asked for, not {outcome:?}") };
     let alarms = alarms.into_iter().map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm }).collect();
     Ok(framed(&pb::AlarmResponse { header: Some(desk.header(revision)), alarms }))
+}
+
+/// Answers MoveLeader. The answer has no header, as in etcd.
+///
+/// **Errors** as [`Desk::transfer_leader`].
+pub(super) async fn move_leader(desk: &Desk, request: pb::MoveLeaderRequest) -> Result<Bytes, Error> {
+    let (from, to) = (format!("{:x}", desk.shared.identity.member_id), format!("{:x}", request.target_id));
+    if desk.shared.raft.leader.load(Ordering::Acquire) != desk.shared.identity.member_id {
+        return Err(Error::NotLeader);
+    }
+    tracing::info!("current-leader-member-id" = from, "transferee-member-id" = to, "leadership transfer starting");
+    desk.transfer_leader(request.target_id).await?;
+    tracing::info!("old-leader-member-id" = from, "new-leader-member-id" = to, "leadership transfer finished");
+    Ok(framed(&pb::MoveLeaderResponse { header: None }))
 }
 
 /// While it lives, the health service says that this member does not serve.

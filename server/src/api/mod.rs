@@ -11,11 +11,12 @@
 //! - `told`: what is counted and logged at the end of a unary call; `measured`: the counts and sizes in these lines
 //! - `desk`: what a core needs to answer requests
 //! - `propose`: the way of a request into the log
-//! - `others`: the way to other members
+//! - `applied`: waits for apply
+//! - `others`: the way to other members; `leader`: the way to the one that leads
 //! - `watchers`: the watchers of a core
 //! - `quota`: refuses requests that do not fit, and raises the alarm
 //! - `range/`, `put`, `txn`, `compact`: the KV service
-//! - `watch`, `lease`, `cluster`, `maintenance`, `snapshot`, `health`, `insight`: the other services
+//! - `watch`, `lease`, `cluster/`, `maintenance`, `snapshot`, `health`, `insight`: the other services
 //!
 //! Messages come through the door as protobuf, and answers leave it in gRPC's frames: no source of calls has less, and
 //! a frequent answer is built once. A call's user will stand in [`Call`].
@@ -53,17 +54,19 @@ use crate::{
 };
 
 mod admit;
+pub mod applied;
 mod body;
 pub mod call;
-mod cluster;
+pub mod cluster;
 mod compact;
 pub mod deadlines;
 pub mod desk;
 mod due;
 mod health;
 pub mod insight;
+pub mod leader;
 mod lease;
-mod maintenance;
+pub mod maintenance;
 mod measured;
 pub mod others;
 mod propose;
@@ -301,7 +304,12 @@ async fn rarely(desk: &Desk, request: Rare) -> Result<Bytes, Error> {
         Rare::LeaseGrant(request) => lease::grant(desk, request).await,
         Rare::LeaseTimeToLive(request) => lease::time_to_live(desk, request).await,
         Rare::LeaseLeases => lease::leases(desk).await,
-        Rare::MemberList(request) => cluster::member_list(desk, request).await.map(|answer| framed(&answer)),
+        Rare::MemberList(request) => cluster::list(desk, request).await,
+        Rare::MemberAdd(request) => cluster::add(desk, request).await,
+        Rare::MemberRemove(request) => cluster::remove(desk, request).await,
+        Rare::MemberUpdate(request) => cluster::update(desk, request).await,
+        Rare::MemberPromote(request) => cluster::promote_learner(desk, request).await,
+        Rare::MoveLeader(request) => maintenance::move_leader(desk, request).await,
         Rare::Status => Ok(framed(&maintenance::status(desk))),
         Rare::Defragment => maintenance::defragment(desk).await,
         Rare::Hash => maintenance::hash(desk).await,

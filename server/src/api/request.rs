@@ -35,6 +35,16 @@ pub(super) enum Rare {
     LeaseLeases,
     /// Cluster MemberList.
     MemberList(pb::MemberListRequest),
+    /// Cluster MemberAdd.
+    MemberAdd(pb::MemberAddRequest),
+    /// Cluster MemberRemove.
+    MemberRemove(pb::MemberRemoveRequest),
+    /// Cluster MemberUpdate.
+    MemberUpdate(pb::MemberUpdateRequest),
+    /// Cluster MemberPromote.
+    MemberPromote(pb::MemberPromoteRequest),
+    /// Maintenance MoveLeader.
+    MoveLeader(pb::MoveLeaderRequest),
     /// Maintenance Status.
     Status,
     /// Maintenance Defragment.
@@ -153,6 +163,11 @@ impl Rare {
             Method::LeaseTimeToLive => Self::LeaseTimeToLive(decode(body)?),
             Method::LeaseLeases => decode::<pb::LeaseLeasesRequest>(body).map(|_| Self::LeaseLeases)?,
             Method::MemberList => decode(body).map(Self::MemberList)?,
+            Method::MemberAdd => decode(body).map(Self::MemberAdd)?,
+            Method::MemberRemove => decode(body).map(Self::MemberRemove)?,
+            Method::MemberUpdate => decode(body).map(Self::MemberUpdate)?,
+            Method::MemberPromote => decode(body).map(Self::MemberPromote)?,
+            Method::MoveLeader => decode(body).map(Self::MoveLeader)?,
             Method::Status => decode::<pb::StatusRequest>(body).map(|_| Self::Status)?,
             Method::Defragment => decode::<pb::DefragmentRequest>(body).map(|_| Self::Defragment)?,
             Method::Hash => decode::<pb::HashRequest>(body).map(|_| Self::Hash)?,

@@ -110,7 +110,7 @@ const CLUSTERING: Section = ("Clustering", &[
     row("discovery-proxy", Text, "", FirstStart(NO_DISCOVERY), "Proxy for that discovery."),
     row("discovery-srv", Text, "", FirstStart(NO_DISCOVERY), "Domain whose SRV records name the members."),
     row("discovery-srv-name", Text, "", FirstStart(NO_DISCOVERY), "Suffix of the SRV name."),
-    row("strict-reconfig-check", Switch, "true", Idle(ONE_MEMBER), "Refuse changes that would lose the quorum."),
+    row("strict-reconfig-check", Switch, "true", Used, "Refuse changes that would lose the quorum."),
     row("pre-vote", Switch, "true", Used, "Ask before an election whether it could be won."),
     row("auto-compaction-retention", Text, "0", Used, "What compaction leaves: a time, hours, or revisions; 0 is off."),
     row("auto-compaction-mode", Text, "periodic", Used, "'periodic' by time, 'revision' by revisions."),

@@ -171,6 +171,8 @@ pub struct Config {
     pub tls: Tls,
     /// Learners that the cluster may have.
     pub learners_max: usize,
+    /// Whether changes of the members are refused that could lose the quorum.
+    pub is_reconfig_strict: bool,
     /// All feature gates with their true values.
     pub gates: BTreeMap<&'static str, bool>,
     /// The profile that `knobs` began with.
@@ -307,6 +309,7 @@ impl Config {
             socket_reuse_port: values.switch("socket-reuse-port"),
             tls: Tls::of(&mut values)?,
             learners_max: usize::try_from(values.signed("max-learners")).unwrap_or(0),
+            is_reconfig_strict: values.switch("strict-reconfig-check"),
             gates,
             profile,
             knobs,

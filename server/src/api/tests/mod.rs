@@ -2,6 +2,9 @@
 //!
 //! Calls through the door without HTTP. The client is made of channels, and the desk stands over an empty store. Raft
 //! and apply are missing, or the test plays them.
+//!
+//! - `others`: other members, played by the test
+//! - `members`: changes of the members, and of the leader
 
 use std::{
     cell::RefCell,
@@ -24,7 +27,7 @@ use super::{
     call::{Answers, Call, Caller, Head, Left, Reply, Requests},
     desk::{Desk, EXPIRE_EVERY, Parts},
     open,
-    others::Nobody,
+    others::{Nobody, Others},
     range::{
         large::{Frame, Large},
         scan::{Piece, Scan},
@@ -57,6 +60,9 @@ use crate::{
         http1,
     },
 };
+
+mod members;
+mod others;
 
 /// What a client was told.
 #[derive(Debug, Default)]
@@ -165,6 +171,11 @@ struct Member {
 
 impl Member {
     fn new() -> Self {
+        Self::among(Box::new(Nobody))
+    }
+
+    /// A member that can ask `others`.
+    fn among(others: Box<dyn Others>) -> Self {
         let storage = SimStorage::new(1);
         let dir = Path::new("data");
         let store = Store::open(&mut storage.disk(), dir, store::Options::default()).unwrap();
@@ -189,7 +200,7 @@ impl Member {
             to_raft: Rc::clone(&to_raft),
             to_apply: Rc::clone(&to_apply),
             loader,
-            others: Box::new(Nobody),
+            others,
         });
         Self { desk, to_raft, to_apply }
     }
@@ -262,6 +273,10 @@ impl Member {
         }
         requests
     }
+}
+
+async fn run_among(others: impl Others + 'static, test: impl AsyncFnOnce(Member)) {
+    LocalSet::new().run_until(test(Member::among(Box::new(others)))).await;
 }
 
 async fn run(test: impl AsyncFnOnce(Member)) {
