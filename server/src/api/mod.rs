@@ -11,12 +11,12 @@
 //! - `told`: what is counted and logged at the end of a unary call; `measured`: the counts and sizes in these lines
 //! - `desk`: what a core needs to answer requests
 //! - `propose`: the way of a request into the log
-//! - `applied`: waits for apply
+//! - `applied`: waits for apply; `abreast`: several waits at once
 //! - `others`: the way to other members; `leader`: the way to the one that leads
 //! - `watchers`: the watchers of a core
 //! - `quota`: refuses requests that do not fit, and raises the alarm
 //! - `range/`, `put`, `txn`, `compact`: the KV service
-//! - `watch`, `lease`, `cluster/`, `maintenance`, `snapshot`, `health`, `insight`: the other services
+//! - `watch`, `lease/`, `cluster/`, `maintenance`, `snapshot`, `health`, `insight`: the other services
 //!
 //! Messages come through the door as protobuf, and answers leave it in gRPC's frames: no source of calls has less, and
 //! a frequent answer is built once. A call's user will stand in [`Call`].
@@ -53,6 +53,7 @@ use crate::{
     quota::cost,
 };
 
+mod abreast;
 mod admit;
 pub mod applied;
 mod body;
@@ -65,7 +66,7 @@ mod due;
 mod health;
 pub mod insight;
 pub mod leader;
-mod lease;
+pub mod lease;
 pub mod maintenance;
 mod measured;
 pub mod others;

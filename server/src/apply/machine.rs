@@ -283,8 +283,7 @@ impl Apply {
         self.log_bytes = handed.log_bytes;
         let before = std::mem::replace(&mut self.standing, handed.standing);
         if before.leads && (!self.standing.leads || self.standing.term != before.term) {
-            self.applier.lessor.demote();
-            self.unanswered.demote();
+            self.demote();
         }
         self.handed = handed.entries.last().map_or(self.handed, |last| last.index);
         self.queue.extend(handed.entries);

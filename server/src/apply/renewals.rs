@@ -7,7 +7,8 @@
 //!   asked. A leader's commit goes before everybody's: of a lease that another member has said to be granted or gone,
 //!   it says the same.
 //! - A renewal is answered by a leader alone that is sure to lead, for no longer than `sure_until`: no other leader has
-//!   let the lease end.
+//!   let the lease end. Who asks a member that does not lead, or waits when it stops leading, is told so at once: it
+//!   asks the leader.
 //! - What waits is bounded by the reply slots of all cores: their timeout is half of the lifetime of a question here.
 
 use std::{sync::atomic::Ordering, time::Duration};
@@ -55,6 +56,9 @@ impl Apply {
                 let renewals = leases.into_iter().map(|lease| self.renew(lease, now)).collect();
                 self.answer(reply, Answer::RenewedAll(renewals));
             }
+            ToApply::TimeToLive { reply, .. } if !self.applier.lessor.leads() => {
+                self.answer(reply, Answer::NotPrimary);
+            }
             ToApply::TimeToLive { reply, lease } => {
                 let answer = Answer::TimeToLive(self.applier.lessor.time_to_live(lease, now));
                 self.answer(reply, answer);
@@ -69,6 +73,9 @@ impl Apply {
 
     fn renew_for(&mut self, reply: ReplyTo, lease: i64, now: Duration) {
         let lifetime = self.lifetime();
+        if !self.standing.leads && !self.applier.lessor.leads() {
+            return self.answer(reply, Answer::NotPrimary);
+        }
         if !self.is_sure_to_lead(now) {
             self.report.asks_lead = true;
             return self.unanswered.unsure.push(reply, lease, now, lifetime);
@@ -114,6 +121,14 @@ impl Apply {
     pub(super) fn lead_confirmed(&mut self, at: Duration, now: Duration) {
         self.unanswered.sure_until = at + self.options.election_timeout / SURE_PART;
         self.settle_unsure(now);
+    }
+
+    /// This member leads no more, or in another term. Who waits asks again.
+    pub(super) fn demote(&mut self) {
+        self.applier.lessor.demote();
+        for reply in self.unanswered.demote() {
+            self.answer(reply, Answer::NotPrimary);
+        }
     }
 
     /// Renews what waited until it is sure who leads.

@@ -5,6 +5,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use super::{message::ToApply, upkeep::waiters::Waiters};
+use crate::slots::ReplyTo;
 
 /// See the head of this file.
 #[derive(Default)]
@@ -27,8 +28,10 @@ impl Unanswered {
         !self.unsure.is_empty()
     }
 
-    /// This member leads no more.
-    pub(super) fn demote(&mut self) {
+    /// This member leads no more. Takes out all who wait for what a leader alone does.
+    pub(super) fn demote(&mut self) -> Vec<ReplyTo> {
         self.sure_until = Duration::ZERO;
+        let waiting = [&mut self.unsure, &mut self.expired, &mut self.taken_back];
+        waiting.into_iter().flat_map(Waiters::drain).map(|(_, reply)| reply).collect()
     }
 }

@@ -5,6 +5,7 @@
 //!
 //! - `others`: other members, played by the test
 //! - `members`: changes of the members, and of the leader
+//! - `leases`: leases on a member that does not lead
 
 use std::{
     cell::RefCell,
@@ -61,6 +62,7 @@ use crate::{
     },
 };
 
+mod leases;
 mod members;
 mod others;
 

@@ -22,7 +22,7 @@ use super::member::{LOG_WAIT_MAX, Member, TURNS_MAX, dir, proposal};
 use crate::{
     apply::{
         machine::Turn,
-        message::{Answer, AnswersByCore, Handed, ReadsAt, Report, ToApply},
+        message::{Answer, AnswersByCore, Handed, ReadsAt, Report, Standing, ToApply},
         outcome::Outcome,
     },
     error::Error,
@@ -223,6 +223,32 @@ fn renewal_of_an_expired_lease_is_answered_when_the_lease_is_gone() {
     member.apply.receive(ToApply::TimeToLive { reply, lease: 5 }, member.now).unwrap();
     let answer = member.turn_both().0.answers.remove(0).remove(0).1;
     assert!(matches!(answer, Answer::TimeToLive(None)), "it is gone, and not only expired: {answer:?}");
+}
+
+#[test]
+fn who_asks_a_lessor_that_does_not_lead_or_ceases_to_is_told_so() {
+    let mut member = Member::new(1 << 30);
+    member.settle();
+    member.propose(Kind::LeaseGrant, &pb::LeaseGrantRequest { id: 5, ttl: 2 });
+    member.settle();
+    member.now += Duration::from_secs(3);
+    let slots = Slots::<Answer>::new(1);
+    let reply = ReplyTo { core: 0, slot: slots.open(Duration::MAX).unwrap().id() };
+    let now = member.now;
+    let answers = |member: &mut Member, question| {
+        member.apply.receive(question, now).unwrap();
+        member.apply.turn(now).unwrap().answers.into_iter().flatten().map(|(_, answer)| answer).collect::<Vec<_>>()
+    };
+    let renew = || ToApply::Renew { reply, lease: 5 };
+    assert!(answers(&mut member, renew()).is_empty(), "it has expired, and is not revoked yet");
+    let (log_bytes, standing) = (member.apply.log_bytes, Standing { leads: false, ..member.apply.standing });
+    member.apply.hand(Handed { log_bytes, standing, ..Handed::default() }, now);
+    for question in [renew(), ToApply::TimeToLive { reply, lease: 5 }] {
+        let told = answers(&mut member, question);
+        assert!(told.iter().all(|answer| matches!(answer, Answer::NotPrimary)) && !told.is_empty(), "{told:?}");
+    }
+    let told = answers(&mut member, ToApply::Leases { reply });
+    assert!(matches!(&told[..], [Answer::Leases(leases)] if leases[..] == [5]), "each member knows them: {told:?}");
 }
 
 #[test]
