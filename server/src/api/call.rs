@@ -38,6 +38,8 @@ pub struct Call {
     pub caller: Caller,
     /// When the time that the client gave is over.
     pub deadline: Duration,
+    /// The client wants the call to fail when there is no leader.
+    pub wants_leader: bool,
 }
 
 /// What a client says about a call besides its messages.

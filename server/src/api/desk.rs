@@ -28,7 +28,7 @@ use proto::{
     internal::{self, Kind, Request},
 };
 
-use super::{deadlines::Deadlines, others::Others, watchers::Watchers};
+use super::{deadlines::Deadlines, leaderless::Leaderless, others::Others, watchers::Watchers};
 use crate::{
     apply::{
         message::{Answer, Progress, ToApply},
@@ -158,6 +158,8 @@ pub struct Desk {
     pub others: Box<dyn Others>,
     /// Calls that wait and have a deadline.
     pub deadlines: Deadlines,
+    /// Streams that end when there is no leader.
+    pub leaderless: Leaderless,
     /// The time as [`Desk::now`] read it last: no clock is read for a request's deadline.
     ticked: Cell<Duration>,
     floors: Rc<Floors>,
@@ -188,6 +190,7 @@ impl Desk {
             proposals: RefCell::default(),
             others,
             deadlines: Deadlines::default(),
+            leaderless: Leaderless::default(),
             ticked: Cell::new(clock.now()),
             clock,
             floors,
@@ -481,6 +484,7 @@ impl Desk {
         let now = self.now();
         self.slots.expire(now, || Answer::TimedOut);
         self.deadlines.wake_due(now);
+        self.leaderless.look(now, self.shared.limits.election_timeout, self.shared.has_leader());
         self.floors.expire(now);
     }
 

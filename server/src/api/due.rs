@@ -19,11 +19,12 @@ use super::{
     call::Call,
     deadlines::NEVER,
     desk::{Desk, EXPIRE_EVERY},
+    leaderless::Lost,
 };
 use crate::{
     error::Error,
     insight::trace::{Stamps, Trace},
-    method::Method,
+    method::{Flow, Method},
 };
 
 /// The part of its time that a client may leave early, and still be taken for one that left because it was over.
@@ -119,6 +120,7 @@ pin_project! {
     pub(super) struct Within<'a, F> {
         due: Due<'a>,
         call: &'a Call,
+        lost: Option<Lost<'a>>,
         #[pin]
         work: F,
     }
@@ -128,7 +130,9 @@ pin_project! {
 ///
 /// **Errors** those of the work; the call's time is over, also if the client left because it was; no leader.
 pub(super) fn within<'a, F: Future>(desk: &'a Desk, call: &'a Call, work: F) -> Within<'a, F> {
-    Within { due: Due::of(desk, call), call, work }
+    let is_bound = call.wants_leader && call.method.flow() != Flow::Unary;
+    let lost = is_bound.then(|| Lost::new(&desk.leaderless));
+    Within { due: Due::of(desk, call), call, lost, work }
 }
 
 impl<T, F: Future<Output = Result<T, Error>>> Future for Within<'_, F> {
@@ -140,7 +144,14 @@ impl<T, F: Future<Output = Result<T, Error>>> Future for Within<'_, F> {
             Poll::Ready(Err(Error::Canceled)) if was_over(this.due.desk, this.call) => {
                 Poll::Ready(Err(Error::DeadlineExceeded))
             }
-            Poll::Pending => this.due.poll(cx).map(|()| Err(Error::DeadlineExceeded)),
+            Poll::Pending => {
+                if let Some(lost) = this.lost
+                    && lost.poll(cx).is_ready()
+                {
+                    return Poll::Ready(Err(Error::NoLeader));
+                }
+                this.due.poll(cx).map(|()| Err(Error::DeadlineExceeded))
+            }
             ready => ready,
         }
     }

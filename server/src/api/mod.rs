@@ -6,6 +6,7 @@
 //! - `request`: the requests of unary calls, decoded
 //! - `admit`: what every call and message passes: limits, counters, permission
 //! - `due`, `deadlines`: the time that a client gives its call; the calls of a core that have a deadline
+//! - `leaderless`: the streams of a core that end when there is no leader
 //! - `timeout`: why a proposal timed out
 //! - `body`: the answer to a unary call
 //! - `told`: what is counted and logged at the end of a unary call; `measured`: the counts and sizes in these lines
@@ -66,6 +67,7 @@ mod due;
 mod health;
 pub mod insight;
 pub mod leader;
+pub mod leaderless;
 pub mod lease;
 pub mod maintenance;
 mod measured;
@@ -89,7 +91,7 @@ pub mod watchers;
 /// **Errors** the call is refused. It is over then.
 pub fn open(desk: &Desk, method: Method, head: &Head<'_>, caller: Caller) -> Result<Call, Status> {
     let deadline = head.timeout.map_or(NEVER, |timeout| caller.began.saturating_add(timeout));
-    let call = Call { method, caller, deadline };
+    let call = Call { method, caller, deadline, wants_leader: head.wants_leader };
     admit::begin(desk, &call, head)?;
     Ok(call)
 }

@@ -1,17 +1,20 @@
 //! Runs on: tests.
 //!
-//! Leases on a member that does not lead. The leader is played by the test.
+//! Leases on a member that does not lead, and streams whose clients want a leader. The leader is played by the test.
 
-use std::sync::atomic::Ordering;
+use std::{rc::Rc, sync::atomic::Ordering};
 
 use prost::Message;
 use proto::etcdserverpb as pb;
+use tokio::task::spawn_local;
 
 use super::{Client, Member, others::Played, run_among, settle};
 use crate::{
     api::{
+        call::Head,
         desk::EXPIRE_EVERY,
         lease::remote::{LeftRequest, LeftResponse},
+        serve,
     },
     apply::message::{Answer, ToApply},
     error::{Error, Status},
@@ -173,6 +176,49 @@ async fn the_leader_says_what_is_left_of_a_lease() {
         settle().await;
         let told: pb::LeaseTimeToLiveResponse = client.told.borrow().message(0);
         assert_eq!((told.ttl, told.granted_ttl, told.id), (-1, 0, 7));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn streams_that_want_a_leader_end_after_three_election_timeouts_without_one() {
+    run(async |member: Member, others: Played| {
+        let election_timeout = member.desk.shared.limits.election_timeout;
+        let create = pb::WatchCreateRequest { key: "k".into(), ..Default::default() };
+        let create = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+        let open = |method, message: Vec<u8>, wants_leader| {
+            let client = Client { sends_more: true, ..Client::sending([message]) };
+            let call = member.open(method, &Head { wants_leader, ..Head::default() }).unwrap();
+            spawn_local(serve(Rc::clone(&member.desk), call, client.clone(), client.clone()));
+            client
+        };
+        let watches = [true, false].map(|wants_leader| open(Method::Watch, create.encode_to_vec(), wants_leader));
+        let renews = open(Method::LeaseKeepAlive, renew(7), true);
+        settle().await;
+        let is_over = |client: &Client| client.told.borrow().is_over;
+        // A leader that is there when somebody looks is enough.
+        for (leader, looks) in [(0, 2), (2, 1), (0, 2)] {
+            member.lead(leader);
+            for _ in 0..looks {
+                member.pass(election_timeout).await;
+                assert!(!watches.iter().any(is_over));
+            }
+        }
+        while others.waiting() > 0 {
+            others.break_off();
+            settle().await;
+        }
+        assert!(!is_over(&renews), "it waits for a leader");
+        member.pass(election_timeout).await;
+        let no_leader = Status::from(Error::NoLeader);
+        assert_eq!(watches[0].told.borrow().end, Some(no_leader.clone()));
+        assert_eq!(renews.told.borrow().end, Some(no_leader));
+        assert!(!is_over(&watches[1]), "its client does not mind");
+        assert_eq!(member.desk.counters.watch_streams.get(), 1);
+        member.lead(2);
+        let watch = open(Method::Watch, create.encode_to_vec(), true);
+        member.pass(3 * election_timeout).await;
+        assert!(!is_over(&watch));
     })
     .await;
 }

@@ -5,7 +5,7 @@
 //!
 //! - `others`: other members, played by the test
 //! - `members`: changes of the members, and of the leader
-//! - `leases`: leases on a member that does not lead
+//! - `leases`: leases on a member that does not lead; streams without a leader
 
 use std::{
     cell::RefCell,
