@@ -151,10 +151,8 @@ fn head_of(request: &Request) -> Head {
 }
 
 /// An answer that says which cluster this is, as all of these do.
-fn told_of_cluster(shared: &Shared, mut response: Response) -> Response {
-    response.lines.push(format!("X-Etcd-Cluster-Id: {:x}", shared.identity.cluster_id).into());
-    response.lines.sort();
-    response
+fn told_of_cluster(shared: &Shared, response: Response) -> Response {
+    response.with(format!("X-Etcd-Cluster-Id: {:x}", shared.identity.cluster_id))
 }
 
 async fn answer(desk: &Desk, request: &Request, id: u64, to_peers: &mpsc::Sender<ToPeers>) -> Response {

@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
-//! The plain HTTP endpoints: /health, /livez, /readyz, /version, /metrics, /debug/vars; and /members, for other
-//! members.
+//! The plain HTTP endpoints: /health, /livez, /readyz, /version, /metrics, /debug/vars. Those for other members alone
+//! are in `peers`.
 //!
 //! The answers are etcd's, byte for byte. A check reads published state only and never waits for the disk. Among other
 //! members, a linearizable check waits for a read round, as a client's read does.
@@ -12,7 +12,7 @@ use std::{borrow::Cow, fmt::Write as _, sync::atomic::Ordering};
 
 use super::{
     http1::{Request, Response},
-    vars,
+    peers, vars,
 };
 use crate::{
     api::desk::{Consistency, Desk},
@@ -47,7 +47,12 @@ pub async fn answer(desk: &Desk, port: Port, request: &Request) -> Response {
     match port {
         Port::Clients => answer_client_port(desk, request).await,
         Port::Metrics => routed(desk, request, false).await,
-        Port::Peers => answer_peer_port(desk, request),
+        Port::Peers => match asterisk(request).or_else(|| redirected(request)) {
+            Some(response) => response,
+            None if request.path == "/version" && request.method == "GET" => version(desk, request),
+            None if request.path == "/version" => Response::method_not_allowed(),
+            None => peers::answer(desk, request).await,
+        },
     }
 }
 
@@ -63,45 +68,6 @@ async fn answer_client_port(desk: &Desk, request: &Request) -> Response {
     };
     response.lines.splice(0..0, CORS.map(Cow::Borrowed));
     response
-}
-
-fn answer_peer_port(desk: &Desk, request: &Request) -> Response {
-    if let Some(response) = asterisk(request).or_else(|| redirected(request)) {
-        return response;
-    }
-    match request.path.as_str() {
-        "/version" | "/members" if request.method != "GET" => Response::method_not_allowed(),
-        "/version" => version(desk, request),
-        "/members" => members(desk),
-        _ => Response::not_found(),
-    }
-}
-
-/// The members, as etcd shows them to other members.
-fn members(desk: &Desk) -> Response {
-    let cluster = desk.shared.cluster.load();
-    let texts = |texts: &[String]| texts.iter().map(|text| json_text(text)).collect::<Vec<_>>().join(",");
-    let shown = cluster.members.iter().map(|member| {
-        let mut fields =
-            vec![format!(r#""id":{}"#, member.id), format!(r#""peerURLs":[{}]"#, texts(&member.peer_urls))];
-        if member.is_learner {
-            fields.push(r#""isLearner":true"#.into());
-        }
-        if !member.name.is_empty() {
-            fields.push(format!(r#""name":{}"#, json_text(&member.name)));
-        }
-        if !member.client_urls.is_empty() {
-            fields.push(format!(r#""clientURLs":[{}]"#, texts(&member.client_urls)));
-        }
-        format!("{{{}}}", fields.join(","))
-    });
-    let mut response = Response::json(200, format!("[{}]\n", shown.collect::<Vec<_>>().join(",")));
-    response.lines.push(format!("X-Etcd-Cluster-Id: {:x}", desk.shared.identity.cluster_id).into());
-    response
-}
-
-fn json_text(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 /// The answer to a request for `*`, which is no path.

@@ -9,7 +9,7 @@
 //! - `http2/`: connections of HTTP/2, over h2
 //! - `http1/`: connections of HTTP/1.1, for small requests
 //! - `grpc/`: gRPC over an h2 stream
-//! - `endpoints`: /health, /livez, /readyz, /version, /metrics; /members for other members
+//! - `endpoints`: /health, /livez, /readyz, /version, /metrics; `peers`: those for other members
 //! - `vars`: /debug/vars
 //! - `client`: the smallest gRPC client, for `orlop top` and tests
 //!
@@ -22,6 +22,7 @@ pub mod endpoints;
 pub mod grpc;
 pub mod http1;
 pub mod http2;
+mod peers;
 pub mod socket;
 pub mod stream;
 pub mod tls;

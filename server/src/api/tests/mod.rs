@@ -6,6 +6,7 @@
 //! - `others`: other members, played by the test
 //! - `members`: changes of the members, and of the leader
 //! - `leases`: leases on a member that does not lead; streams without a leader
+//! - `peers`: what other members ask for
 
 use std::{
     cell::RefCell,
@@ -65,6 +66,7 @@ use crate::{
 mod leases;
 mod members;
 mod others;
+mod peers;
 
 /// What a client was told.
 #[derive(Debug, Default)]
@@ -452,7 +454,8 @@ async fn readiness_makes_a_linearizable_read_among_other_voters() {
                 let response = told.borrow_mut().take().expect("it is answered");
                 assert_eq!(response.status, if fails && waits { 503 } else { 200 }, "{path}");
                 if fails && path == "/health" {
-                    assert!(response.body.contains("RANGE ERROR:etcdserver: request timed out"), "{}", response.body);
+                    let body = std::str::from_utf8(&response.body).unwrap();
+                    assert!(body.contains("RANGE ERROR:etcdserver: request timed out"), "{body}");
                 }
             }
         }

@@ -5,7 +5,9 @@
 //!
 //! **Source** Go 1.26 `net/http/server.go`.
 
-use std::{borrow::Cow, fmt::Write as _};
+use std::{borrow::Cow, io::Write as _};
+
+use bytes::Bytes;
 
 use crate::log;
 
@@ -24,28 +26,28 @@ pub struct Response {
     /// The media type, where the endpoint leaves it to Go's server to find one. It stands behind the length then.
     pub found_type: Option<&'static str>,
     /// The body.
-    pub body: String,
+    pub body: Bytes,
 }
 
 impl Response {
     /// An answer with these header lines.
-    pub fn new(status: u16, lines: &[&'static str], body: impl Into<String>) -> Self {
+    pub fn new(status: u16, lines: &[&'static str], body: impl Into<Bytes>) -> Self {
         let lines = lines.iter().map(|line| Cow::Borrowed(*line)).collect();
         Self { status, lines, found_type: None, body: body.into() }
     }
 
     /// Plain text, as Go's `http.Error` sends it.
-    pub fn text(status: u16, body: impl Into<String>) -> Self {
+    pub fn text(status: u16, body: impl Into<Bytes>) -> Self {
         Self::new(status, &["Content-Type: text/plain; charset=utf-8", "X-Content-Type-Options: nosniff"], body)
     }
 
     /// JSON.
-    pub fn json(status: u16, body: impl Into<String>) -> Self {
+    pub fn json(status: u16, body: impl Into<Bytes>) -> Self {
         Self::new(status, &["Content-Type: application/json"], body)
     }
 
     /// Text whose media type is left to Go's server.
-    pub fn untyped(status: u16, body: impl Into<String>) -> Self {
+    pub fn untyped(status: u16, body: impl Into<Bytes>) -> Self {
         Self { found_type: Some("text/plain; charset=utf-8"), ..Self::new(status, &[], body) }
     }
 
@@ -56,9 +58,19 @@ impl Response {
 
     /// The answer to a method that the path does not take.
     pub fn method_not_allowed() -> Self {
-        let mut response = Self::text(405, "Method Not Allowed\n");
-        response.lines.insert(0, "Allow: GET".into());
-        response
+        Self::allowing("GET")
+    }
+
+    /// As [`Response::method_not_allowed`], for a path that takes this method alone.
+    pub fn allowing(method: &str) -> Self {
+        Self::text(405, "Method Not Allowed\n").with(format!("Allow: {method}"))
+    }
+
+    /// The answer with one more header line.
+    pub fn with(mut self, line: impl Into<Cow<'static, str>>) -> Self {
+        self.lines.push(line.into());
+        self.lines.sort();
+        self
     }
 
     /// Its header fields, but for those about its length and the connection.
@@ -69,7 +81,7 @@ impl Response {
     }
 
     /// The bytes of the answer to a request. Returns also whether the connection may be used on.
-    pub(super) fn write(&self, asked: Asked, unix_us: u64) -> (String, bool) {
+    pub(super) fn write(&self, asked: Asked, unix_us: u64) -> (Vec<u8>, bool) {
         let Asked { is_head, is_old, keep_alive } = asked;
         let is_measured = self.body.len() <= MEASURED_BYTES_MAX;
         // Without a length and chunks, only its end ends a body.
@@ -102,12 +114,15 @@ impl Response {
             line("Transfer-Encoding: chunked");
         }
         line("");
+        let mut bytes = text.into_bytes();
         if is_chunked {
-            write!(text, "{:x}\r\n{}\r\n0\r\n\r\n", self.body.len(), self.body).expect("a String takes every write");
+            write!(bytes, "{:x}\r\n", self.body.len()).expect("a Vec takes every write");
+            bytes.extend_from_slice(&self.body);
+            bytes.extend_from_slice(b"\r\n0\r\n\r\n");
         } else if !is_head {
-            text.push_str(&self.body);
+            bytes.extend_from_slice(&self.body);
         }
-        (text, keep_alive)
+        (bytes, keep_alive)
     }
 }
 
@@ -124,10 +139,17 @@ pub(super) struct Asked {
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
+        204 => "No Content",
         307 => "Temporary Redirect",
         400 => "Bad Request",
         404 => "Not Found",
         405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        410 => "Gone",
+        412 => "Precondition Failed",
+        413 => "Request Entity Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
         _ => "Service Unavailable",
     }
 }
@@ -170,7 +192,8 @@ mod tests {
 
     #[test]
     fn header_lines_stand_where_go_puts_them() {
-        let written = |response: Response, asked| response.write(asked, 951_782_400_000_001).0;
+        let written =
+            |response: Response, asked| String::from_utf8(response.write(asked, 951_782_400_000_001).0).unwrap();
         assert_eq!(
             written(Response::untyped(200, "{}"), Asked { keep_alive: false, ..ASKED }),
             "HTTP/1.1 200 OK\r\nDate: Tue, 29 Feb 2000 00:00:00 GMT\r\nContent-Length: 2\r\n\
@@ -186,12 +209,16 @@ mod tests {
     #[test]
     fn a_long_body_leaves_in_chunks_or_ends_with_its_connection() {
         let long = || Response::new(200, &[], "a".repeat(MEASURED_BYTES_MAX + 1));
-        let (text, is_kept) = long().write(ASKED, 0);
+        let write = |asked| {
+            let (bytes, is_kept) = long().write(asked, 0);
+            (String::from_utf8(bytes).unwrap(), is_kept)
+        };
+        let (text, is_kept) = write(ASKED);
         assert!(is_kept && text.contains("GMT\r\nTransfer-Encoding: chunked\r\n\r\n801\r\naaa"), "{text}");
         assert!(text.ends_with("aaa\r\n0\r\n\r\n"));
-        let (text, is_kept) = long().write(Asked { is_old: true, ..ASKED }, 0);
+        let (text, is_kept) = write(Asked { is_old: true, ..ASKED });
         assert!(!is_kept && text.contains("GMT\r\n\r\naaa") && text.ends_with("aaa"), "{text}");
-        let (text, is_kept) = long().write(Asked { is_head: true, ..ASKED }, 0);
+        let (text, is_kept) = write(Asked { is_head: true, ..ASKED });
         assert!(is_kept && text.ends_with("GMT\r\n\r\n"), "{text}");
     }
 }

@@ -46,7 +46,7 @@ fn send(desk: &Desk, asked: &Method, answer: http1::Response, mut reply: SendRes
     let is_bodiless = *asked == Method::HEAD || answer.body.is_empty();
     let sent = reply
         .send_response(head, is_bodiless)
-        .and_then(|mut stream| if is_bodiless { Ok(()) } else { stream.send_data(answer.body.into(), true) });
+        .and_then(|mut stream| if is_bodiless { Ok(()) } else { stream.send_data(answer.body, true) });
     if let Err(error) = sent {
         tracing::debug!(%error, "client went away before its answer");
     }
