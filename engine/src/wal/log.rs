@@ -45,6 +45,7 @@ use super::{
     active::Active,
     entry::{Entry, HardState},
     fetch::{Fetched, Fetches},
+    instead,
     options::{ENTRY_BYTES_MAX, GROUP_BYTES_MAX, GROUP_OVERHEAD_BYTES, Known, Options, SEGMENT_BYTES_MIN},
     positions::{Position, Positions, Terms},
     record::{BODY, GROUP_FRAME, Group, HARD_STATE_FRAME, Header, Record},
@@ -149,6 +150,7 @@ impl Wal {
         assert!(options.writes_in_flight_max > 0 && options.group_bytes_max <= GROUP_BYTES_MAX);
         disk.create_dir_all(dir)?;
         let lock = disk.lock(dir)?;
+        instead::complete(disk, dir)?;
         let mut spares = Spares::new(disk, dir, options.segment_bytes, options.spare_segments_max)?;
         let found = Found::read(disk, dir)?;
         let log = match found.last() {

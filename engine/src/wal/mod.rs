@@ -9,7 +9,7 @@
 //! - `fetch`: entries that are read back while the log goes on.
 //! - `recover`: finds the valid part of a log, and whether its end is a torn tail or damage.
 //! - `inspect`: inspects a log that no process uses. `scrub`: reads one again while it is in use, to find damage.
-//! - `aside`: puts a damaged log aside.
+//! - `aside`: puts a damaged log aside. `instead`: puts another log in the place of one.
 //! - `log`: the log itself: appends, durable writes, trimming.
 
 mod active;
@@ -17,6 +17,7 @@ mod aside;
 mod entry;
 mod fetch;
 mod inspect;
+mod instead;
 mod log;
 mod options;
 mod positions;
@@ -30,6 +31,7 @@ pub use aside::set_aside;
 pub use entry::{Entry, HardState};
 pub use fetch::Fetched;
 pub use inspect::{SegmentSummary, Summary, inspect};
+pub use instead::{begin_instead, take_place};
 pub use log::{Recovered, Wal};
 pub use options::{ENTRY_BYTES_MAX, GROUP_BYTES_MAX, GROUP_OVERHEAD_BYTES, Known, Options, SEGMENT_BYTES_MIN};
 pub use positions::Terms;

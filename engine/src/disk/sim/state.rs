@@ -145,9 +145,11 @@ pub(super) enum NameChange {
 }
 
 impl NameChange {
+    /// The directory whose sync makes the change durable. A file that moves to another directory does so in one step,
+    /// which the new directory's sync covers.
     pub(super) fn dir(&self) -> Option<&Path> {
         match self {
-            Self::Create(path, _) | Self::Rename(path, _) | Self::Remove(path) => path.parent(),
+            Self::Create(path, _) | Self::Rename(_, path) | Self::Remove(path) => path.parent(),
         }
     }
 
@@ -394,7 +396,6 @@ impl State {
 
     /// Renames the file `from`.
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> Result<(), Error> {
-        assert_eq!(from.parent(), to.parent(), "names change inside one directory");
         self.change_names(from, FileOp::Rename, NameChange::Rename(from.to_path_buf(), to.to_path_buf()))
     }
 
