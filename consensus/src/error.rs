@@ -103,6 +103,12 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// No new cluster can be made of this member alone.
+    #[error("--force-new-cluster: no cluster can be made of this member: {what}")]
+    NotForced {
+        /// Why.
+        what: &'static str,
+    },
     /// Options that contradict each other, or an identity that cannot be.
     #[error("invalid options: {what}")]
     InvalidOptions {

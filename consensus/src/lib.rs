@@ -13,6 +13,7 @@
 //!   `driver/propose`: what may enter the log. `driver/ready`: from raft-rs to the log, the caller and the peers.
 //!   `driver/reads`: rounds of reads. `driver/time`: what follows from time alone. `driver/install`: a state instead of
 //!   entries. `driver/cut`: what is held back while the log is cut.
+//! - `forced`: a log that goes on as that of the only voter.
 //! - `recovery`: from a log directory and a stored state to what raft starts with; takes over another program's log.
 //! - `start`: what a driver is opened with: identity, state, bounds, timing.
 //! - `log`: the log as raft-rs sees it, its newest part in memory. `fetch`: what of the rest peers need.
@@ -40,6 +41,7 @@ mod elections;
 mod entry;
 mod error;
 mod fetch;
+mod forced;
 mod leave;
 mod log;
 mod members;
@@ -54,6 +56,7 @@ mod states;
 pub use driver::{Driver, Status};
 pub use entry::{Committed, Entry, EntryId, EntryKind};
 pub use error::{Error, Refused};
+pub use forced::{Forced, force_new_cluster};
 pub use members::{ConfChange, ConfChangeKind, ConfState, Member, cluster_id, member_id};
 pub use message::{Message, MessageKind, Snapshot};
 pub use read_index::ConfirmedRead;

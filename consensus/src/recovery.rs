@@ -58,10 +58,7 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     }
     let mut mark = mark;
     let EntryId { index, term } = start.applied;
-    // The log is the one from before: it was to be restarted behind the state, and nothing that was promised is
-    // missing. Its hard state knew the state's term before that was installed; a new log's knows none.
-    let is_from_before = start.is_installed && hard_state.term >= term;
-    let is_of_another = is_from_before && mark.0 < index && wal.term(index) != Some(term);
+    let is_of_another = is_of_another(&wal, mark, hard_state, start);
     // The log has lost what the state holds, and perhaps more. The other members have the rest.
     let is_behind = !is_of_another && start.has_peers() && mark.0 + (entries.len() as u64) < index;
     if is_behind && !hard_state.is_cut {
@@ -86,6 +83,14 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     let raft_state = eraftpb::HardState { term, vote, commit, ..eraftpb::HardState::default() };
     log.set_initial_state(raft_state, start.conf_state.to_raft());
     Ok(Restored { wal, log, hard_state, ticket, truncated_tail, damage })
+}
+
+/// Whether the log is the one from before the state: it was to be restarted behind that, and nothing that was promised is
+/// missing. Its hard state knew the state's term before that was installed; a new log's knows none.
+pub(crate) fn is_of_another(wal: &Wal, mark: (u64, u64), hard_state: HardState, start: &Start) -> bool {
+    let EntryId { index, term } = start.applied;
+    let is_from_before = start.is_installed && hard_state.term >= term;
+    is_from_before && mark.0 < index && wal.term(index) != Some(term)
 }
 
 /// Opens the log. If it is damaged, and there are other members to make up for it, it is put aside, and a new one
@@ -140,7 +145,7 @@ pub fn adopt_log(
 }
 
 /// Nothing was ever acknowledged by this log: empty, or a torn rest of the first group itself.
-fn is_fresh(mark: (u64, u64), entries: &[wal::Entry], hard_state: HardState, start: &Start) -> bool {
+pub(crate) fn is_fresh(mark: (u64, u64), entries: &[wal::Entry], hard_state: HardState, start: &Start) -> bool {
     let first = start.bootstrap.len() as u64;
     // The hard state lies behind the entries it commits: without it even all of them are a torn group.
     let is_new = HardState { is_cut: false, concerned: 0, ..hard_state } == HardState::default();
@@ -179,7 +184,7 @@ fn wait_durable(wal: &mut Wal, disk: &mut dyn Disk, ticket: u64) -> Result<(), E
     Ok(())
 }
 
-fn load(
+pub(crate) fn load(
     dir: &Path,
     log: &mut Log,
     mark: (u64, u64),
