@@ -37,12 +37,17 @@ pub struct Start {
     /// The members a new cluster starts with, as `ConfChange::bootstrap` makes them, ascending by id. Used only when
     /// the log is empty; empty for a member that joins.
     pub bootstrap: Vec<ConfChange>,
+    /// As far as its operator says, the member has no others. It counts while the state does not tell.
+    pub is_alone: bool,
 }
 
 impl Start {
     /// Whether there are other voters, as far as is known without the log. A member that joins comes to others.
     pub(crate) fn has_peers(&self) -> bool {
-        if self.applied.index > 0 { self.conf_state.voters.len() > 1 } else { self.bootstrap.len() != 1 }
+        if self.applied.index > 0 {
+            return self.conf_state.voters.len() > 1;
+        }
+        !self.is_alone && self.bootstrap.len() != 1
     }
 }
 

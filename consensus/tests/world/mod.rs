@@ -102,7 +102,7 @@ pub fn member(id: u64) -> Member {
 pub fn start_of(machine: &Machine, members: u64) -> Start {
     let State { applied, conf_state } = machine.last().clone();
     let bootstrap = (1..=members).map(|id| ConfChange::bootstrap(&member(id))).collect();
-    Start { applied, is_installed: machine.is_installed, trimmable: 0, conf_state, bootstrap }
+    Start { applied, is_installed: machine.is_installed, conf_state, bootstrap, ..Start::default() }
 }
 
 impl World {

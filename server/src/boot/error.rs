@@ -2,6 +2,7 @@
 //!
 //! The reasons why a member does not start.
 
+use super::bootstrap;
 use crate::{
     apply::{restore::Damaged, start},
     config, etcd_files, wire,
@@ -39,9 +40,12 @@ pub enum Error {
     /// The repaired store cannot be built.
     #[error(transparent)]
     Build(#[from] etcd_files::error::Error),
-    /// A new member cannot start with these settings.
+    /// The member cannot start with these settings.
     #[error(transparent)]
-    Bootstrap(#[from] config::Error),
+    Config(#[from] config::Error),
+    /// The member has no data, and cannot begin.
+    #[error(transparent)]
+    Bootstrap(#[from] bootstrap::Error),
     /// The files of TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] wire::tls::Error),

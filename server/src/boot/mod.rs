@@ -3,15 +3,16 @@
 //! From a configuration to a serving member, and from SIGTERM to a clean end.
 //!
 //! - `process`: the limits of the process; `options`: the knobs as settings for each part
-//! - `bootstrap`: who a member without data is
+//! - `bootstrap`: who a member without data is; `join`: the same in a cluster that runs; `running`: what such a cluster
+//!   says about itself
 //! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped
 //!   etcd, once; `repair`: building a damaged store anew
 //! - `ports`: what is bound; `secure`: TLS; `notify`: what the init daemon is told
 //! - `threads`: the cores; `drain`: the end; `error`: why a member does not start, or stops
 //!
-//! Order: bind, lock and open the store, open the log, apply the entries that the store does not have yet. The member
-//! serves once it has published itself; nothing is answered before that. Bootstrap settings count only for a directory
-//! without data, because the store holds the identity of a member.
+//! Order: bind, lock and open the store, find out who the member is, open the log, apply the entries that the store
+//! does not have yet. The member serves once it has published itself; nothing is answered before that. Bootstrap
+//! settings count only for a directory without data, because the store holds the identity of a member.
 
 use std::{process::ExitCode, rc::Rc, sync::Arc, thread, time::Duration};
 
@@ -43,13 +44,17 @@ pub mod bootstrap;
 pub mod drain;
 pub mod error;
 pub mod import;
+pub mod join;
 pub mod notify;
 pub mod open;
 pub mod options;
 pub mod ports;
 pub mod process;
 pub mod repair;
+pub mod running;
 pub mod secure;
+#[cfg(test)]
+mod tests;
 pub mod threads;
 
 /// Runs the member until it is told to stop.
@@ -91,7 +96,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     }
     let ports = Ports::bind(&config)?;
     secure::check(&config, &clock)?;
-    let opened = open::open(&config, &clock)?;
+    let opened = open::open(&config, &clock).await?;
     log_start(&config, &opened, cores);
     let (stop, stopping) = watch::channel(false);
     let (peers, to_peers) = mpsc::channel(config.knobs.server.mailbox_messages_max);

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use consensus::{ConfChange, Driver, EntryId, Identity};
+use consensus::{ConfChange, Driver, EntryId, Identity, peer::hello::Remote};
 use engine::{
     Store,
     disk::{self, Disk, IoPath},
@@ -17,7 +17,7 @@ use super::{
     bootstrap::Bootstrap,
     error::Error,
     import::{self, Import},
-    options, repair,
+    join, options, repair,
 };
 use crate::{
     apply::{
@@ -28,6 +28,10 @@ use crate::{
     config::Config,
     etcd_files,
     lease::Lessor,
+    peer::{
+        ask::Network,
+        resolve::{Resolver, System},
+    },
 };
 
 /// The I/O paths of the member.
@@ -53,12 +57,15 @@ pub struct Opened {
     pub driver: Driver,
     /// The state beside the keys.
     pub applier: Applier,
+    /// Where other members are reached, of which nothing is applied yet.
+    pub remotes: Vec<Remote>,
 }
 
-/// Opens the member that `config` names, or makes it.
+/// Opens the member that `config` names, or makes it. Blocks, but for the questions to other members that a member
+/// without data may have.
 ///
 /// **Errors** the reason why it cannot start.
-pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
+pub async fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     let dir = config.data_dir.as_path();
     if import::is_etcd(dir)? {
         take_over(config, clock)?;
@@ -71,17 +78,18 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     repair::complete(disk, dir)?;
     drop(lock);
     let mut store = Store::open(disk, dir, options::store(config, clock))?;
-    if store.applied() == (0, 0) && store.generation() <= 1 {
-        config.verify_bootstrap()?;
-    } else if config.discovers {
+    let is_new = store.applied() == (0, 0) && store.generation() <= 1;
+    let begun = if is_new { Some(bootstrap(config, clock).await?) } else { None };
+    if !is_new && config.discovers {
         let dir = options::wal_dir(config);
         tracing::warn!(
             "wal-dir" = %dir.display(),
             "discovery token is ignored since cluster already initialized; valid logs are found"
         );
     }
-    let Bootstrap { identity: fresh, members } = Bootstrap::of_new_cluster(config);
+    let fresh = begun.as_ref().map_or_else(|| Bootstrap::of_new_cluster(config).identity, |begun| begun.identity);
     let Start { identity, tables, unread } = start::read(&mut store, disk, fresh)?;
+    let Bootstrap { members, remotes, .. } = begun.unwrap_or_else(|| Bootstrap::of_data(config, identity));
     let view = store.mvcc().view();
     let mut lessor = Lessor::new(options::lease(config));
     lessor.restore(tables.leases);
@@ -91,14 +99,25 @@ pub fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
         trimmable: store.trimmable().0,
         conf_state: tables.conf_state.clone(),
         bootstrap: members.iter().map(ConfChange::bootstrap).collect(),
+        is_alone: config.initial_cluster.len() <= 1,
     };
     let log_dir = options::wal_dir(config);
-    let mut log_disk = paths.log.disk(&log_dir)?;
     let consensus = options::consensus(config, clock);
+    let mut log_disk = paths.log.disk(&log_dir)?;
     let driver = Driver::open(log_disk.as_mut(), &log_dir, identity, consensus, start)?;
     let mut applier = Applier::new(lessor, tables.cluster, tables.conf_state, unread);
     applier.learners_max = config.learners_max;
-    Ok(Opened { store, paths, log_disk, identity, driver, applier })
+    Ok(Opened { store, paths, log_disk, identity, driver, applier, remotes })
+}
+
+/// Finds out who a member without data is.
+async fn bootstrap(config: &Config, clock: &Clock) -> Result<Bootstrap, Error> {
+    let (others, resolver) = (Network, Resolver::new(System, clock.clone()));
+    let begun = match config.joins {
+        true => join::join(config, &others, &resolver).await,
+        false => Bootstrap::begin(config, &others, &resolver).await,
+    };
+    Ok(begun?)
 }
 
 /// Probes the I/O path of each directory, once.

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use consensus::{Driver, RequestIds};
+use consensus::{Driver, RequestIds, peer::hello::Remote};
 use engine::{
     Checkpoint, PageReader, Unreadable,
     disk::{Disk, FileSystem},
@@ -115,8 +115,16 @@ struct Machines {
     ways: ToMachines,
     to_raft: mpsc::Receiver<Vec<ToRaft>>,
     to_apply: mpsc::Receiver<Vec<ToApply>>,
-    /// What comes for the connections with other members, and the way from them to states.
-    to_peers: (mpsc::Receiver<ToPeers>, mpsc::Sender<ToStates>),
+    /// What the connections with other members are made with.
+    peers: PeerParts,
+}
+
+/// What the connections with other members are made with.
+struct PeerParts {
+    inbox: mpsc::Receiver<ToPeers>,
+    to_states: mpsc::Sender<ToStates>,
+    /// The members that are known before the log names them.
+    remotes: Vec<Remote>,
 }
 
 impl Member {
@@ -289,7 +297,7 @@ impl Member {
         driver: Driver,
         log_disk: Box<dyn Disk>,
         inbox: Inbox<ToRaft>,
-        to_peers: (mpsc::Receiver<ToPeers>, mpsc::Sender<ToStates>),
+        peer_parts: PeerParts,
     ) -> RaftCore {
         let (shared, counters) = (Arc::clone(&self.shared), Arc::clone(&self.registry.commit));
         let disk = Timed::new(log_disk, LogWrites::new(Arc::clone(&counters)));
@@ -297,8 +305,10 @@ impl Member {
             (options::batch_bytes_max(&self.config), options::log_wait_max(&self.config));
         let heartbeat = options::heartbeat(&self.config);
         let (clock, links) = (self.clock.clone(), options::links(&self.config));
+        let PeerParts { inbox: to_peers, to_states, remotes } = peer_parts;
         let dial_wait = options::dial_wait(&self.config);
-        let peers = Peers::start(Arc::clone(&shared), clock, links, dial_wait, to_peers);
+        let peers = Peers::start(Arc::clone(&shared), clock, links, dial_wait, (to_peers, to_states));
+        peers.add_remotes(remotes);
         let raft = Raft::new(shared, counters, driver, batch_bytes_max, log_wait_max, heartbeat);
         RaftCore { raft, disk, inbox, messages: Vec::new(), peers }
     }
@@ -314,7 +324,7 @@ pub fn start(
     to_peers: mpsc::Receiver<ToPeers>,
     to_states: mpsc::Receiver<ToStates>,
 ) -> Result<Started, Error> {
-    let Opened { store, log_disk, driver, applier, .. } = opened;
+    let Opened { store, log_disk, driver, applier, remotes, .. } = opened;
     let (to_raft_sender, to_raft) = turns();
     let (to_apply_sender, to_apply) = turns();
     let ways = ToMachines { to_raft: to_raft_sender, to_apply: to_apply_sender };
@@ -328,8 +338,8 @@ pub fn start(
     let apply = Apply::new(shared, counters, options, store, applier);
     let (desk, posts) = member.desk(0)?;
     spawn_local(states::run(Rc::clone(&desk), member.open_disk(), to_states));
-    let to_peers = (to_peers, serving.states.clone());
-    let machines = Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply, to_peers };
+    let peers = PeerParts { inbox: to_peers, to_states: serving.states.clone(), remotes };
+    let machines = Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply, peers };
     if member.cores.placement == Placement::Shared {
         let mut all = vec![Way::Here(Rc::clone(&desk))];
         all.extend(others.into_iter().map(Way::There));
@@ -354,7 +364,7 @@ fn run_here(member: &Member, machines: Machines, desk: &Desk, posts: Posts, ways
     let (mut raft_inbox, mut apply_inbox) = (Inbox::new(to_raft), Inbox::new(to_apply));
     raft_inbox.own(posts.to_raft);
     apply_inbox.own(posts.to_apply);
-    let raft = member.raft_core(driver, log_disk, raft_inbox, to_peers);
+    let raft = member.raft_core(driver, log_disk, raft_inbox, peers);
     let (loader, messages, to_self) = (desk.loader().clone(), Vec::new(), own.to_apply);
     let apply = ApplyCore { apply, inbox: apply_inbox, to_self, loader, checkpoints, ready, messages };
     let (clock, heartbeat) = (member.clock.clone(), options::heartbeat(&member.config));
@@ -373,7 +383,7 @@ fn run_here(member: &Member, machines: Machines, desk: &Desk, posts: Posts, ways
 
 /// Runs raft and apply on one thread, or on one thread each. `cores` leads to the connection cores.
 fn run_apart(member: &Member, machines: Machines, cores: &[mpsc::Sender<ToCore>]) -> Result<(), Error> {
-    let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply, to_peers } = machines;
+    let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply, peers } = machines;
     let to_self = ways.to_apply;
     let apply_core = {
         let member = member.clone();
@@ -387,7 +397,7 @@ fn run_apart(member: &Member, machines: Machines, cores: &[mpsc::Sender<ToCore>]
     };
     let raft_core = {
         let member = member.clone();
-        move || member.raft_core(driver, log_disk, Inbox::new(to_raft), to_peers)
+        move || member.raft_core(driver, log_disk, Inbox::new(to_raft), peers)
     };
     let outbox = {
         let cores = cores.to_vec();

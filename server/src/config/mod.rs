@@ -135,7 +135,9 @@ pub struct Config {
     pub advertise_client_urls: Vec<Url>,
     /// The URLs that the member list shows to other members. They are part of the member's id.
     pub advertise_peer_urls: Vec<Url>,
-    /// Members of a new cluster, by name.
+    /// Whether a member without data joins a cluster that runs already (`--initial-cluster-state existing`).
+    pub joins: bool,
+    /// Members of a new cluster, or of the one that is joined, by name.
     pub initial_cluster: BTreeMap<String, Vec<Url>>,
     /// Whether `initial_cluster` follows from the name and the advertised URLs.
     is_initial_cluster_derived: bool,
@@ -219,27 +221,65 @@ impl Config {
         Ok(config)
     }
 
-    /// Checks what must hold before the first start in an empty data directory. Later starts take the cluster from the
-    /// data.
+    /// Checks what must hold before the first start in an empty data directory, without resolving names. Later starts
+    /// take the cluster from the data.
     ///
     /// **Errors**: etcd's text.
     pub fn verify_bootstrap(&self) -> Result<(), Error> {
-        refuse(self.first_start.clone())?;
-        let cluster = || self.initial_cluster.values().flatten();
-        let Some(own) = self.initial_cluster.get(&self.name) else {
-            return Err(refused(format!(
-                "couldn't find local name {:?} in the initial cluster configuration",
-                self.name
-            )));
-        };
+        let own = self.verify_local_member()?;
         if *own != self.advertise_peer_urls {
-            return Err(refused(mismatch(&self.name, own, &self.advertise_peer_urls)));
+            return Err(self.mismatch(own, &difference(own, &self.advertise_peer_urls)));
         }
+        self.verify_unique_urls()
+    }
+
+    /// The URLs that `initial_cluster` has for this member, for its first start.
+    ///
+    /// **Errors**: etcd's text.
+    pub fn verify_local_member(&self) -> Result<&[Url], Error> {
+        refuse(self.first_start.clone())?;
+        let own = self.initial_cluster.get(&self.name).ok_or_else(|| {
+            refused(format!("couldn't find local name {:?} in the initial cluster configuration", self.name))
+        })?;
+        Ok(own)
+    }
+
+    /// Checks that `initial_cluster` has no URL twice.
+    ///
+    /// **Errors**: etcd's text.
+    pub fn verify_unique_urls(&self) -> Result<(), Error> {
+        let cluster = || self.initial_cluster.values().flatten();
         if cluster().map(Url::as_str).collect::<BTreeSet<_>>().len() < cluster().count() {
             let cluster = cluster_text(&self.initial_cluster);
             return Err(refused(format!("initial cluster {cluster} has duplicate url")));
         }
         Ok(())
+    }
+
+    /// What etcd says if the URLs that `initial_cluster` has for this member, `own`, do not lead where those lead that
+    /// it advertises, because of `why`.
+    pub fn mismatch(&self, own: &[Url], why: &str) -> Error {
+        let advertised = self.advertise_peer_urls.as_slice();
+        let named = |urls: &[Url]| urls.iter().map(|url| format!("{}={url}", self.name)).collect::<Vec<_>>().join(",");
+        let beyond = |urls: &[Url], others: &[Url]| -> Vec<Url> {
+            urls.iter().filter(|url| !others.contains(url)).cloned().collect()
+        };
+        let (missing, unknown) = (beyond(own, advertised), beyond(advertised, own));
+        refused(if !missing.is_empty() {
+            format!(
+                "--initial-cluster has {} but missing from --initial-advertise-peer-urls={} ({why})",
+                named(&missing),
+                join(advertised)
+            )
+        } else if !unknown.is_empty() {
+            format!(
+                "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
+                join(&unknown),
+                named(advertised)
+            )
+        } else {
+            format!("failed to resolve {} to match --initial-cluster={} ({why})", join(advertised), named(advertised))
+        })
     }
 
     /// The time that a proposal may take, or a read that must be current.
@@ -291,6 +331,7 @@ impl Config {
             listen_metrics_urls: values.urls("listen-metrics-urls"),
             advertise_client_urls: if has_no_advertised { Vec::new() } else { values.urls("advertise-client-urls") },
             advertise_peer_urls,
+            joins: values.text("initial-cluster-state") == "existing",
             initial_cluster,
             is_initial_cluster_derived,
             initial_cluster_token: values.text("initial-cluster-token"),
@@ -493,33 +534,18 @@ fn initial_cluster(text: &str) -> Result<BTreeMap<String, Vec<Url>>, Error> {
     Ok(cluster)
 }
 
-/// Describes how a member's URLs differ between the two flags. It uses etcd's words, but resolves no names.
-fn mismatch(name: &str, own: &[Url], advertised: &[Url]) -> String {
-    let named = |urls: &[Url]| urls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(",");
-    let beyond = |urls: &[Url], others: &[Url]| -> Vec<Url> {
-        urls.iter().filter(|url| !others.contains(url)).cloned().collect()
-    };
-    let missing = beyond(own, advertised);
-    if missing.is_empty() {
-        let unknown = beyond(advertised, own);
-        return format!(
-            "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
-            join(&unknown),
-            named(advertised)
-        );
+/// How a member's URLs differ between the two flags, in etcd's words. It resolves no names.
+fn difference(own: &[Url], advertised: &[Url]) -> String {
+    if own.len() != advertised.len() {
+        return format!("len({}) != len({})", quoted(advertised), quoted(own));
     }
-    let quoted = |urls: &[Url]| urls.iter().map(|url| format!("{:?}", url.as_str())).collect::<Vec<_>>().join(" ");
-    let why = if own.len() == advertised.len() {
-        let pair = advertised.iter().zip(own).find(|(a, b)| a != b);
-        pair.map_or_else(String::new, |(a, b)| format!("resolved urls: {:?} != {:?}", a.as_str(), b.as_str()))
-    } else {
-        format!("len([{}]) != len([{}])", quoted(advertised), quoted(own))
-    };
-    format!(
-        "--initial-cluster has {} but missing from --initial-advertise-peer-urls={} ({why})",
-        named(&missing),
-        join(advertised)
-    )
+    let pair = advertised.iter().zip(own).find(|(a, b)| a != b);
+    pair.map_or_else(String::new, |(a, b)| format!("resolved urls: {:?} != {:?}", a.as_str(), b.as_str()))
+}
+
+/// A list as Go prints the texts of its URLs: `["a" "b"]`.
+pub fn quoted(urls: &[Url]) -> String {
+    format!("[{}]", urls.iter().map(|url| format!("{:?}", url.as_str())).collect::<Vec<_>>().join(" "))
 }
 
 fn cluster_text(cluster: &BTreeMap<String, Vec<Url>>) -> String {

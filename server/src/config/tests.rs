@@ -43,7 +43,7 @@ fn no_arguments_give_etcds_defaults() {
     assert_eq!(config.wal_dir, None);
     assert_eq!(join(&config.listen_client_urls), "http://localhost:2379");
     assert_eq!(join(&config.advertise_client_urls), "http://localhost:2379");
-    assert_eq!(config.initial_cluster_token, "etcd-cluster");
+    assert_eq!((config.initial_cluster_token.as_str(), config.joins), ("etcd-cluster", false));
     assert_eq!(config.auto_compaction, AutoCompaction::Off);
     assert_eq!(config.log_outputs, [LogOutput::Stderr]);
     assert_eq!(config.request_timeout(), Duration::from_secs(7));
@@ -371,7 +371,6 @@ fn the_first_start_needs_a_cluster_of_this_member() {
             "--name x --initial-cluster x=http://localhost:2380,y=http://localhost:2380",
             "initial cluster x=http://localhost:2380,y=http://localhost:2380 has duplicate url",
         ),
-        ("--initial-cluster-state existing", "--initial-cluster-state: joining a cluster is not supported yet"),
         (
             "--discovery-token a --discovery-endpoints b",
             "--discovery-token: discovery is not supported yet; --discovery-endpoints: discovery is not supported yet",
@@ -383,6 +382,7 @@ fn the_first_start_needs_a_cluster_of_this_member() {
     }
     let several = parse("--name x --initial-cluster x=http://localhost:2380,y=http://localhost:2390").unwrap();
     assert_eq!(several.verify_bootstrap(), Ok(()));
+    assert!(parse("--initial-cluster-state existing").unwrap().joins);
 }
 
 /// The advertised URLs of a member on host 192.0.2.7, or on one without a default route, and its initial cluster.

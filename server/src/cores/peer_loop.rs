@@ -16,6 +16,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
+use consensus::peer::hello::Remote;
 use tokio::{
     io::{AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::{Notify, mpsc},
@@ -92,6 +93,12 @@ impl Peers {
         spawn_local(receive(Rc::clone(&state), inbox));
         spawn_local(pass(Rc::clone(&state)));
         Self(state)
+    }
+
+    /// Knows ways to members before they are known by the log.
+    pub fn add_remotes(&self, remotes: Vec<Remote>) {
+        let mut links = self.0.links.borrow_mut();
+        remotes.into_iter().for_each(|remote| links.add_remote(remote));
     }
 
     /// Resolves when there is something for raft. It may resolve once more without that.

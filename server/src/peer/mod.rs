@@ -4,6 +4,7 @@
 //!
 //! - `dial`: connections to peer URLs
 //! - `ask`: one request to a member's peer port
+//! - `resolve`: whether URLs lead to the same places
 //! - `links`: the connections with all other members
 //! - `exchange`: what raft and `links` have for each other
 //! - `incoming`, `outgoing`: streams from another member, and to it
@@ -20,6 +21,7 @@ pub mod lives;
 pub mod message;
 pub mod outgoing;
 pub mod port;
+pub mod resolve;
 pub mod state;
 #[cfg(test)]
 mod tests;

@@ -86,6 +86,7 @@ fn driver(
         trimmable: store.trimmable().0,
         conf_state,
         bootstrap: vec![ConfChange::bootstrap(&voter())],
+        is_alone: true,
     };
     let wal = engine::wal::Options { segment_bytes: 4 << 20, ..engine::wal::Options::default() };
     let options = consensus::Options::from_knobs(&tuning::Consensus::default(), true, 1, wal);
