@@ -103,11 +103,43 @@ pub async fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     };
     let log_dir = options::wal_dir(config);
     let consensus = options::consensus(config, clock);
+    if config.force_new_cluster && !is_new {
+        let is_removed = tables.cluster.removed.contains(&identity.member_id);
+        force_new_cluster((&paths.log, &log_dir), (identity, is_removed), &consensus, &start)?;
+    }
     let mut log_disk = paths.log.disk(&log_dir)?;
     let driver = Driver::open(log_disk.as_mut(), &log_dir, identity, consensus, start)?;
     let mut applier = Applier::new(lessor, tables.cluster, tables.conf_state, unread);
     applier.learners_max = config.learners_max;
     Ok(Opened { store, paths, log_disk, identity, driver, applier, remotes })
+}
+
+/// Makes the log in `dir` that of a sole voter: the member `identity`, which may have been removed from its cluster.
+fn force_new_cluster(
+    (path, dir): (&IoPath, &Path),
+    (identity, is_removed): (Identity, bool),
+    options: &consensus::Options,
+    start: &consensus::Start,
+) -> Result<(), Error> {
+    if is_removed {
+        return Err(consensus::Error::NotForced { what: "it was removed from its cluster" }.into());
+    }
+    // It is used for this alone: the log that is opened next may be another one.
+    let mut disk = path.disk(dir)?;
+    let forced = consensus::force_new_cluster(disk.as_mut(), dir, identity.member_id, options, start)?;
+    let Some(consensus::Forced { commit_before, commit, entries_cut, removed }) = forced else { return Ok(()) };
+    let removed: Vec<String> = removed.iter().map(|id| format!("{id:x}")).collect();
+    let removed = removed.join(",");
+    tracing::warn!(
+        "cluster-id" = %format!("{:x}", identity.cluster_id),
+        "local-member-id" = %format!("{:x}", identity.member_id),
+        "wal-commit-index" = commit_before,
+        "commit-index" = commit,
+        "number-of-discarded-entries" = entries_cut,
+        removed,
+        "forcing restart member"
+    );
+    Ok(())
 }
 
 /// Finds out who a member without data is.

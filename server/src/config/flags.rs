@@ -206,8 +206,8 @@ const FEATURES: Section = ("Features", &[
 const UNSAFE: Section = ("Unsafe", &[
     row("import", Switch, "false", Used,
         "Take over the data directory of a stopped etcd, once; its own files are kept in member.imported."),
-    row("force-new-cluster", Switch, "false", Missing("forcing a new cluster is not supported yet"),
-        "Make a cluster of this member alone."),
+    row("force-new-cluster", Switch, "false", Used,
+        "Make a cluster of this member alone: the others are removed, and what is not known to be committed is lost."),
     row("unsafe-no-fsync", Switch, "false", Idle("every write is synced before it is acknowledged"),
         "Do without durability."),
 ]);

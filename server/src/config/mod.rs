@@ -149,6 +149,8 @@ pub struct Config {
     pub first_start: Vec<String>,
     /// Whether the data of a stopped etcd is taken over.
     pub import: bool,
+    /// Whether a member with data makes a cluster of itself alone.
+    pub force_new_cluster: bool,
     /// How long nothing may arrive from another member.
     pub raft_read_timeout: Duration,
     /// How long another member may take nothing of what it is sent.
@@ -338,6 +340,7 @@ impl Config {
             discovers: DISCOVERIES.iter().any(|name| !values.text(name).is_empty()),
             first_start: missing(&values, |fate| if let Fate::FirstStart(why) = fate { Some(why) } else { None }),
             import: values.switch("import"),
+            force_new_cluster: values.switch("force-new-cluster"),
             raft_read_timeout: raft_timeout(&values, "raft-read-timeout"),
             raft_write_timeout: raft_timeout(&values, "raft-write-timeout"),
             pre_vote: values.switch("pre-vote"),
