@@ -4,10 +4,10 @@
 
 mod world;
 
-use consensus::{MessageKind, PARTS_PER_TICK};
-use engine::disk::sim::Order;
+use consensus::{MessageKind, Options, PARTS_PER_TICK};
+use engine::disk::sim::{Order, SimStorage};
 
-use world::{options, three::Three};
+use world::{Machine, World, options, three::Three};
 
 fn parts_of_election() -> u32 {
     u32::try_from(options().election_ticks).unwrap() * PARTS_PER_TICK
@@ -39,6 +39,23 @@ fn each_campaign_waits_for_another_time_of_one_to_one_and_a_quarter_election_tim
     let three = Three::led();
     let due = three.worlds[1].driver.due_parts();
     assert!((first - 1..=first + 1).contains(&due), "{due}, and it campaigned after {first}");
+}
+
+#[test]
+fn the_first_election_is_hastened_where_nobody_leads() {
+    let open = |id| {
+        let options = Options { seed: id, ..options() };
+        World::open(id, 3, SimStorage::new(id), Machine::new(), options).unwrap()
+    };
+    let mut three = Three { worlds: (1..=3).map(open).collect(), wire: Vec::new() };
+    three.settle();
+    three.worlds[1].driver.hasten_first_election();
+    let hastened = campaigns_after(&mut three, 1);
+    let least = 2 * PARTS_PER_TICK;
+    assert!((least..=least + parts_of_election() / 4).contains(&hastened), "{hastened}");
+    let mut three = Three::led();
+    three.worlds[1].driver.hasten_first_election();
+    assert!(campaigns_after(&mut three, 1) >= parts_of_election(), "its leader has time");
 }
 
 #[test]

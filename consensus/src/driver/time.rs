@@ -56,6 +56,19 @@ impl Driver {
         left.min(again).max(1)
     }
 
+    /// Others are connected, soon after the start: a leader would have been heard of within two ticks. If there is
+    /// none, this member need not wait for a whole election timeout.
+    ///
+    /// **Source** etcd v3.7.1 `server/etcdserver/server.go adjustTicks`.
+    pub fn hasten_first_election(&mut self) {
+        let raft = &mut self.raw.raft;
+        let is_led = raft.leader_id != raft::INVALID_ID;
+        if self.stopped.is_none() && raft.state == StateRole::Follower && !is_led {
+            let ticks = self.options.election_ticks.saturating_sub(2);
+            raft.election_elapsed += ticks * PARTS_PER_TICK as usize;
+        }
+    }
+
     /// The process of the member `member_id` is gone: its connections have closed, and its port refuses new ones. If
     /// this member follows it, it forgets it, and campaigns soon.
     pub fn gone(&mut self, member_id: u64) {

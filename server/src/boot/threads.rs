@@ -305,9 +305,9 @@ impl Member {
             (options::batch_bytes_max(&self.config), options::log_wait_max(&self.config));
         let heartbeat = options::heartbeat(&self.config);
         let (clock, links) = (self.clock.clone(), options::links(&self.config));
-        let PeerParts { inbox: to_peers, to_states, remotes } = peer_parts;
-        let dial_wait = options::dial_wait(&self.config);
-        let peers = Peers::start(Arc::clone(&shared), clock, links, dial_wait, (to_peers, to_states));
+        let PeerParts { inbox, to_states, remotes } = peer_parts;
+        let times = (options::dial_wait(&self.config), self.config.initial_election_tick_advance);
+        let peers = Peers::start(Arc::clone(&shared), clock, links, times, (inbox, to_states));
         peers.add_remotes(remotes);
         let raft = Raft::new(shared, counters, driver, batch_bytes_max, log_wait_max, heartbeat);
         RaftCore { raft, disk, inbox, messages: Vec::new(), peers }
@@ -359,7 +359,7 @@ pub fn start(
 
 /// Runs raft and apply in the loop of core 0.
 fn run_here(member: &Member, machines: Machines, desk: &Desk, posts: Posts, ways: Vec<Way>) {
-    let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways: own, to_raft, to_apply, to_peers } =
+    let Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways: own, to_raft, to_apply, peers } =
         machines;
     let (mut raft_inbox, mut apply_inbox) = (Inbox::new(to_raft), Inbox::new(to_apply));
     raft_inbox.own(posts.to_raft);

@@ -155,6 +155,8 @@ pub struct Config {
     pub raft_read_timeout: Duration,
     /// How long another member may take nothing of what it is sent.
     pub raft_write_timeout: Duration,
+    /// Whether connections with others shorten the wait for the first election.
+    pub initial_election_tick_advance: bool,
     /// Whether a member asks before an election whether it could be won.
     pub pre_vote: bool,
     /// Automatic compaction.
@@ -343,6 +345,7 @@ impl Config {
             force_new_cluster: values.switch("force-new-cluster"),
             raft_read_timeout: raft_timeout(&values, "raft-read-timeout"),
             raft_write_timeout: raft_timeout(&values, "raft-write-timeout"),
+            initial_election_tick_advance: values.switch("initial-election-tick-advance"),
             pre_vote: values.switch("pre-vote"),
             auto_compaction: auto_compaction(&values)?,
             log_level: log_level(&values.text("log-level"))?,

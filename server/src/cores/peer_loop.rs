@@ -41,6 +41,9 @@ use crate::{
 
 /// What is read at once. **Units** bytes.
 const READ_BYTES: usize = 64 << 10;
+/// How long after the start connections hasten the first election. **Source** etcd v3.7.1
+/// `server/etcdserver/server.go adjustTicks`.
+const HASTENS_FOR: Duration = Duration::from_secs(5);
 /// Pieces that are written at once.
 const PIECES_MAX: usize = 64;
 
@@ -57,6 +60,8 @@ struct State {
     clock: Clock,
     /// How long a connection may take to be established.
     dial_wait: Duration,
+    /// Until when connections with several others hasten the first election.
+    hastens_until: Cell<Duration>,
     links: RefCell<Links>,
     sockets: RefCell<HashMap<ConnectionId, Rc<Socket>>>,
     /// There is something for raft.
@@ -76,14 +81,16 @@ impl Peers {
         shared: Arc<Shared>,
         clock: Clock,
         options: Options,
-        dial_wait: Duration,
+        (dial_wait, hastens): (Duration, bool),
         (inbox, states): (mpsc::Receiver<ToPeers>, mpsc::Sender<ToStates>),
     ) -> Self {
+        let hastens_until = Cell::new(if hastens { clock.now() + HASTENS_FOR } else { Duration::ZERO });
         let links = RefCell::new(Links::new(hello(&shared), options));
         let state = Rc::new(State {
             shared,
             clock,
             dial_wait,
+            hastens_until,
             links,
             sockets: RefCell::default(),
             news: Notify::new(),
@@ -113,6 +120,11 @@ impl Peers {
         let state = &self.0;
         state.look_at_members(now);
         let links = &mut *state.links.borrow_mut();
+        if links.active() > 1 && now < state.hastens_until.get() {
+            tracing::info!("initialized peer connections; fast-forwarding election ticks");
+            state.hastens_until.set(Duration::ZERO);
+            raft.hasten_first_election();
+        }
         let delivered = exchange::deliver(links, (raft, &state.shared), now, |_| {})?;
         for error in delivered.refused {
             tracing::warn!(%error, "a message of another member is refused");

@@ -716,6 +716,11 @@ impl Links {
         std::mem::take(&mut self.messages)
     }
 
+    /// How many members are connected.
+    pub fn active(&self) -> usize {
+        self.peers.values().filter(|peer| peer.active_since.is_some()).count()
+    }
+
     /// The peer URLs of a member, as far as it is known.
     pub fn urls(&self, member_id: u64) -> Vec<String> {
         self.peers.get(&member_id).map_or_else(Vec::new, |peer| peer.urls.clone())

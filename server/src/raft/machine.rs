@@ -344,6 +344,11 @@ impl Raft {
         self.driver.gone(member_id);
     }
 
+    /// Other members are connected, soon after the start.
+    pub fn hasten_first_election(&mut self) {
+        self.driver.hasten_first_election();
+    }
+
     /// A message to the member `member_id` was lost.
     pub fn unreachable(&mut self, member_id: u64) {
         self.driver.report_unreachable(member_id);
