@@ -155,6 +155,23 @@ fn a_sole_voter_loses_nothing_however_often_it_is_forced() {
 }
 
 #[test]
+fn a_member_that_was_quiet_for_a_while_knows_all_that_was_committed() {
+    let mut three = Three::led();
+    three.worlds[0].propose("acknowledged").unwrap();
+    three.deliver_all();
+    for _ in 0..2 * options().election_ticks {
+        three.worlds.iter_mut().for_each(|world| world.driver.tick());
+        three.deliver_all();
+    }
+    let world = three.worlds.remove(1);
+    let last = world.driver.status().last_index;
+    drop(world.driver);
+    // Nothing was stored but the log, and what is not durable is lost.
+    let forced = force(&world.storage.crash(), &start_of(&Machine::new(), 3)).unwrap().unwrap();
+    assert_eq!((forced.commit_before, forced.entries_cut), (last, 0));
+}
+
+#[test]
 fn learners_and_removed_members_are_refused_and_keep_their_log() {
     let add = |id: u64, kind| ConfChange { kind, ..ConfChange::bootstrap(&member(id)) };
     let removal = ConfChange {

@@ -170,11 +170,19 @@ impl Driver {
         }
     }
 
-    /// Has the log state how far it is durable, once nothing was handed to it for an election timeout.
+    /// Has the log state how far it is committed and durable, once nothing was handed to it for an election timeout. If
+    /// the other members are lost then, this one knows what was acknowledged with its help (`crate::forced`).
     fn tick_quiet(&mut self) {
         let is_quiet = self.ticket == std::mem::replace(&mut self.quiet_ticket, self.ticket);
         self.quiet_ticks = if is_quiet { self.quiet_ticks.saturating_add(1) } else { 0 };
-        if self.quiet_ticks >= self.options.election_ticks {
+        if self.quiet_ticks < self.options.election_ticks {
+            return;
+        }
+        let knows_more = self.hard_state_due.is_some();
+        if knows_more && self.installing.is_none() && self.conf_state.has_other_voters(self.identity.member_id) {
+            // An error stops the driver, which the next call tells.
+            drop(self.write_hard_state());
+        } else {
             self.wal.state_end();
         }
     }
