@@ -305,9 +305,9 @@ impl Member {
             (options::batch_bytes_max(&self.config), options::log_wait_max(&self.config));
         let heartbeat = options::heartbeat(&self.config);
         let (clock, links) = (self.clock.clone(), options::links(&self.config));
-        let PeerParts { inbox, to_states, remotes } = peer_parts;
+        let PeerParts { inbox: of_peers, to_states, remotes } = peer_parts;
         let times = (options::dial_wait(&self.config), self.config.initial_election_tick_advance);
-        let peers = Peers::start(Arc::clone(&shared), clock, links, times, (inbox, to_states));
+        let peers = Peers::start(Arc::clone(&shared), clock, links, times, (of_peers, to_states));
         peers.add_remotes(remotes);
         let raft = Raft::new(shared, counters, driver, batch_bytes_max, log_wait_max, heartbeat);
         RaftCore { raft, disk, inbox, messages: Vec::new(), peers }

@@ -5,6 +5,7 @@
 use std::{
     future::poll_fn,
     io::{Read, Write},
+    net::SocketAddr,
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -24,17 +25,21 @@ const WATCH: &str = "/etcdserverpb.Watch/Watch";
 const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 
 /// A stream, as its client sees it.
-struct Stream {
+pub(crate) struct Stream {
     response: Response<RecvStream>,
     buffer: BytesMut,
 }
 
 /// A connection without a gRPC library.
-struct Raw(SendRequest<Bytes>);
+pub(crate) struct Raw(SendRequest<Bytes>);
 
 impl Raw {
     async fn connect(member: &Member) -> Self {
-        let socket = TcpStream::connect(member.address).await.unwrap();
+        Self::connect_to(member.address).await
+    }
+
+    pub(crate) async fn connect_to(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).await.unwrap();
         let (requests, connection) = h2::client::handshake(socket).await.unwrap();
         spawn_local(async move { drop(connection.await) });
         Self(requests)
@@ -62,6 +67,11 @@ impl Raw {
         (stream, response)
     }
 
+    /// Sends one message. Returns its answer's stream.
+    pub(crate) async fn call_with(&mut self, message: &impl Message, path: &str) -> Stream {
+        self.call(path, &[], framed(0, &message.encode_to_vec())).await
+    }
+
     /// Sends all of a request. Returns its answer's stream.
     async fn call(&mut self, path: &str, head: &[(&str, &str)], body: Bytes) -> Stream {
         let (mut stream, response) = self.open(path, head, body).await;
@@ -80,7 +90,7 @@ impl Stream {
     }
 
     /// The next message with its flag; `None` at the end.
-    async fn next(&mut self) -> Option<(u8, Bytes)> {
+    pub(crate) async fn next(&mut self) -> Option<(u8, Bytes)> {
         loop {
             if let [flag, l0, l1, l2, l3, ..] = self.buffer[..] {
                 let len = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
