@@ -5,8 +5,8 @@
 //! Invariants:
 //! - Each field has one writer, but for `is_removed`, which apply and raft set. Apply publishes `view`, `cluster`,
 //!   `sizes`, `swept_revision`, `standstill`, `is_behind`, `has_leases` and `raft.applied`. Raft publishes the rest of
-//!   `raft`, and `links`. Each connection core writes its own entry of `floors` and `connections`, and each loop its own
-//!   beat of `pulse`. All cores read everything.
+//!   `raft`, and `links`. Each connection core writes its own entry of `floors` and `connections`, and each loop its
+//!   own beat of `pulse`. All cores read everything.
 //! - Everything that a view shows was durable before the view was published. A reply leaves after the view that holds
 //!   its write was published. So on a single voter, any view loaded after a request arrived answers it linearizably
 //!   (`raft.read_floor`).

@@ -380,7 +380,7 @@ impl Desk {
     /// Hands leadership over to the member `target`, and waits until it leads.
     ///
     /// **Errors** this member does not lead; `target` is no voter; it takes too long.
-    pub(super) async fn transfer_leader(&self, target: u64) -> Result<(), Error> {
+    pub async fn transfer_leader(&self, target: u64) -> Result<(), Error> {
         match self.ask_raft(|reply| ToRaft::TransferLeader { reply, target }).await {
             Ok(Answer::Transferred(result)) => result,
             Ok(other) => unreachable!("a transfer ends or not, and gets no {other:?}"),

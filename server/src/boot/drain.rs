@@ -1,15 +1,53 @@
 //! Runs on: core 0.
 //!
-//! The end of a member: requests under way may finish.
+//! The end of a member: another one leads first, and requests under way may finish. A member that was removed from its
+//! cluster ends by itself.
+//!
+//! **Source** etcd v3.7.1 `server/etcdserver/server.go TransferLeadershipAsLeader`, `stopWithDelay`.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::api::desk::Desk;
+use crate::{api::desk::Desk, shared::Shared};
 
 /// How often the open connections are counted.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// How often it is looked whether the member was removed.
+const REMOVED_EVERY: Duration = Duration::from_millis(100);
+/// From the moment when a member knows that it was removed to its end: others hear meanwhile what they must.
+const LEAVE_AFTER: Duration = Duration::from_secs(1);
+
+/// Resolves when the member was removed from its cluster, and others have had time to hear from it.
+pub async fn removed(shared: &Shared) {
+    while !shared.is_removed.load(Ordering::Acquire) {
+        tokio::time::sleep(REMOVED_EVERY).await;
+    }
+    tracing::warn!(error = "the member has been permanently removed from the cluster", "server error");
+    tokio::time::sleep(LEAVE_AFTER).await;
+}
+
+/// Hands leadership to the voter that has been connected for longest, if this member leads others.
+pub async fn hand_over(desk: &Desk) {
+    let shared = &desk.shared;
+    let own = shared.identity.member_id;
+    if shared.raft.leader.load(Ordering::Acquire) != own || !shared.has_other_voters() {
+        return;
+    }
+    let (cluster, links) = (shared.cluster.load(), shared.links.load());
+    let voters = cluster.members.iter().filter(|member| member.id != own && !member.is_learner);
+    let connected = voters.filter_map(|voter| links.get(&voter.id).map(|since| (*since, voter.id)));
+    let Some((_, target)) = connected.min() else {
+        return tracing::warn!("leadership transfer failed: no other voter is connected");
+    };
+    let (from, to) = (format!("{own:x}"), format!("{target:x}"));
+    tracing::info!("local-member-id" = from, "transferee-member-id" = to, "leadership transfer starting");
+    match desk.transfer_leader(target).await {
+        Ok(()) => tracing::info!("local-member-id" = from, "new-leader-member-id" = to, "leadership transfer finished"),
+        Err(error) => tracing::warn!("local-member-id" = from, %error, "leadership transfer failed"),
+    }
+}
 
 /// Tells connections to go away, and waits for them, for `bound` at most.
 pub async fn drain(desk: &Desk, stop: &watch::Sender<bool>, bound: Duration) {

@@ -14,7 +14,7 @@
 //! does not have yet. The member serves once it has published itself; nothing is answered before that. Bootstrap
 //! settings count only for a directory without data, because the store holds the identity of a member.
 
-use std::{process::ExitCode, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{pin::pin, process::ExitCode, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -38,6 +38,7 @@ use crate::{
         thread::{block_on, end_by, pin, stop_member},
     },
     log, quota,
+    shared::Shared,
 };
 
 pub mod bootstrap;
@@ -77,19 +78,22 @@ pub fn run(config: Config, clock: Clock) -> ExitCode {
         Err(source) => stop_member(&Error::System { what: "a core's thread".into(), source }),
     };
     match ended {
-        Ok(Ok(signal)) => {
-            if std::process::id() == 1 {
-                return ExitCode::SUCCESS;
-            }
-            end_by(signal)
-        }
+        Ok(Ok(End::Signal(signal))) if std::process::id() != 1 => end_by(signal),
+        Ok(Ok(_)) => ExitCode::SUCCESS,
         Ok(Err(error)) => stop_member(&error),
         Err(source) => stop_member(&Error::System { what: "the runtime".into(), source }),
     }
 }
 
-/// Serves until a signal comes, and returns it.
-async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
+/// Why a member ends.
+enum End {
+    Signal(i32),
+    /// It is no member any more.
+    Removed,
+}
+
+/// Serves until the member is to end.
+async fn serve(config: Arc<Config>, clock: Clock) -> Result<End, Error> {
     let cores = Cores::of(&config);
     if config.knobs.server.pin_cores {
         pin(0);
@@ -108,31 +112,53 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<i32, Error> {
     let (end, ending) = watch::channel(false);
     let ways = Ways::new(&started.desk, started.ways.clone(), &serving, handshakes, ending);
     ways.accept_others(ports.others);
-    let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
+    let (shared, clock) = (Arc::clone(&started.desk.shared), started.desk.clock.clone());
+    let mut ending = pin!(ended(Arc::clone(&shared))?);
     tokio::select! {
         _ = started.ready.wait_for(|ready| *ready) => {}
-        _ = terminate.recv() => return Ok(libc::SIGTERM),
-        _ = interrupt.recv() => return Ok(libc::SIGINT),
+        end = &mut ending => return Ok(told_of(end, &config)),
     }
     spawn_local(keep_usage(Rc::clone(&started.desk)));
     tracing::info!("ready to serve client requests");
     ways.accept_clients(ports.clients, &started.desk);
     notify::ready(&config.init).await;
-    let (shared, clock) = (Arc::clone(&started.desk.shared), started.desk.clock.clone());
     spawn_local(notify::alive(config.init.clone(), shared, clock, options::heartbeat(&config)));
-    let signal = tokio::select! {
-        _ = terminate.recv() => libc::SIGTERM,
-        _ = interrupt.recv() => libc::SIGINT,
-    };
-    tracing::info!(signal = signal_name(signal), "received signal; shutting down");
+    let why = told_of(ending.await, &config);
     notify::stopping(&config.init).await;
     let fields = end_fields(&config);
     tracing::info!(%fields, "closing etcd server");
+    drain::hand_over(&started.desk).await;
     drain::drain(&started.desk, &stop, Duration::from_millis(config.knobs.server.drain_ms)).await;
     end.send_replace(true);
     tracing::info!(%fields, "closed etcd server");
-    Ok(signal)
+    Ok(why)
+}
+
+/// Resolves when the member is to end.
+///
+/// **Errors** the system's.
+fn ended(shared: Arc<Shared>) -> Result<impl Future<Output = End>, Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(system("SIGTERM"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(system("SIGINT"))?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => End::Signal(libc::SIGTERM),
+            _ = interrupt.recv() => End::Signal(libc::SIGINT),
+            () = drain::removed(&shared) => End::Removed,
+        }
+    })
+}
+
+/// Says why the member ends.
+fn told_of(end: End, config: &Config) -> End {
+    match end {
+        End::Signal(signal) => tracing::info!(signal = signal_name(signal), "received signal; shutting down"),
+        End::Removed => {
+            let dir = config.data_dir.display();
+            tracing::warn!("data-dir" = %dir, "data-dir used by this member must be removed");
+        }
+    }
+    end
 }
 
 /// The signal as Go names it.

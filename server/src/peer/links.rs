@@ -365,7 +365,8 @@ impl Links {
         let Some(peer) = self.peers.get_mut(&member_id) else { return };
         if !std::mem::replace(&mut peer.is_told, true) {
             let url = peer.url();
-            tracing::warn!("peer-id" = %format!("{member_id:x}"), url, error = why, "failed to dial a peer; it goes on");
+            let id = format!("{member_id:x}");
+            tracing::warn!("peer-id" = id, url, error = why, "failed to dial a peer; it goes on");
         }
         peer.picked += 1;
         peer.refusals = if is_refused { peer.refusals + 1 } else { 0 };

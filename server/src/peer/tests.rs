@@ -1,3 +1,5 @@
+//! Runs on: tests.
+//!
 //! The connections with other members, without sockets: deeds are looked at, and what the other side says is said here.
 
 use std::time::Duration;

@@ -83,6 +83,12 @@ use super::{clients::Answer as Answered, story, watching};
 
 pub(crate) const HEARTBEAT: Duration = Duration::from_millis(100);
 const BATCH_BYTES_MAX: u64 = 1 << 20;
+/// Bounds and times of connections.
+const LINKS: links::Options = links::Options {
+    waiting_bytes_max: 1 << 20,
+    silence_max: Duration::from_secs(5),
+    stall_max: Duration::from_secs(5),
+};
 /// The cores that answers go to: what this file asks for by itself, and the desk.
 const OWN: usize = 0;
 const DESK: usize = 1;
@@ -334,8 +340,7 @@ impl Member {
         let store_disk = disks.data.disk();
         let disks_steps = disks.log.steps() << 32 | disks.data.steps();
         let hub = watching::hub(shared.view.revision());
-        let (silence_max, stall_max) = (Duration::from_secs(5), Duration::from_secs(5));
-        let links = Links::new(hello(&shared), links::Options { waiting_bytes_max: 1 << 20, silence_max, stall_max });
+        let links = Links::new(hello(&shared), LINKS);
         Ok(Self {
             id,
             hub,

@@ -3,8 +3,8 @@
 //! Whole states on their way: from this member to others, and from another one to this.
 //!
 //! Whoever needs a state fetches it, so it goes on where it broke. A follower that is behind the leader's log hears by
-//! a raft message that a state is held ready for it (`offers`). A member that is damaged, or has lost the end of its log,
-//! asks any other one by itself.
+//! a raft message that a state is held ready for it (`offers`). A member that is damaged, or has lost the end of its
+//! log, asks any other one by itself.
 //!
 //! - `ways`: to apply, to raft and to the disk
 //! - `offers`: states that are held ready, and sent
@@ -31,6 +31,7 @@ use consensus::Message;
 use tokio::{sync::mpsc, task::spawn_local, time::MissedTickBehavior};
 
 pub use self::ways::OpenDisk;
+
 use self::{
     fetch::{Fetch, UnderWay},
     offers::Offers,
