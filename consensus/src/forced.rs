@@ -45,8 +45,8 @@ pub struct Forced {
 }
 
 /// Makes the log in `dir` that of a sole voter, the member `own`, whose state `start` describes. `disk` must not be
-/// used for the log afterwards. Blocks. Returns `None` if there is nothing to do: the member is that already, or its log has
-/// not begun.
+/// used for the log afterwards. Blocks. Returns `None` if there is nothing to do: the member is that already, or its
+/// log has not begun.
 ///
 /// **Errors**: `NotForced`; those of `Driver::open`; the log is damaged. The log is then as it was.
 pub fn force_new_cluster(

@@ -85,8 +85,8 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     Ok(Restored { wal, log, hard_state, ticket, truncated_tail, damage })
 }
 
-/// Whether the log is the one from before the state: it was to be restarted behind that, and nothing that was promised is
-/// missing. Its hard state knew the state's term before that was installed; a new log's knows none.
+/// Whether the log is the one from before the state: it was to be restarted behind that, and nothing that was promised
+/// is missing. Its hard state knew the state's term before that was installed; a new log's knows none.
 pub(crate) fn is_of_another(wal: &Wal, mark: (u64, u64), hard_state: HardState, start: &Start) -> bool {
     let EntryId { index, term } = start.applied;
     let is_from_before = start.is_installed && hard_state.term >= term;
