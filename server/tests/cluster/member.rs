@@ -340,10 +340,10 @@ impl Member {
         let store_disk = disks.data.disk();
         let disks_steps = disks.log.steps() << 32 | disks.data.steps();
         let hub = watching::hub(shared.view.revision());
-        let links = Links::new(hello(&shared), LINKS);
         Ok(Self {
             id,
             hub,
+            links: Links::new(hello(&shared), LINKS),
             disks,
             shared,
             clock,
@@ -367,7 +367,6 @@ impl Member {
             floors,
             states: BTreeMap::new(),
             offers: 0,
-            links,
             known: Arc::default(),
             is_told: false,
         })

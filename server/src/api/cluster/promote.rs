@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(members.unwrap().unwrap()[0].id, 9_007_199_254_740_993);
         assert_eq!(said(200, "<html>"), None);
         assert_eq!(said(404, "membership: ID not found\n"), Some(Err(Error::MemberNotFound)));
-        assert_eq!(said(412, &format_of(&Error::LearnerNotReady)), Some(Err(Error::LearnerNotReady)));
+        assert_eq!(said(412, format_of(&Error::LearnerNotReady)), Some(Err(Error::LearnerNotReady)));
         assert_eq!(said(412, "membership: can only promote a learner member\n"), Some(Err(Error::MemberNotLearner)));
         for status in [400, 408, 412, 500, 503] {
             assert_eq!(said(status, "something else"), None, "{status}");

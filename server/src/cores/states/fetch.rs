@@ -105,7 +105,10 @@ pub(super) async fn fetch(ways: &Rc<Ways>, under_way: &UnderWay) -> Result<Box<A
     let store = store(ways).await?;
     let disk = match (ways.open_disk)() {
         Ok(disk) => disk,
-        Err(error) => return give_back(ways, Some(Box::new(store)), error.to_string()),
+        Err(error) => {
+            give_back(ways, Some(Box::new(store)));
+            return Err(error.to_string());
+        }
     };
     let shared = &ways.desk.shared;
     // The other members may take longer requests than this one.
@@ -125,7 +128,10 @@ pub(super) async fn fetch(ways: &Rc<Ways>, under_way: &UnderWay) -> Result<Box<A
             Some(Told::Position(_)) => {}
             // It arrived while it was given up: it may still be of use.
             Some(Told::Arrived(arrived)) => return Ok(arrived),
-            Some(Told::Left(store, _)) => return give_back(ways, store, why),
+            Some(Told::Left(store, _)) => {
+                give_back(ways, store);
+                return Err(why);
+            }
             None => return Err(why),
         }
     }
@@ -138,11 +144,10 @@ async fn store(ways: &Rc<Ways>) -> Result<Store, String> {
     store.await.map_err(|_ends| "this member ends".to_owned())
 }
 
-fn give_back<T>(ways: &Rc<Ways>, store: Option<Box<Store>>, why: String) -> Result<T, String> {
+fn give_back(ways: &Rc<Ways>, store: Option<Box<Store>>) {
     if let Some(store) = store {
         ways.tell_apply(ToApply::Discard(store));
     }
-    Err(why)
 }
 
 /// Reads one stream after the other, until all has come.
@@ -191,7 +196,10 @@ async fn loop_streams(
 /// Why the thread has ended without a state. Its store goes back.
 fn ended_early(ways: &Rc<Ways>, end: Option<Told>) -> String {
     match end {
-        Some(Told::Left(store, why)) => give_back::<()>(ways, store, why).unwrap_err(),
+        Some(Told::Left(store, why)) => {
+            give_back(ways, store);
+            why
+        }
         _ => "its thread has ended".into(),
     }
 }

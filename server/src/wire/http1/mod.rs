@@ -133,7 +133,7 @@ impl Serving {
             let head = match parse(&self.buffer) {
                 Ok(Some(head)) => head,
                 Ok(None) if self.buffer.len() >= HEAD_BYTES_MAX => {
-                    return self.send(&Refusal::TooLarge.write().as_bytes()).await.map(|()| None);
+                    return self.send(Refusal::TooLarge.write().as_bytes()).await.map(|()| None);
                 }
                 Ok(None) => {
                     let is_idle = self.buffer.is_empty();
@@ -147,7 +147,7 @@ impl Serving {
                     }
                     continue;
                 }
-                Err(refusal) => return self.send(&refusal.write().as_bytes()).await.map(|()| None),
+                Err(refusal) => return self.send(refusal.write().as_bytes()).await.map(|()| None),
             };
             let Head { mut request, len, mut body_len, is_old, mut keep_alive } = head;
             self.buffer.advance(len);
@@ -161,7 +161,7 @@ impl Serving {
                 Taking::Over => {
                     return match request.headers.request_body() {
                         Ok(body) => Ok(Some((request, body))),
-                        Err(_) => self.send(&Refusal::Malformed.write().as_bytes()).await.map(|()| None),
+                        Err(_) => self.send(Refusal::Malformed.write().as_bytes()).await.map(|()| None),
                     };
                 }
             }
@@ -190,7 +190,7 @@ impl Serving {
     /// over.
     async fn read_body(&mut self, request: &mut Request, bytes_max: usize) -> io::Result<Option<bool>> {
         let Ok(mut body) = request.headers.request_body() else {
-            return self.send(&Refusal::Malformed.write().as_bytes()).await.map(|()| None);
+            return self.send(Refusal::Malformed.write().as_bytes()).await.map(|()| None);
         };
         if request.headers.get("expect").eq_ignore_ascii_case("100-continue") {
             self.send(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
@@ -199,7 +199,7 @@ impl Serving {
         loop {
             while let Some(part) = match body.take(&mut self.buffer) {
                 Ok(part) => part,
-                Err(_) => return self.send(&Refusal::Malformed.write().as_bytes()).await.map(|()| None),
+                Err(_) => return self.send(Refusal::Malformed.write().as_bytes()).await.map(|()| None),
             } {
                 if whole.len() + part.len() > bytes_max {
                     request.is_cut = true;

@@ -105,7 +105,9 @@ pub(super) fn parse(buffer: &[u8]) -> Result<Option<Head>, Refusal> {
     let method = parsed.method.unwrap_or_default().to_owned();
     let mut request = target(method, parsed.path.unwrap_or_default()).ok_or(Refusal::Malformed)?;
     let line = |header: &httparse::Header<'_>| {
-        (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned())
+        let value = std::str::from_utf8(header.value);
+        let value = value.map_or_else(|_not_text| header.value.escape_ascii().to_string(), str::to_owned);
+        (header.name.to_ascii_lowercase(), value)
     };
     request.headers = Headers::new(parsed.headers.iter().map(line).collect());
     let keep_alive = is_kept && body_len.is_some();
