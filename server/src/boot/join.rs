@@ -25,6 +25,9 @@ use crate::{
 /// How long each member is asked who the members are.
 const MEMBERS_WAIT: Duration = Duration::from_secs(10);
 
+/// The same when it is asked again only to be reached sooner.
+const AGAIN_WAIT: Duration = Duration::from_secs(1);
+
 /// Joins the cluster that `config` describes.
 ///
 /// **Errors** why not.
@@ -52,6 +55,15 @@ pub async fn join<L: Lookup>(config: &Config, others: &dyn Others, resolver: &Re
     let remote = |member: &&Member| Remote { member_id: member.id, peer_urls: member.peer_urls.clone() };
     let remotes = members.iter().map(remote).collect();
     Ok(Bootstrap { identity: Identity { cluster_id: running.cluster_id, member_id }, members: Vec::new(), remotes })
+}
+
+/// Where the other members are reached, of which a member that has joined has heard nothing yet, though it has data: its
+/// log brings them, or one of them says that it was removed. Nobody may answer.
+pub async fn remotes(config: &Config, others: &dyn Others, own_id: u64) -> Vec<Remote> {
+    let running = running::members(others, &urls_of_others(config), AGAIN_WAIT, false).await;
+    let members = running.map_or_else(|_nobody| Vec::new(), |running| running.members);
+    let other = members.into_iter().filter(|member| member.id != own_id);
+    other.map(|member| Remote { member_id: member.id, peer_urls: member.peer_urls }).collect()
 }
 
 /// The name that the flags give to each member of `running`, by its peer URLs.

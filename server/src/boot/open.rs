@@ -32,6 +32,7 @@ use crate::{
         ask::Network,
         resolve::{Resolver, System},
     },
+    shared::Cluster,
 };
 
 /// The I/O paths of the member.
@@ -89,7 +90,11 @@ pub async fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     }
     let fresh = begun.as_ref().map_or_else(|| Bootstrap::of_new_cluster(config).identity, |begun| begun.identity);
     let Start { identity, tables, unread } = start::read(&mut store, disk, fresh)?;
-    let Bootstrap { members, remotes, .. } = begun.unwrap_or_else(|| Bootstrap::of_data(config, identity));
+    let begun = match begun {
+        Some(begun) => begun,
+        None => restarted(config, identity, &tables.cluster).await,
+    };
+    let Bootstrap { members, remotes, .. } = begun;
     let view = store.mvcc().view();
     let mut lessor = Lessor::new(options::lease(config));
     lessor.restore(tables.leases);
@@ -140,6 +145,15 @@ fn force_new_cluster(
         "forcing restart member"
     );
     Ok(())
+}
+
+/// What a member with data begins with, if it has not come far.
+async fn restarted(config: &Config, identity: Identity, cluster: &Cluster) -> Bootstrap {
+    let mut begun = Bootstrap::of_data(config, identity);
+    if begun.members.is_empty() && cluster.members.is_empty() && config.joins {
+        begun.remotes = join::remotes(config, &Network, identity.member_id).await;
+    }
+    begun
 }
 
 /// Finds out who a member without data is.

@@ -9,7 +9,8 @@
 //!
 //! Invariants:
 //! - Members are those of `shared.cluster`, which apply publishes. Others, who were told at the start or have asked
-//!   (remotes), are only posted to.
+//!   (remotes), are only posted to; but as long as this member knows of no membership of its own, it asks them for
+//!   streams, too: who leads has made it a member before it hears of that, and who has removed it says so.
 //! - There is at most one stream of each kind from a member, and one to it. A new one takes the place of the old one.
 //! - What waits for a member is bounded in bytes. What does not fit is lost, and raft hears that the member is
 //!   unreachable.
@@ -197,6 +198,8 @@ pub struct Links {
     gone: Vec<u64>,
     /// Another member has said that this one was removed.
     is_removed: bool,
+    /// This member is one of the cluster's, as far as is applied here.
+    is_member: bool,
     has_changed: bool,
 }
 
@@ -220,6 +223,7 @@ impl Links {
             unsent_states: BTreeSet::new(),
             gone: Vec::new(),
             is_removed: false,
+            is_member: false,
             has_changed: false,
         }
     }
@@ -228,6 +232,7 @@ impl Links {
     pub fn set_members(&mut self, cluster: &Cluster, now: Duration) {
         self.removed.clone_from(&cluster.removed);
         let own = cluster.members.iter().find(|member| member.id == self.own.member_id);
+        self.is_member = own.is_some();
         if let Some(own) = own {
             self.own.peer_urls = own.peer_urls.join(",");
         }
@@ -554,7 +559,9 @@ impl Links {
 
     /// Dials for the streams that are missing, as far as they are due.
     fn dial_streams(&mut self, now: Duration) {
-        for (member_id, peer) in self.peers.iter_mut().filter(|(_, peer)| peer.is_member && !peer.urls.is_empty()) {
+        let is_stranger = !self.is_member;
+        let is_asked = |peer: &Peer| (peer.is_member || is_stranger) && !peer.urls.is_empty();
+        for (member_id, peer) in self.peers.iter_mut().filter(|(_, peer)| is_asked(peer)) {
             for channel in CHANNELS {
                 let dialling = &mut peer.dials[channel as usize];
                 let is_early = dialling.last_at.is_some_and(|at| now < at + DIAL_EVERY);

@@ -249,6 +249,23 @@ fn nothing_of_an_earlier_life_is_taken_behind_something_of_a_later_one() {
 }
 
 #[test]
+fn who_knows_of_no_membership_of_its_own_asks_those_it_was_told_of_for_streams() {
+    let mut links = Links::new(hello(1, 7), options());
+    links.add_remote(Remote { member_id: OTHER, peer_urls: vec![URLS[0].to_owned()] });
+    links.pass(SECOND);
+    let attempts = dials(&mut links);
+    assert_eq!(attempts.len(), 2);
+    links.connected(attempts[1].0, 50, SECOND);
+    links.received(50, b"HTTP/1.1 404 -\r\nX-Server-Version: 3.7.1\r\n\r\n", SECOND);
+    assert_eq!((closed(&mut links), links.is_removed()), (vec![50], false), "not now");
+    links.pass(2 * SECOND);
+    let again = dials(&mut links);
+    links.connected(again[0].0, 51, 2 * SECOND);
+    links.received(51, b"HTTP/1.1 410 -\r\nX-Server-Version: 3.7.1\r\n\r\n", 2 * SECOND);
+    assert!(links.is_removed());
+}
+
+#[test]
 fn a_stranger_is_known_by_what_it_has_said_and_members_by_the_log_alone() {
     let (mut links, _) = links();
     let remote = |member_id, url: &str| Remote { member_id, peer_urls: vec![url.to_owned()] };

@@ -13,13 +13,14 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use consensus::peer::{
-    hello::{Asked, Channel, Verdict},
+    hello::{Asked, Channel, Remote, Verdict},
     http1::{self, Body},
 };
 use engine::disk::sim::Random;
 use server::peer::{links::Deed, port};
 
 use super::{
+    member::member_of,
     plan::sequence,
     world::{Event, World},
 };
@@ -120,6 +121,19 @@ impl World {
                 }
                 Deed::Write(id) => self.pump(id, at),
                 Deed::Close(id) => self.end(id, at),
+            }
+        }
+    }
+
+    /// A member that has heard of no membership yet asks those of its flags who the members are, when it starts.
+    pub(crate) fn know_others(&mut self, at: usize) {
+        let others: Vec<u64> =
+            self.seats.iter().filter(|seat| seat.member.is_some()).filter_map(|seat| seat.id).collect();
+        let has_joined = self.seats[at].id > Some(self.plan.members as u64);
+        let Some(member) = self.seats[at].member.as_mut().filter(|_| has_joined) else { return };
+        if member.shared.cluster.load().members.is_empty() {
+            for id in others {
+                member.links.add_remote(Remote { member_id: id, peer_urls: member_of(id).peer_urls });
             }
         }
     }

@@ -682,6 +682,7 @@ impl World {
             }
         }
         let (life, first) = (seat.life, seat.tick);
+        self.know_others(at);
         let text = self.shown(at);
         self.story.tell(self.now, || format!("{text} starts"));
         self.plan(first, Event::Tick { member: at, life });
