@@ -45,7 +45,7 @@ pub fn deliver(
     if let Some(active) = links.take_active() {
         shared.links.store(Arc::new(active));
     }
-    if links.is_removed() {
+    if links.take_removed() {
         shared.is_removed.store(true, Ordering::Release);
     }
     links.take_unreachable().into_iter().for_each(|id| raft.unreachable(id));

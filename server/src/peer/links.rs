@@ -196,8 +196,9 @@ pub struct Links {
     unreachable: BTreeSet<u64>,
     unsent_states: BTreeSet<u64>,
     gone: Vec<u64>,
-    /// Another member has said that this one was removed.
+    /// Another member has said that this one was removed, and since the last look.
     is_removed: bool,
+    is_just_removed: bool,
     /// This member is one of the cluster's, as far as is applied here.
     is_member: bool,
     has_changed: bool,
@@ -223,6 +224,7 @@ impl Links {
             unsent_states: BTreeSet::new(),
             gone: Vec::new(),
             is_removed: false,
+            is_just_removed: false,
             is_member: false,
             has_changed: false,
         }
@@ -445,7 +447,9 @@ impl Links {
                 self.activate(member_id, now);
             }
             Ok(Some(greeted)) => {
-                self.is_removed |= greeted.told == Told::Removed;
+                if greeted.told == Told::Removed {
+                    self.hear_of_removal();
+                }
                 self.peers.get_mut(&member_id).expect("its connections are closed with it").picked += 1;
                 return false;
             }
@@ -488,7 +492,7 @@ impl Links {
         (*is_waiting, *since) = (false, now);
         match told {
             Told::Done => self.activate(member_id, now),
-            Told::Removed => self.is_removed = true,
+            Told::Removed => self.hear_of_removal(),
             Told::NotNow => {
                 self.deactivate(member_id);
                 self.unreachable.insert(member_id);
@@ -538,6 +542,10 @@ impl Links {
             self.gone.push(member_id);
         }
         peer.is_gone |= is_gone;
+    }
+
+    fn hear_of_removal(&mut self) {
+        self.is_just_removed |= !std::mem::replace(&mut self.is_removed, true);
     }
 
     fn activate(&mut self, member_id: u64, now: Duration) {
@@ -736,7 +744,7 @@ impl Links {
 
     /// Whether there is something for raft.
     pub fn has_news(&self) -> bool {
-        !self.messages.is_empty() || !self.gone.is_empty() || self.is_removed || self.has_changed
+        !self.messages.is_empty() || !self.gone.is_empty() || self.is_just_removed || self.has_changed
     }
 
     /// Members to whom messages were lost.
@@ -757,6 +765,11 @@ impl Links {
     /// Whether another member has said that this one was removed: it ends for good.
     pub fn is_removed(&self) -> bool {
         self.is_removed
+    }
+
+    /// Whether another member has said that since the last look.
+    pub fn take_removed(&mut self) -> bool {
+        std::mem::take(&mut self.is_just_removed)
     }
 
     /// Since when members are connected, if that has changed.

@@ -141,6 +141,10 @@ fn asked(shared: &Shared, request: &Request) -> Option<Result<Asked, Response>> 
     Some(verdict.asked.map_err(|refusal| {
         let mut response = Response::text(refusal.status, format!("{}\n", refusal.reason));
         response.lines.extend(refusal.allow.map(|allow| format!("Allow: {allow}").into()));
+        // Without it, who asks takes the answer for that of a release of before streams, and passes it over.
+        if matches!(raft_path(request), Some(Path::Stream)) && refusal.allow.is_none() {
+            response.lines.push(format!("X-Server-Version: {}", crate::ETCD_VERSION).into());
+        }
         told_of_cluster(shared, response)
     }))
 }

@@ -165,6 +165,9 @@ fn an_answer_says_that_this_member_was_removed() {
         assert!(!links.is_removed());
         links.received(50, format!("HTTP/1.1 {answer}\r\nX-Server-Version: 3.7.1\r\n\r\n").as_bytes(), SECOND);
         assert!(links.is_removed() && links.has_news());
+        assert!(links.take_removed() && !links.take_removed(), "it is told once");
+        drop((links.take_active(), links.take_messages()));
+        assert!(!links.has_news(), "nobody is woken for ever");
     }
 }
 

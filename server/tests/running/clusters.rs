@@ -9,7 +9,10 @@ use std::{
     thread,
 };
 
-use proto::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RangeResponse, SnapshotRequest, SnapshotResponse};
+use proto::etcdserverpb::{
+    MemberAddRequest, MemberAddResponse, MemberPromoteRequest, MemberPromoteResponse, MemberRemoveRequest,
+    MemberRemoveResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, SnapshotRequest, SnapshotResponse,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use server::wire::client::Client;
 use tempfile::TempDir;
@@ -138,12 +141,23 @@ impl Cluster {
 
     /// Ids of the members, as member `at` tells others.
     fn ids(&self, at: usize) -> Vec<u64> {
+        self.members(at).iter().map(|member| member["id"].as_u64().unwrap()).collect()
+    }
+
+    /// The members, as member `at` tells others.
+    fn members(&self, at: usize) -> Vec<serde_json::Value> {
         let mut socket = TcpStream::connect(self.ports[at][1]).unwrap();
         write!(socket, "GET /members HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").unwrap();
         let mut text = String::new();
         socket.read_to_string(&mut text).unwrap();
         let shown: serde_json::Value = serde_json::from_str(text.split("\r\n\r\n").nth(1).unwrap()).unwrap();
-        shown.as_array().unwrap().iter().map(|member| member["id"].as_u64().unwrap()).collect()
+        shown.as_array().unwrap().clone()
+    }
+
+    /// The id of the member with this peer URL, as member `at` tells others.
+    fn id_of(&self, at: usize, url: &str) -> u64 {
+        let has_url = |member: &serde_json::Value| member["peerURLs"][0] == url;
+        self.members(at).iter().find(|member| has_url(member)).unwrap()["id"].as_u64().unwrap()
     }
 
     /// Takes a snapshot of member `at`.
@@ -219,6 +233,35 @@ fn a_member_without_data_joins_as_who_the_others_say_that_it_is() {
         cluster.end(0, Signal::KILL);
         cluster.put(2, "key", "it counts").await;
         assert_eq!(cluster.get(1, "key").await, "it counts");
+    });
+}
+
+#[test]
+fn a_member_that_is_removed_ends_and_another_one_takes_its_place() {
+    block_on(async {
+        let mut cluster = Cluster::new();
+        cluster.start_all();
+        let before = cluster.ids(0);
+        for (at, by) in [(2, 0), (0, 1)] {
+            cluster.put(by, "key", &format!("before {at} leaves")).await;
+            let url = format!("http://{}", cluster.ports[at][1]);
+            let gone = cluster.id_of(by, &url);
+            let request = MemberRemoveRequest { id: gone };
+            let answer: MemberRemoveResponse = cluster.call(by, "/etcdserverpb.Cluster/MemberRemove", &request).await;
+            assert_eq!(answer.members.len(), 2);
+            assert_eq!(cluster.wait_end(at), Some(0), "it ends by itself:\n{}", cluster.log_text(at));
+            fs::remove_dir_all(cluster.data_dir(at)).unwrap();
+            let request = MemberAddRequest { peer_ur_ls: vec![url], is_learner: true };
+            let added: MemberAddResponse = cluster.call(by, "/etcdserverpb.Cluster/MemberAdd", &request).await;
+            let id = added.member.unwrap().id;
+            assert!(!before.contains(&id), "an id never returns");
+            cluster.start(at, &["--initial-cluster-state=existing"]);
+            cluster.wait(at);
+            let request = MemberPromoteRequest { id };
+            let _: MemberPromoteResponse = cluster.call(by, "/etcdserverpb.Cluster/MemberPromote", &request).await;
+            assert_eq!(cluster.get(at, "key").await, format!("before {at} leaves"));
+            assert_eq!(cluster.ids(at), cluster.ids(by));
+        }
     });
 }
 
