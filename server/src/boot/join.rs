@@ -57,8 +57,8 @@ pub async fn join<L: Lookup>(config: &Config, others: &dyn Others, resolver: &Re
     Ok(Bootstrap { identity: Identity { cluster_id: running.cluster_id, member_id }, members: Vec::new(), remotes })
 }
 
-/// Where the other members are reached, of which a member that has joined has heard nothing yet, though it has data: its
-/// log brings them, or one of them says that it was removed. Nobody may answer.
+/// Where the other members are reached, of which a member that has joined has heard nothing yet, though it has data:
+/// its log brings them, or one of them says that it was removed. Nobody may answer.
 pub async fn remotes(config: &Config, others: &dyn Others, own_id: u64) -> Vec<Remote> {
     let running = running::members(others, &urls_of_others(config), AGAIN_WAIT, false).await;
     let members = running.map_or_else(|_nobody| Vec::new(), |running| running.members);

@@ -15,6 +15,8 @@
 //!   ([`Raft::receive`]), and committed entries are still applied. While the log's disk is full, each proposal is
 //!   checked against the space that all proposals before it leave.
 //! - Without a leader, proposals of clients wait in `proposals`, too, until their clients give up.
+//! - A leader whose disk is full hands leadership to a voter, and again after [`FULL_AGAIN`] if it leads still: nobody
+//!   could write through it. If the others' disks are full as well, that changes nothing for them.
 //! - As long as it is not known whether the log gets a next segment, its last quarter is left free: proposals wait in
 //!   `proposals`, in their order and bounded as what is proposed is.
 //! - Nor does a disk that hangs stop it: as long as a write to the log does not end, proposals of clients are refused,
@@ -118,6 +120,8 @@ pub struct Raft {
     unneeded: Vec<Arrived>,
     /// How apply feels the lack of space.
     space: Space,
+    /// When leadership was handed over last because a disk is full.
+    left_full_at: Option<Duration>,
     /// Apply stands still.
     stands_still: bool,
     /// Bounds how often this member's alarm is proposed.
@@ -173,6 +177,7 @@ impl Raft {
             needed: None,
             unneeded: Vec::new(),
             space: Space::default(),
+            left_full_at: None,
             stands_still: false,
             asking: Asking::default(),
             is_cut: false,
@@ -434,6 +439,7 @@ impl Raft {
     pub fn tick(&mut self, now: Duration) {
         self.shared.pulse.raft.strike(now);
         self.watch_log(now);
+        self.leave_if_full(now);
         let lifetime = 2 * self.shared.limits.request_timeout;
         self.waiters.forget_lost(now, lifetime);
         self.reads.forget_lost(now, lifetime);
@@ -599,6 +605,16 @@ impl Raft {
     pub fn hand_over(&mut self) {
         if let Some(member_id) = self.driver.transferee() {
             self.driver.transfer_leader(member_id);
+        }
+    }
+
+    /// Hands leadership over if a disk is full.
+    fn leave_if_full(&mut self, now: Duration) {
+        if !self.is_disk_full() {
+            self.left_full_at = None;
+        } else if self.driver.status().is_leader && self.left_full_at.is_none_or(|at| now >= at + FULL_AGAIN) {
+            self.left_full_at = Some(now);
+            self.hand_over();
         }
     }
 
@@ -820,6 +836,9 @@ enum StartRead {
 /// Ticks that are made up for when a turn comes late. A member that stood still for longer would campaign before it has
 /// taken in what its leader sent meanwhile.
 const BEHIND_TICKS_MAX: u32 = 2;
+
+/// Time between two tries to hand leadership over because of a full disk.
+const FULL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Memory that an entry takes beside its bytes while apply has it. **Units** bytes.
 const ENTRY_OVERHEAD_BYTES: u64 = size_of::<Entry>() as u64;
