@@ -1,0 +1,193 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+)
+
+// state is the sequential store that porcupine plays operations against. Revisions only have to grow from one to the
+// next, since leases and fillers take some that no operation of the model has.
+type state struct {
+	revision int64
+	keys     [modelKeys]held
+}
+
+// held is what a key has; nothing if its revision is 0.
+type held struct {
+	modified int64
+	value    string
+}
+
+// Porcupine is given so long; a history that it cannot decide is an error.
+const searchTime = 2 * time.Minute
+
+// checkLinearizable judges all operations of the model but serializable reads. As in etcd's robustness tests, the
+// fate of a write without an answer is looked up in the history: one whose value is there happened, at that revision,
+// and one whose value is not did not. Deletions have no value, so one of unknown fate may have happened at any time
+// behind its call, or never.
+func checkLinearizable(h *history, operations []*operation) error {
+	var all []porcupine.Operation
+	for _, o := range operations {
+		if o.isFiller || o.isSerializable {
+			continue
+		}
+		resolved, didHappen := resolve(h, o)
+		if !didHappen {
+			continue
+		}
+		returned := int64(o.returned)
+		if o.err != nil {
+			returned = math.MaxInt64
+		}
+		all = append(all, porcupine.Operation{
+			ClientId: o.client, Input: resolved, Output: resolved, Call: int64(o.called), Return: returned,
+		})
+	}
+	model := porcupine.Model{
+		Init: func() any { return state{revision: 1} },
+		Step: func(before, input, _ any) (bool, any) {
+			return step(before.(state), input.(*operation))
+		},
+		DescribeOperation: func(input, _ any) string { return input.(*operation).String() },
+	}
+	result, found := porcupine.CheckOperationsVerbose(model, all, searchTime)
+	switch result {
+	case porcupine.Ok:
+		return nil
+	case porcupine.Unknown:
+		return fmt.Errorf("porcupine did not decide on %d operations in %v", len(all), searchTime)
+	}
+	return fmt.Errorf("the history is not linearizable; %s", stuck(found, all))
+}
+
+// stuck names the first operations by call that the longest order found leaves out.
+func stuck(found porcupine.LinearizationInfo, all []porcupine.Operation) string {
+	ordered := map[int]bool{}
+	length := 0
+	for _, partition := range found.PartialLinearizations() {
+		for _, order := range partition {
+			if len(order) > length {
+				length = len(order)
+				clear(ordered)
+				for _, position := range order {
+					ordered[position] = true
+				}
+			}
+		}
+	}
+	var rest []*operation
+	for position, o := range all {
+		if !ordered[position] {
+			rest = append(rest, o.Input.(*operation))
+		}
+	}
+	slices.SortFunc(rest, func(one, other *operation) int { return int(one.called - other.called) })
+	text := fmt.Sprintf("%d of %d can be put in order, and none of these behind them:", length, len(all))
+	for _, o := range rest[:min(len(rest), 10)] {
+		text += "\n  " + o.String()
+	}
+	return text
+}
+
+// resolve gives an operation without an answer the one that the history proves, and says whether it may have happened.
+func resolve(h *history, o *operation) (*operation, bool) {
+	if o.err == nil {
+		return o, true
+	}
+	if !o.isWrite() {
+		return nil, false
+	}
+	if o.kind == remove {
+		return o, true
+	}
+	for _, each := range h.versions[o.keys[0]] {
+		if each.value == o.value && each.key != "" {
+			resolved := *o
+			resolved.revision, resolved.succeeded, resolved.err = each.modified, true, nil
+			return &resolved, true
+		}
+	}
+	return nil, false
+}
+
+// step says whether the store answers so, and what it is then.
+func step(s state, o *operation) (bool, state) {
+	if o.err != nil {
+		if o.kind != remove {
+			panic("only deletions stay of unknown fate")
+		}
+		s.keys[keyPosition(o.keys[0])] = held{}
+		return true, s
+	}
+	lowest := s.revision
+	if o.changed() {
+		lowest++
+	}
+	if o.revision < lowest {
+		return false, s
+	}
+	s.revision = o.revision
+	switch o.kind {
+	case get:
+		return s.matches(o.keys[0], o.found), s
+	case list:
+		return s.matchesAll(o.found), s
+	case remove:
+		at := keyPosition(o.keys[0])
+		if (s.keys[at].modified != 0) != (o.removed == 1) {
+			return false, s
+		}
+		s.keys[at] = held{}
+	case swap:
+		isAsDemanded := s.keys[keyPosition(o.keys[0])].modified == o.demanded
+		if isAsDemanded != o.succeeded {
+			return false, s
+		}
+		if !o.succeeded {
+			return s.matches(o.keys[0], o.found), s
+		}
+	}
+	if o.changed() && o.kind != remove {
+		for _, key := range o.keys {
+			s.keys[keyPosition(key)] = held{o.revision, o.value}
+		}
+	}
+	return true, s
+}
+
+func (s *state) matches(key string, found []version) bool {
+	held := s.keys[keyPosition(key)]
+	if held.modified == 0 {
+		return len(found) == 0
+	}
+	return len(found) == 1 && found[0].modified == held.modified && found[0].value == held.value
+}
+
+func (s *state) matchesAll(found []version) bool {
+	for i := range s.keys {
+		key := modelKey(i)
+		at := slices.IndexFunc(found, func(v version) bool { return v.key == key })
+		var one []version
+		if at >= 0 {
+			one = found[at : at+1]
+		}
+		if !s.matches(key, one) {
+			return false
+		}
+	}
+	return true
+}
+
+func keyPosition(key string) int {
+	position, err := strconv.Atoi(strings.TrimPrefix(key, modelPrefix))
+	if err != nil || position >= modelKeys {
+		panic(fmt.Sprintf("%q is no key of the model", key))
+	}
+	return position
+}

@@ -1,0 +1,168 @@
+// Clusters runs three members of one server binary behind a network that it can make fail, with clients at all of them,
+// and judges what the clients saw.
+//
+//	clusters -server bin/etcd|target/release/orlop [-run kill,stop/leader] [-seed S] [-long]
+//
+// A scenario is chosen by its name, or by what stands before the slash. Each has a cluster of its own, prints its seed,
+// and ends with the same checks: every acknowledged write is there, the history is linearizable, watches were told
+// everything in order and once, no lease ended early, and all members agree and are healthy. The seed fixes what is
+// asked and which faults come; what meets what also depends on the machine. No check depends on speed.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+)
+
+type options struct {
+	server       string
+	flags        string
+	dataDir      string
+	run          string
+	seed         uint64
+	isLong, keep bool
+}
+
+func main() {
+	var opt options
+	flag.StringVar(&opt.server, "server", "", "the server of the scenarios, stock etcd or Orlop")
+	flag.StringVar(&opt.flags, "flags", "", "more flags for it, separated by spaces")
+	flag.StringVar(&opt.dataDir, "data", os.TempDir(), "where data directories are made")
+	flag.StringVar(&opt.run, "run", "", "names of scenarios, separated by commas; without it, all")
+	flag.Uint64Var(&opt.seed, "seed", 0, "0 draws one for each scenario")
+	flag.BoolVar(&opt.isLong, "long", false, "each scenario's faults ten times")
+	flag.BoolVar(&opt.keep, "keep", false, "keep the data and logs of scenarios that fail")
+	flag.Parse()
+
+	// Whatever ends the run, members end with it, and mounts go.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	var err error
+	switch {
+	case flag.NArg() > 0:
+		err = errors.New("arguments without a flag")
+	case opt.server == "":
+		err = errors.New("-server is missing")
+	default:
+		err = runScenarios(ctx, opt)
+	}
+	if err != nil {
+		fmt.Println("FAIL", err)
+		os.Exit(1)
+	}
+}
+
+func runScenarios(ctx context.Context, opt options) error {
+	passed, failed, skipped := 0, 0, 0
+	for _, s := range scenarios {
+		if !isChosen(s.name, opt.run) || ctx.Err() != nil {
+			continue
+		}
+		seed := opt.seed
+		if seed == 0 {
+			seed = rand.Uint64()
+		}
+		fmt.Printf("%s, seed %d\n", s.name, seed)
+		began := time.Now()
+		report, err := s.play(ctx, opt, seed)
+		took := time.Since(began).Seconds()
+		switch {
+		case errors.Is(err, errSkipped):
+			skipped++
+			fmt.Printf("%s: %v\n", s.name, err)
+		case err != nil:
+			failed++
+			fmt.Printf("FAIL %s (clusters -run %s -seed %d), %.0f s: %v\n", s.name, s.name, seed, took, err)
+		default:
+			passed++
+			fmt.Printf("ok %s: %s, %.0f s\n", s.name, report, took)
+		}
+	}
+	if passed+failed+skipped == 0 {
+		return fmt.Errorf("no scenario has the name %q", opt.run)
+	}
+	fmt.Printf("%d passed, %d failed\n", passed, failed)
+	if failed > 0 {
+		return fmt.Errorf("%d scenarios", failed)
+	}
+	return ctx.Err()
+}
+
+func isChosen(name, run string) bool {
+	if run == "" {
+		return true
+	}
+	for _, each := range strings.Split(run, ",") {
+		if name == each || strings.HasPrefix(name, each+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// play makes a cluster, has the scenario happen under traffic, and judges.
+func (s *scenario) play(ctx context.Context, opt options, seed uint64) (string, error) {
+	dir, err := os.MkdirTemp(opt.dataDir, "clusters-")
+	if err != nil {
+		return "", err
+	}
+	isFailed := true
+	defer func() {
+		if opt.keep && isFailed {
+			fmt.Println("kept:", dir)
+		} else {
+			os.RemoveAll(dir)
+		}
+	}()
+	c, err := newCluster(opt.server, dir)
+	if err != nil {
+		return "", err
+	}
+	trouble := &trouble{cluster: c, random: rand.New(rand.NewPCG(seed, 0)), rounds: 1}
+	defer func() {
+		c.discard()
+		for _, undo := range trouble.undo {
+			undo()
+		}
+	}()
+	if s.isForOrlop && !c.isOrlop {
+		return "", fmt.Errorf("%w: stock etcd does not repair itself", errSkipped)
+	}
+	if opt.isLong {
+		trouble.rounds = 10
+	}
+	c.addFlags(s.etcdFlags, s.orlopFlags, strings.Fields(opt.flags))
+	if s.prepare != nil {
+		if err := s.prepare(trouble); err != nil {
+			return "", err
+		}
+	}
+	if err := c.startAll(ctx); err != nil {
+		return "", err
+	}
+	r := newRecorder()
+	trouble.traffic = startTraffic(ctx, c, r, seed)
+	defer trouble.traffic.stop()
+	pause(ctx, calm)
+	if err = s.run(ctx, trouble); err == nil {
+		err = finish(ctx, c, trouble.traffic)
+	}
+	for _, each := range trouble.afterwards {
+		if err == nil {
+			err = each()
+		}
+	}
+	if err != nil {
+		return "", fmt.Errorf("%w\n%s", err, c.logTails())
+	}
+	isFailed = false
+	return r.report(), nil
+}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Segments so small that a few MiB of writes go through all that large ones go through.
+var smallLog = []string{"--store-checkpoint-wal-bytes", "8MiB", "--wal-segment-bytes", "4MiB"}
+
+// What a follower may miss and still be sent as entries.
+var shortLog = []string{"--snapshot-catchup-entries", "100"}
+
+var errSkipped = errors.New("skipped")
+
+const (
+	// Stock etcd preallocates log segments of 64 MiB, this one and the next.
+	tmpfsMiB = 192
+	// The member whose disk is filled.
+	onTmpfs = 1
+)
+
+func prepareFull(t *trouble) error {
+	dir := t.members[onTmpfs].dir
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm", tmpfsMiB)); err != nil {
+		return fmt.Errorf("%w: a tmpfs cannot be mounted (%w); it takes root", errSkipped, err)
+	}
+	t.undo = append(t.undo, func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	return nil
+}
+
+// full fills the disk of one member while much is written, and frees it. Orlop waits for space, so it must not end;
+// stock etcd may, and is started again.
+func full(ctx context.Context, t *trouble) error {
+	m := t.members[onTmpfs]
+	for range t.rounds {
+		ballast := filepath.Join(m.dir, "ballast")
+		if err := fillDisk(ballast); err != nil {
+			return err
+		}
+		t.say("the disk of %s is full", m.name)
+		// What is refused meanwhile is of unknown fate, as ever.
+		t.fill(ctx, (onTmpfs+1)%size, 12)
+		if err := os.Remove(ballast); err != nil {
+			return err
+		}
+		t.say("the disk of %s is freed", m.name)
+		if m.diedUnasked() != nil && !t.isOrlop {
+			t.say("%s had ended, and is started again", m.name)
+			t.network.proxies[onTmpfs].close()
+			if err := t.start(onTmpfs); err != nil {
+				return err
+			}
+		}
+		if err := t.allAnswer(ctx); err != nil {
+			return err
+		}
+		pause(ctx, calm)
+	}
+	return nil
+}
+
+// Two checkpoints of a small log, and more.
+const behindMiB = 24
+
+// fill writes about so many MiB through one member, by several clients, in values that the model leaves out.
+func (t *trouble) fill(ctx context.Context, at, mib int) {
+	var writers sync.WaitGroup
+	for range fillers {
+		t.fillers++
+		c := newCaller(fillerNumber+t.fillers, t.members[at], t.traffic.recorder, t.random.Uint64())
+		writers.Go(func() {
+			for range mib << 20 / fillerBytes / fillers {
+				key := fmt.Sprintf("fill/%d/%03d", c.number%fillers, c.written%500)
+				if c.do(ctx, &operation{kind: put, keys: []string{key}, isFiller: true}) != nil {
+					pause(ctx, 100*time.Millisecond)
+				}
+				if ctx.Err() != nil {
+					return
+				}
+			}
+		})
+	}
+	writers.Wait()
+}
+
+const (
+	fillers = 4
+	// Numbers of clients beside those of the traffic.
+	fillerNumber = 100
+	fillerBytes  = 32 << 10
+)
+
+func fillDisk(path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for _, length := range []int{1 << 20, 4 << 10} {
+		block := make([]byte, length)
+		for err = nil; err == nil; {
+			_, err = file.Write(block)
+		}
+		if !errors.Is(err, syscall.ENOSPC) {
+			return err
+		}
+	}
+	return nil
+}
+
+// behind keeps a follower away while more is written than the log keeps, so that it has to be sent the state.
+func behind(ctx context.Context, t *trouble) error {
+	for round := range t.rounds {
+		follower, err := t.follower(ctx)
+		if err != nil {
+			return err
+		}
+		isKilled := (t.random.IntN(2) == 0) != (round%2 == 1)
+		if isKilled {
+			t.say("SIGKILL of %s", t.members[follower].name)
+			err = t.end(follower, syscall.SIGKILL)
+		} else {
+			t.say("%s is cut off", t.members[follower].name)
+			for other := range size {
+				t.network.both(follower, other, refuse)
+			}
+		}
+		if err != nil {
+			return err
+		}
+		t.fill(ctx, (follower+1)%size, behindMiB)
+		t.say("%d MiB are written, and it is back", behindMiB)
+		t.network.heal()
+		if isKilled {
+			if err := t.start(follower); err != nil {
+				return err
+			}
+		}
+		if err := t.allAnswer(ctx); err != nil {
+			return err
+		}
+		pause(ctx, calm)
+	}
+	return nil
+}
+
+// damage flips one bit of a page segment of a follower that is stopped. It starts, serves, and makes up for the page
+// from what the others have.
+func damage(ctx context.Context, t *trouble) error {
+	for range t.rounds {
+		t.fill(ctx, t.any(), 12)
+		follower, err := t.follower(ctx)
+		if err != nil {
+			return err
+		}
+		m := t.members[follower]
+		if err := t.end(follower, syscall.SIGTERM); err != nil {
+			return err
+		}
+		place, err := t.flip(m)
+		if err != nil {
+			return err
+		}
+		t.say("%s is stopped, %s is flipped", m.name, place)
+		if err := t.start(follower); err != nil {
+			return err
+		}
+		if err := t.allAnswer(ctx); err != nil {
+			return err
+		}
+		pause(ctx, calm)
+		t.verifyLater(m)
+	}
+	return nil
+}
+
+// flip changes one bit of a byte that is not zero, in a page segment that the log's replay does not replace.
+func (t *trouble) flip(m *member) (string, error) {
+	segments, err := filepath.Glob(filepath.Join(m.data(), "member", "pages", "*.seg"))
+	if more, _ := filepath.Glob(filepath.Join(m.data(), "pages", "*.seg")); err == nil {
+		segments = append(segments, more...)
+	}
+	if err != nil || len(segments) == 0 {
+		return "", fmt.Errorf("%s has no page segments (%v)", m.data(), err)
+	}
+	for range 10000 {
+		path := segments[t.random.IntN(len(segments))]
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		if len(content) == 0 {
+			continue
+		}
+		at := t.random.IntN(len(content))
+		if content[at] == 0 {
+			continue
+		}
+		file, err := os.OpenFile(path, os.O_WRONLY, 0)
+		if err != nil {
+			return "", err
+		}
+		_, err = file.WriteAt([]byte{content[at] ^ 1<<t.random.IntN(8)}, int64(at))
+		return fmt.Sprintf("byte %d of %s", at, filepath.Base(path)), errors.Join(err, file.Close())
+	}
+	return "", errors.New("all bytes are zero")
+}
+
+// verifyLater has Orlop's own check find the directory sound, once the members have agreed.
+func (t *trouble) verifyLater(m *member) {
+	t.afterwards = append(t.afterwards, func() error {
+		if err := m.end(syscall.SIGTERM); err != nil {
+			return err
+		}
+		said, err := exec.Command(m.binary, "verify", m.data()).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%s is not whole again: %w\n%s", m.name, err, said)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,305 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+const (
+	// Keys of the model, few enough for clients to meet at them.
+	modelKeys   = 8
+	modelPrefix = "k/"
+	// Two clients for each member make about 150 requests a second together.
+	clientsPerMember = 2
+	pauseMost        = 60 * time.Millisecond
+)
+
+func modelKey(i int) string { return fmt.Sprint(modelPrefix, i) }
+
+// traffic is all that clients do meanwhile: each speaks to one member alone.
+type traffic struct {
+	cluster  *cluster
+	recorder *recorder
+	watchers []*watcher
+
+	stopClients, stopWatchers context.CancelFunc
+	clients, watching         sync.WaitGroup
+}
+
+func startTraffic(ctx context.Context, c *cluster, r *recorder, seed uint64) *traffic {
+	t := &traffic{cluster: c, recorder: r}
+	clients, stopClients := context.WithCancel(ctx)
+	watching, stopWatchers := context.WithCancel(ctx)
+	t.stopClients, t.stopWatchers = stopClients, stopWatchers
+	for i, m := range c.members {
+		for each := range clientsPerMember {
+			number := i*clientsPerMember + each
+			client := newCaller(number, m, r, seed)
+			t.clients.Go(func() { client.run(clients) })
+		}
+		holder := &holder{newCaller(size*clientsPerMember+i, m, r, seed)}
+		t.clients.Go(func() { holder.run(clients) })
+		for _, isRaw := range []bool{true, false} {
+			w := newWatcher(m, r, isRaw, rand.New(rand.NewPCG(seed, uint64(1000+len(t.watchers)))))
+			t.watchers = append(t.watchers, w)
+			t.watching.Go(func() { w.run(watching) })
+		}
+	}
+	return t
+}
+
+func (t *traffic) stop() {
+	t.stopClients()
+	t.clients.Wait()
+	t.stopWatchers()
+	t.watching.Wait()
+}
+
+// goesOn returns when a client of every member had a write acknowledged that began after this call.
+func (t *traffic) goesOn(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	now := t.recorder.now()
+	return poll(ctx, func(context.Context) error {
+		if err := t.cluster.diedUnasked(); err != nil {
+			return final{err}
+		}
+		for i, m := range t.cluster.members {
+			if t.recorder.acknowledged(i*clientsPerMember, now) == 0 {
+				return fmt.Errorf("no write is acknowledged by %s\n%s", m.name, m.logTail())
+			}
+		}
+		return nil
+	})
+}
+
+// caller makes one request at a time to one member, and records what it is told.
+type caller struct {
+	number   int
+	member   *member
+	recorder *recorder
+	random   *rand.Rand
+	written  int
+	// The revision of each key when this client last heard of it.
+	seen map[string]int64
+}
+
+func newCaller(number int, m *member, r *recorder, seed uint64) *caller {
+	return &caller{
+		number: number, member: m, recorder: r,
+		random: rand.New(rand.NewPCG(seed, uint64(number))),
+		seen:   map[string]int64{},
+	}
+}
+
+func (c *caller) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if c.do(ctx, c.next()) != nil {
+			pause(ctx, 100*time.Millisecond)
+		}
+		pause(ctx, time.Duration(c.random.Int64N(int64(pauseMost))))
+	}
+}
+
+func pause(ctx context.Context, length time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(length):
+	}
+}
+
+// next draws an operation.
+func (c *caller) next() *operation {
+	first := c.random.IntN(modelKeys)
+	key := modelKey(first)
+	o := &operation{keys: []string{key}}
+	switch draw := c.random.IntN(100); {
+	case draw < 20:
+		o.kind = get
+	case draw < 30:
+		o.kind, o.isSerializable = get, true
+	case draw < 40:
+		o.kind, o.keys = list, nil
+		o.isSerializable = draw < 33
+	case draw < 60:
+		o.kind = put
+	case draw < 70:
+		o.kind = remove
+	case draw < 90:
+		o.kind, o.demanded = swap, c.seen[key]
+	default:
+		o.kind = pair
+		o.keys = append(o.keys, modelKey((first+1+c.random.IntN(modelKeys-1))%modelKeys))
+	}
+	return o
+}
+
+func (c *caller) nextValue() string {
+	c.written++
+	return fmt.Sprintf("%d.%d", c.number, c.written)
+}
+
+// do carries an operation out and records it. Whatever error comes back, the operation may have happened.
+func (c *caller) do(ctx context.Context, o *operation) error {
+	// A client that is stopped still waits for its answer: nothing is left open without need.
+	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	o.client = c.number
+	var value string
+	if o.isWrite() && o.kind != remove {
+		value = c.nextValue()
+		if o.isFiller {
+			value += strings.Repeat("f", fillerBytes)
+		}
+		o.value = shortened([]byte(value))
+	}
+	client := c.member.client
+	o.called = c.recorder.now()
+	switch o.kind {
+	case get, list:
+		key, options := modelPrefix, []clientv3.OpOption{}
+		if o.kind == get {
+			key = o.keys[0]
+		} else {
+			options = append(options, clientv3.WithPrefix())
+		}
+		if o.isSerializable {
+			options = append(options, clientv3.WithSerializable())
+		}
+		var answer *clientv3.GetResponse
+		if answer, o.err = client.Get(call, key, options...); o.err == nil {
+			o.revision, o.found = answer.Header.Revision, versionsOf(answer.Kvs)
+		}
+	case put:
+		var answer *clientv3.PutResponse
+		lease := clientv3.WithLease(clientv3.LeaseID(o.lease))
+		if answer, o.err = client.Put(call, o.keys[0], value, lease); o.err == nil {
+			o.revision = answer.Header.Revision
+		}
+	case remove:
+		var answer *clientv3.DeleteResponse
+		if answer, o.err = client.Delete(call, o.keys[0]); o.err == nil {
+			o.revision, o.removed = answer.Header.Revision, answer.Deleted
+		}
+	case swap:
+		var answer *clientv3.TxnResponse
+		answer, o.err = client.Txn(call).
+			If(clientv3.Compare(clientv3.ModRevision(o.keys[0]), "=", o.demanded)).
+			Then(clientv3.OpPut(o.keys[0], value)).
+			Else(clientv3.OpGet(o.keys[0])).
+			Commit()
+		if o.err == nil {
+			o.revision, o.succeeded = answer.Header.Revision, answer.Succeeded
+			if !o.succeeded {
+				o.found = versionsOf(answer.Responses[0].GetResponseRange().GetKvs())
+			}
+		}
+	case pair:
+		var answer *clientv3.TxnResponse
+		answer, o.err = client.Txn(call).
+			Then(clientv3.OpPut(o.keys[0], value), clientv3.OpPut(o.keys[1], value)).
+			Commit()
+		if o.err == nil {
+			o.revision = answer.Header.Revision
+		}
+	}
+	o.returned = c.recorder.now()
+	c.learn(o)
+	c.recorder.add(o)
+	return o.err
+}
+
+func (c *caller) learn(o *operation) {
+	if o.err != nil {
+		return
+	}
+	if o.kind == get || o.kind == remove || (o.kind == swap && !o.succeeded) {
+		c.seen[o.keys[0]] = 0
+	}
+	for _, found := range o.found {
+		c.seen[found.key] = found.modified
+	}
+	if o.changed() && o.kind != remove {
+		for _, key := range o.keys {
+			c.seen[key] = o.revision
+		}
+	}
+}
+
+// holder has one lease at a time, with a key that goes with it.
+type holder struct{ *caller }
+
+const leaseSeconds = 4
+
+func (h *holder) run(ctx context.Context) {
+	for ctx.Err() == nil {
+		if h.hold(ctx) != nil {
+			pause(ctx, 200*time.Millisecond)
+		}
+	}
+}
+
+// hold makes a lease, renews it for a while, and lets it go: it is revoked, or it runs out.
+func (h *holder) hold(ctx context.Context) error {
+	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	sent := h.recorder.now()
+	granted, err := h.member.client.Grant(call, leaseSeconds)
+	if err != nil {
+		return err
+	}
+	story := &leaseStory{id: int64(granted.ID), ttl: granted.TTL, renewed: sent}
+	h.recorder.mutex.Lock()
+	h.recorder.leases = append(h.recorder.leases, story)
+	h.recorder.mutex.Unlock()
+	key := fmt.Sprintf("lease/%d/%d", h.number, h.random.IntN(2))
+	if err := h.do(ctx, &operation{kind: put, keys: []string{key}, lease: story.id, isFiller: true}); err != nil {
+		return err
+	}
+	for range 1 + h.random.IntN(8) {
+		pause(ctx, time.Second)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err := h.renew(ctx, story); errors.Is(err, rpctypes.ErrLeaseNotFound) {
+			return nil
+		}
+	}
+	if h.random.IntN(2) == 0 {
+		return h.revoke(ctx, story)
+	}
+	pause(ctx, leaseSeconds*time.Second/2)
+	return nil
+}
+
+func (h *holder) renew(ctx context.Context, story *leaseStory) error {
+	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	sent := h.recorder.now()
+	answer, err := h.member.client.KeepAliveOnce(call, clientv3.LeaseID(story.id))
+	if err != nil {
+		return err
+	}
+	h.recorder.mutex.Lock()
+	story.renewed, story.ttl = sent, answer.TTL
+	h.recorder.mutex.Unlock()
+	return nil
+}
+
+func (h *holder) revoke(ctx context.Context, story *leaseStory) error {
+	h.recorder.mutex.Lock()
+	story.wasRevoked = true
+	h.recorder.mutex.Unlock()
+	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
+	defer cancel()
+	_, err := h.member.client.Revoke(call, clientv3.LeaseID(story.id))
+	return err
+}
