@@ -2,6 +2,7 @@
 // and judges what the clients saw.
 //
 //	clusters -server bin/etcd|target/release/orlop [-run kill,stop/leader] [-seed S] [-long]
+//	clusters -failover -etcd bin/etcd -orlop target/release/orlop [-times 20]
 //
 // A scenario is chosen by its name, or by what stands before the slash. Each has a cluster of its own, prints its seed,
 // and ends with the same checks: every acknowledged write is there, the history is linearizable, watches were told
@@ -23,12 +24,12 @@ import (
 )
 
 type options struct {
-	server       string
-	flags        string
-	dataDir      string
-	run          string
-	seed         uint64
-	isLong, keep bool
+	server, etcd, orlop string
+	flags               string
+	dataDir             string
+	run                 string
+	seed                uint64
+	isLong, keep        bool
 }
 
 func main() {
@@ -40,6 +41,11 @@ func main() {
 	flag.Uint64Var(&opt.seed, "seed", 0, "0 draws one for each scenario")
 	flag.BoolVar(&opt.isLong, "long", false, "each scenario's faults ten times")
 	flag.BoolVar(&opt.keep, "keep", false, "keep the data and logs of scenarios that fail")
+	flag.StringVar(&opt.etcd, "etcd", "", "stock etcd, for -failover")
+	flag.StringVar(&opt.orlop, "orlop", "", "Orlop, for -failover")
+	failover := flag.Bool("failover", false,
+		"instead: measure how long nobody can write when the leader is killed or stopped")
+	times := flag.Int("times", 20, "how often -failover does each")
 	flag.Parse()
 
 	// Whatever ends the run, members end with it, and mounts go.
@@ -49,6 +55,8 @@ func main() {
 	switch {
 	case flag.NArg() > 0:
 		err = errors.New("arguments without a flag")
+	case *failover:
+		err = measureFailover(ctx, opt, *times)
 	case opt.server == "":
 		err = errors.New("-server is missing")
 	default:
