@@ -2,6 +2,7 @@
 // and judges what the clients saw.
 //
 //	clusters -server bin/etcd|target/release/orlop [-run kill,stop/leader] [-seed S] [-long]
+//	clusters -membership -etcd bin/etcd [-orlop target/release/orlop]
 //	clusters -failover -etcd bin/etcd -orlop target/release/orlop [-times 20]
 //
 // A scenario is chosen by its name, or by what stands before the slash. Each has a cluster of its own, prints its seed,
@@ -41,8 +42,9 @@ func main() {
 	flag.Uint64Var(&opt.seed, "seed", 0, "0 draws one for each scenario")
 	flag.BoolVar(&opt.isLong, "long", false, "each scenario's faults ten times")
 	flag.BoolVar(&opt.keep, "keep", false, "keep the data and logs of scenarios that fail")
-	flag.StringVar(&opt.etcd, "etcd", "", "stock etcd, for -failover")
-	flag.StringVar(&opt.orlop, "orlop", "", "Orlop, for -failover")
+	flag.StringVar(&opt.etcd, "etcd", "", "stock etcd, for -membership and -failover")
+	flag.StringVar(&opt.orlop, "orlop", "", "Orlop, for -membership and -failover")
+	membership := flag.Bool("membership", false, "instead: one script of membership calls on both; compare all answers")
 	failover := flag.Bool("failover", false,
 		"instead: measure how long nobody can write when the leader is killed or stopped")
 	times := flag.Int("times", 20, "how often -failover does each")
@@ -55,6 +57,8 @@ func main() {
 	switch {
 	case flag.NArg() > 0:
 		err = errors.New("arguments without a flag")
+	case *membership:
+		err = compareMembership(ctx, opt)
 	case *failover:
 		err = measureFailover(ctx, opt, *times)
 	case opt.server == "":
