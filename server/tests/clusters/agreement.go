@@ -18,7 +18,7 @@ func finish(ctx context.Context, c *cluster, t *traffic) error {
 	if err := c.allAnswer(ctx); err != nil {
 		return fmt.Errorf("behind the last fault: %w", err)
 	}
-	if err := t.goesOn(ctx); err != nil {
+	if err := t.goesOn(ctx, func(int) bool { return true }); err != nil {
 		return fmt.Errorf("behind the last fault: %w", err)
 	}
 	t.stopClients()
@@ -30,8 +30,6 @@ func finish(ctx context.Context, c *cluster, t *traffic) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	for _, w := range t.watchers {
 		if err := w.catchesUp(ctx, last); err != nil {
 			return err

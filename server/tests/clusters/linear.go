@@ -28,26 +28,28 @@ type held struct {
 const searchTime = 2 * time.Minute
 
 // checkLinearizable judges all operations of the model but serializable reads. As in etcd's robustness tests, the
-// fate of a write without an answer is looked up in the history: one whose value is there happened, at that revision,
-// and one whose value is not did not. Deletions have no value, so one of unknown fate may have happened at any time
-// behind its call, or never.
+// fate of a write without an answer is looked up in the history: one whose value is there happened, at that revision
+// and perhaps long behind its caller's patience, and one whose value is not did not.
 func checkLinearizable(h *history, operations []*operation) error {
 	var all []porcupine.Operation
-	for _, o := range operations {
-		if o.isFiller || o.isSerializable {
-			continue
-		}
-		resolved, didHappen := resolve(h, o)
-		if !didHappen {
-			continue
-		}
-		returned := int64(o.returned)
-		if o.err != nil {
-			returned = math.MaxInt64
-		}
+	add := func(o *operation, returned int64) {
 		all = append(all, porcupine.Operation{
-			ClientId: o.client, Input: resolved, Output: resolved, Call: int64(o.called), Return: returned,
+			ClientId: o.client, Input: o, Output: o, Call: int64(o.called), Return: returned,
 		})
+	}
+	for _, o := range operations {
+		switch {
+		case o.isFiller || o.isSerializable:
+		case o.err == nil:
+			add(o, int64(o.returned))
+		case o.isWrite() && o.kind != remove:
+			if resolved := resolve(h, o); resolved != nil {
+				add(resolved, math.MaxInt64)
+			}
+		}
+	}
+	for _, o := range resolveRemovals(h, operations) {
+		add(o, math.MaxInt64)
 	}
 	model := porcupine.Model{
 		Init: func() any { return state{revision: 1} },
@@ -95,36 +97,51 @@ func stuck(found porcupine.LinearizationInfo, all []porcupine.Operation) string 
 	return text
 }
 
-// resolve gives an operation without an answer the one that the history proves, and says whether it may have happened.
-func resolve(h *history, o *operation) (*operation, bool) {
-	if o.err == nil {
-		return o, true
-	}
-	if !o.isWrite() {
-		return nil, false
-	}
-	if o.kind == remove {
-		return o, true
-	}
+// resolve gives a write without an answer the one that the history proves, or nil.
+func resolve(h *history, o *operation) *operation {
 	for _, each := range h.versions[o.keys[0]] {
 		if each.value == o.value && each.key != "" {
 			resolved := *o
 			resolved.revision, resolved.succeeded, resolved.err = each.modified, true, nil
-			return &resolved, true
+			return &resolved
 		}
 	}
-	return nil, false
+	return nil
+}
+
+// resolveRemovals finds removals without an answer behind the deletions that no other removal claims. Deletions have no
+// value that tells whose they are. The first deletion of a key is taken for the first removal that was called, and so
+// on: if any choice puts all behind their calls, this one does. Removals that are left changed nothing.
+func resolveRemovals(h *history, operations []*operation) []*operation {
+	claimed := map[int64]bool{}
+	unknown := map[string][]*operation{}
+	for _, o := range operations {
+		switch {
+		case o.kind != remove || o.isFiller:
+		case o.err == nil:
+			claimed[o.revision] = claimed[o.revision] || o.removed > 0
+		default:
+			unknown[o.keys[0]] = append(unknown[o.keys[0]], o)
+		}
+	}
+	for _, each := range unknown {
+		slices.SortFunc(each, func(one, other *operation) int { return int(one.called - other.called) })
+	}
+	var all []*operation
+	for _, e := range h.events {
+		if !e.isDelete || claimed[e.modified] || len(unknown[e.key]) == 0 {
+			continue
+		}
+		resolved := *unknown[e.key][0]
+		unknown[e.key] = unknown[e.key][1:]
+		resolved.revision, resolved.removed, resolved.err = e.modified, 1, nil
+		all = append(all, &resolved)
+	}
+	return all
 }
 
 // step says whether the store answers so, and what it is then.
 func step(s state, o *operation) (bool, state) {
-	if o.err != nil {
-		if o.kind != remove {
-			panic("only deletions stay of unknown fate")
-		}
-		s.keys[keyPosition(o.keys[0])] = held{}
-		return true, s
-	}
 	lowest := s.revision
 	if o.changed() {
 		lowest++

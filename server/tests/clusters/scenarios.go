@@ -47,7 +47,8 @@ var scenarios = []scenario{
 	{name: "partition/one-way", run: partitionOneWay},
 	{name: "partition/flapping", run: partitionFlapping},
 	{name: "partition/delay", run: partitionDelay},
-	{name: "full", run: full, prepare: prepareFull, orlopFlags: smallLog},
+	{name: "full/follower", run: fullFollower, prepare: prepareFull, orlopFlags: smallLog},
+	{name: "full/leader", run: fullLeader, prepare: prepareFull, orlopFlags: smallLog},
 	{name: "damage", run: damage, orlopFlags: smallLog, isForOrlop: true},
 	{
 		name: "behind", run: behind,
@@ -57,7 +58,7 @@ var scenarios = []scenario{
 }
 
 // While everything is well, between faults.
-const calm = 1500 * time.Millisecond
+const calm = time.Second
 
 func (t *trouble) any() int { return t.random.IntN(size) }
 
@@ -249,7 +250,7 @@ func partitionFollower(ctx context.Context, t *trouble) error {
 
 // partitionOneWay cuts what a member sends, or what it receives.
 func partitionOneWay(ctx context.Context, t *trouble) error {
-	for range 2 * t.rounds {
+	for range t.rounds {
 		who := t.any()
 		if leader, err := t.leader(ctx); err != nil {
 			return err

@@ -20,83 +20,78 @@ var shortLog = []string{"--snapshot-catchup-entries", "100"}
 
 var errSkipped = errors.New("skipped")
 
-const (
-	// Stock etcd preallocates log segments of 64 MiB, this one and the next.
-	tmpfsMiB = 192
-	// The member whose disk is filled.
-	onTmpfs = 1
-)
+// Stock etcd preallocates log segments of 64 MiB, this one and the next.
+const tmpfsMiB = 192
 
 func prepareFull(t *trouble) error {
-	dir := t.members[onTmpfs].dir
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm", tmpfsMiB)); err != nil {
-		return fmt.Errorf("%w: a tmpfs cannot be mounted (%w); it takes root", errSkipped, err)
+	for _, m := range t.members {
+		if err := syscall.Mount("tmpfs", m.dir, "tmpfs", 0, fmt.Sprintf("size=%dm", tmpfsMiB)); err != nil {
+			return fmt.Errorf("%w: a tmpfs cannot be mounted (%w); it takes root", errSkipped, err)
+		}
+		t.undo = append(t.undo, func() { syscall.Unmount(m.dir, syscall.MNT_DETACH) })
 	}
-	t.undo = append(t.undo, func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
 	return nil
 }
 
-// full fills the disk of one member while much is written, and frees it. Orlop waits for space, so it must not end;
-// stock etcd may, and is started again.
-func full(ctx context.Context, t *trouble) error {
-	m := t.members[onTmpfs]
+func fullFollower(ctx context.Context, t *trouble) error {
 	for range t.rounds {
-		ballast := filepath.Join(m.dir, "ballast")
-		if err := fillDisk(ballast); err != nil {
+		follower, err := t.follower(ctx)
+		if err != nil {
 			return err
 		}
-		t.say("the disk of %s is full", m.name)
-		// What is refused meanwhile is of unknown fate, as ever.
-		t.fill(ctx, (onTmpfs+1)%size, 12)
-		if err := os.Remove(ballast); err != nil {
+		if err := t.full(ctx, follower); err != nil {
 			return err
 		}
-		t.say("the disk of %s is freed", m.name)
-		if m.diedUnasked() != nil && !t.isOrlop {
-			t.say("%s had ended, and is started again", m.name)
-			t.network.proxies[onTmpfs].close()
-			if err := t.start(onTmpfs); err != nil {
-				return err
-			}
-		}
-		if err := t.allAnswer(ctx); err != nil {
-			return err
-		}
-		pause(ctx, calm)
 	}
 	return nil
 }
 
-// Two checkpoints of a small log, and more.
-const behindMiB = 24
-
-// fill writes about so many MiB through one member, by several clients, in values that the model leaves out.
-func (t *trouble) fill(ctx context.Context, at, mib int) {
-	var writers sync.WaitGroup
-	for range fillers {
-		t.fillers++
-		c := newCaller(fillerNumber+t.fillers, t.members[at], t.traffic.recorder, t.random.Uint64())
-		writers.Go(func() {
-			for range mib << 20 / fillerBytes / fillers {
-				key := fmt.Sprintf("fill/%d/%03d", c.number%fillers, c.written%500)
-				if c.do(ctx, &operation{kind: put, keys: []string{key}, isFiller: true}) != nil {
-					pause(ctx, 100*time.Millisecond)
-				}
-				if ctx.Err() != nil {
-					return
-				}
-			}
-		})
+func fullLeader(ctx context.Context, t *trouble) error {
+	for range t.rounds {
+		leader, err := t.leader(ctx)
+		if err != nil {
+			return err
+		}
+		if err := t.full(ctx, leader); err != nil {
+			return err
+		}
 	}
-	writers.Wait()
+	return nil
 }
 
-const (
-	fillers = 4
-	// Numbers of clients beside those of the traffic.
-	fillerNumber = 100
-	fillerBytes  = 32 << 10
-)
+// full fills the disk of one member while much is written, and frees it. The others have a majority, so writes go on
+// through them. Orlop waits for space, so it must not end; stock etcd may, and is started again.
+func (t *trouble) full(ctx context.Context, i int) error {
+	m := t.members[i]
+	ballast := filepath.Join(m.dir, "ballast")
+	if err := fillDisk(ballast); err != nil {
+		return err
+	}
+	t.say("the disk of %s is full", m.name)
+	// What is refused meanwhile is of unknown fate, as ever.
+	t.fill(ctx, (i+1)%size, 12)
+	t.say("12 MiB were written, or refused")
+	stuck := t.traffic.goesOn(ctx, func(other int) bool { return other != i })
+	if err := os.Remove(ballast); err != nil {
+		return err
+	}
+	t.say("the disk of %s is freed", m.name)
+	if m.diedUnasked() != nil && !t.isOrlop {
+		t.say("%s had ended, and is started again", m.name)
+		t.network.proxies[i].close()
+		if err := t.start(i); err != nil {
+			return err
+		}
+	}
+	if err := t.allAnswer(ctx); err != nil {
+		return err
+	}
+	if stuck != nil {
+		return fmt.Errorf("while the disk of %s was full: %w", m.name, stuck)
+	}
+	pause(ctx, calm)
+	return nil
+}
 
 func fillDisk(path string) error {
 	file, err := os.Create(path)
@@ -115,6 +110,41 @@ func fillDisk(path string) error {
 	}
 	return nil
 }
+
+// Two checkpoints of a small log, and more.
+const behindMiB = 24
+
+// fill writes about so many MiB through one member, by several clients, in values that the model leaves out.
+func (t *trouble) fill(ctx context.Context, at, mib int) {
+	var writers sync.WaitGroup
+	for range fillers {
+		t.fillers++
+		c := newCaller(fillerNumber+t.fillers, t.members[at], t.traffic.recorder, t.random.Uint64())
+		writers.Go(func() {
+			refused := 0
+			for range mib << 20 / fillerBytes / fillers {
+				key := fmt.Sprintf("fill/%d/%03d", c.number%fillers, c.written%500)
+				if c.do(ctx, &operation{kind: put, keys: []string{key}, isFiller: true}) != nil {
+					refused++
+					pause(ctx, 100*time.Millisecond)
+				}
+				if ctx.Err() != nil || refused > refusedMost {
+					return
+				}
+			}
+		})
+	}
+	writers.Wait()
+}
+
+const (
+	fillers = 4
+	// Numbers of clients beside those of the traffic.
+	fillerNumber = 100
+	fillerBytes  = 32 << 10
+	// A client gives up behind so many errors, each of which may take as long as a call may take.
+	refusedMost = 3
+)
 
 // behind keeps a follower away while more is written than the log keeps, so that it has to be sent the state.
 func behind(ctx context.Context, t *trouble) error {

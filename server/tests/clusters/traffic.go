@@ -63,16 +63,19 @@ func (t *traffic) stop() {
 	t.watching.Wait()
 }
 
-// goesOn returns when a client of every member had a write acknowledged that began after this call.
-func (t *traffic) goesOn(ctx context.Context) error {
+// goesOn returns when a client of every member that counts had a write acknowledged that began after this call.
+func (t *traffic) goesOn(ctx context.Context, counts func(i int) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	now := t.recorder.now()
 	return poll(ctx, func(context.Context) error {
-		if err := t.cluster.diedUnasked(); err != nil {
-			return final{err}
-		}
 		for i, m := range t.cluster.members {
+			if !counts(i) {
+				continue
+			}
+			if err := m.diedUnasked(); err != nil {
+				return final{err}
+			}
 			if t.recorder.acknowledged(i*clientsPerMember, now) == 0 {
 				return fmt.Errorf("no write is acknowledged by %s\n%s", m.name, m.logTail())
 			}

@@ -128,6 +128,8 @@ func (w *watcher) watchRaw(ctx context.Context, s *session) error {
 
 // catchesUp returns when the watcher was told of all up to the revision.
 func (w *watcher) catchesUp(ctx context.Context, revision int64) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	return poll(ctx, func(context.Context) error {
 		if next := w.next.Load(); next <= revision {
 			return fmt.Errorf("%s was told of revisions up to %d, and there are %d", w.name, next-1, revision)
