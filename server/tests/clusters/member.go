@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,8 @@ type member struct {
 	clientURL, peerURL, advertisedURL string
 	client                            *clientv3.Client
 	logFile                           *os.File
+	// Where the log ended when it was marked.
+	marked int64
 
 	mutex  sync.Mutex
 	child  *exec.Cmd
@@ -179,6 +182,29 @@ func (m *member) discard() {
 	}
 	m.client.Close()
 	m.logFile.Close()
+}
+
+// mark has says look only at what the log gets from here on.
+func (m *member) mark() {
+	m.marked, _ = m.logFile.Seek(0, io.SeekEnd)
+}
+
+// says returns when one of these texts is in the log behind the mark.
+func (m *member) says(ctx context.Context, texts ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return poll(ctx, func(context.Context) error {
+		log, err := os.ReadFile(m.logFile.Name())
+		if err != nil {
+			return final{err}
+		}
+		for _, text := range texts {
+			if bytes.Contains(log[m.marked:], []byte(text)) {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s's log has none of %q", m.name, texts)
+	})
 }
 
 const logTailBytes = 4000

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,8 @@ import (
 // are until they may go on. What concerns connections is chosen by who dials: they are reset, and new ones are, too.
 type network struct {
 	proxies []*proxy
+	// Bytes and connections that some fault has met: one that meets nothing tests nothing.
+	met atomic.Int64
 
 	mutex sync.Mutex
 	// Closed and replaced whenever a fault changes: whoever waits for one looks again.
@@ -110,6 +113,7 @@ func (n *network) resetLocked(which func(*connection) bool) {
 	for c := range n.open {
 		if which(c) {
 			c.reset()
+			n.met.Add(1)
 			delete(n.open, c)
 		}
 	}
@@ -191,6 +195,7 @@ func (p *proxy) serve(front *net.TCPConn) {
 	n := p.network
 	n.mutex.Lock()
 	if n.isOver || n.faults[c.direction].isRefused {
+		n.met.Add(1)
 		n.mutex.Unlock()
 		c.reset()
 		return
@@ -231,6 +236,9 @@ func (n *network) carry(from, to *net.TCPConn, at direction) {
 			length, err := from.Read(buffer)
 			fault, _, _ := n.of(at)
 			due := time.Now().Add(fault.delay)
+			if fault.delay > 0 {
+				n.met.Add(1)
+			}
 			if length > 0 {
 				pieces <- piece{buffer[:length], due}
 			}
@@ -251,6 +259,7 @@ func (n *network) carry(from, to *net.TCPConn, at direction) {
 			if !fault.isSilent || isOver {
 				break
 			}
+			n.met.Add(1)
 			<-changed
 		}
 		switch {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -196,6 +197,7 @@ func (t *trouble) apart(ctx context.Context, i int, cut func(other int, how func
 		how, name = refuse, "with resets"
 	}
 	time := t.between(time.Second, 4*time.Second)
+	met := t.network.met.Load()
 	t.say("%s is cut off %s for %v", t.members[i].name, name, time.Round(1e6))
 	for other := range size {
 		if other != i {
@@ -203,6 +205,9 @@ func (t *trouble) apart(ctx context.Context, i int, cut func(other int, how func
 		}
 	}
 	pause(ctx, time)
+	if err := t.wasMet(met); err != nil {
+		return err
+	}
 	if t.random.IntN(2) == 0 {
 		t.say("its connections are reset")
 		for other := range size {
@@ -217,6 +222,14 @@ func (t *trouble) apart(ctx context.Context, i int, cut func(other int, how func
 		return err
 	}
 	pause(ctx, calm)
+	return nil
+}
+
+// wasMet is an error if no fault has met anything since: members that are well say something every 100 ms.
+func (t *trouble) wasMet(before int64) error {
+	if t.network.met.Load() == before {
+		return errors.New("the fault met no connection: the proxies are not in the way")
+	}
 	return nil
 }
 
@@ -275,6 +288,7 @@ func partitionOneWay(ctx context.Context, t *trouble) error {
 
 // partitionFlapping cuts and heals single links, each way by itself.
 func partitionFlapping(ctx context.Context, t *trouble) error {
+	met := t.network.met.Load()
 	for range 40 * t.rounds {
 		from := t.any()
 		to := (from + 1 + t.random.IntN(size-1)) % size
@@ -294,12 +308,13 @@ func partitionFlapping(ctx context.Context, t *trouble) error {
 	}
 	t.say("healed behind %d changes", 40*t.rounds)
 	t.network.heal()
-	return nil
+	return t.wasMet(met)
 }
 
 // partitionDelay makes every link late by 50 ms each way; then one direction of one much more than the others.
 func partitionDelay(ctx context.Context, t *trouble) error {
 	for range t.rounds {
+		met := t.network.met.Load()
 		for from := range size {
 			for to := range size {
 				t.network.set(from, to, func(f *fault) { f.delay = 50 * time.Millisecond })
@@ -312,6 +327,9 @@ func partitionDelay(ctx context.Context, t *trouble) error {
 		t.say("300 ms from %s to %s", t.members[from].name, t.members[to].name)
 		t.network.set(from, to, func(f *fault) { f.delay = 300 * time.Millisecond })
 		pause(ctx, 3*time.Second)
+		if err := t.wasMet(met); err != nil {
+			return err
+		}
 		t.network.heal()
 		pause(ctx, calm)
 	}

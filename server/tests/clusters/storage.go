@@ -153,12 +153,14 @@ func behind(ctx context.Context, t *trouble) error {
 		if err != nil {
 			return err
 		}
+		m := t.members[follower]
+		m.mark()
 		isKilled := (t.random.IntN(2) == 0) != (round%2 == 1)
 		if isKilled {
-			t.say("SIGKILL of %s", t.members[follower].name)
+			t.say("SIGKILL of %s", m.name)
 			err = t.end(follower, syscall.SIGKILL)
 		} else {
-			t.say("%s is cut off", t.members[follower].name)
+			t.say("%s is cut off", m.name)
 			for other := range size {
 				t.network.both(follower, other, refuse)
 			}
@@ -175,6 +177,9 @@ func behind(ctx context.Context, t *trouble) error {
 			}
 		}
 		if err := t.allAnswer(ctx); err != nil {
+			return err
+		}
+		if err := m.says(ctx, "applied snapshot", "a state of another member has arrived"); err != nil {
 			return err
 		}
 		pause(ctx, calm)
