@@ -20,12 +20,17 @@ var shortLog = []string{"--snapshot-catchup-entries", "100"}
 
 var errSkipped = errors.New("skipped")
 
-// Stock etcd preallocates log segments of 64 MiB, this one and the next.
-const tmpfsMiB = 192
+// Stock etcd preallocates log segments of 64 MiB, this one and the next. What all rounds write must fit as well: only
+// the member whose disk is filled may be without space.
+const (
+	tmpfsMiB         = 192
+	tmpfsMiBPerRound = 40
+)
 
 func prepareFull(t *trouble) error {
+	capacity := fmt.Sprintf("size=%dm", tmpfsMiB+tmpfsMiBPerRound*t.rounds)
 	for _, m := range t.members {
-		if err := syscall.Mount("tmpfs", m.dir, "tmpfs", 0, fmt.Sprintf("size=%dm", tmpfsMiB)); err != nil {
+		if err := syscall.Mount("tmpfs", m.dir, "tmpfs", 0, capacity); err != nil {
 			return fmt.Errorf("%w: a tmpfs cannot be mounted (%w); it takes root", errSkipped, err)
 		}
 		t.undo = append(t.undo, func() { syscall.Unmount(m.dir, syscall.MNT_DETACH) })
@@ -72,6 +77,13 @@ func (t *trouble) full(ctx context.Context, i int) error {
 	t.fill(ctx, (i+1)%size, 12)
 	t.say("12 MiB were written, or refused")
 	stuck := t.traffic.goesOn(ctx, func(other int) bool { return other != i })
+	if stuck != nil {
+		if leader, err := t.leader(ctx); err != nil {
+			t.say("nobody writes: %v", err)
+		} else {
+			t.say("nobody writes, and %s leads", t.members[leader].name)
+		}
+	}
 	if err := os.Remove(ballast); err != nil {
 		return err
 	}
@@ -179,8 +191,11 @@ func behind(ctx context.Context, t *trouble) error {
 		if err := t.allAnswer(ctx); err != nil {
 			return err
 		}
-		if err := m.says(ctx, "applied snapshot", "a state of another member has arrived"); err != nil {
-			return err
+		// For half a minute behind a state the log is kept longer, so the next follower may be sent entries.
+		if round == 0 {
+			if err := m.says(ctx, "applied snapshot", "a state of another member has arrived"); err != nil {
+				return err
+			}
 		}
 		pause(ctx, calm)
 	}
