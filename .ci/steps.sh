@@ -17,6 +17,9 @@ profile=ci
 # and ownership are tested.
 several_cores="--server-cores 4 --server-raft-apply two-threads"
 
+# How long a step may take: one that hangs fails, and those behind it still run.
+step_seconds_max=2700
+
 if [[ -z ${ORLOP_STEPS:-} ]]; then
     ORLOP_STEPS=$(mktemp -d)
     export ORLOP_STEPS
@@ -57,22 +60,30 @@ judge() {
     fi
 }
 
+declare -A began_pid began_at
+
 step() {
     local name=$1 log=$ORLOP_STEPS/log.$$ started=$SECONDS status=0
     shift
     echo
     echo "== $name"
     : >"$log" # there before tail looks for it
+    set -m # a process group of its own, for stop_began
     ("$@") >"$log" 2>&1 </dev/null &
     local pid=$!
-    tail -n +1 -f --pid="$pid" "$log" || true
+    set +m
+    began_pid[$name]=$pid
+    if ! timeout "$step_seconds_max" tail -n +1 -f --pid="$pid" "$log"; then
+        echo "== $name did not end within $step_seconds_max s"
+        kill -TERM -- "-$pid" 2>/dev/null || true
+    fi
     wait "$pid" || status=$?
+    unset "began_pid[$name]"
     judge "$name" "$log" "$status" "$started"
     rm -f "$log"
 }
 
 # begin NAME COMMAND..: starts a step beside what follows; `end NAME` waits for it, and prints what it said.
-declare -A began_pid began_at
 begin() {
     local name=$1
     shift
