@@ -53,7 +53,7 @@ mod request_ids;
 mod start;
 mod states;
 
-pub use driver::{Driver, Status};
+pub use driver::{Driver, Progress, Status};
 pub use entry::{Committed, Entry, EntryId, EntryKind};
 pub use error::{Error, Refused};
 pub use forced::{Forced, force_new_cluster};

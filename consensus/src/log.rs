@@ -182,6 +182,12 @@ impl Log {
         self.in_memory += 1;
     }
 
+    /// The cost of the entries above `index` that are in memory. **Units** bytes.
+    pub(crate) fn bytes_after(&self, index: u64) -> u64 {
+        let beyond = self.last() - index.min(self.last());
+        self.entries.iter().rev().zip(0..beyond).map(|(kept, _)| entry_cost_bytes(&kept.data)).sum()
+    }
+
     /// Requests above `applied`, with their indexes, in order.
     pub(crate) fn unapplied(&self) -> impl Iterator<Item = (u64, &Bytes)> {
         let entries = (self.in_memory..).zip(&self.entries);

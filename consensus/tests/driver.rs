@@ -375,12 +375,16 @@ fn configuration_changes_keep_etcds_meaning() {
     let mut world = World::alone(1);
     world.settle().unwrap();
     world.driver.propose_conf_change(&change(ConfChangeKind::AddLearnerNode, 2)).unwrap();
-    assert_eq!(world.driver.matched(2), None);
+    assert_eq!(world.driver.progress(2), None);
     // A second one waits until the first is applied.
     let second = world.driver.propose_conf_change(&change(ConfChangeKind::AddLearnerNode, 3));
     assert!(matches!(second, Err(Error::NoLeader)), "{second:?}");
     world.settle().unwrap();
-    assert_eq!(world.driver.matched(2), Some((0, 3)), "it has said nothing yet");
+    let progress = world.driver.progress(2).expect("this member leads");
+    assert_eq!((progress.matched, progress.leader_matched), (0, 3), "it has said nothing yet");
+    assert!(progress.bytes_behind > 0 && !progress.needs_state);
+    let own = world.driver.progress(1).expect("it is a member");
+    assert_eq!((own.matched, own.bytes_behind), (3, 0));
     assert_eq!(world.driver.conf_state(), &ConfState { voters: vec![1], learners: vec![2] });
     assert_eq!(world.machine.log[&3].data, change(ConfChangeKind::AddLearnerNode, 2).encode());
     assert!(!world.machine.log.contains_key(&4));

@@ -124,6 +124,9 @@ pub enum Error {
     /// This member has not been connected to enough voters for long enough.
     #[error("etcdserver: unhealthy cluster")]
     Unhealthy,
+    /// A learner answers few calls.
+    #[error("etcdserver: rpc not supported for learner")]
+    NotForLearner,
     /// Leadership is to be handed over by a member that does not lead.
     #[error("etcdserver: not leader")]
     NotLeader,
@@ -276,6 +279,7 @@ impl Error {
             | E::MemberNotLearner
             | E::LearnerNotReady
             | E::TooManyLearners
+            | E::NotForLearner
             | E::NotLeader
             | E::BadLeaderTransferee => Code::FailedPrecondition,
             E::MessageTooLarge { .. } | E::AnswerTooLarge { .. } | E::UnpackedTooLarge(_) | E::NoSpace => {

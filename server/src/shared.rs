@@ -387,6 +387,12 @@ impl Shared {
         self.cluster.load().members.iter().any(is_other)
     }
 
+    /// Whether this member is a learner.
+    pub fn is_learner(&self) -> bool {
+        let is_own = |member: &Member| member.id == self.identity.member_id && member.is_learner;
+        self.cluster.load().members.iter().any(is_own)
+    }
+
     /// Whether a leader is known.
     pub fn has_leader(&self) -> bool {
         self.raft.leader.load(Ordering::Acquire) != 0

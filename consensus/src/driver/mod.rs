@@ -80,6 +80,19 @@ use crate::{
     start::{Identity, Options, Start},
 };
 
+/// How far another member has come, as its leader knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Up to this index its log is known to hold what the leader's holds.
+    pub matched: u64,
+    /// Up to this index the leader's own log is durable.
+    pub leader_matched: u64,
+    /// What it lacks of the entries that the leader has in memory. **Units** bytes.
+    pub bytes_behind: u64,
+    /// It is behind the leader's log, and gets a state.
+    pub needs_state: bool,
+}
+
 /// Where this member stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Status {
@@ -462,11 +475,16 @@ impl Driver {
         self.raw.raft.lead_transferee.is_some()
     }
 
-    /// How far a member's log is known to hold what this one's holds, and how far this one's own log is durable; `None`
-    /// if this member does not lead, or there is no such member.
-    pub fn matched(&self, member_id: u64) -> Option<(u64, u64)> {
-        let matched = |id: u64| self.raw.raft.prs().get(id).map(|progress| progress.matched);
-        if self.is_leader() { matched(member_id).zip(matched(self.identity.member_id)) } else { None }
+    /// How far a member has come; `None` if this one does not lead, or there is no such member.
+    pub fn progress(&self, member_id: u64) -> Option<Progress> {
+        let of = |id: u64| self.raw.raft.prs().get(id);
+        let (member, own) = of(member_id).zip(of(self.identity.member_id)).filter(|_| self.is_leader())?;
+        Some(Progress {
+            matched: member.matched,
+            leader_matched: own.matched,
+            bytes_behind: self.raw.store().bytes_after(member.matched),
+            needs_state: member.state == raft::ProgressState::Snapshot,
+        })
     }
 
     /// A message to `member_id` was lost.

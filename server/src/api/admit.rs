@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
-//! Every call passes here, and every message of it: its head, the leader that it may require, its decoding, its
-//! permission ([`permit`], where users will be checked) and its counts.
+//! Every call passes here, and every message of it: its head, what a learner serves, the leader that it may require, its
+//! decoding, its permission ([`permit`], where users will be checked) and its counts.
 //!
 //! Three limits stand where the thing is that they bound: the quota (`quota`, asked before a proposal), the
 //! size of an entry (`desk`), the operations of a transaction (`txn`). A slow request is found at its end (`told`).
@@ -29,8 +29,8 @@ use crate::{
 
 /// Lets a call in. It checks what every call must satisfy, whatever it asks.
 ///
-/// **Errors** metadata that is not text; a method that this release does not serve; no leader, if the client requires
-/// one. On an error the call is over, and counted.
+/// **Errors** a method that a learner does not serve; metadata that is not text; a method that this release does not
+/// serve; no leader, if the client requires one. On an error the call is over, and counted.
 pub(super) fn begin(desk: &Desk, call: &Call, head: &Head<'_>) -> Result<(), Status> {
     desk.counters.started(call.method);
     check(desk, call.method, head).map_err(|error| {
@@ -41,6 +41,9 @@ pub(super) fn begin(desk: &Desk, call: &Call, head: &Head<'_>) -> Result<(), Sta
 }
 
 fn check(desk: &Desk, method: Method, head: &Head<'_>) -> Result<(), Error> {
+    if desk.shared.is_learner() && !serves_as_learner(method) {
+        return Err(Error::NotForLearner);
+    }
     if head.client_api_version.is_some_and(|version| std::str::from_utf8(version).is_err()) {
         return Err(Error::InvalidClientApiVersion);
     }
@@ -54,6 +57,12 @@ fn check(desk: &Desk, method: Method, head: &Head<'_>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether a learner serves a method at all. It lags without a bound, and nobody counts on it. **Source** etcd v3.7.1
+/// `server/etcdserver/api/v3rpc/{util,interceptor}.go`; etcd has no Insight.
+fn serves_as_learner(method: Method) -> bool {
+    matches!(method, Method::Range | Method::Status | Method::Snapshot | Method::Usage | Method::Top)
+}
+
 /// Whether a caller may do what its message asks for: the hook for authorisation, which every message passes once it is
 /// decoded. There are no users yet, so everybody may do everything.
 ///
@@ -65,9 +74,15 @@ pub(super) fn permit(_desk: &Desk, _call: &Call, _asked: Asked<'_>) -> Result<()
 
 /// Admits the one message of a unary call: decodes it and checks the permission.
 ///
-/// **Errors** bytes that are not a message of this method; permission.
+/// **Errors** bytes that are not a message of this method; a linearizable read of a learner; permission.
 pub(super) fn request(desk: &Desk, call: &Call, body: Bytes) -> Result<Request, Error> {
     let request = Request::decode(desk, call.method, body)?;
+    if let Request::Range(range) = &request
+        && !range.serializable
+        && desk.shared.is_learner()
+    {
+        return Err(Error::NotForLearner);
+    }
     permit(desk, call, request.asked())?;
     Ok(request)
 }

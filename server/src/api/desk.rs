@@ -21,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use consensus::{ConfChange, ConfChangeKind, Member};
+use consensus::{ConfChange, ConfChangeKind, Member, Progress};
 use engine::{Fault, Fingers, ReadView};
 use proto::{
     etcdserverpb as pb,
@@ -31,7 +31,7 @@ use proto::{
 use super::{deadlines::Deadlines, leaderless::Leaderless, others::Others, watchers::Watchers};
 use crate::{
     apply::{
-        message::{Answer, Progress, ToApply},
+        message::{Answer, ToApply},
         outcome::Outcome,
         proposal::Proposal,
     },
@@ -211,6 +211,7 @@ impl Desk {
         }
         let confirmed = self.confirmed().await;
         self.counters.reads_failed.add(u64::from(confirmed.is_err()));
+        self.counters.reads_late.add(u64::from(confirmed == Err(Error::Timeout)));
         confirmed.map(|()| self.published())
     }
 

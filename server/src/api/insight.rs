@@ -2,7 +2,7 @@
 //!
 //! The service `orlop.v1.Insight` shows what this member stores and does, for `orlop top` and for scripts.
 //!
-//! It reads published state and views. It asks no other core and changes nothing. The limits here bound its answers.
+//! It reads published state and views, and asks raft how far other members are. It changes nothing. The limits here bound its answers.
 
 use std::{
     sync::{
@@ -15,7 +15,8 @@ use std::{
 use bytes::Bytes;
 use engine::{KeyRange, RangeEnd, ReadView, Usage};
 use proto::orlop::{
-    HotItem, MethodCount, PhaseTime, PrefixUsage, SlowRequest, TopRequest, TopResponse, UsageRequest, UsageResponse,
+    HotItem, MemberState, MethodCount, PhaseTime, PrefixUsage, SlowRequest, TopRequest, TopResponse, UsageRequest,
+    UsageResponse,
 };
 
 use super::desk::{Consistency, Desk};
@@ -121,6 +122,39 @@ fn slow(desk: &Desk, limit: usize) -> Vec<SlowRequest> {
     all.into_iter().take(limit).map(|slow| slow_request(slow)).collect()
 }
 
+/// What is known of the members of the cluster, by name.
+async fn members(desk: &Desk) -> Vec<MemberState> {
+    let shared = &desk.shared;
+    let (own, leader) = (shared.identity.member_id, shared.raft.leader.load(Ordering::Acquire));
+    let mut states = Vec::new();
+    for member in shared.cluster.load_full().members.iter() {
+        let is_self = member.id == own;
+        let of = desk.registry.peers.of(member.id);
+        let mut state = MemberState {
+            id: member.id,
+            name: member.name.clone(),
+            is_learner: member.is_learner,
+            is_leader: member.id == leader,
+            is_self,
+            is_connected: is_self || of.is_active.get() > 0,
+            round_trip_us: of.last_round_trip_ns.get() / 1000,
+            ..MemberState::default()
+        };
+        // Raft knows that of others as long as this member leads.
+        if !is_self
+            && leader == own
+            && let Ok(progress) = desk.progress(member.id).await
+        {
+            state.entries_behind = progress.leader_matched.saturating_sub(progress.matched);
+            state.bytes_behind = progress.bytes_behind;
+            state.needs_state = progress.needs_state;
+        }
+        states.push(state);
+    }
+    states.sort_by(|one, other| one.name.cmp(&other.name));
+    states
+}
+
 /// Answers Top.
 ///
 /// **Errors** damaged data.
@@ -158,6 +192,8 @@ pub(super) async fn top(desk: &Desk, request: TopRequest) -> Result<Bytes, Error
         hot_prefixes: hot_prefixes.into_iter().map(hot_item).collect(),
         slow: slow(desk, limit),
         usage: usage.into_iter().map(prefix_usage).collect(),
+        is_learner: shared.is_learner(),
+        members: members(desk).await,
     }))
 }
 

@@ -64,7 +64,7 @@ pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
         raft_term: load(&shared.raft.term),
         raft_applied_index: applied,
         errors,
-        is_learner: false,
+        is_learner: shared.is_learner(),
         storage_version: crate::STORAGE_VERSION.to_owned(),
         db_size_quota: shared.limits.quota.shown(),
         downgrade_info: Some(downgrade),

@@ -134,12 +134,15 @@ impl Apply {
         self.pass_over(at.index);
         self.install.is_chosen = false;
         self.install.under_way = Some(UnderWay { at, tables, is_repair });
+        self.counters.installs_inflight.set(1);
         Ok(Some(self.store.install_begin(store)))
     }
 
     /// Both copies of the superblock name the state: everything turns over.
     pub(super) fn installed(&mut self, done: CheckpointDone, now: Duration) {
         let UnderWay { at, tables, is_repair } = self.install.under_way.take().expect("an installation was begun");
+        self.counters.installs_inflight.set(0);
+        tracing::info!(index = at.index, is_repair, "applied snapshot");
         self.store.checkpoint_end(done);
         let Tables { cluster, conf_state, leases } = tables;
         let before = std::mem::replace(&mut self.applier.conf_state, conf_state.clone());

@@ -125,11 +125,32 @@ pub(super) fn apply(
     drop(write.finish());
     *state = next;
     let position = cluster.members.binary_search_by_key(&change.member_id, |member| member.id);
+    let id = format!("{:x}", change.member_id);
     match (row, position) {
-        (Some(member), Ok(known)) => cluster.members[known] = member,
-        (Some(member), Err(place)) => cluster.members.insert(place, member),
+        (Some(member), Ok(known)) => {
+            let before = std::mem::replace(&mut cluster.members[known], member);
+            let now = &cluster.members[known];
+            if before.is_learner && !now.is_learner {
+                tracing::info!("promoted-member-id" = id, "promote member");
+            } else {
+                let urls = now.peer_urls.join(",");
+                tracing::info!("updated-remote-peer-id" = id, "updated-remote-peer-urls" = urls, "updated member");
+            }
+        }
+        (Some(member), Err(place)) => {
+            let (urls, is_learner) = (member.peer_urls.join(","), member.is_learner);
+            tracing::info!(
+                "added-peer-id" = id,
+                "added-peer-peer-urls" = urls,
+                "added-peer-is-learner" = is_learner,
+                "added member"
+            );
+            cluster.members.insert(place, member);
+        }
         (None, position) => {
-            cluster.members.remove(position.expect("it was found in the table"));
+            let removed = cluster.members.remove(position.expect("it was found in the table"));
+            let urls = removed.peer_urls.join(",");
+            tracing::info!("removed-remote-peer-id" = id, "removed-remote-peer-urls" = urls, "removed member");
             cluster.removed.insert(change.member_id);
         }
     }

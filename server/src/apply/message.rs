@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::{ConfChange, ConfState, EntryId, EntryKind};
+use consensus::{ConfChange, ConfState, EntryId, EntryKind, Progress};
 use engine::{CheckpointDone, Store};
 use tokio::sync::oneshot;
 
@@ -180,15 +180,6 @@ pub enum ToApply {
     Checkpointed(Result<Box<CheckpointDone>, engine::Error>),
     /// The pages of a turn's faults were read, as far as they can be.
     Loaded(Result<(), engine::Error>),
-}
-
-/// How far the log of a member has come, as the leader knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// Up to this index it holds what the leader holds.
-    pub matched: u64,
-    /// Up to this index the leader's own log is durable.
-    pub leader_matched: u64,
 }
 
 /// What comes back into a reply slot.

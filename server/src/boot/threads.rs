@@ -48,6 +48,7 @@ use crate::{
         connection_loop::{self, Posts, Serving, ToMachines},
         outbox::{Outbox, ToCore, Way},
         peer_loop::Peers,
+        probes,
         raft_loop::{self, RaftCore, ToApplyThread},
         reads,
         scrub::Scrubber,
@@ -307,7 +308,8 @@ impl Member {
         let (clock, links) = (self.clock.clone(), options::links(&self.config));
         let PeerParts { inbox: of_peers, to_states, remotes } = peer_parts;
         let times = (options::dial_wait(&self.config), self.config.initial_election_tick_advance);
-        let peers = Peers::start(Arc::clone(&shared), clock, links, times, (of_peers, to_states));
+        let registry = Arc::clone(&self.registry);
+        let peers = Peers::start(Arc::clone(&shared), clock, links, times, (of_peers, to_states), registry);
         peers.add_remotes(remotes);
         let raft = Raft::new(shared, counters, driver, batch_bytes_max, log_wait_max, heartbeat);
         RaftCore { raft, disk, inbox, messages: Vec::new(), peers }
@@ -337,6 +339,7 @@ pub fn start(
     let (shared, counters) = (Arc::clone(&member.shared), Arc::clone(&member.registry.commit));
     let apply = Apply::new(shared, counters, options, store, applier);
     let (desk, posts) = member.desk(0)?;
+    spawn_local(probes::run(Rc::clone(&desk)));
     spawn_local(states::run(Rc::clone(&desk), member.open_disk(), to_states));
     let peers = PeerParts { inbox: to_peers, to_states: serving.states.clone(), remotes };
     let machines = Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply, peers };

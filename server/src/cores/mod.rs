@@ -15,6 +15,7 @@
 //! - `peer_loop`: the connections with other members, beside raft
 //! - `raft_loop`: raft on a thread of its own, or together with apply
 //! - `states/`: whole states, from one member to another
+//! - `probes`: how other members are
 //! - `checkpoint`: writes checkpoints
 //! - `scrub`: reads everything on disk again, to find damage
 //! - `warm`: loads pages after a start, ahead of apply
@@ -29,6 +30,7 @@ pub mod handshakes;
 pub mod listen;
 pub mod outbox;
 pub mod peer_loop;
+pub mod probes;
 pub mod raft_loop;
 pub mod reads;
 pub mod scrub;

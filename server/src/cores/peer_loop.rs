@@ -27,6 +27,7 @@ use tokio::{
 use crate::{
     apply::fatal::Fatal,
     clock::Clock,
+    metrics::registry::Registry,
     peer::{
         dial::dial,
         exchange,
@@ -69,6 +70,7 @@ struct State {
     /// The members that `links` knows.
     members: RefCell<Arc<Cluster>>,
     states: mpsc::Sender<ToStates>,
+    registry: Arc<Registry>,
 }
 
 /// The connections with other members, as raft's loop sees them.
@@ -83,6 +85,7 @@ impl Peers {
         options: Options,
         (dial_wait, hastens): (Duration, bool),
         (inbox, states): (mpsc::Receiver<ToPeers>, mpsc::Sender<ToStates>),
+        registry: Arc<Registry>,
     ) -> Self {
         let hastens_until = Cell::new(if hastens { clock.now() + HASTENS_FOR } else { Duration::ZERO });
         let links = RefCell::new(Links::new(hello(&shared), options));
@@ -96,6 +99,7 @@ impl Peers {
             news: Notify::new(),
             members: RefCell::default(),
             states,
+            registry,
         });
         spawn_local(receive(Rc::clone(&state), inbox));
         spawn_local(pass(Rc::clone(&state)));
@@ -153,7 +157,25 @@ impl State {
     /// Tells `links` of the members, if they are others than before.
     fn look_at_members(&self, now: Duration) {
         let (links, known) = (&mut *self.links.borrow_mut(), &mut *self.members.borrow_mut());
-        exchange::look_at_members(links, &self.shared, known, now);
+        if exchange::look_at_members(links, &self.shared, known, now) {
+            let own = self.shared.identity.member_id;
+            let others = known.members.iter().map(|member| member.id).filter(|id| *id != own);
+            self.registry.peers.set_members(others);
+        }
+    }
+
+    /// Publishes what has passed between this member and each other one.
+    fn count(&self) {
+        let counters = self.registry.peers.all();
+        for (id, traffic) in self.links.borrow().traffic() {
+            let Some(of) = counters.get(&id) else { continue };
+            of.is_active.set(u64::from(traffic.is_active));
+            of.disconnections.set(traffic.disconnections);
+            of.sent_bytes.set(traffic.sent_bytes);
+            of.received_bytes.set(traffic.received_bytes);
+            of.send_failures.set(traffic.send_failures);
+            of.receive_failures.set(traffic.receive_failures);
+        }
     }
 
     /// Raft asks again for what finds no room.
@@ -209,6 +231,7 @@ async fn pass(state: Rc<State>) {
         let now = state.clock.now();
         state.look_at_members(now);
         state.tell(Links::pass);
+        state.count();
     }
 }
 
@@ -224,10 +247,10 @@ async fn receive(state: Rc<State>, mut inbox: mpsc::Receiver<ToPeers>) {
                 state.tell(|links, now| links.attach(channel, from, id, now));
                 spawn_local(hold(Rc::clone(&state), (id, socket), stream, rest, Some(count)));
             }
-            ToPeers::Posted { message, from, id, taken } => {
+            ToPeers::Posted { message, bytes, from, id, taken } => {
                 state.tell(|links, _| {
                     // Who has posted it may be gone.
-                    taken.send(links.posted(from, *message, id)).unwrap_or_default();
+                    taken.send(links.posted(from, (*message, bytes), id)).unwrap_or_default();
                 });
             }
             ToPeers::Remote(remote) => state.links.borrow_mut().add_remote(remote),

@@ -12,7 +12,7 @@ use super::{
     latency::{Applies, OwnRequests, Requests},
 };
 use crate::{
-    error::Code,
+    error::{Code, Error},
     insight::trace::PHASES,
     method::{Flow, Method},
 };
@@ -72,6 +72,15 @@ pub const CHECKS: [(&str, &str); 5] = [
     ("readyz", "serializable_read"),
     ("readyz", "linearizable_read"),
     ("readyz", "non_learner"),
+];
+
+/// Why learners are not promoted, in etcd's words for its own use. The last one is for all others.
+pub const PROMOTION_REASONS: [&str; 5] = [
+    "etcdserver: can only promote a learner member which is in sync with leader",
+    "membership: can only promote a learner member",
+    "membership: ID not found",
+    "etcdserver: re-configuration failed due to not enough started members",
+    "other",
 ];
 
 /// Results of one check.
@@ -157,6 +166,12 @@ pub struct Counters {
     pub proposals_failed: Count,
     /// Linearizable reads that were refused.
     pub reads_failed: Count,
+    /// Those of them that no round confirmed in time.
+    pub reads_late: Count,
+    /// Learners that this member promoted as the leader.
+    pub promotions: Count,
+    /// Promotions that it refused as the leader, by [`PROMOTION_REASONS`].
+    pub promotions_failed: [Count; PROMOTION_REASONS.len()],
     /// Durations of unary requests.
     pub latencies: Requests,
     /// Time that unary requests spent, by phase. **Units** nanoseconds.
@@ -201,6 +216,9 @@ impl Default for Counters {
             txns: Count::default(),
             proposals_failed: Count::default(),
             reads_failed: Count::default(),
+            reads_late: Count::default(),
+            promotions: Count::default(),
+            promotions_failed: Default::default(),
             latencies: Requests::default(),
             phases: Default::default(),
             slow: Default::default(),
@@ -256,6 +274,19 @@ impl Counters {
         self.requests[usize::from(method.flow() != Flow::Unary)][position].add(1);
     }
 
+    /// Counts what became of a promotion that this member decided about as the leader.
+    pub fn promoted(&self, result: Result<(), &Error>) {
+        let position = match result {
+            Ok(()) => return self.promotions.add(1),
+            Err(Error::LearnerNotReady) => 0,
+            Err(Error::MemberNotLearner) => 1,
+            Err(Error::MemberNotFound | Error::MemberRemoved) => 2,
+            Err(Error::NotEnoughStarted) => 3,
+            Err(_) => 4,
+        };
+        self.promotions_failed[position].add(1);
+    }
+
     /// Counts a result of a check of /livez or /readyz.
     pub fn checked(&self, endpoint: &str, name: &str, has_passed: bool, now: Duration) {
         let Some(position) = CHECKS.iter().position(|check| *check == (endpoint, name)) else { return };
@@ -300,6 +331,10 @@ pub struct CommitCounters {
     pub leases_expired: Count,
     /// Times to live of granted leases. **Units** seconds.
     pub lease_ttl: Histogram<24>,
+    /// How often this member, as the leader, sent heartbeats late.
+    pub heartbeat_failures: Count,
+    /// 1 while a state of another member is installed.
+    pub installs_inflight: Count,
     /// How often a leader was found that was not the leader before.
     pub leader_changes: Count,
     /// Durations of the entries that the member proposed itself.
@@ -359,6 +394,8 @@ impl Default for CommitCounters {
             leases_revoked: Count::default(),
             leases_expired: Count::default(),
             lease_ttl: Histogram::new(1),
+            heartbeat_failures: Count::default(),
+            installs_inflight: Count::default(),
             leader_changes: Count::default(),
             own_requests: OwnRequests::default(),
             applies: Applies::default(),

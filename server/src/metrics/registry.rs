@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use super::counters::{CommitCounters, Counters, ScrubCounters};
+use super::{
+    counters::{CommitCounters, Counters, ScrubCounters},
+    peers::Peers,
+};
 use crate::config::Stage;
 
 /// See the head of this file.
@@ -16,6 +19,8 @@ pub struct Registry {
     pub commit: Arc<CommitCounters>,
     /// Counters of the scrub.
     pub scrub: Arc<ScrubCounters>,
+    /// Numbers about each other member.
+    pub peers: Peers,
     /// Feature gates with their stage and value.
     pub features: Vec<(&'static str, Stage, bool)>,
 }
@@ -27,6 +32,7 @@ impl Registry {
             connections: (0..cores).map(|_| Arc::default()).collect(),
             commit: Arc::default(),
             scrub: Arc::default(),
+            peers: Peers::default(),
             features,
         }
     }

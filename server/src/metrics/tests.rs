@@ -15,7 +15,7 @@ use proto::internal::Kind;
 use super::{Scrape, registry::Registry, render};
 use crate::{
     config::GATES,
-    error::Code,
+    error::{Code, Error},
     insight::{Board, slow::Settings},
     method::Method,
     shared::{Cluster, RaisedBy, Shared},
@@ -271,6 +271,55 @@ const ASKED_FOR: [(&str, &str); 19] = [
     ("grpc_server_handling_seconds", "histogram"),
     ("process_resident_memory_bytes", "gauge"),
 ];
+
+#[test]
+fn each_other_member_has_etcds_series_and_one_alone_has_none() {
+    let member = Member::new();
+    assert!(!member.render().contains("etcd_network_peer"));
+    member.registry.peers.set_members([0xcd].into_iter());
+    let of = member.registry.peers.of(0xcd);
+    of.is_active.set(1);
+    of.sent_bytes.set(5);
+    of.sent_states.bytes.set(7);
+    of.round_trips.observe_time(Duration::from_micros(150));
+    of.received_states.begun();
+    let counters = &member.registry.connections[0];
+    counters.promoted(Ok(()));
+    counters.promoted(Err(&Error::MemberNotLearner));
+    let families = parse(&member.render());
+    for (name, kind, labels, value) in [
+        ("etcd_network_active_peers", "gauge", r#"Local="ab",Remote="cd""#, 1.0),
+        ("etcd_network_disconnected_peers_total", "counter", r#"Local="ab",Remote="cd""#, 0.0),
+        ("etcd_network_peer_sent_bytes_total", "counter", r#"To="cd""#, 12.0),
+        ("etcd_network_peer_received_bytes_total", "counter", r#"From="cd""#, 0.0),
+        ("etcd_network_peer_sent_failures_total", "counter", r#"To="cd""#, 0.0),
+        ("etcd_network_peer_received_failures_total", "counter", r#"From="cd""#, 0.0),
+        ("etcd_network_snapshot_send_success", "counter", r#"To="cd""#, 0.0),
+        ("etcd_network_snapshot_send_inflights_total", "gauge", r#"To="cd""#, 0.0),
+        ("etcd_network_snapshot_receive_inflights_total", "gauge", r#"From="cd""#, 1.0),
+        ("etcd_server_learner_promote_successes", "counter", "", 1.0),
+        (
+            "etcd_server_learner_promote_failures",
+            "counter",
+            r#"Reason="membership: can only promote a learner member""#,
+            1.0,
+        ),
+    ] {
+        let (found, samples) = &families[name];
+        assert_eq!(found, kind, "{name}");
+        assert_eq!(samples[..], [(String::new(), labels.to_owned(), value)], "{name}");
+    }
+    for (name, label, bounds) in [
+        ("etcd_network_peer_round_trip_time_seconds", "To", 16),
+        ("etcd_network_snapshot_send_total_duration_seconds", "To", 10),
+        ("etcd_network_snapshot_receive_total_duration_seconds", "From", 10),
+    ] {
+        let samples = &families[name].1;
+        assert_histogram(name, samples);
+        assert_eq!(samples.len(), bounds + 3, "{name}");
+        assert!(samples.iter().all(|(_, labels, _)| labels.starts_with(&format!("{label}=\"cd\""))), "{name}");
+    }
+}
 
 #[test]
 fn what_the_disk_does_to_the_member_is_a_gauge() {

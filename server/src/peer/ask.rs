@@ -10,7 +10,10 @@ use consensus::peer::http1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::dial::{dial, host_of};
-use crate::api::others::{Answered, Asking, Awaited, Others};
+use crate::{
+    api::others::{Answered, Asking, Awaited, Others},
+    wire::stream::Stream,
+};
 
 /// Asks over the network.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,8 +29,15 @@ impl Others for Network {
 ///
 /// **Errors** why there is no answer.
 pub async fn ask(url: &str, asking: &Asking) -> Result<Answered, String> {
+    let mut stream = dial(url).await.map_err(|error| format!("{url}: {error}"))?;
+    ask_over(&mut stream, url, asking).await
+}
+
+/// Asks over a connection that is there. It is of no use afterwards.
+///
+/// **Errors** why there is no answer.
+pub async fn ask_over(stream: &mut Stream, url: &str, asking: &Asking) -> Result<Answered, String> {
     let failed = |error: &dyn std::fmt::Display| format!("{url}: {error}");
-    let mut stream = dial(url).await.map_err(|error| failed(&error))?;
     let Asking { method, path, lines, body, .. } = asking;
     let host = host_of(url);
     let len = body.len();

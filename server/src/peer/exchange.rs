@@ -24,13 +24,15 @@ pub struct Delivered {
     pub refused: Vec<Error>,
 }
 
-/// Tells `links` of the members, if they are others than `known`.
-pub fn look_at_members(links: &mut Links, shared: &Shared, known: &mut Arc<Cluster>, now: Duration) {
+/// Tells `links` of the members, if they are others than `known`. Returns whether that may be so.
+pub fn look_at_members(links: &mut Links, shared: &Shared, known: &mut Arc<Cluster>, now: Duration) -> bool {
     let cluster = shared.cluster.load();
-    if !Arc::ptr_eq(&cluster, known) {
+    let is_other = !Arc::ptr_eq(&cluster, known);
+    if is_other {
         links.set_members(&cluster, now);
         known.clone_from(&cluster);
     }
+    is_other
 }
 
 /// Gives raft what has come from other members, after `note` has seen it.

@@ -105,6 +105,23 @@ enum Purpose {
     Posts,
 }
 
+/// What has passed between this member and another one since that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// It is connected.
+    pub is_active: bool,
+    /// How often it was connected, and then was not.
+    pub disconnections: u64,
+    /// Written to it. **Units** bytes.
+    pub sent_bytes: u64,
+    /// Read from it. **Units** bytes.
+    pub received_bytes: u64,
+    /// How often messages to it were lost.
+    pub send_failures: u64,
+    /// How often it sent what no member sends.
+    pub receive_failures: u64,
+}
+
 #[derive(Debug)]
 enum Way {
     /// A stream from the member, asked for by `request`.
@@ -154,6 +171,7 @@ struct Peer {
     /// URLs that refused a connection, one after the other.
     refusals: usize,
     is_gone: bool,
+    traffic: Traffic,
     /// That it cannot be dialled was told since it was connected last.
     is_told: bool,
 }
@@ -285,7 +303,7 @@ impl Links {
             // What waits there is lost.
             self.connections.remove(&before);
             self.deeds.push(Deed::Close(before));
-            self.unreachable.insert(from);
+            self.lose_messages(from);
         }
         let outgoing = Box::new(Outgoing::new(channel, &self.own, self.options.waiting_bytes_max, now));
         let connection = Connection { member_id: from, life: Some(life), way: Way::Writing { outgoing } };
@@ -314,8 +332,9 @@ impl Links {
         true
     }
 
-    /// The member `from`, in this `life`, has posted `message` over the connection `id`. Returns whether it is taken.
-    pub fn posted(&mut self, (from, life): (u64, u64), message: Message, id: ConnectionId) -> bool {
+    /// The member `from`, in this `life`, has posted `message`, of so many bytes, over the connection `id`. Returns
+    /// whether it is taken.
+    pub fn posted(&mut self, (from, life): (u64, u64), (message, bytes): (Message, usize), id: ConnectionId) -> bool {
         let is_strange = self.removed.contains(&message.from) || message.kind == MessageKind::Snapshot;
         if is_strange || !is_of(&message, from, self.own.member_id) {
             return false;
@@ -323,6 +342,7 @@ impl Links {
         if self.peers.contains_key(&from) && !self.admit(from, life, id) {
             return false;
         }
+        self.count(from, |traffic| traffic.received_bytes += bytes as u64);
         self.messages.push(Arrived { id, message });
         true
     }
@@ -402,7 +422,9 @@ impl Links {
     /// Bytes have arrived on the connection `id`.
     pub fn received(&mut self, id: ConnectionId, bytes: &[u8], now: Duration) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-
+        if let Some(peer) = self.peers.get_mut(&connection.member_id) {
+            peer.traffic.received_bytes += bytes.len() as u64;
+        }
         let goes_on = match &mut connection.way {
             // Nothing is said on a stream to another member.
             Way::Writing { .. } => true,
@@ -467,6 +489,7 @@ impl Links {
         self.messages.extend(came.into_iter().map(|message| Arrived { id, message }));
         if let Err(error) = taken {
             tracing::warn!(peer = %format!("{member_id:x}"), %error, "a stream is closed");
+            self.count(member_id, |traffic| traffic.receive_failures += 1);
             self.deactivate(member_id);
             return false;
         }
@@ -495,7 +518,7 @@ impl Links {
             Told::Removed => self.hear_of_removal(),
             Told::NotNow => {
                 self.deactivate(member_id);
-                self.unreachable.insert(member_id);
+                self.lose_messages(member_id);
                 self.peers.get_mut(&member_id).expect("its connections are closed with it").picked += 1;
             }
         }
@@ -520,7 +543,7 @@ impl Links {
     /// A connection ends, and with it what was on its way.
     fn lose(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get(&id).filter(|connection| connection.loses_messages()) {
-            self.unreachable.insert(connection.member_id);
+            self.lose_messages(connection.member_id);
         }
         self.drop_connection(id);
     }
@@ -544,6 +567,18 @@ impl Links {
         peer.is_gone |= is_gone;
     }
 
+    fn count(&mut self, member_id: u64, add: impl FnOnce(&mut Traffic)) {
+        if let Some(peer) = self.peers.get_mut(&member_id) {
+            add(&mut peer.traffic);
+        }
+    }
+
+    /// Messages to the member are lost.
+    fn lose_messages(&mut self, member_id: u64) {
+        self.unreachable.insert(member_id);
+        self.count(member_id, |traffic| traffic.send_failures += 1);
+    }
+
     fn hear_of_removal(&mut self) {
         self.is_just_removed |= !std::mem::replace(&mut self.is_removed, true);
     }
@@ -561,6 +596,7 @@ impl Links {
         let Some(peer) = self.peers.get_mut(&member_id) else { return };
         if peer.active_since.take().is_some() {
             self.has_changed = true;
+            peer.traffic.disconnections += 1;
             tracing::warn!("peer-id" = %format!("{member_id:x}"), "peer became inactive (message send to peer failed)");
         }
     }
@@ -613,7 +649,7 @@ impl Links {
         };
         let had_bytes = outgoing.has_bytes();
         if !outgoing.push(message) {
-            self.unreachable.insert(to);
+            self.lose_messages(to);
             if message.kind == MessageKind::Snapshot {
                 self.unsent_states.insert(to);
             }
@@ -632,7 +668,7 @@ impl Links {
         // Where nobody listens, nothing is gathered.
         let is_full = peer.posts.len() >= POSTS_MAX || peer.posts_bytes + len > self.options.waiting_bytes_max;
         if is_full || peer.is_gone || peer.urls.is_empty() {
-            self.unreachable.insert(to);
+            self.lose_messages(to);
             return;
         }
         peer.posts.push(Post { body: pieces.take(), len });
@@ -682,6 +718,8 @@ impl Links {
 
     /// So many bytes were written to the connection `id`.
     pub fn written(&mut self, id: ConnectionId, bytes: usize, now: Duration) {
+        let to = self.connections.get(&id).map(|connection| connection.member_id);
+        to.into_iter().for_each(|to| self.count(to, |traffic| traffic.sent_bytes += bytes as u64));
         if let Some(Connection { way: Way::Writing { outgoing }, .. }) = self.connections.get_mut(&id) {
             outgoing.written(bytes, now);
         }
@@ -730,6 +768,11 @@ impl Links {
     /// The messages that have arrived, in order for each connection.
     pub fn take_messages(&mut self) -> Vec<Arrived> {
         std::mem::take(&mut self.messages)
+    }
+
+    /// What has passed between this member and each other one.
+    pub fn traffic(&self) -> impl Iterator<Item = (u64, Traffic)> {
+        self.peers.iter().map(|(id, peer)| (*id, Traffic { is_active: peer.active_since.is_some(), ..peer.traffic }))
     }
 
     /// How many members are connected.

@@ -35,6 +35,8 @@ pub enum ToPeers {
     Posted {
         /// What it says.
         message: Box<Message>,
+        /// Its length. **Units** bytes.
+        bytes: usize,
         /// Who has posted it, and in which life.
         from: (u64, u64),
         /// The number of the connection.

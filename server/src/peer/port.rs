@@ -200,7 +200,8 @@ async fn post(
     // etcd means to answer 403 to whom it does not believe, and answers this.
     let failed = (500, "error processing raft message");
     let (taken, is_taken) = oneshot::channel();
-    let posted = ToPeers::Posted { message: Box::new(message), from, id, taken };
+    let (message, bytes) = (Box::new(message), request.body.len());
+    let posted = ToPeers::Posted { message, bytes, from, id, taken };
     to_peers.send(posted).await.map_err(|_ends| failed)?;
     let waited = tokio::time::timeout(desk.shared.limits.request_timeout, is_taken).await;
     if matches!(waited, Ok(Ok(true))) { Ok(()) } else { Err(failed) }

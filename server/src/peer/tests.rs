@@ -244,8 +244,8 @@ fn nothing_of_an_earlier_life_is_taken_behind_something_of_a_later_one() {
     let old = [message(MessageKind::AppendResponse, 1)];
     links.received(50, &said(8, &old), 2 * SECOND);
     assert!(links.take_messages().is_empty());
-    assert!(!links.posted((OTHER, 8), old[0].clone(), 40), "posted by the life before");
-    assert!(links.posted((OTHER, 9), old[0].clone(), 70));
+    assert!(!links.posted((OTHER, 8), (old[0].clone(), 1), 40), "posted by the life before");
+    assert!(links.posted((OTHER, 9), (old[0].clone(), 1), 70));
     assert_eq!(links.take_messages().len(), 1);
     links.attach(Channel::Appends, (OTHER, 8), 45, 2 * SECOND);
     assert_eq!(closed(&mut links), [45]);
@@ -288,5 +288,5 @@ fn a_stranger_is_known_by_what_it_has_said_and_members_by_the_log_alone() {
     assert_eq!(dials(&mut links).len(), 2, "a member is asked for streams");
     links.add_remote(remote(OTHER, "http://b:1"));
     assert!(links.urls(OTHER).is_empty(), "who was removed is not known again");
-    assert!(!links.posted((OTHER, 8), message(MessageKind::Vote, 1), 90));
+    assert!(!links.posted((OTHER, 8), (message(MessageKind::Vote, 1), 1), 90));
 }

@@ -293,6 +293,7 @@ async fn check(desk: &Desk, name: &str) -> Result<(), Cow<'static, str>> {
             Some(reason) => Err(format!("nothing is applied: {reason}").into()),
             None => Ok(()),
         },
+        "non_learner" if desk.shared.is_learner() => Err("not supported for learner".into()),
         "linearizable_read" if desk.shared.is_stopping.load(Ordering::Acquire) => {
             Err("etcdserver: server stopped".into())
         }

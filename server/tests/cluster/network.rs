@@ -326,9 +326,9 @@ impl World {
                     let life = consensus::peer::hello::life(&head.headers);
                     return member.links.attach(channel, (from, life), id, now);
                 }
-                Ok(Asked::Message) => match port::posted(&head, body) {
+                Ok(Asked::Message) => match port::posted(&head, body.clone()) {
                     Ok(Some((message, from))) => {
-                        if member.links.posted(from, message, id) {
+                        if member.links.posted(from, (message, body.len()), id) {
                             204
                         } else {
                             500

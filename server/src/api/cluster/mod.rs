@@ -77,9 +77,9 @@ pub(super) async fn promote_learner(desk: &Desk, request: pb::MemberPromoteReque
 /// **Errors** there are none, or one that is no URL.
 fn parsed(texts: &[String]) -> Result<Vec<String>, Error> {
     let text = |url: Url| {
-        // Go writes the scheme of a URL in lower case.
+        // Go writes the scheme of a URL in lower case, and no slashes before nothing.
         let (scheme, rest) = url.as_str().split_once(':').expect("a URL has a scheme");
-        format!("{}:{rest}", scheme.to_ascii_lowercase())
+        format!("{}:{}", scheme.to_ascii_lowercase(), if rest == "//" { "" } else { rest })
     };
     let urls = texts.iter().map(|given| Url::parse(given).map(text)).collect::<Result<Vec<_>, _>>();
     let mut urls = urls.map_err(|_invalid| Error::MemberBadUrls)?;

@@ -7,7 +7,7 @@
 //! `promoteMemberHTTP`.
 
 use bytes::Bytes;
-use consensus::{ConfChangeKind, Member};
+use consensus::{ConfChangeKind, Member, Progress};
 
 use super::strict::Sight;
 use crate::{
@@ -17,7 +17,6 @@ use crate::{
         leader::{Leader, Way},
         others::{Answered, Asking},
     },
-    apply::message::Progress,
     error::Error,
 };
 
@@ -83,8 +82,16 @@ pub const NOT_LEARNER: &str = "membership: can only promote a learner member";
 ///
 /// **Errors** etcd's; `NotLeader`.
 pub async fn promote_here(desk: &Desk, id: u64) -> Result<Vec<Member>, Error> {
+    let promoted = decide(desk, id).await;
+    if promoted != Err(Error::NotLeader) {
+        desk.counters.promoted(promoted.as_ref().map(drop));
+    }
+    promoted
+}
+
+async fn decide(desk: &Desk, id: u64) -> Result<Vec<Member>, Error> {
     await_applied(desk).await?;
-    let Progress { matched, leader_matched } = desk.progress(id).await?;
+    let Progress { matched, leader_matched, .. } = desk.progress(id).await?;
     if !is_ready(matched, leader_matched) {
         let (member, percent) = (format!("{id:x}"), READY_PERCENT);
         tracing::error!(member, matched, leader_matched, percent, "rejecting promote learner: learner is not ready");

@@ -9,22 +9,23 @@ use std::{
     time::Duration,
 };
 
-use consensus::{ConfChange, ConfChangeKind, member_id};
+use consensus::{ConfChange, ConfChangeKind, Progress, member_id};
 use prost::Message;
 use proto::etcdserverpb as pb;
 
 use super::{Client, Member, others::Played, run, run_among, settle};
 use crate::{
-    api::desk::EXPIRE_EVERY,
-    apply::{
-        message::{Answer, Progress},
-        outcome::Outcome,
-    },
+    api::{call::Head, desk::EXPIRE_EVERY},
+    apply::{message::Answer, outcome::Outcome},
     error::{Error, Status},
     method::Method,
     raft::message::ToRaft,
     shared::Cluster,
     slots::ReplyTo,
+    wire::{
+        endpoints::{self, Port},
+        http1,
+    },
 };
 
 /// The member that the test is about; it leads, unless the test says otherwise.
@@ -81,7 +82,8 @@ impl Member {
 
     fn answer_progress(&self, progress: Result<(u64, u64), Error>) -> u64 {
         let (reply, member_id) = self.asked_for_progress();
-        let progress = progress.map(|(matched, leader_matched)| Progress { matched, leader_matched });
+        let of = |(matched, leader_matched)| Progress { matched, leader_matched, bytes_behind: 0, needs_state: false };
+        let progress = progress.map(of);
         self.desk.deliver([(reply.slot, Answer::Progress(progress))]);
         member_id
     }
@@ -127,6 +129,34 @@ async fn a_member_is_added_with_the_id_that_etcd_gives_it_and_all_members_are_to
             assert_eq!((told.member.as_ref(), told.members.get(1)), (Some(&shown), Some(&shown)));
             assert_eq!((told.members[0].id, told.members[0].name.as_str()), (OWN, "m171"));
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_learner_serves_what_it_has_and_refuses_everything_else() {
+    run(async |member: Member| {
+        member.set_members(&[named(OWN, true), named(2, false)]);
+        member.follow(2);
+        let served = [Method::Range, Method::Status, Method::Snapshot, Method::Usage, Method::Top];
+        for method in Method::ALL {
+            let opened = member.open(*method, &Head::default()).map(drop);
+            let expected = if served.contains(method) { Ok(()) } else { Err(Error::NotForLearner.into()) };
+            assert_eq!(opened, expected, "{method:?}");
+        }
+        for serializable in [false, true] {
+            let request = pb::RangeRequest { key: "k".into(), serializable, ..Default::default() };
+            let refused = (!serializable).then(|| Error::NotForLearner.into());
+            assert_eq!(member.called(Method::Range, &request).await.error(), refused);
+        }
+        let told: pb::StatusResponse =
+            member.called(Method::Status, &pb::StatusRequest {}).await.told.borrow().message(0);
+        assert!(told.is_learner);
+        let ready = http1::Request::of("GET", "/readyz/non_learner").unwrap();
+        assert_eq!(endpoints::answer(&member.desk, Port::Metrics, &ready).await.status, 503);
+        member.set_members(&[named(OWN, false), named(2, false)]);
+        assert!(member.open(Method::Put, &Head::default()).is_ok());
+        assert_eq!(endpoints::answer(&member.desk, Port::Metrics, &ready).await.status, 200);
     })
     .await;
 }

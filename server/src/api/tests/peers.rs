@@ -5,7 +5,7 @@
 use std::{cell::RefCell, rc::Rc, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use consensus::peer::http1::Headers;
+use consensus::{Progress, peer::http1::Headers};
 use prost::Message;
 use proto::etcdserverpb as pb;
 use tokio::task::spawn_local;
@@ -13,7 +13,7 @@ use tokio::task::spawn_local;
 use super::{Member, run, settle};
 use crate::{
     api::lease::remote::{LeftRequest, LeftResponse},
-    apply::message::{Answer, Progress, ToApply},
+    apply::message::{Answer, ToApply},
     error::Error,
     raft::message::ToRaft,
     shared::{Cluster, Downgrade},
@@ -172,7 +172,9 @@ async fn a_promotion_is_answered_with_the_members_or_etcds_status() {
             settle().await;
             asked
         };
-        let ready = || Ok(Progress { matched: 1, leader_matched: 1 });
+        let at =
+            |matched, leader_matched| Ok(Progress { matched, leader_matched, bytes_behind: 0, needs_state: false });
+        let ready = || at(1, 1);
         for (result, status, text) in [
             (Ok(vec![named(0xab, false)]), 200, format!("[{shown}]\n")),
             (Err(Error::MemberNotLearner), 412, "membership: can only promote a learner member\n".into()),
@@ -187,7 +189,7 @@ async fn a_promotion_is_answered_with_the_members_or_etcds_status() {
             let (told, body, names_cluster) = asked.answer();
             assert_eq!((told, names_cluster, body), (status, true, text.into()));
         }
-        let late = promoted(Ok(Progress { matched: 1, leader_matched: 9 })).await;
+        let late = promoted(at(1, 9)).await;
         assert_eq!(late.text(), (412, format!("{}\n", Error::LearnerNotReady)));
         for id in ["", "+1", "1x", "18446744073709551616"] {
             let expected = (404, format!("member {id} not found in cluster\n"));

@@ -5,7 +5,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use consensus::{ConfChange, ConfChangeKind, Member as Named};
+use consensus::{ConfChange, ConfChangeKind, Member as Named, Progress};
 use proto::{
     etcdserverpb as pb,
     internal::{self, Kind},
@@ -16,7 +16,7 @@ use super::member::Member;
 use crate::{
     apply::{
         fatal::Fatal,
-        message::{Answer, Handed, Progress},
+        message::{Answer, Handed},
         outcome::Outcome,
         proposal::Proposal,
     },
@@ -137,9 +137,11 @@ fn the_leader_knows_how_far_a_member_has_come() {
         let Some(Answer::Progress(progress)) = answer else { panic!("{answer:?}") };
         progress
     };
-    let Progress { matched, leader_matched } = progress(own).unwrap();
-    assert!(matched == leader_matched && matched > 0);
-    assert_eq!(progress(7), Ok(Progress { matched: 0, leader_matched }), "it has said nothing yet");
+    let Progress { matched, leader_matched, bytes_behind, .. } = progress(own).unwrap();
+    assert!(matched == leader_matched && matched > 0 && bytes_behind == 0);
+    let learner = progress(7).unwrap();
+    assert_eq!((learner.matched, learner.leader_matched), (0, leader_matched), "it has said nothing yet");
+    assert!(learner.bytes_behind > 0);
     assert_eq!(progress(8), Err(Error::MemberNotFound));
 }
 

@@ -6,7 +6,7 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use proto::orlop::{HotItem, PrefixUsage, TopResponse};
+use proto::orlop::{HotItem, MemberState, PrefixUsage, TopResponse};
 use serde_json::{Value, json};
 
 use crate::insight::text::escaped;
@@ -22,7 +22,7 @@ pub(super) fn table(now: &TopResponse, before: Option<&TopResponse>) -> String {
         out.push('\n');
     };
     let uptime = Duration::from_secs(now.uptime_us / 1_000_000);
-    let role = if now.is_leader { "leader" } else { "follower" };
+    let role = role(now.is_leader, now.is_learner);
     line(&printable(&format!("{} ({role}), Orlop {}, up {uptime:?}", now.name, now.release)));
     line(&format!(
         "revision {}, compacted {}; store {} allocated, {} in use; memory {}; {} connections, {} watchers",
@@ -34,6 +34,10 @@ pub(super) fn table(now: &TopResponse, before: Option<&TopResponse>) -> String {
         now.connections,
         now.watchers
     ));
+    // One member alone has nothing to say of others.
+    if now.members.len() > 1 {
+        line(&members(&now.members));
+    }
     for text in [methods(now, before), phases(now, before), usage(&now.usage)] {
         line(&text);
     }
@@ -49,6 +53,45 @@ fn seconds_between(now: &TopResponse, before: Option<&TopResponse>) -> f64 {
     // If the member was restarted meanwhile, its counts began anew.
     let us = if since_us < now.uptime_us { now.uptime_us - since_us } else { now.uptime_us };
     Duration::from_micros(us).as_secs_f64().max(0.001)
+}
+
+fn role(is_leader: bool, is_learner: bool) -> &'static str {
+    match (is_leader, is_learner) {
+        (true, _) => "leader",
+        (_, true) => "learner",
+        _ => "follower",
+    }
+}
+
+/// The members of the cluster. How far they are behind is known to the leader alone.
+fn members(members: &[MemberState]) -> String {
+    let is_asked_of_leader = members.iter().any(|member| member.is_self && member.is_leader);
+    let mut out = format!(
+        "\n{:30} {:>16} {:>10} {:>12} {:>14} {:>12}  {}\n",
+        "MEMBERS", "id", "role", "round trip", "entries behind", "bytes", "remark"
+    );
+    for member in members {
+        let round_trip = match member.round_trip_us {
+            0 => "-".to_owned(),
+            us => format!("{:.2} ms", us as f64 / 1000.0),
+        };
+        let (entries, lag) = match is_asked_of_leader && !member.is_leader {
+            true => (member.entries_behind.to_string(), bytes(member.bytes_behind)),
+            false => ("-".to_owned(), "-".to_owned()),
+        };
+        let remark = match member {
+            MemberState { is_self: true, .. } => "asked here",
+            MemberState { is_connected: false, .. } => "not connected",
+            MemberState { needs_state: true, .. } => "gets a whole state",
+            _ => "",
+        };
+        let name: String = if member.name.is_empty() { "(not started)".to_owned() } else { printable(&member.name) };
+        let (name, id) = (name.chars().take(30).collect::<String>(), format!("{:x}", member.id));
+        let role = role(member.is_leader, member.is_learner);
+        writeln!(out, "{name:30} {id:>16} {role:>10} {round_trip:>12} {entries:>14} {lag:>12}  {remark}")
+            .expect("a String takes every write");
+    }
+    out.lines().map(str::trim_end).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 fn methods(now: &TopResponse, before: Option<&TopResponse>) -> String {
@@ -172,7 +215,14 @@ pub(super) fn json(now: &TopResponse) -> Value {
         json!({"prefix": escaped(&row.prefix), "is_rest": row.is_rest, "keys": row.keys, "live_bytes": row.live_bytes,
             "versions": row.versions})
     });
+    let members = now.members.iter().map(|member| {
+        json!({"id": format!("{:x}", member.id), "name": member.name, "role": role(member.is_leader, member.is_learner),
+            "is_self": member.is_self, "is_connected": member.is_connected, "round_trip_us": member.round_trip_us,
+            "entries_behind": member.entries_behind, "bytes_behind": member.bytes_behind,
+            "needs_state": member.needs_state})
+    });
     json!({
+        "is_learner": now.is_learner, "members": members.collect::<Vec<_>>(),
         "name": now.name, "release": now.release, "is_leader": now.is_leader, "uptime_us": now.uptime_us,
         "revision": now.revision, "compact_revision": now.compact_revision,
         "allocated_bytes": now.allocated_bytes, "in_use_bytes": now.in_use_bytes, "resident_bytes": now.resident_bytes,
@@ -214,6 +264,32 @@ mod tests {
         assert!(text.lines().all(|line| line.len() < 200));
         let restarted = table(&answer(4, 300), Some(&answer(10, 100)));
         assert!(restarted.lines().any(|line| line.starts_with("KV/Put") && line.contains(" 50.0 ")), "{restarted}");
+    }
+
+    #[test]
+    fn the_leader_shows_how_far_each_member_is_behind_and_a_follower_does_not_guess() {
+        let member =
+            |id: u64, name: &str| MemberState { id, name: name.into(), is_connected: true, ..Default::default() };
+        let leader = MemberState { is_leader: true, is_self: true, ..member(0xa, "m1") };
+        let late =
+            MemberState { entries_behind: 7, bytes_behind: 2048, round_trip_us: 1250, ..member(0xb, "m2\u{1b}") };
+        let gone = MemberState { is_connected: false, is_learner: true, ..member(0xc, "") };
+        let mut shown = TopResponse { members: vec![leader, late, gone], ..answer(14, 300) };
+        let rows = |shown: &TopResponse| {
+            let text = table(shown, None);
+            let row = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+            text.lines().skip_while(|line| !line.starts_with("MEMBERS")).skip(1).take(3).map(row).collect::<Vec<_>>()
+        };
+        let expected = [
+            "m1 a leader - - - asked here",
+            "m2 b follower 1.25 ms 7 2.0 KiB",
+            "(not started) c learner - 0 0 B not connected",
+        ];
+        assert_eq!(rows(&shown), expected);
+        assert_eq!(json(&shown)["members"][1]["entries_behind"], 7);
+        (shown.members[0].is_self, shown.members[1].is_self) = (false, true);
+        assert_eq!(rows(&shown)[1], "m2 b follower 1.25 ms - - asked here");
+        assert!(!table(&answer(14, 300), None).contains("MEMBERS"), "one member alone");
     }
 
     #[test]

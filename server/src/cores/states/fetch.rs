@@ -226,11 +226,12 @@ async fn stream(
         return Broken::Here(format!("{url}: {error}"));
     }
     let (mut buffer, mut body) = (BytesMut::new(), None);
+    let counters = ways.desk.registry.peers.of(fetch.from);
     loop {
         buffer.reserve(READ_BYTES);
         match tokio::time::timeout(SILENCE_MAX, stream.read_buf(&mut buffer)).await {
             Ok(Ok(0)) => return Broken::Here(format!("{url}: the connection ended")),
-            Ok(Ok(_)) => {}
+            Ok(Ok(read)) => counters.received_states.bytes.add(read as u64),
             Ok(Err(error)) => return Broken::Here(format!("{url}: {error}")),
             Err(_late) => return Broken::Here(format!("{url}: nothing comes")),
         }

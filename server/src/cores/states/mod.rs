@@ -130,7 +130,11 @@ impl States {
         self.under_way.replace(Some(Rc::clone(&own)));
         let states = Rc::clone(self);
         spawn_local(async move {
+            let desk = &states.ways.desk;
+            let (began, counters) = (desk.clock.now(), desk.registry.peers.of(own.fetch.from));
+            counters.received_states.begun();
             let fetched = fetch::fetch(&states.ways, &own).await;
+            counters.received_states.ended(fetched.is_ok().then(|| desk.clock.now().saturating_sub(began)));
             states.under_way.borrow_mut().take_if(|now| Rc::ptr_eq(now, &own));
             match fetched {
                 Ok(arrived) => states.arrived(own.message.take(), arrived),

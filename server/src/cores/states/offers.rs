@@ -28,6 +28,7 @@ use super::ways::Ways;
 use crate::{
     api::desk::Desk,
     error::Error,
+    metrics::histogram::Count,
     peer::state::{
         asked::{Asked, Wanted},
         send::{self, Sender, Step, Stop},
@@ -179,8 +180,14 @@ pub(super) async fn serve(ways: &Ways, offers: &RefCell<Offers>, stream: Parked,
     let is_begun = write(&mut stream, head.as_bytes()).await;
     let Ok((asked, number)) = begun else { return };
     let held_for = (asked.from, matches!(asked.wanted, Wanted::Least(_)));
-    let is_whole = is_begun && send(ways, offers, (held_for, number), &mut stream).await;
-    if is_whole && write(&mut stream, BODY_END).await {
+    let desk = &ways.desk;
+    let (began, counters) = (desk.clock.now(), desk.registry.peers.of(asked.from));
+    counters.sent_states.begun();
+    let is_whole = is_begun
+        && send(ways, offers, (held_for, number), (&mut stream, &counters.sent_states.bytes)).await
+        && write(&mut stream, BODY_END).await;
+    counters.sent_states.ended(is_whole.then(|| desk.clock.now().saturating_sub(began)));
+    if is_whole {
         let offers = &mut *offers.borrow_mut();
         if offers.of_stream(held_for, number).is_some() {
             offers.held.remove(&held_for);
@@ -226,7 +233,7 @@ async fn send(
     ways: &Ways,
     offers: &RefCell<Offers>,
     (held_for, number): (For, u64),
-    stream: &mut (impl AsyncWrite + Unpin),
+    (stream, sent_bytes): (&mut (impl AsyncWrite + Unpin), &Count),
 ) -> bool {
     let desk = &ways.desk;
     loop {
@@ -244,6 +251,7 @@ async fn send(
                 if !write_chunk(stream, &frame).await {
                     return false;
                 }
+                sent_bytes.add(frame.len() as u64);
             }
             Ok(Step::Nothing) => {}
             Ok(Step::Done) => return true,

@@ -1,7 +1,6 @@
 //! Runs on: connection core.
 //!
-//! etcd's families of parts that do not exist here, or that a single member never uses. They are at zero on a fresh
-//! member of etcd, too. Dashboards and alerts ask for some of them by name.
+//! etcd's families of parts that do not exist here. They are at zero on a fresh member of etcd, too. Dashboards and alerts ask for some of them by name.
 
 use super::{scrape::SECONDS, text::Text};
 use crate::metrics::histogram::Snapshot;
@@ -9,7 +8,7 @@ use crate::metrics::histogram::Snapshot;
 const MS: u64 = 1_000_000;
 
 /// Name, type and help.
-const NUMBERS: [(&str, &str, &str); 13] = [
+const NUMBERS: [(&str, &str, &str); 8] = [
     ("etcd_debugging_store_expires_total", "counter", "Total number of expired keys. Here: there is no v2 store."),
     (
         "etcd_debugging_store_watch_requests_total",
@@ -29,29 +28,6 @@ const NUMBERS: [(&str, &str, &str); 13] = [
         "etcd_grpc_proxy_watchers_coalescing_total",
         "gauge",
         "Total number of current watchers coalescing. Here: this is no proxy.",
-    ),
-    (
-        "etcd_server_heartbeat_send_failures_total",
-        "counter",
-        "The total number of leader heartbeat send failures (likely overloaded from slow disk). \
-         Here: a single member sends none.",
-    ),
-    (
-        "etcd_server_slow_read_indexes_total",
-        "counter",
-        "The total number of pending read indexes not in sync with leader's or timed out read index requests. \
-         Here: a single member needs none.",
-    ),
-    (
-        "etcd_server_learner_promote_successes",
-        "counter",
-        "The total number of successful learner promotions while this member is leader.",
-    ),
-    ("etcd_server_is_learner", "gauge", "Whether or not this member is a learner. 1 if is, 0 otherwise."),
-    (
-        "etcd_server_snapshot_apply_in_progress_total",
-        "gauge",
-        "1 if the server is applying the incoming snapshot. 0 if none.",
     ),
 ];
 

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 
 use super::{
     scrape::{Scrape, load, sum},
-    text::Text,
+    text::{Text, escaped},
 };
-use crate::{config::Stage, shared::alarm_name};
+use crate::{config::Stage, metrics::counters::PROMOTION_REASONS, shared::alarm_name};
 
 pub(super) fn render(of: &Scrape<'_>, text: &mut Text) {
     render_identity(of, text);
     render_raft(of, text);
+    render_leadership(of, text);
 }
 
 fn render_identity(of: &Scrape<'_>, text: &mut Text) {
@@ -87,6 +88,8 @@ fn render_raft(of: &Scrape<'_>, text: &mut Text) {
     );
     let is_leader = u8::from(leader == shared.identity.member_id);
     text.gauge("etcd_server_is_leader", "Whether or not this member is a leader. 1 if is, 0 otherwise.", is_leader);
+    let is_learner = u8::from(shared.is_learner());
+    text.gauge("etcd_server_is_learner", "Whether or not this member is a learner. 1 if is, 0 otherwise.", is_learner);
     let changes = of.registry.commit.leader_changes.get();
     text.counter("etcd_server_leader_changes_seen_total", "The number of leader changes seen.", changes);
     // The applied index is read first, so that it is never ahead of the committed one.
@@ -104,7 +107,37 @@ fn render_raft(of: &Scrape<'_>, text: &mut Text) {
     text.counter("etcd_server_proposals_failed_total", "The total number of failed proposals seen.", failed);
     let failed = sum(of, |counters| &counters.reads_failed);
     text.counter("etcd_server_read_indexes_failed_total", "The total number of failed read indexes seen.", failed);
+    let late = sum(of, |counters| &counters.reads_late);
+    let help = "The total number of pending read indexes not in sync with leader's or timed out read index requests.";
+    text.counter("etcd_server_slow_read_indexes_total", help, late);
     let slow = of.registry.commit.slow_applies.get() + sum(of, |counters| &counters.slow_reads);
     let help = "The total number of slow apply requests (likely overloaded from slow disk).";
     text.counter("etcd_server_slow_apply_total", help, slow);
+}
+
+fn render_leadership(of: &Scrape<'_>, text: &mut Text) {
+    let commit = &of.registry.commit;
+    let help = "The total number of leader heartbeat send failures (likely overloaded from slow disk).";
+    text.counter("etcd_server_heartbeat_send_failures_total", help, commit.heartbeat_failures.get());
+    let help = "The total number of successful learner promotions while this member is leader.";
+    text.counter("etcd_server_learner_promote_successes", help, sum(of, |counters| &counters.promotions));
+    let failed: Vec<_> = PROMOTION_REASONS
+        .iter()
+        .enumerate()
+        .map(|(position, reason)| (reason, sum(of, |counters| &counters.promotions_failed[position])))
+        .filter(|(_, failed)| *failed > 0)
+        .collect();
+    if !failed.is_empty() {
+        let name = "etcd_server_learner_promote_failures";
+        text.family(
+            name,
+            "counter",
+            "The total number of failed learner promotions (likely learner not ready) while this member is leader.",
+        );
+        for (reason, failed) in failed {
+            text.sample(name, &format!("{{Reason=\"{}\"}}", escaped(reason)), failed);
+        }
+    }
+    let help = "1 if the server is applying the incoming snapshot. 0 if none.";
+    text.gauge("etcd_server_snapshot_apply_in_progress_total", help, commit.installs_inflight.get());
 }

@@ -7,6 +7,7 @@
 //! - `identity`: who the member is, and where raft stands
 //! - `store`: keys, revisions, compactions, watchers, leases
 //! - `disk`: the log, checkpoints, backups
+//! - `peers`: connections with other members, whole states
 //! - `requests`: calls, their durations, health checks, scrapes
 //! - `insight`: phases, usage, heat: what etcd does not have
 //! - `process`: the process, and what dashboards take from Go's runtime
@@ -25,6 +26,7 @@ mod absent;
 mod disk;
 mod identity;
 mod insight;
+mod peers;
 mod process;
 mod requests;
 pub(super) mod scrape;
@@ -38,6 +40,7 @@ pub fn render(of: &Scrape<'_>) -> String {
     store::render(of, &mut text);
     disk::render(of, &mut text);
     requests::render(of, &mut text);
+    peers::render(of, &mut text);
     insight::render(of, &mut text);
     process::render(of, &Process::look(), &mut text);
     absent::render(&mut text);

@@ -15,7 +15,7 @@
 //!   ([`Raft::receive`]), and committed entries are still applied. While the log's disk is full, each proposal is
 //!   checked against the space that all proposals before it leave.
 //! - Without a leader, proposals of clients wait in `proposals`, too, until their clients give up.
-//! - A leader whose disk is full hands leadership to a voter, and again after [`FULL_AGAIN`] if it leads still: nobody
+//! - A leader whose disk is full hands leadership to a voter, and again after a while (`space`) if it leads still: nobody
 //!   could write through it. If the others' disks are full as well, that changes nothing for them.
 //! - As long as it is not known whether the log gets a next segment, its last quarter is left free: proposals wait in
 //!   `proposals`, in their order and bounded as what is proposed is.
@@ -28,6 +28,10 @@
 //!
 //! A plain state machine: time comes in with each call, and the log's disk is the only thing that it drives. It knows
 //! no thread, no socket, no runtime, and not what an entry means. `cores` moves its inputs and outputs.
+//!
+//! - `space`: what a disk does that is full, or that hangs
+
+mod space;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -38,7 +42,7 @@ use std::{
 use bytes::Bytes;
 use consensus::{
     Committed, ConfChange, ConfState, Driver, EntryId, EntryKind, Member, Message, MessageKind, PARTS_PER_TICK,
-    Refused, Snapshot, Status,
+    Progress, Refused, Snapshot, Status,
 };
 use engine::{
     disk::{Completion, Disk, Owner},
@@ -51,7 +55,7 @@ use crate::{
     apply::{
         arrived::Arrived,
         fatal::Fatal,
-        message::{Answer, AnswersByCore, Entry, Handed, Progress, Report, Space, Standing},
+        message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing},
         proposal::Proposal,
     },
     error::Error,
@@ -135,6 +139,8 @@ pub struct Raft {
     log_bytes: u64,
     /// The log's length at the last look. **Units** bytes.
     log_len: u64,
+    /// When the last tick was, of a leader that has others to beat for.
+    beat_at: Option<Duration>,
 }
 
 impl Raft {
@@ -185,6 +191,7 @@ impl Raft {
             log_wait_max,
             log_bytes: log_len,
             log_len,
+            beat_at: None,
         };
         raft.is_cut = raft.driver.is_cut();
         raft.publish_status(Duration::ZERO);
@@ -255,8 +262,7 @@ impl Raft {
         if !self.driver.status().is_leader {
             return Err(Error::NotLeader);
         }
-        let (matched, leader_matched) = self.driver.matched(member_id).ok_or(Error::MemberNotFound)?;
-        Ok(Progress { matched, leader_matched })
+        self.driver.progress(member_id).ok_or(Error::MemberNotFound)
     }
 
     /// Begins to hand leadership over to `target`.
@@ -440,9 +446,26 @@ impl Raft {
         self.shared.pulse.raft.strike(now);
         self.watch_log(now);
         self.leave_if_full(now);
+        self.watch_beats(now);
         let lifetime = 2 * self.shared.limits.request_timeout;
         self.waiters.forget_lost(now, lifetime);
         self.reads.forget_lost(now, lifetime);
+    }
+
+    /// Says so if the heartbeats of this leader come late. **Source** etcd v3.7.1 `server/etcdserver/raft.go`.
+    fn watch_beats(&mut self, now: Duration) {
+        let beats = self.driver.status().is_leader && self.shared.has_other_voters();
+        let before = std::mem::replace(&mut self.beat_at, beats.then_some(now));
+        let (Some(before), expected) = (before.filter(|_| beats), 2 * self.heartbeat) else { return };
+        if let Some(exceeded) = now.saturating_sub(before).checked_sub(expected).filter(|late| !late.is_zero()) {
+            self.counters.heartbeat_failures.add(1);
+            tracing::warn!(
+                "heartbeat-interval" = ?self.heartbeat,
+                "expected-duration" = ?expected,
+                "exceeded-duration" = ?exceeded,
+                "leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk"
+            );
+        }
     }
 
     /// Makes one turn; see the head of this file.
@@ -608,16 +631,6 @@ impl Raft {
         }
     }
 
-    /// Hands leadership over if a disk is full.
-    fn leave_if_full(&mut self, now: Duration) {
-        if !self.is_disk_full() {
-            self.left_full_at = None;
-        } else if self.driver.status().is_leader && self.left_full_at.is_none_or(|at| now >= at + FULL_AGAIN) {
-            self.left_full_at = Some(now);
-            self.hand_over();
-        }
-    }
-
     /// Refusals since the last call, by core; empty when there are none.
     pub fn take_answers(&mut self) -> AnswersByCore {
         if self.answers.iter().all(Vec::is_empty) {
@@ -735,74 +748,6 @@ impl Raft {
         self.log_len = len;
     }
 
-    /// Decides whether a client's proposal is refused for space, before the log is asked. Returns the reason.
-    fn refusal_for_space(&mut self, purpose: Purpose, now: Duration) -> Option<Error> {
-        if self.space.is_full_of_recent {
-            return Some(if self.is_disk_full() { Error::NoSpace } else { Error::TooManyRequests });
-        }
-        if self.space.is_dirty_over {
-            return Some(Error::NoSpace);
-        }
-        match purpose {
-            // The rest of the log is kept for requests that free space.
-            Purpose::Grow if self.driver.is_log_tight() => Some(Error::NoSpace),
-            // The alarm is being raised. One entry is enough, and this request is refused in any case.
-            Purpose::Alarm if !self.asking.ask(now) => Some(Error::NoSpace),
-            Purpose::Alarm => {
-                let used = self.shared.sizes.in_use.load(Ordering::Acquire);
-                let quota = self.shared.limits.quota.shown();
-                tracing::warn!(used, "quota-size-bytes" = quota, "message exceeded backend quota; raising alarm");
-                None
-            }
-            Purpose::Grow | Purpose::Other => None,
-        }
-    }
-
-    /// Looks whether the log's disk does anything, and publishes it if that has changed.
-    fn watch_log(&mut self, now: Duration) {
-        let waits_at = self.driver.log_waits_at();
-        let waits_at = waits_at.or_else(|| self.waits_for_segment.then(|| self.driver.log_durable()));
-        self.log_wait = waits_at.map(|durable| match self.log_wait {
-            Some((since, at)) if at == durable => (since, at),
-            _ => (now, durable),
-        });
-        let is_stalled = self.log_wait.is_some_and(|(since, _)| now.saturating_sub(since) >= self.log_wait_max);
-        if is_stalled == self.is_log_stalled() {
-            return;
-        }
-        self.shared.is_log_stalled.store(is_stalled, Ordering::Release);
-        if is_stalled {
-            let bound = self.log_wait_max;
-            tracing::error!(?bound, "a write to the log does not end: the disk hangs, and writes are refused");
-        } else {
-            tracing::info!("the write to the log has ended");
-        }
-    }
-
-    fn is_log_stalled(&self) -> bool {
-        self.shared.is_log_stalled.load(Ordering::Relaxed)
-    }
-
-    /// Whether the log or a checkpoint waits for space.
-    fn is_disk_full(&self) -> bool {
-        self.space.is_checkpoint_waiting || self.driver.log_room_bytes().is_some()
-    }
-
-    /// Publishes that a disk has become full, or has space again.
-    fn publish_disk_full(&self) {
-        let is_full = self.is_disk_full();
-        if self.shared.is_disk_full.load(Ordering::Relaxed) == is_full {
-            return;
-        }
-        self.shared.is_disk_full.store(is_full, Ordering::Release);
-        if is_full {
-            let (is_log, is_checkpoint) = (self.driver.log_room_bytes().is_some(), self.space.is_checkpoint_waiting);
-            tracing::error!(is_log, is_checkpoint, "the disk is full: writes are refused once the log has no room");
-        } else {
-            tracing::info!("there is space on the disk again");
-        }
-    }
-
     fn publish_status(&mut self, now: Duration) {
         let status = self.driver.status();
         let raft = &self.shared.raft;
@@ -836,9 +781,6 @@ enum StartRead {
 /// Ticks that are made up for when a turn comes late. A member that stood still for longer would campaign before it has
 /// taken in what its leader sent meanwhile.
 const BEHIND_TICKS_MAX: u32 = 2;
-
-/// Time between two tries to hand leadership over because of a full disk.
-const FULL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Memory that an entry takes beside its bytes while apply has it. **Units** bytes.
 const ENTRY_OVERHEAD_BYTES: u64 = size_of::<Entry>() as u64;
