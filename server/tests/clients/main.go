@@ -1,7 +1,7 @@
 // Clients uses a server through etcd's own Go client, as programs do: by its packages clientv3, concurrency and
 // namespace.
 //
-//	clients -endpoint http://127.0.0.1:2379 [-gzip]
+//	clients -endpoint http://127.0.0.1:2379[,..] [-gzip]
 //
 // It leaves other keys alone: all its own keys begin with a prefix of this run. It prints one line for each check, then
 // `N passed, N failed`. The exit status is 1 if any check failed.
@@ -15,6 +15,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,7 +43,7 @@ type check struct {
 }
 
 func main() {
-	endpoint := flag.String("endpoint", "http://127.0.0.1:2379", "")
+	endpoint := flag.String("endpoint", "http://127.0.0.1:2379", "one, or several of one cluster, separated by commas")
 	gzipped := flag.Bool("gzip", false, "compress all calls, and be answered in kind")
 	flag.Parse()
 	var dial []grpc.DialOption
@@ -50,7 +51,7 @@ func main() {
 		dial = append(dial, grpc.WithDefaultCallOptions(grpc.UseCompressor(gzip.Name)))
 	}
 	client, err := clientv3.New(clientv3.Config{
-		Endpoints:   []string{*endpoint},
+		Endpoints:   strings.Split(*endpoint, ","),
 		DialTimeout: 5 * time.Second,
 		Logger:      zap.NewNop(),
 		DialOptions: dial,

@@ -7,6 +7,8 @@
 //	differential -http server/src/metrics -etcd bin/etcd -orlop target/release/orlop
 //	differential -files -etcd bin/etcd -etcdctl bin/etcdctl -etcdutl bin/etcdutl -orlop target/release/orlop
 //
+// With -members 3 each side is a cluster of so many members, which must agree with each other, too.
+//
 // Both servers start empty, with the same flags, on loopback, and with TLS if -tls names certificates. Each gets its
 // requests one at a time over one connection; watches run beside them. The comparison covers every field of every
 // response, and the code and exact text of every error. It leaves out the values of cluster ids, member ids and raft
@@ -41,6 +43,7 @@ type options struct {
 	requests              int
 	restarts              int
 	keys                  int
+	members               int
 	alarms                bool
 	verbose               bool
 }
@@ -56,6 +59,7 @@ func main() {
 	flag.IntVar(&opt.restarts, "restarts", 3, "how often both servers are killed and started again during a run")
 	flag.IntVar(&opt.keys, "keys", 0,
 		"keys beside the few that requests mostly meet at; then trees are deep and ranges long")
+	flag.IntVar(&opt.members, "members", 1, "members of each cluster; requests go to one of them")
 	flag.BoolVar(&opt.alarms, "alarms", false, "raise and clear the NOSPACE alarm, too")
 	flag.BoolVar(&opt.verbose, "v", false, "print every request")
 	secrets := flag.String("tls", "",
@@ -79,7 +83,7 @@ func main() {
 	flag.Parse()
 
 	isPlain := *files || *wire || *endpoints != ""
-	if opt.orlop == "" || (opt.etcd == "" && *kill9 == 0) || flag.NArg() > 0 || *workers < 1 ||
+	if opt.orlop == "" || (opt.etcd == "" && *kill9 == 0) || flag.NArg() > 0 || *workers < 1 || opt.members < 1 ||
 		(isPlain && *secrets != "") {
 		flag.Usage()
 		os.Exit(2)

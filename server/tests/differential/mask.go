@@ -29,10 +29,16 @@ func mask(request, response proto.Message, port int) proto.Message {
 	case *pb.StatusResponse:
 		maskStatus(response)
 	case *pb.MemberListResponse:
+		// The order of ids is that of ports.
+		slices.SortFunc(response.Members, func(a, b *pb.Member) int { return cmp.Compare(a.Name, b.Name) })
 		for _, member := range response.Members {
 			member.ID = present(member.ID)
 			for i, url := range member.ClientURLs {
-				member.ClientURLs[i] = strings.ReplaceAll(url, strconv.Itoa(port), "PORT")
+				masked := strings.ReplaceAll(url, strconv.Itoa(port), "PORT")
+				if host, _, ok := strings.Cut(url, "127.0.0.1:"); ok && len(response.Members) > 1 {
+					masked = host + "127.0.0.1:PORT"
+				}
+				member.ClientURLs[i] = masked
 			}
 			for i := range member.PeerURLs {
 				host, _, _ := strings.Cut(strings.TrimPrefix(member.PeerURLs[i], "http://"), ":")

@@ -19,7 +19,7 @@ import (
 type run struct {
 	*generator
 	options
-	servers    [2]*server
+	servers    [2]*cluster
 	watches    watchSet
 	keepAlives [2]grpc.BidiStreamingClient[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]
 	step       int
@@ -46,7 +46,8 @@ func runSeed(opt options, seed uint64) (report string, err error) {
 	binaries := [2][2]string{{opt.etcd, opt.etcdFlags}, {opt.orlop, opt.orlopFlags}}
 	for side := range r.servers {
 		binary, flags := binaries[side][0], binaries[side][1]
-		if r.servers[side], err = newServer(sideNames[side], binary, flags, opt.dataDir, opt.tls); err != nil {
+		r.servers[side], err = newCluster(sideNames[side], binary, flags, opt.dataDir, opt.tls, opt.members)
+		if err != nil {
 			return "", err
 		}
 		defer r.servers[side].discard()
@@ -54,7 +55,7 @@ func runSeed(opt options, seed uint64) (report string, err error) {
 	if err := r.startBoth(); err != nil {
 		return "", err
 	}
-	if err := errors.Join(checkDoor(r.servers[etcd]), checkDoor(r.servers[orlop])); err != nil {
+	if err := errors.Join(checkDoor(r.servers[etcd].server), checkDoor(r.servers[orlop].server)); err != nil {
 		return "", err
 	}
 	defer func() {
@@ -246,6 +247,9 @@ func (r *run) hashes() error {
 			return err
 		}
 	}
+	if err := errors.Join(r.servers[etcd].agree(r.current), r.servers[orlop].agree(r.current)); err != nil {
+		return err
+	}
 	everything := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
 	return r.call("/etcdserverpb.KV/Range", everything, &pb.RangeResponse{})
 }
@@ -393,13 +397,13 @@ func (r *run) startBoth() error {
 	}
 	r.ttlTolerance = ttlTolerance + int64((took[etcd] - took[orlop]).Abs().Seconds())
 	for side, server := range r.servers {
-		stream, err := openKeepAlive(server)
+		stream, err := openKeepAlive(server.server)
 		if err != nil {
 			return err
 		}
 		r.keepAlives[side] = stream
 	}
-	return r.watches.open(r.servers)
+	return r.watches.open([2]*server{r.servers[etcd].server, r.servers[orlop].server})
 }
 
 // restart ends both servers, gently or not, and starts them on what they left behind.

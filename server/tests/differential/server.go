@@ -102,6 +102,10 @@ func (s *server) url() string { return s.credentials.scheme() + "://127.0.0.1:" 
 // start returns when the server answers a linearizable read and has its final storage version: etcd takes some seconds
 // for that after it has made a new data directory.
 func (s *server) start() error {
+	return errors.Join(s.launch(), s.await())
+}
+
+func (s *server) launch() error {
 	s.child = exec.Command(s.binary, s.flags...)
 	s.child.Stdout, s.child.Stderr = s.logFile, s.logFile
 	// A harness that dies must not leave servers behind.
@@ -117,7 +121,14 @@ func (s *server) start() error {
 		child.Wait()
 		close(exited)
 	}()
-	began := time.Now()
+	return nil
+}
+
+func (s *server) await() error {
+	if s.child == nil {
+		return nil
+	}
+	exited, began := s.exited, time.Now()
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		_, err := pb.NewKVClient(s.conn).Range(ctx, &pb.RangeRequest{Key: []byte("health")})
