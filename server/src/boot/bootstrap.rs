@@ -19,6 +19,15 @@ use crate::{
     peer::resolve::{Lookup, Resolver},
 };
 
+/// Refuses URLs of other members that nothing here can dial.
+pub(super) fn check_dialled(urls: &[String]) -> Result<(), Error> {
+    let is_secure = |url: &&String| url.starts_with("https:") || url.starts_with("unixs:");
+    match urls.iter().find(is_secure) {
+        Some(url) => Err(Error::TlsBetweenMembers { url: url.clone() }),
+        None => Ok(()),
+    }
+}
+
 /// How long each other member is asked whether this one is in a cluster already.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
@@ -40,6 +49,12 @@ pub enum Error {
     /// The settings contradict themselves.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// Another member is reached with TLS alone.
+    #[error("the peer URL {url} of another member needs TLS between members, which this release does not have yet")]
+    TlsBetweenMembers {
+        /// Its URL.
+        url: String,
+    },
     /// A cluster that runs knows the member.
     #[error("member {id:x} has already been bootstrapped")]
     Bootstrapped {
@@ -88,6 +103,7 @@ impl Bootstrap {
     /// **Errors** why it cannot begin.
     pub async fn begin<L: Lookup>(config: &Config, others: &dyn Others, resolver: &Resolver<L>) -> Result<Self, Error> {
         let own = config.verify_local_member()?;
+        check_dialled(&urls_of_others(config))?;
         let equal = resolver.check_equal(&config.advertise_peer_urls, own).await;
         equal.map_err(|why| config.mismatch(own, &why))?;
         config.verify_unique_urls()?;

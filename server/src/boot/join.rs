@@ -13,7 +13,7 @@ use std::time::Duration;
 use consensus::{Identity, Member, peer::hello::Remote};
 
 use super::{
-    bootstrap::{Bootstrap, Error},
+    bootstrap::{Bootstrap, Error, check_dialled},
     running::{self, Running, urls_of_others},
 };
 use crate::{
@@ -33,6 +33,7 @@ const AGAIN_WAIT: Duration = Duration::from_secs(1);
 /// **Errors** why not.
 pub async fn join<L: Lookup>(config: &Config, others: &dyn Others, resolver: &Resolver<L>) -> Result<Bootstrap, Error> {
     config.verify_local_member()?;
+    check_dialled(&urls_of_others(config))?;
     config.verify_unique_urls()?;
     let running = running::members(others, &urls_of_others(config), MEMBERS_WAIT, true).await?;
     let names = match assign(config, &running, resolver).await {

@@ -94,6 +94,20 @@ async fn a_new_member_begins_with_all_unless_it_was_in_the_cluster_before() {
 }
 
 #[tokio::test]
+async fn members_that_could_only_be_reached_with_tls_are_refused_before_anything_is_made() {
+    for state in ["new", "existing"] {
+        let line = format!(
+            "--name c --initial-cluster-state {state} --initial-advertise-peer-urls http://c:1 \
+             --initial-cluster a=http://a:1,b=https://b:1,c=http://c:1"
+        );
+        let nobody = Told::default();
+        let error = begun(&line, &nobody).await.unwrap_err().to_string();
+        assert!(error.contains("https://b:1 of another member needs TLS"), "{error}");
+        assert!(nobody.asked.borrow().is_empty());
+    }
+}
+
+#[tokio::test]
 async fn a_new_member_may_advertise_an_address_where_the_cluster_has_a_name() {
     let line = |own: &str| {
         format!(

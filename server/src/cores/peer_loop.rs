@@ -3,8 +3,8 @@
 //! Drives the sockets of the connections with other members, on raft's own thread: a message reaches raft without a
 //! step between threads, and those of a turn leave in one write for each stream.
 //!
-//! Each connection has a task, which reads, and writes what `links` has gathered for it. A task that has brought
-//! messages yields, so raft takes them before much more is read.
+//! Each connection has a task, which reads, and writes what `links` has gathered for it. A task that has brought much
+//! yields, so raft takes that before much more is read.
 
 use std::{
     cell::{Cell, RefCell},
@@ -295,8 +295,11 @@ async fn hold(
         }
         if !buffer.is_empty() {
             state.tell(|links, now| links.received(id, &buffer, now));
+            let may_be_more = buffer.len() >= READ_BYTES / 2;
             buffer.clear();
-            tokio::task::yield_now().await;
+            if may_be_more {
+                tokio::task::yield_now().await;
+            }
             continue;
         }
         state.links.borrow_mut().take_bytes(id, state.clock.now(), &mut taken);

@@ -20,6 +20,9 @@ use crate::{
     raft::{machine::Raft, message::ToRaft},
 };
 
+/// So many turns in a row, and then all other tasks of the thread have theirs, whatever else there is to do here.
+const TURNS_MAX: u32 = 64;
+
 /// Raft with its inputs, its outputs and the log's disk.
 pub struct RaftCore {
     /// The machine.
@@ -62,7 +65,9 @@ pub async fn run_both(
 ) -> Result<(), Fatal> {
     let wake = core.wake()?;
     let mut ticks = Ticks::new(heartbeat);
+    let mut turns = 0;
     loop {
+        turns = (turns + 1) % TURNS_MAX;
         let now = clock.now();
         core.raft.pass(now);
         if ticks.is_due(now) {
@@ -84,7 +89,7 @@ pub async fn run_both(
         outbox.send(core.raft.take_answers(), None);
         apply.hand_out(turn, &mut outbox);
         let more = more || core.raft.has_more();
-        if more {
+        if more || turns == 0 {
             tokio::task::yield_now().await;
         }
         tokio::select! {
@@ -121,7 +126,9 @@ pub async fn run(
     let wake = core.wake()?;
     let mut ticks = Ticks::new(heartbeat);
     let mut report = None;
+    let mut turns = 0;
     loop {
+        turns = (turns + 1) % TURNS_MAX;
         let now = clock.now();
         core.raft.pass(now);
         if ticks.is_due(now) {
@@ -143,7 +150,7 @@ pub async fn run(
         core.peers.collect(&mut core.raft, now);
         outbox.send(core.raft.take_answers(), None);
         let more = has_room && core.raft.has_more();
-        if more {
+        if more || turns == 0 {
             tokio::task::yield_now().await;
         }
         tokio::select! {

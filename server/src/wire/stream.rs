@@ -6,7 +6,7 @@
 //! once.
 
 use std::{
-    io,
+    io::{self, IoSlice},
     net::SocketAddr,
     pin::Pin,
     task::{Context, Poll, ready},
@@ -223,8 +223,24 @@ impl AsyncWrite for Stream {
         let Self { socket, tls, .. } = self.get_mut();
         match tls {
             None => Pin::new(socket).poll_write(cx, buf),
-            Some(tls) => session::poll_write(tls, socket, cx, buf),
+            Some(tls) => session::poll_write(tls, socket, cx, &[IoSlice::new(buf)]),
         }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let Self { socket, tls, .. } = self.get_mut();
+        match tls {
+            None => Pin::new(socket).poll_write_vectored(cx, pieces),
+            Some(tls) => session::poll_write(tls, socket, cx, pieces),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -267,6 +283,15 @@ mod tests {
             stream.read_to_string(&mut read).await.unwrap();
             assert_eq!(read, sent);
         }
+    }
+
+    #[tokio::test]
+    async fn pieces_leave_together() {
+        let (server, client) = UnixStream::pair().unwrap();
+        let (mut stream, pieces) = (Stream::new(Socket::Unix(server)), ["a", "bc", "def"]);
+        let written = stream.write_vectored(&pieces.map(|piece| IoSlice::new(piece.as_bytes()))).await.unwrap();
+        let mut read = [0; 8];
+        assert_eq!((written, client.try_read(&mut read).unwrap(), &read[..6]), (6, 6, &b"abcdef"[..]));
     }
 
     #[tokio::test]

@@ -192,7 +192,7 @@ const OWNED: [Owned; 7] = [
     },
 ];
 
-const TOP_LEVEL: [&str; 19] = [
+const TOP_LEVEL: [&str; 20] = [
     ".ci",
     ".clippy.toml",
     ".config",
@@ -204,6 +204,7 @@ const TOP_LEVEL: [&str; 19] = [
     "Cargo.lock",
     "Cargo.toml",
     "LICENSE",
+    "Procfile",
     "README.md",
     "bench",
     "consensus",

@@ -123,10 +123,10 @@ pub fn poll_write(
     tls: &mut Session,
     socket: &mut Socket,
     cx: &mut Context<'_>,
-    bytes: &[u8],
+    pieces: &[IoSlice<'_>],
 ) -> Poll<io::Result<usize>> {
     ready!(poll_send(tls, socket, cx))?;
-    let count = tls.writer().write(bytes)?;
+    let count = tls.writer().write_vectored(pieces)?;
     match poll_send(tls, socket, cx) {
         Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
         // The rest is sent by the next write or flush, for which this task is woken.
