@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
-//! Every call passes here, and every message of it: its head, what a learner serves, the leader that it may require, its
-//! decoding, its permission ([`permit`], where users will be checked) and its counts.
+//! Every call passes here, and every message of it: its head, what a learner serves, the leader that it may require,
+//! its decoding, its permission ([`permit`], where users will be checked) and its counts.
 //!
 //! Three limits stand where the thing is that they bound: the quota (`quota`, asked before a proposal), the
 //! size of an entry (`desk`), the operations of a transaction (`txn`). A slow request is found at its end (`told`).

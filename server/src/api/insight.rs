@@ -2,7 +2,8 @@
 //!
 //! The service `orlop.v1.Insight` shows what this member stores and does, for `orlop top` and for scripts.
 //!
-//! It reads published state and views, and asks raft how far other members are. It changes nothing. The limits here bound its answers.
+//! It reads published state and views, and asks raft how far other members are. It changes nothing. The limits here
+//! bound its answers.
 
 use std::{
     sync::{

@@ -3,7 +3,7 @@
 //! Asks each other member from time to time how it is: it measures round trips, and finds clocks that differ. Nothing
 //! else depends on it.
 //!
-//! **Source** etcd v3.7.1 `server/etcdserver/api/rafthttp/probing_status.go`: the path, the time between two, the texts.
+//! **Source** etcd v3.7.1 `server/etcdserver/api/rafthttp/probing_status.go`: path, time between two, texts.
 
 use std::{rc::Rc, time::Duration};
 

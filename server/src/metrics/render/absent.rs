@@ -1,6 +1,7 @@
 //! Runs on: connection core.
 //!
-//! etcd's families of parts that do not exist here. They are at zero on a fresh member of etcd, too. Dashboards and alerts ask for some of them by name.
+//! etcd's families of parts that do not exist here. They are at zero on a fresh member of etcd, too. Dashboards
+//! and alerts ask for some of them by name.
 
 use super::{scrape::SECONDS, text::Text};
 use crate::metrics::histogram::Snapshot;

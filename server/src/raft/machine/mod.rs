@@ -15,8 +15,8 @@
 //!   ([`Raft::receive`]), and committed entries are still applied. While the log's disk is full, each proposal is
 //!   checked against the space that all proposals before it leave.
 //! - Without a leader, proposals of clients wait in `proposals`, too, until their clients give up.
-//! - A leader whose disk is full hands leadership to a voter, and again after a while (`space`) if it leads still: nobody
-//!   could write through it. If the others' disks are full as well, that changes nothing for them.
+//! - A leader whose disk is full hands leadership to a voter, and again after a while (`space`) if it leads still:
+//!   nobody could write through it. If the others' disks are full as well, that changes nothing for them.
 //! - As long as it is not known whether the log gets a next segment, its last quarter is left free: proposals wait in
 //!   `proposals`, in their order and bounded as what is proposed is.
 //! - Nor does a disk that hangs stop it: as long as a write to the log does not end, proposals of clients are refused,
