@@ -15,6 +15,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering},
@@ -93,6 +94,8 @@ pub struct Limits {
     pub quota: Quota,
     /// Whether the health service says that this member does not serve while it defragments.
     pub withdraws_for_defragment: bool,
+    /// The address of this host from which other members are dialled, if that matters.
+    pub dial_from: Option<IpAddr>,
     /// Bytes of a backup between two write-backs of the log's file system; 0 for no write-backs.
     pub snapshot_write_back_bytes: u64,
 }
@@ -369,6 +372,7 @@ impl Shared {
             connections_max: 8,
             quota: Quota::new(1 << 31, 90),
             withdraws_for_defragment: true,
+            dial_from: None,
             snapshot_write_back_bytes: 0,
         };
         let identity = Identity { cluster_id: 1, member_id: 0xab };

@@ -338,5 +338,8 @@ async fn stream<Q: Requests, P: Reply>(desk: &Rc<Desk>, call: &Call, requests: Q
         }
     };
     let result = due::within(desk, call, work).await;
+    if result.as_ref().is_err_and(|error| error.code() == Code::Internal) {
+        desk.counters.stream_failed(call.method);
+    }
     outbound.end(result);
 }

@@ -119,6 +119,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<End, Error> {
         end = &mut ending => return Ok(told_of(end, &config)),
     }
     spawn_local(keep_usage(Rc::clone(&started.desk)));
+    warn_of_gates(&config, &shared);
     tracing::info!("ready to serve client requests");
     ways.accept_clients(ports.clients, &started.desk);
     notify::ready(&config.init).await;
@@ -132,6 +133,14 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<End, Error> {
     end.send_replace(true);
     tracing::info!(%fields, "closed etcd server");
     Ok(why)
+}
+
+/// Names the gates whose checks a member alone does not need, and several do not have yet.
+fn warn_of_gates(config: &Config, shared: &Shared) {
+    let is_asked = |gate: &&str| shared.has_other_voters() && config.gates[gate];
+    for gate in ["InitialCorruptCheck", "CompactHashCheck"].iter().filter(|gate| is_asked(gate)) {
+        tracing::warn!(gate, reason = config::NO_COMPARISON, "this feature gate does nothing among several members");
+    }
 }
 
 /// Resolves when the member is to end.

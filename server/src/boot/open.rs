@@ -151,19 +151,24 @@ fn force_new_cluster(
 async fn restarted(config: &Config, identity: Identity, cluster: &Cluster) -> Bootstrap {
     let mut begun = Bootstrap::of_data(config, identity);
     if begun.members.is_empty() && cluster.members.is_empty() && config.joins {
-        begun.remotes = join::remotes(config, &Network, identity.member_id).await;
+        begun.remotes = join::remotes(config, &network(config), identity.member_id).await;
     }
     begun
 }
 
 /// Finds out who a member without data is.
 async fn bootstrap(config: &Config, clock: &Clock) -> Result<Bootstrap, Error> {
-    let (others, resolver) = (Network, Resolver::new(System, clock.clone()));
+    let (others, resolver) = (network(config), Resolver::new(System, clock.clone()));
     let begun = match config.joins {
         true => join::join(config, &others, &resolver).await,
         false => Bootstrap::begin(config, &others, &resolver).await,
     };
     Ok(begun?)
+}
+
+/// The way to other members before there is a serving core.
+fn network(config: &Config) -> Network {
+    Network { from: options::dial_from(config) }
 }
 
 /// Probes the I/O path of each directory, once.

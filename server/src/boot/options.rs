@@ -2,7 +2,7 @@
 //!
 //! Turns the knobs into settings for each part of the member.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use engine::{disk::Preference, store, wal};
 
@@ -10,7 +10,7 @@ use super::process;
 use crate::{
     apply::machine,
     clock::Clock,
-    config::{self, Config, LogLevel, Stage},
+    config::{self, Config, LogLevel, Stage, Url},
     cores::Placement,
     insight::slow::Settings,
     lease,
@@ -184,6 +184,7 @@ pub fn limits(config: &Config, cores: Cores) -> Limits {
         quota: quota(config),
         connections_max: connections_max(config, cores),
         withdraws_for_defragment: config.gates["StopGRPCServiceOnDefrag"],
+        dial_from: dial_from(config),
         snapshot_write_back_bytes: server.snapshot_write_back_bytes,
     }
 }
@@ -210,6 +211,15 @@ pub fn insight(config: &Config) -> Settings {
         is_extensive: config.extensive_metrics,
         is_debug: config.log_level == LogLevel::Debug,
     }
+}
+
+/// The address from which other members are dialled, with the gate SetMemberLocalAddr: the first one that this member
+/// advertises, where others could reach it.
+pub fn dial_from(config: &Config) -> Option<IpAddr> {
+    let parse = |url: &Url| url.host.parse::<IpAddr>().ok();
+    let is_suitable = |address: &IpAddr| !address.is_loopback() && !address.is_unspecified();
+    let mut addresses = config.advertise_peer_urls.iter().filter_map(parse).filter(is_suitable);
+    config.gates["SetMemberLocalAddr"].then(|| addresses.next()).flatten()
 }
 
 /// Feature gates with their stage and value.

@@ -10,6 +10,7 @@ use consensus::{Identity, Member, peer::http1::Headers};
 use super::{
     bootstrap::{Bootstrap, Error},
     join::join,
+    options,
 };
 use crate::{
     api::others::{Answered, Asking, Awaited, Others},
@@ -104,6 +105,23 @@ async fn members_that_could_only_be_reached_with_tls_are_refused_before_anything
         let error = begun(&line, &nobody).await.unwrap_err().to_string();
         assert!(error.contains("https://b:1 of another member needs TLS"), "{error}");
         assert!(nobody.asked.borrow().is_empty());
+    }
+}
+
+#[test]
+fn others_are_dialled_from_an_address_that_they_could_reach_if_the_gate_says_so() {
+    let from = |gates: &str, urls: &str| {
+        options::dial_from(&config(&format!(
+            "{gates} --initial-advertise-peer-urls {urls} --initial-cluster default={urls}"
+        )))
+    };
+    let gate = "--feature-gates SetMemberLocalAddr=true";
+    assert_eq!(from(gate, "http://192.0.2.3:1"), Some([192, 0, 2, 3].into()));
+    assert_eq!(from(gate, "http://[2001:db8::1]:1"), Some("2001:db8::1".parse().unwrap()));
+    for (gates, url) in
+        [("", "http://192.0.2.3:1"), (gate, "http://127.0.0.1:1"), (gate, "http://0.0.0.0:1"), (gate, "http://a:1")]
+    {
+        assert_eq!(from(gates, url), None, "{gates} {url}");
     }
 }
 

@@ -37,9 +37,12 @@ enum Effect {
 
 use Effect::{Etcds, Off, On};
 
+/// Why no check compares members.
+pub const NO_COMPARISON: &str = "members' hashes are not compared yet";
+
 /// The gates: name, stage, default. What LeaseCheckpoint has taken down is always kept, as in etcd once the cluster's
-/// version is 3.6; so LeaseCheckpointPersist changes nothing, as there. Alone, a member has nothing to compare its
-/// hashes with; the two checks then do in etcd what they do here.
+/// version is 3.6; so LeaseCheckpointPersist changes nothing, as there. Alone, a
+/// member has nothing to compare its hashes with, in etcd too; with others there is a warning at its start.
 const TABLE: [(&str, Stage, bool, Effect); 11] = [
     ("AllAlpha", Stage::Alpha, false, Etcds),
     ("AllBeta", Stage::Beta, false, Etcds),
@@ -49,7 +52,7 @@ const TABLE: [(&str, Stage, bool, Effect); 11] = [
     ("LeaseCheckpoint", Stage::Alpha, false, Etcds),
     ("LeaseCheckpointPersist", Stage::Alpha, false, Etcds),
     ("PriorityRequest", Stage::Alpha, false, Off("a client's LeaseRevoke is refused like others; expiry never is")),
-    ("SetMemberLocalAddr", Stage::Alpha, false, Off("there are no other members yet")),
+    ("SetMemberLocalAddr", Stage::Alpha, false, Etcds),
     ("StopGRPCServiceOnDefrag", Stage::Alpha, false, Etcds),
     ("TxnModeWriteWithSharedBuffer", Stage::Beta, true, On("no buffer of reads is copied")),
 ];
@@ -164,7 +167,7 @@ mod tests {
     fn what_a_gate_cannot_do_it_does_not_claim() {
         let mut gates = asked(&parse("AllAlpha=true,AllBeta=false").unwrap());
         let corrected: Vec<&str> = correct(&mut gates).into_iter().map(|(name, _)| name).collect();
-        let off = ["PriorityRequest", "SetMemberLocalAddr"];
+        let off = ["PriorityRequest"];
         let on = ["FastLeaseKeepAlive", "TxnModeWriteWithSharedBuffer"];
         assert_eq!(corrected, [&on[..1], &off[..], &on[1..]].concat());
         assert!(off.iter().all(|name| !gates[name]) && on.iter().all(|name| gates[name]));

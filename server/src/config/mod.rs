@@ -59,7 +59,7 @@ mod variables;
 pub use error::{Error, Invalid, Usage};
 pub(crate) use flag::{Fate, Kind, Section, Table, row};
 pub(crate) use flags::TABLE;
-pub use gates::{GATES, Stage};
+pub use gates::{GATES, NO_COMPARISON, Stage};
 pub use host::host;
 pub use init::Init;
 pub use knobs::ReadFile;

@@ -260,7 +260,7 @@ async fn receive(state: Rc<State>, mut inbox: mpsc::Receiver<ToPeers>) {
 
 /// Makes a connection, and holds it.
 async fn connect(state: Rc<State>, attempt: u64, url: String) {
-    let dialled = tokio::time::timeout(state.dial_wait, dial(&url)).await;
+    let dialled = tokio::time::timeout(state.dial_wait, dial(&url, state.shared.limits.dial_from)).await;
     let stream = match dialled {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => {

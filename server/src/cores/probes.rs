@@ -48,7 +48,7 @@ struct Probed {
 }
 
 async fn probe(desk: &Desk, url: &str) -> Result<Probed, String> {
-    let mut stream = dial(url).await.map_err(|error| format!("{url}: {error}"))?;
+    let mut stream = dial(url, desk.shared.limits.dial_from).await.map_err(|error| format!("{url}: {error}"))?;
     let path = "/raft/probing".to_owned();
     let asking = Asking { method: "GET", path, answer_bytes_max: ANSWER_BYTES_MAX, ..Asking::default() };
     let (began, began_us) = (desk.clock.now(), desk.clock.unix_us());

@@ -74,6 +74,10 @@ pub const CHECKS: [(&str, &str); 5] = [
     ("readyz", "non_learner"),
 ];
 
+/// The streams whose failures are counted, with etcd's names for them.
+pub const FAILING_STREAMS: [(Method, &str); 2] =
+    [(Method::Watch, "watch"), (Method::LeaseKeepAlive, "lease-keepalive")];
+
 /// Why learners are not promoted, in etcd's words for its own use. The last one is for all others.
 pub const PROMOTION_REASONS: [&str; 5] = [
     "etcdserver: can only promote a learner member which is in sync with leader",
@@ -190,6 +194,8 @@ pub struct Counters {
     pub hash: Histogram<15>,
     /// Durations of HashKV.
     pub hash_kv: Histogram<15>,
+    /// Streams whose clients sent what is no message, by [`FAILING_STREAMS`].
+    pub stream_failures: [Count; FAILING_STREAMS.len()],
     /// Open watch streams.
     pub watch_streams: Count,
     /// Watchers.
@@ -228,6 +234,7 @@ impl Default for Counters {
             scrapes: Count::default(),
             hash: Histogram::new(10 * MS),
             hash_kv: Histogram::new(10 * MS),
+            stream_failures: Default::default(),
             watch_streams: Count::default(),
             watchers: Count::default(),
             watchers_unsynced: Count::default(),
@@ -285,6 +292,12 @@ impl Counters {
             Err(_) => 4,
         };
         self.promotions_failed[position].add(1);
+    }
+
+    /// Counts a stream that has failed: its client has sent what is no message.
+    pub fn stream_failed(&self, method: Method) {
+        let position = FAILING_STREAMS.iter().position(|(failing, _)| *failing == method);
+        position.into_iter().for_each(|position| self.stream_failures[position].add(1));
     }
 
     /// Counts a result of a check of /livez or /readyz.

@@ -286,6 +286,7 @@ fn each_other_member_has_etcds_series_and_one_alone_has_none() {
     let counters = &member.registry.connections[0];
     counters.promoted(Ok(()));
     counters.promoted(Err(&Error::MemberNotLearner));
+    counters.stream_failed(Method::Watch);
     let families = parse(&member.render());
     for (name, kind, labels, value) in [
         ("etcd_network_active_peers", "gauge", r#"Local="ab",Remote="cd""#, 1.0),
@@ -297,6 +298,7 @@ fn each_other_member_has_etcds_series_and_one_alone_has_none() {
         ("etcd_network_snapshot_send_success", "counter", r#"To="cd""#, 0.0),
         ("etcd_network_snapshot_send_inflights_total", "gauge", r#"To="cd""#, 0.0),
         ("etcd_network_snapshot_receive_inflights_total", "gauge", r#"From="cd""#, 1.0),
+        ("etcd_network_server_stream_failures_total", "counter", r#"API="watch",Type="receive""#, 1.0),
         ("etcd_server_learner_promote_successes", "counter", "", 1.0),
         (
             "etcd_server_learner_promote_failures",

@@ -5,6 +5,8 @@
 //! Bounds: the body of an answer, by who asks. Nothing is waited for longer than who asks waits: dropping the future
 //! closes the connection.
 
+use std::net::IpAddr;
+
 use bytes::{Bytes, BytesMut};
 use consensus::peer::http1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,19 +19,22 @@ use crate::{
 
 /// Asks over the network.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Network;
+pub struct Network {
+    /// The address of this host from which it asks, if that matters.
+    pub from: Option<IpAddr>,
+}
 
 impl Others for Network {
     fn ask<'a>(&'a self, url: &'a str, asking: &'a Asking) -> Awaited<'a> {
-        Box::pin(ask(url, asking))
+        Box::pin(ask(url, asking, self.from))
     }
 }
 
 /// Asks the member at `url`.
 ///
 /// **Errors** why there is no answer.
-pub async fn ask(url: &str, asking: &Asking) -> Result<Answered, String> {
-    let mut stream = dial(url).await.map_err(|error| format!("{url}: {error}"))?;
+pub async fn ask(url: &str, asking: &Asking, from: Option<IpAddr>) -> Result<Answered, String> {
+    let mut stream = dial(url, from).await.map_err(|error| format!("{url}: {error}"))?;
     ask_over(&mut stream, url, asking).await
 }
 
@@ -104,7 +109,7 @@ mod tests {
         let lines = "X-A: b\r\n".into();
         let body = Bytes::from_static(b"body");
         let asking = Asking { method: "POST", path: "/a?b".into(), lines, body, answer_bytes_max: 4 };
-        tokio::join!(ask(&url, &asking), serving)
+        tokio::join!(ask(&url, &asking, None), serving)
     }
 
     #[tokio::test]

@@ -231,6 +231,7 @@ fn limits() -> Limits {
         connections_max: 8,
         quota: Quota::new(1 << 31, 90),
         withdraws_for_defragment: true,
+        dial_from: None,
         snapshot_write_back_bytes: 0,
     }
 }

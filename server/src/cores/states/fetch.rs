@@ -212,7 +212,7 @@ async fn stream(
     url: &str,
     pieces: &mpsc::Sender<Piece>,
 ) -> Broken {
-    let silence = tokio::time::timeout(SILENCE_MAX, dial(url)).await;
+    let silence = tokio::time::timeout(SILENCE_MAX, dial(url, ways.desk.shared.limits.dial_from)).await;
     let mut stream = match silence {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Broken::Here(format!("{url}: {error}")),

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     method::Method,
     metrics::{
-        counters::{CALL_TYPES, CHECKS, CLIENT_VERSIONS, CODE_NAMES, Check, OfMethod},
+        counters::{CALL_TYPES, CHECKS, CLIENT_VERSIONS, CODE_NAMES, Check, FAILING_STREAMS, OfMethod},
         histogram::{Count, Snapshot},
         latency::{Handling, REQUEST_TYPES, SUCCESS},
     },
@@ -77,6 +77,16 @@ fn render_requests(of: &Scrape<'_>, text: &mut Text) {
     let received = sum(of, |counters| &counters.received_bytes);
     let help = "The total number of bytes received from grpc clients.";
     text.counter("etcd_network_client_grpc_received_bytes_total", help, received);
+    let failures = |position: usize| sum(of, |counters| &counters.stream_failures[position]);
+    let failed: Vec<_> = (0..FAILING_STREAMS.len()).filter(|position| failures(*position) > 0).collect();
+    if !failed.is_empty() {
+        let name = "etcd_network_server_stream_failures_total";
+        text.family(name, "counter", "The total number of stream failures from the local server.");
+        for position in failed {
+            let api = FAILING_STREAMS[position].1;
+            text.sample(name, &format!("{{API=\"{api}\",Type=\"receive\"}}"), failures(position));
+        }
+    }
     let name = "etcd_server_client_requests_total";
     text.family(name, "counter", "The total number of client requests per client version.");
     for (call_type, calls) in CALL_TYPES.iter().enumerate() {
