@@ -14,7 +14,7 @@ use consensus::{
     },
 };
 
-use super::links::{Arrived, Deed, Links, Options};
+use super::links::{Arrived, Deed, Links, Options, Traffic};
 use crate::shared::Cluster;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -95,7 +95,8 @@ fn streams_are_asked_for_and_bring_messages() {
     assert!(request.contains("\r\nX-Raft-To: 2\r\n") && request.contains("\r\nX-Orlop-Life: 7\r\n"), "{request}");
     assert_eq!(links.take_active(), None, "nobody has answered");
     let vote = message(MessageKind::Vote, 1);
-    links.received(50, &said(8, std::slice::from_ref(&vote)), 2 * SECOND);
+    let said = said(8, std::slice::from_ref(&vote));
+    links.received(50, &said, 2 * SECOND);
     assert!(links.has_news());
     assert_eq!(links.take_messages(), [Arrived { id: 50, message: vote }]);
     assert_eq!(links.take_active(), Some([(OTHER, 2 * SECOND)].into()));
@@ -103,6 +104,14 @@ fn streams_are_asked_for_and_bring_messages() {
     links.refuse(50, 3 * SECOND);
     assert!(links.take_deeds().contains(&Deed::Close(50)));
     assert_eq!(links.take_active(), Some([].into()));
+    let received_bytes = said.len() as u64;
+    let sent_bytes = request.len() as u64;
+    let traffic = Traffic { disconnections: 1, sent_bytes, received_bytes, ..Traffic::default() };
+    assert_eq!(links.traffic().collect::<Vec<_>>(), [(OTHER, traffic)]);
+    links.posted((OTHER, 8), (message(MessageKind::Vote, 1), 40), 70);
+    links.send(vec![message(MessageKind::Heartbeat, OTHER); 100], 3 * SECOND);
+    let traffic = Traffic { received_bytes: received_bytes + 40, send_failures: 36, ..traffic };
+    assert_eq!(links.traffic().collect::<Vec<_>>(), [(OTHER, traffic)], "64 wait to be posted");
 }
 
 #[test]
