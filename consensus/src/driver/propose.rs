@@ -136,8 +136,7 @@ impl Driver {
         if data.len() > bytes_max {
             return Err(Error::TooLarge { bytes: data.len(), bytes_max });
         }
-        let raft = &self.raw.raft;
-        if raft.leader_id == raft::INVALID_ID || raft.lead_transferee.is_some() {
+        if !self.can_propose() {
             return Err(Error::NoLeader);
         }
         let (entries_max, bytes_max) = (self.options.backlog_entries_max, self.options.proposals_bytes_max);
@@ -145,6 +144,11 @@ impl Driver {
         let log_bytes = entry_cost_bytes(data) + wal::GROUP_OVERHEAD_BYTES as u64;
         self.check_log_room(log_bytes)?;
         Ok(log_bytes)
+    }
+
+    /// Whether there is a leader for proposals: one is known, and if this member leads, it is not handing over.
+    pub fn can_propose(&self) -> bool {
+        self.raw.raft.leader_id != raft::INVALID_ID && !self.is_handing_over()
     }
 
     fn check_log_room(&self, entry_bytes: u64) -> Result<(), Error> {

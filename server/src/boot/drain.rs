@@ -28,6 +28,9 @@ pub async fn removed(shared: &Shared) {
     tokio::time::sleep(LEAVE_AFTER).await;
 }
 
+/// After a leader has handed over, others send it proposals until they have heard of the new one: it passes them on.
+const PASSES_ON_FOR: Duration = Duration::from_millis(100);
+
 /// Hands leadership to the voter that has been connected for longest, if this member leads others.
 pub async fn hand_over(desk: &Desk) {
     let shared = &desk.shared;
@@ -44,7 +47,10 @@ pub async fn hand_over(desk: &Desk) {
     let (from, to) = (format!("{own:x}"), format!("{target:x}"));
     tracing::info!("local-member-id" = from, "transferee-member-id" = to, "leadership transfer starting");
     match desk.transfer_leader(target).await {
-        Ok(()) => tracing::info!("local-member-id" = from, "new-leader-member-id" = to, "leadership transfer finished"),
+        Ok(()) => {
+            tracing::info!("local-member-id" = from, "new-leader-member-id" = to, "leadership transfer finished");
+            tokio::time::sleep(PASSES_ON_FOR).await;
+        }
         Err(error) => tracing::warn!("local-member-id" = from, %error, "leadership transfer failed"),
     }
 }

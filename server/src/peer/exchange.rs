@@ -60,7 +60,7 @@ pub fn deliver(
             delivered.states.push(message);
             continue;
         }
-        match raft.receive_peer(message) {
+        match raft.receive_peer(message, now) {
             Ok(()) => {}
             Err(error @ Error::Malformed { .. }) => {
                 links.refuse(id, now);

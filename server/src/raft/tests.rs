@@ -1,18 +1,24 @@
 //! Runs on: tests.
 //!
-//! Raft and apply must make the same configuration of a configuration change. Raft's time follows the clock, and reads
-//! wait for a leader and are told to apply once.
+//! Raft and apply must make the same configuration of a configuration change. Raft's time follows the clock; reads and
+//! what others forward wait for a leader, and reads are told to apply once.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use consensus::{
-    ConfChange, ConfChangeKind, ConfState, Driver, Identity, Member, Message, MessageKind, Options, Start,
+    ConfChange, ConfChangeKind, ConfState, Driver, Entry, EntryKind, Identity, Member, Message, MessageKind, Options,
+    Start,
 };
 use engine::{
     Mvcc,
     disk::sim::{SimDisk, SimStorage},
     wal,
+};
+use prost::Message as _;
+use proto::{
+    etcdserverpb as pb,
+    internal::{self, Kind},
 };
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
@@ -138,7 +144,7 @@ fn reads_wait_for_a_leader_and_go_to_apply_once_with_their_index() {
     }
     assert!(alone.turn().is_empty(), "there is nobody to ask");
     let heartbeat = Message { kind: MessageKind::Heartbeat, from: 2, to: 1, term: 7, ..Message::default() };
-    alone.raft.receive_peer(heartbeat).unwrap();
+    alone.raft.receive_peer(heartbeat, alone.now).unwrap();
     let sent = alone.turn();
     let asked: Vec<_> = sent.iter().filter(|message| message.kind == MessageKind::ReadIndex).collect();
     assert_eq!((asked.len(), asked[0].to), (1, 2), "one round for all of them: {sent:?}");
@@ -154,7 +160,7 @@ fn reads_wait_for_a_leader_and_go_to_apply_once_with_their_index() {
         ..Message::default()
     };
     for is_first in [true, false] {
-        alone.raft.receive_peer(answer.clone()).unwrap();
+        alone.raft.receive_peer(answer.clone(), alone.now).unwrap();
         alone.turn();
         let handed = alone.raft.take_handed(alone.now);
         let reads = handed.as_ref().map(|handed| {
@@ -168,4 +174,31 @@ fn reads_wait_for_a_leader_and_go_to_apply_once_with_their_index() {
     let sent = alone.turn();
     let again: Vec<_> = sent.iter().filter(|message| message.kind == MessageKind::ReadIndex).collect();
     assert!(again.len() == 1 && again[0].entries != answer.entries);
+}
+
+#[test]
+fn what_others_forward_waits_for_a_leader_and_goes_on_to_it_for_as_long_as_its_client_waits() {
+    let put = |key: &'static str| {
+        let put = pb::PutRequest { key: key.into(), ..Default::default() }.encode_to_vec();
+        let data = internal::encode(&internal::RequestHeader::default(), Kind::Put, &put).entry;
+        let entry = Entry { index: 0, term: 0, kind: EntryKind::Normal, data };
+        Message { kind: MessageKind::Propose, from: 3, to: 1, entries: vec![entry], ..Message::default() }
+    };
+    let heartbeat = Message { kind: MessageKind::Heartbeat, from: 2, to: 1, term: 7, ..Message::default() };
+    for (waits, goes_on) in [(Duration::from_secs(1), true), (Duration::from_secs(8), false)] {
+        let mut alone = Alone::new();
+        let forwarded = |sent: Vec<Message>| {
+            let proposals = sent.into_iter().filter(|message| message.kind == MessageKind::Propose);
+            proposals.map(|message| (message.to, message.entries.len())).collect::<Vec<_>>()
+        };
+        alone.raft.receive_peer(put("a"), alone.now).unwrap();
+        alone.raft.receive_peer(put("b"), alone.now).unwrap();
+        assert_eq!(forwarded(alone.turn()), [], "there is nobody to ask");
+        alone.now += waits;
+        alone.turn();
+        alone.raft.receive_peer(heartbeat.clone(), alone.now).unwrap();
+        assert_eq!(forwarded(alone.turn()), if goes_on { vec![(2, 2)] } else { vec![] });
+        alone.raft.receive_peer(put("c"), alone.now).unwrap();
+        assert_eq!(forwarded(alone.turn()), [(2, 1)], "there is a leader");
+    }
 }

@@ -291,6 +291,7 @@ mod tests {
         let (mut stream, pieces) = (Stream::new(Socket::Unix(server)), ["a", "bc", "def"]);
         let written = stream.write_vectored(&pieces.map(|piece| IoSlice::new(piece.as_bytes()))).await.unwrap();
         let mut read = [0; 8];
+        client.readable().await.unwrap();
         assert_eq!((written, client.try_read(&mut read).unwrap(), &read[..6]), (6, 6, &b"abcdef"[..]));
     }
 

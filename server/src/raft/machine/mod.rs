@@ -14,7 +14,8 @@
 //! - A full disk does not stop the member. Proposals that do not fit are refused before they reach the log
 //!   ([`Raft::receive`]), and committed entries are still applied. While the log's disk is full, each proposal is
 //!   checked against the space that all proposals before it leave.
-//! - Without a leader, proposals of clients wait in `proposals`, too, until their clients give up.
+//! - Without a leader, and while one hands over, proposals of clients wait in `proposals`, too, until their clients give
+//!   up, here or at the members that have forwarded them.
 //! - A leader whose disk is full hands leadership to a voter, and again after a while (`space`) if it leads still:
 //!   nobody could write through it. If the others' disks are full as well, that changes nothing for them.
 //! - As long as it is not known whether the log gets a next segment, its last quarter is left free: proposals wait in
@@ -69,9 +70,9 @@ use crate::{
 struct Waiting {
     kind: EntryKind,
     entry: Bytes,
-    /// The client's proposal; `None` for a request of the server's own.
+    /// The client's proposal; `None` for a request of the server's own, and for one that another member has forwarded.
     proposal: Option<Box<Proposal>>,
-    /// Its client does not wait for longer.
+    /// Its client does not wait for longer. A request of the server's own does not wait at all.
     until: Duration,
 }
 
@@ -297,7 +298,7 @@ impl Raft {
     /// Takes a message of another member.
     ///
     /// **Errors** `Malformed`: no honest member sends it, and nothing of it was done; any other: the member must stop.
-    pub fn receive_peer(&mut self, message: Message) -> Result<(), consensus::Error> {
+    pub fn receive_peer(&mut self, message: Message, now: Duration) -> Result<(), consensus::Error> {
         if message.kind == MessageKind::Snapshot {
             return Err(consensus::Error::Malformed { what: "a state without what is in it" });
         }
@@ -307,7 +308,24 @@ impl Raft {
         if message.kind == MessageKind::Propose && !message.entries.iter().all(is_request) {
             return Err(consensus::Error::Malformed { what: "proposal: not a request" });
         }
+        if message.kind == MessageKind::Propose && !self.driver.can_propose() {
+            self.hold_forwarded(message.entries, now);
+            return Ok(());
+        }
         self.driver.receive(message)
+    }
+
+    /// Keeps what another member has forwarded, until there is a leader for it: a proposal that is dropped costs its
+    /// client the whole timeout.
+    fn hold_forwarded(&mut self, entries: Vec<consensus::Entry>, now: Duration) {
+        let (entries_max, bytes_max) = self.driver.proposals_max();
+        let until = now + self.shared.limits.request_timeout;
+        for consensus::Entry { kind, data, .. } in entries {
+            if self.proposals.len() as u64 >= entries_max || self.proposals_bytes >= bytes_max {
+                return tracing::debug!("a forwarded proposal finds no room");
+            }
+            self.push(Waiting { kind, entry: data, proposal: None, until });
+        }
     }
 
     /// Takes the message of another member with which a state comes, and the state, all of which has arrived.
@@ -670,7 +688,7 @@ impl Raft {
                     true
                 }
                 // There will be a leader. What the server asks for itself, it asks for again.
-                Some(Refused { error: consensus::Error::NoLeader, .. }) => proposal.is_some() && now < until,
+                Some(Refused { error: consensus::Error::NoLeader, .. }) => now < until,
                 _ => false,
             };
             if waits {
