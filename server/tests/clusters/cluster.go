@@ -31,7 +31,6 @@ func newCluster(binary, dir string) (*cluster, error) {
 	}
 	// Loopback addresses of our own: ports that others take elsewhere are free here.
 	addresses := ownAddresses()
-	var initial []string
 	for i, address := range addresses {
 		ports, err := freePorts(address, 3)
 		if err != nil {
@@ -45,18 +44,43 @@ func newCluster(binary, dir string) (*cluster, error) {
 		}
 		c.members = append(c.members, m)
 		c.network.add(ports[2], ports[1], m)
-		initial = append(initial, name+"="+advertised)
 	}
-	for _, m := range c.members {
-		m.flags = []string{
-			"--name", m.name, "--data-dir", m.data(),
-			"--listen-client-urls", m.clientURL, "--advertise-client-urls", m.clientURL,
-			"--listen-peer-urls", m.peerURL, "--initial-advertise-peer-urls", m.advertisedURL,
-			"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-token", filepath.Base(dir),
-		}
-	}
+	c.introduceAll()
 	return c, nil
 }
+
+func (c *cluster) introduceAll() {
+	for _, m := range c.members {
+		m.introduce(c.members)
+	}
+}
+
+// introduce sets the flags by which a member knows itself and the others.
+func (m *member) introduce(members []*member) {
+	var initial []string
+	for _, each := range members {
+		initial = append(initial, each.name+"="+each.advertisedURL)
+	}
+	m.flags = []string{
+		"--name", m.name, "--data-dir", m.data(),
+		"--listen-client-urls", m.clientURL, "--advertise-client-urls", m.clientURL,
+		"--listen-peer-urls", m.peerURL, "--initial-advertise-peer-urls", m.advertisedURL,
+		"--initial-cluster", strings.Join(initial, ","),
+		"--initial-cluster-token", filepath.Base(filepath.Dir(m.dir)),
+	}
+}
+
+// dialDirectly has members that were never started tell each other where they listen themselves. No fault meets what
+// they say.
+func (c *cluster) dialDirectly() {
+	for _, m := range c.members {
+		m.advertisedURL = m.peerURL
+	}
+	c.introduceAll()
+}
+
+// another is some member that is not this one.
+func another(i int) int { return (i + 1 + rand.IntN(size-1)) % size }
 
 // ownAddresses are drawn without the seed: two runs of one seed may run side by side.
 func ownAddresses() []string {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"slices"
 	"sync"
@@ -70,7 +69,7 @@ func failovers(
 		if err != nil {
 			return nil, err
 		}
-		other := (leader + 1 + rand.IntN(size-1)) % size
+		other := another(leader)
 		// Its connection is there before it counts.
 		if err := c.members[other].answers(ctx); err != nil {
 			return nil, err

@@ -4,6 +4,7 @@
 //	clusters -server bin/etcd|target/release/orlop [-run kill,stop/leader] [-seed S] [-long]
 //	clusters -membership -etcd bin/etcd [-orlop target/release/orlop]
 //	clusters -failover -etcd bin/etcd -orlop target/release/orlop [-times 20]
+//	clusters -figures -etcd bin/etcd -orlop target/release/orlop -bench target/release/bench [-run cpu,join]
 //
 // A scenario is chosen by its name, or by what stands before the slash. Each has a cluster of its own, prints its seed,
 // and ends with the same checks: every acknowledged write is there, the history is linearizable, watches were told
@@ -31,6 +32,10 @@ type options struct {
 	run                 string
 	seed                uint64
 	isLong, keep        bool
+	// Of figures.
+	bench   string
+	pause   time.Duration
+	joinMiB int
 }
 
 func main() {
@@ -38,16 +43,20 @@ func main() {
 	flag.StringVar(&opt.server, "server", "", "the server of the scenarios, stock etcd or Orlop")
 	flag.StringVar(&opt.flags, "flags", "", "more flags for it, separated by spaces")
 	flag.StringVar(&opt.dataDir, "data", os.TempDir(), "where data directories are made")
-	flag.StringVar(&opt.run, "run", "", "names of scenarios, separated by commas; without it, all")
+	flag.StringVar(&opt.run, "run", "", "names of scenarios or figures, separated by commas; without it, all")
 	flag.Uint64Var(&opt.seed, "seed", 0, "0 draws one for each scenario")
 	flag.BoolVar(&opt.isLong, "long", false, "each scenario's faults ten times")
 	flag.BoolVar(&opt.keep, "keep", false, "keep the data and logs of scenarios that fail")
-	flag.StringVar(&opt.etcd, "etcd", "", "stock etcd, for -membership and -failover")
-	flag.StringVar(&opt.orlop, "orlop", "", "Orlop, for -membership and -failover")
+	flag.StringVar(&opt.etcd, "etcd", "", "stock etcd, for -membership, -failover and -figures")
+	flag.StringVar(&opt.orlop, "orlop", "", "Orlop, for -membership, -failover and -figures")
 	membership := flag.Bool("membership", false, "instead: one script of membership calls on both; compare all answers")
 	failover := flag.Bool("failover", false,
 		"instead: measure how long nobody can write when the leader is killed or stopped")
 	times := flag.Int("times", 20, "how often -failover does each")
+	isFigures := flag.Bool("figures", false, "instead: measure CPU, memory and delays of both, one after the other")
+	flag.StringVar(&opt.bench, "bench", "", "Orlop's load generator, for -figures")
+	flag.DurationVar(&opt.pause, "pause", 5*time.Minute, "how long the figure \"paused\" loads a leader")
+	flag.IntVar(&opt.joinMiB, "join-mib", 1024, "the values, in MiB, that the figure \"join\" has a member receive")
 	flag.Parse()
 
 	// Whatever ends the run, members end with it, and mounts go.
@@ -61,6 +70,10 @@ func main() {
 		err = compareMembership(ctx, opt)
 	case *failover:
 		err = measureFailover(ctx, opt, *times)
+	case *isFigures && opt.bench == "":
+		err = errors.New("-bench is missing")
+	case *isFigures:
+		err = measureFigures(ctx, opt)
 	case opt.server == "":
 		err = errors.New("-server is missing")
 	default:

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -61,10 +62,10 @@ func newMember(name, binary, parent, clientURL, peerURL, advertisedURL string) (
 	return m, err
 }
 
-// newClient speaks to one member alone, so that what it is told is known to come from that one.
-func newClient(url string) (*clientv3.Client, error) {
+// newClient speaks to these members, usually to one alone, so that what it is told is known to come from that one.
+func newClient(urls ...string) (*clientv3.Client, error) {
 	return clientv3.New(clientv3.Config{
-		Endpoints:   []string{url},
+		Endpoints:   urls,
 		DialTimeout: 5 * time.Second,
 		Logger:      zap.NewNop(),
 		// What is tried again behind our back is recorded as one operation, so it should end soon.
@@ -194,17 +195,26 @@ func (m *member) says(ctx context.Context, texts ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return poll(ctx, func(context.Context) error {
-		log, err := os.ReadFile(m.logFile.Name())
+		isThere, err := m.said(texts...)
 		if err != nil {
 			return final{err}
 		}
-		for _, text := range texts {
-			if bytes.Contains(log[m.marked:], []byte(text)) {
-				return nil
-			}
+		if !isThere {
+			return fmt.Errorf("%s's log has none of %q", m.name, texts)
 		}
-		return fmt.Errorf("%s's log has none of %q", m.name, texts)
+		return nil
 	})
+}
+
+// said is whether one of these texts is in the log behind the mark by now.
+func (m *member) said(texts ...string) (bool, error) {
+	log, err := os.ReadFile(m.logFile.Name())
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(texts, func(text string) bool {
+		return bytes.Contains(log[m.marked:], []byte(text))
+	}), nil
 }
 
 const logTailBytes = 4000
