@@ -109,6 +109,9 @@ pub enum Error {
     /// A member is added with no URLs, or with some that are none.
     #[error("etcdserver: given member URLs are invalid")]
     MemberBadUrls,
+    /// A member is added or changed that could only be reached with TLS, which members do not speak yet.
+    #[error("etcdserver: given member URLs need TLS between members, which this release does not have yet")]
+    MemberUrlsNeedTls,
     /// A voter is promoted.
     #[error("etcdserver: can only promote a learner member")]
     MemberNotLearner,
@@ -269,6 +272,7 @@ impl Error {
             | E::InvalidSortOption
             | E::TooManyPrefixes
             | E::MemberBadUrls
+            | E::MemberUrlsNeedTls
             | E::InvalidClientApiVersion
             | E::RequestTooLarge => Code::InvalidArgument,
             E::Compacted | E::FutureRevision | E::LeaseTtlTooLarge => Code::OutOfRange,

@@ -277,6 +277,9 @@ pub struct Shared {
     pub raft: Raft,
     /// Since when this member is connected to others, by id, on its clock. Who transports messages publishes it.
     pub links: ArcSwap<BTreeMap<u64, Duration>>,
+    /// When the log last said that another member is refused, on this member's clock; 0 for never. **Units**
+    /// nanoseconds.
+    pub refusal_told_at: AtomicU64,
     /// Sizes of the store.
     pub sizes: Sizes,
     /// The revisions that each core holds; see [`crate::floor`].
@@ -334,6 +337,7 @@ impl Shared {
             is_removed: AtomicBool::new(false),
             raft: Raft::default(),
             links: ArcSwap::default(),
+            refusal_told_at: AtomicU64::new(0),
             sizes: Sizes::default(),
             floors: (0..cores).map(|_| Arc::default()).collect(),
             swept_revision: AtomicI64::new(-1),

@@ -17,6 +17,8 @@ use crate::error::Error;
 
 /// Pause between two tries.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// With an election timeout, how long a member that is there may need for an answer. **Source** as etcd bounds its dials.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Who leads.
 #[derive(Debug, PartialEq, Eq)]
@@ -64,12 +66,18 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// Asks the member at `url`, as long as this request may take. `None` if no answer comes.
+    /// Asks the member at `url`, as long as this request may take; what may be asked twice, not longer than a member that
+    /// is there needs. `None` if no answer comes.
     pub async fn ask(&self, url: &str, asking: &Asking) -> Option<Answered> {
+        let until = if asking.is_repeatable {
+            self.until().min(self.desk.clock.now() + ANSWERS_WITHIN + self.desk.shared.limits.election_timeout)
+        } else {
+            self.until()
+        };
         let answer = tokio::select! {
             biased;
             answer = self.desk.others.ask(url, asking) => answer,
-            () = passed(self.desk, self.until()) => return None,
+            () = passed(self.desk, until) => return None,
         };
         answer.inspect_err(|error| tracing::debug!(error, path = asking.path, "the leader does not answer")).ok()
     }

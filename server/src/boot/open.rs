@@ -168,7 +168,7 @@ async fn bootstrap(config: &Config, clock: &Clock) -> Result<Bootstrap, Error> {
 
 /// The way to other members before there is a serving core.
 fn network(config: &Config) -> Network {
-    Network { from: options::dial_from(config) }
+    Network::new(options::dial_from(config))
 }
 
 /// Probes the I/O path of each directory, once.

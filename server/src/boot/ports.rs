@@ -25,9 +25,9 @@ use crate::{
     wire::socket::{Connection, Serves},
 };
 
-/// Connections of metrics at most, and of other members. Neither kind can take the places of the other. Their files are
-/// among those that the member keeps for itself.
-const OTHERS_MAX: usize = 64;
+/// Connections of metrics at most, and of other members beside their streams. Neither kind can take the places of the
+/// other. Their files are among those that the member keeps for itself.
+const OTHERS_MAX: usize = 128;
 
 /// The bound ports.
 pub struct Ports {

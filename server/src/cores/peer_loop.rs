@@ -37,7 +37,7 @@ use crate::{
     },
     raft::machine::Raft,
     shared::{Cluster, Shared},
-    wire::{socket::Count, stream::Stream},
+    wire::stream::Stream,
 };
 
 /// What is read at once. **Units** bytes.
@@ -241,11 +241,11 @@ async fn receive(state: Rc<State>, mut inbox: mpsc::Receiver<ToPeers>) {
         let now = state.clock.now();
         state.look_at_members(now);
         match message {
-            ToPeers::Stream { stream, rest, count, id, channel, from } => {
+            ToPeers::Stream { stream, rest, id, channel, from } => {
                 let Ok(stream) = stream.unpark() else { continue };
                 let socket = state.add_socket(id);
                 state.tell(|links, now| links.attach(channel, from, id, now));
-                spawn_local(hold(Rc::clone(&state), (id, socket), stream, rest, Some(count)));
+                spawn_local(hold(Rc::clone(&state), (id, socket), stream, rest));
             }
             ToPeers::Posted { message, bytes, from, id, taken } => {
                 state.tell(|links, _| {
@@ -274,17 +274,11 @@ async fn connect(state: Rc<State>, attempt: u64, url: String) {
     let id = state.shared.connection_numbers.fetch_add(1, Ordering::Relaxed);
     let socket = state.add_socket(id);
     state.tell(|links, now| links.connected(attempt, id, now));
-    hold(state, (id, socket), stream, BytesMut::new(), None).await;
+    hold(state, (id, socket), stream, BytesMut::new()).await;
 }
 
 /// Reads and writes one connection until it ends.
-async fn hold(
-    state: Rc<State>,
-    (id, socket): (ConnectionId, Rc<Socket>),
-    stream: Stream,
-    rest: BytesMut,
-    count: Option<Count>,
-) {
+async fn hold(state: Rc<State>, (id, socket): (ConnectionId, Rc<Socket>), stream: Stream, rest: BytesMut) {
     let (mut reader, mut writer) = tokio::io::split(stream);
     let (mut buffer, mut queue, mut taken) = (rest, VecDeque::new(), Vec::new());
     // An encrypted connection may hold back the end of what it was given until it is flushed.
@@ -329,7 +323,6 @@ async fn hold(
         state.sockets.borrow_mut().remove(&id);
         state.tell(|links, now| links.closed(id, ended.is_ok(), now));
     }
-    drop(count);
 }
 
 /// Writes of `queue` what the socket takes at once, or flushes if there is nothing in it. Returns how much was taken.

@@ -52,7 +52,7 @@ async fn probe(desk: &Desk, url: &str) -> Result<Probed, String> {
     let path = "/raft/probing".to_owned();
     let asking = Asking { method: "GET", path, answer_bytes_max: ANSWER_BYTES_MAX, ..Asking::default() };
     let (began, began_us) = (desk.clock.now(), desk.clock.unix_us());
-    let answered = ask_over(&mut stream, url, &asking).await?;
+    let (answered, _) = ask_over(&mut stream, url, &asking).await?;
     let round_trip = desk.clock.now().saturating_sub(began);
     if answered.status != 200 {
         return Err(format!("{url}: it answers with status {}", answered.status));

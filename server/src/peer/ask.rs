@@ -1,15 +1,20 @@
 //! Runs on: connection core, main thread.
 //!
-//! One request to the peer port of a member, on a connection of its own.
+//! Requests to the peer ports of members. What may be asked twice goes over connections that are kept; all else over
+//! one of its own.
 //!
-//! Bounds: the body of an answer, by who asks. Nothing is waited for longer than who asks waits: dropping the future
-//! closes the connection.
+//! Bounds: the body of an answer, by who asks; [`ASKED_MAX`] questions over kept connections at once, and as many
+//! connections for each URL, so that a core takes few of the places of another member's port. Nothing is waited for
+//! longer than who asks waits: dropping the future closes the connection.
 
-use std::net::IpAddr;
+use std::{cell::RefCell, collections::HashMap, net::IpAddr};
 
 use bytes::{Bytes, BytesMut};
 use consensus::peer::http1;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Semaphore,
+};
 
 use super::dial::{dial, host_of};
 use crate::{
@@ -17,38 +22,73 @@ use crate::{
     wire::stream::Stream,
 };
 
+/// Questions over kept connections at once; others wait for their turn.
+const ASKED_MAX: usize = 8;
+
 /// Asks over the network.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug)]
 pub struct Network {
     /// The address of this host from which it asks, if that matters.
-    pub from: Option<IpAddr>,
+    from: Option<IpAddr>,
+    /// Connections that are kept, by URL.
+    kept: RefCell<HashMap<String, Vec<Stream>>>,
+    places: Semaphore,
+}
+
+impl Network {
+    /// Asks from the address `from` of this host, if that matters.
+    pub fn new(from: Option<IpAddr>) -> Self {
+        Self { from, kept: RefCell::default(), places: Semaphore::new(ASKED_MAX) }
+    }
+
+    async fn ask_over_kept(&self, url: &str, asking: &Asking) -> Result<Answered, String> {
+        let _place = self.places.acquire().await.expect("it is never closed");
+        let kept = self.kept.borrow_mut().get_mut(url).and_then(Vec::pop);
+        if let Some(mut stream) = kept {
+            // The other side may have closed it meanwhile.
+            if let Ok((answered, is_kept)) = ask_over(&mut stream, url, asking).await {
+                self.keep(url, stream, is_kept);
+                return Ok(answered);
+            }
+        }
+        let mut stream = dial(url, self.from).await.map_err(|error| format!("{url}: {error}"))?;
+        let (answered, is_kept) = ask_over(&mut stream, url, asking).await?;
+        self.keep(url, stream, is_kept);
+        Ok(answered)
+    }
+
+    fn keep(&self, url: &str, stream: Stream, is_kept: bool) {
+        let mut kept = self.kept.borrow_mut();
+        if is_kept {
+            // What is kept for others is that of leaders before.
+            kept.retain(|known, _| known == url);
+            kept.entry(url.to_owned()).or_default().push(stream);
+        }
+    }
 }
 
 impl Others for Network {
     fn ask<'a>(&'a self, url: &'a str, asking: &'a Asking) -> Awaited<'a> {
-        Box::pin(ask(url, asking, self.from))
+        if asking.is_repeatable {
+            return Box::pin(self.ask_over_kept(url, asking));
+        }
+        Box::pin(async move {
+            let mut stream = dial(url, self.from).await.map_err(|error| format!("{url}: {error}"))?;
+            ask_over(&mut stream, url, asking).await.map(|(answered, _)| answered)
+        })
     }
 }
 
-/// Asks the member at `url`.
+/// Asks over a connection that is there. Returns the answer, and whether the connection can be used again.
 ///
 /// **Errors** why there is no answer.
-pub async fn ask(url: &str, asking: &Asking, from: Option<IpAddr>) -> Result<Answered, String> {
-    let mut stream = dial(url, from).await.map_err(|error| format!("{url}: {error}"))?;
-    ask_over(&mut stream, url, asking).await
-}
-
-/// Asks over a connection that is there. It is of no use afterwards.
-///
-/// **Errors** why there is no answer.
-pub async fn ask_over(stream: &mut Stream, url: &str, asking: &Asking) -> Result<Answered, String> {
+pub async fn ask_over(stream: &mut Stream, url: &str, asking: &Asking) -> Result<(Answered, bool), String> {
     let failed = |error: &dyn std::fmt::Display| format!("{url}: {error}");
     let Asking { method, path, lines, body, .. } = asking;
     let host = host_of(url);
     let len = body.len();
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len}\r\nConnection: close\r\n{lines}\r\n"
-    );
+    let close = if asking.is_repeatable { "" } else { "Connection: close\r\n" };
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {len}\r\n{close}{lines}\r\n");
     let request = [head.as_bytes(), body].concat();
     stream.write_all(&request).await.map_err(|error| failed(&error))?;
     stream.flush().await.map_err(|error| failed(&error))?;
@@ -80,7 +120,8 @@ pub async fn ask_over(stream: &mut Stream, url: &str, asking: &Asking) -> Result
             return Err(failed(&"the connection ended within the answer"));
         }
     }
-    Ok(Answered { status: answer.status, headers: answer.headers, body: Bytes::from(whole) })
+    let is_kept = answer.is_kept && body.is_over() && buffer.is_empty();
+    Ok((Answered { status: answer.status, headers: answer.headers, body: Bytes::from(whole) }, is_kept))
 }
 
 #[cfg(test)]
@@ -108,8 +149,10 @@ mod tests {
         };
         let lines = "X-A: b\r\n".into();
         let body = Bytes::from_static(b"body");
-        let asking = Asking { method: "POST", path: "/a?b".into(), lines, body, answer_bytes_max: 4 };
-        tokio::join!(ask(&url, &asking, None), serving)
+        let asking =
+            Asking { method: "POST", path: "/a?b".into(), lines, body, answer_bytes_max: 4, is_repeatable: false };
+        let network = Network::new(None);
+        tokio::join!(network.ask(&url, &asking), serving)
     }
 
     #[tokio::test]
@@ -134,5 +177,34 @@ mod tests {
             let error = body(answer).await.unwrap_err();
             assert!(error.contains(why), "{answer:?}: {error}");
         }
+    }
+    #[tokio::test]
+    async fn what_may_be_asked_twice_uses_a_connection_again_until_that_is_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        // Two questions on the first connection, which is closed then, and one on a second one.
+        let serving = async {
+            let mut connections = 0;
+            for questions in [2, 1] {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                connections += 1;
+                for _ in 0..questions {
+                    let mut request = vec![0; 1000];
+                    let len = socket.read(&mut request).await.unwrap();
+                    assert!(!String::from_utf8_lossy(&request[..len]).contains("Connection"), "it is kept");
+                    socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+                }
+            }
+            connections
+        };
+        let network = Network::new(None);
+        let asking =
+            Asking { method: "GET", path: "/".into(), answer_bytes_max: 9, is_repeatable: true, ..Asking::default() };
+        let asks = async {
+            for _ in 0..3 {
+                assert_eq!(network.ask(&url, &asking).await.unwrap().body, "ok");
+            }
+        };
+        assert_eq!(tokio::join!(asks, serving).1, 2);
     }
 }

@@ -40,10 +40,14 @@ impl Reading {
 }
 
 /// What the head of the answer says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Greeted {
     /// Whether there is a stream.
     pub told: Told,
+    /// The status of the answer.
+    pub status: u16,
+    /// The cluster of the member at the other end, in hexadecimal.
+    pub cluster_id: String,
     /// The life of the member at the other end; 0 if it says nothing of one.
     pub life: u64,
 }
@@ -83,7 +87,9 @@ impl Incoming {
         }
         let Some((answer, body)) = http1::take_answer(&mut self.buffer)? else { return Ok(None) };
         self.body = Some(body);
-        Ok(Some(Greeted { told: hello::stream_answered(&answer)?, life: hello::life(&answer.headers) }))
+        let (told, life) = (hello::stream_answered(&answer)?, hello::life(&answer.headers));
+        let cluster_id = answer.headers.get("x-etcd-cluster-id").to_owned();
+        Ok(Some(Greeted { told, status: answer.status, cluster_id, life }))
     }
 
     /// Moves the messages that have arrived to the end of `out`.
@@ -171,6 +177,7 @@ mod tests {
     #[test]
     fn whatever_arrives_first_the_same_is_handed_on() {
         let (heartbeat, vote) = (MessageKind::Heartbeat, MessageKind::Vote);
+        let expected = Greeted { told: Told::Done, status: 200, cluster_id: "1".into(), life: 9 };
         let messages = [heartbeat, vote].map(|kind| Message { kind, from: 2, to: 3, term: 4, ..Message::default() });
         for (channel, messages) in
             [(Channel::Messages, messages.to_vec()), (Channel::Appends, vec![append(4, 2), append(5, 2)])]
@@ -184,7 +191,7 @@ mod tests {
                     greeted.extend(incoming.greeted().unwrap());
                     incoming.messages(&mut out).unwrap();
                 }
-                assert_eq!((greeted, &out), (vec![Greeted { told: Told::Done, life: 9 }], &messages), "{cut}");
+                assert_eq!((greeted, &out), (vec![expected.clone()], &messages), "{cut}");
             }
         }
     }

@@ -40,7 +40,7 @@ use consensus::{
 
 use super::{
     dial::host_of,
-    incoming::{Incoming, is_of},
+    incoming::{Greeted, Incoming, is_of},
     lives::{Admitted, Lives},
     outgoing::Outgoing,
 };
@@ -137,6 +137,8 @@ struct Connection {
     member_id: u64,
     /// The life of the member that it is of; `None` as long as that is not known.
     life: Option<u64>,
+    /// Which of the member's URLs was dialled for it ([`Peer::picked`]).
+    picked: usize,
     way: Way,
 }
 
@@ -151,7 +153,7 @@ struct Post {
 #[derive(Debug, Default)]
 struct Peer {
     urls: Vec<String>,
-    /// Counts up to choose the next URL.
+    /// Counts up to choose the next URL, whenever the one that is picked turns out to be of no use.
     picked: usize,
     /// It is one of the cluster's, as far as is applied here.
     is_member: bool,
@@ -168,10 +170,12 @@ struct Peer {
     post_attempts: BTreeSet<u64>,
     /// Since when it is connected.
     active_since: Option<Duration>,
-    /// URLs that refused a connection, one after the other.
-    refusals: usize,
+    /// URLs that have refused a connection since one was made.
+    refused: BTreeSet<String>,
     is_gone: bool,
     traffic: Traffic,
+    /// That it refuses streams was told since it granted one last.
+    is_refusal_told: bool,
     /// That it cannot be dialled was told since it was connected last.
     is_told: bool,
 }
@@ -194,8 +198,17 @@ impl Peer {
         self.reading.into_iter().chain(self.writing).flatten().chain(self.posting.iter().copied())
     }
 
+    fn url_at(&self, picked: usize) -> &str {
+        self.urls.get(picked % self.urls.len().max(1)).map_or("", String::as_str)
+    }
+
     fn url(&self) -> &str {
-        self.urls.get(self.picked % self.urls.len().max(1)).map_or("", String::as_str)
+        self.url_at(self.picked)
+    }
+
+    /// The URL that was picked then is of no use: another one is next. Several tries at once say it once.
+    fn pass_over(&mut self, picked: usize) {
+        self.picked += usize::from(self.picked == picked);
     }
 }
 
@@ -207,7 +220,8 @@ pub struct Links {
     peers: BTreeMap<u64, Peer>,
     removed: BTreeSet<u64>,
     connections: BTreeMap<ConnectionId, Connection>,
-    attempts: BTreeMap<u64, (u64, Purpose)>,
+    /// For whom and for what, and which of its URLs is dialled.
+    attempts: BTreeMap<u64, (u64, Purpose, usize)>,
     next_attempt: u64,
     deeds: Vec<Deed>,
     messages: Vec<Arrived>,
@@ -286,7 +300,7 @@ impl Links {
             self.connections.remove(&id);
             self.deeds.push(Deed::Close(id));
         }
-        self.attempts.retain(|_, (of, _)| *of != member_id);
+        self.attempts.retain(|_, (of, ..)| *of != member_id);
         self.has_changed |= peer.active_since.is_some();
     }
 
@@ -306,7 +320,7 @@ impl Links {
             self.lose_messages(from);
         }
         let outgoing = Box::new(Outgoing::new(channel, &self.own, self.options.waiting_bytes_max, now));
-        let connection = Connection { member_id: from, life: Some(life), way: Way::Writing { outgoing } };
+        let connection = Connection { member_id: from, life: Some(life), picked: 0, way: Way::Writing { outgoing } };
         self.connections.insert(id, connection);
         self.deeds.push(Deed::Write(id));
         self.activate(from, now);
@@ -358,17 +372,19 @@ impl Links {
     /// A connection for the try `attempt` is established, as `id`.
     pub fn connected(&mut self, attempt: u64, id: ConnectionId, now: Duration) {
         let wanted = self.attempts.remove(&attempt);
-        let Some((member_id, purpose)) = wanted.filter(|(member_id, _)| self.peers.contains_key(member_id)) else {
+        let Some((member_id, purpose, picked)) = wanted.filter(|(member_id, ..)| self.peers.contains_key(member_id))
+        else {
             return self.deeds.push(Deed::Close(id));
         };
         let own = (member_id, self.own.member_id);
         let peer = self.peers.get_mut(&member_id).expect("just seen");
-        (peer.refusals, peer.is_gone, peer.is_told) = (0, false, false);
+        peer.refused.clear();
+        (peer.is_gone, peer.is_told) = (false, false);
         let way = match purpose {
             Purpose::Stream(channel) => {
                 peer.dials[channel as usize].attempt = None;
                 peer.reading[channel as usize] = Some(id);
-                let request = self.own.ask_for_stream(channel, member_id, host_of(peer.url()));
+                let request = self.own.ask_for_stream(channel, member_id, host_of(peer.url_at(picked)));
                 let incoming = Box::new(Incoming::new(channel, own, MESSAGE_BYTES_MAX));
                 Way::Reading { channel, incoming, request: Some(request.into()), heard_at: now }
             }
@@ -379,7 +395,7 @@ impl Links {
                 Way::Posting { request, answer, is_waiting: false, since: now }
             }
         };
-        self.connections.insert(id, Connection { member_id, life: None, way });
+        self.connections.insert(id, Connection { member_id, life: None, picked, way });
         match purpose {
             Purpose::Stream(_) => self.deeds.push(Deed::Write(id)),
             Purpose::Posts => self.post_next(member_id, now),
@@ -388,15 +404,19 @@ impl Links {
 
     /// The try `attempt` has failed; `is_refused` says that nobody listens there.
     pub fn failed(&mut self, attempt: u64, is_refused: bool, why: &str, now: Duration) {
-        let Some((member_id, purpose)) = self.attempts.remove(&attempt) else { return };
+        let Some((member_id, purpose, picked)) = self.attempts.remove(&attempt) else { return };
         let Some(peer) = self.peers.get_mut(&member_id) else { return };
         if !std::mem::replace(&mut peer.is_told, true) {
-            let url = peer.url();
+            let url = peer.url_at(picked);
             let id = format!("{member_id:x}");
             tracing::warn!("peer-id" = id, url, error = why, "failed to dial a peer; it goes on");
         }
-        peer.picked += 1;
-        peer.refusals = if is_refused { peer.refusals + 1 } else { 0 };
+        if is_refused {
+            peer.refused.insert(peer.url_at(picked).to_owned());
+        } else {
+            peer.refused.clear();
+        }
+        peer.pass_over(picked);
         match purpose {
             Purpose::Stream(channel) => peer.dials[channel as usize].attempt = None,
             Purpose::Posts => {
@@ -439,20 +459,22 @@ impl Links {
             }
         };
         if !goes_on {
+            let member_id = self.connections.get(&id).map(|connection| connection.member_id);
             self.deeds.push(Deed::Close(id));
             self.lose(id);
             self.dial_streams(now);
+            member_id.into_iter().for_each(|member_id| self.post_next(member_id, now));
         }
     }
 
     /// Takes what has arrived on a stream. Returns whether it goes on.
     fn read_stream(&mut self, id: ConnectionId, now: Duration) -> bool {
-        let Some(Connection { member_id, way: Way::Reading { channel, incoming, .. }, .. }) =
+        let Some(Connection { member_id, picked, way: Way::Reading { channel, incoming, .. }, .. }) =
             self.connections.get_mut(&id)
         else {
             return false;
         };
-        let (member_id, channel) = (*member_id, *channel);
+        let (member_id, picked, channel) = (*member_id, *picked, *channel);
         match incoming.greeted() {
             Ok(None) => {}
             Ok(Some(greeted)) if greeted.told == Told::Done => {
@@ -467,12 +489,14 @@ impl Links {
                     "established TCP streaming connection with remote peer"
                 );
                 self.activate(member_id, now);
+                self.peers.get_mut(&member_id).expect("it is of this life").is_refusal_told = false;
             }
             Ok(Some(greeted)) => {
                 if greeted.told == Told::Removed {
                     self.hear_of_removal();
                 }
-                self.peers.get_mut(&member_id).expect("its connections are closed with it").picked += 1;
+                self.tell_refusal(member_id, &greeted);
+                self.peers.get_mut(&member_id).expect("its connections are closed with it").pass_over(picked);
                 return false;
             }
             Err(error) => {
@@ -498,12 +522,12 @@ impl Links {
 
     /// Takes the answer to a message that was posted. Returns whether the connection goes on.
     fn take_answer(&mut self, id: ConnectionId, now: Duration) -> bool {
-        let Some(Connection { member_id, way: Way::Posting { answer, is_waiting, since, .. }, .. }) =
+        let Some(Connection { member_id, picked, way: Way::Posting { answer, is_waiting, since, .. }, .. }) =
             self.connections.get_mut(&id)
         else {
             return false;
         };
-        let member_id = *member_id;
+        let (member_id, picked) = (*member_id, *picked);
         let (told, is_kept) = match http1::take_answer(answer) {
             Ok(None) => return *is_waiting,
             Ok(Some((head, body))) => (hello::post_answered(&head), head.is_kept && body.is_over()),
@@ -519,7 +543,7 @@ impl Links {
             Told::NotNow => {
                 self.deactivate(member_id);
                 self.lose_messages(member_id);
-                self.peers.get_mut(&member_id).expect("its connections are closed with it").picked += 1;
+                self.peers.get_mut(&member_id).expect("its connections are closed with it").pass_over(picked);
             }
         }
         if is_kept {
@@ -538,6 +562,7 @@ impl Links {
         }
         self.look_whether_gone(member_id);
         self.dial_streams(now);
+        self.post_next(member_id, now);
     }
 
     /// A connection ends, and with it what was on its way.
@@ -560,11 +585,33 @@ impl Links {
     /// Notes that the process of the member is gone, if that is so.
     fn look_whether_gone(&mut self, member_id: u64) {
         let Some(peer) = self.peers.get_mut(&member_id) else { return };
-        let is_gone = peer.refusals >= peer.urls.len().max(1) && peer.connections().next().is_none();
+        let refuse = !peer.urls.is_empty() && peer.urls.iter().all(|url| peer.refused.contains(url));
+        let is_gone = refuse && peer.connections().next().is_none();
         if is_gone && !peer.is_gone {
             self.gone.push(member_id);
         }
         peer.is_gone |= is_gone;
+    }
+
+    /// Says in the log why a member does not grant a stream.
+    fn tell_refusal(&mut self, member_id: u64, greeted: &Greeted) {
+        let Some(peer) = self.peers.get_mut(&member_id) else { return };
+        if std::mem::replace(&mut peer.is_refusal_told, true) {
+            return;
+        }
+        let (own, cluster) = (format!("{:x}", self.own.cluster_id), &greeted.cluster_id);
+        let (id, status) = (format!("{member_id:x}"), greeted.status);
+        if status == 412 && *cluster != own {
+            tracing::warn!(
+                "remote-peer-id" = id,
+                "remote-peer-cluster-id" = cluster.as_str(),
+                "local-member-cluster-id" = own,
+                error = "cluster ID mismatch",
+                "request sent was ignored by remote peer due to cluster ID mismatch"
+            );
+        } else {
+            tracing::warn!("remote-peer-id" = id, "status-code" = status, "a peer grants no stream; it is asked again");
+        }
     }
 
     fn count(&mut self, member_id: u64, add: impl FnOnce(&mut Traffic)) {
@@ -613,7 +660,7 @@ impl Links {
                     continue;
                 }
                 *dialling = Dialling { last_at: Some(now), attempt: Some(self.next_attempt) };
-                self.attempts.insert(self.next_attempt, (*member_id, Purpose::Stream(channel)));
+                self.attempts.insert(self.next_attempt, (*member_id, Purpose::Stream(channel), peer.picked));
                 self.deeds.push(Deed::Dial { attempt: self.next_attempt, url: peer.url().to_owned() });
                 self.next_attempt += 1;
             }
@@ -699,7 +746,7 @@ impl Links {
         let under_way = peer.posting.len() + peer.post_attempts.len();
         let wanted = peer.posts.len().saturating_sub(peer.post_attempts.len());
         for _ in 0..wanted.min(POSTING_MAX.saturating_sub(under_way)) {
-            self.attempts.insert(self.next_attempt, (member_id, Purpose::Posts));
+            self.attempts.insert(self.next_attempt, (member_id, Purpose::Posts, peer.picked));
             peer.post_attempts.insert(self.next_attempt);
             self.deeds.push(Deed::Dial { attempt: self.next_attempt, url: peer.url().to_owned() });
             self.next_attempt += 1;

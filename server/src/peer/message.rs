@@ -22,8 +22,6 @@ pub enum ToPeers {
         stream: Parked,
         /// What has arrived behind the request.
         rest: BytesMut,
-        /// Counts the connection.
-        count: Count,
         /// Its number.
         id: ConnectionId,
         /// Which stream.

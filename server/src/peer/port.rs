@@ -33,8 +33,11 @@ use crate::{
     },
 };
 
-/// How long a request is waited for. **Source** etcd v3.7.1 `server/embed/etcd.go`, the `ReadTimeout` of the peer port.
-const WAITS: Waits = Waits { first: Duration::from_secs(60), next: Duration::from_secs(300) };
+/// How long a request is waited for: members ask at once, and whoever does not takes one of few places. (etcd waits five
+/// minutes.)
+const WAITS: Waits = Waits { first: Duration::from_secs(5), next: Duration::from_secs(60) };
+/// Time between two lines in the log about members that are refused.
+const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 /// A body of a request that is not raft's. **Units** bytes. **Source** etcd v3.7.1 `server/lease/leasehttp/http.go`.
 const BODY_BYTES_MAX: usize = 64 << 10;
 
@@ -66,9 +69,12 @@ pub async fn serve(
     };
     let now = || desk.clock.unix_us();
     let taking = |request: &Request| match raft_path(request) {
-        Some(Path::Message) => Taking::Read(MESSAGE_BYTES_MAX),
-        Some(Path::Stream) if matches!(asked(&desk.shared, request), Some(Ok(Asked::Stream { .. }))) => Taking::Over,
-        Some(_) => Taking::Dropped,
+        // Nothing is read of whom the head of its request refuses.
+        Some(_) => match asked(&desk.shared, request) {
+            Some(Ok(Asked::Message)) => Taking::Read(MESSAGE_BYTES_MAX),
+            Some(Ok(Asked::Stream { .. })) => Taking::Over,
+            _ => Taking::Dropped,
+        },
         None if request.path.starts_with(STATES) => Taking::Over,
         None => Taking::Read(BODY_BYTES_MAX),
     };
@@ -87,7 +93,9 @@ pub async fn serve(
     let Some(Ok(Asked::Stream { channel, from })) = asked(&desk.shared, &taken.request) else { return };
     let from = (from, hello::life(&taken.request.headers));
     let Ok(stream) = taken.stream.park() else { return };
-    let handed = ToPeers::Stream { stream, rest: taken.rest, count, id, channel, from };
+    // A member has one of each kind: they take no place from others.
+    drop(count);
+    let handed = ToPeers::Stream { stream, rest: taken.rest, id, channel, from };
     if to_peers.send(handed).await.is_err() {
         tracing::debug!("a stream comes too late: this member ends");
     }
@@ -173,13 +181,44 @@ async fn answer(desk: &Desk, request: &Request, id: u64, to_peers: &mpsc::Sender
     match asked(shared, request) {
         // etcd's handler panics, and its connection is closed.
         None => text(400, "Bad Request"),
-        Some(Err(refusal)) => refusal,
+        Some(Err(refusal)) => {
+            tell_refusal(desk, request, refusal.status);
+            refusal
+        }
         Some(Ok(Asked::Stream { .. })) => unreachable!("a stream that is granted takes its connection over"),
         Some(Ok(Asked::Snapshot)) => text(501, "snapshots in etcd's form are not taken yet"),
         Some(Ok(Asked::Message)) => match post(desk, request, id, to_peers).await {
             Ok(()) => told_of_cluster(shared, Response::new(204, &[], "")),
             Err((status, reason)) => text(status, reason),
         },
+    }
+}
+
+/// Says in the log that another member is refused; not every time, as it asks again and again.
+fn tell_refusal(desk: &Desk, request: &Request, status: u16) {
+    let (now, shared) = (desk.clock.now(), &desk.shared);
+    let told_at = Duration::from_nanos(shared.refusal_told_at.load(Ordering::Relaxed));
+    if !told_at.is_zero() && now.saturating_sub(told_at) < REFUSALS_EVERY {
+        return;
+    }
+    shared.refusal_told_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+    let of = |name: &str| request.headers.get(name).to_owned();
+    let (own_cluster, cluster) = (format!("{:x}", shared.identity.cluster_id), of("x-etcd-cluster-id"));
+    let (from, path) = (of("x-server-from"), &request.path);
+    if status == 412 && own_cluster != cluster {
+        tracing::warn!(
+            "local-member-cluster-id" = own_cluster,
+            "remote-peer-cluster-id" = cluster,
+            "remote-peer-server-from" = from,
+            "request cluster ID mismatch"
+        );
+    } else {
+        tracing::warn!(
+            "remote-peer-server-from" = from,
+            path,
+            "status-code" = status,
+            "a request of another member is refused"
+        );
     }
 }
 

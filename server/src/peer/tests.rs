@@ -186,8 +186,14 @@ fn a_process_is_gone_when_all_its_urls_refuse_and_nothing_is_left_of_it() {
     links.attach(Channel::Messages, (OTHER, 8), 60, SECOND);
     links.failed(attempts[0], true, "no", SECOND);
     links.failed(attempts[1], true, "no", SECOND);
-    assert!(links.take_gone().is_empty(), "there is a connection");
     links.closed(60, true, SECOND);
+    assert!(links.take_gone().is_empty(), "one URL has refused, twice");
+    let second = dials(&mut links);
+    assert_eq!(second.iter().map(|(_, url)| url.as_str()).collect::<Vec<_>>(), ["http://b:2"; 2], "both streams");
+    links.attach(Channel::Messages, (OTHER, 8), 61, SECOND);
+    second.iter().for_each(|(attempt, _)| links.failed(*attempt, true, "no", SECOND));
+    assert!(links.take_gone().is_empty(), "there is a connection");
+    links.closed(61, true, 2 * SECOND);
     assert_eq!(links.take_gone(), [OTHER]);
     let again = dials(&mut links);
     assert_eq!(again.len(), 2, "it is dialled on");

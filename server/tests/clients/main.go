@@ -515,6 +515,9 @@ func (c *checks) watchCompacted(ctx context.Context) error {
 	if _, err := c.Compact(ctx, last); err != nil {
 		return err
 	}
+	if err := c.isCompactedAt(ctx, last); err != nil {
+		return err
+	}
 	answer, isOpen := <-c.Watch(ctx, c.prefix+"compacted/", clientv3.WithPrefix(), clientv3.WithRev(first))
 	if !isOpen {
 		return errors.New("the watch ended without an answer")
@@ -523,6 +526,23 @@ func (c *checks) watchCompacted(ctx context.Context) error {
 		expect("error", errors.Is(answer.Err(), rpctypes.ErrCompacted), true),
 		expect("compact revision", answer.CompactRevision, last),
 	)
+}
+
+// isCompactedAt waits until every member knows of the compaction: a watch goes to any of them.
+func (c *checks) isCompactedAt(ctx context.Context, revision int64) error {
+	for _, endpoint := range c.Endpoints() {
+		for {
+			hash, err := c.HashKV(ctx, endpoint, 0)
+			if err != nil {
+				return err
+			}
+			if hash.CompactRevision >= revision {
+				break
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	return nil
 }
 
 func (c *checks) namespaces(ctx context.Context) error {

@@ -256,6 +256,8 @@ func (s *stand) requestCPU(ctx context.Context, command string, endpoints, flags
 // far compares puts through near proxies and through far ones.
 func far(ctx context.Context, s *stand) (string, error) {
 	const delay = 5 * time.Millisecond
+	// Each client waits for a round trip more: so many that the members have enough to do all the same.
+	const farClients = 4 * clients
 	var loads [2]load
 	for i := range loads {
 		if i == 1 {
@@ -271,7 +273,7 @@ func far(ctx context.Context, s *stand) (string, error) {
 			return "", err
 		}
 		loads[i], err = s.bench(ctx, "put", []string{s.members[leader].clientURL},
-			"--clients", fmt.Sprint(clients), "--duration", "6s")
+			"--clients", fmt.Sprint(farClients), "--duration", "6s")
 		if err != nil {
 			return "", err
 		}

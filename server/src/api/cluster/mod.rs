@@ -33,6 +33,7 @@ pub(super) async fn list(desk: &Desk, request: pb::MemberListRequest) -> Result<
 /// **Errors** etcd's.
 pub(super) async fn add(desk: &Desk, request: pb::MemberAddRequest) -> Result<Bytes, Error> {
     let (peer_urls, is_learner) = (parsed(&request.peer_ur_ls)?, request.is_learner);
+    check_dialled(&peer_urls)?;
     check(desk, "member add", |sight| sight.check_add(is_learner))?;
     if is_learner {
         check_learners(desk, &peer_urls).await?;
@@ -59,6 +60,7 @@ pub(super) async fn remove(desk: &Desk, request: pb::MemberRemoveRequest) -> Res
 ///
 /// **Errors** etcd's.
 pub(super) async fn update(desk: &Desk, request: pb::MemberUpdateRequest) -> Result<Bytes, Error> {
+    check_dialled(&request.peer_ur_ls)?;
     let named = Member { id: request.id, peer_urls: request.peer_ur_ls, ..Member::default() };
     let members = desk.change_members(ConfChangeKind::UpdateNode, request.id, named.to_json().into()).await?;
     Ok(framed(&pb::MemberUpdateResponse { header: Some(desk.header(0)), members: shown(&members) }))
@@ -85,6 +87,12 @@ fn parsed(texts: &[String]) -> Result<Vec<String>, Error> {
     let mut urls = urls.map_err(|_invalid| Error::MemberBadUrls)?;
     urls.sort_unstable();
     if urls.is_empty() { Err(Error::MemberBadUrls) } else { Ok(urls) }
+}
+
+/// Refuses URLs that no member could dial: as a voter it would count, and could never be reached.
+fn check_dialled(peer_urls: &[String]) -> Result<(), Error> {
+    let needs_tls = |url: &String| url.starts_with("https:") || url.starts_with("unixs:");
+    if peer_urls.iter().any(needs_tls) { Err(Error::MemberUrlsNeedTls) } else { Ok(()) }
 }
 
 /// Refuses what `speaks_against` refuses, unless the operator wants no such check.

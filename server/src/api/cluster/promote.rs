@@ -44,6 +44,7 @@ pub async fn promote(desk: &Desk, id: u64) -> Result<Vec<Member>, Error> {
         lines: format!("{PASSED_ON}: 1\r\n"),
         body: Bytes::new(),
         answer_bytes_max: MEMBERS_BYTES_MAX,
+        is_repeatable: false,
     };
     loop {
         match way.leader().await? {

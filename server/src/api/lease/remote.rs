@@ -86,5 +86,5 @@ pub(super) async fn left(
 fn asking(path: &str, request: &impl Message, answer_bytes_max: usize) -> Asking {
     let lines = "Content-Type: application/protobuf\r\n".to_owned();
     let body = Bytes::from(request.encode_to_vec());
-    Asking { method: "POST", path: path.to_owned(), lines, body, answer_bytes_max }
+    Asking { method: "POST", path: path.to_owned(), lines, body, answer_bytes_max, is_repeatable: true }
 }

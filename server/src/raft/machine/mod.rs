@@ -766,12 +766,26 @@ impl Raft {
         self.log_len = len;
     }
 
+    /// Says in the log who leads, in the words of etcd's raft.
+    fn tell_leader(&self, before: u64, status: &Status) {
+        let (own, term, leader) = (self.shared.identity.member_id, status.term, status.leader_id);
+        match (before, leader) {
+            (0, _) => tracing::info!("raft.node: {own:x} elected leader {leader:x} at term {term}"),
+            (_, 0) => tracing::info!("raft.node: {own:x} lost leader {before:x} at term {term}"),
+            _ => tracing::info!("raft.node: {own:x} changed leader from {before:x} to {leader:x} at term {term}"),
+        }
+    }
+
     fn publish_status(&mut self, now: Duration) {
         let status = self.driver.status();
         let raft = &self.shared.raft;
         assert!(status.term >= raft.term.load(Ordering::Relaxed), "the term never decreases");
         raft.term.store(status.term, Ordering::Release);
-        let is_new = status.leader_id != 0 && status.leader_id != raft.leader.load(Ordering::Relaxed);
+        let before = raft.leader.load(Ordering::Relaxed);
+        let is_new = status.leader_id != 0 && status.leader_id != before;
+        if status.leader_id != before {
+            self.tell_leader(before, &status);
+        }
         self.counters.leader_changes.add(u64::from(is_new));
         if is_new && status.is_leader {
             raft.elected_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
