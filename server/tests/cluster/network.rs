@@ -125,10 +125,9 @@ impl World {
         }
     }
 
-    /// A member that has heard of no membership yet asks those of its flags who the members are, when it starts.
+    /// A member that has heard of no membership yet knows those of its flags, whether they run at its start or not.
     pub(crate) fn know_others(&mut self, at: usize) {
-        let others: Vec<u64> =
-            self.seats.iter().filter(|seat| seat.member.is_some()).filter_map(|seat| seat.id).collect();
+        let others: Vec<u64> = self.seats.iter().filter_map(|seat| seat.id).collect();
         let has_joined = self.seats[at].id > Some(self.plan.members as u64);
         let Some(member) = self.seats[at].member.as_mut().filter(|_| has_joined) else { return };
         if member.shared.cluster.load().members.is_empty() {
