@@ -17,7 +17,7 @@ use crate::error::Error;
 
 /// Pause between two tries.
 const AGAIN_AFTER: Duration = Duration::from_millis(50);
-/// With an election timeout, how long a member that is there may need for an answer. **Source** as etcd bounds its dials.
+/// With an election timeout, how long a member that is there may need for an answer; etcd bounds its dials so.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Who leads.
@@ -66,8 +66,8 @@ impl<'a> Way<'a> {
         }
     }
 
-    /// Asks the member at `url`, as long as this request may take; what may be asked twice, not longer than a member that
-    /// is there needs. `None` if no answer comes.
+    /// Asks the member at `url`, as long as this request may take; what may be asked twice, not longer than a member
+    /// that is there needs. `None` if no answer comes.
     pub async fn ask(&self, url: &str, asking: &Asking) -> Option<Answered> {
         let until = if asking.is_repeatable {
             self.until().min(self.desk.clock.now() + ANSWERS_WITHIN + self.desk.shared.limits.election_timeout)

@@ -23,7 +23,7 @@ pub struct Asking {
     pub body: Bytes,
     /// What the body of the answer may have. **Units** bytes.
     pub answer_bytes_max: usize,
-    /// It may be asked twice: then it goes over a connection that is kept, and once more if that turns out to be closed.
+    /// It may be asked twice: it goes over a connection that is kept, and once more if that turns out to be closed.
     pub is_repeatable: bool,
 }
 

@@ -195,7 +195,8 @@ const TRACING: Section = ("Distributed tracing", &[
 #[rustfmt::skip]
 const FEATURES: Section = ("Features", &[
     row("corrupt-check-time", Duration, "0s", Idle(NO_COMPARISON), "Time between comparisons of members' hashes."),
-    row("compact-hash-check-time", Duration, "1m", Idle(NO_COMPARISON), "Time between comparisons of compaction hashes."),
+    row("compact-hash-check-time", Duration, "1m", Idle(NO_COMPARISON),
+        "Time between comparisons of compaction hashes."),
     row("compaction-batch-limit", Signed, "1000", Knob, "Versions that one step of compaction looks at."),
     row("compaction-sleep-interval", Duration, "10ms", Idle("steps of compaction yield to traffic by themselves"),
         "Pause between two steps of compaction."),

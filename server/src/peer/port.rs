@@ -33,8 +33,8 @@ use crate::{
     },
 };
 
-/// How long a request is waited for: members ask at once, and whoever does not takes one of few places. (etcd waits five
-/// minutes.)
+/// How long a request is waited for: members ask at once, and whoever does not takes one of few places. (etcd waits
+/// five minutes.)
 const WAITS: Waits = Waits { first: Duration::from_secs(5), next: Duration::from_secs(60) };
 /// Time between two lines in the log about members that are refused.
 const REFUSALS_EVERY: Duration = Duration::from_secs(10);

@@ -14,8 +14,8 @@
 //! - A full disk does not stop the member. Proposals that do not fit are refused before they reach the log
 //!   ([`Raft::receive`]), and committed entries are still applied. While the log's disk is full, each proposal is
 //!   checked against the space that all proposals before it leave.
-//! - Without a leader, and while one hands over, proposals of clients wait in `proposals`, too, until their clients give
-//!   up, here or at the members that have forwarded them.
+//! - Without a leader, and while one hands over, proposals of clients wait in `proposals`, too, until their clients
+//!   give up, here or at the members that have forwarded them.
 //! - A leader whose disk is full hands leadership to a voter, and again after a while (`space`) if it leads still:
 //!   nobody could write through it. If the others' disks are full as well, that changes nothing for them.
 //! - As long as it is not known whether the log gets a next segment, its last quarter is left free: proposals wait in
