@@ -192,7 +192,7 @@ pub struct Verdict {
 /// Checks a request to `/raft`, `/raft/snapshot` or below `/raft/stream/`. `None` for any other path, and for those of
 /// `/raft/probing`, which anybody may ask. `standing` tells what is known of an id.
 ///
-/// **Errors**: `Malformed`: the connection is closed without an answer.
+/// **Errors**: `Malformed`: who asks names no release. etcd closes the connection.
 pub fn check(request: &Request, own: &Hello, standing: impl FnOnce(u64) -> Standing) -> Result<Option<Verdict>, Error> {
     let path = request.path.split('?').next().unwrap_or_default();
     let (asked, method) = match path {

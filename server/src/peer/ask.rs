@@ -191,7 +191,8 @@ mod tests {
                 for _ in 0..questions {
                     let mut request = vec![0; 1000];
                     let len = socket.read(&mut request).await.unwrap();
-                    assert!(!String::from_utf8_lossy(&request[..len]).contains("Connection"), "it is kept");
+                    request.truncate(len);
+                    assert!(!String::from_utf8(request).unwrap().contains("Connection"), "it is kept");
                     socket.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
                 }
             }

@@ -29,12 +29,15 @@ struct Cluster {
     dir: TempDir,
     ports: [[SocketAddr; 2]; 3],
     running: [Option<Child>; 3],
+    /// They reach each other by Unix sockets.
+    is_local: bool,
 }
 
 impl Cluster {
     fn new() -> Self {
         let [a, b, c, d, e, f] = free_addresses();
-        Self { dir: TempDir::new().unwrap(), ports: [[a, b], [c, d], [e, f]], running: [const { None }; 3] }
+        let (ports, running) = ([[a, b], [c, d], [e, f]], [const { None }; 3]);
+        Self { dir: TempDir::new().unwrap(), ports, running, is_local: false }
     }
 
     fn data_dir(&self, at: usize) -> PathBuf {
@@ -47,25 +50,30 @@ impl Cluster {
 
     /// The flags that say who the member is, and who all are.
     fn identity(&self, at: usize) -> Vec<String> {
-        let url = |[_, peer]: [SocketAddr; 2]| format!("http://{peer}");
-        let all: Vec<String> = (0..3).map(|of| format!("m{of}={}", url(self.ports[of]))).collect();
+        let all: Vec<String> = (0..3).map(|of| format!("m{of}={}", self.peer_url(of))).collect();
         vec![
             format!("--name=m{at}"),
             format!("--data-dir={}", self.data_dir(at).display()),
             format!("--initial-cluster={}", all.join(",")),
-            format!("--initial-advertise-peer-urls={}", url(self.ports[at])),
+            format!("--initial-advertise-peer-urls={}", self.peer_url(at)),
         ]
+    }
+
+    fn peer_url(&self, at: usize) -> String {
+        // The socket is in the directory in which the member runs.
+        if self.is_local { format!("unix://m{at}:1") } else { format!("http://{}", self.ports[at][1]) }
     }
 
     /// Starts a member, with these flags besides.
     fn start(&mut self, at: usize, flags: &[&str]) {
-        let [client, peer] = self.ports[at];
+        let client = self.ports[at][0];
         let log = File::create(self.dir.path().join(format!("m{at}.log"))).unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_orlop"))
             .args(self.identity(at))
             .arg(format!("--listen-client-urls=http://{client}"))
             .arg(format!("--advertise-client-urls=http://{client}"))
-            .arg(format!("--listen-peer-urls=http://{peer}"))
+            .arg(format!("--listen-peer-urls={}", self.peer_url(at)))
+            .current_dir(self.dir.path())
             .args(flags)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -188,6 +196,25 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+#[test]
+fn members_on_one_host_reach_each_other_by_unix_sockets() {
+    let mut cluster = Cluster::new();
+    cluster.is_local = true;
+    cluster.start_all();
+    block_on(async {
+        cluster.put(0, "key", "value").await;
+        assert_eq!((cluster.get(1, "key").await, cluster.get(2, "key").await), ("value".into(), "value".into()));
+    });
+    cluster.end(0, Signal::KILL);
+    block_on(async {
+        cluster.put(1, "key", "later").await;
+        assert_eq!(cluster.get(2, "key").await, "later");
+    });
+    cluster.start(0, &[]);
+    cluster.wait(0);
+    block_on(async { assert_eq!(cluster.get(0, "key").await, "later") });
 }
 
 #[test]

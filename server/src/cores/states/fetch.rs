@@ -114,7 +114,13 @@ pub(super) async fn fetch(ways: &Rc<Ways>, under_way: &UnderWay) -> Result<Box<A
     // The other members may take longer requests than this one.
     let frame_bytes_max = FRAME_BYTES_MIN.max(4 * shared.limits.request_bytes_max);
     let receiver = Receiver::new(disk, store, shared.identity, frame_bytes_max);
-    let (pieces, mut told) = receive::start(receiver).map_err(|error| error.to_string())?;
+    let (pieces, mut told) = match receive::start(receiver) {
+        Ok(started) => started,
+        Err((error, receiver)) => {
+            give_back(ways, receiver.abandon().map(Box::new));
+            return Err(error.to_string());
+        }
+    };
     let mut pieces = Some(pieces);
     let why = loop_streams(ways, under_way, &mut pieces, &mut told).await;
     let why = match why {

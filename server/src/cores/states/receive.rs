@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use engine::Store;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     apply::arrived::Arrived,
@@ -35,14 +35,26 @@ pub(super) enum Told {
     Left(Option<Box<Store>>, String),
 }
 
+/// The ways to the thread and from it.
+pub(super) type Ways = (mpsc::Sender<Piece>, mpsc::Receiver<Told>);
+
 /// Starts the thread. It ends when it has told of an end, or when no piece can come any more.
 ///
-/// **Errors** the system's.
-pub(super) fn start(receiver: Receiver) -> std::io::Result<(mpsc::Sender<Piece>, mpsc::Receiver<Told>)> {
+/// **Errors** the system's; what the receiver holds is given back then.
+pub(super) fn start(receiver: Receiver) -> Result<Ways, (std::io::Error, Box<Receiver>)> {
     let (pieces, inbox) = mpsc::channel(PIECES_MAX);
     let (outbox, told) = mpsc::channel(2);
-    let run = move || run(receiver, inbox, &outbox);
-    std::thread::Builder::new().name("state".into()).stack_size(STACK_BYTES).spawn(run)?;
+    // A thread that cannot be started would take along what it is given.
+    let (give, given) = oneshot::channel();
+    let run = move || {
+        if let Ok(receiver) = given.blocking_recv() {
+            run(receiver, inbox, &outbox);
+        }
+    };
+    match std::thread::Builder::new().name("state".into()).stack_size(STACK_BYTES).spawn(run) {
+        Ok(_thread) => drop(give.send(receiver)),
+        Err(error) => return Err((error, Box::new(receiver))),
+    }
     Ok((pieces, told))
 }
 
