@@ -5,7 +5,9 @@
 //! its id, its term and the number of its campaigns, so that a simulation repeats itself.
 //!
 //! A leader whose process is gone is not waited for: who finds its port closed forgets it, and campaigns within a tenth
-//! of T. That needs the pre-votes of a majority that has forgotten it as well, so one that errs disturbs nobody.
+//! of T. That needs the pre-votes of a majority that has forgotten it as well, so one that errs disturbs nobody. Two may
+//! do so at the same moment and each vote for itself: a candidate that is not elected soon campaigns again, after a time
+//! drawn anew, up to [`SPLITS_MAX`] times.
 //!
 //! A leader whose disk hangs goes on with its heartbeats, and nobody campaigns. But it commits nothing. So it hands
 //! leadership over, and if nobody takes it, it steps down. What it has promised stays: nothing that waits for its disk
@@ -14,6 +16,11 @@
 //! Owns counts alone; the driver acts on them.
 
 use crate::start::{Options, PARTS_PER_TICK};
+
+/// Elections in haste for one leader that is gone, after the first one.
+const SPLITS_MAX: u32 = 3;
+/// Parts within which a candidate has most votes that it will get: half a heartbeat interval.
+const SPLIT_PARTS: u32 = PARTS_PER_TICK / 2;
 
 /// What a leader should do about its disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +40,10 @@ pub(crate) struct Elections {
     campaigns: u64,
     /// Parts since pre-votes were asked for last.
     unanswered: u32,
+    /// Elections that may still be held soon after one that nobody wins, as the leader is known to be gone.
+    splits_left: u32,
+    /// Parts since votes were asked for.
+    undecided: u32,
     /// How far the log was durable at the last look, if it waited for its disk.
     waited_at: Option<u64>,
     /// Ticks for which that has not changed.
@@ -53,7 +64,37 @@ impl Elections {
     /// A campaign begins.
     pub(crate) fn begin(&mut self) {
         self.campaigns += 1;
-        self.unanswered = 0;
+        (self.unanswered, self.undecided) = (0, 0);
+    }
+
+    /// The leader is known to be gone.
+    pub(crate) fn hurry(&mut self) {
+        (self.splits_left, self.undecided) = (SPLITS_MAX, 0);
+    }
+
+    /// There is a leader.
+    pub(crate) fn settle(&mut self) {
+        self.splits_left = 0;
+    }
+
+    /// One part has passed for a candidate, which waits for `haste_parts` after most votes must be there. Whether it
+    /// campaigns again: votes may be split.
+    pub(crate) fn is_split(&mut self, haste_parts: usize) -> bool {
+        if self.splits_left == 0 {
+            return false;
+        }
+        self.undecided += 1;
+        if (self.undecided as usize) < SPLIT_PARTS as usize + haste_parts {
+            return false;
+        }
+        self.splits_left -= 1;
+        true
+    }
+
+    /// Parts until [`Elections::is_split`].
+    pub(crate) fn split_parts(&self, haste_parts: usize) -> u32 {
+        let whole = SPLIT_PARTS.saturating_add(u32::try_from(haste_parts).unwrap_or(u32::MAX));
+        if self.splits_left == 0 { u32::MAX } else { whole.saturating_sub(self.undecided) }
     }
 
     /// One part has passed for a member whose pre-votes are not answered by enough. Whether they are to be asked for
@@ -125,6 +166,26 @@ mod tests {
             })
             .collect();
         assert!(later.iter().any(|drawn| *drawn != first), "each campaign draws anew");
+    }
+
+    #[test]
+    fn votes_that_are_split_are_asked_for_again_soon_and_not_for_ever() {
+        let mut elections = Elections::default();
+        assert!(!(0..1000).any(|_| elections.is_split(0)), "nobody is known to be gone");
+        elections.hurry();
+        for left in (0..SPLITS_MAX).rev() {
+            elections.begin();
+            let expected = SPLIT_PARTS + 7;
+            assert_eq!(elections.split_parts(7), expected);
+            assert!((1..expected).all(|_| !elections.is_split(7)));
+            assert!(elections.is_split(7));
+            assert_eq!(elections.splits_left, left);
+        }
+        elections.begin();
+        assert!(!(0..1000).any(|_| elections.is_split(0)) && elections.split_parts(0) == u32::MAX);
+        elections.hurry();
+        elections.settle();
+        assert!(!(0..1000).any(|_| elections.is_split(0)), "there is a leader");
     }
 
     #[test]

@@ -52,7 +52,11 @@ impl Driver {
             may_campaign.then(|| timeout.saturating_sub(raft.election_elapsed))
         };
         let left = left.and_then(|left| u32::try_from(left).ok()).unwrap_or(u32::MAX);
-        let again = if raft.state == StateRole::PreCandidate { self.elections.due_again_parts() } else { u32::MAX };
+        let again = match raft.state {
+            StateRole::PreCandidate => self.elections.due_again_parts(),
+            StateRole::Candidate => self.elections.split_parts(self.haste_parts()),
+            _ => u32::MAX,
+        };
         left.min(again).max(1)
     }
 
@@ -78,10 +82,15 @@ impl Driver {
             return;
         }
         raft.leader_id = raft::INVALID_ID;
-        let (own, term) = (self.identity.member_id, raft.term);
-        let timeout = self.elections.timeout_parts(&self.options, own, term);
-        let haste = self.elections.haste_parts(&self.options, own, term);
+        self.elections.hurry();
+        let timeout = self.elections.timeout_parts(&self.options, self.identity.member_id, raft.term);
+        let haste = self.haste_parts();
+        let raft = &mut self.raw.raft;
         raft.election_elapsed = raft.election_elapsed.max(timeout.saturating_sub(haste));
+    }
+
+    fn haste_parts(&self) -> usize {
+        self.elections.haste_parts(&self.options, self.identity.member_id, self.raw.raft.term)
     }
 
     /// Whether the disk has done all that it was asked to do.
@@ -114,6 +123,9 @@ impl Driver {
         if let Some(cut) = &mut self.cut {
             cut.pass_part(is_led);
         }
+        if is_led {
+            self.elections.settle();
+        }
         let is_follower = self.raw.raft.state == StateRole::Follower;
         if is_follower && self.is_sole_voter() {
             // The only voter does not wait for a timeout; and raft-rs would stop the process if it won before its log
@@ -123,8 +135,12 @@ impl Driver {
         // raft-rs draws the timeout from a generator of its own when its term or role changes. Only its tick looks at
         // it.
         let timeout = self.elections.timeout_parts(&self.options, self.identity.member_id, self.raw.raft.term);
+        let haste = self.haste_parts();
         let raft = &mut self.raw.raft;
         raft.set_randomized_election_timeout(timeout);
+        if raft.state == StateRole::Candidate && self.elections.is_split(haste) {
+            raft.election_elapsed = raft.election_elapsed.max(timeout);
+        }
         let campaigns = raft.state != StateRole::Leader && raft.promotable() && raft.election_elapsed + 1 >= timeout;
         if campaigns {
             // While the disk owes something, nothing that this member asks for would leave.
