@@ -5,9 +5,9 @@
 //! its id, its term and the number of its campaigns, so that a simulation repeats itself.
 //!
 //! A leader whose process is gone is not waited for: who finds its port closed forgets it, and campaigns within a tenth
-//! of T. That needs the pre-votes of a majority that has forgotten it as well, so one that errs disturbs nobody. Two may
-//! do so at the same moment and each vote for itself: a candidate that is not elected soon campaigns again, after a time
-//! drawn anew, up to [`SPLITS_MAX`] times.
+//! of T. That needs the pre-votes of a majority that has forgotten it as well, so one that errs disturbs nobody. Two
+//! may do so at the same moment and each vote for itself: a candidate that is not elected soon campaigns again, after a
+//! time drawn anew, up to [`SPLITS_MAX`] times.
 //!
 //! A leader whose disk hangs goes on with its heartbeats, and nobody campaigns. But it commits nothing. So it hands
 //! leadership over, and if nobody takes it, it steps down. What it has promised stays: nothing that waits for its disk
