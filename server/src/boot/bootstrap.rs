@@ -15,14 +15,13 @@ use consensus::{Identity, Member, peer::hello::Remote};
 use super::running::{self, Running, Unknown, urls_of_others};
 use crate::{
     api::others::Others,
-    config::{self, Config, Url},
+    config::{self, Config, Url, needs_tls},
     peer::resolve::{Lookup, Resolver},
 };
 
 /// Refuses URLs of other members that nothing here can dial.
 pub(super) fn check_dialled(urls: &[String]) -> Result<(), Error> {
-    let is_secure = |url: &&String| url.starts_with("https:") || url.starts_with("unixs:");
-    match urls.iter().find(is_secure) {
+    match urls.iter().find(|url| needs_tls(url)) {
         Some(url) => Err(Error::TlsBetweenMembers { url: url.clone() }),
         None => Ok(()),
     }

@@ -64,7 +64,7 @@ pub use host::host;
 pub use init::Init;
 pub use knobs::ReadFile;
 pub use tls::{Ciphers, Tls, TlsFiles, TlsVersion};
-pub use url::{Scheme, Url, join};
+pub use url::{Scheme, Url, join, needs_tls};
 pub(crate) use values::Values;
 pub use values::Warning;
 

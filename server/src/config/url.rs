@@ -45,6 +45,12 @@ impl fmt::Display for Url {
     }
 }
 
+/// Whether who dials the URL `text` must speak TLS. The text need not be a URL.
+pub fn needs_tls(text: &str) -> bool {
+    let scheme = text.split_once(':').map(|(scheme, _)| scheme.trim_start());
+    scheme.is_some_and(|scheme| ["https", "unixs"].iter().any(|secure| scheme.eq_ignore_ascii_case(secure)))
+}
+
 impl Url {
     /// One URL.
     ///

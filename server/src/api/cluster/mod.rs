@@ -13,7 +13,12 @@ use proto::etcdserverpb as pb;
 
 use self::{promote::promote, strict::Sight};
 use super::desk::{Consistency, Desk};
-use crate::{config::Url, error::Error, protobuf::framed, shared::Shared};
+use crate::{
+    config::{Url, needs_tls},
+    error::Error,
+    protobuf::framed,
+    shared::Shared,
+};
 
 pub mod promote;
 mod strict;
@@ -91,8 +96,7 @@ fn parsed(texts: &[String]) -> Result<Vec<String>, Error> {
 
 /// Refuses URLs that no member could dial: as a voter it would count, and could never be reached.
 fn check_dialled(peer_urls: &[String]) -> Result<(), Error> {
-    let needs_tls = |url: &String| url.starts_with("https:") || url.starts_with("unixs:");
-    if peer_urls.iter().any(needs_tls) { Err(Error::MemberUrlsNeedTls) } else { Ok(()) }
+    if peer_urls.iter().any(|url| needs_tls(url)) { Err(Error::MemberUrlsNeedTls) } else { Ok(()) }
 }
 
 /// Refuses what `speaks_against` refuses, unless the operator wants no such check.

@@ -176,7 +176,7 @@ async fn changes_that_could_lose_the_quorum_are_refused_before_they_are_proposed
         assert_eq!(member.called(Method::MemberAdd, &add).await.error(), Some(Error::Unhealthy.into()));
         let bad = pb::MemberAddRequest { peer_ur_ls: urls(&["a"]), is_learner: false };
         assert_eq!(member.called(Method::MemberAdd, &bad).await.error(), Some(Error::MemberBadUrls.into()));
-        let secure = urls(&["https://a:1"]);
+        let secure = urls(&["HTTPS://a:1"]);
         let add_secure = pb::MemberAddRequest { peer_ur_ls: secure.clone(), is_learner: true };
         let update = pb::MemberUpdateRequest { id: 2, peer_ur_ls: secure };
         let error = || Some(Error::MemberUrlsNeedTls.into());
