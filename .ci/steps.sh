@@ -17,7 +17,7 @@ profile=ci
 # and ownership are tested.
 several_cores="--server-cores 4 --server-raft-apply two-threads"
 
-# How long a step may take: one that hangs fails, and those behind it still run.
+# How long a step may take, from its start: one that hangs fails, and those behind it still run.
 step_seconds_max=2700
 
 if [[ -z ${ORLOP_STEPS:-} ]]; then
@@ -62,6 +62,14 @@ judge() {
 
 declare -A began_pid began_at
 
+# Ends a step that is over its time, with all that it started.
+too_long() {
+    echo "== $1 did not end within $step_seconds_max s"
+    kill -TERM -- "-${began_pid[$1]}" 2>/dev/null || true
+    sleep 5
+    kill -KILL -- "-${began_pid[$1]}" 2>/dev/null || true
+}
+
 step() {
     local name=$1 log=$ORLOP_STEPS/log.$$ started=$SECONDS status=0
     shift
@@ -73,10 +81,7 @@ step() {
     local pid=$!
     set +m
     began_pid[$name]=$pid
-    if ! timeout "$step_seconds_max" tail -n +1 -f --pid="$pid" "$log"; then
-        echo "== $name did not end within $step_seconds_max s"
-        kill -TERM -- "-$pid" 2>/dev/null || true
-    fi
+    timeout "$step_seconds_max" tail -n +1 -f --pid="$pid" "$log" || too_long "$name"
     wait "$pid" || status=$?
     unset "began_pid[$name]"
     judge "$name" "$log" "$status" "$started"
@@ -94,11 +99,13 @@ begin() {
     set +m
 }
 end() {
-    local name=$1 status=0 log=$ORLOP_STEPS/beside.$1
-    wait "${began_pid[$name]}" || status=$?
-    unset "began_pid[$name]"
+    local name=$1 status=0 log=$ORLOP_STEPS/beside.$1 pid=${began_pid[$1]} left
+    left=$((began_at[$name] + step_seconds_max - SECONDS))
     echo
     echo "== $name (beside others)"
+    timeout "$((left > 1 ? left : 1))" tail -f --pid="$pid" /dev/null || too_long "$name"
+    wait "$pid" || status=$?
+    unset "began_pid[$name]"
     cat "$log"
     judge "$name" "$log" "$status" "${began_at[$name]}"
     rm -f "$log"
