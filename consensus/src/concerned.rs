@@ -6,7 +6,9 @@
 //!
 //! Invariants:
 //! - A member is noted durably, in a group of its own before any promise, before a message of it is taken that makes or
-//!   answers one. Until then a vote waits, and an append is dropped: it comes again.
+//!   answers one. Until then votes and appends wait. A state, and what finds no room, is dropped: it comes again. So is
+//!   an acknowledgement, which must not be taken behind what a later life of its member says; the leader asks for it
+//!   again. Without that, a new leader and its followers would lose a heartbeat.
 //! - It stays noted until the log states that everything is durable that was handed to it by the time of the last
 //!   promise, and it has been silent for some election timeouts.
 //! - Answers of members that are no voters are not noted: nobody counts them.
@@ -24,8 +26,10 @@ const SLOTS: usize = 64;
 const _: () = assert!(SLOTS == u64::BITS as usize);
 /// Election timeouts of silence after which a member need not be noted any more.
 const SILENT_TIMEOUTS: usize = 10;
-/// Votes that wait until their member is noted. One more is dropped.
+/// Messages that wait until their members are noted. One more is dropped.
 const HELD_MAX: usize = 16;
+/// What their entries may have together. **Units** bytes.
+const HELD_BYTES_MAX: usize = 4 << 20;
 
 /// The bit of a member.
 pub(crate) const fn slot(member_id: u64) -> u64 {
@@ -52,6 +56,18 @@ pub(crate) struct Concerned {
     /// The log states that everything up to this ticket is durable.
     stated: u64,
     held: Vec<Message>,
+    held_bytes: usize,
+    /// Members of which an acknowledgement was dropped.
+    unheard: Vec<u64>,
+}
+
+/// What may go on when members are noted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Noted {
+    /// Messages that have waited.
+    pub(crate) held: Vec<Message>,
+    /// Members of which an acknowledgement was dropped.
+    pub(crate) unheard: Vec<u64>,
 }
 
 impl Concerned {
@@ -68,11 +84,13 @@ impl Concerned {
             stating: VecDeque::new(),
             stated: 0,
             held: Vec::new(),
+            held_bytes: 0,
+            unheard: Vec::new(),
         }
     }
 
-    /// Whether `message`, of a voter or not, can be taken now. If it is a vote or an answer to one, and cannot, it is
-    /// kept. `ticket` is the last one that was handed to the log.
+    /// Whether `message`, of a voter or not, can be taken now. If it cannot, it is kept or dropped. `ticket` is the last
+    /// one that was handed to the log.
     pub(crate) fn admits(&mut self, message: &Message, is_voter: bool, ticket: u64) -> bool {
         if is_planted("a promise to somebody who is not noted") {
             return true;
@@ -96,13 +114,25 @@ impl Concerned {
             return true;
         }
         if self.durable & slot(message.from) == 0 {
-            if is_vote && self.held.len() < HELD_MAX {
-                self.held.push(message.clone());
-            }
+            self.hold(message);
             return false;
         }
         self.exchanged[at] = ticket + 1;
         true
+    }
+
+    fn hold(&mut self, message: &Message) {
+        let bytes: usize = message.entries.iter().map(|entry| entry.data.len()).sum();
+        let has_room = self.held.len() < HELD_MAX && self.held_bytes + bytes <= HELD_BYTES_MAX;
+        match message.kind {
+            MessageKind::AppendResponse if !self.unheard.contains(&message.from) => self.unheard.push(message.from),
+            MessageKind::AppendResponse | MessageKind::Snapshot => {}
+            _ if has_room => {
+                self.held.push(message.clone());
+                self.held_bytes += bytes;
+            }
+            _ => {}
+        }
     }
 
     /// The mask that must be written now, durably, if there is one.
@@ -123,8 +153,8 @@ impl Concerned {
         }
     }
 
-    /// Everything up to `durable` is durable. Returns the messages that have waited for it.
-    pub(crate) fn durable(&mut self, durable: u64) -> Vec<Message> {
+    /// Everything up to `durable` is durable. Returns what has waited for it.
+    pub(crate) fn durable(&mut self, durable: u64) -> Noted {
         while let Some((_, stated)) = self.stating.pop_front_if(|(ticket, _)| *ticket <= durable) {
             self.stated = self.stated.max(stated);
         }
@@ -133,7 +163,11 @@ impl Concerned {
             self.durable |= mask & self.mask;
             has_more = true;
         }
-        if has_more { std::mem::take(&mut self.held) } else { Vec::new() }
+        if !has_more {
+            return Noted::default();
+        }
+        self.held_bytes = 0;
+        Noted { held: std::mem::take(&mut self.held), unheard: std::mem::take(&mut self.unheard) }
     }
 
     /// What was promised before this life began is made up for. Returns the mask, which need not be written at once.
@@ -164,20 +198,26 @@ impl Concerned {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::{Entry, EntryKind};
 
     fn message(kind: MessageKind, from: u64) -> Message {
         Message { kind, from, ..Message::default() }
     }
 
     #[test]
-    fn a_vote_waits_and_an_append_is_dropped_until_their_member_is_noted() {
+    fn votes_and_appends_wait_until_their_member_is_noted() {
         let mut concerned = Concerned::new(0, 10);
         assert!(concerned.admits(&message(MessageKind::Heartbeat, 7), true, 0), "it promises nothing");
-        assert!(!concerned.admits(&message(MessageKind::Append, 7), true, 0));
         assert!(!concerned.admits(&message(MessageKind::Vote, 7), true, 0));
+        assert!(!concerned.admits(&message(MessageKind::Append, 7), true, 0));
+        assert!(!concerned.admits(&message(MessageKind::Snapshot, 7), true, 0), "it is too large to wait");
+        for _ in 0..2 {
+            assert!(!concerned.admits(&message(MessageKind::AppendResponse, 7), true, 0));
+        }
         assert_eq!((concerned.take_due(1), concerned.take_due(2)), (Some(slot(7)), None));
-        assert!(concerned.durable(0).is_empty());
-        assert_eq!(concerned.durable(1), [message(MessageKind::Vote, 7)]);
+        assert_eq!(concerned.durable(0), Noted::default());
+        let held = vec![message(MessageKind::Vote, 7), message(MessageKind::Append, 7)];
+        assert_eq!(concerned.durable(1), Noted { held, unheard: vec![7] });
         assert!(concerned.admits(&message(MessageKind::Append, 7), true, 1));
         assert!(!concerned.admits(&message(MessageKind::Append, 8), true, 1));
         assert!(concerned.admits(&message(MessageKind::Append, 7 + 64), true, 1), "they share a bit");
@@ -185,7 +225,14 @@ mod tests {
             concerned.admits(&message(MessageKind::Vote, 9 + from % 2), true, 1);
         }
         concerned.take_due(2);
-        assert_eq!(concerned.durable(2).len(), HELD_MAX);
+        assert_eq!(concerned.durable(2).held.len(), HELD_MAX);
+        for len in [HELD_BYTES_MAX / 2, HELD_BYTES_MAX / 2, 1] {
+            let entries = vec![Entry { index: 1, term: 1, kind: EntryKind::Normal, data: vec![0; len].into() }];
+            let append = Message { entries, ..message(MessageKind::Append, 11) };
+            assert!(!concerned.admits(&append, true, 2));
+        }
+        concerned.take_due(3);
+        assert_eq!(concerned.durable(3).held.len(), 2, "the third finds no room");
     }
 
     #[test]

@@ -4,10 +4,11 @@
 
 mod world;
 
-use consensus::{MessageKind, Options, PARTS_PER_TICK};
+use bytes::Bytes;
+use consensus::{Entry, EntryKind, Message, MessageKind, Options, PARTS_PER_TICK};
 use engine::disk::sim::{Order, SimStorage};
 
-use world::{Machine, World, options, three::Three};
+use world::{Machine, World, options, seeded, three::Three};
 
 fn parts_of_election() -> u32 {
     u32::try_from(options().election_ticks).unwrap() * PARTS_PER_TICK
@@ -190,4 +191,50 @@ fn a_leader_that_only_one_member_takes_for_gone_leads_on() {
     }
     assert!(three.worlds[0].driver.status().is_leader && three.worlds[0].driver.status().term == term);
     assert_eq!(three.worlds[1].driver.status().leader_id, 1, "its next heartbeat is believed");
+}
+
+/// What the leader has sent to member 3: the entry before, and how many entries.
+fn appends_to_3(leader: &mut World) -> Vec<(u64, usize)> {
+    leader.settle().unwrap();
+    let sent = leader.outbox.drain(..).filter(|message| message.kind == MessageKind::Append && message.to == 3);
+    sent.map(|message| (message.index, message.entries.len())).collect()
+}
+
+/// A message of member `from` to member 1, in `term`.
+fn told(kind: MessageKind, from: u64, term: u64) -> Message {
+    Message { kind, to: 1, from, term, ..Message::default() }
+}
+
+#[test]
+fn the_first_append_of_a_new_leader_waits_until_that_is_noted() {
+    let mut member = World::open(1, 3, seeded(1), Machine::new(), options()).unwrap();
+    member.settle().unwrap();
+    let entry = Entry { index: 4, term: 2, kind: EntryKind::Normal, data: Bytes::new() };
+    let append = Message { index: 3, log_term: 1, entries: vec![entry], ..told(MessageKind::Append, 2, 2) };
+    member.driver.receive(append).unwrap();
+    member.settle().unwrap();
+    let acknowledged = |message: &Message| message.kind == MessageKind::AppendResponse && !message.reject;
+    let acknowledged = member.outbox.iter().find(|message| acknowledged(message)).map(|message| message.index);
+    assert_eq!(acknowledged, Some(4));
+}
+
+#[test]
+fn a_new_leader_asks_again_for_the_acknowledgement_that_it_could_not_take() {
+    let mut leader = World::open(1, 3, seeded(1), Machine::new(), options()).unwrap();
+    leader.settle().unwrap();
+    leader.driver.pass(2 * parts_of_election());
+    leader.settle().unwrap();
+    let term = leader.driver.status().term + 1;
+    for kind in [MessageKind::PreVoteResponse, MessageKind::VoteResponse] {
+        leader.driver.receive(told(kind, 2, term)).unwrap();
+        leader.settle().unwrap();
+    }
+    assert!(leader.driver.status().is_leader);
+    assert_eq!(appends_to_3(&mut leader), [(3, 1)]);
+    let answer = Message { index: 4, ..told(MessageKind::AppendResponse, 3, term) };
+    leader.driver.receive(answer.clone()).unwrap();
+    assert_eq!(appends_to_3(&mut leader), [(3, 1)], "3 was not noted yet");
+    leader.driver.receive(answer).unwrap();
+    leader.propose("x").unwrap();
+    assert!(appends_to_3(&mut leader).contains(&(4, 1)));
 }

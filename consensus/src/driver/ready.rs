@@ -3,10 +3,11 @@
 //! Invariants: messages that promise something leave when what they promise is durable (see the head of `driver`).
 
 use engine::{planted::is_planted, wal};
-use raft::{SoftState, eraftpb};
+use raft::{ProgressState, SoftState, eraftpb};
 
 use super::{Driver, Unpersisted, installing::NEVER};
 use crate::{
+    concerned::Noted,
     entry::{Committed, Entry, entry_cost_bytes},
     error::Error,
     message::Message,
@@ -23,14 +24,35 @@ impl Driver {
             // Who leads is known now: a change would have the same reads asked for again.
             let has_begun = self.ask_for_reads();
             let has_moved = self.report_durable() || has_begun;
-            let released = self.concerned.durable(self.wal.durable());
-            if !has_moved && released.is_empty() {
+            if !self.take_held()? && !has_moved {
                 break;
             }
-            released.into_iter().try_for_each(|message| self.receive(message))?;
         }
         self.mend();
         Ok(())
+    }
+
+    /// Takes what has waited until its member is noted (`concerned`). Returns whether there was anything.
+    fn take_held(&mut self) -> Result<bool, Error> {
+        let Noted { held, unheard } = self.concerned.durable(self.wal.durable());
+        let has_any = !held.is_empty() || !unheard.is_empty();
+        for message in held {
+            match self.receive(message) {
+                // It came in another situation. In this one no honest member sends it.
+                Ok(()) | Err(Error::Malformed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let is_leader = self.is_leader();
+        for member_id in unheard.into_iter().filter(|_| is_leader) {
+            // A leader that does not know how far a follower is sends nothing more until that answers.
+            let Some(progress) = self.raw.raft.mut_prs().get_mut(member_id) else { continue };
+            if progress.state == ProgressState::Probe {
+                progress.resume();
+                self.raw.raft.send_append(member_id);
+            }
+        }
+        Ok(has_any)
     }
 
     /// Whether raft-rs has something for us. Committed entries alone do not count while the caller has enough of them.
