@@ -21,6 +21,14 @@
 //!
 //! A plain state machine: it knows no socket. Whoever drives it does what [`Links::take_deeds`] says, and tells what
 //! becomes of it.
+//!
+//! - `needless`: what of a turn's messages is not sent
+//! - `peer`: what is known of another member and its connections
+//! - `posts`: messages that find no stream
+
+mod needless;
+mod peer;
+mod posts;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -30,18 +38,19 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use consensus::{
     Message, MessageKind,
-    peer::{
-        hello::{self, Channel, Hello, Remote, Told},
-        http1,
-        pieces::Pieces,
-        raftpb,
-    },
+    peer::hello::{Channel, Hello, Remote, Told},
 };
 
+pub use self::peer::{ConnectionId, Traffic};
+
+use self::{
+    needless::without_needless,
+    peer::{Connection, Dialling, IDLE_MAX, Peer, Purpose, Way},
+};
 use super::{
     dial::host_of,
-    incoming::{Greeted, Incoming, is_of},
-    lives::{Admitted, Lives},
+    incoming::{Greeted, Incoming},
+    lives::Admitted,
     outgoing::Outgoing,
 };
 use crate::{config::Url, shared::Cluster};
@@ -50,12 +59,6 @@ use crate::{config::Url, shared::Cluster};
 pub const DIAL_EVERY: Duration = Duration::from_millis(100);
 /// A message of another member at most. **Units** bytes. **Source** etcd bounds those in front of snapshots so.
 pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
-/// Messages that are posted to one member at once. **Source** etcd v3.7.1 `rafthttp/pipeline.go`, `connPerPipeline`.
-const POSTING_MAX: usize = 4;
-/// Messages that wait to be posted to one member. **Source** the same, `pipelineBufSize`.
-const POSTS_MAX: usize = 64;
-/// A connection for posts that was idle for so long is not used again: the other side closes it soon.
-const IDLE_MAX: Duration = Duration::from_secs(4);
 /// Members that are known by what they have told of themselves alone, at most.
 const REMOTES_MAX: usize = 16;
 
@@ -69,9 +72,6 @@ pub struct Options {
     /// How long a socket may take nothing of what is written to it (`raft-write-timeout`).
     pub stall_max: Duration,
 }
-
-/// The number of a connection. One that was established later has a higher one.
-pub type ConnectionId = u64;
 
 /// What whoever drives the sockets is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,120 +96,6 @@ pub struct Arrived {
     pub id: ConnectionId,
     /// What it says.
     pub message: Message,
-}
-
-/// What a connection that this member makes is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    Stream(Channel),
-    Posts,
-}
-
-/// What has passed between this member and another one since that is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Traffic {
-    /// It is connected.
-    pub is_active: bool,
-    /// How often it was connected, and then was not.
-    pub disconnections: u64,
-    /// Written to it. **Units** bytes.
-    pub sent_bytes: u64,
-    /// Read from it. **Units** bytes.
-    pub received_bytes: u64,
-    /// How often messages to it were lost.
-    pub send_failures: u64,
-    /// How often it sent what no member sends.
-    pub receive_failures: u64,
-}
-
-#[derive(Debug)]
-enum Way {
-    /// A stream from the member, asked for by `request`.
-    Reading { channel: Channel, incoming: Box<Incoming>, request: Option<Bytes>, heard_at: Duration },
-    /// A stream to the member.
-    Writing { outgoing: Box<Outgoing> },
-    /// One message is posted after the other.
-    Posting { request: Vec<Bytes>, answer: BytesMut, is_waiting: bool, since: Duration },
-}
-
-#[derive(Debug)]
-struct Connection {
-    member_id: u64,
-    /// The life of the member that it is of; `None` as long as that is not known.
-    life: Option<u64>,
-    /// Which of the member's URLs was dialled for it ([`Peer::picked`]).
-    picked: usize,
-    way: Way,
-}
-
-/// A message that waits to be posted.
-#[derive(Debug)]
-struct Post {
-    body: Vec<Bytes>,
-    len: usize,
-}
-
-/// Another member.
-#[derive(Debug, Default)]
-struct Peer {
-    urls: Vec<String>,
-    /// Counts up to choose the next URL, whenever the one that is picked turns out to be of no use.
-    picked: usize,
-    /// It is one of the cluster's, as far as is applied here.
-    is_member: bool,
-    lives: Lives,
-    /// When each stream was dialled last, and the try that is under way.
-    dials: [Dialling; 2],
-    /// The streams from it and to it.
-    reading: [Option<ConnectionId>; 2],
-    writing: [Option<ConnectionId>; 2],
-    /// What waits to be posted, the tries to connect for that, and the connections.
-    posts: Vec<Post>,
-    posts_bytes: usize,
-    posting: Vec<ConnectionId>,
-    post_attempts: BTreeSet<u64>,
-    /// Since when it is connected.
-    active_since: Option<Duration>,
-    /// URLs that have refused a connection since one was made.
-    refused: BTreeSet<String>,
-    is_gone: bool,
-    traffic: Traffic,
-    /// That it refuses streams was told since it granted one last.
-    is_refusal_told: bool,
-    /// That it cannot be dialled was told since it was connected last.
-    is_told: bool,
-}
-
-#[derive(Clone, Copy, Debug, Default)]
-struct Dialling {
-    last_at: Option<Duration>,
-    attempt: Option<u64>,
-}
-
-impl Connection {
-    /// Whether messages are lost with it.
-    fn loses_messages(&self) -> bool {
-        matches!(self.way, Way::Writing { .. } | Way::Posting { is_waiting: true, .. })
-    }
-}
-
-impl Peer {
-    fn connections(&self) -> impl Iterator<Item = ConnectionId> {
-        self.reading.into_iter().chain(self.writing).flatten().chain(self.posting.iter().copied())
-    }
-
-    fn url_at(&self, picked: usize) -> &str {
-        self.urls.get(picked % self.urls.len().max(1)).map_or("", String::as_str)
-    }
-
-    fn url(&self) -> &str {
-        self.url_at(self.picked)
-    }
-
-    /// The URL that was picked then is of no use: another one is next. Several tries at once say it once.
-    fn pass_over(&mut self, picked: usize) {
-        self.picked += usize::from(self.picked == picked);
-    }
 }
 
 /// See the head of this file.
@@ -346,21 +232,6 @@ impl Links {
         true
     }
 
-    /// The member `from`, in this `life`, has posted `message`, of so many bytes, over the connection `id`. Returns
-    /// whether it is taken.
-    pub fn posted(&mut self, (from, life): (u64, u64), (message, bytes): (Message, usize), id: ConnectionId) -> bool {
-        let is_strange = self.removed.contains(&message.from) || message.kind == MessageKind::Snapshot;
-        if is_strange || !is_of(&message, from, self.own.member_id) {
-            return false;
-        }
-        if self.peers.contains_key(&from) && !self.admit(from, life, id) {
-            return false;
-        }
-        self.count(from, |traffic| traffic.received_bytes += bytes as u64);
-        self.messages.push(Arrived { id, message });
-        true
-    }
-
     /// No honest member sends what has come over the connection `id`: it is closed.
     pub fn refuse(&mut self, id: ConnectionId, now: Duration) {
         if self.connections.contains_key(&id) {
@@ -427,16 +298,6 @@ impl Links {
         self.deactivate(member_id);
         self.look_whether_gone(member_id);
         self.dial_streams(now);
-    }
-
-    /// What was to be posted to the member is lost.
-    fn lose_posts(&mut self, member_id: u64) {
-        let Some(peer) = self.peers.get_mut(&member_id) else { return };
-        if !peer.posts.is_empty() {
-            peer.posts.clear();
-            peer.posts_bytes = 0;
-            self.unreachable.insert(member_id);
-        }
     }
 
     /// Bytes have arrived on the connection `id`.
@@ -518,38 +379,6 @@ impl Links {
             return false;
         }
         !is_over
-    }
-
-    /// Takes the answer to a message that was posted. Returns whether the connection goes on.
-    fn take_answer(&mut self, id: ConnectionId, now: Duration) -> bool {
-        let Some(Connection { member_id, picked, way: Way::Posting { answer, is_waiting, since, .. }, .. }) =
-            self.connections.get_mut(&id)
-        else {
-            return false;
-        };
-        let (member_id, picked) = (*member_id, *picked);
-        let (told, is_kept) = match http1::take_answer(answer) {
-            Ok(None) => return *is_waiting,
-            Ok(Some((head, body))) => (hello::post_answered(&head), head.is_kept && body.is_over()),
-            Err(_) => return false,
-        };
-        if !*is_waiting {
-            return false;
-        }
-        (*is_waiting, *since) = (false, now);
-        match told {
-            Told::Done => self.activate(member_id, now),
-            Told::Removed => self.hear_of_removal(),
-            Told::NotNow => {
-                self.deactivate(member_id);
-                self.lose_messages(member_id);
-                self.peers.get_mut(&member_id).expect("its connections are closed with it").pass_over(picked);
-            }
-        }
-        if is_kept {
-            self.post_next(member_id, now);
-        }
-        is_kept
     }
 
     /// The connection `id` is closed: by the other side if `is_clean`, else by an error.
@@ -668,13 +497,9 @@ impl Links {
     }
 
     /// Sends messages of raft, in order.
-    pub fn send(&mut self, messages: Vec<Message>, now: Duration) {
-        let kept = without_repetitions(&messages);
-        for (message, is_kept) in messages.into_iter().zip(kept) {
-            if is_kept {
-                self.send_one(&message, now);
-            }
-        }
+    pub fn send(&mut self, mut messages: Vec<Message>, now: Duration) {
+        without_needless(&mut messages);
+        messages.iter().for_each(|message| self.send_one(message, now));
     }
 
     fn send_one(&mut self, message: &Message, now: Duration) {
@@ -702,54 +527,6 @@ impl Links {
             }
         } else if !had_bytes {
             self.deeds.push(Deed::Write(id));
-        }
-    }
-
-    /// Posts a message for which there is no stream.
-    fn post(&mut self, message: &Message, now: Duration) {
-        let to = message.to;
-        let peer = self.peers.get_mut(&to).expect("just seen");
-        let mut pieces = Pieces::default();
-        raftpb::encode_message(message, &mut pieces);
-        let len = pieces.len();
-        // Where nobody listens, nothing is gathered.
-        let is_full = peer.posts.len() >= POSTS_MAX || peer.posts_bytes + len > self.options.waiting_bytes_max;
-        if is_full || peer.is_gone || peer.urls.is_empty() {
-            self.lose_messages(to);
-            return;
-        }
-        peer.posts.push(Post { body: pieces.take(), len });
-        peer.posts_bytes += len;
-        self.post_next(to, now);
-    }
-
-    /// Posts what waits, over connections that are free, or that are to be made.
-    fn post_next(&mut self, member_id: u64, now: Duration) {
-        let Some(peer) = self.peers.get_mut(&member_id) else { return };
-        for id in &peer.posting {
-            let Some(Connection { way: Way::Posting { request, is_waiting, since, .. }, .. }) =
-                self.connections.get_mut(id)
-            else {
-                continue;
-            };
-            if *is_waiting || peer.posts.is_empty() {
-                continue;
-            }
-            let Post { body, len } = peer.posts.remove(0);
-            peer.posts_bytes -= len;
-            let url = peer.urls.get(peer.picked % peer.urls.len().max(1)).map_or("", String::as_str);
-            request.push(self.own.post_message(host_of(url), len).into());
-            request.extend(body);
-            (*is_waiting, *since) = (true, now);
-            self.deeds.push(Deed::Write(*id));
-        }
-        let under_way = peer.posting.len() + peer.post_attempts.len();
-        let wanted = peer.posts.len().saturating_sub(peer.post_attempts.len());
-        for _ in 0..wanted.min(POSTING_MAX.saturating_sub(under_way)) {
-            self.attempts.insert(self.next_attempt, (member_id, Purpose::Posts, peer.picked));
-            peer.post_attempts.insert(self.next_attempt);
-            self.deeds.push(Deed::Dial { attempt: self.next_attempt, url: peer.url().to_owned() });
-            self.next_attempt += 1;
         }
     }
 
@@ -867,18 +644,4 @@ impl Links {
         let active = || self.peers.iter().filter_map(|(id, peer)| Some((*id, peer.active_since?))).collect();
         std::mem::take(&mut self.has_changed).then(active)
     }
-}
-
-/// Which of the messages are to be sent: of acknowledgements of one term to one member, the farthest says all.
-fn without_repetitions(messages: &[Message]) -> Vec<bool> {
-    let is_accepting = |message: &Message| message.kind == MessageKind::AppendResponse && !message.reject;
-    let mut farthest: BTreeMap<(u64, u64), (u64, usize)> = BTreeMap::new();
-    for (position, message) in messages.iter().enumerate().filter(|(_, message)| is_accepting(message)) {
-        let known = farthest.entry((message.to, message.term)).or_default();
-        *known = (*known).max((message.index, position));
-    }
-    let is_kept = |(position, message): (usize, &Message)| {
-        !is_accepting(message) || farthest[&(message.to, message.term)].1 == position
-    };
-    messages.iter().enumerate().map(is_kept).collect()
 }
