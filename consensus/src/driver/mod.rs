@@ -324,6 +324,13 @@ impl Driver {
         }
     }
 
+    /// Checks a message of another member that the caller keeps for later.
+    ///
+    /// **Errors** as `receive`.
+    pub fn check(&self, message: &mut Message) -> Result<(), Error> {
+        check(message, &self.raw.raft)
+    }
+
     /// Moves everything that can move: collects what raft-rs has ready, hands it to the WAL, starts writes. The caller
     /// then kicks the disk.
     ///

@@ -4,6 +4,7 @@
 //!
 //! - `message`: the messages to raft
 //! - `machine`: the log and its order, turn by turn
+//! - `proposals`: what waits to be proposed
 //! - `waiters`: proposals on their way through the log
 //! - `reads`: linearizable reads on their way
 //! - `transfer`: clients that wait for another leader
@@ -12,6 +13,7 @@
 
 pub mod machine;
 pub mod message;
+pub mod proposals;
 mod reads;
 #[cfg(test)]
 mod tests;

@@ -30,8 +30,10 @@
 //! A plain state machine: time comes in with each call, and the log's disk is the only thing that it drives. It knows
 //! no thread, no socket, no runtime, and not what an entry means. `cores` moves its inputs and outputs.
 //!
+//! - `propose`: what is proposed, and what is refused instead
 //! - `space`: what a disk does that is full, or that hangs
 
+mod propose;
 mod space;
 
 use std::{
@@ -43,7 +45,7 @@ use std::{
 use bytes::Bytes;
 use consensus::{
     Committed, ConfChange, ConfState, Driver, EntryId, EntryKind, Member, Message, MessageKind, PARTS_PER_TICK,
-    Progress, Refused, Snapshot, Status,
+    Progress, Snapshot, Status,
 };
 use engine::{
     disk::{Completion, Disk, Owner},
@@ -51,30 +53,19 @@ use engine::{
 };
 use proto::internal;
 
-use super::{message::ToRaft, reads::Reads, transfer::Transfers, waiters::Waiters};
+use super::{message::ToRaft, proposals::Proposals, reads::Reads, transfer::Transfers, waiters::Waiters};
 use crate::{
     apply::{
         arrived::Arrived,
         fatal::Fatal,
         message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing},
-        proposal::Proposal,
     },
     error::Error,
     metrics::counters::CommitCounters,
-    quota::{Asking, Purpose},
+    quota::Asking,
     shared::Shared,
     slots::ReplyTo,
 };
-
-/// A request that will be proposed in this turn.
-struct Waiting {
-    kind: EntryKind,
-    entry: Bytes,
-    /// The client's proposal; `None` for a request of the server's own, and for one that another member has forwarded.
-    proposal: Option<Box<Proposal>>,
-    /// Its client does not wait for longer. A request of the server's own does not wait at all.
-    until: Duration,
-}
 
 /// Entries that were handed to apply together.
 #[derive(Clone, Copy, Debug)]
@@ -96,10 +87,7 @@ pub struct Raft {
     /// Up to when raft knows the time; `None` before the first turn.
     passed_until: Option<Duration>,
     /// What is proposed next. What the log cannot take yet stays here.
-    proposals: Vec<Waiting>,
-    proposals_bytes: u64,
-    /// Some of them wait for the log's next segment.
-    waits_for_segment: bool,
+    proposals: Proposals,
     waiters: Waiters,
     transfers: Transfers,
     answers: AnswersByCore,
@@ -166,9 +154,7 @@ impl Raft {
             batch_bytes_max,
             heartbeat,
             passed_until: None,
-            proposals: Vec::new(),
-            proposals_bytes: 0,
-            waits_for_segment: false,
+            proposals: Proposals::default(),
             waiters: Waiters::default(),
             transfers: Transfers::default(),
             completions: Vec::new(),
@@ -235,27 +221,6 @@ impl Raft {
         }
     }
 
-    /// Takes a client's proposal, or refuses it.
-    fn take_proposal(&mut self, kind: EntryKind, mut proposal: Box<Proposal>, now: Duration) {
-        proposal.stamps.proposed = now;
-        if self.is_log_stalled() {
-            return self.refuse(proposal, Error::Timeout);
-        }
-        if self.stands_still {
-            let own = self.shared.identity.member_id;
-            return self.refuse(proposal, Error::of_standstill(self.driver.conf_state().has_other_voters(own)));
-        }
-        if let Some(error) = self.refusal_for_space(proposal.purpose, now) {
-            return self.refuse(proposal, error);
-        }
-        let (entries_max, bytes_max) = self.driver.proposals_max();
-        if self.proposals.len() as u64 >= entries_max || self.proposals_bytes >= bytes_max {
-            return self.refuse(proposal, Error::TooManyRequests);
-        }
-        let until = now + self.shared.limits.request_timeout;
-        self.push(Waiting { kind, entry: proposal.entry.clone(), proposal: Some(proposal), until });
-    }
-
     /// How far the log of a member has come.
     ///
     /// **Errors** this member does not lead; there is no such member.
@@ -302,30 +267,10 @@ impl Raft {
         if message.kind == MessageKind::Snapshot {
             return Err(consensus::Error::Malformed { what: "a state without what is in it" });
         }
-        // What is proposed here enters the log of all members, which could not go on behind what none understands.
-        let is_request =
-            |entry: &consensus::Entry| entry.kind != EntryKind::Normal || internal::decode(entry.data.clone()).is_ok();
-        if message.kind == MessageKind::Propose && !message.entries.iter().all(is_request) {
-            return Err(consensus::Error::Malformed { what: "proposal: not a request" });
-        }
-        if message.kind == MessageKind::Propose && !self.driver.can_propose() {
-            self.hold_forwarded(message.entries, now);
-            return Ok(());
+        if message.kind == MessageKind::Propose {
+            return self.take_forwarded(message, now);
         }
         self.driver.receive(message)
-    }
-
-    /// Keeps what another member has forwarded, until there is a leader for it: a proposal that is dropped costs its
-    /// client the whole timeout.
-    fn hold_forwarded(&mut self, entries: Vec<consensus::Entry>, now: Duration) {
-        let (entries_max, bytes_max) = self.driver.proposals_max();
-        let until = now + self.shared.limits.request_timeout;
-        for consensus::Entry { kind, data, .. } in entries {
-            if self.proposals.len() as u64 >= entries_max || self.proposals_bytes >= bytes_max {
-                return tracing::debug!("a forwarded proposal finds no room");
-            }
-            self.push(Waiting { kind, entry: data, proposal: None, until });
-        }
     }
 
     /// Takes the message of another member with which a state comes, and the state, all of which has arrived.
@@ -422,17 +367,6 @@ impl Raft {
         }
     }
 
-    fn propose_own(&mut self, entry: Bytes, purpose: Purpose, now: Duration) {
-        if purpose != Purpose::Alarm || self.asking.ask(now) {
-            self.push(Waiting { kind: EntryKind::Normal, entry, proposal: None, until: now });
-        }
-    }
-
-    fn push(&mut self, waiting: Waiting) {
-        self.proposals_bytes += waiting.entry.len() as u64;
-        self.proposals.push(waiting);
-    }
-
     /// Tells raft what time it is. Called before the messages of a turn are taken, and at least once in a tick.
     pub fn pass(&mut self, now: Duration) {
         if self.driver.is_cut() {
@@ -450,9 +384,11 @@ impl Raft {
         self.driver.pass(parts);
     }
 
-    /// When raft will do something by itself, in [`Raft::pass`].
+    /// When raft will do something by itself, in [`Raft::pass`] or in a turn.
     pub fn due(&self) -> Duration {
-        self.part().saturating_mul(self.driver.due_parts()).saturating_add(self.passed_until.unwrap_or_default())
+        let raft = self.part().saturating_mul(self.driver.due_parts());
+        let raft = raft.saturating_add(self.passed_until.unwrap_or_default());
+        self.proposals.gather_until().map_or(raft, |until| raft.min(until))
     }
 
     fn part(&self) -> Duration {
@@ -507,7 +443,7 @@ impl Raft {
     ///
     /// **Errors** the member must stop.
     pub fn settle(&mut self, disk: &mut dyn Disk, now: Duration) -> Result<(), Fatal> {
-        self.propose_waiting(now);
+        self.propose_gathered(now);
         self.ask_reads(now)?;
         self.driver.step(disk)?;
         disk.kick()?;
@@ -559,9 +495,10 @@ impl Raft {
         self.is_cut
     }
 
-    /// Whether more entries could be handed to apply at once.
+    /// Whether more entries could be handed to apply at once, or proposed.
     pub fn has_more(&self) -> bool {
-        self.unfinished_bytes < 2 * self.batch_bytes_max && self.driver.status().commit > self.handed
+        self.has_gathered()
+            || self.unfinished_bytes < 2 * self.batch_bytes_max && self.driver.status().commit > self.handed
     }
 
     /// Takes a report of apply. The caller must then call [`Raft::settle`].
@@ -662,56 +599,6 @@ impl Raft {
     /// applied again.
     pub fn unapplied(&self) -> impl Iterator<Item = (u64, &Bytes)> {
         self.driver.unapplied()
-    }
-
-    fn refuse(&mut self, mut proposal: Box<Proposal>, error: Error) {
-        proposal.result = Err(error);
-        self.answers[proposal.reply.core].push((proposal.reply.slot, Answer::Applied(proposal)));
-    }
-
-    /// Proposes to raft the requests that wait.
-    fn propose_waiting(&mut self, now: Duration) {
-        if self.proposals.is_empty() {
-            return;
-        }
-        let mut waiting = std::mem::take(&mut self.proposals);
-        (self.proposals_bytes, self.waits_for_segment) = (0, false);
-        let mut kept = Vec::new();
-        let entries = waiting.iter().map(|waiting| (waiting.kind, waiting.entry.clone()));
-        let refused = self.driver.propose_entries(entries);
-        let mut refused = refused.into_iter().peekable();
-        for (position, Waiting { kind, entry, proposal, until }) in waiting.drain(..).enumerate() {
-            let refusal_here = refused.next_if(|refused| refused.position == position);
-            let waits = match &refusal_here {
-                Some(Refused { error: consensus::Error::LogWaits, .. }) => {
-                    self.waits_for_segment = true;
-                    true
-                }
-                // There will be a leader. What the server asks for itself, it asks for again.
-                Some(Refused { error: consensus::Error::NoLeader, .. }) => now < until,
-                _ => false,
-            };
-            if waits {
-                kept.push(Waiting { kind, entry, proposal, until });
-                continue;
-            }
-            if let Some(Refused { error, .. }) = &refusal_here {
-                tracing::debug!(%error, "a proposal was refused");
-            }
-            match (refusal_here, proposal) {
-                (None, Some(proposal)) => self.waiters.insert(proposal, now),
-                (Some(Refused { error: consensus::Error::NoLeader, .. }), Some(proposal)) => {
-                    // It has waited for one as long as it may.
-                    self.refuse(proposal, Error::Timeout);
-                }
-                (Some(Refused { error, .. }), Some(proposal)) => {
-                    self.refuse(proposal, refusal(&error, self.is_disk_full()));
-                }
-                (_, None) => {}
-            }
-        }
-        self.proposals = waiting;
-        kept.into_iter().for_each(|waiting| self.push(waiting));
     }
 
     /// Takes committed entries, as many as apply may have, each with the proposal that waits for it.
@@ -819,16 +706,4 @@ const ENTRY_OVERHEAD_BYTES: u64 = size_of::<Entry>() as u64;
 
 fn no_answers(cores: usize) -> AnswersByCore {
     (0..cores).map(|_| Vec::new()).collect()
-}
-
-/// The error that a client gets when raft refuses its proposal.
-fn refusal(error: &consensus::Error, is_disk_full: bool) -> Error {
-    match error {
-        // Requests that wait are waiting for space.
-        consensus::Error::TooManyRequests { .. } if is_disk_full => Error::NoSpace,
-        consensus::Error::NoSpace { .. } => Error::NoSpace,
-        consensus::Error::TooManyRequests { .. } => Error::TooManyRequests,
-        consensus::Error::TooLarge { .. } => Error::RequestTooLarge,
-        _ => Error::Stopped,
-    }
 }

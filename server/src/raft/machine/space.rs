@@ -47,7 +47,7 @@ impl Raft {
     /// Looks whether the log's disk does anything, and publishes it if that has changed.
     pub(super) fn watch_log(&mut self, now: Duration) {
         let waits_at = self.driver.log_waits_at();
-        let waits_at = waits_at.or_else(|| self.waits_for_segment.then(|| self.driver.log_durable()));
+        let waits_at = waits_at.or_else(|| self.proposals.waits_for_segment().then(|| self.driver.log_durable()));
         self.log_wait = waits_at.map(|durable| match self.log_wait {
             Some((since, at)) if at == durable => (since, at),
             _ => (now, durable),

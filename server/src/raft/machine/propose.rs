@@ -1,0 +1,154 @@
+//! Runs on: raft core.
+//!
+//! What is proposed, and what is refused instead: by clients here, by other members that forward, by the server itself.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use consensus::{ConfState, Entry, EntryKind, Message, Refused};
+use proto::internal;
+
+use super::Raft;
+use crate::{
+    apply::{message::Answer, proposal::Proposal},
+    error::Error,
+    quota::Purpose,
+    raft::proposals::Waiting,
+};
+
+impl Raft {
+    /// Takes a client's proposal, or refuses it.
+    pub(super) fn take_proposal(&mut self, kind: EntryKind, mut proposal: Box<Proposal>, now: Duration) {
+        proposal.stamps.proposed = now;
+        if self.is_log_stalled() {
+            return self.refuse(proposal, Error::Timeout);
+        }
+        if self.stands_still {
+            let own = self.shared.identity.member_id;
+            return self.refuse(proposal, Error::of_standstill(self.driver.conf_state().has_other_voters(own)));
+        }
+        if let Some(error) = self.refusal_for_space(proposal.purpose, now) {
+            return self.refuse(proposal, error);
+        }
+        if !self.has_room() {
+            return self.refuse(proposal, Error::TooManyRequests);
+        }
+        let until = now + self.shared.limits.request_timeout;
+        self.proposals.push(Waiting { kind, entry: proposal.entry.clone(), proposal: Some(proposal), until });
+    }
+
+    fn has_room(&self) -> bool {
+        let (entries_max, bytes_max) = self.driver.proposals_max();
+        (self.proposals.len() as u64) < entries_max && self.proposals.bytes() < bytes_max
+    }
+
+    /// Takes what another member has forwarded. It gathers with what clients propose here. If there is no leader for
+    /// it, it waits for one: a proposal that is dropped costs its client the whole timeout.
+    ///
+    /// **Errors** as [`Raft::receive_peer`].
+    pub(super) fn take_forwarded(&mut self, mut message: Message, now: Duration) -> Result<(), consensus::Error> {
+        self.driver.check(&mut message)?;
+        // What is proposed here enters the log of all members, which could not go on behind what none understands.
+        let is_request =
+            |entry: &Entry| entry.kind != EntryKind::Normal || internal::decode(entry.data.clone()).is_ok();
+        if !message.entries.iter().all(is_request) {
+            return Err(consensus::Error::Malformed { what: "proposal: not a request" });
+        }
+        let until = now + self.shared.limits.request_timeout;
+        for Entry { kind, data, .. } in message.entries {
+            if !self.has_room() {
+                tracing::debug!("a forwarded proposal finds no room");
+                break;
+            }
+            self.proposals.push(Waiting { kind, entry: data, proposal: None, until });
+        }
+        Ok(())
+    }
+
+    pub(super) fn propose_own(&mut self, entry: Bytes, purpose: Purpose, now: Duration) {
+        if purpose != Purpose::Alarm || self.asking.ask(now) {
+            self.proposals.push(Waiting { kind: EntryKind::Normal, entry, proposal: None, until: now });
+        }
+    }
+
+    pub(super) fn refuse(&mut self, mut proposal: Box<Proposal>, error: Error) {
+        proposal.result = Err(error);
+        self.answers[proposal.reply.core].push((proposal.reply.slot, Answer::Applied(proposal)));
+    }
+
+    /// Whether what was proposed before is not committed yet, as far as that is known here.
+    fn is_under_way(&self) -> bool {
+        let status = self.driver.status();
+        if status.is_leader { status.commit < status.last_index } else { self.waiters.count() > 0 }
+    }
+
+    /// Whether what has gathered can be proposed now.
+    pub(super) fn has_gathered(&self) -> bool {
+        self.proposals.gather_until().is_some() && !self.is_under_way()
+    }
+
+    /// Proposes to raft what waits, unless it is to gather.
+    pub(super) fn propose_gathered(&mut self, now: Duration) {
+        let ConfState { voters, learners } = self.driver.conf_state();
+        let is_alone = voters.len() + learners.len() <= 1;
+        if is_alone || !self.proposals.gather(self.is_under_way(), now) {
+            self.propose_waiting(now);
+        }
+    }
+
+    /// Proposes to raft all that waits.
+    pub(super) fn propose_waiting(&mut self, now: Duration) {
+        if self.proposals.is_empty() {
+            return;
+        }
+        let mut waiting = self.proposals.take(now);
+        let mut kept = Vec::new();
+        let entries = waiting.iter().map(|waiting| (waiting.kind, waiting.entry.clone()));
+        let refused = self.driver.propose_entries(entries);
+        let mut refused = refused.into_iter().peekable();
+        for (position, Waiting { kind, entry, proposal, until }) in waiting.drain(..).enumerate() {
+            let refusal_here = refused.next_if(|refused| refused.position == position);
+            let waits = match &refusal_here {
+                Some(Refused { error: consensus::Error::LogWaits, .. }) => {
+                    self.proposals.wait_for_segment();
+                    true
+                }
+                // There will be a leader. What the server asks for itself, it asks for again.
+                Some(Refused { error: consensus::Error::NoLeader, .. }) => now < until,
+                _ => false,
+            };
+            if waits {
+                kept.push(Waiting { kind, entry, proposal, until });
+                continue;
+            }
+            if let Some(Refused { error, .. }) = &refusal_here {
+                tracing::debug!(%error, "a proposal was refused");
+            }
+            match (refusal_here, proposal) {
+                (None, Some(proposal)) => self.waiters.insert(proposal, now),
+                (Some(Refused { error: consensus::Error::NoLeader, .. }), Some(proposal)) => {
+                    // It has waited for one as long as it may.
+                    self.refuse(proposal, Error::Timeout);
+                }
+                (Some(Refused { error, .. }), Some(proposal)) => {
+                    self.refuse(proposal, refusal(&error, self.is_disk_full()));
+                }
+                (_, None) => {}
+            }
+        }
+        self.proposals.give_back(waiting);
+        kept.into_iter().for_each(|waiting| self.proposals.push(waiting));
+    }
+}
+
+/// The error that a client gets when raft refuses its proposal.
+fn refusal(error: &consensus::Error, is_disk_full: bool) -> Error {
+    match error {
+        // Requests that wait are waiting for space.
+        consensus::Error::TooManyRequests { .. } if is_disk_full => Error::NoSpace,
+        consensus::Error::NoSpace { .. } => Error::NoSpace,
+        consensus::Error::TooManyRequests { .. } => Error::TooManyRequests,
+        consensus::Error::TooLarge { .. } => Error::RequestTooLarge,
+        _ => Error::Stopped,
+    }
+}
