@@ -309,9 +309,9 @@ impl Member {
         let fresh = Identity { cluster_id: consensus::cluster_id(&ids), member_id: id };
         let start = start::read(&mut store, &mut disk, fresh).map_err(|error| error.to_string())?;
         let (driver, log_disk) = driver(&disks, &store, &start, members, seed)?;
-        // As etcd does it, ids are given twice when a clock is set back.
+        // As etcd does it, by the clock, ids are given twice where that begins in 1970 each time.
         let is_clock = is_planted("a waiter found by its id alone");
-        let drawn = if is_clock { (clock.unix_us() / 1000) << 8 } else { clock.seed() };
+        let drawn = if is_clock { 0 } else { clock.seed() };
         let first_id = RequestIds::new(id, drawn).next_id();
         let files = FileSystem::of(Path::new(".")).map_err(|error| error.to_string())?;
         let shared = Arc::new(Shared::new(start.identity, limits(), store.mvcc().published(), 2, first_id, files));
