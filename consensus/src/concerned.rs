@@ -19,7 +19,10 @@ use std::collections::VecDeque;
 
 use engine::planted::is_planted;
 
-use crate::message::{Message, MessageKind};
+use crate::{
+    entry::entry_cost_bytes,
+    message::{Message, MessageKind},
+};
 
 /// Bits of the mask.
 const SLOTS: usize = 64;
@@ -28,8 +31,8 @@ const _: () = assert!(SLOTS == u64::BITS as usize);
 const SILENT_TIMEOUTS: usize = 10;
 /// Messages that wait until their members are noted. One more is dropped.
 const HELD_MAX: usize = 16;
-/// What their entries may have together. **Units** bytes.
-const HELD_BYTES_MAX: usize = 4 << 20;
+/// What they may cost together. **Units** bytes.
+const HELD_BYTES_MAX: u64 = 4 << 20;
 
 /// The bit of a member.
 pub(crate) const fn slot(member_id: u64) -> u64 {
@@ -56,7 +59,7 @@ pub(crate) struct Concerned {
     /// The log states that everything up to this ticket is durable.
     stated: u64,
     held: Vec<Message>,
-    held_bytes: usize,
+    held_bytes: u64,
     /// Members of which an acknowledgement was dropped.
     unheard: Vec<u64>,
 }
@@ -122,7 +125,8 @@ impl Concerned {
     }
 
     fn hold(&mut self, message: &Message) {
-        let bytes: usize = message.entries.iter().map(|entry| entry.data.len()).sum();
+        let entries: u64 = message.entries.iter().map(|entry| entry_cost_bytes(&entry.data)).sum();
+        let bytes = entries + message.context.len() as u64;
         let has_room = self.held.len() < HELD_MAX && self.held_bytes + bytes <= HELD_BYTES_MAX;
         match message.kind {
             MessageKind::AppendResponse if !self.unheard.contains(&message.from) => self.unheard.push(message.from),
@@ -226,13 +230,17 @@ mod tests {
         }
         concerned.take_due(2);
         assert_eq!(concerned.durable(2).held.len(), HELD_MAX);
-        for len in [HELD_BYTES_MAX / 2, HELD_BYTES_MAX / 2, 1] {
-            let entries = vec![Entry { index: 1, term: 1, kind: EntryKind::Normal, data: vec![0; len].into() }];
-            let append = Message { entries, ..message(MessageKind::Append, 11) };
+        let half = vec![0; usize::try_from(HELD_BYTES_MAX / 2).unwrap()];
+        let entries = vec![Entry { index: 1, term: 1, kind: EntryKind::Normal, data: half.clone().into() }];
+        for append in [
+            Message { context: half.into(), ..message(MessageKind::Append, 11) },
+            Message { entries: entries.clone(), ..message(MessageKind::Append, 11) },
+            message(MessageKind::Append, 11),
+        ] {
             assert!(!concerned.admits(&append, true, 2));
         }
         concerned.take_due(3);
-        assert_eq!(concerned.durable(3).held.len(), 2, "the third finds no room");
+        assert_eq!(concerned.durable(3).held.len(), 2, "the second finds no room");
     }
 
     #[test]

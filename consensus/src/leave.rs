@@ -7,8 +7,6 @@
 //!
 //! Invariants:
 //! - In each term, leadership is handed on for this reason at most once (`tried_in`).
-//! - `put_off` is a removal that another member has forwarded to this one. It is proposed, or forwarded on, once there
-//!   is a leader and no transfer. A later one takes its place, and the proposer of the earlier one times out.
 
 use std::cmp::Reverse;
 
@@ -16,7 +14,7 @@ use bytes::Bytes;
 use raft::{Raft, StateRole};
 
 use crate::{
-    entry::{Entry, EntryKind},
+    entry::EntryKind,
     log::Log,
     members::{ConfChange, ConfChangeKind},
 };
@@ -27,7 +25,6 @@ pub(crate) struct Leave {
     /// Leadership is to be handed on.
     is_due: bool,
     tried_in: u64,
-    put_off: Option<Bytes>,
 }
 
 impl Leave {
@@ -46,19 +43,6 @@ impl Leave {
         self.tried_in = raft.term;
         Some(transferee)
     }
-
-    /// Keeps a forwarded removal of this member for later, if leadership is being handed on.
-    pub(crate) fn put_off(&mut self, raft: &Raft<Log>, own_removal: Option<Bytes>) {
-        if own_removal.is_some() && raft.lead_transferee.is_some() {
-            self.put_off = own_removal;
-        }
-    }
-
-    /// What was put off, once there is a leader to propose it to.
-    pub(crate) fn take_put_off(&mut self, raft: &Raft<Log>) -> Option<Bytes> {
-        let has_leader = raft.leader_id != raft::INVALID_ID && raft.lead_transferee.is_none();
-        if has_leader { self.put_off.take() } else { None }
-    }
 }
 
 /// The voter that can take leadership over soonest: one that was heard of lately, with the longest log. None if this
@@ -71,11 +55,6 @@ pub(crate) fn transferee(raft: &Raft<Log>) -> Option<u64> {
     let voters = members.filter(|(id, _)| *id != raft.id && raft.prs().conf().voters().contains(*id));
     let known = voters.map(|(id, progress)| (progress.recent_active, progress.matched, Reverse(id)));
     known.max().map(|(_, _, Reverse(id))| id)
-}
-
-/// This member's own removal, if it is among `entries`.
-pub(crate) fn own_removal(raft: &Raft<Log>, entries: &[Entry]) -> Option<Bytes> {
-    entries.iter().find(|entry| removes(raft.id, entry.kind, &entry.data)).map(|entry| entry.data.clone())
 }
 
 fn removes(member_id: u64, kind: EntryKind, data: &Bytes) -> bool {

@@ -5,7 +5,7 @@
 mod world;
 
 use bytes::Bytes;
-use consensus::{ConfChange, ConfChangeKind, Error, Message, MessageKind, Options};
+use consensus::{ConfChange, ConfChangeKind, Entry, Error, Message, MessageKind, Options};
 
 use world::{Machine, World, options, seeded};
 
@@ -13,6 +13,8 @@ struct Cluster {
     members: Vec<World>,
     /// Messages of this kind are lost.
     lost: Option<MessageKind>,
+    /// What the members have forwarded to one of them, by its position.
+    forwarded: Vec<(usize, Entry)>,
 }
 
 impl Cluster {
@@ -22,7 +24,7 @@ impl Cluster {
             let options = Options { seed: id, ..options() };
             World::open(id, count, seeded(id), Machine::new(), options).unwrap()
         };
-        let mut cluster = Cluster { members: (1..=count).map(open).collect(), lost: None };
+        let mut cluster = Cluster { members: (1..=count).map(open).collect(), lost: None, forwarded: Vec::new() };
         while cluster.leader() != Some(1) {
             cluster.members[0].driver.tick();
             cluster.exchange();
@@ -42,9 +44,27 @@ impl Cluster {
             if messages.is_empty() {
                 return;
             }
-            for message in messages.into_iter().filter(|message| Some(message.kind) != self.lost) {
+            for mut message in messages.into_iter().filter(|message| Some(message.kind) != self.lost) {
                 let to = usize::try_from(message.to - 1).unwrap();
-                self.members[to].driver.receive(message).unwrap();
+                let driver = &mut self.members[to].driver;
+                if message.kind == MessageKind::Propose {
+                    driver.check(&mut message).unwrap();
+                    self.forwarded.extend(message.entries.into_iter().map(|entry| (to, entry)));
+                } else {
+                    driver.receive(message).unwrap();
+                }
+            }
+            self.propose_forwarded();
+        }
+    }
+
+    /// Proposes what was forwarded, and keeps what is to wait.
+    fn propose_forwarded(&mut self) {
+        for (to, entry) in std::mem::take(&mut self.forwarded) {
+            let proposed = self.members[to].driver.propose_entries([(entry.kind, entry.data.clone())].into_iter());
+            if let Some(refused) = proposed.first() {
+                assert!(matches!(refused.error, Error::NoLeader), "{refused:?}");
+                self.forwarded.push((to, entry));
             }
         }
     }
@@ -52,6 +72,7 @@ impl Cluster {
     fn tick_all(&mut self, ticks: usize) {
         for _ in 0..ticks {
             self.members.iter_mut().for_each(|member| member.driver.tick());
+            self.propose_forwarded();
             self.exchange();
         }
     }

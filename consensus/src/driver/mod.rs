@@ -263,7 +263,8 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Takes a peer's message. The caller then calls `step`.
+    /// Takes a peer's message. The caller then calls `step`. What a proposal of a peer is refused is dropped: whoever
+    /// wants to keep it for later calls `check` and `propose_entries` instead.
     ///
     /// **Errors**: `Malformed`; `Stopped`.
     pub fn receive(&mut self, mut message: Message) -> Result<(), Error> {
@@ -287,11 +288,9 @@ impl Driver {
             return Ok(());
         }
         if message.kind == MessageKind::Propose && self.is_leader() {
-            // What is forwarded passes the same bounds. Who is refused here is not told: its time runs out.
-            let own_removal = leave::own_removal(&self.raw.raft, &message.entries);
+            // What is forwarded passes the same bounds.
             let proposals = message.entries.into_iter().map(|entry| (entry.kind, entry.data));
             drop(self.propose_entries(proposals));
-            self.leave.put_off(&self.raw.raft, own_removal);
             return self.check_running();
         }
         let is_append = message.kind == MessageKind::Append;

@@ -64,7 +64,7 @@ impl Driver {
         refused
     }
 
-    pub(super) fn propose_one(&mut self, kind: EntryKind, data: Bytes) -> Result<(), Error> {
+    fn propose_one(&mut self, kind: EntryKind, data: Bytes) -> Result<(), Error> {
         match self.propose_entries(std::iter::once((kind, data))).pop() {
             None => Ok(()),
             Some(Refused { error, .. }) => Err(error),
@@ -147,7 +147,7 @@ impl Driver {
     }
 
     /// Whether there is a leader for proposals: one is known, and if this member leads, it is not handing over.
-    pub fn can_propose(&self) -> bool {
+    fn can_propose(&self) -> bool {
         self.raw.raft.leader_id != raft::INVALID_ID && !self.is_handing_over()
     }
 

@@ -6,7 +6,7 @@
 use raft::StateRole;
 
 use super::Driver;
-use crate::{elections::Hung, entry::EntryKind, start::PARTS_PER_TICK};
+use crate::{elections::Hung, start::PARTS_PER_TICK};
 
 impl Driver {
     /// A whole tick has passed: a heartbeat interval.
@@ -111,10 +111,6 @@ impl Driver {
         self.look_at_disk();
         if self.raw.raft.state == StateRole::Follower && self.is_sole_voter() {
             self.campaign_alone();
-        }
-        if let Some(removal) = self.leave.take_put_off(&self.raw.raft) {
-            // Who is refused is not told, as with all that is forwarded: its time runs out.
-            drop(self.propose_one(EntryKind::ConfChange, removal));
         }
     }
 

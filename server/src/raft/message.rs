@@ -18,8 +18,7 @@ pub enum ToRaft {
     Propose(Box<Proposal>),
     /// Propose a client's change of the members: the entry is an encoded `ConfChange` with the proposal's id, and there
     /// is no request. It comes back with the members that it has made, or with etcd's error. A leader proposes it when
-    /// no other change is under way. One that is forwarded to a leader while another one is under way does not come
-    /// back, and its slot times out.
+    /// no other change is under way, its own or one that was forwarded to it.
     ChangeMembers(Box<Proposal>),
     /// Hand leadership over to the voter `target`, and answer once it leads.
     TransferLeader {

@@ -8,8 +8,8 @@
 //!
 //! Invariants:
 //! - A proposal that comes while none is on its way does not wait for others.
-//! - Nothing gathers for longer than [`GATHER_MAX`] behind what was proposed last, so distant members do not make it
-//!   much slower; nor when so much has come that a step is worth it.
+//! - What gathers is due [`GATHER_MAX`] behind what was proposed last (a timer may ring a millisecond later), so distant
+//!   members do not make it much slower; or when so much has come that a step is worth it.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ const GATHER_MAX: Duration = Duration::from_millis(1);
 /// So many do not gather any longer: a step with them costs little for each.
 const GATHER_ENTRIES_MAX: usize = 64;
 /// Nor so much. **Units** bytes.
-const GATHER_BYTES_MAX: u64 = 64 << 10;
+const GATHER_BYTES_MAX: u64 = 32 << 10;
 
 /// A request that will be proposed.
 pub struct Waiting {
@@ -33,8 +33,10 @@ pub struct Waiting {
     pub entry: Bytes,
     /// The client's proposal; `None` for a request of the server's own, and for one that another member has forwarded.
     pub proposal: Option<Box<Proposal>>,
-    /// Its client does not wait for longer. A request of the server's own does not wait at all.
+    /// Its client does not wait for longer. A request of the server's own does not wait for a leader at all.
     pub until: Duration,
+    /// The term in which this member decided it as the leader: nobody proposes it when that is over.
+    pub of_leader_in: Option<u64>,
 }
 
 /// See the head of this file.
@@ -113,7 +115,8 @@ mod tests {
     use super::*;
 
     fn waiting(len: usize) -> Waiting {
-        Waiting { kind: EntryKind::Normal, entry: vec![0; len].into(), proposal: None, until: Duration::MAX }
+        let entry = vec![0; len].into();
+        Waiting { kind: EntryKind::Normal, entry, proposal: None, until: Duration::MAX, of_leader_in: None }
     }
 
     #[test]
@@ -136,10 +139,11 @@ mod tests {
         proposals.push(waiting(8));
         assert!(!proposals.gather(true, us(1300)), "enough of them");
         drop(proposals.take(us(1300)));
-        proposals.push(waiting(GATHER_BYTES_MAX as usize - 1));
+        (1..GATHER_BYTES_MAX >> 10).for_each(|_| proposals.push(waiting(1 << 10)));
+        proposals.push(waiting((1 << 10) - 1));
         assert!(proposals.gather(true, us(1400)));
         proposals.push(waiting(1));
         assert!(!proposals.gather(true, us(1400)), "enough bytes");
-        assert_eq!((proposals.len(), proposals.bytes()), (2, GATHER_BYTES_MAX));
+        assert_eq!(proposals.bytes(), GATHER_BYTES_MAX);
     }
 }

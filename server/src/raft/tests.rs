@@ -23,7 +23,14 @@ use proto::{
 use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{machine::Raft, message::ToRaft};
-use crate::{apply::members, metrics::counters::CommitCounters, shared::Shared, slots::ReplyTo};
+use crate::{
+    apply::{members, message::Report, outcome::Outcome, own::Own, proposal::Proposal},
+    insight::trace::Stamps,
+    metrics::counters::CommitCounters,
+    quota::Purpose,
+    shared::Shared,
+    slots::ReplyTo,
+};
 
 /// Raft of member 1 with these voters and learners.
 fn driver(state: &ConfState) -> Driver {
@@ -176,29 +183,102 @@ fn reads_wait_for_a_leader_and_go_to_apply_once_with_their_index() {
     assert!(again.len() == 1 && again[0].entries != answer.entries);
 }
 
+fn put(id: u64) -> Bytes {
+    let put = pb::PutRequest { key: "a".into(), ..Default::default() }.encode_to_vec();
+    internal::encode(&internal::RequestHeader { id, ..Default::default() }, Kind::Put, &put).entry
+}
+
+fn propose(id: u64) -> ToRaft {
+    ToRaft::Propose(Box::new(Proposal {
+        reply: ReplyTo::NOBODY,
+        id,
+        purpose: Purpose::Other,
+        entry: put(id),
+        request: None,
+        stamps: Stamps::default(),
+        share: None,
+        result: Ok(Outcome::Internal),
+    }))
+}
+
+/// To whom proposals were forwarded, and how many.
+fn forwarded(sent: Vec<Message>) -> Vec<(u64, usize)> {
+    let proposals = sent.into_iter().filter(|message| message.kind == MessageKind::Propose);
+    proposals.map(|message| (message.to, message.entries.len())).collect()
+}
+
+fn told(kind: MessageKind, from: u64, term: u64) -> Message {
+    Message { kind, from, to: 1, term, ..Message::default() }
+}
+
+#[test]
+fn proposals_gather_until_others_are_committed_or_for_a_while() {
+    let mut alone = Alone::new();
+    alone.raft.receive_peer(told(MessageKind::Heartbeat, 2, 7), alone.now).unwrap();
+    alone.turn();
+    alone.raft.receive(propose(1), alone.now);
+    assert_eq!(forwarded(alone.turn()), [(2, 1)], "it is alone");
+    alone.raft.receive(propose(2), alone.now);
+    alone.raft.receive(propose(3), alone.now);
+    assert_eq!(forwarded(alone.turn()), []);
+    assert_eq!(alone.raft.due(), alone.now + Duration::from_millis(1));
+    assert!(!alone.raft.has_more());
+    alone.now = alone.raft.due();
+    assert_eq!(forwarded(alone.turn()), [(2, 2)], "long enough");
+    alone.raft.receive(propose(4), alone.now);
+    assert_eq!(forwarded(alone.turn()), []);
+    let entry = |index| Entry { index, term: 7, kind: EntryKind::Normal, data: put(index) };
+    let entries = (1..=3).map(entry).collect();
+    alone.raft.receive_peer(Message { entries, commit: 3, ..told(MessageKind::Append, 2, 7) }, alone.now).unwrap();
+    assert_eq!(forwarded(alone.turn()), []);
+    let handed = alone.raft.take_handed(alone.now).unwrap();
+    assert!(handed.entries.len() == 3 && handed.entries.iter().all(|entry| entry.proposal.is_some()));
+    assert!(alone.raft.has_more(), "the others are committed");
+    assert_eq!(forwarded(alone.turn()), [(2, 1)]);
+    assert!(!alone.raft.has_more());
+}
+
+#[test]
+fn what_a_leader_decided_is_not_proposed_through_another_one() {
+    for is_over in [false, true] {
+        let mut alone = Alone::new();
+        alone.campaigns_after(Duration::from_millis(10));
+        for kind in [MessageKind::PreVoteResponse, MessageKind::VoteResponse] {
+            alone.raft.receive_peer(told(kind, 2, 1), alone.now).unwrap();
+            alone.turn();
+        }
+        alone.raft.receive(propose(1), alone.now);
+        alone.turn();
+        let proposed = alone.raft.unapplied().count();
+        let own = Own { entry: put(2), purpose: Purpose::Other, of_leader_in: Some(1) };
+        alone.raft.report(Report { own: vec![own], ..Report::default() }, alone.now).unwrap();
+        alone.turn();
+        assert_eq!(alone.raft.unapplied().count(), proposed, "it gathers");
+        if is_over {
+            alone.raft.receive_peer(told(MessageKind::Heartbeat, 3, 2), alone.now).unwrap();
+        }
+        alone.now += Duration::from_millis(1);
+        assert_eq!(forwarded(alone.turn()), []);
+        assert_eq!(alone.raft.unapplied().count(), proposed + usize::from(!is_over));
+    }
+}
+
 #[test]
 fn what_others_forward_waits_for_a_leader_and_goes_on_to_it_for_as_long_as_its_client_waits() {
-    let put = |key: &'static str| {
-        let put = pb::PutRequest { key: key.into(), ..Default::default() }.encode_to_vec();
-        let data = internal::encode(&internal::RequestHeader::default(), Kind::Put, &put).entry;
-        let entry = Entry { index: 0, term: 0, kind: EntryKind::Normal, data };
-        Message { kind: MessageKind::Propose, from: 3, to: 1, entries: vec![entry], ..Message::default() }
+    let forward = |id| {
+        let entry = Entry { index: 0, term: 0, kind: EntryKind::Normal, data: put(id) };
+        Message { entries: vec![entry], ..told(MessageKind::Propose, 3, 0) }
     };
-    let heartbeat = Message { kind: MessageKind::Heartbeat, from: 2, to: 1, term: 7, ..Message::default() };
     for (waits, goes_on) in [(Duration::from_secs(1), true), (Duration::from_secs(8), false)] {
         let mut alone = Alone::new();
-        let forwarded = |sent: Vec<Message>| {
-            let proposals = sent.into_iter().filter(|message| message.kind == MessageKind::Propose);
-            proposals.map(|message| (message.to, message.entries.len())).collect::<Vec<_>>()
-        };
-        alone.raft.receive_peer(put("a"), alone.now).unwrap();
-        alone.raft.receive_peer(put("b"), alone.now).unwrap();
+        alone.raft.receive_peer(forward(1), alone.now).unwrap();
+        alone.raft.receive_peer(forward(2), alone.now).unwrap();
         assert_eq!(forwarded(alone.turn()), [], "there is nobody to ask");
         alone.now += waits;
         alone.turn();
-        alone.raft.receive_peer(heartbeat.clone(), alone.now).unwrap();
+        alone.raft.receive_peer(told(MessageKind::Heartbeat, 2, 7), alone.now).unwrap();
         assert_eq!(forwarded(alone.turn()), if goes_on { vec![(2, 2)] } else { vec![] });
-        alone.raft.receive_peer(put("c"), alone.now).unwrap();
+        alone.raft.receive_peer(forward(3), alone.now).unwrap();
         assert_eq!(forwarded(alone.turn()), [(2, 1)], "there is a leader");
     }
 }

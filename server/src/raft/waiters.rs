@@ -32,6 +32,11 @@ impl Waiters {
         self.by_id.len()
     }
 
+    /// Whether the one that was added last waits still. One that is lost does so for long.
+    pub fn is_last_waiting(&self) -> bool {
+        self.accepted.back().is_some_and(|(_, id)| self.by_id.contains_key(id))
+    }
+
     /// Adds `proposal`, which raft has accepted.
     pub fn insert(&mut self, proposal: Box<Proposal>, now: Duration) {
         self.accepted.push_back((now, proposal.id));
@@ -106,10 +111,13 @@ mod tests {
         for id in 1..=3 {
             waiters.insert(proposal(id, b"x"), second * u32::try_from(id).unwrap());
         }
+        assert!(waiters.is_last_waiting());
         assert!(waiters.take(2, &Bytes::from_static(b"x")).is_some());
         waiters.forget_lost(11 * second, 10 * second);
         assert_eq!((waiters.count(), waiters.accepted.len()), (1, 2));
+        assert!(waiters.is_last_waiting());
         waiters.forget_lost(13 * second, 10 * second);
         assert_eq!((waiters.count(), waiters.accepted.len()), (0, 0));
+        assert!(!waiters.is_last_waiting());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Takes proposals, and gives one durable order of entries.
 //!
-//! A turn takes in finished writes, proposes what came, and lets raft and the log move. Then it hands the committed
+//! A turn takes in finished writes, proposes what has gathered, and lets raft and the log move. Then it hands the committed
 //! entries to apply, each with the proposal that waits for it. In a later turn, raft is told what apply reports.
 //!
 //! Invariants:
@@ -47,10 +47,7 @@ use consensus::{
     Committed, ConfChange, ConfState, Driver, EntryId, EntryKind, Member, Message, MessageKind, PARTS_PER_TICK,
     Progress, Snapshot, Status,
 };
-use engine::{
-    disk::{Completion, Disk, Owner},
-    planted::is_planted,
-};
+use engine::disk::{Completion, Disk, Owner};
 use proto::internal;
 
 use super::{message::ToRaft, proposals::Proposals, reads::Reads, transfer::Transfers, waiters::Waiters};
@@ -59,6 +56,7 @@ use crate::{
         arrived::Arrived,
         fatal::Fatal,
         message::{Answer, AnswersByCore, Entry, Handed, Report, Space, Standing},
+        own::Own,
     },
     error::Error,
     metrics::counters::CommitCounters,
@@ -203,7 +201,7 @@ impl Raft {
                 let progress = self.progress(member_id);
                 self.answers[reply.core].push((reply.slot, Answer::Progress(progress)));
             }
-            ToRaft::ProposeOwn { entry, purpose } => self.propose_own(entry, purpose, now),
+            ToRaft::ProposeOwn { entry, purpose } => self.propose_own(Own { entry, purpose, of_leader_in: None }, now),
             ToRaft::Read(reply) => self.reads.push(reply),
             ToRaft::OfferState { to, at, conf_state } => self.offer_state(to, at, conf_state),
             ToRaft::StateSent { to, is_whole } => self.report_state(to, is_whole),
@@ -439,7 +437,7 @@ impl Raft {
         self.settle(disk, now)
     }
 
-    /// Proposes what has come, and lets raft and the log move.
+    /// Proposes what has gathered, and lets raft and the log move.
     ///
     /// **Errors** the member must stop.
     pub fn settle(&mut self, disk: &mut dyn Disk, now: Duration) -> Result<(), Fatal> {
@@ -542,13 +540,7 @@ impl Raft {
         if report.has_alarm_come {
             self.asking.heard();
         }
-        for own in report.own {
-            // What a leader decided is not proposed by who leads no more, nor in another term, nor through another.
-            let is_anyones = is_planted("expiry without leadership");
-            if own.of_leader_in.is_none_or(|term| is_anyones || (status.is_leader && term == status.term)) {
-                self.propose_own(own.entry, own.purpose, now);
-            }
-        }
+        report.own.into_iter().for_each(|own| self.propose_own(own, now));
         Ok(())
     }
 
@@ -681,7 +673,8 @@ impl Raft {
         raft.commit.store(status.commit, Ordering::Release);
         raft.wants_state.store(self.driver.wants_state(), Ordering::Release);
         raft.read_floor.store(status.read_floor.unwrap_or(u64::MAX), Ordering::Release);
-        raft.pending.store(self.waiters.count() + self.unfinished_proposals, Ordering::Release);
+        let pending = self.proposals.len() + self.waiters.count() + self.unfinished_proposals;
+        raft.pending.store(pending, Ordering::Release);
     }
 }
 

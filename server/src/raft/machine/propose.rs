@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use consensus::{ConfState, Entry, EntryKind, Message, Refused};
+use engine::planted::is_planted;
 use proto::internal;
 
 use super::Raft;
 use crate::{
-    apply::{message::Answer, proposal::Proposal},
+    apply::{message::Answer, own::Own, proposal::Proposal},
     error::Error,
     quota::Purpose,
     raft::proposals::Waiting,
@@ -34,7 +34,8 @@ impl Raft {
             return self.refuse(proposal, Error::TooManyRequests);
         }
         let until = now + self.shared.limits.request_timeout;
-        self.proposals.push(Waiting { kind, entry: proposal.entry.clone(), proposal: Some(proposal), until });
+        let (entry, proposal) = (proposal.entry.clone(), Some(proposal));
+        self.proposals.push(Waiting { kind, entry, proposal, until, of_leader_in: None });
     }
 
     fn has_room(&self) -> bool {
@@ -60,14 +61,16 @@ impl Raft {
                 tracing::debug!("a forwarded proposal finds no room");
                 break;
             }
-            self.proposals.push(Waiting { kind, entry: data, proposal: None, until });
+            self.proposals.push(Waiting { kind, entry: data, proposal: None, until, of_leader_in: None });
         }
         Ok(())
     }
 
-    pub(super) fn propose_own(&mut self, entry: Bytes, purpose: Purpose, now: Duration) {
+    pub(super) fn propose_own(&mut self, own: Own, now: Duration) {
+        let Own { entry, purpose, of_leader_in } = own;
         if purpose != Purpose::Alarm || self.asking.ask(now) {
-            self.proposals.push(Waiting { kind: EntryKind::Normal, entry, proposal: None, until: now });
+            let kind = EntryKind::Normal;
+            self.proposals.push(Waiting { kind, entry, proposal: None, until: now, of_leader_in });
         }
     }
 
@@ -79,7 +82,7 @@ impl Raft {
     /// Whether what was proposed before is not committed yet, as far as that is known here.
     fn is_under_way(&self) -> bool {
         let status = self.driver.status();
-        if status.is_leader { status.commit < status.last_index } else { self.waiters.count() > 0 }
+        if status.is_leader { status.commit < status.last_index } else { self.waiters.is_last_waiting() }
     }
 
     /// Whether what has gathered can be proposed now.
@@ -102,11 +105,15 @@ impl Raft {
             return;
         }
         let mut waiting = self.proposals.take(now);
+        // What a leader decided is not proposed by who leads no more, nor in another term, nor through another.
+        let leads_in = Some(self.driver.status()).filter(|status| status.is_leader).map(|status| status.term);
+        let is_anyones = is_planted("expiry without leadership");
+        waiting.retain(|waiting| is_anyones || waiting.of_leader_in.is_none() || waiting.of_leader_in == leads_in);
         let mut kept = Vec::new();
         let entries = waiting.iter().map(|waiting| (waiting.kind, waiting.entry.clone()));
         let refused = self.driver.propose_entries(entries);
         let mut refused = refused.into_iter().peekable();
-        for (position, Waiting { kind, entry, proposal, until }) in waiting.drain(..).enumerate() {
+        for (position, mut next) in waiting.drain(..).enumerate() {
             let refusal_here = refused.next_if(|refused| refused.position == position);
             let waits = match &refusal_here {
                 Some(Refused { error: consensus::Error::LogWaits, .. }) => {
@@ -114,17 +121,17 @@ impl Raft {
                     true
                 }
                 // There will be a leader. What the server asks for itself, it asks for again.
-                Some(Refused { error: consensus::Error::NoLeader, .. }) => now < until,
+                Some(Refused { error: consensus::Error::NoLeader, .. }) => now < next.until,
                 _ => false,
             };
             if waits {
-                kept.push(Waiting { kind, entry, proposal, until });
+                kept.push(next);
                 continue;
             }
             if let Some(Refused { error, .. }) = &refusal_here {
                 tracing::debug!(%error, "a proposal was refused");
             }
-            match (refusal_here, proposal) {
+            match (refusal_here, next.proposal.take()) {
                 (None, Some(proposal)) => self.waiters.insert(proposal, now),
                 (Some(Refused { error: consensus::Error::NoLeader, .. }), Some(proposal)) => {
                     // It has waited for one as long as it may.
