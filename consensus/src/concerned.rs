@@ -92,8 +92,8 @@ impl Concerned {
         }
     }
 
-    /// Whether `message`, of a voter or not, can be taken now. If it cannot, it is kept or dropped. `ticket` is the last
-    /// one that was handed to the log.
+    /// Whether `message`, of a voter or not, can be taken now. If it cannot, it is kept or dropped. `ticket` is the
+    /// last one that was handed to the log.
     pub(crate) fn admits(&mut self, message: &Message, is_voter: bool, ticket: u64) -> bool {
         if is_planted("a promise to somebody who is not noted") {
             return true;

@@ -8,8 +8,8 @@
 //!
 //! Invariants:
 //! - A proposal that comes while none is on its way does not wait for others.
-//! - What gathers is due [`GATHER_MAX`] behind what was proposed last (a timer may ring a millisecond later), so distant
-//!   members do not make it much slower; or when so much has come that a step is worth it.
+//! - What gathers is due [`GATHER_MAX`] behind what was proposed last (a timer may ring a millisecond later), so
+//!   distant members do not make it much slower; or when so much has come that a step is worth it.
 
 use std::time::Duration;
 

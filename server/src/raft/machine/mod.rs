@@ -2,8 +2,9 @@
 //!
 //! Takes proposals, and gives one durable order of entries.
 //!
-//! A turn takes in finished writes, proposes what has gathered, and lets raft and the log move. Then it hands the committed
-//! entries to apply, each with the proposal that waits for it. In a later turn, raft is told what apply reports.
+//! A turn takes in finished writes, proposes what has gathered, and lets raft and the log move. Then it hands the
+//! committed entries to apply, each with the proposal that waits for it. In a later turn, raft is told what apply
+//! reports.
 //!
 //! Invariants:
 //! - Entries are handed out in log order, each once, when they are durable on a quorum. The bytes that are handed out
