@@ -168,14 +168,16 @@ pub struct Raft {
     pub wants_state: AtomicBool,
     /// When this member became the leader last, on its clock; 0 for never. **Units** nanoseconds.
     pub elected_at: AtomicU64,
+    /// When a leader was known last, on this member's clock, if none is known now; 0 for never. **Units** nanoseconds.
+    pub lost_at: AtomicU64,
 }
 
 impl Default for Raft {
     fn default() -> Self {
-        let [term, leader, commit, applied, elected_at] = [0; 5].map(AtomicU64::new);
+        let [term, leader, commit, applied, elected_at, lost_at] = [0; 6].map(AtomicU64::new);
         let (pending, read_floor) = (AtomicUsize::new(0), AtomicU64::new(u64::MAX));
         let wants_state = AtomicBool::new(false);
-        Self { term, leader, commit, applied, pending, read_floor, wants_state, elected_at }
+        Self { term, leader, commit, applied, pending, read_floor, wants_state, elected_at, lost_at }
     }
 }
 
@@ -404,6 +406,17 @@ impl Shared {
     /// Whether a leader is known.
     pub fn has_leader(&self) -> bool {
         self.raft.leader.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether no leader has been known for an election timeout, so that clients are refused who want one. A leader that
+    /// is gone is forgotten at once here, and the next one is there within a moment: who asks meanwhile waits for it.
+    /// etcd goes on to believe in the old one for an election timeout.
+    pub fn is_leaderless(&self, now: Duration) -> bool {
+        if self.has_leader() {
+            return false;
+        }
+        let lost_at = self.raft.lost_at.load(Ordering::Acquire);
+        lost_at == 0 || now >= Duration::from_nanos(lost_at) + self.limits.election_timeout
     }
 
     /// A response header at `revision`.

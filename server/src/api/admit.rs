@@ -51,7 +51,7 @@ fn check(desk: &Desk, method: Method, head: &Head<'_>) -> Result<(), Error> {
     if !method.is_served() {
         return Err(Error::NotImplemented(method.name()));
     }
-    if head.wants_leader && !desk.shared.has_leader() {
+    if head.wants_leader && desk.shared.is_leaderless(desk.clock.now()) {
         return Err(Error::NoLeader);
     }
     Ok(())

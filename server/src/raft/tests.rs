@@ -72,6 +72,7 @@ fn apply_computes_the_configuration_that_raft_reaches() {
 /// Raft of member 1 of three, on its disk, at some time.
 struct Alone {
     raft: Raft,
+    shared: Arc<Shared>,
     disk: SimDisk,
     now: Duration,
 }
@@ -87,8 +88,9 @@ impl Alone {
         let driver = Driver::open(&mut disk, Path::new("wal"), identity, options, start).unwrap();
         let shared = Arc::new(Shared::for_tests(Mvcc::in_memory().published(), 1));
         let (log_wait_max, heartbeat) = (Duration::from_secs(2), Duration::from_millis(100));
-        let raft = Raft::new(shared, Arc::<CommitCounters>::default(), driver, 1 << 20, log_wait_max, heartbeat);
-        let mut alone = Self { raft, disk, now: Duration::from_secs(5) };
+        let raft =
+            Raft::new(Arc::clone(&shared), Arc::<CommitCounters>::default(), driver, 1 << 20, log_wait_max, heartbeat);
+        let mut alone = Self { raft, shared, disk, now: Duration::from_secs(5) };
         alone.turn();
         alone
     }
@@ -281,4 +283,30 @@ fn what_others_forward_waits_for_a_leader_and_goes_on_to_it_for_as_long_as_its_c
         alone.raft.receive_peer(forward(3), alone.now).unwrap();
         assert_eq!(forwarded(alone.turn()), [(2, 1)], "there is a leader");
     }
+}
+
+#[test]
+fn who_wants_a_leader_is_not_refused_while_the_next_one_is_elected() {
+    let mut alone = Alone::new();
+    let shared = Arc::clone(&alone.shared);
+    assert!(shared.is_leaderless(alone.now), "there never was one");
+    alone.raft.receive_peer(told(MessageKind::Heartbeat, 2, 7), alone.now).unwrap();
+    alone.turn();
+    alone.now += Duration::from_millis(500);
+    alone.turn();
+    assert!(shared.has_leader());
+    alone.raft.gone(2);
+    alone.turn();
+    let (lost_at, election_timeout) = (alone.now, shared.limits.election_timeout);
+    assert!(!shared.has_leader() && !shared.is_leaderless(lost_at));
+    // It campaigns, and nobody answers.
+    while alone.now + Duration::from_millis(1) < lost_at + election_timeout {
+        alone.now += Duration::from_millis(1);
+        alone.turn();
+        assert!(!shared.is_leaderless(alone.now));
+    }
+    assert!(shared.is_leaderless(lost_at + election_timeout));
+    alone.raft.receive_peer(told(MessageKind::Heartbeat, 3, 8), alone.now).unwrap();
+    alone.turn();
+    assert!(!shared.is_leaderless(lost_at + election_timeout));
 }

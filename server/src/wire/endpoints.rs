@@ -244,7 +244,7 @@ fn known_reason(desk: &Desk, excluded: &[String], is_serializable: bool) -> Opti
     if is_serializable {
         return None;
     }
-    if !desk.shared.has_leader() {
+    if desk.shared.is_leaderless(desk.clock.now()) {
         tracing::warn!("serving /health false; no leader");
         return Some("RAFT NO LEADER");
     }
@@ -297,7 +297,7 @@ async fn check(desk: &Desk, name: &str) -> Result<(), Cow<'static, str>> {
         "linearizable_read" if desk.shared.is_stopping.load(Ordering::Acquire) => {
             Err("etcdserver: server stopped".into())
         }
-        "linearizable_read" if !desk.shared.has_leader() => Err("etcdserver: no leader".into()),
+        "linearizable_read" if desk.shared.is_leaderless(desk.clock.now()) => Err("etcdserver: no leader".into()),
         // Only /readyz asks for it: a restart would not help.
         "linearizable_read" if is_log_stalled(desk) => Err("etcdserver: a write to the log does not end".into()),
         "linearizable_read" => read(desk).await.map_err(|error| error.to_string().into()),

@@ -48,6 +48,7 @@ var scenarios = []scenario{
 	{name: "partition/one-way", run: partitionOneWay},
 	{name: "partition/flapping", run: partitionFlapping},
 	{name: "partition/delay", run: partitionDelay},
+	{name: "hasleader", run: hasLeader},
 	{name: "full/follower", run: fullFollower, prepare: prepareFull, orlopFlags: smallLog},
 	{name: "full/leader", run: fullLeader, prepare: prepareFull, orlopFlags: smallLog},
 	{name: "damage", run: damage, orlopFlags: smallLog, isForOrlop: true},

@@ -327,6 +327,8 @@ async fn a_call_that_is_refused_at_the_door_is_counted_once_and_reaches_nobody()
         member.desk.shared.raft.leader.store(0, std::sync::atomic::Ordering::Release);
         let head = Head { client_api_version: Some(b"3.7"), wants_leader: true, timeout: None };
         assert_eq!(member.open(Method::Put, &head).unwrap_err(), Error::NoLeader.into());
+        member.desk.shared.raft.lost_at.store(1, std::sync::atomic::Ordering::Release);
+        assert!(member.open(Method::Put, &head).is_ok(), "the next leader is awaited");
         assert_eq!(member.handled(Method::AuthEnable, Code::Unimplemented), 1);
         assert_eq!(member.handled(Method::Put, Code::InvalidArgument), 1);
         assert_eq!(member.handled(Method::Put, Code::Unavailable), 1);

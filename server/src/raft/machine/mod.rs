@@ -667,8 +667,12 @@ impl Raft {
             self.tell_leader(before, &status);
         }
         self.counters.leader_changes.add(u64::from(is_new));
+        let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
         if is_new && status.is_leader {
-            raft.elected_at.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Release);
+            raft.elected_at.store(now, Ordering::Release);
+        }
+        if before != 0 && status.leader_id == 0 {
+            raft.lost_at.store(now, Ordering::Release);
         }
         raft.leader.store(status.leader_id, Ordering::Release);
         raft.commit.store(status.commit, Ordering::Release);
