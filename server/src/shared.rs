@@ -408,9 +408,9 @@ impl Shared {
         self.raft.leader.load(Ordering::Acquire) != 0
     }
 
-    /// Whether no leader has been known for an election timeout, so that clients are refused who want one. A leader that
-    /// is gone is forgotten at once here, and the next one is there within a moment: who asks meanwhile waits for it.
-    /// etcd goes on to believe in the old one for an election timeout.
+    /// Whether no leader has been known for an election timeout, so that clients are refused who want one. A leader
+    /// that is gone is forgotten at once here, and the next one is there within a moment: who asks meanwhile waits for
+    /// it. etcd goes on to believe in the old one for an election timeout.
     pub fn is_leaderless(&self, now: Duration) -> bool {
         if self.has_leader() {
             return false;

@@ -8,8 +8,6 @@
 //! - `waiters`: proposals on their way through the log
 //! - `reads`: linearizable reads on their way
 //! - `transfer`: clients that wait for another leader
-//!
-//! Later, `leadership` will hold what follows from leadership.
 
 pub mod machine;
 pub mod message;

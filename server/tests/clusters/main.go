@@ -21,6 +21,8 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -32,6 +34,7 @@ type options struct {
 	run                 string
 	seed                uint64
 	isLong, keep        bool
+	beside              int
 	// Of figures.
 	bench   string
 	pause   time.Duration
@@ -46,6 +49,7 @@ func main() {
 	flag.StringVar(&opt.run, "run", "", "names of scenarios or figures, separated by commas; without it, all")
 	flag.Uint64Var(&opt.seed, "seed", 0, "0 draws one for each scenario")
 	flag.BoolVar(&opt.isLong, "long", false, "each scenario's faults ten times")
+	flag.IntVar(&opt.beside, "beside", 1, "how many scenarios happen at once")
 	flag.BoolVar(&opt.keep, "keep", false, "keep the data and logs of scenarios that fail")
 	flag.StringVar(&opt.etcd, "etcd", "", "stock etcd, for -membership, -failover and -figures")
 	flag.StringVar(&opt.orlop, "orlop", "", "Orlop, for -membership, -failover and -figures")
@@ -86,39 +90,58 @@ func main() {
 }
 
 func runScenarios(ctx context.Context, opt options) error {
-	passed, failed, skipped := 0, 0, 0
+	var passed, failed, skipped atomic.Int32
+	var running sync.WaitGroup
+	places := make(chan struct{}, max(1, opt.beside))
 	for _, s := range scenarios {
-		if !isChosen(s.name, opt.run) || ctx.Err() != nil {
+		if !isChosen(s.name, opt.run) {
 			continue
 		}
-		seed := opt.seed
-		if seed == 0 {
-			seed = rand.Uint64()
+		places <- struct{}{}
+		if ctx.Err() != nil {
+			break
 		}
-		fmt.Printf("%s, seed %d\n", s.name, seed)
-		began := time.Now()
-		report, err := s.play(ctx, opt, seed)
-		took := time.Since(began).Seconds()
-		switch {
-		case errors.Is(err, errSkipped):
-			skipped++
-			fmt.Printf("%s: %v\n", s.name, err)
-		case err != nil:
-			failed++
-			fmt.Printf("FAIL %s (clusters -run %s -seed %d), %.0f s: %v\n", s.name, s.name, seed, took, err)
-		default:
-			passed++
-			fmt.Printf("ok %s: %s, %.0f s\n", s.name, report, took)
-		}
+		running.Go(func() {
+			defer func() { <-places }()
+			switch err := s.playAndTell(ctx, opt); {
+			case errors.Is(err, errSkipped):
+				skipped.Add(1)
+			case err != nil:
+				failed.Add(1)
+			default:
+				passed.Add(1)
+			}
+		})
 	}
-	if passed+failed+skipped == 0 {
+	running.Wait()
+	if passed.Load()+failed.Load()+skipped.Load() == 0 {
 		return fmt.Errorf("no scenario has the name %q", opt.run)
 	}
-	fmt.Printf("%d passed, %d failed\n", passed, failed)
-	if failed > 0 {
-		return fmt.Errorf("%d scenarios", failed)
+	fmt.Printf("%d passed, %d failed\n", passed.Load(), failed.Load())
+	if failed.Load() > 0 {
+		return fmt.Errorf("%d scenarios", failed.Load())
 	}
 	return ctx.Err()
+}
+
+func (s *scenario) playAndTell(ctx context.Context, opt options) error {
+	seed := opt.seed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	fmt.Printf("%s, seed %d\n", s.name, seed)
+	began := time.Now()
+	report, err := s.play(ctx, opt, seed)
+	took := time.Since(began).Seconds()
+	switch {
+	case errors.Is(err, errSkipped):
+		fmt.Printf("%s: %v\n", s.name, err)
+	case err != nil:
+		fmt.Printf("FAIL %s (clusters -run %s -seed %d), %.0f s: %v\n", s.name, s.name, seed, took, err)
+	default:
+		fmt.Printf("ok %s: %s, %.0f s\n", s.name, report, took)
+	}
+	return err
 }
 
 func isChosen(name, run string) bool {
@@ -151,7 +174,7 @@ func (s *scenario) play(ctx context.Context, opt options, seed uint64) (string, 
 	if err != nil {
 		return "", err
 	}
-	trouble := &trouble{cluster: c, random: rand.New(rand.NewPCG(seed, 0)), rounds: 1}
+	trouble := &trouble{name: s.name, cluster: c, random: rand.New(rand.NewPCG(seed, 0)), rounds: 1}
 	defer func() {
 		c.discard()
 		for _, undo := range trouble.undo {

@@ -24,6 +24,8 @@ type scenario struct {
 // trouble is what a scenario has at hand.
 type trouble struct {
 	*cluster
+	// The scenario's.
+	name    string
 	traffic *traffic
 	random  *rand.Rand
 	// How often a long form does what a short one does once.
@@ -76,7 +78,7 @@ func (t *trouble) between(least, most time.Duration) time.Duration {
 }
 
 func (t *trouble) say(format string, arguments ...any) {
-	fmt.Printf("  %6.2f s  %s\n", t.traffic.recorder.now().Seconds(), fmt.Sprintf(format, arguments...))
+	fmt.Printf("  %6.2f s  %-18s  %s\n", t.traffic.recorder.now().Seconds(), t.name, fmt.Sprintf(format, arguments...))
 }
 
 // killed kills some members at once and starts them again, after a time, in any order.
