@@ -26,7 +26,7 @@ fn malformed<T>(what: &'static str) -> Result<T, Error> {
 }
 
 /// Checks `message`, which came from a peer, for a member that stands as `raft`. A heartbeat that commits what this
-/// member does not have commits what it has.
+/// member does not have commits what it has; what else that means, [`claims_too_much`] tells.
 ///
 /// **Errors**: `Malformed`: no honest member sends it.
 pub(crate) fn check(message: &mut Message, raft: &Raft<Log>) -> Result<(), Error> {
@@ -67,6 +67,16 @@ pub(crate) fn check(message: &mut Message, raft: &Raft<Log>) -> Result<(), Error
         MessageKind::Snapshot => check_snapshot(message, raft),
         _ => Ok(()),
     }
+}
+
+/// Whether `message`, which is not checked yet, commits what this member, which follows, does not have. A leader
+/// commits by its heartbeats only what the member has acknowledged, so that is gone.
+pub(crate) fn claims_too_much(message: &Message, raft: &Raft<Log>) -> bool {
+    message.kind == MessageKind::Heartbeat
+        && message.to == raft.id
+        && message.term >= raft.term
+        && raft.state != StateRole::Leader
+        && message.commit > raft.raft_log.last_index()
 }
 
 fn check_snapshot(message: &Message, raft: &Raft<Log>) -> Result<(), Error> {

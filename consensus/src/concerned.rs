@@ -174,6 +174,11 @@ impl Concerned {
         Noted { held: std::mem::take(&mut self.held), unheard: std::mem::take(&mut self.unheard) }
     }
 
+    /// Promises may concern anybody, which the caller writes down before it makes another one.
+    pub(crate) fn doubt_all(&mut self) {
+        (self.mask, self.durable) = (u64::MAX, u64::MAX);
+    }
+
     /// What was promised before this life began is made up for. Returns the mask, which need not be written at once.
     pub(crate) fn forget_former_lives(&mut self) -> u64 {
         let is_new = |at: &usize| self.exchanged[*at] > 0;

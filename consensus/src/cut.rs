@@ -29,6 +29,10 @@
 //! A member whose log was put aside (`ALL`) cannot know whom its promises concern. It votes for nobody, for itself
 //! neither. If the others are too few to elect without it, they wait for a person, as etcd's do.
 //!
+//! A member may find out later that it has lost what it acknowledged, because it goes on from an older copy of its
+//! directory, or its disk has lied: a leader commits by a heartbeat what this member does not have. From then on it
+//! stands as one whose log was put aside. etcd's members end there.
+//!
 //! It does give pre-votes. They promise nothing, and without them those that were all cut by one power loss would wait
 //! for each other. But it gives none to a candidate of which it knows that another member is ahead: who campaigns in
 //! vain holds up the one that could lead.

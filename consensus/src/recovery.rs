@@ -61,7 +61,8 @@ pub(crate) fn restore(disk: &mut dyn Disk, dir: &Path, options: &Options, start:
     let is_of_another = is_of_another(&wal, mark, hard_state, start);
     // The log has lost what the state holds, and perhaps more. The other members have the rest.
     let is_behind = !is_of_another && start.has_peers() && mark.0 + (entries.len() as u64) < index;
-    if is_behind && !hard_state.is_cut {
+    let is_lost = start.has_run && mark == (0, 0) && entries.is_empty() && hard_state == HardState::default();
+    if (is_behind || is_lost) && !hard_state.is_cut {
         // This is durable before the log starts again, behind which nothing tells that it has lost anything.
         ticket = 1;
         (hard_state.is_cut, hard_state.concerned) = (true, u64::MAX);

@@ -39,6 +39,8 @@ pub struct Start {
     pub bootstrap: Vec<ConfChange>,
     /// As far as its operator says, the member has no others. It counts while the state does not tell.
     pub is_alone: bool,
+    /// The other members have seen this one run. If its log is empty, it has lost it.
+    pub has_run: bool,
 }
 
 impl Start {

@@ -114,3 +114,38 @@ fn a_log_that_is_gone_beside_an_installed_state_was_lost_and_one_from_before_was
     assert!(!world.driver.is_cut());
     assert_eq!(world.driver.status().last_index, 10, "the log starts again behind the state");
 }
+
+#[test]
+fn who_lacks_what_its_leader_has_of_it_votes_for_nobody_until_it_has_caught_up() {
+    let mut world = World::open(1, MEMBERS, seeded(1), Machine::new(), options()).unwrap();
+    world.settle().unwrap();
+    let heartbeat = |term, commit| Message { log_term: 0, index: 0, commit, ..vote(MessageKind::Heartbeat, 2, term) };
+    hear(&mut world, heartbeat(2, MEMBERS));
+    assert!(!world.driver.is_cut(), "it has all that was committed");
+    hear(&mut world, heartbeat(1, 7));
+    assert!(!world.driver.is_cut(), "that one leads no more");
+    world.outbox.clear();
+    hear(&mut world, heartbeat(2, 7));
+    assert!(world.driver.is_cut());
+    // The leader hears that nothing of it counts, and it goes on being in doubt when it is started again.
+    let question = world.outbox.iter().find(|sent| sent.kind == MessageKind::ReadIndex).unwrap().clone();
+    assert_eq!((question.to, question.reject, question.reject_hint), (2, true, MEMBERS));
+    assert_eq!(gets_vote(&mut world, 9), (false, vec![]));
+    let storage = world.storage.crash();
+    drop(world);
+    let mut world = World::open(1, MEMBERS, storage, Machine::new(), options()).unwrap();
+    world.settle().unwrap();
+    assert!(world.driver.is_cut());
+    assert_eq!(gets_vote(&mut world, 10), (false, vec![]));
+    // Once a leader has confirmed a read and sent what lies before it, it votes as others do.
+    (0..2 * options().election_ticks).for_each(|_| world.driver.tick());
+    hear(&mut world, heartbeat(11, 0));
+    let asked = world.outbox.iter().rfind(|sent| sent.kind == MessageKind::ReadIndex).unwrap().clone();
+    assert_ne!(asked.entries, question.entries);
+    hear(&mut world, Message { index: 5, entries: asked.entries, ..vote(MessageKind::ReadIndexResponse, 2, 11) });
+    let entry = |index| Entry { index, term: 11, kind: EntryKind::Normal, data: Bytes::from_static(b"entry") };
+    let entries = (MEMBERS + 1..=5).map(entry).collect();
+    let append = Message { log_term: 1, index: MEMBERS, commit: 5, entries, ..vote(MessageKind::Append, 2, 11) };
+    hear(&mut world, append);
+    assert!(!world.driver.is_cut());
+}

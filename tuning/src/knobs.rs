@@ -230,8 +230,8 @@ knobs! {
         message_bytes_max: u64 = MIB, 64 * KIB => 64 * MIB, Bytes;
         /// Append messages to one follower without an answer; etcd's value.
         messages_in_flight_max: usize = 512, 1 => 65_536, Count;
-        /// Bytes that wait to be sent to another member, on each of its streams; what does not fit is lost, and sent
-        /// again later.
+        /// Bytes that wait to be sent to another member, on each of its streams. Proposals wait for room before it is
+        /// half full; of all else, what does not fit is lost, and sent again later.
         peer_queue_bytes_max: usize = 8 * MIB_, 64 * KIB_ => GIB_, Bytes;
         /// Entries kept behind a snapshot so that a slow follower need not be sent one.
         snapshot_catchup_entries: u64 = 5000, 0 => u64::MAX, Count, etcd "snapshot-catchup-entries";

@@ -33,6 +33,23 @@ impl Driver {
         is_cut.then(|| Cut::new(hard_state.concerned, Bytes::copy_from_slice(&token), options.election_ticks))
     }
 
+    /// A leader counts on entries that this member does not have, though it has acknowledged them: it goes on from an
+    /// older copy of its directory, or from an empty one, or its disk has lost what it said to be durable. Nothing
+    /// tells whom else it has promised something.
+    pub(super) fn doubt(&mut self) -> Result<(), Error> {
+        if self.cut.is_some() || self.installing.is_some() {
+            return Ok(());
+        }
+        // Rounds are numbered upwards from the beginning of this life.
+        self.doubts += 1;
+        let token = read_index::first_token(self.identity.member_id, self.options.life().wrapping_sub(self.doubts));
+        self.cut = Some(Cut::new(ALL, Bytes::copy_from_slice(&token), self.options.election_ticks));
+        self.concerned.doubt_all();
+        self.fed_at = None;
+        (self.hard_state.is_cut, self.hard_state.concerned) = (true, ALL);
+        self.write_hard_state()
+    }
+
     /// These members were removed from the cluster. A member whose log is cut is told before it has to vote.
     pub fn know_former(&mut self, ids: &BTreeSet<u64>) {
         self.former = ids.iter().fold(self.former, |mask, id| mask | slot(*id));

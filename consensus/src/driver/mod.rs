@@ -65,7 +65,7 @@ use raft::{RawNode, SoftState, StateRole};
 
 use self::installing::Installing;
 use crate::{
-    check::check,
+    check::{check, claims_too_much},
     concerned::Concerned,
     cut::Cut,
     elections::Elections,
@@ -182,6 +182,8 @@ pub struct Driver {
     concerned: Concerned,
     /// Set while the log is cut at its end.
     cut: Option<Cut>,
+    /// How often a leader has counted on entries that were gone.
+    doubts: u64,
     /// What was known to be committed when the driver was opened.
     replayed_to: u64,
     /// The slots of members that were removed, as far as is known.
@@ -216,6 +218,7 @@ impl Driver {
             soft_state: raw.raft.soft_state(),
             concerned: Concerned::new(restored.hard_state.concerned, options.election_ticks),
             cut: Driver::cut_of(restored.hard_state, identity, &options),
+            doubts: 0,
             replayed_to: restored.hard_state.commit,
             former: 0,
             fed_at: None,
@@ -269,7 +272,11 @@ impl Driver {
     /// **Errors**: `Malformed`; `Stopped`.
     pub fn receive(&mut self, mut message: Message) -> Result<(), Error> {
         self.check_running()?;
+        let is_too_much = claims_too_much(&message, &self.raw.raft);
         check(&mut message, &self.raw.raft)?;
+        if is_too_much {
+            self.doubt()?;
+        }
         let is_voter = self.conf_state.voters.contains(&message.from);
         if !self.concerned.admits(&message, is_voter, self.ticket) {
             return Ok(());

@@ -40,6 +40,8 @@ pub struct Bootstrap {
     pub members: Vec<Member>,
     /// Where the others are reached, for a member that joins.
     pub remotes: Vec<Remote>,
+    /// The other members have seen this one run.
+    pub has_run: bool,
 }
 
 /// Why a member without data cannot begin, in etcd's words.
@@ -94,7 +96,7 @@ impl Bootstrap {
         let own = members.iter().find(|member| member.name == config.name);
         let member_id = own.map_or_else(|| id_of(&texts(&config.advertise_peer_urls)), |own| own.id);
         let identity = Identity { cluster_id: consensus::cluster_id(&ids), member_id };
-        Self { identity, members, remotes: Vec::new() }
+        Self { identity, members, remotes: Vec::new(), has_run: false }
     }
 
     /// The same, after etcd's checks.
@@ -122,6 +124,6 @@ impl Bootstrap {
     pub fn of_data(config: &Config, identity: Identity) -> Self {
         let of_flags = Self::of_new_cluster(config);
         let members = if of_flags.identity == identity { of_flags.members } else { Vec::new() };
-        Self { identity, members, remotes: Vec::new() }
+        Self { identity, members, remotes: Vec::new(), has_run: false }
     }
 }

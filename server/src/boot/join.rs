@@ -55,7 +55,10 @@ pub async fn join<L: Lookup>(config: &Config, others: &dyn Others, resolver: &Re
     }
     let remote = |member: &&Member| Remote { member_id: member.id, peer_urls: member.peer_urls.clone() };
     let remotes = members.iter().map(remote).collect();
-    Ok(Bootstrap { identity: Identity { cluster_id: running.cluster_id, member_id }, members: Vec::new(), remotes })
+    // A member tells its name when it has caught up for the first time.
+    let has_run = !own.name.is_empty();
+    let identity = Identity { cluster_id: running.cluster_id, member_id };
+    Ok(Bootstrap { identity, members: Vec::new(), remotes, has_run })
 }
 
 /// Where the other members are reached, of which a member that has joined has heard nothing yet, though it has data:

@@ -210,7 +210,7 @@ fn log_start(config: &Config, opened: &Opened, cores: Cores) {
     if let Some(error) = opened.driver.damage() {
         tracing::error!(%error, "the log is damaged: it was put aside (*.damaged), and other members make up for it");
     }
-    if opened.driver.is_cut() && opened.driver.conf_state().voters.len() > 1 {
+    if opened.driver.is_cut() && opened.driver.conf_state().voters.len() != 1 {
         tracing::warn!(
             "the end of the log may be missing: until it has caught up, this member votes only once those have \
              answered to whom it may have promised something"

@@ -94,7 +94,7 @@ pub async fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
         Some(begun) => begun,
         None => restarted(config, identity, &tables.cluster).await,
     };
-    let Bootstrap { members, remotes, .. } = begun;
+    let Bootstrap { members, remotes, has_run, .. } = begun;
     let view = store.mvcc().view();
     let mut lessor = Lessor::new(options::lease(config));
     lessor.restore(tables.leases);
@@ -105,6 +105,7 @@ pub async fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
         conf_state: tables.conf_state.clone(),
         bootstrap: members.iter().map(ConfChange::bootstrap).collect(),
         is_alone: config.initial_cluster.len() <= 1,
+        has_run,
     };
     let log_dir = options::wal_dir(config);
     let consensus = options::consensus(config, clock);

@@ -304,7 +304,7 @@ async fn hold(state: Rc<State>, (id, socket): (ConnectionId, Rc<Socket>), stream
             written = write(&mut writer, &mut queue), if !queue.is_empty() || is_unflushed => match written {
                 Ok(bytes) => {
                     is_unflushed = bytes > 0;
-                    state.links.borrow_mut().written(id, bytes, state.clock.now());
+                    state.tell(|links, now| links.written(id, bytes, now));
                 }
                 Err(error) => break Some(Err(error)),
             },

@@ -20,7 +20,7 @@ use crate::{
 pub struct Delivered {
     /// Messages that announce states: raft hears of one when all of it is here.
     pub states: Vec<Message>,
-    /// Why messages were refused. Their connections are closed.
+    /// Why messages were refused. A stream that brought one is closed; who has posted one has its answer already.
     pub refused: Vec<Error>,
 }
 
@@ -69,5 +69,10 @@ pub fn deliver(
             Err(error) => return Err(error),
         }
     }
+    raft.set_forward_room(match raft.leader() {
+        0 => usize::MAX,
+        leader if leader == shared.identity.member_id => usize::MAX,
+        leader => links.room_for(leader),
+    });
     Ok(delivered)
 }

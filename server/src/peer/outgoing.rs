@@ -58,9 +58,14 @@ impl Outgoing {
         }
     }
 
+    /// What waits to be written. **Units** bytes.
+    pub fn waiting(&self) -> usize {
+        self.gathered.len() + self.in_hand
+    }
+
     /// Appends a message to the stream. Returns false if too much waits: then it is lost.
     pub fn push(&mut self, message: &Message) -> bool {
-        if self.gathered.len() + self.in_hand >= self.bytes_max {
+        if self.waiting() >= self.bytes_max {
             return false;
         }
         match self.channel {

@@ -3,7 +3,7 @@
 //! The peer port: what other members ask for. Streams are granted here and handed over to whoever holds the connections
 //! with other members; so are messages that were posted. All else is answered here.
 //!
-//! Bounds: a posted message has at most [`MESSAGE_BYTES_MAX`]; any other body what its endpoint takes.
+//! Bounds: a posted message has at most [`POST_BYTES_MAX`]; any other body what its endpoint takes.
 
 use std::{rc::Rc, sync::atomic::Ordering, time::Duration};
 
@@ -19,7 +19,7 @@ use consensus::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    links::MESSAGE_BYTES_MAX,
+    links::POST_BYTES_MAX,
     message::{ToPeers, ToStates},
     state::asked::PREFIX as STATES,
 };
@@ -71,7 +71,7 @@ pub async fn serve(
     let taking = |request: &Request| match raft_path(request) {
         // Nothing is read of whom the head of its request refuses.
         Some(_) => match asked(&desk.shared, request) {
-            Some(Ok(Asked::Message)) => Taking::Read(MESSAGE_BYTES_MAX),
+            Some(Ok(Asked::Message)) => Taking::Read(POST_BYTES_MAX),
             Some(Ok(Asked::Stream { .. })) => Taking::Over,
             _ => Taking::Dropped,
         },

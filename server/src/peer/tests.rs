@@ -249,6 +249,28 @@ fn of_two_streams_the_newer_one_counts_and_what_waits_is_bounded() {
 }
 
 #[test]
+fn proposals_have_room_until_the_queue_is_half_full_and_raft_is_told_when_they_have_it_again() {
+    let (mut links, _) = links();
+    assert_eq!((links.room_for(99), links.room_for(OTHER)), (0, 5000), "it can be posted");
+    links.attach(Channel::Messages, (OTHER, 8), 60, SECOND);
+    drop(written(&mut links, 60, SECOND));
+    links.send(vec![message(MessageKind::Propose, OTHER)], SECOND);
+    let room = links.room_for(OTHER);
+    assert!((1..5000).contains(&room), "{room}");
+    links.send(vec![Message { context: vec![0; 6000].into(), ..message(MessageKind::Propose, OTHER) }], SECOND);
+    assert_eq!(links.room_for(OTHER), 0);
+    assert!(unreachable(&mut links).is_empty(), "nothing was lost");
+    let mut out = Vec::new();
+    links.take_bytes(60, SECOND, &mut out);
+    assert!(links.take_active().is_some() && links.take_messages().is_empty());
+    links.written(60, 100, SECOND);
+    assert!(!links.has_news() && links.room_for(OTHER) == 0);
+    links.written(60, out.concat().len() - 100, SECOND);
+    assert!(links.has_news());
+    assert_eq!((links.room_for(OTHER), links.has_news()), (5000, false));
+}
+
+#[test]
 fn nothing_of_an_earlier_life_is_taken_behind_something_of_a_later_one() {
     let (mut links, attempts) = links();
     links.connected(attempts[1], 50, SECOND);

@@ -265,12 +265,14 @@ fn what_a_leader_decided_is_not_proposed_through_another_one() {
     }
 }
 
+/// A proposal that member 3 forwards.
+fn forward(id: u64) -> Message {
+    let entry = Entry { index: 0, term: 0, kind: EntryKind::Normal, data: put(id) };
+    Message { entries: vec![entry], ..told(MessageKind::Propose, 3, 0) }
+}
+
 #[test]
 fn what_others_forward_waits_for_a_leader_and_goes_on_to_it_for_as_long_as_its_client_waits() {
-    let forward = |id| {
-        let entry = Entry { index: 0, term: 0, kind: EntryKind::Normal, data: put(id) };
-        Message { entries: vec![entry], ..told(MessageKind::Propose, 3, 0) }
-    };
     for (waits, goes_on) in [(Duration::from_secs(1), true), (Duration::from_secs(8), false)] {
         let mut alone = Alone::new();
         alone.raft.receive_peer(forward(1), alone.now).unwrap();
@@ -309,4 +311,33 @@ fn who_wants_a_leader_is_not_refused_while_the_next_one_is_elected() {
     alone.raft.receive_peer(told(MessageKind::Heartbeat, 3, 8), alone.now).unwrap();
     alone.turn();
     assert!(!shared.is_leaderless(lost_at + election_timeout));
+}
+
+#[test]
+fn what_finds_no_room_on_the_way_to_the_leader_waits_for_it_in_its_order_until_its_time_is_over() {
+    let mut alone = Alone::new();
+    alone.raft.receive_peer(told(MessageKind::Heartbeat, 2, 7), alone.now).unwrap();
+    alone.turn();
+    let len = put(1).len();
+    for (first, room, goes) in [(0, 0, 0), (3, 1, 1), (6, 2 * len, 2), (9, len + 1, 2), (12, usize::MAX, 3)] {
+        (first..first + 3).for_each(|id| alone.raft.receive(propose(id), alone.now));
+        alone.raft.set_forward_room(room);
+        // Longer than they gather.
+        alone.now += Duration::from_millis(2);
+        let ids = |sent: Vec<Message>| -> Vec<_> {
+            let sent = sent.into_iter().filter(|message| message.kind == MessageKind::Propose);
+            sent.flat_map(|message| message.entries).map(|entry| internal::request_id(&entry.data)).collect()
+        };
+        assert_eq!(ids(alone.turn()), (first..first + goes).map(Some).collect::<Vec<_>>(), "room for {room}");
+        alone.raft.set_forward_room(usize::MAX);
+        alone.now += Duration::from_millis(2);
+        assert_eq!(ids(alone.turn()), (first + goes..first + 3).map(Some).collect::<Vec<_>>(), "there is room");
+    }
+    alone.raft.receive_peer(forward(99), alone.now).unwrap();
+    for (passes, room) in [(Duration::from_secs(6), 0), (Duration::from_secs(3), 0), (Duration::ZERO, usize::MAX)] {
+        alone.now += passes;
+        alone.raft.receive_peer(told(MessageKind::Heartbeat, 2, 7), alone.now).unwrap();
+        alone.raft.set_forward_room(room);
+        assert_eq!(forwarded(alone.turn()), [], "nobody waits for it any more");
+    }
 }

@@ -277,6 +277,7 @@ fn driver(disks: &Disks, store: &Store, start: &Start, members: u64, seed: u64) 
             Vec::new()
         },
         is_alone: false,
+        has_run: false,
     };
     let wal = wal::Options { segment_bytes: 64 << 10, fresh_id: seed, ..wal::Options::default() };
     // Half of the members keep so little log that who was away for some time needs a state.

@@ -4,9 +4,10 @@ use std::{
     fs::{self, File},
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
+    time::Duration,
 };
 
 use proto::etcdserverpb::{
@@ -237,6 +238,55 @@ fn three_members_serve_and_one_that_was_killed_comes_back() {
             assert_eq!(cluster.get(at, "while one is away").await, at.to_string());
             cluster.put(at, &format!("by {at}"), "second").await;
             assert_eq!(cluster.get(other, &format!("by {at}")).await, "second");
+        }
+    });
+}
+
+/// Copies a directory with all that is in it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let (path, entry) = (to.join(entry.as_ref().unwrap().file_name()), entry.unwrap());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &path);
+        } else {
+            fs::copy(entry.path(), path).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_member_that_has_lost_what_it_acknowledged_votes_for_nobody_until_it_has_caught_up() {
+    block_on(async {
+        let mut cluster = Cluster::new();
+        cluster.start_all();
+        cluster.put_for_sure(2, "before", "1").await;
+        for is_empty in [false, true] {
+            cluster.end(2, Signal::KILL);
+            let copied = cluster.dir.path().join("copy");
+            copy(&cluster.data_dir(2), &copied);
+            cluster.start(2, &[]);
+            cluster.wait(2);
+            // Nobody can say without it that this is committed.
+            cluster.end(1, Signal::KILL);
+            cluster.put_for_sure(2, "acknowledged", &is_empty.to_string()).await;
+            cluster.end(2, Signal::KILL);
+            fs::remove_dir_all(cluster.data_dir(2)).unwrap();
+            if !is_empty {
+                fs::rename(&copied, cluster.data_dir(2)).unwrap();
+            }
+            cluster.start(2, &[&format!("--initial-cluster-state={}", if is_empty { "existing" } else { "new" })]);
+            let is_noticed = |log: &str| log.contains("Was the raft log corrupted") || log.contains("may be missing");
+            until("what it has lost is missed", || is_noticed(&cluster.log_text(2)));
+            cluster.end(0, Signal::KILL);
+            cluster.start(1, &[]);
+            // Two that may lack what is committed do not elect each other: the third has it.
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            assert!(!cluster.log_text(1).contains("ready to serve client requests"));
+            cluster.start(0, &[]);
+            (0..3).for_each(|at| cluster.wait(at));
+            assert_eq!(cluster.get(2, "acknowledged").await, is_empty.to_string());
+            assert!(cluster.log_text(2).contains("votes as others do"));
         }
     });
 }

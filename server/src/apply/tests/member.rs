@@ -87,6 +87,7 @@ fn driver(
         conf_state,
         bootstrap: vec![ConfChange::bootstrap(&voter())],
         is_alone: true,
+        has_run: false,
     };
     let wal = engine::wal::Options { segment_bytes: 4 << 20, ..engine::wal::Options::default() };
     let options = consensus::Options::from_knobs(&tuning::Consensus::default(), true, 1, wal);

@@ -40,6 +40,7 @@ use consensus::{
     Message, MessageKind,
     peer::hello::{Channel, Hello, Remote, Told},
 };
+use engine::wal::ENTRY_BYTES_MAX;
 
 pub use self::peer::{ConnectionId, Traffic};
 
@@ -57,8 +58,13 @@ use crate::{config::Url, shared::Cluster};
 
 /// Time between two dials for a stream, at least. **Source** etcd v3.7.1 `rafthttp/transport.go`, `DialRetryFrequency`.
 pub const DIAL_EVERY: Duration = Duration::from_millis(100);
-/// A message of another member at most. **Units** bytes. **Source** etcd bounds those in front of snapshots so.
-pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+/// A message of another member on its stream at most: an append with the largest entry that a log takes, or proposals
+/// that another member lets gather. What a member takes of its clients may differ from what this one does. **Units**
+/// bytes.
+pub const MESSAGE_BYTES_MAX: usize = ENTRY_BYTES_MAX + (64 << 20);
+/// A posted message at most: anybody may post one. **Units** bytes. **Source** etcd bounds those in front of snapshots
+/// so.
+pub const POST_BYTES_MAX: usize = 64 << 20;
 /// Members that are known by what they have told of themselves alone, at most.
 const REMOTES_MAX: usize = 16;
 
@@ -120,6 +126,9 @@ pub struct Links {
     /// This member is one of the cluster's, as far as is applied here.
     is_member: bool,
     has_changed: bool,
+    /// The member for which there was no room for proposals, and whether there is some again.
+    awaits_room: Option<u64>,
+    has_room_again: bool,
 }
 
 const CHANNELS: [Channel; 2] = [Channel::Appends, Channel::Messages];
@@ -145,6 +154,8 @@ impl Links {
             is_just_removed: false,
             is_member: false,
             has_changed: false,
+            awaits_room: None,
+            has_room_again: false,
         }
     }
 
@@ -521,6 +532,8 @@ impl Links {
         };
         let had_bytes = outgoing.has_bytes();
         if !outgoing.push(message) {
+            let waiting = outgoing.waiting();
+            tracing::debug!(kind = ?message.kind, waiting, "a message to another member finds no room");
             self.lose_messages(to);
             if message.kind == MessageKind::Snapshot {
                 self.unsent_states.insert(to);
@@ -528,6 +541,14 @@ impl Links {
         } else if !had_bytes {
             self.deeds.push(Deed::Write(id));
         }
+    }
+
+    /// How many bytes of proposals can be forwarded to the member: what finds no room is lost, and nobody sends a
+    /// proposal again. The other half of the queue is for all else. **Units** bytes.
+    pub fn room_for(&mut self, member_id: u64) -> usize {
+        let room = self.room_of(member_id);
+        (self.awaits_room, self.has_room_again) = ((room == 0).then_some(member_id), false);
+        room
     }
 
     /// Takes what is to be written to the connection `id` next, in order.
@@ -547,6 +568,7 @@ impl Links {
         if let Some(Connection { way: Way::Writing { outgoing }, .. }) = self.connections.get_mut(&id) {
             outgoing.written(bytes, now);
         }
+        self.has_room_again |= to.is_some_and(|to| self.awaits_room == Some(to) && self.room_of(to) > 0);
     }
 
     /// Looks after what is due with time: heartbeats, silence, dials. Called about once in [`DIAL_EVERY`].
@@ -611,7 +633,11 @@ impl Links {
 
     /// Whether there is something for raft.
     pub fn has_news(&self) -> bool {
-        !self.messages.is_empty() || !self.gone.is_empty() || self.is_just_removed || self.has_changed
+        !self.messages.is_empty()
+            || !self.gone.is_empty()
+            || self.is_just_removed
+            || self.has_changed
+            || self.has_room_again
     }
 
     /// Members to whom messages were lost.

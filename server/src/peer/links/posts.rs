@@ -44,6 +44,18 @@ impl Links {
         true
     }
 
+    /// How many bytes of proposals can be sent to the member now, by its stream or posted.
+    pub(super) fn room_of(&self, member_id: u64) -> usize {
+        let Some(peer) = self.peers.get(&member_id) else { return 0 };
+        let [_, others] = peer.writing;
+        let waiting = match others.and_then(|id| self.connections.get(&id)).map(|connection| &connection.way) {
+            Some(Way::Writing { outgoing }) => outgoing.waiting(),
+            _ if peer.is_gone || peer.urls.is_empty() || peer.posts.len() >= POSTS_MAX / 2 => return 0,
+            _ => peer.posts_bytes,
+        };
+        (self.options.waiting_bytes_max / 2).saturating_sub(waiting)
+    }
+
     /// Posts a message for which there is no stream.
     pub(super) fn post(&mut self, message: &Message, now: Duration) {
         let to = message.to;

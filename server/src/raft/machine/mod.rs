@@ -120,6 +120,10 @@ pub struct Raft {
     asking: Asking,
     /// The log was cut at its end, and this member has not caught up since.
     is_cut: bool,
+    /// What may be forwarded to the leader until that is set anew. **Units** bytes of entries.
+    forward_room: usize,
+    /// What was forwarded and has not left raft: a follower's messages wait for its log. **Units** bytes of entries.
+    forwarding_bytes: usize,
     /// Since when the log has waited for its disk, and how far it was durable then.
     log_wait: Option<(Duration, u64)>,
     /// A longer wait is a stall.
@@ -173,6 +177,8 @@ impl Raft {
             stands_still: false,
             asking: Asking::default(),
             is_cut: false,
+            forward_room: usize::MAX,
+            forwarding_bytes: 0,
             log_wait: None,
             log_wait_max,
             log_bytes: log_len,
@@ -312,6 +318,11 @@ impl Raft {
         adopted.map(drop)
     }
 
+    /// Who leads, as far as this member knows; 0 for nobody.
+    pub fn leader(&self) -> u64 {
+        self.driver.status().leader_id
+    }
+
     /// The process of the member `member_id` is gone: its connections have closed, and its port refuses new ones.
     pub fn gone(&mut self, member_id: u64) {
         self.driver.gone(member_id);
@@ -329,7 +340,11 @@ impl Raft {
 
     /// Messages to other members since the last call, in order. What they promise is durable.
     pub fn take_messages(&mut self) -> Vec<Message> {
-        self.driver.take_messages()
+        let messages = self.driver.take_messages();
+        let proposals = messages.iter().filter(|message| message.kind == MessageKind::Propose);
+        let left: usize = proposals.flat_map(|message| &message.entries).map(|entry| entry.data.len()).sum();
+        self.forwarding_bytes = self.forwarding_bytes.saturating_sub(left);
+        messages
     }
 
     /// Asks for a round for the reads that have come.
@@ -637,7 +652,13 @@ impl Raft {
 
     /// Adds the growth of the log since the last look.
     fn note_log(&mut self) {
-        if self.is_cut && !self.driver.is_cut() {
+        if !self.is_cut && self.driver.is_cut() {
+            self.is_cut = true;
+            tracing::error!(
+                "the leader counts on entries that this member does not have. Was the raft log corrupted, truncated, \
+                 or lost? It votes for nobody until it has caught up"
+            );
+        } else if self.is_cut && !self.driver.is_cut() {
             self.is_cut = false;
             tracing::info!("what may be missing at the end of the log is there again: this member votes as others do");
         }
@@ -664,6 +685,7 @@ impl Raft {
         let before = raft.leader.load(Ordering::Relaxed);
         let is_new = status.leader_id != 0 && status.leader_id != before;
         if status.leader_id != before {
+            self.forwarding_bytes = 0;
             self.tell_leader(before, &status);
         }
         self.counters.leader_changes.add(u64::from(is_new));

@@ -109,6 +109,7 @@ impl Raft {
         let leads_in = Some(self.driver.status()).filter(|status| status.is_leader).map(|status| status.term);
         let is_anyones = is_planted("expiry without leadership");
         waiting.retain(|waiting| is_anyones || waiting.of_leader_in.is_none() || waiting.of_leader_in == leads_in);
+        let behind = self.take_what_has_no_room(&mut waiting);
         let mut kept = Vec::new();
         let entries = waiting.iter().map(|waiting| (waiting.kind, waiting.entry.clone()));
         let refused = self.driver.propose_entries(entries);
@@ -122,6 +123,10 @@ impl Raft {
                 }
                 // There will be a leader. What the server asks for itself, it asks for again.
                 Some(Refused { error: consensus::Error::NoLeader, .. }) => now < next.until,
+                // Nobody would tell its client.
+                Some(Refused { error: consensus::Error::TooManyRequests { .. }, .. }) if next.proposal.is_none() => {
+                    now < next.until
+                }
                 _ => false,
             };
             if waits {
@@ -130,6 +135,9 @@ impl Raft {
             }
             if let Some(Refused { error, .. }) = &refusal_here {
                 tracing::debug!(%error, "a proposal was refused");
+            } else if leads_in.is_none() {
+                self.forwarding_bytes += next.entry.len();
+                self.forward_room = self.forward_room.saturating_sub(next.entry.len());
             }
             match (refusal_here, next.proposal.take()) {
                 (None, Some(proposal)) => self.waiters.insert(proposal, now),
@@ -145,6 +153,31 @@ impl Raft {
         }
         self.proposals.give_back(waiting);
         kept.into_iter().for_each(|waiting| self.proposals.push(waiting));
+        for mut waiting in behind {
+            match waiting.proposal.take_if(|_| now >= waiting.until) {
+                Some(proposal) => self.refuse(proposal, Error::Timeout),
+                None if now < waiting.until => self.proposals.push(waiting),
+                None => {}
+            }
+        }
+    }
+
+    /// Takes out of `waiting` what must wait until there is room for it on the way to the leader.
+    fn take_what_has_no_room(&self, waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
+        let mut room = self.forward_room;
+        let fitting = waiting.iter().take_while(|next| {
+            // One that is larger goes as well: the queue takes a message as long as it is not full.
+            let fits = room > 0;
+            room = room.saturating_sub(next.entry.len());
+            fits
+        });
+        let fitting = fitting.count();
+        waiting.split_off(fitting)
+    }
+
+    /// So many bytes of proposals can be forwarded to the leader now, if this member does not lead.
+    pub fn set_forward_room(&mut self, bytes: usize) {
+        self.forward_room = bytes.saturating_sub(self.forwarding_bytes);
     }
 }
 
