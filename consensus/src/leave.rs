@@ -45,16 +45,23 @@ impl Leave {
     }
 }
 
-/// The voter that can take leadership over soonest: one that was heard of lately, with the longest log. None if this
-/// member does not lead, or is the only voter.
+/// The voter that can take leadership over soonest. None if this member does not lead, or is the only voter.
 pub(crate) fn transferee(raft: &Raft<Log>) -> Option<u64> {
+    transferees(raft).first().copied()
+}
+
+/// The other voters, beginning with the one that can take leadership over soonest: those that were heard of lately come
+/// first, and among them the one with the longest log. None if this member does not lead.
+pub(crate) fn transferees(raft: &Raft<Log>) -> Vec<u64> {
     if raft.state != StateRole::Leader {
-        return None;
+        return Vec::new();
     }
     let members = raft.prs().iter().map(|(id, progress)| (*id, progress));
     let voters = members.filter(|(id, _)| *id != raft.id && raft.prs().conf().voters().contains(*id));
-    let known = voters.map(|(id, progress)| (progress.recent_active, progress.matched, Reverse(id)));
-    known.max().map(|(_, _, Reverse(id))| id)
+    let mut known: Vec<_> =
+        voters.map(|(id, progress)| (progress.recent_active, progress.matched, Reverse(id))).collect();
+    known.sort_unstable();
+    known.into_iter().rev().map(|(_, _, Reverse(id))| id).collect()
 }
 
 fn removes(member_id: u64, kind: EntryKind, data: &Bytes) -> bool {

@@ -476,11 +476,23 @@ impl Driver {
         leave::transferee(&self.raw.raft)
     }
 
+    /// All other voters, beginning with the one that can take leadership over soonest; none if this member does not
+    /// lead.
+    pub fn transferees(&self) -> Vec<u64> {
+        leave::transferees(&self.raw.raft)
+    }
+
     /// Hands leadership to `member_id`, if this member leads; proposals are refused meanwhile.
     pub fn transfer_leader(&mut self, member_id: u64) {
         if self.stopped.is_none() && self.is_leader() {
             self.raw.transfer_leader(member_id);
         }
+    }
+
+    /// Leadership is not handed over after all, if the one it was to go to does not lead yet: proposals are taken
+    /// again.
+    pub fn end_transfer(&mut self) {
+        self.raw.raft.abort_leader_transfer();
     }
 
     /// Whether leadership is being handed over: the one it goes to may lead at any moment, without an election timeout.

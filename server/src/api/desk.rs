@@ -390,6 +390,18 @@ impl Desk {
         }
     }
 
+    /// Hands leadership over to any other voter, and waits until one leads.
+    ///
+    /// **Errors** no connected voter has taken it; it takes too long.
+    pub async fn leave_lead(&self) -> Result<(), Error> {
+        match self.ask_raft(|reply| ToRaft::LeaveLead { reply }).await {
+            Ok(Answer::Transferred(result)) => result,
+            Ok(other) => unreachable!("a transfer ends or not, and gets no {other:?}"),
+            Err(Error::Timeout) => Err(Error::LeaderTransferTimeout),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn ask_raft(&self, message: impl FnOnce(ReplyTo) -> ToRaft) -> Result<Answer, Error> {
         let (waiting, reply) = self.slot()?;
         self.to_raft.send(message(reply)).map_err(refusal)?;

@@ -9,7 +9,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use tokio::sync::watch;
 
-use crate::{api::desk::Desk, shared::Shared};
+use crate::{api::desk::Desk, error::Error, shared::Shared};
 
 /// How often the open connections are counted.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -31,25 +31,22 @@ pub async fn removed(shared: &Shared) {
 /// After a leader has handed over, others send it proposals until they have heard of the new one: it passes them on.
 const PASSES_ON_FOR: Duration = Duration::from_millis(100);
 
-/// Hands leadership to the voter that has been connected for longest, if this member leads others.
+/// Hands leadership to another voter, if this member leads others. Raft chooses to which one.
 pub async fn hand_over(desk: &Desk) {
     let shared = &desk.shared;
     let own = shared.identity.member_id;
     if shared.raft.leader.load(Ordering::Acquire) != own || !shared.has_other_voters() {
         return;
     }
-    let (cluster, links) = (shared.cluster.load(), shared.links.load());
-    let voters = cluster.members.iter().filter(|member| member.id != own && !member.is_learner);
-    let connected = voters.filter_map(|voter| links.get(&voter.id).map(|since| (*since, voter.id)));
-    let Some((_, target)) = connected.min() else {
-        return tracing::warn!("leadership transfer failed: no other voter is connected");
-    };
-    let (from, to) = (format!("{own:x}"), format!("{target:x}"));
-    tracing::info!("local-member-id" = from, "transferee-member-id" = to, "leadership transfer starting");
-    match desk.transfer_leader(target).await {
+    let from = format!("{own:x}");
+    match desk.leave_lead().await {
         Ok(()) => {
+            let to = format!("{:x}", shared.raft.leader.load(Ordering::Acquire));
             tracing::info!("local-member-id" = from, "new-leader-member-id" = to, "leadership transfer finished");
             tokio::time::sleep(PASSES_ON_FOR).await;
+        }
+        Err(Error::Unhealthy) => {
+            tracing::warn!("local-member-id" = from, "leadership transfer failed: no connected voter is left to lead");
         }
         Err(error) => tracing::warn!("local-member-id" = from, %error, "leadership transfer failed"),
     }

@@ -27,6 +27,11 @@ pub enum ToRaft {
         /// The member that is to lead.
         target: u64,
     },
+    /// Hand leadership over to any voter that takes it, and answer once it leads, or nobody is left.
+    LeaveLead {
+        /// Where the answer goes.
+        reply: ReplyTo,
+    },
     /// Ask how far the log of a member has come. Only a leader knows.
     Progress {
         /// Where the answer goes.

@@ -7,7 +7,7 @@
 //! - `proposals`: what waits to be proposed
 //! - `waiters`: proposals on their way through the log
 //! - `reads`: linearizable reads on their way
-//! - `transfer`: clients that wait for another leader
+//! - `transfer`: clients that wait for another leader, and a leader that ends
 
 pub mod machine;
 pub mod message;

@@ -24,12 +24,19 @@ use rand::{Rng, SeedableRng, rngs::SmallRng};
 
 use super::{machine::Raft, message::ToRaft};
 use crate::{
-    apply::{members, message::Report, outcome::Outcome, own::Own, proposal::Proposal},
+    apply::{
+        members,
+        message::{Answer, Report},
+        outcome::Outcome,
+        own::Own,
+        proposal::Proposal,
+    },
+    error::Error,
     insight::trace::Stamps,
     metrics::counters::CommitCounters,
     quota::Purpose,
     shared::Shared,
-    slots::ReplyTo,
+    slots::{ReplyTo, Slots},
 };
 
 /// Raft of member 1 with these voters and learners.
@@ -110,6 +117,53 @@ impl Alone {
             assert!(self.now - began < Duration::from_secs(10), "it never campaigns");
         }
         self.now - began
+    }
+
+    /// Makes it lead, with the vote of member 2. Returns what it sends at first.
+    fn lead(&mut self) -> Vec<Message> {
+        self.campaigns_after(Duration::from_millis(10));
+        self.raft.receive_peer(told(MessageKind::PreVoteResponse, 2, 1), self.now).unwrap();
+        self.turn();
+        self.raft.receive_peer(told(MessageKind::VoteResponse, 2, 1), self.now).unwrap();
+        self.turn()
+    }
+
+    /// Others take the entries in what was `sent` to them.
+    fn take_entries(&mut self, sent: &[Message]) {
+        for Message { to, index, entries, .. } in sent.iter().filter(|message| message.kind == MessageKind::Append) {
+            let index = index + entries.len() as u64;
+            self.raft.receive_peer(Message { index, ..told(MessageKind::AppendResponse, *to, 1) }, self.now).unwrap();
+        }
+    }
+
+    /// Connects it with these members.
+    fn connect(&self, ids: &[u64]) {
+        self.shared.links.store(Arc::new(ids.iter().map(|id| (*id, Duration::ZERO)).collect()));
+    }
+
+    /// Makes it lead members 2 and 3, which have all of its log, and end then.
+    fn leave(slots: &Slots<()>) -> Self {
+        let mut alone = Self::new();
+        let mut sent = alone.lead();
+        while !sent.is_empty() {
+            alone.take_entries(&sent);
+            sent = alone.turn();
+        }
+        alone.connect(&[2, 3]);
+        let slot = slots.open(Duration::ZERO).unwrap().id();
+        alone.raft.receive(ToRaft::LeaveLead { reply: ReplyTo { core: 0, slot } }, alone.now);
+        alone
+    }
+
+    /// Whom it asks to lead in this turn, and what it is answered that has asked for it.
+    fn asks_to_lead(&mut self) -> (Vec<u64>, Option<Result<(), Error>>) {
+        let asked = self.turn().into_iter().filter(|message| message.kind == MessageKind::TimeoutNow);
+        let asked = asked.map(|message| message.to).collect();
+        let mut answers = self.raft.take_answers().into_iter().flatten().map(|(_, answer)| match answer {
+            Answer::Transferred(result) => result,
+            other => panic!("{other:?}"),
+        });
+        (asked, answers.next())
     }
 }
 
@@ -244,11 +298,7 @@ fn proposals_gather_until_others_are_committed_or_for_a_while() {
 fn what_a_leader_decided_is_not_proposed_through_another_one() {
     for is_over in [false, true] {
         let mut alone = Alone::new();
-        alone.campaigns_after(Duration::from_millis(10));
-        for kind in [MessageKind::PreVoteResponse, MessageKind::VoteResponse] {
-            alone.raft.receive_peer(told(kind, 2, 1), alone.now).unwrap();
-            alone.turn();
-        }
+        alone.lead();
         alone.raft.receive(propose(1), alone.now);
         alone.turn();
         let proposed = alone.raft.unapplied().count();
@@ -340,4 +390,61 @@ fn what_finds_no_room_on_the_way_to_the_leader_waits_for_it_in_its_order_until_i
         alone.raft.set_forward_room(room);
         assert_eq!(forwarded(alone.turn()), [], "nobody waits for it any more");
     }
+}
+
+#[test]
+fn a_leader_that_ends_tries_the_next_voter_after_an_election_timeout() {
+    let slots = Slots::new(1);
+    let mut alone = Alone::leave(&slots);
+    assert_eq!(alone.asks_to_lead(), (vec![2], None));
+    let (began, election_timeout) = (alone.now, alone.shared.limits.election_timeout);
+    let asked = loop {
+        alone.now += Duration::from_millis(10);
+        assert!(alone.now - began < 2 * election_timeout, "the next one is never asked");
+        // The silent one is not noticed, because the other one answers.
+        alone.raft.receive_peer(told(MessageKind::HeartbeatResponse, 3, 1), alone.now).unwrap();
+        match alone.asks_to_lead() {
+            (asked, None) if asked.is_empty() => {}
+            (asked, None) => break asked,
+            (_, Some(result)) => panic!("{result:?}"),
+        }
+    };
+    assert_eq!(asked, [3]);
+    assert!((alone.now - began).abs_diff(election_timeout) < Duration::from_millis(200), "{:?}", alone.now - began);
+    alone.raft.receive_peer(told(MessageKind::Heartbeat, 3, 2), alone.now).unwrap();
+    assert_eq!(alone.asks_to_lead(), (vec![], Some(Ok(()))));
+}
+
+#[test]
+fn a_leader_that_ends_waits_for_nobody_who_is_gone() {
+    let slots = Slots::new(1);
+    let mut alone = Alone::leave(&slots);
+    assert_eq!(alone.asks_to_lead(), (vec![2], None));
+    alone.raft.receive(propose(1), alone.now);
+    alone.turn();
+    let proposed = alone.raft.unapplied().count();
+    alone.connect(&[3]);
+    assert_eq!(alone.asks_to_lead(), (vec![3], None));
+    // Who comes back is not asked again.
+    alone.connect(&[2]);
+    assert_eq!(alone.asks_to_lead(), (vec![], Some(Err(Error::Unhealthy))));
+    alone.turn();
+    assert_eq!(alone.raft.unapplied().count(), proposed + 1, "it leads on, and proposals are taken again");
+    assert_eq!(alone.asks_to_lead(), (vec![], None), "it is told once");
+}
+
+#[test]
+fn a_leader_that_ends_and_loses_its_majority_does_not_wait_for_long() {
+    let slots = Slots::new(1);
+    let mut alone = Alone::leave(&slots);
+    let began = alone.now;
+    let result = loop {
+        alone.now += Duration::from_millis(10);
+        if let (_, Some(result)) = alone.asks_to_lead() {
+            break result;
+        }
+        assert!(alone.now - began < Duration::from_secs(10));
+    };
+    assert_eq!(result, Err(Error::LeaderTransferTimeout));
+    assert!(alone.now - began < alone.shared.limits.request_timeout / 2, "{:?}", alone.now - began);
 }

@@ -1,6 +1,6 @@
 //! Runs on: raft core.
 //!
-//! Clients that wait until another member leads, because they have asked for it.
+//! Clients that wait until another member leads, because they have asked for it; and a leader that ends.
 //!
 //! Invariant: at most [`WAITING_MAX`] wait, and none for longer than the request timeout.
 //!
@@ -18,6 +18,19 @@ struct Transfer {
     reply: ReplyTo,
     target: u64,
     until: Duration,
+}
+
+/// A leader that ends: it hands leadership to any voter that takes it.
+#[derive(Debug)]
+pub struct Leaving {
+    /// Who is told how it went.
+    pub reply: ReplyTo,
+    /// Who was asked to lead, in this order.
+    pub tried: Vec<u64>,
+    /// Since when nobody leads: the one that was asked has begun an election, or a majority is lost.
+    pub leaderless_since: Option<Duration>,
+    /// When it is given up.
+    pub until: Duration,
 }
 
 /// See the head of this file.

@@ -31,9 +31,11 @@
 //! A plain state machine: time comes in with each call, and the log's disk is the only thing that it drives. It knows
 //! no thread, no socket, no runtime, and not what an entry means. `cores` moves its inputs and outputs.
 //!
+//! - `lead`: leadership that is handed to another member
 //! - `propose`: what is proposed, and what is refused instead
 //! - `space`: what a disk does that is full, or that hangs
 
+mod lead;
 mod propose;
 mod space;
 
@@ -45,13 +47,19 @@ use std::{
 
 use bytes::Bytes;
 use consensus::{
-    Committed, ConfChange, ConfState, Driver, EntryId, EntryKind, Member, Message, MessageKind, PARTS_PER_TICK,
-    Progress, Snapshot, Status,
+    Committed, ConfChange, ConfState, Driver, EntryId, EntryKind, Message, MessageKind, PARTS_PER_TICK, Progress,
+    Snapshot, Status,
 };
 use engine::disk::{Completion, Disk, Owner};
 use proto::internal;
 
-use super::{message::ToRaft, proposals::Proposals, reads::Reads, transfer::Transfers, waiters::Waiters};
+use super::{
+    message::ToRaft,
+    proposals::Proposals,
+    reads::Reads,
+    transfer::{Leaving, Transfers},
+    waiters::Waiters,
+};
 use crate::{
     apply::{
         arrived::Arrived,
@@ -63,7 +71,6 @@ use crate::{
     metrics::counters::CommitCounters,
     quota::Asking,
     shared::Shared,
-    slots::ReplyTo,
 };
 
 /// Entries that were handed to apply together.
@@ -89,6 +96,8 @@ pub struct Raft {
     proposals: Proposals,
     waiters: Waiters,
     transfers: Transfers,
+    /// The end of this leader, if it is on its way.
+    leaving: Option<Leaving>,
     answers: AnswersByCore,
     completions: Vec<Completion>,
     /// Lots that were handed out and are not finished, in order.
@@ -160,6 +169,7 @@ impl Raft {
             proposals: Proposals::default(),
             waiters: Waiters::default(),
             transfers: Transfers::default(),
+            leaving: None,
             completions: Vec::new(),
             lots: VecDeque::new(),
             unfinished_bytes: 0,
@@ -204,6 +214,7 @@ impl Raft {
                     self.answers[reply.core].push((reply.slot, Answer::Transferred(Err(error))));
                 }
             }
+            ToRaft::LeaveLead { reply } => self.leave_lead(reply, now),
             ToRaft::Progress { reply, member_id } => {
                 let progress = self.progress(member_id);
                 self.answers[reply.core].push((reply.slot, Answer::Progress(progress)));
@@ -234,30 +245,6 @@ impl Raft {
             return Err(Error::NotLeader);
         }
         self.driver.progress(member_id).ok_or(Error::MemberNotFound)
-    }
-
-    /// Begins to hand leadership over to `target`.
-    ///
-    /// **Errors** this member does not lead; `target` is no voter; too many wait for such a thing.
-    fn transfer_leader(&mut self, reply: ReplyTo, target: u64, now: Duration) -> Result<(), Error> {
-        if !self.driver.status().is_leader {
-            return Err(Error::NotLeader);
-        }
-        let is_voter = |member: &Member| member.id == target && !member.is_learner;
-        if !self.shared.cluster.load().members.iter().any(is_voter) {
-            return Err(Error::BadLeaderTransferee);
-        }
-        self.transfers.push(reply, target, now + self.shared.limits.request_timeout)?;
-        self.driver.transfer_leader(target);
-        Ok(())
-    }
-
-    /// Answers those who have waited for another leader.
-    fn end_transfers(&mut self, now: Duration) {
-        let leader = self.driver.status().leader_id;
-        for (reply, result) in self.transfers.take_ended(leader, now) {
-            self.answers[reply.core].push((reply.slot, Answer::Transferred(result)));
-        }
     }
 
     /// Raft's configuration, at the index that it knows as applied.
@@ -463,6 +450,7 @@ impl Raft {
         disk.kick()?;
         self.note_reads();
         self.end_transfers(now);
+        self.go_on_leaving(now);
         self.note_log();
         if self.is_log_stalled() {
             self.watch_log(now);
@@ -584,14 +572,6 @@ impl Raft {
     /// The transfer of a state to the member `to` has ended: whether all of it arrived.
     pub fn report_state(&mut self, to: u64, is_whole: bool) {
         self.driver.report_state(to, is_whole);
-    }
-
-    /// This member cannot read what it needs, or another one needs of it. If it leads, it hands leadership to a voter
-    /// that may be able to.
-    pub fn hand_over(&mut self) {
-        if let Some(member_id) = self.driver.transferee() {
-            self.driver.transfer_leader(member_id);
-        }
     }
 
     /// Refusals since the last call, by core; empty when there are none.
