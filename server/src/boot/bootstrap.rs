@@ -27,7 +27,7 @@ pub(super) fn check_dialled(urls: &[String]) -> Result<(), Error> {
     }
 }
 
-/// How long each other member is asked whether this one is in a cluster already.
+/// How long the other members are asked whether this one is in a cluster already.
 const PROBE_WAIT: Duration = Duration::from_secs(1);
 
 /// See the head of this file.

@@ -100,7 +100,7 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<End, Error> {
     }
     let ports = Ports::bind(&config)?;
     secure::check(&config, &clock)?;
-    let opened = open::open(&config, &clock).await?;
+    let opened = open::open(&config, &clock, &ports).await?;
     log_start(&config, &opened, cores);
     let (stop, stopping) = watch::channel(false);
     let (peers, to_peers) = mpsc::channel(config.knobs.server.mailbox_messages_max);

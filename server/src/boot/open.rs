@@ -17,7 +17,9 @@ use super::{
     bootstrap::Bootstrap,
     error::Error,
     import::{self, Import},
-    join, options, repair,
+    join, options,
+    ports::Ports,
+    repair,
 };
 use crate::{
     apply::{
@@ -63,10 +65,11 @@ pub struct Opened {
 }
 
 /// Opens the member that `config` names, or makes it. Blocks, but for the questions to other members that a member
-/// without data may have.
+/// without data may have. Meanwhile those who ask it at its `ports` are turned away: members of a new cluster ask each
+/// other, and none of them can answer yet.
 ///
 /// **Errors** the reason why it cannot start.
-pub async fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
+pub async fn open(config: &Config, clock: &Clock, ports: &Ports) -> Result<Opened, Error> {
     let dir = config.data_dir.as_path();
     if import::is_etcd(dir)? {
         take_over(config, clock)?;
@@ -80,7 +83,7 @@ pub async fn open(config: &Config, clock: &Clock) -> Result<Opened, Error> {
     drop(lock);
     let mut store = Store::open(disk, dir, options::store(config, clock))?;
     let is_new = store.applied() == (0, 0) && store.generation() <= 1;
-    let begun = if is_new { Some(bootstrap(config, clock).await?) } else { None };
+    let begun = if is_new { Some(ports.decline_during(bootstrap(config, clock)).await?) } else { None };
     if !is_new && config.discovers {
         let dir = options::wal_dir(config);
         tracing::warn!(

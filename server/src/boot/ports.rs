@@ -5,7 +5,7 @@
 //! Invariants: URLs of one address share one port. All ports are bound before the data is touched, so a port that is
 //! taken ends the start and changes nothing.
 
-use std::{path::PathBuf, rc::Rc, sync::Arc};
+use std::{future::poll_fn, path::PathBuf, rc::Rc, sync::Arc, task::Poll};
 
 use tokio::{
     sync::{mpsc, watch},
@@ -60,6 +60,24 @@ impl Ports {
             plans.add(std::slice::from_ref(url), Serves::Http)?;
         }
         Ok(Self { clients: plans.bind(config)?, others })
+    }
+
+    /// Makes `asks`, which other members must answer, and turns them away meanwhile: who waited in the backlog would
+    /// wait for as long as this member does.
+    pub async fn decline_during<T>(&self, asks: impl Future<Output = T>) -> T {
+        let peers = self.others.iter().filter(|listener| listener.port().serves == Serves::Peers);
+        let mut declining: Vec<_> = peers.map(|listener| Box::pin(listener.decline())).collect();
+        let declines = poll_fn(|context| {
+            for listener in &mut declining {
+                assert!(listener.as_mut().poll(context).is_pending(), "it has no end");
+            }
+            Poll::Pending
+        });
+        tokio::select! {
+            biased;
+            made = asks => made,
+            never = declines => never,
+        }
     }
 }
 

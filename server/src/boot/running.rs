@@ -2,12 +2,20 @@
 //!
 //! What the members of a cluster that runs say about it, to one that is about to start.
 //!
-//! Members are asked one after the other, and the first usable answer counts. Who does not answer in time is passed by.
-//! As in etcd, an answer is usable if its body and its header are, whatever its status.
+//! All are asked who the members are at once, and the first usable answer counts, in the order of the URLs: those who
+//! do not answer cost the wait for one of them, however many they are. What else is asked goes to one URL after the
+//! other. Who does not answer in time is passed by. As in etcd, an answer is usable if its body and its header are,
+//! whatever its status.
 //!
 //! **Source** etcd v3.7.1 `server/etcdserver/cluster_util.go`.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use consensus::{Member, peer::hello};
 
@@ -64,12 +72,18 @@ pub fn urls_of_others(config: &Config) -> Vec<String> {
     urls
 }
 
-/// Asks who the members are, at one URL after the other, each for at most `wait`. Failures are logged if `tells`.
+/// Asks who the members are, at all URLs side by side, each for at most `wait`. The first usable answer counts, in the
+/// order of the URLs. Failures are logged if `tells`.
 ///
 /// **Errors** nobody knows.
 pub async fn members(others: &dyn Others, urls: &[String], wait: Duration, tells: bool) -> Result<Running, Unknown> {
-    for url in urls {
-        match get(others, url, "/members", wait).await.and_then(|answered| read_members(&answered)) {
+    let mut asked: Vec<_> = urls.iter().map(|url| Pending::new(get(others, url, "/members", wait))).collect();
+    for (position, url) in urls.iter().enumerate() {
+        let answered = poll_fn(|context| {
+            asked[position..].iter_mut().for_each(|pending| pending.poll(context));
+            asked[position].answer.take().map_or(Poll::Pending, Poll::Ready)
+        });
+        match answered.await.and_then(|answered| read_members(&answered)) {
             Ok(Running { members, .. }) if members.is_empty() => return Err(Unknown::NoMembers),
             Ok(running) => return Ok(running),
             Err(error) if tells => {
@@ -79,6 +93,26 @@ pub async fn members(others: &dyn Others, urls: &[String], wait: Duration, tells
         }
     }
     Err(Unknown::NoAnswer)
+}
+
+/// A question that is asked beside others, and its answer as soon as it is there.
+struct Pending<F: Future> {
+    question: Option<Pin<Box<F>>>,
+    answer: Option<F::Output>,
+}
+
+impl<F: Future> Pending<F> {
+    fn new(question: F) -> Self {
+        Self { question: Some(Box::pin(question)), answer: None }
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>) {
+        if let Some(question) = &mut self.question
+            && let Poll::Ready(answer) = question.as_mut().poll(context)
+        {
+            (self.question, self.answer) = (None, Some(answer));
+        }
+    }
 }
 
 fn read_members(answered: &Answered) -> Result<Running, String> {
@@ -131,4 +165,47 @@ async fn get(others: &dyn Others, url: &str, path: &str, wait: Duration) -> Resu
         Asking { method: "GET", path: path.to_owned(), answer_bytes_max: ANSWER_BYTES_MAX, ..Asking::default() };
     let answered = tokio::time::timeout(wait, others.ask(url, &asking)).await;
     answered.unwrap_or_else(|_late| Err(format!("{url}: no answer within {} s", wait.as_secs())))
+}
+
+#[cfg(test)]
+mod tests {
+    use consensus::peer::http1::Headers;
+    use tokio::sync::Barrier;
+
+    use super::*;
+    use crate::api::others::Awaited;
+
+    /// Who answers only once all of them are asked; a host that is called `silent` never does.
+    struct Together(Barrier);
+
+    impl Others for Together {
+        fn ask<'a>(&'a self, url: &'a str, _: &'a Asking) -> Awaited<'a> {
+            Box::pin(async move {
+                self.0.wait().await;
+                let Some(id) = url.strip_prefix("http://") else { return Err("refused".to_owned()) };
+                if id == "silent" {
+                    return std::future::pending().await;
+                }
+                let headers = Headers::new(vec![("x-etcd-cluster-id".to_owned(), id.to_owned())]);
+                let body = br#"[{"id":1,"peerURLs":["http://a:1"]}]"#[..].into();
+                Ok(Answered { status: 200, headers, body })
+            })
+        }
+    }
+
+    #[tokio::test]
+    async fn all_are_asked_at_once_and_the_first_usable_answer_counts_in_their_order() {
+        let (short, long) = (Duration::from_millis(20), Duration::from_secs(60));
+        let cases: [(&[&str], Duration, Result<u64, Unknown>); 4] = [
+            (&["refuses", "http://b", "http://c"], long, Ok(0xb)),
+            (&["refuses", "http://c", "http://silent"], long, Ok(0xc)),
+            (&["http://silent", "http://silent", "http://d"], short, Ok(0xd)),
+            (&["http://silent", "refuses", "refuses"], short, Err(Unknown::NoAnswer)),
+        ];
+        for (urls, wait, expected) in cases {
+            let (together, urls) = (Together(Barrier::new(urls.len())), urls.iter().map(|url| (*url).to_owned()));
+            let found = members(&together, &urls.collect::<Vec<_>>(), wait, true).await;
+            assert_eq!(found.map(|running| running.cluster_id), expected);
+        }
+    }
 }

@@ -11,12 +11,16 @@ use super::{
     bootstrap::{Bootstrap, Error},
     join::join,
     options,
+    ports::Ports,
 };
 use crate::{
     api::others::{Answered, Asking, Awaited, Others},
     clock::Clock,
     config::Config,
-    peer::resolve::{Lookup, Resolver},
+    peer::{
+        ask::Network,
+        resolve::{Lookup, Resolver},
+    },
 };
 
 /// A cluster of members a and b, to which c was added. Member a does not answer.
@@ -236,4 +240,19 @@ fn data_beats_flags_and_what_it_says_decides_how_a_log_begins_that_was_never_wri
     let joined = Identity { cluster_id: 1, member_id: 9 };
     let found = Bootstrap::of_data(&config, joined);
     assert_eq!((found.identity, found.members.len()), (joined, 0));
+}
+
+#[tokio::test]
+async fn who_asks_a_member_that_asks_others_is_turned_away() {
+    let free = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap();
+    let url = format!("http://{free}");
+    let line = format!("--listen-peer-urls {url} --listen-client-urls http://127.0.0.1:0");
+    let config = config(&format!("{line} --advertise-client-urls http://127.0.0.1:1"));
+    let ports = Ports::bind(&config).unwrap();
+    let (network, asking) =
+        (Network::new(None), Asking { method: "GET", path: "/members".into(), ..Asking::default() });
+    // Two members of a new cluster that ask each other are like one that asks itself, twice.
+    let asks = async { [network.ask(&url, &asking).await, network.ask(&url, &asking).await] };
+    let answers = tokio::time::timeout(Duration::from_secs(60), ports.decline_during(asks)).await;
+    assert!(answers.expect("it does not wait in the backlog").iter().all(Result::is_err));
 }

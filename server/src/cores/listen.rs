@@ -4,13 +4,14 @@
 //! connections.
 //!
 //! Invariants:
-//! - An address is bound before the member begins, and nobody is accepted before it is ready: until then connections
-//!   wait in the backlog.
+//! - An address is bound before the member begins, and nobody is served before it is ready: until then connections
+//!   wait in the backlog. Other members are turned away while this one asks them who it is.
 //! - Beyond the bound on connections nobody is accepted either. Who comes then waits in the backlog, as with etcd. A
 //!   connection that was accepted and whose core does not take messages is closed, with a line.
 //! - A port for clients is closed at the first word of an end. Ports for metrics stay, so that probes are told.
 
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -130,6 +131,13 @@ impl Listener {
     /// What the port serves, and to whom.
     pub fn port(&self) -> Port {
         self.port
+    }
+
+    /// Closes each connection as soon as it comes. It ends when it is dropped.
+    pub async fn decline(&self) -> Infallible {
+        loop {
+            drop(self.socket.accept().await);
+        }
     }
 
     /// Accepts connections until `end` becomes true.
