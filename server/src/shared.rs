@@ -27,7 +27,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use consensus::{Identity, Member};
 use engine::{Published, disk::FileSystem};
 use proto::etcdserverpb as pb;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{floor, gathered::Gathered, header::Ids};
 
@@ -190,29 +190,38 @@ pub struct Sizes {
     pub in_use: AtomicU64,
 }
 
-/// The number of connections of each core.
+/// The number of connections of each core, and whether one is to end for another one.
 #[derive(Debug)]
-pub struct Connections(Vec<AtomicUsize>);
+pub struct Connections {
+    counts: Vec<AtomicUsize>,
+    place_wanted: Notify,
+}
 
 impl Connections {
     /// The counts for `cores` cores, all 0.
     pub fn new(cores: usize) -> Self {
-        Self((0..cores).map(|_| AtomicUsize::new(0)).collect())
+        Self { counts: (0..cores).map(|_| AtomicUsize::new(0)).collect(), place_wanted: Notify::new() }
     }
 
     /// The count of one core.
     pub fn of(&self, core: usize) -> &AtomicUsize {
-        &self.0[core]
+        &self.counts[core]
     }
 
     /// Number of connection cores.
     pub fn cores(&self) -> usize {
-        self.0.len()
+        self.counts.len()
+    }
+
+    /// Tells one connection at a time that another one wants its place: of those that wait for this, the one that has
+    /// waited for longest. If none does, the next one is told that will.
+    pub fn place_wanted(&self) -> &Notify {
+        &self.place_wanted
     }
 
     /// The number of all connections, and the position of the core with the fewest.
     pub fn total_and_least(&self) -> (usize, usize) {
-        let counts = || self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        let counts = || self.counts.iter().map(|count| count.load(Ordering::Relaxed));
         let least = counts().enumerate().min_by_key(|(_, count)| *count).map_or(0, |(position, _)| position);
         (counts().sum(), least)
     }

@@ -172,7 +172,7 @@ async fn bootstrap(config: &Config, clock: &Clock) -> Result<Bootstrap, Error> {
 
 /// The way to other members before there is a serving core.
 fn network(config: &Config) -> Network {
-    Network::new(options::dial_from(config))
+    Network::new(options::dial_from(config), 1)
 }
 
 /// Probes the I/O path of each directory, once.

@@ -6,7 +6,7 @@ use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use engine::{disk::Preference, store, wal};
 
-use super::process;
+use super::{ports, process};
 use crate::{
     apply::machine,
     clock::Clock,
@@ -22,8 +22,9 @@ use crate::{
 
 /// etcd's allowance for gRPC above the largest request.
 const GRPC_OVERHEAD_BYTES: usize = 512 * 1024;
-/// Files that the member keeps for itself; etcd keeps 150.
+/// Files that the member keeps for itself; etcd keeps 150. With more cores, its peer port has more.
 const OWN_FILES: usize = 300;
+const _: () = assert!(ports::OTHERS_MAX < OWN_FILES);
 /// Watchers of one core.
 const WATCHERS_MAX: usize = 1 << 20;
 /// Up to this many CPUs, raft and apply share the loop of the first serving core ...
@@ -199,7 +200,8 @@ pub fn open_segments_max(config: &Config, cores: Cores) -> usize {
 /// Connections that the knob and the limit on open files allow. etcd keeps some files for itself; we also keep the
 /// segments.
 fn connections_max(config: &Config, cores: Cores) -> usize {
-    let own = OWN_FILES + cores.readers() * open_segments_max(config, cores);
+    let peers = ports::peers_max(cores.serving).saturating_sub(ports::peers_max(1));
+    let own = OWN_FILES + peers + cores.readers() * open_segments_max(config, cores);
     config.knobs.server.connections_max.min(process::files_max().saturating_sub(own))
 }
 

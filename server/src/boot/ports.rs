@@ -2,8 +2,12 @@
 //!
 //! The ports of the member: from the URLs of the configuration to bound addresses.
 //!
-//! Invariants: URLs of one address share one port. All ports are bound before the data is touched, so a port that is
-//! taken ends the start and changes nothing.
+//! Invariants:
+//! - URLs of one address share one port. All ports are bound before the data is touched, so a port that is taken ends
+//!   the start and changes nothing.
+//! - The peer port has a place for each connection that the cores of [`ASKING_MAX`] other members keep, if they have as
+//!   many cores as this one, and [`PASSING_MAX`] besides. If that is not enough, who is idle gives its place
+//!   (`cores/listen`): who comes waits for about a second at most.
 
 use std::{future::poll_fn, path::PathBuf, rc::Rc, sync::Arc, task::Poll};
 
@@ -21,13 +25,27 @@ use crate::{
         listen::{Address, Listener, Next, Port, Room, hand_over_done},
         outbox::Way,
     },
+    peer::ask::connections_max,
     shared::Connections,
     wire::socket::{Connection, Serves},
 };
 
-/// Connections of metrics at most, and of other members beside their streams. Neither kind can take the places of the
-/// other. Their files are among those that the member keeps for itself.
-const OTHERS_MAX: usize = 128;
+/// Connections of metrics at most. They cannot take the places of other members, nor these theirs. Their files are
+/// among those that the member keeps for itself.
+const METRICS_MAX: usize = 128;
+/// Other members whose cores all keep connections for questions.
+const ASKING_MAX: usize = 8;
+/// Places on the peer port for all else. Streams take one until they are granted, states and other questions for as
+/// long as they last.
+const PASSING_MAX: usize = 64;
+
+/// Connections on the peer port at most, beside granted streams, of a member with so many `cores`.
+pub const fn peers_max(cores: usize) -> usize {
+    PASSING_MAX + ASKING_MAX * connections_max(cores)
+}
+
+/// Connections that the files allow for which the member keeps for itself.
+pub const OTHERS_MAX: usize = METRICS_MAX + peers_max(1);
 
 /// The bound ports.
 pub struct Ports {
@@ -110,8 +128,8 @@ impl Ways {
     /// Serves metrics and other members, whatever the number of clients, until the end of all. It may begin before the
     /// member is ready, so that probes are told why it is not.
     pub fn accept_others(&self, ports: Vec<Listener>) {
-        let room = || Room { connections: Arc::new(Connections::new(1)), connections_max: OTHERS_MAX };
-        let (of_peers, of_metrics) = (room(), room());
+        let room = |connections_max| Room { connections: Arc::new(Connections::new(1)), connections_max };
+        let (of_peers, of_metrics) = (room(peers_max(self.clients.ways.len())), room(METRICS_MAX));
         for listener in ports {
             let address = listener.address();
             let room = match listener.port().serves {

@@ -250,7 +250,7 @@ async fn who_asks_a_member_that_asks_others_is_turned_away() {
     let config = config(&format!("{line} --advertise-client-urls http://127.0.0.1:1"));
     let ports = Ports::bind(&config).unwrap();
     let (network, asking) =
-        (Network::new(None), Asking { method: "GET", path: "/members".into(), ..Asking::default() });
+        (Network::new(None, 1), Asking { method: "GET", path: "/members".into(), ..Asking::default() });
     // Two members of a new cluster that ask each other are like one that asks itself, twice.
     let asks = async { [network.ask(&url, &asking).await, network.ask(&url, &asking).await] };
     let answers = tokio::time::timeout(Duration::from_secs(60), ports.decline_during(asks)).await;

@@ -190,7 +190,7 @@ impl Member {
             to_raft: Rc::clone(&posts.to_raft),
             to_apply: Rc::clone(&posts.to_apply),
             loader: self.loader()?,
-            others: Box::new(Network::new(self.shared.limits.dial_from)),
+            others: Box::new(Network::new(self.shared.limits.dial_from, self.cores.serving)),
         });
         connection_loop::spawn_beside(&desk);
         Ok((desk, posts))

@@ -6,8 +6,9 @@
 //! Invariants:
 //! - An address is bound before the member begins, and nobody is served before it is ready: until then connections
 //!   wait in the backlog. Other members are turned away while this one asks them who it is.
-//! - Beyond the bound on connections nobody is accepted either. Who comes then waits in the backlog, as with etcd. A
-//!   connection that was accepted and whose core does not take messages is closed, with a line.
+//! - Beyond the bound on connections nobody is accepted either. Who comes then waits in the backlog, as with etcd, and
+//!   one that is idle is asked for its place: other members' connections give it (`wire::http1::Place`). A connection
+//!   that was accepted and whose core does not take messages is closed, with a line.
 //! - A port for clients is closed at the first word of an end. Ports for metrics stay, so that probes are told.
 
 use std::{
@@ -89,13 +90,17 @@ pub struct Room {
 }
 
 impl Room {
-    async fn has_room(&self) {
-        let mut is_told = false;
-        while self.connections.total_and_least().0 >= self.connections_max {
-            if !is_told {
+    /// Waits until one more connection may come. `is_told` says whether the log says already that there is no room.
+    async fn has_room(&self, is_told: &mut bool) {
+        let is_full = || self.connections.total_and_least().0 >= self.connections_max;
+        if !is_full() {
+            *is_told = false;
+        }
+        while is_full() {
+            if !std::mem::replace(is_told, true) {
                 tracing::warn!(connections = self.connections_max, "no more connections are accepted until one ends");
-                is_told = true;
             }
+            self.connections.place_wanted().notify_one();
             tokio::time::sleep(PAUSE).await;
         }
     }
@@ -143,9 +148,10 @@ impl Listener {
     /// Accepts connections until `end` becomes true.
     pub async fn accept(self, room: Room, next: Next, mut end: watch::Receiver<bool>) {
         let Port { serves, is_plain, is_secure } = self.port;
+        let mut is_told = false;
         loop {
             let accepted = async {
-                room.has_room().await;
+                room.has_room(&mut is_told).await;
                 self.socket.accept().await
             };
             let stream = tokio::select! {

@@ -3,9 +3,10 @@
 //! Requests to the peer ports of members. What may be asked twice goes over connections that are kept; all else over
 //! one of its own.
 //!
-//! Bounds: the body of an answer, by who asks; [`ASKED_MAX`] questions over kept connections at once, and as many
-//! connections for each URL, so that a core takes few of the places of another member's port. Nothing is waited for
-//! longer than who asks waits: dropping the future closes the connection.
+//! Bounds: the body of an answer, by who asks. A core has at most [`asked_max`] questions over kept connections at a
+//! time, and keeps as many connections for each URL. So all cores of a member together take few of the places of
+//! another member's port: [`ASKED_MAX`], or one each if there are more cores ([`connections_max`]). Nothing is waited
+//! for longer than who asks waits: dropping the future closes the connection.
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr};
 
@@ -22,8 +23,21 @@ use crate::{
     wire::stream::Stream,
 };
 
-/// Questions over kept connections at once; others wait for their turn.
+/// Questions of a member over kept connections at once; others wait for their turn.
 const ASKED_MAX: usize = 8;
+
+/// The same of each of its `cores`.
+const fn asked_max(cores: usize) -> usize {
+    let share = ASKED_MAX / cores;
+    if share == 0 { 1 } else { share }
+}
+
+/// Connections that a member with so many `cores` keeps with another one.
+pub const fn connections_max(cores: usize) -> usize {
+    cores * asked_max(cores)
+}
+
+const _: () = assert!(connections_max(1) == ASKED_MAX && connections_max(3) == 6 && connections_max(9) == 9);
 
 /// Asks over the network.
 #[derive(Debug)]
@@ -36,9 +50,9 @@ pub struct Network {
 }
 
 impl Network {
-    /// Asks from the address `from` of this host, if that matters.
-    pub fn new(from: Option<IpAddr>) -> Self {
-        Self { from, kept: RefCell::default(), places: Semaphore::new(ASKED_MAX) }
+    /// Asks from the address `from` of this host, if that matters, on one of `cores` cores that do so.
+    pub fn new(from: Option<IpAddr>, cores: usize) -> Self {
+        Self { from, kept: RefCell::default(), places: Semaphore::new(asked_max(cores)) }
     }
 
     async fn ask_over_kept(&self, url: &str, asking: &Asking) -> Result<Answered, String> {
@@ -151,7 +165,7 @@ mod tests {
         let body = Bytes::from_static(b"body");
         let asking =
             Asking { method: "POST", path: "/a?b".into(), lines, body, answer_bytes_max: 4, is_repeatable: false };
-        let network = Network::new(None);
+        let network = Network::new(None, 1);
         tokio::join!(network.ask(&url, &asking), serving)
     }
 
@@ -198,7 +212,7 @@ mod tests {
             }
             connections
         };
-        let network = Network::new(None);
+        let network = Network::new(None, 1);
         let asking =
             Asking { method: "GET", path: "/".into(), answer_bytes_max: 9, is_repeatable: true, ..Asking::default() };
         let asks = async {
@@ -207,5 +221,42 @@ mod tests {
             }
         };
         assert_eq!(tokio::join!(asks, serving).1, 2);
+    }
+
+    #[tokio::test]
+    async fn all_cores_together_keep_few_connections_and_each_core_has_one() {
+        for (cores, of_each, of_all) in [(1, 8, 8), (3, 2, 6), (8, 1, 8), (9, 1, 9)] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            let asking = Asking {
+                method: "GET",
+                path: "/".into(),
+                answer_bytes_max: 9,
+                is_repeatable: true,
+                ..Asking::default()
+            };
+            let network = Network::new(None, cores);
+            let mut asks: Vec<_> = (0..of_each + 1).map(|_| network.ask(&url, &asking)).collect();
+            let mut accepted = Vec::new();
+            // Nobody is answered, so each question that may be asked comes over a connection of its own.
+            while accepted.len() < of_each {
+                tokio::select! {
+                    biased;
+                    () = poll_all(&mut asks) => unreachable!("nobody is answered"),
+                    connection = listener.accept() => accepted.push(connection.unwrap()),
+                }
+            }
+            assert_eq!((network.places.available_permits(), connections_max(cores)), (0, of_all), "{cores} cores");
+        }
+    }
+
+    async fn poll_all(asks: &mut [Awaited<'_>]) {
+        std::future::poll_fn(|context| {
+            for ask in &mut *asks {
+                assert!(ask.as_mut().poll(context).is_pending());
+            }
+            std::task::Poll::Pending
+        })
+        .await
     }
 }

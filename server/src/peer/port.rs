@@ -5,7 +5,11 @@
 //!
 //! Bounds: a posted message has at most [`POST_BYTES_MAX`]; any other body what its endpoint takes.
 
-use std::{rc::Rc, sync::atomic::Ordering, time::Duration};
+use std::{
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use consensus::{
@@ -28,14 +32,18 @@ use crate::{
     shared::Shared,
     wire::{
         endpoints::{self, Port},
-        http1::{self, Request, Response, Taking, Waits},
+        http1::{self, Place, Request, Response, Taking, Waits},
         socket::Connection,
     },
 };
 
-/// How long a request is waited for: members ask at once, and whoever does not takes one of few places. (etcd waits
-/// five minutes.)
-const WAITS: Waits = Waits { first: Duration::from_secs(5), next: Duration::from_secs(60) };
+/// How long the first request is waited for: members ask at once, and whoever does not takes one of few places. (etcd
+/// waits five minutes.)
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// How long each other one is waited for.
+const NEXT_WAIT: Duration = Duration::from_secs(60);
+/// When the port is full, a connection over which nothing was asked for so long gives its place to a new one.
+const PLACE_KEPT_FOR: Duration = Duration::from_secs(1);
 /// Time between two lines in the log about members that are refused.
 const REFUSALS_EVERY: Duration = Duration::from_secs(10);
 /// A body of a request that is not raft's. **Units** bytes. **Source** etcd v3.7.1 `server/lease/leasehttp/http.go`.
@@ -67,6 +75,8 @@ pub async fn serve(
         Ok(opened) => opened,
         Err(error) => return tracing::debug!(%error, "a connection of another member ended"),
     };
+    let place = Place { connections: Arc::clone(count.connections()), kept_for: PLACE_KEPT_FOR };
+    let waits = Waits { first: FIRST_WAIT, next: NEXT_WAIT, place: Some(place) };
     let now = || desk.clock.unix_us();
     let taking = |request: &Request| match raft_path(request) {
         // Nothing is read of whom the head of its request refuses.
@@ -79,7 +89,7 @@ pub async fn serve(
         None => Taking::Read(BODY_BYTES_MAX),
     };
     let answer = async |request: Request| answer(&desk, &request, id, &to_peers).await;
-    let served = http1::serve(stream, stop, WAITS, now, taking, answer).await;
+    let served = http1::serve(stream, stop, waits, now, taking, answer).await;
     let taken = match served {
         Ok(Some(taken)) => taken,
         Ok(None) => return,

@@ -77,6 +77,13 @@ pub struct Count {
     core: usize,
 }
 
+impl Count {
+    /// The connections among which it counts.
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+}
+
 impl Drop for Count {
     fn drop(&mut self) {
         self.connections.of(self.core).fetch_sub(1, Ordering::Relaxed);

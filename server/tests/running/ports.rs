@@ -114,6 +114,21 @@ fn silent_members_do_not_take_the_places_of_probes() {
 }
 
 #[test]
+fn idle_connections_do_not_take_the_places_of_members_that_ask() {
+    let member = Member::start(&[]);
+    // More than the port has places for. Without those that give theirs, nobody is served for a minute.
+    let connections = (0..160).map(|_| {
+        let mut socket = TcpStream::connect(member.peer_address).unwrap();
+        socket.set_read_timeout(Some(WAIT_MAX / 2)).unwrap();
+        socket.write_all(b"GET /version HTTP/1.1\r\nHost: m\r\n\r\n").unwrap();
+        assert!(socket.read(&mut [0; 1000]).unwrap() > 0, "it is served");
+        socket
+    });
+    let mut held: Vec<_> = connections.collect();
+    assert_eq!(held[0].read(&mut [0]).unwrap(), 0, "the oldest one has ended");
+}
+
+#[test]
 fn http_has_ports_of_its_own_where_they_are_given() {
     let [http] = free_addresses();
     let member = Member::start(&["--listen-client-http-urls", &format!("http://{http}")]);

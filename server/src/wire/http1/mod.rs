@@ -8,10 +8,10 @@
 //!
 //! Bounds: a head has at most [`HEAD_BYTES_MAX`]. A body is dropped as it comes, unless its port reads it ([`Taking`]);
 //! one that is long or has no length ends the connection after the answer. Requests are served one at a time; pipelined
-//! ones wait in the buffer. Who does not send them in time ([`Waits`]) is let go: a port for few connections is not
-//! taken by those that say nothing.
+//! ones wait in the buffer. Who does not send them in time ([`Waits`]) is let go, and on some ports sooner if another
+//! connection wants the place ([`Place`]): a port for few connections is not taken by those that say nothing.
 
-use std::{io, pin::Pin, time::Duration};
+use std::{io, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use consensus::peer::http1::Body;
@@ -26,6 +26,7 @@ use self::{
     response::{Asked, Refusal},
 };
 use super::stream::{SILENCE_MAX, Stream};
+use crate::shared::Connections;
 
 pub use self::{request::Request, response::Response};
 
@@ -35,18 +36,38 @@ mod response;
 /// **Units** bytes. Go's server takes 1 MiB.
 const HEAD_BYTES_MAX: usize = 32 << 10;
 
+/// The place of a connection that has waited for a request, given to one that wants it.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Tells when a place is wanted.
+    pub connections: Arc<Connections>,
+    /// It is kept for so long after the last request, or after the beginning.
+    pub kept_for: Duration,
+}
+
+impl Place {
+    /// Resolves when the place goes to another one, of a connection that waits from now on.
+    async fn given(place: Option<&Self>) {
+        let Some(Self { connections, kept_for }) = place else { return std::future::pending().await };
+        sleep(*kept_for).await;
+        connections.place_wanted().notified().await;
+    }
+}
+
 /// How long requests are waited for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Waits {
     /// The first one.
     pub first: Duration,
     /// Each other one. **Source** etcd v3.7.1 `server/embed/etcd.go`, the `ReadTimeout` of the peer port.
     pub next: Duration,
+    /// Whether the connection ends sooner for the sake of another one.
+    pub place: Option<Place>,
 }
 
 impl Default for Waits {
     fn default() -> Self {
-        Self { first: SILENCE_MAX, next: Duration::from_secs(300) }
+        Self { first: SILENCE_MAX, next: Duration::from_secs(300), place: None }
     }
 }
 
@@ -87,7 +108,7 @@ pub async fn serve(
     endpoint: impl AsyncFn(Request) -> Response,
 ) -> io::Result<Option<Taken>> {
     let mut serving = Serving { stream, buffer: BytesMut::with_capacity(1024), due: Box::pin(sleep(waits.first)) };
-    if let Some((request, body)) = serving.requests(stop, waits.next, unix_us, taking, endpoint).await? {
+    if let Some((request, body)) = serving.requests(stop, &waits, unix_us, taking, endpoint).await? {
         let Serving { stream, buffer: rest, .. } = serving;
         return Ok(Some(Taken { stream, request, body, rest }));
     }
@@ -124,7 +145,7 @@ impl Serving {
     async fn requests(
         &mut self,
         mut stop: watch::Receiver<bool>,
-        next: Duration,
+        waits: &Waits,
         unix_us: impl Fn() -> u64,
         taking: impl Fn(&Request) -> Taking,
         endpoint: impl AsyncFn(Request) -> Response,
@@ -141,6 +162,7 @@ impl Serving {
                         biased;
                         count = self.read() => count?,
                         _ = stop.wait_for(|stop| *stop), if is_idle => 0,
+                        () = Place::given(waits.place.as_ref()) => 0,
                     };
                     if count == 0 {
                         return Ok(None);
@@ -171,7 +193,7 @@ impl Serving {
             if !keep_alive {
                 return Ok(None);
             }
-            self.due.set(sleep(next));
+            self.due.set(sleep(waits.next));
             loop {
                 let here = body_len.min(self.buffer.len());
                 self.buffer.advance(here);
@@ -247,10 +269,10 @@ mod tests {
         const GET: &str = "GET / HTTP/1.1\r\nHost: m\r\n\r\n";
         let (short, long) = (Duration::from_millis(20), Duration::from_secs(60));
         for (sent, waits, answers) in [
-            ("", Waits { first: short, next: long }, 0),
-            ("GET / HT", Waits { first: short, next: long }, 0),
-            (GET, Waits { first: long, next: short }, 1),
-            (&format!("{GET}{GET}G"), Waits { first: long, next: short }, 2),
+            ("", Waits { first: short, next: long, place: None }, 0),
+            ("GET / HT", Waits { first: short, next: long, place: None }, 0),
+            (GET, Waits { first: long, next: short, place: None }, 1),
+            (&format!("{GET}{GET}G"), Waits { first: long, next: short, place: None }, 2),
         ] {
             let (received, _) = answered(sent, waits, Taking::Dropped).await;
             assert_eq!(received.matches("200 OK").count(), answers, "{sent}");
@@ -258,19 +280,49 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_has_asked_nothing_for_a_while_gives_its_place_to_another_one() {
+        let connections = Arc::new(Connections::new(1));
+        let long = Duration::from_secs(60);
+        let (_running, stop) = watch::channel(false);
+        let answer = async |_: Request| Response::text(200, "served");
+        let served = |server, kept_for| {
+            let place = Some(Place { connections: Arc::clone(&connections), kept_for });
+            let waits = Waits { first: long, next: long, place };
+            serve(Stream::new(Socket::Unix(server)), stop.clone(), waits, || 0, |_| Taking::Dropped, answer)
+        };
+        let (mut idle, of_idle) = UnixStream::pair().unwrap();
+        let (mut busy, of_busy) = UnixStream::pair().unwrap();
+        let clients = async {
+            for client in [&mut idle, &mut busy] {
+                client.write_all(b"GET / HTTP/1.1\r\nHost: m\r\n\r\n").await.unwrap();
+                assert!(client.read(&mut [0; 1000]).await.unwrap() > 0);
+            }
+            connections.place_wanted().notify_one();
+            assert_eq!(idle.read(&mut [0]).await.unwrap(), 0, "it is closed");
+            busy.write_all(b"GET / HTTP/1.1\r\nHost: m\r\nConnection: close\r\n\r\n").await.unwrap();
+            assert!(busy.read(&mut [0; 1000]).await.unwrap() > 0, "the other one is served");
+        };
+        let ended = tokio::join!(served(of_idle, Duration::from_millis(1)), served(of_busy, long), clients);
+        assert!(ended.0.is_ok() && ended.1.is_ok());
+    }
+
+    #[tokio::test]
     async fn bodies_are_read_where_that_is_wanted_up_to_a_bound() {
-        let waits = Waits { first: Duration::from_secs(60), next: Duration::from_millis(20) };
+        let waits = Waits { first: Duration::from_secs(60), next: Duration::from_millis(20), place: None };
         let post = |rest: &str| format!("POST / HTTP/1.1\r\nHost: m\r\n{rest}");
         let chunked = post("Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n");
         let twice = [chunked.clone(), post("Content-Length: 4\r\n\r\nefgh"), chunked].concat();
-        let (received, _) = answered(&twice, waits, Taking::Read(4)).await;
+        let (received, _) = answered(&twice, waits.clone(), Taking::Read(4)).await;
         let bodies = ["abcd", "efgh", "abcd"].map(|body| received.contains(&format!("served {body} false")));
         assert_eq!((bodies, received.matches("200 OK").count()), ([true; 3], 3), "{received}");
         let asks = post("Content-Length: 1\r\nExpect: 100-continue\r\n\r\na");
         assert!(
-            answered(&asks, waits, Taking::Read(4)).await.0.starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
+            answered(&asks, waits.clone(), Taking::Read(4))
+                .await
+                .0
+                .starts_with("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200")
         );
-        let (received, _) = answered(&[twice.clone(), twice].concat(), waits, Taking::Read(3)).await;
+        let (received, _) = answered(&[twice.clone(), twice].concat(), waits.clone(), Taking::Read(3)).await;
         assert!(received.contains("served  true") && received.matches("200 OK").count() == 1, "{received}");
         let (_, taken) = answered(&post("Content-Length: 4\r\n\r\nef"), waits, Taking::Over).await;
         let taken = taken.unwrap();
