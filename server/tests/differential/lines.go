@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 )
 
 // What a line may differ in: times, ports, sizes of messages with ids in them, and texts for people. etcd's hash of
@@ -65,6 +66,10 @@ func runLines(opt options) error {
 		}
 		defer s.discard()
 		if err := errors.Join(s.start(), versionDecided(s), exercise(s)); err != nil {
+			return err
+		}
+		// Its log is whole when it has ended.
+		if err := s.stop(syscall.SIGTERM); err != nil {
 			return err
 		}
 		if lines[side], err = told(s); err != nil {
