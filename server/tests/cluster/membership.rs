@@ -342,7 +342,11 @@ impl World {
                 let peer_urls = vec![format!("http://10.0.1.{}:{}", member.id, random.below(60_000))];
                 Some((UpdateNode, consensus::Member { peer_urls, ..member }))
             }
-            _ => nonsense(&table, random),
+            // An address in use is free once a removal under way is made, and then its new owner needs a machine.
+            _ => nonsense(&table, random).filter(|(kind, member)| {
+                let adds = matches!(kind, AddNode | AddLearnerNode) && !member.is_promote;
+                may_add || !adds
+            }),
         }
     }
 
