@@ -188,6 +188,11 @@ impl Log {
         self.entries.iter().rev().zip(0..beyond).map(|(kept, _)| entry_cost_bytes(&kept.data)).sum()
     }
 
+    /// Whether all entries above `index` are in memory.
+    pub(crate) fn has_all_after(&self, index: u64) -> bool {
+        index + 1 >= self.in_memory
+    }
+
     /// Requests above `applied`, with their indexes, in order.
     pub(crate) fn unapplied(&self) -> impl Iterator<Item = (u64, &Bytes)> {
         let entries = (self.in_memory..).zip(&self.entries);

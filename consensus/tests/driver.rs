@@ -382,9 +382,10 @@ fn configuration_changes_keep_etcds_meaning() {
     world.settle().unwrap();
     let progress = world.driver.progress(2).expect("this member leads");
     assert_eq!((progress.matched, progress.leader_matched), (0, 3), "it has said nothing yet");
-    assert!(progress.bytes_behind > 0 && !progress.needs_state);
+    assert!(progress.bytes_behind > 0 && !progress.is_behind_memory && !progress.needs_state);
+    assert!(progress.is_waited_for, "it has yet to answer the first append");
     let own = world.driver.progress(1).expect("it is a member");
-    assert_eq!((own.matched, own.bytes_behind), (3, 0));
+    assert_eq!((own.matched, own.bytes_behind, own.is_waited_for), (3, 0, false));
     assert_eq!(world.driver.conf_state(), &ConfState { voters: vec![1], learners: vec![2] });
     assert_eq!(world.machine.log[&3].data, change(ConfChangeKind::AddLearnerNode, 2).encode());
     assert!(!world.machine.log.contains_key(&4));

@@ -81,7 +81,7 @@ use crate::{
 };
 
 /// How far another member has come, as its leader knows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Progress {
     /// Up to this index its log is known to hold what the leader's holds.
     pub matched: u64,
@@ -89,6 +89,10 @@ pub struct Progress {
     pub leader_matched: u64,
     /// What it lacks of the entries that the leader has in memory. **Units** bytes.
     pub bytes_behind: u64,
+    /// It lacks older entries, too, whose bytes are not counted.
+    pub is_behind_memory: bool,
+    /// The leader has sent it as much as it may, and waits for an answer.
+    pub is_waited_for: bool,
     /// It is behind the leader's log, and gets a state.
     pub needs_state: bool,
 }
@@ -508,6 +512,8 @@ impl Driver {
             matched: member.matched,
             leader_matched: own.matched,
             bytes_behind: self.raw.store().bytes_after(member.matched),
+            is_behind_memory: !self.raw.store().has_all_after(member.matched),
+            is_waited_for: member.is_paused(),
             needs_state: member.state == raft::ProgressState::Snapshot,
         })
     }

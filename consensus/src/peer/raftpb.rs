@@ -98,6 +98,19 @@ pub fn decode_message(mut bytes: Bytes) -> Result<Option<Message>, Error> {
     }
 }
 
+/// To whom a message is addressed, of whatever type; 0 if it says nothing of that. The last word counts.
+///
+/// **Errors**: `Malformed`.
+pub fn addressee(mut bytes: Bytes) -> Result<u64, Error> {
+    let mut to = 0;
+    while let Some(field) = next_field(&mut bytes)? {
+        if let (2, Value::Varint(value)) = field {
+            to = value;
+        }
+    }
+    Ok(to)
+}
+
 /// Decodes an entry that has the bytes to itself.
 ///
 /// **Errors**: `Malformed`.

@@ -131,14 +131,16 @@ async fn members(desk: &Desk) -> Vec<MemberState> {
     for member in shared.cluster.load_full().members.iter() {
         let is_self = member.id == own;
         let of = desk.registry.peers.of(member.id);
+        let is_connected = is_self || of.is_active.get() > 0;
         let mut state = MemberState {
             id: member.id,
             name: member.name.clone(),
             is_learner: member.is_learner,
             is_leader: member.id == leader,
             is_self,
-            is_connected: is_self || of.is_active.get() > 0,
-            round_trip_us: of.last_round_trip_ns.get() / 1000,
+            is_connected,
+            // That of one who is gone says nothing any more.
+            round_trip_us: if is_connected { of.last_round_trip_ns.get() / 1000 } else { 0 },
             ..MemberState::default()
         };
         // Raft knows that of others as long as this member leads.
@@ -149,6 +151,8 @@ async fn members(desk: &Desk) -> Vec<MemberState> {
             state.entries_behind = progress.leader_matched.saturating_sub(progress.matched);
             state.bytes_behind = progress.bytes_behind;
             state.needs_state = progress.needs_state;
+            state.is_behind_memory = progress.is_behind_memory;
+            state.is_waited_for = progress.is_waited_for;
         }
         states.push(state);
     }

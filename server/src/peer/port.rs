@@ -158,9 +158,12 @@ fn asked(shared: &Shared, request: &Request) -> Option<Result<Asked, Response>> 
     let verdict = verdict(shared, &head_of(request))?;
     Some(verdict.asked.map_err(|refusal| {
         let mut response = Response::text(refusal.status, format!("{}\n", refusal.reason));
-        response.lines.extend(refusal.allow.map(|allow| format!("Allow: {allow}").into()));
+        // The method is looked at before all else, and nothing is said of the cluster then.
+        if let Some(allow) = refusal.allow {
+            return response.with(format!("Allow: {allow}"));
+        }
         // Without it, who asks takes the answer for that of a release of before streams, and passes it over.
-        if matches!(raft_path(request), Some(Path::Stream)) && refusal.allow.is_none() {
+        if matches!(raft_path(request), Some(Path::Stream)) {
             response.lines.push(format!("X-Server-Version: {}", crate::ETCD_VERSION).into());
         }
         told_of_cluster(shared, response)
@@ -244,10 +247,13 @@ async fn post(
     if request.is_cut {
         return Err((400, "error reading raft message"));
     }
-    // Types that mean nothing between members are passed over.
-    let Some((message, from)) = posted(&head_of(request), request.body.clone())? else { return Ok(()) };
     // etcd means to answer 403 to whom it does not believe, and answers this.
     let failed = (500, "error processing raft message");
+    let Some((message, from)) = posted(&head_of(request), request.body.clone())? else {
+        // Types that mean nothing between members are passed over, if they are meant for this one.
+        let to = raftpb::addressee(request.body.clone()).expect("it is decoded already");
+        return if to == desk.shared.identity.member_id { Ok(()) } else { Err(failed) };
+    };
     let (taken, is_taken) = oneshot::channel();
     let (message, bytes) = (Box::new(message), request.body.len());
     let posted = ToPeers::Posted { message, bytes, from, id, taken };

@@ -47,7 +47,7 @@ pub async fn answer(desk: &Desk, port: Port, request: &Request) -> Response {
     match port {
         Port::Clients => answer_client_port(desk, request).await,
         Port::Metrics => routed(desk, request, false).await,
-        Port::Peers => match asterisk(request).or_else(|| redirected(request)) {
+        Port::Peers => match asterisk(request).or_else(|| redirected(request, peers::FOLDERS)) {
             Some(response) => response,
             None if request.path == "/version" && request.method == "GET" => version(desk, request),
             None if request.path == "/version" => Response::method_not_allowed(),
@@ -90,7 +90,7 @@ enum Endpoint {
 
 /// The answer of the endpoint that a path leads to.
 async fn routed(desk: &Desk, request: &Request, is_client_port: bool) -> Response {
-    if let Some(response) = asterisk(request).or_else(|| redirected(request)) {
+    if let Some(response) = asterisk(request).or_else(|| redirected(request, &[])) {
         return response;
     }
     if request.path == "/metrics" {
@@ -131,9 +131,13 @@ fn names(base: &str, path: &str, checks: &[&str]) -> bool {
     }
 }
 
-/// Sends a client with an unclean path to the clean one, as Go's server does.
-fn redirected(request: &Request) -> Option<Response> {
-    let clean = cleaned(&request.raw_path);
+/// Sends a client with an unclean path to the clean one, and one that asks for one of `folders` as for a file into the
+/// folder, as Go's server does.
+fn redirected(request: &Request, folders: &[&str]) -> Option<Response> {
+    let mut clean = cleaned(&request.raw_path);
+    if folders.contains(&clean.as_str()) {
+        clean.push('/');
+    }
     if clean == request.raw_path || request.method == "CONNECT" {
         return None;
     }

@@ -34,6 +34,8 @@ const DOWNGRADE_PATH: &str = "/downgrade/enabled";
 const HASH_PATH: &str = "/members/hashkv";
 const MEMBERS_PATH: &str = "/members";
 const PROBING_PATH: &str = "/raft/probing";
+/// What stands in folders, raft's included.
+pub(super) const FOLDERS: &[&str] = &["/members/promote", "/raft/stream"];
 
 /// Answers one request.
 pub(super) async fn answer(desk: &Desk, request: &Request) -> Response {
@@ -41,7 +43,9 @@ pub(super) async fn answer(desk: &Desk, request: &Request) -> Response {
     match request.path.as_str() {
         PROBING_PATH => probing(desk),
         RENEW_PATH | LEFT_PATH if request.method != "POST" => Response::text(405, "Method Not Allowed\n"),
-        RENEW_PATH | LEFT_PATH if request.is_cut => Response::text(413, "request body too large\n"),
+        RENEW_PATH | LEFT_PATH if request.is_cut => {
+            Response::text(413, "request body too large\n").with("Connection: close")
+        }
         RENEW_PATH => leased(renewed(desk, request).await),
         LEFT_PATH => leased(left(desk, request).await),
         MEMBERS_PATH | HASH_PATH | DOWNGRADE_PATH if !is_get => Response::allowing("GET"),

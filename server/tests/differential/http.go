@@ -98,7 +98,8 @@ var longRequests = []string{
 	"POST /debug/vars HTTP/1.1\r\nHost: x\r\n\r\n",
 }
 
-// runHTTP compares what both servers answer on the client port and on the metrics port, in good health and with alarms.
+// runHTTP compares what both servers answer on the client port and on the metrics port, in good health and with alarms,
+// and on the peer port.
 func runHTTP(opt options) error {
 	var servers [2]*server
 	var metrics [2]int
@@ -132,7 +133,7 @@ func runHTTP(opt options) error {
 			}
 		}
 	}
-	return nil
+	return comparePeers(servers)
 }
 
 func compareHTTP(ports [2]int) error {

@@ -82,7 +82,7 @@ impl Member {
 
     fn answer_progress(&self, progress: Result<(u64, u64), Error>) -> u64 {
         let (reply, member_id) = self.asked_for_progress();
-        let of = |(matched, leader_matched)| Progress { matched, leader_matched, bytes_behind: 0, needs_state: false };
+        let of = |(matched, leader_matched)| Progress { matched, leader_matched, ..Progress::default() };
         let progress = progress.map(of);
         self.desk.deliver([(reply.slot, Answer::Progress(progress))]);
         member_id

@@ -172,8 +172,7 @@ async fn a_promotion_is_answered_with_the_members_or_etcds_status() {
             settle().await;
             asked
         };
-        let at =
-            |matched, leader_matched| Ok(Progress { matched, leader_matched, bytes_behind: 0, needs_state: false });
+        let at = |matched, leader_matched| Ok(Progress { matched, leader_matched, ..Progress::default() });
         let ready = || at(1, 1);
         for (result, status, text) in [
             (Ok(vec![named(0xab, false)]), 200, format!("[{shown}]\n")),

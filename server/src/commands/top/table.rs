@@ -23,7 +23,8 @@ pub(super) fn table(now: &TopResponse, before: Option<&TopResponse>) -> String {
     };
     let uptime = Duration::from_secs(now.uptime_us / 1_000_000);
     let role = role(now.is_leader, now.is_learner);
-    line(&printable(&format!("{} ({role}), Orlop {}, up {uptime:?}", now.name, now.release)));
+    let leader = if has_leader(now) { "" } else { ", no leader" };
+    line(&printable(&format!("{} ({role}{leader}), Orlop {}, up {uptime:?}", now.name, now.release)));
     line(&format!(
         "revision {}, compacted {}; store {} allocated, {} in use; memory {}; {} connections, {} watchers",
         now.revision,
@@ -55,6 +56,11 @@ fn seconds_between(now: &TopResponse, before: Option<&TopResponse>) -> f64 {
     Duration::from_micros(us).as_secs_f64().max(0.001)
 }
 
+/// Whether the member that was asked knows who leads.
+fn has_leader(now: &TopResponse) -> bool {
+    now.is_leader || now.members.iter().any(|member| member.is_leader)
+}
+
 fn role(is_leader: bool, is_learner: bool) -> &'static str {
     match (is_leader, is_learner) {
         (true, _) => "leader",
@@ -76,13 +82,17 @@ fn members(members: &[MemberState]) -> String {
             us => format!("{:.2} ms", us as f64 / 1000.0),
         };
         let (entries, lag) = match is_asked_of_leader && !member.is_leader {
-            true => (member.entries_behind.to_string(), bytes(member.bytes_behind)),
+            true => {
+                let more = if member.is_behind_memory { ">" } else { "" };
+                (member.entries_behind.to_string(), format!("{more}{}", bytes(member.bytes_behind)))
+            }
             false => ("-".to_owned(), "-".to_owned()),
         };
         let remark = match member {
             MemberState { is_self: true, .. } => "asked here",
             MemberState { is_connected: false, .. } => "not connected",
             MemberState { needs_state: true, .. } => "gets a whole state",
+            MemberState { is_waited_for: true, entries_behind: 1.., .. } => "slow",
             _ => "",
         };
         let name: String = if member.name.is_empty() { "(not started)".to_owned() } else { printable(&member.name) };
@@ -219,10 +229,11 @@ pub(super) fn json(now: &TopResponse) -> Value {
         json!({"id": format!("{:x}", member.id), "name": member.name, "role": role(member.is_leader, member.is_learner),
             "is_self": member.is_self, "is_connected": member.is_connected, "round_trip_us": member.round_trip_us,
             "entries_behind": member.entries_behind, "bytes_behind": member.bytes_behind,
-            "needs_state": member.needs_state})
+            "is_behind_memory": member.is_behind_memory, "needs_state": member.needs_state,
+            "is_waited_for": member.is_waited_for})
     });
     json!({
-        "is_learner": now.is_learner, "members": members.collect::<Vec<_>>(),
+        "is_learner": now.is_learner, "has_leader": has_leader(now), "members": members.collect::<Vec<_>>(),
         "name": now.name, "release": now.release, "is_leader": now.is_leader, "uptime_us": now.uptime_us,
         "revision": now.revision, "compact_revision": now.compact_revision,
         "allocated_bytes": now.allocated_bytes, "in_use_bytes": now.in_use_bytes, "resident_bytes": now.resident_bytes,
@@ -273,22 +284,28 @@ mod tests {
         let leader = MemberState { is_leader: true, is_self: true, ..member(0xa, "m1") };
         let late =
             MemberState { entries_behind: 7, bytes_behind: 2048, round_trip_us: 1250, ..member(0xb, "m2\u{1b}") };
+        let slow = MemberState { is_waited_for: true, is_behind_memory: true, ..late.clone() };
         let gone = MemberState { is_connected: false, is_learner: true, ..member(0xc, "") };
-        let mut shown = TopResponse { members: vec![leader, late, gone], ..answer(14, 300) };
+        let mut shown = TopResponse { members: vec![leader, late, gone, slow], ..answer(14, 300) };
         let rows = |shown: &TopResponse| {
             let text = table(shown, None);
             let row = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
-            text.lines().skip_while(|line| !line.starts_with("MEMBERS")).skip(1).take(3).map(row).collect::<Vec<_>>()
+            text.lines().skip_while(|line| !line.starts_with("MEMBERS")).skip(1).take(4).map(row).collect::<Vec<_>>()
         };
         let expected = [
             "m1 a leader - - - asked here",
             "m2 b follower 1.25 ms 7 2.0 KiB",
             "(not started) c learner - 0 0 B not connected",
+            "m2 b follower 1.25 ms 7 >2.0 KiB slow",
         ];
         assert_eq!(rows(&shown), expected);
         assert_eq!(json(&shown)["members"][1]["entries_behind"], 7);
         (shown.members[0].is_self, shown.members[1].is_self) = (false, true);
         assert_eq!(rows(&shown)[1], "m2 b follower 1.25 ms - - asked here");
+        assert!(table(&shown, None).starts_with("m[2J (follower), Orlop"));
+        shown.members[0].is_leader = false;
+        assert!(table(&shown, None).starts_with("m[2J (follower, no leader), Orlop"));
+        assert_eq!(json(&shown)["has_leader"], false);
         assert!(!table(&answer(14, 300), None).contains("MEMBERS"), "one member alone");
     }
 

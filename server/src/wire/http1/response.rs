@@ -98,7 +98,8 @@ impl Response {
         line(&format!("Date: {}", log::http_date(unix_us)));
         // Without a body, the length of what a GET gets is unknown.
         let is_unknown = is_head && self.body.is_empty();
-        if is_measured && !is_unknown && !is_told("Content-Length") {
+        let has_body = self.status != 204;
+        if has_body && is_measured && !is_unknown && !is_told("Content-Length") {
             line(&format!("Content-Length: {}", self.body.len()));
         }
         if let Some(found) = self.found_type {
