@@ -69,10 +69,7 @@ pub fn deliver(
             Err(error) => return Err(error),
         }
     }
-    raft.set_forward_room(match raft.leader() {
-        0 => usize::MAX,
-        leader if leader == shared.identity.member_id => usize::MAX,
-        leader => links.room_for(leader),
-    });
+    let forwards = ![0, shared.identity.member_id].contains(&raft.leader());
+    raft.set_forward_room(if forwards { links.room_for(raft.leader()) } else { usize::MAX });
     Ok(delivered)
 }

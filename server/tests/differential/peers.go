@@ -125,7 +125,8 @@ func leaseRequests() (requests []string, err error) {
 	}
 	requests = append(requests, post("/leases", "", nil), post("/leases", "", []byte{0xff}))
 	requests = append(requests, post("/leases/internal", "", []byte{0xff}))
-	requests = append(requests, post("/leases", "", make([]byte, 65<<10)), post("/leases/internal", "", make([]byte, 65<<10)))
+	tooLarge := make([]byte, 65<<10)
+	requests = append(requests, post("/leases", "", tooLarge), post("/leases/internal", "", tooLarge))
 	return requests, nil
 }
 
@@ -198,8 +199,8 @@ func comparePeers(servers [2]*server) error {
 	return different
 }
 
-// askPeer sends a request alone, and returns the answer as it comes: behind a first request, etcd's peer port is slow to
-// see another one.
+// askPeer sends a request alone, and returns the answer as it comes: behind a first request, etcd's peer port is slow
+// to see another one.
 func askPeer(s *server, request string) (string, error) {
 	conn, err := net.Dial("tcp", strings.TrimPrefix(s.peer, "http://"))
 	if err != nil {

@@ -162,8 +162,12 @@ impl Raft {
         }
     }
 
-    /// Takes out of `waiting` what must wait until there is room for it on the way to the leader.
+    /// Takes out of `waiting` what must wait until there is room for it on the way to the leader; nothing, if this
+    /// member leads.
     fn take_what_has_no_room(&self, waiting: &mut Vec<Waiting>) -> Vec<Waiting> {
+        if self.driver.status().is_leader {
+            return Vec::new();
+        }
         let mut room = self.forward_room;
         let fitting = waiting.iter().take_while(|next| {
             // One that is larger goes as well: the queue takes a message as long as it is not full.
