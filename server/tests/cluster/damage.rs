@@ -147,13 +147,13 @@ impl World {
 
     /// Whether the others can do without what this machine loses: with fewer voters they would not have all that was
     /// acknowledged, or could not elect.
-    fn may_lose_tail(&self, at: usize) -> bool {
+    pub(crate) fn may_lose_tail(&self, at: usize) -> bool {
         self.membership.voters(self.now) >= 3 && self.seats[at].member.is_some()
     }
 
     /// Whether some member loses, or has lost, what it has not made up for. Operators remove nobody meanwhile.
     pub(crate) fn is_mending(&self) -> bool {
-        self.tails.is_losing || self.seats.iter().any(|seat| seat.is_cut)
+        self.tails.is_losing || self.is_quiet() || self.seats.iter().any(|seat| seat.is_cut)
     }
 
     /// The disk of the log that loses its ends lies for a while. More is written behind that before the member is

@@ -61,6 +61,8 @@ listed! {
         Damage,
         /// Power is lost, and with it the last group of the log, which was durable.
         LostTail,
+        /// A machine goes on from an older copy of its disks.
+        OldCopy,
         /// The disk of that log reports writes that it has lost, that it has put elsewhere, or that are wrong.
         LyingLog,
     }
@@ -113,6 +115,9 @@ impl Draw {
 impl World {
     /// Lets a fault happen.
     pub(crate) fn strike(&mut self, blow: Blow) {
+        if self.is_quiet() {
+            return;
+        }
         let mut draw = Draw(Random::new(blow.seed));
         let occupied = self.occupied();
         let (at, time) = (occupied[draw.below(occupied.len())], draw.millis(50, 5000));
@@ -141,6 +146,7 @@ impl World {
             }
             Fault::LostTail => self.strike_tail(at, occupied[draw.below(occupied.len())], &mut draw),
             Fault::LyingLog => self.lie(at),
+            Fault::OldCopy => self.copy(at, draw.millis(500, 15_000)),
             Fault::Pause => self.pause(at, time),
             Fault::PauseLeader => {
                 let leads = |member: Option<&Member>| member.is_some_and(Member::is_leader);

@@ -33,6 +33,7 @@ impl World {
             (seat.paused_until, seat.hung_until, seat.slow_until, seat.store_slow_until) = Default::default();
             (seat.loss_in_checkpoint, seat.loss_in_apply) = (None, None);
             seat.kept_until = Duration::ZERO;
+            seat.copy = None;
             if seat.member.as_ref().is_some_and(Member::is_damaged) {
                 // It tries again only after a while; a person would not wait.
                 self.lose(at, false, Duration::ZERO);

@@ -4,7 +4,7 @@
 //! - `member`: one whole member. `watching`: its watch streams. `network`: the bytes between members.
 //! - `clients`, `leases`, `watchers`: what is asked, and what is told. `mix`: what clients ask for.
 //! - `plan`: what decides a run. `faults`: what befalls the members.
-//! - `membership`: members that come and go. `damage`: pages that are damaged, and repaired.
+//! - `membership`: members that come and go. `damage`: pages that are damaged, and repaired. `copies`: older disks.
 //! - `losses`: power is lost at every single write.
 //! - `states`: whole states on their way from one member to another.
 //! - `seat`: one machine. `world`: the clock, what happens when. `healing`: the end of a run.
@@ -21,6 +21,7 @@
 
 mod checks;
 mod clients;
+mod copies;
 mod damage;
 mod faults;
 mod healing;
@@ -155,6 +156,9 @@ const SPLITS: &[Fault] = &[Fault::Pause, Fault::PauseLeader, Fault::Isolate, Fau
 /// Faults in which what one member has lost is missed.
 const TAILS: &[Fault] = &[Fault::LostTail];
 
+/// Faults in which what a member has forgotten is missed.
+const COPIES: &[Fault] = &[Fault::OldCopy, Fault::OldCopy, Fault::Isolate, Fault::LongPowerLoss, Fault::PauseLeader];
+
 /// Faults while an entry of very many keys is applied; the run has more of them then.
 const LONG: &[Fault] = &[Fault::LossInApply, Fault::LossInCheckpoint, Fault::PowerLoss];
 
@@ -166,7 +170,7 @@ fn hunt(seed: u64, faults: &[Fault]) -> Plan {
 }
 
 /// Defects, the seeds within which each is found, and the faults with which it is looked for.
-const PLANTED: [(&str, u64, &[Fault]); 26] = [
+const PLANTED: [(&str, u64, &[Fault]); 27] = [
     ("a promise before it is durable", 20, LOSSES),
     ("a commit before it is durable", 20, LOSSES),
     ("a read without a round", 20, SPLITS),
@@ -192,6 +196,7 @@ const PLANTED: [(&str, u64, &[Fault]); 26] = [
     ("a cut log that votes", 20, TAILS),
     ("a promise to somebody who is not noted", 20, TAILS),
     ("an event lost at an install", 20, Fault::ALL),
+    ("an older copy that is trusted", 20, COPIES),
     ("a state that is one entry off", 20, Fault::ALL),
 ];
 

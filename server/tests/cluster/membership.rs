@@ -288,6 +288,7 @@ impl World {
         let mut random = Random::new(self.membership.operators[operator].bits());
         self.plan(Duration::from_millis(200 + random.below(8000)), Event::Operator { operator });
         match random.below(5) {
+            _ if self.is_quiet() => {}
             0 => self.move_leader(&mut random),
             _ => self.change_members(&mut random),
         }

@@ -6,6 +6,7 @@ use engine::disk::sim::{Random, SimStorage};
 use server::{apply::long::Steps, clock::Clock};
 
 use super::{
+    copies::Copy,
     damage::Damage,
     member::{Disks, HEARTBEAT, Member},
     plan::sequence,
@@ -51,6 +52,8 @@ pub(crate) struct Seat {
     /// Its member, running or not, may have lost what it promised, and has not made up for that.
     pub(crate) is_cut: bool,
     pub(crate) damage: Vec<Damage>,
+    /// An older copy of its disks, which it goes on from later.
+    pub(crate) copy: Option<Copy>,
     /// It loses no power and is not killed before this time.
     pub(crate) kept_until: Duration,
     /// Which of the images that power loss may leave is taken.
@@ -112,6 +115,7 @@ impl Seat {
             may_stop: false,
             is_cut: false,
             damage: Vec::new(),
+            copy: None,
             kept_until: Duration::ZERO,
             image: 0,
             loss_in_checkpoint: None,

@@ -104,6 +104,10 @@ pub(crate) enum Event {
     Lied {
         at: usize,
     },
+    /// An older copy of the disks of a machine is put back.
+    PutBack {
+        at: usize,
+    },
     /// The end of a log is lost, and whoever leads is away.
     LostTail {
         at: usize,
@@ -136,6 +140,8 @@ pub(crate) struct Tally {
     /// States that were asked for because of damage.
     pub(crate) repairs: u64,
     pub(crate) tails: Tails,
+    /// Older copies of disks that were put back.
+    pub(crate) copies: u64,
 }
 
 impl fmt::Display for Tally {
@@ -148,7 +154,7 @@ impl fmt::Display for Tally {
 impl AddAssign for Tally {
     fn add_assign(&mut self, other: Self) {
         let Self { runs, simulated, faults, terms, asked, told, renewed, revoked, stopped, .. } = other;
-        let Self { states, changes, repairs, tails, .. } = other;
+        let Self { states, changes, repairs, tails, copies, .. } = other;
         self.runs += runs;
         self.simulated += simulated;
         self.faults += faults;
@@ -164,6 +170,7 @@ impl AddAssign for Tally {
         self.repairs += repairs;
         self.tails.lost += tails.lost;
         self.tails.cut += tails.cut;
+        self.copies += copies;
         self.changes.0 += changes.0;
         self.changes.1 += changes.1;
         self.changes.2 += changes.2;
@@ -185,6 +192,9 @@ pub(crate) struct World {
     /// States that were asked for because of damage.
     pub(crate) repairs: u64,
     pub(crate) tails: Tails,
+    /// Older copies of disks that were put back, and until when nothing else happens because of the last one.
+    pub(crate) copies: u64,
+    pub(crate) quiet_until: Duration,
     /// Losses of power at a certain write.
     pub(crate) lost: u64,
     pub(crate) plan: Plan,
@@ -217,6 +227,8 @@ impl World {
             plan,
             repairs: 0,
             tails: Tails::default(),
+            copies: 0,
+            quiet_until: Duration::ZERO,
             lost: 0,
             struck: 0,
             faults: 0,
@@ -279,6 +291,7 @@ impl World {
             states: self.sent,
             repairs: self.repairs,
             tails: self.tails,
+            copies: self.copies,
             changes: (self.membership.made, self.membership.refused, self.membership.transferred),
         }
     }
@@ -352,6 +365,7 @@ impl World {
             Event::StartAdded => self.start_added(),
             Event::AskForRepairs => self.ask_for_repairs(),
             Event::Lied { at } => self.lied(at),
+            Event::PutBack { at } => self.put_back(at),
             Event::LostTail { at, away, leader_away } => {
                 let at = self.lose_tail(at, away);
                 self.lose_leader_beside(at, leader_away);
@@ -359,6 +373,7 @@ impl World {
             Event::Leave { member, life } => self.leave(member, life),
             Event::Resume { member } if self.seats[member].paused_until > self.now => {}
             Event::Resume { member } => self.step(member),
+            Event::Unblock { .. } if self.is_quiet() => self.plan_at(self.quiet_until, event),
             Event::Unblock { direction, is_reset } => self.unblock(direction, is_reset),
             Event::PowerLossOfAll { seed } => self.lose_all(seed),
             Event::Mend { member } => self.mend(member),
@@ -722,6 +737,7 @@ impl World {
         seat.kept_until = Duration::ZERO;
         seat.is_cut = false;
         seat.damage.clear();
+        seat.copy = None;
         self.clients.lost(at);
         self.watchers.lost(at);
         self.end_links_of(at);

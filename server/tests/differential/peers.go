@@ -63,8 +63,8 @@ func peerRequests() (requests []string) {
 		requests = append(requests, method+" "+target+" HTTP/1.1\r\nHost: x\r\n"+headers+"\r\n"+body)
 	}
 	for _, path := range []string{"/raft", "/raft/probing", "/raft/stream/msgapp/1", "/raft/stream/message/1",
-		"/raft/snapshot", "/members", "/members/hashkv", "/members/promote/1", "/leases", "/leases/internal", "/version",
-		"/downgrade/enabled", "/config", "/health", "/metrics", "/livez", "/v2/keys", "/nope", "/"} {
+		"/raft/snapshot", "/members", "/members/hashkv", "/members/promote/1", "/leases", "/leases/internal",
+		"/version", "/downgrade/enabled", "/config", "/health", "/metrics", "/livez", "/v2/keys", "/nope", "/"} {
 		for _, method := range []string{"GET", "HEAD", "PUT", "DELETE", "get"} {
 			// How long that is follows from the moment.
 			if method+path != "HEAD/raft/probing" {
@@ -72,15 +72,16 @@ func peerRequests() (requests []string) {
 			}
 		}
 	}
-	for _, target := range []string{"/raft/", "/raft/stream", "/raft/stream/", "/raft/stream/x/1", "/raft/stream/msgapp",
-		"/raft/stream/msgapp/", "/raft/stream/msgapp/xyz", "/members/", "/members/x", "/members/promote",
-		"/members/promote/", "/raft?x=1", "/raft/probing/", "/raft/probing/x", "/leases/", "/leases/x", "//raft",
-		"/downgrade/enabled?x=1", "/version?x=1"} {
+	for _, target := range []string{"/raft/", "/raft/stream", "/raft/stream/", "/raft/stream/x/1",
+		"/raft/stream/msgapp", "/raft/stream/msgapp/", "/raft/stream/msgapp/xyz", "/members/", "/members/x",
+		"/members/promote", "/members/promote/", "/raft?x=1", "/raft/probing/", "/raft/probing/x", "/leases/",
+		"/leases/x", "//raft", "/downgrade/enabled?x=1", "/version?x=1"} {
 		add("GET", target, "", "")
 		add("GET", target, known, "")
 	}
 	for _, headers := range []string{"", "X-Etcd-Cluster-Id: 1\r\n", "X-Etcd-Cluster-Id: {cluster}\r\n",
-		"X-Server-Version: 2.3.0\r\n" + known, "X-Server-Version: 3.0.0\r\n", "X-Min-Cluster-Version: 3.8.0\r\n" + known,
+		"X-Server-Version: 2.3.0\r\n" + known, "X-Server-Version: 3.0.0\r\n",
+		"X-Min-Cluster-Version: 3.8.0\r\n" + known,
 		"X-Server-Version: 2.0.0\r\nX-Min-Cluster-Version: 2.0.0\r\n", known, known + "X-Raft-To: 1\r\n",
 		known + "X-Raft-To: {member}\r\n"} {
 		for _, from := range []string{"msgapp/{cluster}", "message/1", "msgappv2/1", "message/g", "snapshot/1"} {
