@@ -27,6 +27,7 @@
 //!   `lane`: their threads.
 //! - `probe`: finds the implementation that a machine and a directory allow.
 //! - `offline`: files and directories for tools that run without a server.
+//! - `spool`: a file that is written once, read and gone.
 //! - `file_system`: writes back what other programs wrote to the file system of a directory.
 //! - `sim/`: a simulated medium with power loss and faults.
 
@@ -40,6 +41,7 @@ mod portable;
 mod probe;
 mod seam;
 pub mod sim;
+mod spool;
 #[cfg(test)]
 mod tests;
 mod uring;
@@ -51,3 +53,4 @@ pub use buffer::Buffer;
 pub use file_system::FileSystem;
 pub use probe::{IoKind, IoPath, Preference, open_buffered, open_disk, probe};
 pub use seam::{Completion, DirLock, Disk, FileId, Op, OpenKind, Owner, Token};
+pub use spool::Spool;

@@ -15,6 +15,7 @@
 //! - `applied`: waits for apply; `abreast`: several waits at once
 //! - `others`: the way to other members; `leader`: the way to the one that leads
 //! - `watchers`: the watchers of a core
+//! - `database`: the newest state as a file of etcd's
 //! - `quota`: refuses requests that do not fit, and raises the alarm
 //! - `range/`, `put`, `txn`, `compact`: the KV service
 //! - `watch`, `lease/`, `cluster/`, `maintenance`, `snapshot`, `health`, `insight`: the other services
@@ -61,6 +62,7 @@ mod body;
 pub mod call;
 pub mod cluster;
 mod compact;
+pub mod database;
 pub mod deadlines;
 pub mod desk;
 mod due;

@@ -2,9 +2,7 @@
 //!
 //! Snapshot sends this member's newest state as the file that etcd would send, followed by its SHA-256.
 //!
-//! The first message announces the length of the file, and the first pages of the file name what comes last. So there
-//! are two walks over the records: one for the layout, one to send. Between two steps only a revision is held
-//! ([`crate::floor`]) and about `PIECE_BYTES`. So a slow client costs no more than a fast one.
+//! The first message announces the length of the file (`database`).
 //!
 //! Most clients write the file to a disk of this host and sync it at the end. If that is the log's disk, puts would
 //! wait until all of the file is written. So the log's file system is written back as the file grows
@@ -13,33 +11,24 @@
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go Snapshot`.
 
 use bytes::Bytes;
-use engine::{ReadView, disk::FileSystem};
+use engine::disk::FileSystem;
 use proto::etcdserverpb as pb;
 use sha2::{Digest, Sha256};
 
 use super::{
     admit::{Inbound, Outbound},
     call::{Answers, Requests},
-    desk::{Consistency, Desk},
+    database::{capture, measure, step},
+    desk::Desk,
 };
 use crate::{
-    apply::restore::Restore,
     error::Error,
-    etcd_files::{
-        bolt::writer::{FileWriter, Layout, PAGE_SIZE},
-        content::Walk,
-        state::State,
-    },
-    floor::Floor,
+    etcd_files::{bolt::writer::FileWriter, content::Walk},
     protobuf::framed,
 };
 
 /// Bytes of the file in one message, as etcd's.
 const MESSAGE_BYTES: usize = 32 << 10;
-/// Bytes of the file that are made before they are sent. A single node or record may be longer.
-const PIECE_BYTES: usize = 64 << 10;
-/// Records that one step looks at. Each may take a search in the key tree, and other requests wait until the step ends.
-const STEP_RECORDS: usize = 256;
 
 /// Serves one Snapshot call.
 ///
@@ -88,50 +77,12 @@ async fn send<A: Answers>(desk: &Desk, outbound: &mut Outbound<'_, A>) -> Result
     Ok(())
 }
 
-/// Takes the newest state, and a floor that keeps it readable.
-async fn capture(desk: &Desk) -> Result<(State, Floor), Error> {
-    loop {
-        let view = desk.view(Consistency::Serializable).await?;
-        match desk.hold(view.compact_revision().max(0)) {
-            Ok(floor) => return Ok((read_state(desk, &view).await?, floor)),
-            // A compaction came between the two. The newest state has changed.
-            Err(Error::Compacted) => tokio::task::yield_now().await,
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-async fn read_state(desk: &Desk, view: &ReadView) -> Result<State, Error> {
-    let mut restore = Restore::new(view);
-    let tables = desk.step_through(view, |_, budget| restore.step(budget)).await?;
-    Ok(State::of(view, tables.map_err(|_damaged| Error::Corrupt)?))
-}
-
-async fn measure(desk: &Desk, state: &State, floor: &Floor) -> Result<Layout, Error> {
-    let mut walk = Walk::new(state, FileWriter::measuring(PAGE_SIZE));
-    while !step(desk, floor, &mut walk).await? {}
-    let (_, layout) = walk.finish().finish().expect("nothing was announced");
-    Ok(layout)
-}
-
 /// Waits until what clients have written to the log's file system is on its medium.
 async fn write_back(file_system: &FileSystem) {
     let file_system = file_system.clone();
     if let Ok(Err(error)) = tokio::task::spawn_blocking(move || file_system.write_back()).await {
         tracing::debug!(%error, "what others wrote beside the log was not written back");
     }
-}
-
-/// Makes one step on the newest view. Returns whether it was the last one.
-async fn step(desk: &Desk, floor: &Floor, walk: &mut Walk<'_>) -> Result<bool, Error> {
-    let piece = |view: &ReadView, _| match walk.step(view, STEP_RECORDS, PIECE_BYTES) {
-        Ok(done) => Ok(Some(done.is_some())),
-        Err(fault) => Err([fault]),
-    };
-    let is_done = desk.step_along(floor, piece).await?;
-    // A client that takes everything at once gives the core no other pause.
-    tokio::task::yield_now().await;
-    Ok(is_done)
 }
 
 /// The file, sent message by message.

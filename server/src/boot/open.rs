@@ -33,6 +33,7 @@ use crate::{
     peer::{
         ask::Network,
         resolve::{Resolver, System},
+        snapshot::receive::remove_leftover,
     },
     shared::Cluster,
 };
@@ -81,6 +82,7 @@ pub async fn open(config: &Config, clock: &Clock, ports: &Ports) -> Result<Opene
     import::complete(disk, dir).map_err(Error::Import)?;
     repair::complete(disk, dir)?;
     drop(lock);
+    remove_leftover(dir);
     let mut store = Store::open(disk, dir, options::store(config, clock))?;
     let is_new = store.applied() == (0, 0) && store.generation() <= 1;
     let begun = if is_new { Some(ports.decline_during(bootstrap(config, clock)).await?) } else { None };

@@ -147,9 +147,18 @@ impl Peers {
         if !messages.is_empty() {
             let links = &mut *self.0.links.borrow_mut();
             links.send(messages, now);
+            for message in links.take_states_to_post() {
+                let (to, urls) = (message.to, links.urls(message.to));
+                if !self.0.tell_states(ToStates::Post { message: Box::new(message), urls }) {
+                    links.state_is_unsent(to);
+                }
+            }
             self.0.act(links);
         }
-        raft.take_wanted_states().into_iter().for_each(|id| self.0.tell_states(ToStates::Wanted(id)));
+        for to in raft.take_wanted_states() {
+            let is_posted = self.0.links.borrow().is_of_etcd(to);
+            self.0.tell_states(ToStates::Wanted { to, is_posted });
+        }
     }
 }
 
@@ -178,11 +187,13 @@ impl State {
         }
     }
 
-    /// Raft asks again for what finds no room.
-    fn tell_states(&self, message: ToStates) {
-        if self.states.try_send(message).is_err() {
+    /// Returns whether there was room. Raft asks again for what finds none.
+    fn tell_states(&self, message: ToStates) -> bool {
+        let is_told = self.states.try_send(message).is_ok();
+        if !is_told {
             tracing::debug!("too much waits for a state");
         }
+        is_told
     }
 
     /// Does what `links` wants done with sockets.

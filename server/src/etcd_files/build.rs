@@ -210,9 +210,27 @@ impl Builder {
     ///
     /// **Panics** if the leases of `state` are not those that were added before the records.
     pub fn finish(mut self, identity: &Identity, state: &State) -> Result<Box<dyn Disk>, Error> {
-        let State { tables: Tables { cluster, conf_state, leases }, applied, revision, compact_revision } = state;
-        assert!(leases.iter().all(|(id, _)| self.leases.contains(id)), "leases come before records");
+        let State { tables, applied, revision, compact_revision } = state;
+        self.tables(tables)?;
         self.meta_put(table::IDENTITY, &table::encode_identity(identity))?;
+        self.store.set_vital(table::encode_vital(identity, &tables.conf_state));
+        self.store.mvcc_mut().load_end(*revision, *compact_revision);
+        // Both copies of the superblock get the whole state: the one before is not that of a member.
+        for _ in 0..2 {
+            drop(self.store.mvcc_mut().publish(applied.index, applied.term));
+            self.checkpoint()?;
+        }
+        Ok(self.disk)
+    }
+
+    /// Adds what `tables` have beside the leases.
+    ///
+    /// **Errors** the disk's.
+    ///
+    /// **Panics** if their leases are not those that were added before the records.
+    pub fn tables(&mut self, tables: &Tables) -> Result<(), Error> {
+        let Tables { cluster, conf_state, leases } = tables;
+        assert!(leases.iter().all(|(id, _)| self.leases.contains(id)), "leases come before records");
         self.meta_put(table::CONF_STATE, &table::encode_conf_state(conf_state))?;
         for member in &cluster.members {
             self.meta_put(&table::member_key(member.id), &member.to_json())?;
@@ -229,13 +247,6 @@ impl Builder {
         if let Some(downgrade) = &cluster.downgrade {
             self.meta_put(table::DOWNGRADE, &table::encode_downgrade(downgrade))?;
         }
-        self.store.set_vital(table::encode_vital(identity, conf_state));
-        self.store.mvcc_mut().load_end(*revision, *compact_revision);
-        // Both copies of the superblock get the whole state: the one before is not that of a member.
-        for _ in 0..2 {
-            drop(self.store.mvcc_mut().publish(applied.index, applied.term));
-            self.checkpoint()?;
-        }
-        Ok(self.disk)
+        Ok(())
     }
 }

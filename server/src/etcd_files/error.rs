@@ -23,6 +23,15 @@ pub enum Error {
         /// Its name.
         name: schema::Name,
     },
+    /// A table that was built does not decode.
+    #[error(transparent)]
+    Table(#[from] crate::apply::restore::Damaged),
+    /// A snapshot and the raft message with which it comes speak of different states.
+    #[error("the database has another {what} than its raft message")]
+    NotTold {
+        /// What differs.
+        what: &'static str,
+    },
     /// There are users and roles, which this release would lose without a word.
     #[error("the file has users or roles, which this release of Orlop does not have")]
     Auth,

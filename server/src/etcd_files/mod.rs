@@ -10,12 +10,14 @@
 //! | `content` | turns a member's state and records into the content of a bbolt file |
 //! | `error` | why a file cannot be read, or nothing can be made from it |
 //! | `file` | reads the parts of a snapshot file, or of the database of a stopped etcd, as values |
+//! | `received` | the database that an etcd leader sends to a member, as a state beside the live one |
 //! | `restore` | `snapshot restore` without its command line |
 //! | `schema` | etcd's buckets, and the forms of their keys and values |
 //! | `source` | files that are read at any offset |
 //! | `state` | a member's state beside its records |
 //! | `status` | the report of `snapshot status` about a file |
 //! | `stopped` | database and log of a stopped etcd, checked against each other |
+//! | `v2` | the membership as etcd's snapshots have it beside the database |
 //! | `wal` | the log of a stopped etcd |
 //!
 //! Invariants: everything is checked as it is read, and nothing of etcd's is changed. etcd and its tools accept every
@@ -29,10 +31,12 @@ pub mod build;
 pub mod content;
 pub mod error;
 pub mod file;
+pub mod received;
 pub mod restore;
 pub mod schema;
 pub mod source;
 pub mod state;
 pub mod status;
 pub mod stopped;
+pub mod v2;
 pub mod wal;

@@ -6,7 +6,10 @@
 use bytes::BytesMut;
 use consensus::{
     Message,
-    peer::hello::{Channel, Remote},
+    peer::{
+        hello::{Channel, Remote},
+        http1::Body,
+    },
 };
 use tokio::sync::oneshot;
 
@@ -50,7 +53,19 @@ pub enum ToPeers {
 #[derive(Debug)]
 pub enum ToStates {
     /// A follower needs a state of this member, which leads.
-    Wanted(u64),
+    Wanted {
+        /// The follower.
+        to: u64,
+        /// It is etcd's, which fetches nothing.
+        is_posted: bool,
+    },
+    /// The state that was made for a follower of etcd's goes to it with this message.
+    Post {
+        /// The message.
+        message: Box<Message>,
+        /// The follower's peer URLs.
+        urls: Vec<String>,
+    },
     /// The leader holds a state ready for this member.
     Offered {
         /// Its message.
@@ -66,5 +81,16 @@ pub enum ToStates {
         count: Count,
         /// The request.
         request: Box<Request>,
+    },
+    /// A member posts a snapshot in etcd's form.
+    Posted {
+        /// The connection, behind the request.
+        stream: Parked,
+        /// Counts the connection.
+        count: Count,
+        /// The body, of which nothing was taken.
+        body: Body,
+        /// What has arrived behind the request.
+        rest: BytesMut,
     },
 }

@@ -10,7 +10,7 @@
 //! - `incoming`, `outgoing`: streams from another member, and to it
 //! - `lives`: which life of a member's process a connection is of
 //! - `port`: the peer port; `message`: what it hands over to `links`
-//! - `state/`: a whole state, from one member to another
+//! - `state/`: a whole state, from one member to another; `snapshot/`: one in etcd's form
 
 pub mod ask;
 pub mod dial;
@@ -22,6 +22,7 @@ pub mod message;
 pub mod outgoing;
 pub mod port;
 pub mod resolve;
+pub mod snapshot;
 pub mod state;
 #[cfg(test)]
 mod tests;

@@ -82,7 +82,7 @@ pub async fn serve(
         // Nothing is read of whom the head of its request refuses.
         Some(_) => match asked(&desk.shared, request) {
             Some(Ok(Asked::Message)) => Taking::Read(POST_BYTES_MAX),
-            Some(Ok(Asked::Stream { .. })) => Taking::Over,
+            Some(Ok(Asked::Stream { .. } | Asked::Snapshot)) => Taking::Over,
             _ => Taking::Dropped,
         },
         None if request.path.starts_with(STATES) => Taking::Over,
@@ -100,7 +100,15 @@ pub async fn serve(
         let handed = ToStates::Asked { stream, count, request: Box::new(taken.request) };
         return drop(to_states.send(handed).await);
     }
-    let Some(Ok(Asked::Stream { channel, from })) = asked(&desk.shared, &taken.request) else { return };
+    let (channel, from) = match asked(&desk.shared, &taken.request) {
+        Some(Ok(Asked::Stream { channel, from })) => (channel, from),
+        Some(Ok(Asked::Snapshot)) => {
+            let Ok(stream) = taken.stream.park() else { return };
+            let handed = ToStates::Posted { stream, count, body: taken.body, rest: taken.rest };
+            return drop(to_states.send(handed).await);
+        }
+        _ => return,
+    };
     let from = (from, hello::life(&taken.request.headers));
     let Ok(stream) = taken.stream.park() else { return };
     // A member has one of each kind: they take no place from others.
@@ -198,8 +206,7 @@ async fn answer(desk: &Desk, request: &Request, id: u64, to_peers: &mpsc::Sender
             tell_refusal(desk, request, refusal.status);
             refusal
         }
-        Some(Ok(Asked::Stream { .. })) => unreachable!("a stream that is granted takes its connection over"),
-        Some(Ok(Asked::Snapshot)) => text(501, "snapshots in etcd's form are not taken yet"),
+        Some(Ok(Asked::Stream { .. } | Asked::Snapshot)) => unreachable!("what is granted takes its connection over"),
         Some(Ok(Asked::Message)) => match post(desk, request, id, to_peers).await {
             Ok(()) => told_of_cluster(shared, Response::new(204, &[], "")),
             Err((status, reason)) => text(status, reason),

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::BytesMut;
 use consensus::{Message, peer::http1};
-use engine::Store;
+use engine::{Store, disk::Disk};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     sync::{Notify, mpsc, oneshot},
@@ -70,20 +70,46 @@ pub(super) struct UnderWay {
 }
 
 impl UnderWay {
-    pub(super) fn new(fetch: Fetch, message: Option<Box<Message>>) -> Self {
+    fn new(fetch: Fetch, message: Option<Box<Message>>) -> Self {
         Self { fetch, message: RefCell::new(message), is_over: Cell::new(false), told: Notify::new() }
     }
 
     /// Another one takes its place.
-    pub(super) fn cancel(&self) {
+    fn cancel(&self) {
         self.is_over.set(true);
         self.told.notify_one();
     }
 
-    async fn canceled(&self) {
+    /// Waits until another one takes its place.
+    pub(super) async fn canceled(&self) {
         while !self.is_over.get() {
             self.told.notified().await;
         }
+    }
+}
+
+/// The state that is on its way here, if one is.
+#[derive(Debug, Default)]
+pub(super) struct Arriving(RefCell<Option<Rc<UnderWay>>>);
+
+impl Arriving {
+    /// What is on its way.
+    pub(super) fn now(&self) -> Option<Rc<UnderWay>> {
+        self.0.borrow().clone()
+    }
+
+    /// A state is on its way, and takes the place of the one before.
+    pub(super) fn begin(&self, fetch: Fetch, message: Option<Box<Message>>) -> Rc<UnderWay> {
+        let own = Rc::new(UnderWay::new(fetch, message));
+        if let Some(before) = self.0.replace(Some(Rc::clone(&own))) {
+            before.cancel();
+        }
+        own
+    }
+
+    /// It is not on its way any more.
+    pub(super) fn end(&self, own: &Rc<UnderWay>) {
+        self.0.borrow_mut().take_if(|now| Rc::ptr_eq(now, own));
     }
 }
 
@@ -102,19 +128,12 @@ pub(super) async fn fetch(ways: &Rc<Ways>, under_way: &UnderWay) -> Result<Box<A
     if under_way.fetch.urls.is_empty() {
         return Err("its sender is not known here".into());
     }
-    let store = store(ways).await?;
-    let disk = match (ways.open_disk)() {
-        Ok(disk) => disk,
-        Err(error) => {
-            give_back(ways, Some(Box::new(store)));
-            return Err(error.to_string());
-        }
-    };
+    let (store, disk) = room(ways).await?;
     let shared = &ways.desk.shared;
     // The other members may take longer requests than this one.
     let frame_bytes_max = FRAME_BYTES_MIN.max(4 * shared.limits.request_bytes_max);
     let receiver = Receiver::new(disk, store, shared.identity, frame_bytes_max);
-    let (pieces, mut told) = match receive::start(receiver) {
+    let (pieces, mut told) = match receive::start(receiver, receive::run) {
         Ok(started) => started,
         Err((error, receiver)) => {
             give_back(ways, receiver.abandon().map(Box::new));
@@ -143,14 +162,24 @@ pub(super) async fn fetch(ways: &Rc<Ways>, under_way: &UnderWay) -> Result<Box<A
     }
 }
 
-/// An empty store for what comes.
-async fn store(ways: &Rc<Ways>) -> Result<Store, String> {
+/// An empty store for what comes, and a disk for it.
+///
+/// **Errors** why there is none.
+pub(super) async fn room(ways: &Rc<Ways>) -> Result<(Store, Box<dyn Disk>), String> {
     let (answer, store) = oneshot::channel();
     ways.tell_apply(ToApply::Incoming { answer, cache_bytes: CACHE_BYTES });
-    store.await.map_err(|_ends| "this member ends".to_owned())
+    let store = store.await.map_err(|_ends| "this member ends".to_owned())?;
+    match (ways.open_disk)() {
+        Ok(disk) => Ok((store, disk)),
+        Err(error) => {
+            give_back(ways, Some(Box::new(store)));
+            Err(error.to_string())
+        }
+    }
 }
 
-fn give_back(ways: &Rc<Ways>, store: Option<Box<Store>>) {
+/// Hands the store of a state that does not arrive back to apply.
+pub(super) fn give_back(ways: &Rc<Ways>, store: Option<Box<Store>>) {
     if let Some(store) = store {
         ways.tell_apply(ToApply::Discard(store));
     }

@@ -9,12 +9,15 @@
 //! - `ways`: to apply, to raft and to the disk
 //! - `offers`: states that are held ready, and sent
 //! - `fetch`: fetches one state
+//! - `database_in`, `database_out`: states in etcd's form, which are posted
 //! - `receive`: the thread that builds what arrives
 //!
 //! Invariants:
 //! - One state is fetched at a time. One that the leader offers takes the place of any other.
 //! - Every store that apply gives for a state comes back to it: with raft's, or by `ToApply::Discard`.
 
+mod database_in;
+mod database_out;
 mod fetch;
 mod offers;
 mod receive;
@@ -33,7 +36,8 @@ use tokio::{sync::mpsc, task::spawn_local, time::MissedTickBehavior};
 pub use self::ways::OpenDisk;
 
 use self::{
-    fetch::{Fetch, UnderWay},
+    database_out::Posts,
+    fetch::{Arriving, Fetch},
     offers::Offers,
     ways::Ways,
 };
@@ -51,7 +55,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 struct States {
     ways: Rc<Ways>,
     offers: Rc<RefCell<Offers>>,
-    under_way: RefCell<Option<Rc<UnderWay>>>,
+    posts: Rc<RefCell<Posts>>,
+    arriving: Rc<Arriving>,
     /// Counts up to ask one member after the other.
     asked: Cell<usize>,
 }
@@ -59,16 +64,18 @@ struct States {
 /// Runs until nobody can ask any more.
 pub async fn run(desk: Rc<Desk>, open_disk: OpenDisk, mut inbox: mpsc::Receiver<ToStates>) {
     let (ways, offers) = (Rc::new(Ways { desk, open_disk }), Rc::<RefCell<Offers>>::default());
-    let states = Rc::new(States { ways, offers, under_way: RefCell::default(), asked: Cell::new(0) });
+    let (posts, arriving) = (Rc::default(), Rc::default());
+    let states = Rc::new(States { ways, offers, posts, arriving, asked: Cell::new(0) });
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             message = inbox.recv() => match message {
                 None => return,
-                Some(ToStates::Wanted(to)) => {
-                    let (ways, offers) = (Rc::clone(&states.ways), Rc::clone(&states.offers));
-                    spawn_local(async move { offers::offer(&ways, &offers, to).await });
+                Some(ToStates::Wanted { to, is_posted }) => states.want(to, is_posted),
+                Some(ToStates::Post { message, urls }) => {
+                    let (ways, posts) = (Rc::clone(&states.ways), Rc::clone(&states.posts));
+                    spawn_local(async move { database_out::post(&ways, &posts, *message, &urls).await });
                 }
                 Some(ToStates::Offered { message, urls }) => states.fetch_offered(message, urls),
                 Some(ToStates::Asked { stream, count, request }) => {
@@ -78,11 +85,19 @@ pub async fn run(desk: Rc<Desk>, open_disk: OpenDisk, mut inbox: mpsc::Receiver<
                         drop(count);
                     });
                 }
+                Some(ToStates::Posted { stream, count, body, rest }) => {
+                    let (ways, arriving) = (Rc::clone(&states.ways), Rc::clone(&states.arriving));
+                    spawn_local(async move {
+                        database_in::take((&ways, &arriving), stream, body, rest).await;
+                        drop(count);
+                    });
+                }
             },
             _ = ticks.tick() => {
                 let now = states.ways.desk.clock.now();
                 let ended = states.offers.borrow_mut().take_expired(now);
-                for (to, is_whole) in ended {
+                let unsent = states.posts.borrow_mut().take_expired(now);
+                for (to, is_whole) in ended.into_iter().chain(unsent.into_iter().map(|to| (to, false))) {
                     states.ways.tell_raft(ToRaft::StateSent { to, is_whole });
                 }
                 states.ask_for_one();
@@ -92,16 +107,25 @@ pub async fn run(desk: Rc<Desk>, open_disk: OpenDisk, mut inbox: mpsc::Receiver<
 }
 
 impl States {
+    /// The follower `to` needs a state: one that it fetches, or one that is posted.
+    fn want(&self, to: u64, is_posted: bool) {
+        let (ways, offers, posts) = (Rc::clone(&self.ways), Rc::clone(&self.offers), Rc::clone(&self.posts));
+        spawn_local(async move {
+            match is_posted {
+                true => database_out::offer(&ways, &posts, to).await,
+                false => offers::offer(&ways, &offers, to).await,
+            }
+        });
+    }
+
     /// Fetches the state that the leader has offered with `message`.
     fn fetch_offered(self: &Rc<Self>, message: Box<Message>, urls: Vec<String>) {
         let Some(state) = message.snapshot.as_deref() else { return };
         let fetch = Fetch { from: message.from, urls, wanted: Wanted::Offered(state.at) };
-        if let Some(before) = &*self.under_way.borrow() {
-            if (before.fetch.from, before.fetch.wanted) == (fetch.from, fetch.wanted) {
-                before.message.replace(Some(message));
-                return;
-            }
-            before.cancel();
+        let before = self.arriving.now();
+        if let Some(before) = before.filter(|now| (now.fetch.from, now.fetch.wanted) == (fetch.from, fetch.wanted)) {
+            before.message.replace(Some(message));
+            return;
         }
         self.begin(fetch, Some(message));
     }
@@ -110,7 +134,7 @@ impl States {
     fn ask_for_one(self: &Rc<Self>) {
         let shared = &self.ways.desk.shared;
         let stands_still = shared.standstill.load().is_some();
-        if self.under_way.borrow().is_some() || !(stands_still || shared.raft.wants_state.load(Ordering::Acquire)) {
+        if self.arriving.now().is_some() || !(stands_still || shared.raft.wants_state.load(Ordering::Acquire)) {
             return;
         }
         let cluster = shared.cluster.load();
@@ -126,8 +150,7 @@ impl States {
     }
 
     fn begin(self: &Rc<Self>, fetch: Fetch, message: Option<Box<Message>>) {
-        let own = Rc::new(UnderWay::new(fetch, message));
-        self.under_way.replace(Some(Rc::clone(&own)));
+        let own = self.arriving.begin(fetch, message);
         let states = Rc::clone(self);
         spawn_local(async move {
             let desk = &states.ways.desk;
@@ -135,7 +158,7 @@ impl States {
             counters.received_states.begun();
             let fetched = fetch::fetch(&states.ways, &own).await;
             counters.received_states.ended(fetched.is_ok().then(|| desk.clock.now().saturating_sub(began)));
-            states.under_way.borrow_mut().take_if(|now| Rc::ptr_eq(now, &own));
+            states.arriving.end(&own);
             match fetched {
                 Ok(arrived) => states.arrived(own.message.take(), arrived),
                 Err(why) => {

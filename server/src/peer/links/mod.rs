@@ -119,6 +119,8 @@ pub struct Links {
     messages: Vec<Arrived>,
     unreachable: BTreeSet<u64>,
     unsent_states: BTreeSet<u64>,
+    /// Messages with which states go to members of etcd: in requests of their own.
+    states_to_post: Vec<Message>,
     gone: Vec<u64>,
     /// Another member has said that this one was removed, and since the last look.
     is_removed: bool,
@@ -149,6 +151,7 @@ impl Links {
             messages: Vec::new(),
             unreachable: BTreeSet::new(),
             unsent_states: BTreeSet::new(),
+            states_to_post: Vec::new(),
             gone: Vec::new(),
             is_removed: false,
             is_just_removed: false,
@@ -519,11 +522,14 @@ impl Links {
         let [appends, others] = peer.writing;
         let stream = if message.kind == MessageKind::Append { appends.or(others) } else { others };
         if message.kind == MessageKind::Snapshot {
-            // It says that a state can be fetched, which only a member of this kind does.
-            let is_of_this_kind = peer.lives.newest().is_some_and(|life| life != 0);
-            if stream.is_none() || !is_of_this_kind {
-                self.unsent_states.insert(to);
-                return;
+            match peer.lives.newest() {
+                // It says that a state can be fetched, which only a member of this kind does.
+                Some(life) if life != 0 && stream.is_some() => {}
+                Some(0) => return self.states_to_post.push(message.clone()),
+                _ => {
+                    self.unsent_states.insert(to);
+                    return;
+                }
             }
         }
         let Some(id) = stream else { return self.post(message, now) };
@@ -541,6 +547,21 @@ impl Links {
         } else if !had_bytes {
             self.deeds.push(Deed::Write(id));
         }
+    }
+
+    /// Takes the messages with which states go to members of etcd, in a request of their own.
+    pub fn take_states_to_post(&mut self) -> Vec<Message> {
+        std::mem::take(&mut self.states_to_post)
+    }
+
+    /// The state for `to` does not leave.
+    pub fn state_is_unsent(&mut self, to: u64) {
+        self.unsent_states.insert(to);
+    }
+
+    /// Whether the member is one of etcd's, as far as it has been heard of.
+    pub fn is_of_etcd(&self, member_id: u64) -> bool {
+        self.peers.get(&member_id).and_then(|peer| peer.lives.newest()) == Some(0)
     }
 
     /// How many bytes of proposals can be forwarded to the member: what finds no room is lost, and nobody sends a

@@ -1,0 +1,79 @@
+//! Runs on: connection core.
+//!
+//! This member's newest state as the database that etcd would have: captured, measured, and made piece by piece.
+//!
+//! The first pages of such a file name what comes last. So there are two walks over the records: one for the layout,
+//! one for the bytes. Between two steps only a revision is held ([`crate::floor`]) and about [`PIECE_BYTES`]: who takes
+//! the bytes slowly costs no more than who takes them at once.
+
+use std::time::Duration;
+
+use engine::ReadView;
+
+use super::desk::{Consistency, Desk};
+use crate::{
+    apply::restore::Restore,
+    error::Error,
+    etcd_files::{
+        bolt::writer::{FileWriter, Layout, PAGE_SIZE},
+        content::Walk,
+        state::State,
+    },
+    floor::Floor,
+};
+
+/// Bytes of the file that are made before they are taken. A single node or record may be longer.
+const PIECE_BYTES: usize = 64 << 10;
+/// Records that one step looks at. Each may take a search in the key tree, and other requests wait until the step ends.
+const STEP_RECORDS: usize = 256;
+/// How long the end of a long entry is waited for, between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Takes the newest state that stands between two entries, and a floor that keeps it readable.
+///
+/// **Errors** damaged data; too many revisions are held.
+pub async fn capture(desk: &Desk) -> Result<(State, Floor), Error> {
+    loop {
+        let view = desk.view(Consistency::Serializable).await?;
+        if view.is_unfinished() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            continue;
+        }
+        match desk.hold(view.compact_revision().max(0)) {
+            Ok(floor) => return Ok((read_state(desk, &view).await?, floor)),
+            // A compaction came between the two. The newest state has changed.
+            Err(Error::Compacted) => tokio::task::yield_now().await,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn read_state(desk: &Desk, view: &ReadView) -> Result<State, Error> {
+    let mut restore = Restore::new(view);
+    let tables = desk.step_through(view, |_, budget| restore.step(budget)).await?;
+    Ok(State::of(view, tables.map_err(|_damaged| Error::Corrupt)?))
+}
+
+/// The layout of the file.
+///
+/// **Errors** damaged data; the revision was held for too long.
+pub async fn measure(desk: &Desk, state: &State, floor: &Floor) -> Result<Layout, Error> {
+    let mut walk = Walk::new(state, FileWriter::measuring(PAGE_SIZE));
+    while !step(desk, floor, &mut walk).await? {}
+    let (_, layout) = walk.finish().finish().expect("nothing was announced");
+    Ok(layout)
+}
+
+/// Makes one step on the newest view. Returns whether it was the last one.
+///
+/// **Errors** as [`measure`].
+pub async fn step(desk: &Desk, floor: &Floor, walk: &mut Walk<'_>) -> Result<bool, Error> {
+    let piece = |view: &ReadView, _| match walk.step(view, STEP_RECORDS, PIECE_BYTES) {
+        Ok(done) => Ok(Some(done.is_some())),
+        Err(fault) => Err([fault]),
+    };
+    let is_done = desk.step_along(floor, piece).await?;
+    // A client that takes everything at once gives the core no other pause.
+    tokio::task::yield_now().await;
+    Ok(is_done)
+}
