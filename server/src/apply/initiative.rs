@@ -116,7 +116,7 @@ impl Apply {
     }
 
     /// Publishes this member's name and URLs, as etcd does, until the table has them; and the cluster's version, if it
-    /// leads.
+    /// is alone.
     pub(super) fn publish_attributes(&mut self, now: Duration) {
         // Entries that are still to be applied may change the table. Only after them is it known what to publish.
         if !self.is_caught_up() || self.published_at.is_some_and(|at| now < at + self.shared.limits.request_timeout) {
@@ -131,11 +131,19 @@ impl Apply {
             self.propose(Purpose::Other, Kind::ClusterMemberAttrSet, &request);
             self.published_at = Some(now);
         }
-        if self.standing.leads && self.applier.cluster.version.as_deref() != Some(crate::CLUSTER_VERSION) {
-            let request = membershippb::ClusterVersionSetRequest { ver: crate::CLUSTER_VERSION.to_owned() };
-            self.propose_as_leader(Kind::ClusterVersionSet, &request);
+        // Among several, they are asked first.
+        if self.applier.cluster.members.len() == 1 && self.decide_version(crate::CLUSTER_VERSION.to_owned()) {
             self.published_at = Some(now);
         }
+    }
+
+    /// Proposes this version of the cluster, if this member leads, and it is another one. Returns whether it does.
+    pub(super) fn decide_version(&mut self, ver: String) -> bool {
+        let is_due = self.standing.leads && self.applier.cluster.version.as_ref() != Some(&ver);
+        if is_due {
+            self.propose_as_leader(Kind::ClusterVersionSet, &membershippb::ClusterVersionSetRequest { ver });
+        }
+        is_due
     }
 
     /// Raises this member's NOSPACE alarm or disarms it, when that is due.

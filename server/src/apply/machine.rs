@@ -264,6 +264,7 @@ impl Apply {
                 }
             }
             ToApply::Discard(store) => self.discard(*store),
+            ToApply::ClusterVersion(version) => drop(self.decide_version(version)),
             ToApply::CheckpointWaits => self.checkpoints.waits(),
             ToApply::Checkpointed(done) => {
                 let done = *done?;

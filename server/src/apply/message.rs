@@ -174,6 +174,8 @@ pub enum ToApply {
     },
     /// A state was given up before all of it had arrived.
     Discard(Box<Store>),
+    /// This is to be the cluster's version, if this member leads.
+    ClusterVersion(String),
     /// The checkpoint under way waits for space on its disk.
     CheckpointWaits,
     /// A checkpoint has ended.

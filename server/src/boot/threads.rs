@@ -54,6 +54,7 @@ use crate::{
         scrub::Scrubber,
         states::{self, OpenDisk},
         thread::{block_on, pin, stop_member},
+        versions,
         warm::{self, Warmer},
     },
     insight::Board,
@@ -340,6 +341,7 @@ pub fn start(
     let apply = Apply::new(shared, counters, options, store, applier);
     let (desk, posts) = member.desk(0)?;
     spawn_local(probes::run(Rc::clone(&desk)));
+    spawn_local(versions::run(Rc::clone(&desk)));
     spawn_local(states::run(Rc::clone(&desk), member.open_disk(), to_states));
     let peers = PeerParts { inbox: to_peers, to_states: serving.states.clone(), remotes };
     let machines = Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply, peers };

@@ -15,7 +15,7 @@
 //! - `peer_loop`: the connections with other members, beside raft
 //! - `raft_loop`: raft on a thread of its own, or together with apply
 //! - `states/`: whole states, from one member to another
-//! - `probes`: how other members are
+//! - `probes`: how other members are; `versions`: which version the cluster can have
 //! - `checkpoint`: writes checkpoints
 //! - `scrub`: reads everything on disk again, to find damage
 //! - `warm`: loads pages after a start, ahead of apply
@@ -37,6 +37,7 @@ pub mod scrub;
 pub mod states;
 pub mod thread;
 mod ticks;
+pub mod versions;
 mod wake;
 pub mod warm;
 
