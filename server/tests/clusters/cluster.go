@@ -15,20 +15,18 @@ import (
 
 const size = 3
 
-// cluster is three members of one binary, and the network between them.
+// cluster is three members, and the network between them.
 type cluster struct {
-	isOrlop bool
 	members []*member
 	network *network
 }
 
-// newCluster makes three members that do not run yet. The directory is the caller's.
-func newCluster(binary, dir string) (*cluster, error) {
+// alike are three members of one binary.
+func alike(binary string) [size]string { return [size]string{binary, binary, binary} }
+
+// newCluster makes three members of these binaries that do not run yet. The directory is the caller's.
+func newCluster(binaries [size]string, dir string) (*cluster, error) {
 	c := &cluster{network: newNetwork()}
-	var err error
-	if c.isOrlop, err = isOrlop(binary); err != nil {
-		return nil, err
-	}
 	// Loopback addresses of our own: ports that others take elsewhere are free here.
 	addresses := ownAddresses()
 	for i, address := range addresses {
@@ -38,7 +36,7 @@ func newCluster(binary, dir string) (*cluster, error) {
 		}
 		name := fmt.Sprintf("m%d", i+1)
 		client, peer, advertised := "http://"+ports[0], "http://"+ports[1], "http://"+ports[2]
-		m, err := newMember(name, binary, dir, client, peer, advertised)
+		m, err := newMember(name, binaries[i], dir, client, peer, advertised)
 		if err != nil {
 			return nil, err
 		}
@@ -183,11 +181,11 @@ func (c *cluster) logTails() string {
 
 // addFlags has members start with more flags; each program has its own.
 func (c *cluster) addFlags(etcd, orlop, both []string) {
-	flags := etcd
-	if c.isOrlop {
-		flags = orlop
-	}
 	for _, m := range c.members {
+		flags := etcd
+		if m.isOrlop {
+			flags = orlop
+		}
 		m.flags = append(append(m.flags, flags...), both...)
 	}
 }

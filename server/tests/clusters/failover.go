@@ -50,7 +50,7 @@ func failovers(
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	c, err := newCluster(binary, dir)
+	c, err := newCluster(alike(binary), dir)
 	if err != nil {
 		return nil, err
 	}

@@ -91,7 +91,7 @@ func (f *figure) play(ctx context.Context, opt options, binary string) (string, 
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	c, err := newCluster(binary, dir)
+	c, err := newCluster(alike(binary), dir)
 	if err != nil {
 		return "", err
 	}

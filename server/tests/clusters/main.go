@@ -2,6 +2,7 @@
 // and judges what the clients saw.
 //
 //	clusters -server bin/etcd|target/release/orlop [-run kill,stop/leader] [-seed S] [-long]
+//	clusters -server target/release/orlop -others 1 -etcd bin/etcd [-run ..]
 //	clusters -membership -etcd bin/etcd [-orlop target/release/orlop]
 //	clusters -failover -etcd bin/etcd -orlop target/release/orlop [-times 20]
 //	clusters -figures -etcd bin/etcd -orlop target/release/orlop -bench target/release/bench [-run cpu,join]
@@ -20,6 +21,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -35,6 +37,8 @@ type options struct {
 	seed                uint64
 	isLong, keep        bool
 	beside              int
+	// How many of the members are those of etcd.
+	others int
 	// Of figures.
 	bench   string
 	pause   time.Duration
@@ -50,8 +54,9 @@ func main() {
 	flag.Uint64Var(&opt.seed, "seed", 0, "0 draws one for each scenario")
 	flag.BoolVar(&opt.isLong, "long", false, "each scenario's faults ten times")
 	flag.IntVar(&opt.beside, "beside", 1, "how many scenarios happen at once")
+	flag.IntVar(&opt.others, "others", 0, "so many of the members are -etcd")
 	flag.BoolVar(&opt.keep, "keep", false, "keep the data and logs of scenarios that fail")
-	flag.StringVar(&opt.etcd, "etcd", "", "stock etcd, for -membership, -failover and -figures")
+	flag.StringVar(&opt.etcd, "etcd", "", "stock etcd, for -membership, -failover and -figures, and for -others")
 	flag.StringVar(&opt.orlop, "orlop", "", "Orlop, for -membership, -failover and -figures")
 	membership := flag.Bool("membership", false, "instead: one script of membership calls on both; compare all answers")
 	failover := flag.Bool("failover", false,
@@ -78,6 +83,8 @@ func main() {
 		err = errors.New("-bench is missing")
 	case *isFigures:
 		err = measureFigures(ctx, opt)
+	case opt.others < 0 || opt.others > size || opt.others > 0 && opt.etcd == "":
+		err = errors.New("-others is a number of members, and needs -etcd")
 	case opt.server == "":
 		err = errors.New("-server is missing")
 	default:
@@ -170,7 +177,11 @@ func (s *scenario) play(ctx context.Context, opt options, seed uint64) (string, 
 			os.RemoveAll(dir)
 		}
 	}()
-	c, err := newCluster(opt.server, dir)
+	binaries := alike(opt.server)
+	for i := range opt.others {
+		binaries[size-1-i] = opt.etcd
+	}
+	c, err := newCluster(binaries, dir)
 	if err != nil {
 		return "", err
 	}
@@ -181,7 +192,7 @@ func (s *scenario) play(ctx context.Context, opt options, seed uint64) (string, 
 			undo()
 		}
 	}()
-	if s.isForOrlop && !c.isOrlop {
+	if s.isForOrlop && slices.ContainsFunc(c.members, func(m *member) bool { return !m.isOrlop }) {
 		return "", fmt.Errorf("%w: stock etcd does not repair itself", errSkipped)
 	}
 	if opt.isLong {

@@ -27,10 +27,11 @@ const patience = 90 * time.Second
 
 // member is one server process. Its data directory and addresses outlive a kill.
 type member struct {
-	name   string
-	binary string
-	flags  []string
-	dir    string
+	name    string
+	binary  string
+	isOrlop bool
+	flags   []string
+	dir     string
 	// What clients dial, what the process listens on for other members, and what it tells them to dial: the proxy.
 	clientURL, peerURL, advertisedURL string
 	client                            *clientv3.Client
@@ -54,6 +55,9 @@ func newMember(name, binary, parent, clientURL, peerURL, advertisedURL string) (
 		return nil, err
 	}
 	var err error
+	if m.isOrlop, err = isOrlop(binary); err != nil {
+		return nil, err
+	}
 	m.logFile, err = os.OpenFile(filepath.Join(parent, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err

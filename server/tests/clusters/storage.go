@@ -88,7 +88,7 @@ func (t *trouble) full(ctx context.Context, i int) error {
 		return err
 	}
 	t.say("the disk of %s is freed", m.name)
-	if m.diedUnasked() != nil && !t.isOrlop {
+	if m.diedUnasked() != nil && !m.isOrlop {
 		t.say("%s had ended, and is started again", m.name)
 		t.network.proxies[i].close()
 		if err := t.start(i); err != nil {
