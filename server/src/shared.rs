@@ -112,6 +112,12 @@ pub enum RaisedBy {
 /// The active alarms, each with a member id and the number of its type.
 pub type Alarms = BTreeMap<(u64, i32), RaisedBy>;
 
+/// Those of `alarms` that are of this type; all, if it is none. Each with the id of its member.
+pub fn alarms_of(alarms: &Alarms, kind: i32) -> Vec<(u64, i32)> {
+    let is_wanted = |of: i32| kind == Alarm::None as i32 || kind == of;
+    alarms.keys().copied().filter(|(_, of)| is_wanted(*of)).collect()
+}
+
 /// An alarm's name. A number without a name is its own name.
 pub fn alarm_name(alarm: i32) -> String {
     Alarm::try_from(alarm).map_or_else(|_| alarm.to_string(), |alarm| alarm.as_str_name().to_owned())

@@ -3,8 +3,8 @@
 //! For threads that serve nobody. The file is not durable, and none of its users minds.
 //!
 //! Invariants: at most `UNWRITTEN_BYTES` of it are in the page cache and not on their way to the medium, so that no
-//! sync of another file waits for more. The name goes with the [`Spool`]; one that a process left there when it ended is
-//! taken over by the next.
+//! sync of another file waits for more. The name goes with the [`Spool`]; one that a process left there when it ended
+//! is taken over by the next.
 
 use std::{
     fs::{File, OpenOptions},

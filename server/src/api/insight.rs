@@ -20,7 +20,10 @@ use proto::orlop::{
     UsageResponse,
 };
 
-use super::desk::{Consistency, Desk};
+use super::{
+    desk::{Consistency, Desk},
+    worries::worries,
+};
 use crate::{
     error::{Code, Error},
     insight::{
@@ -199,6 +202,7 @@ pub(super) async fn top(desk: &Desk, request: TopRequest) -> Result<Bytes, Error
         usage: usage.into_iter().map(prefix_usage).collect(),
         is_learner: shared.is_learner(),
         members: members(desk).await,
+        worries: worries(desk).into_iter().map(|(_, _, what)| what).collect(),
     }))
 }
 

@@ -6,7 +6,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use proto::etcdserverpb as pb;
+use proto::{
+    etcdserverpb::{self as pb, alarm_request::AlarmAction},
+    internal::Request,
+};
 
 use super::{
     desk::{Consistency, Desk, Draft},
@@ -21,7 +24,7 @@ use crate::{
     kv::range::read_at,
     protobuf::framed,
     quota::Purpose,
-    shared::alarm_text,
+    shared::{alarm_text, alarms_of},
 };
 
 /// HashKV of no records: the CRC-32C of the name of etcd's bucket, `key`.
@@ -118,14 +121,26 @@ pub(super) async fn hash(desk: &Desk) -> Result<Bytes, Error> {
     Ok(framed(&pb::HashResponse { header: Some(desk.newest_header()), hash }))
 }
 
-/// Answers Alarm: lists, raises and disarms alarms through the log.
+/// Answers Alarm: raises and disarms alarms through the log, and lists them without it. etcd does all through the log;
+/// but whoever asks has a full disk, most likely.
 ///
-/// **Errors** too many alarms; the errors of proposing.
+/// **Errors** too many alarms; the errors of proposing, or of a linearizable read.
 pub(super) async fn alarm(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
+    if let Request::Alarm(asked) = draft.request()
+        && asked.action == AlarmAction::Get as i32
+    {
+        let revision = desk.view(Consistency::Linearizable).await?.revision();
+        let alarms = alarms_of(&desk.shared.cluster.load().alarms, asked.alarm);
+        return Ok(alarms_answered(desk, revision, alarms));
+    }
     let outcome = propose(desk, draft, Purpose::Other).await?;
     let Outcome::Alarm { revision, alarms } = outcome else { unreachable!("alarms were asked for, not {outcome:?}") };
+    Ok(alarms_answered(desk, revision, alarms))
+}
+
+fn alarms_answered(desk: &Desk, revision: i64, alarms: Vec<(u64, i32)>) -> Bytes {
     let alarms = alarms.into_iter().map(|(member_id, alarm)| pb::AlarmMember { member_id, alarm }).collect();
-    Ok(framed(&pb::AlarmResponse { header: Some(desk.header(revision)), alarms }))
+    framed(&pb::AlarmResponse { header: Some(desk.header(revision)), alarms })
 }
 
 /// Answers MoveLeader. The answer has no header, as in etcd.

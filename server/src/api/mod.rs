@@ -15,7 +15,7 @@
 //! - `applied`: waits for apply; `abreast`: several waits at once
 //! - `others`: the way to other members; `leader`: the way to the one that leads
 //! - `watchers`: the watchers of a core
-//! - `database`: the newest state as a file of etcd's
+//! - `database`: the newest state as a file of etcd's; `worries`: what a person should look at
 //! - `quota`: refuses requests that do not fit, and raises the alarm
 //! - `range/`, `put`, `txn`, `compact`: the KV service
 //! - `watch`, `lease/`, `cluster/`, `maintenance`, `snapshot`, `health`, `insight`: the other services
@@ -87,6 +87,7 @@ mod told;
 mod txn;
 pub mod watch;
 pub mod watchers;
+pub mod worries;
 
 /// Lets a call of `method` in.
 ///

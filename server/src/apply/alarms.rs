@@ -9,7 +9,7 @@ use super::{table, touch::resident};
 use crate::{
     error::Error,
     quota,
-    shared::{Alarm, Alarms, RaisedBy},
+    shared::{Alarm, Alarms, RaisedBy, alarms_of},
 };
 
 /// Does what `request` asks for, and returns the alarms that its answer shows. An action or an alarm that does not
@@ -25,10 +25,7 @@ pub fn apply(
     let alarm = (request.member_id, request.alarm);
     let key = table::alarm_key(request.member_id, request.alarm);
     match AlarmAction::try_from(request.action) {
-        Ok(AlarmAction::Get) => {
-            let is_wanted = |kind: i32| request.alarm == Alarm::None as i32 || request.alarm == kind;
-            Ok(alarms.keys().copied().filter(|(_, kind)| is_wanted(*kind)).collect())
-        }
+        Ok(AlarmAction::Get) => Ok(alarms_of(alarms, request.alarm)),
         Ok(AlarmAction::Activate) if request.alarm != Alarm::None as i32 => {
             if alarms.len() >= quota::ALARMS_MAX && !alarms.contains_key(&alarm) {
                 return Err(Error::TooManyRequests);

@@ -55,8 +55,9 @@ pub async fn join<L: Lookup>(config: &Config, others: &dyn Others, resolver: &Re
     }
     let remote = |member: &&Member| Remote { member_id: member.id, peer_urls: member.peer_urls.clone() };
     let remotes = members.iter().map(remote).collect();
-    // A member tells its name when it has caught up for the first time.
-    let has_run = !own.name.is_empty();
+    // A member tells where clients find it when it has caught up for the first time. Those that a cluster began with
+    // have a name before.
+    let has_run = !own.client_urls.is_empty();
     let identity = Identity { cluster_id: running.cluster_id, member_id };
     Ok(Bootstrap { identity, members: Vec::new(), remotes, has_run })
 }

@@ -69,7 +69,12 @@ pub fn deliver(
             Err(error) => return Err(error),
         }
     }
-    let forwards = ![0, shared.identity.member_id].contains(&raft.leader());
-    raft.set_forward_room(if forwards { links.room_for(raft.leader()) } else { usize::MAX });
+    raft.set_forward_room(match raft.leader() {
+        leader if [0, shared.identity.member_id].contains(&leader) => {
+            links.forward_nothing();
+            usize::MAX
+        }
+        leader => links.room_for(leader),
+    });
     Ok(delivered)
 }

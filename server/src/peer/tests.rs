@@ -268,6 +268,14 @@ fn proposals_have_room_until_the_queue_is_half_full_and_raft_is_told_when_they_h
     links.written(60, out.concat().len() - 100, SECOND);
     assert!(links.has_news());
     assert_eq!((links.room_for(OTHER), links.has_news()), (5000, false));
+    // Who leads by now waits for no room, and nobody is woken for that.
+    links.send(vec![Message { context: vec![0; 6000].into(), ..message(MessageKind::Propose, OTHER) }], SECOND);
+    assert_eq!(links.room_for(OTHER), 0);
+    links.forward_nothing();
+    out.clear();
+    links.take_bytes(60, SECOND, &mut out);
+    links.written(60, out.concat().len(), SECOND);
+    assert!(!links.has_news());
 }
 
 #[test]

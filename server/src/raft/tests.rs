@@ -338,6 +338,25 @@ fn what_others_forward_waits_for_a_leader_and_goes_on_to_it_for_as_long_as_its_c
 }
 
 #[test]
+fn what_others_forward_finds_room_where_clients_of_this_member_do_not() {
+    let mut alone = Alone::new();
+    let entries_max = tuning::Consensus::default().backlog_entries_max;
+    (1..=entries_max).for_each(|id| alone.raft.receive(propose(id), alone.now));
+    assert!(alone.raft.take_answers().into_iter().flatten().next().is_none());
+    let slots: Slots<()> = Slots::new(1);
+    let slot = slots.open(Duration::ZERO).unwrap().id();
+    let ToRaft::Propose(one_more) = propose(entries_max + 1) else { unreachable!("it is one") };
+    let one_more = Proposal { reply: ReplyTo { core: 0, slot }, ..*one_more };
+    alone.raft.receive(ToRaft::Propose(Box::new(one_more)), alone.now);
+    assert_eq!(alone.raft.take_answers().into_iter().flatten().count(), 1, "it is refused");
+    // As much as two others may have under way, and no more.
+    (0..2 * entries_max + 5).for_each(|id| alone.raft.receive_peer(forward(10_000 + id), alone.now).unwrap());
+    alone.raft.receive_peer(told(MessageKind::Heartbeat, 2, 7), alone.now).unwrap();
+    let sent: usize = forwarded(alone.turn()).into_iter().map(|(_, count)| count).sum();
+    assert_eq!(sent as u64, 3 * entries_max);
+}
+
+#[test]
 fn who_wants_a_leader_is_not_refused_while_the_next_one_is_elected() {
     let mut alone = Alone::new();
     let shared = Arc::clone(&alone.shared);

@@ -15,7 +15,10 @@ use super::{
     peers, vars,
 };
 use crate::{
-    api::desk::{Consistency, Desk},
+    api::{
+        desk::{Consistency, Desk},
+        worries::worries,
+    },
     error::Error,
     metrics,
     shared::{Alarm, alarm_name, alarm_text},
@@ -267,25 +270,6 @@ fn version(desk: &Desk, _: &Request) -> Response {
     let server = crate::ETCD_VERSION;
     let storage = crate::STORAGE_VERSION;
     Response::json(200, format!(r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}","storage":"{storage}"}}"#))
-}
-
-/// What does not keep the member from serving, but should be looked at: the name of a check, the reason that /health
-/// shows, and what is the matter.
-fn worries(desk: &Desk) -> Vec<(&'static str, &'static str, String)> {
-    let mut worries = Vec::new();
-    let unreadable = desk.shared.view.unreadable().count();
-    if unreadable > 0 {
-        let what = format!("{unreadable} pages cannot be read: requests that need them fail");
-        worries.push(("unreadable_pages", "UNREADABLE PAGES", what));
-    }
-    if desk.shared.is_disk_full.load(Ordering::Acquire) {
-        worries.push((
-            "disk_full",
-            "DISK FULL",
-            "the disk is full: writes are refused until there is space".to_owned(),
-        ));
-    }
-    worries
 }
 
 async fn check(desk: &Desk, name: &str) -> Result<(), Cow<'static, str>> {

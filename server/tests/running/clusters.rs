@@ -291,6 +291,8 @@ fn a_member_that_has_lost_what_it_acknowledged_votes_for_nobody_until_it_has_cau
             copy(&cluster.data_dir(2), &copied);
             cluster.start(2, &[]);
             cluster.wait(2);
+            cluster.put_for_sure(2, "between", "1").await;
+            assert_eq!(cluster.get(1, "between").await, "1");
             // Nobody can say without it that this is committed.
             cluster.end(1, Signal::KILL);
             cluster.put_for_sure(2, "acknowledged", &is_empty.to_string()).await;
@@ -304,7 +306,10 @@ fn a_member_that_has_lost_what_it_acknowledged_votes_for_nobody_until_it_has_cau
             until("what it has lost is missed", || is_noticed(&cluster.log_text(2)));
             cluster.end(0, Signal::KILL);
             cluster.start(1, &[]);
-            // Two that may lack what is committed do not elect each other: the third has it.
+            // Two that may lack what is committed do not elect each other: the third has it. Who knows the other one
+            // takes its state, which does not have it, either.
+            let has_asked = |log: &str| is_empty || log.contains("all of a state of another member has arrived");
+            until("it has asked the other one", || has_asked(&cluster.log_text(2)));
             tokio::time::sleep(Duration::from_secs(3)).await;
             assert!(!cluster.log_text(1).contains("ready to serve client requests"));
             cluster.start(0, &[]);
@@ -312,6 +317,21 @@ fn a_member_that_has_lost_what_it_acknowledged_votes_for_nobody_until_it_has_cau
             assert_eq!(cluster.get(2, "acknowledged").await, is_empty.to_string());
             assert!(cluster.log_text(2).contains("votes as others do"));
         }
+    });
+}
+
+#[test]
+fn a_member_of_the_first_ones_that_never_ran_counts_though_another_one_is_gone() {
+    block_on(async {
+        let mut cluster = Cluster::new();
+        (0..2).for_each(|at| cluster.start(at, &[]));
+        (0..2).for_each(|at| cluster.wait(at));
+        cluster.put(0, "key", "of two").await;
+        cluster.end(1, Signal::KILL);
+        cluster.start(2, &["--initial-cluster-state=existing"]);
+        cluster.wait(2);
+        assert_eq!(cluster.get(2, "key").await, "of two");
+        cluster.put(2, "key", "of two others").await;
     });
 }
 

@@ -35,6 +35,9 @@ pub(super) fn table(now: &TopResponse, before: Option<&TopResponse>) -> String {
         now.connections,
         now.watchers
     ));
+    for worry in &now.worries {
+        line(&format!("! {}", printable(worry)));
+    }
     // One member alone has nothing to say of others.
     if now.members.len() > 1 {
         line(&members(&now.members));
@@ -233,7 +236,8 @@ pub(super) fn json(now: &TopResponse) -> Value {
             "is_waited_for": member.is_waited_for})
     });
     json!({
-        "is_learner": now.is_learner, "has_leader": has_leader(now), "members": members.collect::<Vec<_>>(),
+        "worries": now.worries, "is_learner": now.is_learner, "has_leader": has_leader(now),
+        "members": members.collect::<Vec<_>>(),
         "name": now.name, "release": now.release, "is_leader": now.is_leader, "uptime_us": now.uptime_us,
         "revision": now.revision, "compact_revision": now.compact_revision,
         "allocated_bytes": now.allocated_bytes, "in_use_bytes": now.in_use_bytes, "resident_bytes": now.resident_bytes,
@@ -307,6 +311,8 @@ mod tests {
         assert!(table(&shown, None).starts_with("m[2J (follower, no leader), Orlop"));
         assert_eq!(json(&shown)["has_leader"], false);
         assert!(!table(&answer(14, 300), None).contains("MEMBERS"), "one member alone");
+        let full = TopResponse { worries: vec!["the disk is full".into()], ..answer(14, 300) };
+        assert!(table(&full, None).lines().any(|line| line == "! the disk is full"));
     }
 
     #[test]

@@ -50,6 +50,8 @@ use crate::{
 
 /// Time between two looks at what is due.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Time between two warnings that a state did not arrive.
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// See the head of this file.
 struct States {
@@ -59,13 +61,15 @@ struct States {
     arriving: Rc<Arriving>,
     /// Counts up to ask one member after the other.
     asked: Cell<usize>,
+    /// When it was told last that a state did not arrive.
+    told_at: Cell<Option<Duration>>,
 }
 
 /// Runs until nobody can ask any more.
 pub async fn run(desk: Rc<Desk>, open_disk: OpenDisk, mut inbox: mpsc::Receiver<ToStates>) {
     let (ways, offers) = (Rc::new(Ways { desk, open_disk }), Rc::<RefCell<Offers>>::default());
     let (posts, arriving) = (Rc::default(), Rc::default());
-    let states = Rc::new(States { ways, offers, posts, arriving, asked: Cell::new(0) });
+    let states = Rc::new(States { ways, offers, posts, arriving, asked: Cell::new(0), told_at: Cell::default() });
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -161,12 +165,19 @@ impl States {
             states.arriving.end(&own);
             match fetched {
                 Ok(arrived) => states.arrived(own.message.take(), arrived),
-                Err(why) => {
-                    let from = format!("{:x}", own.fetch.from);
-                    tracing::warn!(from, why, "a state of another member did not arrive");
-                }
+                Err(why) => states.tell_of_none(own.fetch.from, &why),
             }
         });
+    }
+
+    /// Says in the log that a state did not arrive; not every time, as this member asks again and again.
+    fn tell_of_none(&self, from: u64, why: &str) {
+        let (now, from) = (self.ways.desk.clock.now(), format!("{from:x}"));
+        if self.told_at.get().is_some_and(|at| now < at + TELL_EVERY) {
+            return tracing::debug!(from, why, "a state of another member did not arrive");
+        }
+        self.told_at.set(Some(now));
+        tracing::warn!(from, why, "a state of another member did not arrive");
     }
 
     /// All of a state is here.

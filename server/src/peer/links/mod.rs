@@ -572,6 +572,11 @@ impl Links {
         room
     }
 
+    /// Nothing is forwarded to anybody: no room is waited for.
+    pub fn forward_nothing(&mut self) {
+        (self.awaits_room, self.has_room_again) = (None, false);
+    }
+
     /// Takes what is to be written to the connection `id` next, in order.
     pub fn take_bytes(&mut self, id: ConnectionId, now: Duration, out: &mut Vec<Bytes>) {
         match self.connections.get_mut(&id).map(|connection| &mut connection.way) {

@@ -133,6 +133,8 @@ pub struct Raft {
     forward_room: usize,
     /// What was forwarded and has not left raft: a follower's messages wait for its log. **Units** bytes of entries.
     forwarding_bytes: usize,
+    /// The leader to which that goes.
+    forwarding_to: u64,
     /// Since when the log has waited for its disk, and how far it was durable then.
     log_wait: Option<(Duration, u64)>,
     /// A longer wait is a stall.
@@ -189,6 +191,7 @@ impl Raft {
             is_cut: false,
             forward_room: usize::MAX,
             forwarding_bytes: 0,
+            forwarding_to: 0,
             log_wait: None,
             log_wait_max,
             log_bytes: log_len,
@@ -636,7 +639,8 @@ impl Raft {
             self.is_cut = true;
             tracing::error!(
                 "the leader counts on entries that this member does not have. Was the raft log corrupted, truncated, \
-                 or lost? It votes for nobody until it has caught up"
+                 or lost? It votes for nobody until it has caught up. If the others cannot elect without it, start one \
+                 that has everything with --force-new-cluster"
             );
         } else if self.is_cut && !self.driver.is_cut() {
             self.is_cut = false;
@@ -665,7 +669,6 @@ impl Raft {
         let before = raft.leader.load(Ordering::Relaxed);
         let is_new = status.leader_id != 0 && status.leader_id != before;
         if status.leader_id != before {
-            self.forwarding_bytes = 0;
             self.tell_leader(before, &status);
         }
         self.counters.leader_changes.add(u64::from(is_new));

@@ -43,6 +43,16 @@ impl Raft {
         (self.proposals.len() as u64) < entries_max && self.proposals.bytes() < bytes_max
     }
 
+    /// Each other member bounds what its clients have under way. All of it has room here: nobody would tell them of a
+    /// proposal that found none.
+    fn has_room_for_others(&self) -> bool {
+        let (entries_max, bytes_max) = self.driver.proposals_max();
+        let ConfState { voters, learners } = self.driver.conf_state();
+        let members = (voters.len() + learners.len()) as u64;
+        (self.proposals.len() as u64) < entries_max.saturating_mul(members)
+            && self.proposals.bytes() < bytes_max.saturating_mul(members)
+    }
+
     /// Takes what another member has forwarded. It gathers with what clients propose here. If there is no leader for
     /// it, it waits for one: a proposal that is dropped costs its client the whole timeout.
     ///
@@ -57,7 +67,7 @@ impl Raft {
         }
         let until = now + self.shared.limits.request_timeout;
         for Entry { kind, data, .. } in message.entries {
-            if !self.has_room() {
+            if !self.has_room_for_others() {
                 tracing::debug!("a forwarded proposal finds no room");
                 break;
             }
@@ -106,7 +116,11 @@ impl Raft {
         }
         let mut waiting = self.proposals.take(now);
         // What a leader decided is not proposed by who leads no more, nor in another term, nor through another.
-        let leads_in = Some(self.driver.status()).filter(|status| status.is_leader).map(|status| status.term);
+        let status = self.driver.status();
+        let leads_in = Some(status).filter(|status| status.is_leader).map(|status| status.term);
+        if self.forwarding_to != status.leader_id {
+            (self.forwarding_to, self.forwarding_bytes) = (status.leader_id, 0);
+        }
         let is_anyones = is_planted("expiry without leadership");
         waiting.retain(|waiting| is_anyones || waiting.of_leader_in.is_none() || waiting.of_leader_in == leads_in);
         let behind = self.take_what_has_no_room(&mut waiting);
