@@ -67,5 +67,5 @@ pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
 pub const ETCD_VERSION: &str = "3.7.1";
 /// The version that the cluster decides on.
 pub const CLUSTER_VERSION: &str = "3.7.0";
-/// The reported version of the storage.
+/// The version of etcd's schema that this release has, where the cluster does not have it lower.
 pub const STORAGE_VERSION: &str = "3.7.0";

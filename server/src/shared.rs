@@ -144,6 +144,25 @@ pub struct Cluster {
     pub downgrade: Option<Downgrade>,
 }
 
+impl Cluster {
+    /// The version of etcd's schema that a database of this cluster has. It follows what the cluster has decided, so
+    /// that all its members can open the file; those before 3.6 name none.
+    pub fn storage_version(&self) -> Option<&str> {
+        const FIRST: (u64, u64) = (3, 6);
+        let minor = |version: &str| {
+            let mut numbers = version.split('.').map(|number| number.parse::<u64>().ok());
+            Some((numbers.next()??, numbers.next()??))
+        };
+        let own = crate::STORAGE_VERSION;
+        let decided = self.version.as_deref().and_then(|version| Some((version, minor(version)?)));
+        match decided {
+            Some((_, decided)) if decided < FIRST => None,
+            Some((version, decided)) if Some(decided) < minor(own) => Some(version),
+            _ => Some(own),
+        }
+    }
+}
+
 /// A decision to downgrade the cluster, or not to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Downgrade {
@@ -457,5 +476,20 @@ mod tests {
         let none = Quota::new(u64::MAX, 90);
         assert!(none.has_room(u64::MAX, 500));
         assert_eq!(none.shown(), -1);
+    }
+
+    #[test]
+    fn the_schema_is_that_of_the_clusters_version_and_none_before_3_6() {
+        for (version, expected) in [
+            (None, Some("3.7.0")),
+            (Some("3.0.0"), None),
+            (Some("3.5.0"), None),
+            (Some("3.6.0"), Some("3.6.0")),
+            (Some("3.7.0"), Some("3.7.0")),
+            (Some("3.10.0"), Some("3.7.0")),
+        ] {
+            let cluster = Cluster { version: version.map(str::to_owned), ..Cluster::default() };
+            assert_eq!(cluster.storage_version(), expected, "{version:?}");
+        }
     }
 }

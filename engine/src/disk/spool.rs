@@ -3,8 +3,8 @@
 //! For threads that serve nobody. The file is not durable, and none of its users minds.
 //!
 //! Invariants: at most `UNWRITTEN_BYTES` of it are in the page cache and not on their way to the medium, so that no
-//! sync of another file waits for more. The name goes with the [`Spool`]; one that a process left there when it ended
-//! is taken over by the next.
+//! sync of another file waits for more. The name goes with the [`Spool`], unless the
+//! process ends before.
 
 use std::{
     fs::{File, OpenOptions},
@@ -56,22 +56,11 @@ impl Spool {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    /// Removes what a process has left at `path` when it ended. Returns whether there was something.
-    ///
-    /// **Errors** it cannot be removed.
-    pub fn remove_leftover(path: &Path) -> Result<bool, Error> {
-        let exists = offline::exists(path)?;
-        if exists {
-            offline::remove_file(path)?;
-        }
-        Ok(exists)
-    }
 }
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        // If that fails, the next one takes it over.
+        // If that fails, it is as if the process had ended.
         offline::remove_file(&self.path).unwrap_or_default();
     }
 }
@@ -92,9 +81,6 @@ mod tests {
         assert_eq!(std::fs::read(spool.path()).unwrap(), piece.repeat(4));
         drop(spool);
         assert!(!path.exists());
-        std::fs::write(&path, b"left").unwrap();
-        assert!(Spool::remove_leftover(&path).unwrap() && !path.exists());
-        assert!(!Spool::remove_leftover(&path).unwrap());
         assert!(Spool::create(&temporary.path().join("no/such")).is_err());
     }
 }

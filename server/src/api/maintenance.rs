@@ -68,7 +68,7 @@ pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
         raft_applied_index: applied,
         errors,
         is_learner: shared.is_learner(),
-        storage_version: crate::STORAGE_VERSION.to_owned(),
+        storage_version: desk.shared.cluster.load().storage_version().unwrap_or_default().to_owned(),
         db_size_quota: shared.limits.quota.shown(),
         downgrade_info: Some(downgrade),
     }

@@ -18,7 +18,7 @@ use prost::Message;
 use proto::etcdserverpb::AlarmMember;
 
 use super::{bolt::writer::FileWriter, schema, state::State};
-use crate::{apply::restore::Tables, shared::Cluster};
+use crate::apply::restore::Tables;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
@@ -123,7 +123,7 @@ impl<'a> Walk<'a> {
             (schema::TERM.to_vec(), term.to_be_bytes().to_vec()),
             (schema::CONF_STATE.to_vec(), schema::conf_state_json(conf_state)),
         ];
-        meta.extend(storage_version(cluster).map(|version| (schema::STORAGE_VERSION.to_vec(), version.into())));
+        meta.extend(cluster.storage_version().map(|version| (schema::STORAGE_VERSION.to_vec(), version.into())));
         if *compact_revision > 0 {
             // The file holds nothing that this compaction drops, however far the sweep of this member has come.
             let revision = schema::revision_key(Revision::new(*compact_revision, 0), false);
@@ -148,23 +148,6 @@ impl<'a> Walk<'a> {
             self.bucket(name, Vec::new());
         }
         self.stage = Stage::Done;
-    }
-}
-
-/// The version of the schema. It follows what the cluster has decided, so that all its members can open the file.
-/// Those before 3.6 name none.
-fn storage_version(cluster: &Cluster) -> Option<&str> {
-    const FIRST: (u64, u64) = (3, 6);
-    let numbers = |version: &str| {
-        let mut parts = version.split('.').map(|part| part.parse::<u64>().ok());
-        Some((parts.next()??, parts.next()??))
-    };
-    let own = crate::STORAGE_VERSION;
-    let decided = cluster.version.as_deref().and_then(|version| Some((version, numbers(version)?)));
-    match decided {
-        Some((_, numbers)) if numbers < FIRST => None,
-        Some((version, minor)) if Some(minor) < numbers(own) => Some(version),
-        _ => Some(own),
     }
 }
 

@@ -266,9 +266,10 @@ fn known_reason(desk: &Desk, excluded: &[String], is_serializable: bool) -> Opti
 }
 
 fn version(desk: &Desk, _: &Request) -> Response {
-    let cluster = desk.shared.cluster.load().version.clone().unwrap_or_else(|| "not_decided".to_owned());
+    let cluster = desk.shared.cluster.load_full();
     let server = crate::ETCD_VERSION;
-    let storage = crate::STORAGE_VERSION;
+    let storage = cluster.storage_version().unwrap_or("unknown");
+    let cluster = cluster.version.as_deref().unwrap_or("not_decided");
     Response::json(200, format!(r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}","storage":"{storage}"}}"#))
 }
 

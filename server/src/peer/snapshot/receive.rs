@@ -5,14 +5,18 @@
 //! A bbolt file is read from its meta pages and its root down, and the root may be its last page. So all of it goes
 //! into a file first, which is gone again when the state is built.
 //!
-//! Invariant: whatever comes of it, the caller has the store back.
+//! Invariant: whatever comes of it, the caller has the store back. Each database has a file of its own: one that was
+//! given up may still be read while the next one comes.
 
-use std::path::Path;
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use consensus::Identity;
 use engine::{
     Store,
-    disk::{Disk, Spool},
+    disk::{Disk, Spool, offline},
 };
 
 use crate::{
@@ -24,8 +28,10 @@ use crate::{
     },
 };
 
-/// The file's name in the data directory.
-const FILE: &str = "received.db";
+/// How the names of the files in the data directory begin. A number follows.
+const FILE: &str = "received-";
+/// Counts the files of this process.
+static FILES: AtomicU64 = AtomicU64::new(0);
 
 /// Receives one database. Blocks on its disk.
 pub struct Receiver {
@@ -46,7 +52,8 @@ impl Receiver {
         identity: Identity,
         told: Told,
     ) -> Result<Self, (engine::Error, Box<Store>)> {
-        match Spool::create(&store.dir().join(FILE)) {
+        let name = format!("{FILE}{}", FILES.fetch_add(1, Ordering::Relaxed));
+        match Spool::create(&store.dir().join(name)) {
             Ok(file) => Ok(Self { builder: Builder::incoming(disk, store), identity, told, file }),
             Err(error) => Err((error, Box::new(store))),
         }
@@ -79,11 +86,19 @@ impl Receiver {
 
 /// Removes what a life before has left in the data directory `dir`. A member that cannot do that has other troubles.
 pub fn remove_leftover(dir: &Path) {
-    match Spool::remove_leftover(&dir.join(FILE)) {
-        Ok(false) => {}
-        Ok(true) => tracing::info!("a snapshot that had not come whole is removed"),
-        Err(error) => tracing::warn!(%error, "a snapshot that had not come whole is not removed"),
+    for path in files(dir) {
+        match offline::remove_file(&path) {
+            Ok(()) => tracing::info!(path = %path.display(), "a snapshot that had not come whole is removed"),
+            Err(error) => tracing::warn!(%error, "a snapshot that had not come whole is not removed"),
+        }
     }
+}
+
+/// The files in the data directory.
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let names = offline::list(dir).unwrap_or_default();
+    let is_one = |name: &std::ffi::OsString| name.to_str().is_some_and(|name| name.starts_with(FILE));
+    names.into_iter().filter(is_one).map(|name| dir.join(name)).collect()
 }
 
 #[cfg(test)]
@@ -158,9 +173,9 @@ mod tests {
         let live = Store::open(disk.as_mut(), dir, options).unwrap();
         let mut receiver = Receiver::new(disk, live.incoming(64 << 10), IDENTITY, told).map_err(|_error| "").unwrap();
         file.chunks(70_001).for_each(|piece| receiver.push(piece).unwrap());
-        assert!(dir.join(FILE).exists());
+        assert_eq!(files(dir).len(), 1);
         let ended = receiver.end().map_err(|(error, _)| error.to_string());
-        assert!(!dir.join(FILE).exists(), "it is not needed any more");
+        assert!(files(dir).is_empty(), "it is not needed any more");
         ended
     }
 
@@ -168,8 +183,8 @@ mod tests {
     fn a_leaders_database_becomes_a_state() {
         let (file, expected, tables) = database();
         let temporary = tempfile::tempdir().unwrap();
-        // What a life before has left is no part of it.
-        std::fs::write(temporary.path().join(FILE), vec![7; 1 << 20]).unwrap();
+        std::fs::write(temporary.path().join("received-7"), b"left by a life before").unwrap();
+        remove_leftover(temporary.path());
         let arrived = receive(temporary.path(), told(), &file).unwrap();
         assert_eq!(arrived.at, AT);
         assert_eq!(format!("{:?}", arrived.tables), format!("{tables:?}"));
@@ -225,6 +240,6 @@ mod tests {
         let mut receiver = Receiver::new(disk, live.incoming(64 << 10), IDENTITY, told()).map_err(|_error| "").unwrap();
         receiver.push(&Bytes::from_static(b"some")).unwrap();
         drop(receiver.abandon());
-        assert!(!temporary.path().join(FILE).exists());
+        assert!(files(temporary.path()).is_empty());
     }
 }
