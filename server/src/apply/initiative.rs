@@ -139,7 +139,8 @@ impl Apply {
 
     /// Proposes this version of the cluster, if this member leads, and it is another one. Returns whether it does.
     pub(super) fn decide_version(&mut self, ver: String) -> bool {
-        let is_due = self.standing.leads && self.applier.cluster.version.as_ref() != Some(&ver);
+        let may = self.standing.leads && self.is_caught_up() && !self.standstill.is_on();
+        let is_due = may && self.applier.cluster.version.as_ref() != Some(&ver);
         if is_due {
             self.propose_as_leader(Kind::ClusterVersionSet, &membershippb::ClusterVersionSetRequest { ver });
         }

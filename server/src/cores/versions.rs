@@ -22,6 +22,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Time between two rounds of questions. **Source** etcd, `monitorVersionInterval`.
 const ASK_EVERY: Duration = Duration::from_secs(4);
+/// The same before anything is decided.
+const ASK_SOON: Duration = Duration::from_millis(500);
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 /// An answer at most. **Units** bytes.
@@ -43,8 +45,10 @@ pub async fn run(desk: Rc<Desk>) {
         let shared = &desk.shared;
         let (term, now) = (shared.raft.term.load(atomic::Ordering::Acquire), desk.clock.now());
         let leads = shared.raft.leader.load(atomic::Ordering::Acquire) == shared.identity.member_id;
-        let is_early = asked.is_some_and(|(before, at)| before == term && now < at + ASK_EVERY);
         let decided = shared.cluster.load().version.clone();
+        // No member serves clients before.
+        let every = if decided.is_some() { ASK_EVERY } else { ASK_SOON };
+        let is_early = asked.is_some_and(|(before, at)| before == term && now < at + every);
         // Nothing is above this release.
         let is_highest = decided.as_deref() == Some(crate::CLUSTER_VERSION);
         if !leads || is_early || is_highest || shared.cluster.load().members.is_empty() {

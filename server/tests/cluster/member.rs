@@ -378,6 +378,11 @@ impl Member {
         let now = self.clock.now();
         self.raft.tick(now);
         self.apply.tick(now);
+        // A connection core asks the others first, all of which are of this release.
+        if self.is_leader() && self.shared.cluster.load().version.is_none() {
+            let version = server::CLUSTER_VERSION.to_owned();
+            self.apply.receive(ToApply::ClusterVersion(version), now).expect("apply runs");
+        }
         self.links.pass(now);
         self.hub.set_raft_term(self.term());
         self.hub.on_tick(now);
