@@ -1,4 +1,4 @@
-//! Runs on: main thread, offline.
+//! Runs on: main thread, offline; threads of their own (states that arrive).
 //!
 //! Builds a data directory from the content of another store: leases first, then records in revision order, then the
 //! rest.

@@ -1,4 +1,4 @@
-//! Runs on: main thread, offline.
+//! Runs on: main thread, offline; threads of their own (states that arrive).
 //!
 //! Why a file of etcd's cannot be read, or nothing can be made from it. This is the one error type of the folder.
 //!

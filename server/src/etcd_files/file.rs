@@ -1,4 +1,4 @@
-//! Runs on: main thread, offline.
+//! Runs on: main thread, offline; threads of their own (states that arrive).
 //!
 //! A snapshot file, or the database of a stopped etcd. Its buckets are read as a member's values.
 //!

@@ -1,7 +1,7 @@
-//! Runs on: connection core (writing a snapshot file), main thread (all reading, offline).
+//! Runs on: connection core (writing), main thread (reading, offline), a thread of its own (what a leader sends).
 //!
-//! etcd's files: the snapshot file that the Snapshot call sends. Also everything that is read from such a file, or from
-//! the files of a stopped etcd, before a member of this server starts on it.
+//! etcd's files: the snapshot file that the Snapshot call and leaders send. Also everything that is read from such a
+//! file, or from the files of a stopped etcd, before a member of this server starts on it.
 //!
 //! | file | what it owns |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Runs on: main thread, offline.
+//! Runs on: main thread, offline; threads of their own (states that arrive).
 //!
 //! Files that are read at any offset, whatever the blocks of the medium are.
 //!

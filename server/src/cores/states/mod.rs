@@ -4,7 +4,7 @@
 //!
 //! Whoever needs a state fetches it, so it goes on where it broke. A follower that is behind the leader's log hears by
 //! a raft message that a state is held ready for it (`offers`). A member that is damaged, or has lost the end of its
-//! log, asks any other one by itself.
+//! log, asks any other one by itself. Members of etcd fetch nothing: they post theirs, and are posted one.
 //!
 //! - `ways`: to apply, to raft and to the disk
 //! - `offers`: states that are held ready, and sent
