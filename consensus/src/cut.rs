@@ -41,7 +41,8 @@
 //! - `floor` was answered for by all members concerned, after the cut. From its term on, candidates whose log is not
 //!   behind its place hold everything that this member may have acknowledged.
 //! - An answer to the question of a term counts for the last place that was asked about in that term, which is the
-//!   furthest: who is not ahead of a place is not ahead of a further one.
+//!   furthest: who is not ahead of a place is not ahead of a further one. So whoever was ahead, and has lost that since,
+//!   or is gone, would be waited for in this term for ever: after a while another term is asked about (`own_term`).
 //! - `confirmed` was said by a leader after the cut, which has had no answer of this member to count since.
 //! - A heartbeat commits nothing. Its commit is of what the leader believes that this member has, and may name entries
 //!   here that are not the leader's.
@@ -68,6 +69,8 @@ struct Question {
     place: Place,
     /// Who has said yes.
     granted: BTreeSet<u64>,
+    /// Parts of a tick for which nobody has named this place as his.
+    idle_parts: usize,
 }
 
 /// See the head of this file.
@@ -94,13 +97,15 @@ pub(crate) struct Cut {
     /// Parts of a tick for which there has been no leader, and with how many of them a state is wanted.
     unled_parts: usize,
     unled_parts_max: usize,
+    /// A place for which nobody has stood up for so long is one that nobody has any more.
+    idle_parts_max: usize,
 }
 
 impl Cut {
     /// For a member with this election timeout, which has just started, and has these members noted. Nobody has had a
     /// read with the name `token` before.
     pub(crate) fn new(concerned: u64, token: Bytes, election_ticks: usize) -> Cut {
-        let question = Question { term: 0, place: (0, 0), granted: BTreeSet::new() };
+        let question = Question { term: 0, place: (0, 0), granted: BTreeSet::new(), idle_parts: 0 };
         let timeout_parts = election_ticks * PARTS_PER_TICK as usize;
         Cut {
             concerned,
@@ -115,6 +120,7 @@ impl Cut {
             young_parts: 2 * timeout_parts,
             unled_parts: 0,
             unled_parts_max: 3 * timeout_parts,
+            idle_parts_max: 3 * timeout_parts,
         }
     }
 
@@ -127,6 +133,7 @@ impl Cut {
         self.token_parts = self.token_parts.saturating_sub(1);
         self.young_parts = self.young_parts.saturating_sub(1);
         self.unled_parts = if is_led { 0 } else { (self.unled_parts + 1).min(self.unled_parts_max) };
+        self.question.idle_parts = (self.question.idle_parts + 1).min(self.idle_parts_max);
     }
 
     /// Whether the state of another member would help.
@@ -170,14 +177,31 @@ impl Cut {
         self.floor.is_some_and(|(from, least)| term >= from && place >= least)
     }
 
+    /// The first term in which this member may lead with its log at `place`, if all have answered.
+    pub(crate) fn may_lead_from(&self, place: Place) -> Option<u64> {
+        self.floor.filter(|(_, least)| place >= *least).map(|(from, _)| from)
+    }
+
+    /// The term to ask about for this member's own campaign at `place`: at least `term`, the next one in which it could
+    /// stand. It is a later one if a candidate was asked about that there is no more.
+    pub(crate) fn own_term(&self, term: u64, place: Place) -> u64 {
+        let Question { term: asked, place: furthest, idle_parts, .. } = self.question;
+        if term > asked || (place < furthest && idle_parts < self.idle_parts_max) {
+            return term;
+        }
+        asked.saturating_add(u64::from(place < furthest))
+    }
+
     /// Asks whether a candidate at `place` could lead in `term`. `from` asks that as well. Returns whom to ask, of
     /// `members`, and about which place: those that have not said yes.
     pub(crate) fn ask(&mut self, term: u64, place: Place, from: u64, members: &[u64]) -> (Vec<u64>, Place) {
         if term > self.question.term {
-            self.question = Question { term, place, granted: BTreeSet::new() };
+            self.question = Question { term, place, granted: BTreeSet::new(), idle_parts: 0 };
         }
         if term == self.question.term {
-            self.question.place = self.question.place.max(place);
+            if place >= self.question.place {
+                (self.question.place, self.question.idle_parts) = (place, 0);
+            }
             self.question.granted.insert(from);
             self.settle(members);
             let left = members.iter().filter(|id| !self.question.granted.contains(id));
@@ -283,6 +307,29 @@ mod tests {
         assert_eq!(cut.ask(4, (4, 9), 1, others), (vec![], (4, 9)), "nobody is asked about what is past");
         assert_eq!(cut.ask(6, (4, 9), 1, others), (vec![2, 3], (4, 9)));
         assert!(cut.lets_vote(5, (4, 12)), "what was answered for stays so");
+    }
+
+    #[test]
+    fn who_was_ahead_and_is_no_more_is_not_waited_for() {
+        let (mut cut, others) = (cut(), &VOTERS[1..]);
+        let pass = |cut: &mut Cut, parts| (0..parts).for_each(|_| cut.pass_part(false));
+        let timeout = 10 * PARTS_PER_TICK as usize;
+        assert_eq!(cut.own_term(5, (4, 9)), 5);
+        cut.ask(6, (4, 12), 2, others);
+        pass(&mut cut, 3 * timeout - 1);
+        assert_eq!((cut.own_term(5, (4, 9)), cut.own_term(7, (4, 9))), (5, 7), "2 may stand there still");
+        cut.ask(6, (4, 12), 2, others);
+        pass(&mut cut, 3 * timeout - 1);
+        assert_eq!((cut.own_term(5, (4, 9)), cut.own_term(5, (4, 12))), (5, 6), "it does");
+        cut.ask(6, (4, 9), 1, others);
+        pass(&mut cut, 1);
+        assert_eq!((cut.own_term(5, (4, 9)), cut.own_term(7, (4, 9))), (7, 7));
+        assert_eq!(cut.ask(7, (4, 9), 1, others), (vec![2, 3], (4, 9)));
+        assert_eq!(cut.own_term(5, (4, 9)), 7, "it is asked about again");
+        cut.granted(2, 7, others);
+        assert_eq!(cut.may_lead_from((4, 9)), None);
+        cut.granted(3, 7, others);
+        assert_eq!((cut.may_lead_from((4, 8)), cut.may_lead_from((4, 9))), (None, Some(7)));
     }
 
     #[test]

@@ -192,12 +192,10 @@ impl Driver {
 
     /// Answers the candidate that has waited, if it may be answered, or campaigns.
     fn go_on_voting(&mut self) {
-        let raft = &mut self.raw.raft;
-        let (term, place) = (raft.term, (raft.raft_log.last_term(), raft.raft_log.last_index()));
-        let may = |cut: &&mut Cut| cut.is_due && cut.lets_vote(term + 1, place);
-        if let Some(cut) = self.cut.as_mut().filter(may) {
-            cut.is_due = false;
-            let timeout = self.elections.timeout_parts(&self.options, self.identity.member_id, term);
+        if self.cut.as_ref().is_some_and(|cut| cut.is_due) && self.may_stand() {
+            self.cut.as_mut().expect("just seen").is_due = false;
+            let raft = &mut self.raw.raft;
+            let timeout = self.elections.timeout_parts(&self.options, self.identity.member_id, raft.term);
             raft.election_elapsed = raft.election_elapsed.max(timeout);
         }
         if let Some(vote) = self.cut.as_mut().and_then(Cut::take_held) {
@@ -206,15 +204,27 @@ impl Driver {
         }
     }
 
+    /// Whether all have said that this member could lead in its next term. If they have said so of a later one, it goes
+    /// to that.
+    fn may_stand(&mut self) -> bool {
+        let place = self.place();
+        let Some(from) = self.cut.as_ref().and_then(|cut| cut.may_lead_from(place)) else { return false };
+        let raft = &mut self.raw.raft;
+        if from > raft.term + 1 {
+            raft.become_follower(from - 1, raft::INVALID_ID);
+        }
+        true
+    }
+
     /// Whether this member may campaign. If not, it asks the others whether it could.
     pub(super) fn may_campaign(&mut self) -> bool {
-        let (term, place, own) = (self.raw.raft.term + 1, self.place(), self.identity.member_id);
-        if self.cut.as_ref().is_none_or(|cut| self.is_sole_voter() || cut.lets_vote(term, place)) {
+        if self.cut.is_none() || self.is_sole_voter() || self.may_stand() {
             return true;
         }
-        if let Some(cut) = &mut self.cut {
-            cut.is_due = true;
-        }
+        let (term, place, own) = (self.raw.raft.term + 1, self.place(), self.identity.member_id);
+        let Some(cut) = &mut self.cut else { return true };
+        cut.is_due = true;
+        let term = cut.own_term(term, place);
         self.ask_about(term, place, own);
         false
     }

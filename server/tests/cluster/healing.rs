@@ -5,6 +5,7 @@ use std::{cmp::Reverse, time::Duration};
 use super::{
     leases::EXPIRY_MAX,
     member::Member,
+    seat::Seat,
     world::{Event, World},
 };
 
@@ -17,8 +18,22 @@ impl World {
         let written = self.clients.tally.written;
         let end = self.now + Duration::from_secs(2) + 20 * Duration::from_micros(self.plan.pause_us_max);
         while self.plan.clients > 0 && self.clients.tally.written == written {
-            assert!(self.now < end, "the cluster serves again");
+            if self.now >= end {
+                self.tell_of_all();
+                panic!("the cluster serves again");
+            }
             self.run(Duration::from_millis(500));
+        }
+    }
+
+    /// How all members stand, for a person who reads why the run failed.
+    fn tell_of_all(&mut self) {
+        for at in 0..self.seats.len() {
+            let Seat { id: Some(id), member, is_cut, is_off, is_leaving, .. } = &self.seats[at] else { continue };
+            let shown = member.as_ref().map_or_else(|| format!("m{id} does not run"), Member::shown_whole);
+            let cut = member.as_ref().map(Member::is_cut);
+            let text = format!("machine {at}: {shown}, cut {is_cut} {cut:?}, off {is_off}, leaving {is_leaving}");
+            self.story.fault(self.now, &text);
         }
     }
 

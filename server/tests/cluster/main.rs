@@ -62,8 +62,21 @@ use plan::{Plan, number};
 use world::{Tally, World};
 
 /// Seeds that have found bugs. What they do changes with the plans; they cost little.
-const FOUND: [u64; 12] =
-    [32, 41, 75, 119, 3037, 5079, 7092, 597_412_010, 597_412_037, 1_784_468_529, 2_345_667_123, 2_727_630_855];
+const FOUND: [u64; 13] = [
+    32,
+    41,
+    75,
+    119,
+    3037,
+    5079,
+    7092,
+    597_412_010,
+    597_412_037,
+    1_496_451_591,
+    1_784_468_529,
+    2_345_667_123,
+    2_727_630_855,
+];
 
 /// How long faults happen in a run.
 const TIME: Duration = Duration::from_secs(120);
