@@ -41,8 +41,8 @@
 //! - `floor` was answered for by all members concerned, after the cut. From its term on, candidates whose log is not
 //!   behind its place hold everything that this member may have acknowledged.
 //! - An answer to the question of a term counts for the last place that was asked about in that term, which is the
-//!   furthest: who is not ahead of a place is not ahead of a further one. So whoever was ahead, and has lost that since,
-//!   or is gone, would be waited for in this term for ever: after a while another term is asked about (`own_term`).
+//!   furthest: who is not ahead of a place is not ahead of a further one. So who was ahead, and has lost that since or
+//!   is gone, would be waited for in this term for ever: after a while another term is asked about (`own_term`).
 //! - `confirmed` was said by a leader after the cut, which has had no answer of this member to count since.
 //! - A heartbeat commits nothing. Its commit is of what the leader believes that this member has, and may name entries
 //!   here that are not the leader's.

@@ -184,6 +184,24 @@ pub enum Error {
     /// The CORRUPT alarm is active, or the data is damaged.
     #[error("etcdserver: corrupt cluster")]
     Corrupt,
+    /// A downgrade's target that is no version.
+    #[error("etcdserver: wrong downgrade target version format")]
+    DowngradeFormat,
+    /// A downgrade's target that is not one minor below the cluster's version.
+    #[error("etcdserver: invalid downgrade target version")]
+    DowngradeTarget,
+    /// A downgrade before the cluster has a version.
+    #[error("etcdserver: cluster version not found during downgrade")]
+    NoClusterVersion,
+    /// A downgrade beside another one.
+    #[error("etcdserver: cluster has a downgrade job in progress")]
+    DowngradeInProgress,
+    /// A downgrade is taken back, and there is none.
+    #[error("etcdserver: no inflight downgrade job")]
+    NoDowngrade,
+    /// An action that does not exist.
+    #[error("etcdserver: unknown method")]
+    UnknownAction,
     /// A health check of a service that is not tracked.
     #[error("unknown service")]
     UnknownService,
@@ -274,6 +292,8 @@ impl Error {
             | E::MemberBadUrls
             | E::MemberUrlsNeedTls
             | E::InvalidClientApiVersion
+            | E::DowngradeFormat
+            | E::DowngradeTarget
             | E::RequestTooLarge => Code::InvalidArgument,
             E::Compacted | E::FutureRevision | E::LeaseTtlTooLarge => Code::OutOfRange,
             E::LeaseNotFound | E::UnknownService | E::MemberNotFound | E::MemberRemoved => Code::NotFound,
@@ -285,13 +305,18 @@ impl Error {
             | E::TooManyLearners
             | E::NotForLearner
             | E::NotLeader
+            | E::NoClusterVersion
+            | E::DowngradeInProgress
+            | E::NoDowngrade
             | E::BadLeaderTransferee => Code::FailedPrecondition,
             E::MessageTooLarge { .. } | E::AnswerTooLarge { .. } | E::UnpackedTooLarge(_) | E::NoSpace => {
                 Code::ResourceExhausted
             }
             // etcd's table points the first two at values without a code, and lacks the others: Unknown goes over the
             // wire.
-            E::TooManyRequests | E::NotEnoughStarted | E::LeaderTransferTimeout | E::NotPrimary => Code::Unknown,
+            E::TooManyRequests | E::NotEnoughStarted | E::LeaderTransferTimeout | E::NotPrimary | E::UnknownAction => {
+                Code::Unknown
+            }
             // grpc-go reads a unary call's message outside of what gives errors their codes.
             E::NoMessage | E::CutShort => Code::Unknown,
             E::NoLeader

@@ -28,6 +28,7 @@
 //! - `loader`: loads pages into memory for one core
 //! - `floor`: the revisions that long reads hold
 //! - `gathered`: the memory of answers that are gathered before they are sent
+//! - `hashes`: those of compactions, for members to compare
 //! - `header`: response headers as bytes
 //! - `method`: the table of gRPC methods
 //! - `protobuf`: messages as bytes, and the pieces of the hottest answers
@@ -43,6 +44,7 @@ pub mod error;
 pub mod etcd_files;
 pub mod floor;
 pub mod gathered;
+pub mod hashes;
 pub mod header;
 pub mod insight;
 pub mod kv;

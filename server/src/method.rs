@@ -92,7 +92,7 @@ methods! {
     HashKv = "etcdserverpb.Maintenance" / "HashKV", Unary, true;
     Snapshot = "etcdserverpb.Maintenance" / "Snapshot", ServerStream, true;
     MoveLeader = "etcdserverpb.Maintenance" / "MoveLeader", Unary, true;
-    Downgrade = "etcdserverpb.Maintenance" / "Downgrade", Unary, false;
+    Downgrade = "etcdserverpb.Maintenance" / "Downgrade", Unary, true;
     AuthEnable = "etcdserverpb.Auth" / "AuthEnable", Unary, false;
     AuthDisable = "etcdserverpb.Auth" / "AuthDisable", Unary, false;
     AuthStatus = "etcdserverpb.Auth" / "AuthStatus", Unary, false;

@@ -29,7 +29,7 @@ use engine::{Published, disk::FileSystem};
 use proto::etcdserverpb as pb;
 use tokio::sync::{Notify, watch};
 
-use crate::{floor, gathered::Gathered, header::Ids};
+use crate::{floor, gathered::Gathered, hashes::Hashes, header::Ids};
 
 pub use pb::AlarmType as Alarm;
 
@@ -98,6 +98,8 @@ pub struct Limits {
     pub dial_from: Option<IpAddr>,
     /// Bytes of a backup between two write-backs of the log's file system; 0 for no write-backs.
     pub snapshot_write_back_bytes: u64,
+    /// Whether the hash of each compaction is taken.
+    pub takes_hashes: bool,
 }
 
 /// Who raised an alarm.
@@ -322,6 +324,8 @@ pub struct Shared {
     pub floors: Vec<Arc<floor::Told>>,
     /// The last compaction of which everything is dropped that no reader holds.
     pub swept_revision: AtomicI64,
+    /// The hashes of compactions.
+    pub hashes: Hashes,
     /// A number that no other life of this member has; never 0.
     pub life: u64,
     /// Numbers of connections with other members: one that was established later has a higher one.
@@ -366,6 +370,7 @@ impl Shared {
         Self {
             ids: Ids::new(identity.cluster_id, identity.member_id),
             gathered: Gathered::new(limits.gathered_bytes_max),
+            hashes: Hashes::new(limits.takes_hashes),
             identity,
             limits,
             view,
@@ -414,6 +419,7 @@ impl Shared {
             withdraws_for_defragment: true,
             dial_from: None,
             snapshot_write_back_bytes: 0,
+            takes_hashes: false,
         };
         let identity = Identity { cluster_id: 1, member_id: 0xab };
         let log = FileSystem::of(std::path::Path::new(".")).expect("there is a working directory");

@@ -21,6 +21,7 @@ use crate::{
         outcome::Outcome,
     },
     error::Error,
+    hashes::CompactionHash,
     kv::range::read_at,
     protobuf::framed,
     quota::Purpose,
@@ -75,10 +76,13 @@ pub(super) fn status(desk: &Desk) -> pb::StatusResponse {
 }
 
 /// The hash of the records at `revision`, or at the newest one for 0; the compact revision at that time; and the
-/// revision that it was.
+/// revision that it was. To where it was compacted lately, it is the hash of that compaction, where they are taken.
 ///
 /// **Errors** a compacted or a future revision; damaged data; too many long reads.
 pub async fn hash_at(desk: &Desk, revision: i64) -> Result<(u32, i64, i64), Error> {
+    if let Some(CompactionHash { hash, compact_revision, revision }) = desk.shared.hashes.at(revision) {
+        return Ok((hash, compact_revision, revision));
+    }
     let (mut hash, at, floor) = loop {
         let view = desk.view(Consistency::Serializable).await?;
         let at = if revision == 0 { view.revision() } else { revision };

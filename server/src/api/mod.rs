@@ -18,7 +18,7 @@
 //! - `database`: the newest state as a file of etcd's; `worries`: what a person should look at
 //! - `quota`: refuses requests that do not fit, and raises the alarm
 //! - `range/`, `put`, `txn`, `compact`: the KV service
-//! - `watch`, `lease/`, `cluster/`, `maintenance`, `snapshot`, `health`, `insight`: the other services
+//! - `watch`, `lease/`, `cluster/`, `maintenance`, `downgrade`, `snapshot`, `health`, `insight`: the other services
 //!
 //! Messages come through the door as protobuf, and answers leave it in gRPC's frames: no source of calls has less, and
 //! a frequent answer is built once. A call's user will stand in [`Call`].
@@ -65,6 +65,7 @@ mod compact;
 pub mod database;
 pub mod deadlines;
 pub mod desk;
+pub mod downgrade;
 mod due;
 mod health;
 pub mod insight;
@@ -316,6 +317,7 @@ async fn rarely(desk: &Desk, request: Rare) -> Result<Bytes, Error> {
         Rare::MemberUpdate(request) => cluster::update(desk, request).await,
         Rare::MemberPromote(request) => cluster::promote_learner(desk, request).await,
         Rare::MoveLeader(request) => maintenance::move_leader(desk, request).await,
+        Rare::Downgrade(request) => downgrade::serve(desk, request).await,
         Rare::Status => Ok(framed(&maintenance::status(desk))),
         Rare::Defragment => maintenance::defragment(desk).await,
         Rare::Hash => maintenance::hash(desk).await,

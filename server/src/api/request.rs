@@ -45,6 +45,8 @@ pub(super) enum Rare {
     MemberPromote(pb::MemberPromoteRequest),
     /// Maintenance MoveLeader.
     MoveLeader(pb::MoveLeaderRequest),
+    /// Maintenance Downgrade.
+    Downgrade(pb::DowngradeRequest),
     /// Maintenance Status.
     Status,
     /// Maintenance Defragment.
@@ -168,6 +170,7 @@ impl Rare {
             Method::MemberUpdate => decode(body).map(Self::MemberUpdate)?,
             Method::MemberPromote => decode(body).map(Self::MemberPromote)?,
             Method::MoveLeader => decode(body).map(Self::MoveLeader)?,
+            Method::Downgrade => decode(body).map(Self::Downgrade)?,
             Method::Status => decode::<pb::StatusRequest>(body).map(|_| Self::Status)?,
             Method::Defragment => decode::<pb::DefragmentRequest>(body).map(|_| Self::Defragment)?,
             Method::Hash => decode::<pb::HashRequest>(body).map(|_| Self::Hash)?,

@@ -1,7 +1,7 @@
 //! Runs on: apply core.
 //!
 //! What apply proposes by itself: the end of leases and the time that they have left, its member's name and URLs, its
-//! NOSPACE alarm.
+//! NOSPACE alarm; and what its leader has found out about the members.
 //!
 //! Invariant: nothing is proposed here while apply stands still, and no revocation whose pages cannot be read.
 
@@ -9,10 +9,14 @@ use std::time::Duration;
 
 use engine::Fault;
 use prost::Message;
-use proto::{etcdserverpb as pb, internal::Kind, membershippb};
+use proto::{
+    etcdserverpb::{self as pb, alarm_request::AlarmAction},
+    internal::Kind,
+    membershippb,
+};
 
 use super::{lease, machine::Apply, own::Own};
-use crate::{lease::grant_key, quota::Purpose};
+use crate::{lease::grant_key, quota::Purpose, shared::Alarm};
 
 /// How long an expired lease lives on that cannot be revoked, because of a page that cannot be read.
 const LEASE_PUT_OFF: Duration = Duration::from_secs(60);
@@ -145,6 +149,22 @@ impl Apply {
             self.propose_as_leader(Kind::ClusterVersionSet, &membershippb::ClusterVersionSetRequest { ver });
         }
         is_due
+    }
+
+    /// Proposes that the downgrade is over, if this member leads, and there is one.
+    pub(super) fn end_downgrade(&mut self) {
+        let is_on = self.applier.cluster.downgrade.as_ref().is_some_and(|known| known.is_enabled);
+        if is_on && self.standing.leads && !self.standstill.is_on() {
+            self.propose_as_leader(Kind::DowngradeInfoSet, &membershippb::DowngradeInfoSetRequest::default());
+        }
+    }
+
+    /// Proposes the CORRUPT alarm for `member_id`, if this member leads.
+    pub(super) fn accuse(&mut self, member_id: u64) {
+        if self.standing.leads {
+            let (action, alarm) = (AlarmAction::Activate as i32, Alarm::Corrupt as i32);
+            self.propose_as_leader(Kind::Alarm, &pb::AlarmRequest { action, member_id, alarm });
+        }
     }
 
     /// Raises this member's NOSPACE alarm or disarms it, when that is due.

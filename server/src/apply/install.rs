@@ -159,6 +159,7 @@ impl Apply {
         self.events.clear();
         self.unlisted = (!is_planted("an event lost at an install")).then_some(None);
         self.sweep = Sweep::left();
+        self.shared.hashes.begin(self.store.mvcc().live().compact_revision());
         self.checkpoints.ended(now);
         if is_repair {
             self.report.conf_changes.extend(changes_between(before, &conf_state));

@@ -233,6 +233,7 @@ impl Apply {
             attempts: Attempts::default(),
             taken,
         };
+        apply.shared.hashes.begin(view.compact_revision());
         apply.publish_cluster();
         apply.publish_leases();
         if let Some(reason) = unread {
@@ -265,6 +266,8 @@ impl Apply {
             }
             ToApply::Discard(store) => self.discard(*store),
             ToApply::ClusterVersion(version) => drop(self.decide_version(version)),
+            ToApply::Downgraded => self.end_downgrade(),
+            ToApply::Corrupt(member) => self.accuse(member),
             ToApply::CheckpointWaits => self.checkpoints.waits(),
             ToApply::Checkpointed(done) => {
                 let done = *done?;
@@ -569,6 +572,7 @@ impl Apply {
     fn note_kind(&mut self, kind: Kind, is_ok: bool, now: Duration) {
         match kind {
             Kind::Compaction if is_ok => {
+                self.shared.hashes.compacted(self.store.mvcc().live().compact_revision());
                 self.sweep.compacted(now);
                 let took = self.options.clock.now().saturating_sub(self.front_since);
                 self.counters.compaction.observe_time(took);
@@ -694,7 +698,8 @@ impl Apply {
     /// Makes one step of the sweep. Returns the page that it must read.
     fn sweep(&mut self, now: Duration) -> Option<Fault> {
         if self.sweep.is_going() && !self.is_faulted {
-            let floor = floor::lowest_of(&self.shared.floors);
+            let of_hash = self.shared.hashes.floor();
+            let floor = floor::lowest_of(&self.shared.floors).min(of_hash);
             let began = self.options.clock.now();
             let step = self.sweep.step(&mut self.store, floor, self.options.sweep_entries_per_step);
             let (dropped, is_done) = match step {
@@ -709,7 +714,8 @@ impl Apply {
                 self.publish();
                 let compacted = self.store.mvcc().live().compact_revision();
                 self.sweep.ended(compacted, floor, now, &self.counters, &self.shared.sizes);
-                self.shared.swept_revision.store(compacted, Ordering::Release);
+                // Who waits for a compaction waits for its hash, but not for readers.
+                self.shared.swept_revision.store(compacted.min(of_hash), Ordering::Release);
             }
         }
         let swept = self.shared.swept_revision.load(Ordering::Acquire);

@@ -176,6 +176,10 @@ pub enum ToApply {
     Discard(Box<Store>),
     /// This is to be the cluster's version, if this member leads.
     ClusterVersion(String),
+    /// The cluster's downgrade is over, if this member leads.
+    Downgraded,
+    /// This member holds other data than the cluster, if this one leads; 0 if nobody knows who does.
+    Corrupt(u64),
     /// The checkpoint under way waits for space on its disk.
     CheckpointWaits,
     /// A checkpoint has ended.

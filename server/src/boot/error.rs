@@ -49,6 +49,12 @@ pub enum Error {
     /// The files of TLS cannot be used.
     #[error(transparent)]
     Tls(#[from] wire::tls::Error),
+    /// The member holds other data than another one.
+    #[error("{member} found data inconsistency with peers")]
+    Inconsistent {
+        /// Its id.
+        member: String,
+    },
     /// The member has peers.
     #[error(
         "the member has peers ({members} members): it gets from them what it has lost, so it is not repaired alone"

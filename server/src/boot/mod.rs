@@ -6,7 +6,7 @@
 //! - `bootstrap`: who a member without data is; `join`: the same in a cluster that runs; `running`: what such a cluster
 //!   says about itself
 //! - `open`: the data directory, who the member is, its log; `import`: taking over the data directory of a stopped
-//!   etcd, once; `repair`: building a damaged store anew
+//!   etcd, once; `repair`: building a damaged store anew; `compare`: with what other members hold
 //! - `ports`: what is bound; `secure`: TLS; `notify`: what the init daemon is told
 //! - `threads`: the cores; `drain`: the end; `error`: why a member does not start, or stops
 //!
@@ -42,6 +42,7 @@ use crate::{
 };
 
 pub mod bootstrap;
+pub mod compare;
 pub mod drain;
 pub mod error;
 pub mod import;
@@ -119,7 +120,6 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<End, Error> {
         end = &mut ending => return Ok(told_of(end, &config)),
     }
     spawn_local(keep_usage(Rc::clone(&started.desk)));
-    warn_of_gates(&config, &shared);
     tracing::info!("ready to serve client requests");
     ways.accept_clients(ports.clients, &started.desk);
     notify::ready(&config.init).await;
@@ -133,14 +133,6 @@ async fn serve(config: Arc<Config>, clock: Clock) -> Result<End, Error> {
     end.send_replace(true);
     tracing::info!(%fields, "closed etcd server");
     Ok(why)
-}
-
-/// Names the gates whose checks a member alone does not need, and several do not have yet.
-fn warn_of_gates(config: &Config, shared: &Shared) {
-    let is_asked = |gate: &&str| shared.has_other_voters() && config.gates[gate];
-    for gate in ["InitialCorruptCheck", "CompactHashCheck"].iter().filter(|gate| is_asked(gate)) {
-        tracing::warn!(gate, reason = config::NO_COMPARISON, "this feature gate does nothing among several members");
-    }
 }
 
 /// Resolves when the member is to end.

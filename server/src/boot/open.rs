@@ -15,6 +15,7 @@ use engine::{
 
 use super::{
     bootstrap::Bootstrap,
+    compare,
     error::Error,
     import::{self, Import},
     join, options,
@@ -101,6 +102,11 @@ pub async fn open(config: &Config, clock: &Clock, ports: &Ports) -> Result<Opene
     };
     let Bootstrap { members, remotes, has_run, .. } = begun;
     let view = store.mvcc().view();
+    if !is_new && config.gates["InitialCorruptCheck"] {
+        let (members, others) = (&tables.cluster.members, network(config));
+        let wait = config.request_timeout();
+        ports.decline_during(compare::check(&mut store, disk, (identity, members), &others, wait)).await?;
+    }
     let mut lessor = Lessor::new(options::lease(config));
     lessor.restore(tables.leases);
     let start = consensus::Start {

@@ -11,7 +11,7 @@ use crate::{
     apply::machine,
     clock::Clock,
     config::{self, Config, LogLevel, Stage, Url},
-    cores::Placement,
+    cores::{Placement, corruption},
     insight::slow::Settings,
     lease,
     peer::links,
@@ -187,6 +187,7 @@ pub fn limits(config: &Config, cores: Cores) -> Limits {
         withdraws_for_defragment: config.gates["StopGRPCServiceOnDefrag"],
         dial_from: dial_from(config),
         snapshot_write_back_bytes: server.snapshot_write_back_bytes,
+        takes_hashes: config.gates["CompactHashCheck"],
     }
 }
 
@@ -213,6 +214,11 @@ pub fn insight(config: &Config) -> Settings {
         is_extensive: config.extensive_metrics,
         is_debug: config.log_level == LogLevel::Debug,
     }
+}
+
+/// How often members are compared.
+pub fn corruption(config: &Config) -> corruption::Every {
+    corruption::Every { whole: config.corrupt_check, compactions: config.compact_hash_check }
 }
 
 /// The address from which other members are dialled, with the gate SetMemberLocalAddr: the first one that this member

@@ -46,6 +46,7 @@ use crate::{
         apply_loop::{self, ApplyCore, ToRaftThread},
         checkpoint,
         connection_loop::{self, Posts, Serving, ToMachines},
+        corruption,
         outbox::{Outbox, ToCore, Way},
         peer_loop::Peers,
         probes,
@@ -341,7 +342,8 @@ pub fn start(
     let apply = Apply::new(shared, counters, options, store, applier);
     let (desk, posts) = member.desk(0)?;
     spawn_local(probes::run(Rc::clone(&desk)));
-    spawn_local(versions::run(Rc::clone(&desk)));
+    spawn_local(versions::run(Rc::clone(&desk), member.config.downgrade_check));
+    corruption::spawn(&desk, options::corruption(&member.config));
     spawn_local(states::run(Rc::clone(&desk), member.open_disk(), to_states));
     let peers = PeerParts { inbox: to_peers, to_states: serving.states.clone(), remotes };
     let machines = Machines { driver, log_disk, apply, checkpoints, ready, warmed, ways, to_raft, to_apply, peers };

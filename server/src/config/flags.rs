@@ -13,16 +13,12 @@
 use Fate::{FirstStart, Idle, Knob, Legacy, Missing, Used};
 use Kind::{Duration, Gates, Signed, Switch, Text, Unsigned, Unsigned32, Urls, WordList, Words};
 
-use super::{
-    flag::{Fate, Flag, Kind, Section, Table, Target, row},
-    gates::NO_COMPARISON,
-};
+use super::flag::{Fate, Flag, Kind, Section, Table, Target, row};
 
 const NO_OUTGOING: &str = "outgoing connections have no TLS yet";
 const NO_AUTH: &str = "authentication is not supported yet";
 const NO_DISCOVERY: &str = "discovery is not supported yet";
 const NO_TRACING: &str = "distributed tracing is not supported yet";
-const NO_DOWNGRADE: &str = "Downgrade is not supported yet";
 const NO_BBOLT: &str = "Orlop does not store its data in bbolt";
 
 /// All flags of the server, including the knobs.
@@ -194,16 +190,16 @@ const TRACING: Section = ("Distributed tracing", &[
 
 #[rustfmt::skip]
 const FEATURES: Section = ("Features", &[
-    row("corrupt-check-time", Duration, "0s", Idle(NO_COMPARISON), "Time between comparisons of members' hashes."),
-    row("compact-hash-check-time", Duration, "1m", Idle(NO_COMPARISON),
-        "Time between comparisons of compaction hashes."),
+    row("corrupt-check-time", Duration, "0s", Used, "Time between comparisons of members' hashes; 0 never."),
+    row("compact-hash-check-time", Duration, "1m", Used,
+        "Time between comparisons of compaction hashes (gate CompactHashCheck)."),
     row("compaction-batch-limit", Signed, "1000", Knob, "Versions that one step of compaction looks at."),
     row("compaction-sleep-interval", Duration, "10ms", Idle("steps of compaction yield to traffic by themselves"),
         "Pause between two steps of compaction."),
     row("watch-progress-notify-interval", Duration, "10m", Knob, "Time between progress notices to an idle watcher."),
     row("bootstrap-defrag-threshold-megabytes", Unsigned, "0", Idle("space is reused without a pass at start"),
         "Defragment at start if this much would be freed."),
-    row("downgrade-check-time", Duration, "5s", Idle(NO_DOWNGRADE), "Time between checks of a downgrade."),
+    row("downgrade-check-time", Duration, "5s", Used, "Time between checks of a downgrade; 0 never."),
 ]);
 
 #[rustfmt::skip]

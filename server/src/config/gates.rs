@@ -37,12 +37,9 @@ enum Effect {
 
 use Effect::{Etcds, Off, On};
 
-/// Why no check compares members.
-pub const NO_COMPARISON: &str = "members' hashes are not compared yet";
-
 /// The gates: name, stage, default. What LeaseCheckpoint has taken down is always kept, as in etcd once the cluster's
 /// version is 3.6; so LeaseCheckpointPersist changes nothing, as there. Alone, a
-/// member has nothing to compare its hashes with, in etcd too; with others there is a warning at its start.
+/// member has nothing to compare its hashes with, in etcd too.
 const TABLE: [(&str, Stage, bool, Effect); 11] = [
     ("AllAlpha", Stage::Alpha, false, Etcds),
     ("AllBeta", Stage::Beta, false, Etcds),

@@ -59,7 +59,7 @@ mod variables;
 pub use error::{Error, Invalid, Usage};
 pub(crate) use flag::{Fate, Kind, Section, Table, row};
 pub(crate) use flags::TABLE;
-pub use gates::{GATES, NO_COMPARISON, Stage};
+pub use gates::{GATES, Stage};
 pub use host::host;
 pub use init::Init;
 pub use knobs::ReadFile;
@@ -157,6 +157,12 @@ pub struct Config {
     pub raft_write_timeout: Duration,
     /// Whether connections with others shorten the wait for the first election.
     pub initial_election_tick_advance: bool,
+    /// Time between comparisons of all that members hold; 0 for never.
+    pub corrupt_check: Duration,
+    /// Time between comparisons of their compactions.
+    pub compact_hash_check: Duration,
+    /// Time between looks at whether a downgrade is over; 0 for never.
+    pub downgrade_check: Duration,
     /// Whether a member asks before an election whether it could be won.
     pub pre_vote: bool,
     /// Automatic compaction.
@@ -346,6 +352,9 @@ impl Config {
             raft_read_timeout: raft_timeout(&values, "raft-read-timeout"),
             raft_write_timeout: raft_timeout(&values, "raft-write-timeout"),
             initial_election_tick_advance: values.switch("initial-election-tick-advance"),
+            corrupt_check: interval(&values, "corrupt-check-time"),
+            compact_hash_check: interval(&values, "compact-hash-check-time"),
+            downgrade_check: interval(&values, "downgrade-check-time"),
             pre_vote: values.switch("pre-vote"),
             auto_compaction: auto_compaction(&values)?,
             log_level: log_level(&values.text("log-level"))?,
@@ -564,6 +573,10 @@ fn cluster_text(cluster: &BTreeMap<String, Vec<Url>>) -> String {
 /// A timeout between members: at least etcd's 5 seconds.
 ///
 /// **Source** etcd v3.7.1 `server/etcdserver/api/rafthttp/transport.go`.
+fn interval(values: &Values, name: &str) -> Duration {
+    u64::try_from(values.duration(name)).map_or(Duration::ZERO, Duration::from_nanos)
+}
+
 fn raft_timeout(values: &Values, name: &str) -> Duration {
     const LEAST: Duration = Duration::from_secs(5);
     u64::try_from(values.duration(name)).map_or(LEAST, Duration::from_nanos).max(LEAST)

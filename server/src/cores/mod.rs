@@ -16,6 +16,7 @@
 //! - `raft_loop`: raft on a thread of its own, or together with apply
 //! - `states/`: whole states, from one member to another
 //! - `probes`: how other members are; `versions`: which version the cluster can have
+//! - `corruption/`: whether all members hold the same
 //! - `checkpoint`: writes checkpoints
 //! - `scrub`: reads everything on disk again, to find damage
 //! - `warm`: loads pages after a start, ahead of apply
@@ -26,6 +27,7 @@
 pub mod apply_loop;
 pub mod checkpoint;
 pub mod connection_loop;
+pub mod corruption;
 pub mod handshakes;
 pub mod listen;
 pub mod outbox;

@@ -1,21 +1,27 @@
 //! Runs on: connection core.
 //!
 //! What a leader does about the cluster's version: it asks the members which release they are, and has the lowest of
-//! these decided, so that nobody is asked for what an older member does not know. It never goes down here.
+//! these decided, so that nobody is asked for what an older member does not know. It goes down only where an operator
+//! has decided so (the Downgrade call), by one minor, so that members of that release can take part; once all members
+//! are of that release, the downgrade is over.
 //!
 //! Invariant: nothing is raised while a member does not answer: it may be an older one, which would end when it hears
 //! of a later version than its own.
 //!
 //! **Source** etcd v3.7.1 `server/etcdserver/version/monitor.go`, `server/etcdserver/cluster_util.go`.
 
-use std::{cmp::Ordering, rc::Rc, sync::atomic, time::Duration};
+use std::{rc::Rc, sync::atomic, time::Duration};
 
 use tokio::time::MissedTickBehavior;
 
 use crate::{
-    api::{desk::Desk, others::Asking},
+    api::{
+        desk::Desk,
+        downgrade::{Minor, is_one_down, minor_of},
+        others::Asking,
+    },
     apply::message::ToApply,
-    peer::{ask::ask_over, dial::dial},
+    shared::Cluster,
 };
 
 /// Time between two looks at who leads.
@@ -31,64 +37,91 @@ const ANSWER_BYTES_MAX: usize = 4096;
 /// What is decided before all members are known. **Source** etcd v3.7.1 `api/version/version.go MinClusterVersion`.
 const LEAST: &str = "3.0.0";
 
-/// A release, as far as clusters care: major and minor.
-type Minor = (u64, u64);
-
-/// Runs until its core ends.
-pub async fn run(desk: Rc<Desk>) {
+/// Runs until its core ends. A downgrade is looked after at `downgrade_every`; never if it is 0.
+pub async fn run(desk: Rc<Desk>, downgrade_every: Duration) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    // The term in which was asked last, and when.
+    // The term in which was asked last, and when; and when a downgrade was looked after.
     let mut asked: Option<(u64, Duration)> = None;
+    let mut looked = desk.clock.now();
     loop {
         ticks.tick().await;
         let shared = &desk.shared;
         let (term, now) = (shared.raft.term.load(atomic::Ordering::Acquire), desk.clock.now());
         let leads = shared.raft.leader.load(atomic::Ordering::Acquire) == shared.identity.member_id;
-        let decided = shared.cluster.load().version.clone();
+        let cluster = shared.cluster.load_full();
+        if !leads || cluster.members.is_empty() {
+            continue;
+        }
+        if target(&cluster).is_some() && !downgrade_every.is_zero() && now >= looked + downgrade_every {
+            looked = now;
+            end_downgrade(&desk, &cluster).await;
+        }
         // No member serves clients before.
-        let every = if decided.is_some() { ASK_EVERY } else { ASK_SOON };
+        let every = if cluster.version.is_some() { ASK_EVERY } else { ASK_SOON };
         let is_early = asked.is_some_and(|(before, at)| before == term && now < at + every);
         // Nothing is above this release.
-        let is_highest = decided.as_deref() == Some(crate::CLUSTER_VERSION);
-        if !leads || is_early || is_highest || shared.cluster.load().members.is_empty() {
+        let is_highest = cluster.version.as_deref() == Some(crate::CLUSTER_VERSION) && target(&cluster).is_none();
+        if is_early || is_highest {
             continue;
         }
         asked = Some((term, now));
-        if let Some(version) = due(decided.as_deref(), lowest(&desk).await) {
+        let lowest = releases(&desk, &cluster).await.and_then(|releases| releases.into_iter().min());
+        if let Some(version) = due(cluster.version.as_deref(), target(&cluster), lowest) {
             desk.tell_apply(ToApply::ClusterVersion(version)).await;
         }
     }
 }
 
+/// The version to which the cluster is downgraded, if it is.
+fn target(cluster: &Cluster) -> Option<&str> {
+    cluster.downgrade.as_ref().filter(|known| known.is_enabled).map(|known| known.target.as_str())
+}
+
+/// Has the downgrade ended once all members are of the release to which it leads.
+async fn end_downgrade(desk: &Rc<Desk>, cluster: &Cluster) {
+    let Some(wanted) = target(cluster).and_then(minor_of) else { return };
+    let Some(releases) = releases(desk, cluster).await else { return };
+    if releases.iter().all(|release| *release == wanted) {
+        tracing::info!("cluster-version" = target(cluster), "the cluster has been downgraded");
+        desk.tell_apply(ToApply::Downgraded).await;
+    }
+}
+
 /// The version that is to be decided next, if there is one. `lowest` is the lowest release among all members, if all
-/// have answered.
-fn due(decided: Option<&str>, lowest: Option<Minor>) -> Option<String> {
+/// have answered; `target` is that to which the cluster is downgraded, if it is.
+fn due(decided: Option<&str>, target: Option<&str>, lowest: Option<Minor>) -> Option<String> {
     let shown = |(major, minor): Minor| format!("{major}.{minor}.0");
     let Some(decided) = decided else { return Some(lowest.map_or_else(|| LEAST.to_owned(), shown)) };
     let (decided, lowest) = (minor_of(decided)?, lowest?);
-    let is_higher = decided.0 == lowest.0 && decided.1.cmp(&lowest.1) == Ordering::Less;
+    if let Some(target) = target {
+        let target = minor_of(target)?;
+        if target == decided {
+            return None;
+        }
+        if is_one_down(decided, target) && is_one_down(lowest, target) {
+            return Some(shown(target));
+        }
+        tracing::error!(?target, ?decided, ?lowest, "the cluster cannot be downgraded: invalid downgrade target");
+        return None;
+    }
+    let is_higher = decided.0 == lowest.0 && decided.1 < lowest.1;
     is_higher.then(|| shown(lowest))
 }
 
-fn minor_of(version: &str) -> Option<Minor> {
-    let mut numbers = version.split('.').map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
-}
-
-/// The lowest release among all members; `None` if one of them does not say.
-async fn lowest(desk: &Rc<Desk>) -> Option<Minor> {
+/// The releases of all members; `None` if one of them does not say.
+async fn releases(desk: &Rc<Desk>, cluster: &Cluster) -> Option<Vec<Minor>> {
     let own = desk.shared.identity.member_id;
-    let cluster = desk.shared.cluster.load_full();
-    let questions = cluster.members.iter().filter(|member| member.id != own).map(|member| {
+    let others = || cluster.members.iter().filter(|member| member.id != own);
+    let questions = others().map(|member| {
         let (desk, urls) = (Rc::clone(desk), member.peer_urls.clone());
         tokio::task::spawn_local(async move { release(&desk, &urls).await })
     });
     let questions: Vec<_> = questions.collect();
-    let mut lowest = minor_of(crate::ETCD_VERSION)?;
-    for (question, member) in questions.into_iter().zip(cluster.members.iter().filter(|member| member.id != own)) {
+    let mut releases = vec![minor_of(crate::ETCD_VERSION)?];
+    for (question, member) in questions.into_iter().zip(others()) {
         match question.await {
-            Ok(Ok(release)) => lowest = lowest.min(release),
+            Ok(Ok(release)) => releases.push(release),
             Ok(Err(error)) => {
                 tracing::warn!("remote-member-id" = format!("{:x}", member.id), error, "failed to get version");
                 return None;
@@ -96,7 +129,7 @@ async fn lowest(desk: &Rc<Desk>) -> Option<Minor> {
             Err(_ended) => return None,
         }
     }
-    Some(lowest)
+    Some(releases)
 }
 
 /// The release of the member at one of `urls`.
@@ -113,10 +146,9 @@ async fn release(desk: &Desk, urls: &[String]) -> Result<Minor, String> {
 }
 
 async fn ask(desk: &Desk, url: &str) -> Result<Minor, String> {
-    let mut stream = dial(url, desk.shared.limits.dial_from).await.map_err(|error| format!("{url}: {error}"))?;
     let path = "/version".to_owned();
     let asking = Asking { method: "GET", path, answer_bytes_max: ANSWER_BYTES_MAX, ..Asking::default() };
-    let (answered, _) = ask_over(&mut stream, url, &asking).await?;
+    let answered = desk.others.ask(url, &asking).await?;
     let told: Option<serde_json::Value> = serde_json::from_slice(&answered.body).ok();
     let release = told.and_then(|told| minor_of(told["etcdserver"].as_str()?));
     release.ok_or_else(|| format!("{url}: it does not say which release it is"))
@@ -127,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lowest_release_is_decided_once_all_have_answered_and_it_never_goes_down() {
+    fn the_lowest_release_is_decided_once_all_have_answered() {
         for (decided, lowest, expected) in [
             (None, None, Some("3.0.0")),
             (None, Some((3, 6)), Some("3.6.0")),
@@ -139,8 +171,20 @@ mod tests {
             (Some("3.9.0"), Some((3, 10)), Some("3.10.0")),
             (Some("3.6.0"), Some((4, 0)), None),
         ] {
-            assert_eq!(due(decided, lowest).as_deref(), expected, "{decided:?} {lowest:?}");
+            assert_eq!(due(decided, None, lowest).as_deref(), expected, "{decided:?} {lowest:?}");
         }
-        assert_eq!((minor_of("3.6.16"), minor_of("3"), minor_of("x.1")), (Some((3, 6)), None, None));
+    }
+
+    #[test]
+    fn it_goes_down_by_one_where_that_is_decided() {
+        for (decided, target, lowest, expected) in [
+            ("3.7.0", "3.6.0", Some((3, 7)), Some("3.6.0")),
+            ("3.7.0", "3.6.0", None, None),
+            ("3.6.0", "3.6.0", Some((3, 7)), None),
+            ("3.7.0", "3.5.0", Some((3, 7)), None),
+            ("3.7.0", "3.6.0", Some((3, 6)), None),
+        ] {
+            assert_eq!(due(Some(decided), Some(target), lowest).as_deref(), expected, "{decided} {target} {lowest:?}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! What members say to each other.
 //!
 //! - `dial`: connections to peer URLs
-//! - `ask`: one request to a member's peer port
+//! - `ask`: one request to a member's peer port; `hashes`: what others hold
 //! - `resolve`: whether URLs lead to the same places
 //! - `links`: the connections with all other members
 //! - `exchange`: what raft and `links` have for each other
@@ -15,6 +15,7 @@
 pub mod ask;
 pub mod dial;
 pub mod exchange;
+pub mod hashes;
 pub mod incoming;
 pub mod links;
 pub mod lives;

@@ -233,6 +233,7 @@ fn limits() -> Limits {
         withdraws_for_defragment: true,
         dial_from: None,
         snapshot_write_back_bytes: 0,
+        takes_hashes: false,
     }
 }
 
