@@ -63,6 +63,7 @@ func main() {
 		"instead: measure how long nobody can write when the leader is killed or stopped")
 	times := flag.Int("times", 20, "how often -failover does each")
 	isFigures := flag.Bool("figures", false, "instead: measure CPU, memory and delays of both, one after the other")
+	corruption := flag.Bool("corruption", false, "instead: have a member of -etcd hold something else than -server's")
 	flag.StringVar(&opt.bench, "bench", "", "Orlop's load generator, for -figures")
 	flag.DurationVar(&opt.pause, "pause", 5*time.Minute, "how long the figure \"paused\" loads a leader")
 	flag.IntVar(&opt.joinMiB, "join-mib", 1024, "the values, in MiB, that the figure \"join\" has a member receive")
@@ -79,6 +80,8 @@ func main() {
 		err = compareMembership(ctx, opt)
 	case *failover:
 		err = measureFailover(ctx, opt, *times)
+	case *corruption:
+		err = checkCorruption(ctx, opt)
 	case *isFigures && opt.bench == "":
 		err = errors.New("-bench is missing")
 	case *isFigures:

@@ -407,6 +407,26 @@ func (s *site) moveLeader(ctx context.Context, at string, to uint64) {
 	s.say("move the leader to %d, asked at %s: %s", to, at, told(s.transfer(ctx, at, to)))
 }
 
+func (s *site) downgrade(ctx context.Context, at string, action pb.DowngradeRequest_DowngradeAction, version string) {
+	request := &pb.DowngradeRequest{Action: action, Version: version}
+	answer, err := pb.NewMaintenanceClient(s.conn(at)).Downgrade(ctx, request)
+	s.say("downgrade %v %q at %s: %s", action, version, at, told(err))
+	if action == pb.DowngradeRequest_VALIDATE {
+		s.say("the version is %q", answer.GetVersion())
+	}
+}
+
+// hasVersion returns when the files of a member are of this version, as the cluster is then.
+func (s *site) hasVersion(ctx context.Context, at, version string) error {
+	return poll(ctx, func(ctx context.Context) error {
+		status, err := pb.NewMaintenanceClient(s.conn(at)).Status(ctx, &pb.StatusRequest{})
+		if err == nil && status.StorageVersion != version {
+			err = fmt.Errorf("it has %q", status.StorageVersion)
+		}
+		return err
+	})
+}
+
 // waits says when something did not come to pass within our patience.
 func (s *site) waits(ctx context.Context, what string, try func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)

@@ -15,7 +15,7 @@ func script(ctx context.Context, s *site) {
 	s.list(ctx, "m1", true)
 	s.list(ctx, "m2", false)
 	for _, part := range []func(context.Context, *site){
-		badArguments, leaders, urls, learner, unstarted, removedAndBack, leaderRemoved,
+		badArguments, leaders, downgrades, urls, learner, unstarted, removedAndBack, leaderRemoved,
 	} {
 		if part(ctx, s); s.isLost || ctx.Err() != nil {
 			s.say("the script ends here")
@@ -63,6 +63,28 @@ func leaders(ctx context.Context, s *site) {
 	s.say("%s leads", s.leader(ctx))
 	s.moveLeader(ctx, "m1", s.id("m3"))
 	s.lead(ctx, "m1")
+}
+
+// downgrades has the cluster's version go down, or not. When the version has followed, nothing says.
+func downgrades(ctx context.Context, s *site) {
+	for _, at := range []string{"m1", "m2"} {
+		for _, version := range []string{"", "x", "3", "3.6", "3.6.0", "3.6.1-rc.0", "3.5.0", "3.7.0", "3.8.0", "v3.6.0"} {
+			s.downgrade(ctx, at, pb.DowngradeRequest_VALIDATE, version)
+		}
+		s.downgrade(ctx, at, pb.DowngradeRequest_CANCEL, "")
+		s.downgrade(ctx, at, 7, "3.6")
+		s.downgrade(ctx, at, pb.DowngradeRequest_ENABLE, "3.5")
+	}
+	s.downgrade(ctx, "m2", pb.DowngradeRequest_ENABLE, "3.6")
+	s.waits(ctx, "the version goes down", func(ctx context.Context) error {
+		return s.hasVersion(ctx, "m1", "3.6.0")
+	})
+	s.downgrade(ctx, "m1", pb.DowngradeRequest_ENABLE, "3.6")
+	s.downgrade(ctx, "m3", pb.DowngradeRequest_VALIDATE, "3.5")
+	s.downgrade(ctx, "m1", pb.DowngradeRequest_CANCEL, "")
+	s.waits(ctx, "the version goes up again", func(ctx context.Context) error {
+		return s.hasVersion(ctx, "m2", "3.7.0")
+	})
 }
 
 // urls changes where others dial m3, which listens at both.

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// How often members are compared here.
+const compareEvery = "1s"
+
+// checkCorruption has one of three members hold other data than the others, and sees that the leader, which is Orlop's,
+// finds out which: from all that they hold, and from their compactions; and that it does not start if it compares
+// itself first. The other one is a stock member: its file can be changed from outside.
+func checkCorruption(ctx context.Context, opt options) error {
+	if opt.etcd == "" || opt.server == "" {
+		return errors.New("-corruption needs -server and -etcd")
+	}
+	for _, each := range []struct {
+		name  string
+		flags []string
+		check func(context.Context, *cluster) error
+	}{
+		{"all that they hold", []string{"--corrupt-check-time", compareEvery}, nil},
+		{"compactions", []string{"--feature-gates", "CompactHashCheck=true", "--compact-hash-check-time", compareEvery},
+			compactAnew},
+	} {
+		if err := findCorrupt(ctx, opt, each.flags, each.check); err != nil {
+			return fmt.Errorf("%s: %w", each.name, err)
+		}
+		fmt.Printf("ok: the member that holds something else is found by %s\n", each.name)
+	}
+	return nil
+}
+
+func findCorrupt(ctx context.Context, opt options, flags []string, then func(context.Context, *cluster) error) error {
+	dir, err := os.MkdirTemp(opt.dataDir, "clusters-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	c, err := newCluster([size]string{opt.server, opt.server, opt.etcd}, dir)
+	if err != nil {
+		return err
+	}
+	defer c.discard()
+	c.addFlags(nil, nil, flags)
+	if err := c.startAll(ctx); err != nil {
+		return err
+	}
+	changed := c.members[2]
+	id, err := c.leadByOrlop(ctx)
+	if err != nil {
+		return err
+	}
+	if err := fill(ctx, c.members[0].client); err != nil {
+		return err
+	}
+	if err := c.end(2, syscall.SIGTERM); err != nil {
+		return err
+	}
+	if err := changeValue(filepath.Join(changed.data(), "member", "snap", "db")); err != nil {
+		return err
+	}
+	if err := refusesToStart(ctx, c); err != nil {
+		return fmt.Errorf("%w\n%s", err, c.logTails())
+	}
+	if err := c.start(2); err != nil {
+		return err
+	}
+	if err := changed.answers(ctx); err != nil {
+		return err
+	}
+	if then != nil {
+		if err := then(ctx, c); err != nil {
+			return err
+		}
+	}
+	if err := accused(ctx, c, id); err != nil {
+		return fmt.Errorf("%w\n%s", err, c.logTails())
+	}
+	return nil
+}
+
+// refusesToStart shows that the changed member ends if it compares itself with the others before it serves.
+func refusesToStart(ctx context.Context, c *cluster) error {
+	m := c.members[2]
+	flags := m.flags
+	m.flags = append(slices.Clone(flags), "--feature-gates", "InitialCorruptCheck=true")
+	m.mark()
+	if err := c.start(2); err != nil {
+		return err
+	}
+	m.mutex.Lock()
+	m.endWasWanted = true
+	exited := m.exited
+	m.mutex.Unlock()
+	select {
+	case <-exited:
+	case <-time.After(patience):
+		return errors.New("the changed member serves")
+	}
+	m.mutex.Lock()
+	m.child = nil
+	m.mutex.Unlock()
+	m.flags = flags
+	c.network.proxies[2].close()
+	return m.says(ctx, "found data inconsistency with peers")
+}
+
+// leadByOrlop has m1 lead. It returns the id of m3.
+func (c *cluster) leadByOrlop(ctx context.Context) (uint64, error) {
+	leader, err := c.leader(ctx)
+	if err != nil {
+		return 0, err
+	}
+	var ids [size]uint64
+	for i := range c.members {
+		status, err := c.status(ctx, i)
+		if err != nil {
+			return 0, err
+		}
+		ids[i] = status.Header.MemberId
+	}
+	if leader != 0 {
+		if _, err := c.members[leader].client.MoveLeader(ctx, ids[0]); err != nil {
+			return 0, err
+		}
+	}
+	return ids[2], nil
+}
+
+// fill writes some keys more than once, and compacts.
+func fill(ctx context.Context, client *clientv3.Client) error {
+	for i := range 60 {
+		if _, err := client.Put(ctx, fmt.Sprintf("key%d", i%40), fmt.Sprintf("value%d", i)); err != nil {
+			return err
+		}
+	}
+	_, err := client.Compact(ctx, 30)
+	return err
+}
+
+// compactAnew gives members something to compare.
+func compactAnew(ctx context.Context, c *cluster) error {
+	client := c.members[0].client
+	answer, err := client.Put(ctx, "more", "")
+	if err != nil {
+		return err
+	}
+	_, err = client.Compact(ctx, answer.Header.Revision-1)
+	return err
+}
+
+// changeValue changes a value in a stopped member's file, and nothing else of it: the last byte of the last record.
+func changeValue(path string) error {
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: patience})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	return db.Update(func(tx *bbolt.Tx) error {
+		bucket := tx.Bucket([]byte("key"))
+		key, value := bucket.Cursor().Last()
+		if len(key) < 17 || binary.BigEndian.Uint64(key) == 0 {
+			return fmt.Errorf("%x is no revision", key)
+		}
+		changed := []byte(strings.Replace(string(value), "value", "VALUE", 1))
+		if slices.Equal(changed, value) {
+			return fmt.Errorf("%q is no record of ours", value)
+		}
+		return bucket.Put(slices.Clone(key), changed)
+	})
+}
+
+// accused returns when this member, and no other, has the CORRUPT alarm, and the cluster takes no writes.
+func accused(ctx context.Context, c *cluster, id uint64) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	client := c.members[0].client
+	return poll(ctx, func(ctx context.Context) error {
+		answer, err := client.AlarmList(ctx)
+		if err != nil {
+			return err
+		}
+		if len(answer.Alarms) == 0 {
+			return errors.New("nobody is accused")
+		}
+		if only := answer.Alarms[0]; len(answer.Alarms) > 1 || only.MemberID != id || only.Alarm != pb.AlarmType_CORRUPT {
+			return final{fmt.Errorf("accused: %v; it is %x", answer.Alarms, id)}
+		}
+		if _, err := client.Put(ctx, "after", ""); err == nil || !strings.Contains(err.Error(), "corrupt cluster") {
+			return final{fmt.Errorf("a put is answered with %w", err)}
+		}
+		return nil
+	})
+}
