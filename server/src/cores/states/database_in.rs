@@ -33,7 +33,10 @@ use crate::{
         state::asked::Wanted,
     },
     raft::message::ToRaft,
-    wire::stream::{Parked, Stream},
+    wire::{
+        http1::Response,
+        stream::{Parked, Stream},
+    },
 };
 
 /// How long nothing may come, and how long an answer may take. **Source** etcd v3.7.1 `rafthttp`, `ConnReadTimeout`.
@@ -76,22 +79,18 @@ type To<'a> = (&'a Rc<Ways>, &'a Arriving);
 pub(super) async fn take(to: To<'_>, stream: Parked, body: Body, buffer: BytesMut) {
     let Ok(stream) = stream.unpark() else { return };
     let mut source = Source { stream, buffer, body };
-    let (status, text) = match receive(to, &mut source).await {
-        Ok(()) => ("204 No Content", String::new()),
+    let response = match receive(to, &mut source).await {
+        Ok(()) => Response::new(204, &[], ""),
         Err((status, why)) => {
             tracing::warn!(why, "a snapshot that was posted is refused");
-            (status, format!("{why}\n"))
+            Response::text(status, format!("{why}\n"))
         }
     };
-    let cluster_id = to.0.desk.shared.identity.cluster_id;
-    let length = if text.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", text.len()) };
-    let kind = "Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\n";
-    let kind = if text.is_empty() { "" } else { kind };
-    let head =
-        format!("HTTP/1.1 {status}\r\n{kind}X-Etcd-Cluster-Id: {cluster_id:x}\r\n{length}Connection: close\r\n\r\n");
+    let desk = &to.0.desk;
+    let cluster_id = desk.shared.identity.cluster_id;
+    let answer = response.with(format!("X-Etcd-Cluster-Id: {cluster_id:x}")).last(desk.clock.unix_us());
     let answered = async {
-        source.stream.write_all(head.as_bytes()).await?;
-        source.stream.write_all(text.as_bytes()).await?;
+        source.stream.write_all(&answer).await?;
         source.stream.shutdown().await
     };
     if !matches!(tokio::time::timeout(SILENCE_MAX, answered).await, Ok(Ok(()))) {
@@ -99,13 +98,13 @@ pub(super) async fn take(to: To<'_>, stream: Parked, body: Body, buffer: BytesMu
     }
 }
 
-const BAD: &str = "400 Bad Request";
-const FAILED: &str = "500 Internal Server Error";
+const BAD: u16 = 400;
+const FAILED: u16 = 500;
 
 /// Receives the message and the database, and hands both to raft.
 ///
 /// **Errors** the status and the text of the answer.
-async fn receive((ways, arriving): To<'_>, source: &mut Source) -> Result<(), (&'static str, String)> {
+async fn receive((ways, arriving): To<'_>, source: &mut Source) -> Result<(), (u16, String)> {
     let undecoded = |why: &str| (BAD, format!("failed to decode raft message ({why})"));
     let mut head = Head::default();
     let (message, rest) = loop {

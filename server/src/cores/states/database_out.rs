@@ -32,6 +32,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::ways::Ways;
 use crate::{
     api::database,
+    error::Error,
     etcd_files::{bolt::writer::FileWriter, content::Walk, state::State, v2},
     floor::Floor,
     metrics::histogram::Count,
@@ -93,7 +94,12 @@ pub(super) async fn offer(ways: &Ways, posts: &RefCell<Posts>, to: u64) {
             offered(&state);
             posts.borrow_mut().held.insert(to, Held { state, floor, since: ways.desk.clock.now() });
         }
-        Err(error) => tracing::warn!(%error, to = format!("{to:x}"), "there is no snapshot for a follower"),
+        Err(error) => {
+            tracing::warn!(%error, to = format!("{to:x}"), "there is no snapshot for a follower");
+            if error == Error::Corrupt {
+                ways.tell_raft(ToRaft::HandOver);
+            }
+        }
     }
 }
 

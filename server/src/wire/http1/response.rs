@@ -80,6 +80,12 @@ impl Response {
         fields.filter(|(name, _)| !matches!(*name, "Content-Length" | "Connection")).chain(found)
     }
 
+    /// The bytes of the answer to a request, after which the connection ends.
+    pub fn last(self, unix_us: u64) -> Vec<u8> {
+        let asked = Asked { is_head: false, is_old: false, keep_alive: false };
+        self.with("Connection: close").write(asked, unix_us).0
+    }
+
     /// The bytes of the answer to a request. Returns also whether the connection may be used on.
     pub(super) fn write(&self, asked: Asked, unix_us: u64) -> (Vec<u8>, bool) {
         let Asked { is_head, is_old, keep_alive } = asked;
