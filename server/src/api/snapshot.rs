@@ -53,7 +53,8 @@ async fn send<A: Answers>(desk: &Desk, outbound: &mut Outbound<'_, A>) -> Result
     let bytes = layout.bytes();
     tracing::info!(bytes, revision = state.revision, "sending database snapshot to client");
     let mut walk = Walk::new(&state, FileWriter::writing(layout));
-    let mut blobs = Blobs { outbound, waiting: Vec::new(), left: bytes, digest: Sha256::new() };
+    let version = state.tables.cluster.storage_version().unwrap_or_default();
+    let mut blobs = Blobs { outbound, version, waiting: Vec::new(), left: bytes, digest: Sha256::new() };
     let write_back_bytes = desk.shared.limits.snapshot_write_back_bytes;
     let mut written_back_at = bytes;
     loop {
@@ -88,6 +89,8 @@ async fn write_back(file_system: &FileSystem) {
 /// The file, sent message by message.
 struct Blobs<'a, 'd, A> {
     outbound: &'a mut Outbound<'d, A>,
+    /// The storage version of the file.
+    version: &'a str,
     waiting: Vec<u8>,
     /// Bytes of the announced length that are not yet sent. **Units** bytes.
     left: u64,
@@ -111,7 +114,7 @@ impl<A: Answers> Blobs<'_, '_, A> {
     }
 
     async fn send_one(&mut self, blob: Bytes) -> Result<(), Error> {
-        let version = crate::STORAGE_VERSION.to_owned();
+        let version = self.version.to_owned();
         let message = framed(&pb::SnapshotResponse { header: None, remaining_bytes: self.left, blob, version });
         Ok(self.outbound.send(message).await?)
     }
