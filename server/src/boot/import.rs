@@ -4,7 +4,8 @@
 //! of this server. The member keeps its identity.
 //!
 //! The content of the database is built into a store as of its applied index. The entries after that index go into the
-//! log, with term, vote and commit. The start that follows applies them, as after any stop.
+//! log, with term, vote and commit. The start that follows applies what is committed of them, as after any stop. A
+//! member of several goes on among the others: they decide about the rest.
 //!
 //! Invariants:
 //! - Nothing of etcd's is changed or removed. Until everything that was built is durable, the directory still belongs
@@ -109,9 +110,8 @@ impl Import<'_> {
             data: entry.data.clone(),
         };
         let entries: Vec<wal::Entry> = log.entries.iter().map(entry).collect();
-        // What is applied was committed, even if the log does not say so yet.
         let etcd_files::wal::HardState { term, vote, commit } = log.hard_state;
-        let hard_state = wal::HardState { term, vote, commit: commit.max(applied.index), is_cut: false, concerned: 0 };
+        let hard_state = wal::HardState { term, vote, commit, is_cut: false, concerned: 0 };
         consensus::adopt_log(disk, dir, self.wal, applied, &entries, hard_state)?;
         Ok(())
     }
@@ -226,7 +226,37 @@ fn end_exchange(disk: &mut dyn Disk, dir: &Path) -> Result<(), Error> {
 mod tests {
     use std::fs;
 
+    use consensus::Identity;
+    use engine::Store;
+
     use super::*;
+    use crate::{apply::start, boot::options, clock::Clock, config::Config};
+
+    #[test]
+    fn what_is_imported_is_the_member_with_its_log_and_its_promises() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = temporary.path();
+        etcd_files::stopped::tests::directory(&dir.join(MEMBER));
+        let config = Config::parse(&[], &[], &|_| Err(std::io::Error::other("no file"))).unwrap();
+        let clock = Clock::manual(1);
+        let (store, wal) = (options::store(&config, &clock), options::wal(&config.knobs.wal, &clock));
+        Import { dir, store, wal }.run(&|_| engine::disk::open_buffered()).unwrap();
+        let mut disk = engine::disk::open_buffered().unwrap();
+        let (_, recovered) = wal::Wal::open(disk.as_mut(), &dir.join("wal"), wal, wal::Known::default()).unwrap();
+        assert_eq!(recovered.mark, (10, 2));
+        let entries: Vec<_> = recovered.entries.iter().map(|entry| (entry.index, entry.term, entry.kind)).collect();
+        assert_eq!(entries, [(11, 3, 0), (12, 3, 1), (13, 3, 0), (14, 3, 0)]);
+        let promised = wal::HardState { term: 5, vote: 2, commit: 12, is_cut: false, concerned: 0 };
+        assert_eq!(recovered.hard_state, promised);
+        let mut store = Store::open(disk.as_mut(), dir, store).unwrap();
+        let start = start::read(&mut store, disk.as_mut(), Identity { cluster_id: 1, member_id: 1 }).unwrap();
+        assert_eq!(start.identity, Identity { cluster_id: 8, member_id: 7 });
+        assert_eq!((start.tables.conf_state.voters, start.tables.conf_state.learners), (vec![2, 7], vec![0x10]));
+        let cluster = start.tables.cluster;
+        assert_eq!((cluster.members.len(), cluster.removed), (3, [9].into()));
+        assert_eq!((cluster.version.as_deref(), cluster.downgrade.unwrap().is_enabled), (Some("3.6.0"), true));
+        assert_eq!((store.applied(), store.mvcc().view().revision()), ((10, 2), 2));
+    }
 
     #[test]
     fn a_directory_that_changed_hands_is_completed_from_wherever_it_stopped() {

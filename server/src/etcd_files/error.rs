@@ -6,6 +6,8 @@
 
 use std::path::PathBuf;
 
+use consensus::ConfState;
+
 use super::schema;
 
 /// Why a file cannot be read, or nothing can be made from it.
@@ -99,13 +101,19 @@ pub enum Error {
         /// The version that the file names.
         version: String,
     },
-    /// The log begins after the applied entries of the database.
-    #[error("the database stands at index {index}, before the log's snapshot at {snapshot}: start etcd on it first")]
+    /// The log begins after the applied entries of the database, and the newer database is not there.
+    #[error(
+        "the database stands at index {index}, before the log's snapshot at {snapshot}, and {} does not hold that one: \
+         remove the member from its cluster, and add it again",
+        path.display()
+    )]
     Behind {
         /// Last entry that is applied.
         index: u64,
         /// Where the log begins.
         snapshot: u64,
+        /// Where the database would be that came with the snapshot.
+        path: PathBuf,
     },
     /// The database and the log have different histories.
     #[error("the log has no entry {index} of term {term}, at which the database stands")]
@@ -123,9 +131,12 @@ pub enum Error {
         /// What is committed.
         commit: u64,
     },
-    /// Entries are newer than the term that was recorded before them.
-    #[error("the log's entries are of a later term than its state")]
-    LaterTerm,
+    /// An entry is of an earlier term than the one before it.
+    #[error("entry {index} of the log is of an earlier term than what stands before it")]
+    EarlierTerm {
+        /// Its place in the log.
+        index: u64,
+    },
     /// An entry that is not applied yet has a kind that this release does not apply.
     #[error(
         "entry {index} of the log is not in the database yet, and this release does not apply it ({what}): \
@@ -137,23 +148,62 @@ pub enum Error {
         /// Its kind, or why it cannot be read.
         what: String,
     },
-    /// The data of one member cannot become a cluster of several.
-    #[error("the cluster has {count} members; only one alone can be imported")]
-    Members {
-        /// How many there are.
-        count: usize,
+    /// Some member may be of a release before 3.6, which no member of 3.7 stands beside.
+    #[error(
+        "the cluster has other members, and its version is {version}: Orlop stands beside members of etcd 3.6 and 3.7 \
+         alone, so upgrade all of them to 3.6 first, and wait until `etcdctl endpoint status` shows that version"
+    )]
+    TooOld {
+        /// The cluster's version.
+        version: String,
     },
-    /// The member in the database is not the one that wrote the log, or has no vote.
-    #[error("the only member is {stored:x}, and the log belongs to {logged:x}")]
+    /// Other members may be of any release.
+    #[error("the cluster has other members, and has not decided on its version: start etcd on it once more")]
+    Undecided,
+    /// The cluster is of a later version.
+    #[error("the cluster's version is {version}, which this release does not know")]
+    ClusterVersion {
+        /// The cluster's version.
+        version: String,
+    },
+    /// The member of the log is not one of the cluster.
+    #[error(
+        "the log belongs to member {logged:x}, which is none of the {count} members in the database, and which the log \
+         does not add: start etcd on it once more"
+    )]
     OtherMember {
-        /// The member in the database.
-        stored: u64,
         /// The member that wrote the log.
         logged: u64,
+        /// How many members there are.
+        count: usize,
     },
-    /// There are other voters, which this member alone cannot replace.
-    #[error("the database's configuration has other voters than its one member")]
-    Voters,
+    /// The member was removed. Its id never comes back.
+    #[error("member {id:x} was removed from its cluster")]
+    Removed {
+        /// The member.
+        id: u64,
+    },
+    /// There is nobody to vote.
+    #[error("the database has no member with a vote")]
+    NoVoters,
+    /// The two places in which a database names the members contradict each other.
+    #[error(
+        "bucket \"members\" has voters {} and learners {}, and \"confState\" has voters {} and learners {}: start the \
+         newest etcd of its release on it once more",
+        ids(&members.voters), ids(&members.learners), ids(&stored.voters), ids(&stored.learners)
+    )]
+    Voters {
+        /// The configuration by the members.
+        members: ConfState,
+        /// The configuration that raft had.
+        stored: ConfState,
+    },
+}
+
+/// Ids as etcd prints them.
+fn ids(ids: &[u64]) -> String {
+    let ids: Vec<String> = ids.iter().map(|id| format!("{id:x}")).collect();
+    format!("[{}]", ids.join(" "))
 }
 
 /// An array of bytes as Go prints it.

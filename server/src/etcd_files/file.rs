@@ -174,7 +174,7 @@ impl Database {
         alarms.ok_or(Error::Bucket { name: schema::ALARM })
     }
 
-    /// Members.
+    /// Members by id.
     ///
     /// **Errors** damage.
     pub fn members(&mut self) -> Result<Vec<Member>, Error> {
@@ -183,7 +183,10 @@ impl Database {
             (key[..] == schema::member_key(member.id)).then_some(member)
         };
         let members: Option<Vec<_>> = self.pairs(schema::MEMBERS)?.into_iter().map(member).collect();
-        members.ok_or(Error::Bucket { name: schema::MEMBERS })
+        let mut members = members.ok_or(Error::Bucket { name: schema::MEMBERS })?;
+        // Their keys have as many digits as the ids need.
+        members.sort_unstable_by_key(|member| member.id);
+        Ok(members)
     }
 
     /// Ids of former members.

@@ -18,6 +18,7 @@
 //! | `status` | the report of `snapshot status` about a file |
 //! | `stopped` | database and log of a stopped etcd, checked against each other |
 //! | `v2` | the membership as etcd's snapshots have it beside the database |
+//! | `v2_request` | what etcd 3.5 says in its log as a request of the v2 API |
 //! | `wal` | the log of a stopped etcd |
 //!
 //! Invariants: everything is checked as it is read, and nothing of etcd's is changed. etcd and its tools accept every
@@ -39,4 +40,5 @@ pub mod state;
 pub mod status;
 pub mod stopped;
 pub mod v2;
+pub mod v2_request;
 pub mod wal;

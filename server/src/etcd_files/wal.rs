@@ -134,6 +134,14 @@ pub fn read(disk: &mut dyn Disk, dir: &Path, after: u64) -> Result<Log, Error> {
     Ok(replay.log)
 }
 
+/// Index of the newest snapshot in the log in `dir`, of those that were taken of a committed state.
+///
+/// **Errors** as [`read`].
+pub fn newest_snapshot(disk: &mut dyn Disk, dir: &Path) -> Result<u64, Error> {
+    // No entry is kept.
+    Ok(read(disk, dir, u64::MAX)?.snapshot)
+}
+
 /// The sequence from a name `SEQUENCE-INDEX.wal`. Both numbers have 16 hexadecimal digits.
 fn sequence_of(name: &str) -> Option<u64> {
     let (sequence, index) = name.strip_suffix(".wal")?.split_once('-')?;
@@ -169,22 +177,30 @@ impl Replay {
             }
             ENTRY => self.entry(Entry::decode(record.data).map_err(|_malformed| MALFORMED)?)?,
             STATE => self.log.hard_state = HardState::decode(record.data).map_err(|_malformed| MALFORMED)?,
-            SNAPSHOT => {
-                let mark = SnapshotMark::decode(record.data).map_err(|_malformed| MALFORMED)?;
-                if mark.index == self.after && self.log.term.is_none() {
-                    self.log.term = Some(mark.term);
-                }
-                self.marks.push(mark);
-            }
+            SNAPSHOT => self.mark(SnapshotMark::decode(record.data).map_err(|_malformed| MALFORMED)?),
             _ => return Err("a record of an unknown kind"),
         }
         Ok(())
     }
 
+    /// Takes the mark of a snapshot. One that the member received begins the log anew: if the entry at its place is
+    /// another one, so is all that stood behind that.
+    fn mark(&mut self, mark: SnapshotMark) {
+        if mark.index == self.after {
+            if self.log.term.is_some_and(|term| term != mark.term) {
+                self.log.entries.clear();
+            }
+            self.log.term = Some(mark.term);
+        }
+        self.marks.push(mark);
+    }
+
     /// Takes an entry. It replaces the entry with the same index, and all entries after that.
     fn entry(&mut self, entry: Entry) -> Result<(), &'static str> {
         let index = entry.index;
-        if index == 0 || self.last.is_some_and(|last| index > last + 1) {
+        let follows = self.last.is_none_or(|last| index <= last.saturating_add(1));
+        // A received snapshot leads past entries that this log never had.
+        if index == 0 || !follows && !self.marks.iter().any(|mark| mark.index == index - 1) {
             return Err("an entry does not follow the log");
         }
         self.last = Some(index);
@@ -215,6 +231,11 @@ fn read_file(window: &mut Window, is_last: bool, replay: &mut Replay) -> Result<
         let padding = if word >> 63 == 1 { word >> 56 & 7 } else { 0 };
         let damaged = |what| Error::corrupt(&path, offset, what);
         let Some(frame) = window.bytes(offset + HEAD_BYTES, len + padding)? else {
+            if is_last {
+                // The file was not preallocated, or its end was lost.
+                replay.log.torn = Some((path, offset));
+                return Ok(());
+            }
             return Err(damaged("a record reaches past the end of its file"));
         };
         let torn = is_last && is_torn(&frame, offset + HEAD_BYTES);
@@ -283,7 +304,7 @@ impl Window {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use rand::{Rng, SeedableRng, rngs::SmallRng};
 
     use super::*;
@@ -295,6 +316,27 @@ mod tests {
         out.extend(head.to_le_bytes());
         out.extend(body);
         out.resize(out.len() + padding, 0);
+    }
+
+    /// The file of a log of member 7 in cluster 8: `entries`, the mark of a snapshot, if there is one, `hard_state`.
+    pub(crate) fn file(entries: &[Entry], mark: Option<(u64, u64)>, hard_state: HardState) -> Vec<u8> {
+        let entries = entries.iter().map(|entry| (ENTRY, Bytes::from(entry.encode_to_vec())));
+        let mark = mark.map(|(index, term)| (SNAPSHOT, SnapshotMark { index, term }.encode_to_vec().into()));
+        let state = [(STATE, hard_state.encode_to_vec().into())];
+        frames(&entries.chain(mark).chain(state).collect::<Vec<_>>())
+    }
+
+    fn frames(records: &[(i64, Bytes)]) -> Vec<u8> {
+        let head = [
+            (METADATA, Metadata { member_id: 7, cluster_id: 8 }.encode_to_vec().into()),
+            (SNAPSHOT, SnapshotMark::default().encode_to_vec().into()),
+        ];
+        let (mut bytes, mut crc) = (Vec::new(), 0);
+        for (kind, data) in head.iter().chain(records) {
+            crc = crc32c::crc32c_append(crc, data);
+            frame(&Record { kind: *kind, crc, data: data.clone() }, &mut bytes);
+        }
+        bytes
     }
 
     /// The frames of a log, and the offset of each.
@@ -394,6 +436,35 @@ mod tests {
         let mut damaged = whole;
         damaged[last + 300] ^= 1;
         assert!(matches!(read_bytes(&damaged, 0), Err(Error::Corrupt { offset, .. }) if offset == last as u64));
+        let log = read_bytes(&damaged[..last + 200], 0).unwrap();
+        assert_eq!((log.entries.len(), log.torn.map(|(_, offset)| offset)), (38, Some(last as u64)), "a cut file");
+    }
+
+    #[test]
+    fn a_received_snapshot_leads_past_entries_and_ends_what_stood_behind_it() {
+        let entry = |index, term| {
+            let entry = Entry { kind: 0, term, index, data: Bytes::from_static(b"x") };
+            (ENTRY, Bytes::from(entry.encode_to_vec()))
+        };
+        let mark = |index, term| (SNAPSHOT, Bytes::from(SnapshotMark { index, term }.encode_to_vec()));
+        let state = |commit| (STATE, Bytes::from(HardState { term: 3, vote: 0, commit }.encode_to_vec()));
+        let read = |records: &[(i64, Bytes)], after| {
+            let log = read_bytes(&frames(records), after)?;
+            let entries: Vec<u64> = log.entries.iter().map(|entry| entry.index).collect();
+            Ok::<_, Error>((entries, log.term, log.snapshot))
+        };
+        let gap = [entry(1, 1), mark(9, 3), state(9), entry(10, 3)];
+        assert_eq!(read(&gap, 9).unwrap(), (vec![10], Some(3), 9));
+        assert_eq!(read(&gap, u64::MAX).unwrap(), (vec![], None, 9), "as the newest snapshot is found");
+        assert!(read(&gap, 1).is_err(), "the database stands before it");
+        assert!(read(&[entry(1, 1), mark(9, 3), state(9), entry(11, 3)], 9).is_err());
+        let stale = [entry(1, 1), entry(2, 1), entry(3, 1), mark(2, 3), state(2)];
+        assert_eq!(read(&stale, 2).unwrap(), (vec![], Some(3), 2));
+        let own = [entry(1, 1), entry(2, 1), entry(3, 1), mark(2, 1), state(2)];
+        assert_eq!(read(&own, 2).unwrap(), (vec![3], Some(1), 2));
+        // It was written, and its hard state was not: the log goes on from before.
+        let half = [entry(1, 1), state(1), mark(9, 3)];
+        assert_eq!(read(&half, 1).unwrap(), (vec![], Some(1), 0));
     }
 
     #[test]
