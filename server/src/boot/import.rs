@@ -83,7 +83,9 @@ impl Import<'_> {
         let part = dir.join(PART);
         clear(disk.as_mut(), &part)?;
         tracing::info!(
-            path = %member.join("snap").join("db").display(),
+            path = %stopped.path.display(),
+            term = stopped.log.hard_state.term,
+            commit = stopped.log.hard_state.commit,
             index = stopped.state.applied.index,
             entries = stopped.log.entries.len(),
             torn = ?stopped.log.torn,

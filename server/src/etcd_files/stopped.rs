@@ -14,7 +14,7 @@
 //!
 //! **Source** etcd v3.7.1 `server/etcdserver/bootstrap.go`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use consensus::{ConfChange, ConfChangeKind, ConfState, EntryKind, Identity, Member};
 use engine::disk::{DirLock, Disk, offline};
@@ -34,6 +34,8 @@ use crate::{
 
 /// See the head of this file.
 pub struct Stopped {
+    /// The file of the database.
+    pub path: PathBuf,
     /// The database, for its records.
     pub database: Database,
     /// The log after the applied entries of the database.
@@ -52,7 +54,7 @@ impl Stopped {
     pub fn open(disk: &mut dyn Disk, member: &Path, is_applied: fn(&Request) -> bool) -> Result<Self, Error> {
         let (snap, wal) = (member.join("snap"), member.join("wal"));
         let lock = disk.lock(&snap.join("db"))?;
-        let mut database = newest(&snap, wal::newest_snapshot(disk, &wal)?)?;
+        let (path, mut database) = newest(&snap, wal::newest_snapshot(disk, &wal)?)?;
         database.check_auth()?;
         let meta = database.meta()?;
         check_version(&meta)?;
@@ -60,23 +62,24 @@ impl Stopped {
         check_log(&meta, &mut log)?;
         let told = understand(&mut log, is_applied)?;
         let (identity, state) = who_and_what(&mut database, meta, &log, &told)?;
-        Ok(Self { database, log, identity, state, _lock: lock })
+        Ok(Self { path, database, log, identity, state, _lock: lock })
     }
 }
 
 /// The database that etcd would start on, in directory `snap`, where the newest snapshot of the log is `snapshot`. A
 /// member that ended while it took over a received one has that beside its own.
-fn newest(snap: &Path, snapshot: u64) -> Result<Database, Error> {
-    let mut database = Database::open(&snap.join("db"))?;
+fn newest(snap: &Path, snapshot: u64) -> Result<(PathBuf, Database), Error> {
+    let path = snap.join("db");
+    let mut database = Database::open(&path)?;
     let index = database.meta()?.applied.index;
     if index >= snapshot {
-        return Ok(database);
+        return Ok((path, database));
     }
     let path = snap.join(format!("{snapshot:016x}.snap.db"));
     if offline::exists(&path)? {
         database = Database::open(&path)?;
         if database.meta()?.applied.index >= snapshot {
-            return Ok(database);
+            return Ok((path, database));
         }
     }
     Err(Error::Behind { index, snapshot, path })
