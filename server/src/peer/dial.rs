@@ -30,6 +30,7 @@ pub async fn dial(url: &str, from: Option<IpAddr>) -> io::Result<Stream> {
                 None => TcpStream::connect((url.host.as_str(), port)).await?,
                 Some(from) => connect_from(from, (&url.host, port)).await?,
             };
+            refuse_itself(&socket)?;
             socket.set_nodelay(true)?;
             let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
             socket2::SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
@@ -56,6 +57,13 @@ async fn connect_from(from: IpAddr, to: (&str, u16)) -> io::Result<TcpStream> {
     Err(failed)
 }
 
+/// Where nobody listens at a port from which the system may dial, a connection may come to be with itself. It would keep
+/// whoever is to listen there from doing so.
+fn refuse_itself(socket: &TcpStream) -> io::Result<()> {
+    let is_itself = socket.local_addr()? == socket.peer_addr()?;
+    if is_itself { Err(io::Error::new(io::ErrorKind::ConnectionRefused, "it is connected to itself")) } else { Ok(()) }
+}
+
 /// What a request to `url` names as its host.
 pub fn host_of(url: &str) -> &str {
     let host = url.split_once("://").map_or(url, |(_, rest)| rest);
@@ -78,6 +86,16 @@ mod tests {
         }
         assert_eq!((host_of("http://a:1"), host_of("unix://b/c")), ("a:1", "b"));
     }
+
+    #[tokio::test]
+    async fn a_connection_with_itself_is_none() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let own = socket.local_addr().unwrap();
+        let itself = socket.connect(own).await.unwrap();
+        assert_eq!(refuse_itself(&itself).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    }
+
     #[tokio::test]
     async fn a_member_is_dialled_from_the_address_that_is_given() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
