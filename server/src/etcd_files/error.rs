@@ -151,7 +151,7 @@ pub enum Error {
     /// Some member may be of a release before 3.6, which no member of 3.7 stands beside.
     #[error(
         "the cluster has other members, and its version is {version}: Orlop stands beside members of etcd 3.6 and 3.7 \
-         alone, so upgrade all of them to 3.6 first, and wait until `etcdctl endpoint status` shows that version"
+         alone, so upgrade all of them to 3.6 first, and wait until their /version has it as etcdcluster"
     )]
     TooOld {
         /// The cluster's version.
