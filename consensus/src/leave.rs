@@ -5,6 +5,10 @@
 //! asked to propose its own removal transfers leadership, and the removal is proposed to its successor. If nobody takes
 //! leadership over in time, the leader proposes its own removal after all, and steps down when it is applied.
 //!
+//! A follower passes configuration changes on only to a leader that has surely applied what it found in its log: a new
+//! one makes empty entries of those that come before (raft-rs and etcd's raft alike), and nobody would answer whoever
+//! asked. The successor of a leader that is to be removed would be asked at once, and always too early.
+//!
 //! Invariants:
 //! - In each term, leadership is handed on for this reason at most once (`tried_in`).
 
@@ -25,6 +29,33 @@ pub(crate) struct Leave {
     /// Leadership is to be handed on.
     is_due: bool,
     tried_in: u64,
+}
+
+/// Ticks behind the leader's first commit in its term, as this member hears of it, until configuration changes go to
+/// the leader. One whole tick is enough for the leader to apply what it has told others to be committed.
+const SETTLED_TICKS: u32 = 2;
+
+/// How long this member has known that the leader of its term commits.
+#[derive(Debug, Default)]
+pub(crate) struct Settled {
+    term: u64,
+    ticks: u32,
+}
+
+impl Settled {
+    pub(crate) fn pass_tick(&mut self, raft: &Raft<Log>) {
+        if self.term != raft.term || !raft.commit_to_current_term() {
+            (self.term, self.ticks) = (raft.term, 0);
+        } else {
+            self.ticks = self.ticks.saturating_add(1);
+        }
+    }
+
+    /// Whether a configuration change is kept here for now, since its leader would make nothing of it.
+    pub(crate) fn comes_before(&self, raft: &Raft<Log>, kind: EntryKind) -> bool {
+        let is_settled = self.term == raft.term && self.ticks >= SETTLED_TICKS;
+        kind == EntryKind::ConfChange && raft.state != StateRole::Leader && !is_settled
+    }
 }
 
 impl Leave {

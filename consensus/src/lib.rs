@@ -19,7 +19,7 @@
 //! - `log`: the log as raft-rs sees it, its newest part in memory. `fetch`: what of the rest peers need.
 //! - `states`: states for followers whose next entries are gone.
 //! - `peer`: what members say to each other, as bytes.
-//! - `leave`: a leader that is to be removed hands leadership on first.
+//! - `leave`: a leader that is to be removed hands leadership on first, and its successor is asked when it can answer.
 //! - `concerned`: whom this member's last promises may concern.
 //! - `cut`: what a member may promise whose log was cut at its end.
 //! - `check`: what a peer's message must keep before raft-rs sees it.

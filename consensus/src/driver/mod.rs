@@ -71,7 +71,7 @@ use crate::{
     elections::Elections,
     entry::{Committed, EntryId, entry_cost_bytes},
     error::Error,
-    leave::{self, Leave},
+    leave::{self, Leave, Settled},
     log::Log,
     members::{ConfChange, ConfState},
     message::{Message, MessageKind},
@@ -181,6 +181,7 @@ pub struct Driver {
     trim_due: Option<EntryId>,
     /// What this member does before it is removed.
     leave: Leave,
+    settled: Settled,
     /// Damage that was met while entries were read back, and that the caller was not told yet.
     unreadable: Vec<engine::Error>,
     concerned: Concerned,
@@ -257,6 +258,7 @@ impl Driver {
             kept_ticks: 0,
             trim_due: None,
             leave: Leave::default(),
+            settled: Settled::default(),
             unreadable: Vec::new(),
             entries: Vec::new(),
             stopped: None,

@@ -50,7 +50,8 @@ impl Driver {
     ///
     /// At most one configuration change may be between proposal and apply. A leader refuses another one with `NoLeader`
     /// meanwhile: it can be proposed when that one is applied. (etcd makes an empty entry of it.) A leader that is to
-    /// be removed hands leadership on first (`leave`): its removal is refused likewise, as all else is.
+    /// be removed hands leadership on first (`leave`): its removal is refused likewise, as all else is. So is a change
+    /// that a follower would pass on to a leader that has only begun.
     ///
     /// **Bounds**: refused beyond `backlog_entries_max` and `proposals_bytes_max`.
     /// **Errors**: `TooManyRequests`, `NoSpace`, `LogWaits`, `NoLeader`, `TooLarge` (more than the log can hold),
@@ -83,6 +84,7 @@ impl Driver {
             let checked = match waits {
                 true => Err(Error::LogWaits),
                 false if kind == EntryKind::ConfChange && is_changing => Err(Error::NoLeader),
+                false if self.settled.comes_before(&self.raw.raft, kind) => Err(Error::NoLeader),
                 false if self.leave.comes_before(&self.raw.raft, kind, &data) => Err(Error::NoLeader),
                 false => self.check_proposal(&data, backlog),
             };

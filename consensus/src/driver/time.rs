@@ -108,6 +108,7 @@ impl Driver {
         self.tick_states();
         self.tick_concerned();
         self.reads.tick();
+        self.settled.pass_tick(&self.raw.raft);
         self.look_at_disk();
         if self.raw.raft.state == StateRole::Follower && self.is_sole_voter() {
             self.campaign_alone();

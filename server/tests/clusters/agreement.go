@@ -14,37 +14,37 @@ import (
 
 // finish ends the traffic behind the last fault, and judges all of it. Liveness is part of that: writes go on through
 // every member, watchers catch up, and members agree, each within our patience.
-func finish(ctx context.Context, c *cluster, t *traffic) error {
+func finish(ctx context.Context, c *cluster, t *traffic) (*history, error) {
 	if err := c.allAnswer(ctx); err != nil {
-		return fmt.Errorf("behind the last fault: %w", err)
+		return nil, fmt.Errorf("behind the last fault: %w", err)
 	}
 	if err := t.goesOn(ctx, func(int) bool { return true }); err != nil {
-		return fmt.Errorf("behind the last fault: %w", err)
+		return nil, fmt.Errorf("behind the last fault: %w", err)
 	}
 	t.stopClients()
-	t.clients.Wait()
 	if err := endLeases(ctx, c, t.recorder); err != nil {
-		return err
+		return nil, err
 	}
 	last, err := agree(ctx, c)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, w := range t.watchers {
-		if err := w.catchesUp(ctx, last); err != nil {
-			return err
+	for _, p := range t.posts {
+		for _, w := range p.watchers {
+			if err := w.catchesUp(ctx, last); err != nil {
+				return nil, err
+			}
 		}
 	}
 	t.stopWatchers()
-	t.watching.Wait()
-	h, err := oneHistory(ctx, c, last)
+	h, err := t.history(ctx, last)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := checkKeys(ctx, c, h); err != nil {
-		return err
+		return nil, err
 	}
-	return errors.Join(checkAll(h, t.recorder), c.healthy(ctx), c.diedUnasked())
+	return h, errors.Join(checkAll(h, t.recorder), c.healthy(ctx), c.diedUnasked())
 }
 
 // endLeases demands that all members know the same leases, and that a key has a lease that is known; then it revokes
@@ -94,7 +94,7 @@ func endLeases(ctx context.Context, c *cluster, r *recorder) error {
 		}
 		for i, lease := range leases.Leases {
 			// The next round finds those that could not be revoked.
-			c.members[i%size].client.Revoke(ctx, lease.ID)
+			c.members[i%len(c.members)].client.Revoke(ctx, lease.ID)
 		}
 		keys, err := c.members[0].client.Get(ctx, "lease/", clientv3.WithPrefix())
 		if err == nil && len(keys.Kvs)+len(leases.Leases) > 0 {
@@ -139,7 +139,7 @@ func agree(ctx context.Context, c *cluster) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	hashes := make([]string, size)
+	hashes := make([]string, len(c.members))
 	for i, m := range c.members {
 		// A member that has found damage says so until it is whole again.
 		err := poll(ctx, func(ctx context.Context) error {
@@ -154,39 +154,57 @@ func agree(ctx context.Context, c *cluster) (int64, error) {
 			return 0, err
 		}
 	}
-	if hashes[1] != hashes[0] || hashes[2] != hashes[0] {
+	if len(slices.Compact(slices.Clone(hashes))) > 1 {
 		return 0, fmt.Errorf("the hashes at revision %d are %q", last.revision, hashes)
 	}
 	return last.revision, nil
 }
 
-// oneHistory reads the history from every member, and demands that it is the same.
-func oneHistory(ctx context.Context, c *cluster, last int64) (*history, error) {
-	var first []event
-	for i, m := range c.members {
-		events, err := readHistory(ctx, m, last)
-		if err != nil {
-			return nil, err
-		}
-		if i == 0 {
-			first = events
-			continue
-		}
-		for at := range min(len(first), len(events)) {
-			if first[at] != events[at] {
-				return nil, fmt.Errorf("event %d is %v at %s, and %v at %s", at, first[at], c.members[0].name,
-					events[at], m.name)
-			}
-		}
-		if len(first) != len(events) {
-			return nil, fmt.Errorf("%d events at %s, %d at %s", len(first), c.members[0].name, len(events), m.name)
+// history is that of all members, up to this revision.
+func (t *traffic) history(ctx context.Context, last int64) (*history, error) {
+	var h *history
+	var err error
+	if t.journal != nil {
+		h, err = t.journal.complete(ctx, last)
+	} else {
+		var events []event
+		if events, err = oneHistory(ctx, t.cluster, 2, last); err == nil {
+			h, err = replay(events)
 		}
 	}
-	h, err := replay(first)
 	if err == nil && h.last != last {
 		err = fmt.Errorf("the history ends at revision %d, not %d", h.last, last)
 	}
 	return h, err
+}
+
+// oneHistory reads what happened from one revision to another from every member, and demands that it is the same. One
+// that is removed meanwhile is not waited for.
+func oneHistory(ctx context.Context, c *cluster, first, last int64) ([]event, error) {
+	var told []event
+	var teller *member
+	for _, m := range c.current() {
+		events, err := readHistory(ctx, m, first, last)
+		switch {
+		case m.isGone():
+			continue
+		case err != nil:
+			return nil, err
+		case teller == nil:
+			told, teller = events, m
+			continue
+		}
+		for at := range min(len(told), len(events)) {
+			if told[at] != events[at] {
+				return nil, fmt.Errorf("event %d is %v at %s, and %v at %s", at, told[at], teller.name, events[at],
+					m.name)
+			}
+		}
+		if len(told) != len(events) {
+			return nil, fmt.Errorf("%d events at %s, %d at %s", len(told), teller.name, len(events), m.name)
+		}
+	}
+	return told, nil
 }
 
 // checkKeys reads all keys of each member, which must be what the history makes of them.

@@ -6,55 +6,86 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-const size = 3
-
-// cluster is three members, and the network between them.
+// cluster is its members, and the network between them.
 type cluster struct {
-	members []*member
+	dir     string
 	network *network
+	// What each program is given beside its names and addresses, and what both are.
+	etcdFlags, orlopFlags, bothFlags []string
+	// Changed by one alone, who holds the mutex for it; others look at what current gives them.
+	members []*member
+	mutex   sync.Mutex
+	// Members that came later: each has a name and an address that nobody had before.
+	made   int
+	subnet string
 }
 
-// alike are three members of one binary.
-func alike(binary string) [size]string { return [size]string{binary, binary, binary} }
+// alike are so many members of one binary.
+func alike(binary string, size int) []string { return slices.Repeat([]string{binary}, size) }
 
-// newCluster makes three members of these binaries that do not run yet. The directory is the caller's.
-func newCluster(binaries [size]string, dir string) (*cluster, error) {
-	c := &cluster{network: newNetwork()}
-	// Loopback addresses of our own: ports that others take elsewhere are free here.
-	addresses := ownAddresses()
-	for i, address := range addresses {
-		ports, err := freePorts(address, 3)
-		if err != nil {
-			return nil, err
-		}
-		name := fmt.Sprintf("m%d", i+1)
-		client, peer, advertised := "http://"+ports[0], "http://"+ports[1], "http://"+ports[2]
-		m, err := newMember(name, binaries[i], dir, client, peer, advertised)
+// newCluster makes members of these binaries that do not run yet. The directory is the caller's.
+func newCluster(binaries []string, dir string) (*cluster, error) {
+	c := &cluster{dir: dir, network: newNetwork(), subnet: ownSubnet()}
+	for _, binary := range binaries {
+		m, err := c.newMember(binary)
 		if err != nil {
 			return nil, err
 		}
 		c.members = append(c.members, m)
-		c.network.add(ports[2], ports[1], m)
+		c.network.add(m.advertisedURL, m.peerURL, m)
 	}
 	c.introduceAll()
 	return c, nil
 }
 
+// newMember makes one that nobody knows yet, with a proxy's address.
+func (c *cluster) newMember(binary string) (*member, error) {
+	c.made++
+	ports, err := freePorts(c.subnet+fmt.Sprint(c.made), 3)
+	if err != nil {
+		return nil, err
+	}
+	client, peer, advertised := "http://"+ports[0], "http://"+ports[1], "http://"+ports[2]
+	return newMember(fmt.Sprintf("m%d", c.made), binary, c.dir, client, peer, advertised)
+}
+
+// current are the members of this moment, for those who do not change them.
+func (c *cluster) current() []*member {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	return slices.Clone(c.members)
+}
+
+func (c *cluster) admit(m *member) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.members = append(c.members, m)
+}
+
+func (c *cluster) dismiss(m *member) {
+	c.mutex.Lock()
+	defer c.mutex.Unlock()
+	c.members = slices.DeleteFunc(c.members, func(each *member) bool { return each == m })
+	close(m.gone)
+}
+
 func (c *cluster) introduceAll() {
 	for _, m := range c.members {
-		m.introduce(c.members)
+		m.introduce(c.members, "new", c.dir)
 	}
 }
 
 // introduce sets the flags by which a member knows itself and the others.
-func (m *member) introduce(members []*member) {
+func (m *member) introduce(members []*member, state, token string) {
 	var initial []string
 	for _, each := range members {
 		initial = append(initial, each.name+"="+each.advertisedURL)
@@ -63,8 +94,8 @@ func (m *member) introduce(members []*member) {
 		"--name", m.name, "--data-dir", m.data(),
 		"--listen-client-urls", m.clientURL, "--advertise-client-urls", m.clientURL,
 		"--listen-peer-urls", m.peerURL, "--initial-advertise-peer-urls", m.advertisedURL,
-		"--initial-cluster", strings.Join(initial, ","),
-		"--initial-cluster-token", filepath.Base(filepath.Dir(m.dir)),
+		"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-state", state,
+		"--initial-cluster-token", filepath.Base(token),
 	}
 }
 
@@ -74,21 +105,18 @@ func (c *cluster) dialDirectly() {
 	for _, m := range c.members {
 		m.advertisedURL = m.peerURL
 	}
+	c.network.proxies = nil
 	c.introduceAll()
 }
 
 // another is some member that is not this one.
-func another(i int) int { return (i + 1 + rand.IntN(size-1)) % size }
+func (c *cluster) another(i int) int { return (i + 1 + rand.IntN(c.size()-1)) % c.size() }
 
-// ownAddresses are drawn without the seed: two runs of one seed may run side by side.
-func ownAddresses() []string {
-	network := fmt.Sprintf("127.%d.%d.", 1+rand.IntN(250), rand.IntN(256))
-	var addresses []string
-	for i := range size {
-		addresses = append(addresses, network+fmt.Sprint(i+1))
-	}
-	return addresses
-}
+func (c *cluster) size() int { return len(c.members) }
+
+// ownSubnet is one of loopback addresses of our own: ports that others take elsewhere are free there. It is drawn
+// without the seed: two runs of one seed may run side by side.
+func ownSubnet() string { return fmt.Sprintf("127.%d.%d.", 1+rand.IntN(250), rand.IntN(256)) }
 
 // startAll returns when every member has answered.
 func (c *cluster) startAll(ctx context.Context) error {
@@ -112,20 +140,34 @@ func (c *cluster) allAnswer(ctx context.Context) error {
 }
 
 func (c *cluster) start(i int) error {
-	if err := c.network.proxies[i].listen(); err != nil {
-		return err
+	if proxy := c.proxy(i); proxy != nil {
+		if err := proxy.listen(); err != nil {
+			return err
+		}
 	}
 	return c.members[i].start()
 }
 
 // end ends a member. Its port refuses from then on, as the kernel of a dead process does.
 func (c *cluster) end(i int, signal syscall.Signal) error {
+	proxy := c.proxy(i)
+	if proxy == nil {
+		return c.members[i].end(signal)
+	}
 	if signal == syscall.SIGKILL {
-		c.network.proxies[i].close()
+		proxy.close()
 	}
 	err := c.members[i].end(signal)
-	c.network.proxies[i].close()
+	proxy.close()
 	return err
+}
+
+// proxy is nil where members dial each other directly.
+func (c *cluster) proxy(i int) *proxy {
+	if len(c.network.proxies) == 0 {
+		return nil
+	}
+	return c.network.proxies[i]
 }
 
 // leader is the member that most others call leader.
@@ -146,7 +188,7 @@ func (c *cluster) leader(ctx context.Context) (int, error) {
 			votes[status.Leader]++
 		}
 		for id, count := range votes {
-			if position, isHere := ids[id]; isHere && count > size/2 {
+			if position, isHere := ids[id]; isHere && count > c.size()/2 {
 				found = position
 				return nil
 			}
@@ -181,13 +223,18 @@ func (c *cluster) logTails() string {
 
 // addFlags has members start with more flags; each program has its own.
 func (c *cluster) addFlags(etcd, orlop, both []string) {
+	c.etcdFlags, c.orlopFlags, c.bothFlags = etcd, orlop, both
 	for _, m := range c.members {
-		flags := etcd
-		if m.isOrlop {
-			flags = orlop
-		}
-		m.flags = append(append(m.flags, flags...), both...)
+		c.flag(m)
 	}
+}
+
+func (c *cluster) flag(m *member) {
+	flags := c.etcdFlags
+	if m.isOrlop {
+		flags = c.orlopFlags
+	}
+	m.flags = slices.Concat(m.flags, flags, c.bothFlags)
 }
 
 // discard ends all that was started.

@@ -50,7 +50,7 @@ func failovers(
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	c, err := newCluster(alike(binary), dir)
+	c, err := newCluster(alike(binary, 3), dir)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +69,7 @@ func failovers(
 		if err != nil {
 			return nil, err
 		}
-		other := another(leader)
+		other := c.another(leader)
 		// Its connection is there before it counts.
 		if err := c.members[other].answers(ctx); err != nil {
 			return nil, err

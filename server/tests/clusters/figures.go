@@ -91,7 +91,7 @@ func (f *figure) play(ctx context.Context, opt options, binary string) (string, 
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	c, err := newCluster(alike(binary), dir)
+	c, err := newCluster(alike(binary, 3), dir)
 	if err != nil {
 		return "", err
 	}
@@ -222,7 +222,7 @@ func getCPU(ctx context.Context, s *stand) (string, error) {
 		return "", err
 	}
 	flags := []string{"--clients", fmt.Sprint(clients), "--total", fmt.Sprint(loopRequests)}
-	return s.requestCPU(ctx, "range", []string{s.members[another(leader)].clientURL}, flags)
+	return s.requestCPU(ctx, "range", []string{s.members[s.another(leader)].clientURL}, flags)
 }
 
 func (s *stand) requestCPU(ctx context.Context, command string, endpoints, flags []string) (string, error) {
@@ -261,7 +261,7 @@ func far(ctx context.Context, s *stand) (string, error) {
 	var loads [2]load
 	for i := range loads {
 		if i == 1 {
-			for one := range size {
+			for one := range s.size() {
 				for other := range one {
 					s.network.both(one, other, func(f *fault) { f.delay = delay })
 				}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"net/url"
 	"slices"
 	"syscall"
 	"time"
@@ -55,7 +54,7 @@ func (s *stand) restartLeader(_ context.Context, leader int) error {
 }
 
 func (s *stand) moveLeader(ctx context.Context, leader int) error {
-	status, err := s.status(ctx, another(leader))
+	status, err := s.status(ctx, s.another(leader))
 	if err != nil {
 		return err
 	}
@@ -71,7 +70,7 @@ func back(ctx context.Context, s *stand) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	follower := another(leader)
+	follower := s.another(leader)
 	if err := s.end(follower, syscall.SIGTERM); err != nil {
 		return "", err
 	}
@@ -124,7 +123,7 @@ func paused(isOne bool) func(context.Context, *stand) (string, error) {
 			return "", err
 		}
 		highest := watchMemory(ctx, at)
-		silent := s.members[another(leader)]
+		silent := s.members[s.another(leader)]
 		if isOne {
 			if err := silent.signal(syscall.SIGSTOP); err != nil {
 				return "", err
@@ -151,7 +150,7 @@ func join(ctx context.Context, s *stand) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	at, follower := s.members[leader], s.members[another(leader)]
+	at, follower := s.members[leader], s.members[s.another(leader)]
 	const valueBytes = 1000
 	keys := fmt.Sprint(s.opt.joinMiB << 20 / valueBytes)
 	if _, err := s.bench(ctx, "put", []string{at.clientURL}, "--clients", fmt.Sprint(clients), "--total", keys,
@@ -168,7 +167,7 @@ func join(ctx context.Context, s *stand) (string, error) {
 	defer loop.stop()
 	pause(ctx, warmUp)
 	calm := loop.take()
-	m, err := s.newLearner(ctx, at)
+	m, err := s.newLearner(ctx, at, at.binary)
 	if err != nil {
 		return "", err
 	}
@@ -197,34 +196,6 @@ func join(ctx context.Context, s *stand) (string, error) {
 	way, err := m.way()
 	return fmt.Sprintf("%.2f s %s for %d MiB; meanwhile %v (%v before); sender %+d MiB, receiver %+d MiB",
 		took.Seconds(), way, s.opt.joinMiB, meanwhile, calm, (sender-before)>>20, (receiver-same)>>20), err
-}
-
-// newLearner has the cluster expect a fourth member, which does not run yet.
-func (s *stand) newLearner(ctx context.Context, at *member) (*member, error) {
-	host, err := url.Parse(at.clientURL)
-	if err != nil {
-		return nil, err
-	}
-	ports, err := freePorts(host.Hostname(), 2)
-	if err != nil {
-		return nil, err
-	}
-	client, peer := "http://"+ports[0], "http://"+ports[1]
-	m, err := newMember("m4", at.binary, s.dir, client, peer, peer)
-	if err != nil {
-		return nil, err
-	}
-	err = settled(ctx, func(ctx context.Context) error {
-		_, err := at.client.MemberAddAsLearner(ctx, []string{peer})
-		return err
-	})
-	if err != nil {
-		m.discard()
-		return nil, err
-	}
-	m.introduce(append(slices.Clone(s.members), m))
-	m.flags = append(m.flags, "--initial-cluster-state", "existing", "--quota-backend-bytes", quotaBytes)
-	return m, nil
 }
 
 // overtakes returns when a member has applied what the leader had in its log a moment ago, while that grows.

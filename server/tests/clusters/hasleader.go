@@ -143,7 +143,7 @@ func (t *trouble) endsApart(ctx context.Context) error {
 		}
 	}
 	t.say("%s is cut off", m.name)
-	for other := range size {
+	for other := range t.size() {
 		if other != i {
 			t.network.both(i, other, silence)
 		}

@@ -47,7 +47,11 @@ type operation struct {
 	isSerializable bool
 	// Written to make data: too many keys for the model, which leaves them out.
 	isFiller bool
+	// So much longer is what is written.
+	padding int
 
+	// When it should have been called, where there is a rate.
+	due              time.Duration
 	called, returned time.Duration
 	// The answer; without one nobody knows whether it happened.
 	err       error
@@ -220,19 +224,29 @@ func eventsOf(events []*mvccpb.Event) []event {
 	return all
 }
 
-// history is all that happened to a store from its first revision on, replayed from its events.
+// history is all that happened to a store from one revision on, replayed from its events.
 type history struct {
 	// In order; those of one revision stand together.
 	events []event
 	last   int64
+	// So many clients made it.
+	clients int
 	// All versions of a key, the newest last; a deletion is one with an empty key.
 	versions map[string][]version
 }
 
 // replay demands that the events are in order, that no revision is left out, and that each event says of its key what
 // the events before say.
-func replay(events []event) (*history, error) {
-	h := &history{events: events, last: 1, versions: map[string][]version{}}
+func replay(events []event) (*history, error) { return replayBehind(&history{last: 1}, events) }
+
+// replayBehind begins with the keys that an earlier history ends with.
+func replayBehind(earlier *history, events []event) (*history, error) {
+	h := &history{events: events, last: earlier.last, versions: map[string][]version{}}
+	for key := range earlier.versions {
+		if there, isThere := earlier.at(key, earlier.last); isThere {
+			h.versions[key] = []version{there}
+		}
+	}
 	seen := map[string]bool{}
 	for _, e := range events {
 		switch e.modified {

@@ -3,6 +3,7 @@
 //
 //	clusters -server bin/etcd|target/release/orlop [-run kill,stop/leader] [-seed S] [-long]
 //	clusters -server target/release/orlop -others 1 -etcd bin/etcd [-run ..]
+//	clusters -replace -server target/release/orlop -etcd bin/etcd [-of 3] [-rate 1000]
 //	clusters -membership -etcd bin/etcd [-orlop target/release/orlop]
 //	clusters -failover -etcd bin/etcd -orlop target/release/orlop [-times 20]
 //	clusters -figures -etcd bin/etcd -orlop target/release/orlop -bench target/release/bench [-run cpu,join]
@@ -37,8 +38,10 @@ type options struct {
 	seed                uint64
 	isLong, keep        bool
 	beside              int
-	// How many of the members are those of etcd.
-	others int
+	// How many members there are, and how many of them are those of etcd.
+	size, others int
+	// Of replacements.
+	of, rate int
 	// Of figures.
 	bench   string
 	pause   time.Duration
@@ -54,10 +57,15 @@ func main() {
 	flag.Uint64Var(&opt.seed, "seed", 0, "0 draws one for each scenario")
 	flag.BoolVar(&opt.isLong, "long", false, "each scenario's faults ten times")
 	flag.IntVar(&opt.beside, "beside", 1, "how many scenarios happen at once")
+	flag.IntVar(&opt.size, "size", 3, "so many members")
 	flag.IntVar(&opt.others, "others", 0, "so many of the members are -etcd")
 	flag.BoolVar(&opt.keep, "keep", false, "keep the data and logs of scenarios that fail")
 	flag.StringVar(&opt.etcd, "etcd", "", "stock etcd, for -membership, -failover and -figures, and for -others")
 	flag.StringVar(&opt.orlop, "orlop", "", "Orlop, for -membership, -failover and -figures")
+	flag.IntVar(&opt.of, "of", 3, "so many members are replaced by -replace")
+	flag.IntVar(&opt.rate, "rate", 1000, "requests a second for -replace, beside the traffic of all scenarios")
+	isReplaced := flag.Bool("replace", false,
+		"instead: replace the members of -etcd by those of -server one by one under load, and go back")
 	membership := flag.Bool("membership", false, "instead: one script of membership calls on both; compare all answers")
 	failover := flag.Bool("failover", false,
 		"instead: measure how long nobody can write when the leader is killed or stopped")
@@ -76,6 +84,10 @@ func main() {
 	switch {
 	case flag.NArg() > 0:
 		err = errors.New("arguments without a flag")
+	case *isReplaced && (opt.server == "" || opt.etcd == "" || opt.of < 1 || opt.of > opt.size):
+		err = errors.New("-replace needs -server, -etcd, and some -of the members")
+	case *isReplaced:
+		err = replaceMembers(ctx, opt)
 	case *membership:
 		err = compareMembership(ctx, opt)
 	case *failover:
@@ -86,8 +98,8 @@ func main() {
 		err = errors.New("-bench is missing")
 	case *isFigures:
 		err = measureFigures(ctx, opt)
-	case opt.others < 0 || opt.others > size || opt.others > 0 && opt.etcd == "":
-		err = errors.New("-others is a number of members, and needs -etcd")
+	case opt.size < 3 || opt.others < 0 || opt.others > opt.size || opt.others > 0 && opt.etcd == "":
+		err = errors.New("-size is three or more, and -others is a number of members and needs -etcd")
 	case opt.server == "":
 		err = errors.New("-server is missing")
 	default:
@@ -180,9 +192,9 @@ func (s *scenario) play(ctx context.Context, opt options, seed uint64) (string, 
 			os.RemoveAll(dir)
 		}
 	}()
-	binaries := alike(opt.server)
+	binaries := alike(opt.server, opt.size)
 	for i := range opt.others {
-		binaries[size-1-i] = opt.etcd
+		binaries[opt.size-1-i] = opt.etcd
 	}
 	c, err := newCluster(binaries, dir)
 	if err != nil {
@@ -215,7 +227,7 @@ func (s *scenario) play(ctx context.Context, opt options, seed uint64) (string, 
 	defer trouble.traffic.stop()
 	pause(ctx, calm)
 	if err = s.run(ctx, trouble); err == nil {
-		err = finish(ctx, c, trouble.traffic)
+		_, err = finish(ctx, c, trouble.traffic)
 	}
 	for _, each := range trouble.afterwards {
 		if err == nil {

@@ -38,6 +38,8 @@ type member struct {
 	logFile                           *os.File
 	// Where the log ended when it was marked.
 	marked int64
+	// Closed when it is no member any more.
+	gone chan struct{}
 
 	mutex  sync.Mutex
 	child  *exec.Cmd
@@ -49,7 +51,7 @@ type member struct {
 func newMember(name, binary, parent, clientURL, peerURL, advertisedURL string) (*member, error) {
 	m := &member{
 		name: name, binary: binary, dir: filepath.Join(parent, name),
-		clientURL: clientURL, peerURL: peerURL, advertisedURL: advertisedURL,
+		clientURL: clientURL, peerURL: peerURL, advertisedURL: advertisedURL, gone: make(chan struct{}),
 	}
 	if err := os.MkdirAll(m.dir, 0o700); err != nil {
 		return nil, err
@@ -82,6 +84,8 @@ func newClient(urls ...string) (*clientv3.Client, error) {
 		})},
 	})
 }
+
+func (m *member) isGone() bool { return hasClosed(m.gone) }
 
 func (m *member) data() string { return filepath.Join(m.dir, "data") }
 

@@ -90,7 +90,7 @@ func playMembership(ctx context.Context, binary string, opt options, isPrinted b
 		}
 	}()
 	// Two ports for other members: an update changes one for the other.
-	if s.ports, err = freePorts(ownAddresses()[0], 3*(len(firstNames)+len(laterNames))); err != nil {
+	if s.ports, err = freePorts(ownSubnet()+"1", 3*(len(firstNames)+len(laterNames))); err != nil {
 		return nil, err
 	}
 	for i, name := range slices.Concat(firstNames, laterNames) {

@@ -64,7 +64,10 @@ func newNetwork() *network {
 }
 
 func (n *network) add(at, target string, member *member) {
-	n.proxies = append(n.proxies, &proxy{network: n, position: len(n.proxies), at: at, target: target, member: member})
+	n.proxies = append(n.proxies, &proxy{
+		network: n, position: len(n.proxies), member: member,
+		at: strings.TrimPrefix(at, "http://"), target: strings.TrimPrefix(target, "http://"),
+	})
 }
 
 // set changes what happens to the bytes from one member to another, and to the connections that it dials.

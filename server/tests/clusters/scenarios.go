@@ -64,12 +64,12 @@ var scenarios = []scenario{
 // While everything is well, between faults.
 const calm = time.Second
 
-func (t *trouble) any() int { return t.random.IntN(size) }
+func (t *trouble) any() int { return t.random.IntN(t.size()) }
 
 // follower is one that does not lead.
 func (t *trouble) follower(ctx context.Context) (int, error) {
 	leader, err := t.leader(ctx)
-	return (leader + 1 + t.random.IntN(size-1)) % size, err
+	return (leader + 1 + t.random.IntN(t.size()-1)) % t.size(), err
 }
 
 // between is a time of the seed's choice.
@@ -129,7 +129,7 @@ func killLeader(ctx context.Context, t *trouble) error {
 func killTwo(ctx context.Context, t *trouble) error {
 	for range t.rounds {
 		first := t.any()
-		if err := t.killed(ctx, first, (first+1+t.random.IntN(size-1))%size); err != nil {
+		if err := t.killed(ctx, first, (first+1+t.random.IntN(t.size()-1))%t.size()); err != nil {
 			return err
 		}
 	}
@@ -138,7 +138,7 @@ func killTwo(ctx context.Context, t *trouble) error {
 
 func killAll(ctx context.Context, t *trouble) error {
 	for range t.rounds {
-		if err := t.killed(ctx, t.random.Perm(size)...); err != nil {
+		if err := t.killed(ctx, t.random.Perm(t.size())...); err != nil {
 			return err
 		}
 	}
@@ -202,7 +202,7 @@ func (t *trouble) apart(ctx context.Context, i int, cut func(other int, how func
 	time := t.between(time.Second, 4*time.Second)
 	met := t.network.met.Load()
 	t.say("%s is cut off %s for %v", t.members[i].name, name, time.Round(1e6))
-	for other := range size {
+	for other := range t.size() {
 		if other != i {
 			cut(other, how)
 		}
@@ -213,7 +213,7 @@ func (t *trouble) apart(ctx context.Context, i int, cut func(other int, how func
 	}
 	if t.random.IntN(2) == 0 {
 		t.say("its connections are reset")
-		for other := range size {
+		for other := range t.size() {
 			if other != i {
 				t.network.reset(i, other)
 			}
@@ -294,7 +294,7 @@ func partitionFlapping(ctx context.Context, t *trouble) error {
 	met := t.network.met.Load()
 	for range 40 * t.rounds {
 		from := t.any()
-		to := (from + 1 + t.random.IntN(size-1)) % size
+		to := (from + 1 + t.random.IntN(t.size()-1)) % t.size()
 		switch t.random.IntN(6) {
 		case 0:
 			t.network.set(from, to, refuse)
@@ -318,15 +318,15 @@ func partitionFlapping(ctx context.Context, t *trouble) error {
 func partitionDelay(ctx context.Context, t *trouble) error {
 	for range t.rounds {
 		met := t.network.met.Load()
-		for from := range size {
-			for to := range size {
+		for from := range t.size() {
+			for to := range t.size() {
 				t.network.set(from, to, func(f *fault) { f.delay = 50 * time.Millisecond })
 			}
 		}
 		t.say("50 ms on every link")
 		pause(ctx, 4*time.Second)
 		from := t.any()
-		to := (from + 1 + t.random.IntN(size-1)) % size
+		to := (from + 1 + t.random.IntN(t.size()-1)) % t.size()
 		t.say("300 ms from %s to %s", t.members[from].name, t.members[to].name)
 		t.network.set(from, to, func(f *fault) { f.delay = 300 * time.Millisecond })
 		pause(ctx, 3*time.Second)

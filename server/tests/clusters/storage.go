@@ -74,7 +74,7 @@ func (t *trouble) full(ctx context.Context, i int) error {
 	}
 	t.say("the disk of %s is full", m.name)
 	// What is refused meanwhile is of unknown fate, as ever.
-	t.fill(ctx, (i+1)%size, 12)
+	t.fill(ctx, (i+1)%t.size(), 12)
 	t.say("12 MiB were written, or refused")
 	stuck := t.traffic.goesOn(ctx, func(other int) bool { return other != i })
 	if stuck != nil {
@@ -131,12 +131,13 @@ func (t *trouble) fill(ctx context.Context, at, mib int) {
 	var writers sync.WaitGroup
 	for range fillers {
 		t.fillers++
-		c := newCaller(fillerNumber+t.fillers, t.members[at], t.traffic.recorder, t.random.Uint64())
+		c := newCaller(fillerNumber+t.fillers, t.members[at].client, t.traffic.recorder, t.random.Uint64())
 		writers.Go(func() {
 			refused := 0
 			for range mib << 20 / fillerBytes / fillers {
 				key := fmt.Sprintf("fill/%d/%03d", c.number%fillers, c.written%500)
-				if c.do(ctx, &operation{kind: put, keys: []string{key}, isFiller: true}) != nil {
+				o := &operation{kind: put, keys: []string{key}, isFiller: true, padding: fillerBytes}
+				if c.do(ctx, o) != nil {
 					refused++
 					pause(ctx, 100*time.Millisecond)
 				}
@@ -152,7 +153,7 @@ func (t *trouble) fill(ctx context.Context, at, mib int) {
 const (
 	fillers = 4
 	// Numbers of clients beside those of the traffic.
-	fillerNumber = 100
+	fillerNumber = 1_000_000
 	fillerBytes  = 32 << 10
 	// A client gives up behind so many errors, each of which may take as long as a call may take.
 	refusedMost = 3
@@ -173,14 +174,14 @@ func behind(ctx context.Context, t *trouble) error {
 			err = t.end(follower, syscall.SIGKILL)
 		} else {
 			t.say("%s is cut off", m.name)
-			for other := range size {
+			for other := range t.size() {
 				t.network.both(follower, other, refuse)
 			}
 		}
 		if err != nil {
 			return err
 		}
-		t.fill(ctx, (follower+1)%size, behindMiB)
+		t.fill(ctx, (follower+1)%t.size(), behindMiB)
 		t.say("%d MiB are written, and it is back", behindMiB)
 		t.network.heal()
 		if isKilled {

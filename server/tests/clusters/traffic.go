@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -26,8 +27,26 @@ func modelKey(i int) string { return fmt.Sprint(modelPrefix, i) }
 
 // traffic is all that clients do meanwhile: each speaks to one member alone.
 type traffic struct {
+	context  context.Context
 	cluster  *cluster
 	recorder *recorder
+	seed     uint64
+	// Of the next client: no two of a run have the same.
+	number int
+	// Without one, nothing is compacted.
+	journal *journal
+
+	mutex sync.Mutex
+	posts []*post
+	// No watch asks for an earlier revision: it may be compacted.
+	floor int64
+}
+
+// post is the clients of one member.
+type post struct {
+	member *member
+	// A client that writes, by its number.
+	writer   int
 	watchers []*watcher
 
 	stopClients, stopWatchers context.CancelFunc
@@ -35,32 +54,117 @@ type traffic struct {
 }
 
 func startTraffic(ctx context.Context, c *cluster, r *recorder, seed uint64) *traffic {
-	t := &traffic{cluster: c, recorder: r}
-	clients, stopClients := context.WithCancel(ctx)
-	watching, stopWatchers := context.WithCancel(ctx)
-	t.stopClients, t.stopWatchers = stopClients, stopWatchers
-	for i, m := range c.members {
-		for each := range clientsPerMember {
-			number := i*clientsPerMember + each
-			client := newCaller(number, m, r, seed)
-			t.clients.Go(func() { client.run(clients) })
-		}
-		holder := &holder{newCaller(size*clientsPerMember+i, m, r, seed)}
-		t.clients.Go(func() { holder.run(clients) })
-		for _, isRaw := range []bool{true, false} {
-			w := newWatcher(m, r, isRaw, rand.New(rand.NewPCG(seed, uint64(1000+len(t.watchers)))))
-			t.watchers = append(t.watchers, w)
-			t.watching.Go(func() { w.run(watching) })
-		}
+	t := newTraffic(ctx, c, r, seed)
+	for _, m := range c.members {
+		t.join(m)
 	}
 	return t
 }
 
+func newTraffic(ctx context.Context, c *cluster, r *recorder, seed uint64) *traffic {
+	return &traffic{context: ctx, cluster: c, recorder: r, seed: seed, floor: 1}
+}
+
+// continues has clients go on behind a history: they ask for nothing earlier.
+func (t *traffic) continues(earlier *history) {
+	t.floor = earlier.last + 1
+	// Values and leases have the names of clients.
+	t.number = earlier.clients
+}
+
+// join starts the clients of a member.
+func (t *traffic) join(m *member) {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	p := &post{member: m, writer: t.number}
+	clients, stopClients := context.WithCancel(t.context)
+	watching, stopWatchers := context.WithCancel(t.context)
+	p.stopClients, p.stopWatchers = stopClients, stopWatchers
+	for range clientsPerMember {
+		client := t.newCaller(m.client)
+		p.clients.Go(func() { client.run(clients) })
+	}
+	holder := &holder{t.newCaller(m.client)}
+	p.clients.Go(func() { holder.run(clients) })
+	for _, isRaw := range []bool{true, false} {
+		w := newWatcher(m, t, isRaw, rand.New(rand.NewPCG(t.seed, uint64(1000+2*t.number+len(p.watchers)))))
+		p.watchers = append(p.watchers, w)
+		p.watching.Go(func() { w.run(watching) })
+	}
+	t.posts = append(t.posts, p)
+}
+
+func (t *traffic) newCaller(client *clientv3.Client) *caller {
+	t.number++
+	return newCaller(t.number-1, client, t.recorder, t.seed)
+}
+
+// leave ends the clients of a member that is still there, once its watchers know all that it knew.
+func (t *traffic) leave(ctx context.Context, m *member) error {
+	at := slices.IndexFunc(t.posts, func(p *post) bool { return p.member == m })
+	p := t.posts[at]
+	p.stopClients()
+	p.clients.Wait()
+	var last int64
+	err := poll(ctx, func(ctx context.Context) error {
+		answer, err := m.client.Get(ctx, "any", clientv3.WithSerializable())
+		if err == nil {
+			last = answer.Header.Revision
+		}
+		return err
+	})
+	for _, w := range p.watchers {
+		err = errors.Join(err, w.catchesUp(ctx, last))
+	}
+	p.stopWatchers()
+	p.watching.Wait()
+	t.mutex.Lock()
+	t.posts = slices.Delete(t.posts, at, at+1)
+	t.mutex.Unlock()
+	return err
+}
+
+func (t *traffic) stopClients() {
+	for _, p := range t.posts {
+		p.stopClients()
+	}
+	for _, p := range t.posts {
+		p.clients.Wait()
+	}
+}
+
+func (t *traffic) stopWatchers() {
+	for _, p := range t.posts {
+		p.stopWatchers()
+	}
+	for _, p := range t.posts {
+		p.watching.Wait()
+	}
+}
+
 func (t *traffic) stop() {
 	t.stopClients()
-	t.clients.Wait()
 	t.stopWatchers()
-	t.watching.Wait()
+}
+
+// compactable is the last revision that no watcher will ask for, of those before the first that is kept; none will ask
+// for it from here on.
+func (t *traffic) compactable(kept int64) int64 {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	for _, p := range t.posts {
+		for _, w := range p.watchers {
+			kept = min(kept, w.next.Load())
+		}
+	}
+	t.floor = max(t.floor, kept)
+	return t.floor - 1
+}
+
+func (t *traffic) lowest() int64 {
+	t.mutex.Lock()
+	defer t.mutex.Unlock()
+	return t.floor
 }
 
 // goesOn returns when a client of every member that counts had a write acknowledged that began after this call.
@@ -69,25 +173,25 @@ func (t *traffic) goesOn(ctx context.Context, counts func(i int) bool) error {
 	defer cancel()
 	now := t.recorder.now()
 	return poll(ctx, func(context.Context) error {
-		for i, m := range t.cluster.members {
-			if !counts(i) {
+		for _, p := range t.posts {
+			if !counts(slices.Index(t.cluster.members, p.member)) {
 				continue
 			}
-			if err := m.diedUnasked(); err != nil {
+			if err := p.member.diedUnasked(); err != nil {
 				return final{err}
 			}
-			if t.recorder.acknowledged(i*clientsPerMember, now) == 0 {
-				return fmt.Errorf("no write is acknowledged by %s\n%s", m.name, m.logTail())
+			if t.recorder.acknowledged(p.writer, now) == 0 {
+				return fmt.Errorf("no write is acknowledged by %s\n%s", p.member.name, p.member.logTail())
 			}
 		}
 		return nil
 	})
 }
 
-// caller makes one request at a time to one member, and records what it is told.
+// caller makes one request at a time to one member, or to any of several, and records what it is told.
 type caller struct {
 	number   int
-	member   *member
+	client   *clientv3.Client
 	recorder *recorder
 	random   *rand.Rand
 	written  int
@@ -95,9 +199,9 @@ type caller struct {
 	seen map[string]int64
 }
 
-func newCaller(number int, m *member, r *recorder, seed uint64) *caller {
+func newCaller(number int, client *clientv3.Client, r *recorder, seed uint64) *caller {
 	return &caller{
-		number: number, member: m, recorder: r,
+		number: number, client: client, recorder: r,
 		random: rand.New(rand.NewPCG(seed, uint64(number))),
 		seen:   map[string]int64{},
 	}
@@ -159,12 +263,10 @@ func (c *caller) do(ctx context.Context, o *operation) error {
 	var value string
 	if o.isWrite() && o.kind != remove {
 		value = c.nextValue()
-		if o.isFiller {
-			value += strings.Repeat("f", fillerBytes)
-		}
+		value += strings.Repeat("f", o.padding)
 		o.value = shortened([]byte(value))
 	}
-	client := c.member.client
+	client := c.client
 	o.called = c.recorder.now()
 	switch o.kind {
 	case get, list:
@@ -255,7 +357,7 @@ func (h *holder) hold(ctx context.Context) error {
 	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	sent := h.recorder.now()
-	granted, err := h.member.client.Grant(call, leaseSeconds)
+	granted, err := h.client.Grant(call, leaseSeconds)
 	if err != nil {
 		return err
 	}
@@ -264,7 +366,8 @@ func (h *holder) hold(ctx context.Context) error {
 	h.recorder.leases = append(h.recorder.leases, story)
 	h.recorder.mutex.Unlock()
 	key := fmt.Sprintf("lease/%d/%d", h.number, h.random.IntN(2))
-	if err := h.do(ctx, &operation{kind: put, keys: []string{key}, lease: story.id, isFiller: true}); err != nil {
+	o := &operation{kind: put, keys: []string{key}, lease: story.id, isFiller: true, padding: fillerBytes}
+	if err := h.do(ctx, o); err != nil {
 		return err
 	}
 	for range 1 + h.random.IntN(8) {
@@ -287,7 +390,7 @@ func (h *holder) renew(ctx context.Context, story *leaseStory) error {
 	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
 	sent := h.recorder.now()
-	answer, err := h.member.client.KeepAliveOnce(call, clientv3.LeaseID(story.id))
+	answer, err := h.client.KeepAliveOnce(call, clientv3.LeaseID(story.id))
 	if err != nil {
 		return err
 	}
@@ -303,6 +406,6 @@ func (h *holder) revoke(ctx context.Context, story *leaseStory) error {
 	h.recorder.mutex.Unlock()
 	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), callTimeout)
 	defer cancel()
-	_, err := h.member.client.Revoke(call, clientv3.LeaseID(story.id))
+	_, err := h.client.Revoke(call, clientv3.LeaseID(story.id))
 	return err
 }

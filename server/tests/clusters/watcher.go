@@ -23,6 +23,7 @@ import (
 type watcher struct {
 	name     string
 	member   *member
+	traffic  *traffic
 	recorder *recorder
 	isRaw    bool
 	random   *rand.Rand
@@ -30,12 +31,14 @@ type watcher struct {
 	next atomic.Int64
 }
 
-func newWatcher(m *member, r *recorder, isRaw bool, random *rand.Rand) *watcher {
-	w := &watcher{name: m.name + "'s watcher", member: m, recorder: r, isRaw: isRaw, random: random}
+func newWatcher(m *member, t *traffic, isRaw bool, random *rand.Rand) *watcher {
+	w := &watcher{
+		name: m.name + "'s watcher", member: m, traffic: t, recorder: t.recorder, isRaw: isRaw, random: random,
+	}
 	if isRaw {
 		w.name += ", raw"
 	}
-	w.next.Store(1)
+	w.next.Store(t.floor)
 	return w
 }
 
@@ -43,7 +46,8 @@ func (w *watcher) run(ctx context.Context) {
 	for ctx.Err() == nil {
 		from := w.next.Load()
 		if w.random.IntN(4) == 0 {
-			from = 1 + w.random.Int64N(from)
+			lowest := w.traffic.lowest()
+			from = lowest + w.random.Int64N(from-lowest+1)
 		}
 		s := &session{watcher: w.name, from: from, hasPrevious: w.random.IntN(2) == 0}
 		w.recorder.mutex.Lock()
@@ -138,15 +142,22 @@ func (w *watcher) catchesUp(ctx context.Context, revision int64) error {
 	})
 }
 
-// readHistory watches one member from its first revision to this one.
-func readHistory(ctx context.Context, m *member, last int64) ([]event, error) {
+// readHistory watches one member from one revision to another, both included.
+func readHistory(ctx context.Context, m *member, first, last int64) ([]event, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	go func() {
+		select {
+		case <-m.gone:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
 	var all []event
-	if last == 1 {
+	if last < first {
 		return nil, nil
 	}
-	for answer := range m.client.Watch(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithRev(1)) {
+	for answer := range m.client.Watch(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithRev(first)) {
 		if err := answer.Err(); err != nil {
 			return nil, err
 		}
@@ -154,6 +165,10 @@ func readHistory(ctx context.Context, m *member, last int64) ([]event, error) {
 			all = append(all, eventsOf([]*mvccpb.Event{(*mvccpb.Event)(each)})...)
 		}
 		if len(all) > 0 && all[len(all)-1].modified >= last {
+			// Where more is written meanwhile, it is told of more.
+			for all[len(all)-1].modified > last {
+				all = all[:len(all)-1]
+			}
 			return all, nil
 		}
 	}
