@@ -127,7 +127,7 @@ fn a_removal_that_is_forwarded_to_the_leader_waits_for_the_next_one() {
     cluster.members[1].driver.propose_conf_change(&removal_of(1)).unwrap();
     cluster.exchange();
     assert!(cluster.leader().is_some_and(|leader| leader != 1));
-    cluster.tick_all(2);
+    cluster.tick_all(4);
     for position in 0..3 {
         assert_eq!(cluster.voters(position), [2, 3], "member {}", position + 1);
     }
