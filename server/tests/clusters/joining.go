@@ -43,7 +43,7 @@ func (c *cluster) promote(ctx context.Context, at, m *member) error {
 		return fmt.Errorf("%s is promoted at %s: %w", m.name, at.name, err)
 	}
 	c.admit(m)
-	return m.answers(ctx)
+	return nil
 }
 
 // remove takes a member out, and returns when its process has ended by itself. Its data goes.

@@ -69,6 +69,19 @@ func (j *journal) revision(ctx context.Context) (int64, error) {
 	return 0, last
 }
 
+// reaches waits until the store has come so far.
+func (t *traffic) reaches(ctx context.Context, revision int64) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return poll(ctx, func(ctx context.Context) error {
+		now, err := t.journal.revision(ctx)
+		if err == nil && now < revision {
+			err = fmt.Errorf("the store is at revision %d, not yet %d", now, revision)
+		}
+		return err
+	})
+}
+
 func (j *journal) step(ctx context.Context, next int64) error {
 	if err := j.advance(ctx, next); err != nil {
 		return err

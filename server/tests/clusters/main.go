@@ -4,6 +4,7 @@
 //	clusters -server bin/etcd|target/release/orlop [-run kill,stop/leader] [-seed S] [-long]
 //	clusters -server target/release/orlop -others 1 -etcd bin/etcd [-run ..]
 //	clusters -replace -server target/release/orlop -etcd bin/etcd [-of 3] [-rate 1000]
+//	clusters -learner 3m -server target/release/orlop -etcd bin/etcd [-rate 1000]
 //	clusters -membership -etcd bin/etcd [-orlop target/release/orlop]
 //	clusters -failover -etcd bin/etcd -orlop target/release/orlop [-times 20]
 //	clusters -figures -etcd bin/etcd -orlop target/release/orlop -bench target/release/bench [-run cpu,join]
@@ -42,6 +43,8 @@ type options struct {
 	size, others int
 	// Of replacements.
 	of, rate int
+	// How long a learner stands beside.
+	learner time.Duration
 	// Of figures.
 	bench   string
 	pause   time.Duration
@@ -66,6 +69,8 @@ func main() {
 	flag.IntVar(&opt.rate, "rate", 1000, "requests a second for -replace, beside the traffic of all scenarios")
 	isReplaced := flag.Bool("replace", false,
 		"instead: replace the members of -etcd by those of -server one by one under load, and go back")
+	flag.DurationVar(&opt.learner, "learner", 0,
+		"instead: for so long, a learner of -server stands beside members of -etcd under load")
 	membership := flag.Bool("membership", false, "instead: one script of membership calls on both; compare all answers")
 	failover := flag.Bool("failover", false,
 		"instead: measure how long nobody can write when the leader is killed or stopped")
@@ -87,7 +92,11 @@ func main() {
 	case *isReplaced && (opt.server == "" || opt.etcd == "" || opt.of < 1 || opt.of > opt.size):
 		err = errors.New("-replace needs -server, -etcd, and some -of the members")
 	case *isReplaced:
-		err = replaceMembers(ctx, opt)
+		err = withSeed(ctx, opt, "replace", replaceMembers)
+	case opt.learner > 0 && (opt.server == "" || opt.etcd == ""):
+		err = errors.New("-learner needs -server and -etcd")
+	case opt.learner > 0:
+		err = withSeed(ctx, opt, "learner", standBeside)
 	case *membership:
 		err = compareMembership(ctx, opt)
 	case *failover:

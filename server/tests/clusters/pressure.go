@@ -22,12 +22,11 @@ const (
 	writeGap = 100 * time.Millisecond
 )
 
-// pressure is a load at a fixed rate by one client of all members that it is told of. What it asks is judged as all else
-// is.
+// pressure is a load at a fixed rate by one client of all members that it is told of. What it asks is judged as all
+// else is.
 type pressure struct {
 	client   *clientv3.Client
 	recorder *recorder
-	began    time.Time
 	stop     context.CancelFunc
 	calls    sync.WaitGroup
 }
@@ -38,14 +37,33 @@ func startPressure(ctx context.Context, t *traffic, rate int) (*pressure, error)
 		return nil, err
 	}
 	ctx, stop := context.WithCancel(ctx)
-	p := &pressure{client: client, recorder: t.recorder, began: time.Now(), stop: stop}
-	for first := range pressureCallers {
+	p := &pressure{client: client, recorder: t.recorder, stop: stop}
+	due := make(chan time.Time)
+	for range pressureCallers {
 		t.mutex.Lock()
 		c := t.newCaller(client)
 		t.mutex.Unlock()
-		p.calls.Go(func() { p.run(ctx, c, first, rate) })
+		p.calls.Go(func() { p.run(ctx, c, due) })
 	}
+	p.calls.Go(func() { keepTime(ctx, rate, due) })
 	return p, nil
+}
+
+// keepTime says when requests are due. Where all callers wait for answers, they learn of it late.
+func keepTime(ctx context.Context, rate int, due chan<- time.Time) {
+	defer close(due)
+	began := time.Now()
+	for number := 0; ; number++ {
+		next := began.Add(time.Duration(number) * time.Second / time.Duration(rate))
+		if pause(ctx, time.Until(next)); ctx.Err() != nil {
+			return
+		}
+		select {
+		case due <- next:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 func urlsOf(members []*member) []string {
@@ -56,17 +74,13 @@ func urlsOf(members []*member) []string {
 	return urls
 }
 
-func (p *pressure) run(ctx context.Context, c *caller, first, rate int) {
-	for number := first; ; number += pressureCallers {
-		due := p.began.Add(time.Duration(number) * time.Second / time.Duration(rate))
-		if pause(ctx, time.Until(due)); ctx.Err() != nil {
-			return
-		}
+func (p *pressure) run(ctx context.Context, c *caller, due <-chan time.Time) {
+	for at := range due {
 		o := &operation{
 			kind: put, keys: []string{fmt.Sprint("pressure/", c.random.IntN(pressureKeys))}, isFiller: true,
-			padding: pressurePadding, due: due.Sub(p.recorder.began),
+			padding: pressurePadding, due: at.Sub(p.recorder.began),
 		}
-		if number%5 == 0 {
+		if c.random.IntN(5) == 0 {
 			o.kind = get
 		}
 		c.do(ctx, o)

@@ -35,8 +35,10 @@ type replacement struct {
 	isMoved bool
 }
 
-// replaceMembers replaces stock members by Orlop's and goes back, under load, and judges all that clients saw.
-func replaceMembers(ctx context.Context, opt options) error {
+// withSeed gives a place for data and a seed, and keeps the data of what fails where that is wanted.
+func withSeed(
+	ctx context.Context, opt options, name string, do func(context.Context, options, string, uint64) error,
+) error {
 	seed := opt.seed
 	if seed == 0 {
 		seed = rand.Uint64()
@@ -45,8 +47,8 @@ func replaceMembers(ctx context.Context, opt options) error {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("replace, seed %d\n", seed)
-	if err := replaceIn(ctx, opt, dir, seed); err != nil {
+	fmt.Printf("%s, seed %d\n", name, seed)
+	if err := do(ctx, opt, dir, seed); err != nil {
 		if opt.keep {
 			fmt.Println("kept:", dir)
 		} else {
@@ -57,7 +59,8 @@ func replaceMembers(ctx context.Context, opt options) error {
 	return os.RemoveAll(dir)
 }
 
-func replaceIn(ctx context.Context, opt options, dir string, seed uint64) error {
+// replaceMembers replaces stock members by Orlop's and goes back, under load, and judges all that clients saw.
+func replaceMembers(ctx context.Context, opt options, dir string, seed uint64) error {
 	c, err := newCluster(alike(opt.etcd, opt.size), dir)
 	if err != nil {
 		return err
@@ -98,7 +101,7 @@ func replaceRound(ctx context.Context, opt options, c *cluster, earlier *history
 		return nil, err
 	}
 	defer r.pressure.end()
-	watched := watchOver(ctx, c, t, earlier, fail)
+	watched := watchOver(ctx, c, t, earlier, fail, nil)
 	err = r.forthAndBack(ctx)
 	r.pressure.end()
 	watched()
@@ -120,8 +123,10 @@ func replaceRound(ctx context.Context, opt options, c *cluster, earlier *history
 // watchOver keeps the journal meanwhile. What it finds wrong ends all else; it ends when the answer is called.
 func watchOver(
 	ctx context.Context, c *cluster, t *traffic, earlier *history, fail context.CancelCauseFunc,
+	beside func(context.Context, int64) error,
 ) func() {
 	j := newJournal(c, t, earlier)
+	j.beside = beside
 	ctx, end := context.WithCancel(ctx)
 	done := make(chan struct{})
 	go func() {
@@ -142,7 +147,7 @@ func (r *replacement) say(format string, arguments ...any) {
 
 func (r *replacement) forthAndBack(ctx context.Context) error {
 	// The log is to be compacted before anybody joins.
-	if err := r.reaches(ctx, r.traffic.journal.told+2*journalStep); err != nil {
+	if err := r.traffic.reaches(ctx, r.traffic.floor+2*journalStep); err != nil {
 		return err
 	}
 	for _, binary := range []string{r.opt.server, r.opt.etcd} {
@@ -160,19 +165,6 @@ func (r *replacement) forthAndBack(ctx context.Context) error {
 		r.isMoved = !r.isMoved
 	}
 	return nil
-}
-
-// reaches waits until the store has come so far.
-func (r *replacement) reaches(ctx context.Context, revision int64) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	return poll(ctx, func(ctx context.Context) error {
-		now, err := r.traffic.journal.revision(ctx)
-		if err == nil && now < revision {
-			err = fmt.Errorf("the store is at revision %d, not yet %d", now, revision)
-		}
-		return err
-	})
 }
 
 // leg replaces members by those of one program. One of the old ones leads all the time, so that each new one is sent
@@ -233,7 +225,10 @@ func (r *replacement) join(ctx context.Context, leader *member, binary string) (
 		return nil, err
 	}
 	if err = r.promote(ctx, leader, m); err == nil {
-		err = m.says(ctx, "applied snapshot", "a state of another member has arrived")
+		r.say("%s is promoted", m.name)
+		if err = m.answers(ctx); err == nil {
+			err = m.says(ctx, "applied snapshot", "a state of another member has arrived")
+		}
 	}
 	if err != nil {
 		err = fmt.Errorf("%w\n%s", err, m.logTail())
