@@ -4,6 +4,7 @@
 //	clusters -server bin/etcd|target/release/orlop [-run kill,stop/leader] [-seed S] [-long]
 //	clusters -server target/release/orlop -others 1 -etcd bin/etcd [-run ..]
 //	clusters -replace -server target/release/orlop -etcd bin/etcd [-of 3] [-rate 1000]
+//	clusters -replace-in-place -server target/release/orlop -etcd bin/etcd
 //	clusters -learner 3m -server target/release/orlop -etcd bin/etcd [-rate 1000]
 //	clusters -membership -etcd bin/etcd [-orlop target/release/orlop]
 //	clusters -failover -etcd bin/etcd -orlop target/release/orlop [-times 20]
@@ -42,7 +43,8 @@ type options struct {
 	// How many members there are, and how many of them are those of etcd.
 	size, others int
 	// Of replacements.
-	of, rate int
+	of, rate  int
+	isInPlace bool
 	// How long a learner stands beside.
 	learner time.Duration
 	// Of figures.
@@ -69,6 +71,8 @@ func main() {
 	flag.IntVar(&opt.rate, "rate", 1000, "requests a second for -replace, beside the traffic of all scenarios")
 	isReplaced := flag.Bool("replace", false,
 		"instead: replace the members of -etcd by those of -server one by one under load, and go back")
+	flag.BoolVar(&opt.isInPlace, "replace-in-place", false,
+		"as -replace, but Orlop goes on with the directories and addresses of all stock members")
 	flag.DurationVar(&opt.learner, "learner", 0,
 		"instead: for so long, a learner of -server stands beside members of -etcd under load")
 	membership := flag.Bool("membership", false, "instead: one script of membership calls on both; compare all answers")
@@ -89,9 +93,11 @@ func main() {
 	switch {
 	case flag.NArg() > 0:
 		err = errors.New("arguments without a flag")
-	case *isReplaced && (opt.server == "" || opt.etcd == "" || opt.of < 1 || opt.of > opt.size):
+	case opt.isInPlace && opt.of != opt.size:
+		err = errors.New("-replace-in-place replaces all members")
+	case (*isReplaced || opt.isInPlace) && (opt.server == "" || opt.etcd == "" || opt.of < 1 || opt.of > opt.size):
 		err = errors.New("-replace needs -server, -etcd, and some -of the members")
-	case *isReplaced:
+	case *isReplaced || opt.isInPlace:
 		err = withSeed(ctx, opt, "replace", replaceMembers)
 	case opt.learner > 0 && (opt.server == "" || opt.etcd == ""):
 		err = errors.New("-learner needs -server and -etcd")

@@ -152,7 +152,11 @@ func (r *replacement) forthAndBack(ctx context.Context) error {
 	}
 	for _, binary := range []string{r.opt.server, r.opt.etcd} {
 		began := r.traffic.recorder.now()
-		if err := r.leg(ctx, binary); err != nil {
+		forth := r.leg
+		if r.opt.isInPlace && binary == r.opt.server {
+			forth = func(ctx context.Context, _ string) error { return r.inPlace(ctx) }
+		}
+		if err := forth(ctx, binary); err != nil {
 			return err
 		}
 		ended := r.traffic.recorder.now()
@@ -161,7 +165,7 @@ func (r *replacement) forthAndBack(ctx context.Context) error {
 		if service.unavailable() > unavailableAim {
 			verdict = "longer than wanted"
 		}
-		r.say("%d members were replaced in %.1f s: %v\n    (%v)", r.opt.of, (ended - began).Seconds(), service, verdict)
+		r.say("members were replaced in %.1f s: %v\n    (%v)", (ended - began).Seconds(), service, verdict)
 		r.isMoved = !r.isMoved
 	}
 	return nil
@@ -248,23 +252,25 @@ func (m *member) kind() string {
 
 // restart has a member begin with what it has on disk.
 func (r *replacement) restart(ctx context.Context, m *member) error {
+	began := time.Now()
 	if err := m.end(syscall.SIGTERM); err != nil {
 		return err
 	}
+	ended := time.Now()
 	if err := m.start(); err != nil {
 		return err
 	}
 	if err := m.answers(ctx); err != nil {
 		return err
 	}
-	r.say("%s was restarted", m.name)
+	r.say("%s was restarted: it ended within %v, and answered %v later", m.name,
+		ended.Sub(began).Round(time.Millisecond), time.Since(ended).Round(time.Millisecond))
 	return nil
 }
 
 // dismissed takes a member out, once its clients know others.
 func (r *replacement) dismissed(ctx context.Context, old, m *member) error {
-	rest := slices.DeleteFunc(slices.Clone(r.members), func(each *member) bool { return each == old })
-	r.pressure.speaksTo(rest...)
+	r.pressure.speaksTo(r.without(old)...)
 	if err := r.traffic.leave(ctx, old); err != nil {
 		return err
 	}
