@@ -228,7 +228,8 @@ func eventsOf(events []*mvccpb.Event) []event {
 type history struct {
 	// In order; those of one revision stand together.
 	events []event
-	last   int64
+	// The last revision before it, and its own last one.
+	first, last int64
 	// So many clients made it.
 	clients int
 	// All versions of a key, the newest last; a deletion is one with an empty key.
@@ -241,7 +242,7 @@ func replay(events []event) (*history, error) { return replayBehind(&history{las
 
 // replayBehind begins with the keys that an earlier history ends with.
 func replayBehind(earlier *history, events []event) (*history, error) {
-	h := &history{events: events, last: earlier.last, versions: map[string][]version{}}
+	h := &history{events: events, first: earlier.last, last: earlier.last, versions: map[string][]version{}}
 	for key := range earlier.versions {
 		if there, isThere := earlier.at(key, earlier.last); isThere {
 			h.versions[key] = []version{there}

@@ -52,7 +52,7 @@ func checkLinearizable(h *history, operations []*operation) error {
 		add(o, math.MaxInt64)
 	}
 	model := porcupine.Model{
-		Init: func() any { return state{revision: 1} },
+		Init: func() any { return firstState(h) },
 		Step: func(before, input, _ any) (bool, any) {
 			return step(before.(state), input.(*operation))
 		},
@@ -66,6 +66,17 @@ func checkLinearizable(h *history, operations []*operation) error {
 		return fmt.Errorf("porcupine did not decide on %d operations in %v", len(all), searchTime)
 	}
 	return fmt.Errorf("the history is not linearizable; %s", stuck(found, all))
+}
+
+// firstState is what was there before the history.
+func firstState(h *history) state {
+	s := state{revision: h.first}
+	for i := range s.keys {
+		if there, isThere := h.at(modelKey(i), h.first); isThere {
+			s.keys[i] = held{there.modified, there.value}
+		}
+	}
+	return s
 }
 
 // stuck names the first operations by call that the longest order found leaves out.

@@ -30,6 +30,9 @@ func TestHistoryGoesOnBehindAnEarlierOne(t *testing.T) {
 		if err != nil {
 			t.Fatalf("behind %d events: %v", cut, err)
 		}
+		if err := later.judges(run); err != nil {
+			t.Fatalf("behind %d events: %v", cut, err)
+		}
 		for key := range whole.versions {
 			wanted, isWanted := whole.at(key, whole.last)
 			got, isThere := later.at(key, later.last)
@@ -43,6 +46,21 @@ func TestHistoryGoesOnBehindAnEarlierOne(t *testing.T) {
 			}
 		}
 	}
+}
+
+// judges looks at the operations behind the first events, and at those that may have happened there.
+func (h *history) judges(run *account) error {
+	var later []*operation
+	for _, o := range run.operations {
+		var happened *operation
+		if o.isWrite() {
+			happened = resolve(h, o)
+		}
+		if o.revision > h.first || o.err != nil && (happened == nil || happened.revision > h.first) {
+			later = append(later, o)
+		}
+	}
+	return checkLinearizable(h, later)
 }
 
 func TestServiceCountsFailuresSlownessAndGaps(t *testing.T) {
