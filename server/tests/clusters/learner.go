@@ -73,7 +73,7 @@ func standBeside(ctx context.Context, opt options, dir string, seed uint64) erro
 			return fmt.Errorf("%w\n%s%s", err, c.logTails(), tail)
 		}
 	}
-	return nil
+	return c.wasChecked()
 }
 
 func (b *beside) say(format string, arguments ...any) {

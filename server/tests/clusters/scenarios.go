@@ -41,7 +41,7 @@ type trouble struct {
 var scenarios = []scenario{
 	{name: "kill/member", run: killMember},
 	{name: "kill/leader", run: killLeader},
-	{name: "kill/two", run: killTwo},
+	{name: "kill/majority", run: killMajority},
 	{name: "kill/all", run: killAll},
 	{name: "stop/leader", run: stopLeader},
 	{name: "stop/follower", run: stopFollower},
@@ -126,10 +126,9 @@ func killLeader(ctx context.Context, t *trouble) error {
 	return nil
 }
 
-func killTwo(ctx context.Context, t *trouble) error {
+func killMajority(ctx context.Context, t *trouble) error {
 	for range t.rounds {
-		first := t.any()
-		if err := t.killed(ctx, first, (first+1+t.random.IntN(t.size()-1))%t.size()); err != nil {
+		if err := t.killed(ctx, t.random.Perm(t.size())[:t.size()/2+1]...); err != nil {
 			return err
 		}
 	}
