@@ -20,6 +20,8 @@ const (
 	slowRequest = time.Second
 	// Without an acknowledged write for longer than this, the cluster is unavailable for all of that time.
 	writeGap = 100 * time.Millisecond
+	// Such times are told one by one.
+	longGap = 500 * time.Millisecond
 )
 
 // pressure is a load at a fixed rate by one client of all members that it is told of. What it asks is judged as all
@@ -159,6 +161,9 @@ func (s service) String() string {
 		s.unavailable().Round(time.Millisecond), writeGap)
 	for _, gap := range s.gaps {
 		length, from := gap.length.Round(time.Millisecond), gap.from.Seconds()
+		if length < longGap {
+			continue
+		}
 		text += fmt.Sprintf("\n    no write for %v from %.2f s on", length, from)
 	}
 	for message, count := range s.errors {
