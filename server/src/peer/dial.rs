@@ -57,8 +57,8 @@ async fn connect_from(from: IpAddr, to: (&str, u16)) -> io::Result<TcpStream> {
     Err(failed)
 }
 
-/// Where nobody listens at a port from which the system may dial, a connection may come to be with itself. It would keep
-/// whoever is to listen there from doing so.
+/// Where nobody listens at a port from which the system may dial, a connection may come to be with itself. It would
+/// keep whoever is to listen there from doing so.
 fn refuse_itself(socket: &TcpStream) -> io::Result<()> {
     let is_itself = socket.local_addr()? == socket.peer_addr()?;
     if is_itself { Err(io::Error::new(io::ErrorKind::ConnectionRefused, "it is connected to itself")) } else { Ok(()) }

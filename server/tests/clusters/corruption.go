@@ -50,7 +50,7 @@ func findCorrupt(ctx context.Context, opt options, flags []string, then func(con
 		return err
 	}
 	defer os.RemoveAll(dir)
-	c, err := newCluster([size]string{opt.server, opt.server, opt.etcd}, dir)
+	c, err := newCluster([]string{opt.server, opt.server, opt.etcd}, dir)
 	if err != nil {
 		return err
 	}
@@ -125,7 +125,7 @@ func (c *cluster) leadByOrlop(ctx context.Context) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
-	var ids [size]uint64
+	ids := make([]uint64, c.size())
 	for i := range c.members {
 		status, err := c.status(ctx, i)
 		if err != nil {
@@ -197,7 +197,8 @@ func accused(ctx context.Context, c *cluster, id uint64) error {
 		if len(answer.Alarms) == 0 {
 			return errors.New("nobody is accused")
 		}
-		if only := answer.Alarms[0]; len(answer.Alarms) > 1 || only.MemberID != id || only.Alarm != pb.AlarmType_CORRUPT {
+		only := answer.Alarms[0]
+		if len(answer.Alarms) > 1 || only.MemberID != id || only.Alarm != pb.AlarmType_CORRUPT {
 			return final{fmt.Errorf("accused: %v; it is %x", answer.Alarms, id)}
 		}
 		if _, err := client.Put(ctx, "after", ""); err == nil || !strings.Contains(err.Error(), "corrupt cluster") {

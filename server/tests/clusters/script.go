@@ -68,7 +68,9 @@ func leaders(ctx context.Context, s *site) {
 // downgrades has the cluster's version go down, or not. When the version has followed, nothing says.
 func downgrades(ctx context.Context, s *site) {
 	for _, at := range []string{"m1", "m2"} {
-		for _, version := range []string{"", "x", "3", "3.6", "3.6.0", "3.6.1-rc.0", "3.5.0", "3.7.0", "3.8.0", "v3.6.0"} {
+		for _, version := range []string{
+			"", "x", "3", "3.6", "3.6.0", "3.6.1-rc.0", "3.5.0", "3.7.0", "3.8.0", "v3.6.0",
+		} {
 			s.downgrade(ctx, at, pb.DowngradeRequest_VALIDATE, version)
 		}
 		s.downgrade(ctx, at, pb.DowngradeRequest_CANCEL, "")

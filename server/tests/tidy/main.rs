@@ -205,6 +205,7 @@ const TOP_LEVEL: [&str; 20] = [
     "Cargo.toml",
     "LICENSE",
     "Procfile",
+    "REPLACING.md",
     "README.md",
     "bench",
     "consensus",
