@@ -192,7 +192,7 @@ const OWNED: [Owned; 7] = [
     },
 ];
 
-const TOP_LEVEL: [&str; 20] = [
+const TOP_LEVEL: [&str; 21] = [
     ".ci",
     ".clippy.toml",
     ".config",
@@ -205,8 +205,8 @@ const TOP_LEVEL: [&str; 20] = [
     "Cargo.toml",
     "LICENSE",
     "Procfile",
-    "REPLACING.md",
     "README.md",
+    "REPLACING.md",
     "bench",
     "consensus",
     "engine",
