@@ -87,6 +87,23 @@ fn unreachable(links: &mut Links) -> Vec<u64> {
 }
 
 #[test]
+fn a_member_that_is_removed_is_sent_what_waits_for_it() {
+    let (mut links, _) = links();
+    links.attach(Channel::Messages, (OTHER, 8), 60, SECOND);
+    links.send(vec![message(MessageKind::Heartbeat, OTHER)], SECOND);
+    links.set_members(&Cluster { removed: [OTHER].into(), ..cluster(&[]) }, SECOND);
+    let deeds = links.take_deeds();
+    assert!(deeds.contains(&Deed::Write(60)) && !deeds.contains(&Deed::Close(60)), "{deeds:?}");
+    let mut waiting = Vec::new();
+    links.take_bytes(60, SECOND, &mut waiting);
+    assert!(!waiting.is_empty());
+    links.attach(Channel::Messages, (OTHER, 8), 61, SECOND);
+    assert!(links.take_deeds().contains(&Deed::Close(61)), "it gets no other stream");
+    links.pass(2 * SECOND);
+    assert!(links.take_deeds().contains(&Deed::Close(60)));
+}
+
+#[test]
 fn streams_are_asked_for_and_bring_messages() {
     let (mut links, attempts) = links();
     links.connected(attempts[1], 50, SECOND);

@@ -67,6 +67,8 @@ pub const MESSAGE_BYTES_MAX: usize = ENTRY_BYTES_MAX + (64 << 20);
 pub const POST_BYTES_MAX: usize = 64 << 20;
 /// Members that are known by what they have told of themselves alone, at most.
 const REMOTES_MAX: usize = 16;
+/// How long a member that is none any more is sent what waits for it.
+const PARTING: Duration = Duration::from_millis(500);
 
 /// Bounds and times.
 #[derive(Clone, Copy, Debug)]
@@ -172,13 +174,15 @@ impl Links {
         }
         for member in cluster.members.iter().filter(|member| member.id != self.own.member_id) {
             let peer = self.peers.entry(member.id).or_default();
-            peer.is_member = true;
+            (peer.is_member, peer.leaves_at) = (true, None);
             peer.urls.clone_from(&member.peer_urls);
         }
         let is_in = |id: u64| cluster.members.iter().any(|member| member.id == id);
-        let lost = |(id, peer): (&u64, &Peer)| (self.removed.contains(id) || peer.is_member) && !is_in(*id);
-        let gone: Vec<u64> = self.peers.iter().filter(|known| lost(*known)).map(|(id, _)| *id).collect();
-        gone.into_iter().for_each(|id| self.forget(id));
+        let has_left = |(id, peer): (&u64, &Peer)| {
+            (self.removed.contains(id) || peer.is_member) && peer.leaves_at.is_none() && !is_in(*id)
+        };
+        let leaving: Vec<u64> = self.peers.iter().filter(|known| has_left(*known)).map(|(id, _)| *id).collect();
+        leaving.into_iter().for_each(|id| self.part_from(id, now));
         self.dial_streams(now);
     }
 
@@ -192,6 +196,24 @@ impl Links {
             return;
         }
         self.peers.insert(member_id, Peer { urls: peer_urls, ..Peer::default() });
+    }
+
+    /// The member is one no more. Nothing is taken from it, and it is sent what waits already: that its removal is
+    /// committed, for whom it may have asked for it.
+    fn part_from(&mut self, member_id: u64, now: Duration) {
+        let Some(peer) = self.peers.get_mut(&member_id) else { return };
+        (peer.is_member, peer.leaves_at) = (false, Some(now + PARTING));
+        self.has_changed |= peer.active_since.take().is_some();
+        let reading = peer.reading.iter_mut().filter_map(Option::take);
+        for id in reading.chain(peer.posting.drain(..)) {
+            self.connections.remove(&id);
+            self.deeds.push(Deed::Close(id));
+        }
+        (peer.dials, peer.posts_bytes) = Default::default();
+        peer.posts.clear();
+        peer.post_attempts.clear();
+        peer.urls.clear();
+        self.attempts.retain(|_, (of, ..)| *of != member_id);
     }
 
     fn forget(&mut self, member_id: u64) {
@@ -228,7 +250,8 @@ impl Links {
 
     /// Whether the connection `id` is of a life of the member that counts. Those of a life that is over are closed.
     fn admit(&mut self, member_id: u64, life: u64, id: ConnectionId) -> bool {
-        let Some(peer) = self.peers.get_mut(&member_id) else { return false };
+        let known = self.peers.get_mut(&member_id).filter(|peer| peer.leaves_at.is_none());
+        let Some(peer) = known else { return false };
         match peer.lives.admit(life, id) {
             Admitted::Over => return false,
             Admitted::Same => return true,
@@ -494,7 +517,8 @@ impl Links {
     /// Dials for the streams that are missing, as far as they are due.
     fn dial_streams(&mut self, now: Duration) {
         let is_stranger = !self.is_member;
-        let is_asked = |peer: &Peer| (peer.is_member || is_stranger) && !peer.urls.is_empty();
+        let is_asked =
+            |peer: &Peer| (peer.is_member || is_stranger) && peer.leaves_at.is_none() && !peer.urls.is_empty();
         for (member_id, peer) in self.peers.iter_mut().filter(|(_, peer)| is_asked(peer)) {
             for channel in CHANNELS {
                 let dialling = &mut peer.dials[channel as usize];
@@ -600,6 +624,9 @@ impl Links {
     /// Looks after what is due with time: heartbeats, silence, dials. Called about once in [`DIAL_EVERY`].
     pub fn pass(&mut self, now: Duration) {
         let Options { silence_max, stall_max, .. } = self.options;
+        let has_left = |peer: &Peer| peer.leaves_at.is_some_and(|at| at <= now);
+        let gone: Vec<u64> = self.peers.iter().filter(|(_, peer)| has_left(peer)).map(|(id, _)| *id).collect();
+        gone.into_iter().for_each(|id| self.forget(id));
         let mut ended = Vec::new();
         for (id, connection) in &mut self.connections {
             let is_over = match &mut connection.way {

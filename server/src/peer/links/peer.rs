@@ -74,6 +74,8 @@ pub(super) struct Peer {
     pub(super) picked: usize,
     /// It is one of the cluster's, as far as is applied here.
     pub(super) is_member: bool,
+    /// It is none any more, and is forgotten then.
+    pub(super) leaves_at: Option<Duration>,
     pub(super) lives: Lives,
     /// When each stream was dialled last, and the try that is under way.
     pub(super) dials: [Dialling; 2],
