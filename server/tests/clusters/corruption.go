@@ -60,7 +60,10 @@ func findCorrupt(ctx context.Context, opt options, flags []string, then func(con
 		return err
 	}
 	changed := c.members[2]
-	id, err := c.leadByOrlop(ctx)
+	if err := c.leadBy(ctx, 0); err != nil {
+		return err
+	}
+	status, err := c.status(ctx, 2)
 	if err != nil {
 		return err
 	}
@@ -87,7 +90,7 @@ func findCorrupt(ctx context.Context, opt options, flags []string, then func(con
 			return err
 		}
 	}
-	if err := accused(ctx, c, id); err != nil {
+	if err := accused(ctx, c, status.Header.MemberId); err != nil {
 		return fmt.Errorf("%w\n%s", err, c.logTails())
 	}
 	return nil
@@ -119,26 +122,18 @@ func refusesToStart(ctx context.Context, c *cluster) error {
 	return m.says(ctx, "found data inconsistency with peers")
 }
 
-// leadByOrlop has m1 lead. It returns the id of m3.
-func (c *cluster) leadByOrlop(ctx context.Context) (uint64, error) {
+// leadBy has a member lead.
+func (c *cluster) leadBy(ctx context.Context, i int) error {
 	leader, err := c.leader(ctx)
+	if err != nil || leader == i {
+		return err
+	}
+	status, err := c.status(ctx, i)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	ids := make([]uint64, c.size())
-	for i := range c.members {
-		status, err := c.status(ctx, i)
-		if err != nil {
-			return 0, err
-		}
-		ids[i] = status.Header.MemberId
-	}
-	if leader != 0 {
-		if _, err := c.members[leader].client.MoveLeader(ctx, ids[0]); err != nil {
-			return 0, err
-		}
-	}
-	return ids[2], nil
+	_, err = c.members[leader].client.MoveLeader(ctx, status.Header.MemberId)
+	return err
 }
 
 // fill writes some keys more than once, and compacts.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 )
 
@@ -12,7 +13,9 @@ import (
 type figure struct {
 	name        string
 	isByProxies bool
-	measure     func(context.Context, *stand) (string, error)
+	// One member is of the program that is measured, and leads; the others are of the other one.
+	isMixed bool
+	measure func(context.Context, *stand) (string, error)
 }
 
 var figures = []figure{
@@ -27,7 +30,10 @@ var figures = []figure{
 	{name: "back", measure: back},
 	{name: "paused/none", measure: paused(false)},
 	{name: "paused/one", measure: paused(true)},
-	{name: "join", measure: join},
+	{name: "join", measure: join(false)},
+	{name: "mixed/cpu/closed", isMixed: true, measure: putCPU(false, false)},
+	{name: "mixed/cpu/open", isMixed: true, measure: putCPU(true, false)},
+	{name: "mixed/join", measure: join(true)},
 }
 
 const (
@@ -91,7 +97,11 @@ func (f *figure) play(ctx context.Context, opt options, binary string) (string, 
 		return "", err
 	}
 	defer os.RemoveAll(dir)
-	c, err := newCluster(alike(binary, 3), dir)
+	binaries := alike(binary, 3)
+	if f.isMixed {
+		binaries[1], binaries[2] = opt.other(binary), opt.other(binary)
+	}
+	c, err := newCluster(binaries, dir)
 	if err != nil {
 		return "", err
 	}
@@ -102,6 +112,11 @@ func (f *figure) play(ctx context.Context, opt options, binary string) (string, 
 	c.addFlags(nil, nil, []string{"--quota-backend-bytes", quotaBytes})
 	if err := c.startAll(ctx); err != nil {
 		return "", err
+	}
+	if f.isMixed {
+		if err := c.leadBy(ctx, 0); err != nil {
+			return "", err
+		}
 	}
 	before, err := c.term(ctx)
 	if err != nil {
@@ -121,6 +136,14 @@ func (f *figure) play(ctx context.Context, opt options, binary string) (string, 
 		line += fmt.Sprintf("; %d terms began", after-before)
 	}
 	return line, nil
+}
+
+// other is the program that this one is measured beside.
+func (opt options) other(binary string) string {
+	if binary == opt.etcd {
+		return opt.orlop
+	}
+	return opt.etcd
 }
 
 // term is the highest of any member.
@@ -234,7 +257,7 @@ func (s *stand) requestCPU(ctx context.Context, command string, endpoints, flags
 	if err := s.level(ctx); err != nil {
 		return "", err
 	}
-	before, err := s.cpu()
+	before, err := s.cpuOfEach()
 	if err != nil {
 		return "", err
 	}
@@ -245,12 +268,16 @@ func (s *stand) requestCPU(ctx context.Context, command string, endpoints, flags
 	if err := s.level(ctx); err != nil {
 		return "", err
 	}
-	after, err := s.cpu()
+	after, err := s.cpuOfEach()
 	if err != nil {
 		return "", err
 	}
-	each := float64((after - before).Microseconds()) / float64(done.answered())
-	return fmt.Sprintf("%6.1f us of all members a %s, %v", each, command, done), nil
+	all, shares := 0.0, []string(nil)
+	for i := range after {
+		each := float64((after[i] - before[i]).Microseconds()) / float64(done.answered())
+		all, shares = all+each, append(shares, fmt.Sprintf("%.1f", each))
+	}
+	return fmt.Sprintf("%6.1f us of all members a %s (%s), %v", all, command, strings.Join(shares, ", "), done), nil
 }
 
 // far compares puts through near proxies and through far ones.

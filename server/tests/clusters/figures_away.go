@@ -144,8 +144,12 @@ func paused(isOne bool) func(context.Context, *stand) (string, error) {
 	}
 }
 
-// join measures what it costs that much data goes to a new member.
-func join(ctx context.Context, s *stand) (string, error) {
+// join measures what it costs that much data goes to a new member, of the other program or of the same.
+func join(isOther bool) func(context.Context, *stand) (string, error) {
+	return func(ctx context.Context, s *stand) (string, error) { return joins(ctx, s, isOther) }
+}
+
+func joins(ctx context.Context, s *stand, isOther bool) (string, error) {
 	leader, err := s.leader(ctx)
 	if err != nil {
 		return "", err
@@ -167,7 +171,11 @@ func join(ctx context.Context, s *stand) (string, error) {
 	defer loop.stop()
 	pause(ctx, warmUp)
 	calm := loop.take()
-	m, err := s.newLearner(ctx, at, at.binary)
+	binary := at.binary
+	if isOther {
+		binary = s.opt.other(binary)
+	}
+	m, err := s.newLearner(ctx, at, binary)
 	if err != nil {
 		return "", err
 	}

@@ -159,28 +159,28 @@ func (l *loop) stop() tally {
 // The kernel tells programs of time in ticks of this length, on every machine that we know (USER_HZ).
 const tick = time.Second / 100
 
-// cpu is what all members have used, in user and system mode.
-func (s *stand) cpu() (time.Duration, error) {
-	sum := time.Duration(0)
-	for _, m := range s.members {
+// cpuOfEach is what each member has used, in user and system mode.
+func (s *stand) cpuOfEach() ([]time.Duration, error) {
+	used := make([]time.Duration, s.size())
+	for i, m := range s.members {
 		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.pid()))
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		// From the state on, behind the name: user and system time are the twelfth and thirteenth.
 		fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 		if len(fields) < 13 {
-			return 0, fmt.Errorf("/proc/%d/stat: %q", m.pid(), stat)
+			return nil, fmt.Errorf("/proc/%d/stat: %q", m.pid(), stat)
 		}
 		for _, field := range fields[11:13] {
 			ticks, err := strconv.ParseInt(field, 10, 64)
 			if err != nil {
-				return 0, err
+				return nil, err
 			}
-			sum += time.Duration(ticks) * tick
+			used[i] += time.Duration(ticks) * tick
 		}
 	}
-	return sum, nil
+	return used, nil
 }
 
 // memory is a line of the process's status, in bytes: VmRSS is what is resident, and VmHWM the most that ever was.
