@@ -20,37 +20,42 @@ import (
 // How often members are compared here.
 const compareEvery = "1s"
 
-// checkCorruption has one of three members hold other data than the others, and sees that the leader, which is Orlop's,
-// finds out which: from all that they hold, and from their compactions; and that it does not start if it compares
-// itself first. The other one is a stock member: its file can be changed from outside.
+// checkCorruption has one of three members hold other data than the others, and sees that the leader finds out which:
+// from all that they hold, and from their compactions; and that the member does not start if it compares itself first.
+// What is changed is a file of etcd's. It goes on under the eyes of an Orlop leader, or Orlop takes it over under those
+// of a stock leader.
 func checkCorruption(ctx context.Context, opt options) error {
 	if opt.etcd == "" || opt.server == "" {
 		return errors.New("-corruption needs -server and -etcd")
 	}
-	for _, each := range []struct {
-		name  string
-		flags []string
-		check func(context.Context, *cluster) error
-	}{
-		{"all that they hold", []string{"--corrupt-check-time", compareEvery}, nil},
-		{"compactions", []string{"--feature-gates", "CompactHashCheck=true", "--compact-hash-check-time", compareEvery},
-			compactAnew},
-	} {
-		if err := findCorrupt(ctx, opt, each.flags, each.check); err != nil {
-			return fmt.Errorf("%s: %w", each.name, err)
+	for _, leader := range []string{opt.server, opt.etcd} {
+		for _, each := range []struct {
+			name  string
+			flags []string
+			then  func(context.Context, *cluster) error
+		}{
+			{"all that they hold", []string{"--corrupt-check-time", compareEvery}, nil},
+			{"compactions",
+				[]string{"--feature-gates", "CompactHashCheck=true", "--compact-hash-check-time", compareEvery}, compactAnew},
+		} {
+			if err := findCorrupt(ctx, opt, leader, each.flags, each.then); err != nil {
+				return fmt.Errorf("%s: %w", each.name, err)
+			}
+			fmt.Printf("ok: %s finds the member that holds something else by %s\n", filepath.Base(leader), each.name)
 		}
-		fmt.Printf("ok: the member that holds something else is found by %s\n", each.name)
 	}
 	return nil
 }
 
-func findCorrupt(ctx context.Context, opt options, flags []string, then func(context.Context, *cluster) error) error {
+func findCorrupt(
+	ctx context.Context, opt options, leader string, flags []string, then func(context.Context, *cluster) error,
+) error {
 	dir, err := os.MkdirTemp(opt.dataDir, "clusters-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	c, err := newCluster([]string{opt.server, opt.server, opt.etcd}, dir)
+	c, err := newCluster([]string{leader, leader, opt.etcd}, dir)
 	if err != nil {
 		return err
 	}
@@ -67,7 +72,7 @@ func findCorrupt(ctx context.Context, opt options, flags []string, then func(con
 	if err != nil {
 		return err
 	}
-	if err := fill(ctx, c.members[0].client); err != nil {
+	if err := fill(ctx, changed.client); err != nil {
 		return err
 	}
 	if err := c.end(2, syscall.SIGTERM); err != nil {
@@ -75,6 +80,9 @@ func findCorrupt(ctx context.Context, opt options, flags []string, then func(con
 	}
 	if err := changeValue(filepath.Join(changed.data(), "member", "snap", "db")); err != nil {
 		return err
+	}
+	if leader == opt.etcd {
+		changed.binary, changed.flags = opt.server, append(changed.flags, "--import")
 	}
 	if err := refusesToStart(ctx, c); err != nil {
 		return fmt.Errorf("%w\n%s", err, c.logTails())
@@ -136,14 +144,15 @@ func (c *cluster) leadBy(ctx context.Context, i int) error {
 	return err
 }
 
-// fill writes some keys more than once, and compacts.
+// fill writes some keys more than once, and compacts. The member that is asked has done so when it returns: those that
+// have compacted to elsewhere are not compared.
 func fill(ctx context.Context, client *clientv3.Client) error {
 	for i := range 60 {
 		if _, err := client.Put(ctx, fmt.Sprintf("key%d", i%40), fmt.Sprintf("value%d", i)); err != nil {
 			return err
 		}
 	}
-	_, err := client.Compact(ctx, 30)
+	_, err := client.Compact(ctx, 30, clientv3.WithCompactPhysical())
 	return err
 }
 
