@@ -200,6 +200,7 @@ impl Member {
         assert_eq!((index, term), (origin.applied_index(), origin.applied_term()), "both copies name the new state");
         self.wal.restart_after(index, term)?;
         self.append(&[])?;
+        assert_eq!(self.store.mvcc().view().state(), held.state() + 1, "it is told apart from the one before");
         assert_eq!(shown(&held, &mut self.disk)?, before, "a view of the old state is valid as long as it is held");
         Ok(())
     }

@@ -12,6 +12,8 @@
 //!   apply core looks at the floors after it has published a compaction. So one of the two sees the other.
 //! - There are at most `held_max` floors, each for at most `age_max`, so a slow client costs no more. A floor that is
 //!   too old holds nothing back any more. Its operation goes on as long as its revision is not compacted.
+//! - A floor holds nothing in a state that comes in the place of the one in which it was taken: that one was swept
+//!   elsewhere. Its operation goes on if the new state has not compacted its revision.
 //!
 //! A floor does not know what is read. The reader asks [`Floor::check`] before each step.
 
@@ -129,8 +131,13 @@ impl Floors {
             id
         };
         self.publish();
-        let floor = Floor { floors: Rc::clone(self), at, id };
-        if is_kept::<AtomicI64>(at, || newest().compact_revision()) { Ok(floor) } else { Err(Error::Compacted) }
+        let mut floor = Floor { floors: Rc::clone(self), at, id, state: 0 };
+        let compacted = || {
+            let view = newest();
+            floor.state = view.state();
+            view.compact_revision()
+        };
+        if is_kept::<AtomicI64>(at, compacted) { Ok(floor) } else { Err(Error::Compacted) }
     }
 
     /// Releases floors that were held for too long.
@@ -166,6 +173,8 @@ pub struct Floor {
     floors: Rc<Floors>,
     at: i64,
     id: u64,
+    /// The state in which it is held.
+    state: u64,
 }
 
 impl Floor {
@@ -176,9 +185,10 @@ impl Floor {
 
     /// Checks that the revision can be read on `view`, the newest one.
     ///
-    /// **Errors** it was held for too long and has been compacted meanwhile.
+    /// **Errors** it has been compacted meanwhile, and was held for too long, or a state of another member has come in
+    /// the place of the one in which it was held.
     pub fn check(&self, view: &ReadView) -> Result<(), Error> {
-        let is_held = self.floors.held.borrow().by_id.contains_key(&self.id);
+        let is_held = self.state == view.state() && self.floors.held.borrow().by_id.contains_key(&self.id);
         if is_held || self.at >= view.compact_revision() { Ok(()) } else { Err(Error::Compacted) }
     }
 }
@@ -291,5 +301,17 @@ mod tests {
         floors.expire(Duration::from_secs(11));
         assert_eq!(old.check(&mvcc.view()), Err(Error::Compacted));
         assert_eq!(held.check(&mvcc.view()), Ok(()));
+    }
+
+    #[test]
+    fn a_floor_holds_nothing_in_a_state_that_comes_from_elsewhere() {
+        let mut mvcc = store();
+        let floors = Floors::new(Arc::default(), 9, Duration::from_secs(10));
+        let [mut kept, mut lost] = [8, 6].map(|at| floors.hold(at, Duration::ZERO, || mvcc.view()).unwrap());
+        mvcc.compact(8);
+        drop(mvcc.publish(10, 1));
+        // As if the state of another member had come in between, swept up to there.
+        (kept.state, lost.state) = (kept.state + 1, lost.state + 1);
+        assert_eq!((kept.check(&mvcc.view()), lost.check(&mvcc.view())), (Ok(()), Err(Error::Compacted)));
     }
 }

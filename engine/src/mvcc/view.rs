@@ -57,6 +57,8 @@ pub struct Roots {
     /// Changes of the revision after `revision` that the trees and the records hold already, because a request of many
     /// changes is under way. No read shows them.
     pub unfinished: i64,
+    /// How many states have come in the place of this store's since it was opened ([`crate::Store::install_begin`]).
+    pub state: u64,
     /// The checkpointed records.
     pub directory: Arc<Directory>,
 }
@@ -75,6 +77,7 @@ impl Roots {
             applied_index: 0,
             applied_term: 0,
             unfinished: 0,
+            state: 0,
             directory,
         }
     }
@@ -100,6 +103,11 @@ impl ReadView {
     /// Compacted main revision; -1 if there never was a compaction.
     pub fn compact_revision(&self) -> i64 {
         self.roots.compact_revision
+    }
+
+    /// Tells states apart that have come in each other's place. What was held in one need not be in the next.
+    pub fn state(&self) -> u64 {
+        self.roots.state
     }
 
     /// Raft index of the last entry it holds.

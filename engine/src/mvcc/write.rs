@@ -203,7 +203,8 @@ impl Mvcc {
 
     /// Goes on from the state of `other`, which is not behind this one. The next publish shows it.
     pub(crate) fn take_over(&mut self, other: Self) {
-        let Self { live, ledger, sealed, unfinished, .. } = other;
+        let Self { mut live, ledger, sealed, unfinished, .. } = other;
+        live.roots.state = self.live.roots.state + 1;
         assert!(unfinished.is_none() && self.sealed.is_none(), "whole states take over from each other");
         assert!(live.applied_index() >= self.published.view.load().applied_index(), "entries are applied in log order");
         (self.live, self.ledger, self.sealed) = (live, ledger, sealed);

@@ -659,6 +659,7 @@ fn roots(newest: &Superblock, directory: &Arc<Directory>) -> Roots {
             applied_index: newest.applied_index,
             applied_term: newest.applied_term,
             unfinished: newest.unfinished.cast_signed(),
+            state: 0,
             directory: Arc::clone(directory),
         },
     }

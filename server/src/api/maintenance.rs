@@ -28,6 +28,8 @@ use crate::{
     shared::{alarm_text, alarms_of},
 };
 
+/// How often a hash is begun. More than one compaction or state that comes in between is one too many.
+const HASH_TRIES: usize = 3;
 /// HashKV of no records: the CRC-32C of the name of etcd's bucket, `key`.
 const EMPTY_HASH: u32 = 1_084_519_789;
 
@@ -83,24 +85,29 @@ pub async fn hash_at(desk: &Desk, revision: i64) -> Result<(u32, i64, i64), Erro
     if let Some(CompactionHash { hash, compact_revision, revision }) = desk.shared.hashes.at(revision) {
         return Ok((hash, compact_revision, revision));
     }
-    let (mut hash, at, floor) = loop {
-        let view = desk.view(Consistency::Serializable).await?;
-        let at = if revision == 0 { view.revision() } else { revision };
-        if at < 0 {
-            // etcd accepts such a revision and finds no record below it.
-            return Ok((EMPTY_HASH, view.compact_revision(), at));
-        }
-        read_at(&view, at)?;
-        // The hash is taken with this view's compact revision, so what that revision shows has to stay readable.
-        match desk.hold(view.compact_revision().max(0)) {
-            // A compaction came at this very moment. It may not have reached the revision asked for.
+    for _ in 0..HASH_TRIES {
+        let (mut hash, at, floor) = loop {
+            let view = desk.view(Consistency::Serializable).await?;
+            let at = if revision == 0 { view.revision() } else { revision };
+            if at < 0 {
+                // etcd accepts such a revision and finds no record below it.
+                return Ok((EMPTY_HASH, view.compact_revision(), at));
+            }
+            read_at(&view, at)?;
+            // The hash is taken with this view's compact revision, so what that revision shows has to stay readable.
+            match desk.hold(view.compact_revision().max(0)) {
+                // A compaction came at this very moment. It may not have reached the revision asked for.
+                Err(Error::Compacted) => {}
+                floor => break (view.hash_kv(at), at, floor?),
+            }
+        };
+        match desk.step_along(&floor, |view, budget| hash.step(view, budget).map_err(|fault| [fault])).await {
+            // So did a state of another member, which has compacted further.
             Err(Error::Compacted) => {}
-            floor => break (view.hash_kv(at), at, floor?),
+            hashed => return hashed.map(|(hash, compact_revision)| (hash, compact_revision, at)),
         }
-    };
-    let (hash, compact_revision) =
-        desk.step_along(&floor, |view, budget| hash.step(view, budget).map_err(|fault| [fault])).await?;
-    Ok((hash, compact_revision, at))
+    }
+    Err(Error::Compacted)
 }
 
 /// Answers HashKV.
