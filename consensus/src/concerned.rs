@@ -39,6 +39,11 @@ pub(crate) const fn slot(member_id: u64) -> u64 {
     1 << (member_id % SLOTS as u64)
 }
 
+/// The mask that names these members, for a log that does not say whom its promises concern.
+pub fn concerned_mask(member_ids: impl IntoIterator<Item = u64>) -> u64 {
+    member_ids.into_iter().fold(0, |mask, id| mask | slot(id))
+}
+
 /// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct Concerned {

@@ -53,6 +53,7 @@ mod request_ids;
 mod start;
 mod states;
 
+pub use concerned::concerned_mask;
 pub use driver::{Driver, Progress, Status};
 pub use entry::{Committed, Entry, EntryId, EntryKind};
 pub use error::{Error, Refused};

@@ -91,11 +91,23 @@ impl Import<'_> {
             torn = ?stopped.log.torn,
             "importing the data of etcd"
         );
-        self.write_log(open(&part)?.as_mut(), &part.join("wal"), &stopped.log, stopped.state.applied)?;
-        self.build(open(&part)?, &part, &mut stopped)?;
+        if let Err(error) = self.make(open, &part, &mut stopped) {
+            // etcd may go on here, and needs the room.
+            if let Err(left) = clear(disk.as_mut(), &part) {
+                tracing::warn!(path = %part.display(), error = %left, "what was built of an import is left there");
+            }
+            return Err(error);
+        }
         hand_over(disk.as_mut(), dir)?;
         tracing::info!(original = %dir.join(ORIGINAL).display(), "imported the data of etcd; its own files are kept");
         Ok(())
+    }
+
+    fn make(&self, open: OpenDisk<'_>, part: &Path, stopped: &mut Stopped) -> Result<(), Error> {
+        let others = stopped.state.tables.cluster.members.iter().map(|member| member.id);
+        let concerned = consensus::concerned_mask(others.filter(|id| *id != stopped.identity.member_id));
+        self.write_log(open(part)?.as_mut(), &part.join("wal"), &stopped.log, (stopped.state.applied, concerned))?;
+        self.build(open(part)?, part, stopped)
     }
 
     fn write_log(
@@ -103,7 +115,7 @@ impl Import<'_> {
         disk: &mut dyn Disk,
         dir: &Path,
         log: &etcd_files::wal::Log,
-        applied: EntryId,
+        (applied, concerned): (EntryId, u64),
     ) -> Result<(), Error> {
         let entry = |entry: &etcd_files::wal::Entry| wal::Entry {
             index: entry.index,
@@ -113,7 +125,8 @@ impl Import<'_> {
         };
         let entries: Vec<wal::Entry> = log.entries.iter().map(entry).collect();
         let etcd_files::wal::HardState { term, vote, commit } = log.hard_state;
-        let hard_state = wal::HardState { term, vote, commit, is_cut: false, concerned: 0 };
+        // Should this log lose its end, those are asked to whom etcd may have promised something.
+        let hard_state = wal::HardState { term, vote, commit, is_cut: false, concerned };
         consensus::adopt_log(disk, dir, self.wal, applied, &entries, hard_state)?;
         Ok(())
     }
@@ -248,7 +261,13 @@ mod tests {
         assert_eq!(recovered.mark, (10, 2));
         let entries: Vec<_> = recovered.entries.iter().map(|entry| (entry.index, entry.term, entry.kind)).collect();
         assert_eq!(entries, [(11, 3, 0), (12, 3, 1), (13, 3, 0), (14, 3, 0)]);
-        let promised = wal::HardState { term: 5, vote: 2, commit: 12, is_cut: false, concerned: 0 };
+        let promised = wal::HardState {
+            term: 5,
+            vote: 2,
+            commit: 12,
+            is_cut: false,
+            concerned: consensus::concerned_mask([2, 0x10]),
+        };
         assert_eq!(recovered.hard_state, promised);
         let mut store = Store::open(disk.as_mut(), dir, store).unwrap();
         let start = start::read(&mut store, disk.as_mut(), Identity { cluster_id: 1, member_id: 1 }).unwrap();

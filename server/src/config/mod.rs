@@ -570,13 +570,14 @@ fn cluster_text(cluster: &BTreeMap<String, Vec<Url>>) -> String {
     pairs.join(",")
 }
 
-/// A timeout between members: at least etcd's 5 seconds.
-///
-/// **Source** etcd v3.7.1 `server/etcdserver/api/rafthttp/transport.go`.
+/// The time between two checks; 0 for never, which a negative one means as well.
 fn interval(values: &Values, name: &str) -> Duration {
     u64::try_from(values.duration(name)).map_or(Duration::ZERO, Duration::from_nanos)
 }
 
+/// A timeout between members: at least etcd's 5 seconds.
+///
+/// **Source** etcd v3.7.1 `server/etcdserver/api/rafthttp/transport.go`.
 fn raft_timeout(values: &Values, name: &str) -> Duration {
     const LEAST: Duration = Duration::from_secs(5);
     u64::try_from(values.duration(name)).map_or(LEAST, Duration::from_nanos).max(LEAST)

@@ -35,8 +35,11 @@ func checkCorruption(ctx context.Context, opt options) error {
 			then  func(context.Context, *cluster) error
 		}{
 			{"all that they hold", []string{"--corrupt-check-time", compareEvery}, nil},
-			{"compactions",
-				[]string{"--feature-gates", "CompactHashCheck=true", "--compact-hash-check-time", compareEvery}, compactAnew},
+			{
+				"compactions",
+				[]string{"--feature-gates", "CompactHashCheck=true", "--compact-hash-check-time", compareEvery},
+				compactAnew,
+			},
 		} {
 			if err := findCorrupt(ctx, opt, leader, each.flags, each.then); err != nil {
 				return fmt.Errorf("%s: %w", each.name, err)
