@@ -3,7 +3,8 @@
 //! The state that all cores of this process share: the member's identity, its bounds, and the published state.
 //!
 //! Invariants:
-//! - Each field has one writer, but for `is_removed`, which apply and raft set. Apply publishes `view`, `cluster`,
+//! - Each field has one writer, but for `is_removed`, which apply and raft set, and `hashes`, which has a lock of its
+//!   own that is taken once per compaction. Apply publishes `view`, `cluster`,
 //!   `sizes`, `swept_revision`, `standstill`, `is_behind`, `has_leases` and `raft.applied`. Raft publishes the rest of
 //!   `raft`, and `links`. Each connection core writes its own entry of `floors` and `connections`, and each loop its
 //!   own beat of `pulse`. All cores read everything.
@@ -11,7 +12,7 @@
 //!   its write was published. So on a single voter, any view loaded after a request arrived answers it linearizably
 //!   (`raft.read_floor`).
 //!
-//! This file holds values only. Nothing here waits, locks, or knows what a request is.
+//! This file holds values only. Nothing here waits, or knows what a request is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -150,19 +151,24 @@ impl Cluster {
     /// The version of etcd's schema that a database of this cluster has. It follows what the cluster has decided, so
     /// that all its members can open the file; those before 3.6 name none.
     pub fn storage_version(&self) -> Option<&str> {
-        const FIRST: (u64, u64) = (3, 6);
-        let minor = |version: &str| {
-            let mut numbers = version.split('.').map(|number| number.parse::<u64>().ok());
-            Some((numbers.next()??, numbers.next()??))
-        };
+        const FIRST: Minor = (3, 6);
         let own = crate::STORAGE_VERSION;
-        let decided = self.version.as_deref().and_then(|version| Some((version, minor(version)?)));
+        let decided = self.version.as_deref().and_then(|version| Some((version, minor_of(version)?)));
         match decided {
             Some((_, decided)) if decided < FIRST => None,
-            Some((version, decided)) if Some(decided) < minor(own) => Some(version),
+            Some((version, decided)) if Some(decided) < minor_of(own) => Some(version),
             _ => Some(own),
         }
     }
+}
+
+/// A release, as far as clusters care: major and minor.
+pub type Minor = (u64, u64);
+
+/// Major and minor of a version in dotted form.
+pub fn minor_of(version: &str) -> Option<Minor> {
+    let mut numbers = version.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// A decision to downgrade the cluster, or not to.

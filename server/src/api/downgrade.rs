@@ -18,16 +18,12 @@ use super::{
     desk::{Consistency, Desk},
     propose::propose,
 };
-use crate::{error::Error, protobuf::framed, quota::Purpose};
-
-/// A release, as far as clusters care: major and minor.
-pub type Minor = (u64, u64);
-
-/// Major and minor of a version in dotted form.
-pub fn minor_of(version: &str) -> Option<Minor> {
-    let mut numbers = version.split('.').map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
-}
+use crate::{
+    error::Error,
+    protobuf::framed,
+    quota::Purpose,
+    shared::{Minor, minor_of},
+};
 
 /// Whether a cluster of version `from` may go to `to`.
 pub fn is_one_down(from: Minor, to: Minor) -> bool {

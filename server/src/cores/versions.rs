@@ -15,13 +15,9 @@ use std::{rc::Rc, sync::atomic, time::Duration};
 use tokio::time::MissedTickBehavior;
 
 use crate::{
-    api::{
-        desk::Desk,
-        downgrade::{Minor, is_one_down, minor_of},
-        others::Asking,
-    },
+    api::{desk::Desk, downgrade::is_one_down, others::Asking},
     apply::message::ToApply,
-    shared::Cluster,
+    shared::{Cluster, Minor, minor_of},
 };
 
 /// Time between two looks at who leads.

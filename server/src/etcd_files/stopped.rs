@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     apply::{members::changed, restore::Tables},
-    shared::Cluster,
+    shared::{Cluster, Minor, minor_of},
 };
 
 /// See the head of this file.
@@ -243,13 +243,7 @@ fn check_membership(cluster: &Cluster, id: u64, told: &Told) -> Result<(), Error
 
 /// The lowest version of a cluster in which members of this release stand beside others. A release of etcd supports
 /// the one before, and members of 3.5 say in their logs what etcd 3.7 does not understand.
-const LEAST_BESIDE: (u32, u32) = (3, 6);
-
-/// Major and minor of a version such as `3.6.0`.
-fn minor_of(version: &str) -> Option<(u32, u32)> {
-    let mut numbers = version.split('.').map(|number| number.parse().ok());
-    Some((numbers.next()??, numbers.next()??))
-}
+const LEAST_BESIDE: Minor = (3, 6);
 
 #[cfg(test)]
 pub(crate) mod tests {

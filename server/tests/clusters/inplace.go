@@ -28,17 +28,9 @@ func (r *replacement) inPlace(ctx context.Context) error {
 			return err
 		}
 		r.pressure.speaksTo(r.without(m)...)
-		if err := r.restart(ctx, m); err != nil {
+		if err := r.provesItself(ctx, m); err != nil {
 			return err
 		}
-		r.pressure.speaksTo(r.members...)
-		if err := r.lead(ctx, m); err != nil {
-			return err
-		}
-		if err := r.traffic.goesOn(ctx, func(int) bool { return true }); err != nil {
-			return err
-		}
-		r.say("%s leads", m.name)
 	}
 	return nil
 }

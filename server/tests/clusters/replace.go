@@ -223,13 +223,8 @@ func (r *replacement) leg(ctx context.Context, binary string) error {
 	return nil
 }
 
-func (r *replacement) replace(ctx context.Context, old, keeper *member, binary string) error {
-	m, err := r.join(ctx, keeper, binary)
-	if err != nil {
-		return err
-	}
-	// From now on it is known to clients; but a restart is not for all of them.
-	r.traffic.join(m)
+// provesItself has a member that is new start again from what it has, and lead.
+func (r *replacement) provesItself(ctx context.Context, m *member) error {
 	if err := r.restart(ctx, m); err != nil {
 		return err
 	}
@@ -241,6 +236,19 @@ func (r *replacement) replace(ctx context.Context, old, keeper *member, binary s
 		return err
 	}
 	r.say("%s leads", m.name)
+	return nil
+}
+
+func (r *replacement) replace(ctx context.Context, old, keeper *member, binary string) error {
+	m, err := r.join(ctx, keeper, binary)
+	if err != nil {
+		return err
+	}
+	// From now on it is known to clients; but a restart is not for all of them.
+	r.traffic.join(m)
+	if err := r.provesItself(ctx, m); err != nil {
+		return err
+	}
 	if old != keeper || !r.isMoved {
 		if err := r.lead(ctx, keeper); err != nil {
 			return err
