@@ -17,6 +17,9 @@ profile=ci
 # and ownership are tested.
 several_cores="--server-cores 4 --server-raft-apply two-threads"
 
+# How much of what a failed step said is said once more at the end of all, where it is not far above the rest.
+failed_lines=40
+
 # How long a step may take, from its start: one that hangs fails, and those behind it still run.
 step_seconds_max=2700
 
@@ -25,6 +28,7 @@ if [[ -z ${ORLOP_STEPS:-} ]]; then
     export ORLOP_STEPS
     : >"$ORLOP_STEPS/counts"
     : >"$ORLOP_STEPS/failed"
+    : >"$ORLOP_STEPS/failed_ends"
     steps_are_mine=yes
 else
     steps_are_mine=
@@ -57,6 +61,10 @@ judge() {
     else
         echo "== FAILED: $name ($((SECONDS - started)) s, status $status)"
         echo "$name" >>"$ORLOP_STEPS/failed"
+        {
+            echo "== $name, which failed, said at its end:"
+            tail -n "$failed_lines" "$log"
+        } >>"$ORLOP_STEPS/failed_ends"
     fi
 }
 
@@ -127,6 +135,7 @@ finish() {
     [[ -s $ORLOP_STEPS/failed ]] && status=1
     if [[ -n $steps_are_mine ]]; then
         echo
+        cat "$ORLOP_STEPS/failed_ends"
         sed 's/^/FAILED: /' "$ORLOP_STEPS/failed"
         read -r passed failed < <(awk '{ p += $1; f += $2 } END { print p + 0, f + 0 }' "$ORLOP_STEPS/counts")
         rm -rf "$ORLOP_STEPS"
