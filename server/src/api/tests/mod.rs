@@ -7,6 +7,7 @@
 //! - `members`: changes of the members, and of the leader
 //! - `leases`: leases on a member that does not lead; streams without a leader
 //! - `peers`: what other members ask for
+//! - `replaced`: reads over which another member's state comes
 
 use std::{
     cell::RefCell,
@@ -67,6 +68,7 @@ mod leases;
 mod members;
 mod others;
 mod peers;
+mod replaced;
 
 /// What a client was told.
 #[derive(Debug, Default)]
@@ -167,6 +169,12 @@ impl Answers for Client {
     }
 }
 
+const DIR: &str = "data";
+
+fn store_of(storage: &SimStorage) -> Store {
+    Store::open(&mut storage.disk(), Path::new(DIR), store::Options::default()).unwrap()
+}
+
 struct Member {
     desk: Rc<Desk>,
     to_raft: Rc<Post<ToRaft>>,
@@ -181,8 +189,12 @@ impl Member {
     /// A member that can ask `others`.
     fn among(others: Box<dyn Others>) -> Self {
         let storage = SimStorage::new(1);
-        let dir = Path::new("data");
-        let store = Store::open(&mut storage.disk(), dir, store::Options::default()).unwrap();
+        let store = store_of(&storage);
+        Self::over(&storage, &store, others)
+    }
+
+    /// A member over `store`, which is in `storage`.
+    fn over(storage: &SimStorage, store: &Store, others: Box<dyn Others>) -> Self {
         let shared = Arc::new(Shared::for_tests(store.mvcc().published(), 1));
         shared.raft.leader.store(0xab, Ordering::Release);
         shared.raft.read_floor.store(0, Ordering::Release);
@@ -192,7 +204,7 @@ impl Member {
         let bounds = Bounds { stream_buffer_bytes_max: 1 << 20, fragment_bytes_max: 1 << 20, watchers_max: 8 };
         let counters = Arc::clone(&registry.connections[0]);
         let watchers = Watchers::new(bounds, Responder::default(), 1, counters, Duration::from_secs(600), 1 << 20);
-        let loader = Loader::new(Box::new(storage.disk()), PageReader::new(dir, 1, 1, Arc::default()));
+        let loader = Loader::new(Box::new(storage.disk()), PageReader::new(Path::new(DIR), 1, 1, Arc::default()));
         let (to_raft, to_apply) = (Post::new(64), Post::new(64));
         let desk = Desk::new(Parts {
             id: 0,
