@@ -10,6 +10,7 @@ mod grpc;
 mod insight;
 mod member;
 mod ports;
+mod posted;
 mod starts;
 
 use std::{
