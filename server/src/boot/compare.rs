@@ -37,7 +37,7 @@ pub async fn check(
 ) -> Result<(), Error> {
     let id = format!("{:x}", identity.member_id);
     tracing::info!("local-member-id" = id, timeout = ?wait, "starting initial corruption check");
-    let (hash, compact_revision) = hash_of(store, disk)?;
+    let (hash, compact_revision) = hash_of(store, disk).await?;
     let revision = store.mvcc().view().revision();
     let own = PeerHash { hash, compact_revision, revision };
     let ids = (identity.member_id, identity.cluster_id);
@@ -53,7 +53,7 @@ pub async fn check(
 }
 
 /// The hash of everything, and its compact revision.
-fn hash_of(store: &mut Store, disk: &mut dyn Disk) -> Result<(u32, i64), Error> {
+async fn hash_of(store: &mut Store, disk: &mut dyn Disk) -> Result<(u32, i64), Error> {
     let (dir, view) = (store.dir().to_path_buf(), store.mvcc().view());
     let mut hash = view.hash_kv(view.revision());
     drop(view);
@@ -68,6 +68,8 @@ fn hash_of(store: &mut Store, disk: &mut dyn Disk) -> Result<(u32, i64), Error> 
         while store.wants_eviction() && store.evict(NODES) {
             drop(store.mvcc_mut().publish(at.0, at.1));
         }
+        // Who asks meanwhile is told that this member does not serve yet.
+        tokio::task::yield_now().await;
     }
 }
 
