@@ -308,9 +308,9 @@ knobs! {
         warning_unary_ms: u64 = 300, 0 => 86_400_000, Milliseconds, etcd "warning-unary-request-duration";
         /// An entry that takes longer to apply, or a read, is logged likewise.
         warning_apply_ms: u64 = 100, 0 => 86_400_000, Milliseconds, etcd "warning-apply-duration";
-        /// Bytes of a backup that are sent before the log's file system is told to write back what it holds. A client
-        /// that keeps the backup there syncs it at its end; without this all of it would be written at once, and the
-        /// log's writes would wait behind it. 0 turns this off.
+        /// Bytes of a backup, or of a state for an etcd member, that are sent before the log's file system is told to
+        /// write back what it holds. Whoever keeps it there syncs it at its end; without this all of it would be
+        /// written at once, and the log's writes would wait behind it. 0 turns this off.
         snapshot_write_back_bytes: u64 = 16 * MIB, 0 => 64 * GIB, Bytes;
         /// Time that requests under way have to finish after SIGTERM.
         drain_ms: u64 = 5_000, 0 => 600_000, Milliseconds;

@@ -5,6 +5,10 @@
 //! The first pages of such a file name what comes last. So there are two walks over the records: one for the layout,
 //! one for the bytes. Between two steps only a revision is held ([`crate::floor`]) and about [`PIECE_BYTES`]: who takes
 //! the bytes slowly costs no more than who takes them at once.
+//!
+//! Most clients write the file to a disk of this host and sync it at the end, and so does a member that is tried out
+//! beside this one. If that is the log's disk, puts would wait until all of the file is written. So the log's file
+//! system is written back as the file grows ([`WriteBack`]), and the stream waits for it.
 
 use std::time::Duration;
 
@@ -28,6 +32,30 @@ const PIECE_BYTES: usize = 64 << 10;
 const STEP_RECORDS: usize = 256;
 /// How long the end of a long entry is waited for, between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub struct WriteBack {
+    /// Bytes that were taken since the file system was written back.
+    taken: u64,
+}
+
+impl WriteBack {
+    /// Takes in that so many bytes were taken, and waits until what others have written to the log's file system is on
+    /// its medium, if that is due.
+    pub async fn taken(&mut self, desk: &Desk, bytes: usize) {
+        let every = desk.shared.limits.snapshot_write_back_bytes;
+        self.taken += bytes as u64;
+        if every == 0 || self.taken < every {
+            return;
+        }
+        self.taken = 0;
+        let file_system = desk.shared.log_file_system.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || file_system.write_back()).await {
+            tracing::debug!(%error, "what others wrote beside the log was not written back");
+        }
+    }
+}
 
 /// Takes the newest state that stands between two entries, and a floor that keeps it readable.
 ///

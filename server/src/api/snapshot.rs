@@ -4,21 +4,16 @@
 //!
 //! The first message announces the length of the file (`database`).
 //!
-//! Most clients write the file to a disk of this host and sync it at the end. If that is the log's disk, puts would
-//! wait until all of the file is written. So the log's file system is written back as the file grows
-//! ([`engine::disk::FileSystem`]), and the stream waits for it.
-//!
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/maintenance.go Snapshot`.
 
 use bytes::Bytes;
-use engine::disk::FileSystem;
 use proto::etcdserverpb as pb;
 use sha2::{Digest, Sha256};
 
 use super::{
     admit::{Inbound, Outbound},
     call::{Answers, Requests},
-    database::{capture, measure, step},
+    database::{WriteBack, capture, measure, step},
     desk::Desk,
 };
 use crate::{
@@ -55,18 +50,16 @@ async fn send<A: Answers>(desk: &Desk, outbound: &mut Outbound<'_, A>) -> Result
     let mut walk = Walk::new(&state, FileWriter::writing(layout));
     let version = state.tables.cluster.storage_version().unwrap_or_default();
     let mut blobs = Blobs { outbound, version, waiting: Vec::new(), left: bytes, digest: Sha256::new() };
-    let write_back_bytes = desk.shared.limits.snapshot_write_back_bytes;
-    let mut written_back_at = bytes;
+    let mut write_back = WriteBack::default();
     loop {
         let is_done = step(desk, &floor, &mut walk).await?;
-        blobs.send(walk.writer().take(), false).await?;
+        let piece = walk.writer().take();
+        let piece_bytes = piece.len();
+        blobs.send(piece, false).await?;
         if is_done {
             break;
         }
-        if write_back_bytes > 0 && written_back_at - blobs.left >= write_back_bytes {
-            written_back_at = blobs.left;
-            write_back(&desk.shared.log_file_system).await;
-        }
+        write_back.taken(desk, piece_bytes).await;
     }
     // Both walks are over the same state. A different layout means that the records have changed: they are damaged.
     let (rest, _) = walk.finish().finish().ok_or(Error::Corrupt)?;
@@ -76,14 +69,6 @@ async fn send<A: Answers>(desk: &Desk, outbound: &mut Outbound<'_, A>) -> Result
     desk.counters.backups.observe_time(took);
     tracing::info!(bytes, ?took, "successfully sent database snapshot to client");
     Ok(())
-}
-
-/// Waits until what clients have written to the log's file system is on its medium.
-async fn write_back(file_system: &FileSystem) {
-    let file_system = file_system.clone();
-    if let Ok(Err(error)) = tokio::task::spawn_blocking(move || file_system.write_back()).await {
-        tracing::debug!(%error, "what others wrote beside the log was not written back");
-    }
 }
 
 /// The file, sent message by message.

@@ -147,24 +147,30 @@ func (t *traffic) stop() {
 	t.stopWatchers()
 }
 
-// compactable is the last revision that no watcher will ask for, of those before the first that is kept; none will ask
-// for it from here on.
+// compactable is the last revision that no watcher will ask for or is to be told of, of those before the first that is
+// kept; none will ask for it from here on. An event of which one is told later would come without what was there before.
 func (t *traffic) compactable(kept int64) int64 {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
 	for _, p := range t.posts {
 		for _, w := range p.watchers {
-			kept = min(kept, w.next.Load())
+			kept = min(kept, w.at.Load())
 		}
 	}
 	t.floor = max(t.floor, kept)
 	return t.floor - 1
 }
 
-func (t *traffic) lowest() int64 {
+// begins says from which revision a watcher watches now: where it is, or from a point in the past that is still there.
+func (t *traffic) begins(w *watcher) int64 {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()
-	return t.floor
+	from := w.next.Load()
+	if w.random.IntN(4) == 0 {
+		from = t.floor + w.random.Int64N(from-t.floor+1)
+	}
+	w.at.Store(from)
+	return from
 }
 
 // goesOn returns when a client of every member that counts had a write acknowledged that began after this call.

@@ -27,8 +27,8 @@ type watcher struct {
 	recorder *recorder
 	isRaw    bool
 	random   *rand.Rand
-	// The revision behind the last that it was told of.
-	next atomic.Int64
+	// The revision behind the last that it was told of; and that of the watch under way, which may tell of the past.
+	next, at atomic.Int64
 }
 
 func newWatcher(m *member, t *traffic, isRaw bool, random *rand.Rand) *watcher {
@@ -39,16 +39,13 @@ func newWatcher(m *member, t *traffic, isRaw bool, random *rand.Rand) *watcher {
 		w.name += ", raw"
 	}
 	w.next.Store(t.floor)
+	w.at.Store(t.floor)
 	return w
 }
 
 func (w *watcher) run(ctx context.Context) {
 	for ctx.Err() == nil {
-		from := w.next.Load()
-		if w.random.IntN(4) == 0 {
-			lowest := w.traffic.lowest()
-			from = lowest + w.random.Int64N(from-lowest+1)
-		}
+		from := w.traffic.begins(w)
 		s := &session{watcher: w.name, from: from, hasPrevious: w.random.IntN(2) == 0}
 		w.recorder.mutex.Lock()
 		w.recorder.sessions = append(w.recorder.sessions, s)
@@ -74,7 +71,8 @@ func (w *watcher) take(s *session, revision int64, isProgress bool, events []*mv
 	s.answers = append(s.answers, answer)
 	w.recorder.mutex.Unlock()
 	if length := len(answer.events); length > 0 {
-		w.next.Store(max(w.next.Load(), answer.events[length-1].modified+1))
+		w.at.Store(answer.events[length-1].modified + 1)
+		w.next.Store(max(w.next.Load(), w.at.Load()))
 	}
 }
 

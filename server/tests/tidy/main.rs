@@ -58,7 +58,7 @@ const EXCEPTIONS: [Exception; 5] = [
     },
     Exception {
         what: "threads",
-        place: "server/src/api/snapshot.rs",
+        place: "server/src/api/database.rs",
         reason: "waits for a system call that has no other form, beside its core",
     },
 ];

@@ -152,13 +152,15 @@ async fn send(
     write(&mut stream, &[head.as_bytes()]).await?;
     let first = with_database(message, state);
     chunk(&mut stream, &first, sent_bytes).await?;
-    let mut walk = Walk::new(state, FileWriter::writing(layout));
+    let (mut walk, mut write_back) = (Walk::new(state, FileWriter::writing(layout)), database::WriteBack::default());
     loop {
         let is_done = database::step(desk, floor, &mut walk).await.map_err(|error| error.to_string())?;
-        chunk(&mut stream, &walk.writer().take(), sent_bytes).await?;
+        let piece = walk.writer().take();
+        chunk(&mut stream, &piece, sent_bytes).await?;
         if is_done {
             break;
         }
+        write_back.taken(desk, piece.len()).await;
     }
     // Both walks are over the same state. A different layout means that the records have changed: they are damaged.
     let (rest, _) = walk.finish().finish().ok_or("its records have changed")?;
