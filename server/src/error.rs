@@ -24,6 +24,8 @@ pub enum Code {
     DeadlineExceeded = 4,
     /// The thing named does not exist.
     NotFound = 5,
+    /// The user may not do this.
+    PermissionDenied = 7,
     /// A quota or size is exhausted.
     ResourceExhausted = 8,
     /// The state of the system forbids it.
@@ -38,6 +40,8 @@ pub enum Code {
     Unavailable = 14,
     /// Data is damaged.
     DataLoss = 15,
+    /// Who asks is not known.
+    Unauthenticated = 16,
 }
 
 /// The result that a client sees: a code and a text.
@@ -199,6 +203,60 @@ pub enum Error {
     /// A downgrade is taken back, and there is none.
     #[error("etcdserver: no inflight downgrade job")]
     NoDowngrade,
+    /// Authentication is enabled without the user root.
+    #[error("etcdserver: root user does not exist")]
+    RootUserMissing,
+    /// Authentication is enabled, and the user root does not have the role root.
+    #[error("etcdserver: root user does not have root role")]
+    RootRoleMissing,
+    /// A user of this name is there.
+    #[error("etcdserver: user name already exists")]
+    UserExists,
+    /// Nobody says who asks, or a user without a name is added.
+    #[error("etcdserver: user name is empty")]
+    UserEmpty,
+    /// There is no user of this name.
+    #[error("etcdserver: user name not found")]
+    UserNotFound,
+    /// A role of this name is there.
+    #[error("etcdserver: role name already exists")]
+    RoleExists,
+    /// There is no role of this name.
+    #[error("etcdserver: role name not found")]
+    RoleNotFound,
+    /// A role without a name is added.
+    #[error("etcdserver: role name is empty")]
+    RoleEmpty,
+    /// A login with a wrong name or password.
+    #[error("etcdserver: authentication failed, invalid user ID or password")]
+    AuthFailed,
+    /// A user has no password, or what an entry has for one is none.
+    #[error("auth: authentication failed, password was given for no password user")]
+    NoPasswordUser,
+    /// A permission is granted without saying which.
+    #[error("etcdserver: permission not given")]
+    PermissionNotGiven,
+    /// The user may not do this.
+    #[error("etcdserver: permission denied")]
+    PermissionDenied,
+    /// The user does not have the role that is taken from it.
+    #[error("etcdserver: role is not granted to the user")]
+    RoleNotGranted,
+    /// The role does not have the permission that is taken from it.
+    #[error("etcdserver: permission is not granted to the role")]
+    PermissionNotGranted,
+    /// A login while nobody needs one.
+    #[error("etcdserver: authentication is not enabled")]
+    AuthNotEnabled,
+    /// A token that nobody was given, or that has expired.
+    #[error("etcdserver: invalid auth token")]
+    InvalidAuthToken,
+    /// A change that would leave nobody to administer users, or a permission for no range.
+    #[error("etcdserver: invalid auth management")]
+    InvalidAuthManagement,
+    /// Users were changed since this one was told apart.
+    #[error("etcdserver: revision of auth store is old")]
+    AuthOldRevision,
     /// An action that does not exist.
     #[error("etcdserver: unknown method")]
     UnknownAction,
@@ -342,6 +400,32 @@ impl Error {
             | E::PayloadFormat(_)
             | E::NotGzip(_)
             | E::DamagedGzip(_) => Code::Internal,
+            of_users => of_users.code_of_users(),
+        }
+    }
+
+    /// As [`Error::code`], for what is about users and roles. etcd's table lacks the others.
+    fn code_of_users(&self) -> Code {
+        use Error as E;
+        match self {
+            E::UserEmpty
+            | E::RoleEmpty
+            | E::AuthFailed
+            | E::PermissionNotGiven
+            | E::InvalidAuthManagement
+            | E::AuthOldRevision => Code::InvalidArgument,
+            E::RootUserMissing
+            | E::RootRoleMissing
+            | E::UserExists
+            | E::UserNotFound
+            | E::RoleExists
+            | E::RoleNotFound
+            | E::RoleNotGranted
+            | E::PermissionNotGranted
+            | E::AuthNotEnabled => Code::FailedPrecondition,
+            E::PermissionDenied => Code::PermissionDenied,
+            E::InvalidAuthToken => Code::Unauthenticated,
+            _ => Code::Unknown,
         }
     }
 }

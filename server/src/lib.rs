@@ -29,12 +29,14 @@
 //! - `floor`: the revisions that long reads hold
 //! - `gathered`: the memory of answers that are gathered before they are sent
 //! - `hashes`: those of compactions, for members to compare
+//! - `auth/`: users, their roles, and what these permit
 //! - `header`: response headers as bytes
 //! - `method`: the table of gRPC methods
 //! - `protobuf`: messages as bytes, and the pieces of the hottest answers
 
 pub mod api;
 pub mod apply;
+pub mod auth;
 pub mod boot;
 pub mod clock;
 pub mod commands;

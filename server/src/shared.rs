@@ -30,7 +30,7 @@ use engine::{Published, disk::FileSystem};
 use proto::etcdserverpb as pb;
 use tokio::sync::{Notify, watch};
 
-use crate::{floor, gathered::Gathered, hashes::Hashes, header::Ids};
+use crate::{auth::Users, floor, gathered::Gathered, hashes::Hashes, header::Ids};
 
 pub use pb::AlarmType as Alarm;
 
@@ -99,6 +99,8 @@ pub struct Limits {
     pub dial_from: Option<IpAddr>,
     /// Bytes of a backup between two write-backs of the log's file system; 0 for no write-backs.
     pub snapshot_write_back_bytes: u64,
+    /// A simple token that is not used for so long ends.
+    pub token_time_to_live: Duration,
     /// Whether the hash of each compaction is taken.
     pub takes_hashes: bool,
 }
@@ -314,6 +316,8 @@ pub struct Shared {
     pub ids: Ids,
     /// Members, alarms, version.
     pub cluster: ArcSwap<Cluster>,
+    /// Users and roles, as the last applied entry has left them.
+    pub users: ArcSwap<Users>,
     /// This member was removed from the cluster: it has applied its removal, or another member has said so. It must
     /// stop.
     pub is_removed: AtomicBool,
@@ -381,6 +385,7 @@ impl Shared {
             limits,
             view,
             cluster: ArcSwap::default(),
+            users: ArcSwap::default(),
             is_removed: AtomicBool::new(false),
             raft: Raft::default(),
             links: ArcSwap::default(),
@@ -425,6 +430,7 @@ impl Shared {
             withdraws_for_defragment: true,
             dial_from: None,
             snapshot_write_back_bytes: 0,
+            token_time_to_live: Duration::from_secs(300),
             takes_hashes: false,
         };
         let identity = Identity { cluster_id: 1, member_id: 0xab };

@@ -208,12 +208,21 @@ impl Cursor {
     }
 
     /// Goes on after `last_key`.
-    pub(crate) fn after(mut self, last_key: &[u8]) -> Self {
-        let last_key = Bytes::copy_from_slice(last_key);
+    pub(crate) fn after(self, last_key: &[u8]) -> Self {
+        self.seek(last_key, AFTER)
+    }
+
+    /// Goes on at `first_key`, or behind where that would be.
+    pub(crate) fn from(self, first_key: &[u8]) -> Self {
+        self.seek(first_key, Revision::MAX)
+    }
+
+    fn seek(mut self, key: &[u8], revision: Revision) -> Self {
+        let key = Bytes::copy_from_slice(key);
         if let Step::Seek(start, _) = &self.step
-            && last_key >= *start
+            && key >= *start
         {
-            self.step = Step::Seek(last_key, AFTER);
+            self.step = Step::Seek(key, revision);
         }
         self
     }
@@ -533,6 +542,11 @@ impl MetaCursor {
     /// Goes on after `last_key`.
     pub(crate) fn after(self, last_key: &[u8]) -> Self {
         Self { cursor: self.cursor.after(last_key) }
+    }
+
+    /// Goes on at `first_key`, or behind where that would be.
+    pub(crate) fn from(self, first_key: &[u8]) -> Self {
+        Self { cursor: self.cursor.from(first_key) }
     }
 
     /// The next key and value. After a [`Fault`] is resolved, the same call goes on exactly at the same place.

@@ -296,6 +296,11 @@ impl ReadView {
         self.meta_cursor(prefix).after(last_key)
     }
 
+    /// As [`ReadView::meta_cursor`], but it begins at `first_key`, or behind where that would be.
+    pub fn meta_cursor_from(&self, prefix: &[u8], first_key: &[u8]) -> MetaCursor {
+        self.meta_cursor(prefix).from(first_key)
+    }
+
     /// Number of entries in the meta tree whose keys begin with `prefix`, in O(log n).
     pub fn meta_count(&self, prefix: &[u8]) -> Result<u64, Fault> {
         cursor::sums_of_first(&self.roots.meta_root, &KeyRange::prefix(prefix), u64::MAX).map(|(entries, _)| entries)

@@ -223,6 +223,18 @@ pub fn decode(entry: Bytes) -> Result<(RequestHeader, Request), Error> {
     Ok((header, request.ok_or(Error::NoRequest)?))
 }
 
+/// The header of an entry. The request is passed by its length.
+///
+/// **Errors** the entry is malformed as far as its header, or has none.
+pub fn header(entry: &[u8]) -> Result<RequestHeader, Error> {
+    for field in fields(entry) {
+        if let (FIELD_HEADER, Value::Delimited(raw)) = field? {
+            return Ok(RequestHeader::decode(raw)?);
+        }
+    }
+    Err(Error::NoHeader)
+}
+
 /// The id by which the proposer of an entry waits for it: that of the header that [`decode`] gives. The request is
 /// passed by its length, nothing is allocated.
 ///

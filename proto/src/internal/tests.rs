@@ -44,6 +44,17 @@ macro_rules! check_kinds {
 }
 
 #[test]
+fn a_header_is_read_alone_as_with_its_request() {
+    let header = RequestHeader { id: 9, username: "alice".into(), auth_revision: 7 };
+    for kind in [Kind::Put, Kind::AuthUserAdd] {
+        let entry = encode(&header, kind, &[]).entry;
+        assert_eq!(super::header(&entry).unwrap(), header);
+        assert_eq!(decode(entry).unwrap().0, header);
+    }
+    assert!(matches!(super::header(&[]), Err(Error::NoHeader)));
+}
+
+#[test]
 fn entry_equals_the_encoding_of_the_whole_message() {
     with_kinds!(check_kinds);
     assert!(sample::<pb::PutRequest>().1.len() > 1 && sample::<pb::LeaseCheckpointRequest>().1.len() > 1);

@@ -35,6 +35,7 @@ use crate::{
         outcome::Outcome,
         proposal::Proposal,
     },
+    auth::logins::{self, Logins},
     clock::Clock,
     error::Error,
     floor::{Floor, Floors},
@@ -163,6 +164,7 @@ pub struct Desk {
     /// The time as [`Desk::now`] read it last: no clock is read for a request's deadline.
     ticked: Cell<Duration>,
     floors: Rc<Floors>,
+    logins: RefCell<Logins>,
     to_raft: Rc<Post<ToRaft>>,
     to_apply: Rc<Post<ToApply>>,
     slots: Slots<Answer>,
@@ -178,6 +180,7 @@ impl Desk {
             Floors::new(Arc::clone(&shared.floors[id]), limits.held_revisions_max, limits.held_revision_age_max);
         Rc::new(Self {
             id,
+            logins: RefCell::new(Logins::new(limits.token_time_to_live)),
             counters: Arc::clone(&registry.connections[id]),
             shared,
             registry,
@@ -499,6 +502,13 @@ impl Desk {
         self.deadlines.wake_due(now);
         self.leaderless.look(now, self.shared.limits.election_timeout, self.shared.has_leader());
         self.floors.expire(now);
+        self.logins.borrow_mut().expire(now);
+    }
+
+    /// Takes in what has happened to logins.
+    pub fn take_logins(&self, changes: &[logins::Change]) {
+        let mut logins = self.logins.borrow_mut();
+        changes.iter().for_each(|change| logins.take(change));
     }
 
     /// Waits until everything is dropped that the compactions so far made invisible and no reader holds.

@@ -69,7 +69,11 @@ pub(super) fn applied(counters: &CommitCounters, result: &Result<Outcome, Error>
             counters.leases_revoked.add(1);
             counters.leases_expired.add(u64::from(is_own));
         }
-        Outcome::Compaction { .. } | Outcome::Alarm { .. } | Outcome::Members(_) | Outcome::Internal => {}
+        Outcome::Compaction { .. }
+        | Outcome::Alarm { .. }
+        | Outcome::Members(_)
+        | Outcome::Users { .. }
+        | Outcome::Internal => {}
     }
     counters.put_bytes.add(written.put_bytes);
     let Operations { puts, deletes, ranges } = operations;

@@ -26,10 +26,13 @@ use super::{
     long::{Long, Steps},
     members,
     outcome::Outcome,
+    restore::Tables,
     table,
     touch::Pinned,
+    users,
 };
 use crate::{
+    auth::{Users, check::Asker, logins},
     error::Error,
     kv::txn,
     lease::{self as leases, Lessor},
@@ -45,6 +48,10 @@ pub struct Applier {
     pub lessor: Lessor,
     /// Members, alarms, version.
     pub cluster: Cluster,
+    /// Users and roles.
+    pub users: Users,
+    /// What has happened to logins since they were taken.
+    pub(super) logins: Vec<logins::Change>,
     /// Raft's configuration at the applied index.
     pub conf_state: ConfState,
     /// Why this is not all of the state, if a table could not be read. Nothing may be applied then.
@@ -84,6 +91,8 @@ pub struct Asked {
     pub request: Request,
     /// Who raised the alarm, if the request raises one.
     pub raised_by: RaisedBy,
+    /// Who asks, where anybody must say so.
+    pub asker: Asker,
 }
 
 /// Whether this release applies such a request. A member that meets another one in its log stops: to pass it over would
@@ -135,10 +144,13 @@ fn is_known_version(version: &str) -> bool {
 }
 
 impl Applier {
-    /// The state machine over the tables of a store.
-    pub fn new(lessor: Lessor, cluster: Cluster, conf_state: ConfState, unread: Option<String>) -> Self {
+    /// The state machine over the tables of a store. `lessor` has no leases yet.
+    pub fn new(mut lessor: Lessor, tables: Tables, unread: Option<String>) -> Self {
+        let Tables { cluster, users, conf_state, leases } = tables;
+        lessor.restore(leases);
         let (long, steps, learners_max) = (None, Steps::default(), LEARNERS_MAX);
-        Self { lessor, cluster, conf_state, unread, long, steps, learners_max }
+        let logins = Vec::new();
+        Self { lessor, cluster, users, logins, conf_state, unread, long, steps, learners_max }
     }
 
     /// Executes the entry at `index`, or a step of it, or returns the page that it needs first. Called again then, it
@@ -161,6 +173,17 @@ impl Applier {
             Ok(Executed::Done { result, written: Written::of(&events[before..]), unlisted: None })
         };
         // An entry under way is gone on with, whatever it would be in the state that it has reached.
+        if self.users.is_enabled()
+            && !mvcc.is_unfinished()
+            && let Err(error) =
+                users::judge(mvcc.live(), (&self.users, &self.cluster.alarms), &asked.request, &asked.asker)?
+        {
+            return done(Err(error), events);
+        }
+        if users::is_of_users(&asked.request) {
+            let state = (&mut self.users, &mut self.logins);
+            return done(users::execute(mvcc, state, (index, &asked.request), now)?, events);
+        }
         if !mvcc.is_unfinished()
             && let Some(outcome) = self.put_plain(mvcc, &asked.request, events)?
         {

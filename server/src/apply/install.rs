@@ -27,7 +27,6 @@ use super::{
     machine::Apply,
     members,
     message::Answer,
-    restore::Tables,
     table,
     upkeep::sweep::Sweep,
 };
@@ -144,12 +143,11 @@ impl Apply {
         self.counters.installs_inflight.set(0);
         tracing::info!(index = at.index, is_repair, "applied snapshot");
         self.store.checkpoint_end(done);
-        let Tables { cluster, conf_state, leases } = tables;
+        let conf_state = tables.conf_state.clone();
         let before = std::mem::replace(&mut self.applier.conf_state, conf_state.clone());
-        let mut lessor = self.applier.lessor.afresh();
-        lessor.restore(leases);
+        let lessor = self.applier.lessor.afresh();
         let (steps, learners_max) = (self.applier.steps, self.applier.learners_max);
-        self.applier = Applier { steps, learners_max, ..Applier::new(lessor, cluster, conf_state.clone(), None) };
+        self.applier = Applier { steps, learners_max, ..Applier::new(lessor, tables, None) };
         self.applied = at;
         self.handed = self.handed.max(at.index);
         self.pinned.clear(false);
@@ -173,6 +171,7 @@ impl Apply {
         self.taken.sum_up(&self.store);
         self.publish();
         self.publish_cluster();
+        self.publish_users();
         self.publish_leases();
         self.publish_behind();
         self.end_renewals();

@@ -52,8 +52,10 @@ use super::{
         space::{self, Taken},
         sweep::Sweep,
     },
+    users,
 };
 use crate::{
+    auth::{check::Asker, logins},
     clock::Clock,
     config::AutoCompaction,
     error::Error,
@@ -87,6 +89,8 @@ pub struct Turn {
     pub faults: Vec<Fault>,
     /// A checkpoint that must be run.
     pub checkpoint: Option<Checkpoint>,
+    /// What has happened to logins.
+    pub logins: Vec<logins::Change>,
     /// Whether there is work that need not wait for an input.
     pub more: bool,
 }
@@ -235,6 +239,7 @@ impl Apply {
         };
         apply.shared.hashes.begin(view.compact_revision());
         apply.publish_cluster();
+        apply.publish_users();
         apply.publish_leases();
         if let Some(reason) = unread {
             apply.standstill.begin_for_good(&apply.shared, reason);
@@ -394,7 +399,8 @@ impl Apply {
         let can_change = (self.sweep.is_going() || can_apply) && !self.is_held();
         let has_work = can_change || is_expiring || self.reclaim.is_going() || self.store.wants_eviction();
         let more = !self.is_faulted && has_work;
-        Ok(Turn { answers, batch, faults, checkpoint, more })
+        let logins = std::mem::take(&mut self.applier.logins);
+        Ok(Turn { answers, batch, faults, checkpoint, logins, more })
     }
 
     /// The report that raft must get, if there is anything new.
@@ -520,7 +526,7 @@ impl Apply {
     fn apply_request(&mut self, now: Duration) -> Result<Front, Fatal> {
         let entry = self.queue.front_mut().expect("there is one to apply");
         if self.asked.is_none() {
-            self.asked = Some(asked(entry)?);
+            self.asked = Some(asked(entry, self.applier.users.is_enabled())?);
             self.pinned.clear(entry.proposal.is_some());
             self.front_since = self.applied_at;
         }
@@ -589,6 +595,7 @@ impl Apply {
                 self.publish_cluster();
             }
             Kind::ClusterMemberAttrSet | Kind::ClusterVersionSet | Kind::DowngradeInfoSet => self.publish_cluster(),
+            kind if is_ok && users::is_change(kind) => self.publish_users(),
             _ => {}
         }
     }
@@ -667,6 +674,10 @@ impl Apply {
         let is_removed = self.applier.cluster.removed.contains(&self.shared.identity.member_id);
         self.shared.is_removed.store(is_removed, Ordering::Release);
         self.shared.cluster.store(Arc::new(self.applier.cluster.clone()));
+    }
+
+    pub(super) fn publish_users(&self) {
+        self.shared.users.store(Arc::new(self.applier.users.clone()));
     }
 
     fn take_batch(&mut self) -> Option<Arc<Batch>> {
@@ -782,19 +793,23 @@ fn no_answers(cores: usize) -> AnswersByCore {
 }
 
 /// What the entry asks for, with its request id. A client's request comes decoded with its proposal. An alarm is
-/// decoded again, because its header says who raised it.
+/// decoded again, because its header says who raised it, and the header of any where it is judged who asks.
 ///
 /// **Errors** the entry cannot be understood.
-fn asked(entry: &mut Entry) -> Result<(u64, Asked), Fatal> {
+fn asked(entry: &mut Entry, is_judged: bool) -> Result<(u64, Asked), Fatal> {
+    let not_understood = |source| Fatal::Entry { index: entry.index, source };
     if let Some(proposal) = &mut entry.proposal
         && proposal.purpose != Purpose::Alarm
         && let Some(request) = proposal.request.take()
     {
-        return Ok((proposal.id, Asked { request, raised_by: RaisedBy::Hand }));
+        let asker = match is_judged {
+            true => internal::header(&entry.data).map_err(not_understood)?.into(),
+            false => Asker::default(),
+        };
+        return Ok((proposal.id, Asked { request, raised_by: RaisedBy::Hand, asker }));
     }
-    let decoded = internal::decode(entry.data.clone());
-    let (header, request) = decoded.map_err(|source| Fatal::Entry { index: entry.index, source })?;
-    Ok((header.id, Asked { request, raised_by: quota::raised_by(&header) }))
+    let (header, request) = internal::decode(entry.data.clone()).map_err(not_understood)?;
+    Ok((header.id, Asked { request, raised_by: quota::raised_by(&header), asker: header.into() }))
 }
 
 /// Nodes that one turn looks at for eviction. This takes about 50 us.

@@ -14,6 +14,7 @@
 //! - `kv`: puts, deletes and txns inside an entry
 //! - `lease`: leases inside an entry
 //! - `alarms`: alarms inside an entry
+//! - `users`: whether who asks may, and changes of users
 //! - `members`: configuration changes, and what a member publishes about itself
 //! - `entry`: one entry: what it needs in memory, and what it changes
 //! - `long`: one entry that deletes very many keys, in steps
@@ -59,3 +60,4 @@ mod tests;
 pub mod touch;
 mod unanswered;
 pub mod upkeep;
+pub mod users;

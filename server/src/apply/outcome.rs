@@ -9,7 +9,7 @@ use consensus::Member;
 use prost::Message;
 use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 
-use crate::shared::Shared;
+use crate::{auth::Told, shared::Shared};
 
 /// See the head of this file.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,6 +53,13 @@ pub enum Outcome {
     },
     /// The members were changed. These are all of them now.
     Members(Vec<Member>),
+    /// Users or roles were changed, or asked.
+    Users {
+        /// The store's revision.
+        revision: i64,
+        /// What is told besides.
+        told: Box<Told>,
+    },
     /// An entry that no client sent.
     Internal,
 }
@@ -84,7 +91,8 @@ impl Outcome {
                 let alarms = alarms.iter().copied().map(alarm).collect();
                 pb::AlarmResponse { header: None, alarms }.encoded_len()
             }
-            Self::Members(_) | Self::Internal => return String::new(),
+            // Names, and what a login is told, do not go into a log.
+            Self::Members(_) | Self::Users { .. } | Self::Internal => return String::new(),
         };
         format!("size:{bytes}")
     }

@@ -16,6 +16,7 @@ use engine::{Fault, MetaCursor, ReadView};
 
 use super::table;
 use crate::{
+    auth::{self, Users},
     lease::{self, Grant},
     shared::Cluster,
 };
@@ -25,6 +26,8 @@ use crate::{
 pub struct Tables {
     /// Members, alarms, version.
     pub cluster: Cluster,
+    /// Users and roles.
+    pub users: Users,
     /// Voters and learners at the applied index; empty for an empty store.
     pub conf_state: ConfState,
     /// Leases in the order of their ids as unsigned numbers. Each takes 24 bytes, less than the lessor needs for it.
@@ -45,6 +48,8 @@ enum Stage {
     Removed(MetaCursor),
     Alarms(MetaCursor),
     Values,
+    Users(MetaCursor),
+    Roles(MetaCursor),
     Leases(MetaCursor),
     End,
 }
@@ -87,7 +92,9 @@ impl<'a> Restore<'a> {
             Stage::Members(_) => Stage::Removed(view.meta_cursor(table::REMOVED_PREFIX)),
             Stage::Removed(_) => Stage::Alarms(view.meta_cursor(table::ALARM_PREFIX)),
             Stage::Alarms(_) => Stage::Values,
-            Stage::Values => Stage::Leases(view.meta_cursor(lease::GRANTS)),
+            Stage::Values => Stage::Users(view.meta_cursor(auth::USERS)),
+            Stage::Users(_) => Stage::Roles(view.meta_cursor(auth::ROLES)),
+            Stage::Roles(_) => Stage::Leases(view.meta_cursor(lease::GRANTS)),
             Stage::Leases(_) | Stage::End => Stage::End,
         };
     }
@@ -125,8 +132,22 @@ impl<'a> Restore<'a> {
                     let state = table::decode_conf_state(&bytes);
                     tables.conf_state = state.ok_or(Damaged { what: "configuration" })?;
                 }
-                self.stage = Stage::Leases(view.meta_cursor(lease::GRANTS));
+                if let Some(bytes) = view.meta_get(auth::STATE)? {
+                    tables.users.take_state(&bytes)?;
+                }
+                self.stage = Stage::Users(view.meta_cursor(auth::USERS));
             }
+            Stage::Users(rows) => match rows.next()? {
+                Some((_, value)) => tables.users.take_user(&value)?,
+                None => self.stage = Stage::Roles(view.meta_cursor(auth::ROLES)),
+            },
+            Stage::Roles(rows) => match rows.next()? {
+                Some((_, value)) => tables.users.take_role(&value)?,
+                None => {
+                    tables.users.taken();
+                    self.stage = Stage::Leases(view.meta_cursor(lease::GRANTS));
+                }
+            },
             Stage::End => return Ok(true),
             Stage::Leases(rows) => match rows.next()? {
                 Some((key, value)) => {
@@ -148,6 +169,12 @@ enum Stop {
 impl From<Fault> for Stop {
     fn from(fault: Fault) -> Self {
         Self::Fault(fault)
+    }
+}
+
+impl From<auth::Undecodable> for Stop {
+    fn from(auth::Undecodable(what): auth::Undecodable) -> Self {
+        Self::Damaged(Damaged { what })
     }
 }
 

@@ -13,7 +13,7 @@
 //! | `r` alarm type, member id (4 and 8 bytes, big-endian) | empty, or `q` if the member's quota raised it |
 //! | `u` | the entry that is under way in several steps, see [`encode_under_way`] |
 //!
-//! Leases use `l` and `a`: see `lease`.
+//! Leases use `l` and `a`: see `lease`; users `e`, `n` and `o`: see `auth`.
 
 use consensus::{ConfState, Identity};
 use engine::{VITAL_MAX, Vital};

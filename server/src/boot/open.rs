@@ -107,8 +107,7 @@ pub async fn open(config: &Config, clock: &Clock, ports: &Ports) -> Result<Opene
         let wait = config.request_timeout();
         ports.decline_during(compare::check(&mut store, disk, (identity, members), &others, wait)).await?;
     }
-    let mut lessor = Lessor::new(options::lease(config));
-    lessor.restore(tables.leases);
+    let lessor = Lessor::new(options::lease(config));
     let start = consensus::Start {
         applied: EntryId { index: view.applied_index(), term: view.applied_term() },
         is_installed: store.is_installed(),
@@ -126,7 +125,7 @@ pub async fn open(config: &Config, clock: &Clock, ports: &Ports) -> Result<Opene
     }
     let mut log_disk = paths.log.disk(&log_dir)?;
     let driver = Driver::open(log_disk.as_mut(), &log_dir, identity, consensus, start)?;
-    let mut applier = Applier::new(lessor, tables.cluster, tables.conf_state, unread);
+    let mut applier = Applier::new(lessor, tables, unread);
     applier.learners_max = config.learners_max;
     Ok(Opened { store, paths, log_disk, identity, driver, applier, remotes })
 }

@@ -187,6 +187,7 @@ pub fn limits(config: &Config, cores: Cores) -> Limits {
         withdraws_for_defragment: config.gates["StopGRPCServiceOnDefrag"],
         dial_from: dial_from(config),
         snapshot_write_back_bytes: server.snapshot_write_back_bytes,
+        token_time_to_live: config.auth_token_ttl,
         takes_hashes: config.gates["CompactHashCheck"],
     }
 }

@@ -31,6 +31,7 @@ use crate::{
         restore::{Damaged, Tables},
         table,
     },
+    auth,
     etcd_files::{
         build::{Builder, OpenDisk},
         state::State,
@@ -154,7 +155,7 @@ struct Kept {
 ///
 /// **Errors** there is no member without what is lost.
 fn kept(salvage: &mut Salvage, disk: &mut dyn Disk) -> Result<Kept, Error> {
-    let (mut identity, mut conf_state, mut under_way) = (None, None, None);
+    let (mut identity, mut conf_state, mut under_way, mut has_auth) = (None, None, None, false);
     let mut tables = Tables::default();
     salvage.rows(disk, &mut |key, value| match key.first() {
         _ if key == table::IDENTITY => identity = table::decode_identity(&value),
@@ -171,8 +172,17 @@ fn kept(salvage: &mut Salvage, disk: &mut dyn Disk) -> Result<Kept, Error> {
                 tables.cluster.alarms.insert(alarm, raised_by);
             }
         }
+        // What does not decode is lost, as what cannot be read is.
+        _ if key == auth::STATE => has_auth = tables.users.take_state(&value).is_ok(),
+        _ if key.starts_with(auth::USERS) => drop(tables.users.take_user(&value)),
+        _ if key.starts_with(auth::ROLES) => drop(tables.users.take_role(&value)),
         _ => tables.leases.extend(lease::stored_grant(&key, &value)),
     })?;
+    tables.users.taken();
+    if !has_auth && !tables.users.is_empty() {
+        // Without it nobody would be asked who they are.
+        return Err(Damaged { what: "the state of authentication" }.into());
+    }
     let vital = table::decode_vital(salvage.vital());
     let identity: Identity = identity.or(vital.0).ok_or(Damaged { what: "identity" })?;
     tables.conf_state = conf_state.or(vital.1).ok_or(Damaged { what: "configuration" })?;
@@ -190,7 +200,6 @@ fn kept(salvage: &mut Salvage, disk: &mut dyn Disk) -> Result<Kept, Error> {
 mod tests {
     use std::{fs, time::Duration};
 
-    use consensus::ConfState;
     use engine::{KeyRange, Record, Revision, Store, disk::sim::Random};
     use proto::{etcdserverpb as pb, internal::Request};
 
@@ -201,8 +210,9 @@ mod tests {
             long::Steps,
             touch::Pinned,
         },
+        auth::check::Asker,
         lease::{Grant, Lessor, Params},
-        shared::{Cluster, RaisedBy},
+        shared::RaisedBy,
     };
 
     #[test]
@@ -235,13 +245,13 @@ mod tests {
     /// Executes the entry at index 6, which deletes the keys with an `a`, for `steps` steps, or to its end. Returns
     /// whether it has ended.
     fn go_on(store: &mut Store, disk: &mut dyn Disk, dir: &Path, steps: usize) -> bool {
-        let mut lessor =
-            Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None });
-        lessor.restore([(9, Grant { ttl_s: 60, remaining_s: 0 })]);
-        let mut applier = Applier::new(lessor, Cluster::default(), ConfState::default(), None);
+        let lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None });
+        let tables = Tables { leases: vec![(9, Grant { ttl_s: 60, remaining_s: 0 })], ..Tables::default() };
+        let mut applier = Applier::new(lessor, tables, None);
         applier.steps = Steps { at_once_max: 0, keys: 50 };
         let request = pb::DeleteRangeRequest { key: "a".into(), range_end: "b".into(), prev_kv: false };
-        let asked = Asked { request: Request::DeleteRange(request), raised_by: RaisedBy::Hand };
+        let asked =
+            Asked { request: Request::DeleteRange(request), raised_by: RaisedBy::Hand, asker: Asker::default() };
         let (mut pinned, mut events, mut made) =
             (Pinned::new(crate::gathered::Gathered::new(usize::MAX)), Vec::new(), 0);
         while made < steps {

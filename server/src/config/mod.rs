@@ -183,6 +183,8 @@ pub struct Config {
     pub tls: Tls,
     /// Learners that the cluster may have.
     pub learners_max: usize,
+    /// A simple token that is not used for so long ends.
+    pub auth_token_ttl: Duration,
     /// Whether changes of the members are refused that could lose the quorum.
     pub is_reconfig_strict: bool,
     /// All feature gates with their true values.
@@ -365,6 +367,7 @@ impl Config {
             socket_reuse_port: values.switch("socket-reuse-port"),
             tls: Tls::of(&mut values)?,
             learners_max: usize::try_from(values.signed("max-learners")).unwrap_or(0),
+            auth_token_ttl: Duration::from_secs(values.unsigned("auth-token-ttl")),
             is_reconfig_strict: values.switch("strict-reconfig-check"),
             gates,
             profile,

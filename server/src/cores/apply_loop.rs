@@ -54,7 +54,7 @@ impl ApplyCore {
 
     /// Hands out the results of a turn.
     pub(super) fn hand_out(&mut self, turn: Turn, outbox: &mut Outbox) {
-        outbox.send(turn.answers, turn.batch.as_ref());
+        outbox.send(turn.answers, turn.batch.as_ref(), &turn.logins);
         if !turn.faults.is_empty() {
             let (loader, to_self) = (self.loader.clone(), self.to_self.clone());
             spawn_local(async move {

@@ -99,7 +99,7 @@ pub fn spawn_beside(desk: &Rc<Desk>) {
 pub async fn run(desk: Rc<Desk>, mut inbox: mpsc::Receiver<ToCore>, serving: Serving) {
     while let Some(message) = inbox.recv().await {
         match message {
-            ToCore::Turn { answers, batch } => take_turn(&desk, answers, batch.as_ref()),
+            ToCore::Turn { answers, batch, logins } => take_turn(&desk, answers, batch.as_ref(), &logins),
             ToCore::Accept(connection) => serve(&desk, connection, &serving),
         }
     }

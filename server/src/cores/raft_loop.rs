@@ -86,7 +86,7 @@ pub async fn run_both(
         }
         let more = turn.more;
         core.peers.collect(&mut core.raft, now);
-        outbox.send(core.raft.take_answers(), None);
+        outbox.send(core.raft.take_answers(), None, &[]);
         apply.hand_out(turn, &mut outbox);
         let more = more || core.raft.has_more();
         if more || turns == 0 {
@@ -148,7 +148,7 @@ pub async fn run(
             Err(_full) => false,
         };
         core.peers.collect(&mut core.raft, now);
-        outbox.send(core.raft.take_answers(), None);
+        outbox.send(core.raft.take_answers(), None, &[]);
         let more = has_room && core.raft.has_more();
         if more || turns == 0 {
             tokio::task::yield_now().await;

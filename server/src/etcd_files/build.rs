@@ -229,7 +229,7 @@ impl Builder {
     ///
     /// **Panics** if their leases are not those that were added before the records.
     pub fn tables(&mut self, tables: &Tables) -> Result<(), Error> {
-        let Tables { cluster, conf_state, leases } = tables;
+        let Tables { cluster, users, conf_state, leases } = tables;
         assert!(leases.iter().all(|(id, _)| self.leases.contains(id)), "leases come before records");
         self.meta_put(table::CONF_STATE, &table::encode_conf_state(conf_state))?;
         for member in &cluster.members {
@@ -246,6 +246,9 @@ impl Builder {
         }
         if let Some(downgrade) = &cluster.downgrade {
             self.meta_put(table::DOWNGRADE, &table::encode_downgrade(downgrade))?;
+        }
+        for (key, value) in users.rows() {
+            self.meta_put(&key, &value)?;
         }
         Ok(())
     }

@@ -116,7 +116,7 @@ impl<'a> Walk<'a> {
     }
 
     fn small(&mut self) {
-        let State { tables: Tables { cluster, conf_state, .. }, applied, compact_revision, .. } = self.state;
+        let State { tables: Tables { cluster, users, conf_state, .. }, applied, compact_revision, .. } = self.state;
         let EntryId { index, term } = applied;
         let mut meta = vec![
             (schema::CONSISTENT_INDEX.to_vec(), index.to_be_bytes().to_vec()),
@@ -144,9 +144,13 @@ impl<'a> Walk<'a> {
         self.bucket(schema::MEMBERS_REMOVED, removed.collect());
         self.bucket(schema::ALARM, alarms);
         self.bucket(schema::CLUSTER, decided);
-        for name in schema::AUTH {
-            self.bucket(name, Vec::new());
-        }
+        // A member that takes the file over as it runs does not begin the count where there is none.
+        let revision = (schema::AUTH_REVISION.to_vec(), users.revision().to_be_bytes().to_vec());
+        let enabled = users.is_enabled().then(|| (schema::AUTH_ENABLED.to_vec(), vec![1]));
+        self.bucket(schema::AUTH, enabled.into_iter().chain([revision]).collect());
+        let named = |(name, row): (&str, Vec<u8>)| (name.as_bytes().to_vec(), row);
+        self.bucket(schema::AUTH_USERS, users.user_rows().map(named).collect());
+        self.bucket(schema::AUTH_ROLES, users.role_rows().map(named).collect());
         self.stage = Stage::Done;
     }
 }
@@ -158,7 +162,7 @@ mod tests {
     use engine::Mvcc;
 
     use super::*;
-    use crate::{etcd_files::bolt::writer::PAGE_SIZE, lease::Grant, shared::Cluster};
+    use crate::{auth::Users, etcd_files::bolt::writer::PAGE_SIZE, lease::Grant, shared::Cluster};
 
     fn write(mvcc: &mut Mvcc, key: &str, value: usize) {
         let mut write = mvcc.begin();
@@ -198,6 +202,7 @@ mod tests {
         let tables = Tables {
             cluster: Cluster { members: vec![member], version: Some("3.7.0".into()), ..Cluster::default() },
             conf_state: ConfState { voters: vec![7], learners: Vec::new() },
+            users: Users::default(),
             leases,
         };
         let applied = EntryId { index: 300, term: 1 };

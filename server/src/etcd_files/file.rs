@@ -26,6 +26,7 @@ use super::{
     source::{DiskSource, Source},
 };
 use crate::{
+    auth::Users,
     lease::Grant,
     shared::{Alarms, Downgrade, RaisedBy},
 };
@@ -216,21 +217,30 @@ impl Database {
         version.transpose().map_err(|_not_text| Error::Bucket { name: schema::CLUSTER })
     }
 
-    /// Refuses users and roles, which this release would lose without a word.
+    /// Users and roles. They are refused as long as nobody asks them for permission.
     ///
-    /// **Errors** there are users or roles; damage.
-    pub fn check_auth(&mut self) -> Result<(), Error> {
-        let mut has = false;
-        for name in schema::AUTH {
-            for (key, value) in self.pairs(name)? {
-                has |= match key.as_ref() {
-                    b"authEnabled" => value[..] != [0],
-                    b"authRevision" => false,
-                    _ => true,
-                };
+    /// **Errors** there are some; damage.
+    pub fn users(&mut self) -> Result<Users, Error> {
+        let damaged = |name| move |_undecodable| Error::Bucket { name };
+        let mut users = Users::default();
+        let (mut is_enabled, mut revision) = (false, users.revision().to_be_bytes().to_vec());
+        for (key, value) in self.pairs(schema::AUTH)? {
+            match &key[..] {
+                schema::AUTH_ENABLED => is_enabled = value[..] == [1],
+                schema::AUTH_REVISION => revision = value.to_vec(),
+                _ => {}
             }
         }
-        if has { Err(Error::Auth) } else { Ok(()) }
+        let state = [&[u8::from(is_enabled)], &revision[..]].concat();
+        users.take_state(&state).map_err(damaged(schema::AUTH))?;
+        for (_, value) in self.pairs(schema::AUTH_USERS)? {
+            users.take_user(&value).map_err(damaged(schema::AUTH_USERS))?;
+        }
+        for (_, value) in self.pairs(schema::AUTH_ROLES)? {
+            users.take_role(&value).map_err(damaged(schema::AUTH_ROLES))?;
+        }
+        users.taken();
+        if users.is_empty() { Ok(users) } else { Err(Error::Auth) }
     }
 
     /// The records in revision order.

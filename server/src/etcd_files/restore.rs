@@ -95,7 +95,6 @@ impl Restore<'_> {
             file::check_hash(self.file)?;
         }
         let mut database = Database::open(self.file)?;
-        database.check_auth()?;
         let (identity, members) = self.cluster.bootstrap();
         let builder = Builder::create(open(&part)?, &part, self.store)?;
         let wal_dir = self.wal_dir.map_or_else(|| part.join("wal"), Path::to_path_buf);
@@ -169,7 +168,12 @@ impl Restore<'_> {
             downgrade: database.downgrade()?,
         };
         let state = State {
-            tables: Tables { cluster, conf_state: ConfState { voters, learners: Vec::new() }, leases },
+            tables: Tables {
+                cluster,
+                users: database.users()?,
+                conf_state: ConfState { voters, learners: Vec::new() },
+                leases,
+            },
             applied,
             revision: revision.max(compact_revision).max(1),
             compact_revision,
@@ -198,6 +202,7 @@ mod tests {
     use super::*;
     use crate::{
         apply::{restore::restore, table},
+        auth::Users,
         etcd_files::{
             bolt::writer::{FileWriter, PAGE_SIZE},
             content::Walk,
@@ -240,7 +245,7 @@ mod tests {
         };
         let conf_state = ConfState { voters: vec![1], learners: Vec::new() };
         let leases = vec![(7, Grant { ttl_s: 60, remaining_s: 9 })];
-        let state = State::of(&view, Tables { cluster, conf_state, leases });
+        let state = State::of(&view, Tables { cluster, users: Users::default(), conf_state, leases });
         let write = |writer| {
             let mut walk = Walk::new(&state, writer);
             while walk.step(&view, 2, usize::MAX).unwrap().is_none() {}

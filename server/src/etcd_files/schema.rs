@@ -15,7 +15,10 @@
 //! | cluster | `downgrade` | JSON |
 //! | members | id in hexadecimal | JSON |
 //! | members_removed | id in hexadecimal | `removed` |
-//! | auth, authUsers, authRoles | | |
+//! | auth | `authEnabled` | 0 or 1, a byte |
+//! | auth | `authRevision` | 8 bytes, big-endian |
+//! | authUsers | name | `authpb.User` |
+//! | authRoles | name | `authpb.Role` |
 //!
 //! **Source** etcd v3.7.1 `server/storage/schema/`, `server/storage/mvcc/revision.go`.
 
@@ -44,8 +47,12 @@ pub const CLUSTER: Name = "cluster";
 pub const MEMBERS: Name = "members";
 /// Former members. Their ids never come back.
 pub const MEMBERS_REMOVED: Name = "members_removed";
-/// Buckets of users and roles, which this release does not have.
-pub const AUTH: [Name; 3] = ["auth", "authUsers", "authRoles"];
+/// The state of authentication.
+pub const AUTH: Name = "auth";
+/// Users.
+pub const AUTH_USERS: Name = "authUsers";
+/// Roles.
+pub const AUTH_ROLES: Name = "authRoles";
 
 /// In [`META`]: index of the last applied entry.
 pub const CONSISTENT_INDEX: &[u8] = b"consistent_index";
@@ -63,6 +70,10 @@ pub const STORAGE_VERSION: &[u8] = b"storageVersion";
 pub const CLUSTER_VERSION: &[u8] = b"clusterVersion";
 /// In [`CLUSTER`]: the last decision about a downgrade.
 pub const DOWNGRADE: &[u8] = b"downgrade";
+/// In [`AUTH`]: whether authentication is enabled.
+pub const AUTH_ENABLED: &[u8] = b"authEnabled";
+/// In [`AUTH`]: the revision of users and roles.
+pub const AUTH_REVISION: &[u8] = b"authRevision";
 /// The value of each row of [`MEMBERS_REMOVED`].
 pub const REMOVED: &[u8] = b"removed";
 

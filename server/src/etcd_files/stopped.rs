@@ -55,7 +55,6 @@ impl Stopped {
         let (snap, wal) = (member.join("snap"), member.join("wal"));
         let lock = disk.lock(&snap.join("db"))?;
         let (path, mut database) = newest(&snap, wal::newest_snapshot(disk, &wal)?)?;
-        database.check_auth()?;
         let meta = database.meta()?;
         check_version(&meta)?;
         let mut log = wal::read(disk, &wal, meta.applied.index)?;
@@ -189,7 +188,7 @@ fn who_and_what(database: &mut Database, meta: Meta, log: &Log, told: &Told) -> 
     let conf_state = configuration(&cluster.members, &meta, told)?;
     check_membership(&cluster, member_id, told)?;
     let state = State {
-        tables: Tables { cluster, conf_state, leases: database.leases()? },
+        tables: Tables { cluster, users: database.users()?, conf_state, leases: database.leases()? },
         applied: meta.applied,
         revision: 1,
         compact_revision: meta.compact_revision,
@@ -256,6 +255,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         apply::entry::is_applied,
+        auth::Users,
         etcd_files::{
             bolt::writer::{FileWriter, PAGE_SIZE},
             content::Walk,
@@ -292,7 +292,7 @@ pub(crate) mod tests {
             ..Cluster::default()
         };
         let conf_state = ConfState { voters: vec![2, 7], learners: vec![0x10] };
-        Tables { cluster, conf_state, leases: vec![(70, Grant { ttl_s: 60, remaining_s: 0 })] }
+        Tables { cluster, users: Users::default(), conf_state, leases: vec![(70, Grant { ttl_s: 60, remaining_s: 0 })] }
     }
 
     /// The file of a database that stands at entry `index` of term 2.

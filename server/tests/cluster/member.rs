@@ -233,6 +233,7 @@ fn limits() -> Limits {
         withdraws_for_defragment: true,
         dial_from: None,
         snapshot_write_back_bytes: 0,
+        token_time_to_live: Duration::from_secs(300),
         takes_hashes: false,
     }
 }
@@ -318,9 +319,8 @@ impl Member {
         let files = FileSystem::of(Path::new(".")).map_err(|error| error.to_string())?;
         let shared = Arc::new(Shared::new(start.identity, limits(), store.mvcc().published(), 2, first_id, files));
         let (retry_after, checkpoint_every) = (Duration::from_secs(7), Some(Duration::from_secs(1)));
-        let mut lessor = Lessor::new(Params { ttl_min_s: 2, retry_after, checkpoint_every });
-        lessor.restore(start.tables.leases);
-        let mut applier = Applier::new(lessor, start.tables.cluster, start.tables.conf_state, start.unread);
+        let lessor = Lessor::new(Params { ttl_min_s: 2, retry_after, checkpoint_every });
+        let mut applier = Applier::new(lessor, start.tables, start.unread);
         applier.steps = steps;
         let counters = Arc::<CommitCounters>::default();
         let options = Options {

@@ -148,7 +148,7 @@ func (t *traffic) stop() {
 }
 
 // compactable is the last revision that no watcher will ask for or is to be told of, of those before the first that is
-// kept; none will ask for it from here on. An event of which one is told later would come without what was there before.
+// kept; none will ask for it from here on. An event of which one is told later would come without what was before.
 func (t *traffic) compactable(kept int64) int64 {
 	t.mutex.Lock()
 	defer t.mutex.Unlock()

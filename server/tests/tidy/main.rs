@@ -99,8 +99,8 @@ const ROWS: [Row; 15] = [
     Row::closed(&["insight", "log"]),
     Row::closed(&["config"]),
     Row::open(&[
-        "shared", "error", "clock", "mailbox", "slots", "loader", "floor", "gathered", "hashes", "header", "method",
-        "protobuf", "lib",
+        "shared", "error", "clock", "mailbox", "slots", "loader", "floor", "gathered", "hashes", "auth", "header",
+        "method", "protobuf", "lib",
     ]),
 ];
 

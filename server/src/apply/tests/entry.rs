@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use consensus::ConfState;
 use engine::{KeyRange, Mvcc};
 use proto::{
     etcdserverpb as pb,
@@ -19,14 +18,15 @@ use crate::{
         count::{self, Written},
         entry::{Applier, Asked, Executed, touch},
         outcome::Outcome,
-        restore::{Damaged, restore},
+        restore::{Damaged, Tables, restore},
         touch::Pinned,
     },
+    auth::check::Asker,
     error::Error,
     gathered::Gathered,
     lease::{Lessor, Params},
     quota,
-    shared::{Alarms, Cluster, RaisedBy},
+    shared::{Alarms, RaisedBy},
     watch::batch::Event,
 };
 
@@ -41,8 +41,7 @@ impl Store {
     fn new() -> Self {
         let mvcc = Mvcc::in_memory();
         let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None };
-        let (lessor, cluster, conf_state) = (Lessor::new(params), Cluster::default(), ConfState::default());
-        Self { mvcc, applier: Applier::new(lessor, cluster, conf_state, None) }
+        Self { mvcc, applier: Applier::new(Lessor::new(params), Tables::default(), None) }
     }
 
     fn apply(&mut self, request: Request) -> Result<usize, Error> {
@@ -62,7 +61,7 @@ impl Store {
     ) -> (Result<Outcome, Error>, Vec<Event>) {
         let (mut pinned, mut events) = (Pinned::new(Gathered::new(usize::MAX)), Vec::new());
         pinned.clear(is_awaited);
-        let asked = Asked { request, raised_by };
+        let asked = Asked { request, raised_by, asker: Asker::default() };
         loop {
             let executed = self.applier.execute(&mut self.mvcc, (1, &asked), &mut pinned, Duration::ZERO, &mut events);
             match executed.expect("all is in memory") {
@@ -76,7 +75,7 @@ impl Store {
     fn execute_with_a_look(&mut self, request: Request) -> (Result<Outcome, Error>, Vec<Event>) {
         let (mut pinned, mut events) = (Pinned::new(Gathered::new(usize::MAX)), Vec::new());
         pinned.clear(true);
-        let asked = Asked { request, raised_by: RaisedBy::Hand };
+        let asked = Asked { request, raised_by: RaisedBy::Hand, asker: Asker::default() };
         touch(self.mvcc.live(), &asked.request, &mut pinned).expect("all is in memory");
         (self.applier.apply(&mut self.mvcc, &asked, &pinned, Duration::ZERO, &mut events), events)
     }

@@ -6,7 +6,6 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use consensus::ConfState;
 use engine::{Fault, KeyRange, Mvcc, ReadView, Record, Revision, disk::sim::SimStorage};
 use proto::{
     etcdserverpb as pb,
@@ -21,12 +20,14 @@ use crate::{
         entry::{Applier, Asked, Executed},
         long::Steps,
         outcome::Outcome,
+        restore::Tables,
         touch::Pinned,
     },
+    auth::check::Asker,
     error::Error,
     gathered::Gathered,
     lease::{Lessor, Params},
-    shared::{Cluster, RaisedBy},
+    shared::RaisedBy,
 };
 
 /// Every entry that may be long is made in the smallest steps.
@@ -180,7 +181,7 @@ struct Store {
 impl Store {
     fn new(steps: Steps) -> Self {
         let params = Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None };
-        let mut applier = Applier::new(Lessor::new(params), Cluster::default(), ConfState::default(), None);
+        let mut applier = Applier::new(Lessor::new(params), Tables::default(), None);
         applier.steps = steps;
         Self { mvcc: Mvcc::in_memory(), applier, steps_made: 0, shown_bytes_max: usize::MAX }
     }
@@ -189,7 +190,7 @@ impl Store {
     fn execute(&mut self, is_awaited: bool, request: &Request) -> Result<Outcome, Error> {
         let (mut pinned, mut events) = (Pinned::new(Gathered::new(self.shown_bytes_max)), Vec::new());
         pinned.clear(is_awaited);
-        let asked = Asked { request: request.clone(), raised_by: RaisedBy::Hand };
+        let asked = Asked { request: request.clone(), raised_by: RaisedBy::Hand, asker: Asker::default() };
         let before = shown(&self.mvcc.publish(0, 0));
         loop {
             let asked = (7, &asked);

@@ -138,10 +138,8 @@ impl Member {
         let driver = driver(&mut disk, &store, identity, tables.conf_state.clone())?;
         let opened_at = driver.status().last_index;
         let shared = Arc::new(Shared::for_tests(store.mvcc().published(), 1));
-        let mut lessor =
-            Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None });
-        lessor.restore(tables.leases);
-        let applier = Applier::new(lessor, tables.cluster, tables.conf_state, unread);
+        let lessor = Lessor::new(Params { ttl_min_s: 2, retry_after: Duration::from_secs(7), checkpoint_every: None });
+        let applier = Applier::new(lessor, tables, unread);
         let counters = Arc::<CommitCounters>::default();
         let options = options(checkpoint_wal_bytes);
         let apply = Apply::new(Arc::clone(&shared), Arc::clone(&counters), options, store, applier);

@@ -7,6 +7,7 @@
 //! - `long`: entries that are made in steps
 //! - `machines`: what waits for a checkpoint, and the order in which the two machines move
 //! - `standstill`: pages that cannot be read
+//! - `users`: who may do what
 
 mod configuration;
 mod entry;
@@ -15,3 +16,4 @@ mod long;
 mod machines;
 mod member;
 mod standstill;
+mod users;

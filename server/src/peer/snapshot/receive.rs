@@ -112,6 +112,7 @@ mod tests {
     use super::*;
     use crate::{
         apply::restore::Tables,
+        auth::Users,
         etcd_files::{
             bolt::writer::{FileWriter, PAGE_SIZE},
             content::Walk,
@@ -149,7 +150,8 @@ mod tests {
             downgrade: None,
         };
         let leases = (1..50).map(|id| (id, Grant { ttl_s: 60, remaining_s: 0 })).collect();
-        let state = State::of(&view, Tables { cluster, conf_state: told().conf_state, leases });
+        let state =
+            State::of(&view, Tables { cluster, users: Users::default(), conf_state: told().conf_state, leases });
         let write = |writer| {
             let mut walk = Walk::new(&state, writer);
             while walk.step(&view, 1000, usize::MAX).unwrap().is_none() {}
