@@ -13,6 +13,7 @@
 use std::time::Duration;
 
 use engine::ReadView;
+use tokio::task::JoinHandle;
 
 use super::desk::{Consistency, Desk};
 use crate::{
@@ -33,11 +34,16 @@ const STEP_RECORDS: usize = 256;
 /// How long the end of a long entry is waited for, between two looks.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// See the head of this file.
+/// How long a write-back is waited for. Whoever is sent a state gives up a connection on which nothing comes for 5 s,
+/// and what others have made dirty may take longer than that.
+const WRITE_BACK_MAX: Duration = Duration::from_secs(1);
+
+/// See the head of this file. One write-back at a time; the bytes go on if it takes long.
 #[derive(Debug, Default)]
 pub struct WriteBack {
-    /// Bytes that were taken since the file system was written back.
+    /// Bytes that were taken since a write-back began.
     taken: u64,
+    under_way: Option<JoinHandle<Result<(), engine::Error>>>,
 }
 
 impl WriteBack {
@@ -46,14 +52,25 @@ impl WriteBack {
     pub async fn taken(&mut self, desk: &Desk, bytes: usize) {
         let every = desk.shared.limits.snapshot_write_back_bytes;
         self.taken += bytes as u64;
-        if every == 0 || self.taken < every {
+        let is_busy = self.under_way.as_ref().is_some_and(|under_way| !under_way.is_finished());
+        if every == 0 || self.taken < every || is_busy {
             return;
         }
         self.taken = 0;
         let file_system = desk.shared.log_file_system.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || file_system.write_back()).await {
-            tracing::debug!(%error, "what others wrote beside the log was not written back");
-        }
+        self.wait_for(move || file_system.write_back()).await;
+    }
+
+    async fn wait_for(&mut self, write_back: impl FnOnce() -> Result<(), engine::Error> + Send + 'static) {
+        let mut under_way = tokio::task::spawn_blocking(write_back);
+        self.under_way = match tokio::time::timeout(WRITE_BACK_MAX, &mut under_way).await {
+            Ok(Ok(Err(error))) => {
+                tracing::debug!(%error, "what others wrote beside the log was not written back");
+                None
+            }
+            Ok(_) => None,
+            Err(_late) => Some(under_way),
+        };
     }
 }
 
@@ -104,4 +121,23 @@ pub async fn step(desk: &Desk, floor: &Floor, walk: &mut Walk<'_>) -> Result<boo
     // A client that takes everything at once gives the core no other pause.
     tokio::task::yield_now().await;
     Ok(is_done)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_write_back_that_takes_long_is_not_waited_for_and_stays_the_only_one() {
+        let (end, ended) = mpsc::channel::<()>();
+        let mut write_back = WriteBack::default();
+        write_back.wait_for(move || ended.recv().map(drop).map_err(|_gone| engine::Error::Stopped)).await;
+        assert!(write_back.under_way.as_ref().is_some_and(|under_way| !under_way.is_finished()));
+        end.send(()).unwrap();
+        write_back.under_way.take().unwrap().await.unwrap().unwrap();
+        write_back.wait_for(|| Ok(())).await;
+        assert!(write_back.under_way.is_none());
+    }
 }

@@ -144,20 +144,20 @@ impl Users {
 
     /// As [`Users::take_state`], for a user.
     ///
-    /// **Errors** it does not decode, or its name is no text.
+    /// **Errors** it does not decode, or its name is none.
     pub fn take_user(&mut self, value: &[u8]) -> Result<(), Undecodable> {
         let stored = authpb::User::decode(value).map_err(|_malformed| Undecodable("users"))?;
-        let name = String::from_utf8(stored.name.to_vec()).map_err(|_bytes| Undecodable("users"))?;
+        let name = name_of(&stored.name).ok_or(Undecodable("users"))?;
         self.put_user(name, stored);
         Ok(())
     }
 
     /// As [`Users::take_state`], for a role. Users have its rights after [`Users::taken`].
     ///
-    /// **Errors** it does not decode, or its name is no text.
+    /// **Errors** it does not decode, or its name is none.
     pub fn take_role(&mut self, value: &[u8]) -> Result<(), Undecodable> {
         let role = authpb::Role::decode(value).map_err(|_malformed| Undecodable("roles"))?;
-        let name = String::from_utf8(role.name.to_vec()).map_err(|_bytes| Undecodable("roles"))?;
+        let name = name_of(&role.name).ok_or(Undecodable("roles"))?;
         self.roles.insert(name, Arc::new(role));
         Ok(())
     }
@@ -201,6 +201,11 @@ impl Users {
         let stored = self.users[name].stored.clone();
         self.put_user(name.to_owned(), stored);
     }
+}
+
+/// The name in a row; `None` if it is no text, or empty.
+fn name_of(bytes: &[u8]) -> Option<String> {
+    String::from_utf8(bytes.to_vec()).ok().filter(|name| !name.is_empty())
 }
 
 fn user_key(name: &str) -> Vec<u8> {

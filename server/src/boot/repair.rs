@@ -155,7 +155,8 @@ struct Kept {
 ///
 /// **Errors** there is no member without what is lost.
 fn kept(salvage: &mut Salvage, disk: &mut dyn Disk) -> Result<Kept, Error> {
-    let (mut identity, mut conf_state, mut under_way, mut has_auth) = (None, None, None, false);
+    let (mut identity, mut conf_state, mut under_way) = (None, None, None);
+    let (mut has_auth, mut has_users) = (false, true);
     let mut tables = Tables::default();
     salvage.rows(disk, &mut |key, value| match key.first() {
         _ if key == table::IDENTITY => identity = table::decode_identity(&value),
@@ -172,15 +173,14 @@ fn kept(salvage: &mut Salvage, disk: &mut dyn Disk) -> Result<Kept, Error> {
                 tables.cluster.alarms.insert(alarm, raised_by);
             }
         }
-        // What does not decode is lost, as what cannot be read is.
         _ if key == auth::STATE => has_auth = tables.users.take_state(&value).is_ok(),
-        _ if key.starts_with(auth::USERS) => drop(tables.users.take_user(&value)),
-        _ if key.starts_with(auth::ROLES) => drop(tables.users.take_role(&value)),
+        _ if key.starts_with(auth::USERS) => has_users &= tables.users.take_user(&value).is_ok(),
+        _ if key.starts_with(auth::ROLES) => has_users &= tables.users.take_role(&value).is_ok(),
         _ => tables.leases.extend(lease::stored_grant(&key, &value)),
     })?;
     tables.users.taken();
-    if !has_auth && !tables.users.is_empty() {
-        // Without it nobody would be asked who they are.
+    if !has_users || !has_auth && !tables.users.is_empty() {
+        // Nobody would be asked who they are, or some would be refused who are not elsewhere.
         return Err(Damaged { what: "the state of authentication" }.into());
     }
     let vital = table::decode_vital(salvage.vital());

@@ -240,7 +240,7 @@ impl Database {
             users.take_role(&value).map_err(damaged(schema::AUTH_ROLES))?;
         }
         users.taken();
-        if users.is_empty() { Ok(users) } else { Err(Error::Auth) }
+        if users.is_empty() && !users.is_enabled() { Ok(users) } else { Err(Error::Auth) }
     }
 
     /// The records in revision order.

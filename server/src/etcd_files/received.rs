@@ -32,12 +32,13 @@ pub struct Told {
 pub fn build(path: &Path, builder: &mut Builder, identity: &Identity, told: &Told) -> Result<Tables, Error> {
     let mut database = Database::open(path)?;
     let cluster = cluster(&mut database, told)?;
+    let users = database.users()?;
     let compact_revision = database.meta()?.compact_revision;
     let leases = database.leases()?;
     builder.leases(&leases)?;
     let revision = builder.records(&mut database)?;
     let state = State {
-        tables: Tables { cluster, users: database.users()?, conf_state: told.conf_state.clone(), leases },
+        tables: Tables { cluster, users, conf_state: told.conf_state.clone(), leases },
         applied: told.at,
         revision: revision.max(compact_revision).max(1),
         compact_revision,

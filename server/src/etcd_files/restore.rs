@@ -28,7 +28,7 @@ use super::{
     file::{self, Database},
     state::State,
 };
-use crate::{apply::restore::Tables, shared::Cluster};
+use crate::{apply::restore::Tables, auth::Users, shared::Cluster};
 
 /// The cluster that begins with the restored member, as `--initial-cluster` and its token describe it.
 #[derive(Clone, Debug)]
@@ -95,11 +95,12 @@ impl Restore<'_> {
             file::check_hash(self.file)?;
         }
         let mut database = Database::open(self.file)?;
+        let users = database.users()?;
         let (identity, members) = self.cluster.bootstrap();
         let builder = Builder::create(open(&part)?, &part, self.store)?;
         let wal_dir = self.wal_dir.map_or_else(|| part.join("wal"), Path::to_path_buf);
         self.write_log(open(&part)?.as_mut(), &wal_dir, identity, &members)?;
-        let mut disk = self.load(builder, &mut database, identity, members)?;
+        let mut disk = self.load(builder, (&mut database, users), identity, members)?;
         disk.rename(&part, self.dir)?;
         let above = self.dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         disk.sync_dir(above)?;
@@ -143,7 +144,7 @@ impl Restore<'_> {
     fn load(
         &self,
         mut builder: Builder,
-        database: &mut Database,
+        (database, users): (&mut Database, Users),
         identity: Identity,
         members: Vec<Member>,
     ) -> Result<Box<dyn Disk>, Error> {
@@ -168,12 +169,7 @@ impl Restore<'_> {
             downgrade: database.downgrade()?,
         };
         let state = State {
-            tables: Tables {
-                cluster,
-                users: database.users()?,
-                conf_state: ConfState { voters, learners: Vec::new() },
-                leases,
-            },
+            tables: Tables { cluster, users, conf_state: ConfState { voters, learners: Vec::new() }, leases },
             applied,
             revision: revision.max(compact_revision).max(1),
             compact_revision,
@@ -198,11 +194,11 @@ fn gap(main: i64) -> Record {
 #[cfg(test)]
 mod tests {
     use engine::{Fault, Mvcc, ReadView, Store, wal};
+    use prost::Message;
 
     use super::*;
     use crate::{
         apply::{restore::restore, table},
-        auth::Users,
         etcd_files::{
             bolt::writer::{FileWriter, PAGE_SIZE},
             content::Walk,
@@ -225,6 +221,10 @@ mod tests {
 
     /// A snapshot file without a checksum, its records, and the rest of its content.
     fn write_file(path: &Path) -> (Vec<Record>, State) {
+        write_file_with(path, Users::default())
+    }
+
+    fn write_file_with(path: &Path, users: Users) -> (Vec<Record>, State) {
         let mut mvcc = Mvcc::in_memory();
         for (key, lease) in [("a", 7), ("b", 0), ("c", 8), ("a", 0), ("b", 7)] {
             let mut write = mvcc.begin();
@@ -245,7 +245,7 @@ mod tests {
         };
         let conf_state = ConfState { voters: vec![1], learners: Vec::new() };
         let leases = vec![(7, Grant { ttl_s: 60, remaining_s: 9 })];
-        let state = State::of(&view, Tables { cluster, users: Users::default(), conf_state, leases });
+        let state = State::of(&view, Tables { cluster, users, conf_state, leases });
         let write = |writer| {
             let mut walk = Walk::new(&state, writer);
             while walk.step(&view, 2, usize::MAX).unwrap().is_none() {}
@@ -278,6 +278,24 @@ mod tests {
             consensus: consensus::Options::from_knobs(&tuning::Consensus::default(), true, 1, wal),
         };
         restore.run(&|_| engine::disk::open_buffered())
+    }
+
+    #[test]
+    fn a_file_with_users_is_refused_and_leaves_nothing_that_a_good_one_meets() {
+        let temporary = tempfile::tempdir().unwrap();
+        let [with_role, enabled, plain, dir] =
+            ["role", "enabled", "plain", "data"].map(|name| temporary.path().join(name));
+        let mut users = Users::default();
+        users.take_role(&proto::authpb::Role { name: "r".into(), key_permission: Vec::new() }.encode_to_vec()).unwrap();
+        write_file_with(&with_role, users);
+        let mut users = Users::default();
+        users.take_state(&[1, 0, 0, 0, 0, 0, 0, 0, 5]).unwrap();
+        write_file_with(&enabled, users);
+        write_file(&plain);
+        for file in [with_role, enabled] {
+            assert!(matches!(run(&file, &dir, true), Err(Error::Auth)));
+        }
+        run(&plain, &dir, true).unwrap();
     }
 
     #[test]

@@ -24,7 +24,9 @@ var (
 		"--snapshot-count", "500", "--corrupt-check-time", "10s", "--compact-hash-check-time", "10s",
 		"--feature-gates", "CompactHashCheck=true,InitialCorruptCheck=true",
 	}, shortLog...)
-	replaceOrlopFlags = slices.Concat(replaceEtcdFlags, []string{"--consensus-catchup-log-bytes", "0"}, smallLog)
+	replaceOrlopFlags = slices.Concat(replaceEtcdFlags, smallLog, []string{
+		"--consensus-catchup-log-bytes", "0", "--server-snapshot-write-back-bytes", "64KiB",
+	})
 )
 
 // replacement is a live cluster whose members make place for those of another program, one after the other.

@@ -131,6 +131,10 @@ mod tests {
 
     /// The database of a leader, and its records.
     fn database() -> (Vec<u8>, Vec<Record>, Tables) {
+        database_with(Users::default())
+    }
+
+    fn database_with(users: Users) -> (Vec<u8>, Vec<Record>, Tables) {
         let mut mvcc = Mvcc::in_memory();
         for number in 0..2000_u32 {
             let key = format!("/registry/{}", number.wrapping_mul(2_654_435_761) % 700);
@@ -150,8 +154,7 @@ mod tests {
             downgrade: None,
         };
         let leases = (1..50).map(|id| (id, Grant { ttl_s: 60, remaining_s: 0 })).collect();
-        let state =
-            State::of(&view, Tables { cluster, users: Users::default(), conf_state: told().conf_state, leases });
+        let state = State::of(&view, Tables { cluster, users, conf_state: told().conf_state, leases });
         let write = |writer| {
             let mut walk = Walk::new(&state, writer);
             while walk.step(&view, 1000, usize::MAX).unwrap().is_none() {}
@@ -208,6 +211,10 @@ mod tests {
         let at = |index, term| Told { at: EntryId { index, term }, ..told() };
         assert!(refused(at(4999, 3), &file).contains("another place in the log"));
         assert!(refused(at(5000, 4), &file).contains("another place in the log"));
+        let mut users = Users::default();
+        let role = proto::authpb::Role { name: "r".into(), key_permission: Vec::new() };
+        users.take_role(&prost::Message::encode_to_vec(&role)).unwrap();
+        assert!(refused(told(), &database_with(users).0).contains("users or roles"));
         let conf_state = ConfState { voters: vec![1, 2, 9], learners: vec![] };
         assert!(refused(Told { conf_state, ..told() }, &file).contains("another configuration"));
         for cut in [0, 1, 4096, file.len() / 2, file.len() - 1] {
