@@ -14,10 +14,11 @@ use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 use super::{
     super::{
         admit::{Inbound, Outbound},
+        call::Says,
         call::{Answers, Requests},
         desk::Desk,
     },
-    count,
+    count, judge,
     scan::{Piece, PieceBounds, Scan},
 };
 use crate::{
@@ -39,16 +40,22 @@ const CHUNK_BYTES_MAX: usize = 4 << 20;
 /// that left.
 pub(in crate::api) async fn serve<Q: Requests, A: Answers>(
     desk: &Desk,
+    says: &Says,
     inbound: &mut Inbound<'_, Q>,
     outbound: &mut Outbound<'_, A>,
 ) -> Result<(), Error> {
-    let request: pb::RangeRequest = inbound.only().await?;
+    let mut request: pb::RangeRequest = inbound.only().await?;
     check::range(&request)?;
     if !has_default_order(&request) {
         return Err(Error::StreamSort);
     }
     if is_filtered(&request) {
         return Err(Error::StreamFilter);
+    }
+    let mut judged = None;
+    if desk.judges() {
+        let (by, permitted) = Box::pin(judge(desk, says, request)).await?;
+        (judged, request) = (Some(by), permitted);
     }
     let range = keys(&request.key, &request.range_end);
     let (scan, at, header_revision) = Scan::new(desk, &request, &range).await?;
@@ -75,7 +82,7 @@ pub(in crate::api) async fn serve<Q: Requests, A: Answers>(
         }
     }
     outbound.send(message(last)).await?;
-    Ok(())
+    judged.map_or(Ok(()), |judged| desk.still(judged))
 }
 
 fn message(response: pb::RangeResponse) -> Bytes {
