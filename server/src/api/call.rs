@@ -64,8 +64,8 @@ pub enum Says {
     /// Nothing.
     #[default]
     Nobody,
-    /// The token of a login.
-    Token(Bytes),
+    /// The token of a login. It is boxed, as calls are moved and mostly have none.
+    Token(Box<Bytes>),
 }
 
 impl fmt::Debug for Says {
@@ -81,7 +81,7 @@ impl Says {
     /// What the value of a call's `token` or `authorization` says.
     pub fn of(value: Option<&[u8]>) -> Self {
         value.map_or(Self::Nobody, |value| {
-            Self::Token(Bytes::copy_from_slice(value.strip_prefix(b"Bearer ").unwrap_or(value)))
+            Self::Token(Box::new(Bytes::copy_from_slice(value.strip_prefix(b"Bearer ").unwrap_or(value))))
         })
     }
 }

@@ -112,6 +112,11 @@ impl Draft {
         self.proposal.request.as_ref().expect("apply takes it, later")
     }
 
+    /// Its entry names who asks, as far as anybody must say so.
+    pub(super) fn is_named(&self) -> bool {
+        self.asking == Asking::Named
+    }
+
     /// Length of the entry. **Units** bytes.
     pub fn entry_len(&self) -> usize {
         self.proposal.entry.len()
@@ -330,15 +335,14 @@ impl Desk {
         self.draft_under(&header, (Purpose::Other, asking), kind, raw)
     }
 
-    /// The draft, once its entry names who asks.
+    /// Has the entry of a draft name who asks, for one that is not [`Draft::is_named`].
     ///
     /// **Errors** a token that nobody was given, or that has ended.
     pub(super) async fn named(&self, draft: Draft, says: &Says) -> Result<Draft, Error> {
         match draft.asking {
             Asking::Named => Ok(draft),
             Asking::Refused => Err(Error::InvalidAuthToken),
-            // Boxed because it is rare: a login is mostly known before its token comes.
-            Asking::Waits => Box::pin(self.name(draft, says)).await,
+            Asking::Waits => self.name(draft, says).await,
         }
     }
 

@@ -20,10 +20,13 @@ use crate::{
 /// Answers Put.
 ///
 /// **Errors** the static checks; those of proposing.
-pub(super) async fn put(desk: &Desk, says: &Says, draft: Draft) -> Result<Bytes, Error> {
+pub(super) async fn put(desk: &Desk, says: &Says, mut draft: Draft) -> Result<Bytes, Error> {
     let Request::Put(request) = draft.request() else { unreachable!("asked for a put") };
     check::put(request)?;
-    let draft = desk.named(draft, says).await?;
+    if !draft.is_named() {
+        // Boxed because it is rare, or every put would be larger.
+        draft = Box::pin(desk.named(draft, says)).await?;
+    }
     bring_in(desk, &draft).await?;
     let outcome = desk.send(draft, Purpose::Grow).await?;
     let Outcome::Put { revision, previous } = outcome else { unreachable!("a put has been done, not {outcome:?}") };
