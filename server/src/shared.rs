@@ -318,8 +318,6 @@ pub struct Shared {
     pub cluster: ArcSwap<Cluster>,
     /// Users and roles, as the last applied entry has left them.
     pub users: ArcSwap<Users>,
-    /// Index of the entry of the last login; 0 for none. It is stored before what is applied is published.
-    pub last_login: AtomicU64,
     /// This member was removed from the cluster: it has applied its removal, or another member has said so. It must
     /// stop.
     pub is_removed: AtomicBool,
@@ -388,7 +386,6 @@ impl Shared {
             view,
             cluster: ArcSwap::default(),
             users: ArcSwap::default(),
-            last_login: AtomicU64::default(),
             is_removed: AtomicBool::new(false),
             raft: Raft::default(),
             links: ArcSwap::default(),

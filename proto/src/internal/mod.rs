@@ -235,15 +235,6 @@ pub fn header(entry: &[u8]) -> Result<RequestHeader, Error> {
     Err(Error::NoHeader)
 }
 
-/// The request of `kind` in an entry, as its client sent it; `None` if it has none.
-#[must_use]
-pub fn body(entry: &Bytes, kind: Kind) -> Option<Bytes> {
-    fields(entry).find_map(|field| match field.ok()? {
-        (number, Value::Delimited(raw)) if number == kind.number() => Some(entry.slice_ref(raw)),
-        _ => None,
-    })
-}
-
 /// The id by which the proposer of an entry waits for it: that of the header that [`decode`] gives. The request is
 /// passed by its length, nothing is allocated.
 ///

@@ -1,7 +1,7 @@
 //! Runs on: connection core.
 //!
 //! Every call passes here, and every message of it: its head, what a learner serves, the leader that it may require,
-//! its decoding and its counts. Who asks is judged where etcd judges: see `who`, and `apply::users`.
+//! its decoding, its permission ([`permit`], where users will be checked) and its counts.
 //!
 //! Three limits stand where the thing is that they bound: the quota (`quota`, asked before a proposal), the
 //! size of an entry (`desk`), the operations of a transaction (`txn`). A slow request is found at its end (`told`).
@@ -9,7 +9,8 @@
 //! Invariants:
 //! - [`begin`] counts a call as started. Each such call is counted as handled exactly once: by `begin` itself if it
 //!   refuses the call, at the end of its answer for unary calls, by [`Outbound::end`] for streams.
-//! - No handler sees a message that was not admitted.
+//! - No handler sees a message that was not admitted. Watch asks [`permit`] itself: a watcher that is refused does not
+//!   end its stream.
 
 use std::task::{Context, Poll, Waker};
 
@@ -19,7 +20,7 @@ use prost::Message;
 use super::{
     call::{Answers, Call, Head, Left, Requests},
     desk::Desk,
-    request::{Request, decode_in_stream},
+    request::{Asked, Asks, Request, decode_in_stream},
 };
 use crate::{
     error::{Code, Error, Status},
@@ -62,17 +63,27 @@ fn serves_as_learner(method: Method) -> bool {
     matches!(method, Method::Range | Method::Status | Method::Snapshot | Method::Usage | Method::Top)
 }
 
-/// Admits the one message of a unary call: decodes it.
+/// Whether a caller may do what its message asks for: the hook for authorisation, which every message passes once it is
+/// decoded. There are no users yet, so everybody may do everything.
 ///
-/// **Errors** bytes that are not a message of this method; a linearizable read of a learner.
+/// **Errors** permission denied, once there are users.
+#[expect(clippy::unnecessary_wraps, reason = "users are refused here")]
+pub(super) fn permit(_desk: &Desk, _call: &Call, _asked: Asked<'_>) -> Result<(), Error> {
+    Ok(())
+}
+
+/// Admits the one message of a unary call: decodes it and checks the permission.
+///
+/// **Errors** bytes that are not a message of this method; a linearizable read of a learner; permission.
 pub(super) fn request(desk: &Desk, call: &Call, body: Bytes) -> Result<Request, Error> {
-    let request = Request::decode(desk, call, body)?;
+    let request = Request::decode(desk, call.method, body)?;
     if let Request::Range(range) = &request
         && !range.serializable
         && desk.shared.is_learner()
     {
         return Err(Error::NotForLearner);
     }
+    permit(desk, call, request.asked())?;
     Ok(request)
 }
 
@@ -89,10 +100,20 @@ impl<'a, R: Requests> Inbound<'a, R> {
         Self { desk, call, requests }
     }
 
-    /// The next message; `None` when the client sends no more.
+    /// The next message, after its permission was checked; `None` when the client sends no more.
     ///
-    /// **Errors** a message that is not such a one, or is too long; a client that left.
-    pub(super) async fn next<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
+    /// **Errors** a message that is not such a one, or is too long; permission; a client that left.
+    pub(super) async fn next<M: Message + Default + Asks>(&mut self) -> Result<Option<M>, Error> {
+        let Some(request) = self.take::<M>().await? else { return Ok(None) };
+        permit(self.desk, self.call, request.asked())?;
+        Ok(Some(request))
+    }
+
+    /// The next message, before its permission is checked. It is for handlers that tell the client themselves what is
+    /// not permitted, as in Watch.
+    ///
+    /// **Errors** as [`Inbound::next`], without permission.
+    pub(super) async fn take<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
         let Some(body) = self.requests.next().await? else { return Ok(None) };
         self.desk.counters.received(self.call.method, body.len());
         decode_in_stream(body).map(Some)
@@ -101,7 +122,16 @@ impl<'a, R: Requests> Inbound<'a, R> {
     /// The next message, as [`Inbound::next`], if it has come already; `None` also when no more can come.
     ///
     /// **Errors** as [`Inbound::next`].
-    pub(super) fn next_at_hand<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
+    pub(super) fn next_at_hand<M: Message + Default + Asks>(&mut self) -> Result<Option<M>, Error> {
+        let Some(request) = self.take_at_hand::<M>()? else { return Ok(None) };
+        permit(self.desk, self.call, request.asked())?;
+        Ok(Some(request))
+    }
+
+    /// The next message, as [`Inbound::take`], if it has come already; `None` also when no more can come.
+    ///
+    /// **Errors** as [`Inbound::take`].
+    pub(super) fn take_at_hand<M: Message + Default>(&mut self) -> Result<Option<M>, Error> {
         // Who waits for a message asks again, with a waker.
         let Poll::Ready(body) = self.requests.poll_next(&mut Context::from_waker(Waker::noop())) else {
             return Ok(None);
@@ -115,7 +145,7 @@ impl<'a, R: Requests> Inbound<'a, R> {
     /// that there are no more.
     ///
     /// **Errors** as [`Inbound::next`]; no message; a second message.
-    pub(super) async fn only<M: Message + Default>(&mut self) -> Result<M, Error> {
+    pub(super) async fn only<M: Message + Default + Asks>(&mut self) -> Result<M, Error> {
         let only = self.next().await?.ok_or(Error::NoRequest)?;
         match self.requests.next().await? {
             None => Ok(only),

@@ -7,7 +7,6 @@
 //! costs no indirection.
 
 use std::{
-    fmt,
     future::{Future, poll_fn},
     net::SocketAddr,
     task::{Context, Poll},
@@ -31,7 +30,7 @@ pub struct Caller {
 }
 
 /// A call that was let in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Call {
     /// The method that is called.
     pub method: Method,
@@ -41,12 +40,10 @@ pub struct Call {
     pub deadline: Duration,
     /// The client wants the call to fail when there is no leader.
     pub wants_leader: bool,
-    /// What it says of who asks.
-    pub says: Says,
 }
 
 /// What a client says about a call besides its messages.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Head<'a> {
     /// The version of etcd's API that the client says it speaks.
     pub client_api_version: Option<&'a [u8]>,
@@ -54,36 +51,6 @@ pub struct Head<'a> {
     pub wants_leader: bool,
     /// How long the client waits.
     pub timeout: Option<Duration>,
-    /// The client's token, or what it has said for its authorization.
-    pub token: Option<&'a [u8]>,
-}
-
-/// What a call says of who asks.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub enum Says {
-    /// Nothing.
-    #[default]
-    Nobody,
-    /// The token of a login. It is boxed, as calls are moved and mostly have none.
-    Token(Box<Bytes>),
-}
-
-impl fmt::Debug for Says {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Nobody => "Nobody",
-            Self::Token(_) => "Token",
-        })
-    }
-}
-
-impl Says {
-    /// What the value of a call's `token` or `authorization` says.
-    pub fn of(value: Option<&[u8]>) -> Self {
-        value.map_or(Self::Nobody, |value| {
-            Self::Token(Box::new(Bytes::copy_from_slice(value.strip_prefix(b"Bearer ").unwrap_or(value))))
-        })
-    }
 }
 
 /// The client has left: nobody waits for an answer.

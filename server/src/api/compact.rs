@@ -9,18 +9,15 @@ use bytes::Bytes;
 use proto::{etcdserverpb as pb, internal::Request};
 
 use super::{
-    call::Says,
     desk::{Desk, Draft},
     propose::propose,
 };
-use crate::{apply::outcome::Outcome, auth::Users, error::Error, protobuf::framed, quota::Purpose};
+use crate::{apply::outcome::Outcome, error::Error, protobuf::framed, quota::Purpose};
 
 /// Answers Compact.
 ///
 /// **Errors** a compacted or a future revision; the errors of proposing and of waiting for the sweep.
-pub(super) async fn serve(desk: &Desk, says: &Says, draft: Draft) -> Result<Bytes, Error> {
-    desk.permit(says, Users::check_admin).await?;
-    let draft = desk.named(draft, says).await?;
+pub(super) async fn serve(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::Compaction(request) = draft.request() else { unreachable!("asked for a compaction") };
     let is_physical = request.physical;
     let compacted = propose(desk, draft, Purpose::Other).await;

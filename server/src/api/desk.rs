@@ -25,10 +25,10 @@ use consensus::{ConfChange, ConfChangeKind, Member, Progress};
 use engine::{Fault, Fingers, ReadView};
 use proto::{
     etcdserverpb as pb,
-    internal::{self, Kind, Request, RequestHeader},
+    internal::{self, Kind, Request},
 };
 
-use super::{call::Says, deadlines::Deadlines, leaderless::Leaderless, others::Others, watchers::Watchers};
+use super::{deadlines::Deadlines, leaderless::Leaderless, others::Others, watchers::Watchers};
 use crate::{
     apply::{
         message::{Answer, ToApply},
@@ -88,38 +88,19 @@ impl Consistency {
     }
 }
 
-/// Whether the header of a draft's entry names who asks, as far as anybody must say so.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asking {
-    /// It does.
-    Named,
-    /// It will, when the asker's login is known here.
-    Waits,
-    /// The asker's token is nobody's.
-    Refused,
-}
-
 /// A request that will go through the log: the decoded request, and the bytes of the entry that will carry it.
 #[derive(Debug)]
-pub struct Draft {
-    proposal: Box<Proposal>,
-    asking: Asking,
-}
+pub struct Draft(Box<Proposal>);
 
 impl Draft {
     /// The request.
     pub fn request(&self) -> &Request {
-        self.proposal.request.as_ref().expect("apply takes it, later")
-    }
-
-    /// Its entry names who asks, as far as anybody must say so.
-    pub(super) fn is_named(&self) -> bool {
-        self.asking == Asking::Named
+        self.0.request.as_ref().expect("apply takes it, later")
     }
 
     /// Length of the entry. **Units** bytes.
     pub fn entry_len(&self) -> usize {
-        self.proposal.entry.len()
+        self.0.entry.len()
     }
 }
 
@@ -315,68 +296,19 @@ impl Desk {
     ///
     /// **Errors** as [`Desk::draft`].
     pub fn draft_for(&self, purpose: Purpose, kind: Kind, raw: &[u8]) -> Result<Draft, Error> {
-        let header = quota::header(self.shared.next_request_id(), purpose);
-        self.draft_under(&header, (purpose, Asking::Named), kind, raw)
-    }
-
-    /// As [`Desk::draft`], for who asks as `says` says it. Before it is proposed it must be [`Desk::named`].
-    ///
-    /// **Errors** as [`Desk::draft`].
-    pub(super) fn draft_by(&self, says: &Says, kind: Kind, raw: &[u8]) -> Result<Draft, Error> {
-        let mut header = quota::header(self.shared.next_request_id(), Purpose::Other);
-        let asking = match self.asker_at_once(says) {
-            Some(Ok(asker)) => {
-                asker.iter().for_each(|asker| asker.name_in(&mut header));
-                Asking::Named
-            }
-            Some(Err(_nobody)) => Asking::Refused,
-            None => Asking::Waits,
-        };
-        self.draft_under(&header, (Purpose::Other, asking), kind, raw)
-    }
-
-    /// Has the entry of a draft name who asks, for one that is not [`Draft::is_named`].
-    ///
-    /// **Errors** a token that nobody was given, or that has ended.
-    pub(super) async fn named(&self, draft: Draft, says: &Says) -> Result<Draft, Error> {
-        match draft.asking {
-            Asking::Named => Ok(draft),
-            Asking::Refused => Err(Error::InvalidAuthToken),
-            Asking::Waits => self.name(draft, says).await,
-        }
-    }
-
-    async fn name(&self, draft: Draft, says: &Says) -> Result<Draft, Error> {
-        let (kind, entry) = (draft.request().kind(), draft.proposal.entry.clone());
-        let raw = internal::body(&entry, kind).expect("it was made with one");
-        drop(self.asker(says).await?);
-        let named = self.draft_by(says, kind, &raw)?;
-        // Between two looks the login may have ended.
-        if named.asking == Asking::Named { Ok(named) } else { Err(Error::InvalidAuthToken) }
-    }
-
-    fn draft_under(
-        &self,
-        header: &RequestHeader,
-        (purpose, asking): (Purpose, Asking),
-        kind: Kind,
-        raw: &[u8],
-    ) -> Result<Draft, Error> {
-        let id = header.id;
-        let encoded = internal::encode(header, kind, raw);
+        let id = self.shared.next_request_id();
+        let encoded = internal::encode(&quota::header(id, purpose), kind, raw);
         let request = Request::decode(kind, encoded.request()).map_err(undecodable)?;
         let entry = encoded.entry;
         let (reply, stamps, result) = (ReplyTo::NOBODY, Stamps::default(), Err(Error::Timeout));
-        let request = Some(request);
-        let proposal = Proposal { reply, id, purpose, entry, request, stamps, share: None, result };
-        let proposal = match self.proposals.borrow_mut().pop() {
+        let proposal = Proposal { reply, id, purpose, entry, request: Some(request), stamps, share: None, result };
+        Ok(Draft(match self.proposals.borrow_mut().pop() {
             Some(mut used) => {
                 *used = proposal;
                 used
             }
             None => Box::new(proposal),
-        };
-        Ok(Draft { proposal, asking })
+        }))
     }
 
     /// Sends a request through the log and waits for its result; see [`super::propose`]. `purpose` says whether the
@@ -489,7 +421,7 @@ impl Desk {
         result
     }
 
-    fn post_proposal(&self, Draft { mut proposal, .. }: Draft, purpose: Purpose) -> Result<Waiting<Answer>, Error> {
+    fn post_proposal(&self, Draft(mut proposal): Draft, purpose: Purpose) -> Result<Waiting<Answer>, Error> {
         let (waiting, reply) = self.slot()?;
         (proposal.reply, proposal.purpose) = (reply, purpose);
         self.to_raft.send(ToRaft::Propose(proposal)).map_err(refusal)?;
@@ -571,16 +503,6 @@ impl Desk {
         self.leaderless.look(now, self.shared.limits.election_timeout, self.shared.has_leader());
         self.floors.expire(now);
         self.logins.borrow_mut().expire(now);
-    }
-
-    /// Whose token this is, as far as this core knows. It counts as a use of it.
-    pub fn user_of(&self, token: &[u8]) -> Option<Arc<str>> {
-        self.logins.borrow().user_of(token, self.ticked.get()).map(|login| Arc::clone(&login.user))
-    }
-
-    /// Whether this core was told of all logins that are applied.
-    pub fn has_all_logins(&self) -> bool {
-        self.logins.borrow().told_up_to() >= self.shared.last_login.load(Ordering::Acquire)
     }
 
     /// Takes in what has happened to logins.

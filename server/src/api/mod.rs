@@ -4,7 +4,7 @@
 //!
 //! - `call`: the door: what brings calls, and the way back for answers
 //! - `request`: the requests of unary calls, decoded
-//! - `admit`: what every call and message passes: limits and counters; `who`: who asks, and whether it may
+//! - `admit`: what every call and message passes: limits, counters, permission
 //! - `due`, `deadlines`: the time that a client gives its call; the calls of a core that have a deadline
 //! - `leaderless`: the streams of a core that end when there is no leader
 //! - `timeout`: why a proposal timed out
@@ -21,7 +21,7 @@
 //! - `watch`, `lease/`, `cluster/`, `maintenance`, `downgrade`, `snapshot`, `health`, `insight`: the other services
 //!
 //! Messages come through the door as protobuf, and answers leave it in gRPC's frames: no source of calls has less, and
-//! a frequent answer is built once.
+//! a frequent answer is built once. A call's user will stand in [`Call`].
 //!
 //! Invariants:
 //! - A handler gets decoded requests and ways to answer. It knows no HTTP, no socket, and not how a call came.
@@ -40,7 +40,7 @@ use proto::internal;
 use self::{
     admit::{Inbound, Outbound},
     body::Body,
-    call::{Call, Caller, Head, Reply, Requests, Says},
+    call::{Call, Caller, Head, Reply, Requests},
     deadlines::NEVER,
     desk::{Desk, Draft},
     due::Due,
@@ -48,7 +48,6 @@ use self::{
     told::Ended,
 };
 use crate::{
-    auth::Users,
     error::{Code, Error, Status},
     insight::trace::{Trace, traced},
     method::{Flow, Method},
@@ -89,7 +88,6 @@ mod told;
 mod txn;
 pub mod watch;
 pub mod watchers;
-mod who;
 pub mod worries;
 
 /// Lets a call of `method` in.
@@ -97,7 +95,7 @@ pub mod worries;
 /// **Errors** the call is refused. It is over then.
 pub fn open(desk: &Desk, method: Method, head: &Head<'_>, caller: Caller) -> Result<Call, Status> {
     let deadline = head.timeout.map_or(NEVER, |timeout| caller.began.saturating_add(timeout));
-    let call = Call { method, caller, deadline, wants_leader: head.wants_leader, says: Says::of(head.token) };
+    let call = Call { method, caller, deadline, wants_leader: head.wants_leader };
     admit::begin(desk, &call, head)?;
     Ok(call)
 }
@@ -183,7 +181,7 @@ fn begin_unary(desk: &Desk, call: &Call, body: Result<Option<Bytes>, Error>) -> 
         Err(error) => return Begun::Ended(body, Err(error)),
     };
     if let Request::Range(request) = &request
-        && let Some(result) = range::at_once(desk, &call.says, request)
+        && let Some(result) = range::at_once(desk, request)
     {
         return Begun::Ended(body, result);
     }
@@ -203,7 +201,7 @@ pub fn answer<P: Reply>(
     mut reply: P,
 ) -> impl Future<Output = ()> {
     async move {
-        let mut work = pin!(traced(&desk.current, answer_request(&desk, &call.says, request)));
+        let mut work = pin!(traced(&desk.current, answer_request(&desk, request)));
         let mut due = Due::of(&desk, &call);
         let ending = poll_fn(|cx| match work.as_mut().poll(cx) {
             Poll::Ready(ended) => Poll::Ready(Ending::Done(ended)),
@@ -276,73 +274,45 @@ fn end_unary(
 
 /// Answers a request, if there is room for what it adds. A put is answered in place; the others in a box of their own,
 /// so that the future of a put is small.
-async fn answer_request(desk: &Desk, says: &Says, request: Waiting) -> Result<Body, Error> {
+async fn answer_request(desk: &Desk, request: Waiting) -> Result<Body, Error> {
     match request {
         Waiting::Draft(draft) => {
             quota::check_room(desk, cost(draft.request())).await?;
             if matches!(draft.request(), internal::Request::Put(_)) {
-                return put::put(desk, says, draft).await.map(Body::Whole);
+                return put::put(desk, draft).await.map(Body::Whole);
             }
-            Box::pin(proposed(desk, says, draft)).await.map(Body::Whole)
+            Box::pin(proposed(desk, draft)).await.map(Body::Whole)
         }
-        Waiting::Other(request) => Box::pin(answer_other(desk, says, *request)).await,
+        Waiting::Other(request) => Box::pin(answer_other(desk, *request)).await,
     }
 }
 
-async fn answer_other(desk: &Desk, says: &Says, request: Request) -> Result<Body, Error> {
+async fn answer_other(desk: &Desk, request: Request) -> Result<Body, Error> {
     match request {
-        Request::Draft(draft) => proposed(desk, says, draft).await.map(Body::Whole),
-        Request::Range(request) => range::serve(desk, says, &request).await,
-        Request::Rare(rare) => rarely(desk, says, *rare).await.map(Body::Whole),
+        Request::Draft(draft) => proposed(desk, draft).await.map(Body::Whole),
+        Request::Range(request) => range::serve(desk, &request).await,
+        Request::Rare(rare) => rarely(desk, *rare).await.map(Body::Whole),
     }
 }
 
-async fn proposed(desk: &Desk, says: &Says, draft: Draft) -> Result<Bytes, Error> {
+async fn proposed(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     match draft.request() {
-        internal::Request::Txn(_) => txn::serve(desk, says, draft).await,
-        internal::Request::DeleteRange(_) => put::delete_range(desk, says, draft).await,
-        internal::Request::Compaction(_) => compact::serve(desk, says, draft).await,
-        internal::Request::LeaseRevoke(_) => lease::revoke(desk, says, draft).await,
-        internal::Request::Alarm(_) => maintenance::alarm(desk, says, draft).await,
+        internal::Request::Txn(_) => txn::serve(desk, draft).await,
+        internal::Request::DeleteRange(_) => put::delete_range(desk, draft).await,
+        internal::Request::Compaction(_) => compact::serve(desk, draft).await,
+        internal::Request::LeaseRevoke(_) => lease::revoke(desk, draft).await,
+        internal::Request::Alarm(_) => maintenance::alarm(desk, draft).await,
         other => unreachable!("a client's request is not {:?}", other.kind()),
     }
 }
 
-/// Judges who asks for what etcd judges before it looks at the request; the others are judged where they are served.
-///
-/// **Errors** etcd's.
-async fn judge(desk: &Desk, says: &Says, request: &Rare) -> Result<(), Error> {
-    let check = match request {
-        Rare::MemberRemove(_)
-        | Rare::MemberUpdate(_)
-        | Rare::MemberPromote(_)
-        | Rare::MoveLeader(_)
-        | Rare::Downgrade(_)
-        | Rare::Defragment
-        | Rare::Hash
-        | Rare::HashKv(_)
-        | Rare::Usage(_)
-        | Rare::Top(_) => Users::check_admin,
-        Rare::Status => Users::check_known,
-        Rare::LeaseGrant(_)
-        | Rare::LeaseTimeToLive(_)
-        | Rare::LeaseLeases
-        | Rare::MemberList(_)
-        | Rare::MemberAdd(_)
-        | Rare::HealthCheck(_)
-        | Rare::HealthList => return Ok(()),
-    };
-    desk.permit(says, check).await
-}
-
-async fn rarely(desk: &Desk, says: &Says, request: Rare) -> Result<Bytes, Error> {
-    judge(desk, says, &request).await?;
+async fn rarely(desk: &Desk, request: Rare) -> Result<Bytes, Error> {
     match request {
-        Rare::LeaseGrant(request) => lease::grant(desk, says, request).await,
-        Rare::LeaseTimeToLive(request) => lease::time_to_live(desk, says, request).await,
-        Rare::LeaseLeases => lease::leases(desk, says).await,
-        Rare::MemberList(request) => cluster::list(desk, says, request).await,
-        Rare::MemberAdd(request) => cluster::add(desk, says, request).await,
+        Rare::LeaseGrant(request) => lease::grant(desk, request).await,
+        Rare::LeaseTimeToLive(request) => lease::time_to_live(desk, request).await,
+        Rare::LeaseLeases => lease::leases(desk).await,
+        Rare::MemberList(request) => cluster::list(desk, request).await,
+        Rare::MemberAdd(request) => cluster::add(desk, request).await,
         Rare::MemberRemove(request) => cluster::remove(desk, request).await,
         Rare::MemberUpdate(request) => cluster::update(desk, request).await,
         Rare::MemberPromote(request) => cluster::promote_learner(desk, request).await,
@@ -365,9 +335,9 @@ async fn stream<Q: Requests, P: Reply>(desk: &Rc<Desk>, call: &Call, requests: Q
     let work = async {
         match call.method {
             Method::Watch => watch::serve(desk, call, &mut inbound, &mut outbound).await,
-            Method::LeaseKeepAlive => lease::keep_alive(desk, &call.says, &mut inbound, &mut outbound).await,
-            Method::RangeStream => range::stream::serve(desk, &call.says, &mut inbound, &mut outbound).await,
-            Method::Snapshot => snapshot::serve(desk, &call.says, &mut inbound, &mut outbound).await,
+            Method::LeaseKeepAlive => lease::keep_alive(desk, &mut inbound, &mut outbound).await,
+            Method::RangeStream => range::stream::serve(desk, &mut inbound, &mut outbound).await,
+            Method::Snapshot => snapshot::serve(desk, &mut inbound, &mut outbound).await,
             Method::HealthWatch => health::watch(desk, &mut inbound, &mut outbound).await,
             _ => unreachable!("a method that is not served was refused before"),
         }

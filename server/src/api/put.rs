@@ -2,14 +2,13 @@
 //!
 //! Put and DeleteRange: this file checks them, apply executes them.
 //!
-//! Who may do so is judged where it is applied; here the entry gets the name of who asks.
+//! A put's permission is checked before it comes here, in `admit::permit`.
 //! **Source** etcd v3.7.1 `server/etcdserver/api/v3rpc/key.go`.
 
 use bytes::Bytes;
 use proto::{etcdserverpb as pb, internal::Request};
 
 use super::{
-    call::Says,
     desk::{Desk, Draft},
     propose::{bring_in, propose_shown},
 };
@@ -20,13 +19,9 @@ use crate::{
 /// Answers Put.
 ///
 /// **Errors** the static checks; those of proposing.
-pub(super) async fn put(desk: &Desk, says: &Says, mut draft: Draft) -> Result<Bytes, Error> {
+pub(super) async fn put(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::Put(request) = draft.request() else { unreachable!("asked for a put") };
     check::put(request)?;
-    if !draft.is_named() {
-        // Boxed because it is rare, or every put would be larger.
-        draft = Box::pin(desk.named(draft, says)).await?;
-    }
     bring_in(desk, &draft).await?;
     let outcome = desk.send(draft, Purpose::Grow).await?;
     let Outcome::Put { revision, previous } = outcome else { unreachable!("a put has been done, not {outcome:?}") };
@@ -37,10 +32,9 @@ pub(super) async fn put(desk: &Desk, says: &Says, mut draft: Draft) -> Result<By
 /// Answers DeleteRange.
 ///
 /// **Errors** the static checks; the errors of proposing.
-pub(super) async fn delete_range(desk: &Desk, says: &Says, draft: Draft) -> Result<Bytes, Error> {
+pub(super) async fn delete_range(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::DeleteRange(request) = draft.request() else { unreachable!("asked for a delete") };
     check::delete(request)?;
-    let draft = desk.named(draft, says).await?;
     let shown = propose_shown(desk, draft, Purpose::Other, |outcome| {
         let Outcome::DeleteRange(mut response) = outcome else { unreachable!("keys were deleted, not {outcome:?}") };
         desk.complete(&mut response.header);

@@ -13,14 +13,12 @@ use proto::{
 };
 
 use super::{
-    call::Says,
     desk::{Consistency, Desk, Draft, Reading},
     propose::propose_shown,
     range::run,
 };
 use crate::{
     apply::outcome::Outcome,
-    auth::{Users, check::Who},
     error::Error,
     gathered::Share,
     kv::{
@@ -35,14 +33,13 @@ use crate::{
 /// Answers Txn.
 ///
 /// **Errors** the static checks, those of its operations and of proposing.
-pub(super) async fn serve(desk: &Desk, says: &Says, draft: Draft) -> Result<Bytes, Error> {
+pub(super) async fn serve(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let Request::Txn(request) = draft.request() else { unreachable!("asked for a txn") };
     let cost = txn_cost(request);
     check::txn(request, desk.shared.limits.txn_ops_max)?;
     if is_read_only(request) {
-        return Box::pin(read_by(desk, says, request)).await;
+        return Box::pin(read(desk, request)).await;
     }
-    let draft = desk.named(draft, says).await?;
     let shown = propose_shown(desk, draft, Purpose::of_cost(cost), |outcome| {
         let Outcome::Txn(mut response) = outcome else { unreachable!("a txn was done, not {outcome:?}") };
         desk.complete(&mut response.header);
@@ -52,26 +49,10 @@ pub(super) async fn serve(desk: &Desk, says: &Says, draft: Draft) -> Result<Byte
     Box::pin(shown).await
 }
 
-/// Answers a txn that only reads, if who asks may read all that it may have to.
-async fn read_by(desk: &Desk, says: &Says, request: &pb::TxnRequest) -> Result<Bytes, Error> {
-    let consistency = Consistency::of(is_serializable(request));
-    if !desk.judges() {
-        return read(desk, consistency, request).await;
-    }
-    // The users are those behind what the client may have been told of.
-    drop(desk.view(consistency).await?);
-    // It attaches nothing to a lease.
-    let check = |users: &Users, who: Who<'_>| users.check_txn(who, request, &mut |_lease| Ok(()));
-    let judged = desk.judge(says, check).await?;
-    let answer = read(desk, Consistency::Serializable, request).await?;
-    desk.still(judged)?;
-    Ok(answer)
-}
-
-/// All of it is about the state of one moment.
-async fn read(desk: &Desk, consistency: Consistency, request: &pb::TxnRequest) -> Result<Bytes, Error> {
+/// Answers a txn that only reads. All of it is about the state of one moment.
+async fn read(desk: &Desk, request: &pb::TxnRequest) -> Result<Bytes, Error> {
     loop {
-        let view = desk.view(consistency).await?;
+        let view = desk.view(Consistency::of(is_serializable(request))).await?;
         let at = view.revision();
         let checked = [false, true].map(|succeeded| check_ranges(&view, branch(request, succeeded)));
         let mut reading = desk.reading(Arc::clone(&view), lowest_read(&view, request));

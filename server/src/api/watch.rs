@@ -14,16 +14,15 @@ use std::{
     time::Duration,
 };
 
-use proto::etcdserverpb::{WatchCreateRequest, WatchRequest, watch_request::RequestUnion};
+use proto::etcdserverpb::WatchRequest;
 
 use super::{
-    admit::{Inbound, Outbound},
-    call::Says,
+    admit::{self, Inbound, Outbound},
     call::{Answers, Call, Left, Requests},
     desk::Desk,
+    request::Asks,
 };
 use crate::{
-    auth::{Right, Users, check::Who},
     error::Error,
     metrics::counters::WatchPiece,
     watch::{hub::Piece, stream::StreamId},
@@ -94,10 +93,10 @@ pub(super) async fn serve<Q: Requests, A: Answers>(
         taken = tokio::select! {
             biased;
             () = wake.notified() => Ok(()),
-            request = inbound.next::<WatchRequest>(), if takes_more => match request? {
+            request = inbound.take::<WatchRequest>(), if takes_more => match request? {
                 Some(request) => {
-                    on_request(desk, call, stream, request).await;
-                    take_at_hand(desk, call, stream, inbound).await
+                    on_request(desk, call, stream, request);
+                    take_at_hand(desk, call, stream, inbound)
                 }
                 None => {
                     sends_more = false;
@@ -110,40 +109,23 @@ pub(super) async fn serve<Q: Requests, A: Answers>(
 }
 
 /// Takes the requests that have come together with the last one. They are answered together: see `lease::keep_alive`.
-async fn take_at_hand<Q: Requests>(
+fn take_at_hand<Q: Requests>(
     desk: &Desk,
     call: &Call,
     stream: StreamId,
     inbound: &mut Inbound<'_, Q>,
 ) -> Result<(), Error> {
     for _ in 1..TOGETHER_MAX {
-        let Some(request) = inbound.next_at_hand()? else { break };
-        on_request(desk, call, stream, request).await;
+        let Some(request) = inbound.take_at_hand()? else { break };
+        on_request(desk, call, stream, request);
     }
     Ok(())
 }
 
-async fn on_request(desk: &Desk, call: &Call, stream: StreamId, request: WatchRequest) {
+fn on_request(desk: &Desk, call: &Call, stream: StreamId, request: WatchRequest) {
     // A create that is not permitted is answered by a cancelled watcher, not by the end of the stream.
-    let denied = match &request.request_union {
-        Some(RequestUnion::CreateRequest(create)) if desk.judges() => Box::pin(denied(desk, &call.says, create)).await,
-        _ => None,
-    };
+    let denied = admit::permit(desk, call, request.asked()).err().map(|error| error.to_string());
     desk.watchers.on_request(stream, request, denied.as_deref(), &desk.published());
-}
-
-/// Why who asks may not have a watcher, as clients of etcd are told.
-async fn denied(desk: &Desk, says: &Says, create: &WatchCreateRequest) -> Option<String> {
-    // An empty key is the first one there can be.
-    let key = if create.key.is_empty() { &[0][..] } else { &create.key };
-    let check = |users: &Users, who: Who<'_>| users.check(who, Right::Read, key, &create.range_end);
-    let error = desk.judge(says, check).await.err()?;
-    let code = match error {
-        Error::InvalidAuthToken => "Unauthenticated",
-        Error::AuthOldRevision | Error::UserEmpty => "InvalidArgument",
-        _ => "PermissionDenied",
-    };
-    Some(format!("rpc error: code = {code} desc = {error}"))
 }
 
 /// Sends a piece of the stream's output, and counts how long the client let it wait. No clock is read for a piece that

@@ -595,7 +595,6 @@ impl Apply {
                 self.publish_cluster();
             }
             Kind::ClusterMemberAttrSet | Kind::ClusterVersionSet | Kind::DowngradeInfoSet => self.publish_cluster(),
-            Kind::Authenticate if is_ok => self.shared.last_login.store(self.applied.index + 1, Ordering::Release),
             kind if is_ok && users::is_change(kind) => self.publish_users(),
             _ => {}
         }

@@ -31,10 +31,8 @@ use crate::{
 
 /// Why something is not permitted, or cannot be judged yet.
 #[derive(Debug)]
-pub enum Stop {
-    /// It is not permitted.
+enum Stop {
     Refused(Error),
-    /// A page is not resident.
     Fault(Fault),
 }
 
@@ -86,9 +84,7 @@ fn is_question(kind: Kind) -> bool {
 }
 
 /// The first key at or behind `from` that is attached to `lease`.
-///
-/// **Errors** a page that is not resident.
-pub fn attached(view: &ReadView, lease: i64, from: &[u8]) -> Result<Option<Bytes>, Fault> {
+fn attached(view: &ReadView, lease: i64, from: &[u8]) -> Result<Option<Bytes>, Fault> {
     let prefix = attachment_prefix(lease);
     let mut rows = view.meta_cursor_from(&prefix, &[&prefix, from].concat());
     Ok(rows.next()?.map(|(row, _)| row.slice(prefix.len()..)))
@@ -172,7 +168,7 @@ fn tell(
     let Request::Authenticate(request) = request else { return users.tell(request) };
     users.check_login(&request.name)?;
     let digest = logins::digest(logins::simple_token(&request.simple_token, index).as_bytes());
-    logins.push(logins::Change::Begun(index, digest, Login::new(&request.name, now)));
+    logins.push(logins::Change::Begun(digest, Login::new(request.name.clone(), now)));
     Ok(Told::Login { index, revision: users.revision() })
 }
 

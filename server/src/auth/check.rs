@@ -11,8 +11,6 @@
 //!
 //! **Source** etcd v3.7.1 `server/auth/store.go`, `server/etcdserver/apply/auth.go`.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use proto::{
     etcdserverpb::{self as pb, request_op},
@@ -34,27 +32,17 @@ pub struct Who<'a> {
 /// Who an entry says has asked; nobody if it says nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asker {
-    name: Arc<str>,
+    name: String,
     revision: u64,
 }
 
 impl From<RequestHeader> for Asker {
     fn from(header: RequestHeader) -> Self {
-        Self { name: header.username.into(), revision: header.auth_revision }
+        Self { name: header.username, revision: header.auth_revision }
     }
 }
 
 impl Asker {
-    /// The user of this name, as of this revision of the users.
-    pub fn new(name: Arc<str>, revision: u64) -> Self {
-        Self { name, revision }
-    }
-
-    /// Names it in the header of an entry.
-    pub fn name_in(&self, header: &mut RequestHeader) {
-        (header.username, header.auth_revision) = (self.name.as_ref().to_owned(), self.revision);
-    }
-
     /// As a check takes it.
     pub fn who(&self) -> Who<'_> {
         Who { name: &self.name, revision: self.revision }
@@ -89,8 +77,8 @@ impl Users {
     /// Whether `who` is anybody at all.
     ///
     /// **Errors** etcd's.
-    pub fn check_known(&self, who: Who<'_>) -> Result<(), Error> {
-        if self.is_enabled() && who == Who::default() { Err(Error::UserEmpty) } else { Ok(()) }
+    pub fn check_known(&self, who: Option<Who<'_>>) -> Result<(), Error> {
+        if self.is_enabled() && who.is_none() { Err(Error::UserEmpty) } else { Ok(()) }
     }
 
     /// Whether `who` may see the user of this name: its own, or as an administrator.

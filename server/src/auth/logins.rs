@@ -46,23 +46,23 @@ pub fn simple_token(prefix: &str, index: u64) -> String {
 #[derive(Debug)]
 pub struct Login {
     /// The user's name.
-    pub user: Arc<str>,
+    pub user: String,
     /// When it was last used. **Units** milliseconds of the clock.
     used_ms: AtomicU64,
 }
 
 impl Login {
     /// A login that is used now.
-    pub fn new(user: &str, now: Duration) -> Arc<Self> {
-        Arc::new(Self { user: user.into(), used_ms: AtomicU64::new(millis(now)) })
+    pub fn new(user: String, now: Duration) -> Arc<Self> {
+        Arc::new(Self { user, used_ms: AtomicU64::new(millis(now)) })
     }
 }
 
 /// What happens to logins, in the order of the entries.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// One has begun, by the entry at this index.
-    Begun(u64, Digest, Arc<Login>),
+    /// One has begun.
+    Begun(Digest, Arc<Login>),
     /// Some have ended.
     Ended(Ended),
 }
@@ -74,28 +74,25 @@ pub struct Logins {
     time_to_live: Duration,
     /// When they are looked through next.
     look_at: Duration,
-    /// The entry of the last login that this core was told of.
-    told_up_to: u64,
 }
 
 impl Logins {
     /// None yet. One that is not used for `time_to_live` ends.
     pub fn new(time_to_live: Duration) -> Self {
-        Self { by_digest: HashMap::new(), time_to_live, look_at: Duration::ZERO, told_up_to: 0 }
+        Self { by_digest: HashMap::new(), time_to_live, look_at: Duration::ZERO }
     }
 
     /// Takes in what has happened.
     pub fn take(&mut self, change: &Change) {
         match change {
-            Change::Begun(index, digest, login) => {
-                self.told_up_to = *index;
+            Change::Begun(digest, login) => {
                 if self.by_digest.len() >= LOGINS_MAX {
                     self.forget_oldest();
                 }
                 self.by_digest.insert(*digest, Arc::clone(login));
             }
             Change::Ended(Ended::Nobody) => {}
-            Change::Ended(Ended::User(name)) => self.by_digest.retain(|_, login| *login.user != **name),
+            Change::Ended(Ended::User(name)) => self.by_digest.retain(|_, login| login.user != *name),
             Change::Ended(Ended::Everybody) => self.by_digest.clear(),
         }
     }
@@ -105,11 +102,6 @@ impl Logins {
         let login = self.by_digest.get(&digest(token))?;
         login.used_ms.fetch_max(millis(now), Ordering::Relaxed);
         Some(login)
-    }
-
-    /// The entry of the last login that this core was told of; 0 for none.
-    pub fn told_up_to(&self) -> u64 {
-        self.told_up_to
     }
 
     /// Ends those that were not used for too long, once a second.
@@ -141,7 +133,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn begun(token: &str, user: &str, now: Duration) -> Change {
-        Change::Begun(7, digest(token.as_bytes()), Login::new(user, now))
+        Change::Begun(digest(token.as_bytes()), Login::new(user.to_owned(), now))
     }
 
     #[test]
@@ -151,7 +143,7 @@ mod tests {
         here.take(&login);
         there.take(&login);
         assert!(here.user_of(b"abc.8", SECOND).is_none());
-        assert_eq!(&*there.user_of(b"abc.7", 200 * SECOND).unwrap().user, "alice");
+        assert_eq!(there.user_of(b"abc.7", 200 * SECOND).unwrap().user, "alice");
         here.expire(500 * SECOND);
         assert!(here.user_of(b"abc.7", 500 * SECOND).is_some(), "it was used there, and now");
         there.expire(801 * SECOND);

@@ -17,7 +17,6 @@ use self::primary::{Left, check_known};
 use super::{
     abreast::Abreast,
     admit::{Inbound, Outbound},
-    call::Says,
     call::{Answers, Requests},
     desk::{Desk, Draft},
     leader::{Leader, Way},
@@ -29,7 +28,6 @@ use crate::{
         message::{Answer, ToApply},
         outcome::Outcome,
     },
-    auth::{Right, Users},
     error::Error,
     header::{Header, framed_under, put_framed_under},
     lease::Renewal,
@@ -43,14 +41,13 @@ pub mod remote;
 /// Answers LeaseGrant. If the id is 0, an id is chosen here, so that the entry is the same on every member.
 ///
 /// **Errors** the errors of the entry and of proposing.
-pub(super) async fn grant(desk: &Desk, says: &Says, mut request: pb::LeaseGrantRequest) -> Result<Bytes, Error> {
+pub(super) async fn grant(desk: &Desk, mut request: pb::LeaseGrantRequest) -> Result<Bytes, Error> {
     check_room(desk, lease_cost()).await?;
     while request.id == 0 {
         // As in etcd, a lease id is a request id without its sign bit.
         request.id = (desk.shared.next_request_id() & (u64::MAX >> 1)).cast_signed();
     }
-    desk.permit(says, Users::check_known).await?;
-    let draft = desk.named(desk.draft_by(says, Kind::LeaseGrant, &request.encode_to_vec())?, says).await?;
+    let draft = desk.draft(Kind::LeaseGrant, &request.encode_to_vec())?;
     let outcome = propose(desk, draft, Purpose::Grow).await?;
     let Outcome::LeaseGrant { revision, id, ttl } = outcome else {
         unreachable!("a lease was granted, not {outcome:?}")
@@ -61,9 +58,7 @@ pub(super) async fn grant(desk: &Desk, says: &Says, mut request: pb::LeaseGrantR
 /// Answers LeaseRevoke.
 ///
 /// **Errors** an unknown lease; the errors of proposing.
-pub(super) async fn revoke(desk: &Desk, says: &Says, draft: Draft) -> Result<Bytes, Error> {
-    desk.permit(says, Users::check_known).await?;
-    let draft = desk.named(draft, says).await?;
+pub(super) async fn revoke(desk: &Desk, draft: Draft) -> Result<Bytes, Error> {
     let outcome = propose(desk, draft, Purpose::Other).await?;
     let Outcome::LeaseRevoke { revision } = outcome else { unreachable!("a lease was revoked, not {outcome:?}") };
     Ok(framed(&pb::LeaseRevokeResponse { header: Some(desk.header(revision)) }))
@@ -72,16 +67,7 @@ pub(super) async fn revoke(desk: &Desk, says: &Says, draft: Draft) -> Result<Byt
 /// Answers LeaseTimeToLive, after the leader. An unknown lease has -1 seconds left.
 ///
 /// **Errors** those of asking apply; the keys are too many to be gathered; there is no leader, or no answer in time.
-pub(super) async fn time_to_live(
-    desk: &Desk,
-    says: &Says,
-    request: pb::LeaseTimeToLiveRequest,
-) -> Result<Bytes, Error> {
-    desk.permit(says, Users::check_known).await?;
-    let mut judged = None;
-    if request.keys && desk.judges() {
-        judged = Some(Box::pin(desk.judge_lease(says, Right::Read, request.id)).await?);
-    }
+pub(super) async fn time_to_live(desk: &Desk, request: pb::LeaseTimeToLiveRequest) -> Result<Bytes, Error> {
     let (way, id) = (Way::new(desk), request.id);
     let gathered = &desk.shared.gathered;
     let (left, share) = loop {
@@ -104,7 +90,6 @@ pub(super) async fn time_to_live(
         }
         way.again().await?;
     };
-    judged.map_or(Ok(()), |judged| desk.still(judged))?;
     let header = Some(desk.newest_header());
     framed_answer(&pb::LeaseTimeToLiveResponse { header, ..left }).map(|answer| share.hold(answer))
 }
@@ -116,33 +101,13 @@ fn unknown(id: i64) -> pb::LeaseTimeToLiveResponse {
 /// Answers LeaseLeases.
 ///
 /// **Errors** those of asking apply.
-pub(super) async fn leases(desk: &Desk, says: &Says) -> Result<Bytes, Error> {
+pub(super) async fn leases(desk: &Desk) -> Result<Bytes, Error> {
     check_known(desk)?;
     let answer = desk.ask(|reply| ToApply::Leases { reply }).await?;
     let Answer::Leases(ids) = answer else { unreachable!("the question has one kind of answer") };
-    if desk.judges() {
-        Box::pin(judge_all(desk, says, &ids)).await?;
-    }
     let leases = ids.into_iter().map(|id| pb::LeaseStatus { id }).collect();
     let header = Some(desk.newest_header());
     Ok(framed(&pb::LeaseLeasesResponse { header, leases }))
-}
-
-/// Leases that are judged in one turn.
-const JUDGED_MAX: usize = 256;
-
-/// Judges whether who asks may see these leases: it must be able to read all of their keys.
-///
-/// **Errors** it may not; damaged data.
-async fn judge_all(desk: &Desk, says: &Says, ids: &[i64]) -> Result<(), Error> {
-    let all = desk.judge(says, Users::check_known).await?;
-    for (count, id) in ids.iter().enumerate() {
-        desk.judge_lease(says, Right::Read, *id).await?;
-        if count % JUDGED_MAX == 0 {
-            tokio::task::yield_now().await;
-        }
-    }
-    desk.still(all)
 }
 
 /// Renewals of one stream that are asked for, and answered, together.
@@ -157,20 +122,12 @@ const TOGETHER_MAX: usize = 256;
 /// **Errors** a message that does not decode; the errors of asking; a client that left.
 pub(super) async fn keep_alive<Q: Requests, A: Answers>(
     desk: &Desk,
-    says: &Says,
     inbound: &mut Inbound<'_, Q>,
     outbound: &mut Outbound<'_, A>,
 ) -> Result<(), Error> {
     while let Some(first) = inbound.next::<pb::LeaseKeepAliveRequest>().await? {
         let header = desk.header_bytes(desk.shared.view.revision());
-        let (leases, taken) = if desk.judges() {
-            // One by one: those before one that is refused are renewed.
-            let judged = Box::pin(desk.judge_lease(says, Right::Write, first.id)).await?;
-            desk.still(judged)?;
-            (Vec::new(), Ok(()))
-        } else {
-            together(first.id, inbound)
-        };
+        let (leases, taken) = together(first.id, inbound);
         if leases.is_empty() {
             let ttl = renew(desk, first.id).await?;
             let renewed = pb::LeaseKeepAliveResponse { header: None, id: first.id, ttl };

@@ -21,12 +21,9 @@ use self::{
 };
 use super::{
     body::Body,
-    call::Says,
     desk::{Consistency, Desk, Reading},
-    who::Judged,
 };
 use crate::{
-    auth::{Right, Users, check::Who},
     error::Error,
     gathered::Share,
     kv::{
@@ -43,29 +40,8 @@ pub mod stream;
 /// Answers a Range call.
 ///
 /// **Errors** the static checks; a compacted or a future revision.
-pub(super) async fn serve(desk: &Desk, says: &Says, request: &pb::RangeRequest) -> Result<Body, Error> {
+pub(super) async fn serve(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
     check::range(request)?;
-    if !desk.judges() {
-        return read(desk, request).await;
-    }
-    let (judged, request) = Box::pin(judge(desk, says, request.clone())).await?;
-    let body = read(desk, &request).await?;
-    desk.still(judged)?;
-    Ok(body)
-}
-
-/// Judges whether who asks may read a range. The users are those behind what the client may have been told of, which a
-/// linearizable read waits for; it need not wait again.
-///
-/// **Errors** no leader; it may not.
-async fn judge(desk: &Desk, says: &Says, request: pb::RangeRequest) -> Result<(Judged, pb::RangeRequest), Error> {
-    drop(desk.view(Consistency::of(request.serializable)).await?);
-    let check = |users: &Users, who: Who<'_>| users.check(who, Right::Read, &request.key, &request.range_end);
-    let judged = desk.judge(says, check).await?;
-    Ok((judged, pb::RangeRequest { serializable: true, ..request }))
-}
-
-async fn read(desk: &Desk, request: &pb::RangeRequest) -> Result<Body, Error> {
     if is_point(request) {
         return point(desk, request).await.map(Body::Whole);
     }
@@ -191,17 +167,12 @@ pub(super) async fn count(desk: &Desk, scan: &Scan, range: &KeyRange, at: i64) -
 /// Answers the most frequent read, of one key, where nothing has to be waited for: neither a view nor a page.
 ///
 /// **Errors** as [`serve`].
-pub(super) fn at_once(desk: &Desk, says: &Says, request: &pb::RangeRequest) -> Option<Result<Bytes, Error>> {
+pub(super) fn at_once(desk: &Desk, request: &pb::RangeRequest) -> Option<Result<Bytes, Error>> {
     if !is_point(request) || check::range(request).is_err() {
         return None;
     }
     let view = match desk.view_at_once(Consistency::of(request.serializable))? {
         Ok(view) => view,
-        Err(error) => return Some(Err(error)),
-    };
-    let check = |users: &Users, who: Who<'_>| users.check(who, Right::Read, &request.key, &[]);
-    let judged = match desk.judge_at_once(says, check)? {
-        Ok(judged) => judged,
         Err(error) => return Some(Err(error)),
     };
     let at = match read_at(&view, request.revision) {
@@ -213,7 +184,7 @@ pub(super) fn at_once(desk: &Desk, says: &Says, request: &pb::RangeRequest) -> O
     };
     let record = view.get(&request.key, at).ok()?;
     desk.counters.ranges.add(1);
-    Some(desk.still(judged).map(|()| framed_point(desk.header_bytes(view.revision()), record.as_ref())))
+    Some(Ok(framed_point(desk.header_bytes(view.revision()), record.as_ref())))
 }
 
 async fn point(desk: &Desk, request: &pb::RangeRequest) -> Result<Bytes, Error> {

@@ -14,11 +14,10 @@ use proto::{etcdserverpb as pb, mvccpb::KeyValue};
 use super::{
     super::{
         admit::{Inbound, Outbound},
-        call::Says,
         call::{Answers, Requests},
         desk::Desk,
     },
-    count, judge,
+    count,
     scan::{Piece, PieceBounds, Scan},
 };
 use crate::{
@@ -40,22 +39,16 @@ const CHUNK_BYTES_MAX: usize = 4 << 20;
 /// that left.
 pub(in crate::api) async fn serve<Q: Requests, A: Answers>(
     desk: &Desk,
-    says: &Says,
     inbound: &mut Inbound<'_, Q>,
     outbound: &mut Outbound<'_, A>,
 ) -> Result<(), Error> {
-    let mut request: pb::RangeRequest = inbound.only().await?;
+    let request: pb::RangeRequest = inbound.only().await?;
     check::range(&request)?;
     if !has_default_order(&request) {
         return Err(Error::StreamSort);
     }
     if is_filtered(&request) {
         return Err(Error::StreamFilter);
-    }
-    let mut judged = None;
-    if desk.judges() {
-        let (by, permitted) = Box::pin(judge(desk, says, request)).await?;
-        (judged, request) = (Some(by), permitted);
     }
     let range = keys(&request.key, &request.range_end);
     let (scan, at, header_revision) = Scan::new(desk, &request, &range).await?;
@@ -82,7 +75,7 @@ pub(in crate::api) async fn serve<Q: Requests, A: Answers>(
         }
     }
     outbound.send(message(last)).await?;
-    judged.map_or(Ok(()), |judged| desk.still(judged))
+    Ok(())
 }
 
 fn message(response: pb::RangeResponse) -> Bytes {

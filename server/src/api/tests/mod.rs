@@ -7,7 +7,6 @@
 //! - `members`: changes of the members, and of the leader
 //! - `leases`: leases on a member that does not lead; streams without a leader
 //! - `peers`: what other members ask for
-//! - `users`: who may do what
 //! - `replaced`: reads over which another member's state comes
 
 use std::{
@@ -70,7 +69,6 @@ mod members;
 mod others;
 mod peers;
 mod replaced;
-mod users;
 
 /// What a client was told.
 #[derive(Debug, Default)]
@@ -234,10 +232,7 @@ impl Member {
 
     /// Brings a call of `client`, which waits as long as `timeout`, to the door.
     fn call_within(&self, timeout: Option<Duration>, method: Method, client: &Client) {
-        self.begin(self.open(method, &Head { timeout, ..Head::default() }).unwrap(), client);
-    }
-
-    fn begin(&self, call: Call, client: &Client) {
+        let call = self.open(method, &Head { timeout, ..Head::default() }).unwrap();
         let desk = Rc::clone(&self.desk);
         match begin(&desk, &call, client.clone(), client.clone()) {
             Later::Nothing => {}
@@ -342,7 +337,7 @@ async fn a_call_that_is_refused_at_the_door_is_counted_once_and_reaches_nobody()
         let head = Head { client_api_version: Some(b"\xff"), ..Head::default() };
         assert_eq!(member.open(Method::Put, &head).unwrap_err(), Error::InvalidClientApiVersion.into());
         member.desk.shared.raft.leader.store(0, std::sync::atomic::Ordering::Release);
-        let head = Head { client_api_version: Some(b"3.7"), wants_leader: true, ..Head::default() };
+        let head = Head { client_api_version: Some(b"3.7"), wants_leader: true, timeout: None };
         assert_eq!(member.open(Method::Put, &head).unwrap_err(), Error::NoLeader.into());
         member.desk.shared.raft.lost_at.store(1, std::sync::atomic::Ordering::Release);
         assert!(member.open(Method::Put, &head).is_ok(), "the next leader is awaited");

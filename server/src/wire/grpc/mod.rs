@@ -83,12 +83,7 @@ pub fn open<'a>(
         }
     };
     let timeout = fields.timeout.and_then(Result::ok);
-    let head = Head {
-        client_api_version: fields.client_api_version,
-        wants_leader: fields.wants_leader,
-        timeout,
-        token: fields.token.or(fields.authorization),
-    };
+    let head = Head { client_api_version: fields.client_api_version, wants_leader: fields.wants_leader, timeout };
     Some(Opening { method, head, messages: Messages::new(body, len_max, encoding), reply })
 }
 
@@ -103,8 +98,6 @@ struct Fields<'a> {
     timeout: Option<Result<Duration, String>>,
     client_api_version: Option<&'a [u8]>,
     wants_leader: bool,
-    token: Option<&'a [u8]>,
-    authorization: Option<&'a [u8]>,
 }
 
 impl<'a> Fields<'a> {
@@ -121,8 +114,6 @@ impl<'a> Fields<'a> {
                 "grpc-encoding" => fields.encoding = Some(value),
                 "grpc-timeout" => fields.timeout = Some(timeout(value)),
                 "client-api-version" => _ = fields.client_api_version.get_or_insert(value),
-                "token" => _ = fields.token.get_or_insert(value),
-                "authorization" => _ = fields.authorization.get_or_insert(value),
                 "hasleader" => fields.wants_leader |= value == b"true",
                 _ => {}
             }
