@@ -8,7 +8,7 @@
 //!
 //! Most clients write the file to a disk of this host and sync it at the end, and so does a member that is tried out
 //! beside this one. If that is the log's disk, puts would wait until all of the file is written. So the log's file
-//! system is written back as the file grows ([`WriteBack`]), and the stream waits for it.
+//! system is written back as the file grows ([`WriteBack`]), and the stream waits for that, but not long.
 
 use std::time::Duration;
 
